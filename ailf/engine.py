@@ -1,0 +1,147 @@
+"""What an opened backend has, whichever its flavour: the driver, the closing, the retries, and what runs beside calls.
+
+The rule of retries: a request that was certainly not carried out is repeated until `retry_for` seconds are over; one
+that may have been carried out only where doing it twice is the same as once. Otherwise it is an `OutcomeUnknownError`.
+"""
+
+import os
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from ailf.checks import check_seconds
+from ailf.driver import BackendDriver, Capability
+from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
+from ailf.hub import Hub
+from ailf.renewal import Renewer
+
+__all__ = ["Closable", "Engine"]
+
+T = TypeVar("T")
+
+LEAVING = 5.0
+"""Seconds that closing spends at most on handing messages back."""
+
+_RETRY_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+class Closable(Protocol):
+    """What a backend closes before itself: consumers, subscriptions."""
+
+    def stop(self) -> None:
+        """Wake whoever waits in it, from any thread."""
+
+    async def close(self) -> None:
+        """Give back what it holds."""
+
+
+class Engine:
+    """The one thing that both flavours of a backend share."""
+
+    def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
+        self.driver = driver
+        self.runtime = driver.runtime
+        self.retry_for = check_seconds("retry_for", retry_for)
+        self.closed = False
+        self._start()
+
+    def _start(self) -> None:
+        """Make what belongs to one process: after a fork the child makes its own."""
+        self._pid = os.getpid()
+        self._closing = self.runtime.event()
+        self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
+        self.renewer = Renewer(self.driver)
+        self._hub: Hub | None = None
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` after close; in a forked child, begin anew."""
+        if self.closed:
+            raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
+        if self._pid != os.getpid():
+            self._start()
+
+    def require(self, capability: Capability, what: str) -> None:
+        """Raise `UnsupportedError` where the driver doesn't declare the capability (B2)."""
+        self.check_open()
+        if capability not in self.driver.capabilities:
+            able = ", ".join(sorted(each.value for each in self.driver.capabilities)) or "nothing"
+            raise UnsupportedError(f"the backend {self.driver.url} has no {what}; it declares: {able}")
+
+    def keep(self, closable: Closable) -> None:
+        """Remember what must be closed before the backend; it is forgotten with its last user."""
+        self._open.add(closable)
+
+    def forget(self, closable: Closable) -> None:
+        """It is closed."""
+        self._open.discard(closable)
+
+    @property
+    def hub(self) -> Hub:
+        """The subscriptions of this backend, over one connection."""
+        self.check_open()
+        if self._hub is None:
+            self._hub = Hub(self.driver)
+        return self._hub
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def call(self, what: str, request: Callable[..., Awaitable[T]], *args: Any, again: bool, **options: Any) -> T:
+        """Make one request of the driver, repeated by the rule of this module.
+
+        Arguments:
+            what: What is asked, for messages: "add to stream 'tasks'".
+            request: The driver's method.
+            args: Its arguments.
+            again: Whether doing it twice is the same as doing it once.
+            options: Its keyword arguments.
+        """
+        self.check_open()
+        until = None
+        tries = 0
+        while True:
+            try:
+                return await request(*args, **options)
+            except (ConnectionLostError, BackendTimeoutError) as error:
+                if self.closed:
+                    raise ClosedError(f"the backend {self.driver.url} was closed during: {what}") from error
+                if error.maybe_applied and not again:
+                    raise OutcomeUnknownError(
+                        f"{what}: the request was sent and no answer came ({error}). It may have been carried out, so "
+                        "it is not repeated; repeat it if twice does no harm",
+                        maybe_applied=True,
+                    ) from error
+                now = self.runtime.now()
+                until = now + self.retry_for if until is None else until
+                delay = _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)]
+                if now + delay > until:
+                    raise
+                tries += 1
+                await self.pause(delay)
+                self.check_open()
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait so long, or until the backend is closed; return whether it is."""
+        return await self._closing.wait(seconds)
+
+    # --- closing -------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Wake every blocked call, hand messages back, and give back every connection, thread and task (B3)."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._pid != os.getpid():
+            await self.driver.close()
+            return
+        self._closing.set()
+        closables = list(self._open)
+        for closable in closables:
+            closable.stop()
+        for closable in closables:
+            await closable.close()
+        if self._hub is not None:
+            await self._hub.close()
+        await self.renewer.close()
+        await self.driver.close()

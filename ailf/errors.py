@@ -1,0 +1,113 @@
+"""Every error that ailf raises, in one tree.
+
+    AilfError
+    ├── InvalidArgumentError (also ValueError)   the call was wrong; nothing was sent
+    ├── EncodeError          (also ValueError)   a payload has no JSON form; nothing was sent
+    ├── DecodeError          (also ValueError)   a received body is not what the object expects
+    ├── UnsupportedError                         this backend declares no such capability
+    ├── ClosedError                              the object, or its backend, is closed
+    ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
+    ├── SettledError                             a delivery was settled already, in another way
+    ├── Reject                                   raised by a handler: no retry, to the dead letters
+    └── BackendError                             the backend could not do it
+        ├── ConnectionLostError
+        ├── BackendTimeoutError
+        ├── OutcomeUnknownError                  it may or may not have been done; not repeated
+        ├── PermissionDeniedError
+        ├── BackendFullError
+        └── BackendReadOnlyError
+
+A driver maps its own errors once, at its edge, with the original as ``__cause__``. A message names the
+object, what was asked and what to do; payloads and credentials never enter one.
+"""
+
+__all__ = [
+    "AilfError",
+    "BackendError",
+    "BackendFullError",
+    "BackendReadOnlyError",
+    "BackendTimeoutError",
+    "ClosedError",
+    "ConnectionLostError",
+    "DecodeError",
+    "EncodeError",
+    "InvalidArgumentError",
+    "LeaseLostError",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "Reject",
+    "SettledError",
+    "UnsupportedError",
+]
+
+
+class AilfError(Exception):
+    """The root of everything ailf raises."""
+
+
+class InvalidArgumentError(AilfError, ValueError):
+    """An argument can't be used; nothing was sent."""
+
+
+class EncodeError(AilfError, ValueError):
+    """A payload has no form that the codec can write; nothing was sent."""
+
+
+class DecodeError(AilfError, ValueError):
+    """A received body is not what the object expects. Its text names ids and lengths, never content."""
+
+
+class UnsupportedError(AilfError):
+    """The backend doesn't declare the capability that was asked for."""
+
+
+class ClosedError(AilfError):
+    """The object, or the backend it belongs to, is closed."""
+
+
+class LeaseLostError(AilfError):
+    """The lease ended (it expired, or somebody else has it); nothing was changed."""
+
+
+class SettledError(AilfError):
+    """The delivery was settled already, in another way."""
+
+
+class Reject(AilfError):  # noqa: N818 - what a handler says, not what went wrong: ``raise Reject("no such customer")``
+    """Raised by a handler: don't retry this message, put it among the dead letters with this reason."""
+
+
+class BackendError(AilfError):
+    """The backend could not do what was asked.
+
+    Attributes:
+        maybe_applied: True when the request was sent and no answer came, so that it may have been carried out.
+    """
+
+    def __init__(self, message: str, *, maybe_applied: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_applied = maybe_applied
+
+
+class ConnectionLostError(BackendError):
+    """There is no connection: it couldn't be made, or it broke."""
+
+
+class BackendTimeoutError(BackendError):
+    """The backend didn't answer within the deadline."""
+
+
+class OutcomeUnknownError(BackendError):
+    """The request was sent and no answer came. It isn't repeated, because it could then happen twice."""
+
+
+class PermissionDeniedError(BackendError):
+    """The backend refuses the credentials, or what they may do."""
+
+
+class BackendFullError(BackendError):
+    """The backend has no room."""
+
+
+class BackendReadOnlyError(BackendError):
+    """The backend can't write now (a replica, or one whose disk fails)."""

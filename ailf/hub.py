@@ -1,0 +1,317 @@
+"""The subscriptions of one backend: any number of them over one connection, which comes back by itself.
+
+One flow reads the connection while there is a subscription. It hands each frame to the subscriptions that asked for
+its filter, never waits for any of them (P4), and after an interruption asks for every filter again and tells every
+subscription that it may have missed something (P5).
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
+from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, PermissionDeniedError
+from ailf.patterns import matches
+from ailf.runtime import Event, Task
+from ailf.values import Gap, Overflow
+
+__all__ = ["Hub", "Inbox"]
+
+log = logging.getLogger("ailf.pubsub")
+
+CONFIRM_WITHIN = 10.0
+"""Seconds after which a subscription that nobody confirms is an error."""
+
+_SLICE = 1.0
+_BACKOFF = (0.0, 0.05, 0.2, 0.5, 1.0)
+
+
+@attrs.define
+class _Interest:
+    """What is known of one filter: who wants it, and whether the backend has confirmed it."""
+
+    confirmed: Event
+    inboxes: list["Inbox"] = attrs.field(factory=list)
+    error: Exception | None = None
+
+
+class Inbox:
+    """The bounded buffer of one subscription.
+
+    Attributes:
+        filters: What it asked for, in that order.
+        dropped: How many messages the overflow policy dropped.
+        dropped_bytes: Their size.
+    """
+
+    def __init__(self, ready: Event, *, size: int, overflow: Overflow) -> None:
+        self.filters: dict[Filter, object] = {}
+        self.dropped = 0
+        self.dropped_bytes = 0
+        self._items: deque[Frame | Gap] = deque()
+        self._ready = ready
+        self._size = size
+        self._overflow = overflow
+        self._end: Exception | None = None
+        self._ended = False
+        self._dropping = False
+
+    def put(self, item: Frame | Gap) -> None:
+        """Take it, or drop by the policy; never wait."""
+        if self._ended:
+            return
+        if isinstance(item, Frame) and len(self._items) >= self._size:
+            self._overflowed(item)
+        else:
+            self._dropping = False
+            self._items.append(item)
+        self._ready.set()
+
+    def _overflowed(self, item: Frame) -> None:
+        if self._overflow is Overflow.CLOSE:
+            self.end(ClosedError(f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"))
+            return
+        if not self._dropping:  # said once per episode
+            self._dropping = True
+            log.warning("subscription to %s: buffer of %d messages full, dropping (%s)", self._label(), self._size, self._overflow.value)
+        lost: Frame | Gap = item
+        if self._overflow is Overflow.DROP_OLDEST:
+            lost = self._items.popleft()
+            self._items.append(item)
+        if isinstance(lost, Frame):
+            self.dropped += 1
+            self.dropped_bytes += len(lost.body)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Take nothing more: who waits gets what is there, then the end, or this error."""
+        if not self._ended:
+            self._ended = True
+            self._end = error
+        self._ready.set()
+
+    async def get(self, timeout: float | None = None) -> Frame | Gap | None:
+        """Return the next item; None at the end, or after so many seconds."""
+        while True:
+            if self._items:
+                return self._items.popleft()
+            if self._ended:
+                if self._end is not None:
+                    raise self._end
+                return None
+            self._ready.clear()
+            if self._items or self._ended:  # put between the look and the clear
+                continue
+            if not await self._ready.wait(timeout):
+                return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._ended
+
+    def wants(self, frame: Frame) -> bool:
+        """Tell whether this frame is the one copy to keep of a message that several filters match (P3)."""
+        if not frame.filter.is_pattern:
+            return True
+        if Filter(frame.channel) in self.filters:
+            return False
+        first = next(each for each in self.filters if each.is_pattern and matches(each.text, frame.channel))
+        return first == frame.filter
+
+    def _label(self) -> str:
+        return ", ".join(repr(each.text) for each in self.filters) or "nothing"
+
+
+class Hub:
+    """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
+
+    def __init__(self, driver: BackendDriver) -> None:
+        self._driver = driver
+        self._runtime = driver.runtime
+        self._interests: dict[Filter, _Interest] = {}
+        self._inboxes: list[Inbox] = []
+        self._guard = self._runtime.guard()  # what is asked for is sent in the order in which the table changes
+        self._starting = self._runtime.flight()
+        self._listener: Listener | None = None
+        self._reader: Task | None = None
+        self._stopping = self._runtime.event()
+        self._closed = False
+
+    # --- asked by subscriptions ----------------------------------------------------------------------------------
+
+    def inbox(self, *, size: int, overflow: Overflow) -> Inbox:
+        """Return a new, empty inbox that asks for nothing yet."""
+        inbox = Inbox(self._runtime.event(), size=size, overflow=overflow)
+        self._inboxes.append(inbox)
+        return inbox
+
+    async def add(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
+        """Let these filters feed the inbox; return when the backend has confirmed them all (P2).
+
+        Raises:
+            PermissionDeniedError: The backend refuses one.
+            BackendTimeoutError: It doesn't answer.
+        """
+        wanted = [each for each in dict.fromkeys(filters) if each not in inbox.filters]
+        try:
+            if self._reader is None:
+                await self._starting.join(self._start)
+            with self._guard:
+                await self._change(self._enter(inbox, wanted), ())
+            await self._confirmed(wanted)
+        except BaseException:
+            await self.drop(inbox, wanted)
+            raise
+
+    async def drop(self, inbox: Inbox, filters: Sequence[Filter]) -> None:
+        """Let these filters feed the inbox no more."""
+        with self._guard:
+            await self._change((), self._withdraw(inbox, filters))
+
+    async def remove(self, inbox: Inbox) -> None:
+        """End the inbox."""
+        inbox.end()
+        await self.drop(inbox, tuple(inbox.filters))
+        if inbox in self._inboxes:
+            self._inboxes.remove(inbox)
+
+    def _enter(self, inbox: Inbox, filters: Iterable[Filter]) -> list[Filter]:
+        """Note the inbox's interest; return the filters that nobody had asked for."""
+        new = []
+        for each in filters:
+            if each not in self._interests:
+                self._interests[each] = _Interest(self._runtime.event())
+                new.append(each)
+            self._interests[each].inboxes.append(inbox)
+            inbox.filters[each] = None
+        return new
+
+    def _withdraw(self, inbox: Inbox, filters: Iterable[Filter]) -> list[Filter]:
+        """Forget the inbox's interest; return the filters that nobody asks for any more."""
+        unwanted = []
+        for each in filters:
+            if each not in inbox.filters:
+                continue
+            del inbox.filters[each]
+            interest = self._interests[each]
+            interest.inboxes.remove(inbox)
+            if not interest.inboxes:
+                del self._interests[each]
+                unwanted.append(each)
+        return unwanted
+
+    async def _change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
+        if self._listener is None or not (add or drop):
+            return
+        try:
+            await self._listener.change(add, drop)
+        except (ConnectionLostError, BackendTimeoutError) as error:
+            log.debug("the reader will ask for every filter again on its next connection: %s", error)
+
+    async def _confirmed(self, filters: Sequence[Filter]) -> None:
+        until = self._runtime.now() + CONFIRM_WITHIN
+        for each in filters:
+            interest = self._interests.get(each)
+            if interest is None:
+                raise ClosedError(f"the subscription to {each.text!r} was closed while it was being made")
+            if not await interest.confirmed.wait(max(0.0, until - self._runtime.now())):
+                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {CONFIRM_WITHIN:g} s")
+            if interest.error is not None:
+                raise interest.error
+            if self._closed:
+                raise ClosedError(f"the backend was closed while subscribing to {each.text!r}")
+
+    # --- the reader ----------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """Connect and read from now on; the first subscriber meets the error where the backend is away."""
+        if self._reader is None and not self._closed:
+            self._listener = await self._driver.pubsub().listen()
+            self._reader = self._runtime.spawn(self._read, name="ailf-subscriptions")
+
+    async def _read(self) -> None:
+        """Read until told to stop; whatever breaks is mended and reported as a gap."""
+        while not self._stopping.is_set() and self._listener is not None:
+            try:
+                for event in await self._listener.receive(_SLICE):
+                    self._dispatch(event)
+            except ClosedError:
+                return
+            except Exception as error:  # noqa: BLE001 - the reader of all subscriptions outlives every error
+                if not self._stopping.is_set():
+                    await self._recover(error)
+
+    async def _recover(self, cause: Exception) -> None:
+        """Come back on a new connection, ask for everything again, and tell every subscription."""
+        since = self._runtime.now()
+        log.warning("subscriptions interrupted, reconnecting: %s", cause)
+        tries = 0
+        while not await self._stopping.wait(_BACKOFF[min(tries, len(_BACKOFF) - 1)]):
+            tries += 1
+            try:
+                await self._reconnect()
+            except ClosedError:
+                return
+            except Exception as error:  # noqa: BLE001 - see _read
+                if tries == 1:
+                    log.warning("subscriptions can't reconnect yet, trying on: %s", error)
+                if isinstance(error, PermissionDeniedError):
+                    self._refuse_all(error)
+            else:
+                self._announce(Gap(str(cause), self._runtime.now() - since))
+                return
+
+    async def _reconnect(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        listener = await self._driver.pubsub().listen()
+        with self._guard:
+            self._listener = listener
+            for interest in self._interests.values():
+                interest.confirmed.clear()
+            await listener.change(tuple(self._interests), ())
+
+    def _announce(self, gap: Gap) -> None:
+        log.warning("subscriptions are back after %.2f s", gap.seconds)
+        for inbox in tuple(self._inboxes):
+            if inbox.filters:
+                inbox.put(gap)
+
+    def _refuse_all(self, error: Exception) -> None:
+        for interest in tuple(self._interests.values()):
+            interest.error = error
+            interest.confirmed.set()
+
+    def _dispatch(self, event: Frame | Confirmed | Refused) -> None:
+        interest = self._interests.get(event.filter)
+        if interest is None:
+            return
+        if isinstance(event, Frame):
+            for inbox in tuple(interest.inboxes):
+                if inbox.wants(event):
+                    inbox.put(event)
+            return
+        if isinstance(event, Refused):
+            interest.error = event.error
+            for inbox in tuple(interest.inboxes):
+                if interest.confirmed.is_set():
+                    inbox.end(event.error)
+        interest.confirmed.set()
+
+    async def close(self) -> None:
+        """End every inbox with `ClosedError`, the reader, and the connection (B3)."""
+        self._closed = True
+        for inbox in tuple(self._inboxes):
+            inbox.end(ClosedError("the backend was closed"))
+        for interest in tuple(self._interests.values()):
+            interest.confirmed.set()
+        self._stopping.set()
+        if self._listener is not None:
+            self._listener.interrupt()
+        if self._reader is not None and not await self._reader.join(2 * _SLICE):
+            self._reader.cancel()
+            await self._reader.join(2 * _SLICE)
+        if self._listener is not None:
+            await self._listener.close()

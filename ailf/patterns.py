@@ -1,0 +1,65 @@
+r"""The pattern grammar of channels, the same on every backend (P7).
+
+``*`` any run of characters, also none; ``?`` one character; ``[abc]`` one of these, with ranges ``[a-z]`` and
+``[^a]`` for none of these; ``\x`` the character x itself. Everything else is literal. It is the grammar of Redis'
+PSUBSCRIBE, applied to UTF-8 bytes as there, so ``?`` is one byte of a longer character.
+"""
+
+import functools
+import re
+
+__all__ = ["matcher", "matches"]
+
+
+def matches(pattern: str, channel: str) -> bool:
+    """Tell whether the channel's name fits the pattern."""
+    return matcher(pattern).fullmatch(channel.encode()) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def matcher(pattern: str) -> re.Pattern[bytes]:
+    """Return the regular expression, over UTF-8, that means the same as the pattern."""
+    source = pattern.encode()
+    parts: list[bytes] = []
+    at = 0
+    while at < len(source):
+        part, at = _next(source, at)
+        if part != b".*" or parts[-1:] != [part]:  # runs of stars cost exponential time and mean one star
+            parts.append(part)
+    return re.compile(b"".join(parts), re.DOTALL)
+
+
+def _next(source: bytes, at: int) -> tuple[bytes, int]:
+    """Return the regular expression of the pattern's next element, and where the one after it starts."""
+    char = source[at : at + 1]
+    if char == b"*":
+        return b".*", at + 1
+    if char == b"?":
+        return b".", at + 1
+    if char == b"[":
+        return _class(source, at + 1)
+    if char == b"\\" and at + 1 < len(source):
+        return re.escape(source[at + 1 : at + 2]), at + 2
+    return re.escape(char), at + 1
+
+
+def _class(source: bytes, at: int) -> tuple[bytes, int]:
+    """Read a class up to its ``]``, or to the end of the pattern as Redis does."""
+    negated = source[at : at + 1] == b"^"
+    at += negated
+    members: set[int] = set()
+    while at < len(source) and source[at] != ord("]"):
+        if source[at] == ord("\\") and at + 1 < len(source):
+            members.add(source[at + 1])
+            at += 2
+        elif source[at + 1 : at + 2] == b"-" and at + 2 < len(source):
+            low, high = sorted((source[at], source[at + 2]))
+            members.update(range(low, high + 1))
+            at += 3
+        else:
+            members.add(source[at])
+            at += 1
+    chosen = set(range(256)) - members if negated else members
+    if not chosen:
+        return rb"(?!)", at + 1
+    return b"[" + b"".join(rb"\x%02x" % byte for byte in sorted(chosen)) + b"]", at + 1

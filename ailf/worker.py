@@ -1,0 +1,195 @@
+"""The loop that runs handlers: take a message, call the handler, settle by what it did; stop without losing one.
+
+Each of `concurrency` hands takes from the same consumer, so at most that many handlers run at once (S15). Stopping goes
+in this order (S14): fetch no more, hand back what was not begun, wait for the running handlers, leave.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ailf.checks import check_count, check_seconds
+from ailf.consumer import ConsumerFlow
+from ailf.delivery import AsyncDelivery, Delivery, Parcel
+from ailf.driver import Action
+from ailf.errors import (
+    AilfError,
+    BackendError,
+    ClosedError,
+    LeaseLostError,
+    PermissionDeniedError,
+    Reject,
+    SettledError,
+)
+from ailf.group import GroupFlow
+
+__all__ = ["Worker", "verdict"]
+
+log = logging.getLogger("ailf.worker")
+
+_PAUSES = (0.1, 0.5, 2.0, 5.0)
+"""Seconds between tries while the backend is away."""
+
+
+def verdict(result: object, error: Exception | None) -> tuple[Action, str]:
+    """Return how to settle a message after its handler returned or raised, and the error to keep."""
+    if isinstance(error, Reject):
+        return Action.REJECT, str(error)
+    if error is not None:
+        return Action.NACK, f"{type(error).__name__}: {error}"
+    if result is False:
+        return Action.NACK, "the handler returned False"
+    return Action.ACK, ""
+
+
+class Worker:
+    """One call of `process`."""
+
+    def __init__(
+        self,
+        group: GroupFlow,
+        handler: Callable[[Any], Any],
+        concurrency: int,
+        prefetch: int | None,
+        drain: float,
+        consumer: str | None,
+        *,
+        signals: bool,
+        plain: bool = False,
+    ) -> None:
+        self._runtime = group.engine.runtime
+        self._runtime.check_callable("the handler", handler)
+        self._group = group
+        self._handler = handler
+        self._concurrency = check_count("concurrency", concurrency)
+        self._prefetch = self._concurrency if prefetch is None else check_count("prefetch", prefetch)
+        self._drain = check_seconds("drain", drain)
+        self._name = consumer
+        self._signals = signals
+        self._plain = plain
+        self._face = Delivery if self._runtime.flavour == "blocking" else AsyncDelivery
+        self._consumer: ConsumerFlow | None = None
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    # --- starting and stopping -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop`, a signal, or an error that no waiting mends."""
+        await self._group.open()
+        self._consumer = ConsumerFlow(self._group, self._name, self._prefetch)
+        if self._stopped:
+            self._consumer.stop()
+        try:
+            if self._signals:
+                with self._runtime.on_signals(self._signalled):
+                    await self._work(self._consumer)
+            else:
+                await self._work(self._consumer)
+        finally:
+            await self._consumer.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Drain and end, from any thread, a handler or a signal."""
+        self._stopped = True
+        if self._consumer is not None:
+            self._consumer.stop()
+
+    def _signalled(self) -> None:
+        log.info("%s: told to stop; waiting up to %g s for running handlers", self._group, self._drain)
+        self.stop()
+
+    async def _work(self, consumer: ConsumerFlow) -> None:
+        log.info("%s: %s starts with concurrency %d", self._group, consumer.name, self._concurrency)
+        mine = 1 if self._runtime.uses_caller else 0
+        hands = [
+            self._runtime.spawn(lambda: self._hand(consumer), name=f"ailf-worker-{number}")
+            for number in range(mine, self._concurrency)
+        ]
+        try:
+            if mine:
+                await self._hand(consumer)
+            await consumer.stopping.wait()
+            await self._hand_back(consumer)
+            until = self._runtime.now() + self._drain
+            for hand in hands:
+                await hand.join(max(0.0, until - self._runtime.now()))
+        finally:
+            consumer.stop()
+            for hand in hands:
+                if not await hand.join(0):
+                    log.warning("%s: a handler did not end within %g s and is left behind", self._group, self._drain)
+                    hand.cancel()
+                    await hand.join(1.0)
+        log.info("%s: %s has stopped", self._group, consumer.name)
+
+    async def _hand_back(self, consumer: ConsumerFlow) -> None:
+        try:
+            await consumer.hand_back()
+        except AilfError as error:
+            log.warning("%s: messages could not be handed back and wait for their leases: %s", self._group, error)
+
+    # --- one hand ------------------------------------------------------------------------------------------------
+
+    async def _hand(self, consumer: ConsumerFlow) -> None:
+        """Take and handle, one message after another."""
+        failures = 0
+        while True:
+            try:
+                parcel = await consumer.next()
+                failures = 0
+            except (PermissionDeniedError, ClosedError) as error:
+                self._fail(error)
+                return
+            except BackendError as error:
+                log.warning("%s: the backend is away, trying on: %s", self._group, error)
+                if await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
+                    return
+                failures += 1
+                continue
+            except Exception as error:  # noqa: BLE001 - it ends the worker, whose caller gets it
+                self._fail(error)
+                return
+            if parcel is None:
+                return
+            await self._handle(parcel)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.stop()
+
+    async def _handle(self, parcel: Parcel) -> None:
+        result: object = None
+        raised: Exception | None = None
+        try:
+            result = await self._runtime.call(self._handler, parcel.data if self._plain else self._face(parcel))
+        except Exception as error:  # noqa: BLE001 - a handler's error is its message's (S15)
+            raised = error
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as interrupted:
+            await self._give_back(parcel)
+            if isinstance(interrupted, asyncio.CancelledError):
+                raise
+            self._fail(interrupted)
+            return
+        if parcel.settled is None:
+            await self._settle(parcel, *verdict(result, raised), raised)
+
+    async def _settle(self, parcel: Parcel, action: Action, why: str, raised: Exception | None) -> None:
+        if raised is not None:
+            log.error("%s: the handler failed: %s", parcel, why, exc_info=None if isinstance(raised, Reject) else raised)
+        try:
+            await parcel.settle(action, error=why)
+        except (LeaseLostError, SettledError) as error:
+            log.warning("%s", error)
+        except BackendError as error:
+            log.error("%s: %s failed, it will be delivered again: %s", parcel, action.value, error)  # noqa: TRY400 - expected
+        except ClosedError as error:
+            log.warning("%s: %s", parcel, error)
+
+    async def _give_back(self, parcel: Parcel) -> None:
+        if parcel.settled is None:
+            await self._settle(parcel, Action.RELEASE, "", None)

@@ -1,0 +1,1 @@
+"""The tests, laid out as the packages they test. Real servers come from `servers.py`, bad networks from `proxy.py`."""

@@ -1,0 +1,112 @@
+"""Fixtures for all tests: real servers, a name nobody else uses, and a report of what this machine cannot run."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests import binaries
+from tests.servers import NewServer, Server, SharedServers
+
+
+def pytest_configure() -> None:
+    """Refuse a selection of servers that cannot be had, before anything runs."""
+    try:
+        binaries.found()
+    except LookupError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header() -> list[str]:
+    """Say which servers the tests run on."""
+    return [f"server {binaries.locate(version).note}" for version in binaries.found()] + _missing()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say again at the end what was not tested: the header is far up, and -q hides it."""
+    for line in _missing():
+        terminalreporter.write_line(line, yellow=True)
+
+
+def _missing() -> list[str]:
+    here = binaries.found()
+    absent = [version for version in binaries.VERSIONS if version not in here]
+    chosen = binaries.selection()
+    return [
+        f"server not tested: {version} (not in {binaries.SELECTION})" if chosen else f"server not tested: {note}"
+        for version, note in ((version, binaries.locate(version).note) for version in absent)
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for `server` once per version; without any server it fails, rather than vanish."""
+    if "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", list(binaries.found()) or ["none"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def redis_versions() -> list[str]:
+    """The server versions under test, from old to new."""
+    return list(binaries.found())
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[SharedServers]:
+    """The servers behind `server` and `any_server`."""
+    servers = SharedServers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, shared_servers: SharedServers) -> Server:
+    """A shared server, once per version; keep to your `namespace` and leave the process alone."""
+    return _shared(shared_servers, request.param)
+
+
+@pytest.fixture(scope="session")
+def any_server(shared_servers: SharedServers) -> Server:
+    """The newest shared server, for what does not depend on the version."""
+    return _shared(shared_servers, next(reversed(binaries.found()), "none"))
+
+
+@pytest.fixture
+def new_server() -> Iterator[NewServer]:
+    """Start private servers, to be stopped, paused, killed and configured at will."""
+    servers: list[Server] = []
+
+    def start(
+        *options: str,
+        version: str | None = None,
+        password: str | None = None,
+        appendonly: bool = False,
+        unixsocket: bool = False,
+    ) -> Server:
+        version = version or next(reversed(binaries.found()), "none")
+        started = Server.start(
+            binaries.found()[version],
+            *options,
+            version=version,
+            password=password,
+            appendonly=appendonly,
+            unixsocket=unixsocket,
+        )
+        servers.append(started)
+        return started
+
+    yield start
+    for each in servers:
+        each.close()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace of the test's own, so that tests can share a server."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def _shared(servers: SharedServers, version: str) -> Server:
+    binary = binaries.found().get(version)
+    if binary is None:
+        pytest.fail(f"no server on this machine: {'; '.join(binaries.locate(each).note for each in binaries.VERSIONS)}")
+    return servers.get(version, binary)

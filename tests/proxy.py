@@ -1,0 +1,167 @@
+"""A bad network in a few lines: a TCP proxy that stalls, loses replies or cuts, when told to.
+
+Two threads per connection, one for each direction; every method acts on all connections at once.
+"""
+
+import contextlib
+import socket
+import threading
+from typing import Self
+
+HOST = "127.0.0.1"
+CHUNK = 65536
+
+
+class Proxy:
+    """Stands between clients and a port of this machine, from `with` to the end of it.
+
+    Attributes:
+        port: Where clients connect to.
+        url: The same as a Redis URL.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://{HOST}:{self.port}/0"
+        self._changed = threading.Condition()  # guards everything below
+        self._links: list[_Link] = []
+        self._stalled = False
+        self._dropping = False
+        self._closing = False
+        self._acceptor = threading.Thread(target=self._accept, name="proxy-accept", daemon=True)
+
+    @property
+    def connections(self) -> int:
+        """How many connections pass through it now."""
+        with self._changed:
+            return sum(not link.closed for link in self._links)
+
+    def cut(self) -> None:
+        """Close every connection; what was on its way is lost. New connections are welcome."""
+        with self._changed:
+            links, self._links = self._links, []
+            for link in links:
+                link.close()
+            self._changed.notify_all()
+        for link in links:
+            link.join()
+
+    def stall(self) -> None:
+        """Hold all bytes in both directions, until `resume`. Connecting still works, as with a hung host behind."""
+        self._set(stalled=True, dropping=False)
+
+    def drop_replies(self) -> None:
+        """Pass requests on and lose the replies, until `resume`.
+
+        A connection that has lost a reply is out of step afterwards: `cut` it before `resume`.
+        """
+        self._set(stalled=False, dropping=True)
+
+    def resume(self) -> None:
+        """Be a good network again; what was held is passed on."""
+        self._set(stalled=False, dropping=False)
+
+    def close(self) -> None:
+        """Cut everything, stop listening and end all threads."""
+        with self._changed:
+            self._closing = True
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)):
+            self._acceptor.join()  # the connection woke it
+        self._listener.close()
+        self.cut()
+
+    def __enter__(self) -> Self:
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _set(self, *, stalled: bool, dropping: bool) -> None:
+        with self._changed:
+            self._stalled, self._dropping = stalled, dropping
+            self._changed.notify_all()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            with self._changed:
+                if self._closing:
+                    client.close()
+                    return
+                self._forget_ended()
+            self._connect(client)
+
+    def _forget_ended(self) -> None:
+        for link in [link for link in self._links if not link.alive]:
+            link.join()
+            self._links.remove(link)
+
+    def _connect(self, client: socket.socket) -> None:
+        try:
+            target = socket.create_connection((HOST, self._target_port), timeout=5.0)
+        except OSError:  # nobody there: the client sees its connection close
+            client.close()
+            return
+        target.settimeout(None)
+        link = _Link(self, client, target)
+        with self._changed:
+            link.start()  # in here, so that whoever cuts or forgets it finds its threads running
+            self._links.append(link)
+
+    def may_pass(self, link: "_Link", *, is_reply: bool) -> bool:
+        """Wait while stalled; say whether what was read goes on, or is lost."""
+        with self._changed:
+            self._changed.wait_for(lambda: link.closed or not self._stalled)
+            return not (link.closed or (is_reply and self._dropping))
+
+    def end(self, link: "_Link") -> None:
+        """One side has hung up: so does the other, and a thread that is held by a stall lets go."""
+        with self._changed:
+            link.close()
+            self._changed.notify_all()
+
+
+class _Link:
+    """One client's connection and its counterpart at the target."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, target: socket.socket) -> None:
+        self.closed = False
+        self._proxy = proxy
+        self._sockets = (client, target)
+        self._pumps = (
+            threading.Thread(target=self._pump, args=(client, target), name="proxy-requests", daemon=True),
+            threading.Thread(target=self._pump, args=(target, client), name="proxy-replies", daemon=True),
+        )
+
+    @property
+    def alive(self) -> bool:
+        return any(pump.is_alive() for pump in self._pumps)
+
+    def start(self) -> None:
+        for pump in self._pumps:
+            pump.start()
+
+    def close(self) -> None:
+        """Wake both threads out of their reads and writes."""
+        self.closed = True
+        # Not closed before `join`: the system would give the number to another socket while a thread still reads it.
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def join(self) -> None:
+        for pump in self._pumps:
+            pump.join()
+        for each in self._sockets:
+            each.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        is_reply = sink is self._sockets[0]
+        with contextlib.suppress(OSError):
+            while data := source.recv(CHUNK):
+                if self._proxy.may_pass(self, is_reply=is_reply):
+                    sink.sendall(data)
+        self._proxy.end(self)

@@ -1,0 +1,287 @@
+"""Real servers for the tests: run on free ports of this machine, misused at will, and never left behind.
+
+Nothing here depends on how `ailf` talks to a server: readiness is judged over a plain socket.
+"""
+
+import contextlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Protocol, Self
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+HOST = "127.0.0.1"
+START_DEADLINE = 10.0
+STOP_DEADLINE = 5.0
+
+# Below the range from which systems pick the local end of a connection (32768 and up). From inside that range, a client
+# that keeps trying a stopped server's port can be given that very port, connect to itself, and block the restart.
+# A cluster node also listens on its port + 10000, which stays below it too.
+PORTS = range(11_000, 22_000)
+
+
+class ServerStartError(RuntimeError):
+    """The server ended, or did not answer in time; the message carries its log."""
+
+
+class Server:
+    """One running server process, and everything that can be done to it.
+
+    Attributes:
+        version: The name of its version, as in `tests.binaries.VERSIONS`.
+        port: The TCP port, the same after every restart.
+        password: What `--requirepass` was given, or None.
+        socket_path: The unix socket, or None when the server was started without.
+    """
+
+    def __init__(
+        self, binary: Path, *options: str, version: str, password: str | None, appendonly: bool, unixsocket: bool
+    ) -> None:
+        self.version = version
+        self.password = password
+        self.port = free_port()
+        # Short on purpose: the path of a unix socket has a limit of about 100 bytes, and pytest's tmp_path is long.
+        self.directory = Path(tempfile.mkdtemp(prefix="ailf-"))
+        self.socket_path = self.directory / "s" if unixsocket else None
+        self._binary = binary
+        self._options = [
+            *(("--requirepass", password) if password else ()),
+            *(("--unixsocket", str(self.socket_path)) if unixsocket else ()),
+            *("--appendonly", "yes" if appendonly else "no"),
+            *options,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(
+        cls,
+        binary: Path,
+        *options: str,
+        version: str = "",
+        password: str | None = None,
+        appendonly: bool = False,
+        unixsocket: bool = False,
+    ) -> Self:
+        """Start a server and return it when it answers.
+
+        Raises:
+            ServerStartError: The server ended, or did not answer within 10 s.
+        """
+        for attempts_left in (2, 1, 0):
+            server = cls(
+                binary, *options, version=version, password=password, appendonly=appendonly, unixsocket=unixsocket
+            )
+            try:
+                server._launch()
+            except ServerStartError as error:
+                server.close()
+                # Somebody took the port between our choice and the server's bind.
+                if not attempts_left or "already in use" not in str(error):
+                    raise
+            else:
+                return server
+        raise AssertionError  # the last attempt returns or raises
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0, with the password if there is one."""
+        return f"redis://{self._userinfo}{HOST}:{self.port}/0"
+
+    @property
+    def unix_url(self) -> str:
+        """The same server through its unix socket."""
+        return f"unix://{self._userinfo}{self.socket_path}?db=0"
+
+    @property
+    def _userinfo(self) -> str:
+        return f":{quote(self.password, safe='')}@" if self.password else ""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        return self._running().pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (it may be paused)."""
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        """Everything the server has printed, over all its restarts."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    def client(self) -> redis.Redis:
+        """A raw redis-py client that never retries and decodes nothing; close it, or use it with `with`."""
+        return redis.Redis(
+            host=HOST,
+            port=self.port,
+            password=self.password,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+        )
+
+    def dial(self, timeout: float = 5.0) -> socket.socket:
+        """A plain connection, authenticated, for a test that speaks RESP itself."""
+        connection = socket.create_connection((HOST, self.port), timeout)
+        if self.password:
+            secret = self.password.encode()
+            try:
+                connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n" % (len(secret), secret))
+                connection.recv(64)
+            except OSError:
+                connection.close()
+                raise
+        return connection
+
+    def pause(self) -> None:
+        """Stop the process in its tracks: its connections stay open and nothing answers."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the process as a crash would (SIGKILL); its directory stays, for `restart`."""
+        if self._process is not None:
+            self._process.kill()
+        self._reap(STOP_DEADLINE)
+
+    def stop(self) -> None:
+        """End the process politely, or by force after 5 s; its directory stays, for `restart`."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)  # a paused process gets its SIGTERM only when it goes on
+        try:
+            self._reap(STOP_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def restart(self, *options: str) -> None:
+        """Start again on the same port and directory, after a polite stop if it still runs; `options` are added."""
+        self.stop()
+        self._options += options
+        self._launch()
+
+    def close(self) -> None:
+        """Stop the process and delete its directory; the end of this object."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _launch(self) -> None:
+        """Start the process and its watchdog, and wait for the first answer."""
+        config = self.directory / "conf"  # empty, and needed only by CONFIG REWRITE and by `--sentinel`
+        config.touch()
+        with (self.directory / "log").open("ab") as log:
+            self._process = self._spawn(config, log)
+        self._watchdog = watchdog(self._process.pid, self.directory)
+        deadline = time.monotonic() + START_DEADLINE
+        while not self._answers():
+            if not self.running or time.monotonic() > deadline:
+                self.kill()
+                raise ServerStartError(f"{self._binary} did not start on port {self.port}; its log:\n{self.log()}")
+            time.sleep(0.01)
+
+    def _spawn(self, config: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        listen = ("--bind", HOST, "--port", str(self.port))
+        return subprocess.Popen(
+            [self._binary, config, *listen, "--dir", self.directory, "--save", "", *self._options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for pytest, which then stops its servers in order
+        )
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), self.dial(timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")  # and not -LOADING
+        return False
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"the server on port {self.port} is stopped")
+        return self._process
+
+    def _reap(self, timeout: float) -> None:
+        if self._process is not None:
+            self._process.wait(timeout)
+            self._process = None
+        if self._watchdog is not None:
+            self._watchdog.communicate(b"\n")
+            self._watchdog = None
+
+
+def watchdog(pid: int, directory: Path) -> subprocess.Popen[bytes]:
+    """Kill `pid` and delete its directory when this process dies, however; a line on its standard input calls it off.
+
+    The watchdog waits for a line on a pipe whose other end only this process holds; the end of the pipe is our death.
+    (Linux's PR_SET_PDEATHSIG looks simpler, but it fires when the *thread* that started the server ends.)
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _ || { kill -9 "$0"; rm -rf "$1"; }', str(pid), directory],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def free_port() -> int:
+    """A port on which nobody listens, from `PORTS`."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise OSError(f"100 ports tried between {PORTS.start} and {PORTS.stop}, all taken")
+
+
+class NewServer(Protocol):
+    """What the fixture `new_server` gives: start a private server; without a version, the newest there is."""
+
+    def __call__(
+        self,
+        *options: str,
+        version: str | None = None,
+        password: str | None = None,
+        appendonly: bool = False,
+        unixsocket: bool = False,
+    ) -> Server:
+        """Start it; the fixture stops it after the test."""
+
+
+class SharedServers:
+    """One server per version, started when first asked for, shared by all tests of a session."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, Server] = {}
+
+    def get(self, version: str, binary: Path) -> Server:
+        """The server of this version, running."""
+        server = self._servers.get(version)
+        if server is None:
+            server = self._servers[version] = Server.start(binary, version=version)
+        elif not server.running:
+            raise RuntimeError(f"a test ended the shared {version} server; use new_server to do that\n{server.log()}")
+        return server
+
+    def close(self) -> None:
+        """Stop them all."""
+        while self._servers:
+            self._servers.popitem()[1].close()
