@@ -13,7 +13,7 @@ define install
 	    test "$$($(1)/bin/python -VV 2>&1)" != "$$($(2) -VV 2>&1)"; then $(2) -m venv --clear $(1); fi
 	@if ! test -e $(1)/.installed || test -n "$$(find pyproject.toml -newer $(1)/.installed)"; then \
 	    echo "installing into $(1)"; \
-	    $(1)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
+	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
 endef
 
 .PHONY: test lint test-here test-newer demo venv clean

@@ -40,12 +40,14 @@ class ConsumerFlow:
         group: The group it belongs to.
         name: Its name, unique per opened consumer.
         stopping: Set when it hands out nothing more.
+        running: How many of its messages are in a worker's handlers now.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
         self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
+        self.running = 0
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
         self._held: set[Parcel] = set()
@@ -138,29 +140,38 @@ class ConsumerFlow:
         unstarted = []
         while self._buffer:
             unstarted.append(self._buffer.popleft())
-        if unstarted:
-            await self.group.settle(*(Settlement(parcel.claim.receipt, Action.RELEASE) for parcel in unstarted))
         for parcel in unstarted:
             parcel.settled = Action.RELEASE
             self.let_go(parcel)
+        if unstarted:
+            releases = [Settlement(parcel.claim.receipt, Action.RELEASE) for parcel in unstarted]
+            group = self.group
+            await group.driver.settle(group.stream, group.name, releases, max_deliveries=group.options.max_deliveries)
 
     async def close(self) -> None:
-        """Stop, and give everything it still holds back to the group (S6, S11)."""
+        """Stop, and give what it still holds back to the group (S6, S11).
+
+        Messages that handlers are at work on are not given back, because they would be done twice at once: they come
+        back when their leases end.
+        """
         if self._closed:
             return
         self._closed = True
         self.stop()
         await self._fetching.landed(LEAVING)
         await self._waiter.close()
+        try:
+            if self.running:
+                await self.hand_back()
+            else:
+                await self.group.driver.leave(self.group.stream, self.group.name, self.name)
+        except AilfError as error:
+            log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
         for parcel in tuple(self._held):
             parcel.hold.taken = True
             self.let_go(parcel)
         self._buffer.clear()
         self.group.engine.forget(self)
-        try:
-            await self.group.driver.leave(self.group.stream, self.group.name, self.name)
-        except AilfError as error:
-            log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
 
 
 class _ConsumerBase:

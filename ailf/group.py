@@ -21,6 +21,7 @@ from ailf.values import EARLIEST, Backoff, DeadLetter, GroupReset
 if TYPE_CHECKING:
     from ailf.consumer import AsyncConsumer, Consumer
     from ailf.delivery import AsyncDelivery, Delivery
+    from ailf.worker import Worker
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group", "GroupFlow", "GroupOptions"]
 
@@ -64,6 +65,11 @@ class GroupFlow:
         self.stream = stream
         self.name = check_name("group", name)
         self.options = options
+        self.workers: set["Worker"] = set()
+
+    def stop(self) -> None:
+        for worker in tuple(self.workers):
+            worker.stop()
 
     def __str__(self) -> str:
         return f"group {self.name!r} of stream {self.stream!r}"
@@ -160,6 +166,10 @@ class _GroupBase:
     def name(self) -> str:
         """The group's name."""
         return self._flow.name
+
+    def stop(self) -> None:
+        """End every `process` of this object gently, from any thread, a handler or a signal (S14)."""
+        self._flow.stop()
 
     def __repr__(self) -> str:
         return f"<{self._flow}>"

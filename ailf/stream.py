@@ -5,6 +5,7 @@ follow without a group.
 """
 
 import functools
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -14,7 +15,7 @@ from ailf.checks import check_count, check_name
 from ailf.codecs import Payloads
 from ailf.driver import Capability, Record
 from ailf.engine import Engine
-from ailf.errors import ClosedError, InvalidArgumentError
+from ailf.errors import ClosedError, DecodeError, InvalidArgumentError
 from ailf.group import DRAIN, AsyncGroup, Group, GroupFlow, GroupOptions
 from ailf.runtime import run
 from ailf.values import EARLIEST, LATEST, Backoff, Entry, GroupReset
@@ -23,6 +24,8 @@ from ailf.worker import Worker
 __all__ = ["AsyncStream", "Stream"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("ailf.stream")
 
 PAGE = 500
 """How many entries one request reads at most."""
@@ -39,7 +42,6 @@ class _Flow:
         self.driver = engine.driver.stream()
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
-        self._worker: Worker | None = None
 
     async def add(self, data: Any, headers: Mapping[str, str] | None) -> str:
         return (await self._append([self.payloads.pack(data, headers)]))[0]
@@ -73,7 +75,10 @@ class _Flow:
         return await self.engine.call(what, self.driver.read, self.name, start, end, limit, again=True, after=after)
 
     def _entry(self, record: Record) -> Entry[Any]:
-        return Entry(record.id, *self.payloads.unpack(record.body, record.headers, foreign=record.foreign))
+        try:
+            return Entry(record.id, *self.payloads.unpack(record.body, record.headers, foreign=record.foreign))
+        except DecodeError as error:
+            raise DecodeError(f"entry {record.id}: {error}") from error
 
     # --- the short way -------------------------------------------------------------------------------------------
 
@@ -92,14 +97,13 @@ class _Flow:
             raise InvalidArgumentError(
                 f"stream {self.name!r}: create_consumer_group(group, consumer) first, then process_messages(handler)"
             )
-        self._worker = Worker(
+        await Worker(
             self._joined, handler, concurrency, prefetch, drain, self._consumer, signals=True, plain=True
-        )
-        await self._worker.run()
+        ).run()
 
     def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
+        if self._joined is not None:
+            self._joined.stop()
 
 
 class _Tail:
@@ -115,7 +119,15 @@ class _Tail:
         flow.engine.keep(self)
 
     async def next(self) -> Entry[Any] | None:
-        """Return the next entry; None when it was closed."""
+        """Return the next entry that can be decoded; None when it was closed."""
+        while (record := await self._next()) is not None:
+            try:
+                return self._flow._entry(record)
+            except DecodeError as error:
+                log.error("follow stream %r: left out: %s", self._flow.name, error)  # noqa: TRY400 - the text says it all
+        return None
+
+    async def _next(self) -> Record | None:
         engine = self._flow.engine
         while not self._page and not self._stopped:
             if self._at == LATEST:
@@ -131,7 +143,7 @@ class _Tail:
                 await self._wait()
         if engine.closed:
             raise ClosedError(f"the backend of stream {self._flow.name!r} was closed")
-        return self._flow._entry(self._page.pop()) if self._page and not self._stopped else None
+        return self._page.pop() if self._page and not self._stopped else None
 
     async def _wait(self) -> None:
         at = self._at if self._after else EARLIEST
@@ -207,7 +219,8 @@ class Stream(_StreamBase, Generic[T]):
     def tail(self, start: str = LATEST) -> Iterator[Entry[T]]:
         """Follow the stream without a group: every entry from ``start`` on, and then what is added.
 
-        LATEST means from now on: what is added after the first ``next``. It ends when its generator is closed.
+        LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
+        left out. It ends when its generator is closed.
         """
         tail = _Tail(self._flow, start)
         try:
@@ -316,7 +329,8 @@ class AsyncStream(_StreamBase, Generic[T]):
     async def tail(self, start: str = LATEST) -> AsyncIterator[Entry[T]]:
         """Follow the stream without a group: every entry from ``start`` on, and then what is added.
 
-        LATEST means from now on: what is added after the first ``next``. It ends when its generator is closed.
+        LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
+        left out. It ends when its generator is closed.
         """
         tail = _Tail(self._flow, start)
         try:

@@ -31,6 +31,9 @@ log = logging.getLogger("ailf.worker")
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
 
+_CANCELLED_WITHIN = 1.0
+"""Seconds that a cancelled handler has for its clean-up."""
+
 
 def verdict(result: object, error: Exception | None) -> tuple[Action, str]:
     """Return how to settle a message after its handler returned or raised, and the error to keep."""
@@ -81,6 +84,7 @@ class Worker:
         self._consumer = ConsumerFlow(self._group, self._name, self._prefetch)
         if self._stopped:
             self._consumer.stop()
+        self._group.workers.add(self)
         try:
             if self._signals:
                 with self._runtime.on_signals(self._signalled):
@@ -88,6 +92,7 @@ class Worker:
             else:
                 await self._work(self._consumer)
         finally:
+            self._group.workers.discard(self)
             await self._consumer.close()
         if self._failure is not None:
             raise self._failure
@@ -116,14 +121,13 @@ class Worker:
             await self._hand_back(consumer)
             until = self._runtime.now() + self._drain
             for hand in hands:
-                await hand.join(max(0.0, until - self._runtime.now()))
+                if not await hand.join(max(0.0, until - self._runtime.now())):
+                    log.warning("%s: a handler still runs after %g s and is left behind", self._group, self._drain)
         finally:
             consumer.stop()
             for hand in hands:
-                if not await hand.join(0):
-                    log.warning("%s: a handler did not end within %g s and is left behind", self._group, self._drain)
-                    hand.cancel()
-                    await hand.join(1.0)
+                hand.cancel()
+                await hand.join(_CANCELLED_WITHIN)
         log.info("%s: %s has stopped", self._group, consumer.name)
 
     async def _hand_back(self, consumer: ConsumerFlow) -> None:
@@ -163,6 +167,13 @@ class Worker:
         self.stop()
 
     async def _handle(self, parcel: Parcel) -> None:
+        parcel.consumer.running += 1
+        try:
+            await self._call(parcel)
+        finally:
+            parcel.consumer.running -= 1
+
+    async def _call(self, parcel: Parcel) -> None:
         result: object = None
         raised: Exception | None = None
         try:

@@ -1,0 +1,273 @@
+"""An opened backend, which hands out the interfaces: `Backend` and `AsyncBackend`; and how to open one by URL."""
+
+import os
+from collections.abc import Generator
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar, overload
+
+from ailf.driver import BackendDriver, Capability
+from ailf.engine import Engine
+from ailf.errors import InvalidArgumentError
+from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
+from ailf.registry import plugin_for
+from ailf.runtime import run
+from ailf.stream import AsyncStream, Stream
+
+__all__ = ["AsyncBackend", "Backend", "connect", "connect_async"]
+
+T = TypeVar("T")
+
+DEFAULT_URL = "memory://"
+
+
+def connect(url: str | None = None) -> "Backend":
+    """Open the backend that a URL names, and check that it answers.
+
+    Arguments:
+        url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
+            variable ``AILF_URL``, or else ``memory://``.
+
+    Raises:
+        InvalidArgumentError: Nobody knows the scheme, or the URL has an option that its backend doesn't.
+        UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
+        ConnectionLostError: The server can't be reached.
+        PermissionDeniedError: The server refuses the credentials.
+    """
+    chosen = _chosen(url)
+    backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
+    try:
+        backend.ping()
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def connect_async(url: str | None = None) -> "AsyncBackend":
+    """Return the backend that a URL names, to be entered: ``async with connect_async(url) as backend``.
+
+    It can be awaited instead: ``backend = await connect_async(url)``. Either checks that it answers, with the errors
+    of `connect`.
+
+    Raises:
+        InvalidArgumentError: Nobody knows the scheme, or the URL has an option that its backend doesn't.
+        UnsupportedError: The backend's package is missing, or has no asyncio flavour.
+    """
+    chosen = _chosen(url)
+    backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
+    return backend
+
+
+def _chosen(url: str | None) -> str:
+    chosen = url or os.environ.get("AILF_URL") or DEFAULT_URL
+    if not isinstance(chosen, str) or "://" not in chosen:
+        raise InvalidArgumentError(f"{chosen!r} is not the URL of a backend; write for example redis://localhost:6379/0")
+    return chosen
+
+
+class _BackendStream(Stream[T]):
+    """The stream of a backend that has no class of its own for it."""
+
+    def _open_engine(self) -> Engine:
+        return connect().engine
+
+
+class _AsyncBackendStream(AsyncStream[T]):
+    def _open_engine(self) -> Engine:
+        return connect_async().engine
+
+
+class _BackendPubSub(PubSub[T]):
+    def _open_engine(self) -> Engine:
+        return connect().engine
+
+
+class _AsyncBackendPubSub(AsyncPubSub[T]):
+    def _open_engine(self) -> Engine:
+        return connect_async().engine
+
+
+class _BackendBase:
+    """What both faces share: the engine over a driver."""
+
+    def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
+        self.engine = Engine(driver, retry_for=retry_for)
+
+    @property
+    def url(self) -> str:
+        """What it was opened with, credentials hidden."""
+        return self.engine.driver.url
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do."""
+        return self.engine.driver.capabilities
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.engine.closed
+
+    def unwrap(self, kind: type[T]) -> T:
+        """Return the client library's own object underneath, for what ailf has no interface for.
+
+        Raises:
+            InvalidArgumentError: There is none of this kind.
+        """
+        found = self.engine.driver.unwrap(kind)
+        if found is None:
+            raise InvalidArgumentError(f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} underneath")
+        return found
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}{' closed' if self.closed else ''}>"
+
+
+class Backend(_BackendBase):
+    """An opened backend, blocking. Inject it into agents: they ask it for what they need and never import a package.
+
+    It may be shared by threads. Closing it ends every call under way with `ClosedError` (B3).
+
+    A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
+    """
+
+    stream_class: ClassVar[type[Stream[Any]]] = _BackendStream
+    pubsub_class: ClassVar[type[PubSub[Any]]] = _BackendPubSub
+
+    @overload
+    def pubsub(self, *, on_error: ErrorHook | None = None) -> PubSub[Any]: ...
+
+    @overload
+    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None) -> PubSub[T]: ...
+
+    def pubsub(self, *, type: Any = Any, on_error: ErrorHook | None = None) -> PubSub[Any]:  # noqa: A002 - the API
+        """Return the broadcast interface.
+
+        Arguments:
+            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
+
+        Raises:
+            UnsupportedError: The backend has no pub/sub (B2).
+        """
+        self.engine.require(Capability.PUBSUB, "pub/sub")
+        return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
+
+    @overload
+    def stream(self, name: str) -> Stream[Any]: ...
+
+    @overload
+    def stream(self, name: str, *, type: type[T]) -> Stream[T]: ...
+
+    def stream(self, name: str, *, type: Any = Any) -> Stream[Any]:  # noqa: A002 - the API
+        """Return the stream of this name; it begins to exist with its first message or group.
+
+        Arguments:
+            name: Any non-empty text.
+            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+
+        Raises:
+            UnsupportedError: The backend has no streams (B2).
+        """
+        self.engine.require(Capability.STREAM, "streams")
+        return self.stream_class(name, type=type, engine=self.engine)
+
+    def ping(self) -> None:
+        """Return when the backend answers; see `connect` for the errors."""
+        run(_ping(self.engine))
+
+    def close(self) -> None:
+        """Close it: every blocked call ends with `ClosedError`, every connection and thread goes. Twice is harmless."""
+        run(self.engine.close())
+
+    def __enter__(self) -> Self:
+        """Return the backend itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+
+class AsyncBackend(_BackendBase):
+    """An opened backend, for asyncio. Inject it into agents: they ask it for what they need and never import a package.
+
+    It may be shared by the tasks of one event loop. Closing it ends every call under way with `ClosedError` (B3).
+
+    A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
+    """
+
+    stream_class: ClassVar[type[AsyncStream[Any]]] = _AsyncBackendStream
+    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = _AsyncBackendPubSub
+
+    @overload
+    def pubsub(self, *, on_error: ErrorHook | None = None) -> AsyncPubSub[Any]: ...
+
+    @overload
+    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None) -> AsyncPubSub[T]: ...
+
+    def pubsub(self, *, type: Any = Any, on_error: ErrorHook | None = None) -> AsyncPubSub[Any]:  # noqa: A002 - the API
+        """Return the broadcast interface.
+
+        Arguments:
+            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
+
+        Raises:
+            UnsupportedError: The backend has no pub/sub (B2).
+        """
+        self.engine.require(Capability.PUBSUB, "pub/sub")
+        return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
+
+    @overload
+    def stream(self, name: str) -> AsyncStream[Any]: ...
+
+    @overload
+    def stream(self, name: str, *, type: type[T]) -> AsyncStream[T]: ...
+
+    def stream(self, name: str, *, type: Any = Any) -> AsyncStream[Any]:  # noqa: A002 - the API
+        """Return the stream of this name; it begins to exist with its first message or group.
+
+        Arguments:
+            name: Any non-empty text.
+            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+
+        Raises:
+            UnsupportedError: The backend has no streams (B2).
+        """
+        self.engine.require(Capability.STREAM, "streams")
+        return self.stream_class(name, type=type, engine=self.engine)
+
+    async def ping(self) -> None:
+        """Return when the backend answers; see `connect` for the errors."""
+        await _ping(self.engine)
+
+    async def aclose(self) -> None:
+        """Close it: every blocked call ends with `ClosedError`, every connection and task goes. Twice is harmless."""
+        await self.engine.close()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Check that it answers, and return the backend itself."""
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        """Check that it answers, and return the backend itself."""
+        try:
+            await self.ping()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+
+async def _ping(engine: Engine) -> None:
+    engine.check_open()
+    await engine.driver.ping()
+
+

@@ -1,0 +1,8 @@
+"""What tests of agents need: a clock that is moved by hand.
+
+Fixtures for pytest are in `ailf.testing.fixtures`.
+"""
+
+from ailf.testing.clock import Clock, ManualClock, SystemClock
+
+__all__ = ["Clock", "ManualClock", "SystemClock"]

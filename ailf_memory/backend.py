@@ -1,0 +1,111 @@
+"""The memory backend: `MemoryBackend` and `AsyncMemoryBackend`, and the driver under both."""
+
+from typing import Any, ClassVar
+
+from ailf.backend import AsyncBackend, Backend
+from ailf.driver import BackendDriver, Capability
+from ailf.errors import ClosedError
+from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
+from ailf.stream import AsyncStream, Stream
+from ailf.testing import Clock
+from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
+from ailf_memory.store import MemoryStore
+from ailf_memory.stream import AsyncMemoryStream, MemoryStream, MemoryStreamDriver
+
+__all__ = ["AsyncMemoryBackend", "MemoryBackend", "MemoryDriver"]
+
+MAX_PAYLOAD = 1024 * 1024
+
+
+class MemoryDriver(BackendDriver):
+    """The drivers over one store."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM}
+    )
+
+    def __init__(
+        self, store: MemoryStore, runtime: Runtime, *, url: str = "memory://", max_payload: int = MAX_PAYLOAD
+    ) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.url = url
+        self.max_payload = max_payload
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` after close."""
+        if self.closed:
+            raise ClosedError(f"the backend {self.url} is closed")
+
+    async def ping(self) -> None:  # noqa: D102 - see BackendDriver, here and below
+        self.check_open()
+
+    async def close(self) -> None:  # noqa: D102
+        self.closed = True
+
+    def interrupt(self) -> None:  # noqa: D102
+        self.closed = True
+
+    def twin(self, runtime: Runtime) -> "MemoryDriver":  # noqa: D102
+        return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
+
+    def pubsub(self) -> MemoryPubSubDriver:  # noqa: D102
+        return MemoryPubSubDriver(self)
+
+    def stream(self) -> MemoryStreamDriver:  # noqa: D102
+        return MemoryStreamDriver(self)
+
+    def unwrap(self, kind: type[Any]) -> Any:  # noqa: D102
+        return self.store if isinstance(self.store, kind) else None
+
+
+class MemoryBackend(Backend):
+    """The memory backend, blocking.
+
+    Arguments:
+        clock: Its *now*; with a `ManualClock` a test moves time by hand.
+        store: A store to share with other memory backends; a new one unless told.
+        max_payload: The largest body in bytes.
+        url: What messages call it.
+    """
+
+    stream_class: ClassVar[type[Stream[Any]]] = MemoryStream
+    pubsub_class: ClassVar[type[PubSub[Any]]] = MemoryPubSub
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        store: MemoryStore | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        url: str = "memory://",
+    ) -> None:
+        self.store = store or MemoryStore(clock)
+        super().__init__(MemoryDriver(self.store, ThreadRuntime(), url=url, max_payload=max_payload))
+
+
+class AsyncMemoryBackend(AsyncBackend):
+    """The memory backend, for asyncio.
+
+    Arguments:
+        clock: Its *now*; with a `ManualClock` a test moves time by hand.
+        store: A store to share with other memory backends; a new one unless told.
+        max_payload: The largest body in bytes.
+        url: What messages call it.
+    """
+
+    stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncMemoryStream
+    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncMemoryPubSub
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        store: MemoryStore | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        url: str = "memory://",
+    ) -> None:
+        self.store = store or MemoryStore(clock)
+        super().__init__(MemoryDriver(self.store, AsyncioRuntime(), url=url, max_payload=max_payload))

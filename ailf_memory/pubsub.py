@@ -1,0 +1,116 @@
+"""Pub/sub in memory: publishing puts a frame into the queue of every listener that asked for it."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
+from ailf.engine import Engine
+from ailf.errors import ConnectionLostError
+from ailf.patterns import matches
+from ailf.pubsub import AsyncPubSub, PubSub
+
+if TYPE_CHECKING:
+    from ailf_memory.backend import MemoryDriver
+
+__all__ = ["AsyncMemoryPubSub", "MemoryListener", "MemoryPubSub", "MemoryPubSubDriver"]
+
+T = TypeVar("T")
+
+
+class MemoryPubSub(PubSub[T]):
+    """`PubSub` in memory; one made alone has a store of its own."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
+
+        return MemoryBackend().engine
+
+
+class AsyncMemoryPubSub(AsyncPubSub[T]):
+    """`AsyncPubSub` in memory; one made alone has a store of its own."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
+
+        return AsyncMemoryBackend().engine
+
+
+class MemoryPubSubDriver(PubSubDriver):
+    """Broadcast within the store."""
+
+    def __init__(self, backend: "MemoryDriver") -> None:
+        self._backend = backend
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102 - see PubSubDriver
+        self._backend.check_open()
+        store = self._backend.store
+        with store.lock:
+            for channel, body in messages:
+                for listener in store.listeners:
+                    listener.offer(channel, body)
+
+    async def listen(self) -> "MemoryListener":  # noqa: D102
+        self._backend.check_open()
+        listener = MemoryListener(self._backend)
+        with self._backend.store.lock:
+            self._backend.store.listeners.append(listener)
+        return listener
+
+
+class MemoryListener(Listener):
+    """One queue, any number of filters."""
+
+    def __init__(self, backend: "MemoryDriver") -> None:
+        self._backend = backend
+        self._channels: dict[str, Filter] = {}
+        self._patterns: dict[str, Filter] = {}
+        self._queue: deque[Frame | Confirmed | Refused] = deque()
+        self._ready = backend.runtime.event()
+        self._failure: str | None = None
+        self._interrupted = False
+
+    def offer(self, channel: str, body: bytes) -> None:
+        """Take a copy for each filter that matches, as a server sends one."""
+        exact = self._channels.get(channel)
+        chosen = [] if exact is None else [exact]
+        chosen += [each for text, each in self._patterns.items() if matches(text, channel)]
+        if chosen:
+            self._queue.extend(Frame(each, channel, body) for each in chosen)
+            self._ready.set()
+
+    def fail(self, reason: str) -> None:
+        """Lose what is queued, as a broken connection does."""
+        with self._backend.store.lock:
+            self._failure = reason
+            self._queue.clear()
+        self._ready.set()
+
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:  # noqa: D102 - see Listener
+        with self._backend.store.lock:
+            for each in add:
+                (self._patterns if each.is_pattern else self._channels)[each.text] = each
+                self._queue.append(Confirmed(each))
+            for each in drop:
+                (self._patterns if each.is_pattern else self._channels).pop(each.text, None)
+        self._ready.set()
+
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:  # noqa: D102
+        if not self._interrupted:
+            await self._ready.wait(timeout)
+        with self._backend.store.lock:
+            if self._failure is not None:
+                raise ConnectionLostError(self._failure)
+            arrived = tuple(self._queue)
+            self._queue.clear()
+            self._ready.clear()
+        return arrived
+
+    def interrupt(self) -> None:  # noqa: D102
+        self._interrupted = True
+        self._ready.set()
+
+    async def close(self) -> None:  # noqa: D102
+        with self._backend.store.lock:
+            if self in self._backend.store.listeners:
+                self._backend.store.listeners.remove(self)

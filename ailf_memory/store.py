@@ -1,0 +1,56 @@
+"""What a memory backend keeps: one store is what a server is elsewhere. Everything in it happens under its lock."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ailf.testing import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from ailf_memory.pubsub import MemoryListener
+    from ailf_memory.stream import StreamState
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """The state that memory backends share when they are opened on it, blocking and asyncio alike.
+
+    Attributes:
+        clock: Its *now*: the system's, or a `ManualClock` that a test moves.
+        lock: Held by every step.
+        streams: The streams by name.
+        listeners: Who receives published messages.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.lock = threading.RLock()
+        self.streams: dict[str, StreamState] = {}
+        self.listeners: list[MemoryListener] = []
+        self._bells: list[Callable[[], None]] = []
+        self.clock.on_move(self.ring)
+
+    def on_change(self, bell: Callable[[], None]) -> None:
+        """Ring this whenever something may have become available; it may be called from any thread."""
+        with self.lock:
+            self._bells.append(bell)
+
+    def off_change(self, bell: Callable[[], None]) -> None:
+        """Ring it no more."""
+        with self.lock:
+            self._bells.remove(bell)
+
+    def ring(self) -> None:
+        """Wake everybody who waits."""
+        with self.lock:
+            bells = tuple(self._bells)
+        for bell in bells:
+            bell()
+
+    def break_subscriptions(self, reason: str = "broken by a test") -> None:
+        """Interrupt every subscription as a lost connection would: each comes back by itself and yields a `Gap`."""
+        with self.lock:
+            listeners = tuple(self.listeners)
+        for listener in listeners:
+            listener.fail(reason)
