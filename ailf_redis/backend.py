@@ -1,0 +1,141 @@
+"""The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
+
+import os
+from typing import Any, ClassVar
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ailf.backend import AsyncBackend, Backend
+from ailf.driver import BackendDriver, Capability
+from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
+from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
+from ailf.stream import AsyncStream, Stream
+from ailf_redis.connection import executor_for
+from ailf_redis.errors import mapped
+from ailf_redis.keys import Keys
+from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
+from ailf_redis.replies import text
+from ailf_redis.settings import DEFAULT_URL, Settings
+from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
+
+__all__ = ["AsyncRedisBackend", "RedisBackend", "RedisDriver"]
+
+OLDEST = (6, 2)
+"""The oldest server that has what the scripts use (XAUTOCLAIM's release: XPENDING IDLE, exclusive ranges)."""
+
+
+class RedisDriver(BackendDriver):
+    """The drivers over one server."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.PROCESSES}
+    )
+
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+        self.settings = settings
+        self.runtime = runtime
+        self.url = settings.url
+        self.max_payload = settings.max_payload
+        self.keys = Keys(settings.namespace)
+        self.executor = executor_for(settings, runtime)
+        self._raw: Any = None
+
+    async def ping(self) -> None:  # noqa: D102 - see BackendDriver, here and below
+        (hello,) = await self.executor.call_many([("HELLO",)])
+        if isinstance(hello, Exception):
+            error = mapped(hello, self.url, sent=True)
+            if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
+                await self.executor.call("PING")  # a user who may not HELLO: the version stays unknown
+                return
+            if "unknown command" in str(hello).lower() or "wrong number" in str(hello).lower():
+                raise self._too_old("before 6.2") from hello
+            raise error from hello
+        told = dict(zip(hello[::2], hello[1::2], strict=True))
+        version = text(told.get(b"version", b"0"))
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
+            raise self._too_old(version)
+
+    def _too_old(self, version: str) -> UnsupportedError:
+        return UnsupportedError(f"the server at {self.url} is too old ({version}); ailf needs Redis 6.2, Valkey 7.2 or newer")
+
+    async def close(self) -> None:  # noqa: D102
+        await self.executor.close()
+        raw, self._raw = self._raw, None
+        if isinstance(raw, redis.Redis):
+            raw.close()
+        elif raw is not None:
+            await raw.aclose()
+
+    def interrupt(self) -> None:  # noqa: D102
+        self.executor.interrupt()
+
+    def twin(self, runtime: Runtime) -> "RedisDriver":  # noqa: D102
+        return RedisDriver(self.settings, runtime)
+
+    def pubsub(self) -> RedisPubSubDriver:  # noqa: D102
+        return RedisPubSubDriver(self)
+
+    def stream(self) -> RedisStreamDriver:  # noqa: D102
+        return RedisStreamDriver(self)
+
+    def unwrap(self, kind: type[Any]) -> Any:  # noqa: D102
+        raw = redis.asyncio.Redis if self.runtime.flavour == "asyncio" else redis.Redis
+        if kind is not raw:
+            return None
+        if self.executor.closed:
+            raise ClosedError(f"the backend {self.url} is closed")
+        if self._raw is None:
+            self._raw = raw(**_client_options(self.settings))
+        return self._raw
+
+
+def _client_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of a raw redis-py client on the same server."""
+    options = settings.connection_options()
+    if settings.tls:
+        options["ssl"] = True
+    if settings.path is not None:
+        options["unix_socket_path"] = options.pop("path")
+    return {**options, "retry": Retry(NoBackoff(), 0), "max_connections": settings.max_connections}
+
+
+def _settings(where: str | Settings | None) -> Settings:
+    if isinstance(where, Settings):
+        return where
+    named = os.environ.get("AILF_URL", "")
+    fallback = named if named.startswith(("redis://", "rediss://", "unix://")) else DEFAULT_URL
+    return Settings.from_url(where or fallback)
+
+
+class RedisBackend(Backend):
+    """The Redis backend, blocking. It connects at the first call; `ailf.connect` checks at once.
+
+    Arguments:
+        where: A URL or `Settings`. None: ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``.
+    """
+
+    stream_class: ClassVar[type[Stream[Any]]] = RedisStream
+    pubsub_class: ClassVar[type[PubSub[Any]]] = RedisPubSub
+
+    def __init__(self, where: str | Settings | None = None) -> None:
+        settings = _settings(where)
+        super().__init__(RedisDriver(settings, ThreadRuntime()), retry_for=settings.retry_for)
+
+
+class AsyncRedisBackend(AsyncBackend):
+    """The Redis backend, for asyncio. It connects at the first call; entering it checks at once.
+
+    Arguments:
+        where: A URL or `Settings`. None: ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``.
+    """
+
+    stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncRedisStream
+    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncRedisPubSub
+
+    def __init__(self, where: str | Settings | None = None) -> None:
+        settings = _settings(where)
+        super().__init__(RedisDriver(settings, AsyncioRuntime()), retry_for=settings.retry_for)

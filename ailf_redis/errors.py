@@ -1,0 +1,60 @@
+"""redis-py's errors become ailf's, here and nowhere else.
+
+What the server said is quoted up to its first words; commands, payloads and credentials never are.
+"""
+
+from redis import exceptions
+
+from ailf.errors import (
+    BackendError,
+    BackendFullError,
+    BackendReadOnlyError,
+    BackendTimeoutError,
+    ConnectionLostError,
+    PermissionDeniedError,
+)
+
+__all__ = ["ScriptMissingError", "mapped"]
+
+
+class ScriptMissingError(BackendError):
+    """The server doesn't know the script: it was restarted, flushed, or is another one."""
+
+
+_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+_LONGEST = 160
+
+
+def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
+    """Return ailf's error for one of redis-py's.
+
+    Arguments:
+        error: What redis-py raised.
+        where: The server's URL, without credentials.
+        sent: Whether the request may have reached the server.
+    """
+    said = _said(error)
+    if isinstance(error, _REFUSED) or "ACL failure in script" in said or said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
+    if isinstance(error, exceptions.BusyLoadingError) or said.startswith(_AWAY):
+        return ConnectionLostError(f"{where} is not ready: {said}")
+    if isinstance(error, exceptions.TimeoutError | TimeoutError):
+        return BackendTimeoutError(f"{where} did not answer in time", maybe_applied=sent)
+    if isinstance(error, exceptions.ConnectionError | OSError):
+        if sent:
+            return ConnectionLostError(f"the connection to {where} broke: {said}", maybe_applied=True)
+        return ConnectionLostError(f"can't reach {where}: {said}. Is the server running, and is the address right?")
+    if isinstance(error, exceptions.NoScriptError):
+        return ScriptMissingError(f"{where} doesn't know the script")
+    if isinstance(error, exceptions.OutOfMemoryError) or said.startswith("OOM"):
+        return BackendFullError(f"{where} has no memory left (maxmemory): {said}")
+    if isinstance(error, exceptions.ReadOnlyError) or said.startswith(("READONLY", "MISCONF", "NOREPLICAS")):
+        return BackendReadOnlyError(f"{where} can't write: {said}")
+    return BackendError(f"{where} refused the request: {said}")
+
+
+def _said(error: Exception) -> str:
+    """Return the error's words without the arguments that servers like to repeat."""
+    words = str(error).partition(", with args beginning with")[0].partition("script: ")[0]
+    return words[:_LONGEST].rstrip(" .") or type(error).__name__

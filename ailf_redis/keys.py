@@ -1,0 +1,83 @@
+"""Every key and channel name, and nowhere else.
+
+With a namespace, a stream's key is ``{namespace:stream:name}`` and its helpers stand behind it, ``…:due:group``. What
+is in braces is the hash tag, so all keys of one stream are on one node of a cluster; names are escaped, so no text of
+a user's can leave it. With the namespace "" the stream's key and a channel are the plain name, for sharing with other
+programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is what a cluster hashes of the plain name.
+"""
+
+import attrs
+
+__all__ = ["GroupKeys", "Keys"]
+
+
+@attrs.frozen
+class GroupKeys:
+    """What one group of a stream is kept in.
+
+    Attributes:
+        stream: The stream itself, with the group's pending entries.
+        due: When each pending entry may be delivered again.
+        notes: What is known of pending entries besides: deliveries forgiven, the last error.
+        dead: The dead letters.
+        bell: Rung when something comes back to the group.
+    """
+
+    stream: str
+    due: str
+    notes: str
+    dead: str
+    bell: str
+
+
+class Keys:
+    """The names of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = _escape(namespace, "%{}:")
+        self._channel = f"{self._namespace}:channel:" if namespace else ""
+
+    def stream(self, name: str) -> str:
+        """Return the key of a stream."""
+        return f"{{{self._namespace}:stream:{_escape(name)}}}" if self._namespace else name
+
+    def group(self, stream: str, group: str) -> GroupKeys:
+        """Return the keys of a group."""
+        return GroupKeys(self.stream(stream), *(self._helper(stream, kind, group) for kind in HELPERS))
+
+    def helper_prefixes(self, stream: str) -> list[str]:
+        """Return what the helper keys of all groups of a stream begin with."""
+        return [self._helper(stream, kind, "") for kind in HELPERS]
+
+    def _helper(self, stream: str, kind: str, group: str) -> str:
+        if self._namespace:
+            return f"{self.stream(stream)}:{kind}:{group}"
+        return f"{{{_hash_tag(stream)}}}:ailf:{kind}:{_escape(stream, '%{}:')}:{group}"
+
+    def channel(self, name: str) -> str:
+        """Return the channel of a name."""
+        return self._channel + name
+
+    def pattern(self, pattern: str) -> str:
+        """Return the pattern that matches the channels of the names that the pattern matches."""
+        return "".join("\\" + char if char in "*?[]^-\\" else char for char in self._channel) + pattern
+
+    def name(self, channel: str) -> str:
+        """Return the name of a channel."""
+        return channel.removeprefix(self._channel)
+
+
+HELPERS = ("due", "notes", "dead", "bell")
+
+
+def _escape(text: str, unsafe: str = "%{}") -> str:
+    return "".join(f"%{ord(char):02x}" if char in unsafe else char for char in text)
+
+
+def _hash_tag(key: str) -> str:
+    """Return what a cluster hashes of a key, where that can stand in braces; else a tag of its own."""
+    _, brace, rest = key.partition("{")
+    tag, end, _ = rest.partition("}")
+    if brace and end and tag:
+        return tag
+    return key if "}" not in key else _escape(key)

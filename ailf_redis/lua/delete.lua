@@ -1,0 +1,19 @@
+-- Remove a stream and what is kept for its groups.
+--
+-- KEYS[1] stream
+-- ARGV    what the helper keys of every group begin with; the group's name follows, and the hash tag is the stream's
+-- returns how many groups it had
+-- writes  removes KEYS[1] and the helpers of its groups
+
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then
+  if string.find(groups.err, 'no such key', 1, true) then return 0 end
+  return groups
+end
+for _, info in ipairs(groups) do
+  for _, prefix in ipairs(ARGV) do
+    redis.call('DEL', prefix .. info[2])
+  end
+end
+redis.call('DEL', KEYS[1])
+return #groups

@@ -1,0 +1,25 @@
+"""``redis://``, ``rediss://`` and ``unix://`` for `ailf.connect`."""
+
+from ailf.hookspecs import hookimpl
+from ailf_redis.backend import AsyncRedisBackend, RedisBackend
+
+__all__ = ["redis", "rediss", "unix"]
+
+
+class _RedisPlugin:
+    """One per scheme: pluggy registers an object under one name only."""
+
+    @hookimpl
+    def ailf_connect(self, url: str) -> RedisBackend:
+        """Return the blocking backend of this URL."""
+        return RedisBackend(url)
+
+    @hookimpl
+    def ailf_connect_async(self, url: str) -> AsyncRedisBackend:
+        """Return the asyncio backend of this URL."""
+        return AsyncRedisBackend(url)
+
+
+redis = _RedisPlugin()
+rediss = _RedisPlugin()
+unix = _RedisPlugin()

@@ -1,0 +1,148 @@
+"""Pub/sub over Redis: publishing through the executor, listening on a link of its own."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
+from ailf.engine import Engine
+from ailf.errors import ConnectionLostError
+from ailf.pubsub import AsyncPubSub, PubSub
+from ailf_redis.connection import Executor, Link
+from ailf_redis.errors import mapped
+from ailf_redis.keys import Keys
+
+if TYPE_CHECKING:
+    from ailf_redis.backend import RedisDriver
+
+__all__ = ["AsyncRedisPubSub", "RedisPubSub", "RedisPubSubDriver"]
+
+T = TypeVar("T")
+
+QUIET: Final = 10.0
+"""Seconds without anything after which a listener asks the server whether it is still there."""
+
+PATIENCE: Final = 5.0
+"""Seconds that the server has to say so."""
+
+
+class RedisPubSub(PubSub[T]):
+    """`PubSub` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return RedisBackend().engine
+
+
+class AsyncRedisPubSub(AsyncPubSub[T]):
+    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return AsyncRedisBackend().engine
+
+
+class RedisPubSubDriver(PubSubDriver):
+    """PUBLISH, and listeners."""
+
+    def __init__(self, backend: "RedisDriver") -> None:
+        self._executor = backend.executor
+        self._keys = backend.keys
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102 - see PubSubDriver
+        replies = await self._executor.call_many(
+            [("PUBLISH", self._keys.channel(channel), body) for channel, body in messages]
+        )
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise mapped(reply, self._executor.where, sent=True)
+
+    async def listen(self) -> "RedisListener":  # noqa: D102
+        return RedisListener(await self._executor.link(), self._executor, self._keys)
+
+
+class RedisListener(Listener):
+    """One subscribed connection.
+
+    Errors come back in the order of the commands, so for each command that can be refused it is kept what it asked for.
+    """
+
+    def __init__(self, link: Link, executor: Executor, keys: Keys) -> None:
+        self._link = link
+        self._where = executor.where
+        self._keys = keys
+        self._asked: deque[set[Filter]] = deque()
+        self._heard = time.monotonic()
+        self._pinged = False
+
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:  # noqa: D102 - see Listener
+        commands: list[list[str]] = []
+        for verb, filters in (("", add), ("UN", drop)):
+            for kind, is_pattern in (("SUBSCRIBE", False), ("PSUBSCRIBE", True)):
+                chosen = [each for each in filters if each.is_pattern is is_pattern]
+                if chosen:
+                    name = f"P{verb}SUBSCRIBE" if is_pattern else f"{verb}{kind}"
+                    commands.append([name, *(self._wire_name(each) for each in chosen)])
+                    if not verb:
+                        self._asked.append(set(chosen))
+        if commands:
+            await self._link.send(commands)
+
+    def _wire_name(self, each: Filter) -> str:
+        return self._keys.pattern(each.text) if each.is_pattern else self._keys.channel(each.text)
+
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:  # noqa: D102
+        replies = await self._link.receive(timeout)
+        if not replies:
+            await self._check_alive()
+            return ()
+        self._heard = time.monotonic()
+        self._pinged = False
+        events: list[Frame | Confirmed | Refused] = []
+        for reply in replies:
+            events += self._events(reply)
+        return events
+
+    async def _check_alive(self) -> None:
+        quiet = time.monotonic() - self._heard
+        if quiet > QUIET + PATIENCE:
+            raise ConnectionLostError(f"{self._where} has said nothing for {quiet:.0f} s, not even to a PING")
+        if quiet > QUIET and not self._pinged:
+            self._pinged = True
+            await self._link.send([("PING",)])
+
+    def _events(self, reply: Any) -> Sequence[Frame | Confirmed | Refused]:
+        if isinstance(reply, Exception):
+            refused = self._asked.popleft() if self._asked else set()
+            error = mapped(reply, self._where, sent=True)
+            return [Refused(each, error) for each in refused]
+        match reply:
+            case [b"message", channel, body]:
+                name = self._keys.name(channel.decode())
+                return [Frame(Filter(name), name, body)]
+            case [b"pmessage", pattern, channel, body]:
+                return [Frame(self._pattern(pattern), self._keys.name(channel.decode()), body)]
+            case [b"subscribe", channel, _]:
+                return self._confirmed(Filter(self._keys.name(channel.decode())))
+            case [b"psubscribe", pattern, _]:
+                return self._confirmed(self._pattern(pattern))
+        return ()
+
+    def _pattern(self, raw: bytes) -> Filter:
+        return Filter(raw.decode()[len(self._keys.pattern("")) :], is_pattern=True)
+
+    def _confirmed(self, confirmed: Filter) -> Sequence[Confirmed]:
+        if self._asked:
+            self._asked[0].discard(confirmed)
+            if not self._asked[0]:
+                self._asked.popleft()
+        return [Confirmed(confirmed)]
+
+    def interrupt(self) -> None:  # noqa: D102
+        self._link.interrupt()
+
+    async def close(self) -> None:  # noqa: D102
+        await self._link.close()

@@ -1,0 +1,85 @@
+"""What the server's replies mean. Pure.
+
+An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.headers`` as JSON. Any other entry was
+written by another program: its body is then a JSON object of its fields.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ailf.driver import Claim, Fetched, Receipt, Record
+from ailf.values import DeadLetter
+
+__all__ = ["as_dead_letter", "as_fetched", "as_record", "entry_fields", "text"]
+
+BODY: Final = b"ailf.body"
+HEADERS: Final = b"ailf.headers"
+LETTER_FIELDS: Final = 8
+
+_headers = msgspec.json.Decoder(dict[str, str])
+_json = msgspec.json.Encoder()
+
+
+def text(raw: bytes | str) -> str:
+    """Return a name or id as text; what is not UTF-8 stays recognisable."""
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
+
+
+def entry_fields(body: bytes, headers: Any) -> list[bytes]:
+    """Return the fields of an entry of ours."""
+    return [BODY, body, HEADERS, _json.encode(headers)] if headers else [BODY, body]
+
+
+def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
+    """Return a stored entry, whoever wrote it."""
+    known = dict(zip(fields[::2], fields[1::2], strict=True))
+    if BODY not in known:
+        return Record(text(entry_id), _foreign(fields, known), {}, foreign=True)
+    headers: dict[str, str] = {}
+    if HEADERS in known:
+        try:
+            headers = _headers.decode(known[HEADERS])
+        except msgspec.MsgspecError:  # damaged: no reader can tell what it said
+            return Record(text(entry_id), b"\xff" + known[BODY], {})
+    return Record(text(entry_id), known[BODY], headers)
+
+
+def _foreign(fields: Sequence[bytes], known: dict[bytes, bytes]) -> bytes:
+    try:
+        return _json.encode({key.decode(): value.decode() for key, value in known.items()})
+    except UnicodeDecodeError:  # has no JSON form, and no codec must take it for one
+        return b"\xff".join(fields)
+
+
+def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
+    """Return what ``fetch.lua`` says."""
+    claims, dead, reset, last, ring, next_due = reply
+    return Fetched(
+        claims=[_claim(*claim, consumer) for claim in claims],
+        dead=[text(each) for each in dead],
+        position=(text(last), text(ring)) if last else None,
+        next_due=None if next_due < 0 else next_due / 1000,
+        reset=bool(reset),
+    )
+
+
+def _claim(entry_id: bytes, fields: Sequence[bytes], grant: int, attempt: int, consumer: str) -> Claim:
+    record = as_record(entry_id, fields)
+    return Claim(record, Receipt(record.id, consumer, grant), attempt)
+
+
+def as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
+    """Return a dead letter as ``bury`` in the scripts writes it: what is known of it first, then the entry's fields."""
+    known = dict(zip(fields[:LETTER_FIELDS:2], fields[1:LETTER_FIELDS:2], strict=True))
+    record = as_record(letter_id, fields[LETTER_FIELDS:])
+    return DeadLetter(
+        id=record.id,
+        origin=text(known[b"ailf.origin"]),
+        body=record.body,
+        headers=record.headers,
+        reason=text(known[b"ailf.reason"]),
+        error=text(known[b"ailf.error"]),
+        attempts=int(known[b"ailf.attempts"]),
+    )
