@@ -21,7 +21,7 @@ DEFAULT_URL = "memory://"
 
 
 def connect(url: str | None = None) -> "Backend":
-    """Open the backend that a URL names, and check that it answers.
+    """Open the backend of a URL, and check that it answers.
 
     Arguments:
         url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
@@ -60,8 +60,10 @@ def connect_async(url: str | None = None) -> "AsyncBackend":
 
 def _chosen(url: str | None) -> str:
     chosen = url or os.environ.get("AILF_URL") or DEFAULT_URL
-    if not isinstance(chosen, str) or "://" not in chosen:
-        raise InvalidArgumentError(f"{chosen!r} is not the URL of a backend; write for example redis://localhost:6379/0")
+    if "://" not in chosen:
+        raise InvalidArgumentError(
+            f"{chosen!r} is not the URL of a backend; write for example redis://localhost:6379/0"
+        )
     return chosen
 
 
@@ -116,7 +118,9 @@ class _BackendBase:
         """
         found = self.engine.driver.unwrap(kind)
         if found is None:
-            raise InvalidArgumentError(f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} underneath")
+            raise InvalidArgumentError(
+                f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} underneath"
+            )
         return found
 
     def __repr__(self) -> str:
@@ -269,5 +273,3 @@ class AsyncBackend(_BackendBase):
 async def _ping(engine: Engine) -> None:
     engine.check_open()
     await engine.driver.ping()
-
-

@@ -34,7 +34,8 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         raise InvalidArgumentError(f"{len(headers)} headers are too many; at most {MAX_HEADERS} are allowed")
     size = 0
     for key, value in headers.items():
-        for text in (key, value):
+        texts: tuple[object, ...] = (key, value)
+        for text in texts:
             if not isinstance(text, str) or not text:
                 raise InvalidArgumentError(f"header {key!r}: keys and values must be non-empty text")
             size += len(_utf8(f"header {key!r}", text))
@@ -52,16 +53,18 @@ def check_body(what: str, body: bytes, limit: int) -> None:
         )
 
 
-def check_seconds(what: str, value: float, *, least: float = 0.0, zero: bool = True) -> float:
+def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = True) -> float:
     """Return a duration in seconds, or say what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
     if value < least or (value == 0 and not zero):
-        raise InvalidArgumentError(f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {value!r}")
+        raise InvalidArgumentError(
+            f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {value!r}"
+        )
     return float(value)
 
 
-def check_count(what: str, value: int, *, least: int = 1) -> int:
+def check_count(what: str, value: object, *, least: int = 1) -> int:
     """Return a whole number, or say what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")

@@ -1,11 +1,11 @@
-"""How payloads become bytes and come back: JSON by msgspec, or bytes as they are. Nothing in here waits.
+r"""How payloads become bytes and come back: JSON by msgspec, or bytes as they are. Nothing in here waits.
 
 What a body is, is declared and never guessed: by the object's ``type``, or, where an object without one sends
 ``bytes``, by the ``content-type`` header. There is no pickle. Every failure to decode is a `DecodeError` that names
 lengths only.
 
 Envelope: pub/sub has no headers of its own on most brokers, so a message with headers travels as
-``\\0AILF\\1`` + header length (4 bytes, big-endian) + headers as JSON + body. A message without headers travels as its
+``\0AILF\1`` + header length (4 bytes, big-endian) + headers as JSON + body. A message without headers travels as its
 body alone, which any client can read; and a body without an envelope is read as a body.
 """
 

@@ -31,7 +31,9 @@ class Parcel:
 
     __slots__ = ("claim", "consumer", "data", "headers", "hold", "settled")
 
-    def __init__(self, consumer: "ConsumerFlow", claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, consumer: "ConsumerFlow", claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]
+    ) -> None:
         self.consumer = consumer
         self.claim = claim
         self.hold = hold

@@ -283,5 +283,3 @@ class AsyncGroup(_GroupBase, Generic[T]):
         from ailf.worker import Worker  # noqa: PLC0415 - see consumer()
 
         await Worker(self._flow, handler, concurrency, prefetch, drain, consumer, signals=signals).run()
-
-

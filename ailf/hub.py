@@ -71,11 +71,20 @@ class Inbox:
 
     def _overflowed(self, item: Frame) -> None:
         if self._overflow is Overflow.CLOSE:
-            self.end(ClosedError(f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"))
+            self.end(
+                ClosedError(
+                    f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
+                )
+            )
             return
         if not self._dropping:  # said once per episode
             self._dropping = True
-            log.warning("subscription to %s: buffer of %d messages full, dropping (%s)", self._label(), self._size, self._overflow.value)
+            log.warning(
+                "subscription to %s: buffer of %d messages full, dropping (%s)",
+                self._label(),
+                self._size,
+                self._overflow.value,
+            )
         lost: Frame | Gap = item
         if self._overflow is Overflow.DROP_OLDEST:
             lost = self._items.popleft()

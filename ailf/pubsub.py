@@ -58,9 +58,7 @@ class _Flow:
         if listed:
             await self._send(f"publish {len(listed)} messages", listed, headers)
 
-    async def _send(
-        self, what: str, messages: Sequence[tuple[str, Any]], headers: Mapping[str, str] | None
-    ) -> None:
+    async def _send(self, what: str, messages: Sequence[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
         sealed = []
         for channel, data in messages:
             check_name("channel", channel)

@@ -37,7 +37,9 @@ class Hold:
 
     __slots__ = ("ends", "group", "last", "lease", "receipt", "stream", "taken")
 
-    def __init__(self, stream: str, group: str, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
+    def __init__(
+        self, stream: str, group: str, receipt: Receipt, *, lease: float, since: float, longest: float
+    ) -> None:
         self.stream = stream
         self.group = group
         self.receipt = receipt
@@ -146,7 +148,9 @@ class Renewer:
             request = self._twin.stream().extend(stream, group, [hold.receipt for hold in holds], lease=lease)
             kept = run(request)
         except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
-            log.warning("%d lease(s) of group %r, stream %r, not renewed, trying again: %s", len(holds), group, stream, error)
+            log.warning(
+                "%d lease(s) of group %r, stream %r, not renewed, trying again: %s", len(holds), group, stream, error
+            )
             return
         for hold, mine in zip(holds, kept, strict=True):
             if mine:

@@ -192,32 +192,32 @@ class ThreadRuntime(Runtime):
     flavour = "blocking"
     uses_caller = True
 
-    def event(self) -> Event:  # noqa: D102 - see Runtime, here and below
+    def event(self) -> Event:
         return _ThreadEvent()
 
-    def flight(self) -> Flight:  # noqa: D102
+    def flight(self) -> Flight:
         return _ThreadFlight()
 
-    def guard(self) -> contextlib.AbstractContextManager[object]:  # noqa: D102
+    def guard(self) -> contextlib.AbstractContextManager[object]:
         return threading.Lock()
 
-    def spawn(self, flow: Flow, *, name: str) -> Task:  # noqa: D102
+    def spawn(self, flow: Flow, *, name: str) -> Task:
         return _Thread(flow, name)
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: D102
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         result = function(*args)
         if inspect.iscoroutine(result):
             result.close()
             raise _wrong_flavour("the handler", function)
         return result
 
-    def check_callable(self, what: str, function: object) -> None:  # noqa: D102
+    def check_callable(self, what: str, function: object) -> None:
         _check_callable(what, function)
         if inspect.iscoroutinefunction(function):
             raise _wrong_flavour(what, function)
 
     @contextlib.contextmanager
-    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:  # noqa: D102
+    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -339,29 +339,29 @@ class AsyncioRuntime(Runtime):
     flavour = "asyncio"
     uses_caller = False
 
-    def event(self) -> Event:  # noqa: D102
+    def event(self) -> Event:
         return _LoopEvent()
 
-    def flight(self) -> Flight:  # noqa: D102
+    def flight(self) -> Flight:
         return _LoopFlight()
 
-    def guard(self) -> contextlib.AbstractContextManager[object]:  # noqa: D102
+    def guard(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
 
-    def spawn(self, flow: Flow, *, name: str) -> Task:  # noqa: D102
+    def spawn(self, flow: Flow, *, name: str) -> Task:
         return _LoopTask(flow, name)
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: D102
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         result = function(*args)
         if isinstance(result, Awaitable):
             return await result
         return result
 
-    def check_callable(self, what: str, function: object) -> None:  # noqa: D102
+    def check_callable(self, what: str, function: object) -> None:
         _check_callable(what, function)
 
     @contextlib.contextmanager
-    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:  # noqa: D102
+    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -92,7 +92,9 @@ class _Flow:
         await flow.open()
         self._joined, self._consumer = flow, consumer
 
-    async def process(self, handler: Callable[[Any], Any], concurrency: int, prefetch: int | None, drain: float) -> None:
+    async def process(
+        self, handler: Callable[[Any], Any], concurrency: int, prefetch: int | None, drain: float
+    ) -> None:
         if self._joined is None:
             raise InvalidArgumentError(
                 f"stream {self.name!r}: create_consumer_group(group, consumer) first, then process_messages(handler)"

@@ -191,7 +191,9 @@ class Worker:
 
     async def _settle(self, parcel: Parcel, action: Action, why: str, raised: Exception | None) -> None:
         if raised is not None:
-            log.error("%s: the handler failed: %s", parcel, why, exc_info=None if isinstance(raised, Reject) else raised)
+            log.error(
+                "%s: the handler failed: %s", parcel, why, exc_info=None if isinstance(raised, Reject) else raised
+            )
         try:
             await parcel.settle(action, error=why)
         except (LeaseLostError, SettledError) as error:

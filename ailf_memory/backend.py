@@ -39,25 +39,25 @@ class MemoryDriver(BackendDriver):
         if self.closed:
             raise ClosedError(f"the backend {self.url} is closed")
 
-    async def ping(self) -> None:  # noqa: D102 - see BackendDriver, here and below
+    async def ping(self) -> None:
         self.check_open()
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         self.closed = True
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self.closed = True
 
-    def twin(self, runtime: Runtime) -> "MemoryDriver":  # noqa: D102
+    def twin(self, runtime: Runtime) -> "MemoryDriver":
         return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
 
-    def pubsub(self) -> MemoryPubSubDriver:  # noqa: D102
+    def pubsub(self) -> MemoryPubSubDriver:
         return MemoryPubSubDriver(self)
 
-    def stream(self) -> MemoryStreamDriver:  # noqa: D102
+    def stream(self) -> MemoryStreamDriver:
         return MemoryStreamDriver(self)
 
-    def unwrap(self, kind: type[Any]) -> Any:  # noqa: D102
+    def unwrap(self, kind: type[Any]) -> Any:
         return self.store if isinstance(self.store, kind) else None
 
 

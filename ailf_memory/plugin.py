@@ -36,7 +36,9 @@ class _MemoryPlugin:
         namespace = options.pop("namespace", "")
         limit = options.pop("max_payload", str(MAX_PAYLOAD))
         if options:
-            raise InvalidArgumentError(f"{url}: unknown option(s) {', '.join(options)}; known are namespace, max_payload")
+            raise InvalidArgumentError(
+                f"{url}: unknown option(s) {', '.join(options)}; known are namespace, max_payload"
+            )
         if not limit.isdecimal():
             raise InvalidArgumentError(f"{url}: max_payload must be a number of bytes, not {limit!r}")
         name = parts.netloc + parts.path

@@ -42,7 +42,7 @@ class MemoryPubSubDriver(PubSubDriver):
     def __init__(self, backend: "MemoryDriver") -> None:
         self._backend = backend
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102 - see PubSubDriver
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         self._backend.check_open()
         store = self._backend.store
         with store.lock:
@@ -50,7 +50,7 @@ class MemoryPubSubDriver(PubSubDriver):
                 for listener in store.listeners:
                     listener.offer(channel, body)
 
-    async def listen(self) -> "MemoryListener":  # noqa: D102
+    async def listen(self) -> "MemoryListener":
         self._backend.check_open()
         listener = MemoryListener(self._backend)
         with self._backend.store.lock:
@@ -86,7 +86,7 @@ class MemoryListener(Listener):
             self._queue.clear()
         self._ready.set()
 
-    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:  # noqa: D102 - see Listener
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         with self._backend.store.lock:
             for each in add:
                 (self._patterns if each.is_pattern else self._channels)[each.text] = each
@@ -95,7 +95,7 @@ class MemoryListener(Listener):
                 (self._patterns if each.is_pattern else self._channels).pop(each.text, None)
         self._ready.set()
 
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:  # noqa: D102
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         if not self._interrupted:
             await self._ready.wait(timeout)
         with self._backend.store.lock:
@@ -106,11 +106,11 @@ class MemoryListener(Listener):
             self._ready.clear()
         return arrived
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self._interrupted = True
         self._ready.set()
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         with self._backend.store.lock:
             if self in self._backend.store.listeners:
                 self._backend.store.listeners.remove(self)

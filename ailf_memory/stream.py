@@ -144,7 +144,7 @@ class MemoryStreamDriver(StreamDriver):
         state.version += 1
         self._store.ring()
 
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:  # noqa: D102 - see StreamDriver, here and below
+    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
         with self._store.lock:
             state = self._state(stream)
             now_ms = self._store.clock.now_ms()
@@ -152,7 +152,7 @@ class MemoryStreamDriver(StreamDriver):
             self._changed(state)
             return ids
 
-    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:  # noqa: D102
+    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         with self._store.lock:
             state = self._state(stream)
             low = self._position(state, start)
@@ -167,18 +167,18 @@ class MemoryStreamDriver(StreamDriver):
             return state.keys[-1] if state.keys else FIRST
         return _key(text)
 
-    async def last_id(self, stream: str) -> str:  # noqa: D102
+    async def last_id(self, stream: str) -> str:
         with self._store.lock:
             return _text(self._position(self._state(stream), LATEST))
 
-    async def delete(self, stream: str) -> None:  # noqa: D102
+    async def delete(self, stream: str) -> None:
         with self._store.lock:
             self._backend.check_open()
             state = self._store.streams.pop(stream, None)
             if state is not None:
                 self._changed(state)
 
-    async def open_group(self, stream: str, group: str, start: str) -> bool:  # noqa: D102
+    async def open_group(self, stream: str, group: str, start: str) -> bool:
         with self._store.lock:
             state = self._state(stream)
             position = self._position(state, start)
@@ -187,7 +187,7 @@ class MemoryStreamDriver(StreamDriver):
             state.groups[group] = _Group(position)
             return True
 
-    async def fetch(  # noqa: D102
+    async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, max_deliveries: int
     ) -> Fetched:
         with self._store.lock:
@@ -233,9 +233,7 @@ class MemoryStreamDriver(StreamDriver):
         record = state.record(key)
         group.letters += 1
         group.dead.append(
-            DeadLetter(
-                str(group.letters), record.id, record.body, dict(record.headers), reason, error, pending.attempt
-            )
+            DeadLetter(str(group.letters), record.id, record.body, dict(record.headers), reason, error, pending.attempt)
         )
 
     def _mine(self, group: _Group, receipt: Receipt) -> _Pending | None:
@@ -245,7 +243,7 @@ class MemoryStreamDriver(StreamDriver):
             return None
         return pending if pending.due_ms > self._store.clock.now_ms() else None
 
-    async def settle(  # noqa: D102
+    async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[bool]:
         with self._store.lock:
@@ -283,7 +281,7 @@ class MemoryStreamDriver(StreamDriver):
         group.pending[key].holder = None
         group.schedule(key, self._store.clock.now_ms() + round(delay * 1000))
 
-    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:  # noqa: D102
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         with self._store.lock:
             known = self._state(stream).groups.get(group)
             until_ms = self._store.clock.now_ms() + round(lease * 1000)
@@ -295,7 +293,7 @@ class MemoryStreamDriver(StreamDriver):
                 kept.append(mine)
             return kept
 
-    async def leave(self, stream: str, group: str, consumer: str) -> None:  # noqa: D102
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
         with self._store.lock:
             state = self._state(stream)
             known = state.groups.get(group)
@@ -306,7 +304,7 @@ class MemoryStreamDriver(StreamDriver):
                     self._release(known, key)
             self._changed(state)
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:  # noqa: D102
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         with self._store.lock:
             known = self._state(stream).groups.get(group)
             letters = [] if known is None else known.dead
@@ -314,7 +312,7 @@ class MemoryStreamDriver(StreamDriver):
                 raise InvalidArgumentError(f"{after!r} is not the id of a dead letter")
             return [each for each in letters if int(each.id) > int(after or 0)][:limit]
 
-    def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002, D102 - one bell serves all groups
+    def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - one bell serves all groups
         return MemoryWaiter(self._backend, stream)
 
 
@@ -328,7 +326,7 @@ class MemoryWaiter(Waiter):
         self._bell = backend.runtime.event()
         self._interrupted = False
 
-    async def wait(self, position: Any, timeout: float) -> None:  # noqa: D102 - see Waiter, here and below
+    async def wait(self, position: Any, timeout: float) -> None:
         self._store.on_change(self._bell.set)
         try:
             if not (self._interrupted or self._moved(position)):
@@ -347,9 +345,9 @@ class MemoryWaiter(Waiter):
                 return state.version != position
             return state.after(FIRST if position == EARLIEST else _key(position)) < len(state.keys)
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self._interrupted = True
         self._bell.set()
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         self.interrupt()

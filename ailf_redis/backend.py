@@ -14,13 +14,14 @@ from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
-from ailf_redis.connection import executor_for
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
+from ailf_redis.pool import BlockingExecutor
 from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
 from ailf_redis.replies import text
 from ailf_redis.settings import DEFAULT_URL, Settings
 from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
+from ailf_redis.wire import AsyncioExecutor
 
 __all__ = ["AsyncRedisBackend", "RedisBackend", "RedisDriver"]
 
@@ -41,10 +42,10 @@ class RedisDriver(BackendDriver):
         self.url = settings.url
         self.max_payload = settings.max_payload
         self.keys = Keys(settings.namespace)
-        self.executor = executor_for(settings, runtime)
+        self.executor = AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)
         self._raw: Any = None
 
-    async def ping(self) -> None:  # noqa: D102 - see BackendDriver, here and below
+    async def ping(self) -> None:
         (hello,) = await self.executor.call_many([("HELLO",)])
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
@@ -60,9 +61,11 @@ class RedisDriver(BackendDriver):
             raise self._too_old(version)
 
     def _too_old(self, version: str) -> UnsupportedError:
-        return UnsupportedError(f"the server at {self.url} is too old ({version}); ailf needs Redis 6.2, Valkey 7.2 or newer")
+        return UnsupportedError(
+            f"the server at {self.url} is too old ({version}); ailf needs Redis 6.2, Valkey 7.2 or newer"
+        )
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         await self.executor.close()
         raw, self._raw = self._raw, None
         if isinstance(raw, redis.Redis):
@@ -70,19 +73,19 @@ class RedisDriver(BackendDriver):
         elif raw is not None:
             await raw.aclose()
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self.executor.interrupt()
 
-    def twin(self, runtime: Runtime) -> "RedisDriver":  # noqa: D102
+    def twin(self, runtime: Runtime) -> "RedisDriver":
         return RedisDriver(self.settings, runtime)
 
-    def pubsub(self) -> RedisPubSubDriver:  # noqa: D102
+    def pubsub(self) -> RedisPubSubDriver:
         return RedisPubSubDriver(self)
 
-    def stream(self) -> RedisStreamDriver:  # noqa: D102
+    def stream(self) -> RedisStreamDriver:
         return RedisStreamDriver(self)
 
-    def unwrap(self, kind: type[Any]) -> Any:  # noqa: D102
+    def unwrap(self, kind: type[Any]) -> Any:
         raw = redis.asyncio.Redis if self.runtime.flavour == "asyncio" else redis.Redis
         if kind is not raw:
             return None

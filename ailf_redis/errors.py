@@ -23,6 +23,8 @@ class ScriptMissingError(BackendError):
 
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
 _LONGEST = 160
 
 
@@ -35,21 +37,29 @@ def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
         sent: Whether the request may have reached the server.
     """
     said = _said(error)
-    if isinstance(error, _REFUSED) or "ACL failure in script" in said or said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+    if isinstance(error, _REFUSED) or "ACL failure in script" in said or said.startswith(_DENIED):
         return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
     if isinstance(error, exceptions.BusyLoadingError) or said.startswith(_AWAY):
         return ConnectionLostError(f"{where} is not ready: {said}")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return BackendTimeoutError(f"{where} did not answer in time", maybe_applied=sent)
     if isinstance(error, exceptions.ConnectionError | OSError):
-        if sent:
-            return ConnectionLostError(f"the connection to {where} broke: {said}", maybe_applied=True)
-        return ConnectionLostError(f"can't reach {where}: {said}. Is the server running, and is the address right?")
+        return _broken(where, said, sent=sent)
+    return _refused(error, where, said)
+
+
+def _broken(where: str, said: str, *, sent: bool) -> BackendError:
+    if sent:
+        return ConnectionLostError(f"the connection to {where} broke: {said}", maybe_applied=True)
+    return ConnectionLostError(f"can't reach {where}: {said}. Is the server running, and is the address right?")
+
+
+def _refused(error: Exception, where: str, said: str) -> BackendError:
     if isinstance(error, exceptions.NoScriptError):
         return ScriptMissingError(f"{where} doesn't know the script")
     if isinstance(error, exceptions.OutOfMemoryError) or said.startswith("OOM"):
         return BackendFullError(f"{where} has no memory left (maxmemory): {said}")
-    if isinstance(error, exceptions.ReadOnlyError) or said.startswith(("READONLY", "MISCONF", "NOREPLICAS")):
+    if isinstance(error, exceptions.ReadOnlyError) or said.startswith(_READ_ONLY):
         return BackendReadOnlyError(f"{where} can't write: {said}")
     return BackendError(f"{where} refused the request: {said}")
 

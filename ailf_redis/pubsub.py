@@ -52,7 +52,7 @@ class RedisPubSubDriver(PubSubDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:  # noqa: D102 - see PubSubDriver
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         replies = await self._executor.call_many(
             [("PUBLISH", self._keys.channel(channel), body) for channel, body in messages]
         )
@@ -60,7 +60,7 @@ class RedisPubSubDriver(PubSubDriver):
             if isinstance(reply, Exception):
                 raise mapped(reply, self._executor.where, sent=True)
 
-    async def listen(self) -> "RedisListener":  # noqa: D102
+    async def listen(self) -> "RedisListener":
         return RedisListener(await self._executor.link(), self._executor, self._keys)
 
 
@@ -78,7 +78,7 @@ class RedisListener(Listener):
         self._heard = time.monotonic()
         self._pinged = False
 
-    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:  # noqa: D102 - see Listener
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         commands: list[list[str]] = []
         for verb, filters in (("", add), ("UN", drop)):
             for kind, is_pattern in (("SUBSCRIBE", False), ("PSUBSCRIBE", True)):
@@ -94,7 +94,7 @@ class RedisListener(Listener):
     def _wire_name(self, each: Filter) -> str:
         return self._keys.pattern(each.text) if each.is_pattern else self._keys.channel(each.text)
 
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:  # noqa: D102
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         replies = await self._link.receive(timeout)
         if not replies:
             await self._check_alive()
@@ -141,8 +141,8 @@ class RedisListener(Listener):
                 self._asked.popleft()
         return [Confirmed(confirmed)]
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self._link.interrupt()
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         await self._link.close()

@@ -57,7 +57,7 @@ def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     """Return what ``fetch.lua`` says."""
     claims, dead, reset, last, ring, next_due = reply
     return Fetched(
-        claims=[_claim(*claim, consumer) for claim in claims],
+        claims=[_claim(consumer, *claim) for claim in claims],
         dead=[text(each) for each in dead],
         position=(text(last), text(ring)) if last else None,
         next_due=None if next_due < 0 else next_due / 1000,
@@ -65,7 +65,7 @@ def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     )
 
 
-def _claim(entry_id: bytes, fields: Sequence[bytes], grant: int, attempt: int, consumer: str) -> Claim:
+def _claim(consumer: str, entry_id: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
     record = as_record(entry_id, fields)
     return Claim(record, Receipt(record.id, consumer, grant), attempt)
 

@@ -55,7 +55,9 @@ def _start(position: str) -> str:
     if position == EARLIEST:
         return "0"
     if _ID.fullmatch(position) is None:
-        raise InvalidArgumentError(f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST")
+        raise InvalidArgumentError(
+            f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
+        )
     return position
 
 
@@ -67,7 +69,7 @@ class RedisStreamDriver(StreamDriver):
         self._keys = backend.keys
         self._swept: dict[tuple[str, str], float] = {}
 
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:  # noqa: D102 - see StreamDriver, here and below
+    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
         key = self._keys.stream(stream)
         replies = await self._executor.call_many(
             [("XADD", key, "*", *entry_fields(body, headers)) for body, headers in entries]
@@ -78,21 +80,21 @@ class RedisStreamDriver(StreamDriver):
                 raise type(error)(f"{error} (entry {done + 1} of {len(entries)})") from reply
         return [text(reply) for reply in replies]
 
-    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:  # noqa: D102
+    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
         high = "+" if end == LATEST else _start(end)
         key = self._keys.stream(stream)
         entries = await self._executor.call("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
         return [as_record(*entry) for entry in entries]
 
-    async def last_id(self, stream: str) -> str:  # noqa: D102
+    async def last_id(self, stream: str) -> str:
         entries = await self._executor.call("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
         return text(entries[0][0]) if entries else "0-0"
 
-    async def delete(self, stream: str) -> None:  # noqa: D102
+    async def delete(self, stream: str) -> None:
         await DELETE.run(self._executor, [self._keys.stream(stream)], self._keys.helper_prefixes(stream))
 
-    async def open_group(self, stream: str, group: str, start: str) -> bool:  # noqa: D102
+    async def open_group(self, stream: str, group: str, start: str) -> bool:
         position = "$" if start == LATEST else _start(start)
         command = ("XGROUP", "CREATE", self._keys.stream(stream), group, position, "MKSTREAM")
         (reply,) = await self._executor.call_many([command])
@@ -102,14 +104,12 @@ class RedisStreamDriver(StreamDriver):
             raise mapped(reply, self._executor.where, sent=True)
         return True
 
-    async def fetch(  # noqa: D102
+    async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, max_deliveries: int
     ) -> Fetched:
         keys = self._keys.group(stream, group)
         arguments = (group, consumer, count, _milliseconds(lease), max_deliveries, self._sweeps(stream, group, lease))
-        reply = await FETCH.run(
-            self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments
-        )
+        reply = await FETCH.run(self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments)
         return as_fetched(reply, consumer)
 
     def _sweeps(self, stream: str, group: str, lease: float) -> int:
@@ -120,7 +120,7 @@ class RedisStreamDriver(StreamDriver):
         self._swept[stream, group] = now + lease
         return 1
 
-    async def settle(  # noqa: D102
+    async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[bool]:
         keys = self._keys.group(stream, group)
@@ -128,12 +128,10 @@ class RedisStreamDriver(StreamDriver):
         for each in settlements:
             arguments += (each.receipt.id, each.receipt.consumer, each.receipt.grant)
             arguments += (each.action.value, _milliseconds(each.delay), each.reason, each.error)
-        reply = await SETTLE.run(
-            self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments
-        )
+        reply = await SETTLE.run(self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments)
         return [bool(done) for done in reply]
 
-    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:  # noqa: D102
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         keys = self._keys.group(stream, group)
         arguments: list[Any] = [group, _milliseconds(lease)]
         for each in receipts:
@@ -141,17 +139,17 @@ class RedisStreamDriver(StreamDriver):
         reply = await EXTEND.run(self._executor, [keys.stream, keys.due], arguments)
         return [bool(kept) for kept in reply]
 
-    async def leave(self, stream: str, group: str, consumer: str) -> None:  # noqa: D102
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
         keys = self._keys.group(stream, group)
         await LEAVE.run(self._executor, [keys.stream, keys.due, keys.notes, keys.bell], [group, consumer])
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:  # noqa: D102
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
         letters = await self._executor.call("XRANGE", key, low, "+", "COUNT", limit)
         return [as_dead_letter(*letter) for letter in letters]
 
-    def waiter(self, stream: str, group: str | None) -> "RedisWaiter":  # noqa: D102
+    def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         bell = None if group is None else self._keys.group(stream, group).bell
         return RedisWaiter(self._executor, self._keys, stream, bell)
 
@@ -169,7 +167,7 @@ class RedisWaiter(Waiter):
         self._link: Link | None = None
         self._interrupted = False
 
-    async def wait(self, position: Any, timeout: float) -> None:  # noqa: D102 - see Waiter, here and below
+    async def wait(self, position: Any, timeout: float) -> None:
         if self._interrupted:
             return
         command = self._command(position, timeout)
@@ -202,13 +200,13 @@ class RedisWaiter(Waiter):
             ids.append(ring)
         return ["XREAD", "COUNT", 1, "BLOCK", max(1, _milliseconds(timeout)), "STREAMS", *keys, *ids]
 
-    def interrupt(self) -> None:  # noqa: D102
+    def interrupt(self) -> None:
         self._interrupted = True
         link = self._link
         if link is not None:
             link.interrupt()
 
-    async def close(self) -> None:  # noqa: D102
+    async def close(self) -> None:
         self._interrupted = True
         await self._drop()
 
