@@ -23,8 +23,9 @@ from ailf.errors import (
 )
 from ailf.group import AsyncGroup, Group
 from ailf.hookspecs import hookimpl
-from ailf.pubsub import AsyncPubSub, AsyncSubscription, PubSub, Subscription
+from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.stream import AsyncStream, Stream
+from ailf.subscription import AsyncSubscription, Subscription
 from ailf.values import EARLIEST, LATEST, Backoff, DeadLetter, Entry, Gap, GroupReset, Message, Overflow
 
 __all__ = [

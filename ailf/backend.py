@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError
-from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
+from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.registry import plugin_for
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
+from ailf.subscription import ErrorHook
 
 __all__ = ["AsyncBackend", "Backend", "connect", "connect_async"]
 
@@ -21,7 +22,7 @@ DEFAULT_URL = "memory://"
 
 
 def connect(url: str | None = None) -> "Backend":
-    """Open the backend of a URL, and check that it answers.
+    """Open a backend by URL, and check that it answers.
 
     Arguments:
         url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
@@ -44,9 +45,9 @@ def connect(url: str | None = None) -> "Backend":
 
 
 def connect_async(url: str | None = None) -> "AsyncBackend":
-    """Return the backend that a URL names, to be entered: ``async with connect_async(url) as backend``.
+    """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
 
-    It can be awaited instead: ``backend = await connect_async(url)``. Either checks that it answers, with the errors
+    It can be awaited instead: ``backend = await ailf.connect_async(…)``. Either checks that it answers, with the errors
     of `connect`.
 
     Raises:

@@ -4,6 +4,7 @@ Callers wait on the local buffer, never on the backend: a cancelled caller leave
 goes to the next caller or, on close, back to the group (S6).
 """
 
+import functools
 import logging
 import os
 import secrets
@@ -73,7 +74,8 @@ class ConsumerFlow:
                 left = SLICE if until is None else until - now()
                 if left <= 0 and timeout != 0:
                     return None
-                await self._fetching.join(lambda: self._fill(min(SLICE, max(left, 0.0))), left if until else None)
+                patience = min(SLICE, max(left, 0.0))
+                await self._fetching.join(functools.partial(self._fill, patience), None if until is None else left)
                 if timeout == 0 and not self._buffer:
                     return None
 
@@ -107,7 +109,7 @@ class ConsumerFlow:
             try:
                 data, headers = self.group.payloads.unpack(record.body, record.headers, foreign=record.foreign)
             except DecodeError as error:
-                log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)
+                log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)  # noqa: TRY400 - said whole
                 undecodable.append(Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error)))
                 continue
             hold = Hold(

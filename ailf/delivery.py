@@ -88,6 +88,7 @@ class Parcel:
         return False
 
     def lost_error(self, asked: str) -> LeaseLostError:
+        """Return what to raise when its lease turns out to have ended."""
         return LeaseLostError(
             f"{asked} of {self}: its lease has ended, so somebody else may have it; nothing was changed. "
             "Handlers that take longer than the lease need the process to stay alive to renew it"
@@ -95,7 +96,7 @@ class Parcel:
 
     def __str__(self) -> str:
         group = self.consumer.group
-        return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of group {group.name!r}, stream {group.stream!r}"
+        return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of {group}"
 
 
 class _Shown(Generic[T_co]):

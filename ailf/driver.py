@@ -4,7 +4,7 @@ A driver never retries, never calls user code, and never waits longer than the `
 second) or than the deadline of one request. Everything a user sees is written once, above it. It is bound to a
 `Runtime` when it is made: its ``async def`` methods suspend only on asyncio.
 
-Clauses say *must* and *may*; the ids in brackets are those of the contract, whose suite (``contract_tests``) checks them.
+Clauses say *must* and *may*; the ids in brackets are those of the contract, which ``contract_tests`` checks.
 
 Errors: whatever a client library raises *must* be mapped to the tree of `ailf.errors`, with the original as
 ``__cause__``. A `ConnectionLostError` or `BackendTimeoutError` *must* have ``maybe_applied=True`` when the request was
@@ -124,7 +124,7 @@ class Filter:
 
 @attrs.frozen
 class Frame:
-    """A body that arrived on a channel because of this filter. One that matches several filters arrives once for each."""
+    """A body that arrived on a channel because of this filter; one that matches several arrives once for each."""
 
     filter: Filter
     channel: str
@@ -297,7 +297,7 @@ class StreamDriver(ABC):
 
     @abstractmethod
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
-        """Return the entries from ``start`` to ``end`` inclusive, in order, at most ``limit``; no group is touched (S17).
+        """Return the entries from ``start`` to ``end`` inclusive, in order, at most ``limit``; touch no group (S17).
 
         ``start`` and ``end`` are ids, EARLIEST or LATEST; with ``after`` the entry ``start`` itself is left out.
 
@@ -340,7 +340,7 @@ class StreamDriver(ABC):
 
     @abstractmethod
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        """Let leases end ``lease`` seconds from now; for each, False where it has ended, and then nothing changes (S4)."""
+        """Let leases end ``lease`` seconds from now; for each, False where it had ended, and nothing changed (S4)."""
 
     @abstractmethod
     async def leave(self, stream: str, group: str, consumer: str) -> None:

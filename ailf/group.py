@@ -65,9 +65,10 @@ class GroupFlow:
         self.stream = stream
         self.name = check_name("group", name)
         self.options = options
-        self.workers: set["Worker"] = set()
+        self.workers: set[Worker] = set()
 
     def stop(self) -> None:
+        """End every `process` under way gently."""
         for worker in tuple(self.workers):
             worker.stop()
 
@@ -75,6 +76,7 @@ class GroupFlow:
         return f"group {self.name!r} of stream {self.stream!r}"
 
     async def open(self) -> bool:
+        """Make the group; return False where it exists."""
         start = self.options.start
         return await self.engine.call(f"open {self}", self.driver.open_group, self.stream, self.name, start, again=True)
 
@@ -102,6 +104,7 @@ class GroupFlow:
             raise unknown from unknown.__cause__
 
     async def extend(self, receipt: Receipt, lease: float) -> bool:
+        """Let a lease end so many seconds from now; return whether it still held."""
         what = f"extend a lease of {self}"
         kept = await self.engine.call(
             what, self.driver.extend, self.stream, self.name, [receipt], again=True, lease=lease
@@ -118,6 +121,7 @@ class GroupFlow:
             log.exception("%s: the hook for events failed", self)
 
     async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
+        """Return a page of dead letters."""
         what = f"list the dead letters of {self}"
         return await self.engine.call(
             what, self.driver.dead_letters, self.stream, self.name, after, check_count("limit", limit), again=True

@@ -90,7 +90,8 @@ def _load_problem(entry: EntryPoint, error: Exception) -> str:
     if missing:
         return f"{entry.name}:// needs a package that is not installed; run: {_pip()} install 'ailf[{extra}]'"
     package = entry.dist.name if entry.dist else "an unknown distribution"
-    return f"the backend for {entry.name}:// ({entry.value}, from {package}) can't be loaded: {type(error).__name__}: {error}"
+    what = f"the backend for {entry.name}:// ({entry.value}, from {package})"
+    return f"{what} can't be loaded: {type(error).__name__}: {error}"
 
 
 def _pip() -> str:

@@ -1,8 +1,8 @@
 """Keeps leases alive from one daemon thread per backend, whatever the event loop or a handler does.
 
 The thread starts with the first lease that needs it and ends when it finds none. It has a driver of its own, bound to
-the thread runtime, so it works while an event loop is blocked. A lease is extended after a third of its time; errors are
-tried again for as long as the lease allows; and a lease that can't be confirmed in time is marked lost by this
+the thread runtime, so it works while an event loop is blocked. A lease is extended after a third of its time, errors
+are tried again for as long as the lease allows, and a lease that can't be confirmed in time is marked lost by this
 process's own clock, counted from before the request was sent.
 """
 

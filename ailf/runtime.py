@@ -68,7 +68,7 @@ class Flight(ABC):
 
     @abstractmethod
     async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        """Start the flow, or wait for the one under way, for so many seconds at most (a thread's own flow bounds itself).
+        """Start the flow, or wait for the one under way, for so many seconds (a thread's own flow bounds itself).
 
         A cancelled caller leaves it running.
         """
@@ -115,7 +115,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def guard(self) -> contextlib.AbstractContextManager[object]:
-        """Make a lock that keeps a few lines whole: from other threads, or, on asyncio, up to their first suspension."""
+        """Make a lock that keeps a few lines whole against other threads; on asyncio up to their first suspension."""
 
     @abstractmethod
     def spawn(self, flow: Flow, *, name: str) -> Task:

@@ -168,27 +168,32 @@ class RedisWaiter(Waiter):
         self._interrupted = False
 
     async def wait(self, position: Any, timeout: float) -> None:
-        if self._interrupted:
-            return
-        command = self._command(position, timeout)
         try:
-            if self._link is None:
-                self._link = await self._executor.link()
-            await self._link.send([command])
-            replies = [] if self._interrupted else await self._link.receive(timeout + self.MARGIN)
+            replies = await self._exchange(self._command(position, timeout), timeout + self.MARGIN)
         except (BackendError, ClosedError):
             await self._drop()
-            if not self._interrupted:
-                raise
+            if self._interrupted:
+                return
+            raise
         except BaseException:  # cancelled: the answer still comes, to nobody
             await self._drop()
             raise
-        else:
-            if replies and isinstance(replies[0], Exception):
-                raise mapped(replies[0], self._executor.where, sent=True)
-            if not replies and not self._interrupted:
-                await self._drop()
-                raise BackendTimeoutError(f"{self._executor.where} did not answer in time", maybe_applied=True)
+        if replies and isinstance(replies[0], Exception):
+            raise mapped(replies[0], self._executor.where, sent=True)
+
+    async def _exchange(self, command: list[Any], timeout: float) -> list[Any]:
+        if self._interrupted:
+            return []
+        link = self._link
+        if link is None:
+            link = self._link = await self._executor.link()
+        await link.send([command])
+        if self._interrupted:  # between the look above and the link's being there to be interrupted
+            raise ClosedError("interrupted")
+        replies = await link.receive(timeout)
+        if not replies:
+            raise BackendTimeoutError(f"{self._executor.where} did not answer in time", maybe_applied=True)
+        return replies
 
     def _command(self, position: Any, timeout: float) -> list[Any]:
         last, ring = (position, None) if isinstance(position, str) else position

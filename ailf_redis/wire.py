@@ -20,7 +20,7 @@ __all__ = ["AsyncioExecutor"]
 async def _connect(settings: Settings) -> Any:
     kinds = {True: aredis.SSLConnection, False: aredis.Connection}
     kind = aredis.UnixDomainSocketConnection if settings.path is not None else kinds[settings.tls]
-    connection = kind(**settings.connection_options())
+    connection: Any = kind(**settings.connection_options())
     try:
         await connection.connect()
     except BaseException:

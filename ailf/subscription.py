@@ -1,0 +1,283 @@
+"""Listening: the flow under `PubSub`, and `Subscription` and `AsyncSubscription`, the two faces of one inbox."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from ailf.checks import check_count, check_name
+from ailf.codecs import Payloads, open_envelope, seal_envelope
+from ailf.driver import Capability, Filter, Frame
+from ailf.engine import Engine
+from ailf.errors import DecodeError, InvalidArgumentError
+from ailf.hub import Inbox
+from ailf.patterns import matches
+from ailf.runtime import run
+from ailf.values import Gap, Message, Overflow
+
+__all__ = ["BUFFER", "AsyncSubscription", "ErrorHook", "Handler", "PubSubFlow", "Subscription"]
+
+T = TypeVar("T")
+Handler = Callable[[Message[Any]], Any]
+ErrorHook = Callable[[Exception, Message[bytes]], Any]
+"""Called with what went wrong and the message as it arrived: its channel, its headers and its raw bytes."""
+
+log = logging.getLogger("ailf.pubsub")
+
+BUFFER = 1024
+"""How many messages a subscription holds unless told otherwise."""
+
+
+class PubSubFlow:
+    """The one text of both flavours."""
+
+    def __init__(self, engine: Engine, type_: Any, on_error: ErrorHook | None) -> None:
+        engine.require(Capability.PUBSUB, "pub/sub")
+        self.engine = engine
+        self.payloads = Payloads("a message", type_, engine.driver.max_payload)
+        self.errors = 0
+        self._on_error = on_error
+        self._driver = engine.driver.pubsub()
+        self._handlers: dict[Filter, list[Handler]] = {}
+        self._inbox: Inbox | None = None
+
+    # --- publishing ----------------------------------------------------------------------------------------------
+
+    async def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> None:
+        await self._send(f"publish on channel {channel!r}", [(channel, data)], headers)
+
+    async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
+        listed = list(messages)
+        if listed:
+            await self._send(f"publish {len(listed)} messages", listed, headers)
+
+    async def _send(self, what: str, messages: Sequence[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
+        sealed = []
+        for channel, data in messages:
+            check_name("channel", channel)
+            sealed.append((channel, seal_envelope(*self.payloads.pack(data, headers))))
+        await self.engine.call(what, self._driver.publish, sealed, again=False)
+
+    # --- receiving -----------------------------------------------------------------------------------------------
+
+    def filters(self, channels: Iterable[str], patterns: str | Sequence[str] | None) -> list[Filter]:
+        chosen = [Filter(check_name("channel", each)) for each in channels]
+        if patterns:
+            self.engine.require(Capability.PATTERNS, "patterns of channels")
+            listed = [patterns] if isinstance(patterns, str) else patterns
+            chosen += [Filter(check_name("pattern", each), is_pattern=True) for each in listed]
+        if not chosen:
+            raise InvalidArgumentError("name at least one channel, or a pattern, to listen to")
+        return chosen
+
+    async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> Inbox:
+        hub = self.engine.hub
+        inbox = hub.inbox(size=size, overflow=overflow)
+        try:
+            await hub.add(inbox, filters)
+        except BaseException:
+            await hub.remove(inbox)
+            raise
+        return inbox
+
+    async def next(self, inbox: Inbox, timeout: float | None = None) -> Message[Any] | Gap | None:
+        """Return the next message that can be decoded, or gap; None at the end or after so many seconds."""
+        while True:
+            item = await inbox.get(timeout)
+            if not isinstance(item, Frame):
+                return item
+            message = await self._decode(item)
+            if message is not None:
+                return message
+
+    async def _decode(self, frame: Frame) -> Message[Any] | None:
+        raw = Message(frame.channel, frame.body)
+        try:
+            body, headers = open_envelope(frame.body)
+            raw = Message(frame.channel, body, headers)
+            data, shown = self.payloads.unpack(body, headers)
+        except DecodeError as error:
+            await self._failed("a message that can't be decoded", error, raw)
+            return None
+        return Message(frame.channel, data, shown)
+
+    async def _failed(self, what: str, error: Exception, raw: Message[bytes]) -> None:
+        self.errors += 1
+        log.error("channel %r: %s: %r", raw.channel, what, error, exc_info=error)
+        if self._on_error is None:
+            return
+        try:
+            await self.engine.runtime.call(self._on_error, error, raw)
+        except Exception:
+            log.exception("channel %r: the error hook failed", raw.channel)
+
+    # --- handlers ------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, channel: str, handler: Handler, *, pattern: bool) -> None:
+        self.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
+        (wanted,) = self.filters((), channel) if pattern else self.filters((channel,), None)
+        handlers = self._handlers.setdefault(wanted, [])
+        handlers.append(handler)  # before the first message can come
+        try:
+            if self._inbox is None or self._inbox.ended:
+                self._inbox = await self.open((wanted,), BUFFER, Overflow.DROP_OLDEST)
+            else:
+                await self.engine.hub.add(self._inbox, (wanted,))
+        except BaseException:
+            handlers.remove(handler)
+            raise
+
+    async def unsubscribe(self, channel: str, *, pattern: bool) -> None:
+        unwanted = Filter(channel, is_pattern=pattern)
+        self._handlers.pop(unwanted, None)
+        if self._inbox is not None:
+            await self.engine.hub.drop(self._inbox, (unwanted,))
+
+    async def run(self) -> None:
+        inbox = self._inbox
+        if inbox is None:
+            raise InvalidArgumentError("nothing to run: subscribe(channel, handler) first")
+        while (item := await inbox.get()) is not None:
+            if isinstance(item, Gap):
+                log.warning("messages may be missing: %s", item.reason)
+            elif (message := await self._decode(item)) is not None:
+                await self._handle(message, item)
+
+    async def _handle(self, message: Message[Any], frame: Frame) -> None:
+        for wanted, handlers in tuple(self._handlers.items()):
+            fits = matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
+            for handler in tuple(handlers) if fits else ():
+                try:
+                    await self.engine.runtime.call(handler, message)
+                except Exception as error:  # noqa: BLE001 - one handler's error harms nobody else (P8)
+                    raw = Message(frame.channel, frame.body, message.headers)
+                    await self._failed(f"handler {getattr(handler, '__qualname__', handler)} failed", error, raw)
+
+    def stop(self) -> None:
+        if self._inbox is not None:
+            self._inbox.end()
+
+    async def close(self) -> None:
+        inbox, self._inbox = self._inbox, None
+        self._handlers.clear()
+        if inbox is not None:
+            inbox.end()
+            if not self.engine.closed:
+                await self.engine.hub.remove(inbox)
+
+
+class _Subscribed:
+    """What both faces of a subscription share: the inbox, once it is open."""
+
+    def __init__(self, flow: PubSubFlow, filters: list[Filter], size: int, overflow: Overflow) -> None:
+        self._flow = flow
+        self._filters = filters
+        self._size = check_count("buffer", size)
+        self._overflow = overflow
+        self._inbox: Inbox | None = None
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because the buffer was full."""
+        return self._opened.dropped
+
+    @property
+    def dropped_bytes(self) -> int:
+        """The size of the dropped messages, in bytes."""
+        return self._opened.dropped_bytes
+
+    @property
+    def _opened(self) -> Inbox:
+        if self._inbox is None:
+            raise InvalidArgumentError("a subscription must be entered first: `with pubsub.listen(…) as subscription`")
+        return self._inbox
+
+    async def _enter(self) -> None:
+        if self._inbox is None:
+            self._inbox = await self._flow.open(self._filters, self._size, self._overflow)
+
+    async def _leave(self) -> None:
+        if self._inbox is not None:
+            self._inbox.end()
+            if not self._flow.engine.closed:
+                await self._flow.engine.hub.remove(self._inbox)
+
+
+class Subscription(_Subscribed, Generic[T]):
+    """What `PubSub.listen` returns: a context manager, and an iterator of `Message` and `Gap`.
+
+    On entry it is confirmed: what is published afterwards arrives, or is counted as dropped, or lies in a `Gap`.
+    """
+
+    def __enter__(self) -> Self:
+        """Subscribe, and return when the backend has confirmed it."""
+        run(self._enter())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    def __iter__(self) -> Iterator[Message[T] | Gap]:
+        """Iterate until it is closed."""
+        return self
+
+    def __next__(self) -> Message[T] | Gap:
+        """Wait for the next message or gap.
+
+        Raises:
+            ClosedError: The backend was closed, or the buffer was full and the policy is CLOSE.
+        """
+        item = run(self._flow.next(self._opened))
+        if item is None:
+            raise StopIteration
+        return item
+
+    def get(self, timeout: float | None = None) -> Message[T] | Gap | None:
+        """Return the next message or gap; None after so many seconds, or when it is closed."""
+        return run(self._flow.next(self._opened, timeout))
+
+    def close(self) -> None:
+        """End it, from any thread; who iterates over it comes to the end."""
+        run(self._leave())
+
+
+class AsyncSubscription(_Subscribed, Generic[T]):
+    """What `AsyncPubSub.listen` returns: a context manager, and an iterator of `Message` and `Gap`.
+
+    On entry it is confirmed: what is published afterwards arrives, or is counted as dropped, or lies in a `Gap`.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Subscribe, and return when the backend has confirmed it."""
+        await self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Message[T] | Gap]:
+        """Iterate until it is closed."""
+        return self
+
+    async def __anext__(self) -> Message[T] | Gap:
+        """Wait for the next message or gap.
+
+        Raises:
+            ClosedError: The backend was closed, or the buffer was full and the policy is CLOSE.
+        """
+        item = await self._flow.next(self._opened)
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    async def get(self, timeout: float | None = None) -> Message[T] | Gap | None:
+        """Return the next message or gap; None after so many seconds, or when it is closed."""
+        return await self._flow.next(self._opened, timeout)
+
+    async def aclose(self) -> None:
+        """End it; who iterates over it comes to the end."""
+        await self._leave()
