@@ -35,6 +35,16 @@ class _Interest:
     confirmed: Event
     inboxes: list["Inbox"] = attrs.field(factory=list)
     error: Exception | None = None
+    established: bool = False
+
+
+@attrs.define
+class _Outage:
+    """An interruption that is not over: it is when every filter is confirmed again."""
+
+    cause: str
+    since: float
+    awaiting: set[Filter] = attrs.field(factory=set)
 
 
 class Inbox:
@@ -147,6 +157,7 @@ class Hub:
         self._reader: Task | None = None
         self._stopping = self._runtime.event()
         self._closed = False
+        self._outage: _Outage | None = None
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
 
@@ -209,6 +220,8 @@ class Hub:
             if not interest.inboxes:
                 del self._interests[each]
                 unwanted.append(each)
+                if self._outage is not None:
+                    self._outage.awaiting.discard(each)
         return unwanted
 
     async def _change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
@@ -253,14 +266,15 @@ class Hub:
                     await self._recover(error)
 
     async def _recover(self, cause: Exception) -> None:
-        """Come back on a new connection, ask for everything again, and tell every subscription."""
-        since = self._runtime.now()
+        """Come back on a new connection and ask for everything again."""
         log.warning("subscriptions interrupted, reconnecting: %s", cause)
+        if self._outage is None:
+            self._outage = _Outage(str(cause), self._runtime.now())
         tries = 0
         while not await self._stopping.wait(_BACKOFF[min(tries, len(_BACKOFF) - 1)]):
             tries += 1
             try:
-                await self._reconnect()
+                await self._reconnect(self._outage)
             except ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - see _read
@@ -269,23 +283,26 @@ class Hub:
                 if isinstance(error, PermissionDeniedError):
                     self._refuse_all(error)
             else:
-                self._announce(Gap(str(cause), self._runtime.now() - since))
                 return
 
-    async def _reconnect(self) -> None:
+    async def _reconnect(self, outage: _Outage) -> None:
         if self._listener is not None:
             await self._listener.close()
         listener = await self._driver.pubsub().listen()
         with self._guard:
             self._listener = listener
+            outage.awaiting = set(self._interests)
             for interest in self._interests.values():
                 interest.confirmed.clear()
             await listener.change(tuple(self._interests), ())
 
-    def _announce(self, gap: Gap) -> None:
+    def _announce(self, outage: _Outage) -> None:
+        """Tell every subscription that it may have missed something."""
+        self._outage = None
+        gap = Gap(outage.cause, self._runtime.now() - outage.since)
         log.warning("subscriptions are back after %.2f s", gap.seconds)
         for inbox in tuple(self._inboxes):
-            if inbox.filters:
+            if any(self._interests[each].established for each in tuple(inbox.filters) if each in self._interests):
                 inbox.put(gap)
 
     def _refuse_all(self, error: Exception) -> None:
@@ -294,6 +311,11 @@ class Hub:
             interest.confirmed.set()
 
     def _dispatch(self, event: Frame | Confirmed | Refused) -> None:
+        outage = self._outage
+        if outage is not None:
+            outage.awaiting.discard(event.filter)
+            if isinstance(event, Frame) or not outage.awaiting:  # the gap comes before the first message after it
+                self._announce(outage)
         interest = self._interests.get(event.filter)
         if interest is None:
             return
@@ -301,12 +323,18 @@ class Hub:
             for inbox in tuple(interest.inboxes):
                 if inbox.wants(event):
                     inbox.put(event)
-            return
-        if isinstance(event, Refused):
-            interest.error = event.error
-            for inbox in tuple(interest.inboxes):
-                if interest.confirmed.is_set():
-                    inbox.end(event.error)
+        elif isinstance(event, Confirmed):
+            interest.error, interest.established = None, True
+            interest.confirmed.set()
+        else:
+            self._refuse(interest, event.error)
+
+    def _refuse(self, interest: _Interest, error: Exception) -> None:
+        """Who asks for it now gets the error; who had it before comes to an end with it."""
+        interest.error = error
+        for inbox in tuple(interest.inboxes):
+            if interest.established:
+                inbox.end(error)
         interest.confirmed.set()
 
     async def close(self) -> None:

@@ -1,0 +1,207 @@
+"""Bad input and refusals: a clear error that names what to do, and everything else flows on."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import ailf
+from ailf.errors import (
+    BackendError,
+    BackendFullError,
+    BackendReadOnlyError,
+    ConnectionLostError,
+    EncodeError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnsupportedError,
+)
+from tests.servers import NewServer, Server
+
+ODD_NAMES = ["a{b}c", "{}", "}{", "two words", "star*[x]?", "emoji 🦊", "a:b:due:g", "%7b", "new\nline", "\x00nul", "}"]
+
+
+def test_wrong_password(new_server: NewServer) -> None:
+    """B1: a wrong password fails at once and is in no message."""
+    server = new_server(password="right")
+    url = f"redis://:wrong@127.0.0.1:{server.port}/0"
+    with pytest.raises(PermissionDeniedError, match="Check the user, the password") as caught:
+        ailf.connect(url)
+    assert "wrong@" not in str(caught.value)
+    assert f"redis://127.0.0.1:{server.port}/0" in str(caught.value)
+    with pytest.raises(PermissionDeniedError):
+        ailf.connect(f"redis://127.0.0.1:{server.port}/0")
+    with ailf.connect(server.url) as backend:
+        assert "right" not in repr(backend)
+
+
+def test_server_down() -> None:
+    """B1: a server that is down is an error that says so, on both flavours."""
+    with pytest.raises(ConnectionLostError, match=r"can't reach redis://127\.0\.0\.1:1/0"):
+        ailf.connect("redis://127.0.0.1:1/0")
+
+    async def main() -> None:
+        with pytest.raises(ConnectionLostError, match=r"can't reach redis://127\.0\.0\.1:1/0"):
+            await ailf.connect_async("redis://127.0.0.1:1/0")
+
+    asyncio.run(main())
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[int]:
+    """A server that gives one answer to everything; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                while connection.recv(1000):
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"-ERR unknown command `HELLO`, with args beginning with: \r\n",
+        b"-ERR wrong number of arguments for 'hello' command\r\n",
+        b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n6.0.16\r\n",
+    ],
+)
+def test_too_old(reply: bytes) -> None:
+    """B1: a server before 6.2 is refused when it is opened."""
+    with answering(reply) as port, pytest.raises(UnsupportedError, match="too old"):
+        ailf.connect(f"redis://127.0.0.1:{port}/0")
+
+
+def test_payloads_that_have_no_json_form(any_server: Server, namespace: str) -> None:
+    """A payload that can't be encoded is refused before anything is sent."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        with pytest.raises(EncodeError, match="stream 's': a payload of type object"):
+            stream.add(object())
+        with pytest.raises(EncodeError):
+            backend.stream("s", type=bytes).add("text")  # type: ignore[arg-type] - that is the point
+        with pytest.raises(InvalidArgumentError, match="max_payload"):
+            stream.add("x" * (1024 * 1024))
+        assert stream.read() == []
+
+
+def test_an_undecodable_entry_is_quarantined(server: Server, namespace: str) -> None:
+    """S13: entries that raw XADD wrote and nobody can decode become dead letters, whole, and the rest flows."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        key = f"{{{namespace}:stream:s}}"
+        admin.xadd(key, {"ailf.body": b"{not json"})
+        admin.xadd(key, {"x": b"\xff\xfe"})
+        admin.xadd(key, {"ailf.body": b"1", "ailf.headers": b"[]"})
+        admin.xadd(key, {"plain": "text", "n": "1"})
+        stream.add("ours")
+        group = stream.group("g")
+        with group.consumer(prefetch=10) as consumer:
+            first, second = consumer.get(5), consumer.get(5)
+            assert first is not None
+            assert second is not None
+            assert (first.data, second.data) == ({"plain": "text", "n": "1"}, "ours")
+            first.ack()
+            second.ack()
+        letters = group.dead_letters.list()
+        assert [letter.reason for letter in letters] == ["undecodable"] * 3
+        assert letters[0].body == b"{not json"
+        assert admin.xpending(key, "g")["pending"] == 0
+
+
+def test_an_entry_of_very_many_fields_stops_nobody(server: Server, namespace: str) -> None:
+    """S13: a foreign entry with more fields than Lua can unpack is rejected like any other."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        admin.xadd(f"{{{namespace}:stream:s}}", {f"field-{number}": b"\xff" for number in range(9000)})
+        stream = backend.stream("s")
+        stream.add("behind it")
+        group = stream.group("g")
+        with group.consumer() as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            assert delivery.data == "behind it"
+            delivery.ack()
+        assert [letter.reason for letter in group.dead_letters.list()] == ["undecodable"]
+
+
+def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
+    """B5: streams, groups and channels of any text are kept apart, also under the namespace ""."""
+    for chosen in (namespace, ""):
+        with ailf.connect(f"{server.url}?namespace={chosen}") as backend:
+            pubsub = backend.pubsub()
+            for name in ODD_NAMES:
+                stream = backend.stream(name + namespace)
+                stream.add(name)
+                with stream.group(name).consumer() as consumer, pubsub.listen(name) as subscription:
+                    pubsub.publish(name, name)
+                    delivery = consumer.get(5)
+                    message = subscription.get(5)
+                    assert delivery is not None
+                    assert delivery.data == name
+                    delivery.nack(delay=0)
+                    assert isinstance(message, ailf.Message)
+                    assert (message.channel, message.data) == (name, name)
+            for name in ODD_NAMES:
+                assert [entry.data for entry in backend.stream(name + namespace).read()] == [name]
+                backend.stream(name + namespace).delete()
+
+
+def test_wrong_type_of_key(any_server: Server, namespace: str) -> None:
+    """A key that another program uses otherwise is an error that says so."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        admin.set(f"{{{namespace}:stream:s}}", "text")
+        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
+            backend.stream("s").add(1)
+        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
+            backend.stream("s").group("g").open()
+
+
+def test_out_of_memory(new_server: NewServer) -> None:
+    """A full server is a BackendFullError, and what is there can still be settled."""
+    server = new_server()
+    with ailf.connect(server.url) as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add(1)
+        admin.config_set("maxmemory", "1mb")
+        with pytest.raises(BackendFullError, match="maxmemory"):
+            stream.add_many(["x" * 100_000] * 100)
+
+
+def test_read_only_replica(new_server: NewServer) -> None:
+    """A replica is a BackendReadOnlyError."""
+    server, master = new_server(), new_server()
+    with ailf.connect(server.url) as backend, server.client() as admin:
+        admin.replicaof("127.0.0.1", master.port)
+        with pytest.raises(BackendReadOnlyError, match="can't write"):
+            backend.stream("s").add(1)
+
+
+def test_acl(new_server: NewServer) -> None:
+    """A user who may not is told so: at a call, and at a subscription, at once."""
+    server = new_server()
+    with server.client() as admin:
+        admin.acl_setuser(
+            "agent", enabled=True, passwords=["+pw"], keys=["{ailf:*"], channels=["ailf:channel:mine"],
+            commands=["+@all", "-@dangerous", "-xrange"], reset=True,
+        )  # fmt: skip
+    with ailf.connect(f"redis://agent:pw@127.0.0.1:{server.port}/0") as backend:
+        stream, pubsub = backend.stream("s"), backend.pubsub()
+        stream.add(1)
+        with pytest.raises(PermissionDeniedError):
+            stream.read()
+        with pytest.raises(PermissionDeniedError):
+            pubsub.publish("others", 1)
+        with pytest.raises(PermissionDeniedError), pubsub.listen("others"):
+            pass
+        with pubsub.listen("mine") as subscription:
+            pubsub.publish("mine", 1)
+            assert subscription.get(5) == ailf.Message("mine", 1)

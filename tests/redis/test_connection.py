@@ -1,0 +1,252 @@
+"""Connections that break, stall or are given up: nobody gets another's reply, and errors say what is known."""
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+
+import pytest
+import redis
+
+import ailf
+from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
+from ailf.runtime import run
+from ailf_redis.pool import BlockingExecutor
+from ailf_redis.settings import Settings
+from ailf_redis.wire import AsyncioExecutor
+from tests.proxy import Proxy
+from tests.servers import NewServer, Server
+
+
+def settings(server: Server, **options: object) -> Settings:
+    """Return settings for a server."""
+    return Settings(host="127.0.0.1", port=server.port, **options)  # type: ignore[arg-type] - a test's shorthand
+
+
+def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
+    """B8: with tasks cancelled and connections killed at random, every reply that arrives is the caller's own."""
+    chance = random.Random(7)
+    outcomes = {"ok": 0, "cancelled": 0, "lost": 0}
+
+    async def caller(executor: AsyncioExecutor, number: int) -> None:
+        for turn in range(100):
+            task = asyncio.create_task(executor.call("ECHO", f"{number}-{turn}"))
+            if chance.random() < 0.3:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+                task.cancel()
+            try:
+                assert await task == f"{number}-{turn}".encode()
+                outcomes["ok"] += 1
+            except asyncio.CancelledError:
+                outcomes["cancelled"] += 1
+            except ConnectionLostError:
+                outcomes["lost"] += 1
+
+    async def main() -> None:
+        executor = AsyncioExecutor(settings(any_server))
+        with any_server.client() as admin:
+            callers = asyncio.gather(*(caller(executor, number) for number in range(50)))
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+                admin.client_kill_filter(_type="normal", skipme=True)
+            await callers
+        await executor.close()
+
+    asyncio.run(main())
+    assert outcomes["ok"] > 1000
+    assert outcomes["cancelled"] > 100
+
+
+def test_threads_never_get_anothers_reply(any_server: Server) -> None:
+    """B4: threads that share an executor, with connections killed at random, get their own replies."""
+    executor = BlockingExecutor(settings(any_server, max_connections=8))
+    wrong: list[object] = []
+    answered = [0]
+
+    def caller(number: int) -> None:
+        for turn in range(200):
+            try:
+                reply = run(executor.call("ECHO", f"{number}-{turn}"))
+            except ConnectionLostError:
+                continue
+            answered[0] += 1
+            if reply != f"{number}-{turn}".encode():
+                wrong.append((number, turn, reply))
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    with any_server.client() as admin:
+        for _ in range(10):
+            time.sleep(0.01)
+            admin.client_kill_filter(_type="normal", skipme=True)
+    for thread in threads:
+        thread.join(30)
+    run(executor.close())
+    assert not wrong
+    assert answered[0] > 1000
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str) -> None:
+    """Nothing hangs: a server that is stopped in its tracks costs the timeout, and works again afterwards."""
+    server = new_server()
+    url = f"{server.url}?timeout=0.3&retry_for=0"
+
+    async def on_asyncio() -> float:
+        async with ailf.connect_async(url) as backend:
+            stream = backend.stream("s")
+            server.pause()
+            begun = time.monotonic()
+            with pytest.raises(OutcomeUnknownError):
+                await stream.add(1)
+            took = time.monotonic() - begun
+            server.resume()
+            await stream.add(2)
+            return took
+
+    def on_threads() -> float:
+        with ailf.connect(url) as backend:
+            stream = backend.stream("s")
+            server.pause()
+            begun = time.monotonic()
+            with pytest.raises(OutcomeUnknownError):
+                stream.add(1)
+            took = time.monotonic() - begun
+            server.resume()
+            stream.add(2)
+            return took
+
+    took = asyncio.run(on_asyncio()) if flavour == "asyncio" else on_threads()
+    assert 0.2 < took < 2.0
+
+
+def test_a_lost_reply_is_unknown_and_not_repeated(any_server: Server, namespace: str) -> None:
+    """An add whose reply is lost raises OutcomeUnknownError and happened once, not twice."""
+    with Proxy(any_server.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}/0?namespace={namespace}&timeout=0.3"
+        with ailf.connect(url) as backend:
+            stream = backend.stream("s")
+            stream.add("before")
+            proxy.drop_replies()
+            with pytest.raises(OutcomeUnknownError, match="add 1 message"):
+                stream.add("lost")
+            proxy.cut()
+            proxy.resume()
+            assert [entry.data for entry in stream.read()] == ["before", "lost"]
+
+
+def test_a_restart_is_waited_out(new_server: NewServer) -> None:
+    """What was certainly not sent is sent again until the server is back."""
+    server = new_server(appendonly=True)
+    with ailf.connect(server.url) as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        server.stop()
+        back = threading.Timer(0.5, server.restart)
+        back.start()
+        stream.add(2)
+        back.join()
+        assert [entry.data for entry in stream.read()] == [1, 2]
+
+
+def test_a_server_that_stays_away_is_an_error(new_server: NewServer) -> None:
+    """A call gives up after retry_for with an error that names the server and what to do."""
+    server = new_server()
+    with ailf.connect(f"{server.url}?retry_for=0.2") as backend:
+        stream = backend.stream("s")
+        server.stop()
+        with pytest.raises(ConnectionLostError, match="Is the server running"):
+            stream.add(1)
+
+
+def test_scripts_survive_a_flush(any_server: Server, namespace: str) -> None:
+    """A server that forgets its scripts gets them again, in the middle of the work."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        stream.add_many(range(50))
+        with stream.group("g").consumer() as consumer:
+            for number in range(50):
+                admin.script_flush()
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert delivery.data == number
+                admin.script_flush()
+                delivery.ack()
+
+
+def test_pool_is_bounded_and_waits(any_server: Server) -> None:
+    """More threads than connections wait for one, and none is opened beyond the bound."""
+    executor = BlockingExecutor(settings(any_server, max_connections=2, timeout=5.0))
+    done: list[object] = []
+
+    def caller() -> None:
+        done.extend(run(executor.call("PING")) for _ in range(50))
+
+    threads = [threading.Thread(target=caller) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    with any_server.client() as admin:
+        seen = max(len(admin.client_list()) for _ in range(20))
+    for thread in threads:
+        thread.join(20)
+    run(executor.close())
+    assert len(done) == 500
+    assert seen <= 2 + 1 + 2, "two of ours, the admin's, and what other tests keep open on a shared server"
+
+
+def test_busy_pool_says_so(new_server: NewServer) -> None:
+    """Who waits too long for a connection is told which bound to raise."""
+    server = new_server()
+    executor = BlockingExecutor(settings(server, max_connections=1, timeout=0.5))
+    run(executor.call("PING"))
+    hog = threading.Thread(target=contextlib.suppress(BackendTimeoutError)(lambda: run(executor.call("PING"))))
+    server.pause()
+    hog.start()
+    time.sleep(0.2)
+    with pytest.raises(BackendTimeoutError):
+        run(executor.call("PING"))
+    server.resume()
+    hog.join(5)
+    run(executor.close())
+
+
+def test_a_forked_child_has_connections_of_its_own(any_server: Server, namespace: str) -> None:
+    """B4: parent and child use the same backend object after a fork and never share a socket."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        stream.add("parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                for number in range(50):
+                    stream.add(number)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+                os._exit(1)
+        for number in range(50):
+            stream.add(1000 + number)
+        assert os.waitpid(child, 0)[1] == 0
+        data = [entry.data for entry in stream.read(limit=200)]
+        assert sorted(each for each in data if isinstance(each, int)) == [*range(50), *range(1000, 1050)]
+
+
+def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> None:
+    """redis-py shows a connection's socket, streams and parser to nobody; this tells when they move."""
+    connection = redis.Connection(**settings(any_server).connection_options())
+    connection.connect()
+    assert connection._sock.fileno() > 0
+    assert callable(connection._parser.parse_error)
+    connection.disconnect()
+
+    async def on_asyncio() -> None:
+        other = redis.asyncio.Connection(**settings(any_server).connection_options())
+        await other.connect()
+        assert isinstance(other._reader, asyncio.StreamReader)
+        assert isinstance(other._writer, asyncio.StreamWriter)
+        await other.disconnect()
+
+    asyncio.run(on_asyncio())

@@ -1,0 +1,121 @@
+"""What decides and never waits: settings, keys, replies, and the headers of the scripts."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailf.errors import InvalidArgumentError
+from ailf_redis import keys as spelled
+from ailf_redis.keys import Keys
+from ailf_redis.replies import as_record, entry_fields
+from ailf_redis.settings import Settings
+
+LUA = Path(spelled.__file__).parent / "lua"
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.text("{}%:a", min_size=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://", "redis://localhost:6379/0"),
+        ("redis://u:p%40ss@h:1/2", "redis://h:1/2"),
+        ("rediss://h", "rediss://h:6379/0"),
+        ("redis://[::1]:7/3", "redis://[::1]:7/3"),
+        ("unix:///tmp/r.sock?db=4", "unix:///tmp/r.sock"),
+    ],
+)
+def test_urls(url: str, shown: str) -> None:
+    """A URL is read whole, and shown without credentials."""
+    assert Settings.from_url(url).url == shown
+
+
+def test_credentials_are_unquoted_and_hidden() -> None:
+    """Credentials are percent-decoded once, and are in no repr."""
+    settings = Settings.from_url("redis://us%2Fer:p%2525@h")
+    assert (settings.username, settings.password) == ("us/er", "p%25")
+    assert "p%25" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h", "redis://h:notaport", "redis://h/notanumber", "redis://h?timeout=soon", "redis://h?ssl_cert_reqs=none",
+        "redis://h?unknown=1", "redis://h?keepalive=maybe", "redis://:secret@h?nope=1",
+    ],
+)  # fmt: skip
+def test_bad_urls(url: str) -> None:
+    """What isn't understood is refused, never ignored, and the message hides credentials."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        Settings.from_url(url)
+    assert "secret" not in str(caught.value)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=2, max_size=2, unique=True), NAMES)
+def test_no_two_groups_share_a_key(pairs: list[tuple[str, str]], namespace: str) -> None:
+    """B5: all keys of two groups differ, whatever characters their names have, and share a slot per stream."""
+    for names in (Keys(namespace), Keys("")):
+        first, second = (names.group(stream, group) for stream, group in pairs)
+        helpers = [{each.due, each.notes, each.dead, each.bell} for each in (first, second)]
+        assert len(helpers[0]) == 4
+        assert not helpers[0] & helpers[1]
+    first, second = (Keys(namespace).group(stream, group) for stream, group in pairs)
+    assert hash_tag(first.due) == hash_tag(first.stream) == hash_tag(first.bell)
+    assert (hash_tag(first.stream) == hash_tag(second.stream)) == (pairs[0][0] == pairs[1][0])
+
+
+@given(NAMES, NAMES)
+def test_namespaces_never_meet(one: str, other: str) -> None:
+    """B6: the keys and channels of two namespaces differ."""
+    if one != other:
+        assert Keys(one).stream("s") != Keys(other).stream("s")
+        assert Keys(one).channel("c") != Keys(other).channel("c")
+
+
+@pytest.mark.parametrize("name", ["tasks", "a{b}c", "x}", "{}"])
+def test_plain_names(name: str) -> None:
+    """With the namespace "" a stream's key and a channel are the plain name."""
+    assert Keys("").stream(name) == Keys("").channel(name) == name
+
+
+def hash_tag(key: str) -> str:
+    """Return what a cluster hashes of a key, as its specification says."""
+    found = re.search(r"\{([^}]*)\}", key, re.DOTALL)
+    return found[1] if found and found[1] else key
+
+
+@given(st.binary(), st.dictionaries(NAMES, NAMES))
+def test_entries_come_back(body: bytes, headers: dict[str, str]) -> None:
+    """An entry of ours is read as it was written."""
+    record = as_record(b"1-0", entry_fields(body, headers))
+    assert (record.id, record.body, record.headers, record.foreign) == ("1-0", body, headers, False)
+
+
+def test_foreign_entries_are_their_fields() -> None:
+    """An entry without our field is a JSON object of its fields."""
+    record = as_record(b"1-0", [b"task_id", b"123", b"type", b"doc"])
+    assert record.foreign
+    assert record.body == b'{"task_id":"123","type":"doc"}'
+
+
+@pytest.mark.parametrize("path", sorted(LUA.glob("*.lua")), ids=lambda path: path.stem)
+def test_script_headers(path: Path) -> None:
+    """Each script's header names its keys, arguments, result and what it writes, and no more keys than it uses."""
+    text = path.read_text()
+    header = text.split("\n\n")[0]
+    assert all(line.startswith("--") for line in header.splitlines())
+    for word in ("KEYS[1]", "ARGV", "returns", "writes"):
+        assert word in header
+    named = {int(number) for number in re.findall(r"^--.*?KEYS\[(\d)\] ", header, re.MULTILINE)}
+    named |= {int(number) for line in header.splitlines() for number in re.findall(r"KEYS\[(\d)\] \w+ ", line)}
+    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", text, re.MULTILINE)
+    used = len(unpacked[1].split(",")) if unpacked else max(int(n) for n in re.findall(r"KEYS\[(\d)\]", text))
+    assert max(named) == used
+
+
+@pytest.mark.parametrize("path", sorted(LUA.glob("*.lua")), ids=lambda path: path.stem)
+def test_scripts_read_the_time_once(path: Path) -> None:
+    """TIME moves inside a script, so each reads it at most once."""
+    assert path.read_text().count("'TIME'") <= 1

@@ -1,0 +1,63 @@
+"""Subscriptions whose connection breaks come back by themselves and say so."""
+
+import time
+
+import pytest
+
+import ailf
+from ailf.errors import PermissionDeniedError
+from tests.servers import NewServer
+
+
+def test_a_killed_connection_is_a_gap(new_server: NewServer) -> None:
+    """P5: after CLIENT KILL the subscription yields a Gap, and then what is published after it came back."""
+    server = new_server()
+    with ailf.connect(server.url) as backend, server.client() as admin:
+        pubsub = backend.pubsub()
+        with pubsub.listen("c", pattern="d*") as subscription:
+            pubsub.publish("c", 1)
+            assert subscription.get(5) == ailf.Message("c", 1)
+            admin.client_kill_filter(_type="pubsub")
+            gap = subscription.get(10)
+            assert isinstance(gap, ailf.Gap)
+            assert gap.reason
+            until_heard(pubsub, subscription, "dd")
+
+
+def test_a_restarted_server_is_a_gap(new_server: NewServer) -> None:
+    """P5: a restart of the server is a Gap with the time it took."""
+    server = new_server()
+    with ailf.connect(server.url) as backend:
+        pubsub = backend.pubsub()
+        with pubsub.listen("c") as subscription:
+            server.kill()
+            time.sleep(0.5)
+            server.restart()
+            gap = subscription.get(10)
+            assert isinstance(gap, ailf.Gap)
+            assert gap.seconds >= 0.2
+            until_heard(pubsub, subscription, "c")
+
+
+def until_heard(pubsub: ailf.PubSub[object], subscription: ailf.Subscription[object], channel: str) -> None:
+    """Publish until one arrives: the subscription is on its way back when the gap is out."""
+    for number in range(50):
+        pubsub.publish(channel, number)
+        if isinstance(subscription.get(0.2), ailf.Message):
+            return
+    raise AssertionError("nothing arrived any more")
+
+
+def test_a_right_that_was_taken_away_ends_the_subscription(new_server: NewServer) -> None:
+    """A subscription that is refused when it comes back ends with the reason, and does not stay silent for ever."""
+    server = new_server()
+    with server.client() as admin:
+        rules = {"enabled": True, "passwords": ["+pw"], "commands": ["+@all"], "keys": ["*"]}
+        admin.acl_setuser("agent", channels=["*"], reset=True, **rules)
+        url = f"redis://agent:pw@127.0.0.1:{server.port}/0"
+        with ailf.connect(url) as backend, backend.pubsub().listen("c") as subscription:
+            admin.acl_setuser("agent", channels=["ailf:channel:other"], reset=True, **rules)
+            admin.client_kill_filter(_type="pubsub")
+            assert isinstance(subscription.get(10), ailf.Gap)
+            with pytest.raises(PermissionDeniedError):
+                subscription.get(10)
