@@ -61,7 +61,7 @@ class _Wire:
 
     def usable(self) -> bool:
         """Tell whether it can be used from here: not broken, and of this process and loop."""
-        return not self.broken and self.usable_loop()
+        return not (self.broken or self._writer.is_closing()) and self.usable_loop()
 
     def usable_loop(self) -> bool:
         """Tell whether it is of this process and loop, so that it can be closed from here."""
@@ -144,6 +144,8 @@ class AsyncioExecutor(Executor):
             wire = self._wire
             if wire is None or not wire.usable():
                 self.check_open()
+                if wire is not None:
+                    self.retire(wire)
                 await self._bury()
                 try:
                     wire = self._wire = _Wire(await _connect(self.settings), self)

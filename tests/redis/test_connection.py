@@ -203,7 +203,12 @@ def test_busy_pool_says_so(new_server: NewServer) -> None:
     server = new_server()
     executor = BlockingExecutor(settings(server, max_connections=1, timeout=0.5))
     run(executor.call("PING"))
-    hog = threading.Thread(target=contextlib.suppress(BackendTimeoutError)(lambda: run(executor.call("PING"))))
+
+    def hold() -> None:
+        with contextlib.suppress(BackendTimeoutError):
+            run(executor.call("PING"))
+
+    hog = threading.Thread(target=hold)
     server.pause()
     hog.start()
     time.sleep(0.2)
