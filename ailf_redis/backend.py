@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ailf.backend import AsyncBackend, Backend
 from ailf.driver import BackendDriver, Capability
@@ -92,18 +90,8 @@ class RedisDriver(BackendDriver):
         if self.executor.closed:
             raise ClosedError(f"the backend {self.url} is closed")
         if self._raw is None:
-            self._raw = raw(**_client_options(self.settings))
+            self._raw = raw(**self.settings.client_options())
         return self._raw
-
-
-def _client_options(settings: Settings) -> dict[str, Any]:
-    """Return the options of a raw redis-py client on the same server."""
-    options = settings.connection_options()
-    if settings.tls:
-        options["ssl"] = True
-    if settings.path is not None:
-        options["unix_socket_path"] = options.pop("path")
-    return {**options, "retry": Retry(NoBackoff(), 0), "max_connections": settings.max_connections}
 
 
 def _settings(where: str | Settings | None) -> Settings:

@@ -149,6 +149,15 @@ class Settings:
             )
         return options
 
+    def client_options(self) -> dict[str, Any]:
+        """Return redis-py's options for a raw client on the same server."""
+        options = self.connection_options()
+        if self.tls:
+            options["ssl"] = True
+        if self.path is not None:
+            options["unix_socket_path"] = options.pop("path")
+        return {**options, "max_connections": self.max_connections}
+
 
 def _option(shown: str, name: str, text: str) -> Any:
     convert = _OPTIONS.get(name)

@@ -1,0 +1,3 @@
+"""The import paths of earlier AILF code."""
+
+__all__: list[str] = []

@@ -1,0 +1,189 @@
+"""A porch for earlier AILF code: the same names and signatures, a thin layer over `ailf_redis`.
+
+Keys and channels are the plain names, handlers get the plain payload, and entries are dicts. Two things are different
+on purpose: an error is raised instead of logged and swallowed, and a new group starts at the beginning of the stream.
+New code uses `ailf.connect`.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+try:
+    from ailf_redis import RedisBackend
+    from ailf_redis import RedisPubSub as _PubSub
+    from ailf_redis import RedisStream as _Stream
+    from ailf_redis.client import AsyncRedisClient, RedisClient, RedisConfig
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("redis", "hiredis"):
+        raise
+    raise ModuleNotFoundError(
+        "ailf.messaging.redis needs redis-py, which is not installed; run: pip install 'ailf[redis]'", name=error.name
+    ) from error
+
+from ailf.delivery import Delivery
+from ailf.engine import Engine
+from ailf.errors import InvalidArgumentError
+from ailf.runtime import run
+from ailf.values import EARLIEST, LATEST, Backoff, Message
+
+__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisPubSub", "RedisStream"]
+
+
+class _JsonOrText:
+    """JSON where it is JSON, else text: what earlier code published and received."""
+
+    def encode(self, data: Any) -> bytes:
+        return data if isinstance(data, bytes) else msgspec.json.encode(data)
+
+    def decode(self, body: bytes, *, foreign: bool) -> Any:  # noqa: ARG002 - both are read alike
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            return body.decode()
+
+
+def _open(client: RedisClient | None) -> Engine:
+    return RedisBackend((client or RedisClient()).settings).engine
+
+
+class RedisPubSub(_PubSub[Any]):
+    """Broadcast on channels with their plain names.
+
+    Arguments:
+        redis_client: Whose server to use; ``localhost:6379`` unless told.
+    """
+
+    def __init__(self, redis_client: RedisClient | None = None) -> None:
+        super().__init__(type=_JsonOrText())
+        self._redis_client = redis_client
+
+    def _open_engine(self) -> Engine:
+        return _open(self._redis_client)
+
+    def subscribe(self, channel: str, handler: Callable[[Any], Any], *, pattern: bool = False) -> None:
+        """Let `run` call the handler with each payload of the channel; confirmed on return."""
+
+        def plain(message: Message[Any]) -> Any:
+            return handler(message.data)
+
+        super().subscribe(channel, plain, pattern=pattern)
+
+
+class RedisStream(_Stream[Any]):
+    """A stream under its plain name.
+
+    Arguments:
+        stream_name: The stream's key.
+        redis_client: Whose server to use; ``localhost:6379`` unless told.
+    """
+
+    def __init__(self, stream_name: str, redis_client: RedisClient | None = None) -> None:
+        super().__init__(stream_name)
+        self._redis_client = redis_client
+        self._handed: dict[str, Delivery[Any]] = {}
+        self._reader: Any = None
+        self._group: Any = None
+        self._consumer_name: str | None = None
+
+    def _open_engine(self) -> Engine:
+        return _open(self._redis_client)
+
+    def read(  # type: ignore[override] - the signature of earlier code
+        self, count: int = 10, block: int | None = None, last_id: str = "$"
+    ) -> list[dict[str, Any]]:
+        """Return entries after an id as ``{"id": …, "data": …}``.
+
+        Arguments:
+            count: How many at most.
+            block: Milliseconds to wait for the first one; None: don't wait.
+            last_id: An id; "0" for the beginning; "$" for what is added from now on.
+        """
+        flow = self._flow
+        after = LATEST if last_id == "$" else last_id
+        if after == LATEST:
+            after = run(flow.driver.last_id(self.name))
+        entries = self._after(after, count)
+        if not entries and block is not None:
+            self._wait(after, block / 1000)
+            entries = self._after(after, count)
+        return entries
+
+    def _after(self, after: str, count: int) -> list[dict[str, Any]]:
+        records = run(self._flow.page(after, LATEST, count, after=True))
+        return [{"id": entry.id, "data": entry.data} for entry in map(self._flow.entry, records)]
+
+    def _wait(self, after: str, seconds: float) -> None:
+        waiter = self._flow.driver.waiter(self.name, None)
+        until = self._flow.engine.runtime.now() + seconds
+        try:
+            while (left := until - self._flow.engine.runtime.now()) > 0 and not self._after(after, 1):
+                run(waiter.wait(after, min(left, 1.0)))
+        finally:
+            run(waiter.close())
+
+    def create_consumer_group(  # type: ignore[override] - the signature of earlier code
+        self, group_name: str, consumer_name: str | None = None, start_id: str = "0"
+    ) -> None:
+        """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise."""
+        start = {"0": EARLIEST, "$": LATEST}.get(start_id, start_id)
+        super().create_consumer_group(group_name, consumer_name, start=start)
+        self._group = self.group(group_name, start=start, backoff=Backoff())
+        self._consumer_name = consumer_name
+
+    def read_group(self, count: int = 10, block: int | None = None, last_id: str = ">") -> list[dict[str, Any]]:
+        """Take messages for this consumer as ``{"id": …, "data": …}``; `acknowledge` each when it is done.
+
+        Arguments:
+            count: How many at most.
+            block: Milliseconds to wait for the first one; None: don't wait.
+            last_id: ">" for new ones; anything else for those taken before and not acknowledged.
+        """
+        if last_id != ">":
+            return [{"id": each.id, "data": each.data} for each in self._handed.values()][:count]
+        if self._group is None:
+            raise InvalidArgumentError(f"stream {self.name!r}: create_consumer_group(group, consumer) first")
+        if self._reader is None:
+            self._reader = self._group.consumer(self._consumer_name, prefetch=count)
+        taken: list[Delivery[Any]] = []
+        while len(taken) < count and (delivery := self._reader.get(0 if taken or block is None else block / 1000)):
+            taken.append(delivery)
+        self._handed.update((delivery.id, delivery) for delivery in taken)
+        return [{"id": delivery.id, "data": delivery.data} for delivery in taken]
+
+    def acknowledge(self, message_id: str) -> bool:
+        """Say that a message is done; return False where it isn't one that `read_group` returned."""
+        delivery = self._handed.pop(message_id, None)
+        if delivery is None:
+            return False
+        delivery.ack()
+        return True
+
+    def process_messages(  # type: ignore[override] - the signature of earlier code
+        self,
+        processor: Callable[[Any], Any],
+        count: int = 10,
+        block: int = 1000,  # noqa: ARG002 - how long one wait takes is no longer the caller's business
+    ) -> None:
+        """Call the processor with each payload until `stop`; one that returns False or raises is retried."""
+        super().process_messages(processor, prefetch=count)
+
+    def process_in_thread(
+        self, processor: Callable[[Any], Any], count: int = 10, block: int = 1000, *, daemon: bool = True
+    ) -> threading.Thread:
+        """Start `process_messages` in a thread of its own and return it; `stop` ends it."""
+        thread = threading.Thread(
+            target=self.process_messages, args=(processor, count, block), name="ailf-stream-process", daemon=daemon
+        )
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """End `process_messages`, give back what `read_group` took, and close the connection."""
+        reader, self._reader = self._reader, None
+        self._handed.clear()
+        if reader is not None:
+            reader.close()
+        super().close()

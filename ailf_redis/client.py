@@ -1,0 +1,242 @@
+"""`RedisClient` and `AsyncRedisClient`: a redis-py client with safe settings and a few helpers, for earlier AILF code.
+
+New code asks the backend instead: ``backend.unwrap(redis.Redis)`` is the same raw client.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import msgspec
+import redis
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from ailf.errors import DecodeError
+from ailf_redis.errors import mapped
+from ailf_redis.settings import Settings
+
+__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]
+
+
+@attrs.frozen
+class RedisConfig:
+    """Where the server is, in the words of earlier AILF code; `Settings` says more.
+
+    Attributes:
+        host: Name or address.
+        port: TCP port.
+        db: Database number.
+        password: Of the default user.
+        ssl: Whether to use TLS; certificate and host are verified.
+        socket_timeout: Seconds for one answer.
+        socket_connect_timeout: Seconds for making a connection.
+        socket_keepalive: Whether TCP keepalive is on.
+        max_connections: How many connections may be used at once.
+        decode_responses: Whether the raw client returns text instead of bytes.
+    """
+
+    host: str = "localhost"
+    port: int = 6379
+    db: int = 0
+    password: str | None = attrs.field(default=None, repr=False)
+    ssl: bool = False
+    socket_timeout: float = 5.0
+    socket_connect_timeout: float = 5.0
+    socket_keepalive: bool = True
+    max_connections: int = 10
+    decode_responses: bool = True
+
+    def settings(self) -> Settings:
+        """Return the same as `Settings`, with plain key and channel names."""
+        return Settings(
+            host=self.host,
+            port=self.port,
+            db=self.db,
+            password=self.password,
+            tls=self.ssl,
+            timeout=self.socket_timeout,
+            connect_timeout=self.socket_connect_timeout,
+            keepalive=self.socket_keepalive,
+            max_connections=self.max_connections,
+            namespace="",
+        )
+
+
+class _ClientBase:
+    """What both flavours share."""
+
+    def __init__(self, config: RedisConfig | None = None) -> None:
+        self.config = config or RedisConfig()
+        self.settings = self.config.settings()
+
+    def _options(self) -> dict[str, Any]:
+        return {**self.settings.client_options(), "decode_responses": self.config.decode_responses}
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise mapped(error, self.settings.url, sent=True) from error
+
+    def _decoded(self, key: str, raw: Any) -> Any:
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise DecodeError(f"the value of key {key!r} ({len(raw)} long) is not JSON") from error
+
+
+class RedisClient(_ClientBase):
+    """A blocking client. It connects at the first call.
+
+    Every method raises `ailf.BackendError` by kind where the server is away or refuses.
+    """
+
+    def __init__(self, config: RedisConfig | None = None) -> None:
+        super().__init__(config)
+        self._client: redis.Redis | None = None
+
+    @property
+    def client(self) -> redis.Redis:
+        """The raw redis-py client."""
+        if self._client is None:
+            self._client = redis.Redis(**self._options())
+        return self._client
+
+    def connect(self) -> "RedisClient":
+        """Check that the server answers, and return the client itself."""
+        with self._mapped():
+            self.client.ping()
+        return self
+
+    def close(self) -> None:
+        """Give back the connections; the next call connects anew."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def pipeline(self) -> Any:
+        """Return redis-py's pipeline."""
+        return self.client.pipeline()
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+        with self._mapped():
+            return self.client.get(key)
+
+    def set(self, key: str, value: Any, expire: int | None = None) -> bool:
+        """Set a key, for so many seconds if told."""
+        with self._mapped():
+            return bool(self.client.set(key, value, ex=expire))
+
+    def delete(self, key: str) -> bool:
+        """Remove a key; return whether it existed."""
+        with self._mapped():
+            return bool(self.client.delete(key))
+
+    def exists(self, key: str) -> bool:
+        """Tell whether a key exists."""
+        with self._mapped():
+            return bool(self.client.exists(key))
+
+    def set_json(self, key: str, value: Any, expire: int | None = None) -> bool:
+        """Set a key to a value as JSON."""
+        return self.set(key, msgspec.json.encode(value), expire)
+
+    def get_json(self, key: str) -> Any:
+        """Return the value of a key, decoded from JSON, or None."""
+        return self._decoded(key, self.get(key))
+
+    def publish(self, channel: str, message: Any) -> int:
+        """Publish text, bytes, or anything else as JSON; return how many clients of this server got it."""
+        with self._mapped():
+            return int(self.client.publish(channel, _body(message)))
+
+    def health_check(self) -> bool:
+        """Tell whether the server answers."""
+        try:
+            return bool(self.client.ping())
+        except (RedisError, OSError):
+            return False
+
+
+class AsyncRedisClient(_ClientBase):
+    """A client for asyncio. It connects at the first call.
+
+    Every method raises `ailf.BackendError` by kind where the server is away or refuses.
+    """
+
+    def __init__(self, config: RedisConfig | None = None) -> None:
+        super().__init__(config)
+        self._client: redis.asyncio.Redis | None = None
+
+    @property
+    def client(self) -> redis.asyncio.Redis:
+        """The raw redis-py client."""
+        if self._client is None:
+            self._client = redis.asyncio.Redis(**self._options())
+        return self._client
+
+    async def connect(self) -> "AsyncRedisClient":
+        """Check that the server answers, and return the client itself."""
+        with self._mapped():
+            await self.client.ping()
+        return self
+
+    async def close(self) -> None:
+        """Give back the connections; the next call connects anew."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def pipeline(self) -> Any:
+        """Return redis-py's pipeline."""
+        return self.client.pipeline()
+
+    async def get(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+        with self._mapped():
+            return await self.client.get(key)
+
+    async def set(self, key: str, value: Any, expire: int | None = None) -> bool:
+        """Set a key, for so many seconds if told."""
+        with self._mapped():
+            return bool(await self.client.set(key, value, ex=expire))
+
+    async def delete(self, key: str) -> bool:
+        """Remove a key; return whether it existed."""
+        with self._mapped():
+            return bool(await self.client.delete(key))
+
+    async def exists(self, key: str) -> bool:
+        """Tell whether a key exists."""
+        with self._mapped():
+            return bool(await self.client.exists(key))
+
+    async def set_json(self, key: str, value: Any, expire: int | None = None) -> bool:
+        """Set a key to a value as JSON."""
+        return await self.set(key, msgspec.json.encode(value), expire)
+
+    async def get_json(self, key: str) -> Any:
+        """Return the value of a key, decoded from JSON, or None."""
+        return self._decoded(key, await self.get(key))
+
+    async def publish(self, channel: str, message: Any) -> int:
+        """Publish text, bytes, or anything else as JSON; return how many clients of this server got it."""
+        with self._mapped():
+            return int(await self.client.publish(channel, _body(message)))
+
+    async def health_check(self) -> bool:
+        """Tell whether the server answers."""
+        try:
+            return bool(await self.client.ping())
+        except (RedisError, OSError):
+            return False
+
+
+def _body(message: Any) -> bytes | str:
+    return message if isinstance(message, bytes | str) else msgspec.json.encode(message)
