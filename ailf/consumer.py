@@ -54,8 +54,15 @@ class ConsumerFlow:
         self._held: set[Parcel] = set()
         self._fetching = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
+        self._opened = False
         self._closed = False
         group.engine.keep(self)
+
+    async def open(self) -> None:
+        """Make the group where it doesn't exist, before the first fetch: one that is missing later has vanished."""
+        if not self._opened:
+            await self.group.open()
+            self._opened = True
 
     # --- handing out ---------------------------------------------------------------------------------------------
 
@@ -84,6 +91,7 @@ class ConsumerFlow:
         if self._buffer or self.stopping.is_set():
             return
         engine, group = self.group.engine, self.group
+        await self.open()
         since = engine.runtime.now()
         fetched = await group.fetch(self.name, self._prefetch)
         await self._report(fetched)
@@ -180,7 +188,6 @@ class _ConsumerBase:
     """What both faces share."""
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
-        self._group = group
         self._flow = ConsumerFlow(group, name, prefetch)
 
     @property
@@ -201,7 +208,7 @@ class Consumer(_ConsumerBase, Generic[T]):
 
     def __enter__(self) -> Self:
         """Make the group where it doesn't exist."""
-        run(self._group.open())
+        run(self._flow.open())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -242,7 +249,7 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
 
     async def __aenter__(self) -> Self:
         """Make the group where it doesn't exist."""
-        await self._group.open()
+        await self._flow.open()
         return self
 
     async def __aexit__(

@@ -80,8 +80,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`, a signal, or an error that no waiting mends."""
-        await self._group.open()
         self._consumer = ConsumerFlow(self._group, self._name, self._prefetch)
+        await self._consumer.open()
         if self._stopped:
             self._consumer.stop()
         self._group.workers.add(self)

@@ -1,0 +1,34 @@
+"""An agent that is given its backend: it names no broker, so its program chooses one and its test another."""
+
+import ailf
+
+
+class Researcher:
+    """Takes questions from a stream and broadcasts what it finds.
+
+    Arguments:
+        backend: Where the questions come from and the findings go.
+    """
+
+    def __init__(self, backend: ailf.Backend) -> None:
+        self._findings = backend.pubsub()
+        self._questions = backend.stream("questions")
+        self._group = self._questions.group("researchers", lease=60.0, max_deliveries=3)
+
+    def ask(self, question: str) -> None:
+        """Hand out a question."""
+        self._questions.add({"question": question})
+
+    def work(self) -> None:
+        """Answer questions until `stop`."""
+        self._group.process(self._answer, signals=True)
+
+    def stop(self) -> None:
+        """Finish the question under way, and stop."""
+        self._group.stop()
+
+    def _answer(self, delivery: ailf.Delivery[dict[str, str]]) -> None:
+        question = delivery.data["question"]
+        if not question.endswith("?"):
+            raise ailf.Reject("that is not a question")
+        self._findings.publish("findings", {"question": question, "finding": f"{len(question.split())} words long"})

@@ -1,0 +1,43 @@
+"""The agent's unit test: in memory, with a clock that is moved by hand."""
+
+import threading
+
+import ailf
+from ailf.testing import ManualClock
+from ailf_memory import MemoryBackend
+from researcher import Researcher
+
+
+def test_a_question_is_answered() -> None:
+    """A finding is broadcast for a question; what is no question goes to the dead letters."""
+    with MemoryBackend(clock=ManualClock()) as backend:
+        researcher = Researcher(backend)
+        researcher.ask("no question")
+        researcher.ask("Why is the sky blue?")
+        with backend.pubsub().listen("findings") as findings:
+            worker = threading.Thread(target=researcher.work)
+            worker.start()
+            message = findings.get(timeout=5)
+            researcher.stop()
+            worker.join(5)
+
+        assert isinstance(message, ailf.Message)
+        assert message.data == {"question": "Why is the sky blue?", "finding": "5 words long"}
+        (letter,) = backend.stream("questions").group("researchers").dead_letters.list()
+        assert (letter.reason, letter.error) == ("rejected", "that is not a question")
+
+
+def test_a_crashed_researcher_loses_no_question() -> None:
+    """When a lease ends unsettled, the next one gets the question."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        Researcher(backend).ask("Who is there?")
+        group = backend.stream("questions").group("researchers", lease=60.0)
+        first, second = group.consumer("first"), group.consumer("second")
+        taken = first.get(timeout=5)
+        assert taken is not None
+        assert second.get(timeout=0) is None
+        clock.advance(61)
+        again = second.get(timeout=5)
+        assert again is not None
+        assert (again.data, again.attempt) == ({"question": "Who is there?"}, 2)
