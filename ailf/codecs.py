@@ -9,6 +9,7 @@ Envelope: pub/sub has no headers of its own on most brokers, so a message with h
 body alone, which any client can read; and a body without an envelope is read as a body.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -54,10 +55,21 @@ class JsonCodec:
             raise InvalidArgumentError(f"type={type_!r} can't be decoded from JSON: {error}") from error
 
     def encode(self, data: Any) -> bytes:
-        return _json.encode(data)
+        body = _json.encode(data)
+        if b"null" in body:  # what the encoder writes for NaN and infinity, too, without a word
+            _refuse_unwritable(msgspec.to_builtins(data, str_keys=True))
+        return body
 
     def decode(self, body: bytes, *, foreign: bool) -> Any:
         return (self._lenient if foreign else self._decoder).decode(body)
+
+
+def _refuse_unwritable(data: Any) -> None:
+    if isinstance(data, float) and not math.isfinite(data):
+        raise ValueError("JSON has no NaN and no infinity")
+    if isinstance(data, dict | list | tuple | set | frozenset):
+        for each in data.values() if isinstance(data, dict) else data:
+            _refuse_unwritable(each)
 
 
 class BytesCodec:
@@ -153,7 +165,9 @@ def open_envelope(sealed: bytes) -> tuple[bytes, dict[str, str]]:
         return sealed, {}
     start = len(_MAGIC) + 4
     end = start + int.from_bytes(sealed[len(_MAGIC) : start], "big")
+    if end > len(sealed):
+        raise DecodeError(f"an envelope of {len(sealed)} bytes is cut short")
     try:
         return sealed[end:], _HEADERS.decode(sealed[start:end])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(f"an envelope of {len(sealed)} bytes can't be opened") from error

@@ -20,20 +20,29 @@ def matches(pattern: str, channel: str) -> bool:
 def matcher(pattern: str) -> re.Pattern[bytes]:
     """Return the regular expression, over UTF-8, that means the same as the pattern."""
     source = pattern.encode()
-    parts: list[bytes] = []
+    between_stars = [b""]
     at = 0
     while at < len(source):
-        part, at = _next(source, at)
-        if part != b".*" or parts[-1:] != [part]:  # runs of stars cost exponential time and mean one star
-            parts.append(part)
-    return re.compile(b"".join(parts), re.DOTALL)
+        if source[at : at + 1] == b"*":
+            between_stars.append(b"")
+            at += 1
+        else:
+            part, at = _next(source, at)
+            between_stars[-1] += part
+    return re.compile(_joined(*between_stars), re.DOTALL)
+
+
+def _joined(first: bytes, *others: bytes) -> bytes:
+    """Join with stars. What lies between two is taken where it is found first, for good: trying on costs exponentially."""
+    if not others:
+        return first
+    found = [b"(?>.*?" + each + b")" for each in others[:-1] if each]
+    return b"".join((first, *found, b".*", others[-1]))
 
 
 def _next(source: bytes, at: int) -> tuple[bytes, int]:
-    """Return the regular expression of the pattern's next element, and where the one after it starts."""
+    """Return the regular expression of the pattern's next element, not a star, and where the one after it starts."""
     char = source[at : at + 1]
-    if char == b"*":
-        return b".*", at + 1
     if char == b"?":
         return b".", at + 1
     if char == b"[":

@@ -1,0 +1,338 @@
+"""The two runtimes keep the same promises: events from any thread, flights that are shared, flows beside others."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from ailf.errors import InvalidArgumentError
+from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
+
+Scenario = Callable[[Runtime], Coroutine[Any, Any, None]]
+
+
+def on_threads(scenario: Scenario) -> None:
+    """Run a scenario on the thread runtime."""
+    run(scenario(ThreadRuntime()))
+
+
+def on_asyncio(scenario: Scenario) -> None:
+    """Run a scenario on the asyncio runtime."""
+    asyncio.run(scenario(AsyncioRuntime()))
+
+
+both = pytest.mark.parametrize("play", [on_threads, on_asyncio])
+Play = Callable[[Scenario], None]
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+def test_run_returns_the_result_of_a_flow() -> None:
+    """A flow that never suspends runs to its end at once."""
+
+    async def flow() -> int:
+        return 7
+
+    assert run(flow()) == 7
+
+
+def test_run_lets_errors_through() -> None:
+    """What a flow raises reaches the caller as it is."""
+
+    async def flow() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        run(flow())
+
+
+def test_run_refuses_a_flow_that_suspends() -> None:
+    """A driver of the wrong flavour is told, and its flow is closed with its clean-up done."""
+    cleaned = []
+
+    async def flow() -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(RuntimeError, match="not bound to the thread runtime"):
+        run(flow())
+    assert cleaned == [True]
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_an_event_is_set_from_another_thread(play: Play) -> None:
+    """Who waits wakes up when any thread sets the event, long before its timeout."""
+
+    async def scenario(runtime: Runtime) -> None:
+        event = runtime.event()
+        setter = threading.Timer(0.05, event.set)
+        setter.start()
+        began = runtime.now()
+        assert await event.wait(5)
+        assert runtime.now() - began < 2
+        assert event.is_set()
+        setter.join()
+
+    play(scenario)
+
+
+@both
+def test_an_event_that_stays_down_times_out(play: Play) -> None:
+    """Waiting ends after so many seconds and says that nothing came; a cleared event is down again."""
+
+    async def scenario(runtime: Runtime) -> None:
+        event = runtime.event()
+        event.set()
+        assert await event.wait(0)
+        event.clear()
+        assert not await event.wait(0.01)
+        assert not event.is_set()
+
+    play(scenario)
+
+
+def test_an_event_wakes_waiters_of_two_loops() -> None:
+    """Waiters wake up through their own event loops, whoever sets the event."""
+    event = AsyncioRuntime().event()
+    woken: list[bool] = []
+    loops = [threading.Thread(target=lambda: woken.append(asyncio.run(_wait(event.wait(5))))) for _ in range(2)]
+    for each in loops:
+        each.start()
+    time.sleep(0.05)
+    event.set()
+    for each in loops:
+        each.join()
+    assert woken == [True, True]
+
+
+async def _wait(waiting: Awaitable[bool]) -> bool:
+    return await waiting
+
+
+def test_no_wakeup_is_lost_between_threads() -> None:
+    """A set that races with the beginning of a wait is seen."""
+
+    async def scenario() -> None:
+        for _ in range(200):
+            event = AsyncioRuntime().event()
+            thread = threading.Thread(target=event.set)
+            thread.start()
+            assert await event.wait(5)
+            thread.join()
+
+    asyncio.run(scenario())
+
+
+# --- flights -----------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_flight() -> None:
+    """Who joins while a thread's flight is under way waits for it instead of starting another."""
+    runtime = ThreadRuntime()
+    flight, started, finish, flown = runtime.flight(), threading.Event(), threading.Event(), []
+
+    async def flow() -> None:
+        flown.append(True)
+        started.set()
+        finish.wait(5)
+
+    threads = [threading.Thread(target=lambda: run(flight.join(flow))) for _ in range(3)]
+    threads[0].start()
+    assert started.wait(5)
+    for each in threads[1:]:
+        each.start()
+    assert not run(flight.landed(0.02))
+    began = runtime.now()
+    run(flight.join(flow, 0.02))
+    assert runtime.now() - began < 2
+    finish.set()
+    for each in threads:
+        each.join(5)
+    assert flown == [True]
+    assert run(flight.landed(1))
+
+
+def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
+    """A flight outlives the caller who started it, and its effect reaches the others."""
+
+    async def scenario() -> None:
+        flight, finish, flown = AsyncioRuntime().flight(), asyncio.Event(), []
+
+        async def flow() -> None:
+            await finish.wait()
+            flown.append(True)
+
+        first, second = (asyncio.create_task(flight.join(flow)) for _ in range(2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first.cancel()
+        await flight.join(flow, 0.01)
+        assert not await flight.landed(0.01)
+        finish.set()
+        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert flown == [True]
+        assert await flight.landed(1)
+
+    asyncio.run(scenario())
+
+
+@both
+def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew(play: Play) -> None:
+    """A failed flight is over."""
+
+    async def scenario(runtime: Runtime) -> None:
+        flight, flown = runtime.flight(), []
+
+        async def fail() -> None:
+            raise KeyError("x")
+
+        async def fly() -> None:
+            flown.append(True)
+
+        with pytest.raises(KeyError):
+            await flight.join(fail)
+        await flight.join(fly, 1)
+        assert flown == [True]
+
+    play(scenario)
+
+
+# --- tasks -------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_spawned_flow_runs_beside_and_is_joined(play: Play) -> None:
+    """A flow runs while its starter waits for something else; joining has a bound and tells whether it ended."""
+
+    async def scenario(runtime: Runtime) -> None:
+        begun, finish = runtime.event(), runtime.event()
+
+        async def flow() -> None:
+            begun.set()
+            await finish.wait(5)
+
+        task = runtime.spawn(flow, name="beside")
+        assert await begun.wait(5)
+        assert not await task.join(0.01)
+        finish.set()
+        assert await task.join(5)
+
+    play(scenario)
+
+
+@both
+def test_what_a_spawned_flow_raises_is_logged(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that nobody waits for isn't silent."""
+
+    async def scenario(runtime: Runtime) -> None:
+        async def fail() -> None:
+            raise KeyError("lost")
+
+        assert await runtime.spawn(fail, name="beside").join(5)
+
+    with caplog.at_level(logging.ERROR, "ailf"):
+        play(scenario)
+    (record,) = caplog.records
+    assert record.getMessage() == "beside failed"
+
+
+def test_a_task_is_cancelled_at_its_next_await() -> None:
+    """On asyncio a flow can be interrupted and cleans up."""
+
+    async def scenario() -> None:
+        cleaned = []
+
+        async def flow() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                cleaned.append(True)
+
+        task = AsyncioRuntime().spawn(flow, name="sleeper")
+        await asyncio.sleep(0)
+        task.cancel()
+        assert await task.join(5)
+        assert cleaned == [True]
+
+    asyncio.run(scenario())
+
+
+def test_a_thread_cannot_be_cancelled_and_ends_by_itself() -> None:
+    """On threads cancelling changes nothing."""
+    runtime = ThreadRuntime()
+    finish = runtime.event()
+
+    async def flow() -> None:
+        await finish.wait(5)
+
+    task = runtime.spawn(flow, name="stubborn")
+    task.cancel()
+    assert not run(task.join(0.01))
+    finish.set()
+    assert run(task.join(5))
+
+
+@both
+def test_a_flow_may_join_itself(play: Play) -> None:
+    """What closes the backend from within one of its own flows doesn't wait for itself."""
+
+    async def scenario(runtime: Runtime) -> None:
+        tasks: list[Any] = []
+        ready, joined = runtime.event(), []
+
+        async def flow() -> None:
+            await ready.wait(5)
+            joined.append(await tasks[0].join(5))
+
+        tasks.append(runtime.spawn(flow, name="itself"))
+        ready.set()
+        assert await tasks[0].join(5)
+        assert joined == [False]
+
+    play(scenario)
+
+
+# --- users' functions --------------------------------------------------------------------------------------------
+
+
+async def _coroutine_function(value: int) -> int:
+    return value
+
+
+@both
+def test_a_plain_function_is_called(play: Play) -> None:
+    """Both flavours take plain functions."""
+
+    async def scenario(runtime: Runtime) -> None:
+        runtime.check_callable("the handler", abs)
+        assert await runtime.call(abs, -3) == 3
+        with pytest.raises(InvalidArgumentError, match="the handler must be callable, not int"):
+            runtime.check_callable("the handler", 3)
+
+    play(scenario)
+
+
+def test_asyncio_awaits_a_coroutine_function() -> None:
+    """The asyncio flavour takes coroutine functions, too."""
+    assert asyncio.run(AsyncioRuntime().call(_coroutine_function, 3)) == 3
+
+
+def test_threads_refuse_a_coroutine_function() -> None:
+    """The blocking flavour says so when it gets the function, and when a plain one returns a coroutine."""
+    runtime = ThreadRuntime()
+    with pytest.raises(InvalidArgumentError, match=r"use the Async… twin"):
+        runtime.check_callable("the handler", _coroutine_function)
+    with pytest.raises(InvalidArgumentError, match=r"use the Async… twin"):
+        run(runtime.call(lambda: _coroutine_function(1)))
