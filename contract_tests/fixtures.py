@@ -30,6 +30,8 @@ def asyncio_only(reason: str) -> Callable[[Any], Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on each flavour that it is for, and each backend that the command line names."""
+    if "world" not in metafunc.fixturenames:
+        return
     if "flavour" in metafunc.fixturenames:
         metafunc.parametrize("flavour", getattr(metafunc.function, "flavours", FLAVOURS))
     named = metafunc.config.getoption("--backend") + metafunc.config.getoption("--harness")

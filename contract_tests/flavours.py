@@ -7,11 +7,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 import ailf
 from ailf.group import DeadLetters
-
 from contract_tests.harness import Harness
 
 __all__ = ["Dressed", "World", "in_thread"]
@@ -75,7 +74,7 @@ class Dressed:
     def _dress(self, value: Any) -> Any:
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
-    async def __aenter__(self) -> "Dressed":
+    async def __aenter__(self) -> Self:
         await in_thread(self._inner.__enter__)
         return self
 

@@ -13,7 +13,7 @@ class Harness:
     """One place that backends can be opened on, empty and of this test alone. Derive from it for your backend.
 
     Attributes:
-        lease: Seconds that the tests use for a lease: short where time really passes, whatever you like where it is moved.
+        lease: Seconds that the tests use for a lease: short where time passes, anything where it is moved.
         url: What another process can open to see the same things, or None.
     """
 

@@ -12,7 +12,6 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
-
 from contract_tests.fixtures import asyncio_only
 from contract_tests.flavours import World, in_thread
 

@@ -87,7 +87,7 @@ async def test_pattern_grammar(world: World, flavour: str) -> None:
     for pattern, matched, unmatched in CASES:
         async with pubsub.listen("end", pattern=pattern) as subscription, pubsub.listen(pattern, "end") as literal:
             await pubsub.publish_many([(name, name) for name in (*matched, *unmatched, "end")])
-            got = []
+            got: list[str] = []
             while not got or got[-1] != "end":
                 got.append((await subscription.get(5)).channel)
             assert got[:-1] == matched, pattern

@@ -257,7 +257,7 @@ async def test_cancelled_waits_lose_nothing(world: World, flavour: str) -> None:
 
 
 async def test_close_gives_back(world: World, flavour: str) -> None:
-    """S6: what a consumer buffered or held when it was closed is available to the others at once, the attempt as it was."""
+    """S6: what a consumer buffered or held when it was closed is there for others at once, the attempt as it was."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(5))

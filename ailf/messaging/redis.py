@@ -91,7 +91,7 @@ class RedisStream(_Stream[Any]):
     def _open_engine(self) -> Engine:
         return _open(self._redis_client)
 
-    def read(  # type: ignore[override] - the signature of earlier code
+    def read(  # type: ignore[override]  # the signature of earlier code
         self, count: int = 10, block: int | None = None, last_id: str = "$"
     ) -> list[dict[str, Any]]:
         """Return entries after an id as ``{"id": …, "data": …}``.
@@ -124,7 +124,7 @@ class RedisStream(_Stream[Any]):
         finally:
             run(waiter.close())
 
-    def create_consumer_group(  # type: ignore[override] - the signature of earlier code
+    def create_consumer_group(  # type: ignore[override]  # the signature of earlier code
         self, group_name: str, consumer_name: str | None = None, start_id: str = "0"
     ) -> None:
         """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise."""
@@ -161,7 +161,7 @@ class RedisStream(_Stream[Any]):
         delivery.ack()
         return True
 
-    def process_messages(  # type: ignore[override] - the signature of earlier code
+    def process_messages(  # type: ignore[override]  # the signature of earlier code
         self,
         processor: Callable[[Any], Any],
         count: int = 10,

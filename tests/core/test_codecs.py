@@ -23,9 +23,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
-HEADERS = st.dictionaries(
-    TEXT.filter(bool).filter(lambda key: key != "content-type"), TEXT.filter(bool), max_size=4
-)
+HEADERS = st.dictionaries(TEXT.filter(bool).filter(lambda key: key != "content-type"), TEXT.filter(bool), max_size=4)
 BODIES = st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: MAGIC + rest)
 
 

@@ -80,9 +80,18 @@ def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
     return bool(condition())
 
 
+others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_earlier_tests() -> None:
+    others.clear()
+    others.update(threading.enumerate())
+
+
 def renewing() -> list[threading.Thread]:
-    """Return the threads that renew."""
-    return [each for each in threading.enumerate() if each.name == "ailf-renewal"]
+    """Return the threads that renew in this test."""
+    return [each for each in threading.enumerate() if each.name == "ailf-renewal" and each not in others]
 
 
 def test_a_lease_is_renewed_after_a_third() -> None:

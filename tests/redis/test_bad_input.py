@@ -88,7 +88,7 @@ def test_payloads_that_have_no_json_form(any_server: Server, namespace: str) -> 
         with pytest.raises(EncodeError, match="stream 's': a payload of type object"):
             stream.add(object())
         with pytest.raises(EncodeError):
-            backend.stream("s", type=bytes).add("text")  # type: ignore[arg-type] - that is the point
+            backend.stream("s", type=bytes).add("text")  # type: ignore[arg-type]  # that is the point
         with pytest.raises(InvalidArgumentError, match="max_payload"):
             stream.add("x" * (1024 * 1024))
         assert stream.read() == []

@@ -22,7 +22,7 @@ from tests.servers import NewServer, Server
 
 def settings(server: Server, **options: object) -> Settings:
     """Return settings for a server."""
-    return Settings(host="127.0.0.1", port=server.port, **options)  # type: ignore[arg-type] - a test's shorthand
+    return Settings(host="127.0.0.1", port=server.port, **options)  # type: ignore[arg-type]  # a test's shorthand
 
 
 def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:

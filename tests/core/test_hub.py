@@ -1,0 +1,204 @@
+"""Many subscriptions over one connection: what they drop is counted, copies come once, and interruptions are told."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ailf import ClosedError, Gap, Message, Overflow, PubSub
+from ailf.driver import Filter, Frame
+from ailf.hub import Inbox
+from ailf.runtime import ThreadRuntime
+from ailf_memory import MemoryBackend, MemoryStore
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """The place that is the server elsewhere."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def pubsub(store: MemoryStore) -> Iterator[PubSub[int]]:
+    """Broadcast over the store."""
+    with MemoryBackend(store=store) as backend:
+        yield backend.pubsub(type=int)
+
+
+def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
+    """Wait for a condition; return whether it came true."""
+    until = time.monotonic() + within
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.002)
+    return bool(condition())
+
+
+def data(item: Message[int] | Gap | None) -> int:
+    """Return the payload of what must be a message."""
+    assert isinstance(item, Message)
+    return item.data
+
+
+# --- overflow ----------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_are_dropped_and_counted(pubsub: PubSub[int]) -> None:
+    """A slow subscriber keeps the newest messages and learns how many bytes it missed."""
+    with pubsub.listen("news", buffer=3) as slow:
+        pubsub.publish_many([("news", number) for number in range(10)])
+        assert soon(lambda: slow.dropped == 7)
+        assert slow.dropped_bytes == 7
+        assert [data(slow.get(1)) for _ in range(3)] == [7, 8, 9]
+
+
+def test_the_newest_are_dropped_and_counted(pubsub: PubSub[int]) -> None:
+    """With DROP_NEWEST it keeps the oldest."""
+    with pubsub.listen("news", buffer=3, overflow=Overflow.DROP_NEWEST) as slow:
+        pubsub.publish_many([("news", number) for number in range(10)])
+        assert soon(lambda: slow.dropped == 7)
+        assert [data(slow.get(1)) for _ in range(3)] == [0, 1, 2]
+        pubsub.publish("news", 10)
+        assert data(slow.get(1)) == 10
+
+
+def test_a_full_subscription_is_closed_where_asked(pubsub: PubSub[int]) -> None:
+    """With CLOSE it gets what it has, and then an error instead of a silent hole."""
+    with pubsub.listen("news", buffer=3, overflow=Overflow.CLOSE) as slow, pubsub.listen("news") as other:
+        pubsub.publish_many([("news", number) for number in range(10)])
+        assert [data(other.get(1)) for _ in range(10)] == list(range(10))
+        assert [data(next(slow)) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ClosedError, match="'news' was closed: its buffer of 3 messages was full"):
+            next(slow)
+        assert slow.dropped == 0
+
+
+def test_a_slow_subscriber_costs_the_others_nothing(pubsub: PubSub[int]) -> None:
+    """Who keeps up misses nothing, and the publisher waits for nobody (P4)."""
+    with pubsub.listen("news", buffer=1) as slow, pubsub.listen("news", buffer=500) as quick:
+        for number in range(300):
+            pubsub.publish("news", number)
+        assert [data(quick.get(1)) for _ in range(300)] == list(range(300))
+        assert soon(lambda: slow.dropped == 299)
+
+
+def test_dropping_is_logged_once_an_episode(pubsub: PubSub[int], caplog: pytest.LogCaptureFixture) -> None:
+    """A flood doesn't become a flood of log lines."""
+    with pubsub.listen("news", buffer=2) as slow:
+        for episode in (1, 2):
+            pubsub.publish_many([("news", number) for number in range(20)])
+            assert soon(lambda episode=episode: slow.dropped == 18 * episode)
+            assert [data(slow.get(1)) for _ in range(2)] == [18, 19]
+    assert sum("buffer of 2 messages full" in each.getMessage() for each in caplog.records) == 2
+
+
+def test_a_gap_finds_room_in_a_full_inbox() -> None:
+    """That something is missing is never itself dropped by arriving late."""
+    inbox = Inbox(ThreadRuntime().event(), size=1, overflow=Overflow.DROP_NEWEST)
+    wanted = Filter("news")
+    inbox.put(Frame(wanted, "news", b"1"))
+    inbox.put(gap := Gap("broken", 1.0))
+    inbox.put(Frame(wanted, "news", b"2"))
+    assert list(inbox._items) == [Frame(wanted, "news", b"1"), gap]
+    assert inbox.dropped == 1
+
+
+# --- one copy (P3) -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("channels", "patterns"),
+    [
+        (["news.art"], ["news.*"]),
+        (["news.art"], ["news.*", "*.art", "n*"]),
+        ([], ["news.*", "*.art"]),
+        (["news.art", "news.art"], None),
+        ([], ["news.*", "news.*"]),
+    ],
+)
+def test_a_message_that_matches_several_times_comes_once(
+    pubsub: PubSub[int], channels: list[str], patterns: list[str] | None
+) -> None:
+    """However many of its channels and patterns a message fits, a subscription gets one copy (P3)."""
+    with pubsub.listen(*channels, pattern=patterns) as subscription:
+        pubsub.publish_many([("news.art", 1), ("news.art", 2)])
+        assert [data(subscription.get(1)) for _ in range(2)] == [1, 2]
+        assert subscription.get(0.05) is None
+
+
+def test_each_subscription_gets_a_copy_of_its_own(pubsub: PubSub[int]) -> None:
+    """Subscriptions that share a connection don't share messages."""
+    with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two, pubsub.listen("a", "b") as three:
+        pubsub.publish_many([("a", 1), ("b", 2)])
+        assert data(one.get(1)) == 1
+        assert [data(two.get(1)) for _ in range(2)] == [1, 2]
+        assert [data(three.get(1)) for _ in range(2)] == [1, 2]
+        assert one.get(0.02) is None
+
+
+def test_leaving_takes_nothing_from_the_others(pubsub: PubSub[int]) -> None:
+    """A channel is given up with its last subscription."""
+    with pubsub.listen("news") as stays:
+        with pubsub.listen("news"):
+            pass
+        pubsub.publish("news", 1)
+        assert data(stays.get(1)) == 1
+
+
+# --- gaps (P5) ---------------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_is_told_to_every_subscription_once(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """After a break each subscription yields one gap, in its place among the messages, and goes on."""
+    with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two:
+        pubsub.publish("a", 1)
+        assert [data(each.get(1)) for each in (one, two)] == [1, 1]
+        store.break_subscriptions("the cable was pulled")
+        gaps = [each.get(5) for each in (one, two)]
+        assert all(isinstance(each, Gap) and each.reason == "the cable was pulled" for each in gaps)
+        pubsub.publish("a", 2)
+        assert [data(each.get(1)) for each in (one, two)] == [2, 2]
+        assert one.get(0.02) is None
+
+
+def test_a_gap_comes_after_what_was_received_before(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """Messages that had arrived are not lost by a break and stand before the gap."""
+    with pubsub.listen("a") as subscription, pubsub.listen("a") as witness:
+        pubsub.publish("a", 1)
+        assert data(witness.get(1)) == 1
+        store.break_subscriptions()
+        assert isinstance(witness.get(5), Gap)
+        pubsub.publish("a", 2)
+        items = [subscription.get(1) for _ in range(3)]
+        assert [type(each) for each in items] == [Message, Gap, Message]
+
+
+def test_every_break_is_told(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """A second break is a second gap."""
+    with pubsub.listen("a") as subscription:
+        for _ in range(2):
+            store.break_subscriptions()
+            assert isinstance(subscription.get(5), Gap)
+
+
+def test_a_subscription_made_after_a_break_sees_no_gap(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """What was never promised can't be missing."""
+    with pubsub.listen("a") as old:
+        store.break_subscriptions()
+        assert isinstance(old.get(5), Gap)
+        with pubsub.listen("a") as new:
+            pubsub.publish("a", 1)
+            assert data(new.get(1)) == 1
+
+
+# --- closing -----------------------------------------------------------------------------------------------------
+
+
+def test_closing_the_backend_ends_subscriptions(store: MemoryStore) -> None:
+    """Who listens learns that the backend was closed, and the connection is given back (B3)."""
+    backend = MemoryBackend(store=store)
+    with backend.pubsub(type=int).listen("a") as subscription:
+        assert len(store.listeners) == 1
+        backend.close()
+        with pytest.raises(ClosedError):
+            next(subscription)
+    assert store.listeners == []

@@ -1,0 +1,171 @@
+"""Backends are found by entry points, loaded when they are needed, and break only themselves."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pluggy
+import pytest
+
+import ailf
+from ailf import InvalidArgumentError, UnsupportedError, hookspecs, registry
+from ailf.cli import main
+
+Install = Callable[..., None]
+
+WORKING = """
+    import ailf
+    from ailf_memory import AsyncMemoryBackend, MemoryBackend
+
+    @ailf.hookimpl
+    def ailf_connect(url):
+        return MemoryBackend(url=url)
+
+    @ailf.hookimpl
+    def ailf_connect_async(url):
+        return AsyncMemoryBackend(url=url)
+"""
+BLOCKING_ONLY = WORKING[: WORKING.rindex("@ailf.hookimpl")]
+BROKEN = "raise ValueError('half installed')"
+MISSING = "import a_package_that_nobody_has"
+REFUSED = """
+    import ailf
+
+    @ailf.hookimpl
+    def ailf_connect(url, flavour): ...
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test load a plugin for another."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    monkeypatch.setattr(registry, "_manager", manager)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a distribution that has one plugin, as pip would leave it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def installed(scheme: str, source: str, *, module: str | None = None) -> None:
+        module = module or f"ailf_test_{scheme}"
+        info = tmp_path / f"ailf_{scheme}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ailf-{scheme}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[ailf]\n{scheme} = {module}\n")
+        (tmp_path / f"{module}.py").write_text(dedent(source))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return installed
+
+
+def test_an_installed_backend_is_opened_by_its_scheme(install: Install) -> None:
+    """A third party's package needs an entry point and a hook, nothing else; schemes ignore case."""
+    install("zinc", WORKING)
+    with ailf.connect("ZINC://somewhere") as backend:
+        assert backend.url == "ZINC://somewhere"
+        backend.stream("tasks").add(1)
+
+
+def test_an_unknown_scheme_lists_what_is_installed(install: Install) -> None:
+    """Who mistypes a URL sees what would work."""
+    install("zinc", WORKING)
+    with pytest.raises(InvalidArgumentError, match=r"no backend for zink:// .*installed are: memory, .*zinc\b"):
+        ailf.connect("zink://host")
+
+
+@pytest.mark.parametrize("url", ["redis", "localhost:6379", "redis:/host"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    """Something without a scheme is told from a scheme that isn't installed."""
+    with pytest.raises(InvalidArgumentError, match="is not the URL of a backend"):
+        ailf.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (BROKEN, "ValueError: half installed"),
+        (MISSING, "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
+        (REFUSED, "PluginValidationError"),
+    ],
+    ids=["raises", "misses a package", "has a wrong hook"],
+)
+def test_a_broken_plugin_breaks_only_itself_and_is_named(install: Install, source: str, says: str) -> None:
+    """The error names the scheme and the package, every time it is asked for; the others work as before."""
+    install("lead", source)
+    install("zinc", WORKING)
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match=rf"lead:// \(ailf_test_lead, from ailf-lead\) can't be .*{says}"):
+            ailf.connect("lead://")
+    ailf.connect("zinc://").close()
+    ailf.connect("memory://").close()
+
+
+def test_plugins_are_loaded_when_they_are_needed(install: Install) -> None:
+    """Opening one backend imports no other's package."""
+    install("zinc", WORKING)
+    ailf.connect("memory://").close()
+    assert "ailf_test_zinc" not in sys.modules
+
+
+def test_a_plugin_with_one_flavour_says_so(install: Install) -> None:
+    """A package may have one flavour; asking for the other names it."""
+    install("tin", BLOCKING_ONLY)
+    ailf.connect("tin://").close()
+    with pytest.raises(UnsupportedError, match=r"the backend for tin:// \(ailf_test_tin\) has no asyncio flavour"):
+        ailf.connect_async("tin://")
+
+
+def test_the_missing_redis_extra_names_the_command() -> None:
+    """Without the client library the error is the command that installs it; the memory backend works."""
+    program = """
+        import sys
+        sys.modules["redis"] = None  # as if it were not installed
+        import ailf
+        ailf.connect("memory://").close()
+        for scheme in ("redis", "rediss", "unix"):
+            try:
+                ailf.connect(f"{scheme}://localhost")
+            except ailf.UnsupportedError as error:
+                print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [each.partition(":")[0] for each in lines] == ["redis", "rediss", "unix"]
+    assert all(each.endswith("pip install 'ailf[redis]'") for each in lines)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_backends(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ailf backends` shows scheme, package with version and place, sorted by scheme."""
+    install("zinc", WORKING)
+    assert main(["backends"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert ["zinc://", "ailf-zinc", "1.5", "ailf_test_zinc"] in rows
+    assert "memory://" in [row[0] for row in rows]
+
+
+def test_the_command_tells_a_broken_backend(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    """A backend that can't be used is listed with its reason, and the exit status is 1."""
+    install("lead", BROKEN)
+    install("zinc", WORKING)
+    assert main(["backends"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("can't be used: ") == 1
+    assert "half installed" in out
+    assert "zinc://" in out
+
+
+def test_the_command_wants_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a subcommand it explains itself."""
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
