@@ -33,7 +33,7 @@ def matcher(pattern: str) -> re.Pattern[bytes]:
 
 
 def _joined(first: bytes, *others: bytes) -> bytes:
-    """Join with stars. What lies between two is taken where it is found first, for good: trying on costs exponentially."""
+    """Join with stars. What is between two is taken where it is found first, for good: else time explodes."""
     if not others:
         return first
     found = [b"(?>.*?" + each + b")" for each in others[:-1] if each]

@@ -81,6 +81,7 @@ def new_server() -> Iterator[NewServer]:
         password: str | None = None,
         appendonly: bool = False,
         unixsocket: bool = False,
+        port: int | None = None,
     ) -> Server:
         version = version or next(reversed(binaries.found()), "none")
         started = Server.start(
@@ -90,6 +91,7 @@ def new_server() -> Iterator[NewServer]:
             password=password,
             appendonly=appendonly,
             unixsocket=unixsocket,
+            port=port,
         )
         servers.append(started)
         return started

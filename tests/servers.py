@@ -44,11 +44,18 @@ class Server:
     """
 
     def __init__(
-        self, binary: Path, *options: str, version: str, password: str | None, appendonly: bool, unixsocket: bool
+        self,
+        binary: Path,
+        *options: str,
+        version: str,
+        password: str | None,
+        appendonly: bool,
+        unixsocket: bool,
+        port: int | None,
     ) -> None:
         self.version = version
         self.password = password
-        self.port = free_port()
+        self.port = port or free_port()
         # Short on purpose: the path of a unix socket has a limit of about 100 bytes, and pytest's tmp_path is long.
         self.directory = Path(tempfile.mkdtemp(prefix="ailf-"))
         self.socket_path = self.directory / "s" if unixsocket else None
@@ -71,6 +78,7 @@ class Server:
         password: str | None = None,
         appendonly: bool = False,
         unixsocket: bool = False,
+        port: int | None = None,
     ) -> Self:
         """Start a server and return it when it answers.
 
@@ -79,7 +87,13 @@ class Server:
         """
         for attempts_left in (2, 1, 0):
             server = cls(
-                binary, *options, version=version, password=password, appendonly=appendonly, unixsocket=unixsocket
+                binary,
+                *options,
+                version=version,
+                password=password,
+                appendonly=appendonly,
+                unixsocket=unixsocket,
+                port=port,
             )
             try:
                 server._launch()
@@ -262,6 +276,7 @@ class NewServer(Protocol):
         password: str | None = None,
         appendonly: bool = False,
         unixsocket: bool = False,
+        port: int | None = None,
     ) -> Server:
         """Start it; the fixture stops it after the test."""
 

@@ -1,4 +1,4 @@
-"""The two flavours are twins: the same names, parameters, defaults and words; every difference is here, with a reason."""
+"""The two flavours are twins: the same names, parameters, defaults and words; a difference has its reason here."""
 
 import inspect
 import re

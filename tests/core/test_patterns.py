@@ -89,7 +89,7 @@ def test_an_escaped_name_matches_itself_alone(name: str) -> None:
         ("a.c", "abc", False),
     ],
 )
-def test_the_grammar(pattern: str, channel: str, fits: bool) -> None:
+def test_the_grammar(pattern: str, channel: str, *, fits: bool) -> None:
     """Each element of the grammar in one line."""
     assert matches(pattern, channel) is fits
 

@@ -4,6 +4,7 @@ The model is a list of entries and a dict of what is out; it looks at everything
 own. Hypothesis plays both with the same steps.
 """
 
+import itertools
 from typing import Any
 
 import attrs
@@ -195,7 +196,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert [each.body for each in records] == self.model.entries
         assert [each.id for each in records] == self.ids
         numbers = [tuple(map(int, each.split("-"))) for each in self.ids]
-        assert all(one < other for one, other in zip(numbers, numbers[1:], strict=False))
+        assert all(one < other for one, other in itertools.pairwise(numbers))
 
     def teardown(self) -> None:
         """In the end nothing was lost: everything that isn't done with can still be had (S6)."""
