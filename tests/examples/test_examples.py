@@ -1,0 +1,64 @@
+"""The examples run as they are told to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.servers import Server
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str) -> str:
+    """Run a program of the examples, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=EXAMPLES, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_crew_on_memory() -> None:
+    """The demo finishes every task although a worker dies, on the embedded default."""
+    story = run("crew.py")
+    assert "12 of 12 tasks are finished" in story
+    assert "at attempt 2" in story
+
+
+def test_crew_on_redis(any_server: Server) -> None:
+    """The same on Redis, where the worker is a process that is killed."""
+    story = run("crew.py", "--url", any_server.url)
+    assert "12 of 12 tasks are finished" in story
+    assert "at attempt 2" in story
+
+
+def test_pubsub_example(any_server: Server) -> None:
+    """The publisher is answered by the subscriber."""
+    port = str(any_server.port)
+    command = [sys.executable, "redis_pubsub_example.py", "--role", "subscriber", "--port", port, "--limit", "1"]
+    with subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, text=True) as subscriber:
+        assert subscriber.stdout is not None
+        assert subscriber.stdout.readline() == "subscriber: listening\n"
+        story = run("redis_pubsub_example.py", "--role", "publisher", "--port", port)
+        assert "the answer is '3 words'" in story
+        assert subscriber.wait(10) == 0
+
+
+def test_stream_example(any_server: Server) -> None:
+    """The worker processes what the dispatcher added."""
+    port = str(any_server.port)
+    assert "task 4 is entry" in run("redis_stream_example.py", "--role", "dispatcher", "--port", port)
+    story = run("redis_stream_example.py", "--role", "worker", "--port", port, "--limit", "5")
+    assert story.count("has 10 characters") == 5
+
+
+def test_injected_agent() -> None:
+    """The injected agent's unit test passes, as its user would run it."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES / "injection")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "injection"]
+    done = subprocess.run(
+        command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
