@@ -19,7 +19,7 @@ from ailf.delivery import AsyncDelivery, Delivery, Parcel
 from ailf.driver import Action, Claim, Fetched, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
-from ailf.group import GroupFlow
+from ailf.leasing import GroupFlow
 from ailf.renewal import Hold
 from ailf.runtime import run
 from ailf.values import GroupReset

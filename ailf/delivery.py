@@ -7,16 +7,14 @@ changes nothing, another way is an error, and after its lease is lost every way 
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Settlement
 from ailf.errors import LeaseLostError, Reject, SettledError
+from ailf.leasing import GroupFlow
 from ailf.renewal import Hold
 from ailf.runtime import run
-
-if TYPE_CHECKING:
-    from ailf.consumer import ConsumerFlow
 
 __all__ = ["AsyncDelivery", "Delivery", "Parcel"]
 
@@ -26,14 +24,22 @@ MAX_ERROR = 2000
 """How many characters of an error a dead letter keeps."""
 
 
+class Holder(Protocol):
+    """The consumer that has the delivery."""
+
+    group: GroupFlow
+    running: int
+
+    def let_go(self, parcel: "Parcel") -> None:
+        """It is settled or lost: renew it no more."""
+
+
 class Parcel:
     """The state of one delivery, whichever face it shows."""
 
     __slots__ = ("claim", "consumer", "data", "headers", "hold", "settled")
 
-    def __init__(
-        self, consumer: "ConsumerFlow", claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, consumer: Holder, claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
         self.consumer = consumer
         self.claim = claim
         self.hold = hold

@@ -9,7 +9,7 @@ from ailf.codecs import Payloads
 from ailf.driver import Capability, Record
 from ailf.engine import Engine
 from ailf.errors import ClosedError, DecodeError, InvalidArgumentError
-from ailf.group import GroupFlow, GroupOptions
+from ailf.leasing import GroupFlow, GroupOptions
 from ailf.values import EARLIEST, LATEST, Entry
 from ailf.worker import Worker
 

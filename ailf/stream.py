@@ -12,10 +12,12 @@ from typing import Any, Generic, Self, TypeVar
 from ailf.attached import Attached
 from ailf.checks import check_name
 from ailf.engine import Engine
-from ailf.group import DRAIN, AsyncGroup, Group, GroupOptions
+from ailf.group import AsyncGroup, Group
+from ailf.leasing import GroupOptions
 from ailf.reading import StreamFlow, Tail
 from ailf.runtime import run
 from ailf.values import EARLIEST, LATEST, Backoff, Entry, GroupReset
+from ailf.worker import DRAIN
 
 __all__ = ["AsyncStream", "Stream"]
 

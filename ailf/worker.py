@@ -22,11 +22,14 @@ from ailf.errors import (
     Reject,
     SettledError,
 )
-from ailf.group import GroupFlow
+from ailf.leasing import GroupFlow
 
-__all__ = ["Worker", "verdict"]
+__all__ = ["DRAIN", "Worker", "verdict"]
 
 log = logging.getLogger("ailf.worker")
+
+DRAIN = 30.0
+"""Seconds that a stopped `process` waits for running handlers unless told otherwise."""
 
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""

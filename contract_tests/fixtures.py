@@ -63,7 +63,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run the contract's coroutine tests."""
     if "world" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(pyfuncitem.function):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.function).parameters}
+    arguments: dict[str, Any] = {
+        name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.function).parameters
+    }
     harness, chosen = arguments.pop("world"), arguments.pop("flavour")
     asyncio.run(live(harness, chosen, pyfuncitem.function, **arguments))
     return True

@@ -65,9 +65,10 @@ class FakeDriver(BackendDriver):
         return self.of.answer(self, receipts)
 
 
-def hold(name: str = "1-0", *, lease: float = LEASE, longest: float = 60.0) -> Hold:
-    """Return a lease that begins now."""
-    return Hold("s", "g", Receipt(name, "c", 1), lease=lease, since=time.monotonic(), longest=longest)
+def hold(name: str = "1-0", *, lease: float = LEASE, longest: float = 60.0, since: float | None = None) -> Hold:
+    """Return a lease that begins now, unless told when."""
+    began = time.monotonic() if since is None else since
+    return Hold("s", "g", Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
 
 
 def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
@@ -111,9 +112,9 @@ def test_a_lease_is_renewed_after_a_third() -> None:
 
 def test_leases_of_one_group_are_renewed_in_one_request() -> None:
     """Many messages cost no more requests than one."""
-    driver = FakeDriver()
+    driver, fetched = FakeDriver(), time.monotonic()
     renewer = Renewer(driver)
-    renewer.add([hold(str(number)) for number in range(20)])
+    renewer.add([hold(str(number), since=fetched) for number in range(20)])
     assert soon(lambda: driver.asked)
     assert len(driver.asked[0][1]) == 20
     run(renewer.close())
@@ -152,7 +153,8 @@ def test_renewing_survives_errors() -> None:
 
 def test_a_lease_that_somebody_else_has_is_lost_alone() -> None:
     """The backend's no ends one lease and leaves the others."""
-    driver, mine, theirs = FakeDriver(), hold("mine"), hold("theirs")
+    fetched = time.monotonic()
+    driver, mine, theirs = FakeDriver(), hold("mine", since=fetched), hold("theirs", since=fetched)
     driver.answer = lambda _, receipts: [each.id == "mine" for each in receipts]
     renewer = Renewer(driver)
     renewer.add([mine, theirs])
@@ -226,7 +228,8 @@ def test_the_thread_ends_when_nothing_is_left_and_comes_again() -> None:
 
 def test_what_was_given_up_is_not_renewed() -> None:
     """A settled message is not asked for again."""
-    driver, kept, gone = FakeDriver(), hold("kept"), hold("gone")
+    fetched = time.monotonic()
+    driver, kept, gone = FakeDriver(), hold("kept", since=fetched), hold("gone", since=fetched)
     renewer = Renewer(driver)
     renewer.add([kept, gone])
     renewer.discard(gone)

@@ -268,12 +268,14 @@ def test_a_handler_that_outlasts_the_drain_is_left_behind_and_keeps_its_message(
         group = stream.group("g")
         stream.add_many([1, 2])
         started, finish = threading.Event(), threading.Event()
+        behind: list[threading.Thread] = []
 
-        def handler(delivery: ailf.Delivery[int]) -> None:
+        def handler(_: ailf.Delivery[int]) -> None:
             if threading.current_thread() is threading.main_thread():
                 started.wait(5)
                 group.stop()
             else:
+                behind.append(threading.current_thread())
                 started.set()
                 finish.wait(5)
 
@@ -281,3 +283,4 @@ def test_a_handler_that_outlasts_the_drain_is_left_behind_and_keeps_its_message(
         with group.consumer() as consumer:
             assert consumer.get(0) is None
         finish.set()
+        behind[0].join(5)
