@@ -111,6 +111,8 @@ class Payloads:
             InvalidArgumentError: The payload or its headers are too large, or headers aren't text.
         """
         sent = check_headers(headers)
+        if sent.get(CONTENT_TYPE) == BYTES:
+            raise InvalidArgumentError(f"the header {CONTENT_TYPE}: {BYTES} is how {self.what} marks bytes; send bytes")
         if self._marks_bytes and isinstance(data, bytes | bytearray | memoryview):
             body = bytes(data)
             sent[CONTENT_TYPE] = BYTES

@@ -81,7 +81,7 @@ def _load(entry: EntryPoint) -> None:
         try:
             _manager.register(entry.load(), name=entry.name)
         except Exception as error:
-            if _manager.has_plugin(entry.name):  # pluggy keeps a plugin whose hooks it refused
+            if _manager.has_plugin(entry.name):  # pluggy 1.5 keeps a plugin whose hooks it refused
                 _manager.unregister(name=entry.name)
             raise UnsupportedError(_load_problem(entry, error)) from error
 

@@ -103,7 +103,8 @@ class PubSubFlow:
 
     async def _failed(self, what: str, error: Exception, raw: Message[bytes]) -> None:
         self.errors += 1
-        log.error("channel %r: %s: %r", raw.channel, what, error, exc_info=error)
+        shown = None if isinstance(error, DecodeError) else error  # what a decoder says may quote the payload
+        log.error("channel %r: %s: %r", raw.channel, what, error, exc_info=shown)
         if self._on_error is None:
             return
         try:

@@ -1,5 +1,19 @@
 """The contract's fixtures, for ``pytest --pyargs contract_tests``."""
 
-from contract_tests.fixtures import flavour, new_harness, pytest_generate_tests, pytest_pyfunc_call, world
+from contract_tests.fixtures import (
+    new_harness,
+    pytest_collection_modifyitems,
+    pytest_generate_tests,
+    pytest_pyfunc_call,
+    pytest_report_collectionfinish,
+    world,
+)
 
-__all__ = ["flavour", "new_harness", "pytest_generate_tests", "pytest_pyfunc_call", "world"]
+__all__ = [
+    "new_harness",
+    "pytest_collection_modifyitems",
+    "pytest_generate_tests",
+    "pytest_pyfunc_call",
+    "pytest_report_collectionfinish",
+    "world",
+]

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import queue
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
@@ -13,7 +14,7 @@ import ailf
 from ailf.group import DeadLetters
 from contract_tests.harness import Harness
 
-__all__ = ["Dressed", "World", "in_thread"]
+__all__ = ["OWN", "Dressed", "World", "in_thread", "live"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
@@ -22,12 +23,41 @@ IMMEDIATE = {"pubsub", "stream", "group", "consumer", "listen", "stop", "tail", 
 """Methods that don't wait, and are plain functions on asyncio too."""
 
 END = object()
-WITHIN = 10.0
-"""Seconds that any single wait of a test may take."""
+OWN = "contract-"
+"""What the names of the suite's own threads begin with."""
+
+DEADLINE = 6
+"""How many times the patience with one wait a whole test may take."""
+
+T = TypeVar("T")
+
+
+class _Threads:
+    """Threads to block in, used again and again; a test that gives up on a call is not held back by its thread."""
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run it in an idle thread, or a new one."""
+        try:
+            box = self._idle.pop()
+        except IndexError:
+            box = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(box,), name=f"{OWN}call", daemon=True).start()
+        box.put(work)
+
+    def _serve(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
+        while True:
+            box.get()()
+            self._idle.append(box)
+
+
+_threads = _Threads()
 
 
 async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Run a blocking call in a new daemon thread; a test that gives up on it is not held back by it."""
+    """Run a blocking call in a thread of its own."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()
 
@@ -47,7 +77,7 @@ async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) ->
         else:
             answer.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    _threads.start(work)
     return await answer
 
 
@@ -92,13 +122,22 @@ class Dressed:
 
 
 class World:
-    """What a test has: a place, a flavour, and what it opened, which is closed behind it."""
+    """What a test has: a place, a flavour, patience, and what it opened, which is closed behind it.
+
+    Attributes:
+        harness: The place.
+        flavour: The flavour of what `connect` opens.
+        lease: Seconds for a lease that the test lets end.
+        patience: Seconds to wait for what must come.
+    """
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(self, harness: Harness, flavour: str) -> None:
         self.harness = harness
         self.flavour = flavour
         self.lease = harness.lease
-        self.loop = asyncio.get_running_loop()
+        self.patience = harness.patience
         self._opened: list[Any] = []
 
     async def connect(self, flavour: str | None = None, harness: Harness | None = None) -> Any:
@@ -118,7 +157,7 @@ class World:
 
         def blocking(argument: Any) -> Any:
             shown = Dressed(self, argument) if isinstance(argument, BLOCKING) else argument
-            return asyncio.run_coroutine_threadsafe(value(shown), self.loop).result(WITHIN)
+            return asyncio.run_coroutine_threadsafe(value(shown), self.loop).result(DEADLINE * self.patience)
 
         return blocking
 
@@ -126,16 +165,47 @@ class World:
         """Let the backend's *now* advance."""
         await self.harness.advance(seconds)
 
+    # --- waiting, never for ever ---------------------------------------------------------------------------------
+
+    async def soon(self, waiting: Awaitable[T], within: float | None = None) -> T:
+        """Return what is waited for; fail when it takes longer than our patience."""
+        seconds = self.patience if within is None else within
+        future = asyncio.ensure_future(waiting)
+        try:
+            done, _ = await asyncio.wait([future], timeout=seconds)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        if not done:
+            future.cancel()
+            what = future.get_coro() if isinstance(future, asyncio.Task) else future
+            raise AssertionError(f"{getattr(what, '__qualname__', what)} did not end within {seconds:g} s")
+        return future.result()
+
+    async def take(self, source: Any) -> Any:
+        """Return the next delivery or message, which must come."""
+        item = await self.soon(source.get(self.patience), 2 * self.patience)
+        assert item is not None, f"nothing came within {self.patience} s"
+        return item
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Return when a condition holds, which it must soon."""
+        for _ in range(round(self.patience / 0.01)):
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"did not come true within {self.patience} s: {condition}")
+
     async def close(self) -> None:
         """Close what the test opened."""
         for backend in reversed(self._opened):
-            await asyncio.wait_for(backend.aclose(), WITHIN)
+            await self.soon(backend.aclose(), 2 * self.patience)
 
 
-async def live(harness: Harness, flavour: str, test: Callable[..., Coroutine[Any, Any, None]], **more: Any) -> None:
-    """Run one contract test in a world of its own, within a deadline."""
-    world = World(harness, flavour)
+async def live(world: World, test: Callable[..., Coroutine[Any, Any, None]], **more: Any) -> None:
+    """Run one contract test in its world, within a deadline."""
+    world.loop = asyncio.get_running_loop()
     try:
-        await asyncio.wait_for(test(world=world, flavour=flavour, **more), 3 * WITHIN)
+        await world.soon(test(world=world, **more), DEADLINE * world.patience)
     finally:
         await world.close()

@@ -2,30 +2,46 @@
 
 import asyncio
 import uuid
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
 
 import ailf
 from ailf.driver import Capability
+from ailf.registry import plugin_for
 
 __all__ = ["Harness", "UrlHarness"]
 
 
 class Harness:
-    """One place that backends can be opened on, empty and of this test alone. Derive from it for your backend.
+    """One place that backends are opened on, empty and of this test alone. Derive from it for your backend.
+
+    The suite makes one for each test, without arguments. You must write `connect`, `connect_async` (one will do, see
+    ``flavours``) and `elsewhere`. What is marked *optional* lets more tests run; those that can't are counted and
+    named with the reason after the collection.
 
     Attributes:
-        lease: Seconds that the tests use for a lease: short where time passes, anything where it is moved.
-        url: What another process can open to see the same things, or None.
+        capabilities: What the backend declares; tests of anything else are left out.
+        flavours: "blocking", "asyncio", or both.
+        lease: Seconds that tests use for a lease: short where time really passes, whatever you like where it is moved.
+        patience: Seconds that a test waits for what must come.
+        url: Optional: what a process of its own can open; with `Capability.PROCESSES` it sees the same things.
+        unreachable_url: Optional: a URL, with the credentials ``user:secret``, where nobody answers.
     """
 
+    capabilities: frozenset[Capability] = frozenset(Capability)
+    flavours: Collection[str] = ("blocking", "asyncio")
     lease: float = 0.4
+    patience: float = 5.0
     url: str | None = None
+    unreachable_url: str | None = None
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend on this place."""
         raise NotImplementedError
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Open an asyncio backend on this place."""
+        """Return an asyncio backend on this place, to be awaited."""
         raise NotImplementedError
 
     def elsewhere(self) -> "Harness":
@@ -36,33 +52,62 @@ class Harness:
         """Let the backend's *now* advance: wait, or move its clock."""
         await asyncio.sleep(seconds)
 
+    async def interrupt_subscriptions(self) -> None:
+        """Optional: break the connections of all subscriptions; messages sent before this returns may be lost."""
+        raise NotImplementedError
+
+    async def add_foreign(self, stream: str) -> None:
+        """Optional: add an entry as another program would, with a field ``job`` of the text ``sweep``."""
+        raise NotImplementedError
+
+    def lacks(self, need: Capability | str) -> str:
+        """Return why a test that needs this can't run here, or ""; it may name an optional part of this class."""
+        if isinstance(need, Capability):
+            return "" if need in self.capabilities else f"the backend does not declare Capability.{need.name}"
+        mine, default = getattr(type(self), need), getattr(Harness, need)
+        missing = getattr(self, need) is None or (callable(default) and mine is default)
+        return f"{type(self).__name__} has no {need}" if missing else ""
+
 
 class UrlHarness(Harness):
     """A backend by URL, on a namespace of its own, as ``?namespace=…`` gives one."""
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self.url = f"{base}{'&' if '?' in base else '?'}namespace=contract-{uuid.uuid4().hex[:12]}"
+        self._url = f"{base}{'&' if '?' in base else '?'}namespace=contract-{uuid.uuid4().hex[:12]}"
+        unopened = self._unopened()
+        self.url = self._url
+        self.flavours = tuple(unopened)
+        self.capabilities = next(iter(unopened.values())).capabilities
+        self.unreachable_url = _unreachable(base)
+
+    def _unopened(self) -> dict[str, Any]:
+        """Return a backend of each flavour that there is, as made and not opened: no driver connects before a call."""
+        found = {}
+        for flavour, hook in (("blocking", "ailf_connect"), ("asyncio", "ailf_connect_async")):
+            try:
+                found[flavour] = plugin_for(self._url, hook, flavour)(url=self._url)
+            except ailf.UnsupportedError:
+                if flavour == "asyncio" and not found:
+                    raise
+        return found
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend on this place."""
-        return ailf.connect(self._where)
+        return ailf.connect(self._url)
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Open an asyncio backend on this place."""
-        return ailf.connect_async(self._where)
-
-    @property
-    def _where(self) -> str:
-        assert self.url is not None
-        return self.url
+        """Return an asyncio backend on this place, to be awaited."""
+        return ailf.connect_async(self._url)
 
     def elsewhere(self) -> Harness:
         """Return a harness on another namespace of the same backend."""
-        return UrlHarness(self._base)
+        return type(self)(self._base)
 
-    @property
-    def shared(self) -> bool:
-        """Whether another process sees the same things."""
-        with self.connect() as backend:
-            return Capability.PROCESSES in backend.capabilities
+
+def _unreachable(url: str) -> str | None:
+    """Return the URL with a port that nobody listens on, where it names a host and a port."""
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.port is None:
+        return None
+    return parts._replace(netloc="user:secret@127.0.0.1:1").geturl()

@@ -9,18 +9,10 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
-from contract_tests.fixtures import asyncio_only
 from contract_tests.flavours import World, in_thread
 
 
-async def until(condition: Any, timeout: float = 5) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110 - what is waited for is the backend's, which sets no event of ours
-            await asyncio.sleep(0.01)
-
-
-async def test_verdicts(world: World, flavour: str) -> None:
+async def test_verdicts(world: World) -> None:
     """S15: what a handler returns or raises settles its message and no other."""
     backend = await world.connect()
     stream = backend.stream("s")
@@ -38,7 +30,7 @@ async def test_verdicts(world: World, flavour: str) -> None:
             raise ailf.Reject("no use")
         return delivery.data != "false"
 
-    await asyncio.wait_for(group.process(handler), 10)
+    await world.soon(group.process(handler))
     assert sorted(seen) == sorted(
         [("fine", 1), ("false", 1), ("raises", 1), ("rejects", 1), ("also fine", 1), ("false", 2), ("raises", 2)]
     )
@@ -50,7 +42,7 @@ async def test_verdicts(world: World, flavour: str) -> None:
     }
 
 
-async def test_concurrency(world: World, flavour: str) -> None:
+async def test_concurrency(world: World) -> None:
     """S15: at most n handlers run at once, and n do where there is work; a handler that hangs holds up only itself."""
     backend = await world.connect()
     stream = backend.stream("s")
@@ -71,15 +63,15 @@ async def test_concurrency(world: World, flavour: str) -> None:
         done += 1
 
     working = asyncio.ensure_future(group.process(handler, concurrency=4, prefetch=3))
-    await until(lambda: done == 29)
+    await world.until(lambda: done == 29)
     release.set()
-    await until(lambda: done == 30)
+    await world.until(lambda: done == 30)
     group.stop()
-    await asyncio.wait_for(working, 5)
+    await world.soon(working)
     assert most == 4
 
 
-async def test_drain(world: World, flavour: str) -> None:
+async def test_drain(world: World) -> None:
     """S14: stopping hands back what was not begun, at once and uncounted, and waits for the running handlers."""
     backend = await world.connect()
     stream = backend.stream("s")
@@ -94,47 +86,24 @@ async def test_drain(world: World, flavour: str) -> None:
         ended.append(delivery.data)
 
     working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=8, drain=5))
-    await until(lambda: len(begun) == 2)
+    await world.until(lambda: len(begun) == 2)
     group.stop()
     await asyncio.sleep(0.1)
     assert not working.done()
-    if flavour == "asyncio":  # on threads the caller's own hand is busy: its buffer goes back when it is free
+    if world.flavour == "asyncio":  # on threads the caller's own hand is busy: its buffer goes back when it is free
         async with group.consumer(prefetch=20) as other:
             assert [(d.data, d.attempt) for d in [await other.get(1) for _ in range(8)]] == [
                 (number, 1) for number in range(2, 10)
             ]
     go_on.set()
-    await asyncio.wait_for(working, 5)
+    await world.soon(working)
     assert sorted(ended) == sorted(begun) == [0, 1]
     async with group.consumer() as other:
         assert sorted([(await other.get(1)).data for _ in range(8)]) == list(range(2, 10))
         assert await other.get(0) is None
 
 
-@asyncio_only("a thread can't be cancelled")
-async def test_cancelled_process(world: World, flavour: str) -> None:
-    """S6, S14: cancelling process gives everything back, what was in a handler's hands too."""
-    backend = await world.connect()
-    stream = backend.stream("s")
-    group = stream.group("g", lease=60)
-    await stream.add_many(range(6))
-    begun = []
-
-    async def handler(delivery: Any) -> None:
-        begun.append(delivery.data)
-        await asyncio.Event().wait()
-
-    working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=4))
-    await until(lambda: len(begun) == 2)
-    working.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(working, 5)
-    async with group.consumer() as other:
-        back = [await other.get(1) for _ in range(6)]
-        assert sorted((delivery.data, delivery.attempt) for delivery in back) == [(number, 1) for number in range(6)]
-
-
-async def test_the_short_way(world: World, flavour: str) -> None:
+async def test_the_short_way(world: World) -> None:
     """S15: create_consumer_group and process_messages hand over plain payloads, added before the group too."""
     backend = await world.connect()
     stream = backend.stream("s")
@@ -151,13 +120,13 @@ async def test_the_short_way(world: World, flavour: str) -> None:
             stream.stop()
         return True
 
-    await asyncio.wait_for(stream.process_messages(handler), 10)
+    await world.soon(stream.process_messages(handler))
     assert got == [1, 2]
     async with stream.group("workers").consumer() as consumer:
         assert await consumer.get(0) is None
 
 
-async def test_sigterm(world: World, flavour: str) -> None:
+async def test_sigterm(world: World) -> None:
     """S14: SIGTERM lets process_messages finish the message under way and end well; the rest is there at once."""
     backend = await world.connect()
     if Capability.PROCESSES not in backend.capabilities or world.harness.url is None:

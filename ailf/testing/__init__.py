@@ -1,7 +1,4 @@
-"""What tests of agents need: a clock that is moved by hand.
-
-Fixtures for pytest are in `ailf.testing.fixtures`.
-"""
+"""What tests of agents need: a clock that is moved by hand."""
 
 from ailf.testing.clock import Clock, ManualClock, SystemClock
 

@@ -1,17 +1,20 @@
-"""The contract on redis."""
+"""The contract on Redis: on a real server of each version."""
 
 import pytest
 
 from contract_tests.fixtures import NewHarness
-from contract_tests.harness import UrlHarness
 from contract_tests.test_backend import *  # noqa: F403 - every test of the suite
+from contract_tests.test_cancel import *  # noqa: F403
+from contract_tests.test_close import *  # noqa: F403
+from contract_tests.test_delivery import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
 from contract_tests.test_stream import *  # noqa: F403
 from contract_tests.test_worker import *  # noqa: F403
+from tests.contract.harnesses import RedisHarness
 from tests.servers import Server
 
 
 @pytest.fixture
 def new_harness(server: Server) -> NewHarness:
-    """A real server of each version."""
-    return lambda: UrlHarness(server.url)
+    """An empty namespace on the server."""
+    return lambda: RedisHarness(server.url)

@@ -89,7 +89,7 @@ def test_pubsub(config: RedisConfig, namespace: str) -> None:
 
 
 def test_stream_reading(config: RedisConfig, namespace: str) -> None:
-    """read returns dicts after an id, waits when told, and reads what earlier code wrote as text fields."""
+    """Read returns dicts after an id, waits when told, and reads what earlier code wrote as text fields."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         first = stream.add({"n": 1})
         RedisClient(config).client.xadd(namespace, {"task_id": "7"})

@@ -1,0 +1,182 @@
+"""S: leases, attempts and dead letters: what becomes of one message in a group."""
+
+import asyncio
+
+import pytest
+
+import ailf
+from contract_tests.flavours import World
+
+
+async def test_one_lease_at_a_time(world: World) -> None:
+    """S2: within a group a message is leased to one consumer; each group gets every message."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(20))
+    for name in ("g", "h"):
+        group = stream.group(name, lease=60)
+        async with group.consumer() as one, group.consumer() as two:
+            got = [
+                (await world.take(one if number % 2 else two)).data for number in range(20)
+            ]  # none is settled, and none comes twice
+            assert got == list(range(20))
+            assert await one.get(0) is None
+            assert await two.get(0) is None
+
+
+async def test_expired_leases_come_back(world: World) -> None:
+    """S2, S5: a lease that ends unsettled makes the message available again, and counts an attempt."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add("x")
+    group = stream.group("g", lease=world.lease, max_processing=0.001)
+    async with group.consumer() as one, group.consumer() as two:
+        first = await world.take(one)
+        assert await two.get(0) is None
+        await world.advance(world.lease * 1.2)
+        again = await world.take(two)
+        assert (first.attempt, again.attempt, again.data) == (1, 2, "x")
+
+
+async def test_fenced_settles(world: World) -> None:
+    """S4: after its lease was lost, settling raises LeaseLostError, sets lost, and changes nothing."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=world.lease, max_processing=0.001)
+    for action in ("ack", "nack", "reject", "release", "extend"):
+        await stream.add(action)
+        async with group.consumer() as one, group.consumer() as two:
+            stale = await world.take(one)
+            await world.advance(world.lease * 1.2)
+            current = await world.take(two)
+            arguments = {"reject": ("why",), "extend": (60.0,)}.get(action, ())
+            with pytest.raises(ailf.LeaseLostError):
+                await getattr(stale, action)(*arguments)
+            assert stale.lost
+            await current.ack()
+    assert await group.dead_letters.list() == []
+    async with group.consumer() as consumer:
+        assert await consumer.get(0) is None
+
+
+async def test_settling_twice(world: World) -> None:
+    """S4: settling twice the same way is a no-op; another way raises SettledError."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        delivery = await world.take(consumer)
+        await delivery.ack()
+        await delivery.ack()
+        for other in (delivery.nack, delivery.release, lambda: delivery.reject("x"), lambda: delivery.extend(5)):
+            with pytest.raises(ailf.SettledError):
+                await other()
+        assert delivery.settled
+        assert not delivery.lost
+
+
+async def test_leases_are_renewed(world: World) -> None:
+    """S4: a message stays leased while its consumer lives, in its hands and in its buffer."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["in hand", "buffered"])
+    group = stream.group("g", lease=0.3)
+    async with group.consumer(prefetch=2) as holder, group.consumer() as other:
+        delivery = await world.take(holder)
+        for _ in range(5):
+            await asyncio.sleep(0.2)  # real time: it is the renewal that must go on
+            assert await other.get(0) is None
+        assert not delivery.lost
+        await delivery.ack()
+        await (await world.take(holder)).ack()
+
+
+async def test_extend(world: World) -> None:
+    """S4: extend moves the end of a lease."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    group = stream.group("g", lease=world.lease, max_processing=0.001)
+    async with group.consumer() as one, group.consumer() as two:
+        delivery = await world.take(one)
+        await delivery.extend(world.lease * 10)
+        await world.advance(world.lease * 1.5)
+        assert await two.get(0) is None
+        await delivery.ack()
+
+
+async def test_attempts(world: World) -> None:
+    """S5: attempts start at 1; nack and expiry add one, release and close add none."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    group = stream.group("g", lease=world.lease, max_processing=0.001, max_deliveries=10)
+    seen = []
+    async with group.consumer() as consumer:
+        for settle in ("nack", "release", "expire", "release", "nack"):
+            delivery = await world.take(consumer)
+            seen.append(delivery.attempt)
+            if settle == "expire":
+                await world.advance(world.lease * 1.2)
+            else:
+                await getattr(delivery, settle)(*((0,) if settle == "nack" else ()))
+        seen.append((await world.take(consumer)).attempt)
+    async with group.consumer() as consumer:
+        seen.append((await world.take(consumer)).attempt)
+    assert seen == [1, 2, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("way", ["nack", "expire", "reject"])
+async def test_dead_letters(world: World, way: str) -> None:
+    """S5: beyond max_deliveries, or rejected, an entry is never delivered again and is a dead letter, whole."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    entry_id = await stream.add({"n": 1}, headers={"h": "v"})
+    group = stream.group("g", lease=world.lease, max_processing=0.001, max_deliveries=2)
+    async with group.consumer() as consumer:
+        for _ in range(1 if way == "reject" else 2):
+            delivery = await world.take(consumer)
+            if way == "expire":
+                await world.advance(world.lease * 1.2)
+            elif way == "nack":
+                await delivery.nack(0, "it broke")
+            else:
+                await delivery.reject("no such customer")
+        assert await consumer.get(0) is None
+    (letter,) = await group.dead_letters.list()
+    assert (letter.origin, letter.body, letter.headers) == (entry_id, b'{"n":1}', {"h": "v"})
+    expected = {
+        "nack": ("max_deliveries", "it broke", 2),
+        "expire": ("max_deliveries", letter.error, 2),
+        "reject": ("rejected", "no such customer", 1),
+    }
+    assert (letter.reason, letter.error, letter.attempts) == expected[way]
+    assert letter.error
+    assert await stream.group("other").dead_letters.list() == []
+
+
+async def test_nack_delays(world: World) -> None:
+    """S5: a nacked message comes back after its delay on *now*, not before, and a waiting consumer gets it."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        await (await world.take(consumer)).nack(world.lease)
+        assert await consumer.get(0) is None
+        waiting = asyncio.ensure_future(world.take(consumer))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await world.advance(world.lease)
+        assert (await waiting).attempt == 2
+
+
+async def test_nack_wakes_another(world: World) -> None:
+    """S5: a consumer that waits gets at once what another gives back."""
+    one, two = await world.connect(), await world.connect()
+    await one.stream("s").add(1)
+    async with one.stream("s").group("g").consumer() as holder, two.stream("s").group("g").consumer() as other:
+        delivery = await world.take(holder)
+        waiting = asyncio.ensure_future(world.take(other))
+        await asyncio.sleep(0.1)
+        await delivery.release()
+        assert (await asyncio.wait_for(waiting, 0.6)).attempt == 1
