@@ -106,7 +106,7 @@ def wait_until(condition: object, timeout: float = 15) -> None:
 
 
 def test_the_command_arrives_and_is_answered(default_server: Server, programs: Programs) -> None:
-    """The publisher and the subscriber of earlier code talk; a redis-py client hears the answer on the plain channel."""
+    """Publisher and subscriber of earlier code talk; a redis-py client hears the answer on the plain channel."""
     with default_server.client() as raw, raw.pubsub() as listener:
         listener.subscribe("agent-results")
         assert listener.get_message(timeout=5)["type"] == "subscribe"

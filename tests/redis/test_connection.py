@@ -255,3 +255,16 @@ def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> No
         await other.disconnect()
 
     asyncio.run(on_asyncio())
+
+
+def test_unix_socket(new_server: NewServer) -> None:
+    """A unix socket is as good as a port, on both flavours."""
+    server = new_server(unixsocket=True)
+    with ailf.connect(server.unix_url) as backend:
+        assert isinstance(backend.stream("s").add(1), str)
+
+    async def main() -> None:
+        async with ailf.connect_async(server.unix_url) as backend:
+            assert [entry.data for entry in await backend.stream("s").read()] == [1]
+
+    asyncio.run(main())

@@ -20,7 +20,7 @@ def published(version: str) -> list[str]:
 
 
 def test_published_rights_are_enough(redis_versions: list[str], new_server: NewServer) -> None:
-    """Streams, groups, every way to settle, dead letters, pub/sub and patterns work for a user with just these rights."""
+    """Streams, every way to settle, dead letters, pub/sub and patterns work for a user with just these rights."""
     for version in redis_versions:
         server = new_server(version=version)
         with server.client() as admin:
