@@ -193,10 +193,8 @@ class Worker:
             await self._settle(parcel, *verdict(result, raised), raised)
 
     async def _settle(self, parcel: Parcel, action: Action, why: str, raised: Exception | None) -> None:
-        if raised is not None:
-            log.error(
-                "%s: the handler failed: %s", parcel, why, exc_info=None if isinstance(raised, Reject) else raised
-            )
+        if why:
+            log.error("%s: %s; %s", parcel, why, self._fate(parcel, action), exc_info=_trace(raised))
         try:
             await parcel.settle(action, error=why)
         except (LeaseLostError, SettledError) as error:
@@ -206,6 +204,17 @@ class Worker:
         except ClosedError as error:
             log.warning("%s: %s", parcel, error)
 
+    def _fate(self, parcel: Parcel, action: Action) -> str:
+        """Return what becomes of a message that failed, for an operator to read."""
+        if action is Action.REJECT or parcel.claim.attempt >= self._group.options.max_deliveries:
+            return "it is a dead letter now"
+        return "it will be delivered again"
+
     async def _give_back(self, parcel: Parcel) -> None:
         if parcel.settled is None:
             await self._settle(parcel, Action.RELEASE, "", None)
+
+
+def _trace(raised: Exception | None) -> Exception | None:
+    """Return the error whose traceback belongs into the log: a `Reject` is the handler's word, and has said it all."""
+    return None if isinstance(raised, Reject) else raised
