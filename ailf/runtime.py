@@ -229,7 +229,8 @@ class ThreadRuntime(Runtime):
 
         def handle(_number: int, _frame: object) -> None:
             restore()
-            callback()
+            # From a thread: the signal may have interrupted this one while it holds the lock that the callback needs.
+            threading.Thread(target=callback, name="ailf-signal", daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, handle)
