@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import socket
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
@@ -20,7 +21,7 @@ from ailf.driver import Action, Claim, Fetched, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
-from ailf.renewal import Hold
+from ailf.renewal import Hold, Renewer
 from ailf.runtime import run
 from ailf.values import GroupReset
 
@@ -51,12 +52,13 @@ class ConsumerFlow:
         self.running = 0
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
-        self._held: set[Parcel] = set()
+        self._held: set[Hold] = set()
         self._fetching = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
         self._opened = False
         self._closed = False
         group.engine.keep(self)
+        weakref.finalize(self, _abandon, group.engine.renewer, self._held).atexit = False
 
     async def open(self) -> None:
         """Make the group where it doesn't exist, before the first fetch: one that is missing later has vanished."""
@@ -128,13 +130,14 @@ class ConsumerFlow:
         if undecodable:
             await self.group.settle(*undecodable)
         if parcels:
-            self._held.update(parcels)
-            self.group.engine.renewer.add([parcel.hold for parcel in parcels])
+            holds = [parcel.hold for parcel in parcels]
+            self._held.update(holds)
+            self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
 
     def let_go(self, parcel: Parcel) -> None:
         """It is settled or lost: renew it no more."""
-        self._held.discard(parcel)
+        self._held.discard(parcel.hold)
         self.group.engine.renewer.discard(parcel.hold)
 
     # --- ending --------------------------------------------------------------------------------------------------
@@ -177,11 +180,17 @@ class ConsumerFlow:
                 await self.group.driver.leave(self.group.stream, self.group.name, self.name)
         except AilfError as error:
             log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
-        for parcel in tuple(self._held):
-            parcel.hold.taken = True
-            self.let_go(parcel)
+        for hold in tuple(self._held):
+            hold.taken = True
+        _abandon(self.group.engine.renewer, self._held)
         self._buffer.clear()
         self.group.engine.forget(self)
+
+
+def _abandon(renewer: Renewer, held: set[Hold]) -> None:
+    """Renew these no more: their consumer was closed, or dropped without that; then the leases end by themselves."""
+    while held:
+        renewer.discard(held.pop())
 
 
 class _ConsumerBase:

@@ -1,6 +1,7 @@
 """What `process` does with each message, whatever its handler does; and that no message is lost by an end."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -284,3 +285,19 @@ def test_a_handler_that_outlasts_the_drain_is_left_behind_and_keeps_its_message(
             assert consumer.get(0) is None
         finish.set()
         behind[0].join(5)
+
+
+def test_a_dropped_consumer_is_renewed_no_more() -> None:
+    """A consumer that is dropped without being closed doesn't keep its message for ever: the lease ends by itself."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        group = stream.group("g", lease=0.3)
+        dropped = group.consumer()
+        assert dropped.get(timeout=1) is not None
+        del dropped
+        gc.collect()
+        with group.consumer() as other:
+            delivery = other.get(timeout=5)
+            assert delivery is not None
+            assert delivery.attempt == 2
