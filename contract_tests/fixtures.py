@@ -91,7 +91,10 @@ def _shown(named: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
-def _make(named: str) -> NewHarness:
+def _make(named: str | NewHarness) -> NewHarness:
+    """Return what makes harnesses of a URL, or of a class and its name."""
+    if callable(named):
+        return named
     if "://" in named:
         return lambda: UrlHarness(named)
     module, _, name = named.partition(":")
@@ -124,16 +127,16 @@ _places: dict[object, Harness] = {}
 
 
 def _unfit(item: pytest.Item) -> str:
-    """Return why a test can't run on its backend, or "". What a fixture decides is seen when it runs, and fails then."""
-    if not isinstance(item, pytest.Function) or "world" not in item.fixturenames or not hasattr(item, "callspec"):
+    """Return why a test can't run on its backend, or ""; where a fixture chooses it, `world` looks."""
+    if not isinstance(item, pytest.Function) or "world" not in item.fixturenames:
         return ""
-    named = item.callspec.params.get("new_harness", getattr(item.module, "HARNESS", None))
+    chosen: dict[str, Any] = item.callspec.params
+    named = chosen.get("new_harness", getattr(item.module, "HARNESS", None))
     if named is None:
         return ""
     if named not in _places:
-        _places[named] = (_make(named) if isinstance(named, str) else named)()
-    flavour = item.callspec.params["world"]
-    return _reason(_places[named], flavour, getattr(item.function, "needs", ()))
+        _places[named] = _make(named)()
+    return _reason(_places[named], chosen["world"], getattr(item.function, "needs", ()))
 
 
 def _reason(place: Harness, flavour: str, parts: Sequence[Capability | str]) -> str:
@@ -148,7 +151,7 @@ def new_harness(request: pytest.FixtureRequest) -> NewHarness:
     named = getattr(request, "param", None) or getattr(request.module, "HARNESS", None)
     if named is None:
         raise pytest.UsageError("name what to test: pytest --pyargs contract_tests --backend URL")
-    return _make(named) if isinstance(named, str) else named
+    return _make(named)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Self, TypeVar
 
 import ailf
 from ailf.group import DeadLetters
@@ -178,7 +178,7 @@ class World:
             raise
         if not done:
             future.cancel()
-            what = future.get_coro() if isinstance(future, asyncio.Task) else future
+            what = getattr(future, "get_coro", lambda: future)()
             raise AssertionError(f"{getattr(what, '__qualname__', what)} did not end within {seconds:g} s")
         return future.result()
 
@@ -187,6 +187,11 @@ class World:
         item = await self.soon(source.get(self.patience), 2 * self.patience)
         assert item is not None, f"nothing came within {self.patience} s"
         return item
+
+    async def nothing(self, source: Any) -> None:
+        """Fail if a message comes: one that is there now is, after one round trip."""
+        item = await source.get(self.harness.blink)
+        assert item is None, f"{item} came, and nothing should"
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Return when a condition holds, which it must soon."""

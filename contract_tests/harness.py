@@ -25,6 +25,7 @@ class Harness:
         flavours: "blocking", "asyncio", or both.
         lease: Seconds that tests use for a lease: short where time really passes, whatever you like where it is moved.
         patience: Seconds that a test waits for what must come.
+        blink: Seconds in which a message that is there certainly comes; where it does at once, 0.
         url: Optional: what a process of its own can open; with `Capability.PROCESSES` it sees the same things.
         unreachable_url: Optional: a URL, with the credentials ``user:secret``, where nobody answers.
     """
@@ -33,6 +34,7 @@ class Harness:
     flavours: Collection[str] = ("blocking", "asyncio")
     lease: float = 0.4
     patience: float = 5.0
+    blink: float = 0.05
     url: str | None = None
     unreachable_url: str | None = None
 

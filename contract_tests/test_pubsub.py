@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import ailf
-from contract_tests.fixtures import asyncio_only
+from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
 from contract_tests.patterns import CASES
 
@@ -28,12 +28,30 @@ async def test_order_and_no_replay(world: World) -> None:
 
 @pytest.mark.parametrize("pair", MIXED, ids="-to-".join)
 @asyncio_only("the pair names both flavours")
-async def test_mixed_flavours(world: World, pair: tuple[str, str]) -> None:
+async def test_mixed_publishing(world: World, pair: tuple[str, str]) -> None:
     """P1, B6: a publisher of one flavour reaches a subscriber of the other."""
     publisher, subscriber = await world.connect(pair[0]), await world.connect(pair[1])
     async with subscriber.pubsub().listen("c") as subscription:
         await publisher.pubsub().publish("c", {"n": 1}, headers={"h": "v"})
         assert await world.take(subscription) == ailf.Message("c", {"n": 1}, {"h": "v"})
+
+
+async def test_order_of_each_publisher(world: World) -> None:
+    """P1: publishers at work at once: each one's messages arrive in its order, each message once."""
+    one, two = await world.connect(), await world.connect()
+
+    async def publisher(pubsub: Any, name: str) -> None:
+        for number in range(25):
+            await pubsub.publish("c", [name, number])
+
+    async with one.pubsub().listen("c") as subscription:
+        senders = {"a": one.pubsub(), "b": one.pubsub(), "c": two.pubsub()}
+        sending = asyncio.gather(*(publisher(pubsub, name) for name, pubsub in senders.items()))
+        arrived = [(await world.take(subscription)).data for _ in range(75)]
+        await world.soon(sending)
+        await world.nothing(subscription)
+    for name in senders:
+        assert [number for sender, number in arrived if sender == name] == list(range(25))
 
 
 async def test_confirmed_on_entry(world: World) -> None:
@@ -69,8 +87,64 @@ async def test_once_per_subscription(world: World) -> None:
         await pubsub.publish("axc", 2)
         await pubsub.publish("end-of-c", 3)
         assert [(await world.take(all_ways)).data for _ in range(3)] == [1, 2, 3]
-        assert await all_ways.get(0.05) is None
+        await world.nothing(all_ways)
         assert [(await world.take(other)).data for _ in range(2)] == [1, 2]
+
+
+async def test_leaving_one_of_two(world: World) -> None:
+    """P3: subscriptions to the same names are apart: each has every message once, and one that ends stops no other."""
+    backend = await world.connect()
+    pubsub = backend.pubsub()
+    async with pubsub.listen("c", pattern="c*") as stays:
+        async with pubsub.listen("c", pattern="c*") as leaves:
+            await pubsub.publish("c", 1)
+            assert [(await world.take(each)).data for each in (stays, leaves)] == [1, 1]
+        await pubsub.publish("c", 2)
+        await pubsub.publish("cc", 3)
+        assert [(await world.take(stays)).data for _ in range(2)] == [2, 3]
+        await world.nothing(stays)
+
+
+@pytest.mark.parametrize("policy", list(ailf.Overflow), ids=lambda each: each.value)
+async def test_overflow(world: World, policy: ailf.Overflow, caplog: pytest.LogCaptureFixture) -> None:
+    """P4: publishers never wait; a full buffer follows its policy, drops are counted and said once per episode."""
+    backend = await world.connect()
+    pubsub = backend.pubsub(type=bytes)
+    async with pubsub.listen("c", buffer=5, overflow=policy) as slow, pubsub.listen("c") as quick:
+        for episode in range(1, 3):
+            await world.soon(pubsub.publish_many([("c", b"%d" % number) for number in range(10, 30)]))
+            assert [(await world.take(quick)).data for _ in range(20)] == [b"%d" % number for number in range(10, 30)]
+            if policy is not ailf.Overflow.CLOSE:
+                await world.until(lambda: slow.dropped == 15 * episode)  # noqa: B023 - called in this very turn
+                assert slow.dropped_bytes == 30 * episode
+            first = 25 if policy is ailf.Overflow.DROP_OLDEST else 10
+            got = [(await world.take(slow)).data for _ in range(5)]
+            assert got == [b"%d" % number for number in range(first, first + 5)]
+            if policy is ailf.Overflow.CLOSE:
+                with pytest.raises(ailf.ClosedError):
+                    await slow.get(world.patience)
+                return
+            assert len([each for each in caplog.records if "buffer" in each.getMessage()]) == episode
+
+
+@needs("interrupt_subscriptions")
+async def test_gaps(world: World) -> None:
+    """P5: after an interruption a subscription comes back by itself and yields a Gap before the next message."""
+    backend = await world.connect()
+    pubsub = backend.pubsub()
+    async with pubsub.listen("c") as one, pubsub.listen(pattern="c*") as two:
+        await pubsub.publish("c", "before")
+        for subscription in (one, two):
+            assert (await world.take(subscription)).data == "before"
+        for _ in range(2):
+            await world.harness.interrupt_subscriptions()
+            for subscription in (one, two):
+                gap = await world.take(subscription)
+                assert isinstance(gap, ailf.Gap), gap
+                assert gap.seconds >= 0
+            await pubsub.publish("c", "after")
+            for subscription in (one, two):
+                assert await world.take(subscription) == ailf.Message("c", "after")
 
 
 async def test_no_receiver_count(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import ailf
-from contract_tests.fixtures import asyncio_only
+from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
 
 MIXED = [("blocking", "asyncio"), ("asyncio", "blocking")]
@@ -29,16 +29,48 @@ async def test_readable_on_return(world: World) -> None:
 
 @pytest.mark.parametrize("pair", MIXED, ids="-to-".join)
 @asyncio_only("the pair names both flavours")
-async def test_mixed_flavours(world: World, pair: tuple[str, str]) -> None:
+async def test_mixed_streaming(world: World, pair: tuple[str, str]) -> None:
     """S1, B6: a producer of one flavour feeds a consumer of the other, also one that waits already."""
     producer, worker = await world.connect(pair[0]), await world.connect(pair[1])
     async with worker.stream("s").group("g").consumer() as consumer:
-        waiting = asyncio.ensure_future(world.take(consumer))
+        waiting = asyncio.ensure_future(consumer.get(world.patience))
         await asyncio.sleep(0.05)
         await producer.stream("s").add({"n": 1}, headers={"h": "v"})
-        delivery = await waiting
+        delivery = await world.soon(waiting)
         assert (delivery.data, delivery.headers, delivery.attempt) == ({"n": 1}, {"h": "v"}, 1)
         await delivery.ack()
+
+
+async def test_many_producers(world: World) -> None:
+    """S1, S2, S3: producers and consumers at work at once: each entry has an id of its own and is taken once."""
+    one, two = await world.connect(), await world.connect()
+    taken: list[tuple[str, str]] = []
+
+    async def producer(backend: Any, name: str) -> list[str]:
+        stream = backend.stream("s")
+        return [await stream.add([name, number]) for number in range(25)]
+
+    async def worker(backend: Any, name: str) -> None:
+        async with backend.stream("s").group("g", lease=60).consumer(prefetch=3) as consumer:
+            while len(taken) < 100:
+                delivery = await consumer.get(0.05)
+                if delivery is not None:
+                    taken.append((name, delivery.id))
+                    await delivery.ack()
+
+    working = asyncio.gather(*(worker(each, name) for name, each in {"x": one, "y": two, "z": two}.items()))
+    made = await world.soon(
+        asyncio.gather(*(producer(each, name) for name, each in zip("abcd", [one, two] * 2, strict=True)))
+    )
+    await world.soon(working)
+    stored = [entry.id for entry in await one.stream("s").read(limit=1000)]
+    assert len(set(stored)) == 100
+    assert sorted(entry_id for ids in made for entry_id in ids) == sorted(stored)
+    assert all(ids == sorted(ids, key=stored.index) for ids in made)
+    assert sorted(entry_id for _, entry_id in taken) == sorted(stored)
+    for name in "xyz":
+        mine = [entry_id for by, entry_id in taken if by == name]
+        assert mine == sorted(mine, key=stored.index)
 
 
 async def test_id_order(world: World) -> None:
@@ -82,6 +114,7 @@ async def test_a_vanished_group_is_made_again(world: World) -> None:
         await stream.delete()
         await stream.add("new")
         assert (await world.take(consumer)).data == "new"
+        assert [entry.data for entry in await stream.read()] == ["new"]
     assert events == [ailf.GroupReset("s", "g")]
 
 
@@ -96,13 +129,13 @@ async def test_groups_are_apart(world: World) -> None:
         await (await world.take(consumer)).nack(0)
         await world.take(consumer)
         await world.advance(world.lease * 1.2)
-        assert await consumer.get(0) is None
+        await world.nothing(consumer)
     assert len(await noisy.dead_letters.list()) == 1
     async with quiet.consumer() as consumer:
         delivery = await world.take(consumer)
         assert delivery.attempt == 1
         await delivery.ack()
-        assert await consumer.get(0) is None
+        await world.nothing(consumer)
     assert await quiet.dead_letters.list() == []
 
 
@@ -133,6 +166,24 @@ async def test_undecodable(world: World) -> None:
     letters = await group.dead_letters.list()
     assert [(each.reason, each.body) for each in letters] == [("undecodable", b"{not json"), ("undecodable", b'"text"')]
     assert (await group.dead_letters.list(after=letters[0].id)) == letters[1:]
+
+
+@needs("add_foreign")
+async def test_foreign_entries(world: World) -> None:
+    """S13: what another program added is read as an object of its fields, or is a dead letter."""
+    backend = await world.connect()
+    anything, numbers = backend.stream("s"), backend.stream("s", type=int)
+    await numbers.add(1)
+    await world.harness.add_foreign("s")
+    await numbers.add(2)
+    async with anything.group("any").consumer() as consumer:
+        assert [(await world.take(consumer)).data for _ in range(3)] == [1, {"job": "sweep"}, 2]
+    group = numbers.group("numbers")
+    async with group.consumer() as consumer:
+        assert [(await world.take(consumer)).data for _ in range(2)] == [1, 2]
+    assert [(each.reason, each.body) for each in await group.dead_letters.list()] == [
+        ("undecodable", b'{"job":"sweep"}')
+    ]
 
 
 async def test_read(world: World) -> None:

@@ -18,6 +18,7 @@ class MemoryHarness(Harness):
     """Memory with a clock that is moved: no test waits for time to pass."""
 
     lease = 30.0
+    blink = 0.0
     url = "memory://contract"
     blocking: type[ailf.Backend] = MemoryBackend
     on_asyncio: type[ailf.AsyncBackend] = AsyncMemoryBackend

@@ -11,7 +11,7 @@ SUITE = Path(contract_tests.__file__).parent
 TO_COME = {
     "the lock": [f"L{number}" for number in range(1, 18)],
     "the rate limiter": [f"R{number}" for number in range(1, 12)],
-    "pub/sub: overflow, gaps on every backend, request and reply": ["P4", "P5", "P9"],
+    "request and reply": ["P9"],
     "streams: delays, retention, info, take-over by liveness, redrive": ["S7", "S8", "S10", "S12", "S16"],
 }
 """Clauses that no test of the suite holds a backend to yet, by what they wait for."""

@@ -10,7 +10,7 @@ from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```python\n(?P<text>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n+)?```python\n(?P<text>.*?)```", re.DOTALL)
 
 
 @attrs.frozen
@@ -36,6 +36,8 @@ def test_blocks_run(page: Path, request: pytest.FixtureRequest) -> None:
     """The blocks of a page run one after another, in one namespace; a note says which need Redis or only compile."""
     shared: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
+        known = block.note in ("", "redis") or block.note.startswith("not run: ")
+        assert known, f"{page.name}:{block.line}: unknown note {block.note!r}"
         text = block.text
         if block.note == "redis":
             server: Server = request.getfixturevalue("any_server")
