@@ -77,7 +77,9 @@ class RedisStreamDriver(StreamDriver):
         for done, reply in enumerate(replies):
             if isinstance(reply, Exception):
                 error = mapped(reply, self._executor.where, sent=True)
-                raise type(error)(f"{error} (entry {done + 1} of {len(entries)})") from reply
+                error.maybe_applied = error.maybe_applied or done > 0  # the entries before it are there
+                error.add_note(f"it is entry {done + 1} of {len(entries)}")
+                raise error from reply
         return [text(reply) for reply in replies]
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:

@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -62,7 +63,7 @@ def needs(*parts: Capability | str) -> Callable[[T], T]:
     """Mark a test that needs a capability of the backend, or an optional part of its harness."""
 
     def mark(test: Any) -> Any:
-        test.needs = parts
+        test.needs = (*getattr(test, "needs", ()), *parts)
         return test
 
     return mark
@@ -136,13 +137,18 @@ def _unfit(item: pytest.Item) -> str:
         return ""
     if named not in _places:
         _places[named] = _make(named)()
-    return _reason(_places[named], chosen["world"], getattr(item.function, "needs", ()))
+    return _reason(_places[named], chosen["world"], _needs(item.function))
 
 
 def _reason(place: Harness, flavour: str, parts: Sequence[Capability | str]) -> str:
     if flavour not in place.flavours:
         return f"the backend has no {flavour} flavour"
     return next(filter(None, (place.lacks(part) for part in parts)), "")
+
+
+def _needs(test: Any) -> tuple[Capability | str, ...]:
+    """Return what a test needs: what all of its file do, and what it says itself."""
+    return (*getattr(sys.modules[test.__module__], "NEEDS", ()), *getattr(test, "needs", ()))
 
 
 @pytest.fixture
@@ -158,7 +164,7 @@ def new_harness(request: pytest.FixtureRequest) -> NewHarness:
 def world(request: pytest.FixtureRequest, new_harness: NewHarness) -> World:
     """What the test has: an empty place, and a flavour."""
     place = new_harness()
-    reason = _reason(place, request.param, getattr(request.function, "needs", ()))
+    reason = _reason(place, request.param, _needs(request.function))
     if reason:
         pytest.fail(f"this test can't run and was not left out: {reason}")
     return World(place, request.param)

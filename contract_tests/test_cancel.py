@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 import ailf
+from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World, in_thread
+
+NEEDS = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 
 MOMENTS: list[float] = [*range(12), 0.0003, 0.001, 0.003]
 """When to cancel: after so many steps of the event loop (int), or so many seconds (float)."""

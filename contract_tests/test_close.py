@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 import ailf
+from ailf.driver import Capability
 from contract_tests.flavours import OWN, World
+
+NEEDS = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 
 PROMPT = 0.5
 """Seconds: half of what one wait on a backend may take at most, so that waiting it out is not prompt."""

@@ -7,7 +7,10 @@ import time
 import pytest
 
 import ailf
+from ailf.driver import Capability
 from contract_tests.flavours import World
+
+NEEDS = (Capability.STREAM,)
 
 
 async def test_one_lease_at_a_time(world: World) -> None:

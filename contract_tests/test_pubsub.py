@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 import ailf
+from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
 from contract_tests.patterns import CASES
+
+NEEDS = (Capability.PUBSUB,)
 
 MIXED = [("blocking", "asyncio"), ("asyncio", "blocking")]
 
@@ -54,6 +57,7 @@ async def test_order_of_each_publisher(world: World) -> None:
         assert [number for sender, number in arrived if sender == name] == list(range(25))
 
 
+@needs(Capability.PATTERNS)
 async def test_confirmed_on_entry(world: World) -> None:
     """P2: what is published after listen() was entered, or subscribe() returned, is delivered, from the first on."""
     one, two = await world.connect(), await world.connect()
@@ -75,6 +79,7 @@ async def test_confirmed_on_entry(world: World) -> None:
     await world.soon(running)
 
 
+@needs(Capability.PATTERNS)
 async def test_once_per_subscription(world: World) -> None:
     """P3: a message that several channels and patterns of a subscription match arrives once."""
     backend = await world.connect()
@@ -91,6 +96,7 @@ async def test_once_per_subscription(world: World) -> None:
         assert [(await world.take(other)).data for _ in range(2)] == [1, 2]
 
 
+@needs(Capability.PATTERNS)
 async def test_leaving_one_of_two(world: World) -> None:
     """P3: subscriptions to the same names are apart: each has every message once, and one that ends stops no other."""
     backend = await world.connect()
@@ -128,6 +134,7 @@ async def test_overflow(world: World, policy: ailf.Overflow, caplog: pytest.LogC
 
 
 @needs("interrupt_subscriptions")
+@needs(Capability.PATTERNS)
 async def test_gaps(world: World) -> None:
     """P5: after an interruption a subscription comes back by itself and yields a Gap before the next message."""
     backend = await world.connect()
@@ -155,6 +162,7 @@ async def test_no_receiver_count(world: World) -> None:
         assert await pubsub.publish("c", 1) is None
 
 
+@needs(Capability.PATTERNS)
 async def test_pattern_grammar(world: World) -> None:
     """P7: patterns mean the same on every backend, and outside patterns every name is literal."""
     pubsub = (await world.connect()).pubsub()
@@ -169,6 +177,7 @@ async def test_pattern_grammar(world: World) -> None:
             assert [(await world.take(literal)).channel for _ in range(len(names) + 1)] == [*names, "end"], pattern
 
 
+@needs(Capability.PATTERNS)
 async def test_failures_harm_nobody(world: World) -> None:
     """P8: a handler that raises and a body that can't be decoded go to the error hook, and everything goes on."""
     backend = await world.connect()

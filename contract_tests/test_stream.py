@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 import ailf
+from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
+
+NEEDS = (Capability.STREAM,)
 
 MIXED = [("blocking", "asyncio"), ("asyncio", "blocking")]
 

@@ -13,6 +13,8 @@ from ailf.driver import Capability
 from contract_tests.fixtures import needs
 from contract_tests.flavours import World, in_thread
 
+NEEDS = (Capability.STREAM,)
+
 
 async def test_verdicts(world: World) -> None:
     """S15: what a handler returns or raises settles its message and no other."""

@@ -1,5 +1,10 @@
 """Memory backends, each broken in one way, that the contract suite must catch."""
 
+import asyncio
+import fnmatch
+import functools
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,15 +14,19 @@ import ailf
 from ailf.driver import (
     Action,
     BackendDriver,
+    Capability,
     Confirmed,
     Fetched,
     Filter,
     Frame,
     Receipt,
+    Record,
     Refused,
     Settlement,
 )
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
+from ailf.stream import AsyncStream, Stream
+from ailf_memory import MemoryStore
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
@@ -27,22 +36,25 @@ from tests.contract.harnesses import MemoryHarness
 class BrokenHarness(MemoryHarness):
     """Memory over drivers that are broken: override one of them."""
 
+    driver_class: ClassVar[type[MemoryDriver]] = MemoryDriver
     pubsub_driver: ClassVar[type[MemoryPubSubDriver]] = MemoryPubSubDriver
     stream_driver: ClassVar[type[MemoryStreamDriver]] = MemoryStreamDriver
+    blocking: type[ailf.Backend] = ailf.Backend
+    on_asyncio: type[ailf.AsyncBackend] = ailf.AsyncBackend
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend over the broken drivers."""
-        return ailf.Backend(self.driver(ThreadRuntime()))
+        return self.blocking(self.driver(ThreadRuntime()))
 
     def connect_async(self) -> ailf.AsyncBackend:
         """Open an asyncio backend over the broken drivers."""
-        return ailf.AsyncBackend(self.driver(AsyncioRuntime()))
+        return self.on_asyncio(self.driver(AsyncioRuntime()))
 
     def driver(self, runtime: Runtime) -> BackendDriver:
         """Return the broken driver."""
         harness = self
 
-        class Driver(MemoryDriver):
+        class Driver(self.driver_class):  # type: ignore[name-defined, misc]  # the harness chooses
             def pubsub(self) -> MemoryPubSubDriver:
                 return harness.pubsub_driver(self)
 
@@ -53,6 +65,33 @@ class BrokenHarness(MemoryHarness):
                 return harness.driver(runtime)
 
         return Driver(self.store, runtime)
+
+
+class SharesNamespaces(BrokenHarness):
+    """Another namespace is the same place."""
+
+    def elsewhere(self) -> "SharesNamespaces":
+        """Return the very same."""
+        return self
+
+
+class SharesNothing(BrokenHarness):
+    """Whoever opens it gets a place of its own."""
+
+    def driver(self, runtime: Runtime) -> BackendDriver:
+        """Return a driver on a new store."""
+        self.store = MemoryStore(self.clock)
+        return super().driver(runtime)
+
+
+def with_driver(driver: type[MemoryDriver]) -> type[BrokenHarness]:
+    """Return a harness with this backend driver."""
+    return type(driver.__name__, (BrokenHarness,), {"driver_class": driver})
+
+
+def with_backend(blocking: type[ailf.Backend], on_asyncio: type[ailf.AsyncBackend]) -> type[BrokenHarness]:
+    """Return a harness with these backends."""
+    return type(blocking.__name__, (BrokenHarness,), {"blocking": blocking, "on_asyncio": on_asyncio})
 
 
 def with_stream(driver: type[MemoryStreamDriver]) -> type[BrokenHarness]:
@@ -170,21 +209,6 @@ class LosesDeadLetters(MemoryStreamDriver):
         del group.pending[key]
 
 
-class SharesObjects(MemoryStreamDriver):
-    """The headers that were added are the headers that are received, the very same object."""
-
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        ids = await super().add(stream, entries)
-        state = self._state(stream)
-        for index, (body, headers) in enumerate(entries, len(state.records) - len(entries)):
-            state.records[index] = attrs.evolve(state.records[index], body=body, headers=SHARED or headers)
-        SHARED.update(entries[-1][1])
-        return ids
-
-
-SHARED: dict[str, str] = {}
-
-
 class ForgetsHeaders(MemoryStreamDriver):
     """Entries lose their headers."""
 
@@ -228,6 +252,188 @@ class SharesNames(MemoryStreamDriver):
     def _state(self, stream: str) -> Any:
         inside = stream.partition("{")[2].partition("}")[0]
         return super()._state("braces" if "{" in stream else inside or stream)
+
+
+class LeasesNothing(MemoryStreamDriver):
+    """A message is for anybody again as soon as it was delivered."""
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        return await super().fetch(stream, group, consumer, **{**options, "lease": 0.0})
+
+
+class RevivesLeases(MemoryStreamDriver):
+    """A lease that has ended can be extended."""
+
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
+        await super().extend(stream, group, receipts, lease=lease)
+        return [True] * len(receipts)
+
+
+class NeverExtends(MemoryStreamDriver):
+    """Extending is answered and not done."""
+
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
+        return [True] * len(receipts)
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        self._store.clock.advance(0.2)  # type: ignore[attr-defined]  # ManualClock; a test of renewal waits in real time
+        return await super().fetch(stream, group, consumer, **options)
+
+
+class NacksAtOnce(MemoryStreamDriver):
+    """A nack's delay is forgotten."""
+
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
+        return await super().settle(stream, group, [attrs.evolve(each, delay=0.0) for each in settlements], **options)
+
+
+class TriesForEver(MemoryStreamDriver):
+    """No number of deliveries is too many."""
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        return await super().fetch(stream, group, consumer, **{**options, "max_deliveries": 10**9})
+
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **_: Any) -> list[bool]:
+        return await super().settle(stream, group, settlements, max_deliveries=10**9)
+
+
+class ForgetsErrors(MemoryStreamDriver):
+    """A dead letter doesn't say what went wrong."""
+
+    def _bury(self, state: Any, group: Any, key: Any, reason: str, error: str) -> None:
+        super()._bury(state, group, key, reason, "")
+
+
+class RingsNobody(MemoryStreamDriver):
+    """Who waits is not told that something came."""
+
+    def _changed(self, state: Any) -> None:
+        return
+
+
+class ClosesLate(MemoryStreamDriver):
+    """A wait is waited out, whatever ends meanwhile."""
+
+    def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
+        class Deaf(MemoryWaiter):
+            def interrupt(self) -> None:
+                return
+
+        return Deaf(self._backend, stream)
+
+
+class SharesGroups(MemoryStreamDriver):
+    """All groups of a stream are one."""
+
+    async def open_group(self, stream: str, group: str, start: str) -> bool:
+        return await super().open_group(stream, group[:0], start)
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        return await super().fetch(stream, group[:0], consumer, **options)
+
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
+        return await super().settle(stream, group[:0], settlements, **options)
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        await super().leave(stream, group[:0], consumer)
+
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[ailf.DeadLetter]:
+        return await super().dead_letters(stream, group[:0], after, limit)
+
+
+class DeletesOnAck(MemoryStreamDriver):
+    """What one group has done is gone for everybody."""
+
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
+        state = self._state(stream)
+        done = await super().settle(stream, group, settlements, **options)
+        for each in settlements:
+            if each.action is Action.ACK:
+                index = next(at for at, record in enumerate(state.records) if record.id == each.receipt.id)
+                del state.keys[index], state.records[index]
+        return done
+
+
+class ReadsTwice(MemoryStreamDriver):
+    """Reading on begins with what was read last."""
+
+    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
+        return await super().read(stream, start, end, limit)
+
+
+class CutsBodies(MemoryStreamDriver):
+    """A body ends at its first zero byte."""
+
+    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
+        return await super().add(stream, [(body.partition(b"\0")[0], headers) for body, headers in entries])
+
+
+class MixesReplies(MemoryStreamDriver):
+    """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend)
+        self._replies: list[list[str]] = []
+
+    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
+        self._replies.append(await super().add(stream, entries))
+        await asyncio.sleep(0)
+        return self._replies.pop(0)
+
+
+class LacksStreams(MemoryDriver):
+    """Streams are declared and not there."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.capabilities = frozenset({Capability.STREAM})  # type: ignore[misc]  # and no pub/sub, which is there
+
+    async def ping(self) -> None:
+        raise NotImplementedError
+
+
+class LeavesThreads(MemoryDriver):
+    """A thread of it outlives it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
+
+
+class _Unpacked:
+    """Payloads that never become bytes."""
+
+    def pack(self, data: Any, headers: Any) -> Any:
+        return data, headers or {}
+
+    def unpack(self, body: Any, headers: Any, *, foreign: bool = False) -> Any:
+        return body, headers
+
+
+def _unpacked(stream: Any) -> Any:
+    flow = type(stream).__mro__[1]._flow.func(stream)
+    flow.payloads = _Unpacked()
+    return flow
+
+
+class _SharingStream(Stream[Any]):
+    _flow = functools.cached_property(_unpacked)
+
+
+class _AsyncSharingStream(AsyncStream[Any]):
+    _flow = functools.cached_property(_unpacked)
+
+
+class SharesObjects(ailf.Backend):
+    """What is added is what is received, the very same object."""
+
+    stream_class = _SharingStream
+
+
+class AsyncSharesObjects(ailf.AsyncBackend):
+    """What is added is what is received, the very same object."""
+
+    stream_class = _AsyncSharingStream
 
 
 class LosesPublished(MemoryListener):
@@ -276,3 +482,61 @@ class LiteralPatterns(MemoryListener):
             if chosen is not None:
                 self._queue.append(Frame(chosen, channel, body))
                 self._ready.set()
+
+
+class NeverConfirms(MemoryListener):
+    """A subscription is never confirmed."""
+
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
+        return [each for each in await super().receive(timeout) if not isinstance(each, Confirmed)]
+
+
+class Replays(MemoryListener):
+    """A new subscription begins with what was published before."""
+
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
+        await super().change(add, drop)
+        self._queue.extend(Frame(each, each.text, b'"before"') for each in add if not each.is_pattern)
+
+
+class LeavesAll(MemoryListener):
+    """Giving up one filter gives up all."""
+
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
+        await super().change(add, drop)
+        if drop:
+            self._channels.clear()
+            self._patterns.clear()
+
+    def offer(self, channel: str, body: bytes) -> None:
+        if body == b"1":
+            self._channels.pop(channel, None)  # as if the first to have it were the only one
+        super().offer(channel, body)
+
+
+class ShellPatterns(MemoryListener):
+    """Patterns are those of a shell."""
+
+    def offer(self, channel: str, body: bytes) -> None:
+        chosen = [self._channels[channel]] if channel in self._channels else []
+        chosen += [each for text, each in self._patterns.items() if fnmatch.fnmatchcase(channel, text)]
+        self._queue.extend(Frame(each, channel, body) for each in chosen)
+        self._ready.set()
+
+
+class HidesGaps(MemoryListener):
+    """An interruption loses what was on its way and is not told."""
+
+    def fail(self, reason: str) -> None:
+        with self._backend.store.lock:
+            self._queue.clear()
+
+
+class EndsLate(MemoryListener):
+    """Nothing arrives before the time given for it is over."""
+
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
+        arrived = await super().receive(timeout)
+        if any(isinstance(each, Frame) for each in arrived):
+            await self._backend.runtime.event().wait(timeout)
+        return arrived

@@ -30,11 +30,11 @@ class MemoryHarness(Harness):
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend on the store."""
-        return self.blocking(store=self.store)  # type: ignore[call-arg] - a memory backend's
+        return self.blocking(store=self.store)  # type: ignore[call-arg]  # a memory backend's
 
     def connect_async(self) -> ailf.AsyncBackend:
         """Open an asyncio backend on the store."""
-        return self.on_asyncio(store=self.store)  # type: ignore[call-arg] - a memory backend's
+        return self.on_asyncio(store=self.store)  # type: ignore[call-arg]  # a memory backend's
 
     def elsewhere(self) -> Harness:
         """Return a harness on a store of its own."""

@@ -4,6 +4,7 @@ from contract_tests.test_backend import *  # noqa: F403 - every test of the suit
 from contract_tests.test_cancel import *  # noqa: F403
 from contract_tests.test_close import *  # noqa: F403
 from contract_tests.test_delivery import *  # noqa: F403
+from contract_tests.test_opening import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
 from contract_tests.test_stream import *  # noqa: F403
 from contract_tests.test_worker import *  # noqa: F403

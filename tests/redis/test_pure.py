@@ -1,14 +1,20 @@
 """What decides and never waits: settings, keys, replies, and the headers of the scripts."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
-from ailf.errors import InvalidArgumentError
+from ailf.errors import ConnectionLostError, InvalidArgumentError
+from ailf.runtime import ThreadRuntime, run
 from ailf_redis import keys as spelled
+from ailf_redis.backend import RedisDriver
+from ailf_redis.connection import Command, Executor, Link
 from ailf_redis.keys import Keys
 from ailf_redis.replies import as_record, entry_fields
 from ailf_redis.settings import Settings
@@ -91,6 +97,26 @@ def test_entries_come_back(body: bytes, headers: dict[str, str]) -> None:
     """An entry of ours is read as it was written."""
     record = as_record(b"1-0", entry_fields(body, headers))
     assert (record.id, record.body, record.headers, record.foreign) == ("1-0", body, headers, False)
+
+
+def test_a_batch_that_stops_half_way_is_not_repeated() -> None:
+    """An add_many of which the server refused a later entry may have been applied, so nobody repeats it by himself."""
+
+    class Refusing(Executor):
+        async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+            return [b"1-0", ResponseError("CLUSTERDOWN the cluster is down"), b"3-0"][: len(commands)]
+
+        async def link(self) -> Link:
+            raise NotImplementedError
+
+        async def close(self) -> None:
+            raise NotImplementedError
+
+    driver = RedisDriver(Settings(), ThreadRuntime())
+    driver.executor = Refusing(driver.settings)  # type: ignore[assignment]  # it refuses in the middle, as no server will
+    with pytest.raises(ConnectionLostError) as caught:
+        run(driver.stream().add("s", [(b"1", {})] * 3))
+    assert caught.value.maybe_applied
 
 
 def test_foreign_entries_are_their_fields() -> None:
