@@ -178,6 +178,7 @@ class World:
             raise
         if not done:
             future.cancel()
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # else it is complained of
             what = getattr(future, "get_coro", lambda: future)()
             raise AssertionError(f"{getattr(what, '__qualname__', what)} did not end within {seconds:g} s")
         return future.result()

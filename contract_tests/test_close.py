@@ -119,9 +119,9 @@ async def test_close_leaves_nothing(world: World) -> None:
 
 
 async def test_ends_promptly(world: World) -> None:
-    """P10: stop() and close() from elsewhere end run() and an idle iteration promptly and without an error."""
-    backend = await world.connect()
+    """P10: stop() and close() from elsewhere end run(), an idle iteration and the backend promptly and well."""
     for _ in range(TURNS):
+        backend = await world.connect()
         pubsub = backend.pubsub()
         await pubsub.subscribe("c", print)
         running = asyncio.ensure_future(pubsub.run())
@@ -136,6 +136,7 @@ async def test_ends_promptly(world: World) -> None:
         with pytest.raises(StopAsyncIteration):
             await world.soon(iterating)
         assert await world.soon(getting) is None
+        await world.soon(backend.aclose())
         if time.monotonic() - begin < PROMPT:
             return
     pytest.fail(f"{TURNS} times out of {TURNS} it took over {PROMPT} s")

@@ -148,7 +148,9 @@ async def test_dead_letters(world: World, way: str) -> None:
             else:
                 await delivery.reject("no such customer")
         await world.nothing(consumer)
-    (letter,) = await group.dead_letters.list()
+    letters = await group.dead_letters.list()
+    assert len(letters) == 1
+    letter = letters[0]
     assert (letter.origin, letter.body, letter.headers) == (entry_id, b'{"n":1}', {"h": "v"})
     expected = {
         "nack": ("max_deliveries", "it broke", 2),
@@ -189,6 +191,7 @@ async def test_what_comes_back_wakes_others(world: World) -> None:
             await (delivery.release() if turn % 2 else delivery.nack(0))
             back = await world.soon(waiting)
             took.append(time.monotonic() - begin)
+            assert back is not None
             assert back.data == turn // 2 + 1
             await back.ack() if turn % 2 else await back.release()
             if turn % 2:

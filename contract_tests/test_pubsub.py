@@ -102,7 +102,7 @@ async def test_leaving_one_of_two(world: World) -> None:
     backend = await world.connect()
     pubsub = backend.pubsub()
     async with pubsub.listen("c", pattern="c*") as stays:
-        async with pubsub.listen("c", pattern="c*") as leaves:
+        async with pubsub.listen("c", "own", pattern=["c*", "o*"]) as leaves:
             await pubsub.publish("c", 1)
             assert [(await world.take(each)).data for each in (stays, leaves)] == [1, 1]
         await pubsub.publish("c", 2)

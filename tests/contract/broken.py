@@ -14,7 +14,6 @@ import ailf
 from ailf.driver import (
     Action,
     BackendDriver,
-    Capability,
     Confirmed,
     Fetched,
     Filter,
@@ -24,9 +23,9 @@ from ailf.driver import (
     Refused,
     Settlement,
 )
+from ailf.patterns import matches
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
-from ailf.stream import AsyncStream, Stream
-from ailf_memory import MemoryStore
+from ailf_memory import AsyncMemoryStream, MemoryStore, MemoryStream
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
@@ -381,17 +380,6 @@ class MixesReplies(MemoryStreamDriver):
         return self._replies.pop(0)
 
 
-class LacksStreams(MemoryDriver):
-    """Streams are declared and not there."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.capabilities = frozenset({Capability.STREAM})  # type: ignore[misc]  # and no pub/sub, which is there
-
-    async def ping(self) -> None:
-        raise NotImplementedError
-
-
 class LeavesThreads(MemoryDriver):
     """A thread of it outlives it."""
 
@@ -416,11 +404,11 @@ def _unpacked(stream: Any) -> Any:
     return flow
 
 
-class _SharingStream(Stream[Any]):
+class _SharingStream(MemoryStream[Any]):
     _flow = functools.cached_property(_unpacked)
 
 
-class _AsyncSharingStream(AsyncStream[Any]):
+class _AsyncSharingStream(AsyncMemoryStream[Any]):
     _flow = functools.cached_property(_unpacked)
 
 
@@ -508,10 +496,10 @@ class LeavesAll(MemoryListener):
             self._channels.clear()
             self._patterns.clear()
 
-    def offer(self, channel: str, body: bytes) -> None:
-        if body == b"1":
-            self._channels.pop(channel, None)  # as if the first to have it were the only one
-        super().offer(channel, body)
+
+def like_a_shell(pattern: str, channel: str) -> bool:
+    """Tell whether the shell agrees that this matches."""
+    return matches(pattern, channel) and fnmatch.fnmatchcase(channel, pattern)
 
 
 class ShellPatterns(MemoryListener):
@@ -519,7 +507,7 @@ class ShellPatterns(MemoryListener):
 
     def offer(self, channel: str, body: bytes) -> None:
         chosen = [self._channels[channel]] if channel in self._channels else []
-        chosen += [each for text, each in self._patterns.items() if fnmatch.fnmatchcase(channel, text)]
+        chosen += [each for text, each in self._patterns.items() if like_a_shell(text, channel)]
         self._queue.extend(Frame(each, channel, body) for each in chosen)
         self._ready.set()
 
@@ -533,10 +521,7 @@ class HidesGaps(MemoryListener):
 
 
 class EndsLate(MemoryListener):
-    """Nothing arrives before the time given for it is over."""
+    """Who waits is not told of the end."""
 
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        arrived = await super().receive(timeout)
-        if any(isinstance(each, Frame) for each in arrived):
-            await self._backend.runtime.event().wait(timeout)
-        return arrived
+    def interrupt(self) -> None:
+        return

@@ -24,7 +24,7 @@ TO_COME = {
     "take-over by liveness": (["S12"], "ailf.Stream.group(takeover)"),
     "redrive": (["S16"], "ailf.group.DeadLetters.redrive"),
 }
-"""Clauses that no test of the suite holds a backend to yet: what they wait for, and the name it will have in the API."""
+"""Clauses that no test of the suite holds a backend to yet: what they wait for, and its name in the API to be."""
 
 PARTS_TO_COME = {
     "S3: messages of one key, one after another": "ailf.Stream.add(key)",
