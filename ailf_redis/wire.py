@@ -1,6 +1,7 @@
 """Asyncio calls: all tasks share one redis-py connection, on which their requests are pipelined as they come."""
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -96,6 +97,9 @@ class _Wire:
             self.broken = True
             self._executor.retire(self)
             self._fail(cause)
+            with contextlib.suppress(RedisError):
+                await self._connection.disconnect()  # here and not in a caller, who may be cancelled meanwhile
+            self._executor.forget(self)
 
     def _answer(self, reply: Any) -> None:
         asked = self._queue[0]
@@ -117,7 +121,6 @@ class _Wire:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._connection.disconnect()
 
 
 class AsyncioExecutor(Executor):
@@ -146,11 +149,13 @@ class AsyncioExecutor(Executor):
                 self.check_open()
                 if wire is not None:
                     self.retire(wire)
-                await self._bury()
                 try:
                     wire = self._wire = _Wire(await _connect(self.settings), self)
                 except (RedisError, OSError) as error:
                     raise self.lost(error, sent=False) from error
+                if self.closed:  # while it was being made
+                    await wire.close()
+                    self.check_open()
             return wire
 
     def retire(self, wire: _Wire) -> None:
@@ -159,12 +164,9 @@ class AsyncioExecutor(Executor):
             self._wire = None
         self._retired.add(wire)
 
-    async def _bury(self) -> None:
-        for wire in tuple(self._retired):
-            if wire.broken:
-                self._retired.discard(wire)
-                if wire.usable_loop():
-                    await wire.close()
+    def forget(self, wire: _Wire) -> None:
+        """It is gone."""
+        self._retired.discard(wire)
 
     async def link(self) -> Link:
         self.check_open()
