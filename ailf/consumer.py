@@ -55,6 +55,7 @@ class ConsumerFlow:
         self._held: set[Hold] = set()
         self._fetching = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
+        self._pid = os.getpid()
         self._opened = False
         self._closed = False
         group.engine.keep(self)
@@ -84,7 +85,9 @@ class ConsumerFlow:
                 if left <= 0 and timeout != 0:
                     return None
                 patience = min(SLICE, max(left, 0.0))
-                await self._fetching.join(functools.partial(self._fill, patience), None if until is None else left)
+                await self._fetching.join(
+                    functools.partial(self._fill, patience), None if until is None else max(left, 0.0)
+                )
                 if timeout == 0 and not self._buffer:
                     return None
 
@@ -167,7 +170,7 @@ class ConsumerFlow:
         Messages that handlers are at work on are not given back, because they would be done twice at once: they come
         back when their leases end.
         """
-        if self._closed:
+        if self._closed or self._pid != os.getpid():  # what it holds is the parent's, also where a child leaves it
             return
         self._closed = True
         self.stop()

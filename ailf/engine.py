@@ -43,12 +43,14 @@ class Engine:
         self.runtime = driver.runtime
         self.retry_for = check_seconds("retry_for", retry_for)
         self.closed = False
+        self._ended = False
         self._start()
 
     def _start(self) -> None:
         """Make what belongs to one process: after a fork the child makes its own."""
         self._pid = os.getpid()
         self._closing = self.runtime.event()
+        self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.renewer = Renewer(self.driver)
         self._hub: Hub | None = None
@@ -129,12 +131,19 @@ class Engine:
 
     async def close(self) -> None:
         """Wake every blocked call, hand messages back, and give back every connection, thread and task (B3)."""
-        if self.closed:
-            return
         self.closed = True
-        if self._pid != os.getpid():
-            await self.driver.close()
+        await self._ending.join(self._end)
+
+    async def _end(self) -> None:
+        """Close, once; a caller who was cancelled meanwhile leaves this running, and the next one waits for it."""
+        if self._ended:
             return
+        self._ended = True
+        if self._pid == os.getpid():
+            await self._end_users()
+        await self.driver.close()
+
+    async def _end_users(self) -> None:
         self._closing.set()
         closables = list(self._open)
         for closable in closables:
@@ -144,4 +153,3 @@ class Engine:
         if self._hub is not None:
             await self._hub.close()
         await self.renewer.close()
-        await self.driver.close()

@@ -212,10 +212,10 @@ class Hub:
         """Forget the inbox's interest; return the filters that nobody asks for any more."""
         unwanted = []
         for each in filters:
-            if each not in inbox.filters:
+            interest = self._interests.get(each)
+            if interest is None or each not in inbox.filters:  # after a fork the child's hub doesn't know it
                 continue
             del inbox.filters[each]
-            interest = self._interests[each]
             interest.inboxes.remove(inbox)
             if not interest.inboxes:
                 del self._interests[each]

@@ -294,10 +294,11 @@ class _LoopFlight(Flight):
 
     async def join(self, flow: Flow, timeout: float | None = None) -> None:
         task = self._task
-        if task is None or task.done():
+        started = task is None or task.done()
+        if task is None or started:
             task = self._task = asyncio.get_running_loop().create_task(flow())
             task.add_done_callback(_retrieve)
-        if timeout is None:
+        if timeout is None or (started and timeout <= 0):  # who has no time to wait has it for what he starts himself
             await asyncio.shield(task)
         elif (await asyncio.wait([task], timeout=timeout))[0]:
             task.result()

@@ -268,3 +268,80 @@ def test_unix_socket(new_server: NewServer) -> None:
             assert [entry.data for entry in await backend.stream("s").read()] == [1]
 
     asyncio.run(main())
+
+
+def test_a_look_without_waiting_sees_what_is_there(any_server: Server, namespace: str) -> None:
+    """get(0) on asyncio waits for its own fetch, so what was added is there at the first look."""
+
+    async def main() -> None:
+        async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
+            stream = backend.stream("s")
+            async with stream.group("g").consumer() as consumer:
+                assert await consumer.get(0) is None
+                await stream.add(1)
+                delivery = await consumer.get(0)
+                assert delivery is not None
+                await delivery.ack()
+            await stream.delete()
+
+    asyncio.run(main())
+
+
+def test_a_look_while_another_thread_waits(any_server: Server, namespace: str) -> None:
+    """get(0) beside a thread that waits in get() answers at once."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        with stream.group("g").consumer() as consumer:
+            waiting = threading.Thread(target=consumer.get, args=(5,))
+            waiting.start()
+            time.sleep(0.1)
+            assert consumer.get(0) is None
+            stream.add(1)
+            waiting.join(5)
+        stream.delete()
+
+
+def test_a_forked_child_gives_back_nothing_of_its_parents(any_server: Server, namespace: str) -> None:
+    """B4: a child that leaves the parent's contexts neither releases its messages nor ends its subscription."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream, pubsub = backend.stream("s"), backend.pubsub()
+        stream.add(1)
+        with pubsub.listen("c") as subscription, stream.group("g").consumer() as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            child = os.fork()
+            if child == 0:
+                try:
+                    consumer.close()
+                    subscription.close()
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+                    os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+            delivery.ack()
+            pubsub.publish("c", 1)
+            assert subscription.get(5) == ailf.Message("c", 1)
+        stream.delete()
+
+
+def test_a_cancelled_close_is_finished(any_server: Server, namespace: str) -> None:
+    """B3, B8: an aclose that was cancelled goes on to its end, and a second one waits for it."""
+
+    async def main(steps: int) -> None:
+        backend = ailf.connect_async(f"{any_server.url}?namespace={namespace}")
+        stream = backend.stream("s")
+        await stream.add(1)
+        consumer = stream.group(f"g{steps}").consumer()
+        assert await consumer.get(5) is not None
+        async with backend.pubsub().listen("c"):
+            closing = asyncio.ensure_future(backend.aclose())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+            await backend.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not [each for each in threading.enumerate() if each.name == "ailf-renewal"]
+
+    for steps in range(6):
+        asyncio.run(main(steps))
