@@ -3,6 +3,7 @@
 New code asks the backend instead: ``backend.unwrap(redis.Redis)`` is the same raw client.
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,17 @@ import attrs
 import msgspec
 import redis
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import DataError, RedisError
 
-from ailf.errors import DecodeError
+from ailf.codecs import codec_for
+from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]
+
+_NEVER_SENT = (ConnectionRefusedError, socket.gaierror)
+"""What only the making of a connection raises; redis-py says the same of it as of a connection that broke."""
 
 
 @attrs.frozen
@@ -78,8 +83,17 @@ class _ClientBase:
     def _mapped(self) -> Iterator[None]:
         try:
             yield
+        except DataError as error:
+            raise InvalidArgumentError(
+                "a value must be text, bytes or a number; set_json takes anything else"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DecodeError(
+                f"a value of {len(error.object)} bytes is not text; RedisConfig(decode_responses=False) returns bytes"
+            ) from error
         except (RedisError, OSError) as error:
-            raise mapped(error, self.settings.url, sent=True) from error
+            sent = not isinstance(error.__cause__ or error.__context__ or error, _NEVER_SENT)
+            raise mapped(error, self.settings.url, sent=sent) from error
 
     def _decoded(self, key: str, raw: Any) -> Any:
         if raw is None:
@@ -145,7 +159,7 @@ class RedisClient(_ClientBase):
 
     def set_json(self, key: str, value: Any, expire: int | None = None) -> bool:
         """Set a key to a value as JSON."""
-        return self.set(key, msgspec.json.encode(value), expire)
+        return self.set(key, _encoded(value), expire)
 
     def get_json(self, key: str) -> Any:
         """Return the value of a key, decoded from JSON, or None."""
@@ -219,7 +233,7 @@ class AsyncRedisClient(_ClientBase):
 
     async def set_json(self, key: str, value: Any, expire: int | None = None) -> bool:
         """Set a key to a value as JSON."""
-        return await self.set(key, msgspec.json.encode(value), expire)
+        return await self.set(key, _encoded(value), expire)
 
     async def get_json(self, key: str) -> Any:
         """Return the value of a key, decoded from JSON, or None."""
@@ -239,4 +253,11 @@ class AsyncRedisClient(_ClientBase):
 
 
 def _body(message: Any) -> bytes | str:
-    return message if isinstance(message, bytes | str) else msgspec.json.encode(message)
+    return message if isinstance(message, bytes | str) else _encoded(message)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return codec_for(Any).encode(value)
+    except Exception as error:
+        raise EncodeError(f"a value of type {type(value).__name__} has no JSON form: {error}") from error

@@ -21,7 +21,8 @@ from ailf.driver import Capability
 TASKS = [f"chapter {number}" for number in range(1, 13)]
 CREW = ("ann", "bob", "cleo")
 MORTAL = "bob"
-LEASE = 1.0
+WORK = 0.9
+LEASE = 2.0
 STARTED = time.monotonic()
 
 
@@ -55,7 +56,7 @@ class Worker:
                 self.report("dies", delivery.data, delivery.attempt)
                 self.die()
                 return
-            time.sleep(0.15)
+            time.sleep(WORK)
             delivery.ack()
             self.report("finished", delivery.data, delivery.attempt)
 

@@ -5,6 +5,7 @@ on purpose: an error is raised instead of logged and swallowed, and a new group 
 New code uses `ailf.connect`.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,20 +24,25 @@ except ModuleNotFoundError as error:
         "ailf.messaging.redis needs redis-py, which is not installed; run: pip install 'ailf[redis]'", name=error.name
     ) from error
 
+from ailf.checks import check_count
+from ailf.codecs import codec_for
 from ailf.delivery import Delivery
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError
+from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError
 from ailf.runtime import run
 from ailf.values import EARLIEST, LATEST, Backoff, Message
 
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisPubSub", "RedisStream"]
 
 
+_json = codec_for(Any)
+
+
 class _JsonOrText:
     """JSON where it is JSON, else text: what earlier code published and received."""
 
     def encode(self, data: Any) -> bytes:
-        return data if isinstance(data, bytes) else msgspec.json.encode(data)
+        return data if isinstance(data, bytes) else _json.encode(data)
 
     def decode(self, body: bytes, *, foreign: bool) -> Any:  # noqa: ARG002 - both are read alike
         try:
@@ -65,11 +71,17 @@ class RedisPubSub(_PubSub[Any]):
 
     def subscribe(self, channel: str, handler: Callable[[Any], Any], *, pattern: bool = False) -> None:
         """Let `run` call the handler with each payload of the channel; confirmed on return."""
+        self._flow.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
 
+        @functools.wraps(handler)  # a failure is logged under the handler's own name
         def plain(message: Message[Any]) -> Any:
             return handler(message.data)
 
         super().subscribe(channel, plain, pattern=pattern)
+
+    def run_in_thread(self, daemon: bool = True) -> threading.Thread:  # noqa: FBT001, FBT002 - as in earlier code
+        """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
+        return super().run_in_thread(daemon=daemon)
 
 
 class RedisStream(_Stream[Any]):
@@ -101,15 +113,16 @@ class RedisStream(_Stream[Any]):
             block: Milliseconds to wait for the first one; None: don't wait.
             last_id: An id; "0" for the beginning; "$" for what is added from now on.
         """
-        flow = self._flow
-        after = LATEST if last_id == "$" else last_id
-        if after == LATEST:
-            after = run(flow.driver.last_id(self.name))
+        check_count("count", count)
+        after = self._request(self._flow.driver.last_id, self.name) if last_id in ("$", LATEST) else last_id
         entries = self._after(after, count)
         if not entries and block is not None:
             self._wait(after, block / 1000)
             entries = self._after(after, count)
         return entries
+
+    def _request(self, request: Callable[..., Any], *args: Any) -> Any:
+        return run(self._flow.engine.call(f"read stream {self.name!r}", request, *args, again=True))
 
     def _after(self, after: str, count: int) -> list[dict[str, Any]]:
         records = run(self._flow.page(after, LATEST, count, after=True))
@@ -120,7 +133,7 @@ class RedisStream(_Stream[Any]):
         until = self._flow.engine.runtime.now() + seconds
         try:
             while (left := until - self._flow.engine.runtime.now()) > 0 and not self._after(after, 1):
-                run(waiter.wait(after, min(left, 1.0)))
+                self._request(waiter.wait, after, min(left, 1.0))
         finally:
             run(waiter.close())
 
@@ -129,6 +142,8 @@ class RedisStream(_Stream[Any]):
     ) -> None:
         """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise."""
         start = {"0": EARLIEST, "$": LATEST}.get(start_id, start_id)
+        if (self._group and self._group.name, self._consumer_name) != (group_name, consumer_name):
+            self._give_back()
         super().create_consumer_group(group_name, consumer_name, start=start)
         self._group = self.group(group_name, start=start, backoff=Backoff())
         self._consumer_name = consumer_name
@@ -148,17 +163,31 @@ class RedisStream(_Stream[Any]):
         if self._reader is None:
             self._reader = self._group.consumer(self._consumer_name, prefetch=count)
         taken: list[Delivery[Any]] = []
-        while len(taken) < count and (delivery := self._reader.get(0 if taken or block is None else block / 1000)):
-            taken.append(delivery)
-        self._handed.update((delivery.id, delivery) for delivery in taken)
+        try:
+            while len(taken) < count and (delivery := self._reader.get(0 if taken or block is None else block / 1000)):
+                taken.append(delivery)
+                self._handed[delivery.id] = delivery
+        except BackendError:
+            if not taken:  # else the caller gets what is taken, and the next call meets the trouble again
+                raise
         return [{"id": delivery.id, "data": delivery.data} for delivery in taken]
 
     def acknowledge(self, message_id: str) -> bool:
-        """Say that a message is done; return False where it isn't one that `read_group` returned."""
-        delivery = self._handed.pop(message_id, None)
+        """Say that a message is done; return False where it isn't one that `read_group` returned.
+
+        Raises:
+            LeaseLostError: It is no longer ours; somebody else may have it.
+            BackendError: The server couldn't do it; the message is kept, so that it can be tried again.
+        """
+        delivery = self._handed.get(message_id)
         if delivery is None:
             return False
-        delivery.ack()
+        try:
+            delivery.ack()
+        except LeaseLostError:
+            self._handed.pop(message_id, None)
+            raise
+        self._handed.pop(message_id, None)
         return True
 
     def process_messages(  # type: ignore[override]  # the signature of earlier code
@@ -182,8 +211,11 @@ class RedisStream(_Stream[Any]):
 
     def close(self) -> None:
         """End `process_messages`, give back what `read_group` took, and close the connection."""
+        self._give_back()
+        super().close()
+
+    def _give_back(self) -> None:
         reader, self._reader = self._reader, None
         self._handed.clear()
         if reader is not None:
             reader.close()
-        super().close()

@@ -64,11 +64,21 @@ def process_document(content):
 
 @pytest.fixture
 def default_server(new_server: NewServer) -> Server:
-    """A server on Redis' default port, where the programs look for it."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 6379)) == 0:
-            pytest.skip("port 6379 is in use on this machine, and these programs know no other")
+    """A server on Redis' default port, where the programs look for it; another run of these tests is waited out."""
+    until = time.monotonic() + 30
+    while taken(6379):
+        if time.monotonic() > until:
+            pytest.fail(
+                "port 6379 is in use on this machine, and these programs know no other: stop what listens there"
+            )
+        time.sleep(0.2)
     return new_server(port=6379)
+
+
+def taken(port: int) -> bool:
+    """Tell whether something listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 """Every name and signature of ailf.messaging.redis, against a real server."""
 
 import asyncio
+import math
+import subprocess
+import sys
 import threading
 import time
 
+import attrs
 import pytest
 
 import ailf
@@ -71,12 +75,68 @@ def test_errors_are_raised(new_server: NewServer) -> None:
         client.connect()
 
 
+def test_what_cannot_be_sent_or_read_is_an_error(config: RedisConfig, namespace: str) -> None:
+    """A value without a JSON form, of a wrong type, or that is no text raises ailf's errors on both clients."""
+    raw = attrs.evolve(config, decode_responses=False)
+    RedisClient(raw).set(namespace, b"\xff", expire=60)
+    assert RedisClient(raw).get(namespace) == b"\xff"
+    client = RedisClient(config)
+    for send in (client.set_json, client.publish):
+        for value in (math.nan, object()):
+            with pytest.raises(ailf.EncodeError):
+                send(namespace, value)
+    with pytest.raises(ailf.InvalidArgumentError, match="set_json"):
+        client.set(namespace, {"a": 1})
+    with pytest.raises(ailf.DecodeError, match="decode_responses"):
+        client.get(namespace)
+
+    async def main() -> None:
+        other = AsyncRedisClient(config)
+        with pytest.raises(ailf.EncodeError):
+            await other.set_json(namespace, math.nan)
+        with pytest.raises(ailf.DecodeError, match="decode_responses"):
+            await other.get_json(namespace)
+        assert await other.exists(namespace)
+        await other.close()
+
+    asyncio.run(main())
+    client.close()
+
+
+def test_what_was_never_sent_is_not_in_doubt(new_server: NewServer) -> None:
+    """A server that can't be reached has done nothing, and the error says so and what to do, on both clients."""
+    server = new_server()
+    server.stop()
+    config = RedisConfig(host="127.0.0.1", port=server.port)
+    with pytest.raises(ailf.ConnectionLostError, match="Is the server running") as caught:
+        RedisClient(config).set("x", "v")
+    assert not caught.value.maybe_applied
+
+    async def main() -> None:
+        client = AsyncRedisClient(config)
+        assert not await client.health_check()
+        with pytest.raises(ailf.ConnectionLostError, match="Is the server running") as caught:
+            await client.set("x", "v")
+        assert not caught.value.maybe_applied
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_without_redis_py() -> None:
+    """Without the redis extra the import fails, and names the command that installs it."""
+    program = "import sys; sys.modules['redis'] = None; import ailf.messaging.redis"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("run: pip install 'ailf[redis]'")
+
+
 def test_pubsub(config: RedisConfig, namespace: str) -> None:
     """Handlers get the plain payload: JSON, or text where it is none; unsubscribe and stop do so."""
     got: list[object] = []
     with RedisPubSub(RedisClient(config)) as pubsub:
         pubsub.subscribe(namespace, got.append)
-        thread = pubsub.run_in_thread(daemon=True)
+        thread = pubsub.run_in_thread(True)
         pubsub.publish(namespace, {"n": 1})
         RedisClient(config).publish(namespace, "plain text")
         wait_until(lambda: len(got) == 2)
@@ -86,6 +146,36 @@ def test_pubsub(config: RedisConfig, namespace: str) -> None:
         thread.join(5)
         assert not thread.is_alive()
     assert got == [{"n": 1}, "plain text"]
+
+
+def test_pubsub_refuses_at_once(config: RedisConfig, namespace: str) -> None:
+    """What can't be a handler or a payload is refused when it is handed over, not when a message comes."""
+
+    async def coroutine_function(_message: object) -> None: ...
+
+    with RedisPubSub(RedisClient(config)) as pubsub:
+        with pytest.raises(ailf.InvalidArgumentError, match="callable"):
+            pubsub.subscribe(namespace, None)  # type: ignore[arg-type]  # the point
+        with pytest.raises(ailf.InvalidArgumentError, match="coroutine_function"):
+            pubsub.subscribe(namespace, coroutine_function)
+        with pytest.raises(ailf.EncodeError):
+            pubsub.publish(namespace, {"x": math.nan})
+
+
+def test_a_failing_handler_is_named(config: RedisConfig, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the handler that failed, not what stands between it and the message."""
+
+    def clumsy(_message: object) -> None:
+        raise ValueError("oh")
+
+    with RedisPubSub(RedisClient(config)) as pubsub:
+        pubsub.subscribe(namespace, clumsy)
+        thread = pubsub.run_in_thread()
+        pubsub.publish(namespace, 1)
+        wait_until(lambda: pubsub.errors == 1)
+        pubsub.stop()
+        thread.join(5)
+    assert "clumsy failed" in caplog.text
 
 
 def test_stream_reading(config: RedisConfig, namespace: str) -> None:
@@ -103,7 +193,22 @@ def test_stream_reading(config: RedisConfig, namespace: str) -> None:
         later.start()
         assert [entry["data"] for entry in stream.read(block=5000)] == [{"n": 2}]
         later.join()
+        with pytest.raises(ailf.InvalidArgumentError, match="count"):
+            stream.read(count=0)
         stream.delete()
+
+
+@pytest.mark.parametrize("last_id", ["0", "$"])
+def test_reading_waits_out_a_restart(new_server: NewServer, last_id: str) -> None:
+    """A read is repeated until the server is back, from whichever id."""
+    server = new_server(appendonly=True)
+    with RedisStream("s", RedisClient(RedisConfig(host="127.0.0.1", port=server.port))) as stream:
+        stream.add(1)
+        server.stop()
+        back = threading.Timer(0.5, server.restart)
+        back.start()
+        assert [entry["data"] for entry in stream.read(last_id=last_id)] == ([1] if last_id == "0" else [])
+        back.join()
 
 
 def test_stream_groups(config: RedisConfig, namespace: str) -> None:
@@ -123,6 +228,74 @@ def test_stream_groups(config: RedisConfig, namespace: str) -> None:
         assert [entry["data"]["n"] for entry in other.read_group(count=5, block=1000)] == [1, 2]
         assert other.read_group(block=50) == []
         other.delete()
+
+
+def test_group_from_now_on(config: RedisConfig, namespace: str) -> None:
+    """With start_id="$", the former default, a new group sees only what is added later."""
+    with RedisStream(namespace, RedisClient(config)) as stream:
+        stream.add({"n": 1})
+        stream.create_consumer_group("workers", "worker-1", start_id="$")
+        assert stream.read_group() == []
+        stream.add({"n": 2})
+        assert [entry["data"] for entry in stream.read_group(block=1000)] == [{"n": 2}]
+        stream.delete()
+
+
+def test_another_group_is_another_reader(config: RedisConfig, namespace: str) -> None:
+    """After create_consumer_group of another group, read_group reads that one; the same one again changes nothing."""
+    with RedisStream(namespace, RedisClient(config)) as stream:
+        first = stream.add({"n": 1})
+        stream.create_consumer_group("a", "worker-1")
+        taken = stream.read_group()
+        stream.create_consumer_group("a", "worker-1")
+        assert stream.read_group(last_id="0") == taken
+        stream.create_consumer_group("b", "worker-1")
+        assert stream.read_group(last_id="0") == []
+        assert stream.read_group() == taken
+        assert stream.acknowledge(first)
+        pending = [RedisClient(config).client.xpending(namespace, group)["pending"] for group in ("a", "b")]
+        assert pending == [1, 0], "what was taken from the first group went back to it"
+        stream.delete()
+
+
+def test_acknowledge_can_be_tried_again(new_server: NewServer) -> None:
+    """A message whose acknowledgement failed is still held, so the next try settles it."""
+    server = new_server(appendonly=True)
+    client = RedisClient(RedisConfig(host="127.0.0.1", port=server.port))
+    with RedisStream("s", client) as stream:
+        stream.add({"n": 1})
+        stream.create_consumer_group("workers", "worker-1")
+        (taken,) = stream.read_group()
+        server.stop()
+        with pytest.raises(ailf.BackendError):
+            stream.acknowledge(taken["id"])
+        server.restart()
+        assert stream.acknowledge(taken["id"])
+        assert client.client.xpending("s", "workers")["pending"] == 0
+    client.close()
+
+
+def test_what_is_taken_is_handed_out(config: RedisConfig, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the connection breaks in the middle of read_group, what was taken before is returned, not kept for ever."""
+    answers = 0
+    get = ailf.Consumer.get
+
+    def breaking(consumer: ailf.Consumer[object], timeout: float | None = None) -> object:
+        nonlocal answers
+        answers += 1
+        if answers > 1:
+            raise ailf.ConnectionLostError("cut")
+        return get(consumer, timeout)
+
+    with RedisStream(namespace, RedisClient(config)) as stream:
+        entry = stream.add({"n": 1})
+        stream.create_consumer_group("workers", "worker-1")
+        monkeypatch.setattr(ailf.Consumer, "get", breaking)
+        assert stream.read_group() == [{"id": entry, "data": {"n": 1}}]
+        with pytest.raises(ailf.ConnectionLostError):
+            stream.read_group()
+        assert stream.acknowledge(entry)
+        stream.delete()
 
 
 def test_process_in_thread(config: RedisConfig, namespace: str) -> None:
