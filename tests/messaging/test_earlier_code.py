@@ -76,9 +76,14 @@ def default_server(new_server: NewServer) -> Server:
 
 
 def taken(port: int) -> bool:
-    """Tell whether something listens on a port."""
+    """Tell whether something listens on a port, by binding it as a server would: that can't hang."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what merely lingers is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 @pytest.fixture
