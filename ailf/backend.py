@@ -13,6 +13,7 @@ from ailf.registry import plugin_for
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
 from ailf.subscription import ErrorHook
+from ailf.values import Retention
 
 __all__ = ["AsyncBackend", "Backend", "connect", "connect_async"]
 
@@ -159,23 +160,24 @@ class Backend(_BackendBase):
         return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
 
     @overload
-    def stream(self, name: str) -> Stream[Any]: ...
+    def stream(self, name: str, *, retention: Retention | None = None) -> Stream[Any]: ...
 
     @overload
-    def stream(self, name: str, *, type: type[T]) -> Stream[T]: ...
+    def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> Stream[T]: ...
 
-    def stream(self, name: str, *, type: Any = Any) -> Stream[Any]:  # noqa: A002 - the API
+    def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> Stream[Any]:  # noqa: A002 - the API
         """Return the stream of this name; it begins to exist with its first message or group.
 
         Arguments:
             name: Any non-empty text.
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            retention: How much is kept of what this object adds to; everything unless told (S8).
 
         Raises:
             UnsupportedError: The backend has no streams (B2).
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, engine=self.engine)
+        return self.stream_class(name, type=type, retention=retention, engine=self.engine)
 
     def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""
@@ -225,23 +227,24 @@ class AsyncBackend(_BackendBase):
         return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
 
     @overload
-    def stream(self, name: str) -> AsyncStream[Any]: ...
+    def stream(self, name: str, *, retention: Retention | None = None) -> AsyncStream[Any]: ...
 
     @overload
-    def stream(self, name: str, *, type: type[T]) -> AsyncStream[T]: ...
+    def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> AsyncStream[T]: ...
 
-    def stream(self, name: str, *, type: Any = Any) -> AsyncStream[Any]:  # noqa: A002 - the API
+    def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> AsyncStream[Any]:  # noqa: A002 - the API
         """Return the stream of this name; it begins to exist with its first message or group.
 
         Arguments:
             name: Any non-empty text.
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            retention: How much is kept of what this object adds to; everything unless told (S8).
 
         Raises:
             UnsupportedError: The backend has no streams (B2).
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, engine=self.engine)
+        return self.stream_class(name, type=type, retention=retention, engine=self.engine)
 
     async def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""

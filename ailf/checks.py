@@ -2,10 +2,23 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+import attrs
 
 from ailf.errors import InvalidArgumentError
 
-__all__ = ["check_body", "check_count", "check_headers", "check_name", "check_seconds"]
+__all__ = [
+    "check_body",
+    "check_count",
+    "check_headers",
+    "check_name",
+    "check_seconds",
+    "valid_count",
+    "valid_key",
+    "valid_seconds",
+    "valid_wait",
+]
 
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
@@ -69,6 +82,29 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")
     return value
+
+
+# --- the same, for the fields of values ---------------------------------------------------------------------------
+
+
+def valid_seconds(value: Any, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is no length of time."""
+    check_seconds(field.name, seconds, least=0.001)
+
+
+def valid_wait(value: Any, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is no time to wait; 0 is not to wait."""
+    check_seconds(field.name, seconds)
+
+
+def valid_count(value: Any, field: "attrs.Attribute[int]", count: int) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is no number of things."""
+    check_count(field.name, count)
+
+
+def valid_key(value: Any, field: "attrs.Attribute[str]", key: str) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is no name."""
+    check_name(field.name, key)
 
 
 def _utf8(what: str, text: str) -> bytes:

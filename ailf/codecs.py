@@ -17,6 +17,7 @@ import msgspec
 
 from ailf.checks import check_body, check_headers
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
+from ailf.tracing import stamped
 
 __all__ = ["Codec", "Payloads", "codec_for", "open_envelope", "seal_envelope"]
 
@@ -110,7 +111,7 @@ class Payloads:
             EncodeError: The codec can't write this payload.
             InvalidArgumentError: The payload or its headers are too large, or headers aren't text.
         """
-        sent = check_headers(headers)
+        sent = check_headers(stamped(headers))
         if sent.get(CONTENT_TYPE) == BYTES:
             raise InvalidArgumentError(f"the header {CONTENT_TYPE}: {BYTES} is how {self.what} marks bytes; send bytes")
         if self._marks_bytes and isinstance(data, bytes | bytearray | memoryview):

@@ -13,17 +13,16 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from ailf.checks import check_count, check_name
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
-from ailf.driver import Action, Claim, Fetched, Settlement
+from ailf.driver import Action, Claim, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
-from ailf.renewal import Hold, Renewer
+from ailf.renewal import Hold, Pulse, Renewer
 from ailf.runtime import run
-from ailf.values import GroupReset
 
 __all__ = ["AsyncConsumer", "Consumer", "ConsumerFlow"]
 
@@ -55,6 +54,9 @@ class ConsumerFlow:
         self._held: set[Hold] = set()
         self._fetching = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
+        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover)
+        self._position: Any = None
+        self._look_at = 0.0
         self._pid = os.getpid()
         self._opened = False
         self._closed = False
@@ -92,26 +94,34 @@ class ConsumerFlow:
                     return None
 
     async def _fill(self, patience: float) -> None:
-        """Fetch once; where there is nothing, wait once."""
+        """Fetch once, or, where a look has just found nothing, wait once for something to come."""
         if self._buffer or self.stopping.is_set():
             return
-        engine, group = self.group.engine, self.group
         await self.open()
-        since = engine.runtime.now()
-        fetched = await group.fetch(self.name, self._prefetch)
-        await self._report(fetched)
+        now = self.group.engine.runtime.now()
+        if self._position is None or patience <= 0 or now >= self._look_at:
+            await self._look(now)
+        elif not self.stopping.is_set():
+            await self._wait(min(patience, self._look_at - now))
+
+    async def _look(self, since: float) -> None:
+        """Fetch. What a wait can't see is looked for again when it comes due, or after a while."""
+        self._position = None
+        fetched = await self.group.fetch(self.name, self._prefetch)
+        self._pulse.confirm(since)
+        self._position = fetched.position
+        soon = self.group.options.look
+        self._look_at = since + (soon if fetched.next_due is None else min(soon, max(fetched.next_due, 0.001)))
         if fetched.claims:
             await self._unpack(fetched.claims, since)
-        elif fetched.position is not None and patience > 0 and not self.stopping.is_set():
-            longest = patience if fetched.next_due is None else min(patience, max(fetched.next_due, 0.001))
-            await engine.call(f"wait for {group}", self._waiter.wait, fetched.position, longest, again=True)
+        await self.group.announce(fetched)
 
-    async def _report(self, fetched: Fetched) -> None:
-        for dead in fetched.dead:
-            log.error("%s: %s was delivered too often and is now a dead letter", self.group, dead)
-        if fetched.reset:
-            log.warning("%s had vanished and was made again at the beginning of the stream", self.group)
-            await self.group.tell(GroupReset(self.group.stream, self.group.name))
+    async def _wait(self, longest: float) -> None:
+        """Wait on the backend; what may have come is fetched in the next turn."""
+        position, self._position = self._position, None
+        what = f"wait for {self.group}"
+        if not await self.group.engine.call(what, self._waiter.wait, position, longest, again=True):
+            self._position = position
 
     async def _unpack(self, claims: Sequence[Claim], since: float) -> None:
         """Decode and buffer what came; what can't be decoded becomes a dead letter and stops nobody (S13)."""
@@ -123,20 +133,19 @@ class ConsumerFlow:
                 data, headers = self.group.payloads.unpack(record.body, record.headers, foreign=record.foreign)
             except DecodeError as error:
                 log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)  # noqa: TRY400 - said whole
-                undecodable.append(Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error)))
+                undecodable.append((record.id, _undecodable(claim, error)))
                 continue
-            hold = Hold(
-                self.group.stream, self.group.name, claim.receipt,
-                lease=options.lease, since=since, longest=options.max_processing,
-            )  # fmt: skip
+            hold = Hold(self._pulse, claim.receipt, lease=options.lease, since=since, longest=options.max_processing)
             parcels.append(Parcel(self, claim, hold, data, headers))
-        if undecodable:
-            await self.group.settle(*undecodable)
         if parcels:
             holds = [parcel.hold for parcel in parcels]
             self._held.update(holds)
             self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
+        if undecodable:
+            outcomes = await self.group.settle(*(settlement for _, settlement in undecodable))
+            for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
+                await self.group.report(entry_id, settlement, outcome)
 
     def let_go(self, parcel: Parcel) -> None:
         """It is settled or lost: renew it no more."""
@@ -188,6 +197,10 @@ class ConsumerFlow:
         _abandon(self.group.engine.renewer, self._held)
         self._buffer.clear()
         self.group.engine.forget(self)
+
+
+def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
+    return Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error))
 
 
 def _abandon(renewer: Renewer, held: set[Hold]) -> None:

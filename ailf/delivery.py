@@ -5,18 +5,21 @@ changes nothing, another way is an error, and after its lease is lost every way 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ailf.checks import check_seconds
-from ailf.driver import Action, Claim, Settlement
-from ailf.errors import LeaseLostError, Reject, SettledError
+from ailf.driver import Action, Claim, Outcome, Settlement
+from ailf.errors import LeaseLostError, Reject, Retry, SettledError
 from ailf.leasing import GroupFlow
 from ailf.renewal import Hold
 from ailf.runtime import run
+from ailf.tracing import carrying
 
-__all__ = ["AsyncDelivery", "Delivery", "Parcel"]
+__all__ = ["AsyncDelivery", "Delivery", "Parcel", "verdict"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -28,16 +31,30 @@ class Holder(Protocol):
     """The consumer that has the delivery."""
 
     group: GroupFlow
+    name: str
     running: int
 
     def let_go(self, parcel: "Parcel") -> None:
         """It is settled or lost: renew it no more."""
 
 
+def verdict(result: object, error: Exception | None) -> tuple[Action, str, float | None]:
+    """Return how to settle a message by what its handler returned or raised: the action, the error, the delay."""
+    if isinstance(error, Reject):
+        return Action.REJECT, str(error), None
+    if isinstance(error, Retry):
+        return Action.NACK, str(error), error.delay
+    if error is not None:
+        return Action.NACK, f"{type(error).__name__}: {error}", None
+    if result is False:
+        return Action.NACK, "the handler returned False", None
+    return Action.ACK, "", None
+
+
 class Parcel:
     """The state of one delivery, whichever face it shows."""
 
-    __slots__ = ("claim", "consumer", "data", "headers", "hold", "settled")
+    __slots__ = ("claim", "consumer", "data", "headers", "hold", "outcome", "settled", "trace")
 
     def __init__(self, consumer: Holder, claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
         self.consumer = consumer
@@ -46,11 +63,13 @@ class Parcel:
         self.data = data
         self.headers = headers
         self.settled: Action | None = None
+        self.outcome = Outcome.LOST
+        self.trace: AbstractContextManager[None] | None = None
 
-    async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> None:
-        """Settle it, once (S4)."""
+    async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
+        """Settle it, once, and return what became of it (S4)."""
         if self.settled is action:
-            return
+            return self.outcome
         if self.settled is not None:
             raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         if self.hold.taken:
@@ -60,12 +79,16 @@ class Parcel:
         asked = Settlement(
             self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
         )
-        if not await self.consumer.group.settle(asked):
-            self.hold.taken = True
-            self.consumer.let_go(self)
-            raise self.lost_error(action.value)
-        self.settled = action
+        (outcome,) = await self.consumer.group.settle(asked)
         self.consumer.let_go(self)
+        if outcome is Outcome.LOST:
+            self.hold.taken = True
+        else:
+            self.settled, self.outcome = action, outcome
+        await self.consumer.group.report(self.claim.record.id, asked, outcome)
+        if outcome is Outcome.LOST:
+            raise self.lost_error(action.value)
+        return outcome
 
     async def extend(self, seconds: float) -> None:
         """Let the lease end so many seconds from now."""
@@ -75,23 +98,28 @@ class Parcel:
         since = self.consumer.group.engine.runtime.now()
         if not await self.consumer.group.extend(self.claim.receipt, lease):
             self.hold.taken = True
+            self.consumer.let_go(self)
             raise self.lost_error("extend")
         self.hold.confirm(since, lease)
 
+    def enter(self) -> None:
+        """Put what is sent from here on the message's trace."""
+        self.trace = carrying(self.headers)
+        self.trace.__enter__()
+
     async def leave(self, error: BaseException | None) -> bool:
-        """Settle it by how its context ended: ack, nack, reject or release; return whether the error is done with."""
+        """Settle it by how its context ended, unless its body did; return whether the error is done with."""
+        if self.trace is not None:
+            with contextlib.suppress(ValueError):  # left in another task than it was entered in
+                self.trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
-        if error is None:
-            await self.settle(Action.ACK)
-        elif isinstance(error, Reject):
-            await self.settle(Action.REJECT, error=str(error))
-            return True
-        elif isinstance(error, Exception):
-            await self.settle(Action.NACK, error=f"{type(error).__name__}: {error}")
-        else:  # cancelled, interrupted: not the message's fault
+        if error is not None and not isinstance(error, Exception):  # cancelled, interrupted: not the message's fault
             await self.settle(Action.RELEASE)
-        return False
+            return False
+        action, why, delay = verdict(None, error)
+        await self.settle(action, delay=delay, error=why)
+        return isinstance(error, Reject | Retry)
 
     def lost_error(self, asked: str) -> LeaseLostError:
         """Return what to raise when its lease turns out to have ended."""
@@ -151,7 +179,8 @@ class _Shown(Generic[T_co]):
 class Delivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
-    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which goes no further), and
+    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
+    further), and
     releases on Ctrl-C. Its lease is renewed while you have it.
     """
 
@@ -203,7 +232,8 @@ class Delivery(_Shown[T_co]):
         run(self._parcel.extend(seconds))
 
     def __enter__(self) -> Self:
-        """Return the delivery itself."""
+        """Return the delivery itself; what is sent within is on its trace."""
+        self._parcel.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
@@ -214,7 +244,8 @@ class Delivery(_Shown[T_co]):
 class AsyncDelivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
-    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which goes no further), and
+    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
+    further), and
     releases on cancellation. Its lease is renewed while you have it.
     """
 
@@ -266,7 +297,8 @@ class AsyncDelivery(_Shown[T_co]):
         await self._parcel.extend(seconds)
 
     async def __aenter__(self) -> Self:
-        """Return the delivery itself."""
+        """Return the delivery itself; what is sent within is on its trace."""
+        self._parcel.enter()
         return self
 
     async def __aexit__(

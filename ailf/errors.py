@@ -9,17 +9,21 @@
     ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
     ├── Reject                                   raised by a handler: no retry, to the dead letters
+    ├── Retry                                    raised by a handler: deliver it again, after its own delay
     └── BackendError                             the backend could not do it
         ├── ConnectionLostError
         ├── BackendTimeoutError
         ├── OutcomeUnknownError                  it may or may not have been done; not repeated
         ├── PermissionDeniedError
         ├── BackendFullError
+        │   └── StreamFullError                  too many unsettled messages; nothing was added
         └── BackendReadOnlyError
 
 A driver maps its own errors once, at its edge, with the original as ``__cause__``. A message names the
 object, what was asked and what to do; payloads and credentials never enter one.
 """
+
+import math
 
 __all__ = [
     "AilfError",
@@ -36,7 +40,9 @@ __all__ = [
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "Reject",
+    "Retry",
     "SettledError",
+    "StreamFullError",
     "UnsupportedError",
 ]
 
@@ -77,6 +83,21 @@ class Reject(AilfError):  # noqa: N818 - what a handler says, not what went wron
     """Raised by a handler: don't retry this message, put it among the dead letters with this reason."""
 
 
+class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is overloaded", delay=20)``
+    """Raised by a handler: deliver this message again, with a delay of its own.
+
+    Arguments:
+        why: What the log and, after the last delivery, the dead letter say.
+        delay: Seconds until then; the group's backoff if None.
+    """
+
+    def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
+        if delay is not None and not 0 <= delay < math.inf:
+            raise InvalidArgumentError(f"a retry's delay must be a finite number of seconds, not {delay!r}")
+        super().__init__(why)
+        self.delay = delay
+
+
 class BackendError(AilfError):
     """The backend could not do what was asked.
 
@@ -107,6 +128,10 @@ class PermissionDeniedError(BackendError):
 
 class BackendFullError(BackendError):
     """The backend has no room."""
+
+
+class StreamFullError(BackendFullError):
+    """The stream has as many entries as its retention allows, and too many are unsettled. Nothing was added."""
 
 
 class BackendReadOnlyError(BackendError):

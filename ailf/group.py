@@ -11,7 +11,7 @@ from ailf.consumer import AsyncConsumer, Consumer
 from ailf.delivery import AsyncDelivery, Delivery
 from ailf.leasing import GroupFlow
 from ailf.runtime import run
-from ailf.values import DeadLetter
+from ailf.values import DeadLetter, GroupInfo, Position
 from ailf.worker import DRAIN, Worker
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
@@ -34,6 +34,36 @@ class DeadLetters:
         """
         return run(self._flow.dead_letters(after, limit))
 
+    def redrive(self, *letters: str) -> int:
+        """Deliver dead letters to this group again, as new messages: attempt 1 (S16). Each is redriven once.
+
+        Arguments:
+            letters: Their ids (`DeadLetter.id`).
+
+        Returns:
+            How many of them were still there.
+        """
+        return run(self._flow.take_letters(letters, redrive=True))
+
+    def redrive_all(self) -> int:
+        """Redrive every dead letter that there is now; return how many."""
+        return run(self._flow.take_all_letters(redrive=True))
+
+    def purge(self, *letters: str) -> int:
+        """Remove dead letters for good.
+
+        Arguments:
+            letters: Their ids (`DeadLetter.id`).
+
+        Returns:
+            How many of them were still there.
+        """
+        return run(self._flow.take_letters(letters, redrive=False))
+
+    def purge_all(self) -> int:
+        """Remove every dead letter that there is now; return how many."""
+        return run(self._flow.take_all_letters(redrive=False))
+
 
 class AsyncDeadLetters:
     """What a group gave up on; see `AsyncGroup.dead_letters`."""
@@ -49,6 +79,36 @@ class AsyncDeadLetters:
             limit: How many at most.
         """
         return await self._flow.dead_letters(after, limit)
+
+    async def redrive(self, *letters: str) -> int:
+        """Deliver dead letters to this group again, as new messages: attempt 1 (S16). Each is redriven once.
+
+        Arguments:
+            letters: Their ids (`DeadLetter.id`).
+
+        Returns:
+            How many of them were still there.
+        """
+        return await self._flow.take_letters(letters, redrive=True)
+
+    async def redrive_all(self) -> int:
+        """Redrive every dead letter that there is now; return how many."""
+        return await self._flow.take_all_letters(redrive=True)
+
+    async def purge(self, *letters: str) -> int:
+        """Remove dead letters for good.
+
+        Arguments:
+            letters: Their ids (`DeadLetter.id`).
+
+        Returns:
+            How many of them were still there.
+        """
+        return await self._flow.take_letters(letters, redrive=False)
+
+    async def purge_all(self) -> int:
+        """Remove every dead letter that there is now; return how many."""
+        return await self._flow.take_all_letters(redrive=False)
 
 
 class _GroupBase:
@@ -82,6 +142,33 @@ class Group(_GroupBase, Generic[T]):
         """Make the group now, so that it sees what is added from here; return False where it exists already (S9)."""
         return run(self._flow.open())
 
+    def delete(self) -> None:
+        """Remove the group and all that is kept for it, its dead letters included; the stream stays."""
+        run(self._flow.delete())
+
+    def seek(self, position: Position) -> None:
+        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
+
+        What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
+        new. Dead letters stay. The group is made where it doesn't exist.
+
+        Raises:
+            InvalidArgumentError: Not a position.
+        """
+        run(self._flow.seek(position))
+
+    def pause(self) -> None:
+        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled."""
+        run(self._flow.pause(paused=True))
+
+    def resume(self) -> None:
+        """Hand out messages again."""
+        run(self._flow.pause(paused=False))
+
+    def info(self) -> GroupInfo:
+        """Return how the group stands: lag, messages in hand and waiting, dead letters, consumers (S10)."""
+        return run(self._flow.info())
+
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> Consumer[T]:
         """Return a consumer: a context manager and iterator of deliveries, for loops of your own.
 
@@ -103,8 +190,9 @@ class Group(_GroupBase, Generic[T]):
     ) -> None:
         """Call the handler with each delivery until stopped (S15).
 
-        A handler that returns False or raises is retried after the group's backoff, ``raise Reject("why")`` makes a
-        dead letter, anything else acks; one that settles the delivery itself has decided.
+        A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
+        after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
+        itself has decided. What it sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function of one `Delivery`.
@@ -133,6 +221,33 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """Make the group now, so that it sees what is added from here; return False where it exists already (S9)."""
         return await self._flow.open()
 
+    async def delete(self) -> None:
+        """Remove the group and all that is kept for it, its dead letters included; the stream stays."""
+        await self._flow.delete()
+
+    async def seek(self, position: Position) -> None:
+        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
+
+        What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
+        new. Dead letters stay. The group is made where it doesn't exist.
+
+        Raises:
+            InvalidArgumentError: Not a position.
+        """
+        await self._flow.seek(position)
+
+    async def pause(self) -> None:
+        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled."""
+        await self._flow.pause(paused=True)
+
+    async def resume(self) -> None:
+        """Hand out messages again."""
+        await self._flow.pause(paused=False)
+
+    async def info(self) -> GroupInfo:
+        """Return how the group stands: lag, messages in hand and waiting, dead letters, consumers (S10)."""
+        return await self._flow.info()
+
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> AsyncConsumer[T]:
         """Return a consumer: a context manager and iterator of deliveries, for loops of your own.
 
@@ -154,8 +269,9 @@ class AsyncGroup(_GroupBase, Generic[T]):
     ) -> None:
         """Call the handler with each delivery until stopped (S15).
 
-        A handler that returns False or raises is retried after the group's backoff, ``raise Reject("why")`` makes a
-        dead letter, anything else acks; one that settles the delivery itself has decided.
+        A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
+        after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
+        itself has decided. What it sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function or coroutine function of one `AsyncDelivery`.

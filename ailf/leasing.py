@@ -1,21 +1,35 @@
-"""What a group asks of the driver: lease, settle, extend; with the options that say how it treats its messages."""
+"""What a group asks of the driver: lease, settle, extend, steer; and the options by which it treats its messages."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
 
-from ailf.checks import check_count, check_name, check_seconds
+from ailf.checks import check_count, check_name, valid_count, valid_seconds
 from ailf.codecs import Payloads
-from ailf.driver import Fetched, Receipt, Settlement, StreamDriver
+from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
 from ailf.engine import Engine
-from ailf.errors import OutcomeUnknownError
-from ailf.values import EARLIEST, Backoff, DeadLetter, GroupReset
+from ailf.errors import InvalidArgumentError, OutcomeUnknownError
+from ailf.renewal import ALIVE
+from ailf.values import (
+    EARLIEST,
+    Backoff,
+    DeadLetter,
+    DeadLettered,
+    GroupEvent,
+    GroupInfo,
+    GroupReset,
+    LeaseLost,
+    Position,
+)
 
 __all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
 
 log = logging.getLogger("ailf.stream")
+
+PAGE = 100
+"""How many dead letters one request handles at most."""
 
 
 class Stoppable(Protocol):
@@ -25,24 +39,22 @@ class Stoppable(Protocol):
         """Drain and end, from any thread."""
 
 
-def _seconds(instance: Any, attribute: "attrs.Attribute[float]", value: float) -> None:  # noqa: ARG001 - attrs' form
-    check_seconds(attribute.name, value, least=0.001)
-
-
-def _count(instance: Any, attribute: "attrs.Attribute[int]", value: int) -> None:  # noqa: ARG001 - attrs' form
-    check_count(attribute.name, value)
-
-
 @attrs.frozen
 class GroupOptions:
     """How a group treats its messages; see `Stream.group`."""
 
-    start: str = EARLIEST
-    lease: float = attrs.field(default=30.0, validator=_seconds)
-    max_deliveries: int = attrs.field(default=5, validator=_count)
+    start: Position = EARLIEST
+    lease: float = attrs.field(default=30.0, validator=valid_seconds)
+    takeover: float = attrs.field(default=10.0, validator=valid_seconds)
+    max_deliveries: int = attrs.field(default=5, validator=valid_count)
     backoff: Backoff = attrs.field(factory=Backoff)
-    max_processing: float = attrs.field(default=86_400.0, validator=_seconds)
-    on_event: Callable[[GroupReset], Any] | None = None
+    max_processing: float = attrs.field(default=86_400.0, validator=valid_seconds)
+    on_event: Callable[[GroupEvent], Any] | None = None
+
+    @property
+    def look(self) -> float:
+        """Seconds after which an idle consumer looks for leases that have ended and consumers that have died."""
+        return min(self.lease, self.takeover) / 4
 
 
 class GroupFlow:
@@ -58,6 +70,8 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.workers: set[Stoppable] = set()
+        if options.on_event is not None:
+            engine.runtime.check_callable("the hook for events", options.on_event)
 
     def stop(self) -> None:
         """End every `process` under way gently."""
@@ -67,43 +81,85 @@ class GroupFlow:
     def __str__(self) -> str:
         return f"group {self.name!r} of stream {self.stream!r}"
 
+    async def _ask(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
+        return await self.engine.call(f"{what} {self}", request, self.stream, self.name, *args, again=again, **options)
+
+    # --- steering ------------------------------------------------------------------------------------------------
+
     async def open(self) -> bool:
         """Make the group; return False where it exists."""
-        start = self.options.start
-        return await self.engine.call(f"open {self}", self.driver.open_group, self.stream, self.name, start, again=True)
+        made: bool = await self._ask("open", self.driver.open_group, self.driver.locate(self.options.start), again=True)
+        return made
+
+    async def delete(self) -> None:
+        """Remove the group."""
+        await self._ask("delete", self.driver.delete_group, again=True)
+
+    async def seek(self, position: Position) -> None:
+        """Move the group; a repetition would forget what was fetched in between."""
+        await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False)
+
+    async def pause(self, *, paused: bool) -> None:
+        """Let consumers be handed nothing, or again something."""
+        await self.open()
+        await self._ask("pause" if paused else "resume", self.driver.pause, again=True, paused=paused)
+
+    async def info(self) -> GroupInfo:
+        """Return how the group stands."""
+        info: GroupInfo = await self._ask("look at", self.driver.info, again=True)
+        return info
+
+    # --- deliveries ----------------------------------------------------------------------------------------------
 
     async def fetch(self, consumer: str, count: int) -> Fetched:
         """Fetch; a repeat is harmless: what a lost answer had claimed comes back when its lease ends."""
-        return await self.engine.call(
-            f"fetch from {self}", self.driver.fetch, self.stream, self.name, consumer, again=True,
-            count=count, lease=self.options.lease, max_deliveries=self.options.max_deliveries,
+        options = self.options
+        fetched: Fetched = await self._ask(
+            "fetch from", self.driver.fetch, consumer, again=True,
+            count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
         )  # fmt: skip
+        return fetched
 
-    async def settle(self, *settlements: Settlement) -> bool:
-        """Settle; return whether every lease still held.
+    async def announce(self, fetched: Fetched) -> None:
+        """Say what else a fetch did."""
+        for dead in fetched.dead:
+            log.error("%s: %s was delivered too often and is a dead letter now", self, dead)
+            await self.tell(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
+        if fetched.reset:
+            log.warning("%s had vanished and was made again at the beginning of the stream", self)
+            await self.tell(GroupReset(self.stream, self.name))
+
+    async def settle(self, *settlements: Settlement) -> list[Outcome]:
+        """Settle deliveries.
 
         After a lost answer the request is repeated once: a lease that still holds settles it for certain. One that
         doesn't may have been settled by the first request or have ended, which nobody can tell any more.
         """
-        what = f"{settlements[0].action.value} {len(settlements)} message(s) of {self}"
-        arguments = (self.stream, self.name, settlements)
+        what = f"{settlements[0].action.value} {len(settlements)} message(s) of"
         most = self.options.max_deliveries
+        outcomes: list[Outcome]
         try:
-            return all(await self.engine.call(what, self.driver.settle, *arguments, again=False, max_deliveries=most))
+            outcomes = await self._ask(what, self.driver.settle, settlements, again=False, max_deliveries=most)
         except OutcomeUnknownError as unknown:
-            if all(await self.engine.call(what, self.driver.settle, *arguments, again=True, max_deliveries=most)):
-                return True
-            raise unknown from unknown.__cause__
+            outcomes = await self._ask(what, self.driver.settle, settlements, again=True, max_deliveries=most)
+            if Outcome.LOST in outcomes:
+                raise unknown from unknown.__cause__
+        return outcomes
+
+    async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
+        """Tell the user's hook of an outcome that he may want to know."""
+        if outcome is Outcome.LOST:
+            await self.tell(LeaseLost(self.stream, self.name, entry_id))
+        elif outcome is Outcome.DEAD:
+            reason = settlement.reason if settlement.action is Action.REJECT else "max_deliveries"
+            await self.tell(DeadLettered(self.stream, self.name, entry_id, reason))
 
     async def extend(self, receipt: Receipt, lease: float) -> bool:
         """Let a lease end so many seconds from now; return whether it still held."""
-        what = f"extend a lease of {self}"
-        kept = await self.engine.call(
-            what, self.driver.extend, self.stream, self.name, [receipt], again=True, lease=lease
-        )
+        kept: list[bool] = await self._ask("extend a lease of", self.driver.extend, [receipt], again=True, lease=lease)
         return kept[0]
 
-    async def tell(self, event: GroupReset) -> None:
+    async def tell(self, event: GroupEvent) -> None:
         """Tell the user's hook."""
         if self.options.on_event is None:
             return
@@ -112,9 +168,30 @@ class GroupFlow:
         except Exception:
             log.exception("%s: the hook for events failed", self)
 
+    # --- dead letters --------------------------------------------------------------------------------------------
+
     async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
         """Return a page of dead letters."""
-        what = f"list the dead letters of {self}"
-        return await self.engine.call(
-            what, self.driver.dead_letters, self.stream, self.name, after, check_count("limit", limit), again=True
+        check_count("limit", limit)
+        letters: list[DeadLetter] = await self._ask(
+            "list the dead letters of", self.driver.dead_letters, after, limit, again=True
         )
+        return letters
+
+    async def take_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
+        """Redrive or purge these dead letters; return how many were there."""
+        what = "redrive" if redrive else "purge"
+        if not letters:
+            raise InvalidArgumentError(f"{what} of {self}: name the letters by their ids; {what}_all takes all")
+        taken: list[bool] = await self._ask(
+            f"{what} {len(letters)} dead letter(s) of", self.driver.take_letters, letters, again=True, redrive=redrive
+        )
+        return sum(taken)
+
+    async def take_all_letters(self, *, redrive: bool) -> int:
+        """Redrive or purge the dead letters that there are now; return how many."""
+        found: list[str] = []
+        while page := await self.dead_letters(found[-1] if found else "", PAGE):
+            found += [letter.id for letter in page]
+        pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
+        return sum([await self.take_letters(page, redrive=redrive) for page in pages])

@@ -1,19 +1,27 @@
 """What streams do under both faces: `StreamFlow` adds, reads and joins groups; `Tail` follows without a group."""
 
+import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
 
-from ailf.checks import check_count, check_name
+import attrs
+
+from ailf.attached import Attached
+from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_key, valid_wait
 from ailf.codecs import Payloads
-from ailf.driver import Capability, Record
+from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
-from ailf.errors import ClosedError, DecodeError, InvalidArgumentError
+from ailf.errors import ClosedError, DecodeError, InvalidArgumentError, StreamFullError
 from ailf.leasing import GroupFlow, GroupOptions
-from ailf.values import EARLIEST, LATEST, Entry
+from ailf.values import EARLIEST, LATEST, Added, Entry, Position, Retention, Trimmed
 from ailf.worker import Worker
 
-__all__ = ["StreamFlow", "Tail"]
+__all__ = ["AddOptions", "StreamBase", "StreamFlow", "Tail"]
+
+R = TypeVar("R")
 
 log = logging.getLogger("ailf.stream")
 
@@ -21,36 +29,104 @@ PAGE = 500
 """How many entries one request reads at most."""
 
 
+@attrs.frozen
+class AddOptions:
+    """How a message is added; see `Stream.add`."""
+
+    headers: Mapping[str, str] | None = None
+    key: str | None = attrs.field(default=None, validator=attrs.validators.optional(valid_key))
+    delay: float = attrs.field(default=0.0, validator=valid_wait)
+    at: datetime | None = None
+    max_deliveries: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+
+    def timestamp(self) -> float:
+        """Return ``at`` in seconds since 1970, 0 where there is none."""
+        if self.at is None:
+            return 0.0
+        if self.at.tzinfo is None:
+            raise InvalidArgumentError(f"at={self.at!r} has no time zone; say which one it is meant in")
+        return max(0.0, self.at.timestamp())
+
+
 class StreamFlow:
     """The one text of both flavours."""
 
-    def __init__(self, engine: Engine, name: str, type_: Any) -> None:
+    def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None) -> None:
         engine.require(Capability.STREAM, "streams")
         self.engine = engine
         self.name = name
         self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
         self.driver = engine.driver.stream()
+        self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
 
-    async def add(self, data: Any, headers: Mapping[str, str] | None) -> str:
-        return (await self._append([self.payloads.pack(data, headers)]))[0]
+    # --- adding --------------------------------------------------------------------------------------------------
 
-    async def add_many(self, items: Iterable[Any], headers: Mapping[str, str] | None) -> list[str]:
-        packed = [self.payloads.pack(data, headers) for data in items]
-        return await self._append(packed) if packed else []
+    def draft(self, data: Any, options: AddOptions) -> Draft:
+        body, headers = self.payloads.pack(data, options.headers)
+        if options.key is not None:
+            self.engine.require(Capability.ORDERING, "ordering keys")
+        return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
 
-    async def _append(self, packed: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        what = f"add {len(packed)} message(s) to stream {self.name!r}"
-        return await self.engine.call(what, self.driver.add, self.name, packed, again=False)
+    async def add(self, data: Any, options: AddOptions) -> str:
+        return (await self.add_many([data], options))[0]
+
+    async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
+        drafts = [self.draft(data, options) for data in items]
+        if not drafts:
+            return []
+        return await self._make_room(len(drafts), self.driver.add, drafts, again=False)
+
+    async def add_once(self, dedup_id: str, data: Any, window: float, options: AddOptions) -> Added:
+        check_name("dedup id", dedup_id)
+        check_seconds("window", window, least=0.001)
+        drafted, token = self.draft(data, options), secrets.token_hex(8)
+        return await self._make_room(
+            1, self.driver.add_once, drafted, again=True, dedup_id=dedup_id, token=token, window=window
+        )
+
+    async def _make_room(
+        self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
+    ) -> R:
+        """Add, where a full stream makes it wait for as long as its retention says."""
+        what, retention = f"add {count} message(s) to stream {self.name!r}", self.retention
+        if retention is None:
+            return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
+        if retention.max_len is not None and count > retention.max_len:
+            raise InvalidArgumentError(f"{what}: its retention allows {retention.max_len} entries")
+        until = self.engine.runtime.now() + retention.wait
+        pause = 0.02
+        while True:
+            try:
+                return await self.engine.call(
+                    what, request, self.name, *args, again=again, retention=retention, **options
+                )
+            except StreamFullError as error:
+                left = until - self.engine.runtime.now()
+                if left <= 0:
+                    raise StreamFullError(f"{what}: {_full(retention)}") from error
+            await self.engine.pause(min(pause, left))
+            pause = min(2 * pause, 0.25)
+
+    async def cancel(self, entry_id: str) -> bool:
+        what = f"cancel entry {entry_id} of stream {self.name!r}"
+        return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
+
+    async def trim(self, retention: Retention | None) -> Trimmed:
+        chosen = retention or self.retention
+        if chosen is None or (chosen.max_len is None and chosen.max_age is None):
+            raise InvalidArgumentError(f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…)")
+        return await self.engine.call(f"trim stream {self.name!r}", self.driver.trim, self.name, chosen, again=True)
 
     async def delete(self) -> None:
         await self.engine.call(f"delete stream {self.name!r}", self.driver.delete, self.name, again=True)
 
     # --- reading without a group ---------------------------------------------------------------------------------
 
-    async def read(self, start: str, end: str, limit: int) -> list[Entry[Any]]:
+    async def read(self, first: Position, last: Position, limit: int) -> list[Entry[Any]]:
         check_count("limit", limit)
+        start, end = self.driver.locate(first), self.driver.locate(last)
         found: list[Record] = []
         while len(found) < limit:
             page = min(PAGE, limit - len(found))
@@ -98,12 +174,53 @@ class StreamFlow:
             self._joined.stop()
 
 
+def _full(retention: Retention) -> str:
+    return (
+        f"it is full: it may have {retention.max_len} entries, and the oldest are not settled by all of its groups. "
+        "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
+    )
+
+
+class StreamBase(Attached):
+    """What both faces share: the name, and how the flow is made."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        type: Any = Any,  # noqa: A002 - `type=` is the API
+        retention: Retention | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        super().__init__(engine)
+        self._name = check_name("stream", name)
+        self._type = type
+        self._retention = retention
+
+    @functools.cached_property
+    def _flow(self) -> StreamFlow:
+        return StreamFlow(self._engine, self._name, self._type, self._retention)
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self._name
+
+    def stop(self) -> None:
+        """End `process_messages` gently, from any thread, a handler or a signal (S14)."""
+        if "_flow" in vars(self):
+            self._flow.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}>"
+
+
 class Tail:
     """Follows a stream: reads page after page, and waits at the end."""
 
-    def __init__(self, flow: StreamFlow, start: str) -> None:
+    def __init__(self, flow: StreamFlow, start: Position) -> None:
         self._flow = flow
-        self._at = start
+        self._at = flow.driver.locate(start)
         self._after = False
         self._page: list[Record] = []
         self._waiter = flow.driver.waiter(flow.name, None)

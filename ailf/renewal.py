@@ -4,44 +4,80 @@ The thread starts with the first lease that needs it and ends when it finds none
 the thread runtime, so it works while an event loop is blocked. A lease is extended after a third of its time, errors
 are tried again for as long as the lease allows, and a lease that can't be confirmed in time is marked lost by this
 process's own clock, counted from before the request was sent.
+
+Beside the leases it keeps their consumers alive: one that says nothing for its `takeover` seconds is taken for dead,
+and its leases are given to others although they would last longer (S12).
 """
 
 import logging
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from ailf.driver import BackendDriver, Receipt
+from ailf.driver import BackendDriver, Receipt, StreamDriver
 from ailf.runtime import ThreadRuntime, run
 
-__all__ = ["Hold", "Renewer"]
+__all__ = ["ALIVE", "Hold", "Pulse", "Renewer"]
 
 log = logging.getLogger("ailf.renewal")
 
 MARGIN = 0.05
 """The share of a lease by which this process calls it lost before the backend does."""
 
+ALIVE = 0.7
+"""The share of `takeover` for which a sign of life counts; the rest is for others to notice that it was the last."""
+
+BEAT = 0.25
+"""The share of `takeover` after which a consumer with messages in hand gives a sign of life."""
+
+
+class Pulse:
+    """The life of one consumer, as the backend sees it.
+
+    Attributes:
+        stream: The stream's name.
+        group: The group's name.
+        consumer: The consumer's name.
+        takeover: Seconds of silence after which it is taken for dead.
+        ends: When, on this process's clock, it must take itself for dead unless confirmed again.
+    """
+
+    __slots__ = ("consumer", "ends", "group", "stream", "takeover")
+
+    def __init__(self, stream: str, group: str, consumer: str, takeover: float) -> None:
+        self.stream = stream
+        self.group = group
+        self.consumer = consumer
+        self.takeover = takeover
+        self.ends = 0.0
+
+    def confirm(self, since: float) -> None:
+        """The backend counts it as alive in answer to a request sent then."""
+        self.ends = since + self.takeover * ALIVE * (1 - MARGIN)
+
+    def due(self) -> float:
+        """Return when to give the next sign of life."""
+        return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - BEAT)
+
 
 class Hold:
     """One lease of this process.
 
     Attributes:
-        stream: The stream's name.
-        group: The group's name.
+        pulse: Its consumer's.
         receipt: What proves it.
         lease: Its length in seconds.
         ends: When, on this process's clock, it must be taken for lost unless confirmed again.
         last: When renewing stops (`max_processing`).
-        taken: Whether the backend said that somebody else has it.
+        taken: Whether it is lost for good: somebody else may have it.
     """
 
-    __slots__ = ("ends", "group", "last", "lease", "receipt", "stream", "taken")
+    __slots__ = ("ends", "last", "lease", "pulse", "receipt", "taken")
 
-    def __init__(
-        self, stream: str, group: str, receipt: Receipt, *, lease: float, since: float, longest: float
-    ) -> None:
-        self.stream = stream
-        self.group = group
+    def __init__(self, pulse: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
+        self.pulse = pulse
         self.receipt = receipt
         self.lease = lease
         self.last = since + longest
@@ -51,7 +87,7 @@ class Hold:
     @property
     def lost(self) -> bool:
         """Whether it is lost: taken, or not confirmed in time; it needs no answer from anybody to know."""
-        return self.taken or time.monotonic() >= self.ends
+        return self.taken or time.monotonic() >= min(self.ends, self.pulse.ends)
 
     def confirm(self, since: float, lease: float) -> None:
         """The backend granted so many seconds in answer to a request sent then."""
@@ -60,6 +96,11 @@ class Hold:
     def due(self) -> float:
         """Return when to renew: after a third of the lease."""
         return self.ends - self.lease * (2 / 3 - MARGIN)
+
+    def next_look(self) -> float:
+        """Return when it needs attention: to be renewed, or, past `max_processing`, to be called lost."""
+        due = self.due()
+        return min(due if due < self.last else self.ends, self.pulse.due())
 
 
 class Renewer:
@@ -78,7 +119,7 @@ class Renewer:
         """Renew these from now on."""
         with self._wake:
             self._holds.update(holds)
-            due = min(hold.due() for hold in holds)
+            due = min(hold.next_look() for hold in holds)
             if self._thread is None:
                 self._next = due
                 self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
@@ -127,44 +168,59 @@ class Renewer:
             return False
 
     def _round(self, now: float) -> None:
-        """Renew what is due, in one request per group and lease; mark what can't be saved."""
-        batches: dict[tuple[str, str, float], list[Hold]] = defaultdict(list)
+        """Renew what is due, in one request per group and length; mark what can't be saved."""
+        beats: dict[tuple[str, str, float], set[Pulse]] = defaultdict(set)
+        leases: dict[tuple[str, str, float], list[Hold]] = defaultdict(list)
         for hold in tuple(self._holds):
-            if now >= hold.ends:
+            pulse = hold.pulse
+            if hold.lost:
                 self._lose(hold, "it could not be renewed in time")
-            elif hold.due() <= now < hold.last:
-                batches[hold.stream, hold.group, hold.lease].append(hold)
-        for (stream, group, lease), holds in batches.items():
-            self._renew(stream, group, lease, holds)
+                continue
+            if pulse.due() <= now:
+                beats[pulse.stream, pulse.group, pulse.takeover].add(pulse)
+            if hold.due() <= now < hold.last:
+                leases[pulse.stream, pulse.group, hold.lease].append(hold)
+        for where, pulses in beats.items():
+            self._beat(*where, list(pulses))
+        for where, holds in leases.items():
+            self._renew(*where, holds)
         with self._wake:
             soon = time.monotonic() + 0.05
-            self._next = min((max(_next_look(hold), soon) for hold in tuple(self._holds)), default=soon)
+            self._next = min((max(hold.next_look(), soon) for hold in tuple(self._holds)), default=soon)
+
+    def _beat(self, stream: str, group: str, takeover: float, pulses: Sequence[Pulse]) -> None:
+        since = time.monotonic()
+        names = [pulse.consumer for pulse in pulses]
+        what = f"{len(names)} consumer(s) of group {group!r}, stream {stream!r}, gave no sign of life"
+        done, _ = self._ask(what, lambda driver: driver.beat(stream, group, names, alive=takeover * ALIVE))
+        now = time.monotonic()
+        for pulse in pulses:
+            if done and now < pulse.ends:  # one that was late may have been taken for dead, and stays it
+                pulse.confirm(since)
 
     def _renew(self, stream: str, group: str, lease: float, holds: list[Hold]) -> None:
         since = time.monotonic()
+        receipts = [hold.receipt for hold in holds]
+        what = f"{len(holds)} lease(s) of group {group!r}, stream {stream!r}, not renewed"
+        done, kept = self._ask(what, lambda driver: driver.extend(stream, group, receipts, lease=lease))
+        for hold, mine in zip(holds, kept if done else (), strict=done):
+            if mine and not hold.lost:
+                hold.confirm(since, lease)
+            elif hold in self._holds:  # settled meanwhile is not lost
+                self._lose(hold, "somebody else has it")
+
+    def _ask(self, what: str, request: Callable[[StreamDriver], Any]) -> tuple[bool, Any]:
+        """Make a request over the thread's own connection; return whether it was answered, and the answer."""
         try:
             if self._twin is None:
                 self._twin = self._driver.twin(ThreadRuntime())
-            request = self._twin.stream().extend(stream, group, [hold.receipt for hold in holds], lease=lease)
-            kept = run(request)
+            return True, run(request(self._twin.stream()))
         except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
-            log.warning(
-                "%d lease(s) of group %r, stream %r, not renewed, trying again: %s", len(holds), group, stream, error
-            )
-            return
-        for hold, mine in zip(holds, kept, strict=True):
-            if mine:
-                hold.confirm(since, lease)
-            elif hold in self._holds:  # settled meanwhile is not lost
-                hold.taken = True
-                self._lose(hold, "somebody else has it")
+            log.warning("%s, trying again: %s", what, error)
+            return False, None
 
     def _lose(self, hold: Hold, why: str) -> None:
+        hold.taken = True
         self._holds.discard(hold)
-        log.warning("lease on %s of group %r, stream %r, is lost: %s", hold.receipt.id, hold.group, hold.stream, why)
-
-
-def _next_look(hold: Hold) -> float:
-    """Return when a lease needs attention: to be renewed, or, past `max_processing`, to be called lost."""
-    due = hold.due()
-    return due if due < hold.last else hold.ends
+        pulse = hold.pulse
+        log.warning("lease on %s of group %r, stream %r, is lost: %s", hold.receipt.id, pulse.group, pulse.stream, why)

@@ -4,19 +4,16 @@ Producers add; consumer groups take, each message at least once per group until 
 follow without a group.
 """
 
-import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ailf.attached import Attached
-from ailf.checks import check_name
-from ailf.engine import Engine
 from ailf.group import AsyncGroup, Group
 from ailf.leasing import GroupOptions
-from ailf.reading import StreamFlow, Tail
+from ailf.reading import AddOptions, StreamBase, Tail
 from ailf.runtime import run
-from ailf.values import EARLIEST, LATEST, Backoff, Entry, GroupReset
+from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, Position, Retention, Trimmed
 from ailf.worker import DRAIN
 
 __all__ = ["AsyncStream", "Stream"]
@@ -24,67 +21,107 @@ __all__ = ["AsyncStream", "Stream"]
 T = TypeVar("T")
 
 
-class _StreamBase(Attached):
-    """What both faces share: the name, and how the flow is made."""
-
-    def __init__(self, name: str, *, type: Any = Any, engine: Engine | None = None) -> None:  # noqa: A002 - `type=` is the API
-        super().__init__(engine)
-        self._name = check_name("stream", name)
-        self._type = type
-
-    @functools.cached_property
-    def _flow(self) -> StreamFlow:
-        return StreamFlow(self._engine, self._name, self._type)
-
-    @property
-    def name(self) -> str:
-        """The stream's name."""
-        return self._name
-
-    def stop(self) -> None:
-        """End `process_messages` gently, from any thread, a handler or a signal (S14)."""
-        if "_flow" in vars(self):
-            self._flow.stop()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name!r}>"
-
-
-class Stream(_StreamBase, Generic[T]):
+class Stream(StreamBase, Generic[T]):
     """Work shared between agents. Get one from `Backend.stream`; annotate with this class.
 
     Safe to share between threads.
     """
 
-    def add(self, data: T, *, headers: Mapping[str, str] | None = None) -> str:
+    def add(
+        self,
+        data: T,
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> str:
         """Append a message and return its id; every group can read it on return (S1).
 
         Arguments:
             data: The payload; JSON unless the stream has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload.
+            headers: Text beside the payload. The trace in effect goes with them (`ailf.tracing`).
+            key: Ordering key: of the messages with one key each group handles one after another, in order (S3).
+            delay: Seconds until groups may deliver it (S7). `read` and `tail` show it at once.
+            at: The same as a time with its zone, on the backend's clock; the later of both counts.
+            max_deliveries: Instead of the group's.
 
         Raises:
             EncodeError: The payload has no JSON form.
             InvalidArgumentError: A header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself.
+            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself. See `add_once`.
+            StreamFullError: The stream's retention has no room for it (S8).
+            UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return run(self._flow.add(data, headers))
+        return run(self._flow.add(data, AddOptions(headers, key, delay, at, max_deliveries)))
 
-    def add_many(self, items: Iterable[T], *, headers: Mapping[str, str] | None = None) -> list[str]:
-        """Append messages in this order, in one round trip, and return their ids; see `add`."""
-        return run(self._flow.add_many(items, headers))
+    def add_many(
+        self,
+        items: Iterable[T],
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> list[str]:
+        """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
+        return run(self._flow.add_many(items, AddOptions(headers, key, delay, at, max_deliveries)))
 
-    def read(self, start: str = EARLIEST, end: str = LATEST, limit: int = 100) -> list[Entry[T]]:
-        """Return the entries from one id to another, both included, in order; groups notice nothing (S17).
+    def add_once(
+        self,
+        dedup_id: str,
+        data: T,
+        *,
+        window: float = 86_400.0,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> Added:
+        """Append a message, unless one was added under this id within the window (S7).
+
+        It may be repeated after any error, and is by itself after a lost answer: it is there once.
+
+        Arguments:
+            dedup_id: Any non-empty text that names what is to be done once.
+            data: The payload.
+            window: Seconds for which the id is remembered.
+            headers: See `add`, as for the rest.
+            key: Ordering key.
+            delay: Seconds until groups may deliver it.
+            at: The same as a time.
+            max_deliveries: Instead of the group's.
+        """
+        options = AddOptions(headers, key, delay, at, max_deliveries)
+        return run(self._flow.add_once(dedup_id, data, window, options))
+
+    def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        return run(self._flow.cancel(id))
+
+    def trim(self, retention: Retention | None = None) -> Trimmed:
+        """Remove the oldest entries that all groups have settled, beyond a retention: the stream's own if None (S8)."""
+        return run(self._flow.trim(retention))
+
+    def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
+        """Return the entries from one position to another, in order; groups notice nothing (S17).
+
+        Arguments:
+            start: The id of the first, EARLIEST, or a time: what was added from then on.
+            end: The id of the last, LATEST, or a time: what was added before it.
+            limit: How many at most.
 
         Raises:
             DecodeError: An entry is not of the stream's type.
-            InvalidArgumentError: Not an id.
+            InvalidArgumentError: Not a position.
         """
         return run(self._flow.read(start, end, limit))
 
-    def tail(self, start: str = LATEST) -> Iterator[Entry[T]]:
+    def tail(self, start: Position = LATEST) -> Iterator[Entry[T]]:
         """Follow the stream without a group: every entry from ``start`` on, and then what is added.
 
         LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
@@ -101,28 +138,31 @@ class Stream(_StreamBase, Generic[T]):
         self,
         name: str,
         *,
-        start: str = EARLIEST,
+        start: Position = EARLIEST,
         lease: float = 30.0,
+        takeover: float = 10.0,
         max_deliveries: int = 5,
         backoff: Backoff | None = None,
         max_processing: float = 86_400.0,
-        on_event: Callable[[GroupReset], Any] | None = None,
+        on_event: Callable[[GroupEvent], Any] | None = None,
     ) -> Group[T]:
         """Return a consumer group; it is made when a consumer opens it, or by its `open`.
 
         Arguments:
             name: Any non-empty text.
-            start: Where a new group begins: EARLIEST, LATEST or after an id. An existing group never moves (S9).
+            start: Where a new group begins: EARLIEST, LATEST, after an id, at a time. An existing one never moves (S9).
             lease: Seconds that a message stays with a consumer that says nothing; a living one renews it.
+            takeover: Seconds after which the messages of a process that died go to others, although leases are longer.
+                A shorter outage of the backend, or of the process, costs no message (S12).
             max_deliveries: After so many failed deliveries a message becomes a dead letter (S5).
             backoff: How long a failed message waits.
             max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
-            on_event: Called with a `GroupReset` when the group had vanished from the backend.
+            on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
         """
-        options = GroupOptions(start, lease, max_deliveries, backoff or Backoff(), max_processing, on_event)
+        options = GroupOptions(start, lease, takeover, max_deliveries, backoff or Backoff(), max_processing, on_event)
         return Group(self._flow.group(name, options))
 
-    def create_consumer_group(self, group: str, consumer: str | None = None, *, start: str = EARLIEST) -> None:
+    def create_consumer_group(self, group: str, consumer: str | None = None, *, start: Position = EARLIEST) -> None:
         """Make the group where it doesn't exist, and let `process_messages` work in it under this consumer's name."""
         run(self._flow.join(group, consumer, GroupOptions(start=start)))
 
@@ -163,41 +203,93 @@ class Stream(_StreamBase, Generic[T]):
         self.close()
 
 
-class AsyncStream(_StreamBase, Generic[T]):
+class AsyncStream(StreamBase, Generic[T]):
     """Work shared between agents. Get one from `AsyncBackend.stream`; annotate with this class.
 
     Safe to share between tasks.
     """
 
-    async def add(self, data: T, *, headers: Mapping[str, str] | None = None) -> str:
+    async def add(
+        self,
+        data: T,
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> str:
         """Append a message and return its id; every group can read it on return (S1).
 
         Arguments:
             data: The payload; JSON unless the stream has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload.
+            headers: Text beside the payload. The trace in effect goes with them (`ailf.tracing`).
+            key: Ordering key: of the messages with one key each group handles one after another, in order (S3).
+            delay: Seconds until groups may deliver it (S7). `read` and `tail` show it at once.
+            at: The same as a time with its zone, on the backend's clock; the later of both counts.
+            max_deliveries: Instead of the group's.
 
         Raises:
             EncodeError: The payload has no JSON form.
             InvalidArgumentError: A header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself.
+            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself. See `add_once`.
+            StreamFullError: The stream's retention has no room for it (S8).
+            UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return await self._flow.add(data, headers)
+        return await self._flow.add(data, AddOptions(headers, key, delay, at, max_deliveries))
 
-    async def add_many(self, items: Iterable[T], *, headers: Mapping[str, str] | None = None) -> list[str]:
-        """Append messages in this order, in one round trip, and return their ids; see `add`."""
-        return await self._flow.add_many(items, headers)
+    async def add_many(
+        self,
+        items: Iterable[T],
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> list[str]:
+        """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
+        return await self._flow.add_many(items, AddOptions(headers, key, delay, at, max_deliveries))
 
-    async def read(self, start: str = EARLIEST, end: str = LATEST, limit: int = 100) -> list[Entry[T]]:
-        """Return the entries from one id to another, both included, in order; groups notice nothing (S17).
+    async def add_once(
+        self,
+        dedup_id: str,
+        data: T,
+        *,
+        window: float = 86_400.0,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        max_deliveries: int | None = None,
+    ) -> Added:
+        """Append a message, unless one was added under this id within the window (S7).
+
+        It may be repeated after any error, and is by itself after a lost answer: it is there once. For the arguments see
+        `Stream.add_once`.
+        """
+        options = AddOptions(headers, key, delay, at, max_deliveries)
+        return await self._flow.add_once(dedup_id, data, window, options)
+
+    async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        return await self._flow.cancel(id)
+
+    async def trim(self, retention: Retention | None = None) -> Trimmed:
+        """Remove the oldest entries that all groups have settled, beyond a retention: the stream's own if None (S8)."""
+        return await self._flow.trim(retention)
+
+    async def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
+        """Return the entries from one position to another, in order; groups notice nothing (S17).
 
         Raises:
             DecodeError: An entry is not of the stream's type.
-            InvalidArgumentError: Not an id.
+            InvalidArgumentError: Not a position.
         """
         return await self._flow.read(start, end, limit)
 
-    async def tail(self, start: str = LATEST) -> AsyncIterator[Entry[T]]:
+    async def tail(self, start: Position = LATEST) -> AsyncIterator[Entry[T]]:
         """Follow the stream without a group: every entry from ``start`` on, and then what is added.
 
         LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
@@ -214,28 +306,33 @@ class AsyncStream(_StreamBase, Generic[T]):
         self,
         name: str,
         *,
-        start: str = EARLIEST,
+        start: Position = EARLIEST,
         lease: float = 30.0,
+        takeover: float = 10.0,
         max_deliveries: int = 5,
         backoff: Backoff | None = None,
         max_processing: float = 86_400.0,
-        on_event: Callable[[GroupReset], Any] | None = None,
+        on_event: Callable[[GroupEvent], Any] | None = None,
     ) -> AsyncGroup[T]:
         """Return a consumer group; it is made when a consumer opens it, or by its `open`.
 
         Arguments:
             name: Any non-empty text.
-            start: Where a new group begins: EARLIEST, LATEST or after an id. An existing group never moves (S9).
+            start: Where a new group begins: EARLIEST, LATEST, after an id, at a time. An existing one never moves (S9).
             lease: Seconds that a message stays with a consumer that says nothing; a living one renews it.
+            takeover: Seconds after which the messages of a process that died go to others, although leases are longer.
+                A shorter outage of the backend, or of the process, costs no message (S12).
             max_deliveries: After so many failed deliveries a message becomes a dead letter (S5).
             backoff: How long a failed message waits.
             max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
-            on_event: Called with a `GroupReset` when the group had vanished from the backend.
+            on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
         """
-        options = GroupOptions(start, lease, max_deliveries, backoff or Backoff(), max_processing, on_event)
+        options = GroupOptions(start, lease, takeover, max_deliveries, backoff or Backoff(), max_processing, on_event)
         return AsyncGroup(self._flow.group(name, options))
 
-    async def create_consumer_group(self, group: str, consumer: str | None = None, *, start: str = EARLIEST) -> None:
+    async def create_consumer_group(
+        self, group: str, consumer: str | None = None, *, start: Position = EARLIEST
+    ) -> None:
         """Make the group where it doesn't exist, and let `process_messages` work in it under this consumer's name."""
         await self._flow.join(group, consumer, GroupOptions(start=start))
 

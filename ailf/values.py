@@ -3,20 +3,31 @@
 import enum
 import random
 from collections.abc import Mapping
-from typing import Any, Final, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import attrs
+
+from ailf.checks import valid_count, valid_seconds, valid_wait
 
 __all__ = [
     "EARLIEST",
     "LATEST",
+    "Added",
     "Backoff",
     "DeadLetter",
+    "DeadLettered",
     "Entry",
     "Gap",
+    "GroupEvent",
+    "GroupInfo",
     "GroupReset",
+    "LeaseLost",
     "Message",
     "Overflow",
+    "Position",
+    "Retention",
+    "Trimmed",
 ]
 
 T_co = TypeVar("T_co", covariant=True)
@@ -26,6 +37,9 @@ EARLIEST: Final = "earliest"
 
 LATEST: Final = "latest"
 """A position after the last entry that a stream has now."""
+
+Position: TypeAlias = str | datetime
+"""A place in a stream: the id of an entry, EARLIEST, LATEST, or a time (with its zone) on the backend's clock."""
 
 
 class Overflow(enum.Enum):
@@ -103,6 +117,78 @@ class DeadLetter:
 
 
 @attrs.frozen
+class Added:
+    """What became of a message that was to be added once.
+
+    Attributes:
+        id: The entry's id: of this message, or of the one that was added before under the same dedup id.
+        duplicate: Whether it had been added before, so that nothing was added now.
+    """
+
+    id: str
+    duplicate: bool
+
+
+@attrs.frozen(kw_only=True)
+class Retention:
+    """How much of a stream is kept. Only what all of its groups have settled is removed, unless ``hard`` (S8).
+
+    A stream that is full of unsettled messages takes no more: `StreamFullError`, at once or after ``wait`` seconds.
+
+    Attributes:
+        max_len: Keep at most so many entries.
+        max_age: Keep entries at most so many seconds.
+        hard: Remove unsettled entries too; `GroupInfo.evicted` counts them. Such a stream is never full.
+        wait: Seconds that adding waits for room.
+    """
+
+    max_len: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+    max_age: float | None = attrs.field(default=None, validator=attrs.validators.optional(valid_seconds))
+    hard: bool = False
+    wait: float = attrs.field(default=0.0, validator=valid_wait)
+
+
+@attrs.frozen
+class Trimmed:
+    """What a trim removed.
+
+    Attributes:
+        removed: How many entries.
+        unsettled: How many of these some group had not settled; 0 unless the retention is ``hard``.
+    """
+
+    removed: int
+    unsettled: int
+
+
+@attrs.frozen
+class GroupInfo:
+    """How a group stands (S10).
+
+    Attributes:
+        length: How many entries the stream has.
+        lag: How many of them the group has not been handed yet; None where that can't be told exactly.
+        pending: How many messages consumers have in hand.
+        delayed: How many wait to be delivered (again): for their time, their backoff, their turn, or a free hand.
+        dead: How many dead letters there are.
+        consumers: How many messages each consumer has in hand, by name; those that are open, or were and left some.
+        oldest: Age in seconds of the oldest entry that the group has not settled; None where there is none.
+        evicted: How many entries a ``hard`` retention took from the stream before all groups had settled them.
+        paused: Whether the group is paused.
+    """
+
+    length: int = 0
+    lag: int | None = 0
+    pending: int = 0
+    delayed: int = 0
+    dead: int = 0
+    consumers: Mapping[str, int] = attrs.field(factory=dict)
+    oldest: float | None = None
+    evicted: int = 0
+    paused: bool = False
+
+
+@attrs.frozen
 class GroupReset:
     """A group had vanished from the backend (a flush, an eviction, a restart) and was made again at EARLIEST.
 
@@ -113,6 +199,42 @@ class GroupReset:
 
     stream: str
     group: str
+
+
+@attrs.frozen
+class DeadLettered:
+    """A message became a dead letter of its group.
+
+    Attributes:
+        stream: The stream's name.
+        group: The group's name.
+        id: The entry's id in the stream.
+        reason: ``"rejected"``, ``"undecodable"`` or ``"max_deliveries"``.
+    """
+
+    stream: str
+    group: str
+    id: str
+    reason: str
+
+
+@attrs.frozen
+class LeaseLost:
+    """A delivery turned out to be no longer this consumer's when it was settled or extended.
+
+    Attributes:
+        stream: The stream's name.
+        group: The group's name.
+        id: The entry's id in the stream.
+    """
+
+    stream: str
+    group: str
+    id: str
+
+
+GroupEvent: TypeAlias = GroupReset | DeadLettered | LeaseLost
+"""What the hook for events of a group is called with."""
 
 
 @attrs.frozen

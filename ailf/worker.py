@@ -7,24 +7,24 @@ in this order (S14): fetch no more, hand back what was not begun, wait for the r
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from ailf.checks import check_count, check_seconds
 from ailf.consumer import ConsumerFlow
-from ailf.delivery import AsyncDelivery, Delivery, Parcel
-from ailf.driver import Action
+from ailf.delivery import AsyncDelivery, Delivery, Parcel, verdict
+from ailf.driver import Action, Outcome
 from ailf.errors import (
     AilfError,
     BackendError,
     ClosedError,
-    LeaseLostError,
     PermissionDeniedError,
     Reject,
-    SettledError,
+    Retry,
 )
 from ailf.leasing import GroupFlow
+from ailf.tracing import carrying
 
-__all__ = ["DRAIN", "Worker", "verdict"]
+__all__ = ["DRAIN", "Worker"]
 
 log = logging.getLogger("ailf.worker")
 
@@ -38,15 +38,37 @@ _CANCELLED_WITHIN = 1.0
 """Seconds that a cancelled handler has for its clean-up."""
 
 
-def verdict(result: object, error: Exception | None) -> tuple[Action, str]:
-    """Return how to settle a message after its handler returned or raised, and the error to keep."""
-    if isinstance(error, Reject):
-        return Action.REJECT, str(error)
-    if error is not None:
-        return Action.NACK, f"{type(error).__name__}: {error}"
-    if result is False:
-        return Action.NACK, "the handler returned False"
-    return Action.ACK, ""
+class Tally:
+    """What a worker has done, told to its log now and then.
+
+    Attributes:
+        handled: How many messages its handlers were called with.
+        failed: How many of these were not acked.
+        dead: How many of these became dead letters.
+    """
+
+    EVERY: ClassVar[float] = 60.0
+    """Seconds between two lines."""
+
+    def __init__(self, now: float) -> None:
+        self.handled = self.failed = self.dead = 0
+        self._told = now
+
+    def count(self, action: Action | None, outcome: Outcome | None) -> None:
+        """Count one message by how it was settled."""
+        self.handled += 1
+        self.failed += action is not Action.ACK
+        self.dead += outcome is Outcome.DEAD
+
+    def due(self, now: float) -> bool:
+        """Tell whether it is time for a line."""
+        if now < self._told + self.EVERY:
+            return False
+        self._told = now
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.handled} handled, {self.failed} failed, {self.dead} dead letters"
 
 
 class Worker:
@@ -78,6 +100,7 @@ class Worker:
         self._consumer: ConsumerFlow | None = None
         self._failure: BaseException | None = None
         self._stopped = False
+        self._tally = Tally(self._runtime.now())
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -131,7 +154,7 @@ class Worker:
             for hand in hands:
                 hand.cancel()
                 await hand.join(_CANCELLED_WITHIN)
-        log.info("%s: %s has stopped", self._group, consumer.name)
+        log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
     async def _hand_back(self, consumer: ConsumerFlow) -> None:
         try:
@@ -180,7 +203,8 @@ class Worker:
         result: object = None
         raised: Exception | None = None
         try:
-            result = await self._runtime.call(self._handler, parcel.data if self._plain else self._face(parcel))
+            with carrying(parcel.headers):
+                result = await self._runtime.call(self._handler, parcel.data if self._plain else self._face(parcel))
         except Exception as error:  # noqa: BLE001 - a handler's error is its message's (S15)
             raised = error
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as interrupted:
@@ -191,30 +215,36 @@ class Worker:
             return
         if parcel.settled is None:
             await self._settle(parcel, *verdict(result, raised), raised)
+        elif raised is not None:
+            log.error("%s: %r after it was settled by %s", parcel, raised, parcel.settled.value, exc_info=raised)
+        self._count(parcel)
 
-    async def _settle(self, parcel: Parcel, action: Action, why: str, raised: Exception | None) -> None:
-        if why:
-            log.error("%s: %s; %s", parcel, why, self._fate(parcel, action), exc_info=_trace(raised))
+    def _count(self, parcel: Parcel) -> None:
+        self._tally.count(parcel.settled, parcel.outcome)
+        if self._tally.due(self._runtime.now()):
+            log.info("%s: %s so far: %s", self._group, parcel.consumer.name, self._tally)
+
+    async def _settle(
+        self, parcel: Parcel, action: Action, why: str, delay: float | None, raised: Exception | None
+    ) -> None:
+        """Settle, and say in the log, with the handler's error, what became of the message."""
         try:
-            await parcel.settle(action, error=why)
-        except (LeaseLostError, SettledError) as error:
-            log.warning("%s", error)
-        except BackendError as error:
-            log.error("%s: %s failed, it will be delivered again: %s", parcel, action.value, error)  # noqa: TRY400 - expected
-        except ClosedError as error:
-            log.warning("%s: %s", parcel, error)
-
-    def _fate(self, parcel: Parcel, action: Action) -> str:
-        """Return what becomes of a message that failed, for an operator to read."""
-        if action is Action.REJECT or parcel.claim.attempt >= self._group.options.max_deliveries:
-            return "it is a dead letter now"
-        return "it will be delivered again"
+            outcome = await parcel.settle(action, delay=delay, error=why)
+        except AilfError as error:
+            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
+            fate, severity = f"{action.value} failed: {error}", logging.ERROR if why else logging.WARNING
+        else:
+            if not why:
+                return
+            fate = "it is a dead letter now" if outcome is Outcome.DEAD else "it will be delivered again"
+            severity = logging.ERROR
+        log.log(severity, "%s: %s%s", parcel, f"{why}; " if why else "", fate, exc_info=_trace(raised))
 
     async def _give_back(self, parcel: Parcel) -> None:
         if parcel.settled is None:
-            await self._settle(parcel, Action.RELEASE, "", None)
+            await self._settle(parcel, Action.RELEASE, "", None, None)
 
 
 def _trace(raised: Exception | None) -> Exception | None:
-    """Return the error whose traceback belongs into the log: a `Reject` is the handler's word, and has said it all."""
-    return None if isinstance(raised, Reject) else raised
+    """Return the error whose traceback belongs into the log: `Reject` and `Retry` are words, and have said it all."""
+    return None if isinstance(raised, Reject | Retry) else raised

@@ -22,7 +22,7 @@ class MemoryDriver(BackendDriver):
     """The drivers over one store."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM}
+        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.ORDERING}
     )
 
     def __init__(

@@ -8,7 +8,7 @@ from ailf.testing import Clock, SystemClock
 
 if TYPE_CHECKING:
     from ailf_memory.pubsub import MemoryListener
-    from ailf_memory.stream import StreamState
+    from ailf_memory.state import StreamState
 
 __all__ = ["MemoryStore"]
 
@@ -21,6 +21,7 @@ class MemoryStore:
         lock: Held by every step.
         streams: The streams by name.
         listeners: Who receives published messages.
+        version: How often something may have become available in any of the streams.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -28,6 +29,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.streams: dict[str, StreamState] = {}
         self.listeners: list[MemoryListener] = []
+        self.version = 0
         self._bells: list[Callable[[], None]] = []
         self.clock.on_move(self.ring)
 
@@ -42,8 +44,9 @@ class MemoryStore:
             self._bells.remove(bell)
 
     def ring(self) -> None:
-        """Wake everybody who waits."""
+        """Wake everybody who waits; something may have become available."""
         with self.lock:
+            self.version += 1
             bells = tuple(self._bells)
         for bell in bells:
             bell()

@@ -31,7 +31,7 @@ class RedisDriver(BackendDriver):
     """The drivers over one server."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.PROCESSES}
+        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.ORDERING, Capability.PROCESSES}
     )
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:

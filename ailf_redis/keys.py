@@ -21,6 +21,9 @@ class GroupKeys:
         notes: What is known of pending entries besides: deliveries forgiven, the last error.
         dead: The dead letters.
         bell: Rung when something comes back to the group.
+        again: Dead letters that were put back.
+        alive: The consumers, and until when each counts as alive.
+        queue: The unsettled entries with an ordering key, in their order.
     """
 
     stream: str
@@ -28,6 +31,13 @@ class GroupKeys:
     notes: str
     dead: str
     bell: str
+    again: str
+    alive: str
+    queue: str
+
+    def all(self) -> tuple[str, ...]:
+        """Return them as ``lua/group.lua`` takes them."""
+        return attrs.astuple(self)
 
 
 class Keys:
@@ -45,14 +55,26 @@ class Keys:
         """Return the keys of a group."""
         return GroupKeys(self.stream(stream), *(self._helper(stream, kind, group) for kind in HELPERS))
 
+    def meta(self, stream: str) -> str:
+        """Return the key of what is known of a stream besides."""
+        return self._helper(stream, "meta")
+
+    def once(self, stream: str, dedup_id: str) -> str:
+        """Return the key of a dedup id."""
+        return self._helper(stream, "once", dedup_id)
+
     def helper_prefixes(self, stream: str) -> list[str]:
         """Return what the helper keys of all groups of a stream begin with."""
         return [self._helper(stream, kind, "") for kind in HELPERS]
 
-    def _helper(self, stream: str, kind: str, group: str) -> str:
+    def cancel_prefixes(self, stream: str) -> list[str]:
+        """Return what the keys begin with that ``lua/cancel.lua`` needs of all groups of a stream."""
+        return [self._helper(stream, kind, "") for kind in ("due", "bell")]
+
+    def _helper(self, stream: str, kind: str, *name: str) -> str:
         if self._namespace:
-            return f"{self.stream(stream)}:{kind}:{group}"
-        return f"{{{_hash_tag(stream)}}}:ailf:{kind}:{_escape(stream, '%{}:')}:{group}"
+            return ":".join((self.stream(stream), kind, *name))
+        return ":".join((f"{{{_hash_tag(stream)}}}:ailf", kind, _escape(stream, "%{}:"), *name))
 
     def channel(self, name: str) -> str:
         """Return the channel of a name."""
@@ -67,7 +89,7 @@ class Keys:
         return channel.removeprefix(self._channel)
 
 
-HELPERS = ("due", "notes", "dead", "bell")
+HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue")
 
 
 def _escape(text: str, unsafe: str = "%{}") -> str:

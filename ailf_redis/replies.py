@@ -4,18 +4,19 @@ An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.he
 written by another program: its body is then a JSON object of its fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from ailf.driver import Claim, Fetched, Receipt, Record
-from ailf.values import DeadLetter
+from ailf.values import DeadLetter, GroupInfo
 
 __all__ = ["as_dead_letter", "as_fetched", "as_record", "entry_fields", "text"]
 
 BODY: Final = b"ailf.body"
 HEADERS: Final = b"ailf.headers"
+ORIGIN: Final = b"ailf.origin"
 LETTER_FIELDS: Final = 8
 
 _headers = msgspec.json.Decoder(dict[str, str])
@@ -27,9 +28,14 @@ def text(raw: bytes | str) -> str:
     return raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
 
 
-def entry_fields(body: bytes, headers: Any) -> list[bytes]:
-    """Return the fields of an entry of ours."""
-    return [BODY, body, HEADERS, _json.encode(headers)] if headers else [BODY, body]
+def headers_field(headers: Mapping[str, str]) -> bytes:
+    """Return headers as an entry keeps them, b"" where there are none."""
+    return _json.encode(headers) if headers else b""
+
+
+def entry_fields(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """Return the fields of an entry of ours to which nothing special is to be done."""
+    return [BODY, body, HEADERS, headers_field(headers)] if headers else [BODY, body]
 
 
 def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
@@ -53,6 +59,22 @@ def _foreign(fields: Sequence[bytes], known: dict[bytes, bytes]) -> bytes:
         return b"\xff".join(fields)
 
 
+def as_info(reply: Sequence[Any]) -> GroupInfo:
+    """Return what ``info.lua`` says."""
+    length, lag, pending, delayed, dead, names, oldest, evicted, paused = reply
+    return GroupInfo(
+        length=length,
+        lag=None if lag < 0 else lag,
+        pending=pending,
+        delayed=delayed,
+        dead=dead,
+        consumers={text(name): held for name, held in zip(names[::2], names[1::2], strict=True)},
+        oldest=None if oldest < 0 else oldest / 1000,
+        evicted=evicted,
+        paused=bool(paused),
+    )
+
+
 def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     """Return what ``fetch.lua`` says."""
     claims, dead, reset, last, ring, next_due = reply
@@ -65,9 +87,10 @@ def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     )
 
 
-def _claim(consumer: str, entry_id: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
-    record = as_record(entry_id, fields)
-    return Claim(record, Receipt(record.id, consumer, grant), attempt)
+def _claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
+    put_back = fields[0] == ORIGIN  # a dead letter
+    record = as_record(fields[1], fields[2:]) if put_back else as_record(member, fields)
+    return Claim(record, Receipt(text(member), consumer, grant), attempt)
 
 
 def as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
@@ -76,7 +99,7 @@ def as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     record = as_record(letter_id, fields[LETTER_FIELDS:])
     return DeadLetter(
         id=record.id,
-        origin=text(known[b"ailf.origin"]),
+        origin=text(known[ORIGIN]),
         body=record.body,
         headers=record.headers,
         reason=text(known[b"ailf.reason"]),

@@ -1,4 +1,7 @@
-"""The Lua scripts: one file per transition, sent by hash, with the text where the server doesn't know it."""
+"""The Lua scripts: one file per transition, sent by hash, with the text where the server doesn't know it.
+
+What several transitions share stands in a file of its own, which goes before their texts.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +13,23 @@ import attrs
 from ailf_redis.connection import Executor
 from ailf_redis.errors import ScriptMissingError
 
-__all__ = ["DELETE", "EXTEND", "FETCH", "LEAVE", "SETTLE", "Script"]
+__all__ = [
+    "ADD",
+    "BEAT",
+    "CANCEL",
+    "DELETE",
+    "EXTEND",
+    "FETCH",
+    "INFO",
+    "LEAVE",
+    "LETTERS",
+    "PAUSE",
+    "SEEK",
+    "SETTLE",
+    "TRIM",
+    "UNGROUP",
+    "Script",
+]
 
 
 @attrs.frozen
@@ -39,13 +58,24 @@ class Script:
             return await executor.call("EVAL", self.text, *rest)
 
 
-def _load(name: str) -> Script:
-    text = files("ailf_redis").joinpath("lua", f"{name}.lua").read_text("utf-8")
+def _load(name: str, *shared: str) -> Script:
+    parts = [files("ailf_redis").joinpath("lua", f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    text = "\n".join(parts)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-FETCH = _load("fetch")
-SETTLE = _load("settle")
-EXTEND = _load("extend")
-LEAVE = _load("leave")
+ADD = _load("add", "ids", "room")
+TRIM = _load("trim", "ids", "room")
+CANCEL = _load("cancel")
 DELETE = _load("delete")
+
+FETCH = _load("fetch", "group")
+SETTLE = _load("settle", "group")
+EXTEND = _load("extend", "group")
+BEAT = _load("beat", "group")
+LEAVE = _load("leave", "group")
+SEEK = _load("seek", "group")
+PAUSE = _load("pause", "group")
+INFO = _load("info", "ids", "group")
+LETTERS = _load("letters", "group")
+UNGROUP = _load("ungroup", "group")

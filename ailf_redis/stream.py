@@ -2,20 +2,35 @@
 
 import math
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ailf.driver import Fetched, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
 from ailf.engine import Engine
-from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError
+from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
-from ailf.values import EARLIEST, LATEST, DeadLetter
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention, Trimmed
 from ailf_redis.connection import Executor, Link
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
-from ailf_redis.replies import as_dead_letter, as_fetched, as_record, entry_fields, text
-from ailf_redis.scripts import DELETE, EXTEND, FETCH, LEAVE, SETTLE
+from ailf_redis.replies import as_dead_letter, as_fetched, as_info, as_record, entry_fields, headers_field, text
+from ailf_redis.scripts import (
+    ADD,
+    BEAT,
+    CANCEL,
+    DELETE,
+    EXTEND,
+    FETCH,
+    INFO,
+    LEAVE,
+    LETTERS,
+    PAUSE,
+    SEEK,
+    SETTLE,
+    TRIM,
+    UNGROUP,
+    Script,
+)
 
 if TYPE_CHECKING:
     from ailf_redis.backend import RedisDriver
@@ -24,7 +39,10 @@ __all__ = ["AsyncRedisStream", "RedisStream", "RedisStreamDriver"]
 
 T = TypeVar("T")
 
+_OUTCOMES: Final = {each.value: each for each in Outcome}
+
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
+_WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class RedisStream(Stream[T]):
@@ -52,13 +70,33 @@ def _milliseconds(seconds: float) -> int:
 
 def _start(position: str) -> str:
     """Return where XRANGE begins or XGROUP CREATE stands, for EARLIEST or an id."""
-    if position == EARLIEST:
-        return "0"
-    if _ID.fullmatch(position) is None:
+    return "0" if position == EARLIEST else _checked(position, _ID)
+
+
+def _whole(entry_id: str) -> str:
+    """Return the id of one entry: XRANGE takes the first half of one for all that begin with it."""
+    return _checked(entry_id, _WHOLE_ID)
+
+
+def _checked(position: str, form: re.Pattern[str]) -> str:
+    if form.fullmatch(position) is None:
         raise InvalidArgumentError(
             f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
         )
     return position
+
+
+def _plain(draft: Draft) -> bool:
+    """Tell whether an entry is added as any client would."""
+    return not (draft.key or draft.delay or draft.at or draft.max_deliveries)
+
+
+def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
+    """Return a retention as ``lua/room.lua`` takes it."""
+    if retention is None:
+        return "", "", 0
+    age = "" if retention.max_age is None else _milliseconds(retention.max_age)
+    return retention.max_len or "", age, int(retention.hard)
 
 
 class RedisStreamDriver(StreamDriver):
@@ -67,20 +105,47 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, backend: "RedisDriver") -> None:
         self._executor = backend.executor
         self._keys = backend.keys
-        self._swept: dict[tuple[str, str], float] = {}
 
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
+    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         key = self._keys.stream(stream)
-        replies = await self._executor.call_many(
-            [("XADD", key, "*", *entry_fields(body, headers)) for body, headers in entries]
-        )
-        for done, reply in enumerate(replies):
-            if isinstance(reply, Exception):
-                error = mapped(reply, self._executor.where, sent=True)
-                error.maybe_applied = error.maybe_applied or done > 0  # the entries before it are there
-                error.add_note(f"it is entry {done + 1} of {len(entries)}")
-                raise error from reply
-        return [text(reply) for reply in replies]
+        if len(drafts) == 1 and retention is None and _plain(drafts[0]):
+            return [text(await self._executor.call("XADD", key, "*", *entry_fields(drafts[0].body, drafts[0].headers)))]
+        reply = await self._add(key, self._keys.meta(stream), key, drafts, retention)
+        return [text(each) for each in reply[1:]]
+
+    async def add_once(
+        self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
+    ) -> Added:
+        keys = (self._keys.stream(stream), self._keys.meta(stream), self._keys.once(stream, dedup_id))
+        duplicate, added = await self._add(*keys, [draft], retention, token, _milliseconds(window))
+        return Added(text(added), bool(duplicate))
+
+    async def _add(
+        self,
+        key: str,
+        meta: str,
+        once: str,
+        drafts: Sequence[Draft],
+        retention: Retention | None,
+        token: str = "",
+        window_ms: int = 0,
+    ) -> list[Any]:
+        arguments: list[Any] = [*_limits(retention), token, window_ms]
+        for each in drafts:
+            arguments += (_milliseconds(each.delay), _milliseconds(each.at), each.max_deliveries or "")
+            arguments += (each.key, each.body, headers_field(each.headers))
+        reply: list[Any] = await ADD.run(self._executor, [key, meta, once], arguments)
+        if reply[0] < 0:
+            raise StreamFullError(f"{self._executor.where}: {key} has no room for {len(drafts)} more")
+        return reply
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        arguments = (_whole(entry_id), *self._keys.cancel_prefixes(stream))
+        return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
+
+    async def trim(self, stream: str, retention: Retention) -> Trimmed:
+        keys = [self._keys.stream(stream), self._keys.meta(stream)]
+        return Trimmed(*await TRIM.run(self._executor, keys, _limits(retention)))
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
@@ -93,8 +158,12 @@ class RedisStreamDriver(StreamDriver):
         entries = await self._executor.call("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
         return text(entries[0][0]) if entries else "0-0"
 
+    def id_before(self, timestamp: float) -> str:
+        return f"{max(0, math.floor(timestamp * 1000) - 1)}-18446744073709551615"
+
     async def delete(self, stream: str) -> None:
-        await DELETE.run(self._executor, [self._keys.stream(stream)], self._keys.helper_prefixes(stream))
+        keys = [self._keys.stream(stream), self._keys.meta(stream)]
+        await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream))
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
         position = "$" if start == LATEST else _start(start)
@@ -106,50 +175,59 @@ class RedisStreamDriver(StreamDriver):
             raise mapped(reply, self._executor.where, sent=True)
         return True
 
-    async def fetch(
-        self, stream: str, group: str, consumer: str, *, count: int, lease: float, max_deliveries: int
-    ) -> Fetched:
-        keys = self._keys.group(stream, group)
-        arguments = (group, consumer, count, _milliseconds(lease), max_deliveries, self._sweeps(stream, group, lease))
-        reply = await FETCH.run(self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments)
-        return as_fetched(reply, consumer)
+    async def delete_group(self, stream: str, group: str) -> None:
+        await self._run(UNGROUP, stream, group)
 
-    def _sweeps(self, stream: str, group: str, lease: float) -> int:
-        """Tell whether this fetch also looks for entries that other programs left pending: once per lease is enough."""
-        now = time.monotonic()
-        if now < self._swept.get((stream, group), 0.0):
-            return 0
-        self._swept[stream, group] = now + lease
-        return 1
+    async def seek(self, stream: str, group: str, position: str) -> None:
+        await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position))
+
+    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
+        await self._run(PAUSE, stream, group, int(paused))
+
+    async def info(self, stream: str, group: str) -> GroupInfo:
+        keys = [*self._keys.group(stream, group).all(), self._keys.meta(stream)]
+        return as_info(await INFO.run(self._executor, keys, [group]))
+
+    async def _run(self, script: Script, stream: str, group: str, *arguments: Any) -> Any:
+        """Run a transition of a group."""
+        return await script.run(self._executor, self._keys.group(stream, group).all(), (group, *arguments))
+
+    async def fetch(
+        self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
+    ) -> Fetched:
+        arguments = (consumer, count, _milliseconds(lease), _milliseconds(alive), max_deliveries)
+        return as_fetched(await self._run(FETCH, stream, group, *arguments), consumer)
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
-    ) -> list[bool]:
-        keys = self._keys.group(stream, group)
-        arguments: list[Any] = [group, max_deliveries]
+    ) -> list[Outcome]:
+        arguments: list[Any] = []
         for each in settlements:
             arguments += (each.receipt.id, each.receipt.consumer, each.receipt.grant)
             arguments += (each.action.value, _milliseconds(each.delay), each.reason, each.error)
-        reply = await SETTLE.run(self._executor, [keys.stream, keys.due, keys.notes, keys.dead, keys.bell], arguments)
-        return [bool(done) for done in reply]
+        return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        keys = self._keys.group(stream, group)
-        arguments: list[Any] = [group, _milliseconds(lease)]
+        arguments: list[Any] = []
         for each in receipts:
             arguments += (each.id, each.consumer, each.grant)
-        reply = await EXTEND.run(self._executor, [keys.stream, keys.due], arguments)
-        return [bool(kept) for kept in reply]
+        return [bool(kept) for kept in await self._run(EXTEND, stream, group, _milliseconds(lease), *arguments)]
+
+    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        await self._run(BEAT, stream, group, _milliseconds(alive), *consumers)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        keys = self._keys.group(stream, group)
-        await LEAVE.run(self._executor, [keys.stream, keys.due, keys.notes, keys.bell], [group, consumer])
+        await self._run(LEAVE, stream, group, consumer)
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
         letters = await self._executor.call("XRANGE", key, low, "+", "COUNT", limit)
         return [as_dead_letter(*letter) for letter in letters]
+
+    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+        ids = [_whole(each) for each in letters]
+        return [bool(taken) for taken in await self._run(LETTERS, stream, group, int(redrive), *ids)]
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         bell = None if group is None else self._keys.group(stream, group).bell
@@ -169,19 +247,20 @@ class RedisWaiter(Waiter):
         self._link: Link | None = None
         self._interrupted = False
 
-    async def wait(self, position: Any, timeout: float) -> None:
+    async def wait(self, position: Any, timeout: float) -> bool:
         try:
             replies = await self._exchange(self._command(position, timeout), timeout + self.MARGIN)
         except (BackendError, ClosedError):
             await self._drop()
             if self._interrupted:
-                return
+                return True
             raise
         except BaseException:  # cancelled: the answer still comes, to nobody
             await self._drop()
             raise
         if replies and isinstance(replies[0], Exception):
             raise mapped(replies[0], self._executor.where, sent=True)
+        return not replies or replies[0] is not None
 
     async def _exchange(self, command: list[Any], timeout: float) -> list[Any]:
         if self._interrupted:

@@ -1,10 +1,12 @@
 -- Remove a stream and what is kept for its groups.
 --
 -- KEYS[1] stream
+-- KEYS[2] meta     (see room.lua)
 -- ARGV    what the helper keys of every group begin with; the group's name follows, and the hash tag is the stream's
 -- returns how many groups it had
--- writes  removes KEYS[1] and the helpers of its groups
+-- writes  removes KEYS[1], KEYS[2] and the helpers of its groups
 
+redis.call('DEL', KEYS[2])
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then
   if string.find(groups.err, 'no such key', 1, true) then return 0 end

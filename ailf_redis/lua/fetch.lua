@@ -1,106 +1,110 @@
 -- Lease entries of a group to a consumer: those due again first, then new ones in id order.
 --
--- KEYS[1] stream   the stream with its groups; made again, with the group at its beginning, where it vanished
--- KEYS[2] due      sorted set: id -> ms when it may be delivered again (the end of its lease, or of its delay)
--- KEYS[3] notes    hash: "<id>:f" deliveries that don't count, "<id>:e" last error, "cursor" of the sweep
--- KEYS[4] dead     stream of dead letters
--- KEYS[5] bell     read only
--- ARGV    group, consumer, count, lease_ms, max_deliveries, sweep (1: adopt entries that other programs left pending)
--- returns { claims: { id, fields, times delivered, attempt }…, dead ids, reset, last id, last ring, next due in ms or -1 }
--- writes  KEYS[1..4]; without TTL: stream and dead are data, due and notes vanish with the last pending entry
+-- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries
+-- returns { claims: { member, fields, grant, attempt }…, ids of the dead, reset, last id ('' where there may be more at
+--         once), last ring, next due in ms or -1 }
 
-local stream, due, notes, dead, bell = unpack(KEYS)
-local group, consumer = ARGV[1], ARGV[2]
-local count, lease, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local limit = string.format('%.0f', now + lease)
-local now_text = string.format('%.0f', now)
-local SWEEP = 100
-local ROUNDS = 8
+local consumer = ARGV[2]
+local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local limit = number(now + lease)
+local now_text = number(now)
+local ROUNDS = 8 -- a bound on what one step does: the rest is for the next, at once
+local claims, buried, reset, more = {}, {}, 0, false
 
-local claims, buried, reset = {}, {}, 0
-
-local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
-if probe.err then
-  if not string.find(probe.err, 'NOGROUP', 1, true) then return probe end
+if missing then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-  redis.call('DEL', due, notes)
+  restart()
+  redis.call('HDEL', notes, 'paused')
   reset = 1
 end
 
-local function forget(id)
-  redis.call('ZREM', due, id)
-  redis.call('HDEL', notes, id .. ':f', id .. ':e')
+local function rests() -- nothing more to do now: what waiting needs to know
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  local bells = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0', bells and bells[1] or '0-0'
 end
 
-local function bury(id, attempt)
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  if entry then
-    local why = redis.call('HGET', notes, id .. ':e') or 'every lease ended unsettled'
-    local fields = entry[2]
-    if #fields > 2000 then fields = { 'ailf.packed', cmsgpack.pack(fields) } end
-    redis.call('XADD', dead, '*', 'ailf.origin', id, 'ailf.reason', 'max_deliveries', 'ailf.error', why,
-      'ailf.attempts', attempt, unpack(fields))
-    buried[#buried + 1] = id
-  end
-  redis.call('XACK', stream, group, id)
-  forget(id)
+redis.call('ZADD', alive, number(now + alive_for), consumer)
+if redis.call('HGET', notes, 'paused') then
+  local last, bells = rests()
+  return { claims, buried, reset, last, bells, -1 }
 end
 
-local function take(id)
-  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
-  if not pending then -- somebody acknowledged it without us
-    forget(id)
-    return
-  end
-  local attempt = pending[4] - (redis.call('HGET', notes, id .. ':f') or 0)
-  if attempt >= most then
-    bury(id, attempt)
-    return
-  end
-  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
-  if entry and entry[2] then
-    redis.call('ZADD', due, limit, id)
-    claims[#claims + 1] = { id, entry[2], pending[4] + 1, attempt + 1 }
-  else -- deleted from the stream while it was pending
-    redis.call('XACK', stream, group, id)
-    forget(id)
-  end
+-- The dead: who has not given a sign of life in time.
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, ROUNDS)) do
+  if not give_back(name, false) then more = true end
 end
 
-if ARGV[6] == '1' then
+-- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
+if now >= tonumber(redis.call('HGET', notes, 'sweep') or 0) then
   local from = redis.call('HGET', notes, 'cursor') or '-'
-  local rows = redis.call('XPENDING', stream, group, 'IDLE', lease, from, '+', SWEEP)
-  for _, row in ipairs(rows) do
-    redis.call('ZADD', due, 'NX', now_text, row[1])
-  end
-  if #rows == SWEEP then
-    redis.call('HSET', notes, 'cursor', '(' .. rows[SWEEP][1])
+  local rows = redis.call('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
+  for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now_text, row[1]) end
+  if #rows == PAGE then
+    redis.call('HSET', notes, 'cursor', '(' .. rows[PAGE][1])
+    more = true
   else
     redis.call('HDEL', notes, 'cursor')
+    redis.call('HSET', notes, 'sweep', limit)
   end
 end
 
-for _ = 1, ROUNDS do -- a bound on what one step does: the rest is due in the next
-  if #claims >= count then break end
+local function take(member)
+  local row = pending(member)
+  if not row then -- somebody acknowledged it without us
+    forget(member)
+    return
+  end
+  local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
+  local attempt = row[4] - (forgiven or 0)
+  if attempt >= tonumber(own or most) then
+    local why = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
+    local fields = fields_of(member)
+    if bury(member, attempt, 'max_deliveries', why) then
+      buried[#buried + 1] = fields[1] == 'ailf.origin' and fields[2] or member
+    end
+    return
+  end
+  local key, name, id = home(member)
+  local entry = redis.call('XCLAIM', key, name, consumer, 0, id)[1]
+  if entry and entry[2] then
+    redis.call('ZADD', due, limit, member)
+    claims[#claims + 1] = { member, entry[2], row[4] + 1 + base, attempt + 1 }
+  else -- deleted from the stream while it was pending
+    finish(member)
+  end
+end
+
+local function full_or(done, round) -- whether to stop, and if so, whether there may be more
+  if round > ROUNDS and not done then more = true end
+  return #claims >= count or done or round > ROUNDS
+end
+
+local round = 0
+repeat
   local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
-  if #ids == 0 then break end
-  for _, id in ipairs(ids) do take(id) end
-end
+  for _, member in ipairs(ids) do take(member) end
+  round = round + 1
+until full_or(#ids == 0, round)
 
-if #claims < count then
-  local fresh = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #claims, 'STREAMS', stream, '>')
-  for _, entry in ipairs(fresh and fresh[1] and fresh[1][2] or {}) do
-    redis.call('ZADD', due, limit, entry[1])
-    claims[#claims + 1] = { entry[1], entry[2], 1, 1 }
+round = 0
+while #claims < count do
+  local wanted = count - #claims
+  local fresh = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+  local entries = fresh and fresh[1] and fresh[1][2] or {}
+  for _, entry in ipairs(entries) do
+    local how = how_of(entry[2])
+    if not (how and hold_back(entry[1], how)) then
+      redis.call('ZADD', due, limit, entry[1])
+      claims[#claims + 1] = { entry[1], entry[2], 1 + base, 1 }
+    end
   end
+  round = round + 1
+  if full_or(#entries < wanted, round) then break end
 end
 
-if #claims > 0 or #buried > 0 then return { claims, buried, reset, '', '', -1 } end
-
-local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-local ring = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
-local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-return { claims, buried, reset, last and last[1] or '0-0', ring and ring[1] or '0-0',
-  first[2] and math.max(0, first[2] - now) or -1 }
+ring()
+if more or #claims > 0 or #buried > 0 then return { claims, buried, reset, '', '', -1 } end
+local last, bells = rests()
+local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+return { claims, buried, reset, last, bells, first and first ~= 'inf' and math.max(0, first - now) or -1 }

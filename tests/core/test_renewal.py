@@ -9,7 +9,7 @@ import pytest
 
 from ailf.driver import BackendDriver, Capability, Receipt
 from ailf.errors import ClosedError, ConnectionLostError
-from ailf.renewal import Hold, Renewer
+from ailf.renewal import ALIVE, Hold, Pulse, Renewer
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
 
 LEASE = 0.3
@@ -21,6 +21,7 @@ class FakeDriver(BackendDriver):
     Attributes:
         asked: When each request came, and for which entries.
         answer: What to do with a request; it may raise.
+        beaten: When each sign of life came, and for which consumers.
         twins: Every driver made for the renewal thread.
         threads: The threads the requests came from.
     """
@@ -34,6 +35,7 @@ class FakeDriver(BackendDriver):
         self.of = of or self
         self.closed = threading.Event()
         self.asked: list[tuple[float, list[str]]] = []
+        self.beaten: list[tuple[float, list[str]]] = []
         self.threads: set[str] = set()
         self.twins: list[FakeDriver] = []
         self.answer: Callable[[FakeDriver, Sequence[Receipt]], list[bool]] = lambda _, receipts: [True] * len(receipts)
@@ -64,11 +66,30 @@ class FakeDriver(BackendDriver):
         self.of.threads.add(threading.current_thread().name)
         return self.of.answer(self, receipts)
 
+    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        """Note the sign of life, and answer it by the same script."""
+        self.of.beaten.append((time.monotonic(), list(consumers)))
+        self.of.answer(self, [])
 
-def hold(name: str = "1-0", *, lease: float = LEASE, longest: float = 60.0, since: float | None = None) -> Hold:
-    """Return a lease that begins now, unless told when."""
+
+def pulse(name: str = "c", takeover: float = 600.0) -> Pulse:
+    """Return the life of a consumer that has just fetched."""
+    made = Pulse("s", "g", name, takeover)
+    made.confirm(time.monotonic())
+    return made
+
+
+def hold(
+    name: str = "1-0",
+    *,
+    lease: float = LEASE,
+    longest: float = 60.0,
+    since: float | None = None,
+    of: Pulse | None = None,
+) -> Hold:
+    """Return a lease that begins now, unless told when, of a consumer that lives long, unless told whose."""
     began = time.monotonic() if since is None else since
-    return Hold("s", "g", Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
+    return Hold(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
 
 
 def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
@@ -248,4 +269,55 @@ def test_close_joins_the_thread(lease: float) -> None:
     run(renewer.close())
     assert renewing() == []
     assert all(each.closed.is_set() for each in driver.twins)
+    run(renewer.close())
+
+
+# --- the life of consumers ---------------------------------------------------------------------------------------
+
+
+def test_consumers_with_messages_give_signs_of_life() -> None:
+    """S12: all consumers of a group that hold messages live by one request, long before they are taken for dead."""
+    driver, anna, bert = FakeDriver(), pulse("anna", 0.8), pulse("bert", 0.8)
+    began, renewer = time.monotonic(), Renewer(driver)
+    held = [hold(str(number), lease=60, of=each) for number, each in enumerate((anna, anna, bert))]
+    renewer.add(held)
+    assert soon(lambda: len(driver.beaten) >= 5)
+    assert sorted(driver.beaten[0][1]) == ["anna", "bert"]
+    assert 0.8 / 4 * 0.9 <= driver.beaten[0][0] - began < 0.8 * ALIVE
+    assert not any(each.lost for each in held)
+    assert driver.asked == [], "leases of a minute need no renewal yet"
+    run(renewer.close())
+
+
+def test_a_consumer_without_messages_gives_none() -> None:
+    """S12: the signs end with the last message."""
+    driver, anna = FakeDriver(), pulse("anna", 0.4)
+    renewer, held = Renewer(driver), hold(lease=60, of=anna)
+    renewer.add([held])
+    assert soon(lambda: driver.beaten)
+    renewer.discard(held)
+    given = len(driver.beaten)
+    time.sleep(0.3)
+    assert len(driver.beaten) <= given + 1
+    run(renewer.close())
+
+
+def test_who_is_late_with_his_sign_has_lost_everything() -> None:
+    """S12: a consumer that may have been taken for dead calls its leases lost; a late answer mends nothing."""
+    driver, anna, bert = FakeDriver(), pulse("anna", 0.3), pulse("bert")
+    late = threading.Event()
+
+    def answer(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        late.wait(5)
+        return [True] * len(receipts)
+
+    driver.answer = answer
+    renewer, mine, other = Renewer(driver), hold("mine", lease=60, of=anna), hold("other", lease=60, of=bert)
+    renewer.add([mine, other])
+    assert soon(lambda: mine.lost, within=2)
+    late.set()
+    assert soon(lambda: mine.taken)
+    time.sleep(0.1)
+    assert mine.lost
+    assert not other.lost
     run(renewer.close())

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import ailf
-from ailf import Backoff, Reject
+from ailf import Backoff, Reject, Retry
+from ailf.delivery import verdict
 from ailf.driver import Action
 from ailf.testing import ManualClock
-from ailf.worker import verdict
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 AT_ONCE = Backoff(initial=0.0, jitter=0.0)
@@ -34,11 +34,12 @@ Handler = Callable[[Any], Any]
         (None, ValueError("no"), Action.NACK, "ValueError: no"),
         (None, Reject("no such customer"), Action.REJECT, "no such customer"),
         (None, ailf.ClosedError("x"), Action.NACK, "ClosedError: x"),
+        (None, Retry("busy", delay=7), Action.NACK, "busy"),
     ],
 )
 def test_the_verdict(result: object, error: Exception | None, action: Action, kept: str) -> None:
     """Only False and errors fail a message, and only `Reject` gives it up."""
-    assert verdict(result, error) == (action, kept)
+    assert verdict(result, error) == (action, kept, getattr(error, "delay", None))
 
 
 def _raise(error: BaseException) -> Handler:

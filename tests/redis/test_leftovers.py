@@ -92,19 +92,23 @@ def test_every_key_has_a_ttl_or_is_documented(new_server: NewServer) -> None:
     """Keys without TTL are those that docs/redis-keys.md lists, and a settled message leaves none of its own."""
     server = new_server()
     patterns = documented()
-    assert len(patterns) == 4
+    assert len(patterns) == 8
     with ailf.connect(server.url) as backend, server.client() as admin:
         stream = backend.stream("s")
-        stream.add_many([1, 2, 3, 4])
+        stream.add_many([1, 2, 3, 4, 5])
+        stream.add_once("once", 6, key="k")
         group = stream.group("g")
         with group.consumer() as consumer:
-            for settle in ("ack", "nack", "release", "reject"):
+            for settle in ("ack", "nack", "release", "reject", "reject"):
                 delivery = consumer.get(5)
                 assert delivery is not None
                 getattr(delivery, settle)(**{"reject": {"reason": "x"}, "nack": {"delay": 60}}.get(settle, {}))
-        keys = {key.decode(): admin.ttl(key) for key in admin.scan_iter()}
+            assert consumer.get(5) is not None
+            assert consumer.get(5) is not None  # the one with a key
+            group.dead_letters.redrive(group.dead_letters.list()[0].id)
+            keys = {key.decode(): admin.ttl(key) for key in admin.scan_iter()}
         lasting = [key for key, ttl in keys.items() if ttl == -1]
-        assert len(lasting) >= 4
+        assert len(lasting) == 8
         for key in lasting:
             assert any(re.fullmatch(pattern, key) for pattern in patterns), f"{key} is not in docs/redis-keys.md"
         assert any(key.endswith(":bell:g") and ttl >= 0 for key, ttl in keys.items())

@@ -1,20 +1,16 @@
 """What decides and never waits: settings, keys, replies, and the headers of the scripts."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import ResponseError
 
-from ailf.errors import ConnectionLostError, InvalidArgumentError
-from ailf.runtime import ThreadRuntime, run
+from ailf.errors import InvalidArgumentError
 from ailf_redis import keys as spelled
-from ailf_redis.backend import RedisDriver
-from ailf_redis.connection import Command, Executor, Link
+from ailf_redis import scripts
 from ailf_redis.keys import Keys
 from ailf_redis.replies import as_record, entry_fields
 from ailf_redis.settings import Settings
@@ -64,8 +60,8 @@ def test_no_two_groups_share_a_key(pairs: list[tuple[str, str]], namespace: str)
     """B5: all keys of two groups differ, whatever characters their names have, and share a slot per stream."""
     for names in (Keys(namespace), Keys("")):
         first, second = (names.group(stream, group) for stream, group in pairs)
-        helpers = [{each.due, each.notes, each.dead, each.bell} for each in (first, second)]
-        assert len(helpers[0]) == 4
+        helpers = [set(each.all()[1:]) for each in (first, second)]
+        assert len(helpers[0]) == len(first.all()) - 1
         assert not helpers[0] & helpers[1]
     first, second = (Keys(namespace).group(stream, group) for stream, group in pairs)
     assert hash_tag(first.due) == hash_tag(first.stream) == hash_tag(first.bell)
@@ -99,26 +95,6 @@ def test_entries_come_back(body: bytes, headers: dict[str, str]) -> None:
     assert (record.id, record.body, record.headers, record.foreign) == ("1-0", body, headers, False)
 
 
-def test_a_batch_that_stops_half_way_is_not_repeated() -> None:
-    """An add_many of which the server refused a later entry may have been applied, so nobody repeats it by himself."""
-
-    class Refusing(Executor):
-        async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-            return [b"1-0", ResponseError("CLUSTERDOWN the cluster is down"), b"3-0"][: len(commands)]
-
-        async def link(self) -> Link:
-            raise NotImplementedError
-
-        async def close(self) -> None:
-            raise NotImplementedError
-
-    driver = RedisDriver(Settings(), ThreadRuntime())
-    driver.executor = Refusing(driver.settings)  # type: ignore[assignment]  # it refuses in the middle, as no server will
-    with pytest.raises(ConnectionLostError) as caught:
-        run(driver.stream().add("s", [(b"1", {})] * 3))
-    assert caught.value.maybe_applied
-
-
 def test_foreign_entries_are_their_fields() -> None:
     """An entry without our field is a JSON object of its fields."""
     record = as_record(b"1-0", [b"task_id", b"123", b"type", b"doc"])
@@ -126,22 +102,49 @@ def test_foreign_entries_are_their_fields() -> None:
     assert record.body == b'{"task_id":"123","type":"doc"}'
 
 
-@pytest.mark.parametrize("path", sorted(LUA.glob("*.lua")), ids=lambda path: path.stem)
-def test_script_headers(path: Path) -> None:
-    """Each script's header names its keys, arguments, result and what it writes, and no more keys than it uses."""
-    text = path.read_text()
-    header = text.split("\n\n")[0]
-    assert all(line.startswith("--") for line in header.splitlines())
-    for word in ("KEYS[1]", "ARGV", "returns", "writes"):
-        assert word in header
-    named = {int(number) for number in re.findall(r"^--.*?KEYS\[(\d)\] ", header, re.MULTILINE)}
-    named |= {int(number) for line in header.splitlines() for number in re.findall(r"KEYS\[(\d)\] \w+ ", line)}
-    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", text, re.MULTILINE)
-    used = len(unpacked[1].split(",")) if unpacked else max(int(n) for n in re.findall(r"KEYS\[(\d)\]", text))
-    assert max(named) == used
+SHARED = {"group", "ids", "room"}
+TEXTS = {path.stem: path.read_text() for path in sorted(LUA.glob("*.lua"))}
 
 
-@pytest.mark.parametrize("path", sorted(LUA.glob("*.lua")), ids=lambda path: path.stem)
-def test_scripts_read_the_time_once(path: Path) -> None:
+def header(name: str) -> str:
+    """Return what a script says of itself."""
+    return TEXTS[name].partition("\n\n")[0]
+
+
+def named_keys(name: str) -> set[int]:
+    """Return the numbers of the keys that a header names."""
+    return {int(number) for number in re.findall(r"KEYS\[(\d)\] +\w", header(name))}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_script_headers(name: str) -> None:
+    """Each script's header says what it takes, returns and writes."""
+    assert all(line.startswith("--") for line in header(name).splitlines())
+    assert "-- returns " in header(name)
+    if name != "ids":
+        assert "-- ARGV" in header(name)
+
+
+@pytest.mark.parametrize("script", [each for each in vars(scripts).values() if isinstance(each, scripts.Script)])
+def test_scripts_name_their_keys(script: scripts.Script) -> None:
+    """The headers of a script and of what stands before it name every key that it uses, and no other."""
+    parts = [name for name, text in TEXTS.items() if text.rstrip() in script.text]
+    assert script.name in parts
+    named = set().union(*map(named_keys, parts))
+    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", script.text, re.MULTILINE)
+    used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", re.sub(r"--.*", "", script.text))}
+    assert named == used | set(range(1, len(unpacked[1].split(",")) + 1 if unpacked else 0))
+    assert any("-- writes " in header(part) for part in parts) or script.name == "info"
+
+
+def test_group_keys_are_in_the_scripts_order() -> None:
+    """The keys of a group are handed over in the order in which the scripts unpack them."""
+    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", TEXTS["group"], re.MULTILINE)
+    assert unpacked
+    assert unpacked[1].split(", ") == [field.name for field in attrs.fields(spelled.GroupKeys)]
+
+
+@pytest.mark.parametrize("script", [each for each in vars(scripts).values() if isinstance(each, scripts.Script)])
+def test_scripts_read_the_time_once(script: scripts.Script) -> None:
     """TIME moves inside a script, so each reads it at most once."""
-    assert path.read_text().count("'TIME'") <= 1
+    assert script.text.count("'TIME'") <= 1

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import ailf
 from tests.servers import NewServer
@@ -53,5 +54,22 @@ def use(backend: ailf.Backend) -> None:
         consumer.get(0.1)
     assert len(group.dead_letters.list()) >= 2
     assert len(stream.read()) == 5
+    steer(stream, group)
     next(stream.tail(ailf.EARLIEST))
     stream.delete()
+
+
+def steer(stream: ailf.Stream[Any], group: ailf.Group[Any]) -> None:
+    """Use what producers and operators have besides."""
+    assert group.dead_letters.redrive(group.dead_letters.list()[0].id) == 1
+    assert group.dead_letters.purge_all() >= 1
+    assert not stream.add_once("id", 1, key="k", max_deliveries=3).duplicate
+    assert stream.cancel(stream.add(1, delay=60))
+    with group.consumer(prefetch=10) as consumer:
+        assert consumer.get(5) is not None
+        group.pause()
+        assert group.info().paused
+        group.seek(ailf.LATEST)
+        group.resume()
+    assert stream.trim(ailf.Retention(max_len=1, max_age=60)).removed >= 1
+    group.delete()

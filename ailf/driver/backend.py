@@ -1,0 +1,83 @@
+"""What a backend implements to be opened: `BackendDriver`, which makes the drivers of the interfaces."""
+
+import enum
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+from ailf.driver.pubsub import PubSubDriver
+from ailf.driver.stream import StreamDriver
+from ailf.runtime import Runtime
+
+__all__ = ["BackendDriver", "Capability"]
+
+T = TypeVar("T")
+
+
+class Capability(enum.Enum):
+    """What a driver can do. What it doesn't declare raises `UnsupportedError` when the object is made (B2)."""
+
+    PUBSUB = "pubsub"
+    PATTERNS = "patterns"
+    STREAM = "stream"
+    ORDERING = "ordering"
+    """Messages of a stream with one ordering key are delivered one after another (S3)."""
+    PROCESSES = "processes"
+    """Several processes that open the same URL see the same things."""
+
+
+class BackendDriver(ABC):
+    """An opened backend: it makes the drivers of the interfaces.
+
+    Making one *must not* touch the network; the first call does. One driver *must* be usable from many threads (thread
+    runtime) or tasks (asyncio) at once, and after a fork the child's use *must* open connections of its own (B4).
+
+    Attributes:
+        capabilities: What this driver can do.
+        runtime: The runtime it is bound to.
+        max_payload: The largest body in bytes that core sends or accepts (B5).
+        url: What it was opened with, credentials hidden, for messages.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]]
+    runtime: Runtime
+    max_payload: int
+    url: str
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Return when the backend answers and is fit for use.
+
+        Raises:
+            ConnectionLostError: It can't be reached.
+            PermissionDeniedError: It refuses the credentials.
+            UnsupportedError: It is too old (B1).
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back every connection; calls under way *must* end with `ClosedError` (B3). It *must* be idempotent."""
+
+    def interrupt(self) -> None:  # noqa: B027 - a driver whose calls never block has nothing to do
+        """Make calls that block in other threads end with `ClosedError` (B3). It *may* be called from any thread."""
+
+    @abstractmethod
+    def twin(self, runtime: Runtime) -> "BackendDriver":
+        """Return another driver on the same place, bound to another runtime.
+
+        Leases are renewed by a thread, so one that declares `Capability.STREAM` *must* support the thread runtime.
+
+        Raises:
+            UnsupportedError: The client library has no such flavour.
+        """
+
+    def pubsub(self) -> PubSubDriver:
+        """Return the driver for pub/sub; declared by `Capability.PUBSUB`."""
+        raise NotImplementedError
+
+    def stream(self) -> StreamDriver:
+        """Return the driver for streams; declared by `Capability.STREAM`."""
+        raise NotImplementedError
+
+    def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - the default has nothing underneath
+        """Return the client underneath, if it is of this kind."""
+        return None

@@ -1,0 +1,85 @@
+"""What a backend implements for pub/sub: broadcast, at most once, no replay. See `ailf.driver` for the rules of all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import attrs
+
+__all__ = ["Confirmed", "Filter", "Frame", "Listener", "PubSubDriver", "Refused"]
+
+
+@attrs.frozen
+class Filter:
+    """What a listener asks for: a channel's name, or a pattern."""
+
+    text: str
+    is_pattern: bool = False
+
+
+@attrs.frozen
+class Frame:
+    """A body that arrived on a channel because of this filter; one that matches several arrives once for each."""
+
+    filter: Filter
+    channel: str
+    body: bytes
+
+
+@attrs.frozen
+class Confirmed:
+    """From now on everything that this filter matches arrives."""
+
+    filter: Filter
+
+
+@attrs.frozen
+class Refused:
+    """The backend refuses this filter."""
+
+    filter: Filter
+    error: Exception
+
+
+class PubSubDriver(ABC):
+    """Broadcast: at most once, no replay."""
+
+    @abstractmethod
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send bodies to channels, in this order, in one round trip.
+
+        Calls awaited one after another *must* arrive in that order at every listener (P1). It *must not* wait for any
+        listener (P4).
+        """
+
+    @abstractmethod
+    async def listen(self) -> "Listener":
+        """Return a listener with a connection of its own."""
+
+
+class Listener(ABC):
+    """One connection that receives; any number of filters."""
+
+    @abstractmethod
+    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
+        """Ask for filters and give up others. Answers to ``add`` come through `receive`.
+
+        It *may* be called while another thread or task is in `receive`.
+        """
+
+    @abstractmethod
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
+        """Return what arrived, in order; empty after so many seconds without anything.
+
+        What is published after a filter's `Confirmed` *must* be returned, or the connection reported as lost (P2).
+
+        Raises:
+            ConnectionLostError: The connection is gone or silent, so messages may have been missed (P5).
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Make a `receive` under way end at once, from any thread; the listener is not used after that (P10)."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back the connection. It *must* be idempotent."""

@@ -1,0 +1,124 @@
+"""The entries of a stream, in order. Pure: *now* is an argument."""
+
+import bisect
+import math
+from typing import Final
+
+import attrs
+
+from ailf.driver import Draft, Record
+from ailf.errors import InvalidArgumentError
+from ailf.values import EARLIEST, LATEST
+
+__all__ = ["FIRST", "PLAIN", "Entries", "Key", "Terms", "id_before", "key_of", "milliseconds", "text_of"]
+
+Key = tuple[int, int]
+
+FIRST: Final[Key] = (0, 0)
+MAX_SEQUENCE: Final = 2**64 - 1
+
+
+def text_of(key: Key) -> str:
+    """Return the id of an entry."""
+    return f"{key[0]}-{key[1]}"
+
+
+def key_of(text: str) -> Key:
+    """Return what orders an id."""
+    ms, dash, seq = text.partition("-")
+    if not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
+        raise InvalidArgumentError(f"{text!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST")
+    return int(ms), int(seq or 0)
+
+
+def id_before(timestamp: float) -> str:
+    """Return an id after all entries added before a time in seconds, and before all added at or after it."""
+    ms = math.floor(round(timestamp * 1000, 3))
+    return text_of((ms - 1, MAX_SEQUENCE) if ms > 0 else FIRST)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, never fewer than the seconds asked for."""
+    return math.ceil(
+        round(seconds * 1000, 3)
+    )  # rounded first: 1.001 * 1000 is not quite 1001, and 0.07 * 1000 above 70
+
+
+@attrs.frozen
+class Terms:
+    """What an entry's producer asked for besides.
+
+    Attributes:
+        key: Its ordering key, or "".
+        at_ms: Its time.
+        max_deliveries: Instead of the group's, or None.
+    """
+
+    key: str = ""
+    at_ms: int = 0
+    max_deliveries: int | None = None
+
+
+PLAIN: Final = Terms()
+"""Nothing: what most entries have."""
+
+
+class Entries:
+    """What a stream keeps.
+
+    Attributes:
+        keys: What orders the entries, in order.
+        records: The entries, in the same order.
+        terms: What was asked for some of them, by id.
+        last: The key of the last entry there ever was.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.records: list[Record] = []
+        self.terms: dict[str, Terms] = {}
+        self.last = FIRST
+
+    def append(self, draft: Draft, now_ms: int) -> str:
+        """Add one entry under the next id, which is never below the last, whatever the clock does."""
+        ms, seq = self.last
+        key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
+        record = Record(text_of(key), draft.body, dict(draft.headers))
+        self.keys.append(key)
+        self.records.append(record)
+        if draft.key or draft.delay or draft.at or draft.max_deliveries is not None:
+            self.terms[record.id] = _terms(draft, now_ms)
+        return record.id
+
+    def locate(self, position: str) -> Key:
+        """Return the key of a position: EARLIEST, LATEST or an id."""
+        if position == EARLIEST:
+            return FIRST
+        return self.last if position == LATEST else key_of(position)
+
+    def after(self, key: Key) -> int:
+        """Return the index of the first entry after this key."""
+        return bisect.bisect_right(self.keys, key)
+
+    def read(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
+        """Return a range, the ends included, but for the start where it says ``after``."""
+        low = self.locate(start)
+        first = self.after(low) if after else bisect.bisect_left(self.keys, low)
+        return self.records[first : min(self.after(self.locate(end)), first + limit)]
+
+    def parked(self, key: Key, now_ms: int) -> bool:
+        """Tell whether there is such an entry and its time has not come."""
+        return self.terms.get(text_of(key), PLAIN).at_ms > now_ms
+
+    def remove(self, first: int, end: int) -> list[str]:
+        """Remove the entries from one index up to another; return their ids."""
+        ids = [record.id for record in self.records[first:end]]
+        del self.keys[first:end], self.records[first:end]
+        for each in ids:
+            self.terms.pop(each, None)
+        return ids
+
+
+def _terms(draft: Draft, now_ms: int) -> Terms:
+    delayed_ms = now_ms + milliseconds(draft.delay) if draft.delay else 0
+    return Terms(draft.key, max(delayed_ms, milliseconds(draft.at)), draft.max_deliveries)

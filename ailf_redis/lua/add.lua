@@ -1,0 +1,51 @@
+-- Add entries, all of them or none, where there is room; one under a dedup id only where that is new.
+--
+-- KEYS[3] once     text: "<epoch> <token> <id>" of the entry added under a dedup id; the stream's key again where there is none
+-- ARGV    max_len, max_age_ms, hard, token ('' for no dedup id), window_ms,
+--         then for each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
+-- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
+-- writes  KEYS[3] with the window as its TTL
+
+local token, window = ARGV[4], ARGV[5]
+local FIRST, EACH = 6, 6
+local drafts = (#ARGV - FIRST + 1) / EACH
+local epoch
+
+if token ~= '' then
+  epoch = redis.call('HGET', meta, 'epoch')
+  local known = epoch and redis.call('GET', KEYS[3])
+  local era, mine, id = string.match(known or '', '^(%S+) (%S+) (%S+)$')
+  if era and era == epoch then return { mine == token and 0 or 1, id } end
+end
+
+if max_len or max_age then
+  trim(max_len and math.max(0, max_len - drafts))
+  if max_len and redis.call('XLEN', stream) + drafts > max_len then return { -1 } end
+end
+
+local function add(delay, at, most, key, body, headers)
+  local due = math.max(tonumber(at), delay ~= '0' and now + delay or 0)
+  local fields = {}
+  if due > 0 or most ~= '' or key ~= '' then
+    fields = { 'ailf.how', string.format('%.0f', due) .. '|' .. most .. '|' .. key }
+  end
+  fields[#fields + 1] = 'ailf.body'
+  fields[#fields + 1] = body
+  if headers ~= '' then
+    fields[#fields + 1] = 'ailf.headers'
+    fields[#fields + 1] = headers
+  end
+  return redis.call('XADD', stream, '*', unpack(fields))
+end
+
+local reply = { 0 }
+for i = FIRST, #ARGV, EACH do reply[#reply + 1] = add(unpack(ARGV, i, i + EACH - 1)) end
+
+if token ~= '' then
+  if not epoch then
+    epoch = string.format('%.0f%s', now, token)
+    redis.call('HSET', meta, 'epoch', epoch)
+  end
+  redis.call('SET', KEYS[3], epoch .. ' ' .. token .. ' ' .. reply[2], 'PX', window)
+end
+return reply

@@ -1,0 +1,210 @@
+-- What the transitions of a group share; it stands before the text of each of them (see scripts.py).
+--
+-- KEYS[1] stream   the stream with its groups
+-- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay;
+--                  inf: it waits for its turn
+-- KEYS[3] notes    hash: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering key,
+--                  ":m" max deliveries of its own; "base" what is added to delivery counts, "paused",
+--                  "cursor" and "sweep" where and when to look for entries that other programs left pending
+-- KEYS[4] dead     stream of dead letters
+-- KEYS[5] bell     stream of one entry, replaced in order to wake who waits
+-- KEYS[6] again    stream: dead letters that were put back, with a group "g" of its own
+-- KEYS[7] alive    sorted set: consumer -> ms until which it counts as alive
+-- KEYS[8] queue    sorted set, ordered by member: the unsettled entries that have an ordering key, key by key
+-- ARGV[1] group
+-- returns nothing by itself; an error reply of the server's where the stream's key holds something else
+-- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member, KEYS[3]
+--         with the group; KEYS[5] with a TTL of 10 s
+--
+-- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
+
+local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
+local group = ARGV[1]
+local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this name, so no receipt proves anything
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local rung = false
+
+local function number(n) return string.format('%.0f', n) end
+
+local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
+local missing = probe.err and string.find(probe.err, 'NOGROUP', 1, true)
+if probe.err and not missing then return probe end
+local base = tonumber(redis.call('HGET', notes, 'base') or 0)
+
+-- Where a member lives: the key, the group in it, the id.
+local function home(member)
+  if string.byte(member) == 126 then return again, 'g', string.sub(member, 2) end
+  return stream, group, member
+end
+
+-- A row of a pending list: { id, consumer, ms since delivered, times delivered }, or nil.
+local function pending(member)
+  local key, name, id = home(member)
+  local rows = redis.pcall('XPENDING', key, name, id, id, 1)
+  return not rows.err and rows[1] or nil
+end
+
+local function fields_of(member)
+  local key, _, id = home(member)
+  local entry = redis.call('XRANGE', key, id, id)[1]
+  return entry and entry[2]
+end
+
+-- What an entry's producer asked for; its fields say so first: "ailf.how", "<at ms>|<max deliveries>|<ordering key>".
+local function how_of(fields)
+  local first = fields[1] == 'ailf.origin' and 3 or 1
+  if fields[first] ~= 'ailf.how' then return nil end
+  local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
+  return { at = tonumber(at) or 0, most = tonumber(most), key = key ~= '' and key }
+end
+
+-- --- turns of ordering keys
+
+local function lane(key) return #key .. ':' .. key .. ':' end
+
+local function place(key, member) -- sorts as the ids do; what was put back comes last
+  local tilde, ms, seq = string.match(member, '^(~?)(%d+)%-(%d+)$')
+  return lane(key) .. tilde .. string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+end
+
+local function first_of(key)
+  local from = lane(key)
+  local found = redis.call('ZRANGEBYLEX', queue, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
+  if not found then return nil end
+  local tilde, ms, seq = string.match(string.sub(found, #from + 1), '^(~?)0*(%d+)%-0*(%d+)$')
+  return tilde .. ms .. '-' .. seq
+end
+
+local function pass_turn(key)
+  local member = first_of(key)
+  if not member then return end
+  local fields = fields_of(member)
+  local how = fields and how_of(fields)
+  redis.call('ZADD', due, number(math.max(now, how and how.at or 0)), member)
+  rung = true
+end
+
+-- --- ends
+
+local function forget(member)
+  local waited = redis.call('ZSCORE', due, member) == 'inf'
+  redis.call('ZREM', due, member)
+  local key = redis.call('HGET', notes, member .. ':k')
+  redis.call('HDEL', notes, member .. ':f', member .. ':e', member .. ':k', member .. ':m')
+  if key then
+    redis.call('ZREM', queue, place(key, member))
+    if not waited then pass_turn(key) end
+  end
+end
+
+local function finish(member)
+  local key, name, id = home(member)
+  redis.call('XACK', key, name, id)
+  if key == again then
+    redis.call('XDEL', again, id)
+    if redis.call('XLEN', again) == 0 then redis.call('DEL', again) end
+  end
+  forget(member)
+end
+
+-- Make it a dead letter; return false where its entry has gone, so that there is nothing to keep.
+local function bury(member, attempt, reason, why)
+  local fields = fields_of(member)
+  if fields then
+    local origin = member
+    if fields[1] == 'ailf.origin' then
+      origin = fields[2]
+      fields = { unpack(fields, 3) }
+    end
+    if #fields > 2000 then fields = { 'ailf.packed', cmsgpack.pack(fields) } end
+    redis.call('XADD', dead, '*', 'ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why,
+      'ailf.attempts', attempt, unpack(fields))
+  end
+  finish(member)
+  return fields and true or false
+end
+
+-- --- waits
+
+-- Take it from whoever has it, until so many ms; nobody's receipt holds any more.
+local function park(member, at)
+  local key, name, id = home(member)
+  redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
+  redis.call('ZADD', due, at, member)
+end
+
+local function forgive(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
+
+-- Let an entry that was just read wait for its turn or its time; return false where neither keeps it.
+local function hold_back(member, how)
+  if how.most then redis.call('HSET', notes, member .. ':m', how.most) end
+  local at = how.at > now and number(how.at)
+  if how.key then
+    if first_of(how.key) then at = 'inf' end
+    redis.call('ZADD', queue, 0, place(how.key, member))
+    redis.call('HSET', notes, member .. ':k', how.key)
+  end
+  if not at then return false end
+  forgive(member)
+  park(member, at)
+  return true
+end
+
+local PAGE = 100
+
+-- Give back what a consumer has, at most PAGE messages of each kind, and forget the consumer when nothing is left;
+-- return whether nothing is. A delivery that is given back counts, unless it is forgiven.
+local function give_back(consumer, forgiven)
+  local left = false
+  for prefix, place_of in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
+    local key, name = unpack(place_of)
+    local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
+    if not rows.err then
+      for _, row in ipairs(rows) do
+        local member = prefix .. row[1]
+        local ends = tonumber(redis.call('ZSCORE', due, member) or now)
+        if forgiven and ends > now then forgive(member) end
+        park(member, number(math.min(ends, now)))
+        if redis.call('XPENDING', key, name, row[1], row[1], 1, consumer)[1] then finish(member) end -- its entry has gone
+        rung = true
+      end
+      left = left or #rows == PAGE
+      if #rows < PAGE then redis.call('XGROUP', 'DELCONSUMER', key, name, consumer) end
+    end
+  end
+  if not left then redis.call('ZREM', alive, consumer) end
+  return not left
+end
+
+-- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything.
+local function restart()
+  redis.call('DEL', due, queue)
+  local paused = redis.call('HGET', notes, 'paused')
+  redis.call('DEL', notes)
+  base = math.max(base + 4096, now * 4096)
+  redis.call('HSET', notes, 'base', number(base))
+  if paused then redis.call('HSET', notes, 'paused', paused) end
+  local rows = redis.pcall('XPENDING', again, 'g', '-', '+', 1000000)
+  for _, row in ipairs(not rows.err and rows or {}) do
+    local member = '~' .. row[1]
+    local fields = fields_of(member)
+    local how = fields and how_of(fields)
+    redis.call('HSET', notes, member .. ':f', row[4])
+    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
+    redis.call('ZADD', due, number(now), member)
+    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
+    if how and how.key then
+      if first_of(how.key) then redis.call('ZADD', due, 'inf', member) end
+      redis.call('ZADD', queue, 0, place(how.key, member))
+      redis.call('HSET', notes, member .. ':k', how.key)
+    end
+  end
+  rung = true
+end
+
+local function ring()
+  if not rung then return end
+  redis.call('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)
+  redis.call('PEXPIRE', bell, 10000)
+end

@@ -1,0 +1,18 @@
+-- What several texts need of ids and of replies; it stands before them (see scripts.py). Pure.
+--
+-- returns nothing by itself
+
+local function parts(id) return string.match(id, '^(%d+)%-(%d+)$') end
+
+local function before(one, other) -- whether one id is smaller; they have up to 20 digits, more than a number keeps
+  local ms, seq = parts(one)
+  local ms2, seq2 = parts(other)
+  if ms ~= ms2 then return #ms < #ms2 or #ms == #ms2 and ms < ms2 end
+  return #seq < #seq2 or #seq == #seq2 and seq < seq2
+end
+
+local function map(flat) -- a reply of names and values
+  local found = {}
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end

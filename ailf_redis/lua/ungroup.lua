@@ -1,0 +1,8 @@
+-- Remove a group and everything that is kept for it.
+--
+-- ARGV    group
+-- returns 1, or 0 where it was missing
+
+redis.call('DEL', due, notes, dead, bell, again, alive, queue)
+if missing then return 0 end
+return redis.call('XGROUP', 'DESTROY', stream, group)
