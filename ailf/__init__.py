@@ -15,9 +15,12 @@ from ailf.errors import (
     EncodeError,
     InvalidArgumentError,
     LeaseLostError,
+    NoResponderError,
     OutcomeUnknownError,
     PermissionDeniedError,
     Reject,
+    RequestFailedError,
+    RequestTimeoutError,
     Retry,
     SettledError,
     StreamFullError,
@@ -25,6 +28,7 @@ from ailf.errors import (
 )
 from ailf.group import AsyncGroup, Group
 from ailf.hookspecs import hookimpl
+from ailf.message import AsyncMessage, Message
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.stream import AsyncStream, Stream
 from ailf.subscription import AsyncSubscription, Subscription
@@ -41,7 +45,6 @@ from ailf.values import (
     GroupInfo,
     GroupReset,
     LeaseLost,
-    Message,
     Overflow,
     Position,
     Retention,
@@ -57,6 +60,7 @@ __all__ = [
     "AsyncConsumer",
     "AsyncDelivery",
     "AsyncGroup",
+    "AsyncMessage",
     "AsyncPubSub",
     "AsyncStream",
     "AsyncSubscription",
@@ -84,12 +88,15 @@ __all__ = [
     "LeaseLost",
     "LeaseLostError",
     "Message",
+    "NoResponderError",
     "OutcomeUnknownError",
     "Overflow",
     "PermissionDeniedError",
     "Position",
     "PubSub",
     "Reject",
+    "RequestFailedError",
+    "RequestTimeoutError",
     "Retention",
     "Retry",
     "SettledError",

@@ -141,23 +141,30 @@ class Backend(_BackendBase):
     pubsub_class: ClassVar[type[PubSub[Any]]] = _BackendPubSub
 
     @overload
-    def pubsub(self, *, on_error: ErrorHook | None = None) -> PubSub[Any]: ...
+    def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> PubSub[Any]: ...
 
     @overload
-    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None) -> PubSub[T]: ...
+    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None, sharded: bool = False) -> PubSub[T]: ...
 
-    def pubsub(self, *, type: Any = Any, on_error: ErrorHook | None = None) -> PubSub[Any]:  # noqa: A002 - the API
+    def pubsub(
+        self,
+        *,
+        type: Any = Any,  # noqa: A002 - the API
+        on_error: ErrorHook | None = None,
+        sharded: bool = False,
+    ) -> PubSub[Any]:
         """Return the broadcast interface.
 
         Arguments:
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
             on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
+            sharded: Whether its channels are sharded ones, which one shard of a cluster carries; without patterns.
 
         Raises:
             UnsupportedError: The backend has no pub/sub (B2).
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
-        return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
+        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload
     def stream(self, name: str, *, retention: Retention | None = None) -> Stream[Any]: ...
@@ -208,23 +215,30 @@ class AsyncBackend(_BackendBase):
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = _AsyncBackendPubSub
 
     @overload
-    def pubsub(self, *, on_error: ErrorHook | None = None) -> AsyncPubSub[Any]: ...
+    def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> AsyncPubSub[Any]: ...
 
     @overload
-    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None) -> AsyncPubSub[T]: ...
+    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None, sharded: bool = False) -> AsyncPubSub[T]: ...
 
-    def pubsub(self, *, type: Any = Any, on_error: ErrorHook | None = None) -> AsyncPubSub[Any]:  # noqa: A002 - the API
+    def pubsub(
+        self,
+        *,
+        type: Any = Any,  # noqa: A002 - the API
+        on_error: ErrorHook | None = None,
+        sharded: bool = False,
+    ) -> AsyncPubSub[Any]:
         """Return the broadcast interface.
 
         Arguments:
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
             on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
+            sharded: Whether its channels are sharded ones, which one shard of a cluster carries; without patterns.
 
         Raises:
             UnsupportedError: The backend has no pub/sub (B2).
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
-        return self.pubsub_class(type=type, on_error=on_error, engine=self.engine)
+        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload
     def stream(self, name: str, *, retention: Retention | None = None) -> AsyncStream[Any]: ...

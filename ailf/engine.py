@@ -14,6 +14,7 @@ from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
 from ailf.hub import Hub
 from ailf.renewal import Renewer
+from ailf.requests import Desk
 
 __all__ = ["Closable", "Engine"]
 
@@ -54,6 +55,7 @@ class Engine:
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.renewer = Renewer(self.driver)
         self._hub: Hub | None = None
+        self._desk: Desk | None = None
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -86,6 +88,14 @@ class Engine:
         if self._hub is None:
             self._hub = Hub(self.driver)
         return self._hub
+
+    @property
+    def desk(self) -> Desk:
+        """The requests of this backend that wait for replies."""
+        hub = self.hub
+        if self._desk is None:
+            self._desk = Desk(hub, self.runtime)
+        return self._desk
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

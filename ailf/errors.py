@@ -8,6 +8,9 @@
     ├── ClosedError                              the object, or its backend, is closed
     ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
+    ├── NoResponderError                         nobody listens on the channel of a request
+    ├── RequestFailedError                       the handler of a request raised
+    ├── RequestTimeoutError  (also TimeoutError) no reply came in time
     ├── Reject                                   raised by a handler: no retry, to the dead letters
     ├── Retry                                    raised by a handler: deliver it again, after its own delay
     └── BackendError                             the backend could not do it
@@ -37,9 +40,12 @@ __all__ = [
     "EncodeError",
     "InvalidArgumentError",
     "LeaseLostError",
+    "NoResponderError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "Reject",
+    "RequestFailedError",
+    "RequestTimeoutError",
     "Retry",
     "SettledError",
     "StreamFullError",
@@ -77,6 +83,18 @@ class LeaseLostError(AilfError):
 
 class SettledError(AilfError):
     """The delivery was settled already, in another way."""
+
+
+class NoResponderError(AilfError):
+    """Nobody listens on the channel that was asked on."""
+
+
+class RequestFailedError(AilfError):
+    """Who was asked could not answer: its handler raised, or it could not read the request."""
+
+
+class RequestTimeoutError(AilfError, TimeoutError):
+    """No reply came in time. The request may have been heard."""
 
 
 class Reject(AilfError):  # noqa: N818 - what a handler says, not what went wrong: ``raise Reject("no such customer")``

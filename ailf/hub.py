@@ -161,11 +161,14 @@ class Hub:
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
 
-    def inbox(self, *, size: int, overflow: Overflow) -> Inbox:
-        """Return a new, empty inbox that asks for nothing yet."""
-        inbox = Inbox(self._runtime.event(), size=size, overflow=overflow)
+    async def attach(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
+        """Take in a new inbox with what it asks for first; see `add`."""
         self._inboxes.append(inbox)
-        return inbox
+        try:
+            await self.add(inbox, filters)
+        except BaseException:
+            await self.remove(inbox)
+            raise
 
     async def add(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
         """Let these filters feed the inbox; return when the backend has confirmed them all (P2).

@@ -5,6 +5,7 @@ for a subscriber.
 """
 
 import functools
+import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -12,6 +13,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from ailf.attached import Attached
 from ailf.engine import Engine
+from ailf.errors import ClosedError
+from ailf.message import AsyncMessage, Message
 from ailf.runtime import run
 from ailf.subscription import BUFFER, AsyncSubscription, ErrorHook, Handler, PubSubFlow, Subscription
 from ailf.values import Overflow
@@ -20,18 +23,28 @@ __all__ = ["AsyncPubSub", "PubSub"]
 
 T = TypeVar("T")
 
+log = logging.getLogger("ailf.pubsub")
+
 
 class _PubSubBase(Attached):
     """What both faces share: how the flow is made."""
 
-    def __init__(self, *, type: Any = Any, on_error: ErrorHook | None = None, engine: Engine | None = None) -> None:  # noqa: A002 - `type=` is the API
+    def __init__(
+        self,
+        *,
+        type: Any = Any,  # noqa: A002 - `type=` is the API
+        on_error: ErrorHook | None = None,
+        sharded: bool = False,
+        engine: Engine | None = None,
+    ) -> None:
         super().__init__(engine)
         self._type = type
+        self._sharded = sharded
         self._on_error = on_error
 
     @functools.cached_property
     def _flow(self) -> PubSubFlow:
-        return PubSubFlow(self._engine, self._type, self._on_error)
+        return PubSubFlow(self._engine, self._type, self._on_error, sharded=self._sharded)
 
     @property
     def errors(self) -> int:
@@ -74,6 +87,49 @@ class PubSub(_PubSubBase, Generic[T]):
         """Send messages, as pairs of channel and payload, in this order and one round trip; see `publish`."""
         run(self._flow.publish_many(messages, headers))
 
+    def request(
+        self, channel: str, data: Any, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+    ) -> Message[T]:
+        """Ask whoever listens to the channel, and return the first reply (P9).
+
+        Replies come from a handler's return value, or from `Message.reply`.
+
+        Arguments:
+            channel: Any non-empty text.
+            data: The payload.
+            timeout: Seconds to wait for the reply.
+            headers: Text beside the payload.
+
+        Raises:
+            NoResponderError: Nobody listens there, where the backend can know it; otherwise the time runs out.
+            RequestTimeoutError: No reply came in time.
+            RequestFailedError: The responder's handler raised.
+            DecodeError: The reply can't be decoded.
+            BackendError: The backend couldn't do it.
+        """
+        reply: Message[T] = run(self._flow.request(channel, data, timeout, headers))
+        return reply
+
+    def request_many(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        count: int | None = None,
+        timeout: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Message[T]]:
+        """Ask everybody who listens to the channel, and return the replies that come; see `request`.
+
+        Arguments:
+            channel: Any non-empty text.
+            data: The payload.
+            count: Return when so many have come; None: when the time is over.
+            timeout: Seconds to wait for replies.
+            headers: Text beside the payload.
+        """
+        return run(self._flow.request_many(channel, data, count, timeout, headers))
+
     def listen(
         self,
         *channels: str,
@@ -99,7 +155,8 @@ class PubSub(_PubSubBase, Generic[T]):
 
         Arguments:
             channel: A name, or with ``pattern=True`` a pattern.
-            handler: Called with the message. What it raises is logged and counted, and harms no other (P8).
+            handler: Called with the message. What it returns, unless None, answers a `request`. What it raises is
+                logged and counted, and harms no other (P8).
             pattern: Whether ``channel`` is a pattern.
         """
         run(self._flow.subscribe(channel, handler, pattern=pattern))
@@ -119,9 +176,15 @@ class PubSub(_PubSubBase, Generic[T]):
 
     def run_in_thread(self, *, daemon: bool = True) -> threading.Thread:
         """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
-        thread = threading.Thread(target=self.run, name="ailf-pubsub-run", daemon=daemon)
+        thread = threading.Thread(target=self._run_to_the_end, name="ailf-pubsub-run", daemon=daemon)
         thread.start()
         return thread
+
+    def _run_to_the_end(self) -> None:
+        try:
+            self.run()
+        except ClosedError as error:
+            log.info("the handlers have ended: %s", error)
 
     def close(self) -> None:
         """End `run`, give up the subscriptions made with `subscribe`, and close what this object opened itself."""
@@ -164,6 +227,49 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         """Send messages, as pairs of channel and payload, in this order and one round trip; see `publish`."""
         await self._flow.publish_many(messages, headers)
 
+    async def request(
+        self, channel: str, data: Any, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+    ) -> AsyncMessage[T]:
+        """Ask whoever listens to the channel, and return the first reply (P9).
+
+        Replies come from a handler's return value, or from `Message.reply`.
+
+        Arguments:
+            channel: Any non-empty text.
+            data: The payload.
+            timeout: Seconds to wait for the reply.
+            headers: Text beside the payload.
+
+        Raises:
+            NoResponderError: Nobody listens there, where the backend can know it; otherwise the time runs out.
+            RequestTimeoutError: No reply came in time.
+            RequestFailedError: The responder's handler raised.
+            DecodeError: The reply can't be decoded.
+            BackendError: The backend couldn't do it.
+        """
+        reply: AsyncMessage[T] = await self._flow.request(channel, data, timeout, headers)
+        return reply
+
+    async def request_many(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        count: int | None = None,
+        timeout: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[AsyncMessage[T]]:
+        """Ask everybody who listens to the channel, and return the replies that come; see `request`.
+
+        Arguments:
+            channel: Any non-empty text.
+            data: The payload.
+            count: Return when so many have come; None: when the time is over.
+            timeout: Seconds to wait for replies.
+            headers: Text beside the payload.
+        """
+        return await self._flow.request_many(channel, data, count, timeout, headers)
+
     def listen(
         self,
         *channels: str,
@@ -189,8 +295,8 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
 
         Arguments:
             channel: A name, or with ``pattern=True`` a pattern.
-            handler: A function or coroutine function, called with the message. What it raises is logged and counted,
-                and harms no other (P8).
+            handler: A function or coroutine function, called with the message. What it returns, unless None, answers a
+                `request`. What it raises is logged and counted, and harms no other (P8).
             pattern: Whether ``channel`` is a pattern.
         """
         await self._flow.subscribe(channel, handler, pattern=pattern)

@@ -266,8 +266,8 @@ class AsyncStream(StreamBase, Generic[T]):
     ) -> Added:
         """Append a message, unless one was added under this id within the window (S7).
 
-        It may be repeated after any error, and is by itself after a lost answer: it is there once. For the arguments see
-        `Stream.add_once`.
+        It may be repeated after any error, and is by itself after a lost answer: it is there once. For its
+        arguments see `Stream.add_once`.
         """
         options = AddOptions(headers, key, delay, at, max_deliveries)
         return await self._flow.add_once(dedup_id, data, window, options)

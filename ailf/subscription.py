@@ -5,15 +5,26 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ailf.checks import check_count, check_name
+from ailf.checks import check_count, check_name, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
 from ailf.engine import Engine
-from ailf.errors import DecodeError, InvalidArgumentError
+from ailf.errors import (
+    AilfError,
+    DecodeError,
+    InvalidArgumentError,
+    NoResponderError,
+    RequestFailedError,
+    RequestTimeoutError,
+    UnsupportedError,
+)
 from ailf.hub import Inbox
+from ailf.message import Answer, AsyncMessage, Message
 from ailf.patterns import matches
+from ailf.requests import FAILED, MARKS, REPLY_TO, REQUEST, Ticket, check_free
 from ailf.runtime import run
-from ailf.values import Gap, Message, Overflow
+from ailf.tracing import carrying
+from ailf.values import Gap, Overflow
 
 __all__ = ["BUFFER", "AsyncSubscription", "ErrorHook", "Handler", "PubSubFlow", "Subscription"]
 
@@ -24,6 +35,9 @@ ErrorHook = Callable[[Exception, Message[bytes]], Any]
 
 log = logging.getLogger("ailf.pubsub")
 
+MAX_ERROR = 2000
+"""How many characters of an error who asked is told."""
+
 BUFFER = 1024
 """How many messages a subscription holds unless told otherwise."""
 
@@ -31,11 +45,16 @@ BUFFER = 1024
 class PubSubFlow:
     """The one text of both flavours."""
 
-    def __init__(self, engine: Engine, type_: Any, on_error: ErrorHook | None) -> None:
+    def __init__(self, engine: Engine, type_: Any, on_error: ErrorHook | None, *, sharded: bool) -> None:
         engine.require(Capability.PUBSUB, "pub/sub")
+        if sharded:
+            engine.require(Capability.SHARDED, "sharded channels")
         self.engine = engine
+        self._sharded = sharded
+        self._options = {"sharded": True} if sharded else {}
         self.payloads = Payloads("a message", type_, engine.driver.max_payload)
         self.errors = 0
+        self._face = Message if engine.runtime.flavour == "blocking" else AsyncMessage
         self._on_error = on_error
         self._driver = engine.driver.pubsub()
         self._handlers: dict[Filter, list[Handler]] = {}
@@ -44,26 +63,103 @@ class PubSubFlow:
     # --- publishing ----------------------------------------------------------------------------------------------
 
     async def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> None:
+        check_free(headers)
         await self._send(f"publish on channel {channel!r}", [(channel, data)], headers)
 
     async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
+        check_free(headers)
         listed = list(messages)
         if listed:
             await self._send(f"publish {len(listed)} messages", listed, headers)
 
-    async def _send(self, what: str, messages: Sequence[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
+    async def _send(
+        self,
+        what: str,
+        messages: Sequence[tuple[str, Any]],
+        headers: Mapping[str, str] | None,
+        marks: Mapping[str, str] | None = None,
+    ) -> Sequence[int] | None:
+        """Publish, with what the library itself says in headers; return how many heard each, where that is known."""
         sealed = []
         for channel, data in messages:
             check_name("channel", channel)
-            sealed.append((channel, seal_envelope(*self.payloads.pack(data, headers))))
-        await self.engine.call(what, self._driver.publish, sealed, again=False)
+            body, packed = self.payloads.pack(data, headers)
+            sealed.append((channel, seal_envelope(body, {**packed, **(marks or {})})))
+        return await self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
+
+    # --- asking and answering ------------------------------------------------------------------------------------
+
+    async def request(self, channel: str, data: Any, timeout: float, headers: Mapping[str, str] | None) -> Any:
+        ticket, replies = await self._ask(channel, data, 1, timeout, headers)
+        if replies:
+            return replies[0]
+        raise RequestTimeoutError(
+            f"request on channel {channel!r}: no reply within {timeout:g} s"
+            + (f" (replies may be missing: {ticket.interrupted})" if ticket.interrupted else "")
+        )
+
+    async def request_many(
+        self, channel: str, data: Any, count: int | None, timeout: float, headers: Mapping[str, str] | None
+    ) -> list[Any]:
+        most = None if count is None else check_count("count", count)
+        return (await self._ask(channel, data, most, timeout, headers))[1]
+
+    async def _ask(
+        self, channel: str, data: Any, count: int | None, timeout: float, headers: Mapping[str, str] | None
+    ) -> tuple[Ticket, list[Message[Any]]]:
+        """Ask, and collect replies until there are enough, or the time is over."""
+        check_free(headers)
+        now = self.engine.runtime.now
+        until = now() + check_seconds("timeout", timeout, least=0.001)
+        desk = self.engine.desk
+        await desk.open()
+        ticket = desk.expect()
+        try:
+            marks = {REPLY_TO: desk.channel, REQUEST: ticket.id}
+            heard = await self._send(f"request on channel {channel!r}", [(channel, data)], headers, marks)
+            if heard is not None and not heard[0]:
+                raise NoResponderError(f"request on channel {channel!r}: nobody listens there")
+            replies: list[Message[Any]] = []
+            while (count is None or len(replies) < count) and (frame := await ticket.next(until - now())) is not None:
+                replies += self._reply(channel, frame, only=count == 1)
+        finally:
+            desk.forget(ticket)
+        return ticket, replies
+
+    def _reply(self, channel: str, frame: Frame, *, only: bool) -> list[Message[Any]]:
+        """Return a reply; where a responder failed, raise, or with several leave it out."""
+        body, headers = open_envelope(frame.body)
+        if FAILED not in headers:
+            data, shown = self.payloads.unpack(body, headers)
+            return [self._face(channel, data, _shown(shown))]
+        if only:
+            raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {headers[FAILED]}")
+        log.warning("request on channel %r: a responder failed: %s", channel, headers[FAILED])
+        return []
+
+    def _answer_to(self, asked: Mapping[str, str]) -> Answer | None:
+        """Return what answers a message that asks, by its headers; or None."""
+        if REPLY_TO not in asked or REQUEST not in asked:
+            return None
+
+        where, request = asked[REPLY_TO], asked[REQUEST]
+
+        async def answer(data: Any, headers: Mapping[str, str] | None, failed: str = "") -> None:
+            check_free(headers)
+            body, packed = (b"", {}) if failed else self.payloads.pack(data, headers)
+            sealed = seal_envelope(body, {**packed, REQUEST: request, **({FAILED: failed} if failed else {})})
+            await self.engine.call(f"reply to {request}", self._driver.publish, [(where, sealed)], again=False)
+
+        return answer
 
     # --- receiving -----------------------------------------------------------------------------------------------
 
     def filters(self, channels: Iterable[str], patterns: str | Sequence[str] | None) -> list[Filter]:
-        chosen = [Filter(check_name("channel", each)) for each in channels]
+        chosen = [Filter(check_name("channel", each), is_sharded=self._sharded) for each in channels]
         if patterns:
             self.engine.require(Capability.PATTERNS, "patterns of channels")
+            if self._sharded:
+                raise UnsupportedError("sharded channels have no patterns: no shard knows the channels of the others")
             listed = [patterns] if isinstance(patterns, str) else patterns
             chosen += [Filter(check_name("pattern", each), is_pattern=True) for each in listed]
         if not chosen:
@@ -71,16 +167,11 @@ class PubSubFlow:
         return chosen
 
     async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> Inbox:
-        hub = self.engine.hub
-        inbox = hub.inbox(size=size, overflow=overflow)
-        try:
-            await hub.add(inbox, filters)
-        except BaseException:
-            await hub.remove(inbox)
-            raise
+        inbox = Inbox(self.engine.runtime.event(), size=size, overflow=overflow)
+        await self.engine.hub.attach(inbox, filters)
         return inbox
 
-    async def next(self, inbox: Inbox, timeout: float | None = None) -> Message[Any] | Gap | None:
+    async def next(self, inbox: Inbox, timeout: float | None = None) -> Any:
         """Return the next message that can be decoded, or gap; None at the end or after so many seconds."""
         while True:
             item = await inbox.get(timeout)
@@ -91,26 +182,36 @@ class PubSubFlow:
                 return message
 
     async def _decode(self, frame: Frame) -> Message[Any] | None:
-        raw = Message(frame.channel, frame.body)
+        raw: Message[bytes] = self._face(frame.channel, frame.body)
         try:
             body, headers = open_envelope(frame.body)
-            raw = Message(frame.channel, body, headers)
+            raw = self._face(frame.channel, body, _shown(headers), answer=self._answer_to(headers))
             data, shown = self.payloads.unpack(body, headers)
         except DecodeError as error:
             await self._failed("a message that can't be decoded", error, raw)
             return None
-        return Message(frame.channel, data, shown)
+        return self._face(frame.channel, data, _shown(shown), answer=self._answer_to(headers))
 
     async def _failed(self, what: str, error: Exception, raw: Message[bytes]) -> None:
         self.errors += 1
         shown = None if isinstance(error, DecodeError) else error  # what a decoder says may quote the payload
         log.error("channel %r: %s: %r", raw.channel, what, error, exc_info=shown)
+        await self._excuse(error, raw)
         if self._on_error is None:
             return
         try:
             await self.engine.runtime.call(self._on_error, error, raw)
         except Exception:
             log.exception("channel %r: the error hook failed", raw.channel)
+
+    async def _excuse(self, error: Exception, raw: Message[bytes]) -> None:
+        """Tell who waits for a reply that none will come."""
+        if raw.answer is None:
+            return
+        try:
+            await raw.answer(None, None, f"{type(error).__name__}: {error}"[:MAX_ERROR])
+        except AilfError as away:
+            log.warning("channel %r: who asked could not be told that it failed: %s", raw.channel, away)
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
@@ -129,7 +230,7 @@ class PubSubFlow:
             raise
 
     async def unsubscribe(self, channel: str, *, pattern: bool) -> None:
-        unwanted = Filter(channel, is_pattern=pattern)
+        unwanted = Filter(channel, is_pattern=pattern, is_sharded=self._sharded)
         self._handlers.pop(unwanted, None)
         if self._inbox is not None:
             await self.engine.hub.drop(self._inbox, (unwanted,))
@@ -149,9 +250,12 @@ class PubSubFlow:
             fits = matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
             for handler in tuple(handlers) if fits else ():
                 try:
-                    await self.engine.runtime.call(handler, message)
+                    with carrying(message.headers):
+                        result = await self.engine.runtime.call(handler, message)
+                        if result is not None and message.answer is not None:
+                            await message.answer(result, None)
                 except Exception as error:  # noqa: BLE001 - one handler's error harms nobody else (P8)
-                    raw = Message(frame.channel, frame.body, message.headers)
+                    raw = self._face(frame.channel, frame.body, message.headers, answer=message.answer)
                     await self._failed(f"handler {getattr(handler, '__qualname__', handler)} failed", error, raw)
 
     def stop(self) -> None:
@@ -165,6 +269,11 @@ class PubSubFlow:
             inbox.end()
             if not self.engine.closed:
                 await self.engine.hub.remove(inbox)
+
+
+def _shown(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that are the publisher's own."""
+    return {name: value for name, value in headers.items() if name not in MARKS}
 
 
 class _Subscribed:
@@ -229,14 +338,15 @@ class Subscription(_Subscribed, Generic[T]):
         Raises:
             ClosedError: The backend was closed, or the buffer was full and the policy is CLOSE.
         """
-        item = run(self._flow.next(self._opened))
+        item: Message[T] | Gap | None = run(self._flow.next(self._opened))
         if item is None:
             raise StopIteration
         return item
 
     def get(self, timeout: float | None = None) -> Message[T] | Gap | None:
         """Return the next message or gap; None after so many seconds, or when it is closed."""
-        return run(self._flow.next(self._opened, timeout))
+        item: Message[T] | Gap | None = run(self._flow.next(self._opened, timeout))
+        return item
 
     def close(self) -> None:
         """End it, from any thread; who iterates over it comes to the end."""
@@ -244,7 +354,7 @@ class Subscription(_Subscribed, Generic[T]):
 
 
 class AsyncSubscription(_Subscribed, Generic[T]):
-    """What `AsyncPubSub.listen` returns: a context manager, and an iterator of `Message` and `Gap`.
+    """What `AsyncPubSub.listen` returns: a context manager, and an iterator of `AsyncMessage` and `Gap`.
 
     On entry it is confirmed: what is published afterwards arrives, or is counted as dropped, or lies in a `Gap`.
     """
@@ -260,24 +370,25 @@ class AsyncSubscription(_Subscribed, Generic[T]):
         """Close it."""
         await self.aclose()
 
-    def __aiter__(self) -> AsyncIterator[Message[T] | Gap]:
+    def __aiter__(self) -> AsyncIterator[AsyncMessage[T] | Gap]:
         """Iterate until it is closed."""
         return self
 
-    async def __anext__(self) -> Message[T] | Gap:
+    async def __anext__(self) -> AsyncMessage[T] | Gap:
         """Wait for the next message or gap.
 
         Raises:
             ClosedError: The backend was closed, or the buffer was full and the policy is CLOSE.
         """
-        item = await self._flow.next(self._opened)
+        item: AsyncMessage[T] | Gap | None = await self._flow.next(self._opened)
         if item is None:
             raise StopAsyncIteration
         return item
 
-    async def get(self, timeout: float | None = None) -> Message[T] | Gap | None:
+    async def get(self, timeout: float | None = None) -> AsyncMessage[T] | Gap | None:
         """Return the next message or gap; None after so many seconds, or when it is closed."""
-        return await self._flow.next(self._opened, timeout)
+        item: AsyncMessage[T] | Gap | None = await self._flow.next(self._opened, timeout)
+        return item
 
     async def aclose(self) -> None:
         """End it; who iterates over it comes to the end."""

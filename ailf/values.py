@@ -23,7 +23,6 @@ __all__ = [
     "GroupInfo",
     "GroupReset",
     "LeaseLost",
-    "Message",
     "Overflow",
     "Position",
     "Retention",
@@ -48,21 +47,6 @@ class Overflow(enum.Enum):
     DROP_OLDEST = "drop_oldest"
     DROP_NEWEST = "drop_newest"
     CLOSE = "close"
-
-
-@attrs.frozen
-class Message(Generic[T_co]):
-    """One message of a channel.
-
-    Attributes:
-        channel: The channel it was published on.
-        data: The payload, decoded.
-        headers: What the publisher put beside the payload.
-    """
-
-    channel: str
-    data: T_co
-    headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -21,8 +21,8 @@ MAX_PAYLOAD = 1024 * 1024
 class MemoryDriver(BackendDriver):
     """The drivers over one store."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.ORDERING}
+    capabilities: frozenset[Capability] = frozenset(
+        {Capability.PUBSUB, Capability.PATTERNS, Capability.SHARDED, Capability.STREAM, Capability.ORDERING}
     )
 
     def __init__(

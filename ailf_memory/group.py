@@ -174,15 +174,13 @@ class GroupState:
         return out
 
     def vanish(self, name: str, now_ms: int) -> None:
-        """Its entry is removed from the stream: whoever has it leased may still settle it, and nobody gets it again."""
+        """Its entry is removed from the stream: who has it leased may still settle it, and nobody gets it again."""
         out = self.pending.get(name)
-        if out is None:
-            return
-        if out.holder is not None and out.due_ms > now_ms:
+        if out is not None and out.holder is None:
+            self.finish(name, now_ms)
+        elif out is not None:
             out.gone = True
             self._gone.add(name)
-        else:
-            self.finish(name, now_ms)
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         """Make it a dead letter, unless its entry has gone, so that there is nothing to keep."""

@@ -42,13 +42,14 @@ class MemoryPubSubDriver(PubSubDriver):
     def __init__(self, backend: "MemoryDriver") -> None:
         self._backend = backend
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
         self._backend.check_open()
         store = self._backend.store
         with store.lock:
-            for channel, body in messages:
-                for listener in store.listeners:
-                    listener.offer(channel, body)
+            return [
+                sum(listener.offer(channel, body, sharded=sharded) for listener in store.listeners)
+                for channel, body in messages
+            ]
 
     async def listen(self) -> "MemoryListener":
         self._backend.check_open()
@@ -64,20 +65,23 @@ class MemoryListener(Listener):
     def __init__(self, backend: "MemoryDriver") -> None:
         self._backend = backend
         self._channels: dict[str, Filter] = {}
+        self._sharded: dict[str, Filter] = {}
         self._patterns: dict[str, Filter] = {}
         self._queue: deque[Frame | Confirmed | Refused] = deque()
         self._ready = backend.runtime.event()
         self._failure: str | None = None
         self._interrupted = False
 
-    def offer(self, channel: str, body: bytes) -> None:
-        """Take a copy for each filter that matches, as a server sends one."""
-        exact = self._channels.get(channel)
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
+        """Take a copy for each filter that matches, as a server sends one; return whether one did."""
+        exact = (self._sharded if sharded else self._channels).get(channel)
         chosen = [] if exact is None else [exact]
-        chosen += [each for text, each in self._patterns.items() if matches(text, channel)]
+        if self._patterns and not sharded:
+            chosen += [each for text, each in self._patterns.items() if matches(text, channel)]
         if chosen:
             self._queue.extend(Frame(each, channel, body) for each in chosen)
             self._ready.set()
+        return bool(chosen)
 
     def fail(self, reason: str) -> None:
         """Lose what is queued, as a broken connection does."""
@@ -89,11 +93,14 @@ class MemoryListener(Listener):
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         with self._backend.store.lock:
             for each in add:
-                (self._patterns if each.is_pattern else self._channels)[each.text] = each
+                self._table(each)[each.text] = each
                 self._queue.append(Confirmed(each))
             for each in drop:
-                (self._patterns if each.is_pattern else self._channels).pop(each.text, None)
+                self._table(each).pop(each.text, None)
         self._ready.set()
+
+    def _table(self, each: Filter) -> dict[str, Filter]:
+        return self._patterns if each.is_pattern else self._sharded if each.is_sharded else self._channels
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         if not self._interrupted:

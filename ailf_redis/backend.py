@@ -30,8 +30,15 @@ OLDEST = (6, 2)
 class RedisDriver(BackendDriver):
     """The drivers over one server."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM, Capability.ORDERING, Capability.PROCESSES}
+    capabilities: frozenset[Capability] = frozenset(
+        {
+            Capability.PUBSUB,
+            Capability.PATTERNS,
+            Capability.SHARDED,
+            Capability.STREAM,
+            Capability.ORDERING,
+            Capability.PROCESSES,
+        }
     )
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
@@ -57,6 +64,8 @@ class RedisDriver(BackendDriver):
         version = text(told.get(b"version", b"0"))
         if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
             raise self._too_old(version)
+        if version.startswith("6."):
+            self.capabilities -= {Capability.SHARDED}
 
     def _too_old(self, version: str) -> UnsupportedError:
         return UnsupportedError(

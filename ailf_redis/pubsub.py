@@ -27,6 +27,9 @@ PATIENCE: Final = 5.0
 """Seconds that the server has to say so."""
 
 
+_SHARDED: Final = {b"smessage", b"ssubscribe", b"sunsubscribe"}
+
+
 class RedisPubSub(PubSub[T]):
     """`PubSub` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
 
@@ -52,16 +55,23 @@ class RedisPubSubDriver(PubSubDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
+        verb = "SPUBLISH" if sharded else "PUBLISH"
         replies = await self._executor.call_many(
-            [("PUBLISH", self._keys.channel(channel), body) for channel, body in messages]
+            [(verb, self._keys.channel(channel), body) for channel, body in messages]
         )
         for reply in replies:
             if isinstance(reply, Exception):
                 raise mapped(reply, self._executor.where, sent=True)
+        return replies
 
     async def listen(self) -> "RedisListener":
         return RedisListener(await self._executor.link(), self._executor, self._keys)
+
+
+def _kind(each: Filter) -> str:
+    """Return what the commands for such a filter begin with."""
+    return "P" if each.is_pattern else "S" if each.is_sharded else ""
 
 
 class RedisListener(Listener):
@@ -75,19 +85,22 @@ class RedisListener(Listener):
         self._where = executor.where
         self._keys = keys
         self._asked: deque[set[Filter]] = deque()
+        self._given_up: set[Filter] = set()
         self._heard = time.monotonic()
         self._pinged = False
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         commands: list[list[str]] = []
-        for verb, filters in (("", add), ("UN", drop)):
-            for kind, is_pattern in (("SUBSCRIBE", False), ("PSUBSCRIBE", True)):
-                chosen = [each for each in filters if each.is_pattern is is_pattern]
-                if chosen:
-                    name = f"P{verb}SUBSCRIBE" if is_pattern else f"{verb}{kind}"
-                    commands.append([name, *(self._wire_name(each) for each in chosen)])
-                    if not verb:
-                        self._asked.append(set(chosen))
+        for un, filters in (("", add), ("UN", drop)):
+            for kind in ("", "P", "S"):
+                chosen = [each for each in filters if _kind(each) == kind]
+                if not chosen:
+                    continue
+                commands.append([f"{kind}{un}SUBSCRIBE", *(self._wire_name(each) for each in chosen)])
+                if un:
+                    self._given_up.update(each for each in chosen if each.is_sharded)
+                else:
+                    self._asked.append(set(chosen))
         if commands:
             await self._link.send(commands)
 
@@ -120,19 +133,27 @@ class RedisListener(Listener):
             error = mapped(reply, self._where, sent=True)
             return [Refused(each, error) for each in refused]
         match reply:
-            case [b"message", channel, body]:
-                name = self._keys.name(channel.decode())
-                return [Frame(Filter(name), name, body)]
-            case [b"pmessage", pattern, channel, body]:
-                return [Frame(self._pattern(pattern), self._keys.name(channel.decode()), body)]
-            case [b"subscribe", channel, _]:
-                return self._confirmed(Filter(self._keys.name(channel.decode())))
-            case [b"psubscribe", pattern, _]:
-                return self._confirmed(self._pattern(pattern))
+            case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, body]:
+                channel = matched[0] if matched else name  # of a pattern's message both are told
+                return [Frame(self._filter(kind, name), self._keys.name(channel.decode()), body)]
+            case [b"subscribe" | b"psubscribe" | b"ssubscribe" as kind, name, _]:
+                return self._confirmed(self._filter(kind, name))
+            case [b"sunsubscribe" as kind, name, _]:
+                self._left(self._filter(kind, name))
         return ()
 
-    def _pattern(self, raw: bytes) -> Filter:
-        return Filter(raw.decode()[len(self._keys.pattern("")) :], is_pattern=True)
+    def _filter(self, kind: bytes, name: bytes) -> Filter:
+        if kind.startswith(b"p"):
+            return Filter(name.decode()[len(self._keys.pattern("")) :], is_pattern=True)
+        return Filter(self._keys.name(name.decode()), is_sharded=kind in _SHARDED)
+
+    def _left(self, channel: Filter) -> None:
+        """Take note of a sharded channel's end: where nobody asked for it, its shard has moved."""
+        if channel not in self._given_up:
+            raise ConnectionLostError(
+                f"{self._where} carries the channel {channel.text!r} no more: its shard has moved"
+            )
+        self._given_up.discard(channel)
 
     def _confirmed(self, confirmed: Filter) -> Sequence[Confirmed]:
         if self._asked:

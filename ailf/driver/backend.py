@@ -2,7 +2,7 @@
 
 import enum
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from ailf.driver.pubsub import PubSubDriver
 from ailf.driver.stream import StreamDriver
@@ -18,6 +18,8 @@ class Capability(enum.Enum):
 
     PUBSUB = "pubsub"
     PATTERNS = "patterns"
+    SHARDED = "sharded"
+    """Channels that one shard of a cluster carries."""
     STREAM = "stream"
     ORDERING = "ordering"
     """Messages of a stream with one ordering key are delivered one after another (S3)."""
@@ -32,13 +34,13 @@ class BackendDriver(ABC):
     runtime) or tasks (asyncio) at once, and after a fork the child's use *must* open connections of its own (B4).
 
     Attributes:
-        capabilities: What this driver can do.
+        capabilities: What this driver can do; it *may* turn out with the first `ping` that it can do less.
         runtime: The runtime it is bound to.
         max_payload: The largest body in bytes that core sends or accepts (B5).
         url: What it was opened with, credentials hidden, for messages.
     """
 
-    capabilities: ClassVar[frozenset[Capability]]
+    capabilities: frozenset[Capability]
     runtime: Runtime
     max_payload: int
     url: str

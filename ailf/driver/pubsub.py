@@ -10,10 +10,17 @@ __all__ = ["Confirmed", "Filter", "Frame", "Listener", "PubSubDriver", "Refused"
 
 @attrs.frozen
 class Filter:
-    """What a listener asks for: a channel's name, or a pattern."""
+    """What a listener asks for: a channel's name, or a pattern.
+
+    Attributes:
+        text: The name or pattern.
+        is_pattern: Which of both.
+        is_sharded: A channel that only one shard of a cluster knows; apart from an ordinary one of the same name.
+    """
 
     text: str
     is_pattern: bool = False
+    is_sharded: bool = False
 
 
 @attrs.frozen
@@ -44,8 +51,10 @@ class PubSubDriver(ABC):
     """Broadcast: at most once, no replay."""
 
     @abstractmethod
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send bodies to channels, in this order, in one round trip.
+    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int] | None:
+        """Send bodies to channels (sharded ones only with `Capability.SHARDED`), in this order, in one round trip.
+
+        It *may* return how many listeners heard each; it *must not* say 0 where there may have been one (P9).
 
         Calls awaited one after another *must* arrive in that order at every listener (P1). It *must not* wait for any
         listener (P4).

@@ -29,8 +29,9 @@ from ailf.codecs import codec_for
 from ailf.delivery import Delivery
 from ailf.engine import Engine
 from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError
+from ailf.message import Message
 from ailf.runtime import run
-from ailf.values import EARLIEST, LATEST, Backoff, Message
+from ailf.values import EARLIEST, LATEST, Backoff
 
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisPubSub", "RedisStream"]
 

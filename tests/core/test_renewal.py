@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -26,7 +26,7 @@ class FakeDriver(BackendDriver):
         threads: The threads the requests came from.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.STREAM})
+    capabilities = frozenset({Capability.STREAM})
 
     def __init__(self, runtime: Runtime | None = None, of: "FakeDriver | None" = None) -> None:
         self.runtime = runtime or AsyncioRuntime()
