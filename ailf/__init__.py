@@ -15,6 +15,7 @@ from ailf.errors import (
     EncodeError,
     InvalidArgumentError,
     LeaseLostError,
+    LockTimeoutError,
     NoResponderError,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -28,6 +29,8 @@ from ailf.errors import (
 )
 from ailf.group import AsyncGroup, Group
 from ailf.hookspecs import hookimpl
+from ailf.leases import AsyncLease, Lease
+from ailf.lock import AsyncLock, Lock
 from ailf.message import AsyncMessage, Message
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.stream import AsyncStream, Stream
@@ -45,6 +48,9 @@ from ailf.values import (
     GroupInfo,
     GroupReset,
     LeaseLost,
+    LockHolder,
+    LockInfo,
+    OnLost,
     Overflow,
     Position,
     Retention,
@@ -60,6 +66,8 @@ __all__ = [
     "AsyncConsumer",
     "AsyncDelivery",
     "AsyncGroup",
+    "AsyncLease",
+    "AsyncLock",
     "AsyncMessage",
     "AsyncPubSub",
     "AsyncStream",
@@ -85,10 +93,16 @@ __all__ = [
     "GroupInfo",
     "GroupReset",
     "InvalidArgumentError",
+    "Lease",
     "LeaseLost",
     "LeaseLostError",
+    "Lock",
+    "LockHolder",
+    "LockInfo",
+    "LockTimeoutError",
     "Message",
     "NoResponderError",
+    "OnLost",
     "OutcomeUnknownError",
     "Overflow",
     "PermissionDeniedError",

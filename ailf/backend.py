@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError
+from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.registry import plugin_for
 from ailf.runtime import run
@@ -91,6 +92,16 @@ class _AsyncBackendPubSub(AsyncPubSub[T]):
         return connect_async().engine
 
 
+class _BackendLock(Lock):
+    def _open_engine(self) -> Engine:
+        return connect().engine
+
+
+class _AsyncBackendLock(AsyncLock):
+    def _open_engine(self) -> Engine:
+        return connect_async().engine
+
+
 class _BackendBase:
     """What both faces share: the engine over a driver."""
 
@@ -138,6 +149,7 @@ class Backend(_BackendBase):
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = _BackendStream
+    lock_class: ClassVar[type[Lock]] = _BackendLock
     pubsub_class: ClassVar[type[PubSub[Any]]] = _BackendPubSub
 
     @overload
@@ -186,6 +198,37 @@ class Backend(_BackendBase):
         self.engine.require(Capability.STREAM, "streams")
         return self.stream_class(name, type=type, retention=retention, engine=self.engine)
 
+    def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
+        """Return the lock of this name; of several names, what has them all at once.
+
+        Arguments:
+            names: Any non-empty texts.
+            ttl: Seconds that a grant lasts when its process has died; a living one renews it.
+            fair: Whether those who wait get it in the order in which they came.
+            renew: Whether leases are renewed until they are released.
+
+        Raises:
+            UnsupportedError: The backend has no locks (B2).
+        """
+        self.engine.require(Capability.LOCK, "locks")
+        return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
+
+    def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
+        """Return a lock that so many may have at once, each with a lease of its own (L16).
+
+        Arguments:
+            name: Any non-empty text.
+            permits: How many.
+            ttl: As for `lock`.
+            fair: As for `lock`.
+            renew: As for `lock`.
+
+        Raises:
+            UnsupportedError: The backend has no locks (B2).
+        """
+        self.engine.require(Capability.LOCK, "locks")
+        return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
+
     def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""
         run(_ping(self.engine))
@@ -212,6 +255,7 @@ class AsyncBackend(_BackendBase):
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = _AsyncBackendStream
+    lock_class: ClassVar[type[AsyncLock]] = _AsyncBackendLock
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = _AsyncBackendPubSub
 
     @overload
@@ -259,6 +303,39 @@ class AsyncBackend(_BackendBase):
         """
         self.engine.require(Capability.STREAM, "streams")
         return self.stream_class(name, type=type, retention=retention, engine=self.engine)
+
+    def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> AsyncLock:
+        """Return the lock of this name; of several names, what has them all at once.
+
+        Arguments:
+            names: Any non-empty texts.
+            ttl: Seconds that a grant lasts when its process has died; a living one renews it.
+            fair: Whether those who wait get it in the order in which they came.
+            renew: Whether leases are renewed until they are released.
+
+        Raises:
+            UnsupportedError: The backend has no locks (B2).
+        """
+        self.engine.require(Capability.LOCK, "locks")
+        return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
+
+    def semaphore(
+        self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True
+    ) -> AsyncLock:
+        """Return a lock that so many may have at once, each with a lease of its own (L16).
+
+        Arguments:
+            name: Any non-empty text.
+            permits: How many.
+            ttl: As for `lock`.
+            fair: As for `lock`.
+            renew: As for `lock`.
+
+        Raises:
+            UnsupportedError: The backend has no locks (B2).
+        """
+        self.engine.require(Capability.LOCK, "locks")
+        return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     async def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""

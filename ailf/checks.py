@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ __all__ = [
     "check_headers",
     "check_name",
     "check_seconds",
+    "check_time",
     "valid_count",
     "valid_key",
     "valid_seconds",
@@ -82,6 +84,15 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")
     return value
+
+
+def check_time(what: str, value: object) -> float:
+    """Return a point in time in seconds since 1970 UTC, or say what is wrong with it."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidArgumentError(
+            f"{what} must be a datetime with its time zone, not {value!r}; write datetime(…, tzinfo=UTC), or a delay"
+        )
+    return max(0.0, value.timestamp())
 
 
 # --- the same, for the fields of values ---------------------------------------------------------------------------

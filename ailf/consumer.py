@@ -21,7 +21,7 @@ from ailf.driver import Action, Claim, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
-from ailf.renewal import Hold, Pulse, Renewer
+from ailf.renewal import Hold, MessageHold, Pulse, Renewer
 from ailf.runtime import run
 
 __all__ = ["AsyncConsumer", "Consumer", "ConsumerFlow"]
@@ -135,7 +135,9 @@ class ConsumerFlow:
                 log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)  # noqa: TRY400 - said whole
                 undecodable.append((record.id, _undecodable(claim, error)))
                 continue
-            hold = Hold(self._pulse, claim.receipt, lease=options.lease, since=since, longest=options.max_processing)
+            hold = MessageHold(
+                self._pulse, claim.receipt, lease=options.lease, since=since, longest=options.max_processing
+            )
             parcels.append(Parcel(self, claim, hold, data, headers))
         if parcels:
             holds = [parcel.hold for parcel in parcels]

@@ -54,7 +54,7 @@ def verdict(result: object, error: Exception | None) -> tuple[Action, str, float
 class Parcel:
     """The state of one delivery, whichever face it shows."""
 
-    __slots__ = ("claim", "consumer", "data", "headers", "hold", "outcome", "settled", "trace")
+    __slots__ = ("claim", "consumer", "data", "headers", "hold", "outcome", "settled", "told", "trace")
 
     def __init__(self, consumer: Holder, claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
         self.consumer = consumer
@@ -64,6 +64,7 @@ class Parcel:
         self.headers = headers
         self.settled: Action | None = None
         self.outcome = Outcome.LOST
+        self.told = False
         self.trace: AbstractContextManager[None] | None = None
 
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
@@ -73,21 +74,18 @@ class Parcel:
         if self.settled is not None:
             raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         if self.hold.taken:
-            raise self.lost_error(action.value)
+            raise await self._lost(action.value)
         if delay is None:
             delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
         asked = Settlement(
             self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
         )
         (outcome,) = await self.consumer.group.settle(asked)
+        if outcome is Outcome.LOST:
+            raise await self._lost(action.value)
+        self.settled, self.outcome = action, outcome
         self.consumer.let_go(self)
-        if outcome is Outcome.LOST:
-            self.hold.taken = True
-        else:
-            self.settled, self.outcome = action, outcome
         await self.consumer.group.report(self.claim.record.id, asked, outcome)
-        if outcome is Outcome.LOST:
-            raise self.lost_error(action.value)
         return outcome
 
     async def extend(self, seconds: float) -> None:
@@ -97,9 +95,7 @@ class Parcel:
         lease = check_seconds("extend", seconds, least=0.001)
         since = self.consumer.group.engine.runtime.now()
         if not await self.consumer.group.extend(self.claim.receipt, lease):
-            self.hold.taken = True
-            self.consumer.let_go(self)
-            raise self.lost_error("extend")
+            raise await self._lost("extend")
         self.hold.confirm(since, lease)
 
     def enter(self) -> None:
@@ -121,8 +117,13 @@ class Parcel:
         await self.settle(action, delay=delay, error=why)
         return isinstance(error, Reject | Retry)
 
-    def lost_error(self, asked: str) -> LeaseLostError:
-        """Return what to raise when its lease turns out to have ended."""
+    async def _lost(self, asked: str) -> LeaseLostError:
+        """Take note that its lease has ended, tell the group's hook, once, and return what to raise."""
+        self.hold.taken = True
+        self.consumer.let_go(self)
+        if not self.told:
+            self.told = True
+            await self.consumer.group.report_lost(self.claim.record.id)
         return LeaseLostError(
             f"{asked} of {self}: its lease has ended, so somebody else may have it; nothing was changed. "
             "Handlers that take longer than the lease need the process to stay alive to renew it"

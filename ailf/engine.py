@@ -15,6 +15,7 @@ from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, O
 from ailf.hub import Hub
 from ailf.renewal import Renewer
 from ailf.requests import Desk
+from ailf.turnstile import Turnstile
 
 __all__ = ["Closable", "Engine"]
 
@@ -56,6 +57,7 @@ class Engine:
         self.renewer = Renewer(self.driver)
         self._hub: Hub | None = None
         self._desk: Desk | None = None
+        self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -97,9 +99,24 @@ class Engine:
             self._desk = Desk(hub, self.runtime)
         return self._desk
 
+    def turnstile(self, names: tuple[str, ...]) -> Turnstile:
+        """Where those of this process wait who want the same lock."""
+        found = self._turnstiles.get(names)
+        if found is None:
+            found = self._turnstiles.setdefault(names, Turnstile(self.runtime))
+        return found
+
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def call(self, what: str, request: Callable[..., Awaitable[T]], *args: Any, again: bool, **options: Any) -> T:
+    async def call(
+        self,
+        what: str,
+        request: Callable[..., Awaitable[T]],
+        *args: Any,
+        again: bool,
+        within: float | None = None,
+        **options: Any,
+    ) -> T:
         """Make one request of the driver, repeated by the rule of this module.
 
         Arguments:
@@ -107,6 +124,7 @@ class Engine:
             request: The driver's method.
             args: Its arguments.
             again: Whether doing it twice is the same as doing it once.
+            within: Seconds for repetitions, instead of `retry_for`, where that is less.
             options: Its keyword arguments.
         """
         self.check_open()
@@ -125,7 +143,8 @@ class Engine:
                         maybe_applied=True,
                     ) from error
                 now = self.runtime.now()
-                until = now + self.retry_for if until is None else until
+                if until is None:
+                    until = now + (self.retry_for if within is None else min(within, self.retry_for))
                 delay = _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)]
                 if now + delay > until:
                     raise

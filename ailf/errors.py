@@ -8,6 +8,7 @@
     ├── ClosedError                              the object, or its backend, is closed
     ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
+    ├── LockTimeoutError     (also TimeoutError) somebody else kept the lock for too long
     ├── NoResponderError                         nobody listens on the channel of a request
     ├── RequestFailedError                       the handler of a request raised
     ├── RequestTimeoutError  (also TimeoutError) no reply came in time
@@ -40,6 +41,7 @@ __all__ = [
     "EncodeError",
     "InvalidArgumentError",
     "LeaseLostError",
+    "LockTimeoutError",
     "NoResponderError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
@@ -83,6 +85,10 @@ class LeaseLostError(AilfError):
 
 class SettledError(AilfError):
     """The delivery was settled already, in another way."""
+
+
+class LockTimeoutError(AilfError, TimeoutError):
+    """The lock was not to be had in time."""
 
 
 class NoResponderError(AilfError):

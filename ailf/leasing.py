@@ -147,12 +147,14 @@ class GroupFlow:
         return outcomes
 
     async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
-        """Tell the user's hook of an outcome that he may want to know."""
-        if outcome is Outcome.LOST:
-            await self.tell(LeaseLost(self.stream, self.name, entry_id))
-        elif outcome is Outcome.DEAD:
+        """Tell the user's hook where a message became a dead letter."""
+        if outcome is Outcome.DEAD:
             reason = settlement.reason if settlement.action is Action.REJECT else "max_deliveries"
             await self.tell(DeadLettered(self.stream, self.name, entry_id, reason))
+
+    async def report_lost(self, entry_id: str) -> None:
+        """Tell the user's hook that a delivery turned out to be another consumer's."""
+        await self.tell(LeaseLost(self.stream, self.name, entry_id))
 
     async def extend(self, receipt: Receipt, lease: float) -> bool:
         """Let a lease end so many seconds from now; return whether it still held."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ailf.attached import Attached
-from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_key, valid_wait
+from ailf.checks import check_count, check_name, check_seconds, check_time, valid_count, valid_key, valid_wait
 from ailf.codecs import Payloads
 from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
@@ -41,11 +41,7 @@ class AddOptions:
 
     def timestamp(self) -> float:
         """Return ``at`` in seconds since 1970, 0 where there is none."""
-        if self.at is None:
-            return 0.0
-        if self.at.tzinfo is None:
-            raise InvalidArgumentError(f"at={self.at!r} has no time zone; say which one it is meant in")
-        return max(0.0, self.at.timestamp())
+        return 0.0 if self.at is None else check_time("at", self.at)
 
 
 class StreamFlow:

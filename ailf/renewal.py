@@ -12,14 +12,15 @@ and its leases are given to others although they would last longer (S12).
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from ailf.driver import BackendDriver, Receipt, StreamDriver
+from ailf.driver import BackendDriver, Receipt
 from ailf.runtime import ThreadRuntime, run
 
-__all__ = ["ALIVE", "Hold", "Pulse", "Renewer"]
+__all__ = ["ALIVE", "Hold", "MessageHold", "Pulse", "Renewer"]
 
 log = logging.getLogger("ailf.renewal")
 
@@ -62,32 +63,30 @@ class Pulse:
         return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - BEAT)
 
 
-class Hold:
+class Hold(ABC):
     """One lease of this process.
 
     Attributes:
-        pulse: Its consumer's.
-        receipt: What proves it.
         lease: Its length in seconds.
         ends: When, on this process's clock, it must be taken for lost unless confirmed again.
-        last: When renewing stops (`max_processing`).
+        last: When renewing stops.
         taken: Whether it is lost for good: somebody else may have it.
+        on_lost: Called from the thread when it finds out that it is lost.
     """
 
-    __slots__ = ("ends", "last", "lease", "pulse", "receipt", "taken")
+    __slots__ = ("ends", "last", "lease", "on_lost", "taken")
 
-    def __init__(self, pulse: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
-        self.pulse = pulse
-        self.receipt = receipt
+    def __init__(self, *, lease: float, since: float, longest: float = float("inf")) -> None:
         self.lease = lease
         self.last = since + longest
         self.taken = False
+        self.on_lost: Callable[[], None] | None = None
         self.confirm(since, lease)
 
     @property
     def lost(self) -> bool:
         """Whether it is lost: taken, or not confirmed in time; it needs no answer from anybody to know."""
-        return self.taken or time.monotonic() >= min(self.ends, self.pulse.ends)
+        return self.taken or time.monotonic() >= self.ends
 
     def confirm(self, since: float, lease: float) -> None:
         """The backend granted so many seconds in answer to a request sent then."""
@@ -98,9 +97,59 @@ class Hold:
         return self.ends - self.lease * (2 / 3 - MARGIN)
 
     def next_look(self) -> float:
-        """Return when it needs attention: to be renewed, or, past `max_processing`, to be called lost."""
+        """Return when it needs attention: to be renewed, or, once that has stopped, to be called lost."""
         due = self.due()
-        return min(due if due < self.last else self.ends, self.pulse.due())
+        return due if due < self.last else self.ends
+
+    @property
+    @abstractmethod
+    def batch(self) -> Hashable:
+        """What all leases have in common that one request can renew."""
+
+    @classmethod
+    @abstractmethod
+    async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
+        """Renew leases of one batch; for each, whether it still held."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return what a log calls it."""
+
+
+class MessageHold(Hold):
+    """The lease of a delivered message, which lasts no longer than the life of its consumer.
+
+    Attributes:
+        pulse: Its consumer's.
+        receipt: What proves it.
+    """
+
+    __slots__ = ("pulse", "receipt")
+
+    def __init__(self, pulse: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
+        self.pulse = pulse
+        self.receipt = receipt
+        super().__init__(lease=lease, since=since, longest=longest)
+
+    @property
+    def lost(self) -> bool:
+        return self.taken or time.monotonic() >= min(self.ends, self.pulse.ends)
+
+    def next_look(self) -> float:
+        return min(super().next_look(), self.pulse.due())
+
+    @property
+    def batch(self) -> Hashable:
+        return (self.pulse.stream, self.pulse.group, self.lease)
+
+    @classmethod
+    async def renew(cls, driver: BackendDriver, holds: Sequence["MessageHold"]) -> list[bool]:
+        pulse, lease = holds[0].pulse, holds[0].lease
+        receipts = [hold.receipt for hold in holds]
+        return await driver.stream().extend(pulse.stream, pulse.group, receipts, lease=lease)
+
+    def __str__(self) -> str:
+        return f"the lease on {self.receipt.id} of group {self.pulse.group!r}, stream {self.pulse.stream!r}"
 
 
 class Renewer:
@@ -115,7 +164,7 @@ class Renewer:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def add(self, holds: list[Hold]) -> None:
+    def add(self, holds: Sequence[Hold]) -> None:
         """Renew these from now on."""
         with self._wake:
             self._holds.update(holds)
@@ -168,22 +217,21 @@ class Renewer:
             return False
 
     def _round(self, now: float) -> None:
-        """Renew what is due, in one request per group and length; mark what can't be saved."""
+        """Renew what is due, in one request for all that can share it; mark what can't be saved."""
         beats: dict[tuple[str, str, float], set[Pulse]] = defaultdict(set)
-        leases: dict[tuple[str, str, float], list[Hold]] = defaultdict(list)
+        batches: dict[Hashable, list[Hold]] = defaultdict(list)
         for hold in tuple(self._holds):
-            pulse = hold.pulse
             if hold.lost:
                 self._lose(hold, "it could not be renewed in time")
                 continue
-            if pulse.due() <= now:
-                beats[pulse.stream, pulse.group, pulse.takeover].add(pulse)
+            if isinstance(hold, MessageHold) and hold.pulse.due() <= now:
+                beats[hold.pulse.stream, hold.pulse.group, hold.pulse.takeover].add(hold.pulse)
             if hold.due() <= now < hold.last:
-                leases[pulse.stream, pulse.group, hold.lease].append(hold)
+                batches[type(hold), hold.batch].append(hold)
         for where, pulses in beats.items():
             self._beat(*where, list(pulses))
-        for where, holds in leases.items():
-            self._renew(*where, holds)
+        for holds in batches.values():
+            self._renew(holds)
         with self._wake:
             soon = time.monotonic() + 0.05
             self._next = min((max(hold.next_look(), soon) for hold in tuple(self._holds)), default=soon)
@@ -192,29 +240,28 @@ class Renewer:
         since = time.monotonic()
         names = [pulse.consumer for pulse in pulses]
         what = f"{len(names)} consumer(s) of group {group!r}, stream {stream!r}, gave no sign of life"
-        done, _ = self._ask(what, lambda driver: driver.beat(stream, group, names, alive=takeover * ALIVE))
+        done, _ = self._ask(what, lambda driver: driver.stream().beat(stream, group, names, alive=takeover * ALIVE))
         now = time.monotonic()
         for pulse in pulses:
             if done and now < pulse.ends:  # one that was late may have been taken for dead, and stays it
                 pulse.confirm(since)
 
-    def _renew(self, stream: str, group: str, lease: float, holds: list[Hold]) -> None:
+    def _renew(self, holds: list[Hold]) -> None:
         since = time.monotonic()
-        receipts = [hold.receipt for hold in holds]
-        what = f"{len(holds)} lease(s) of group {group!r}, stream {stream!r}, not renewed"
-        done, kept = self._ask(what, lambda driver: driver.extend(stream, group, receipts, lease=lease))
+        what = f"{holds[0]} and {len(holds) - 1} more not renewed" if len(holds) > 1 else f"{holds[0]} not renewed"
+        done, kept = self._ask(what, lambda driver: holds[0].renew(driver, holds))
         for hold, mine in zip(holds, kept if done else (), strict=done):
             if mine and not hold.lost:
-                hold.confirm(since, lease)
+                hold.confirm(since, hold.lease)
             elif hold in self._holds:  # settled meanwhile is not lost
                 self._lose(hold, "somebody else has it")
 
-    def _ask(self, what: str, request: Callable[[StreamDriver], Any]) -> tuple[bool, Any]:
+    def _ask(self, what: str, request: Callable[[BackendDriver], Any]) -> tuple[bool, Any]:
         """Make a request over the thread's own connection; return whether it was answered, and the answer."""
         try:
             if self._twin is None:
                 self._twin = self._driver.twin(ThreadRuntime())
-            return True, run(request(self._twin.stream()))
+            return True, run(request(self._twin))
         except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
             log.warning("%s, trying again: %s", what, error)
             return False, None
@@ -222,5 +269,6 @@ class Renewer:
     def _lose(self, hold: Hold, why: str) -> None:
         hold.taken = True
         self._holds.discard(hold)
-        pulse = hold.pulse
-        log.warning("lease on %s of group %r, stream %r, is lost: %s", hold.receipt.id, pulse.group, pulse.stream, why)
+        log.warning("%s is lost: %s", hold, why)
+        if hold.on_lost is not None:
+            hold.on_lost()

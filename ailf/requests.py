@@ -1,4 +1,6 @@
-"""Asking over pub/sub: one inbox per backend, in which every request finds its own replies by an id.
+"""What comes to one process over pub/sub: one inbox per backend, in which everybody who waits finds his own by an id.
+
+Requests wait for replies there, and locks for their turn: whoever frees one publishes the waiter's id, bare.
 
 The headers below travel in the envelope of a message and are not shown to users. Whoever speaks the envelope can
 answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
@@ -38,23 +40,28 @@ def check_free(headers: Mapping[str, str] | None) -> None:
 
 
 class Ticket:
-    """One request that waits.
+    """Somebody who waits.
 
     Attributes:
-        id: What its replies carry.
-        interrupted: Why replies may have been missed, or "".
+        id: What comes for it carries.
+        interrupted: Why something may have been missed, or "".
     """
 
     def __init__(self, ready: Event) -> None:
-        self.id = secrets.token_hex(8)
+        self.id = secrets.token_hex(16)
         self.interrupted = ""
         self._ready = ready
         self._frames: deque[Frame] = deque()
         self._error: Exception | None = None
 
     def put(self, frame: Frame) -> None:
-        """Take a reply."""
+        """Take what comes for it."""
         self._frames.append(frame)
+        self._ready.set()
+
+    def interrupt(self, reason: str) -> None:
+        """Something may have been missed: end a `wake` under way."""
+        self.interrupted = reason
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
@@ -62,8 +69,16 @@ class Ticket:
         self._error = error
         self._ready.set()
 
+    async def wake(self, timeout: float) -> None:
+        """Return when something comes, or may have been missed, or after so many seconds."""
+        await self._ready.wait(timeout)
+        self._ready.clear()
+        self._frames.clear()
+        if self._error is not None:
+            raise self._error
+
     async def next(self, timeout: float) -> Frame | None:
-        """Return the next reply; None after so many seconds."""
+        """Return what comes next; None after so many seconds."""
         while not self._frames:
             if self._error is not None:
                 raise self._error
@@ -75,8 +90,8 @@ class Ticket:
         return self._frames.popleft()
 
 
-class _Replies(Inbox):
-    """An inbox that nobody reads: each reply goes to its ticket at once, and one that nobody waits for is dropped."""
+class _Mail(Inbox):
+    """An inbox that nobody reads: each frame goes to its ticket at once, and one that nobody waits for is dropped."""
 
     def __init__(self, ready: Event) -> None:
         super().__init__(ready, size=1, overflow=Overflow.DROP_OLDEST)
@@ -85,27 +100,27 @@ class _Replies(Inbox):
     def put(self, item: Frame | Gap) -> None:
         if isinstance(item, Gap):
             for waiting in tuple(self.tickets.values()):
-                waiting.interrupted = item.reason
+                waiting.interrupt(item.reason)
             return
         try:
-            _, headers = open_envelope(item.body)
+            body, headers = open_envelope(item.body)
         except DecodeError:  # nothing of ours, and nobody can tell whom it is for
             return
-        ticket = self.tickets.get(headers.get(REQUEST, ""))
+        ticket = self.tickets.get(headers.get(REQUEST) or body.decode("ascii", "replace"))
         if ticket is not None:
             ticket.put(item)
 
     def end(self, error: Exception | None = None) -> None:
         super().end(error)
         for ticket in tuple(self.tickets.values()):
-            ticket.fail(error or InvalidArgumentError("the inbox of replies was given up"))
+            ticket.fail(error or InvalidArgumentError("the inbox was given up"))
 
 
 class Desk:
-    """All requests of one backend that wait for replies.
+    """Everybody of one backend who waits for something over pub/sub.
 
     Attributes:
-        channel: Where the replies come to.
+        channel: Where it comes to.
     """
 
     def __init__(self, hub: Hub, runtime: Runtime) -> None:
@@ -113,31 +128,32 @@ class Desk:
         self._hub = hub
         self._runtime = runtime
         self._opening = runtime.flight()
-        self._replies = _Replies(runtime.event())
+        self._mail = _Mail(runtime.event())
         self._opened = False
 
     @property
-    def _ready(self) -> bool:
-        return self._opened and not self._replies.ended
+    def ready(self) -> bool:
+        """Whether the inbox is subscribed and confirmed."""
+        return self._opened and not self._mail.ended
 
     async def open(self) -> None:
-        """Return when the inbox is subscribed and confirmed, so that no reply can be missed."""
-        while not self._ready:
+        """Return when it is, so that nothing can be missed."""
+        while not self.ready:
             await self._opening.join(self._open)
 
     async def _open(self) -> None:
-        if self._ready:
+        if self.ready:
             return
-        self._opened, self._replies = False, _Replies(self._runtime.event())
-        await self._hub.attach(self._replies, [Filter(self.channel)])
+        self._opened, self._mail = False, _Mail(self._runtime.event())
+        await self._hub.attach(self._mail, [Filter(self.channel)])
         self._opened = True
 
     def expect(self) -> Ticket:
-        """Return the ticket of a new request."""
+        """Return the ticket of somebody new."""
         ticket = Ticket(self._runtime.event())
-        self._replies.tickets[ticket.id] = ticket
+        self._mail.tickets[ticket.id] = ticket
         return ticket
 
     def forget(self, ticket: Ticket) -> None:
         """Drop what still comes for it."""
-        self._replies.tickets.pop(ticket.id, None)
+        self._mail.tickets.pop(ticket.id, None)

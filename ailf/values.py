@@ -23,6 +23,9 @@ __all__ = [
     "GroupInfo",
     "GroupReset",
     "LeaseLost",
+    "LockHolder",
+    "LockInfo",
+    "OnLost",
     "Overflow",
     "Position",
     "Retention",
@@ -47,6 +50,41 @@ class Overflow(enum.Enum):
     DROP_OLDEST = "drop_oldest"
     DROP_NEWEST = "drop_newest"
     CLOSE = "close"
+
+
+class OnLost(enum.Enum):
+    """What happens to the body of `Lock.hold` when its lease is lost."""
+
+    CANCEL = "cancel"
+    """It is left with `LeaseLostError`: on asyncio it is cancelled at once; a thread can't be: at its end."""
+    SIGNAL = "signal"
+    """Nothing: the body looks at ``lease.lost`` itself."""
+
+
+@attrs.frozen
+class LockHolder:
+    """Somebody who has a lock.
+
+    Attributes:
+        fence: The number of the grant.
+        remaining: Seconds that it lasts unless it is extended.
+    """
+
+    fence: int
+    remaining: float
+
+
+@attrs.frozen
+class LockInfo:
+    """How a lock stands.
+
+    Attributes:
+        holders: Who has it, oldest grant first; for a lock at most one.
+        waiting: How many are in line. Of those in one process only the first is, unless the lock is fair.
+    """
+
+    holders: tuple[LockHolder, ...] = ()
+    waiting: int = 0
 
 
 @attrs.frozen

@@ -5,10 +5,12 @@ from typing import Any, ClassVar
 from ailf.backend import AsyncBackend, Backend
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import ClosedError
+from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf.testing import Clock
+from ailf_memory.lock import AsyncMemoryLock, MemoryLock, MemoryLockDriver
 from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
 from ailf_memory.store import MemoryStore
 from ailf_memory.stream import AsyncMemoryStream, MemoryStream, MemoryStreamDriver
@@ -22,7 +24,14 @@ class MemoryDriver(BackendDriver):
     """The drivers over one store."""
 
     capabilities: frozenset[Capability] = frozenset(
-        {Capability.PUBSUB, Capability.PATTERNS, Capability.SHARDED, Capability.STREAM, Capability.ORDERING}
+        {
+            Capability.PUBSUB,
+            Capability.PATTERNS,
+            Capability.SHARDED,
+            Capability.STREAM,
+            Capability.ORDERING,
+            Capability.LOCK,
+        }
     )
 
     def __init__(
@@ -54,6 +63,9 @@ class MemoryDriver(BackendDriver):
     def pubsub(self) -> MemoryPubSubDriver:
         return MemoryPubSubDriver(self)
 
+    def lock(self) -> MemoryLockDriver:
+        return MemoryLockDriver(self)
+
     def stream(self) -> MemoryStreamDriver:
         return MemoryStreamDriver(self)
 
@@ -72,6 +84,7 @@ class MemoryBackend(Backend):
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = MemoryStream
+    lock_class: ClassVar[type[Lock]] = MemoryLock
     pubsub_class: ClassVar[type[PubSub[Any]]] = MemoryPubSub
 
     def __init__(
@@ -97,6 +110,7 @@ class AsyncMemoryBackend(AsyncBackend):
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncMemoryStream
+    lock_class: ClassVar[type[AsyncLock]] = AsyncMemoryLock
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncMemoryPubSub
 
     def __init__(

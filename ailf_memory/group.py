@@ -21,9 +21,8 @@ __all__ = ["GroupState"]
 NEVER: Final = sys.maxsize
 """When something is due that waits for its turn; it is not in the heap."""
 
-_grants = itertools.count(
-    1
-)  # no number comes twice in this process: old receipts prove nothing, whatever became of a group
+# No number comes twice in this process, so that old receipts prove nothing, whatever became of their group.
+_grants = itertools.count(1)
 
 
 @attrs.define

@@ -46,10 +46,7 @@ class MemoryPubSubDriver(PubSubDriver):
         self._backend.check_open()
         store = self._backend.store
         with store.lock:
-            return [
-                sum(listener.offer(channel, body, sharded=sharded) for listener in store.listeners)
-                for channel, body in messages
-            ]
+            return [store.publish(channel, body, sharded=sharded) for channel, body in messages]
 
     async def listen(self) -> "MemoryListener":
         self._backend.check_open()

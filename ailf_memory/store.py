@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ailf.testing import Clock, SystemClock
 
 if TYPE_CHECKING:
+    from ailf_memory.lock import LockState
     from ailf_memory.pubsub import MemoryListener
     from ailf_memory.state import StreamState
 
@@ -20,6 +21,7 @@ class MemoryStore:
         clock: Its *now*: the system's, or a `ManualClock` that a test moves.
         lock: Held by every step.
         streams: The streams by name.
+        locks: The locks by name.
         listeners: Who receives published messages.
         version: How often something may have become available in any of the streams.
     """
@@ -28,10 +30,12 @@ class MemoryStore:
         self.clock = clock or SystemClock()
         self.lock = threading.RLock()
         self.streams: dict[str, StreamState] = {}
+        self.locks: dict[str, LockState] = {}
         self.listeners: list[MemoryListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []
         self.clock.on_move(self.ring)
+        self.clock.on_move(self.wake_lines)
 
     def on_change(self, bell: Callable[[], None]) -> None:
         """Ring this whenever something may have become available; it may be called from any thread."""
@@ -50,6 +54,17 @@ class MemoryStore:
             bells = tuple(self._bells)
         for bell in bells:
             bell()
+
+    def publish(self, channel: str, body: bytes, *, sharded: bool = False) -> int:
+        """Offer a body to every listener; return how many wanted it."""
+        with self.lock:
+            return sum(listener.offer(channel, body, sharded=sharded) for listener in self.listeners)
+
+    def wake_lines(self) -> None:
+        """Wake everybody who stands in line for a lock: the clock was moved."""
+        with self.lock:
+            for token, waiter in [each for state in self.locks.values() for each in state.line.items()]:
+                self.publish(waiter.channel, token.encode())
 
     def break_subscriptions(self, reason: str = "broken by a test") -> None:
         """Interrupt every subscription as a lost connection would: each comes back by itself and yields a `Gap`."""

@@ -1,15 +1,18 @@
 """The backend over Redis and Valkey."""
 
 from ailf_redis.backend import AsyncRedisBackend, RedisBackend
+from ailf_redis.lock import AsyncRedisLock, RedisLock
 from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub
 from ailf_redis.settings import Settings
 from ailf_redis.stream import AsyncRedisStream, RedisStream
 
 __all__ = [
     "AsyncRedisBackend",
+    "AsyncRedisLock",
     "AsyncRedisPubSub",
     "AsyncRedisStream",
     "RedisBackend",
+    "RedisLock",
     "RedisPubSub",
     "RedisStream",
     "Settings",

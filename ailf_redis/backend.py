@@ -9,11 +9,13 @@ import redis.asyncio
 from ailf.backend import AsyncBackend, Backend
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
+from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
+from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
 from ailf_redis.replies import text
@@ -37,6 +39,7 @@ class RedisDriver(BackendDriver):
             Capability.SHARDED,
             Capability.STREAM,
             Capability.ORDERING,
+            Capability.LOCK,
             Capability.PROCESSES,
         }
     )
@@ -89,6 +92,9 @@ class RedisDriver(BackendDriver):
     def pubsub(self) -> RedisPubSubDriver:
         return RedisPubSubDriver(self)
 
+    def lock(self) -> RedisLockDriver:
+        return RedisLockDriver(self)
+
     def stream(self) -> RedisStreamDriver:
         return RedisStreamDriver(self)
 
@@ -119,6 +125,7 @@ class RedisBackend(Backend):
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = RedisStream
+    lock_class: ClassVar[type[Lock]] = RedisLock
     pubsub_class: ClassVar[type[PubSub[Any]]] = RedisPubSub
 
     def __init__(self, where: str | Settings | None = None) -> None:
@@ -134,6 +141,7 @@ class AsyncRedisBackend(AsyncBackend):
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncRedisStream
+    lock_class: ClassVar[type[AsyncLock]] = AsyncRedisLock
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncRedisPubSub
 
     def __init__(self, where: str | Settings | None = None) -> None:

@@ -76,6 +76,14 @@ class Keys:
             return ":".join((self.stream(stream), kind, *name))
         return ":".join((f"{{{_hash_tag(stream)}}}:ailf", kind, _escape(stream, "%{}:"), *name))
 
+    def lock(self, name: str) -> list[str]:
+        """Return the keys of a lock, as ``lua/lock.lua`` takes them."""
+        if self._namespace:
+            key = f"{{{self._namespace}:lock:{_escape(name)}}}"
+        else:
+            key = f"{{{_hash_tag(name)}}}:ailf:lock:{_escape(name, '%{}:')}"
+        return [key, *(f"{key}:{kind}" for kind in ("fences", "fence", "queue", "waiters"))]
+
     def channel(self, name: str) -> str:
         """Return the channel of a name."""
         return self._channel + name

@@ -14,16 +14,21 @@ from ailf_redis.connection import Executor
 from ailf_redis.errors import ScriptMissingError
 
 __all__ = [
+    "ACQUIRE",
     "ADD",
     "BEAT",
+    "BREAK",
     "CANCEL",
     "DELETE",
     "EXTEND",
     "FETCH",
     "INFO",
+    "INSPECT",
     "LEAVE",
     "LETTERS",
     "PAUSE",
+    "PROLONG",
+    "RELEASE",
     "SEEK",
     "SETTLE",
     "TRIM",
@@ -79,3 +84,9 @@ PAUSE = _load("pause", "group")
 INFO = _load("info", "ids", "group")
 LETTERS = _load("letters", "group")
 UNGROUP = _load("ungroup", "group")
+
+ACQUIRE = _load("acquire", "lock")
+PROLONG = _load("prolong", "lock")
+RELEASE = _load("release", "lock")
+INSPECT = _load("inspect", "lock")
+BREAK = _load("break", "lock")

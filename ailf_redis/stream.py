@@ -13,7 +13,16 @@ from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retentio
 from ailf_redis.connection import Executor, Link
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
-from ailf_redis.replies import as_dead_letter, as_fetched, as_info, as_record, entry_fields, headers_field, text
+from ailf_redis.replies import (
+    as_dead_letter,
+    as_fetched,
+    as_info,
+    as_record,
+    entry_fields,
+    headers_field,
+    milliseconds,
+    text,
+)
 from ailf_redis.scripts import (
     ADD,
     BEAT,
@@ -63,11 +72,6 @@ class AsyncRedisStream(AsyncStream[T]):
         return AsyncRedisBackend().engine
 
 
-def _milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for."""
-    return math.ceil(seconds * 1000)
-
-
 def _start(position: str) -> str:
     """Return where XRANGE begins or XGROUP CREATE stands, for EARLIEST or an id."""
     return "0" if position == EARLIEST else _checked(position, _ID)
@@ -95,7 +99,7 @@ def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
     """Return a retention as ``lua/room.lua`` takes it."""
     if retention is None:
         return "", "", 0
-    age = "" if retention.max_age is None else _milliseconds(retention.max_age)
+    age = "" if retention.max_age is None else milliseconds(retention.max_age)
     return retention.max_len or "", age, int(retention.hard)
 
 
@@ -117,7 +121,7 @@ class RedisStreamDriver(StreamDriver):
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
         keys = (self._keys.stream(stream), self._keys.meta(stream), self._keys.once(stream, dedup_id))
-        duplicate, added = await self._add(*keys, [draft], retention, token, _milliseconds(window))
+        duplicate, added = await self._add(*keys, [draft], retention, token, milliseconds(window))
         return Added(text(added), bool(duplicate))
 
     async def _add(
@@ -132,7 +136,7 @@ class RedisStreamDriver(StreamDriver):
     ) -> list[Any]:
         arguments: list[Any] = [*_limits(retention), token, window_ms]
         for each in drafts:
-            arguments += (_milliseconds(each.delay), _milliseconds(each.at), each.max_deliveries or "")
+            arguments += (milliseconds(each.delay), milliseconds(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
         reply: list[Any] = await ADD.run(self._executor, [key, meta, once], arguments)
         if reply[0] < 0:
@@ -195,7 +199,7 @@ class RedisStreamDriver(StreamDriver):
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (consumer, count, _milliseconds(lease), _milliseconds(alive), max_deliveries)
+        arguments = (consumer, count, milliseconds(lease), milliseconds(alive), max_deliveries)
         return as_fetched(await self._run(FETCH, stream, group, *arguments), consumer)
 
     async def settle(
@@ -204,17 +208,17 @@ class RedisStreamDriver(StreamDriver):
         arguments: list[Any] = []
         for each in settlements:
             arguments += (each.receipt.id, each.receipt.consumer, each.receipt.grant)
-            arguments += (each.action.value, _milliseconds(each.delay), each.reason, each.error)
+            arguments += (each.action.value, milliseconds(each.delay), each.reason, each.error)
         return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         arguments: list[Any] = []
         for each in receipts:
             arguments += (each.id, each.consumer, each.grant)
-        return [bool(kept) for kept in await self._run(EXTEND, stream, group, _milliseconds(lease), *arguments)]
+        return [bool(kept) for kept in await self._run(EXTEND, stream, group, milliseconds(lease), *arguments)]
 
     async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await self._run(BEAT, stream, group, _milliseconds(alive), *consumers)
+        await self._run(BEAT, stream, group, milliseconds(alive), *consumers)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         await self._run(LEAVE, stream, group, consumer)
@@ -284,7 +288,7 @@ class RedisWaiter(Waiter):
         if self._bell is not None and ring is not None:
             keys.append(self._bell)
             ids.append(ring)
-        return ["XREAD", "COUNT", 1, "BLOCK", max(1, _milliseconds(timeout)), "STREAMS", *keys, *ids]
+        return ["XREAD", "COUNT", 1, "BLOCK", max(1, milliseconds(timeout)), "STREAMS", *keys, *ids]
 
     def interrupt(self) -> None:
         self._interrupted = True

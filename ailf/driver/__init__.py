@@ -12,6 +12,7 @@ sent; after `BackendDriver.close` every call *must* raise `ClosedError`.
 """
 
 from ailf.driver.backend import BackendDriver, Capability
+from ailf.driver.lock import Bid, Denied, Grant, LockDriver, Place
 from ailf.driver.pubsub import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.driver.stream import (
     Action,
@@ -29,15 +30,20 @@ from ailf.driver.stream import (
 __all__ = [
     "Action",
     "BackendDriver",
+    "Bid",
     "Capability",
     "Claim",
     "Confirmed",
+    "Denied",
     "Draft",
     "Fetched",
     "Filter",
     "Frame",
+    "Grant",
     "Listener",
+    "LockDriver",
     "Outcome",
+    "Place",
     "PubSubDriver",
     "Receipt",
     "Record",

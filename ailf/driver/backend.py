@@ -4,6 +4,7 @@ import enum
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
+from ailf.driver.lock import LockDriver
 from ailf.driver.pubsub import PubSubDriver
 from ailf.driver.stream import StreamDriver
 from ailf.runtime import Runtime
@@ -23,6 +24,8 @@ class Capability(enum.Enum):
     STREAM = "stream"
     ORDERING = "ordering"
     """Messages of a stream with one ordering key are delivered one after another (S3)."""
+    LOCK = "lock"
+    """Locks and semaphores; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     PROCESSES = "processes"
     """Several processes that open the same URL see the same things."""
 
@@ -66,7 +69,8 @@ class BackendDriver(ABC):
     def twin(self, runtime: Runtime) -> "BackendDriver":
         """Return another driver on the same place, bound to another runtime.
 
-        Leases are renewed by a thread, so one that declares `Capability.STREAM` *must* support the thread runtime.
+        Leases are renewed by a thread, so one that declares `Capability.STREAM` or `Capability.LOCK` *must* support the
+        thread runtime.
 
         Raises:
             UnsupportedError: The client library has no such flavour.
@@ -78,6 +82,10 @@ class BackendDriver(ABC):
 
     def stream(self) -> StreamDriver:
         """Return the driver for streams; declared by `Capability.STREAM`."""
+        raise NotImplementedError
+
+    def lock(self) -> LockDriver:
+        """Return the driver for locks; declared by `Capability.LOCK`."""
         raise NotImplementedError
 
     def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - the default has nothing underneath

@@ -3,12 +3,11 @@
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import attrs
 
-from ailf.errors import InvalidArgumentError
+from ailf.checks import check_time
 from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention, Trimmed
 
 __all__ = [
@@ -203,11 +202,7 @@ class StreamDriver(ABC):
 
     def locate(self, position: Position) -> str:
         """Return a position as the other methods take it: a time as the id before it."""
-        if not isinstance(position, datetime):
-            return position
-        if position.tzinfo is None:
-            raise InvalidArgumentError(f"{position!r} has no time zone; a time on the backend's clock needs one")
-        return self.id_before(position.timestamp())
+        return position if isinstance(position, str) else self.id_before(check_time("a position", position))
 
     @abstractmethod
     def id_before(self, timestamp: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from ailf.driver import BackendDriver, Capability, Receipt
 from ailf.errors import ClosedError, ConnectionLostError
-from ailf.renewal import ALIVE, Hold, Pulse, Renewer
+from ailf.renewal import ALIVE, MessageHold, Pulse, Renewer
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
 
 LEASE = 0.3
@@ -86,10 +86,10 @@ def hold(
     longest: float = 60.0,
     since: float | None = None,
     of: Pulse | None = None,
-) -> Hold:
+) -> MessageHold:
     """Return a lease that begins now, unless told when, of a consumer that lives long, unless told whose."""
     began = time.monotonic() if since is None else since
-    return Hold(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
+    return MessageHold(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
 
 
 def soon(condition: Callable[[], object], within: float = 5.0) -> bool:

@@ -1,0 +1,188 @@
+"""A granted lock: `Lease` and `AsyncLease`, two thin faces of one state, kept alive by the renewal thread."""
+
+import weakref
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from ailf.driver import BackendDriver, Bid
+from ailf.engine import Engine
+from ailf.errors import LeaseLostError, OutcomeUnknownError
+from ailf.renewal import Hold
+from ailf.runtime import run
+
+__all__ = ["AsyncLease", "GrantFlow", "Lease", "LockHold"]
+
+
+class LockHold(Hold):
+    """The grant of a lock, as the renewal thread keeps it.
+
+    Attributes:
+        bid: What was granted.
+    """
+
+    __slots__ = ("bid",)
+
+    def __init__(self, bid: Bid, since: float) -> None:
+        self.bid = bid
+        super().__init__(lease=bid.ttl, since=since)
+
+    @property
+    def batch(self) -> Hashable:
+        """What one request can renew: all of them."""
+        return None
+
+    @classmethod
+    async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
+        """Renew them all in one round trip."""
+        return await driver.lock().extend([hold.bid for hold in holds])
+
+    def __str__(self) -> str:
+        return f"the lease on lock {' + '.join(map(repr, self.bid.names))}"
+
+
+class GrantFlow:
+    """The one text of both flavours: a grant, until it is released or lost."""
+
+    def __init__(self, engine: Engine, bid: Bid, fence: int, since: float, *, renewed: bool) -> None:
+        self.engine = engine
+        self.bid = bid
+        self.fence = fence
+        self.released = False
+        self.hold = LockHold(bid, since)
+        self._driver = engine.driver.lock()
+        if renewed:
+            engine.renewer.add([self.hold])
+            weakref.finalize(self, engine.renewer.discard, self.hold).atexit = False  # dropped: it ends by itself
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended by anything but `release` (L8)."""
+        return not self.released and self.hold.lost
+
+    def remaining(self) -> float:
+        """Return the seconds for which it certainly lasts (L7)."""
+        if self.released or self.hold.taken:
+            return 0.0
+        return max(0.0, self.hold.ends - self.engine.runtime.now())
+
+    async def extend(self) -> None:
+        """Begin its time anew."""
+        if self.released:
+            raise LeaseLostError(f"extend {self}: it was released")
+        since = self.engine.runtime.now()
+        kept = not self.hold.taken and all(
+            await self.engine.call(f"extend {self}", self._driver.extend, [self.bid], again=True)
+        )
+        if not kept:
+            raise self.give_up("extend")
+        self.hold.confirm(since, self.bid.ttl)
+
+    async def release(self) -> None:
+        """Give the lock back; again changes nothing."""
+        if self.released:
+            return
+        self.engine.renewer.discard(self.hold)
+        if not await self._release() or self.hold.taken:
+            raise self.give_up("release")
+        self.released = True
+
+    async def _release(self) -> bool:
+        """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended."""
+        what = f"release {self}"
+        try:
+            return await self.engine.call(what, self._driver.release, self.bid, again=False)
+        except OutcomeUnknownError:
+            await self.engine.call(what, self._driver.release, self.bid, again=True)
+            return not self.hold.lost
+
+    def give_up(self, asked: str) -> LeaseLostError:
+        """Take note that it is lost, and return what to raise."""
+        self.hold.taken = True
+        self.engine.renewer.discard(self.hold)
+        return LeaseLostError(
+            f"{asked} {self}: it is lost, and somebody else may have the lock; nothing was changed. Let what the lock "
+            "protects refuse a fence that is lower than one it has seen"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.hold} (fence {self.fence})"
+
+
+class _Shown:
+    """What both faces show."""
+
+    def __init__(self, flow: GrantFlow) -> None:
+        self._flow = flow
+
+    @property
+    def name(self) -> str:
+        """The name of the lock; of several, all, with ``+`` between."""
+        return " + ".join(self._flow.bid.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it holds, sorted."""
+        return self._flow.bid.names
+
+    @property
+    def token(self) -> str:
+        """What proves to the backend that it is ours; random, of this lease alone."""
+        return self._flow.bid.token
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: higher than that of every earlier lease (L2). Pass it to what the lock protects."""
+        return self._flow.fence
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended by anything but `release`: true by our own deadline at the latest (L8)."""
+        return self._flow.lost
+
+    def remaining(self) -> float:
+        """Return the seconds for which it certainly lasts, counted from before it was asked for (L7)."""
+        return self._flow.remaining()
+
+    def __repr__(self) -> str:
+        state = "released" if self._flow.released else "lost" if self.lost else f"{self.remaining():.1f} s left"
+        return f"<{type(self).__name__} {self.name!r} fence {self.fence}, {state}>"
+
+
+class Lease(_Shown):
+    """A lock that is yours for a while, renewed until you release it."""
+
+    def extend(self) -> None:
+        """Begin its time anew: exactly ``ttl`` seconds from now (L6).
+
+        Raises:
+            LeaseLostError: It has ended; nothing was changed.
+        """
+        run(self._flow.extend())
+
+    def release(self) -> None:
+        """Give the lock back; again changes nothing (L4).
+
+        Raises:
+            LeaseLostError: It had ended before; nothing was changed.
+        """
+        run(self._flow.release())
+
+
+class AsyncLease(_Shown):
+    """A lock that is yours for a while, renewed until you release it."""
+
+    async def extend(self) -> None:
+        """Begin its time anew: exactly ``ttl`` seconds from now (L6).
+
+        Raises:
+            LeaseLostError: It has ended; nothing was changed.
+        """
+        await self._flow.extend()
+
+    async def release(self) -> None:
+        """Give the lock back; again changes nothing (L4).
+
+        Raises:
+            LeaseLostError: It had ended before; nothing was changed.
+        """
+        await self._flow.release()

@@ -1,0 +1,161 @@
+"""Getting a lock: one try, or waiting in line until woken. Nobody polls.
+
+Who is denied goes into line at the backend, which wakes the first when the lock is freed. A wake-up that is lost is
+repaired by trying again when the grant in the way ends at the latest, or after `RECHECK` seconds. Of those in one
+process that wait for the same lock only the first stands in line, unless the lock is fair and everybody's place counts.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterable
+
+import attrs
+
+from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_seconds
+from ailf.driver import Bid, Capability, Denied, Grant, Place
+from ailf.engine import Engine
+from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
+from ailf.leases import GrantFlow
+from ailf.requests import Ticket
+from ailf.values import LockInfo
+
+__all__ = ["RECHECK", "LockFlow", "LockOptions"]
+
+log = logging.getLogger("ailf.lock")
+
+RECHECK = 3.0
+"""Seconds after which a waiter tries again although nobody woke it; that also shows that it is alive."""
+
+PLACE = 5.0
+"""Seconds after which a waiter that has not tried again is taken for dead (L12)."""
+
+WITHDRAW = 1.0
+"""Seconds that a waiter who gives up spends at most on leaving the line."""
+
+
+def _names(names: Iterable[object]) -> tuple[str, ...]:
+    found = tuple(sorted({check_name("lock", name) for name in names}))
+    if not found:
+        raise InvalidArgumentError("name the lock, or several to have at once")
+    return found
+
+
+@attrs.frozen(kw_only=True)
+class LockOptions:
+    """What a lock is; see `Lock`."""
+
+    names: tuple[str, ...] = attrs.field(converter=_names, kw_only=False)
+    ttl: float = attrs.field(validator=valid_seconds)
+    permits: int = attrs.field(validator=valid_count)
+    fair: bool
+    renew: bool
+
+
+class LockFlow:
+    """The one text of both flavours."""
+
+    def __init__(self, engine: Engine, options: LockOptions) -> None:
+        engine.require(Capability.LOCK, "locks")
+        self.engine = engine
+        self.names = options.names
+        self._options = options
+        self._driver = engine.driver.lock()
+
+    def __str__(self) -> str:
+        return f"lock {' + '.join(map(repr, self.names))}"
+
+    def _bid(self, token: str, place: Place | None = None) -> Bid:
+        options = self._options
+        return Bid(self.names, token, options.ttl, options.permits, options.fair, place)
+
+    async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
+        """Bid once; sent again after a lost answer it is the same bid (L4)."""
+        now = self.engine.runtime.now
+        within = None if until is None else max(0.0, until - now())
+        since = now()
+        reply = await self.engine.call(f"acquire {self}", self._driver.acquire, bid, again=True, within=within)
+        if not isinstance(reply, Grant):
+            return reply
+        return GrantFlow(self.engine, bid, reply.fence, since, renewed=self._options.renew)
+
+    async def try_acquire(self) -> GrantFlow | None:
+        bid = self._bid(secrets.token_hex(16))
+        try:
+            found = await self._try(bid)
+        except BaseException:
+            await self._withdraw(bid)
+            raise
+        return found if isinstance(found, GrantFlow) else None
+
+    async def acquire(self, timeout: float | None) -> GrantFlow:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
+        turnstile = self.engine.turnstile(self.names)
+        if timeout == 0 or not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
+            found = await self.try_acquire()
+            if found is not None:
+                return found
+        if timeout != 0:
+            if self._options.fair:
+                return await self._wait(until, timeout)
+            turn = await turnstile.enter(until - self.engine.runtime.now())
+            if turn is not None:
+                try:
+                    return await self._wait(until, timeout)
+                finally:
+                    turnstile.leave(turn)
+        raise self._too_late(timeout)
+
+    async def _wait(self, until: float, timeout: float | None) -> GrantFlow:
+        """Stand in line."""
+        desk = self.engine.desk
+        await desk.open()
+        ticket = desk.expect()
+        bid = self._bid(ticket.id, Place(desk.channel, PLACE))
+        try:
+            found = await self._woken(bid, ticket, until)
+        except BaseException:
+            await self._withdraw(bid)
+            raise
+        finally:
+            desk.forget(ticket)
+        if found is None:
+            await self._withdraw(bid)
+            raise self._too_late(timeout)
+        return found
+
+    async def _woken(self, bid: Bid, ticket: Ticket, until: float) -> GrantFlow | None:
+        """Try, and try again when woken; None when the time is over."""
+        while isinstance(found := await self._try(bid, until), Denied):
+            left = until - self.engine.runtime.now()
+            if left <= 0:
+                return None
+            await ticket.wake(min(left, max(found.retry_after, 0.001), RECHECK))
+        return found
+
+    async def _withdraw(self, bid: Bid) -> None:
+        """Leave the line, and give back what may have been granted meanwhile (L10)."""
+
+        async def release() -> None:
+            try:
+                await self._driver.release(bid)
+            except AilfError as error:
+                log.warning("%s: could not be withdrawn from; what was granted ends by itself: %s", self, error)
+
+        await self.engine.runtime.flight().join(release, WITHDRAW)
+
+    def _too_late(self, timeout: float | None) -> LockTimeoutError:
+        return LockTimeoutError(f"acquire {self}: somebody else kept it for {timeout:g} s")
+
+    async def inspect(self) -> LockInfo:
+        return await self.engine.call(f"inspect {self}", self._driver.inspect, self._only(), again=True)
+
+    async def break_(self, fence: int) -> bool:
+        check_count("fence", fence)
+        return await self.engine.call(f"break {self}", self._driver.break_, self._only(), fence, again=True)
+
+    def _only(self) -> str:
+        if len(self.names) > 1:
+            raise InvalidArgumentError(f"{self} has several names; look at each on its own")
+        return self.names[0]

@@ -1,0 +1,218 @@
+"""Locks in memory: the same transitions as elsewhere, each one step under the store's lock."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ailf.driver import Bid, Denied, Grant, LockDriver
+from ailf.engine import Engine
+from ailf.lock import AsyncLock, Lock
+from ailf.values import LockHolder, LockInfo
+
+if TYPE_CHECKING:
+    from ailf_memory.backend import MemoryDriver
+
+__all__ = ["AsyncMemoryLock", "LockState", "MemoryLock", "MemoryLockDriver"]
+
+
+IDLE_MS = 86_400_000
+SWEEP = 1024
+
+
+class MemoryLock(Lock):
+    """`Lock` in memory; one made alone has a store of its own."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
+
+        return MemoryBackend().engine
+
+
+class AsyncMemoryLock(AsyncLock):
+    """`AsyncLock` in memory; one made alone has a store of its own."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
+
+        return AsyncMemoryBackend().engine
+
+
+@attrs.define
+class _Grant:
+    """Who has it: the fence, and when it ends."""
+
+    fence: int
+    ends_ms: int
+
+
+@attrs.define
+class _Waiter:
+    """Who is in line: where to wake him, and until when he counts as alive."""
+
+    channel: str
+    alive_ms: int
+
+
+class LockState:
+    """One lock: who has it, the last fence, who is in line."""
+
+    def __init__(self) -> None:
+        self.grants: dict[str, _Grant] = {}
+        self.fence = 0
+        self.line: dict[str, _Waiter] = {}
+
+    def grant_of(self, token: str, now_ms: int) -> _Grant | None:
+        """Return a token's grant, while it lasts."""
+        grant = self.grants.get(token)
+        return grant if grant is not None and grant.ends_ms > now_ms else None
+
+    def expire(self, now_ms: int) -> None:
+        """Let what has ended be gone."""
+        for token in [each for each, grant in self.grants.items() if grant.ends_ms <= now_ms]:
+            del self.grants[token]
+
+    def idle(self, now_ms: int) -> bool:
+        """Tell whether nobody has it, wants it, or had it within a day."""
+        self.expire(now_ms)
+        return not self.grants and self.head(now_ms) is None and self.fence < (now_ms - IDLE_MS) * 1000
+
+    def head(self, now_ms: int) -> str | None:
+        """Return the first in line that lives."""
+        while self.line:
+            token = next(iter(self.line))
+            if self.line[token].alive_ms > now_ms:
+                return token
+            del self.line[token]
+        return None
+
+    def blocked_until(self, bid: Bid, now_ms: int) -> int | None:
+        """Return when something in the way of a bid changes by itself; None where nothing is."""
+        self.expire(now_ms)
+        others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
+        if len(others) >= bid.permits:
+            return min(others)
+        first = self.head(now_ms) if bid.fair else None
+        return None if first is None or first == bid.token else self.line[first].alive_ms
+
+
+class MemoryLockDriver(LockDriver):
+    """The transitions of locks."""
+
+    def __init__(self, backend: "MemoryDriver") -> None:
+        self._backend = backend
+        self._store = backend.store
+
+    def _state(self, name: str) -> LockState:
+        self._backend.check_open()
+        state = self._store.locks.get(name)
+        if state is None:
+            self._sweep()
+            state = self._store.locks[name] = LockState()
+        return state
+
+    def _sweep(self) -> None:
+        """Now and then let locks be gone that nobody has used for a day: the next fence is higher anyway (L2)."""
+        locks, now_ms = self._store.locks, self._now()
+        if len(locks) % SWEEP == SWEEP - 1:
+            for name in [each for each, state in locks.items() if state.idle(now_ms)]:
+                del locks[name]
+
+    def _now(self) -> int:
+        return self._store.clock.now_ms()
+
+    async def acquire(self, bid: Bid) -> Grant | Denied:
+        with self._store.lock:
+            states = [self._state(name) for name in bid.names]
+            now_ms = self._now()
+            held = [grant for state in states if (grant := state.grant_of(bid.token, now_ms)) is not None]
+            if len(held) == len(states):  # the same bid again: the same grant
+                for grant in held:
+                    grant.ends_ms = now_ms + _milliseconds(bid.ttl)
+                return Grant(held[0].fence)
+            blocked = [until for state in states if (until := state.blocked_until(bid, now_ms)) is not None]
+            if blocked:
+                self._stand_in_line(bid, states, now_ms)
+                return Denied(max(1, min(blocked) - now_ms) / 1000)
+            return Grant(self._grant(bid, states, now_ms))
+
+    def _grant(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> int:
+        fence = max(now_ms * 1000, *(state.fence + 1 for state in states))
+        for state in states:
+            state.fence = fence
+            state.grants[bid.token] = _Grant(fence, now_ms + _milliseconds(bid.ttl))
+            state.line.pop(bid.token, None)
+            if len(state.grants) < bid.permits:  # there is room for the next one
+                self._wake(state, now_ms)
+        return fence
+
+    def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> None:
+        if bid.place is None:
+            return
+        for state in states:
+            state.line.setdefault(bid.token, _Waiter("", 0))
+            state.line[bid.token] = _Waiter(bid.place.channel, now_ms + _milliseconds(bid.place.lease))
+            if len(state.grants) < bid.permits and not bid.fair:  # free, but not for us: another may want only this
+                self._wake(state, now_ms, after=bid.token)
+
+    def _wake(self, state: LockState, now_ms: int, after: str | None = None) -> None:
+        """Wake the first in line, after a token if that is given; and the next one where nobody hears it."""
+        line = list(state.line)
+        for token in line[line.index(after) + 1 if after in state.line else 0 :]:
+            waiter = state.line[token]
+            if waiter.alive_ms <= now_ms:
+                del state.line[token]
+            elif self._store.publish(waiter.channel, token.encode()):
+                return
+
+    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
+        with self._store.lock:
+            now_ms = self._now()
+            kept = []
+            for bid in bids:
+                grants = [self._state(name).grant_of(bid.token, now_ms) for name in bid.names]
+                mine = all(grant is not None for grant in grants)
+                for grant in grants:
+                    if mine and grant is not None:
+                        grant.ends_ms = now_ms + _milliseconds(bid.ttl)
+                kept.append(mine)
+            return kept
+
+    async def release(self, bid: Bid) -> bool:
+        with self._store.lock:
+            now_ms = self._now()
+            released = [self._release(self._state(name), bid.token, now_ms) for name in bid.names]
+            return all(released)
+
+    def _release(self, state: LockState, token: str, now_ms: int) -> bool:
+        mine = state.grant_of(token, now_ms) is not None
+        state.expire(now_ms)
+        state.grants.pop(token, None)
+        first = state.head(now_ms)
+        state.line.pop(token, None)
+        if mine or first == token:
+            self._wake(state, now_ms)
+        return mine
+
+    async def inspect(self, name: str) -> LockInfo:
+        with self._store.lock:
+            self._backend.check_open()
+            state, now_ms = self._store.locks.get(name, LockState()), self._now()
+            held = sorted(
+                (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
+            )
+            waiting = sum(each.alive_ms > now_ms for each in state.line.values())
+            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), waiting)
+
+    async def break_(self, name: str, fence: int) -> bool:
+        with self._store.lock:
+            state, now_ms = self._state(name), self._now()
+            state.expire(now_ms)
+            token = next((each for each, grant in state.grants.items() if grant.fence == fence), None)
+            return token is not None and self._release(state, token, now_ms)
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, never fewer than the seconds asked for (L5)."""
+    return math.ceil(seconds * 1000)

@@ -1,0 +1,69 @@
+"""Locks over Redis: a sorted set of grants, the last fence, and a line of waiters, who are woken over pub/sub."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ailf.driver import Bid, Denied, Grant, LockDriver
+from ailf.engine import Engine
+from ailf.lock import AsyncLock, Lock
+from ailf.values import LockHolder, LockInfo
+from ailf_redis.replies import milliseconds
+from ailf_redis.scripts import ACQUIRE, BREAK, INSPECT, PROLONG, RELEASE
+
+if TYPE_CHECKING:
+    from ailf_redis.backend import RedisDriver
+
+__all__ = ["AsyncRedisLock", "RedisLock", "RedisLockDriver"]
+
+
+class RedisLock(Lock):
+    """`Lock` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return RedisBackend().engine
+
+
+class AsyncRedisLock(AsyncLock):
+    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return AsyncRedisBackend().engine
+
+
+class RedisLockDriver(LockDriver):
+    """The transitions of locks, each one script."""
+
+    def __init__(self, backend: "RedisDriver") -> None:
+        self._executor = backend.executor
+        self._keys = backend.keys
+
+    def _all(self, bids: Sequence[Bid]) -> list[str]:
+        """Return the keys of everything that is bid for."""
+        return [key for bid in bids for name in bid.names for key in self._keys.lock(name)]
+
+    async def acquire(self, bid: Bid) -> Grant | Denied:
+        arguments: list[Any] = [bid.token, milliseconds(bid.ttl), bid.permits, int(bid.fair), "", 0]
+        if bid.place is not None:
+            arguments[4:] = (self._keys.channel(bid.place.channel), milliseconds(bid.place.lease))
+        granted, told = await ACQUIRE.run(self._executor, self._all([bid]), arguments)
+        return Grant(int(told)) if granted else Denied(told / 1000)
+
+    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
+        arguments: list[Any] = []
+        for bid in bids:
+            arguments += (len(bid.names), bid.token, milliseconds(bid.ttl))
+        return [bool(kept) for kept in await PROLONG.run(self._executor, self._all(bids), arguments)]
+
+    async def release(self, bid: Bid) -> bool:
+        return bool(await RELEASE.run(self._executor, self._all([bid]), [bid.token]))
+
+    async def inspect(self, name: str) -> LockInfo:
+        holders, waiting = await INSPECT.run(self._executor, self._keys.lock(name), [])
+        return LockInfo(tuple(LockHolder(int(fence), left / 1000) for fence, left in holders), waiting)
+
+    async def break_(self, name: str, fence: int) -> bool:
+        return bool(await BREAK.run(self._executor, self._keys.lock(name), [fence]))

@@ -1,0 +1,65 @@
+-- Grant one or several locks to a token, all or none; or put it in line.
+--
+-- ARGV    token, ttl_ms, permits, fair (1 or 0), channel where it waits ('' for not waiting), waiter's lease in ms
+-- returns { 1, fence } or { 0, ms after which another try may do better }
+
+local token, ttl, permits, fair = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local channel, lease = ARGV[5], tonumber(ARGV[6])
+local locks = all_locks()
+local held = 0
+local retry -- the first time at which something changes by itself
+
+local function blocked(ends)
+  if not retry or ends < retry then retry = ends end
+end
+
+for _, lock in ipairs(locks) do
+  expire(lock)
+  lock.mine = ends_of(lock, token)
+  if lock.mine then held = held + 1 end
+end
+
+local function fence_of(lock) return redis.call('HGET', lock.fences, token) end
+
+if held == #locks then -- the same bid again: the same grant
+  for _, lock in ipairs(locks) do grant(lock, token, now + ttl) end
+  return { 1, fence_of(locks[1]) }
+end
+
+for _, lock in ipairs(locks) do
+  local others = redis.call('ZCARD', lock.holders) - (lock.mine and 1 or 0)
+  lock.room = permits - others
+  if lock.room <= 0 then
+    blocked(tonumber(redis.call('ZRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]))
+  elseif fair then
+    local first, alive = head(lock)
+    if first and first ~= token then blocked(alive) end
+  end
+end
+
+if not retry then
+  local fence = now_us
+  for _, lock in ipairs(locks) do fence = math.max(fence, tonumber(redis.call('GET', lock.fence) or 0) + 1) end
+  for _, lock in ipairs(locks) do
+    redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
+    redis.call('HSET', lock.fences, token, number(fence))
+    grant(lock, token, now + ttl)
+    leave_line(lock, token)
+    if lock.room > 1 then wake(lock) end -- there is room for the next one
+  end
+  return { 1, number(fence) }
+end
+
+if channel ~= '' then
+  for _, lock in ipairs(locks) do
+    if not redis.call('ZSCORE', lock.queue, token) then
+      local last = tonumber(redis.call('ZREVRANGE', lock.queue, 0, 0, 'WITHSCORES')[2] or 0)
+      redis.call('ZADD', lock.queue, number(math.max(now_us, last + 1)), token)
+    end
+    redis.call('HSET', lock.waiters, token, number(now + lease) .. ' ' .. channel)
+    redis.call('PEXPIRE', lock.queue, number(lease))
+    redis.call('PEXPIRE', lock.waiters, number(lease))
+    if lock.room > 0 and not fair then wake(lock, token) end -- free, but not for us: somebody else may want only this
+  end
+end
+return { 0, math.max(1, retry - now) }

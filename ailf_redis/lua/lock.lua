@@ -1,0 +1,90 @@
+-- What the transitions of locks share; it stands before the text of each of them (see scripts.py).
+--
+-- Five keys for each name, one after another:
+-- KEYS[1] holders   sorted set: token -> ms when its grant ends
+-- KEYS[2] fences    hash: token -> fence
+-- KEYS[3] fence     text: the last fence that was granted
+-- KEYS[4] queue     sorted set: token of a waiter -> its place in line
+-- KEYS[5] waiters   hash: token of a waiter -> "<ms until which it counts as alive> <channel where it is woken>"
+-- returns nothing by itself
+-- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day, KEYS[4..5] with a waiter's lease
+
+local EACH = 5
+local IDLE = 86400000
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
+
+local function number(n) return string.format('%.0f', n) end
+
+local function lock_at(first)
+  return { holders = KEYS[first], fences = KEYS[first + 1], fence = KEYS[first + 2], queue = KEYS[first + 3],
+    waiters = KEYS[first + 4] }
+end
+
+local function all_locks()
+  local found = {}
+  for first = 1, #KEYS, EACH do found[#found + 1] = lock_at(first) end
+  return found
+end
+
+-- Let what has ended be gone.
+local function expire(lock)
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now))) do
+    redis.call('ZREM', lock.holders, token)
+    redis.call('HDEL', lock.fences, token)
+  end
+end
+
+local function ends_of(lock, token)
+  local ends = tonumber(redis.call('ZSCORE', lock.holders, token) or 0)
+  return ends > now and ends or nil
+end
+
+-- Let a token's grant end then, and the keys with the last of them.
+local function grant(lock, token, ends)
+  redis.call('ZADD', lock.holders, number(ends), token)
+  local last = redis.call('ZREVRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]
+  local ttl = number(math.max(1, last - now))
+  redis.call('PEXPIRE', lock.holders, ttl)
+  redis.call('PEXPIRE', lock.fences, ttl)
+end
+
+local function leave_line(lock, token)
+  redis.call('ZREM', lock.queue, token)
+  redis.call('HDEL', lock.waiters, token)
+end
+
+-- A waiter: ms until which it counts as alive, its channel; nil, and out of the line, when that is over.
+local function waiter(lock, token)
+  local alive, channel = string.match(redis.call('HGET', lock.waiters, token) or '', '^(%d+) (.*)$')
+  if alive and tonumber(alive) > now then return tonumber(alive), channel end
+  leave_line(lock, token)
+  return nil
+end
+
+-- The first in line that lives: its token, and until when.
+local function head(lock)
+  while true do
+    local token = redis.call('ZRANGE', lock.queue, 0, 0)[1]
+    if not token then return nil end
+    local alive = waiter(lock, token)
+    if alive then return token, alive end
+  end
+end
+
+-- Wake the first in line, after a token if that is given; and the next one where nobody hears it.
+local function wake(lock, after)
+  local place = after and redis.call('ZRANK', lock.queue, after) or -1
+  while true do
+    place = place + 1
+    local token = redis.call('ZRANGE', lock.queue, place, place)[1]
+    if not token then return end
+    local alive, channel = waiter(lock, token)
+    if not alive then
+      place = place - 1
+    elseif redis.call('PUBLISH', channel, token) > 0 then
+      return
+    end
+  end
+end
