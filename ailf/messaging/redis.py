@@ -5,15 +5,17 @@ on purpose: an error is raised instead of logged and swallowed, and a new group 
 New code uses `ailf.connect`.
 """
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 try:
     from ailf_redis import RedisBackend
+    from ailf_redis import RedisLock as _Lock
     from ailf_redis import RedisPubSub as _PubSub
     from ailf_redis import RedisStream as _Stream
     from ailf_redis.client import AsyncRedisClient, RedisClient, RedisConfig
@@ -28,12 +30,13 @@ from ailf.checks import check_count
 from ailf.codecs import codec_for
 from ailf.delivery import Delivery
 from ailf.engine import Engine
-from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError
+from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError, LockTimeoutError
+from ailf.leases import Lease
 from ailf.message import Message
 from ailf.runtime import run
 from ailf.values import EARLIEST, LATEST, Backoff
 
-__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisPubSub", "RedisStream"]
+__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisLock", "RedisPubSub", "RedisStream"]
 
 
 _json = codec_for(Any)
@@ -220,3 +223,52 @@ class RedisStream(_Stream[Any]):
         self._handed.clear()
         if reader is not None:
             reader.close()
+
+
+class RedisLock(_Lock):
+    """A lock that remembers its lease, as earlier code expects: one object is one holder.
+
+    Arguments:
+        lock_name: The lock's name.
+        expire: Seconds after which it is free again unless it was released; it is not renewed.
+        redis_client: Whose server to use; ``localhost:6379`` unless told.
+    """
+
+    def __init__(self, lock_name: str, expire: float = 10, redis_client: RedisClient | None = None) -> None:
+        super().__init__(lock_name, ttl=expire, renew=False)
+        self._redis_client = redis_client
+        self._lease: Lease | None = None
+
+    def _open_engine(self) -> Engine:
+        return _open(self._redis_client)
+
+    def acquire(  # type: ignore[override]  # the signature of earlier code
+        self, retry: int = 3, retry_delay: float = 0.2
+    ) -> bool:
+        """Return whether the lock is ours now; wait for it as long as so many tries with this delay would take."""
+        try:
+            self._lease = super().acquire(max(0, retry - 1) * retry_delay)
+        except LockTimeoutError:
+            return False
+        return True
+
+    def release(self) -> bool:
+        """Give the lock back; return False where it wasn't ours any more."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return False
+        try:
+            lease.release()
+        except LeaseLostError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def acquire_context(self, retry: int = 3, retry_delay: float = 0.2) -> Iterator[bool]:
+        """Acquire for the length of a block, which is told whether that succeeded."""
+        acquired = self.acquire(retry, retry_delay)
+        try:
+            yield acquired
+        finally:
+            if acquired:
+                self.release()

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 import ailf
-from ailf.messaging.redis import AsyncRedisClient, RedisClient, RedisConfig, RedisPubSub, RedisStream
+from ailf.messaging.redis import AsyncRedisClient, RedisClient, RedisConfig, RedisLock, RedisPubSub, RedisStream
 from tests.servers import NewServer, Server
 
 
@@ -325,3 +325,29 @@ def wait_until(condition: object, timeout: float = 10) -> None:
     while not condition():
         assert time.monotonic() < until, f"not within {timeout:g} s"
         time.sleep(0.02)
+
+
+def test_lock(config: RedisConfig, namespace: str) -> None:
+    """RedisLock is held by one object at a time, until it is released or expires."""
+    one, two = (RedisLock(namespace, expire=5, redis_client=RedisClient(config)) for _ in range(2))
+    with one, two:
+        assert one.acquire()
+        assert not two.acquire(retry=2, retry_delay=0.05)
+        assert not two.release()
+        assert one.release()
+        assert not one.release()
+        with two.acquire_context() as acquired:
+            assert acquired
+            with one.acquire_context(retry=1) as nobody:
+                assert not nobody
+        assert one.acquire(retry=1)
+        one.release()
+
+
+def test_lock_expires(config: RedisConfig, namespace: str) -> None:
+    """An expired lock is another's, and releasing it says so."""
+    with RedisLock(namespace, 0.1, RedisClient(config)) as one, RedisLock(namespace, 0.1, RedisClient(config)) as two:
+        assert one.acquire()
+        assert two.acquire(retry=10, retry_delay=0.1)
+        assert not one.release()
+        assert two.release()

@@ -102,7 +102,6 @@ def test_foreign_entries_are_their_fields() -> None:
     assert record.body == b'{"task_id":"123","type":"doc"}'
 
 
-SHARED = {"group", "ids", "room"}
 TEXTS = {path.stem: path.read_text() for path in sorted(LUA.glob("*.lua"))}
 
 
@@ -121,7 +120,7 @@ def test_script_headers(name: str) -> None:
     """Each script's header says what it takes, returns and writes."""
     assert all(line.startswith("--") for line in header(name).splitlines())
     assert "-- returns " in header(name)
-    if name != "ids":
+    if "ARGV" in re.sub(r"--.*", "", TEXTS[name]):
         assert "-- ARGV" in header(name)
 
 
@@ -133,6 +132,8 @@ def test_scripts_name_their_keys(script: scripts.Script) -> None:
     named = set().union(*map(named_keys, parts))
     unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", script.text, re.MULTILINE)
     used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", re.sub(r"--.*", "", script.text))}
+    if "lock" in parts:  # which takes its keys by name of lock
+        used |= set(range(1, len(Keys("").lock("l")) + 1))
     assert named == used | set(range(1, len(unpacked[1].split(",")) + 1 if unpacked else 0))
     assert any("-- writes " in header(part) for part in parts) or script.name == "info"
 
