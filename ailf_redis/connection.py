@@ -17,13 +17,21 @@ from ailf.errors import ClosedError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
-__all__ = ["READ_SIZE", "Command", "Executor", "Link", "Replies"]
+__all__ = ["READ_SIZE", "Command", "Executor", "Link", "Replies", "packed"]
 
 Command = Sequence[Any]
 
 READ_SIZE: Final = 64 * 1024
 
 _NOTHING: Final = object()
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """Return commands as they go over the wire."""
+    if len(commands) == 1:
+        one: bytes = hiredis.pack_command(tuple(commands[0]))
+        return one
+    return b"".join([hiredis.pack_command(tuple(command)) for command in commands])
 
 
 class Executor(ABC):

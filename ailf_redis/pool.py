@@ -2,18 +2,22 @@
 
 import contextlib
 import os
+import queue
 import socket
+import ssl
+import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import hiredis
 from redis import connection as blocking
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
-from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies
+from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies, packed
 from ailf_redis.settings import Settings
 
 __all__ = ["BlockingExecutor"]
@@ -31,9 +35,66 @@ def _connect(settings: Settings) -> Any:
     return connection
 
 
-def _shut(connection: Any) -> None:
-    """Wake whoever reads from a connection, without freeing its descriptor under his hands."""
-    sock = connection._sock
+class _Wire:
+    """One connection, driven directly: redis-py makes it, and stands no longer between the calls and the socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connection = _connect(settings)
+        self._socket: socket.socket = self._connection._sock
+        self._replies = Replies(self._connection._parser.parse_error)
+        self._plain = not isinstance(self._socket, ssl.SSLSocket)
+        self._timeout = settings.timeout
+        if self._plain:  # the kernel keeps the deadline, which saves two system calls per request
+            self._socket.settimeout(None)
+            seconds, part = divmod(settings.timeout, 1)
+            limit = struct.pack("@ll", int(seconds), int(part * 1_000_000) or (0 if seconds else 1))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def stale(self) -> bool:
+        """Tell whether the server has closed it, or said something that nobody asked for."""
+        try:
+            if self._plain:
+                self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            else:
+                self._socket.settimeout(0)
+                self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            if not self._plain:
+                self._socket.settimeout(self._timeout)
+            return False
+        except OSError:
+            return True
+        return True
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except BlockingIOError as error:
+            raise TimeoutError("the server takes nothing") from error
+
+    def receive(self, count: int) -> list[Any]:
+        """Return so many replies."""
+        replies: list[Any] = []
+        while len(replies) < count:
+            try:
+                data = self._socket.recv(READ_SIZE)
+            except BlockingIOError as error:
+                raise TimeoutError("the server is silent") from error
+            if not data:
+                raise ConnectionError("the server closed it")
+            replies += self._replies.feed(data)
+        return replies
+
+    def shut(self) -> None:
+        """Wake whoever reads, without freeing the descriptor under his hands."""
+        _shut(self._socket)
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+def _shut(sock: Any) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: an SSLSocket's would drop its TLS state
@@ -48,74 +109,69 @@ class BlockingExecutor(Executor):
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(self.settings.max_connections)
-        self._idle: list[Any] = []
-        self._busy: set[Any] = set()
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(self.settings.max_connections):
+            self._slots.put(None)
+        self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
+        self._busy: set[_Wire] = set()
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
         self.check_open()
         if self._pid != os.getpid():
             self._begin()
+        data = packed(commands)
         slots = self._slots
-        if not slots.acquire(timeout=self.settings.timeout):
+        try:
+            slots.get(timeout=self.settings.timeout)
+        except queue.Empty:
             raise BackendTimeoutError(
                 f"all {self.settings.max_connections} connections to {self.where} were busy for "
                 f"{self.settings.timeout:g} s; allow more with max_connections"
-            )
+            ) from None
         try:
-            return self._exchange(commands)
+            return self._exchange(data, len(commands))
         finally:
-            slots.release()
+            slots.put(None)
 
-    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    def _exchange(self, data: bytes, count: int) -> list[Any]:
         sent = False
-        connection = None
+        wire = None
         try:
-            connection = self._take()
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            wire = self._take()
+            sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
+            wire.send(data)
             sent = True
-            replies = [self._reply(connection) for _ in commands]
-        except (RedisError, OSError) as error:
-            self._drop(connection)
+            replies = wire.receive(count)
+        except (RedisError, OSError, hiredis.HiredisError) as error:
+            self._drop(wire)
             raise self.lost(error, sent=sent) from error
         except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
-            self._drop(connection)
+            self._drop(wire)
             raise
-        with self._lock:
-            self._busy.discard(connection)
-            self._idle.append(connection)
+        self._busy.discard(wire)
+        self._idle.append(wire)
         return replies
 
-    def _reply(self, connection: Any) -> Any:
-        try:
-            return connection.read_response(disconnect_on_error=True)
-        except ResponseError as error:
-            return error
-
-    def _take(self) -> Any:
+    def _take(self) -> _Wire:
         """Return a connection that the server has not closed meanwhile."""
         while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                connection = _connect(self.settings)
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                wire = _Wire(self.settings)
                 break
-            with contextlib.suppress(RedisError, OSError):
-                if not connection.can_read(0):
-                    break
-            connection.disconnect()
-        with self._lock:
-            self._busy.add(connection)
+            if not wire.stale():
+                break
+            wire.close()
+        self._busy.add(wire)
         if self.closed:
-            _shut(connection)
-        return connection
+            wire.shut()
+        return wire
 
-    def _drop(self, connection: Any) -> None:
-        if connection is not None:
-            with self._lock:
-                self._busy.discard(connection)
-            connection.disconnect()
+    def _drop(self, wire: _Wire | None) -> None:
+        if wire is not None:
+            self._busy.discard(wire)
+            wire.close()
 
     async def link(self) -> Link:
         self.check_open()
@@ -126,9 +182,8 @@ class BlockingExecutor(Executor):
 
     def interrupt(self) -> None:
         self.closed = True
-        with self._lock:
-            for connection in self._busy:
-                _shut(connection)
+        for wire in tuple(self._busy):
+            wire.shut()
 
     async def close(self) -> None:
         self.interrupt()
@@ -141,10 +196,9 @@ class BlockingExecutor(Executor):
         self._disconnect_idle()
 
     def _disconnect_idle(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.disconnect()
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                self._idle.pop().close()
 
 
 class _Link(Link):
@@ -156,10 +210,10 @@ class _Link(Link):
         self._writing = threading.Lock()
 
     async def send(self, commands: Sequence[Command]) -> None:
-        packed = b"".join(self._connection.pack_commands(commands))
+        data = packed(commands)
         try:
             with self._writing:
-                self._socket.sendall(packed)
+                self._socket.sendall(data)
         except OSError as error:
             raise self._executor.lost(error, sent=True) from error
 
@@ -181,7 +235,7 @@ class _Link(Link):
         return []
 
     def interrupt(self) -> None:
-        _shut(self._connection)
+        _shut(self._socket)
 
     async def close(self) -> None:
         self._connection.disconnect()
