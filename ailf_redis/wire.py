@@ -1,18 +1,18 @@
 """Asyncio calls: all tasks share one redis-py connection, on which their requests are pipelined as they come."""
 
 import asyncio
-import contextlib
 import os
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis import asyncio as aredis
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
-from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies
+from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncioExecutor"]
@@ -30,97 +30,158 @@ async def _connect(settings: Settings) -> Any:
     return connection
 
 
-class _Asked:
-    """A request on the wire: how many replies it waits for, and who waits."""
+class _Wire(asyncio.Protocol):
+    """One connection that many tasks use at once, and that pipelines by itself.
 
-    __slots__ = ("answer", "left", "replies")
-
-    def __init__(self, answer: "asyncio.Future[list[Any]]", left: int) -> None:
-        self.answer = answer
-        self.left = left
-        self.replies: list[Any] = []
-
-
-class _Wire:
-    """One connection that many tasks use at once: requests go out as they come, replies go to the oldest request.
-
-    A caller that was cancelled leaves its place in the queue, so its reply is taken and thrown away. The bytes are
-    written at once and without waiting: what is in flight is bounded by the callers, each of whom waits for its reply.
+    What is asked in one turn of the event loop goes out in one write; replies go to the oldest request. A caller that
+    was cancelled leaves its place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and
+    so is what waits to be written: further callers wait.
     """
+
+    MOST: Final = 8192
+    """How many requests may be in flight."""
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.broken = False
+        self.gone = self.loop.create_future()
         self._connection = connection
         self._executor = executor
-        self._reader: asyncio.StreamReader = connection._reader
-        self._writer: asyncio.StreamWriter = connection._writer
+        self._timeout = executor.settings.timeout
         self._replies = Replies(connection._parser.parse_error)
-        self._queue: deque[_Asked] = deque()
-        self._task = self.loop.create_task(self._read(), name="ailf-redis-replies")
+        self._out: list[bytes] = []
+        self._queue: deque[tuple[asyncio.Future[Any], int, float]] = deque()  # who waits, for how many, since when
+        self._parts: list[Any] = []
+        self._full: deque[asyncio.Future[None]] = deque()
+        self._choked = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
 
     def usable(self) -> bool:
         """Tell whether it can be used from here: not broken, and of this process and loop."""
-        return not (self.broken or self._writer.is_closing()) and self.usable_loop()
+        return not self.broken and self.usable_loop()
 
     def usable_loop(self) -> bool:
         """Tell whether it is of this process and loop, so that it can be closed from here."""
         return self.pid == os.getpid() and self.loop is asyncio.get_running_loop()
 
-    async def ask(self, commands: Sequence[Command], timeout: float) -> list[Any]:
-        asked = _Asked(self.loop.create_future(), len(commands))
-        self._writer.writelines(self._connection.pack_commands(commands))
-        self._queue.append(asked)
-        timer = self.loop.call_later(timeout, self._late, asked.answer)
-        try:
-            return await asked.answer
-        finally:
-            timer.cancel()
+    # --- asking --------------------------------------------------------------------------------------------------
 
-    def _late(self, answer: "asyncio.Future[list[Any]]") -> None:
-        """The server is silent: leave this wire to those who wait on it, so that the next call tries another."""
-        if not answer.done():
+    async def ask(self, data: bytes, count: int) -> Any:
+        """Send what is packed; return its reply, or of several commands all replies."""
+        while self._choked or len(self._queue) >= self.MOST:
+            await self._room()
+        answer: asyncio.Future[Any] = self.loop.create_future()
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(data)
+        self._queue.append((answer, count, self.loop.time()))
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._timeout, self._look)
+        return await answer
+
+    async def _room(self) -> None:
+        waiting: asyncio.Future[None] = self.loop.create_future()
+        self._full.append(waiting)
+        await waiting
+        if self.broken:
+            raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if not self.broken:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _look(self) -> None:
+        """Give up on requests that the server has left without an answer; the next call tries another connection.
+
+        Their places stay: the replies may still come, and must find nobody else.
+        """
+        self._deadline = None
+        overdue = self.loop.time() - self._timeout
+        for answer, _, since in self._queue:
+            if answer.done():
+                continue
+            if since > overdue:
+                self._deadline = self.loop.call_at(since + self._timeout, self._look)
+                return
             self._executor.retire(self)
             where = self._executor.where
             answer.set_exception(BackendTimeoutError(f"{where} did not answer in time", maybe_applied=True))
 
-    async def _read(self) -> None:
-        cause: Exception = ConnectionError("the server closed it")
-        try:
-            while data := await self._reader.read(READ_SIZE):
-                for reply in self._replies.feed(data):
-                    self._answer(reply)
-        except (OSError, hiredis.HiredisError) as error:
-            cause = error
-        finally:
-            self.broken = True
-            self._executor.retire(self)
-            self._fail(cause)
-            with contextlib.suppress(RedisError):
-                await self._connection.disconnect()  # here and not in a caller, who may be cancelled meanwhile
-            self._executor.forget(self)
+    # --- answers -------------------------------------------------------------------------------------------------
 
-    def _answer(self, reply: Any) -> None:
-        asked = self._queue[0]
-        asked.replies.append(reply)
-        asked.left -= 1
-        if not asked.left:
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._replies.feed(data)
+        except hiredis.HiredisError as error:
+            self.connection_lost(error)
+            self._transport.abort()
+            return
+        queue = self._queue
+        for reply in replies:
+            answer, count, _ = queue[0]
+            if count == 1:
+                queue.popleft()
+                if not answer.done():
+                    answer.set_result(reply)
+            else:
+                self._part(answer, count, reply)
+        if self._full and not self._choked:
+            self._let_in()
+
+    def _part(self, answer: "asyncio.Future[Any]", count: int, reply: Any) -> None:
+        self._parts.append(reply)
+        if len(self._parts) == count:
             self._queue.popleft()
-            if not asked.answer.done():
-                asked.answer.set_result(asked.replies)
+            parts, self._parts = self._parts, []
+            if not answer.done():
+                answer.set_result(parts)
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._full:
+            waiting = self._full.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.broken:
+            return
+        self.broken = True
+        self._executor.retire(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._fail(exc or ConnectionError("the server closed it"))
+        self._let_in()
+        self._before.connection_lost(exc)
+        self._connection._close()
+        self._executor.forget(self)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     def _fail(self, cause: Exception) -> None:
         while self._queue:
-            answer = self._queue.popleft().answer
+            answer = self._queue.popleft()[0]
             if not answer.done():
                 error = self._executor.lost(cause, sent=True)
                 error.__cause__ = cause
                 answer.set_exception(error)
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        self._transport.abort()
+        await asyncio.wait([self.gone])
 
 
 class AsyncioExecutor(Executor):
@@ -132,15 +193,25 @@ class AsyncioExecutor(Executor):
         self._retired: set[_Wire] = set()
         self._connecting: asyncio.Lock | None = None
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        self.check_open()
+    async def call(self, *command: Any) -> Any:
         wire = self._wire
         if wire is None or not wire.usable():
             wire = await self._connect()
-        return await wire.ask(commands, self.settings.timeout)
+        reply = await wire.ask(hiredis.pack_command(command), 1)
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return reply
+
+    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        wire = self._wire
+        if wire is None or not wire.usable():
+            wire = await self._connect()
+        replies = await wire.ask(packed(commands), len(commands))
+        return [replies] if len(commands) == 1 else replies
 
     async def _connect(self) -> _Wire:
         """Make the connection once for all who want it; the next one tries where this one fails or is cancelled."""
+        self.check_open()
         if self._connecting is None or (self._wire is not None and self._wire.loop is not asyncio.get_running_loop()):
             self._connecting, self._wire = asyncio.Lock(), None
         async with self._connecting:
@@ -196,7 +267,7 @@ class _Link(Link):
     async def send(self, commands: Sequence[Command]) -> None:
         if self._writer.is_closing():
             raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
-        self._writer.writelines(self._connection.pack_commands(commands))
+        self._writer.write(packed(commands))
 
     async def receive(self, timeout: float) -> list[Any]:
         try:
