@@ -34,8 +34,8 @@ class _Wire(asyncio.Protocol):
     """One connection that many tasks use at once, and that pipelines by itself.
 
     What is asked in one turn of the event loop goes out in one write; replies go to the oldest request. A caller that
-    was cancelled leaves its place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and
-    so is what waits to be written: further callers wait.
+    was cancelled leaves its place in the queue, so its reply is taken and thrown away. What is in flight is bounded,
+    and so is what waits to be written: further callers wait.
     """
 
     MOST: Final = 8192
