@@ -38,7 +38,7 @@ class Out:
         grant: The number of its last lease.
         attempts: How many deliveries count.
         error: What was last said of it.
-        gone: Whether its entry was removed from the stream while it was leased.
+        gone: Whether its entry was removed from the stream.
     """
 
     record: Record
@@ -109,7 +109,6 @@ class GroupState:
         self.pending.clear()
         self._due: list[tuple[int, str]] = []
         self._lanes: dict[str, Lane] = {}
-        self._gone: set[str] = set()
 
     # --- when what is due
 
@@ -166,20 +165,24 @@ class GroupState:
     def finish(self, name: str, now_ms: int) -> Out:
         """It is done with: forget it, and let the next of its ordering key have its turn."""
         out = self.pending.pop(name)
-        self._gone.discard(name)
         key = out.terms.key
         if key and self._lanes[key].turn == name:
             self._pass_turn(key, now_ms)
         return out
 
     def vanish(self, name: str, now_ms: int) -> None:
-        """Its entry is removed from the stream: who has it leased may still settle it, and nobody gets it again."""
+        """Its entry is removed from the stream: who has it leased may still settle it, and nobody gets it again.
+
+        One that waits for its time is for the next fetch to find, which lets others of its ordering key go on.
+        """
         out = self.pending.get(name)
-        if out is not None and out.holder is None:
+        if out is None:
+            return
+        out.gone = True
+        if out.due_ms == NEVER:
             self.finish(name, now_ms)
-        elif out is not None:
-            out.gone = True
-            self._gone.add(name)
+        elif out.holder is None:
+            self.schedule(name, min(out.due_ms, now_ms))
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         """Make it a dead letter, unless its entry has gone, so that there is nothing to keep."""
@@ -219,7 +222,9 @@ class GroupState:
         claims: list[Claim] = []
         while len(claims) < count and (name := self._ready(now_ms)) is not None:
             out = self.pending[name]
-            if out.spent(max_deliveries):
+            if out.gone:
+                self.finish(name, now_ms)
+            elif out.spent(max_deliveries):
                 dead.append(out.record.id)
                 self.bury(name, "max_deliveries", out.error or "every lease ended unsettled", now_ms)
             else:
@@ -229,16 +234,15 @@ class GroupState:
         return Fetched(claims, dead, next_due=None if upcoming is None else max(0, upcoming[0] - now_ms) / 1000)
 
     def _end_leases(self, now_ms: int) -> None:
-        """End those of consumers that died, and those that were the last of what has gone from the stream."""
+        """Take from consumers that died what they hold, and forget them."""
         died = {name for name, until_ms in self.alive.items() if until_ms <= now_ms}
-        if died:
-            for name, out in list(self.pending.items()):
-                if out.holder in died:
-                    self.park(name, min(out.due_ms, now_ms), now_ms)
-            for consumer in died:
-                del self.alive[consumer]
-        for name in [each for each in self._gone if self.pending[each].due_ms <= now_ms]:
-            self.finish(name, now_ms)
+        if not died:
+            return
+        for name, out in list(self.pending.items()):
+            if out.holder in died:
+                self.park(name, min(out.due_ms, now_ms), now_ms)
+        for consumer in died:
+            del self.alive[consumer]
 
     def _read_on(self, count: int, now_ms: int) -> list[str]:
         """Take in new entries until so many of them can be delivered now; return these."""

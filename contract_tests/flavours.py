@@ -5,16 +5,19 @@
 
 import asyncio
 import contextlib
-import queue
-import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar, Token, copy_context
+from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 import ailf
 from ailf.group import DeadLetters
 from contract_tests.harness import Harness
+from contract_tests.rival import Rival
+from contract_tests.threads import in_thread
 
-__all__ = ["OWN", "Dressed", "World", "in_thread", "live"]
+__all__ = ["Dressed", "World", "live"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
@@ -23,62 +26,10 @@ IMMEDIATE = {"pubsub", "stream", "group", "consumer", "listen", "stop", "tail", 
 """Methods that don't wait, and are plain functions on asyncio too."""
 
 END = object()
-OWN = "contract-"
-"""What the names of the suite's own threads begin with."""
-
 DEADLINE = 6
 """How many times the patience with one wait a whole test may take."""
 
 T = TypeVar("T")
-
-
-class _Threads:
-    """Threads to block in, used again and again; a test that gives up on a call is not held back by its thread."""
-
-    def __init__(self) -> None:
-        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Run it in an idle thread, or a new one."""
-        try:
-            box = self._idle.pop()
-        except IndexError:
-            box = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(box,), name=f"{OWN}call", daemon=True).start()
-        box.put(work)
-
-    def _serve(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
-        while True:
-            box.get()()
-            self._idle.append(box)
-
-
-_threads = _Threads()
-
-
-async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Run a blocking call in a thread of its own."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
-
-    def work() -> None:
-        try:
-            result, error = function(*args, **options), None
-        except BaseException as raised:  # noqa: BLE001 - it is the test's
-            result, error = None, raised
-        with contextlib.suppress(RuntimeError):  # the test has given up and its loop is gone
-            loop.call_soon_threadsafe(deliver, result, error)
-
-    def deliver(result: Any, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(result)
-        else:
-            answer.set_exception(error)
-
-    _threads.start(work)
-    return await answer
 
 
 class Dressed:
@@ -87,29 +38,41 @@ class Dressed:
     def __init__(self, world: "World", inner: Any) -> None:
         self._world = world
         self._inner = inner
+        self._entered = copy_context()
+        self._set: list[tuple[ContextVar[Any], Token[Any]]] = []
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, "close" if name == "aclose" else name)
         if not callable(value):
             return self._dress(value)
         if name in IMMEDIATE:
-            return lambda *args, **options: self._dress(value(*args, **options))
+            return lambda *args, **options: self._dress(value(*args, **self._undressed(options)))
 
         async def call(*args: Any, **options: Any) -> Any:
             args = tuple(self._world.undress(each) for each in args)
-            return self._dress(await in_thread(value, *args, **options))
+            return self._dress(await in_thread(value, *args, **self._undressed(options)))
 
         return call
+
+    def _undressed(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._world.undress(each) for name, each in options.items()}
 
     def _dress(self, value: Any) -> Any:
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
     async def __aenter__(self) -> Self:
-        await in_thread(self._inner.__enter__)
+        """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio."""
+        self._entered = copy_context()
+        await in_thread(self._entered.run, self._inner.__enter__)
+        self._set = [(each, each.set(value)) for each, value in self._entered.items() if each.get(END) is not value]
         return self
 
     async def __aexit__(self, *error: object) -> Any:
-        return await in_thread(self._inner.__exit__, *error)
+        while self._set:
+            each, token = self._set.pop()
+            with contextlib.suppress(ValueError):  # left in another task than it was entered in
+                each.reset(token)
+        return await in_thread(self._entered.run, self._inner.__exit__, *error)
 
     def __aiter__(self) -> "Dressed":
         return self
@@ -140,6 +103,12 @@ class World:
         self.patience = harness.patience
         self._opened: list[Any] = []
 
+    def rival(self, backend: Any, stream: str, group: str = "g", name: str = "rival", **options: Any) -> Rival:
+        """Return a member of a group that is in another process, as it were."""
+        rival = Rival(backend, stream, group, name, **options)
+        self._opened.append(rival)
+        return rival
+
     async def connect(self, flavour: str | None = None, harness: Harness | None = None) -> Any:
         """Open a backend, as if it were for asyncio."""
         place = harness or self.harness
@@ -165,6 +134,19 @@ class World:
         """Let the backend's *now* advance."""
         await self.harness.advance(seconds)
 
+    async def elapse(self, seconds: float) -> None:
+        """Let time really pass, the backend's and this process's together, for what happens beside the test."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            step = min(left, 0.02)
+            begin = time.monotonic()
+            await self.advance(step)
+            await asyncio.sleep(max(0.0, begin + step - time.monotonic()))
+
+    def when(self, later: float = 0.0) -> datetime:
+        """Return the backend's *now*, or so many seconds later, as the API takes it."""
+        return datetime.fromtimestamp(self.harness.now() + later, UTC)
+
     # --- waiting, never for ever ---------------------------------------------------------------------------------
 
     async def soon(self, waiting: Awaitable[T], within: float | None = None) -> T:
@@ -189,9 +171,16 @@ class World:
         assert item is not None, f"nothing came within {self.patience} s"
         return item
 
+    async def came(self, waiting: Awaitable[Any]) -> Any:
+        """Return what a `get` that was begun before brings, which must be something."""
+        item = await self.soon(waiting)
+        assert item is not None, "it waited, and nothing came"
+        return item
+
     async def nothing(self, source: Any) -> None:
-        """Fail if a message comes: one that is there now is, after one round trip."""
-        item = await source.get(self.harness.blink)
+        """Fail if a message comes: to a consumer one that is there now, to a subscription one that comes soon."""
+        looks = isinstance(getattr(source, "_inner", source), ailf.Consumer | ailf.AsyncConsumer)
+        item = await source.get(0.0 if looks else self.harness.blink)
         assert item is None, f"{item} came, and nothing should"
 
     async def until(self, condition: Callable[[], Any]) -> None:

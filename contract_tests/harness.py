@@ -1,6 +1,7 @@
 """How the suite opens a backend. For most a URL is enough; a backend with a clock of its own says more here."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Collection
 from typing import Any
@@ -53,6 +54,10 @@ class Harness:
     async def advance(self, seconds: float) -> None:
         """Let the backend's *now* advance: wait, or move its clock."""
         await asyncio.sleep(seconds)
+
+    def now(self) -> float:
+        """Return the backend's *now* in seconds since 1970; override it where that is not this machine's clock."""
+        return time.time()
 
     async def interrupt_subscriptions(self) -> None:
         """Optional: break the connections of all subscriptions; messages sent before this returns may be lost."""

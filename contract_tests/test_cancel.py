@@ -12,7 +12,8 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.flavours import World, in_thread
+from contract_tests.flavours import World
+from contract_tests.threads import in_thread
 
 NEEDS = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 

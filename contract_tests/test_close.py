@@ -13,7 +13,8 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
-from contract_tests.flavours import OWN, World
+from contract_tests.flavours import World
+from contract_tests.threads import OWN
 
 NEEDS = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 

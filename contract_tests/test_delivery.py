@@ -34,7 +34,7 @@ async def test_expired_leases_come_back(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add("x")
-    group = stream.group("g", lease=world.lease, max_processing=0.001)
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
     async with group.consumer() as one, group.consumer() as two:
         first = await world.take(one)
         await world.nothing(two)
@@ -47,17 +47,18 @@ async def test_fenced_settles(world: World) -> None:
     """S4: after its lease was lost, settling raises LeaseLostError, sets lost, and changes nothing."""
     backend = await world.connect()
     stream = backend.stream("s")
-    group = stream.group("g", lease=world.lease, max_processing=0.001)
-    for action in ("ack", "nack", "reject", "release", "extend"):
-        await stream.add(action)
-        async with group.consumer() as one, group.consumer() as two:
-            stale = await world.take(one)
-            await world.advance(world.lease * 1.2)
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    actions = {"ack": (), "nack": (0,), "reject": ("why",), "release": (), "extend": (60.0,)}
+    await stream.add_many(actions)
+    async with group.consumer() as one, group.consumer() as two:
+        stale = [await world.take(one) for _ in actions]
+        await world.advance(world.lease * 1.2)
+        for delivery, (action, arguments) in zip(stale, actions.items(), strict=True):
             current = await world.take(two)
-            arguments = {"reject": ("why",), "extend": (60.0,)}.get(action, ())
+            assert (current.data, current.attempt) == (action, 2)
             with pytest.raises(ailf.LeaseLostError):
-                await getattr(stale, action)(*arguments)
-            assert stale.lost
+                await getattr(delivery, action)(*arguments)
+            assert delivery.lost
             await current.ack()
     assert await group.dead_letters.list() == []
     async with group.consumer() as consumer:
@@ -88,7 +89,7 @@ async def test_leases_are_renewed(world: World) -> None:
     group = stream.group("g", lease=0.3)
     async with group.consumer(prefetch=2) as holder, group.consumer() as other:
         delivery = await world.take(holder)
-        for _ in range(5):
+        for _ in range(4):
             await asyncio.sleep(0.2)  # real time: it is the renewal that must go on
             await world.nothing(other)
         assert not delivery.lost
@@ -101,11 +102,11 @@ async def test_extend(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
-    group = stream.group("g", lease=world.lease, max_processing=0.001)
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
     async with group.consumer() as one, group.consumer() as two:
         delivery = await world.take(one)
         await delivery.extend(world.lease * 10)
-        await world.advance(world.lease * 1.5)
+        await world.advance(world.lease * 1.2)
         await world.nothing(two)
         await delivery.ack()
 
@@ -224,9 +225,13 @@ async def test_every_settlement_in_its_group(world: World) -> None:
     assert await group.dead_letters.list(after=letters[0].id) == letters[1:]
 
 
-@pytest.mark.parametrize("error", [None, ValueError("odd"), ailf.Reject("never")], ids=["fine", "raises", "rejects"])
+@pytest.mark.parametrize(
+    "error",
+    [None, ValueError("odd"), ailf.Reject("never"), ailf.Retry("later")],
+    ids=["fine", "raises", "rejects", "retries"],
+)
 async def test_delivery_as_context(world: World, error: Exception | None) -> None:
-    """S4: leaving a delivery's context acks, or nacks with the exception, or rejects on Reject."""
+    """S4: leaving a delivery's context acks, or nacks with the exception or on Retry, or rejects on Reject."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -237,5 +242,10 @@ async def test_delivery_as_context(world: World, error: Exception | None) -> Non
                 if error is not None:
                     raise error
         await world.nothing(consumer)
-    expected = {"None": [], "ValueError('odd')": ["ValueError: odd"], "Reject('never')": ["never"]}
-    assert [letter.error for letter in await group.dead_letters.list()] == expected[repr(error)]
+    expected = {
+        "None": [],
+        "ValueError('odd')": [("max_deliveries", "ValueError: odd")],
+        "Reject('never')": [("rejected", "never")],
+        "Retry('later')": [("max_deliveries", "later")],
+    }
+    assert [(each.reason, each.error) for each in await group.dead_letters.list()] == expected[repr(error)]

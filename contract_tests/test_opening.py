@@ -7,7 +7,8 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import needs
-from contract_tests.flavours import World, in_thread
+from contract_tests.flavours import World
+from contract_tests.threads import in_thread
 
 
 async def test_unknown_urls(world: World) -> None:

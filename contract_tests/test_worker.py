@@ -11,7 +11,8 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import needs
-from contract_tests.flavours import World, in_thread
+from contract_tests.flavours import World
+from contract_tests.threads import in_thread
 
 NEEDS = (Capability.STREAM,)
 
@@ -44,6 +45,36 @@ async def test_verdicts(world: World) -> None:
         b'"false"': ("max_deliveries", "the handler returned False", 2),
         b'"raises"': ("max_deliveries", "ZeroDivisionError: by zero", 2),
     }
+
+
+async def test_retries(world: World) -> None:
+    """S15, S7: a handler that raises Retry has its message again after the delay it names, and not before."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", max_deliveries=3, takeover=1000, backoff=ailf.Backoff(initial=0.0))
+    await stream.add("retried")
+    seen: list[float] = []
+    errors = [ailf.Retry("at once"), ailf.Retry("busy", delay=world.lease), ailf.Retry(delay=0)]
+
+    async def handler(delivery: Any) -> None:
+        seen.append(world.harness.now())
+        if delivery.attempt == 3:
+            group.stop()
+        raise errors[delivery.attempt - 1]
+
+    working = asyncio.ensure_future(group.process(handler))
+    await world.until(lambda: len(seen) == 2)
+    await asyncio.sleep(0.05)
+    assert len(seen) == 2
+    await world.advance(world.lease)
+    await world.soon(working)
+    assert seen[2] - seen[1] >= world.lease - 0.002
+    assert [(each.reason, each.error, each.attempts) for each in await group.dead_letters.list()] == [
+        ("max_deliveries", str(errors[2]), 3)
+    ]
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ailf.InvalidArgumentError):
+            ailf.Retry("when", delay=wrong)
 
 
 async def test_concurrency(world: World) -> None:
