@@ -52,7 +52,8 @@ class ConsumerFlow:
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
         self._held: set[Hold] = set()
-        self._fetching = group.engine.runtime.flight()
+        self._filling = group.engine.runtime.flight()
+        self._looking = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
         self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover)
         self._position: Any = None
@@ -83,29 +84,30 @@ class ConsumerFlow:
             try:
                 return self._buffer.popleft()
             except IndexError:
+                if timeout == 0:  # beside a wait that is under way: it sees less than a look
+                    await self._looking.join(self._look)
+                    return self._buffer.popleft() if self._buffer else None
                 left = SLICE if until is None else until - now()
-                if left <= 0 and timeout != 0:
+                if left <= 0:
                     return None
-                patience = min(SLICE, max(left, 0.0))
-                await self._fetching.join(
-                    functools.partial(self._fill, patience), None if until is None else max(left, 0.0)
+                await self._filling.join(
+                    functools.partial(self._fill, min(SLICE, left)), None if until is None else left
                 )
-                if timeout == 0 and not self._buffer:
-                    return None
 
     async def _fill(self, patience: float) -> None:
         """Fetch once, or, where a look has just found nothing, wait once for something to come."""
+        now = self.group.engine.runtime.now()
+        if self._position is None or now >= self._look_at:
+            await self._looking.join(self._look)
+        elif not (self._buffer or self.stopping.is_set()):
+            await self._wait(min(patience, self._look_at - now))
+
+    async def _look(self) -> None:
+        """Fetch. What a wait can't see is looked for again when it comes due, or after a while."""
         if self._buffer or self.stopping.is_set():
             return
         await self.open()
-        now = self.group.engine.runtime.now()
-        if self._position is None or patience <= 0 or now >= self._look_at:
-            await self._look(now)
-        elif not self.stopping.is_set():
-            await self._wait(min(patience, self._look_at - now))
-
-    async def _look(self, since: float) -> None:
-        """Fetch. What a wait can't see is looked for again when it comes due, or after a while."""
+        since = self.group.engine.runtime.now()
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
         self._pulse.confirm(since)
@@ -161,9 +163,14 @@ class ConsumerFlow:
         self.stopping.set()
         self._waiter.interrupt()
 
+    async def _landed(self) -> None:
+        """Let a fetch under way come to its end: what it brings must be given back."""
+        await self._filling.landed(LEAVING)
+        await self._looking.landed(LEAVING)
+
     async def hand_back(self) -> None:
         """Release what is fetched and not handed out: available to others at once, the attempt not counted (S14)."""
-        await self._fetching.landed(LEAVING)
+        await self._landed()
         unstarted = []
         while self._buffer:
             unstarted.append(self._buffer.popleft())
@@ -185,7 +192,7 @@ class ConsumerFlow:
             return
         self._closed = True
         self.stop()
-        await self._fetching.landed(LEAVING)
+        await self._landed()
         await self._waiter.close()
         try:
             if self.running:

@@ -154,10 +154,8 @@ async def test_looking_at_once(world: World) -> None:
             await world.nothing(consumer)
             waiting = asyncio.ensure_future(consumer.get(seconds))
             await world.advance(0.08)
-            begin = time.monotonic()
             delivery = await consumer.get(0) or await world.came(waiting)  # one of them has it
             assert (delivery.data, delivery.attempt) == (seconds, 2)
-            assert time.monotonic() - begin < 0.15
             await delivery.ack()
             await world.soon(waiting)
 

@@ -3,6 +3,9 @@
 -- ARGV    group
 -- returns 1, or 0 where it was missing
 
-redis.call('DEL', due, notes, dead, bell, again, alive, queue)
+redis.call('DEL', due, notes, dead, again, alive, queue)
 if missing then return 0 end
-return redis.call('XGROUP', 'DESTROY', stream, group)
+redis.call('XGROUP', 'DESTROY', stream, group)
+rung = true -- a consumer that waits will find it gone
+ring()
+return 1

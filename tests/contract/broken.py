@@ -1,4 +1,7 @@
-"""Memory backends, each broken in one way, that the contract suite must catch; see `broken_streams` too."""
+"""Memory backends, each broken in one way, that the contract suite must catch.
+
+Streams have files of their own: `broken_streams`, `broken_groups`, `broken_members`.
+"""
 
 import fnmatch
 import functools
@@ -19,6 +22,7 @@ from ailf.patterns import matches
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf_memory import AsyncMemoryStream, MemoryStore, MemoryStream
 from ailf_memory.backend import MemoryDriver
+from ailf_memory.group import GroupState
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
 from ailf_memory.stream import MemoryStreamDriver
 from tests.contract.harnesses import MemoryHarness
@@ -90,6 +94,11 @@ def with_stream(driver: type[MemoryStreamDriver]) -> type[BrokenHarness]:
     return type(driver.__name__, (BrokenHarness,), {"stream_driver": driver})
 
 
+def with_group(group: type[GroupState]) -> type[BrokenHarness]:
+    """Return a harness whose streams have such groups."""
+    return with_stream(type(group.__name__, (MemoryStreamDriver,), {"group_class": group}))
+
+
 def with_listener(listener: type[MemoryListener]) -> type[BrokenHarness]:
     """Return a harness whose subscriptions use this listener."""
 
@@ -153,19 +162,19 @@ class LosesPublished(MemoryListener):
         await super().change(add, drop)
         self.deaf = bool(add)
 
-    def offer(self, channel: str, body: bytes) -> None:
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         if self.deaf:
             self.deaf = False
-            return
-        super().offer(channel, body)
+            return True
+        return super().offer(channel, body, sharded=sharded)
 
 
 class RepeatsMessages(MemoryListener):
     """A frame comes twice."""
 
-    def offer(self, channel: str, body: bytes) -> None:
-        super().offer(channel, body)
-        super().offer(channel, body)
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
+        super().offer(channel, body, sharded=sharded)
+        return super().offer(channel, body, sharded=sharded)
 
 
 class SwapsMessages(MemoryListener):
@@ -177,21 +186,23 @@ class SwapsMessages(MemoryListener):
         await self._ready.wait(timeout)
         return ()
 
-    def offer(self, channel: str, body: bytes) -> None:
-        super().offer(channel, body)
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
+        taken = super().offer(channel, body, sharded=sharded)
         frames = [each for each in self._queue if isinstance(each, Frame)]
         if len(frames) == 1 and body == b"0":
             self._ready.clear()
+        return taken
 
 
 class LiteralPatterns(MemoryListener):
     """A pattern is taken for a name."""
 
-    def offer(self, channel: str, body: bytes) -> None:
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         for chosen in (self._channels.get(channel), self._patterns.get(channel)):
             if chosen is not None:
                 self._queue.append(Frame(chosen, channel, body))
                 self._ready.set()
+        return True
 
 
 class NeverConfirms(MemoryListener):
@@ -227,11 +238,12 @@ def like_a_shell(pattern: str, channel: str) -> bool:
 class ShellPatterns(MemoryListener):
     """Patterns are those of a shell."""
 
-    def offer(self, channel: str, body: bytes) -> None:
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         chosen = [self._channels[channel]] if channel in self._channels else []
         chosen += [each for text, each in self._patterns.items() if like_a_shell(text, channel)]
         self._queue.extend(Frame(each, channel, body) for each in chosen)
         self._ready.set()
+        return True
 
 
 class HidesGaps(MemoryListener):

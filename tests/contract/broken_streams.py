@@ -1,20 +1,58 @@
-"""Stream drivers of memory, each broken in one way, that the contract suite must catch."""
+"""Stream drivers of memory, each broken in one way: adding, reading, retention, waiting; see `broken_groups` too."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 import ailf
-from ailf.driver import (
-    Action,
-    Fetched,
-    Receipt,
-    Record,
-    Settlement,
-)
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
+
+# --- adding and reading ------------------------------------------------------------------------------------------
+
+
+class ChangesDrafts(MemoryStreamDriver):
+    """Entries are added otherwise than they were drafted: how is what the others say."""
+
+    changes: dict[str, Any]
+
+    async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
+        return await super().add(stream, [attrs.evolve(each, **self.changes) for each in drafts], **options)
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        return await super().add_once(stream, attrs.evolve(draft, **self.changes), **options)
+
+
+class ForgetsHeaders(ChangesDrafts):
+    """Entries lose their headers."""
+
+    changes = {"headers": {}}  # noqa: RUF012 - nobody changes it
+
+
+class IgnoresDelays(ChangesDrafts):
+    """Whatever is for later comes at once."""
+
+    changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - nobody changes it
+
+
+class IgnoresTimes(ChangesDrafts):
+    """A delay counts, a time does not."""
+
+    changes = {"at": 0.0}  # noqa: RUF012 - nobody changes it
+
+
+class IgnoresKeys(ChangesDrafts):
+    """The messages of one key are delivered at once."""
+
+    changes = {"key": ""}  # noqa: RUF012 - nobody changes it
+
+
+class IgnoresOverrides(ChangesDrafts):
+    """A message's own number of deliveries doesn't count."""
+
+    changes = {"max_deliveries": None}  # noqa: RUF012 - nobody changes it
 
 
 class LosesMessages(MemoryStreamDriver):
@@ -22,134 +60,35 @@ class LosesMessages(MemoryStreamDriver):
 
     added = 0
 
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        ids = await super().add(stream, entries)
+    async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
+        ids = await super().add(stream, drafts, **options)
         state = self._state(stream)
-        for _ in entries:
+        for _ in drafts:
             type(self).added += 1
             if self.added % 3 == 0:
-                state.keys.pop()
-                state.records.pop()
+                state.remove(len(state.keys) - 1, len(state.keys))
         return ids
 
 
-class DeliversTwice(MemoryStreamDriver):
-    """The group's position doesn't move."""
+class CutsBodies(MemoryStreamDriver):
+    """A body ends at its first zero byte."""
 
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        fetched = await super().fetch(stream, group, consumer, **options)
-        known = self._state(stream).groups[group]
-        known.position = (0, 0)
-        known.pending.clear()
-        return fetched
+    async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
+        cut = [attrs.evolve(each, body=each.body.partition(b"\0")[0]) for each in drafts]
+        return await super().add(stream, cut, **options)
 
 
-class IgnoresLeases(MemoryStreamDriver):
-    """A lease never ends by itself."""
+class MixesReplies(MemoryStreamDriver):
+    """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
 
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return await super().fetch(stream, group, consumer, **{**options, "lease": 1e9})
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend)
+        self._replies: list[list[str]] = []
 
-
-class SettlesStale(MemoryStreamDriver):
-    """Whoever once had a message may settle it."""
-
-    def _mine(self, group: Any, receipt: Receipt) -> Any:
-        return group.pending.get(tuple(int(part) for part in receipt.id.split("-")))
-
-
-class CountsReleases(MemoryStreamDriver):
-    """A release counts as an attempt."""
-
-    def _release(self, group: Any, key: Any) -> None:
-        self._park(group, key, 0.0)
-
-
-class AcksOnNack(MemoryStreamDriver):
-    """A nack loses the message."""
-
-    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
-        changed = [
-            attrs.evolve(each, action=Action.ACK) if each.action is Action.NACK else each for each in settlements
-        ]
-        return await super().settle(stream, group, changed, **options)
-
-
-class DropsOnLeave(MemoryStreamDriver):
-    """What a consumer held goes with it."""
-
-    async def leave(self, stream: str, group: str, consumer: str) -> None:
-        known = self._state(stream).groups.get(group)
-        for key, pending in list(known.pending.items() if known else ()):
-            if pending.holder == consumer:
-                del known.pending[key]  # type: ignore[union-attr]  # it has items
-
-
-class KeepsOnLeave(MemoryStreamDriver):
-    """What a consumer held waits for its lease."""
-
-    async def leave(self, stream: str, group: str, consumer: str) -> None:
-        return
-
-
-class MovesGroups(MemoryStreamDriver):
-    """Opening a group again moves it."""
-
-    async def open_group(self, stream: str, group: str, start: str) -> bool:
-        made = await super().open_group(stream, group, start)
-        self._state(stream).groups[group].position = self._position(self._state(stream), start)
-        return made
-
-
-class StartsLate(MemoryStreamDriver):
-    """A new group starts at the end."""
-
-    async def open_group(self, stream: str, group: str, start: str) -> bool:
-        return await super().open_group(stream, group, ailf.LATEST if start == ailf.EARLIEST else start)
-
-
-class LosesDeadLetters(MemoryStreamDriver):
-    """What a group gives up on is gone."""
-
-    def _bury(self, state: Any, group: Any, key: Any, reason: str, error: str) -> None:
-        del group.pending[key]
-
-
-class ForgetsHeaders(MemoryStreamDriver):
-    """Entries lose their headers."""
-
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        return await super().add(stream, [(body, {}) for body, _ in entries])
-
-
-class Reorders(MemoryStreamDriver):
-    """A page of new entries leaves last first."""
-
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        fetched = await super().fetch(stream, group, consumer, **options)
-        return attrs.evolve(fetched, claims=fetched.claims[::-1])
-
-
-class NeverCloses(MemoryStreamDriver):
-    """A wait is deaf to the end."""
-
-    def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
-        class Deaf(MemoryWaiter):
-            async def wait(self, position: Any, timeout: float) -> None:
-                self._interrupted = False
-                await super().wait(position, 60.0)
-
-            def interrupt(self) -> None:
-                return
-
-        return Deaf(self._backend, stream)
-
-
-class KeepsGroupsSilently(MemoryStreamDriver):
-    """A group that vanished is made again and nobody is told."""
-
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return attrs.evolve(await super().fetch(stream, group, consumer, **options), reset=False)
+    async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
+        self._replies.append(await super().add(stream, drafts, **options))
+        await asyncio.sleep(0)
+        return self._replies.pop(0)
 
 
 class SharesNames(MemoryStreamDriver):
@@ -160,61 +99,195 @@ class SharesNames(MemoryStreamDriver):
         return super()._state("braces" if "{" in stream else inside or stream)
 
 
-class LeasesNothing(MemoryStreamDriver):
-    """A message is for anybody again as soon as it was delivered."""
+class ReadsTwice(MemoryStreamDriver):
+    """Reading on begins with what was read last."""
 
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return await super().fetch(stream, group, consumer, **{**options, "lease": 0.0})
-
-
-class RevivesLeases(MemoryStreamDriver):
-    """A lease that has ended can be extended."""
-
-    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        await super().extend(stream, group, receipts, lease=lease)
-        return [True] * len(receipts)
+    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
+        return await super().read(stream, start, end, limit)
 
 
-class NeverExtends(MemoryStreamDriver):
-    """Extending is answered and not done."""
+class MistakesTimes(MemoryStreamDriver):
+    """A time is the place after what was added since the second began."""
 
-    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        return [True] * len(receipts)
-
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        self._store.clock.advance(0.2)  # type: ignore[attr-defined]  # ManualClock; a test of renewal waits in real time
-        return await super().fetch(stream, group, consumer, **options)
+    def id_before(self, timestamp: float) -> str:
+        return super().id_before(int(timestamp) + 1)
 
 
-class NacksAtOnce(MemoryStreamDriver):
-    """A nack's delay is forgotten."""
+class CancelsAnything(MemoryStreamDriver):
+    """Cancelling removes an entry, whether its time has come or not."""
 
-    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
-        return await super().settle(stream, group, [attrs.evolve(each, delay=0.0) for each in settlements], **options)
-
-
-class TriesForEver(MemoryStreamDriver):
-    """No number of deliveries is too many."""
-
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return await super().fetch(stream, group, consumer, **{**options, "max_deliveries": 10**9})
-
-    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **_: Any) -> list[bool]:
-        return await super().settle(stream, group, settlements, max_deliveries=10**9)
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        found = [at for at, record in enumerate(state.records) if record.id == entry_id]
+        state.locate(entry_id)
+        for at in found:
+            state.remove(at, at + 1)
+        return bool(found)
 
 
-class ForgetsErrors(MemoryStreamDriver):
-    """A dead letter doesn't say what went wrong."""
+class CancelsNothing(MemoryStreamDriver):
+    """Cancelling is answered and not done."""
 
-    def _bury(self, state: Any, group: Any, key: Any, reason: str, error: str) -> None:
-        super()._bury(state, group, key, reason, "")
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        return state.parked(state.locate(entry_id), self._now())
+
+
+class CancelsSilently(MemoryStreamDriver):
+    """A cancelled entry leaves the stream, and the groups that had read it wait for it."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        done = state.parked(state.locate(entry_id), self._now())
+        if done:
+            at = state.after(state.locate(entry_id)) - 1
+            state.remove(at, at + 1)
+        return done
+
+
+# --- adding once -------------------------------------------------------------------------------------------------
+
+
+class ForgetsDedupIds(MemoryStreamDriver):
+    """Every id is new."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        self._state(stream)._once.clear()
+        return await super().add_once(stream, draft, **options)
+
+
+class RemembersForEver(MemoryStreamDriver):
+    """A window never ends."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        return await super().add_once(stream, draft, **{**options, "window": 1e9})
+
+
+class SlidesWindows(MemoryStreamDriver):
+    """A window begins anew with each that finds its id."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        added = await super().add_once(stream, draft, **options)
+        state = self._state(stream)
+        until_ms = self._after(options["window"])
+        state._once[options["dedup_id"]] = attrs.evolve(state._once[options["dedup_id"]], until_ms=until_ms)
+        state._ends = [(until_ms, options["dedup_id"])]
+        return added
+
+
+class AddsFirst(MemoryStreamDriver):
+    """Whether an id is known is looked up in one step, and added in another."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
+        await self._backend.runtime.event().wait(0.005)
+        if known is None:
+            self._state(stream)._once.clear()
+        return await super().add_once(stream, draft, **options)
+
+
+class RemembersRefused(MemoryStreamDriver):
+    """The id of what a full stream refused is taken."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        try:
+            return await super().add_once(stream, draft, **options)
+        except ailf.StreamFullError:
+            await super().add_once(stream, draft, **{**options, "retention": None})
+            state = self._state(stream)
+            state.remove(len(state.keys) - 1, len(state.keys))
+            raise
+
+
+class KeepsDedupIds(MemoryStreamDriver):
+    """Deleting a stream leaves its dedup ids."""
+
+    async def delete(self, stream: str) -> None:
+        before = self._state(stream)
+        await super().delete(stream)
+        self._state(stream)._once = before._once
+        self._state(stream)._ends = before._ends
+
+
+# --- retention ---------------------------------------------------------------------------------------------------
+
+
+class TrimsUnsettled(MemoryStreamDriver):
+    """Every retention is hard."""
+
+    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: ailf.Retention | None) -> list[str]:
+        return await super().add(stream, drafts, retention=retention and attrs.evolve(retention, hard=True))
+
+    async def trim(self, stream: str, retention: ailf.Retention) -> ailf.Trimmed:
+        return await super().trim(stream, attrs.evolve(retention, hard=True))
+
+
+class NeverTrims(MemoryStreamDriver):
+    """Adding removes nothing."""
+
+    def _make_room(self, stream: str, count: int, retention: Any) -> None:
+        return
+
+
+class NeverFull(MemoryStreamDriver):
+    """What can't be removed is exceeded."""
+
+    def _make_room(self, stream: str, count: int, retention: Any) -> None:
+        if retention is not None:
+            self._state(stream).make_room(count, retention, self._now())
+
+
+class AddsHalf(MemoryStreamDriver):
+    """Of many, those are added that there is room for."""
+
+    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: ailf.Retention | None) -> list[str]:
+        ids: list[str] = []
+        for draft in drafts:
+            ids += await super().add(stream, [draft], retention=retention)
+        return ids
+
+
+class CountsNoEvictions(MemoryStreamDriver):
+    """What a hard retention took unsettled is not counted."""
+
+    def _make_room(self, stream: str, count: int, retention: Any) -> None:
+        super()._make_room(stream, count, retention)
+        self._state(stream).evicted = 0
+
+
+class IgnoresAge(MemoryStreamDriver):
+    """Nothing is too old."""
+
+    async def trim(self, stream: str, retention: ailf.Retention) -> ailf.Trimmed:
+        return await super().trim(stream, attrs.evolve(retention, max_age=None))
+
+    def _make_room(self, stream: str, count: int, retention: Any) -> None:
+        super()._make_room(stream, count, retention and attrs.evolve(retention, max_age=None))
+
+
+# --- waiting -----------------------------------------------------------------------------------------------------
 
 
 class RingsNobody(MemoryStreamDriver):
     """Who waits is not told that something came."""
 
-    def _changed(self, state: Any) -> None:
+    def _changed(self) -> None:
         return
+
+
+class NeverCloses(MemoryStreamDriver):
+    """A wait is deaf to the end."""
+
+    def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
+        class Deaf(MemoryWaiter):
+            async def wait(self, position: Any, timeout: float) -> bool:
+                self._interrupted = False
+                return await super().wait(position, 60.0)
+
+            def interrupt(self) -> None:
+                return
+
+        return Deaf(self._backend, stream)
 
 
 class ClosesLate(MemoryStreamDriver):
@@ -228,60 +301,95 @@ class ClosesLate(MemoryStreamDriver):
         return Deaf(self._backend, stream)
 
 
+class DeafToSteps(MemoryStreamDriver):
+    """Who waits is not told of some steps: which is what the others say."""
+
+    deaf_to: frozenset[str]
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in {"deaf_to", "_store"} or name not in self.deaf_to:
+            return found
+
+        async def silently(*args: Any, **options: Any) -> Any:
+            bells, self._store._bells = self._store._bells, []
+            version = self._store.version
+            try:
+                return await found(*args, **options)
+            finally:
+                self._store._bells, self._store.version = bells, version
+
+        return silently
+
+
+class DeafToRedrives(DeafToSteps):
+    """Who waits is not told what was redriven."""
+
+    deaf_to = frozenset({"take_letters"})
+
+
+class DeafToSteering(DeafToSteps):
+    """Who waits is not told that the group goes on, or where."""
+
+    deaf_to = frozenset({"pause", "seek"})
+
+
+class DeafToTime(MemoryStreamDriver):
+    """Who waits is not told that something has come due."""
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend)
+        self._store.clock._callbacks.clear()  # type: ignore[attr-defined]  # ManualClock
+
+
+# --- messages in general -----------------------------------------------------------------------------------------
+
+
 class SharesGroups(MemoryStreamDriver):
     """All groups of a stream are one."""
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
         return await super().open_group(stream, group[:0], start)
 
-    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return await super().fetch(stream, group[:0], consumer, **options)
-
-    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
-        return await super().settle(stream, group[:0], settlements, **options)
-
-    async def leave(self, stream: str, group: str, consumer: str) -> None:
-        await super().leave(stream, group[:0], consumer)
-
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[ailf.DeadLetter]:
-        return await super().dead_letters(stream, group[:0], after, limit)
+    def _group(self, stream: str, group: str) -> Any:
+        return self._state(stream).groups.get("")
 
 
 class DeletesOnAck(MemoryStreamDriver):
     """What one group has done is gone for everybody."""
 
-    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[bool]:
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         state = self._state(stream)
-        done = await super().settle(stream, group, settlements, **options)
+        outcomes = await super().settle(stream, group, settlements, **options)
         for each in settlements:
             if each.action is Action.ACK:
-                index = next(at for at, record in enumerate(state.records) if record.id == each.receipt.id)
-                del state.keys[index], state.records[index]
-        return done
+                at = next(at for at, record in enumerate(state.records) if record.id == each.receipt.id)
+                state.remove(at, at + 1)
+        return outcomes
 
 
-class ReadsTwice(MemoryStreamDriver):
-    """Reading on begins with what was read last."""
+class Reorders(MemoryStreamDriver):
+    """A page of new entries leaves last first."""
 
-    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
-        return await super().read(stream, start, end, limit)
-
-
-class CutsBodies(MemoryStreamDriver):
-    """A body ends at its first zero byte."""
-
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        return await super().add(stream, [(body.partition(b"\0")[0], headers) for body, headers in entries])
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        fetched = await super().fetch(stream, group, consumer, **options)
+        return attrs.evolve(fetched, claims=fetched.claims[::-1])
 
 
-class MixesReplies(MemoryStreamDriver):
-    """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
+class NeverExtends(MemoryStreamDriver):
+    """Extending is answered and not done."""
 
-    def __init__(self, backend: Any) -> None:
-        super().__init__(backend)
-        self._replies: list[list[str]] = []
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
+        return [True] * len(receipts)
 
-    async def add(self, stream: str, entries: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
-        self._replies.append(await super().add(stream, entries))
-        await asyncio.sleep(0)
-        return self._replies.pop(0)
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        self._store.clock.advance(0.2)  # type: ignore[attr-defined]  # ManualClock; a test of renewal waits in real time
+        return await super().fetch(stream, group, consumer, **options)
+
+
+class RevivesLeases(MemoryStreamDriver):
+    """A lease that has ended can be extended."""
+
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
+        await super().extend(stream, group, receipts, lease=lease)
+        return [True] * len(receipts)

@@ -44,6 +44,10 @@ class MemoryHarness(Harness):
         """Move the clock."""
         self.clock.advance(seconds)
 
+    def now(self) -> float:
+        """Return what the clock shows."""
+        return self.clock.now_ms() / 1000
+
     async def interrupt_subscriptions(self) -> None:
         """Break every subscription as a lost connection would."""
         self.store.break_subscriptions()

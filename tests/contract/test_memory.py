@@ -4,8 +4,16 @@ from contract_tests.test_backend import *  # noqa: F403 - every test of the suit
 from contract_tests.test_cancel import *  # noqa: F403
 from contract_tests.test_close import *  # noqa: F403
 from contract_tests.test_delivery import *  # noqa: F403
+from contract_tests.test_events import *  # noqa: F403
+from contract_tests.test_info import *  # noqa: F403
+from contract_tests.test_letters import *  # noqa: F403
+from contract_tests.test_liveness import *  # noqa: F403
 from contract_tests.test_opening import *  # noqa: F403
+from contract_tests.test_ordering import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
+from contract_tests.test_retention import *  # noqa: F403
+from contract_tests.test_scheduling import *  # noqa: F403
+from contract_tests.test_steering import *  # noqa: F403
 from contract_tests.test_stream import *  # noqa: F403
 from contract_tests.test_worker import *  # noqa: F403
 from tests.contract.harnesses import MemoryHarness
