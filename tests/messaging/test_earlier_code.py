@@ -14,6 +14,8 @@ import ailf
 from ailf.messaging.redis import RedisPubSub, RedisStream
 from tests.servers import NewServer, Server
 
+pytestmark = pytest.mark.xdist_group("port 6379")  # there is one
+
 PUBLISHER = """
 from ailf.messaging.redis import RedisPubSub
 pubsub = RedisPubSub()
