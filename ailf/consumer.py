@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ailf.checks import check_count, check_name
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
-from ailf.driver import Action, Claim, Settlement
+from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
@@ -147,9 +147,10 @@ class ConsumerFlow:
             self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
         if undecodable:
-            outcomes = await self.group.settle(*(settlement for _, settlement in undecodable))
+            outcomes = await self.group.settle_many([settlement for _, settlement in undecodable])
             for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
-                await self.group.report(entry_id, settlement, outcome)
+                if outcome is Outcome.DEAD:
+                    await self.group.report(entry_id, settlement, outcome)
 
     def let_go(self, parcel: Parcel) -> None:
         """It is settled or lost: renew it no more."""

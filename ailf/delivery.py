@@ -80,7 +80,7 @@ class Parcel:
         asked = Settlement(
             self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
         )
-        (outcome,) = await self.consumer.group.settle(asked)
+        outcome = await self.consumer.group.settle(asked)
         if outcome is Outcome.LOST:
             raise await self._lost(action.value)
         self.settled, self.outcome = action, outcome

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from ailf.batching import Batcher, batcher
 from ailf.checks import check_count, check_name, valid_count, valid_seconds
 from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
@@ -27,6 +28,9 @@ from ailf.values import (
 __all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
 
 log = logging.getLogger("ailf.stream")
+
+SETTLED_AT_ONCE = 100
+"""How many deliveries one request settles at most."""
 
 PAGE = 100
 """How many dead letters one request handles at most."""
@@ -70,6 +74,7 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.workers: set[Stoppable] = set()
+        self._settling: Batcher[Settlement, Outcome] = batcher(engine.runtime, self.settle_many, SETTLED_AT_ONCE)
         if options.on_event is not None:
             engine.runtime.check_callable("the hook for events", options.on_event)
 
@@ -129,21 +134,24 @@ class GroupFlow:
             log.warning("%s had vanished and was made again at the beginning of the stream", self)
             await self.tell(GroupReset(self.stream, self.name))
 
-    async def settle(self, *settlements: Settlement) -> list[Outcome]:
-        """Settle deliveries.
+    async def settle(self, settlement: Settlement) -> Outcome:
+        """Settle a delivery; those that tasks settle at the same time go in one request."""
+        return await self._settling.do(settlement)
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
+        """Settle deliveries; for each, what became of it, or that nobody can tell.
 
         After a lost answer the request is repeated once: a lease that still holds settles it for certain. One that
         doesn't may have been settled by the first request or have ended, which nobody can tell any more.
         """
-        what = f"{settlements[0].action.value} {len(settlements)} message(s) of"
+        what = f"settle {len(settlements)} message(s) of"
         most = self.options.max_deliveries
-        outcomes: list[Outcome]
+        outcomes: Sequence[Outcome | Exception]
         try:
             outcomes = await self._ask(what, self.driver.settle, settlements, again=False, max_deliveries=most)
         except OutcomeUnknownError as unknown:
-            outcomes = await self._ask(what, self.driver.settle, settlements, again=True, max_deliveries=most)
-            if Outcome.LOST in outcomes:
-                raise unknown from unknown.__cause__
+            told = await self._ask(what, self.driver.settle, settlements, again=True, max_deliveries=most)
+            outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in told]
         return outcomes
 
     async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:

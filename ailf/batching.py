@@ -1,0 +1,79 @@
+"""Brings together what several tasks ask for in one turn of the event loop, so that it is one request.
+
+Threads have no such turns: each makes its own request.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from ailf.runtime import Runtime
+
+__all__ = ["Batcher", "batcher"]
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+Work = Callable[[Sequence[X]], Awaitable[Sequence[Y | Exception]]]
+"""Does something for each item; an exception among the results is that item's."""
+
+
+class Batcher(ABC, Generic[X, Y]):
+    """Does one thing for many."""
+
+    @abstractmethod
+    async def do(self, item: X) -> Y:
+        """Return the result for this item, done together with others where there are any."""
+
+
+def batcher(runtime: Runtime, work: Work[X, Y], most: int) -> Batcher[X, Y]:
+    """Return what does this work, for so many items at once at most."""
+    return _InTurns(work, most) if runtime.flavour == "asyncio" else _AtOnce(work)
+
+
+class _AtOnce(Batcher[X, Y]):
+    def __init__(self, work: Work[X, Y]) -> None:
+        self._work = work
+
+    async def do(self, item: X) -> Y:
+        (result,) = await self._work([item])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class _InTurns(Batcher[X, Y]):
+    def __init__(self, work: Work[X, Y], most: int) -> None:
+        self._work = work
+        self._most = most
+        self._waiting: list[tuple[X, asyncio.Future[Y]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def do(self, item: X) -> Y:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Y] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._start)
+        self._waiting.append((item, answer))
+        return await answer
+
+    def _start(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for first in range(0, len(waiting), self._most):
+            task = asyncio.get_running_loop().create_task(self._run(waiting[first : first + self._most]))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, batch: Sequence[tuple[X, "asyncio.Future[Y]"]]) -> None:
+        results: Sequence[Y | BaseException]
+        try:
+            results = await self._work([item for item, _ in batch])
+        except BaseException as error:  # noqa: BLE001 - it is those who wait that it concerns
+            results = [error] * len(batch)
+        for (_, answer), result in zip(batch, results, strict=True):
+            if answer.done():  # cancelled
+                continue
+            if isinstance(result, BaseException):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
