@@ -176,6 +176,8 @@ class Backend(_BackendBase):
             UnsupportedError: The backend has no pub/sub (B2).
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
+        if sharded:
+            self.engine.require(Capability.SHARDED, "sharded channels")
         return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload
@@ -282,6 +284,8 @@ class AsyncBackend(_BackendBase):
             UnsupportedError: The backend has no pub/sub (B2).
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
+        if sharded:
+            self.engine.require(Capability.SHARDED, "sharded channels")
         return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload

@@ -11,6 +11,7 @@ from contract_tests.test_liveness import *  # noqa: F403
 from contract_tests.test_opening import *  # noqa: F403
 from contract_tests.test_ordering import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
+from contract_tests.test_request import *  # noqa: F403
 from contract_tests.test_retention import *  # noqa: F403
 from contract_tests.test_scheduling import *  # noqa: F403
 from contract_tests.test_steering import *  # noqa: F403
