@@ -5,8 +5,12 @@ import time
 import pytest
 
 import ailf
-from ailf.errors import PermissionDeniedError
-from tests.servers import NewServer
+from ailf.driver import Confirmed, Filter
+from ailf.errors import ConnectionLostError, PermissionDeniedError
+from ailf.runtime import ThreadRuntime, run
+from ailf_redis.backend import RedisDriver
+from ailf_redis.settings import Settings
+from tests.servers import NewServer, Server
 
 
 def test_a_killed_connection_is_a_gap(new_server: NewServer) -> None:
@@ -61,3 +65,19 @@ def test_a_right_that_was_taken_away_ends_the_subscription(new_server: NewServer
             assert isinstance(subscription.get(10), ailf.Gap)
             with pytest.raises(PermissionDeniedError):
                 subscription.get(10)
+
+
+def test_a_shard_that_moves_is_a_gap(any_server: Server) -> None:
+    """P5: a sharded channel's end that nobody asked for is an interruption; one that was asked for is none."""
+    driver = RedisDriver(Settings(port=any_server.port), ThreadRuntime())
+    name, wanted = driver.keys.channel("c").encode(), Filter("c", is_sharded=True)
+    listener = run(driver.pubsub().listen())
+    try:
+        assert list(listener._events([b"ssubscribe", name, 1])) == [Confirmed(wanted)]
+        with pytest.raises(ConnectionLostError, match="moved"):
+            listener._events([b"sunsubscribe", name, 0])
+        run(listener.change([], [wanted]))
+        assert list(listener._events([b"sunsubscribe", name, 0])) == []
+    finally:
+        run(listener.close())
+        run(driver.close())
