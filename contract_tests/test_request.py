@@ -274,7 +274,7 @@ async def test_reserved_headers(world: World, header: str) -> None:
 
 
 async def test_sharded_channels(world: World) -> None:
-    """B2, P2, P9: sharded channels are apart from ordinary ones of that name, and can be asked on; or unsupported."""
+    """P2, P9: sharded channels are apart from ordinary ones of that name, and can be asked on; or unsupported."""
     backend = await world.connect()
     if Capability.SHARDED not in backend.capabilities:
         with pytest.raises(ailf.UnsupportedError, match="sharded"):

@@ -89,6 +89,11 @@ def with_backend(blocking: type[ailf.Backend], on_asyncio: type[ailf.AsyncBacken
     return type(blocking.__name__, (BrokenHarness,), {"blocking": blocking, "on_asyncio": on_asyncio})
 
 
+def with_pubsub(driver: type[MemoryPubSubDriver]) -> type[BrokenHarness]:
+    """Return a harness with this pub/sub driver."""
+    return type(driver.__name__, (BrokenHarness,), {"pubsub_driver": driver})
+
+
 def with_stream(driver: type[MemoryStreamDriver]) -> type[BrokenHarness]:
     """Return a harness with this stream driver."""
     return type(driver.__name__, (BrokenHarness,), {"stream_driver": driver})

@@ -17,6 +17,7 @@ from contract_tests import test_letters as dl
 from contract_tests import test_liveness as lv
 from contract_tests import test_ordering as o
 from contract_tests import test_pubsub as p
+from contract_tests import test_request as q
 from contract_tests import test_retention as r
 from contract_tests import test_scheduling as t
 from contract_tests import test_steering as st
@@ -27,8 +28,17 @@ from contract_tests.harness import Harness
 from tests.contract import broken
 from tests.contract import broken_groups as groups
 from tests.contract import broken_members as members
+from tests.contract import broken_requests as requests
 from tests.contract import broken_streams as streams
-from tests.contract.broken import BrokenHarness, with_backend, with_driver, with_group, with_listener, with_stream
+from tests.contract.broken import (
+    BrokenHarness,
+    with_backend,
+    with_driver,
+    with_group,
+    with_listener,
+    with_pubsub,
+    with_stream,
+)
 from tests.contract.test_clauses import covered
 
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -105,6 +115,9 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(streams.ForgetsHeaders), t.test_every_way_to_add_has_the_options, {}),
     (with_stream(streams.IgnoresOverrides), t.test_deliveries_of_one_message, {"way": "nack"}),
     (with_stream(streams.IgnoresOverrides), t.test_deliveries_of_one_message, {"way": "expire"}),
+    (with_pubsub(requests.HearsNobody), q.test_a_return_value_answers, {}),
+    (with_pubsub(requests.LosesReplies), q.test_everybody_gets_his_own_reply, {}),
+    (with_pubsub(requests.SharesShards), q.test_sharded_channels, {}),
     (with_stream(streams.TrimsUnsettled), r.test_full, {}),
     (with_stream(streams.TrimsUnsettled), r.test_two_groups, {}),
     (with_stream(streams.NeverTrims), r.test_without_groups, {}),
