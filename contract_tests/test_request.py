@@ -59,7 +59,7 @@ async def test_a_return_value_answers(world: World) -> None:
 
 
 async def test_everybody_gets_his_own_reply(world: World) -> None:
-    """P9, B4: of many requests at once, answered in another order, each gets exactly its own reply."""
+    """P9: of many requests at once, answered in another order, each gets exactly its own reply."""
     backend, other = await world.connect(), await world.connect()
     chance = random.Random(3)
     async with other.pubsub().listen("c", buffer=1000) as requests:

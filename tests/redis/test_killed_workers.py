@@ -1,70 +1,88 @@
-"""Workers that are killed lose nothing: the others finish what they had in hand."""
+"""Workers that are killed, stopped or held up lose nothing: the others finish what they had in hand, and only that.
 
-import subprocess
-import sys
-import time
+The same with more kills, on every server: ``tests/campaigns``.
+"""
+
+import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import ailf
+from tests.redis.histories import History, faults
+from tests.redis.mayhem import Crowd, Plan, crowd, gather, run, settled, wait_for
 from tests.servers import Server
 
-PROGRAM = Path(__file__).with_name("worker_program.py")
-TASKS = 1000
+log = logging.getLogger("tests")
+
+FEW = Plan(messages=1000, workers=3, orders={"odds": {}, "concurrency": 4, "prefetch": 20, "pace": 0.02})
 
 
 @pytest.fixture
-def workers(server: Server, namespace: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Three worker processes, ended with the test."""
-    url = f"{server.url}?namespace={namespace}"
-    with ExitStack() as stack:
-        started = []
-        for number in range(3):
-            process = subprocess.Popen([sys.executable, str(PROGRAM), url, f"worker-{number}"])
-            stack.callback(process.wait, 10)
-            stack.callback(process.kill)
-            started.append(process)
-        yield started
+def url(server: Server, namespace: str) -> str:
+    """Where the workers of this test are."""
+    return f"{server.url}?namespace={namespace}"
 
 
-def test_kill_of_a_worker_loses_nothing(server: Server, namespace: str, workers: list[subprocess.Popen[bytes]]) -> None:
-    """S2, S5: of 1000 tasks none is lost when a worker with messages in hand is killed, and few are done twice."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as backend:
-        tasks, done = backend.stream("tasks"), backend.stream("done")
-        tasks.add_many(range(TASKS))
-        wait_for(lambda: "worker-0" in {entry.data[2] for entry in done.read(limit=TASKS)}, 20)
-        workers[0].kill()
-        wait_for(lambda: len({entry.data[0] for entry in done.read(limit=2 * TASKS)}) == TASKS, 20)
-
-        reports = [entry.data for entry in done.read(limit=2 * TASKS)]
-        again = [report for report in reports if report[1] > 1]
-        assert {report[0] for report in reports} == set(range(TASKS))
-        assert len(again) <= 20, "only what the killed worker had in hand may come again"
-        assert all(report[1] == 2 and report[2] != "worker-0" for report in again)
-        assert len(reports) <= TASKS + 1, "at most the one task that was finished and not yet acknowledged"
+@pytest.fixture
+def workers(tmp_path: Path, url: str) -> Iterator[Crowd]:
+    """Three of them."""
+    with crowd(tmp_path, FEW, url) as them:
+        yield them
 
 
-def test_sigterm_drains(server: Server, namespace: str, workers: list[subprocess.Popen[bytes]]) -> None:
+def work(url: str, workers: Crowd, attack: str) -> History:
+    """Let them do all tasks, and do something to the first as soon as it has some in hand; return what happened."""
+    with ailf.connect(url) as backend:
+        tasks = backend.stream("tasks")
+        group = tasks.group("workers")
+        added = tasks.add_many(range(FEW.messages))
+        wait_for(lambda: workers.now[0].begun, 20)
+        getattr(workers.now.pop(0), attack)()
+        wait_for(lambda: settled(group), 20)
+        workers.stop()
+        tasks.delete()
+    return gather(workers, added, [], FEW)
+
+
+def test_kill_of_a_worker_loses_nothing(url: str, workers: Crowd) -> None:
+    """S2, S5, S12: of 1000 tasks none is lost when a worker is killed, and only what it had in hand comes again."""
+    history = work(url, workers, "kill")
+    assert faults(history) == []
+    again = [each for each in history.leases if each.attempt > 1]
+    assert len(again) <= 24, "what it had in its buffer and in its handlers' hands"
+    assert {each.life.name for each in again} <= {"worker-1", "worker-2"}
+
+
+def test_sigterm_drains(url: str, workers: Crowd) -> None:
     """S14: a worker that gets SIGTERM ends well, and what it had not begun is done by others at once, as new."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as backend:
-        tasks, done = backend.stream("tasks"), backend.stream("done")
-        tasks.add_many(range(600))
-        wait_for(lambda: "worker-0" in {entry.data[2] for entry in done.read(limit=700)}, 20)
-        workers[0].terminate()
-        assert workers[0].wait(10) == 0
-        wait_for(lambda: len(done.read(limit=700)) >= 600, 20)
-        reports = [entry.data for entry in done.read(limit=700)]
-        assert sorted(report[0] for report in reports) == list(range(600)), "each exactly once"
-        assert {report[1] for report in reports} == {1}
+    history = work(url, workers, "stop")
+    assert faults(history) == []
+    assert {each.attempt for each in history.leases} == {1}
+    begun = [each.id for each in history.leases if each.begun is not None]
+    assert sorted(begun) == sorted(history.added), "each is handled exactly once"
+    assert len(history.leases) > len(begun), "it had some that it had not begun"
 
 
-def wait_for(condition: object, timeout: float) -> None:
-    """Wait until the condition holds; fail after so many seconds."""
-    assert callable(condition)
-    until = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < until, f"not within {timeout:g} s"
-        time.sleep(0.02)
+@pytest.mark.timeout(180)
+def test_workers_killed_at_random(any_server: Server, namespace: str, tmp_path: Path) -> None:
+    """S2, S3, S4, S5: of 20 000 messages none is lost, no attempt is miscounted, no two leases are valid at once."""
+    plan = Plan(messages=20_000, lasting=10, pause=0.8)
+    report = run(tmp_path, f"{any_server.url}?namespace={namespace}", plan)
+    log.info("%s", report)
+    assert faults(report.history) == []
+    assert report.killed >= 5
+    assert report.again >= 100
+
+
+@pytest.mark.timeout(120)
+def test_letters_of_killed_workers(any_server: Server, namespace: str, tmp_path: Path) -> None:
+    """S5: where workers are killed and handlers fail, each message ends acked or as one dead letter, counted right."""
+    odds = {"nack": 0.3, "raise": 0.1, "reject": 0.02, "release": 0.05}
+    orders = {"odds": odds, "max_deliveries": 3, "lease": 1.0}
+    plan = Plan(messages=2000, lasting=3, pause=0.5, orders=orders, seed=1)
+    report = run(tmp_path, f"{any_server.url}?namespace={namespace}", plan)
+    log.info("%s", report)
+    assert faults(report.history) == []
+    assert 50 <= len(report.history.letters) <= 500
