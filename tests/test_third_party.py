@@ -151,6 +151,7 @@ def test_it_is_opened_by_url(python: Path, tmp_path: Path) -> None:
     assert Path(place).is_relative_to(python.parents[1])
 
 
+@pytest.mark.timeout(240)
 def test_it_passes_the_contract(python: Path, tmp_path: Path) -> None:
     """The suite that ailf ships for backends finds nothing wrong with it."""
     suite = ("-m", "pytest", "--pyargs", "contract_tests", "--backend", "toy://", "-q", "-p", "no:cacheprovider")
