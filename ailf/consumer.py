@@ -4,6 +4,7 @@ Callers wait on the local buffer, never on the backend: a cancelled caller leave
 goes to the next caller or, on close, back to the group (S6).
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -81,18 +82,26 @@ class ConsumerFlow:
                 raise ClosedError(f"the backend of {self.group} was closed")
             if self.stopping.is_set():
                 return None
-            try:
-                return self._buffer.popleft()
-            except IndexError:
-                if timeout == 0:  # beside a wait that is under way: it sees less than a look
-                    await self._looking.join(self._look)
-                    return self._buffer.popleft() if self._buffer else None
-                left = SLICE if until is None else until - now()
-                if left <= 0:
-                    return None
-                await self._filling.join(
-                    functools.partial(self._fill, min(SLICE, left)), None if until is None else left
-                )
+            parcel = await self._buffered()
+            if parcel is not None:
+                return parcel
+            if timeout == 0:  # beside a wait that is under way: it sees less than a look
+                await self._looking.join(self._look)
+                return await self._buffered()
+            left = SLICE if until is None else until - now()
+            if left <= 0:
+                return None
+            await self._filling.join(functools.partial(self._fill, min(SLICE, left)), None if until is None else left)
+
+    async def _buffered(self) -> Parcel | None:
+        """Return the next message of the buffer; one that was lost meanwhile is somebody else's."""
+        while self._buffer:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                parcel = self._buffer.popleft()
+                if not parcel.hold.lost:
+                    return parcel
+                await parcel.lose()
+        return None
 
     async def _fill(self, patience: float) -> None:
         """Fetch once, or, where a look has just found nothing, wait once for something to come."""

@@ -117,13 +117,17 @@ class Parcel:
         await self.settle(action, delay=delay, error=why)
         return isinstance(error, Reject | Retry)
 
-    async def _lost(self, asked: str) -> LeaseLostError:
-        """Take note that its lease has ended, tell the group's hook, once, and return what to raise."""
+    async def lose(self) -> None:
+        """Take note that its lease has ended, and tell the group's hook, once."""
         self.hold.taken = True
         self.consumer.let_go(self)
         if not self.told:
             self.told = True
             await self.consumer.group.report_lost(self.claim.record.id)
+
+    async def _lost(self, asked: str) -> LeaseLostError:
+        """Lose it, and return what to raise."""
+        await self.lose()
         return LeaseLostError(
             f"{asked} of {self}: its lease has ended, so somebody else may have it; nothing was changed. "
             "Handlers that take longer than the lease need the process to stay alive to renew it"

@@ -93,6 +93,7 @@ class AsyncHolding(_Held):
             LeaseLostError: It was lost meanwhile, and the body has no error of its own (`OnLost.CANCEL`).
         """
         if self._watch is not None and self._grant is not None and await self._watch.end(error):
+            self._grant.abandon()
             raise self._grant.give_up("hold") from error
         if isinstance(error, asyncio.CancelledError):
             await asyncio.shield(self._release(error))
@@ -120,7 +121,7 @@ class _Watch:
             self._loop.call_soon_threadsafe(self._look)
 
     def _look(self) -> None:
-        if self._struck:
+        if self._struck or self._grant.released:
             return
         if self._grant.lost:
             self._struck = True

@@ -1,12 +1,13 @@
 """A granted lock: `Lease` and `AsyncLease`, two thin faces of one state, kept alive by the renewal thread."""
 
+import contextlib
 import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ailf.driver import BackendDriver, Bid
 from ailf.engine import Engine
-from ailf.errors import LeaseLostError, OutcomeUnknownError
+from ailf.errors import AilfError, LeaseLostError, OutcomeUnknownError
 from ailf.renewal import Hold
 from ailf.runtime import run
 
@@ -48,6 +49,7 @@ class GrantFlow:
         self.bid = bid
         self.fence = fence
         self.released = False
+        self._asked = 0  # how often to release it
         self.hold = LockHold(bid, since)
         self._driver = engine.driver.lock()
         if renewed:
@@ -69,11 +71,15 @@ class GrantFlow:
         """Begin its time anew."""
         if self.released:
             raise LeaseLostError(f"extend {self}: it was released")
-        since = self.engine.runtime.now()
-        kept = not self.hold.taken and all(
-            await self.engine.call(f"extend {self}", self._driver.extend, [self.bid], again=True)
-        )
-        if not kept:
+        since = 0.0
+
+        async def extend() -> list[bool]:
+            nonlocal since
+            since = self.engine.runtime.now()  # of the request that is answered
+            return await self._driver.extend([self.bid])
+
+        kept = not self.hold.taken and all(await self.engine.call(f"extend {self}", extend, again=True))
+        if not kept or self.hold.taken:  # called lost while the request was under way: it stays that
             raise self.give_up("extend")
         self.hold.confirm(since, self.bid.ttl)
 
@@ -82,7 +88,11 @@ class GrantFlow:
         if self.released:
             return
         self.engine.renewer.discard(self.hold)
-        if not await self._release() or self.hold.taken:
+        self._asked += 1
+        kept = await self._release()
+        if not kept and self._asked > 1:  # another call, at the same time or cancelled, may have been the one
+            kept = not self.hold.lost
+        if not kept or self.hold.taken:
             raise self.give_up("release")
         self.released = True
 
@@ -94,6 +104,15 @@ class GrantFlow:
         except OutcomeUnknownError:
             await self.engine.call(what, self._driver.release, self.bid, again=True)
             return not self.hold.lost
+
+    def abandon(self) -> None:
+        """Give back what may be left of a lost grant, without waiting: some of its names, or what nobody confirmed."""
+
+        async def release() -> None:
+            with contextlib.suppress(AilfError):
+                await self._driver.release(self.bid)
+
+        self.engine.runtime.spawn(release, name="ailf-abandon")
 
     def give_up(self, asked: str) -> LeaseLostError:
         """Take note that it is lost, and return what to raise."""

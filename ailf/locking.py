@@ -14,9 +14,10 @@ import attrs
 from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_seconds
 from ailf.driver import Bid, Capability, Denied, Grant, Place
 from ailf.engine import Engine
-from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
+from ailf.errors import AilfError, ClosedError, InvalidArgumentError, LockTimeoutError
 from ailf.leases import GrantFlow
 from ailf.requests import Ticket
+from ailf.runtime import Event
 from ailf.values import LockInfo
 
 __all__ = ["RECHECK", "LockFlow", "LockOptions"]
@@ -51,6 +52,24 @@ class LockOptions:
     renew: bool
 
 
+class _Waiter:
+    """Somebody in line, as the backend knows him that is closed: he leaves it first (B3).
+
+    Attributes:
+        gone: Set when he has left.
+    """
+
+    def __init__(self, ticket: Ticket, gone: Event) -> None:
+        self._ticket = ticket
+        self.gone = gone
+
+    def stop(self) -> None:
+        self._ticket.fail(ClosedError("the backend was closed"))
+
+    async def close(self) -> None:
+        await self.gone.wait(WITHDRAW)
+
+
 class LockFlow:
     """The one text of both flavours."""
 
@@ -72,8 +91,14 @@ class LockFlow:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
         now = self.engine.runtime.now
         within = None if until is None else max(0.0, until - now())
-        since = now()
-        reply = await self.engine.call(f"acquire {self}", self._driver.acquire, bid, again=True, within=within)
+        since = 0.0
+
+        async def acquire() -> Grant | Denied:
+            nonlocal since
+            since = now()  # of the request that is answered
+            return await self._driver.acquire(bid)
+
+        reply = await self.engine.call(f"acquire {self}", acquire, again=True, within=within)
         if not isinstance(reply, Grant):
             return reply
         return GrantFlow(self.engine, bid, reply.fence, since, renewed=self._options.renew)
@@ -113,16 +138,19 @@ class LockFlow:
         await desk.open()
         ticket = desk.expect()
         bid = self._bid(ticket.id, Place(desk.channel, PLACE))
+        waiter = _Waiter(ticket, self.engine.runtime.event())
+        self.engine.keep(waiter)
         try:
             found = await self._woken(bid, ticket, until)
+            if found is None:
+                raise self._too_late(timeout)  # noqa: TRY301 - it leaves the line as every other error does
         except BaseException:
             await self._withdraw(bid)
             raise
         finally:
             desk.forget(ticket)
-        if found is None:
-            await self._withdraw(bid)
-            raise self._too_late(timeout)
+            self.engine.forget(waiter)
+            waiter.gone.set()
         return found
 
     async def _woken(self, bid: Bid, ticket: Ticket, until: float) -> GrantFlow | None:

@@ -43,9 +43,10 @@ class Pulse:
         consumer: The consumer's name.
         takeover: Seconds of silence after which it is taken for dead.
         ends: When, on this process's clock, it must take itself for dead unless confirmed again.
+        life: Which of its lives this is: what it held when it was dead once is lost, also when it lives again.
     """
 
-    __slots__ = ("consumer", "ends", "group", "stream", "takeover")
+    __slots__ = ("consumer", "ends", "group", "life", "stream", "takeover")
 
     def __init__(self, stream: str, group: str, consumer: str, takeover: float) -> None:
         self.stream = stream
@@ -53,9 +54,12 @@ class Pulse:
         self.consumer = consumer
         self.takeover = takeover
         self.ends = 0.0
+        self.life = 0
 
     def confirm(self, since: float) -> None:
         """The backend counts it as alive in answer to a request sent then."""
+        if time.monotonic() >= self.ends:
+            self.life += 1
         self.ends = since + self.takeover * ALIVE * (1 - MARGIN)
 
     def due(self) -> float:
@@ -124,16 +128,18 @@ class MessageHold(Hold):
         receipt: What proves it.
     """
 
-    __slots__ = ("pulse", "receipt")
+    __slots__ = ("life", "pulse", "receipt")
 
     def __init__(self, pulse: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
         self.pulse = pulse
+        self.life = pulse.life
         self.receipt = receipt
         super().__init__(lease=lease, since=since, longest=longest)
 
     @property
     def lost(self) -> bool:
-        return self.taken or time.monotonic() >= min(self.ends, self.pulse.ends)
+        pulse = self.pulse
+        return self.taken or self.life != pulse.life or time.monotonic() >= min(self.ends, pulse.ends)
 
     def next_look(self) -> float:
         return min(super().next_look(), self.pulse.due())

@@ -142,7 +142,7 @@ class Runtime(ABC):
 
 class _ThreadEvent(threading.Event, Event):
     async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
-        return threading.Event.wait(self, timeout)
+        return threading.Event.wait(self, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 class _ThreadFlight(Flight):

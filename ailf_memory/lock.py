@@ -49,10 +49,11 @@ class _Grant:
 
 @attrs.define
 class _Waiter:
-    """Who is in line: where to wake him, and until when he counts as alive."""
+    """Who is in line: where to wake him, until when he counts as alive, when he looks again by himself."""
 
     channel: str
     alive_ms: int
+    looks_ms: int
 
 
 class LockState:
@@ -133,7 +134,7 @@ class MemoryLockDriver(LockDriver):
                 return Grant(held[0].fence)
             blocked = [until for state in states if (until := state.blocked_until(bid, now_ms)) is not None]
             if blocked:
-                self._stand_in_line(bid, states, now_ms)
+                self._stand_in_line(bid, states, now_ms, min(blocked))
                 return Denied(max(1, min(blocked) - now_ms) / 1000)
             return Grant(self._grant(bid, states, now_ms))
 
@@ -145,14 +146,19 @@ class MemoryLockDriver(LockDriver):
             state.line.pop(bid.token, None)
             if len(state.grants) < bid.permits:  # there is room for the next one
                 self._wake(state, now_ms)
+            else:
+                self._hurry(state, now_ms)
         return fence
 
-    def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> None:
+    def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
         if bid.place is None:
             return
+        kept = all(bid.token in state.line and state.line[bid.token].alive_ms > now_ms for state in states)
         for state in states:
-            state.line.setdefault(bid.token, _Waiter("", 0))
-            state.line[bid.token] = _Waiter(bid.place.channel, now_ms + _milliseconds(bid.place.lease))
+            if not kept:  # who lost his place in one line has lost it in all, or two could wait for each other
+                state.line.pop(bid.token, None)
+            alive_ms = now_ms + _milliseconds(bid.place.lease)
+            state.line[bid.token] = _Waiter(bid.place.channel, alive_ms, until_ms)
             if len(state.grants) < bid.permits and not bid.fair:  # free, but not for us: another may want only this
                 self._wake(state, now_ms, after=bid.token)
 
@@ -164,6 +170,15 @@ class MemoryLockDriver(LockDriver):
             if waiter.alive_ms <= now_ms:
                 del state.line[token]
             elif self._store.publish(waiter.channel, token.encode()):
+                return
+
+    def _hurry(self, state: LockState, now_ms: int) -> None:
+        """Wake the first in line that lives if a grant ends before he would look again: he then knows when."""
+        ends_ms = min(grant.ends_ms for grant in state.grants.values())
+        for token, waiter in list(state.line.items()):
+            if waiter.alive_ms > now_ms and (
+                waiter.looks_ms <= ends_ms or self._store.publish(waiter.channel, token.encode())
+            ):
                 return
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:

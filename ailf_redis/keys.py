@@ -67,9 +67,9 @@ class Keys:
         """Return what the helper keys of all groups of a stream begin with."""
         return [self._helper(stream, kind, "") for kind in HELPERS]
 
-    def cancel_prefixes(self, stream: str) -> list[str]:
-        """Return what the keys begin with that ``lua/cancel.lua`` needs of all groups of a stream."""
-        return [self._helper(stream, kind, "") for kind in ("due", "bell")]
+    def gone_prefixes(self, stream: str) -> list[str]:
+        """Return what the keys begin with that ``lua/gone.lua`` needs of all groups of a stream."""
+        return [self._helper(stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
 
     def _helper(self, stream: str, kind: str, *name: str) -> str:
         if self._namespace:

@@ -26,6 +26,7 @@ __all__ = [
     "INSPECT",
     "LEAVE",
     "LETTERS",
+    "OPEN",
     "PAUSE",
     "PROLONG",
     "RELEASE",
@@ -69,21 +70,22 @@ def _load(name: str, *shared: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADD = _load("add", "ids", "room")
-TRIM = _load("trim", "ids", "room")
-CANCEL = _load("cancel")
+ADD = _load("add", "ids", "gone", "room")
+TRIM = _load("trim", "ids", "gone", "room")
+CANCEL = _load("cancel", "ids", "gone")
 DELETE = _load("delete")
 
-FETCH = _load("fetch", "group")
-SETTLE = _load("settle", "group")
-EXTEND = _load("extend", "group")
-BEAT = _load("beat", "group")
-LEAVE = _load("leave", "group")
-SEEK = _load("seek", "group")
-PAUSE = _load("pause", "group")
+FETCH = _load("fetch", "ids", "group")
+SETTLE = _load("settle", "ids", "group")
+EXTEND = _load("extend", "ids", "group")
+BEAT = _load("beat", "ids", "group")
+LEAVE = _load("leave", "ids", "group")
+SEEK = _load("seek", "ids", "group")
+OPEN = _load("open", "ids", "group")
+PAUSE = _load("pause", "ids", "group")
 INFO = _load("info", "ids", "group")
-LETTERS = _load("letters", "group")
-UNGROUP = _load("ungroup", "group")
+LETTERS = _load("letters", "ids", "group")
+UNGROUP = _load("ungroup", "ids", "group")
 
 ACQUIRE = _load("acquire", "lock")
 PROLONG = _load("prolong", "lock")

@@ -33,6 +33,7 @@ from ailf_redis.scripts import (
     INFO,
     LEAVE,
     LETTERS,
+    OPEN,
     PAUSE,
     SEEK,
     SETTLE,
@@ -114,27 +115,28 @@ class RedisStreamDriver(StreamDriver):
         key = self._keys.stream(stream)
         if len(drafts) == 1 and retention is None and _plain(drafts[0]):
             return [text(await self._executor.call("XADD", key, "*", *entry_fields(drafts[0].body, drafts[0].headers)))]
-        reply = await self._add(key, self._keys.meta(stream), key, drafts, retention)
+        reply = await self._add(stream, key, drafts, retention)
         return [text(each) for each in reply[1:]]
 
     async def add_once(
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
-        keys = (self._keys.stream(stream), self._keys.meta(stream), self._keys.once(stream, dedup_id))
-        duplicate, added = await self._add(*keys, [draft], retention, token, milliseconds(window))
+        duplicate, added = await self._add(
+            stream, self._keys.once(stream, dedup_id), [draft], retention, token, milliseconds(window)
+        )
         return Added(text(added), bool(duplicate))
 
     async def _add(
         self,
-        key: str,
-        meta: str,
+        stream: str,
         once: str,
         drafts: Sequence[Draft],
         retention: Retention | None,
         token: str = "",
         window_ms: int = 0,
     ) -> list[Any]:
-        arguments: list[Any] = [*_limits(retention), token, window_ms]
+        key, meta = self._keys.stream(stream), self._keys.meta(stream)
+        arguments: list[Any] = [*_limits(retention), *self._keys.gone_prefixes(stream), token, window_ms]
         for each in drafts:
             arguments += (milliseconds(each.delay), milliseconds(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
@@ -144,12 +146,12 @@ class RedisStreamDriver(StreamDriver):
         return reply
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
-        arguments = (_whole(entry_id), *self._keys.cancel_prefixes(stream))
+        arguments = (_whole(entry_id), *self._keys.gone_prefixes(stream))
         return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
 
     async def trim(self, stream: str, retention: Retention) -> Trimmed:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
-        return Trimmed(*await TRIM.run(self._executor, keys, _limits(retention)))
+        return Trimmed(*await TRIM.run(self._executor, keys, (*_limits(retention), *self._keys.gone_prefixes(stream))))
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
@@ -170,14 +172,7 @@ class RedisStreamDriver(StreamDriver):
         await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream))
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        position = "$" if start == LATEST else _start(start)
-        command = ("XGROUP", "CREATE", self._keys.stream(stream), group, position, "MKSTREAM")
-        (reply,) = await self._executor.call_many([command])
-        if isinstance(reply, Exception):
-            if "BUSYGROUP" in str(reply):
-                return False
-            raise mapped(reply, self._executor.where, sent=True)
-        return True
+        return bool(await self._run(OPEN, stream, group, "$" if start == LATEST else _start(start)))
 
     async def delete_group(self, stream: str, group: str) -> None:
         await self._run(UNGROUP, stream, group)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, Token, copy_context
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import ailf
 from ailf.group import DeadLetters
+from ailf.holding import Holding
 from contract_tests.harness import Harness
 from contract_tests.rival import Rival
 from contract_tests.threads import in_thread
@@ -21,8 +22,11 @@ __all__ = ["Dressed", "World", "live"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
+    ailf.Lock, ailf.Lease, Holding,
 )  # fmt: skip
-IMMEDIATE = {"pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap"}
+IMMEDIATE = {
+    "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap", "lock", "semaphore", "hold", "remaining",
+}  # fmt: skip
 """Methods that don't wait, and are plain functions on asyncio too."""
 
 END = object()
@@ -60,12 +64,12 @@ class Dressed:
     def _dress(self, value: Any) -> Any:
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> Any:
         """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio."""
         self._entered = copy_context()
-        await in_thread(self._entered.run, self._inner.__enter__)
+        entered = await in_thread(self._entered.run, self._inner.__enter__)
         self._set = [(each, each.set(value)) for each, value in self._entered.items() if each.get(END) is not value]
-        return self
+        return self if entered is self._inner else self._dress(entered)
 
     async def __aexit__(self, *error: object) -> Any:
         while self._set:

@@ -6,8 +6,8 @@
 -- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
 -- writes  KEYS[3] with the window as its TTL
 
-local token, window = ARGV[4], ARGV[5]
-local FIRST, EACH = 6, 6
+local token, window = ARGV[8], ARGV[9]
+local FIRST, EACH = 10, 6
 local drafts = (#ARGV - FIRST + 1) / EACH
 local epoch
 

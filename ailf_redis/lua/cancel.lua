@@ -6,7 +6,6 @@
 -- writes  KEYS[1] without TTL; the groups' helpers (see group.lua)
 
 local stream, id = KEYS[1], ARGV[1]
-local due, bell = ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -15,13 +14,8 @@ if not entry or entry[2][1] ~= 'ailf.how' then return 0 end
 if tonumber(string.match(entry[2][2], '^%d+')) <= now then return 0 end
 redis.call('XDEL', stream, id)
 
--- Who had it waiting finds it gone at the next fetch. One that waits for its turn is found when that comes.
-for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local score = redis.call('ZSCORE', due .. info[2], id)
-  if score and score ~= 'inf' then
-    redis.call('ZADD', due .. info[2], string.format('%.0f', now), id)
-    redis.call('XADD', bell .. info[2], 'MAXLEN', 1, '*', 'r', 1)
-    redis.call('PEXPIRE', bell .. info[2], 10000)
-  end
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local name = map(flat).name
+  let_find(stream, name, entry, now, ARGV[2] .. name, ARGV[3] .. name, ARGV[4] .. name, ARGV[5] .. name)
 end
 return 1

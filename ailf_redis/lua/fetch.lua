@@ -25,14 +25,15 @@ local function rests() -- nothing more to do now: what waiting needs to know
 end
 
 redis.call('ZADD', alive, number(now + alive_for), consumer)
-if redis.call('HGET', notes, 'paused') then
-  local last, bells = rests()
-  return { claims, buried, reset, last, bells, -1 }
-end
-
 -- The dead: who has not given a sign of life in time.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, ROUNDS)) do
   if not give_back(name, false) then more = true end
+end
+
+if redis.call('HGET', notes, 'paused') then
+  local last, bells = rests()
+  ring()
+  return { claims, buried, reset, last, bells, -1 }
 end
 
 -- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
@@ -83,7 +84,11 @@ end
 local round = 0
 repeat
   local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
-  for _, member in ipairs(ids) do take(member) end
+  turned = false
+  for _, member in ipairs(ids) do
+    take(member)
+    if turned then break end -- to whom may be before the rest
+  end
   round = round + 1
 until full_or(#ids == 0, round)
 

@@ -24,6 +24,7 @@ local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this nam
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local rung = false
+local turned = false -- whether a turn was passed, so that what is due has changed
 
 local function number(n) return string.format('%.0f', n) end
 
@@ -61,13 +62,6 @@ end
 
 -- --- turns of ordering keys
 
-local function lane(key) return #key .. ':' .. key .. ':' end
-
-local function place(key, member) -- sorts as the ids do; what was put back comes last
-  local tilde, ms, seq = string.match(member, '^(~?)(%d+)%-(%d+)$')
-  return lane(key) .. tilde .. string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
-
 local function first_of(key)
   local from = lane(key)
   local found = redis.call('ZRANGEBYLEX', queue, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
@@ -82,7 +76,7 @@ local function pass_turn(key)
   local fields = fields_of(member)
   local how = fields and how_of(fields)
   redis.call('ZADD', due, number(math.max(now, how and how.at or 0)), member)
-  rung = true
+  rung, turned = true, true
 end
 
 -- --- ends
@@ -130,6 +124,10 @@ end
 -- Take it from whoever has it, until so many ms; nobody's receipt holds any more.
 local function park(member, at)
   local key, name, id = home(member)
+  if not fields_of(member) then -- its entry has gone, so it is for nobody
+    finish(member)
+    return
+  end
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
   redis.call('ZADD', due, at, member)
 end
@@ -166,7 +164,6 @@ local function give_back(consumer, forgiven)
         local ends = tonumber(redis.call('ZSCORE', due, member) or now)
         if forgiven and ends > now then forgive(member) end
         park(member, number(math.min(ends, now)))
-        if redis.call('XPENDING', key, name, row[1], row[1], 1, consumer)[1] then finish(member) end -- its entry has gone
         rung = true
       end
       left = left or #rows == PAGE

@@ -1,4 +1,4 @@
--- What several texts need of ids and of replies; it stands before them (see scripts.py). Pure.
+-- What several texts need of ids, replies and ordering keys; it stands before them (see scripts.py). Pure.
 --
 -- returns nothing by itself
 
@@ -15,4 +15,13 @@ local function map(flat) -- a reply of names and values
   local found = {}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
+end
+
+-- Where an entry stands in the line of its ordering key.
+
+local function lane(key) return #key .. ':' .. key .. ':' end
+
+local function place(key, member) -- sorts as the ids do; what was put back comes last
+  local tilde, ms, seq = string.match(member, '^(~?)(%d+)%-(%d+)$')
+  return lane(key) .. tilde .. string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
 end

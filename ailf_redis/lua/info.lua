@@ -9,7 +9,7 @@ local MOST = 1000 -- entries to count where the server can't be believed
 
 local length = redis.call('XLEN', stream)
 local evicted = tonumber(redis.call('HGET', KEYS[9], 'evicted') or 0)
-if missing then return { length, length, 0, 0, redis.call('XLEN', dead), {}, -1, evicted, 0 } end
+if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0 } end
 
 local position = '0-0'
 local said = false
@@ -24,8 +24,8 @@ local function lag()
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   if not last or not before(position, last[1]) then return 0 end
   if before(position, first[1]) then return length end
-  local deleted = map(redis.call('XINFO', 'STREAM', stream))['max-deleted-entry-id']
-  if said and deleted == '0-0' then return said end
+  local added = map(redis.call('XINFO', 'STREAM', stream))['entries-added']
+  if said and added == length then return said end -- nothing was ever removed
   local unread = #redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', MOST + 1)
   if unread <= MOST then return unread end
   local read = #redis.call('XRANGE', stream, '-', position, 'COUNT', MOST + 1)

@@ -5,7 +5,8 @@
 -- KEYS[2] fences    hash: token -> fence
 -- KEYS[3] fence     text: the last fence that was granted
 -- KEYS[4] queue     sorted set: token of a waiter -> its place in line
--- KEYS[5] waiters   hash: token of a waiter -> "<ms until which it counts as alive> <channel where it is woken>"
+-- KEYS[5] waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it looks again by itself>
+--                   <channel where it is woken>"
 -- returns nothing by itself
 -- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day, KEYS[4..5] with a waiter's lease
 
@@ -55,10 +56,11 @@ local function leave_line(lock, token)
   redis.call('HDEL', lock.waiters, token)
 end
 
--- A waiter: ms until which it counts as alive, its channel; nil, and out of the line, when that is over.
+-- A waiter: ms until which it counts as alive, its channel, ms when it looks again; nil, and out of the line, when
+-- that is over.
 local function waiter(lock, token)
-  local alive, channel = string.match(redis.call('HGET', lock.waiters, token) or '', '^(%d+) (.*)$')
-  if alive and tonumber(alive) > now then return tonumber(alive), channel end
+  local alive, looks, channel = string.match(redis.call('HGET', lock.waiters, token) or '', '^(%d+) (%d+) (.*)$')
+  if alive and tonumber(alive) > now then return tonumber(alive), channel, tonumber(looks) end
   leave_line(lock, token)
   return nil
 end
@@ -85,6 +87,20 @@ local function wake(lock, after)
       place = place - 1
     elseif redis.call('PUBLISH', channel, token) > 0 then
       return
+    end
+  end
+end
+
+-- Wake the first in line that lives if a grant ends before he would look again: he then knows when.
+local function hurry(lock, ends)
+  local place = 0
+  while true do
+    local token = redis.call('ZRANGE', lock.queue, place, place)[1]
+    if not token then return end
+    local alive, channel, looks = waiter(lock, token)
+    if alive then
+      if looks <= ends or redis.call('PUBLISH', channel, token) > 0 then return end
+      place = place + 1
     end
   end
 end

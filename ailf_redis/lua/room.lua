@@ -4,6 +4,7 @@
 -- KEYS[2] meta     hash: "evicted" how many entries were removed that a group had not settled,
 --                  "epoch" what tells dedup ids of a stream that was deleted from those of this one
 -- ARGV[1] max_len, or '' for any   ARGV[2] max_age_ms, or ''   ARGV[3] hard (1 or 0)
+-- ARGV[4..7]       what the keys of every group's due, bell, notes, queue begin with
 -- returns nothing by itself
 -- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it goes with the stream
 
@@ -26,7 +27,9 @@ end
 
 local function settled(id, all) -- by all groups, as far as reading and the oldest that is out tell
   for _, each in ipairs(all) do
-    if before(each.read, id) or (each.out and not before(id, each.out)) then return false end
+    if before(each.read, id) then return false end
+    -- The oldest that is out may be one that is no longer in the stream; those after it are looked at one by one.
+    if each.out and not before(id, each.out) and redis.call('XPENDING', stream, each.name, id, id, 1)[1] then return false end
   end
   return true
 end
@@ -46,18 +49,26 @@ local function trim(keep)
   local all = groups()
   while true do
     local excess = keep and redis.call('XLEN', stream) - keep or 0
-    local cut, taken = nil, 0
+    local cut, taken, lost_entries = nil, 0, {}
     for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', PAGE)) do
       local id = entry[1]
       local goes = taken < excess or (oldest and before(id, oldest))
       local done = goes and settled(id, all)
       if not (goes and (done or hard)) then break end
-      if not done then lost = lost + unsettled(id, all) end
+      if not done and unsettled(id, all) == 1 then
+        lost = lost + 1
+        lost_entries[#lost_entries + 1] = entry
+      end
       cut, taken = id, taken + 1
     end
     if not cut then break end
     local ms, seq = parts(cut)
     redis.call('XTRIM', stream, 'MINID', ms .. '-' .. string.format('%.0f', seq + 1))
+    for _, entry in ipairs(lost_entries) do
+      for _, each in ipairs(all) do
+        let_find(stream, each.name, entry, now, ARGV[4] .. each.name, ARGV[5] .. each.name, ARGV[6] .. each.name, ARGV[7] .. each.name)
+      end
+    end
     removed = removed + taken
     if taken < PAGE then break end
   end
