@@ -1,0 +1,57 @@
+"""A holder as a process of its own: python lock_program.py URL NAME REPORT. It counts up in a store that knows fences.
+
+Each section of the lock reads the counter, waits a little, and writes it back with its fence; what happened is appended
+to the report as JSON: fence, whether the store took the write, whether the lease knew that it was lost.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import redis
+
+import ailf
+
+WRITE = """
+local highest = tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
+if tonumber(ARGV[1]) < highest then return 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'value', ARGV[2])
+return 1
+"""
+"""The store refuses a fence that is lower than one it has seen; reading with a fence raises what it has seen."""
+
+READ = """
+local highest = tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
+if tonumber(ARGV[1]) < highest then return -1 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1])
+return tonumber(redis.call('HGET', KEYS[1], 'value') or 0)
+"""
+
+
+def section(raw: redis.Redis, store: str, lease: ailf.Lease) -> dict[str, object]:
+    """Count up, once."""
+    fence = lease.fence
+    value = raw.eval(READ, 1, store, fence)
+    time.sleep(0.005)
+    taken = value >= 0 and bool(raw.eval(WRITE, 1, store, fence, value + 1))
+    return {"fence": fence, "taken": taken, "lost": lease.lost, "at": time.monotonic()}
+
+
+def main(url: str, name: str, report: str) -> None:
+    """Work until the process is ended."""
+    with ailf.connect(url) as backend, Path(report).open("ab", buffering=0) as file:
+        raw = backend.unwrap(redis.Redis)
+        lock = backend.lock("counter", ttl=0.4)
+        while True:
+            try:
+                with lock.hold(timeout=30) as lease:
+                    done = section(raw, f"{name}:store", lease)
+                    os.write(file.fileno(), json.dumps(done).encode() + b"\n")
+            except ailf.LeaseLostError:
+                os.write(file.fileno(), b'{"raised": true}\n')
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
