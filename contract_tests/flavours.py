@@ -25,7 +25,8 @@ BLOCKING = (
     ailf.Lock, ailf.Lease, Holding,
 )  # fmt: skip
 IMMEDIATE = {
-    "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap", "lock", "semaphore", "hold", "remaining",
+    "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
+    "lock", "semaphore", "hold", "remaining",
 }  # fmt: skip
 """Methods that don't wait, and are plain functions on asyncio too."""
 

@@ -15,6 +15,8 @@ from contract_tests import test_events as e
 from contract_tests import test_info as i
 from contract_tests import test_letters as dl
 from contract_tests import test_liveness as lv
+from contract_tests import test_lock as lk
+from contract_tests import test_lock_waiting as lw
 from contract_tests import test_ordering as o
 from contract_tests import test_pubsub as p
 from contract_tests import test_request as q
@@ -27,6 +29,7 @@ from contract_tests.flavours import World, live
 from contract_tests.harness import Harness
 from tests.contract import broken
 from tests.contract import broken_groups as groups
+from tests.contract import broken_locks as locks
 from tests.contract import broken_members as members
 from tests.contract import broken_requests as requests
 from tests.contract import broken_streams as streams
@@ -39,6 +42,7 @@ from tests.contract.broken import (
     with_pubsub,
     with_stream,
 )
+from tests.contract.broken_locks import with_lock
 from tests.contract.test_clauses import covered
 
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -170,6 +174,25 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(groups.RedrivesToAll), dl.test_redrive, {}),
     (with_group(groups.NeedsTheEntry), dl.test_redriven_after_its_entry_is_gone, {}),
     (with_stream(streams.DeafToRedrives), dl.test_a_redrive_wakes_who_waits, {"way": "one"}),
+    (with_lock(locks.RepeatsFences), lk.test_fences_rise, {}),
+    (with_lock(locks.ForgetsFences), lk.test_fences_rise, {}),
+    (with_lock(locks.NumbersTries), lk.test_the_same_bid_again, {}),
+    (with_lock(locks.ReleasesOthers), lk.test_stale_leases, {"way": "expired", "successor": True}),
+    (with_lock(locks.RevivesLocks), lk.test_stale_leases, {"way": "expired", "successor": False}),
+    (with_lock(locks.IgnoresBreaks), lk.test_stale_leases, {"way": "broken", "successor": False}),
+    (with_lock(locks.ExtendsOthers), lk.test_stale_leases, {"way": "expired", "successor": True}),
+    (with_lock(locks.EndsLate), lk.test_the_end_of_a_lease, {}),
+    (with_lock(locks.EndsEarly), lk.test_the_end_of_a_lease, {}),
+    (with_lock(locks.AddsTime), lk.test_extending, {}),
+    (with_lock(locks.GrantsTwice), lk.test_nobody_has_it_twice, {}),
+    (with_lock(locks.GrantsTwice), lw.test_never_too_many, {"permits": 1}),
+    (with_lock(locks.SharesLocks), lk.test_locks_are_apart, {}),
+    (with_lock(locks.GrantsParts), lk.test_several_names, {}),
+    (with_lock(locks.IgnoresPermits), lk.test_permits, {}),
+    (with_lock(locks.LetsBarge), lk.test_nobody_barges, {}),
+    (with_lock(locks.LastComeFirst), lw.test_turns, {}),
+    (with_lock(locks.WakesNobody), lw.test_a_freed_lock_wakes_a_waiter, {"fair": True, "way": "release"}),
+    (with_lock(locks.KeepsTheDead), lw.test_a_dead_waiter, {}),
     (with_listener(broken.LosesPublished), p.test_confirmed_on_entry, {}),
     (with_listener(broken.NeverConfirms), p.test_confirmed_on_entry, {}),
     (with_listener(broken.RepeatsMessages), p.test_once_per_subscription, {}),
@@ -194,6 +217,12 @@ KEPT_BY_CORE = {
     "P6": "the core returns nothing, whatever a driver does",
     "P8": "decoding and handlers are the core's",
     "S15": "the worker is the core's",
+    "L7": "what remains is told by this process's clock",
+    "L8": "losses are told by this process's clock",
+    "L9": "holding is the core's",
+    "L10": "withdrawing is the core's",
+    "L13": "waiting is the core's",
+    "L17": "renewing is the core's",
 }
 """Clauses that no driver can break, so that no backend here does."""
 
@@ -206,7 +235,7 @@ PATIENCE = 0.4
 
 def named(case: object) -> str | None:
     """Return a case's name."""
-    return "-".join(case.values()) if isinstance(case, dict) else getattr(case, "__name__", None)
+    return "-".join(map(str, case.values())) if isinstance(case, dict) else getattr(case, "__name__", None)
 
 
 def perform(

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 SUITE = Path(contract_tests.__file__).parent
 
 TO_COME = {
-    "the lock": ([f"L{number}" for number in range(1, 18)], "ailf.Lock"),
     "the rate limiter": ([f"R{number}" for number in range(1, 12)], "ailf.RateLimiter"),
 }
 """Clauses that no test of the suite holds a backend to yet: what they wait for, and its name in the API to be."""

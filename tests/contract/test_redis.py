@@ -11,6 +11,9 @@ from contract_tests.test_events import *  # noqa: F403
 from contract_tests.test_info import *  # noqa: F403
 from contract_tests.test_letters import *  # noqa: F403
 from contract_tests.test_liveness import *  # noqa: F403
+from contract_tests.test_lock import *  # noqa: F403
+from contract_tests.test_lock_holding import *  # noqa: F403
+from contract_tests.test_lock_waiting import *  # noqa: F403
 from contract_tests.test_opening import *  # noqa: F403
 from contract_tests.test_ordering import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
