@@ -18,7 +18,7 @@ from tests.redis.traps.queues import Handler
 class NeverRenews(Plain):
     """Takes over what was idle for the lease, and trusts that handlers are faster."""
 
-    class member_class(PlainMember):  # noqa: N801 - it is the value of an attribute
+    class Member(PlainMember):
         def renewed(self) -> Iterable[PlainMessage]:
             return ()
 
@@ -26,7 +26,7 @@ class NeverRenews(Plain):
 class RenewsInHandOnly(Plain):
     """Renews what its handlers work on, and not what waits for them in its buffer."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         def renewed(self) -> Iterable[PlainMessage]:
             return self.held - set(self.buffer)
 
@@ -37,7 +37,7 @@ class RenewsInHandOnly(Plain):
 class RenewsAnybodys(Plain):
     """Renews by claiming, whoever has it."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def renew(self, message: PlainMessage) -> bool:
             claimed = await self.redis.xclaim(self.stream, self.group, self.name, 0, [message.id], justid=True)
             return bool(claimed)
@@ -46,7 +46,7 @@ class RenewsAnybodys(Plain):
 class RenewsWithBodies(Plain):
     """Renews its own by claiming them, without JUSTID."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def renew(self, message: PlainMessage) -> bool:
             (row,) = await self.redis.xpending_range(self.stream, self.group, message.id, message.id, 1)
             if row["consumer"].decode() != self.name:
@@ -60,7 +60,7 @@ class RenewsWithBodies(Plain):
 class AcksPlainly(Plain):
     """Acks by XACK."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
             return bool(await self.redis.xack(self.stream, self.group, message.id))
 
@@ -73,7 +73,7 @@ class ChecksTheOwner(Plain):
     return row and row[2] == ARGV[3] and redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) or 0
     """
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
             told = (self.group, message.id, self.name)
             return bool(await self.redis.eval(ChecksTheOwner.SCRIPT, 1, self.stream, *told))
@@ -82,10 +82,12 @@ class ChecksTheOwner(Plain):
 class ChecksThenAcks(Plain):
     """Looks whether the entry is its own, by owner and count, and then acks it."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
             rows = await self.redis.xpending_range(self.stream, self.group, message.id, message.id, 1)
-            if [(each["consumer"].decode(), each["times_delivered"]) for each in rows] != [(self.name, message.attempt)]:
+            if [(each["consumer"].decode(), each["times_delivered"]) for each in rows] != [
+                (self.name, message.attempt)
+            ]:
                 return False
             return bool(await self.redis.xack(self.stream, self.group, message.id))
 
@@ -96,7 +98,7 @@ class ChecksThenAcks(Plain):
 class SweepsFromTheStart(Plain):
     """Takes over with XAUTOCLAIM from 0-0, each time."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             self.cursor = "0-0"
             return await super().sweep()
@@ -105,7 +107,7 @@ class SweepsFromTheStart(Plain):
 class SweepsInOneGo(Plain):
     """Takes over all that is there, so that nothing waits."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             reply = await self.redis.xautoclaim(self.stream, self.group, self.name, self.lease_ms, "0-0", count=100_000)
             return [(entry, fields, 2) for entry, fields in reply[1]]
@@ -114,7 +116,7 @@ class SweepsInOneGo(Plain):
 class SweepsUnderMutex(Plain):
     """Lets one member at a time take over, under a lock that the same member deletes."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             mutex = f"{self.stream}:mutex"
             if not await self.redis.setnx(mutex, self.name):
@@ -137,7 +139,7 @@ class WaitsForNewOnes(Plain):
 class DelaysByTime(Plain):
     """Delays by the time of the last delivery, set so that its lease ends when the delay does."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
             at = int(time.time() * 1000 + delay * 1000) - self.lease_ms
             await self.redis.xclaim(self.stream, self.group, self.name, 0, [message.id], time=at, justid=True)
@@ -147,7 +149,7 @@ class DelaysByTime(Plain):
 class CountsReleases(Plain):
     """Gives back by IDLE alone, as a nack does."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def release(self, message: PlainMessage) -> bool:
             return await self.settle(message, "nack", self.lease_ms)
 
@@ -158,7 +160,7 @@ class CountsReleases(Plain):
 class RetriesByAdding(Plain):
     """Adds a failed message again, and acks the first."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
             await self.queue.add(message.data)
             return await self.ack(message)
@@ -173,7 +175,7 @@ class StartsAtTheEnd(Plain):
 class ReadsFromItsStart(Plain):
     """Reads from where its group was made, and then what is new: what it has in hand comes first."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def read(self, patience: float) -> list[Any]:
             reply = await self.redis.xreadgroup(self.group, self.name, {self.stream: self.queue.start}, self.prefetch)
             history = [(entry, fields, 1) for _, entries in reply for entry, fields in entries]
@@ -186,7 +188,7 @@ class ReadsFromItsStart(Plain):
 class WaitsOnTheSocket(Plain):
     """Lets the caller itself wait for the server's answer."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def wait(self, patience: float) -> None:
             await self.fetch(patience)
 
@@ -211,7 +213,7 @@ class NeverTrims(Plain):
 class DeletesOnAck(Plain):
     """Keeps the stream short by deleting what it has acked."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
             done = await super().ack(message)
             await self.redis.xdel(self.stream, message.id)
@@ -221,7 +223,7 @@ class DeletesOnAck(Plain):
 class DeletesItself(Plain):
     """Leaves nothing behind: deletes its consumer when it closes."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def close(self) -> None:
             await self.rest()
             await self.redis.xgroup_delconsumer(self.stream, self.group, self.name)
@@ -230,7 +232,7 @@ class DeletesItself(Plain):
 class DeletesTheIdle(Plain):
     """Deletes consumers that are idle for long and have nothing pending."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             for each in await self.redis.xinfo_consumers(self.stream, self.group):
                 if not each["pending"] and each["idle"] > self.queue.options.takeover * 1000:
@@ -241,7 +243,7 @@ class DeletesTheIdle(Plain):
 class DeletesTheDead(Plain):
     """Deletes consumers that are idle for long: their processes are gone."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             for each in await self.redis.xinfo_consumers(self.stream, self.group):
                 if each["idle"] > self.queue.options.takeover * 1000:
@@ -255,7 +257,7 @@ class DeletesTheDead(Plain):
 class ChokesOnNil(Plain):
     """Takes each entry that XAUTOCLAIM returns for an entry."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
             reply = await self.redis.xautoclaim(
                 self.stream, self.group, self.name, self.lease_ms, self.cursor, count=self.prefetch
@@ -271,11 +273,9 @@ class SkipsTheNil(Plain):
 class CountsOnTheNil(Plain):
     """Claims what XPENDING lists, and takes the answers to be in the same places; acks where there is nil."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def sweep(self) -> list[Any]:
-            rows = await self.redis.xpending_range(
-                self.stream, self.group, "-", "+", self.prefetch, idle=self.lease_ms
-            )
+            rows = await self.redis.xpending_range(self.stream, self.group, "-", "+", self.prefetch, idle=self.lease_ms)
             if not rows:
                 return []
             ids = [each["message_id"] for each in rows]
@@ -295,7 +295,7 @@ class CountsOnTheNil(Plain):
 class NacksNothing(Plain):
     """Sends nothing on a nack: the message is still pending, so it will come again, some time."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
             return True
 
@@ -306,7 +306,7 @@ class AcksOnError(Plain):
     async def handle(self, handler: Handler, message: PlainMessage) -> None:
         try:
             await handler(message.data)
-        except Exception:  # noqa: BLE001, S110 - logged, in its own words
+        except Exception:  # noqa: BLE001 - logged, in its own words
             pass
         finally:
             await message.ack()
@@ -318,7 +318,7 @@ class AcksOnError(Plain):
 class TriesWithoutGroup(Plain):
     """Logs an error of the server's and tries again."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def fetch(self, patience: float) -> None:
             try:
                 for each in await self.sweep() or await self.read(patience):
@@ -330,7 +330,7 @@ class TriesWithoutGroup(Plain):
 class ParsesUnguarded(Plain):
     """Parses what it reads in the loop that reads."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def unpack(self, entry: bytes, fields: dict[bytes, bytes], attempt: int) -> None:
             self.parse(fields)
             await super().unpack(entry, fields, attempt)
@@ -369,7 +369,7 @@ class TrustsLag(Plain):
 class ForgetsItsBuffer(Plain):
     """Closes its connection: what it had fetched comes back by itself."""
 
-    class member_class(PlainMember):  # noqa: N801 - as above
+    class Member(PlainMember):
         async def close(self) -> None:
             with contextlib.suppress(Exception):
                 await self.rest()

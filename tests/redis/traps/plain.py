@@ -27,7 +27,9 @@ if not row or row[2] ~= consumer or row[4] ~= tonumber(times) or row[3] >= tonum
 if action == 'ack' then redis.call('XACK', stream, group, id) end
 if action == 'renew' then redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID') end
 if action == 'nack' then redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', age, 'JUSTID') end
-if action == 'release' then redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', age, 'RETRYCOUNT', times - 1, 'JUSTID') end
+if action == 'release' then
+  redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', age, 'RETRYCOUNT', times - 1, 'JUSTID')
+end
 return 1
 """
 
@@ -210,7 +212,7 @@ class Plain(Queue):
     """
 
     field = "data"
-    member_class = PlainMember
+    Member: type[PlainMember] = PlainMember
     start = "0"
     block = 0.05
 
@@ -235,7 +237,7 @@ class Plain(Queue):
         return True
 
     def member(self, name: str, *, prefetch: int = 1, renews: bool = True) -> PlainMember:
-        member = self.member_class(self, name, prefetch, renews=renews)
+        member = self.Member(self, name, prefetch, renews=renews)
         self._members.append(member)
         return member
 

@@ -1,4 +1,8 @@
-"""Where a trap is sprung: a stream on a real server, queues of one kind on it, and proof that a naive kind is caught."""
+"""Where a trap is sprung: a stream on a real server, queues of a kind on it, and the proof that a naive kind is caught.
+
+A test here is a body that is run on ours, which must pass, and on naive queues (``naive.py``), each of which fell into
+the trap that the test is for and must fail, for the reason that the test names. So a test that sees nothing fails.
+"""
 
 import asyncio
 import time
@@ -16,10 +20,33 @@ from tests.proxy import Proxy
 from tests.redis.traps.queues import Member, Message, Options, Ours, Queue, end
 from tests.servers import NewServer, Server
 
-__all__ = ["LEASE", "PATIENCE", "Case", "Gate", "Scene", "nothing", "take", "trap"]
+__all__ = [
+    "LEASE",
+    "LONG",
+    "PATIENCE",
+    "SLOW",
+    "SOON",
+    "Case",
+    "Gate",
+    "Scene",
+    "clock",
+    "later",
+    "nothing",
+    "take",
+    "trap",
+]
 
 LEASE = 0.3
 """Seconds of a lease, unless a test says otherwise."""
+
+SLOW = 2 * LEASE
+"""Seconds that a slow handler takes."""
+
+LONG = 60.0
+"""Seconds of a lease that doesn't end in any test."""
+
+SOON = 0.5
+"""Seconds for what needs no lease to end."""
 
 PATIENCE = 1.0
 """Seconds for what should come at once, or when a lease has ended."""
