@@ -1,162 +1,347 @@
-"""One contended lock: 20 waiters, 50 rounds each, beside redis-py's lock and python-redis-lock's, in one run.
+"""Many waiters of one process take turns with one lock: redis-py, python-redis-lock and ailf, side by side.
 
-Prints the median of some runs: hand-overs per second, the longest wait as a multiple of the mean wait, and our round
-trips per hand-over. ``make bench`` installs the peers into an environment of its own and starts a server; or name one:
-python benchmarks/locks.py --url redis://localhost:6379/0
+    python benchmarks/locks.py [--url redis://…] [--waiters 20] [--rounds 50] [--runs 5] [--hold 0] [CONTENDER …]
+
+Each waiter takes the lock so many times, as often as it can. *Grants* counts all of that. A *hand-over* is a grant to
+another waiter than the one before: who takes the lock again that he has just let go makes many grants and keeps the
+others waiting. *Overtaken* is how often somebody got it before another who had asked 20 ms earlier or more.
+
+Needs redis-py and python-redis-lock, and a server: one that is given, or one that it starts.
 """
 
 import argparse
 import asyncio
 import contextlib
-import logging
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+import attrs
 import redis
 import redis_lock
+from redis import asyncio as aredis
 
 import ailf
 
-WAITERS, ROUNDS = 20, 50
+TTL = 30
+"""Seconds that a grant lasts."""
 
-Release = Callable[[], Any]
+EARLIER = 0.02
+"""Seconds by which somebody must have asked earlier to have been overtaken: asking takes time itself."""
 
 
+@attrs.frozen
+class Grant:
+    """One turn: whose, and when it was asked for, had and given back."""
+
+    waiter: int
+    asked: float
+    got: float
+    ended: float
+
+
+@attrs.frozen
+class Plan:
+    """What is measured.
+
+    Attributes:
+        url: The server.
+        waiters: How many take turns.
+        rounds: How often each does.
+        hold: Seconds for which each keeps the lock.
+    """
+
+    url: str
+    waiters: int
+    rounds: int
+    hold: float
+
+
+class Contender(ABC):
+    """A way of taking turns."""
+
+    commands: Sequence[str] = ("evalsha", "eval")
+    """What it sends for it; a script's own calls are no round trips."""
+
+    @abstractmethod
+    def play(self, plan: Plan) -> list[Grant]:
+        """Let all waiters have their turns."""
+
+
+class Threads(Contender):
+    """Waiters that are threads."""
+
+    @abstractmethod
+    def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
+        """Return what makes a waiter's next turn; called once for each waiter."""
+
+    def play(self, plan: Plan) -> list[Grant]:
+        """Start them at once, and wait for all."""
+        grants: list[Grant] = []
+        start = threading.Barrier(plan.waiters)
+
+        def wait(number: int, turn: Callable[[], AbstractContextManager[Any]]) -> None:
+            start.wait()
+            for _ in range(plan.rounds):
+                asked = time.monotonic()
+                with turn():
+                    got = time.monotonic()
+                    if plan.hold:
+                        time.sleep(plan.hold)
+                grants.append(Grant(number, asked, got, time.monotonic()))
+
+        with ExitStack() as stack:
+            turns = [self.open(plan, stack) for _ in range(plan.waiters)]
+            threads = [threading.Thread(target=wait, args=each) for each in enumerate(turns)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return grants
+
+
+class Tasks(Contender):
+    """Waiters that are tasks of one event loop."""
+
+    @abstractmethod
+    async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        """Return what makes a waiter's next turn; called once for each waiter."""
+
+    def play(self, plan: Plan) -> list[Grant]:
+        """Start them at once, and wait for all."""
+        return asyncio.run(self._play(plan))
+
+    async def _play(self, plan: Plan) -> list[Grant]:
+        grants: list[Grant] = []
+
+        async def wait(number: int, turn: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+            for _ in range(plan.rounds):
+                asked = time.monotonic()
+                async with turn():
+                    got = time.monotonic()
+                    if plan.hold:
+                        await asyncio.sleep(plan.hold)
+                grants.append(Grant(number, asked, got, time.monotonic()))
+
+        async with AsyncExitStack() as stack:
+            turns = [await self.open(plan, stack) for _ in range(plan.waiters)]
+            await asyncio.gather(*(wait(*each) for each in enumerate(turns)))
+        return grants
+
+
+# --- peers -------------------------------------------------------------------------------------------------------
+
+
+class RedisPy(Threads):
+    """redis-py's lock: who is denied sleeps, and tries again."""
+
+    commands = ("set", "evalsha", "eval")
+
+    def __init__(self, sleep: float) -> None:
+        self._sleep = sleep
+        self._name = f"bench-{uuid.uuid4().hex}"
+
+    def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
+        """Give each waiter a client."""
+        client = stack.enter_context(redis.Redis.from_url(plan.url))
+        client.ping()
+        lock = client.lock(self._name, timeout=TTL, sleep=self._sleep)
+        return lambda: lock
+
+
+class AsyncRedisPy(Tasks):
+    """The same for asyncio."""
+
+    commands = RedisPy.commands
+
+    def __init__(self, sleep: float) -> None:
+        self._sleep = sleep
+        self._name = f"bench-{uuid.uuid4().hex}"
+
+    async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        """Give each waiter a client, and a lock of its own: its tokens are kept in the lock."""
+        client = await stack.enter_async_context(aredis.Redis.from_url(plan.url))
+        await client.ping()
+        lock = client.lock(self._name, timeout=TTL, sleep=self._sleep)
+        return lambda: lock
+
+
+class PythonRedisLock(Threads):
+    """python-redis-lock: who is denied waits in BLPOP."""
+
+    commands = ("get", "set", "blpop", "evalsha", "eval")
+
+    def __init__(self) -> None:
+        self._name = f"bench-{uuid.uuid4().hex}"
+
+    def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
+        """Give each waiter a client; one that may wait for longer than its sockets would."""
+        client = stack.enter_context(redis.Redis.from_url(plan.url, socket_timeout=2 * TTL))
+        client.ping()
+        return lambda: redis_lock.Lock(client, self._name, expire=TTL)
+
+
+# --- ours --------------------------------------------------------------------------------------------------------
+
+
+class Ours(Threads):
+    """ailf's lock; ``apart``: each waiter has a backend of its own, as it has in a process of its own."""
+
+    def __init__(self, *, fair: bool, apart: bool = False) -> None:
+        self._fair = fair
+        self._apart = apart
+        self._name = f"bench-{uuid.uuid4().hex}"
+        self._backend: ailf.Backend | None = None
+
+    def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
+        """Share a backend, or have one."""
+        if self._backend is None or self._apart:
+            self._backend = stack.enter_context(ailf.connect(plan.url))
+            stack.callback(setattr, self, "_backend", None)
+        return self._backend.lock(self._name, ttl=TTL, fair=self._fair).hold
+
+
+class AsyncOurs(Tasks):
+    """The same for asyncio."""
+
+    def __init__(self, *, fair: bool, apart: bool = False) -> None:
+        self._fair = fair
+        self._apart = apart
+        self._name = f"bench-{uuid.uuid4().hex}"
+        self._backend: ailf.AsyncBackend | None = None
+
+    async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        """Share a backend, or have one."""
+        if self._backend is None or self._apart:
+            self._backend = await stack.enter_async_context(ailf.connect_async(plan.url))
+            stack.callback(setattr, self, "_backend", None)
+        return self._backend.lock(self._name, ttl=TTL, fair=self._fair).hold
+
+
+CONTENDERS: dict[str, Callable[[], Contender]] = {
+    "redis-py": lambda: RedisPy(0.1),
+    "redis-py, sleep=0.001": lambda: RedisPy(0.001),
+    "python-redis-lock": PythonRedisLock,
+    "ailf": lambda: Ours(fair=False),
+    "ailf, fair": lambda: Ours(fair=True),
+    "ailf, apart": lambda: Ours(fair=False, apart=True),
+    "ailf, fair, apart": lambda: Ours(fair=True, apart=True),
+    "redis-py, asyncio": lambda: AsyncRedisPy(0.1),
+    "redis-py, asyncio, sleep=0.001": lambda: AsyncRedisPy(0.001),
+    "ailf, asyncio": lambda: AsyncOurs(fair=False),
+    "ailf, asyncio, fair": lambda: AsyncOurs(fair=True),
+    "ailf, asyncio, apart": lambda: AsyncOurs(fair=False, apart=True),
+    "ailf, asyncio, fair, apart": lambda: AsyncOurs(fair=True, apart=True),
+}
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
 class Result:
-    """What one run showed."""
+    """One run."""
 
-    def __init__(self, seconds: float, waits: list[float], order: list[int]) -> None:
-        self.rate = WAITERS * ROUNDS / seconds
-        self.longest = max(waits) / statistics.mean(waits)
-        rounds = [order[start : start + WAITERS] for start in range(0, len(order), WAITERS)]
-        self.in_turn = all(each == rounds[1] for each in rounds[1:])  # the first shows who was started first
-
-
-def on_threads(acquire: Callable[[], Release]) -> Result:
-    """Contend from threads."""
-    waits: list[float] = []
-    order: list[int] = []
-
-    def work(number: int) -> None:
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            release = acquire()
-            waits.append(time.perf_counter() - begun)
-            order.append(number)
-            release()
-
-    acquire()()  # connects
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(WAITERS)]
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Result(time.perf_counter() - begun, waits, order)
+    grants: float
+    handovers: float
+    longest: float
+    mean: float
+    trips: float
+    overtaken: int
 
 
-async def on_tasks(lock: ailf.AsyncLock) -> Result:
-    """Contend from tasks."""
-    waits: list[float] = []
-    order: list[int] = []
-
-    async def work(number: int) -> None:
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            lease = await lock.acquire(60)
-            waits.append(time.perf_counter() - begun)
-            order.append(number)
-            await lease.release()
-
-    with contextlib.suppress(ailf.LockTimeoutError):  # connects, also for waiting
-        async with lock.hold():
-            await lock.acquire(0.001)
-    begun = time.perf_counter()
-    await asyncio.gather(*(work(number) for number in range(WAITERS)))
-    return Result(time.perf_counter() - begun, waits, order)
+def calls(client: Any, commands: Sequence[str]) -> int:
+    """Return how often the server was asked for these."""
+    known = client.info("commandstats")
+    return sum(known.get(f"cmdstat_{each}", {}).get("calls", 0) for each in commands)
 
 
-def tasks(url: str, *, fair: bool) -> Result:
-    """Contend from tasks on a loop of their own."""
-
-    async def main() -> Result:
-        async with ailf.connect_async(url) as backend:
-            return await on_tasks(backend.lock(f"tasks {fair}", fair=fair))
-
-    return asyncio.run(main())
-
-
-def contestants(url: str, raw: redis.Redis, backend: ailf.Backend) -> dict[str, Callable[[], Result]]:
-    """Return who is compared."""
-
-    def redis_py(sleep: float) -> Callable[[], Release]:
-        def acquire() -> Release:
-            lock = raw.lock(f"redis-py {sleep}", timeout=30, sleep=sleep)
-            lock.acquire()
-            return lock.release
-
-        return acquire
-
-    def python_redis_lock() -> Release:
-        lock = redis_lock.Lock(raw, "python-redis-lock", expire=30)
-        lock.acquire()
-        return lock.release
-
-    plain, fair = backend.lock("plain"), backend.lock("fair", fair=True)
-    return {
-        "redis-py, sleep=0.1 (default)": lambda: on_threads(redis_py(0.1)),
-        "redis-py, sleep=0.001": lambda: on_threads(redis_py(0.001)),
-        "python-redis-lock": lambda: on_threads(python_redis_lock),
-        "ailf": lambda: on_threads(lambda: plain.acquire(60).release),
-        "ailf, fair": lambda: on_threads(lambda: fair.acquire(60).release),
-        "ailf, asyncio": lambda: tasks(url, fair=False),
-        "ailf, asyncio, fair": lambda: tasks(url, fair=True),
-    }
+def measure(contender: Contender, plan: Plan) -> Result:
+    """Play once."""
+    with redis.Redis.from_url(plan.url) as client:
+        before = calls(client, contender.commands)
+        grants = sorted(contender.play(plan), key=lambda each: each.got)
+        trips = calls(client, contender.commands) - before
+    for one, other in zip(grants, grants[1:], strict=False):
+        assert other.got > one.got, "two had it at once"
+    assert len(grants) == plan.waiters * plan.rounds
+    waits = [each.got - each.asked for each in grants]
+    seconds = grants[-1].ended - grants[0].asked
+    handovers = sum(one.waiter != other.waiter for one, other in zip(grants, grants[1:], strict=False))
+    return Result(
+        grants=len(grants) / seconds,
+        handovers=handovers / seconds,
+        longest=max(waits),
+        mean=statistics.mean(waits),
+        trips=trips / len(grants),
+        overtaken=overtaken(grants),
+    )
 
 
-def scripts_run(raw: redis.Redis) -> int:
-    """Return how many scripts the server has run: each of our requests is one."""
-    stats: dict[str, dict[str, int]] = raw.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval"))
+def overtaken(grants: Sequence[Grant]) -> int:
+    """Count the grants that came before one which had been asked for clearly earlier."""
+    count = 0
+    earliest = float("inf")
+    for grant in reversed(grants):
+        count += earliest < grant.asked - EARLIER
+        earliest = min(earliest, grant.asked)
+    return count
+
+
+def report(name: str, results: Sequence[Result]) -> None:
+    """Print a line of medians."""
+    columns = zip(*(attrs.astuple(each) for each in results), strict=True)
+    grants, handovers, longest, mean, trips, late = (statistics.median(each) for each in columns)
+    print(
+        f"{name:32}{grants:10.0f}{handovers:12.0f}{longest * 1000:12.1f}{mean * 1000:10.2f}"
+        f"{longest / mean:9.1f}{trips:10.2f}{late:11.0f}",
+        flush=True,
+    )
 
 
 @contextlib.contextmanager
 def server(url: str | None) -> Iterator[str]:
-    """Return where the server is; start one where none is named."""
+    """Use the server that is given, or start one."""
     if url is not None:
         yield url
         return
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests import binaries  # noqa: PLC0415 - only needed here
-    from tests.servers import Server  # noqa: PLC0415
+    from tests import binaries  # noqa: PLC0415 - only from a checkout
+    from tests.servers import Server  # noqa: PLC0415 - as above
 
-    version, binary = next(reversed(binaries.found().items()))
+    version, binary = list(binaries.found().items())[-1]
     with Server.start(binary, version=version) as started:
+        print(f"server {version} ({binary})")
         yield started.url
 
 
 def main() -> None:
-    """Run them in turn, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a Redis server; one is started unless told")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    logging.disable(logging.ERROR)
-    with server(arguments.url) as url, redis.Redis.from_url(url) as raw, ailf.connect(url) as backend:
-        print(f"{'20 waiters x 50 rounds':32}{'hand-overs/s':>14}{'longest/mean':>14}{'round trips':>13}  in turn")
-        for name, contest in contestants(url, raw, backend).items():
-            before = scripts_run(raw)
-            results = [contest() for _ in range(arguments.runs)]
-            asked = (scripts_run(raw) - before) / (arguments.runs * WAITERS * ROUNDS)
-            rate = statistics.median(result.rate for result in results)
-            longest = statistics.median(result.longest for result in results)
-            trips = f"{asked:.2f}" if name.startswith("ailf") else ""
-            print(f"{name:32}{rate:14.0f}{longest:14.1f}{trips:>13}  {all(each.in_turn for each in results)}")
+    """Measure all that is asked for, several times in turn."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("contender", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER", help="; ".join(CONTENDERS))
+    parser.add_argument("--url", help="the server; one is started unless told")
+    parser.add_argument("--waiters", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=5, help="of which the median is told")
+    parser.add_argument("--hold", type=float, default=0.0, help="seconds for which each keeps the lock")
+    options = parser.parse_args()
+    chosen = options.contender or list(CONTENDERS)
+    with server(options.url) as url:
+        plan = Plan(url, options.waiters, options.rounds, options.hold)
+        print(f"{plan.waiters} waiters x {plan.rounds} rounds, medians of {options.runs}; waits in ms")
+        print(
+            f"{'':32}{'grants/s':>10}{'handovers/s':>12}{'longest':>12}{'mean':>10}{'ratio':>9}{'trips':>10}"
+            f"{'overtaken':>11}"
+        )
+        for name in chosen:
+            report(name, [measure(CONTENDERS[name](), plan) for _ in range(options.runs)])
 
 
 if __name__ == "__main__":

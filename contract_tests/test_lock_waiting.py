@@ -60,11 +60,11 @@ def too_many(history: Sequence[Held], permits: int) -> list[Held]:
     return [each for each in history if sum(beside(other, each) for other in history) >= permits]
 
 
-def waits(lock: Any, timeout: float, order: list[object] | None = None, name: object = None) -> "asyncio.Future[Any]":
-    """Begin to wait for a lock; note the name when it is had."""
+def waits(lock: Any, order: list[object] | None = None, name: object = None) -> "asyncio.Future[Any]":
+    """Begin to wait for a lock, for so long that only being woken helps; note the name when it is had."""
 
     async def acquire() -> Any:
-        lease = await lock.acquire(timeout)
+        lease = await lock.acquire(AWAY)
         if order is not None:
             order.append(name)
         return lease
@@ -133,7 +133,7 @@ async def test_cancelled_again(world: World) -> None:
     for moment, again in itertools.product(MOMENTS[::2], (0, 1, 3)):
         async with await world.connect() as backend:
             holder = await theirs.acquire(timeout=0)
-            waiting = waits(backend.lock("l"), world.patience)
+            waiting = waits(backend.lock("l"))
             await asyncio.sleep(0.0002 * moment)
             for _ in range(2):
                 waiting.cancel()
@@ -154,9 +154,9 @@ async def test_who_is_cancelled_passes_it_on(world: World, fair: bool) -> None:
     took = []
     for moment in MOMENTS:
         holder = await holders.acquire(timeout=0)
-        leaving = waits(first, world.patience)
+        leaving = waits(first)
         await in_line(world, holders, 1)
-        staying = waits(second, world.patience)
+        staying = waits(second)
         await in_line(world, holders, 2)
         begin = time.monotonic()
         releasing = asyncio.ensure_future(holder.release())
@@ -194,7 +194,7 @@ async def test_not_waiting(world: World, fair: bool) -> None:
     backend, other = await world.connect(), await world.connect()
     tap, lock = Tap(backend), backend.lock("l", fair=fair)
     holder = await other.lock("l").acquire(timeout=0)
-    waiting = waits(lock, world.patience)
+    waiting = waits(lock)
     await in_line(world, other.lock("l"), 1)
     took = []
     for _ in range(TURNS):
@@ -220,7 +220,7 @@ async def test_a_freed_lock_wakes_a_waiter(world: World, fair: bool, way: str) -
     took: dict[Any, list[float]] = {backend: [], other: []}
     for _, waiter in itertools.product(range(TURNS), (backend, other)):
         holder = await backend.lock("l", ttl=AWAY, fair=fair).acquire(timeout=0)
-        waiting = waits(waiter.lock("l", fair=fair), world.patience)
+        waiting = waits(waiter.lock("l", fair=fair))
         await in_line(world, backend.lock("l"), 1)
         begin = time.monotonic()
         await (holder.release() if way == "release" else other.lock("l").break_(holder.fence))
@@ -238,7 +238,7 @@ async def test_an_expired_lock_reaches_a_waiter(world: World, fair: bool) -> Non
     for turn in range(TURNS):
         begin = now()
         await bidder.win(Bid(("l",), f"dead {turn}", world.lease))
-        waiting = {waits(each.lock("l", fair=fair), world.patience) for each in (backend, other)}
+        waiting = {waits(each.lock("l", fair=fair)) for each in (backend, other)}
         await in_line(world, backend.lock("l"), 2)
         await world.advance(max(0.0, begin + world.lease * 0.9 - now()))
         assert not any(each.done() for each in waiting) or now() > begin + world.lease - TICK
@@ -262,7 +262,7 @@ async def test_a_successor_that_died(world: World) -> None:
     for _ in range(2):
         await bidder.win(holder)
         await bidder.lose(first)
-        waiting = waits(backend.lock("l", fair=True), world.patience)
+        waiting = waits(backend.lock("l", fair=True))
         await in_line(world, backend.lock("l"), 2)
         await bidder.ask("release", holder)
         await bidder.win(first)
@@ -280,7 +280,7 @@ async def test_a_lost_wakeup(world: World, fair: bool) -> None:
     backend, other = await world.connect(), await world.connect()
     for _ in range(TURNS):
         holder = await other.lock("l").acquire(timeout=0)
-        waiting = waits(backend.lock("l", fair=fair), world.patience)
+        waiting = waits(backend.lock("l", fair=fair))
         await in_line(world, other.lock("l"), 1)
         await asyncio.gather(world.harness.interrupt_subscriptions(), holder.release())
         await (await world.soon(waiting)).release()
@@ -311,7 +311,7 @@ async def test_permits_wake_as_many(world: World, fair: bool) -> None:
     for bid in held:
         await bidder.win(bid)
     order: list[object] = []
-    waiting = [waits(each.semaphore("s", 3, fair=fair), world.patience, order) for each in (backend, other) * 2]
+    waiting = [waits(each.semaphore("s", 3, fair=fair), order) for each in (backend, other) * 2]
     await in_line(world, semaphore, 4 if fair else 2)
     begin = time.monotonic()
     await asyncio.gather(*(bidder.ask("release", bid) for bid in held))
@@ -326,9 +326,9 @@ async def test_a_pair_starves_nobody(world: World) -> None:
     """L15, L11: who waits for two locks keeps neither from those who want only that one, unless the locks are fair."""
     backend, other = await world.connect(), await world.connect()
     a, b = [await backend.lock(name).acquire(timeout=0) for name in ("a", "b")]
-    pair = waits(backend.lock("a", "b"), 2 * world.patience)
+    pair = waits(backend.lock("a", "b"))
     await in_line(world, backend.lock("a"), 1)
-    single = waits(other.lock("a"), world.patience)
+    single = waits(other.lock("a"))
     await in_line(world, backend.lock("a"), 2)
     await a.release()
     lease = await world.soon(single, 2 * PROMPT)
@@ -344,7 +344,7 @@ async def test_a_pair_starves_nobody(world: World) -> None:
 async def test_turns(world: World) -> None:
     """L12: a fair lock is granted in the order in which those came who still wait, in whatever backend."""
     backends = [await world.connect(), await world.connect()]
-    bidder, lock = Bidder(world, backends[0]), backends[0].lock("l", fair=True)
+    bidder, lock, taps = Bidder(world, backends[0]), backends[0].lock("l", fair=True), [Tap(each) for each in backends]
     holder = await lock.acquire(timeout=0)
     order, waiting, leavers = list[object](), list[Any](), (0, 3, 4)
     left = [Bid(("l",), f"leaver {number}", AWAY, 1, True, Place("c", AWAY)) for number in leavers]
@@ -352,7 +352,7 @@ async def test_turns(world: World) -> None:
         if number in leavers:
             await bidder.lose(left[leavers.index(number)])
         else:
-            waiting.append(waits(backends[number // 2 % 2].lock("l", fair=True), world.patience, order, number))
+            waiting.append(waits(backends[number // 2 % 2].lock("l", fair=True), order, number))
         await in_line(world, lock, number + 1)
     for bid in left:
         assert not await bidder.ask("release", bid)
@@ -360,6 +360,8 @@ async def test_turns(world: World) -> None:
         await holder.release()
         holder = await world.soon(each)
     assert order == [number for number in range(10) if number not in leavers]
+    assert (await lock.inspect()).waiting == 0
+    assert sum(tap.count("acquire") for tap in taps) <= 4 * len(waiting), "all are woken, and one can have it"
 
 
 async def test_a_dead_waiter(world: World) -> None:
@@ -370,7 +372,7 @@ async def test_a_dead_waiter(world: World) -> None:
     begin = world.harness.now()
     for number in range(3):
         await bidder.lose(Bid(("l",), f"dead {number}", AWAY, 1, True, Place(f"dead {number}", world.lease)))
-    waiting = waits(lock, world.patience)
+    waiting = waits(lock)
     await in_line(world, lock, 4)
     await holder.release()
     await asyncio.sleep(0.02)

@@ -45,7 +45,7 @@ if not retry then
     redis.call('HSET', lock.fences, token, number(fence))
     grant(lock, token, now + ttl)
     leave_line(lock, token)
-    if lock.room > 1 then wake(lock) else hurry(lock, now + ttl) end -- there is room for the next one
+    if lock.room > 1 then wake(lock) else hurry(lock) end -- there is room for the next one
   end
   return { 1, number(fence) }
 end

@@ -92,7 +92,8 @@ local function wake(lock, after)
 end
 
 -- Wake the first in line that lives if a grant ends before he would look again: he then knows when.
-local function hurry(lock, ends)
+local function hurry(lock)
+  local ends = tonumber(redis.call('ZRANGE', lock.holders, 0, 0, 'WITHSCORES')[2])
   local place = 0
   while true do
     local token = redis.call('ZRANGE', lock.queue, place, place)[1]

@@ -7,7 +7,19 @@ import attrs
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
+from ailf_memory.backend import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
+from tests.contract.broken import BrokenHarness, with_driver
+
+
+def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
+    """Return a harness with this lock driver."""
+
+    class Driver(MemoryDriver):
+        def lock(self) -> MemoryLockDriver:
+            return lock(self)
+
+    return with_driver(type(lock.__name__, (Driver,), {}))
 
 
 class _Driver(MemoryLockDriver):
@@ -48,7 +60,7 @@ class IgnoresPermits(MemoryLockDriver):
         return await super().acquire(attrs.evolve(bid, permits=1))
 
 
-class OneLockForAll(MemoryLockDriver):
+class SharesLocks(MemoryLockDriver):
     """All names are one."""
 
     def _state(self, name: str) -> Any:
@@ -58,7 +70,7 @@ class OneLockForAll(MemoryLockDriver):
         return await super().inspect("all")
 
 
-class GrantsSome(MemoryLockDriver):
+class GrantsParts(MemoryLockDriver):
     """Of several names those are taken that are free."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -98,7 +110,7 @@ class ForgetsFences(_Driver):
         return self._number(bid, known + 1) if isinstance(reply, Grant) else reply
 
 
-class CountsBids(_Driver):
+class NumbersTries(_Driver):
     """The same bid again has another fence."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -121,14 +133,14 @@ class NumbersNames(_Driver):
 # --- how long ----------------------------------------------------------------------------------------------------
 
 
-class LastsTooLong(MemoryLockDriver):
+class EndsLate(MemoryLockDriver):
     """A grant lasts longer than was asked."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(attrs.evolve(bid, ttl=bid.ttl + 0.005))
 
 
-class LastsTooShort(MemoryLockDriver):
+class EndsEarly(MemoryLockDriver):
     """A grant lasts a tenth less than was asked."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -196,7 +208,7 @@ class ExtendsParts(_Driver):
         return kept
 
 
-class ExtendsTheDead(MemoryLockDriver):
+class RevivesLocks(MemoryLockDriver):
     """Extending brings back what has ended."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
@@ -228,7 +240,7 @@ class KeepsTime(_Driver):
 # --- how it ends -------------------------------------------------------------------------------------------------
 
 
-class ReleasesAnothers(_Driver):
+class ReleasesOthers(_Driver):
     """Releasing ends the grant of whoever has it."""
 
     async def release(self, bid: Bid) -> bool:
@@ -253,7 +265,7 @@ class ReleasesGladly(MemoryLockDriver):
         return True
 
 
-class BreaksNothing(MemoryLockDriver):
+class IgnoresBreaks(MemoryLockDriver):
     """Breaking does nothing and says it did."""
 
     async def break_(self, name: str, fence: int) -> bool:
@@ -337,7 +349,7 @@ class LeavesSilently(_Driver):
         return False
 
 
-class Barges(MemoryLockDriver):
+class LetsBarge(MemoryLockDriver):
     """Fair or not, whoever comes at the right time has it."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -400,7 +412,7 @@ class KeepsPlaces(_Driver):
         return reply
 
 
-class NeverForgetsTheDead(MemoryLockDriver):
+class KeepsTheDead(MemoryLockDriver):
     """A place in line never ends by itself."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:

@@ -77,7 +77,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout: float = 20.0) -> None:
+    def stop(self, timeout: float = 60.0) -> None:
         """Tell it to end, and see that it does so well, or that it had not begun."""
         self._ended = time.monotonic()
         self.process.terminate()
@@ -225,7 +225,7 @@ class Report:
         )
 
 
-def run(folder: Path, url: str, plan: Plan, *, limit: float = 60.0) -> Report:
+def run(folder: Path, url: str, plan: Plan, *, limit: float = 120.0) -> Report:
     """Add messages, attack the workers until all is settled, and return what happened."""
     with crowd(folder, plan, url) as them, ailf.connect(url) as backend:
         group = backend.stream("tasks").group("workers")

@@ -38,14 +38,15 @@ def work(url: str, workers: Crowd, attack: str) -> History:
         tasks = backend.stream("tasks")
         group = tasks.group("workers")
         added = tasks.add_many(range(FEW.messages))
-        wait_for(lambda: workers.now[0].begun, 20)
+        wait_for(lambda: workers.now[0].begun, 30)
         getattr(workers.now.pop(0), attack)()
-        wait_for(lambda: settled(group), 20)
+        wait_for(lambda: settled(group), 30)
         workers.stop()
         tasks.delete()
     return gather(workers, added, [], FEW)
 
 
+@pytest.mark.timeout(120)
 def test_kill_of_a_worker_loses_nothing(url: str, workers: Crowd) -> None:
     """S2, S5, S12: of 1000 tasks none is lost when a worker is killed, and only what it had in hand comes again."""
     history = work(url, workers, "kill")
@@ -55,6 +56,7 @@ def test_kill_of_a_worker_loses_nothing(url: str, workers: Crowd) -> None:
     assert {each.life.name for each in again} <= {"worker-1", "worker-2"}
 
 
+@pytest.mark.timeout(120)
 def test_sigterm_drains(url: str, workers: Crowd) -> None:
     """S14: a worker that gets SIGTERM ends well, and what it had not begun is done by others at once, as new."""
     history = work(url, workers, "stop")
@@ -76,7 +78,7 @@ def test_workers_killed_at_random(any_server: Server, namespace: str, tmp_path: 
     assert report.again >= 100
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_letters_of_killed_workers(any_server: Server, namespace: str, tmp_path: Path) -> None:
     """S5: where workers are killed and handlers fail, each message ends acked or as one dead letter, counted right."""
     odds = {"nack": 0.3, "raise": 0.1, "reject": 0.02, "release": 0.05}
