@@ -12,6 +12,7 @@ Needs redis-py and python-redis-lock, and a server: one that is given, or one th
 import argparse
 import asyncio
 import contextlib
+import itertools
 import statistics
 import sys
 import threading
@@ -269,12 +270,12 @@ def measure(contender: Contender, plan: Plan) -> Result:
         before = calls(client, contender.commands)
         grants = sorted(contender.play(plan), key=lambda each: each.got)
         trips = calls(client, contender.commands) - before
-    for one, other in zip(grants, grants[1:], strict=False):
+    for one, other in itertools.pairwise(grants):
         assert other.got > one.got, "two had it at once"
     assert len(grants) == plan.waiters * plan.rounds
     waits = [each.got - each.asked for each in grants]
     seconds = grants[-1].ended - grants[0].asked
-    handovers = sum(one.waiter != other.waiter for one, other in zip(grants, grants[1:], strict=False))
+    handovers = sum(one.waiter != other.waiter for one, other in itertools.pairwise(grants))
     return Result(
         grants=len(grants) / seconds,
         handovers=handovers / seconds,
@@ -325,7 +326,8 @@ def server(url: str | None) -> Iterator[str]:
 def main() -> None:
     """Measure all that is asked for, several times in turn."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("contender", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER", help="; ".join(CONTENDERS))
+    names = "; ".join(CONTENDERS)
+    parser.add_argument("contender", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER", help=names)
     parser.add_argument("--url", help="the server; one is started unless told")
     parser.add_argument("--waiters", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=50)

@@ -1,6 +1,7 @@
 """Plays the model of locks and any number of drivers with the same steps, and compares all that they say and do.
 
-That is what they answer, whom they wake, and how they stand. Time passes by hand. A waiter whose process has died is one that doesn't hear when it is woken, or tries no more.
+That is what they answer, whom they wake, and how they stand. Time passes by hand. A waiter whose process has died is
+one that doesn't hear when it is woken, or tries no more.
 """
 
 from abc import ABC, abstractmethod

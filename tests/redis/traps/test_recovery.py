@@ -10,15 +10,15 @@ from tests.redis.traps.scene import LEASE, LONG, PATIENCE, SOON, Case, Scene, cl
 
 @trap(Case(naive.SweepsFromTheStart, "nothing came"))
 async def test_trap_04_fresh_ones_hide_stale_ones(scene: Scene) -> None:
-    """S2, trap 4: fifty messages in living hands do not hide ten stale ones behind them."""
-    queue = scene.queue()
-    await queue.add(*range(60))
-    alive, dead = queue.member("alive", prefetch=50), queue.member("dead", prefetch=10, renews=False)
+    """S2, trap 4: fifteen messages in living hands do not hide three stale ones behind them: XAUTOCLAIM looks at ten."""
+    queue = scene.queue(lease=0.4)
+    await queue.add(*range(18))
+    alive, dead = queue.member("alive", prefetch=15), queue.member("dead", prefetch=3, renews=False)
     await take(alive)
     await take(dead)
-    other = scene.queue().member("other", prefetch=5)
-    came = [(await take(other)).data for _ in range(10)]
-    assert sorted(came) == list(range(50, 60))
+    other = scene.queue(lease=0.4).member("other")
+    came = [(await take(other)).data for _ in range(3)]
+    assert sorted(came) == [15, 16, 17]
 
 
 @trap(Case(naive.SweepsInOneGo, "stalled the server"), private=True)
