@@ -10,7 +10,7 @@ from tests.redis.traps.scene import LEASE, LONG, PATIENCE, SOON, Case, Scene, cl
 
 @trap(Case(naive.SweepsFromTheStart, "nothing came"))
 async def test_trap_04_fresh_ones_hide_stale_ones(scene: Scene) -> None:
-    """S2, trap 4: fifteen messages in living hands do not hide three stale ones behind them: XAUTOCLAIM looks at ten."""
+    """S2, trap 4: fifteen messages in living hands do not hide three stale ones: XAUTOCLAIM looks at ten."""
     queue = scene.queue(lease=0.4)
     await queue.add(*range(18))
     alive, dead = queue.member("alive", prefetch=15), queue.member("dead", prefetch=3, renews=False)
