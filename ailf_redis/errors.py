@@ -24,6 +24,7 @@ class ScriptMissingError(BackendError):
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
 _READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
 _LONGEST = 160
 
@@ -37,7 +38,8 @@ def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
         sent: Whether the request may have reached the server.
     """
     said = _said(error)
-    if isinstance(error, _REFUSED) or "ACL failure in script" in said or said.startswith(_DENIED):
+    denied = said.startswith(_DENIED) or any(words in str(error) for words in _DENIED_IN_SCRIPT)
+    if isinstance(error, _REFUSED) or denied:
         return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
     if isinstance(error, exceptions.BusyLoadingError) or said.startswith(_AWAY):
         return ConnectionLostError(f"{where} is not ready: {said}")

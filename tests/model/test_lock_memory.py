@@ -1,5 +1,6 @@
 """The memory backend's locks do, step for step, what the model does."""
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -73,6 +74,7 @@ class MemorySide(LockSide):
         """Leave it to the collector."""
 
 
+@pytest.mark.timeout(300)  # a busy machine plays slowly
 def test_memory_does_what_the_model_does() -> None:
     """Every answer is the model's, and so are who is woken and how each lock stands after every step."""
     run_state_machine_as_test(

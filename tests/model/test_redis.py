@@ -90,6 +90,7 @@ def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
     run(driver.close())
 
 
+@pytest.mark.timeout(300)  # a busy machine plays slowly
 def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
     """Every answer is the model's and memory's, and so is how the stream and its groups stand after every step."""
     run_state_machine_as_test(

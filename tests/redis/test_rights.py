@@ -103,3 +103,15 @@ def ask(backend: ailf.Backend, *, sharded: bool) -> None:
             assert pubsub.request("ask", 1, timeout=5).data == 2
             pubsub.stop()
             thread.join(5)
+
+
+def test_a_right_that_a_script_lacks(redis_versions: list[str], new_server: NewServer) -> None:
+    """What the server refuses within a script is a PermissionDeniedError too, in the words of every version."""
+    for version in redis_versions:
+        server = new_server(version=version)
+        with server.client() as admin:
+            rules = [each for each in published(version) if each != "+zadd"]
+            admin.execute_command("ACL", "SETUSER", "agent", "reset", "on", ">pw", *rules)
+        url = f"redis://agent:pw@127.0.0.1:{server.port}/0"
+        with ailf.connect(url) as backend, pytest.raises(ailf.PermissionDeniedError, match="ACL rules"):
+            backend.lock("l").try_acquire()
