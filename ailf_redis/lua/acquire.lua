@@ -13,6 +13,12 @@ local function blocked(ends)
   if not retry or ends < retry then retry = ends end
 end
 
+-- When the first grant of somebody else ends.
+local function others_end(lock)
+  local first = redis.call('ZRANGE', lock.holders, 0, 1, 'WITHSCORES')
+  return tonumber(first[1] == token and first[4] or first[2])
+end
+
 for _, lock in ipairs(locks) do
   expire(lock)
   lock.mine = ends_of(lock, token)
@@ -30,7 +36,7 @@ for _, lock in ipairs(locks) do
   local others = redis.call('ZCARD', lock.holders) - (lock.mine and 1 or 0)
   lock.room = permits - others
   if lock.room <= 0 then
-    blocked(tonumber(redis.call('ZRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]))
+    blocked(others_end(lock))
   elseif fair then
     local first, alive = head(lock)
     if first and first ~= token then blocked(alive) end

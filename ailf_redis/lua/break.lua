@@ -4,14 +4,8 @@
 -- returns 1, or 0 where there is none
 
 local lock = lock_at(1)
-expire(lock)
 local grants = redis.call('HGETALL', lock.fences)
 for i = 1, #grants, 2 do
-  if grants[i + 1] == ARGV[1] then
-    redis.call('ZREM', lock.holders, grants[i])
-    redis.call('HDEL', lock.fences, grants[i])
-    wake(lock)
-    return 1
-  end
+  if grants[i + 1] == ARGV[1] then return end_grant(lock, grants[i]) end
 end
 return 0

@@ -105,3 +105,14 @@ local function hurry(lock)
     end
   end
 end
+
+-- End a token's grant and give up its place in line; wake the next one where either was in its way. 1 where it had one.
+local function end_grant(lock, token)
+  expire(lock)
+  local ended = redis.call('ZREM', lock.holders, token)
+  redis.call('HDEL', lock.fences, token)
+  local first = head(lock)
+  leave_line(lock, token)
+  if ended == 1 or first == token then wake(lock) end
+  return ended
+end

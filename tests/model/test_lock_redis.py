@@ -1,8 +1,8 @@
 """Redis' locks do, step for step, what memory's and the model's do.
 
 A server's time can't be moved. Time passes here by moving what is stored: whatever says when something ends is set
-back, and what the server lets go by itself goes so much sooner. No sum of what passes is near to a length of a grant or
-a place in line, so the real milliseconds decide nothing.
+back, and what the server lets go by itself goes so much sooner. What has really passed since then is made up for. No sum
+of what passes is near to a length of a grant or a place in line, so the real milliseconds of a step decide nothing.
 """
 
 import itertools
@@ -25,29 +25,34 @@ TIMES = LockTimes(
     ttls=(430.0, 1030.0, 2130.0),
     leases=(260.0, 760.0, 1860.0),
     passing=(100.0, 300.0, 700.0, 100.0, 1200.0, 100_000.0),
+    always=0.5,
 )
 
 DAY = 86_400.0
 """Seconds for which a lock is remembered that nobody uses."""
 
 SET_BACK = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local by = ARGV[1] - (now - ARGV[2])
 for i = 1, #KEYS, 5 do
   for _, token in ipairs(redis.call('ZRANGE', KEYS[i], 0, -1)) do
-    redis.call('ZINCRBY', KEYS[i], -ARGV[1], token)
+    redis.call('ZINCRBY', KEYS[i], -by, token)
   end
   local waiters = redis.call('HGETALL', KEYS[i + 4])
   for at = 1, #waiters, 2 do
-    local alive, channel = string.match(waiters[at + 1], '^(%d+)( .*)$')
-    redis.call('HSET', KEYS[i + 4], waiters[at], string.format('%.0f', alive - ARGV[1]) .. channel)
+    local alive, looks, channel = string.match(waiters[at + 1], '^(%d+) (%d+) (.*)$')
+    redis.call('HSET', KEYS[i + 4], waiters[at], string.format('%.0f %.0f %s', alive - by, looks - by, channel))
   end
 end
 for _, key in ipairs(KEYS) do
   local left = redis.call('PTTL', key)
   if left == -1 then return redis.error_reply(key .. ' would stay for ever') end
-  if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end
+  if left >= 0 then redis.call('PEXPIRE', key, left - by) end
 end
+return now
 """
-"""KEYS: those of each lock, as ``lua/lock.lua`` takes them. ARGV: milliseconds."""
+"""KEYS: those of each lock, as ``lua/lock.lua`` takes them. ARGV: milliseconds, the server's time when this was last run."""
 
 _numbers = itertools.count()
 
@@ -60,13 +65,15 @@ class RedisSide(LockSide):
         self._call = backend.executor.call
         self._keys = [key for name in NAMES for key in backend.keys.lock(self.name(name))]
         self._client = server.client()
+        self._at = round(time.time() * 1000)
         self._ears = self._client.pubsub()
         self._ears.subscribe(backend.keys.channel(HEARD))
         self._ears.get_message(timeout=5.0)
 
     def let_pass(self, seconds: float) -> None:
         """Set back what is stored."""
-        run(self._call("EVAL", SET_BACK, len(self._keys), *self._keys, round(seconds * 1000)))
+        script = ("EVAL", SET_BACK, len(self._keys), *self._keys, round(seconds * 1000), self._at)
+        self._at = run(self._call(*script))
 
     def woken(self) -> list[str]:
         """Return what came before the answer to a PING."""
