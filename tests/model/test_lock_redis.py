@@ -1,8 +1,8 @@
 """Redis' locks do, step for step, what memory's and the model's do.
 
 A server's time can't be moved. Time passes here by moving what is stored: whatever says when something ends is set
-back, and what the server lets go by itself goes so much sooner. What has really passed since then is made up for. No sum
-of what passes is near to a length of a grant or a place in line, so the real milliseconds of a step decide nothing.
+back, and what the server lets go by itself goes so much sooner. What has really passed since then is made up for. No
+sum of what passes is near to a length of a grant or a place in line: the real milliseconds of a step decide nothing.
 """
 
 import itertools
@@ -52,7 +52,7 @@ for _, key in ipairs(KEYS) do
 end
 return now
 """
-"""KEYS: those of each lock, as ``lua/lock.lua`` takes them. ARGV: milliseconds, the server's time when this was last run."""
+"""KEYS: those of each lock, in the order of ``lua/lock.lua``. ARGV: milliseconds, the server's time at the last run."""
 
 _numbers = itertools.count()
 
