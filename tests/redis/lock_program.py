@@ -1,7 +1,8 @@
 """A holder as a process of its own: python lock_program.py URL NAME REPORT. It counts up in a store that knows fences.
 
-Each section of the lock reads the counter, waits a little, and writes it back with its fence; what happened is appended
-to the report as JSON: fence, whether the store took the write, whether the lease knew that it was lost.
+Each section of the lock reads the counter, waits a little, and writes it back with its fence; the store lists the writes
+that it took. What happened is appended to the report as JSON: fence, whether the store took the write, whether the
+lease knew that it was lost.
 """
 
 import json
@@ -18,6 +19,7 @@ WRITE = """
 local highest = tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
 if tonumber(ARGV[1]) < highest then return 0 end
 redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'value', ARGV[2])
+redis.call('RPUSH', KEYS[1] .. ':taken', ARGV[1])
 return 1
 """
 """The store refuses a fence that is lower than one it has seen; reading with a fence raises what it has seen."""
