@@ -1,7 +1,7 @@
 """A holder as a process of its own: python lock_program.py URL NAME REPORT. It counts up in a store that knows fences.
 
-Each section of the lock reads the counter, waits a little, and writes it back with its fence; the store lists the writes
-that it took. What happened is appended to the report as JSON: fence, whether the store took the write, whether the
+Each section of the lock reads the counter, waits a little, and writes it back with its fence; the store lists what
+it took. What happened is appended to the report as JSON: fence, whether the store took the write, whether the
 lease knew that it was lost.
 """
 
