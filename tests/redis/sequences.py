@@ -61,6 +61,13 @@ class Sender:
         self._over.set()
         self._thread.join(10)
 
+    def more(self, count: int = 20) -> None:
+        """Return when so many more were sent."""
+        enough, until = self.sent + count, time.monotonic() + 20
+        while self.sent < enough:
+            assert time.monotonic() < until, f"only {self.sent} of {enough} were sent"
+            time.sleep(0.005)
+
     def _run(self) -> None:
         while not self._over.is_set():
             with contextlib.suppress(redis.RedisError, OSError), redis.Redis(port=self._port, socket_timeout=1) as raw:

@@ -48,9 +48,11 @@ def test_every_missing_number_is_accounted_for(new_server: NewServer, quick: Non
     with receiver(f"{server.url}?timeout=1") as received, Sender(server.port) as sender:
         received.wait_for(0)
         for gaps in range(1, 4):
+            sender.more()
             with server.client() as admin:
                 admin.client_kill_filter(_type="pubsub")
             received.wait_for(gaps)
+        sender.more()
         server.pause()
         time.sleep(2.5)  # longer than a listener takes a silent server for alive
         server.resume()
@@ -59,9 +61,9 @@ def test_every_missing_number_is_accounted_for(new_server: NewServer, quick: Non
         time.sleep(0.3)
         server.restart()
         received.wait_for(5)
+        sender.more()
     assert faults(received.items) == []
     assert sum(isinstance(item, str) for item in received.items) >= 5
-    assert sender.sent > 50
 
 
 @RECEIVERS
