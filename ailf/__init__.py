@@ -19,6 +19,7 @@ from ailf.errors import (
     NoResponderError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    RateLimitedError,
     Reject,
     RequestFailedError,
     RequestTimeoutError,
@@ -30,9 +31,12 @@ from ailf.errors import (
 from ailf.group import AsyncGroup, Group
 from ailf.hookspecs import hookimpl
 from ailf.leases import AsyncLease, Lease
+from ailf.limits import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket, parse_limit
 from ailf.lock import AsyncLock, Lock
 from ailf.message import AsyncMessage, Message
+from ailf.permits import AsyncPermit, Permit
 from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.stream import AsyncStream, Stream
 from ailf.subscription import AsyncSubscription, Subscription
 from ailf.values import (
@@ -42,12 +46,14 @@ from ailf.values import (
     Backoff,
     DeadLetter,
     DeadLettered,
+    Decision,
     Entry,
     Gap,
     GroupEvent,
     GroupInfo,
     GroupReset,
     LeaseLost,
+    LimitState,
     LockHolder,
     LockInfo,
     OnLost,
@@ -69,7 +75,9 @@ __all__ = [
     "AsyncLease",
     "AsyncLock",
     "AsyncMessage",
+    "AsyncPermit",
     "AsyncPubSub",
+    "AsyncRateLimiter",
     "AsyncStream",
     "AsyncSubscription",
     "Backend",
@@ -79,14 +87,17 @@ __all__ = [
     "BackendTimeoutError",
     "Backoff",
     "ClosedError",
+    "Concurrency",
     "ConnectionLostError",
     "Consumer",
     "DeadLetter",
     "DeadLettered",
+    "Decision",
     "DecodeError",
     "Delivery",
     "EncodeError",
     "Entry",
+    "FixedWindow",
     "Gap",
     "Group",
     "GroupEvent",
@@ -96,6 +107,8 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "LeaseLostError",
+    "Limit",
+    "LimitState",
     "Lock",
     "LockHolder",
     "LockInfo",
@@ -106,20 +119,26 @@ __all__ = [
     "OutcomeUnknownError",
     "Overflow",
     "PermissionDeniedError",
+    "Permit",
     "Position",
     "PubSub",
+    "RateLimitedError",
+    "RateLimiter",
     "Reject",
     "RequestFailedError",
     "RequestTimeoutError",
     "Retention",
     "Retry",
     "SettledError",
+    "SlidingWindow",
     "Stream",
     "StreamFullError",
     "Subscription",
+    "TokenBucket",
     "Trimmed",
     "UnsupportedError",
     "connect",
     "connect_async",
     "hookimpl",
+    "parse_limit",
 ]

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError
+from ailf.limiting import OnBackendError
+from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.registry import plugin_for
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
@@ -102,6 +105,16 @@ class _AsyncBackendLock(AsyncLock):
         return connect_async().engine
 
 
+class _BackendRateLimiter(RateLimiter):
+    def _open_engine(self) -> Engine:
+        return connect().engine
+
+
+class _AsyncBackendRateLimiter(AsyncRateLimiter):
+    def _open_engine(self) -> Engine:
+        return connect_async().engine
+
+
 class _BackendBase:
     """What both faces share: the engine over a driver."""
 
@@ -150,6 +163,7 @@ class Backend(_BackendBase):
 
     stream_class: ClassVar[type[Stream[Any]]] = _BackendStream
     lock_class: ClassVar[type[Lock]] = _BackendLock
+    rate_limiter_class: ClassVar[type[RateLimiter]] = _BackendRateLimiter
     pubsub_class: ClassVar[type[PubSub[Any]]] = _BackendPubSub
 
     @overload
@@ -231,6 +245,42 @@ class Backend(_BackendBase):
         self.engine.require(Capability.LOCK, "locks")
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
+    def rate_limiter(
+        self,
+        name: str,
+        limit: Limit | str | None = None,
+        /,
+        *,
+        on_backend_error: OnBackendError = "raise",
+        count_denied: bool = False,
+        cache_denials: bool = False,
+        **limits: Limit | str,
+    ) -> RateLimiter:
+        """Return a rate limiter with one limit, or with several by name, all of which a call must pass.
+
+        Arguments:
+            name: Any non-empty text.
+            limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
+            on_backend_error: What becomes of a call while the backend can't be asked.
+            count_denied: Whether denied calls are charged too.
+            cache_denials: Whether a denial is remembered here; then nothing is ever given back.
+            limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
+
+        Raises:
+            InvalidArgumentError: There is no limit, or a text that stands for none.
+            UnsupportedError: The backend has no rate limiters (B2).
+        """
+        self.engine.require(Capability.RATE_LIMITER, "rate limiters")
+        return self.rate_limiter_class(
+            name,
+            limit,
+            on_backend_error=on_backend_error,
+            count_denied=count_denied,
+            cache_denials=cache_denials,
+            engine=self.engine,
+            **limits,
+        )
+
     def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""
         run(_ping(self.engine))
@@ -258,6 +308,7 @@ class AsyncBackend(_BackendBase):
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = _AsyncBackendStream
     lock_class: ClassVar[type[AsyncLock]] = _AsyncBackendLock
+    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = _AsyncBackendRateLimiter
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = _AsyncBackendPubSub
 
     @overload
@@ -340,6 +391,42 @@ class AsyncBackend(_BackendBase):
         """
         self.engine.require(Capability.LOCK, "locks")
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
+
+    def rate_limiter(
+        self,
+        name: str,
+        limit: Limit | str | None = None,
+        /,
+        *,
+        on_backend_error: OnBackendError = "raise",
+        count_denied: bool = False,
+        cache_denials: bool = False,
+        **limits: Limit | str,
+    ) -> AsyncRateLimiter:
+        """Return a rate limiter with one limit, or with several by name, all of which a call must pass.
+
+        Arguments:
+            name: Any non-empty text.
+            limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
+            on_backend_error: What becomes of a call while the backend can't be asked.
+            count_denied: Whether denied calls are charged too.
+            cache_denials: Whether a denial is remembered here; then nothing is ever given back.
+            limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
+
+        Raises:
+            InvalidArgumentError: There is no limit, or a text that stands for none.
+            UnsupportedError: The backend has no rate limiters (B2).
+        """
+        self.engine.require(Capability.RATE_LIMITER, "rate limiters")
+        return self.rate_limiter_class(
+            name,
+            limit,
+            on_backend_error=on_backend_error,
+            count_denied=count_denied,
+            cache_denials=cache_denials,
+            engine=self.engine,
+            **limits,
+        )
 
     async def ping(self) -> None:
         """Return when the backend answers; see `connect` for the errors."""

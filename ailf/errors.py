@@ -9,6 +9,7 @@
     ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
     ├── LockTimeoutError     (also TimeoutError) somebody else kept the lock for too long
+    ├── RateLimitedError                         a limit doesn't allow it, or not in time
     ├── NoResponderError                         nobody listens on the channel of a request
     ├── RequestFailedError                       the handler of a request raised
     ├── RequestTimeoutError  (also TimeoutError) no reply came in time
@@ -45,6 +46,7 @@ __all__ = [
     "NoResponderError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "RateLimitedError",
     "Reject",
     "RequestFailedError",
     "RequestTimeoutError",
@@ -89,6 +91,20 @@ class SettledError(AilfError):
 
 class LockTimeoutError(AilfError, TimeoutError):
     """The lock was not to be had in time."""
+
+
+class RateLimitedError(AilfError):
+    """A limit doesn't allow the call, or not in time; nothing was charged.
+
+    Attributes:
+        retry_after: Seconds after which it may pass; None if it never can.
+        bound: The name of the limit that it has to wait for; "" for the only one, or for those in line before it.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None, bound: str = "") -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.bound = bound
 
 
 class NoResponderError(AilfError):

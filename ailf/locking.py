@@ -1,8 +1,7 @@
-"""Getting a lock: one try, or waiting in line until woken. Nobody polls.
+"""Getting a lock: one try, or waiting in line (`ailf.waiting`).
 
-Who is denied goes into line at the backend, which wakes the first when the lock is freed. A wake-up that is lost is
-repaired by trying again when the grant in the way ends at the latest, or after `RECHECK` seconds. Of those in one
-process that wait for the same lock only the first stands in line, unless the lock is fair and everybody's place counts.
+Of those in one process that wait for the same lock only the first stands in line, unless the lock is fair and
+everybody's place counts.
 """
 
 import logging
@@ -14,24 +13,14 @@ import attrs
 from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_seconds
 from ailf.driver import Bid, Capability, Denied, Grant, Place
 from ailf.engine import Engine
-from ailf.errors import AilfError, ClosedError, InvalidArgumentError, LockTimeoutError
+from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
 from ailf.leases import GrantFlow
-from ailf.requests import Ticket
-from ailf.runtime import Event
 from ailf.values import LockInfo
+from ailf.waiting import WITHDRAW, wait_in_line
 
-__all__ = ["RECHECK", "LockFlow", "LockOptions"]
+__all__ = ["LockFlow", "LockOptions"]
 
 log = logging.getLogger("ailf.lock")
-
-RECHECK = 3.0
-"""Seconds after which a waiter tries again although nobody woke it; that also shows that it is alive."""
-
-PLACE = 5.0
-"""Seconds after which a waiter that has not tried again is taken for dead (L12)."""
-
-WITHDRAW = 1.0
-"""Seconds that a waiter who gives up spends at most on leaving the line."""
 
 
 def _names(names: Iterable[object]) -> tuple[str, ...]:
@@ -50,24 +39,6 @@ class LockOptions:
     permits: int = attrs.field(validator=valid_count)
     fair: bool
     renew: bool
-
-
-class _Waiter:
-    """Somebody in line, as the backend knows him that is closed: he leaves it first (B3).
-
-    Attributes:
-        gone: Set when he has left.
-    """
-
-    def __init__(self, ticket: Ticket, gone: Event) -> None:
-        self._ticket = ticket
-        self.gone = gone
-
-    def stop(self) -> None:
-        self._ticket.fail(ClosedError("the backend was closed"))
-
-    async def close(self) -> None:
-        await self.gone.wait(WITHDRAW)
 
 
 class LockFlow:
@@ -134,32 +105,14 @@ class LockFlow:
 
     async def _wait(self, until: float, timeout: float | None) -> GrantFlow:
         """Stand in line."""
-        desk = self.engine.desk
-        await desk.open()
-        ticket = desk.expect()
-        bid = self._bid(ticket.id, Place(desk.channel, PLACE))
-        waiter = _Waiter(ticket, self.engine.runtime.event())
-        self.engine.keep(waiter)
-        try:
-            found = await self._woken(bid, ticket, until)
-            if found is None:
-                raise self._too_late(timeout)  # noqa: TRY301 - it leaves the line as every other error does
-        except BaseException:
-            await self._withdraw(bid)
-            raise
-        finally:
-            desk.forget(ticket)
-            self.engine.forget(waiter)
-            waiter.gone.set()
-        return found
-
-    async def _woken(self, bid: Bid, ticket: Ticket, until: float) -> GrantFlow | None:
-        """Try, and try again when woken; None when the time is over."""
-        while isinstance(found := await self._try(bid, until), Denied):
-            left = until - self.engine.runtime.now()
-            if left <= 0:
-                return None
-            await ticket.wake(min(left, max(found.retry_after, 0.001), RECHECK))
+        found = await wait_in_line(
+            self.engine,
+            lambda token, place: self._try(self._bid(token, place), until),
+            lambda token: self._withdraw(self._bid(token)),
+            until,
+        )
+        if found is None:
+            raise self._too_late(timeout)
         return found
 
     async def _withdraw(self, bid: Bid) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import attrs
 
 from ailf.checks import valid_count, valid_seconds, valid_wait
+from ailf.errors import BackendError
 
 __all__ = [
     "EARLIEST",
@@ -17,12 +18,14 @@ __all__ = [
     "Backoff",
     "DeadLetter",
     "DeadLettered",
+    "Decision",
     "Entry",
     "Gap",
     "GroupEvent",
     "GroupInfo",
     "GroupReset",
     "LeaseLost",
+    "LimitState",
     "LockHolder",
     "LockInfo",
     "OnLost",
@@ -33,6 +36,7 @@ __all__ = [
 ]
 
 T_co = TypeVar("T_co", covariant=True)
+P_co = TypeVar("P_co", covariant=True)
 
 EARLIEST: Final = "earliest"
 """A position before the first entry of a stream."""
@@ -85,6 +89,53 @@ class LockInfo:
 
     holders: tuple[LockHolder, ...] = ()
     waiting: int = 0
+
+
+@attrs.frozen
+class LimitState:
+    """How one limit of a rate limiter stands.
+
+    Attributes:
+        remaining: The largest cost that would pass now.
+        retry_after: Seconds after which this limit allows what was asked; 0 if it does, None if it never can.
+        reset_after: Seconds until it is as good as unused.
+    """
+
+    remaining: int
+    retry_after: float | None
+    reset_after: float
+
+
+@attrs.frozen
+class Decision(Generic[P_co]):
+    """What a rate limiter said; true in a condition if the call is allowed.
+
+    Attributes:
+        allowed: Whether every limit allowed it, and so was charged; else none was.
+        remaining: The largest cost that would pass now; of several limits the least.
+        retry_after: Seconds after which another try may pass: it will, if nothing else happens meanwhile. 0 if this one
+            did; None if a cost is above the capacity of its limit, so that none ever will.
+        reset_after: Seconds until every limit is as good as unused.
+        limits: How each limit stands, by name; an only one is called "".
+        bound: The name of the limit that has to be waited for longest; None if allowed, or if it is only the turn of
+            others who wait.
+        at: The backend's time of the decision, in seconds since 1970.
+        permit: What was charged, to be settled or given back; None if denied, or if nothing was asked for.
+        error: Why the backend could not be asked, where the limiter has ``on_backend_error``.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_after: float | None
+    reset_after: float
+    limits: Mapping[str, LimitState]
+    bound: str | None
+    at: float
+    permit: P_co | None = None
+    error: BackendError | None = None
+
+    def __bool__(self) -> bool:
+        return self.allowed
 
 
 @attrs.frozen

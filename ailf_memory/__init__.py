@@ -3,6 +3,7 @@
 from ailf_memory.backend import AsyncMemoryBackend, MemoryBackend
 from ailf_memory.lock import AsyncMemoryLock, MemoryLock
 from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub
+from ailf_memory.ratelimit import AsyncMemoryRateLimiter, MemoryRateLimiter
 from ailf_memory.store import MemoryStore
 from ailf_memory.stream import AsyncMemoryStream, MemoryStream
 
@@ -10,10 +11,12 @@ __all__ = [
     "AsyncMemoryBackend",
     "AsyncMemoryLock",
     "AsyncMemoryPubSub",
+    "AsyncMemoryRateLimiter",
     "AsyncMemoryStream",
     "MemoryBackend",
     "MemoryLock",
     "MemoryPubSub",
+    "MemoryRateLimiter",
     "MemoryStore",
     "MemoryStream",
 ]

@@ -7,11 +7,13 @@ from ailf.driver import BackendDriver, Capability
 from ailf.errors import ClosedError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf.testing import Clock
 from ailf_memory.lock import AsyncMemoryLock, MemoryLock, MemoryLockDriver
 from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
+from ailf_memory.ratelimit import AsyncMemoryRateLimiter, MemoryRateLimiter, MemoryRateLimiterDriver
 from ailf_memory.store import MemoryStore
 from ailf_memory.stream import AsyncMemoryStream, MemoryStream, MemoryStreamDriver
 
@@ -31,6 +33,7 @@ class MemoryDriver(BackendDriver):
             Capability.STREAM,
             Capability.ORDERING,
             Capability.LOCK,
+            Capability.RATE_LIMITER,
         }
     )
 
@@ -66,6 +69,9 @@ class MemoryDriver(BackendDriver):
     def lock(self) -> MemoryLockDriver:
         return MemoryLockDriver(self)
 
+    def rate_limiter(self) -> MemoryRateLimiterDriver:
+        return MemoryRateLimiterDriver(self)
+
     def stream(self) -> MemoryStreamDriver:
         return MemoryStreamDriver(self)
 
@@ -85,6 +91,7 @@ class MemoryBackend(Backend):
 
     stream_class: ClassVar[type[Stream[Any]]] = MemoryStream
     lock_class: ClassVar[type[Lock]] = MemoryLock
+    rate_limiter_class: ClassVar[type[RateLimiter]] = MemoryRateLimiter
     pubsub_class: ClassVar[type[PubSub[Any]]] = MemoryPubSub
 
     def __init__(
@@ -111,6 +118,7 @@ class AsyncMemoryBackend(AsyncBackend):
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncMemoryStream
     lock_class: ClassVar[type[AsyncLock]] = AsyncMemoryLock
+    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncMemoryRateLimiter
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncMemoryPubSub
 
     def __init__(

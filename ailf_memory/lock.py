@@ -1,6 +1,5 @@
 """Locks in memory: the same transitions as elsewhere, each one step under the store's lock."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.engine import Engine
 from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
+from ailf_memory.line import Line, milliseconds
 
 if TYPE_CHECKING:
     from ailf_memory.backend import MemoryDriver
@@ -47,22 +47,13 @@ class _Grant:
     ends_ms: int
 
 
-@attrs.define
-class _Waiter:
-    """Who is in line: where to wake him, until when he counts as alive, when he looks again by himself."""
-
-    channel: str
-    alive_ms: int
-    looks_ms: int
-
-
 class LockState:
     """One lock: who has it, the last fence, who is in line."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
         self.grants: dict[str, _Grant] = {}
         self.fence = 0
-        self.line: dict[str, _Waiter] = {}
+        self.line = line
 
     def grant_of(self, token: str, now_ms: int) -> _Grant | None:
         """Return a token's grant, while it lasts."""
@@ -77,16 +68,7 @@ class LockState:
     def idle(self, now_ms: int) -> bool:
         """Tell whether nobody has it, wants it, or had it within a day."""
         self.expire(now_ms)
-        return not self.grants and self.head(now_ms) is None and self.fence < (now_ms - IDLE_MS) * 1000
-
-    def head(self, now_ms: int) -> str | None:
-        """Return the first in line that lives."""
-        while self.line:
-            token = next(iter(self.line))
-            if self.line[token].alive_ms > now_ms:
-                return token
-            del self.line[token]
-        return None
+        return not self.grants and self.line.head(now_ms) is None and self.fence < (now_ms - IDLE_MS) * 1000
 
     def blocked_until(self, bid: Bid, now_ms: int) -> int | None:
         """Return when something in the way of a bid changes by itself; None where nothing is."""
@@ -94,8 +76,8 @@ class LockState:
         others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
         if len(others) >= bid.permits:
             return min(others)
-        first = self.head(now_ms) if bid.fair else None
-        return None if first is None or first == bid.token else self.line[first].alive_ms
+        first = self.line.head(now_ms) if bid.fair else None
+        return None if first is None or first == bid.token else self.line.waiters[first].alive_ms
 
 
 class MemoryLockDriver(LockDriver):
@@ -110,7 +92,7 @@ class MemoryLockDriver(LockDriver):
         state = self._store.locks.get(name)
         if state is None:
             self._sweep()
-            state = self._store.locks[name] = LockState()
+            state = self._store.locks[name] = LockState(Line(self._store))
         return state
 
     def _sweep(self) -> None:
@@ -130,7 +112,7 @@ class MemoryLockDriver(LockDriver):
             held = [grant for state in states if (grant := state.grant_of(bid.token, now_ms)) is not None]
             if len(held) == len(states):  # the same bid again: the same grant
                 for grant in held:
-                    grant.ends_ms = now_ms + _milliseconds(bid.ttl)
+                    grant.ends_ms = now_ms + milliseconds(bid.ttl)
                 return Grant(held[0].fence)
             blocked = [until for state in states if (until := state.blocked_until(bid, now_ms)) is not None]
             if blocked:
@@ -142,44 +124,24 @@ class MemoryLockDriver(LockDriver):
         fence = max(now_ms * 1000, *(state.fence + 1 for state in states))
         for state in states:
             state.fence = fence
-            state.grants[bid.token] = _Grant(fence, now_ms + _milliseconds(bid.ttl))
-            state.line.pop(bid.token, None)
+            state.grants[bid.token] = _Grant(fence, now_ms + milliseconds(bid.ttl))
+            state.line.leave(bid.token)
             if len(state.grants) < bid.permits:  # there is room for the next one
-                self._wake(state, now_ms)
+                state.line.wake(now_ms)
             else:
-                self._hurry(state, now_ms)
+                state.line.hurry(min(grant.ends_ms for grant in state.grants.values()), now_ms)
         return fence
 
     def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
         if bid.place is None:
             return
-        kept = all(bid.token in state.line and state.line[bid.token].alive_ms > now_ms for state in states)
+        kept = all(state.line.alive(bid.token, now_ms) for state in states)
         for state in states:
             if not kept:  # who lost his place in one line has lost it in all, or two could wait for each other
-                state.line.pop(bid.token, None)
-            alive_ms = now_ms + _milliseconds(bid.place.lease)
-            state.line[bid.token] = _Waiter(bid.place.channel, alive_ms, until_ms)
+                state.line.leave(bid.token)
+            state.line.stand(bid.token, bid.place, now_ms, until_ms)
             if len(state.grants) < bid.permits and not bid.fair:  # free, but not for us: another may want only this
-                self._wake(state, now_ms, after=bid.token)
-
-    def _wake(self, state: LockState, now_ms: int, after: str | None = None) -> None:
-        """Wake the first in line, after a token if that is given; and the next one where nobody hears it."""
-        line = list(state.line)
-        for token in line[line.index(after) + 1 if after in state.line else 0 :]:
-            waiter = state.line[token]
-            if waiter.alive_ms <= now_ms:
-                del state.line[token]
-            elif self._store.publish(waiter.channel, token.encode()):
-                return
-
-    def _hurry(self, state: LockState, now_ms: int) -> None:
-        """Wake the first in line that lives if a grant ends before he would look again: he then knows when."""
-        ends_ms = min(grant.ends_ms for grant in state.grants.values())
-        for token, waiter in list(state.line.items()):
-            if waiter.alive_ms > now_ms and (
-                waiter.looks_ms <= ends_ms or self._store.publish(waiter.channel, token.encode())
-            ):
-                return
+                state.line.wake(now_ms, after=bid.token)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         with self._store.lock:
@@ -190,7 +152,7 @@ class MemoryLockDriver(LockDriver):
                 mine = all(grant is not None for grant in grants)
                 for grant in grants:
                     if mine and grant is not None:
-                        grant.ends_ms = now_ms + _milliseconds(bid.ttl)
+                        grant.ends_ms = now_ms + milliseconds(bid.ttl)
                 kept.append(mine)
             return kept
 
@@ -204,21 +166,21 @@ class MemoryLockDriver(LockDriver):
         mine = state.grant_of(token, now_ms) is not None
         state.expire(now_ms)
         state.grants.pop(token, None)
-        first = state.head(now_ms)
-        state.line.pop(token, None)
+        first = state.line.head(now_ms)
+        state.line.leave(token)
         if mine or first == token:
-            self._wake(state, now_ms)
+            state.line.wake(now_ms)
         return mine
 
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
             self._backend.check_open()
-            state, now_ms = self._store.locks.get(name, LockState()), self._now()
+            now_ms = self._now()
+            state = self._store.locks.get(name) or LockState(Line(self._store))
             held = sorted(
                 (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
             )
-            waiting = sum(each.alive_ms > now_ms for each in state.line.values())
-            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), waiting)
+            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), state.line.count(now_ms))
 
     async def break_(self, name: str, fence: int) -> bool:
         with self._store.lock:
@@ -226,8 +188,3 @@ class MemoryLockDriver(LockDriver):
             state.expire(now_ms)
             token = next((each for each, grant in state.grants.items() if grant.fence == fence), None)
             return token is not None and self._release(state, token, now_ms)
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for (L5)."""
-    return math.ceil(seconds * 1000)

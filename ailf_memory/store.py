@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from ailf.testing import Clock, SystemClock
 
 if TYPE_CHECKING:
+    from ailf.driver import Account
     from ailf_memory.lock import LockState
     from ailf_memory.pubsub import MemoryListener
+    from ailf_memory.ratelimit import AccountState
     from ailf_memory.state import StreamState
 
 __all__ = ["MemoryStore"]
@@ -22,6 +24,7 @@ class MemoryStore:
         lock: Held by every step.
         streams: The streams by name.
         locks: The locks by name.
+        accounts: What rate limiters have charged.
         listeners: Who receives published messages.
         version: How often something may have become available in any of the streams.
     """
@@ -31,6 +34,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.streams: dict[str, StreamState] = {}
         self.locks: dict[str, LockState] = {}
+        self.accounts: dict[Account, AccountState] = {}
         self.listeners: list[MemoryListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []
@@ -61,10 +65,10 @@ class MemoryStore:
             return sum(listener.offer(channel, body, sharded=sharded) for listener in self.listeners)
 
     def wake_lines(self) -> None:
-        """Wake everybody who stands in line for a lock: the clock was moved."""
+        """Wake everybody who stands in line for a lock or at a limiter: the clock was moved."""
         with self.lock:
-            for token, waiter in [each for state in self.locks.values() for each in state.line.items()]:
-                self.publish(waiter.channel, token.encode())
+            for line in [each.line for each in self.locks.values()] + [each.line for each in self.accounts.values()]:
+                line.wake_all()
 
     def break_subscriptions(self, reason: str = "broken by a test") -> None:
         """Interrupt every subscription as a lost connection would: each comes back by itself and yields a `Gap`."""

@@ -11,6 +11,7 @@ from ailf.driver import BackendDriver, Capability
 from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
+from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf_redis.errors import mapped
@@ -18,6 +19,7 @@ from ailf_redis.keys import Keys
 from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
+from ailf_redis.ratelimit import AsyncRedisRateLimiter, RedisRateLimiter, RedisRateLimiterDriver
 from ailf_redis.replies import text
 from ailf_redis.settings import DEFAULT_URL, Settings
 from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
@@ -40,6 +42,7 @@ class RedisDriver(BackendDriver):
             Capability.STREAM,
             Capability.ORDERING,
             Capability.LOCK,
+            Capability.RATE_LIMITER,
             Capability.PROCESSES,
         }
     )
@@ -95,6 +98,9 @@ class RedisDriver(BackendDriver):
     def lock(self) -> RedisLockDriver:
         return RedisLockDriver(self)
 
+    def rate_limiter(self) -> RedisRateLimiterDriver:
+        return RedisRateLimiterDriver(self)
+
     def stream(self) -> RedisStreamDriver:
         return RedisStreamDriver(self)
 
@@ -126,6 +132,7 @@ class RedisBackend(Backend):
 
     stream_class: ClassVar[type[Stream[Any]]] = RedisStream
     lock_class: ClassVar[type[Lock]] = RedisLock
+    rate_limiter_class: ClassVar[type[RateLimiter]] = RedisRateLimiter
     pubsub_class: ClassVar[type[PubSub[Any]]] = RedisPubSub
 
     def __init__(self, where: str | Settings | None = None) -> None:
@@ -142,6 +149,7 @@ class AsyncRedisBackend(AsyncBackend):
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncRedisStream
     lock_class: ClassVar[type[AsyncLock]] = AsyncRedisLock
+    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncRedisRateLimiter
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncRedisPubSub
 
     def __init__(self, where: str | Settings | None = None) -> None:

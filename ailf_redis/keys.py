@@ -6,7 +6,11 @@ a user's can leave it. With the namespace "" the stream's key and a channel are 
 programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is what a cluster hashes of the plain name.
 """
 
+from collections.abc import Iterable
+
 import attrs
+
+from ailf.driver import Account
 
 __all__ = ["GroupKeys", "Keys"]
 
@@ -83,6 +87,18 @@ class Keys:
         else:
             key = f"{{{_hash_tag(name)}}}:ailf:lock:{_escape(name, '%{}:')}"
         return [key, *(f"{key}:{kind}" for kind in ("fences", "fence", "queue", "waiters"))]
+
+    def account(self, account: Account, slots: Iterable[str]) -> list[str]:
+        """Return the keys of what a rate limiter charges, as ``lua/limit.lua`` takes them.
+
+        Arguments:
+            account: Whose they are.
+            slots: The names of its limits of concurrency.
+        """
+        kind = "final" if account.final else "limit"
+        whose = f"{_escape(account.limiter, '%{}:')}:{_escape(account.key, '%{}:')}"
+        key = f"{{{self._namespace}:{kind}:{whose}}}" if self._namespace else f"{{{whose}}}:ailf:{kind}"
+        return [key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(name)}" for name in slots)]
 
     def channel(self, name: str) -> str:
         """Return the channel of a name."""

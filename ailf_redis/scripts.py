@@ -19,20 +19,25 @@ __all__ = [
     "BEAT",
     "BREAK",
     "CANCEL",
+    "DECIDE",
     "DELETE",
     "EXTEND",
     "FETCH",
     "INFO",
     "INSPECT",
+    "KEEP",
     "LEAVE",
     "LETTERS",
+    "OBSERVE",
     "OPEN",
     "PAUSE",
     "PROLONG",
     "RELEASE",
+    "RESET",
     "SEEK",
     "SETTLE",
     "TRIM",
+    "TRUE_UP",
     "UNGROUP",
     "Script",
 ]
@@ -87,8 +92,14 @@ INFO = _load("info", "ids", "group")
 LETTERS = _load("letters", "ids", "group")
 UNGROUP = _load("ungroup", "ids", "group")
 
-ACQUIRE = _load("acquire", "lock")
-PROLONG = _load("prolong", "lock")
-RELEASE = _load("release", "lock")
-INSPECT = _load("inspect", "lock")
-BREAK = _load("break", "lock")
+ACQUIRE = _load("acquire", "line", "lock")
+PROLONG = _load("prolong", "line", "lock")
+RELEASE = _load("release", "line", "lock")
+INSPECT = _load("inspect", "line", "lock")
+BREAK = _load("break", "line", "lock")
+
+DECIDE = _load("decide", "line", "limit")
+TRUE_UP = _load("trueup", "line", "limit")
+OBSERVE = _load("observe", "line", "limit")
+RESET = _load("reset", "line", "limit")
+KEEP = _load("keep")

@@ -14,6 +14,16 @@ sent; after `BackendDriver.close` every call *must* raise `ClosedError`.
 from ailf.driver.backend import BackendDriver, Capability
 from ailf.driver.lock import Bid, Denied, Grant, LockDriver, Place
 from ailf.driver.pubsub import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
+from ailf.driver.ratelimit import (
+    Account,
+    Charge,
+    Demand,
+    Level,
+    Observation,
+    RateLimiterDriver,
+    Ruling,
+    SlotLease,
+)
 from ailf.driver.stream import (
     Action,
     Claim,
@@ -28,27 +38,35 @@ from ailf.driver.stream import (
 )
 
 __all__ = [
+    "Account",
     "Action",
     "BackendDriver",
     "Bid",
     "Capability",
+    "Charge",
     "Claim",
     "Confirmed",
+    "Demand",
     "Denied",
     "Draft",
     "Fetched",
     "Filter",
     "Frame",
     "Grant",
+    "Level",
     "Listener",
     "LockDriver",
+    "Observation",
     "Outcome",
     "Place",
     "PubSubDriver",
+    "RateLimiterDriver",
     "Receipt",
     "Record",
     "Refused",
+    "Ruling",
     "Settlement",
+    "SlotLease",
     "StreamDriver",
     "Waiter",
 ]

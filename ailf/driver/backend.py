@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from ailf.driver.lock import LockDriver
 from ailf.driver.pubsub import PubSubDriver
+from ailf.driver.ratelimit import RateLimiterDriver
 from ailf.driver.stream import StreamDriver
 from ailf.runtime import Runtime
 
@@ -26,6 +27,8 @@ class Capability(enum.Enum):
     """Messages of a stream with one ordering key are delivered one after another (S3)."""
     LOCK = "lock"
     """Locks and semaphores; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
+    RATE_LIMITER = "rate_limiter"
+    """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     PROCESSES = "processes"
     """Several processes that open the same URL see the same things."""
 
@@ -69,8 +72,8 @@ class BackendDriver(ABC):
     def twin(self, runtime: Runtime) -> "BackendDriver":
         """Return another driver on the same place, bound to another runtime.
 
-        Leases are renewed by a thread, so one that declares `Capability.STREAM` or `Capability.LOCK` *must* support the
-        thread runtime.
+        Leases are renewed by a thread, so one that declares `Capability.STREAM`, `Capability.LOCK` or
+        `Capability.RATE_LIMITER` *must* support the thread runtime.
 
         Raises:
             UnsupportedError: The client library has no such flavour.
@@ -86,6 +89,10 @@ class BackendDriver(ABC):
 
     def lock(self) -> LockDriver:
         """Return the driver for locks; declared by `Capability.LOCK`."""
+        raise NotImplementedError
+
+    def rate_limiter(self) -> RateLimiterDriver:
+        """Return the driver for rate limiters; declared by `Capability.RATE_LIMITER`."""
         raise NotImplementedError
 
     def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - the default has nothing underneath

@@ -62,14 +62,7 @@ if channel ~= '' then
   for _, lock in ipairs(locks) do
     -- Who lost his place in one line has lost it in all: or two could be first in one each, and wait for each other.
     if not kept then leave_line(lock, token) end
-    if not redis.call('ZSCORE', lock.queue, token) then
-      local last = tonumber(redis.call('ZREVRANGE', lock.queue, 0, 0, 'WITHSCORES')[2] or 0)
-      redis.call('ZADD', lock.queue, number(math.max(now_us, last + 1)), token)
-    end
-    redis.call('HSET', lock.waiters, token, number(now + lease) .. ' ' .. number(retry) .. ' ' .. channel)
-    local longest = number(math.max(lease, redis.call('PTTL', lock.waiters)))
-    redis.call('PEXPIRE', lock.queue, longest)
-    redis.call('PEXPIRE', lock.waiters, longest)
+    stand_in_line(lock, token, lease, retry, channel)
     if lock.room > 0 and not fair then wake(lock, token) end -- free, but not for us: somebody else may want only this
   end
 end

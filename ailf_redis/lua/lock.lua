@@ -4,20 +4,12 @@
 -- KEYS[1] holders   sorted set: token -> ms when its grant ends
 -- KEYS[2] fences    hash: token -> fence
 -- KEYS[3] fence     text: the last fence that was granted
--- KEYS[4] queue     sorted set: token of a waiter -> its place in line
--- KEYS[5] waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it looks again by itself>
---                   <channel where it is woken>"
+-- KEYS[4] queue, KEYS[5] waiters   see line.lua
 -- returns nothing by itself
--- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day, KEYS[4..5] with a waiter's lease
+-- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day
 
 local EACH = 5
 local IDLE = 86400000
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local now_us = time[1] * 1000000 + time[2]
-
-local function number(n) return string.format('%.0f', n) end
-
 local function lock_at(first)
   return { holders = KEYS[first], fences = KEYS[first + 1], fence = KEYS[first + 2], queue = KEYS[first + 3],
     waiters = KEYS[first + 4] }
@@ -49,46 +41,6 @@ local function grant(lock, token, ends)
   local ttl = number(math.max(1, last - now))
   redis.call('PEXPIRE', lock.holders, ttl)
   redis.call('PEXPIRE', lock.fences, ttl)
-end
-
-local function leave_line(lock, token)
-  redis.call('ZREM', lock.queue, token)
-  redis.call('HDEL', lock.waiters, token)
-end
-
--- A waiter: ms until which it counts as alive, its channel, ms when it looks again; nil, and out of the line, when
--- that is over.
-local function waiter(lock, token)
-  local alive, looks, channel = string.match(redis.call('HGET', lock.waiters, token) or '', '^(%d+) (%d+) (.*)$')
-  if alive and tonumber(alive) > now then return tonumber(alive), channel, tonumber(looks) end
-  leave_line(lock, token)
-  return nil
-end
-
--- The first in line that lives: its token, and until when.
-local function head(lock)
-  while true do
-    local token = redis.call('ZRANGE', lock.queue, 0, 0)[1]
-    if not token then return nil end
-    local alive = waiter(lock, token)
-    if alive then return token, alive end
-  end
-end
-
--- Wake the first in line, after a token if that is given; and the next one where nobody hears it.
-local function wake(lock, after)
-  local place = after and redis.call('ZRANK', lock.queue, after) or -1
-  while true do
-    place = place + 1
-    local token = redis.call('ZRANGE', lock.queue, place, place)[1]
-    if not token then return end
-    local alive, channel = waiter(lock, token)
-    if not alive then
-      place = place - 1
-    elseif redis.call('PUBLISH', channel, token) > 0 then
-      return
-    end
-  end
 end
 
 -- Wake the first in line that lives if a grant ends before he would look again: he then knows when.

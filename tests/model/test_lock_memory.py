@@ -67,7 +67,7 @@ class MemorySide(LockSide):
     def line(self, name: str) -> list[str]:
         """Look into the store."""
         state = self.store.locks.get(name)
-        line = state.line.items() if state else ()
+        line = state.line.waiters.items() if state else ()
         return [token for token, each in line if each.alive_ms > self.clock.ms]
 
     def close(self) -> None:

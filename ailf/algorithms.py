@@ -1,0 +1,371 @@
+"""The limiters' arithmetic: pure, on integers, the reference for every backend.
+
+Time is the backend's, in milliseconds. A state is a tuple, ``()`` where nothing was ever charged. If time
+steps back, the latest that a state has seen counts on (R6).
+
+The token bucket keeps no tokens but a debt, in units of cost times the period, of which ``rate`` leaks away per
+millisecond: so nothing is ever rounded. (The generic cell rate algorithm of ITU-T I.371 is the same bucket with the
+debt counted in time.) It also keeps how low the debt has been since when, coarsely: a charge that is taken back later
+can only give back what would still be owed without it (R7).
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from ailf.limits import LARGEST, Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
+
+__all__ = ["Algorithm", "Mark", "Slots", "State", "Verdict", "algorithm", "decide"]
+
+State: TypeAlias = tuple[Any, ...]
+Mark: TypeAlias = tuple[Any, ...]
+"""What a charge is remembered by when it is settled."""
+
+FLOORS: Final = 4
+"""How many lows of a bucket's debt are remembered."""
+
+
+class Algorithm(ABC):
+    """One limit's arithmetic.
+
+    Attributes:
+        capacity: The largest cost that can ever pass.
+    """
+
+    capacity: int
+
+    @abstractmethod
+    def remaining(self, state: State, now: int) -> int:
+        """Return the largest cost that passes now (R4)."""
+
+    @abstractmethod
+    def ends(self, state: State) -> int:
+        """Return the time from which the state is as good as fresh; 0 for a fresh one."""
+
+    @abstractmethod
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        """Return after how many ms a cost passes if nothing else happens: 0 for now, None for never (R3)."""
+
+    @abstractmethod
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        """Charge a cost, whether it fits or not; the token tells whose it is."""
+
+    @abstractmethod
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        """Return the state as though ``actual`` had been charged instead, when it was (R7)."""
+
+    @abstractmethod
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        """Return a state that lets no more pass than this; it never lets more pass than before.
+
+        Arguments:
+            state: What is known.
+            now: The time.
+            remaining: What may pass now; None where that isn't known.
+            reset_ms: How long it is at least until everything may pass again, for a bucket.
+            pause_ms: How long nothing may pass, for a bucket.
+        """
+
+    def without(self, state: State, token: str) -> State:
+        """Return the state without what somebody has who asks again."""
+        return state
+
+    def reset_after(self, state: State, now: int) -> int:
+        """Return after how many ms the state is as good as fresh."""
+        return max(0, self.ends(state) - now)
+
+
+class Bucket(Algorithm):
+    """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising."""
+
+    def __init__(self, limit: TokenBucket) -> None:
+        self.rate, self.per, self.capacity = limit.rate, limit.per_ms, limit.burst
+        self.full = self.capacity * self.per
+
+    def _at(self, state: State, now: int) -> tuple[int, int]:
+        """Return the time that counts, and the debt then."""
+        if not state:
+            return now, 0
+        latest = max(now, state[0])
+        return latest, max(0, state[1] - self.rate * (latest - state[0]))
+
+    def remaining(self, state: State, now: int) -> int:
+        return max(0, self.full - self._at(state, now)[1]) // self.per
+
+    def ends(self, state: State) -> int:
+        return state[0] - -state[1] // self.rate if state else 0
+
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        if cost > self.capacity:
+            return None
+        latest, debt = self._at(state, now)
+        over = debt + cost * self.per - self.full
+        return latest - now - -over // self.rate if cost and over > 0 else 0
+
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        latest, debt = self._at(state, now)
+        raised = self._raise(state, now, debt + cost * self.per)
+        return raised, (latest, raised[1])
+
+    def _raise(self, state: State, now: int, target: int) -> State:
+        """Raise the debt, after noting how low it was."""
+        latest, debt = self._at(state, now)
+        lows = [low for low in _lows(state) if low[1] < debt]
+        if not lows or lows[-1][0] < latest:
+            lows.append((latest, debt))
+        if len(lows) > FLOORS:  # join the two that differ least: the lower one counts for both
+            steps = [higher[1] - lower[1] for lower, higher in itertools.pairwise(lows)]
+            at = steps.index(min(steps))
+            lows[at : at + 2] = [(lows[at + 1][0], lows[at][1])]
+        return _with_lows(latest, min(target, LARGEST), lows)
+
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        since, owed = mark
+        more = (actual - charged) * self.per
+        if more >= 0:
+            # It counts from then on, so some of it may have leaked away meanwhile. Where nothing is stored any more,
+            # all that can be known is that this charge alone has.
+            latest = max(now, state[0] if state else since)
+            leaked = self.rate * (latest - (state[0] if state else since))
+            base = state[1] if state else owed
+            added = max(0, base + more - leaked) - max(0, base - leaked)
+            if not added:
+                return state
+            return _with_lows(latest, min(self._at(state, latest)[1] + added, LARGEST), _lows(state))
+        if not state:
+            return state
+        latest, debt = self._at(state, now)
+        lows = _lows(state)
+        back = min([-more, debt, *(low for time, low in lows if time > since)])
+        lowered = [(time, low if time <= since else max(0, low - back)) for time, low in lows]
+        kept = [each for each, after in zip(lowered, [*lowered[1:], (0, LARGEST)], strict=True) if each[1] < after[1]]
+        return _with_lows(latest, debt - back, kept)
+
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        latest, debt = self._at(state, now)
+        target = max(
+            debt,
+            0 if remaining is None else self.full - min(remaining, self.capacity) * self.per,
+            self.rate * reset_ms,
+            self.full - self.per + self.rate * pause_ms if pause_ms else 0,
+        )
+        return self._raise(state, latest, target) if target > debt else state
+
+
+def _lows(state: State) -> list[tuple[int, int]]:
+    """Return a bucket's lows with their times."""
+    return [(state[0] - age, low) for age, low in zip(state[2::2], state[3::2], strict=True)]
+
+
+def _with_lows(latest: int, debt: int, lows: Sequence[tuple[int, int]]) -> State:
+    return (latest, debt, *(number for time, low in lows for number in (latest - time, low)))
+
+
+class Fixed(Algorithm):
+    """`FixedWindow`: a state is (begin of the window, what was charged in it)."""
+
+    def __init__(self, limit: FixedWindow) -> None:
+        self.per, self.capacity = limit.per_ms, limit.limit
+
+    def _at(self, state: State, now: int) -> tuple[int, int]:
+        """Return the begin of the window that counts, and what was charged in it."""
+        begin = now - now % self.per
+        return (state[0], state[1]) if state and state[0] >= begin else (begin, 0)
+
+    def remaining(self, state: State, now: int) -> int:
+        return max(0, self.capacity - self._at(state, now)[1])
+
+    def ends(self, state: State) -> int:
+        return state[0] + self.per if state and state[1] else 0
+
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        if cost > self.capacity:
+            return None
+        begin, used = self._at(state, now)
+        return begin + self.per - now if cost and used + cost > self.capacity else 0
+
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        begin, used = self._at(state, now)
+        return (begin, min(used + cost, LARGEST)), (begin,)
+
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        begin, used = self._at(state, now)
+        if mark[0] != begin or not (state or actual > charged):
+            return state
+        return begin, max(0, min(used + actual - charged, LARGEST))
+
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        begin, used = self._at(state, now)
+        target = self.capacity - min(_left(remaining, pause_ms, self.capacity), self.capacity)
+        return (begin, target) if target > used else state
+
+
+class Sliding(Algorithm):
+    """`SlidingWindow`: a state is (number of the newest bucket, what was charged in it, in the one before, …)."""
+
+    def __init__(self, limit: SlidingWindow) -> None:
+        self.width, self.per, self.capacity = limit.width_ms, limit.per_ms, limit.limit
+
+    def _gone(self, bucket: int) -> int:
+        """Return the time from which a bucket counts no more."""
+        return (bucket + 1) * self.width - 1 + self.per
+
+    def _at(self, state: State, now: int) -> tuple[int, dict[int, int]]:
+        """Return the newest bucket, and what was charged in those that count, the newest first."""
+        if not state:
+            return now // self.width, {}
+        latest = max(now, state[0] * self.width)
+        counted = {state[0] - age: count for age, count in enumerate(state[1:])}
+        return latest // self.width, {bucket: count for bucket, count in counted.items() if self._gone(bucket) > latest}
+
+    def remaining(self, state: State, now: int) -> int:
+        return max(0, self.capacity - sum(self._at(state, now)[1].values()))
+
+    def ends(self, state: State) -> int:
+        return next((self._gone(state[0] - age) for age, count in enumerate(state[1:]) if count), 0)
+
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        if cost > self.capacity:
+            return None
+        _, counted = self._at(state, now)
+        over = sum(counted.values()) + cost - self.capacity
+        if not cost or over <= 0:
+            return 0
+        for bucket in sorted(counted):
+            over -= counted[bucket]
+            if over <= 0:
+                return self._gone(bucket) - now
+        raise AssertionError("a cost within the capacity passes when every bucket is gone")
+
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        newest, counted = self._at(state, now)
+        return self._add(newest, counted, newest, cost), (newest,)
+
+    def _add(self, newest: int, counted: dict[int, int], bucket: int, cost: int) -> State:
+        counted[bucket] = max(0, min(counted.get(bucket, 0) + cost, LARGEST))
+        counts = [counted.get(each, 0) for each in range(newest, min(counted) - 1, -1)]
+        while len(counts) > 1 and not counts[-1]:
+            counts.pop()
+        return (newest, *counts)
+
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        newest, counted = self._at(state, now)
+        bucket = mark[0]
+        if self._gone(bucket) <= max(now, newest * self.width) or not (state or actual > charged):
+            return state
+        return self._add(max(newest, bucket), counted, bucket, actual - charged)
+
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        newest, counted = self._at(state, now)
+        over = self.remaining(state, now) - _left(remaining, pause_ms, self.capacity)
+        return self._add(newest, counted, newest, over) if over > 0 else state
+
+
+def _left(remaining: int | None, pause_ms: int, capacity: int) -> int:
+    """Return what may pass of a window that nothing more is known of."""
+    return 0 if pause_ms else capacity if remaining is None else remaining
+
+
+class Slots(Algorithm):
+    """`Concurrency`: a state is (end of a lease, whose it is) for each, the first to end first."""
+
+    def __init__(self, limit: Concurrency) -> None:
+        self.capacity, self.ttl = limit.limit, limit.ttl_ms
+
+    def remaining(self, state: State, now: int) -> int:
+        return max(0, self.capacity - sum(ends > now for ends, _ in state))
+
+    def ends(self, state: State) -> int:
+        ends: int = state[-1][0] if state else 0
+        return ends
+
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        if cost > self.capacity:
+            return None
+        ends: list[int] = [end for end, _ in state if end > now]
+        over = len(ends) + cost - self.capacity
+        return ends[over - 1] - now if cost and over > 0 else 0
+
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        alive = [each for each in state if each[0] > now]
+        return tuple(sorted([*alive, *[(now + self.ttl, token)] * cost])), (token,)
+
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        if actual >= charged:
+            return self.charge(state, now, actual - charged, *mark)[0]
+        mine = [each for each in state if each[1] == mark[0]]
+        others = [each for each in state if each[0] > now and each[1] != mark[0]]
+        return tuple(sorted(others + [each for each in mine if each[0] > now][: len(mine) - (charged - actual)]))
+
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        return state
+
+    def without(self, state: State, token: str) -> State:
+        return tuple(each for each in state if each[1] != token)
+
+    def extend(self, state: State, now: int, token: str) -> State | None:
+        """Return the state with a token's leases begun anew; None where one of them has ended."""
+        if not any(each[1] == token and each[0] > now for each in state):
+            return None
+        return tuple(sorted((now + self.ttl, token) if each[1] == token else each for each in state if each[0] > now))
+
+
+def algorithm(limit: Limit) -> Algorithm:
+    """Return the arithmetic of a limit."""
+    if isinstance(limit, TokenBucket):
+        return Bucket(limit)
+    if isinstance(limit, FixedWindow):
+        return Fixed(limit)
+    return Sliding(limit) if isinstance(limit, SlidingWindow) else Slots(limit)
+
+
+@attrs.frozen
+class Verdict:
+    """What becomes of a call that several limits must allow.
+
+    Attributes:
+        allowed: Whether all did.
+        wait: After how many ms all do; None for never.
+        waits: The same for each limit.
+        states: Their states afterwards.
+        marks: What each charge is remembered by.
+    """
+
+    allowed: bool
+    wait: int | None
+    waits: tuple[int | None, ...]
+    states: tuple[State, ...]
+    marks: tuple[Mark, ...]
+
+
+def decide(
+    limits: Sequence[tuple[Algorithm, State, int]],
+    now: int,
+    token: str,
+    *,
+    patience: int = 0,
+    count_denied: bool = False,
+) -> Verdict:
+    """Decide on a call, all or nothing (R1).
+
+    Arguments:
+        limits: Each limit, its state, and what the call costs of it.
+        now: The time.
+        token: Whose call it is.
+        patience: How many ms it may have to wait after it is charged: a reservation.
+        count_denied: Whether a denied call is charged all the same, as far as there is room.
+    """
+    limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
+    waits = tuple(limit.wait(state, now, cost) for limit, state, cost in limits)
+    wait = None if None in waits else max((each or 0 for each in waits), default=0)
+    allowed = wait is not None and wait <= patience
+    states, marks = [], []
+    for limit, state, asked in limits:
+        cost = asked if allowed else min(asked, limit.remaining(state, now)) if count_denied else 0
+        after, mark = limit.charge(state, now, cost, token) if cost else (state, ())
+        states.append(after)
+        marks.append(mark)
+    return Verdict(allowed, wait, waits, tuple(states), tuple(marks))

@@ -1,0 +1,30 @@
+-- Let the places of calls last for their whole time again.
+--
+-- KEYS    the slots alone, one for each ttl, call after call
+-- ARGV    for each call: token, how many keys, and so many ttls in ms
+-- returns for each call 1, or 0 where one of its places has ended
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function number(n) return string.format('%.0f', n) end
+
+local told, key, at = {}, 0, 1
+while ARGV[at] do
+  local token, count = ARGV[at], tonumber(ARGV[at + 1])
+  local kept = 1
+  for n = 1, count do
+    if tonumber(redis.call('ZSCORE', KEYS[key + n], token .. ' 1') or 0) <= now then kept = 0 end
+  end
+  for n = 1, kept == 1 and count or 0 do
+    local slots, ttl = KEYS[key + n], tonumber(ARGV[at + 1 + n])
+    local slot = 1
+    while redis.call('ZSCORE', slots, token .. ' ' .. slot) do
+      redis.call('ZADD', slots, number(now + ttl), token .. ' ' .. slot)
+      slot = slot + 1
+    end
+    redis.call('PEXPIRE', slots, number(redis.call('ZREVRANGE', slots, 0, 0, 'WITHSCORES')[2] - now))
+  end
+  told[#told + 1] = kept
+  key, at = key + count, at + 2 + count
+end
+return told

@@ -1,0 +1,243 @@
+-- What the transitions of rate limiters share; it stands before the text of each of them, and after line.lua.
+--
+-- KEYS[1] states   text: "<id>:<numbers>;" for each limit that was charged: the state as ailf/algorithms.py has it
+-- KEYS[2] queue, KEYS[3] waiters   see line.lua
+-- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
+-- returns nothing by itself
+-- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin; KEYS[4…] with the end of the last
+--
+-- The arithmetic is that of ailf/algorithms.py, where it is explained, in the same order and to the bit. A limit comes
+-- as six arguments: kind, id, three parameters, cost. It is then a table:
+--   kind, id, cost; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
+--   ttl, capacity (c: concurrency)
+
+local LARGEST = 9007199254740992
+local FLOORS = 4
+local MARGIN = 1000
+local EACH = 6
+local line = { queue = KEYS[2], waiters = KEYS[3] }
+local stored = redis.call('GET', KEYS[1]) or ''
+local slots = 3 -- the last key that is taken
+
+local function state_of(id)
+  local found = {}
+  local _, colon = string.find(stored, id .. ':', 1, true)
+  if colon then
+    for digits in string.gmatch(string.sub(stored, colon + 1, string.find(stored, ';', colon, true)), '%d+') do
+      found[#found + 1] = tonumber(digits)
+    end
+  end
+  return found
+end
+
+local function limit_at(first)
+  local kind = ARGV[first]
+  local one, two, three = tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), tonumber(ARGV[first + 4])
+  local limit = { kind = kind, id = ARGV[first + 1], cost = tonumber(ARGV[first + 5]) }
+  if kind == 'b' then
+    limit.rate, limit.per, limit.capacity = one, two, three
+  elseif kind == 'f' then
+    limit.per, limit.capacity = one, two
+  elseif kind == 's' then
+    limit.width, limit.per, limit.capacity = one, two, three
+  else
+    limit.ttl, limit.capacity = one, two
+    slots = slots + 1
+    limit.slots = KEYS[slots]
+    redis.call('ZREMRANGEBYSCORE', limit.slots, '-inf', number(now))
+  end
+  if kind ~= 'c' then limit.state = state_of(limit.id) end
+  return limit
+end
+
+-- Bucket: the time that counts, and the debt then.
+local function debt_of(limit)
+  local state = limit.state
+  if not state[1] then return now, 0 end
+  local latest = math.max(now, state[1])
+  return latest, math.max(0, state[2] - limit.rate * (latest - state[1]))
+end
+
+-- Bucket: the lows of the debt, with their times.
+local function lows_of(state)
+  local lows = {}
+  for at = 3, #state, 2 do lows[#lows + 1] = { state[1] - state[at], state[at + 1] } end
+  return lows
+end
+
+local function with_lows(latest, debt, lows)
+  local state = { latest, debt }
+  for _, low in ipairs(lows) do
+    state[#state + 1] = latest - low[1]
+    state[#state + 1] = low[2]
+  end
+  return state
+end
+
+local function raise_debt(limit, target)
+  local latest, debt = debt_of(limit)
+  local lows = {}
+  for _, low in ipairs(lows_of(limit.state)) do
+    if low[2] < debt then lows[#lows + 1] = low end
+  end
+  if #lows == 0 or lows[#lows][1] < latest then lows[#lows + 1] = { latest, debt } end
+  if #lows > FLOORS then
+    local at
+    for i = 1, #lows - 1 do
+      if not at or lows[i + 1][2] - lows[i][2] < lows[at + 1][2] - lows[at][2] then at = i end
+    end
+    lows[at] = { lows[at + 1][1], lows[at][2] }
+    table.remove(lows, at + 1)
+  end
+  limit.state = with_lows(latest, math.min(target, LARGEST), lows)
+end
+
+-- Fixed: the begin of the window that counts, and what was charged in it.
+local function window_of(limit)
+  local begin = now - now % limit.per
+  if limit.state[1] and limit.state[1] >= begin then return limit.state[1], limit.state[2] end
+  return begin, 0
+end
+
+-- Sliding: the time from which a bucket counts no more.
+local function gone(limit, bucket) return (bucket + 1) * limit.width - 1 + limit.per end
+
+-- Sliding: the time that counts, the newest bucket, what was charged in each that counts, their sum, and the oldest.
+local function buckets_of(limit)
+  local state, counted, sum = limit.state, {}, 0
+  local latest = now
+  if state[1] then latest = math.max(now, state[1] * limit.width) end
+  local newest, oldest = math.floor(latest / limit.width), nil
+  for at = 2, #state do
+    local bucket = state[1] - (at - 2)
+    if gone(limit, bucket) > latest then
+      counted[bucket] = state[at]
+      sum = sum + state[at]
+      oldest = bucket
+    end
+  end
+  return latest, newest, counted, sum, oldest
+end
+
+local function add_to_bucket(limit, newest, counted, oldest, bucket, cost)
+  counted[bucket] = math.max(0, math.min((counted[bucket] or 0) + cost, LARGEST))
+  local state = { newest }
+  for each = newest, math.min(oldest or bucket, bucket), -1 do state[#state + 1] = counted[each] or 0 end
+  while #state > 2 and state[#state] == 0 do state[#state] = nil end
+  limit.state = state
+end
+
+local function remaining_of(limit)
+  if limit.kind == 'b' then
+    local _, debt = debt_of(limit)
+    return math.floor(math.max(0, limit.capacity * limit.per - debt) / limit.per)
+  elseif limit.kind == 'f' then
+    local _, used = window_of(limit)
+    return math.max(0, limit.capacity - used)
+  elseif limit.kind == 's' then
+    local _, _, _, sum = buckets_of(limit)
+    return math.max(0, limit.capacity - sum)
+  end
+  return math.max(0, limit.capacity - redis.call('ZCARD', limit.slots))
+end
+
+-- The time from which a limit is as good as fresh; 0 for a fresh one.
+local function ends_of(limit)
+  local state = limit.state
+  if limit.kind == 'c' then
+    return tonumber(redis.call('ZREVRANGE', limit.slots, 0, 0, 'WITHSCORES')[2] or 0)
+  elseif not state[1] then
+    return 0
+  elseif limit.kind == 'b' then
+    return state[1] + math.ceil(state[2] / limit.rate)
+  elseif limit.kind == 'f' then
+    return state[2] > 0 and state[1] + limit.per or 0
+  end
+  for at = 2, #state do
+    if state[at] > 0 then return gone(limit, state[1] - (at - 2)) end
+  end
+  return 0
+end
+
+-- After how many ms a cost passes: 0 for now, nil for never.
+local function wait_of(limit)
+  local cost = limit.cost
+  if cost > limit.capacity then return nil end
+  if cost == 0 then return 0 end
+  if limit.kind == 'b' then
+    local latest, debt = debt_of(limit)
+    local over = debt + cost * limit.per - limit.capacity * limit.per
+    return over > 0 and latest - now + math.ceil(over / limit.rate) or 0
+  elseif limit.kind == 'f' then
+    local begin, used = window_of(limit)
+    return used + cost > limit.capacity and begin + limit.per - now or 0
+  elseif limit.kind == 's' then
+    local _, _, counted, sum, oldest = buckets_of(limit)
+    local over = sum + cost - limit.capacity
+    if over <= 0 then return 0 end
+    while true do
+      over = over - (counted[oldest] or 0)
+      if over <= 0 then return gone(limit, oldest) - now end
+      oldest = oldest + 1
+    end
+  end
+  local over = redis.call('ZCARD', limit.slots) + cost - limit.capacity
+  if over <= 0 then return 0 end
+  return redis.call('ZRANGE', limit.slots, over - 1, over - 1, 'WITHSCORES')[2] - now
+end
+
+local function take_slots(limit, token, from, upto)
+  for n = from, upto do redis.call('ZADD', limit.slots, number(now + limit.ttl), token .. ' ' .. n) end
+  local last = redis.call('ZREVRANGE', limit.slots, 0, 0, 'WITHSCORES')[2]
+  if last then redis.call('PEXPIRE', limit.slots, number(last - now)) end
+end
+
+local function slots_of(limit, token)
+  local count = 0
+  while redis.call('ZSCORE', limit.slots, token .. ' ' .. count + 1) do count = count + 1 end
+  return count
+end
+
+local function drop_slots(limit, token, from, upto)
+  local dropped = 0
+  for n = from, upto do dropped = dropped + redis.call('ZREM', limit.slots, token .. ' ' .. n) end
+  return dropped
+end
+
+-- Charge a cost, whether it fits or not; what it is remembered by.
+local function charge(limit, cost, token)
+  if limit.kind == 'b' then
+    local _, debt = debt_of(limit)
+    raise_debt(limit, debt + cost * limit.per)
+    return { number(limit.state[1]), number(limit.state[2]) }
+  elseif limit.kind == 'f' then
+    local begin, used = window_of(limit)
+    limit.state = { begin, math.min(used + cost, LARGEST) }
+    return { number(begin) }
+  elseif limit.kind == 's' then
+    local _, newest, counted, _, oldest = buckets_of(limit)
+    add_to_bucket(limit, newest, counted, oldest, newest, cost)
+    return { number(newest) }
+  end
+  take_slots(limit, token, 1, cost)
+  return {}
+end
+
+-- Keep the states of these limits, beside those of others.
+local function store(limits)
+  local ends = 0
+  for _, limit in ipairs(limits) do
+    if limit.state then
+      local kept = {}
+      for at, each in ipairs(limit.state) do kept[at] = number(each) end
+      local first, colon = string.find(stored, limit.id .. ':', 1, true)
+      if first then
+        stored = string.sub(stored, 1, first - 1) .. string.sub(stored, string.find(stored, ';', colon, true) + 1)
+      end
+      if #kept > 0 then stored = stored .. limit.id .. ':' .. table.concat(kept, ',') .. ';' end
+      ends = math.max(ends, ends_of(limit))
+    end
+  end
+  local left = math.max(ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
+  if stored ~= '' then redis.call('SET', KEYS[1], stored, 'PX', number(left)) end
+end

@@ -1,0 +1,65 @@
+-- A line of waiters, for locks and rate limiters; it stands before the text of each of their transitions.
+--
+-- A line is two keys:
+-- queue     sorted set: token of a waiter -> its place in line
+-- waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it looks again by itself>
+--           <channel where it is woken>"
+-- writes  both with the longest lease of a waiter as TTL
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
+
+local function number(n) return string.format('%.0f', n) end
+
+local function leave_line(line, token)
+  redis.call('ZREM', line.queue, token)
+  redis.call('HDEL', line.waiters, token)
+end
+
+-- A waiter: ms until which it counts as alive, its channel, ms when it looks again; nil, and out of the line, when
+-- that is over.
+local function waiter(line, token)
+  local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
+  if alive and tonumber(alive) > now then return tonumber(alive), channel, tonumber(looks) end
+  leave_line(line, token)
+  return nil
+end
+
+-- The first in line that lives: its token, and until when.
+local function head(line)
+  while true do
+    local token = redis.call('ZRANGE', line.queue, 0, 0)[1]
+    if not token then return nil end
+    local alive = waiter(line, token)
+    if alive then return token, alive end
+  end
+end
+
+-- Wake the first in line, after a token if that is given; and the next one where nobody hears it.
+local function wake(line, after)
+  local place = after and redis.call('ZRANK', line.queue, after) or -1
+  while true do
+    place = place + 1
+    local token = redis.call('ZRANGE', line.queue, place, place)[1]
+    if not token then return end
+    local alive, channel = waiter(line, token)
+    if not alive then
+      place = place - 1
+    elseif redis.call('PUBLISH', channel, token) > 0 then
+      return
+    end
+  end
+end
+
+-- Put a token at the end of a line, or let it keep its place.
+local function stand_in_line(line, token, lease, looks, channel)
+  if not redis.call('ZSCORE', line.queue, token) then
+    local last = tonumber(redis.call('ZREVRANGE', line.queue, 0, 0, 'WITHSCORES')[2] or 0)
+    redis.call('ZADD', line.queue, number(math.max(now_us, last + 1)), token)
+  end
+  redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
+  local longest = number(math.max(lease, redis.call('PTTL', line.waiters)))
+  redis.call('PEXPIRE', line.queue, longest)
+  redis.call('PEXPIRE', line.waiters, longest)
+end

@@ -1,0 +1,72 @@
+-- Let charges be as though they had been others, and let the token leave the line.
+--
+-- ARGV    token, then for each limit six, where the cost is what was charged, and three more: what it should have been,
+--         and the mark's numbers
+-- returns 1
+
+local token = ARGV[1]
+local changed, freed = {}, false
+
+local function settle(limit, actual, one, two)
+  local cost = limit.cost
+  if actual < cost then freed = true end
+  if limit.kind == 'c' then
+    if actual > cost then
+      take_slots(limit, token, cost + 1, actual)
+    else
+      drop_slots(limit, token, actual + 1, cost)
+    end
+    return
+  end
+  local fresh = not limit.state[1]
+  if fresh and actual <= cost then return end
+  if limit.kind == 'b' then
+    local more = (actual - cost) * limit.per
+    if more >= 0 then
+      local from = fresh and one or limit.state[1]
+      local base = fresh and two or limit.state[2]
+      local latest = math.max(now, from)
+      local leaked = limit.rate * (latest - from)
+      local added = math.max(0, base + more - leaked) - math.max(0, base - leaked)
+      if added == 0 then return end
+      local debt = 0
+      if not fresh then debt = math.max(0, base - leaked) end
+      limit.state = with_lows(latest, math.min(debt + added, LARGEST), lows_of(limit.state))
+    else
+      local latest, debt = debt_of(limit)
+      local back = math.min(-more, debt)
+      local lows, kept = lows_of(limit.state), {}
+      for _, low in ipairs(lows) do
+        if low[1] > one then back = math.min(back, low[2]) end
+      end
+      for _, low in ipairs(lows) do
+        if low[1] > one then low[2] = math.max(0, low[2] - back) end
+      end
+      for at, low in ipairs(lows) do
+        if not lows[at + 1] or low[2] < lows[at + 1][2] then kept[#kept + 1] = low end
+      end
+      limit.state = with_lows(latest, debt - back, kept)
+    end
+  elseif limit.kind == 'f' then
+    local begin, used = window_of(limit)
+    if one ~= begin then return end
+    limit.state = { begin, math.max(0, math.min(used + actual - cost, LARGEST)) }
+  else
+    local latest, newest, counted, _, oldest = buckets_of(limit)
+    if gone(limit, one) <= latest then return end
+    add_to_bucket(limit, math.max(newest, one), counted, oldest, one, actual - cost)
+  end
+  changed[#changed + 1] = limit
+end
+
+for first = 2, #ARGV, EACH + 3 do
+  local last = first + EACH
+  settle(limit_at(first), tonumber(ARGV[last]), tonumber(ARGV[last + 1]), tonumber(ARGV[last + 2]))
+end
+if #changed > 0 then store(changed) end
+local first = head(line)
+if first then
+  leave_line(line, token)
+  if freed or first == token then wake(line) end
+end
+return 1

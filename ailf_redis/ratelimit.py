@@ -1,0 +1,117 @@
+"""Rate limiters over Redis: the states of all limits of a key in one small text, decided on by one script."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ailf.driver import Account, Charge, Demand, Level, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.engine import Engine
+from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from ailf.ratelimit import AsyncRateLimiter, RateLimiter
+from ailf_redis.replies import milliseconds
+from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
+
+if TYPE_CHECKING:
+    from ailf_redis.backend import RedisDriver
+
+__all__ = ["AsyncRedisRateLimiter", "RedisRateLimiter", "RedisRateLimiterDriver"]
+
+NEVER = -1
+
+
+class RedisRateLimiter(RateLimiter):
+    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL`` if that is Redis, else ``redis://localhost:6379/0``."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return RedisBackend().engine
+
+
+class AsyncRedisRateLimiter(AsyncRateLimiter):
+    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL`` if that is Redis, else the default server."""
+
+    def _open_engine(self) -> Engine:
+        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
+
+        return AsyncRedisBackend().engine
+
+
+@lru_cache(maxsize=1024)
+def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
+    """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
+
+    Its id is what its state is kept under: a limit of another kind or period has a state of its own.
+    """
+    if isinstance(limit, TokenBucket):
+        kind, numbers = "b", (limit.rate, limit.per_ms, limit.burst)
+    elif isinstance(limit, FixedWindow):
+        kind, numbers = "f", (limit.per_ms, limit.limit, 0)
+    elif isinstance(limit, Concurrency):
+        kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
+    else:
+        kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
+    period = 0 if isinstance(limit, Concurrency) else limit.per_ms
+    digest = hashlib.sha1(f"{kind} {period} {name}".encode(), usedforsecurity=False).hexdigest()
+    return (kind[0], digest[:8], *numbers)
+
+
+class RedisRateLimiterDriver(RateLimiterDriver):
+    """The transitions of rate limiters, each one script."""
+
+    def __init__(self, backend: "RedisDriver") -> None:
+        self._executor = backend.executor
+        self._keys = backend.keys
+
+    def _account(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> list[str]:
+        return self._keys.account(account, [name for name, limit in limits if isinstance(limit, Concurrency)])
+
+    async def decide(self, demand: Demand) -> Ruling:
+        place = ("", 0)
+        if demand.place is not None:
+            place = (self._keys.channel(demand.place.channel), milliseconds(demand.place.lease))
+        arguments: list[Any] = [demand.token, milliseconds(demand.patience), int(demand.count_denied), *place]
+        for each in demand.charges:
+            arguments += (*_arguments(each.name, each.limit), each.cost)
+        keys = self._account(demand.account, [(each.name, each.limit) for each in demand.charges])
+        allowed, wait, queued, now, *levels = await DECIDE.run(self._executor, keys, arguments)
+        return Ruling(
+            bool(allowed),
+            _seconds(wait),
+            now / 1000,
+            tuple(
+                Level(int(remaining), _seconds(after), reset / 1000, tuple(map(int, mark)))
+                for remaining, after, reset, mark in levels
+            ),
+            bool(queued),
+        )
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        arguments: list[Any] = [token]
+        for each in charges:
+            arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.mark, 0, 0)[:2])
+        keys = self._account(account, [(each.name, each.limit) for each in charges])
+        await TRUE_UP.run(self._executor, keys, arguments)
+
+    async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
+        keys: list[str] = []
+        arguments: list[Any] = []
+        for each in slots:
+            keys += self._account(each.account, each.limits)[3:]
+            arguments += (each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits))
+        return [bool(kept) for kept in await KEEP.run(self._executor, keys, arguments)]
+
+    async def observe(self, account: Account, observation: Observation) -> None:
+        name, limit = observation.name, observation.limit
+        remaining = NEVER if observation.remaining is None else observation.remaining
+        told = (remaining, milliseconds(observation.reset_after), milliseconds(observation.pause))
+        arguments = [*told, *_arguments(name, limit), 0]
+        await OBSERVE.run(self._executor, self._account(account, [(name, limit)]), arguments)
+
+    async def reset(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> None:
+        await RESET.run(self._executor, self._account(account, limits), [])
+
+
+def _seconds(wait_ms: int) -> float | None:
+    return None if wait_ms == NEVER else wait_ms / 1000
