@@ -270,7 +270,10 @@ def _left(remaining: int | None, pause_ms: int, capacity: int) -> int:
 
 
 class Slots(Algorithm):
-    """`Concurrency`: a state is (end of a lease, whose it is) for each, the first to end first."""
+    """`Concurrency`: a state is (end of a lease, whose it is) for each, the first to end first.
+
+    What is settled is all or nothing: a call keeps its places, or gives them back.
+    """
 
     def __init__(self, limit: Concurrency) -> None:
         self.capacity, self.ttl = limit.limit, limit.ttl_ms
@@ -279,8 +282,7 @@ class Slots(Algorithm):
         return max(0, self.capacity - sum(ends > now for ends, _ in state))
 
     def ends(self, state: State) -> int:
-        ends: int = state[-1][0] if state else 0
-        return ends
+        return int(state[-1][0]) if state else 0
 
     def wait(self, state: State, now: int, cost: int) -> int | None:
         if cost > self.capacity:
@@ -294,11 +296,7 @@ class Slots(Algorithm):
         return tuple(sorted([*alive, *[(now + self.ttl, token)] * cost])), (token,)
 
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
-        if actual >= charged:
-            return self.charge(state, now, actual - charged, *mark)[0]
-        mine = [each for each in state if each[1] == mark[0]]
-        others = [each for each in state if each[0] > now and each[1] != mark[0]]
-        return tuple(sorted(others + [each for each in mine if each[0] > now][: len(mine) - (charged - actual)]))
+        return state if actual else self.without(state, *mark)
 
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
         return state
@@ -310,7 +308,7 @@ class Slots(Algorithm):
         """Return the state with a token's leases begun anew; None where one of them has ended."""
         if not any(each[1] == token and each[0] > now for each in state):
             return None
-        return tuple(sorted((now + self.ttl, token) if each[1] == token else each for each in state if each[0] > now))
+        return tuple(sorted((now + self.ttl, token) if each[1] == token else each for each in state))
 
 
 def algorithm(limit: Limit) -> Algorithm:

@@ -12,7 +12,7 @@ for first = 6, #ARGV, EACH do
   local limit = limit_at(first)
   if limit.cost > 0 then
     looks = false
-    if limit.kind == 'c' then drop_slots(limit, token, 1, slots_of(limit, token)) end
+    if limit.kind == 'c' then drop_slots(limit, token) end
   end
   limit.wait = wait_of(limit)
   if limit.wait then wait = math.max(wait, limit.wait) else never = true end

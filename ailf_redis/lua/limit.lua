@@ -44,7 +44,6 @@ local function limit_at(first)
     limit.ttl, limit.capacity = one, two
     slots = slots + 1
     limit.slots = KEYS[slots]
-    redis.call('ZREMRANGEBYSCORE', limit.slots, '-inf', number(now))
   end
   if kind ~= 'c' then limit.state = state_of(limit.id) end
   return limit
@@ -127,6 +126,9 @@ local function add_to_bucket(limit, newest, counted, oldest, bucket, cost)
   limit.state = state
 end
 
+-- Concurrency: how many places are taken.
+local function taken(limit) return redis.call('ZCOUNT', limit.slots, '(' .. number(now), '+inf') end
+
 local function remaining_of(limit)
   if limit.kind == 'b' then
     local _, debt = debt_of(limit)
@@ -138,7 +140,7 @@ local function remaining_of(limit)
     local _, _, _, sum = buckets_of(limit)
     return math.max(0, limit.capacity - sum)
   end
-  return math.max(0, limit.capacity - redis.call('ZCARD', limit.slots))
+  return math.max(0, limit.capacity - taken(limit))
 end
 
 -- The time from which a limit is as good as fresh; 0 for a fresh one.
@@ -181,27 +183,14 @@ local function wait_of(limit)
       oldest = oldest + 1
     end
   end
-  local over = redis.call('ZCARD', limit.slots) + cost - limit.capacity
+  local over = taken(limit) + cost - limit.capacity
   if over <= 0 then return 0 end
-  return redis.call('ZRANGE', limit.slots, over - 1, over - 1, 'WITHSCORES')[2] - now
+  return redis.call('ZRANGEBYSCORE', limit.slots, '(' .. number(now), '+inf', 'WITHSCORES', 'LIMIT', over - 1, 1)[2] - now
 end
 
-local function take_slots(limit, token, from, upto)
-  for n = from, upto do redis.call('ZADD', limit.slots, number(now + limit.ttl), token .. ' ' .. n) end
-  local last = redis.call('ZREVRANGE', limit.slots, 0, 0, 'WITHSCORES')[2]
-  if last then redis.call('PEXPIRE', limit.slots, number(last - now)) end
-end
-
-local function slots_of(limit, token)
-  local count = 0
-  while redis.call('ZSCORE', limit.slots, token .. ' ' .. count + 1) do count = count + 1 end
-  return count
-end
-
-local function drop_slots(limit, token, from, upto)
-  local dropped = 0
-  for n = from, upto do dropped = dropped + redis.call('ZREM', limit.slots, token .. ' ' .. n) end
-  return dropped
+local function drop_slots(limit, token)
+  local slot = 1
+  while redis.call('ZREM', limit.slots, token .. ' ' .. slot) == 1 do slot = slot + 1 end
 end
 
 -- Charge a cost, whether it fits or not; what it is remembered by.
@@ -219,7 +208,9 @@ local function charge(limit, cost, token)
     add_to_bucket(limit, newest, counted, oldest, newest, cost)
     return { number(newest) }
   end
-  take_slots(limit, token, 1, cost)
+  redis.call('ZREMRANGEBYSCORE', limit.slots, '-inf', number(now))
+  for slot = 1, cost do redis.call('ZADD', limit.slots, number(now + limit.ttl), token .. ' ' .. slot) end
+  redis.call('PEXPIRE', limit.slots, number(redis.call('ZREVRANGE', limit.slots, 0, 0, 'WITHSCORES')[2] - now))
   return {}
 end
 
@@ -238,6 +229,6 @@ local function store(limits)
       ends = math.max(ends, ends_of(limit))
     end
   end
-  local left = math.max(ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
+  local left = math.max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
   if stored ~= '' then redis.call('SET', KEYS[1], stored, 'PX', number(left)) end
 end

@@ -11,11 +11,7 @@ local function settle(limit, actual, one, two)
   local cost = limit.cost
   if actual < cost then freed = true end
   if limit.kind == 'c' then
-    if actual > cost then
-      take_slots(limit, token, cost + 1, actual)
-    else
-      drop_slots(limit, token, actual + 1, cost)
-    end
+    if actual == 0 then drop_slots(limit, token) end
     return
   end
   local fresh = not limit.state[1]

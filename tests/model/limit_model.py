@@ -1,0 +1,94 @@
+"""Rate limiters as the contract describes them, on lists of what was charged: slow, and with nothing to keep in step.
+
+It forgets nothing: what a bucket still owes is worked out from all charges since the beginning, so a charge that is
+settled is simply changed where it stands.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import attrs
+
+from ailf.limits import FixedWindow, Limit, SlidingWindow, TokenBucket
+
+__all__ = ["History"]
+
+
+@attrs.define
+class Charged:
+    """A charge: when, and how much."""
+
+    at: int
+    cost: int
+
+
+class History:
+    """Everything that was charged to one limit, in the order of time."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.charges: list[Charged] = []
+
+    def charge(self, now: int, cost: int) -> Charged:
+        """Charge a cost."""
+        charged = Charged(now, cost)
+        self.charges.append(charged)
+        return charged
+
+    def owed(self, now: int) -> Fraction:
+        """Return what of the capacity is in use."""
+        limit = self.limit
+        if isinstance(limit, TokenBucket):
+            debt, at = Fraction(0), 0
+            for each in self.charges:
+                debt = max(Fraction(0), debt - Fraction(limit.rate * (each.at - at), limit.per_ms)) + each.cost
+                at = each.at
+            return max(Fraction(0), debt - Fraction(limit.rate * (now - at), limit.per_ms))
+        if isinstance(limit, FixedWindow):
+            begin = now - now % limit.per_ms
+            return Fraction(sum(each.cost for each in self.charges if each.at >= begin))
+        assert isinstance(limit, SlidingWindow)
+        width = limit.width_ms
+        counted = [each.cost for each in self.charges if (each.at // width + 1) * width - 1 + limit.per_ms > now]
+        return Fraction(sum(counted))
+
+    def remaining(self, now: int) -> int:
+        """Return the largest cost that passes."""
+        return max(0, int((self.limit.capacity - self.owed(now)) // 1))
+
+    def wait(self, now: int, cost: int, longest: int = 10**9) -> int | None:
+        """Return after how many ms a cost passes, by halving; None for never."""
+        if cost > self.limit.capacity:
+            return None
+
+        def fits(later: int) -> bool:
+            return cost == 0 or self.owed(now + later) + cost <= self.limit.capacity
+
+        if fits(0):
+            return 0
+        low, high = 0, longest
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return high
+
+
+def within(limit: Limit, admitted: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether what was admitted, as (time, cost) in order, keeps to the limit's envelope."""
+    sums = [0]
+    for _, cost in admitted:
+        sums.append(sums[-1] + cost)
+    for last in range(len(admitted)):
+        for first in range(last + 1):
+            cost, span = sums[last + 1] - sums[first], admitted[last][0] - admitted[first][0]
+            if isinstance(limit, TokenBucket) and cost * limit.per_ms > limit.burst * limit.per_ms + limit.rate * span:
+                return False
+            if isinstance(limit, SlidingWindow) and span < limit.per_ms and cost > limit.limit:
+                return False
+            same = (
+                isinstance(limit, FixedWindow)
+                and len({at // limit.per_ms for at, _ in (admitted[first], admitted[last])}) == 1
+            )
+            if isinstance(limit, FixedWindow) and same and cost > limit.limit:
+                return False
+    return True
