@@ -279,7 +279,7 @@ class Slots(Algorithm):
         self.capacity, self.ttl = limit.limit, limit.ttl_ms
 
     def remaining(self, state: State, now: int) -> int:
-        return max(0, self.capacity - sum(ends > now for ends, _ in state))
+        return max(0, self.capacity - len([end for end, _ in state if end > now]))
 
     def ends(self, state: State) -> int:
         return int(state[-1][0]) if state else 0

@@ -95,31 +95,37 @@ class PermitFlow:
             if self._settled != told:
                 raise SettledError(f"settle {self}: it was settled already, as {self._settled}")
             return
+        self._check_final("settle", told)
         self._settled = told
-        await self._adjust("settle", [attrs.evolve(self.charges[name], actual=cost) for name, cost in told.items()])
+        await self._adjust("settle", told)
 
     async def cancel(self) -> None:
         """Give back everything."""
         if self._settled is not None:
             raise SettledError(f"cancel {self}: it was settled already, as {self._settled}")
-        self._settled = dict.fromkeys(self.charges, 0)
+        nothing = {name: 0 for name, each in self.charges.items() if not isinstance(each.limit, Concurrency)}
+        self._check_final("cancel", nothing)
+        self._settled = nothing
         try:
-            await self._adjust("cancel", [each for each in self.charges.values() if each not in self._held])
+            await self._adjust("cancel", nothing)
         finally:
             await self.release()
 
-    async def _adjust(self, what: str, charges: Sequence[Charge]) -> None:
-        changed = [each for each in charges if each.actual != each.cost]
-        less = any(each.actual < each.cost for each in changed)
-        if less and self.account.final:
+    def _check_final(self, what: str, actual: Mapping[str, int]) -> None:
+        if self.account.final and any(cost < self.charges[name].cost for name, cost in actual.items()):
             raise UnsupportedError(
                 f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
                 "would then be wrong"
             )
+
+    async def _adjust(self, what: str, actual: Mapping[str, int]) -> None:
+        charges = [attrs.evolve(self.charges[name], actual=cost) for name, cost in actual.items()]
+        changed = [each for each in charges if each.actual != each.cost]
         if changed:
             # What may have been given back is not given back again; what was charged in addition may be charged twice.
+            again = all(each.actual > each.cost for each in changed)
             call = self.engine.call
-            await call(f"{what} {self}", self._driver.settle, self.account, self.token, changed, again=not less)
+            await call(f"{what} {self}", self._driver.settle, self.account, self.token, changed, again=again)
 
     async def release(self) -> None:
         """Give back its places, once."""

@@ -11,9 +11,12 @@ from contextvars import ContextVar, Token, copy_context
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import attrs
+
 import ailf
 from ailf.group import DeadLetters
 from ailf.holding import Holding
+from ailf.ratelimit import PermitHolding
 from contract_tests.harness import Harness
 from contract_tests.rival import Rival
 from contract_tests.threads import in_thread
@@ -22,11 +25,11 @@ __all__ = ["Dressed", "World", "live"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
-    ailf.Lock, ailf.Lease, Holding,
+    ailf.Lock, ailf.Lease, Holding, ailf.RateLimiter, ailf.Permit, PermitHolding,
 )  # fmt: skip
 IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
-    "lock", "semaphore", "hold", "remaining",
+    "lock", "semaphore", "hold", "remaining", "rate_limiter",
 }  # fmt: skip
 """Methods that don't wait, and are plain functions on asyncio too."""
 
@@ -63,6 +66,8 @@ class Dressed:
         return {name: self._world.undress(each) for name, each in options.items()}
 
     def _dress(self, value: Any) -> Any:
+        if isinstance(value, ailf.Decision) and value.permit is not None:
+            return attrs.evolve(value, permit=self._dress(value.permit))
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
     async def __aenter__(self) -> Any:

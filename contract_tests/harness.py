@@ -59,6 +59,10 @@ class Harness:
         """Return the backend's *now* in seconds since 1970; override it where that is not this machine's clock."""
         return time.time()
 
+    async def step_back(self, seconds: float) -> None:
+        """Optional: set the backend's *now* back."""
+        raise NotImplementedError
+
     async def interrupt_subscriptions(self) -> None:
         """Optional: break the connections of all subscriptions; messages sent before this returns may be lost."""
         raise NotImplementedError

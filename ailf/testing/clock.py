@@ -49,6 +49,11 @@ class ManualClock(Clock):
         for callback in callbacks:
             callback()
 
+    def step_back(self, seconds: float) -> None:
+        """Set the clock back, as an operator may; nothing that ended begins anew, and nobody is woken."""
+        with self._lock:
+            self._now_ms -= round(check_seconds("seconds", seconds) * 1000)
+
     def on_move(self, callback: Callable[[], None]) -> None:
         """Call back, from any thread, whenever the time is moved by hand."""
         self._callbacks.append(callback)

@@ -6,8 +6,8 @@
 -- returns nothing by itself
 -- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin; KEYS[4…] with the end of the last
 --
--- The arithmetic is that of ailf/algorithms.py, where it is explained, in the same order and to the bit. A limit comes
--- as six arguments: kind, id, three parameters, cost. It is then a table:
+-- The arithmetic is that of ailf/algorithms.py, where it is explained, to the bit; here no sum may exceed LARGEST, so
+-- what is subtracted comes first. A limit comes as six arguments: kind, id, three parameters, cost. It is then a table:
 --   kind, id, cost; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
 --   ttl, capacity (c: concurrency)
 
@@ -168,14 +168,14 @@ local function wait_of(limit)
   if cost == 0 then return 0 end
   if limit.kind == 'b' then
     local latest, debt = debt_of(limit)
-    local over = debt + cost * limit.per - limit.capacity * limit.per
+    local over = debt - limit.capacity * limit.per + cost * limit.per
     return over > 0 and latest - now + math.ceil(over / limit.rate) or 0
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
-    return used + cost > limit.capacity and begin + limit.per - now or 0
+    return used > limit.capacity - cost and begin + limit.per - now or 0
   elseif limit.kind == 's' then
     local _, _, counted, sum, oldest = buckets_of(limit)
-    local over = sum + cost - limit.capacity
+    local over = sum - limit.capacity + cost
     if over <= 0 then return 0 end
     while true do
       over = over - (counted[oldest] or 0)

@@ -23,7 +23,7 @@ local function settle(limit, actual, one, two)
       local base = fresh and two or limit.state[2]
       local latest = math.max(now, from)
       local leaked = limit.rate * (latest - from)
-      local added = math.max(0, base + more - leaked) - math.max(0, base - leaked)
+      local added = math.max(0, base - leaked + more) - math.max(0, base - leaked)
       if added == 0 then return end
       local debt = 0
       if not fresh then debt = math.max(0, base - leaked) end
@@ -46,7 +46,7 @@ local function settle(limit, actual, one, two)
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     if one ~= begin then return end
-    limit.state = { begin, math.max(0, math.min(used + actual - cost, LARGEST)) }
+    limit.state = { begin, math.max(0, math.min(used - cost + actual, LARGEST)) }
   else
     local latest, newest, counted, _, oldest = buckets_of(limit)
     if gone(limit, one) <= latest then return end

@@ -44,6 +44,10 @@ class MemoryHarness(Harness):
         """Move the clock."""
         self.clock.advance(seconds)
 
+    async def step_back(self, seconds: float) -> None:
+        """Set the clock back."""
+        self.clock.step_back(seconds)
+
     def now(self) -> float:
         """Return what the clock shows."""
         return self.clock.now_ms() / 1000

@@ -14,6 +14,8 @@ from contract_tests.test_lock_waiting import *  # noqa: F403
 from contract_tests.test_opening import *  # noqa: F403
 from contract_tests.test_ordering import *  # noqa: F403
 from contract_tests.test_pubsub import *  # noqa: F403
+from contract_tests.test_rate_limiter import *  # noqa: F403
+from contract_tests.test_rate_limiter_waiting import *  # noqa: F403
 from contract_tests.test_request import *  # noqa: F403
 from contract_tests.test_retention import *  # noqa: F403
 from contract_tests.test_scheduling import *  # noqa: F403
