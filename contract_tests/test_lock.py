@@ -304,6 +304,13 @@ async def test_several_names(world: World) -> None:
         await begins_anew(world, each, AWAY, lease.extend())
     await lease.release()
     assert [await each.inspect() for each in (a, b)] == [ailf.LockInfo()] * 2
+    torn = await pair.acquire(timeout=0)
+    await a.break_(torn.fence)
+    (left,) = (await b.inspect()).holders
+    await world.advance(0.1)
+    with pytest.raises(ailf.LeaseLostError):  # what is left of it lasts no longer either
+        await torn.extend()
+    assert (await b.inspect()).holders[0].remaining <= left.remaining - 0.1 + TICK
 
 
 @pytest.mark.parametrize("fair", [False, True])

@@ -22,7 +22,7 @@ def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
     return with_driver(type(lock.__name__, (Driver,), {}))
 
 
-class _Driver(MemoryLockDriver):
+class Broken(MemoryLockDriver):
     """What helps to break something."""
 
     def _grants(self, bid: Bid) -> list[Any]:
@@ -91,7 +91,7 @@ class LooksAtOne(MemoryLockDriver):
 # --- fences ------------------------------------------------------------------------------------------------------
 
 
-class RepeatsFences(_Driver):
+class RepeatsFences(Broken):
     """A fence is the time in milliseconds."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -99,7 +99,7 @@ class RepeatsFences(_Driver):
         return self._number(bid, self._now()) if isinstance(reply, Grant) else reply
 
 
-class ForgetsFences(_Driver):
+class ForgetsFences(Broken):
     """Fences are counted, anew after a grant has run out."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -110,7 +110,7 @@ class ForgetsFences(_Driver):
         return self._number(bid, known + 1) if isinstance(reply, Grant) else reply
 
 
-class NumbersTries(_Driver):
+class NumbersTries(Broken):
     """The same bid again has another fence."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -119,7 +119,7 @@ class NumbersTries(_Driver):
         return self._number(bid, reply.fence + 1) if again and isinstance(reply, Grant) else reply
 
 
-class NumbersNames(_Driver):
+class NumbersNames(Broken):
     """The fence of several names is that of the first."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -154,7 +154,7 @@ class CutsSeconds(MemoryLockDriver):
         return await super().acquire(attrs.evolve(bid, ttl=float(int(bid.ttl))))
 
 
-class AddsTime(_Driver):
+class AddsTime(Broken):
     """Extending adds to what is left."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
@@ -172,7 +172,7 @@ class ExtendsByHalf(MemoryLockDriver):
         return await super().extend([attrs.evolve(bid, ttl=bid.ttl / 2) for bid in bids])
 
 
-class NeverShortens(_Driver):
+class NeverShortens(Broken):
     """Extending to less is ignored."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
@@ -197,7 +197,7 @@ class ExtendsOne(MemoryLockDriver):
         return (await super().extend(bids[:1])) + [True] * (len(bids) - 1)
 
 
-class ExtendsParts(_Driver):
+class ExtendsParts(Broken):
     """Of several names those are extended that are left."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
@@ -215,7 +215,7 @@ class RevivesLocks(MemoryLockDriver):
         return [isinstance(await self.acquire(bid), Grant) for bid in bids]
 
 
-class ExtendsOthers(_Driver):
+class ExtendsOthers(Broken):
     """Extending helps whoever has it."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
@@ -226,7 +226,7 @@ class ExtendsOthers(_Driver):
         return kept
 
 
-class KeepsTime(_Driver):
+class KeepsTime(Broken):
     """The same bid again doesn't begin its time anew."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -240,7 +240,7 @@ class KeepsTime(_Driver):
 # --- how it ends -------------------------------------------------------------------------------------------------
 
 
-class ReleasesOthers(_Driver):
+class ReleasesOthers(Broken):
     """Releasing ends the grant of whoever has it."""
 
     async def release(self, bid: Bid) -> bool:
@@ -289,156 +289,10 @@ class InspectsByTrying(MemoryLockDriver):
         return info
 
 
-class ShowsTheEnded(_Driver):
+class ShowsTheEnded(Broken):
     """Inspecting shows grants that have run out."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         info = await super().inspect(name)
         held = self._grants(Bid((name,), "", 0.0))
         return attrs.evolve(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))
-
-
-# --- the line ----------------------------------------------------------------------------------------------------
-
-
-class WakesNobody(MemoryLockDriver):
-    """Whoever waits looks again by himself."""
-
-    def _wake(self, *args: Any, **options: Any) -> None:
-        return
-
-
-class WakesEverybody(_Driver):
-    """All who wait are woken, and one of them gets it."""
-
-    async def release(self, bid: Bid) -> bool:
-        mine = await super().release(bid)
-        for name in bid.names:
-            for token, waiter in self._state(name).line.items():
-                self._store.publish(waiter.channel, token.encode())
-        return mine
-
-
-class WakesOnlyOne(MemoryLockDriver):
-    """Where two permits are free one waiter is woken."""
-
-    woken: Any = None
-
-    def _wake(self, state: Any, *args: Any, **options: Any) -> None:
-        if type(self).woken is not state or len(state.grants) == 0:
-            type(self).woken = state
-            super()._wake(state, *args, **options)
-
-
-class KeepsWakeUps(MemoryLockDriver):
-    """Who is woken in vain, wanting more than that, doesn't pass it on."""
-
-    def _wake(self, *args: Any, after: str | None = None, **options: Any) -> None:
-        if after is None:
-            super()._wake(*args, **options)
-
-
-class LeavesSilently(_Driver):
-    """Who leaves the line when it was his turn doesn't pass it on."""
-
-    async def release(self, bid: Bid) -> bool:
-        if self._mine(bid):
-            return await super().release(bid)
-        for name in bid.names:
-            self._state(name).line.pop(bid.token, None)
-        return False
-
-
-class LetsBarge(MemoryLockDriver):
-    """Fair or not, whoever comes at the right time has it."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, fair=False))
-
-
-class LastComeFirst(_Driver):
-    """The line is a stack."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
-            line = self._state(name).line
-            for token in [each for each in line if each != bid.token]:
-                line[token] = line.pop(token)
-        return reply
-
-
-class QueuesAnew(_Driver):
-    """Who comes again stands at the end."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
-            line = self._state(name).line
-            line[bid.token] = line.pop(bid.token)
-        return reply
-
-
-class QueuesTries(MemoryLockDriver):
-    """Who doesn't want to wait is put in line too."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, place=bid.place or Place("", 60.0)))
-
-
-class NeverLeaves(_Driver):
-    """A place in line is kept when its owner has gone."""
-
-    async def release(self, bid: Bid) -> bool:
-        lines = [self._state(name).line for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
-        mine = await super().release(bid)
-        for line, waiter in zip(lines, before, strict=True):
-            if waiter is not None:
-                line[bid.token] = waiter
-        return mine
-
-
-class KeepsPlaces(_Driver):
-    """Who has got it stays in line."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
-        reply = await super().acquire(bid)
-        for line, waiter in zip(lines, before, strict=True):
-            if waiter is not None:
-                line[bid.token] = waiter
-        return reply
-
-
-class KeepsTheDead(MemoryLockDriver):
-    """A place in line never ends by itself."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        place = bid.place and attrs.evolve(bid.place, lease=1e9)
-        return await super().acquire(attrs.evolve(bid, place=place))
-
-
-class GivesNoTime(MemoryLockDriver):
-    """It isn't told when another try may do better."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        return Denied(1e9) if isinstance(reply, Denied) else reply
-
-
-class KeepsHalfAPlace(_Driver):
-    """Who lost his place in one line keeps that in another."""
-
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line for name in bid.names]
-        orders = [list(line) for line in lines]
-        reply = await super().acquire(bid)
-        for line, order in zip(lines, orders, strict=True):
-            for token in order:
-                if token in line:
-                    line[token] = line.pop(token)
-            for token in [each for each in line if each not in order]:
-                line[token] = line.pop(token)
-        return reply

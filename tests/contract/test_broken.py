@@ -19,6 +19,8 @@ from contract_tests import test_lock as lk
 from contract_tests import test_lock_waiting as lw
 from contract_tests import test_ordering as o
 from contract_tests import test_pubsub as p
+from contract_tests import test_rate_limiter as rl
+from contract_tests import test_rate_limiter_waiting as rw
 from contract_tests import test_request as q
 from contract_tests import test_retention as r
 from contract_tests import test_scheduling as t
@@ -29,6 +31,8 @@ from contract_tests.flavours import World, live
 from contract_tests.harness import Harness
 from tests.contract import broken
 from tests.contract import broken_groups as groups
+from tests.contract import broken_limiters as limiters
+from tests.contract import broken_lines as lines
 from tests.contract import broken_locks as locks
 from tests.contract import broken_members as members
 from tests.contract import broken_requests as requests
@@ -42,6 +46,7 @@ from tests.contract.broken import (
     with_pubsub,
     with_stream,
 )
+from tests.contract.broken_limiters import with_limiter
 from tests.contract.broken_locks import with_lock
 from tests.contract.test_clauses import covered
 
@@ -189,10 +194,67 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_lock(locks.SharesLocks), lk.test_locks_are_apart, {}),
     (with_lock(locks.GrantsParts), lk.test_several_names, {}),
     (with_lock(locks.IgnoresPermits), lk.test_permits, {}),
-    (with_lock(locks.LetsBarge), lk.test_nobody_barges, {}),
-    (with_lock(locks.LastComeFirst), lw.test_turns, {}),
-    (with_lock(locks.WakesNobody), lw.test_a_freed_lock_wakes_a_waiter, {"fair": True, "way": "release"}),
-    (with_lock(locks.KeepsTheDead), lw.test_a_dead_waiter, {}),
+    (with_lock(lines.LetsBarge), lk.test_nobody_barges, {}),
+    (with_lock(lines.LastComeFirst), lw.test_turns, {}),
+    (with_lock(lines.WakesNobody), lw.test_a_freed_lock_wakes_a_waiter, {"fair": True, "way": "release"}),
+    (with_lock(lines.KeepsTheDead), lw.test_a_dead_waiter, {}),
+    (with_lock(locks.LooksAtOne), lk.test_several_names, {}),
+    (with_lock(locks.NumbersNames), lk.test_fences_rise, {}),
+    (with_lock(locks.CutsSeconds), lk.test_the_end_of_a_lease, {}),
+    (with_lock(locks.ExtendsByHalf), lk.test_extending, {}),
+    (with_lock(locks.NeverShortens), lk.test_extending, {}),
+    (with_lock(locks.NeverExtends), lk.test_extending, {}),
+    (with_lock(locks.ExtendsOne), lk.test_extending, {}),
+    (with_lock(locks.ExtendsParts), lk.test_several_names, {}),
+    (with_lock(locks.KeepsTime), lk.test_the_same_bid_again, {}),
+    (with_lock(locks.ReleasesParts), lk.test_several_names, {}),
+    (with_lock(locks.ReleasesGladly), lk.test_stale_leases, {"way": "expired", "successor": False}),
+    (with_lock(locks.BreaksAnybody), lk.test_permits, {}),
+    (with_lock(locks.InspectsByTrying), lk.test_several_names, {}),
+    (with_lock(locks.ShowsTheEnded), lk.test_stale_leases, {"way": "expired", "successor": False}),
+    (with_lock(lines.WakesEverybody), lw.test_turns, {}),
+    (with_lock(lines.WakesOnlyOne), lw.test_permits_wake_as_many, {"fair": True}),
+    (with_lock(lines.KeepsWakeUps), lw.test_a_pair_starves_nobody, {}),
+    (with_lock(lines.QueuesAnew), lk.test_places, {}),
+    (with_lock(lines.QueuesTries), lk.test_several_names, {}),
+    (with_lock(lines.NeverLeaves), lk.test_nobody_barges, {}),
+    (with_lock(lines.KeepsPlaces), lk.test_places, {}),
+    (with_lock(lines.GivesNoTime), lk.test_places, {}),
+    (with_lock(lines.KeepsHalfAPlace), lw.test_a_waiter_that_was_away, {}),
+    (with_limiter(limiters.LetsAllPass), rl.test_all_or_nothing, {}),
+    (with_limiter(limiters.LetsAllPass), rl.test_together, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.ChargesParts), rl.test_all_or_nothing, {}),
+    (with_limiter(limiters.ChargesTheDenied), rl.test_denied_calls, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.IgnoresTheDenied), rl.test_denied_calls, {"limit": rl.SLOW[1]}),
+    (with_limiter(limiters.AllowsOneMore), rl.test_what_remains, {"limit": rl.SLOW[2]}),
+    (with_limiter(limiters.AlignsWindows), rl.test_envelope, {"limit": rl.QUICK[2]}),
+    (with_limiter(limiters.ChargesOne), rl.test_what_remains, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.SharesKeys), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.CountsPeeks), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.TrustsTheClock), rl.test_time_steps_back, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.SumsInDoubles), rl.test_large_numbers, {}),
+    (with_limiter(limiters.TellsNoTime), rl.test_retry_after_is_exact, {"limit": rl.QUICK[0]}),
+    (with_limiter(limiters.RoundsTime), rl.test_retry_after_is_exact, {"limit": rl.QUICK[1]}),
+    (with_limiter(limiters.NeverSaysNever), rl.test_too_large, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.TellsOneLess), rl.test_what_remains, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.TellsWhatWas), rl.test_what_remains, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.NeverFresh), rl.test_reset_after, {"limit": rl.QUICK[0]}),
+    (with_limiter(limiters.ForgetsSoon), rl.test_reset_after, {"limit": rl.QUICK[0]}),
+    (with_limiter(limiters.SettlesNothing), rl.test_settle, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.OnlyGivesBack), rl.test_settle, {"limit": rl.SLOW[1]}),
+    (with_limiter(limiters.GivesBackLate), rl.test_settled_late, {"limit": rl.QUICK[0]}),
+    (with_limiter(limiters.GivesBackTwice), rl.test_settled_once, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.KeepsPlaces), rl.test_parallel_places, {}),
+    (with_limiter(limiters.ExtendsNothing), rl.test_places_end, {}),
+    (with_limiter(limiters.ResetsNothing), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.ResetsAll), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.BelievesTheProvider), rl.test_observe, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.HearsNothing), rl.test_observe, {"limit": rl.SLOW[0]}),
+    (with_limiter(limiters.HasNoLine), rw.test_small_calls_do_not_starve_a_large_one, {}),
+    (with_limiter(limiters.WakesNobody), rw.test_what_is_given_back_wakes_who_waits, {}),
+    (with_limiter(limiters.LastComeFirst), rw.test_in_turn, {}),
+    (with_limiter(limiters.NeverLeaves), rw.test_who_gives_up_gives_everything_back, {}),
+    (with_limiter(limiters.RemembersForLonger), rl.test_remembered_denials, {}),
     (with_listener(broken.LosesPublished), p.test_confirmed_on_entry, {}),
     (with_listener(broken.NeverConfirms), p.test_confirmed_on_entry, {}),
     (with_listener(broken.RepeatsMessages), p.test_once_per_subscription, {}),

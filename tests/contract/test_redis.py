@@ -28,6 +28,8 @@ from contract_tests.test_worker import *  # noqa: F403
 from tests.contract.harnesses import RedisHarness
 from tests.servers import Server
 
+LACKS = {"step_back": "a server's clock can't be set back; tests/model/test_limits.py turns the one of its scripts"}
+
 
 @pytest.fixture
 def new_harness(server: Server) -> NewHarness:

@@ -1,0 +1,338 @@
+"""Memory rate limiters, each broken in one way, that the contract suite must catch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from ailf.driver import Account, Charge, Demand, Observation, Ruling
+from ailf.limits import Concurrency, FixedWindow, TokenBucket
+from ailf_memory.backend import MemoryDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver
+from tests.contract.broken import BrokenHarness, with_driver
+
+
+def with_limiter(limiter: type[MemoryRateLimiterDriver]) -> type[BrokenHarness]:
+    """Return a harness with this driver of rate limiters."""
+
+    class Driver(MemoryDriver):
+        def rate_limiter(self) -> MemoryRateLimiterDriver:
+            return limiter(self)
+
+    return with_driver(type(limiter.__name__, (Driver,), {}))
+
+
+def _each(ruling: Ruling, change: Any) -> Ruling:
+    """Return a ruling with changed levels."""
+    return attrs.evolve(ruling, levels=tuple(map(change, ruling.levels)))
+
+
+# --- what passes -------------------------------------------------------------------------------------------------
+
+
+class LetsAllPass(MemoryRateLimiterDriver):
+    """Nothing is denied."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return attrs.evolve(await super().decide(demand), allowed=True)
+
+
+class ChargesParts(MemoryRateLimiterDriver):
+    """Each limit is asked by itself, and charged if it agrees."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        rulings = [
+            await super(ChargesParts, self).decide(attrs.evolve(demand, charges=(each,))) for each in demand.charges
+        ]
+        worst = min(rulings, key=lambda each: each.allowed)
+        return attrs.evolve(worst, levels=tuple(each.levels[0] for each in rulings))
+
+
+class ChargesTheDenied(MemoryRateLimiterDriver):
+    """Denied calls count."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return await super().decide(attrs.evolve(demand, count_denied=True))
+
+
+class IgnoresTheDenied(MemoryRateLimiterDriver):
+    """Denied calls never count, also where that is asked for."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return await super().decide(attrs.evolve(demand, count_denied=False))
+
+
+class AllowsOneMore(MemoryRateLimiterDriver):
+    """It compares with the wrong sign."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        larger = [_larger(each) for each in demand.charges]
+        return await super().decide(attrs.evolve(demand, charges=tuple(larger)))
+
+
+def _larger(charge: Charge) -> Charge:
+    if isinstance(charge.limit, TokenBucket):
+        return attrs.evolve(charge, limit=attrs.evolve(charge.limit, burst=charge.limit.burst + 1))
+    return attrs.evolve(charge, limit=attrs.evolve(charge.limit, limit=charge.limit.limit + 1))
+
+
+class AlignsWindows(MemoryRateLimiterDriver):
+    """Every window is a fixed one, so that twice its limit passes around its end."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        fixed = [
+            each
+            if isinstance(each.limit, Concurrency)
+            else attrs.evolve(each, limit=FixedWindow(each.limit.capacity, each.limit.per))
+            for each in demand.charges
+        ]
+        return await super().decide(attrs.evolve(demand, charges=tuple(fixed)))
+
+
+class ChargesOne(MemoryRateLimiterDriver):
+    """Every call costs 1."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        one = tuple(attrs.evolve(each, cost=min(1, each.cost)) for each in demand.charges)
+        return await super().decide(attrs.evolve(demand, charges=one))
+
+
+class SharesKeys(MemoryRateLimiterDriver):
+    """All keys are one."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return await super().decide(attrs.evolve(demand, account=attrs.evolve(demand.account, key="")))
+
+
+class CountsPeeks(MemoryRateLimiterDriver):
+    """To look costs 1."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        one = tuple(attrs.evolve(each, cost=max(1, each.cost)) for each in demand.charges)
+        return await super().decide(attrs.evolve(demand, charges=one))
+
+
+class TrustsTheClock(MemoryRateLimiterDriver):
+    """Time that steps back mints what has been charged since."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        known = self._store.accounts.get(demand.account)
+        if known is not None:
+            now = self._now()
+            known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
+        return await super().decide(demand)
+
+
+class SumsInDoubles(MemoryRateLimiterDriver):
+    """What it counts loses its last digits where it is large."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        cut = tuple(attrs.evolve(each, cost=_cut(each.cost)) for each in demand.charges)
+        return await super().decide(attrs.evolve(demand, charges=cut))
+
+
+def _cut(cost: int) -> int:
+    return int(float(f"{cost:.6g}"))
+
+
+# --- what is told ------------------------------------------------------------------------------------------------
+
+
+class TellsNoTime(MemoryRateLimiterDriver):
+    """It isn't told when another try passes."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        ruling = await super().decide(demand)
+        return attrs.evolve(ruling, retry_after=None if ruling.retry_after is None else 0.0)
+
+
+class RoundsTime(MemoryRateLimiterDriver):
+    """It is told in whole hundredths of a second."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        ruling = await super().decide(demand)
+        return attrs.evolve(ruling, retry_after=ruling.retry_after and round(ruling.retry_after, 2))
+
+
+class NeverSaysNever(MemoryRateLimiterDriver):
+    """What is too large is told to come again."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        ruling = await super().decide(demand)
+        return attrs.evolve(ruling, retry_after=1.0 if ruling.retry_after is None else ruling.retry_after)
+
+
+class TellsOneLess(MemoryRateLimiterDriver):
+    """One more remains than it says."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return _each(
+            await super().decide(demand), lambda each: attrs.evolve(each, remaining=max(0, each.remaining - 1))
+        )
+
+
+class TellsWhatWas(MemoryRateLimiterDriver):
+    """What remains is what remained before the call."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        before = await super().decide(
+            attrs.evolve(demand, charges=tuple(attrs.evolve(each, cost=0) for each in demand.charges))
+        )
+        ruling = await super().decide(demand)
+        levels = zip(ruling.levels, before.levels, strict=True)
+        return attrs.evolve(ruling, levels=tuple(attrs.evolve(now, remaining=was.remaining) for now, was in levels))
+
+
+class NeverFresh(MemoryRateLimiterDriver):
+    """It takes longer to be fresh than it says."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return _each(await super().decide(demand), lambda each: attrs.evolve(each, reset_after=each.reset_after / 2))
+
+
+class ForgetsSoon(MemoryRateLimiterDriver):
+    """What is stored goes too early."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        known = self._store.accounts.get(demand.account)
+        if known is not None and self._now() > known.ends_ms - 100:
+            del self._store.accounts[demand.account]
+        return await super().decide(demand)
+
+
+# --- what is settled ---------------------------------------------------------------------------------------------
+
+
+class SettlesNothing(MemoryRateLimiterDriver):
+    """An estimate stays."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        await super().settle(account, token, ())
+
+
+class OnlyGivesBack(MemoryRateLimiterDriver):
+    """What a call cost beyond its estimate is given to it."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        await super().settle(account, token, [each for each in charges if each.actual < each.cost])
+
+
+class GivesBackLate(MemoryRateLimiterDriver):
+    """A refund counts although what it was charged for counts no longer."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        known = self._store.accounts.get(account)
+        for each in charges:
+            for name, state in (known.states if known else {}).items():
+                if known and each.actual < each.cost and not isinstance(each.limit, Concurrency):
+                    known.states[name] = (state[0], *(0 for _ in state[1:]))
+
+
+class GivesBackTwice(MemoryRateLimiterDriver):
+    """Every refund counts twice."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        await super().settle(account, token, charges)
+        await super().settle(account, token, charges)
+
+
+class KeepsPlaces(MemoryRateLimiterDriver):
+    """A place in a limit of concurrency is kept until its ttl is over."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        await super().settle(account, token, [each for each in charges if not isinstance(each.limit, Concurrency)])
+
+
+class ExtendsNothing(MemoryRateLimiterDriver):
+    """A place ends after its ttl, whatever its owner does."""
+
+    async def extend(self, slots: Sequence[Any]) -> list[bool]:
+        return [True for _ in slots]
+
+
+class ResetsNothing(MemoryRateLimiterDriver):
+    """What was charged stays."""
+
+    async def reset(self, account: Account, limits: Sequence[Any]) -> None:
+        return
+
+
+class ResetsAll(MemoryRateLimiterDriver):
+    """All keys are made fresh."""
+
+    async def reset(self, account: Account, limits: Sequence[Any]) -> None:
+        self._store.accounts.clear()
+
+
+class BelievesTheProvider(MemoryRateLimiterDriver):
+    """What a provider says counts also where it is more."""
+
+    async def observe(self, account: Account, observation: Observation) -> None:
+        await self.reset(account, [(observation.name, observation.limit)])
+        await super().observe(account, observation)
+
+
+class HearsNothing(MemoryRateLimiterDriver):
+    """What a provider says is ignored."""
+
+    async def observe(self, account: Account, observation: Observation) -> None:
+        return
+
+
+# --- the line ----------------------------------------------------------------------------------------------------
+
+
+class HasNoLine(MemoryRateLimiterDriver):
+    """Whoever comes at the right time passes."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        return await super().decide(attrs.evolve(demand, place=None))
+
+
+class WakesNobody(MemoryRateLimiterDriver):
+    """Who waits looks again by himself."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        known = self._store.accounts.get(account)
+        waiters = dict(known.line.waiters) if known else {}
+        if known:
+            known.line.waiters.clear()
+        await super().settle(account, token, charges)
+        if known:
+            waiters.pop(token, None)
+            known.line.waiters.update(waiters)
+
+
+class LastComeFirst(MemoryRateLimiterDriver):
+    """The line is a stack."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        ruling = await super().decide(demand)
+        known = self._store.accounts.get(demand.account)
+        if known and demand.place and not ruling.allowed:
+            for token in [each for each in known.line.waiters if each != demand.token]:
+                known.line.waiters[token] = known.line.waiters.pop(token)
+        return ruling
+
+
+class NeverLeaves(MemoryRateLimiterDriver):
+    """Who gives up stays in line."""
+
+    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+        known = self._store.accounts.get(account)
+        waiter = known.line.waiters.get(token) if known else None
+        await super().settle(account, token, charges)
+        if known and waiter:
+            known.line.waiters[token] = waiter
+
+
+class RemembersForLonger(MemoryRateLimiterDriver):
+    """Where nothing is given back, denials last longer than they have to."""
+
+    async def decide(self, demand: Demand) -> Ruling:
+        ruling = await super().decide(demand)
+        if demand.account.final and not ruling.allowed and ruling.retry_after:
+            state = self._store.accounts[demand.account]
+            for name, each in state.states.items():
+                state.states[name] = (each[0], each[1] + each[1] // 2, *each[2:])
+        return ruling
