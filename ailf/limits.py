@@ -24,7 +24,7 @@ UNITS |= {"sec": 1000, "min": 60_000, "d": 86_400_000, "day": 86_400_000}
 NAMED = {1000: "second", 60_000: "minute", 3_600_000: "hour", 86_400_000: "day"}
 
 _RATE = re.compile(
-    r"(?P<limit>[\d_]+) *(?P<what>[^\d/\s][^/]*?)? */ *(?P<times>\d+(?:\.\d+)?)? *(?P<unit>[a-z]+?)s?"
+    r"(?P<limit>[\d_]+) *(?:[^\W\d][\w -]*?)? */ *(?P<times>\d+(?:\.\d+)?)? *(?P<unit>[a-z]+)"
     r"(?: +burst +(?P<burst>[\d_]+))?(?: +(?P<kind>fixed|sliding)(?: +in +(?P<buckets>\d+))?)?"
 )
 _PARALLEL = re.compile(r"(?P<limit>[\d_]+) +parallel(?: +ttl +(?P<ttl>\d+(?:\.\d+)?) *s?)?")
@@ -199,7 +199,7 @@ def parse_limit(text: str) -> Limit:
     parallel, rate = _PARALLEL.fullmatch(words), _RATE.fullmatch(words)
     if parallel:
         return Concurrency(_whole(parallel["limit"]), *([float(parallel["ttl"])] if parallel["ttl"] else []))
-    unit = UNITS.get(rate["unit"], UNITS.get(rate["unit"] + "s")) if rate else None
+    unit = UNITS.get(rate["unit"], UNITS.get(rate["unit"].removesuffix("s"))) if rate else None
     if not rate or not unit or (rate["burst"] and rate["kind"]) or (rate["kind"] == "fixed" and rate["buckets"]):
         raise InvalidArgumentError(
             f"{text!r} is no limit; write one like '60/minute', '100000 tokens/minute burst 20000', '1000/day fixed', "

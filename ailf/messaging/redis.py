@@ -17,6 +17,7 @@ try:
     from ailf_redis import RedisBackend
     from ailf_redis import RedisLock as _Lock
     from ailf_redis import RedisPubSub as _PubSub
+    from ailf_redis import RedisRateLimiter as _RateLimiter
     from ailf_redis import RedisStream as _Stream
     from ailf_redis.client import AsyncRedisClient, RedisClient, RedisConfig
 except ModuleNotFoundError as error:
@@ -32,11 +33,20 @@ from ailf.delivery import Delivery
 from ailf.engine import Engine
 from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError, LockTimeoutError
 from ailf.leases import Lease
+from ailf.limits import SlidingWindow
 from ailf.message import Message
 from ailf.runtime import run
 from ailf.values import EARLIEST, LATEST, Backoff
 
-__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig", "RedisLock", "RedisPubSub", "RedisStream"]
+__all__ = [
+    "AsyncRedisClient",
+    "RedisClient",
+    "RedisConfig",
+    "RedisLock",
+    "RedisPubSub",
+    "RedisRateLimiter",
+    "RedisStream",
+]
 
 
 _json = codec_for(Any)
@@ -272,3 +282,27 @@ class RedisLock(_Lock):
         finally:
             if acquired:
                 self.release()
+
+
+class RedisRateLimiter(_RateLimiter):
+    """A limiter that says yes or no, as earlier code expects: so many calls per key in any period.
+
+    Arguments:
+        key_prefix: The limiter's name.
+        rate: How many calls.
+        period: In how many seconds.
+        redis_client: Whose server to use; ``localhost:6379`` unless told.
+    """
+
+    def __init__(
+        self, key_prefix: str, rate: int = 10, period: float = 1, redis_client: RedisClient | None = None
+    ) -> None:
+        super().__init__(key_prefix, SlidingWindow(rate, per=float(period)))
+        self._redis_client = redis_client
+
+    def _open_engine(self) -> Engine:
+        return _open(self._redis_client)
+
+    def is_allowed(self, key: str) -> bool:
+        """Return whether a call of this key may be made now; if so it counts."""
+        return self.try_acquire(key).allowed

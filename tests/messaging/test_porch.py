@@ -11,7 +11,15 @@ import attrs
 import pytest
 
 import ailf
-from ailf.messaging.redis import AsyncRedisClient, RedisClient, RedisConfig, RedisLock, RedisPubSub, RedisStream
+from ailf.messaging.redis import (
+    AsyncRedisClient,
+    RedisClient,
+    RedisConfig,
+    RedisLock,
+    RedisPubSub,
+    RedisRateLimiter,
+    RedisStream,
+)
 from tests.servers import NewServer, Server
 
 
@@ -351,3 +359,11 @@ def test_lock_expires(config: RedisConfig, namespace: str) -> None:
         assert two.acquire(retry=10, retry_delay=0.1)
         assert not one.release()
         assert two.release()
+
+
+def test_limiter(config: RedisConfig, namespace: str) -> None:
+    """RedisRateLimiter lets so many calls of each key pass in a period, whoever asks."""
+    one, two = (RedisRateLimiter(namespace, rate=3, period=60, redis_client=RedisClient(config)) for _ in range(2))
+    with one, two:
+        assert [each.is_allowed("k") for each in (one, two, one, two)] == [True, True, True, False]
+        assert one.is_allowed("other")

@@ -41,6 +41,8 @@ def use(backend: ailf.Backend) -> None:
         assert delivery is not None
         threading.Event().wait(0.15)  # long enough for a renewal, which has a connection of its own
         delivery.ack()
+    with backend.rate_limiter("r", "9 parallel ttl 0.3").hold(timeout=1):
+        threading.Event().wait(0.15)
     assert backend.unwrap(redis.Redis).ping()
 
 
@@ -56,6 +58,8 @@ async def use_async(backend: ailf.AsyncBackend) -> None:
         assert delivery is not None
         await asyncio.sleep(0.15)
         await delivery.ack()
+    async with backend.rate_limiter("r", "9 parallel ttl 0.3").hold(timeout=1):
+        await asyncio.sleep(0.15)
     assert await backend.unwrap(redis.asyncio.Redis).ping()
 
 
@@ -94,6 +98,8 @@ def test_every_key_has_a_ttl_or_is_documented(new_server: NewServer) -> None:
     patterns = documented()
     assert len(patterns) == 8
     with ailf.connect(server.url) as backend, server.client() as admin:
+        limiter = backend.rate_limiter("r", a="9/minute", b="9/minute sliding", c="9/minute fixed", d="9 parallel")
+        limiter.acquire("k").settle(a=2)
         stream = backend.stream("s")
         stream.add_many([1, 2, 3, 4, 5])
         stream.add_once("once", 6, key="k")

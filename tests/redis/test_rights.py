@@ -1,6 +1,7 @@
 """The ACL rules that the guide publishes are enough for everything, on every server."""
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def test_published_rights_are_enough(redis_versions: list[str], new_server: NewS
         with ailf.connect(f"redis://agent:pw@127.0.0.1:{server.port}/0") as backend:
             use(backend)
             take_turns(backend)
+            stay_within(backend)
             ask(backend, sharded=version != "6.2")
 
 
@@ -92,6 +94,19 @@ def take_turns(backend: ailf.Backend) -> None:
     assert lock.break_(lease.fence)
     with pytest.raises(ailf.LeaseLostError):
         lease.release()
+
+
+def stay_within(backend: ailf.Backend) -> None:
+    """Use what rate limiters have."""
+    limiter = backend.rate_limiter("r", rate="10/minute", window="10/minute sliding", parallel=ailf.Concurrency(1, 0.2))
+    with limiter.acquire("k", rate=5) as permit:
+        threading.Event().wait(0.15)  # long enough for its place to be renewed
+        permit.settle(rate=3)
+        with pytest.raises(ailf.RateLimitedError):
+            limiter.acquire("k", timeout=0.05)
+    limiter.observe("k", limit="rate", remaining=2)
+    assert limiter.peek("k").limits["rate"].remaining == 2
+    limiter.reset("k")
 
 
 def ask(backend: ailf.Backend, *, sharded: bool) -> None:

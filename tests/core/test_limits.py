@@ -1,0 +1,249 @@
+"""Limits as values and as texts, and what a limiter refuses before it asks anybody."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ailf
+from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket, parse_limit
+from ailf.testing import ManualClock
+from ailf_memory import AsyncMemoryBackend, MemoryBackend
+
+periods = st.one_of(st.sampled_from([1, 60, 3600, 86_400]), st.integers(1, 10_000_000).map(lambda ms: ms / 1000))
+counts = st.integers(1, 10**6)
+limits = st.one_of(
+    st.builds(TokenBucket, counts, periods, counts),
+    st.builds(FixedWindow, counts, periods),
+    st.builds(SlidingWindow, counts, periods.filter(lambda per: per >= 0.064), st.integers(1, 64)),
+    st.builds(Concurrency, counts, periods),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("60/minute", TokenBucket(60, per=60)),
+        ("60 / min", TokenBucket(60, per=60)),
+        ("10/s", TokenBucket(10)),
+        ("5 requests/second", TokenBucket(5)),
+        ("100000 tokens/minute burst 20000", TokenBucket(100_000, per=60, burst=20_000)),
+        ("100_000 Tokens / Minute Burst 20_000", TokenBucket(100_000, per=60, burst=20_000)),
+        ("3/5s", TokenBucket(3, per=5)),
+        ("3/2 hours", TokenBucket(3, per=7200)),
+        ("20/250ms", TokenBucket(20, per=0.25)),
+        ("1000/day fixed", FixedWindow(1000, per=86_400)),
+        ("100/hour sliding", SlidingWindow(100, per=3600)),
+        ("100/hour sliding in 30", SlidingWindow(100, per=3600, buckets=30)),
+        ("8 parallel", Concurrency(8)),
+        ("8 parallel ttl 120s", Concurrency(8, ttl=120)),
+        ("8 parallel ttl 0.5", Concurrency(8, ttl=0.5)),
+    ],
+)
+def test_texts(text: str, limit: Limit) -> None:
+    """A text in the words of people stands for the limit that they mean."""
+    assert parse_limit(text) == limit
+
+
+@given(limits)
+def test_every_limit_has_a_text(limit: Limit) -> None:
+    """What a limit is shown as stands for it."""
+    assert parse_limit(str(limit)) == limit
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "60", "minute", "60/fortnight", "-1/minute", "0/minute", "1.5/s", "60/minute burst", "60/minute burst 5 fixed",
+     "1/s fixed in 3", "8 parallel for ever", "1__/s", "60/0s", "٣/minute extra"],
+)  # fmt: skip
+def test_bad_texts(text: str) -> None:
+    """Any other text is refused."""
+    with pytest.raises(ailf.InvalidArgumentError):
+        parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TokenBucket(0), "rate"),
+        (lambda: TokenBucket(1.5), "rate"),  # type: ignore[arg-type]
+        (lambda: TokenBucket(1, per=0), "per"),
+        (lambda: TokenBucket(1, per=0.0015), "milliseconds"),
+        (lambda: TokenBucket(1, per=float("nan")), "per"),
+        (lambda: TokenBucket(1, burst=0), "burst"),
+        (lambda: TokenBucket(2**53, per=1), "2\\*\\*53"),
+        (lambda: FixedWindow(2**53 + 1, per=1), "2\\*\\*53"),
+        (lambda: SlidingWindow(1, per=1, buckets=65), "64 buckets"),
+        (lambda: SlidingWindow(1, per=0.005, buckets=6), "5 buckets"),
+        (lambda: Concurrency(0), "limit"),
+        (lambda: Concurrency(1, ttl=-1), "ttl"),
+    ],
+)
+def test_bad_limits(make: Any, words: str) -> None:
+    """A limit that can't be, or can't be counted exactly, is refused when it is made, and told what is wrong."""
+    with pytest.raises(ailf.InvalidArgumentError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "words"),
+    [
+        (("",), {"limit": "1/s"}, "empty"),
+        (("r",), {}, "one limit"),
+        (("r", "1/s"), {"a": "1/s"}, "one limit"),
+        (("r", 5), {}, "TokenBucket"),
+        (("r",), {"key": "1/s"}, "'key'"),
+        (("r",), {"a": "nonsense"}, "nonsense"),
+        (("r", "1/s"), {"on_backend_error": "ignore"}, "on_backend_error"),
+        (("r",), {f"l{n}": "1/s" for n in range(17)}, "16"),
+    ],
+)
+def test_bad_limiters(args: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
+    """A limiter that makes no sense is refused when it is made."""
+    with MemoryBackend() as backend, pytest.raises(ailf.InvalidArgumentError, match=words):
+        backend.rate_limiter(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda one, many: one.try_acquire(cost=-1), "cost"),
+        (lambda one, many: one.try_acquire(cost=1.5), "cost"),
+        (lambda one, many: one.try_acquire(tokens=1), "tokens"),
+        (lambda one, many: one.try_acquire(7), "key"),
+        (lambda one, many: one.try_acquire("k" * 600), "long"),
+        (lambda one, many: one.acquire(timeout=-1), "timeout"),
+        (lambda one, many: many.try_acquire(cost=1), "a, b"),
+        (lambda one, many: many.observe(limit="c"), "'a', 'b'"),
+        (lambda one, many: many.observe(limit="b", remaining=1), "under way"),
+        (lambda one, many: many.observe(limit="a", retry_after=1e15), "too long"),
+        (lambda one, many: many.acquire().settle(b=0), "'a'"),
+        (lambda one, many: many.acquire().settle(a=-1), "'a'"),
+        (lambda one, many: one.reserve(within=-1), "within"),
+        (lambda one, many: one.limited()(5), "callable"),
+    ],
+)
+def test_bad_calls(call: Any, words: str) -> None:
+    """A call that makes no sense is refused with the name of what is wrong, and charges nothing."""
+    with MemoryBackend() as backend:
+        one, many = backend.rate_limiter("one", "5/hour"), backend.rate_limiter("many", a="5/hour", b="2 parallel")
+        with pytest.raises(ailf.InvalidArgumentError, match=words):
+            call(one, many)
+        assert one.peek().remaining == 5
+
+
+class Away(MemoryBackend):
+    """Its limiters can't be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+        async def decide(_: Any) -> Any:
+            self.asked += 1
+            raise ailf.ConnectionLostError("can't reach it")
+
+        real = self.engine.driver.rate_limiter
+
+        def rate_limiter() -> Any:
+            driver = real()
+            driver.decide = decide  # type: ignore[method-assign]
+            return driver
+
+        self.engine.driver.rate_limiter = rate_limiter  # type: ignore[method-assign]
+
+
+def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
+    """``on_backend_error`` decides what becomes of calls while the backend is away, at once, and says so."""
+    with Away() as backend:
+        allowing = backend.rate_limiter("r", "5/hour", on_backend_error="allow")
+        decision = allowing.try_acquire()
+        assert decision.allowed
+        assert isinstance(decision.error, ailf.ConnectionLostError)
+        assert decision.permit is not None
+        with allowing.hold() as permit, pytest.raises(ailf.InvalidArgumentError):
+            permit.settle(cost=3)
+        denying = backend.rate_limiter("r", "5/hour", on_backend_error="deny")
+        assert not denying.try_acquire()
+        assert denying.try_acquire().retry_after == 1.0
+        with pytest.raises(ailf.RateLimitedError, match="can't reach it"):
+            denying.acquire(timeout=0)
+        assert backend.asked == 5
+        backend.engine.retry_for = 0.0
+        with pytest.raises(ailf.ConnectionLostError):
+            backend.rate_limiter("r", "5/hour").try_acquire()
+    assert "allowed without the backend: can't reach it" in caplog.text
+
+
+def test_decorated() -> None:
+    """A decorated function waits for a permit at each call, whose key its arguments may tell; its place is given back."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        limiter = backend.rate_limiter("r", calls="2/hour", parallel="1 parallel")
+
+        @limiter.limited(lambda user, **_: user, timeout=0)
+        def greet(user: str, *, word: str = "hello") -> str:
+            """Greet."""
+            assert limiter.peek(user).limits["parallel"].remaining == 0
+            return f"{word} {user}"
+
+        assert greet.__doc__ == "Greet."
+        assert greet("ann") == "hello ann"
+        assert greet("ann", word="bye") == "bye ann"
+        assert greet("bob") == "hello bob"
+        with pytest.raises(ailf.RateLimitedError, match="'calls'") as raised:
+            greet("ann")
+        assert raised.value.bound == "calls"
+        assert limiter.peek("ann").limits["parallel"].remaining == 1
+
+    async def main() -> None:
+        async with AsyncMemoryBackend() as backend:
+            limiter = backend.rate_limiter("r", "2/hour")
+
+            @limiter.limited("k", timeout=0)
+            async def double(number: int) -> int:
+                return 2 * number
+
+            assert await double(2) == 4
+            await double(1)
+            with pytest.raises(ailf.RateLimitedError):
+                await double(3)
+
+    asyncio.run(main())
+
+
+def test_waiting_for_a_reservation() -> None:
+    """A reservation's permit can be waited for, and closing the backend ends that."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("r", TokenBucket(20, per=1.0, burst=1))
+        limiter.reserve().wait()
+        later = limiter.reserve()
+        later.wait()
+        assert limiter.peek().at * 1000 > 0
+        longest = limiter.reserve()
+        for _ in range(200):
+            longest = limiter.reserve()
+        ended: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                longest.wait()
+            except ailf.ClosedError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+    thread.join(5)
+    assert len(ended) == 1
+
+
+def test_shown() -> None:
+    """What a log or a prompt shows tells the limiter's name, its limits, and what a permit was charged."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("openai", requests="60/minute", parallel="8 parallel")
+        assert repr(limiter) == "<MemoryRateLimiter 'openai': requests 60/minute, parallel 8 parallel ttl 60s>"
+        with limiter.hold("gpt", requests=2) as permit:
+            assert repr(permit) == "<Permit 'gpt' requests=2, parallel=1>"
