@@ -179,7 +179,7 @@ def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_decorated() -> None:
-    """A decorated function waits for a permit at each call, whose key its arguments may tell; its place is given back."""
+    """A decorated function waits for a permit at each call, whose key its arguments may tell; its place is freed."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         limiter = backend.rate_limiter("r", calls="2/hour", parallel="1 parallel")
