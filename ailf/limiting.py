@@ -2,14 +2,15 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 
-from ailf.algorithms import algorithm
+from ailf.algorithms import Mark
+from ailf.batching import Batcher, batcher
 from ailf.checks import check_count, check_name, check_seconds
-from ailf.driver import Account, Capability, Charge, Demand, Denied, Observation, Place, Ruling
+from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Observation, Place, Ruling
 from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
@@ -30,7 +31,10 @@ RESERVED = {"key", "timeout", "within", "cost", "limit"}
 MAX_LIMITS = 16
 
 REMEMBERED = 4096
-"""How many keys' denials are remembered."""
+"""How many keys are remembered, and how many keys' denials."""
+
+DECIDED_AT_ONCE = 512
+"""How many calls one request asks for at most."""
 
 DRIFT = 0.001
 """The share of a remembered denial that is left out, as this process's clock may run faster than the backend's."""
@@ -96,76 +100,80 @@ class LimiterFlow(Generic[P]):
         self._options = options
         self._face = face
         self._driver = engine.driver.rate_limiter()
-        self._algorithms = {name: algorithm(limit) for name, limit in options.limits.items()}
-        self._slots = any(isinstance(limit, Concurrency) for limit in options.limits.values())
+        self._limits: Limits = tuple(options.limits.items())
+        self._ones = (1,) * len(self._limits)
+        self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
+        self._accounts: dict[str, Account] = {}
+        self._within = None if options.on_backend_error == "raise" else 0.0
+        self._deciding: Batcher[Demand, tuple[Ruling, float]] = batcher(engine.runtime, self._decide, DECIDED_AT_ONCE)
         # In this process the backend's answer is as near as a remembered one.
         self._remembers = options.cache_denials and Capability.PROCESSES in engine.driver.capabilities
-        self._denials: dict[str, tuple[tuple[Charge, ...], float, Ruling]] = {}
+        self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
 
     def _what(self, verb: str, key: str) -> str:
         return f"{verb} rate limiter {self._options.name!r}, key {key!r}"
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
-    def _account(self, key: object) -> Account:
-        if key != "":
-            check_name("rate limiter's key", key)
-        return Account(self._options.name, str(key), self._options.cache_denials)
+    def _account(self, key: str) -> Account:
+        found = self._accounts.get(key)
+        if found is None:
+            if key != "":
+                check_name("rate limiter's key", key)
+            if len(self._accounts) >= REMEMBERED:
+                self._accounts.clear()
+            found = self._accounts[key] = Account(self._options.name, key, self._options.cache_denials)
+        return found
 
-    def _charges(self, costs: Mapping[str, int]) -> tuple[Charge, ...]:
+    def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
         """Return what a call costs of every limit: 1 of each that is not named."""
+        if not costs:
+            return self._ones
         limits = self._options.limits
         named = {"" if name == "cost" and "" in limits else name: cost for name, cost in costs.items()}
-        if unknown := set(named) - set(limits):
+        if not named.keys() <= limits.keys():
+            unknown = min(named.keys() - limits.keys())
             known = "cost" if "" in limits else ", ".join(limits)
             name = self._options.name
             raise InvalidArgumentError(
-                f"rate limiter {name!r} has no limit {min(unknown)!r}; what a call costs is named: {known}"
+                f"rate limiter {name!r} has no limit {unknown!r}; what a call costs is named {known}"
             )
         for name, cost in named.items():
             check_count(f"the cost {name!r}" if name else "the cost", cost, least=0)
-        return tuple(Charge(name, limit, named.get(name, 1)) for name, limit in limits.items())
+        return tuple([named.get(name, 1) for name in limits])
 
-    def _demand(
-        self,
-        account: Account,
-        charges: tuple[Charge, ...],
-        token: str,
-        place: Place | None = None,
-        *,
-        patience: float = 0.0,
-    ) -> Demand:
-        return Demand(account, charges, token, patience, self._options.count_denied, place)
+    def _token(self) -> str:
+        return secrets.token_hex(8) if self._slots else ""
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, what: str, demand: Demand, within: float | None = None) -> tuple[Ruling, float]:
-        """Ask the backend; return what it said, and when it was asked.
+    async def _decide(self, demands: Sequence[Demand]) -> Sequence[tuple[Ruling, float] | Exception]:
+        """Ask the backend; return for each call what it said, and when it was asked.
 
         It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         """
         now = self.engine.runtime.now
         since = 0.0
 
-        async def decide() -> Ruling:
+        async def decide() -> Sequence[Ruling | BackendError]:
             nonlocal since
             since = now()  # of the request that is answered
-            return await self._driver.decide(demand)
+            return await self._driver.decide(self._limits, demands)
 
-        if self._options.on_backend_error != "raise":
-            within = 0.0
-        return await self.engine.call(what, decide, again=True, within=within), since
+        what = self._what("ask", demands[0].account.key)
+        rulings = await self.engine.call(what, decide, again=True, within=self._within)
+        return [each if isinstance(each, Exception) else (each, since) for each in rulings]
 
-    async def _ask_safely(self, what: str, demand: Demand, until: float) -> tuple[Ruling, float]:
+    async def _ask_safely(self, demand: Demand) -> tuple[Ruling, float]:
         """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
         asked: list[tuple[Ruling, float]] = []
 
         async def ask() -> None:
-            asked.append(await self._ask(what, demand, max(0.0, until - self.engine.runtime.now())))
+            asked.append(await self._deciding.do(demand))
 
         async def give_back() -> None:
             if await flight.landed(WITHDRAW) and asked and asked[0][0].allowed and not demand.account.final:
-                await self._settle_quietly(demand.account, demand.token, _marked(demand.charges, asked[0][0]))
+                await self._settle_quietly(demand, asked[0][0].marks)
 
         flight = self.engine.runtime.flight()
         try:
@@ -175,37 +183,43 @@ class LimiterFlow(Generic[P]):
             raise
         return asked[0]
 
-    async def _settle_quietly(self, account: Account, token: str, charges: tuple[Charge, ...]) -> None:
+    async def _settle_quietly(self, demand: Demand, marks: Sequence[Mark] = ()) -> None:
+        """Give back what a call was charged, or may have been, that was given up, and its place in line."""
+        told = zip(self._limits, demand.costs, marks or ((),) * len(self._limits), strict=True)
+        charges = [
+            Charge(name, limit, cost, mark)
+            for (name, limit), cost, mark in told
+            if cost and (marks or isinstance(limit, Concurrency))
+        ]
         try:
-            await self._driver.settle(account, token, charges)
+            await self._driver.settle(demand.account, demand.token, charges)
         except AilfError as error:
             log.warning("rate limiter %r: a call that was given up stays charged: %s", self._options.name, error)
 
+    async def _withdraw(self, demand: Demand) -> None:
+        """Leave the line, and give back places that may have been granted meanwhile."""
+
+        async def settle() -> None:
+            await self._settle_quietly(demand)
+
+        await self.engine.runtime.flight().join(settle, WITHDRAW)
+
+    # --- what is told --------------------------------------------------------------------------------------------
+
     def _decision(self, ruling: Ruling, since: float, demand: Demand) -> Decision[P]:
         """Return what a user sees of a ruling."""
-        limits = {
-            charge.name: LimitState(level.remaining, level.retry_after, level.reset_after)
-            for charge, level in zip(demand.charges, ruling.levels, strict=True)
-        }
-        permit = None
-        if ruling.allowed and not demand.looks:
-            charges = _marked(demand.charges, ruling)
-            now = self.engine.runtime.now()
-            ready_at = now + (ruling.retry_after or 0.0)
-            flow = PermitFlow(self.engine, demand.account, demand.token, charges, since, ready_at, limits)
-            permit = self._face(flow)
-        late = {name: _never(state.retry_after) for name, state in limits.items()}
-        bound = None if ruling.allowed else max(late, key=lambda name: late[name])
-        return Decision(
-            allowed=ruling.allowed,
-            remaining=min(state.remaining for state in limits.values()),
-            retry_after=ruling.retry_after,
-            reset_after=max(state.reset_after for state in limits.values()),
-            limits=limits,
-            bound=bound if bound is not None and late[bound] else None,
-            at=ruling.at,
-            permit=permit,
-        )
+        levels = ruling.levels
+        limits = {name: level for (name, _), level in zip(self._limits, levels, strict=True)}
+        permit, bound = None, None
+        if not ruling.allowed:
+            bound = max(limits, key=lambda name: _late(limits[name].retry_after))
+            bound = bound if _late(limits[bound].retry_after) else None
+        elif any(demand.costs):
+            ready_at = self.engine.runtime.now() + (ruling.retry_after or 0.0)
+            permit = self._face(PermitFlow(self.engine, self._limits, demand, ruling, since, ready_at))
+        remaining, reset_after = _extremes(levels)
+        allowed, retry_after = ruling.allowed, ruling.retry_after
+        return Decision(allowed, remaining, retry_after, reset_after, limits, bound, ruling.at, permit)
 
     def _without_backend(self, demand: Demand, error: BackendError) -> Decision[P]:
         """Return what is decided where the backend can't be asked."""
@@ -213,26 +227,31 @@ class LimiterFlow(Generic[P]):
             raise error
         allowed = self._options.on_backend_error == "allow"
         log.warning("%s without the backend: %s", "allowed" if allowed else "denied", error)
-        now = self.engine.runtime.now()
-        flow = PermitFlow(self.engine, demand.account, demand.token, (), now, now, {})
         retry_after = 0.0 if allowed else 1.0
-        limits = {each.name: LimitState(0, retry_after, 0.0) for each in demand.charges}
-        permit = self._face(flow) if allowed else None
+        limits = {name: LimitState(0, retry_after, 0.0) for name, _ in self._limits}
+        permit = self._free(demand) if allowed else None
         return Decision(allowed, 0, retry_after, 0.0, limits, None, 0.0, permit, error)
+
+    def _free(self, demand: Demand) -> P:
+        """Return the permit of a call that was charged nothing."""
+        now = self.engine.runtime.now()
+        nothing = attrs.evolve(demand, costs=(0,) * len(self._limits))
+        ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
+        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling, now, now))
 
     # --- remembered denials --------------------------------------------------------------------------------------
 
     def _remembered(self, demand: Demand) -> Ruling | None:
         """Return a denial that certainly still holds for this call: nothing is given back, and it isn't time (R11)."""
         known = self._denials.get(demand.account.key)
-        if known is None or demand.looks:
+        if known is None or not any(demand.costs):
             return None
-        charges, until, ruling = known
+        costs, until, ruling = known
         left = until - self.engine.runtime.now()
         if left <= 0:
             del self._denials[demand.account.key]
             return None
-        if any(mine.cost < denied.cost for mine, denied in zip(demand.charges, charges, strict=True)):
+        if any(mine < denied for mine, denied in zip(demand.costs, costs, strict=True)):
             return None
         return attrs.evolve(ruling, retry_after=left)
 
@@ -242,23 +261,22 @@ class LimiterFlow(Generic[P]):
             return
         if len(self._denials) >= REMEMBERED:
             self._denials.pop(next(iter(self._denials)))
-        self._denials[demand.account.key] = (demand.charges, since + max(waits) * (1 - DRIFT), ruling)
+        self._denials[demand.account.key] = (demand.costs, since + max(waits) * (1 - DRIFT), ruling)
 
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
-        account = self._account(key)
-        demand = self._demand(account, self._charges(costs), secrets.token_hex(8))
+        demand = Demand(self._account(key), self._costs(costs), self._token(), 0.0, self._options.count_denied)
         if self._remembers and (denied := self._remembered(demand)) is not None:
             self.engine.check_open()
             return self._decision(denied, 0.0, demand)
         try:
-            ruling, since = await self._ask(self._what("try", key), demand)
+            ruling, since = await self._deciding.do(demand)
         except BackendError as error:
             return self._without_backend(demand, error)
         except BaseException:
             if self._slots:
-                await self._withdraw(account, demand.charges, demand.token)
+                await self._withdraw(demand)
             raise
         if self._remembers:
             self._remember(demand, ruling, since)
@@ -268,26 +286,26 @@ class LimiterFlow(Generic[P]):
         if timeout is not None:
             check_seconds("timeout", timeout)
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
-        account, charges = self._account(key), self._charges(costs)
+        asked = Demand(self._account(key), self._costs(costs), "", 0.0, self._options.count_denied)
         what = self._what("acquire", key)
-        self._check_possible(what, charges)
+        self._check_possible(what, asked.costs)
         latest: Decision[P] | None = None
 
         async def attempt(token: str, place: Place | None) -> P | Denied:
             nonlocal latest
-            demand = self._demand(account, charges, token, place)
+            demand = attrs.evolve(asked, token=token, place=place)
             try:
-                latest = self._decision(*await self._ask_safely(what, demand, until), demand)
+                latest = self._decision(*await self._ask_safely(demand), demand)
             except BackendError as error:
                 latest = self._without_backend(demand, error)
             return self._granted(latest, demand) if latest.allowed else Denied(latest.retry_after or 0.0)
 
         found: P | Denied | None = Denied(0.0)
         if timeout == 0 or not self.engine.desk.ready:
-            found = await attempt(secrets.token_hex(8), None)
+            found = await attempt(self._token(), None)
         if timeout != 0 and isinstance(found, Denied):
             found = await wait_in_line(
-                self.engine, attempt, lambda token: self._withdraw(account, charges, token), until
+                self.engine, attempt, lambda token: self._withdraw(attrs.evolve(asked, token=token)), until
             )
         if found is None or isinstance(found, Denied):
             raise self._too_late(what, timeout, latest)
@@ -295,35 +313,29 @@ class LimiterFlow(Generic[P]):
 
     def _granted(self, decision: Decision[P], demand: Demand) -> P:
         """Return the permit of a call that was allowed, also where it costs nothing."""
-        if decision.permit is not None:
-            return decision.permit
-        now = self.engine.runtime.now()
-        return self._face(PermitFlow(self.engine, demand.account, demand.token, (), now, now, decision.limits))
+        return decision.permit if decision.permit is not None else self._free(demand)
 
-    def _check_possible(self, what: str, charges: tuple[Charge, ...]) -> None:
+    def _check_possible(self, what: str, costs: tuple[int, ...]) -> None:
         """Refuse at once what can never pass (R3)."""
-        for charge in charges:
-            if charge.cost > charge.limit.capacity:
-                limit = f"limit {charge.name!r} ({charge.limit})" if charge.name else f"its limit ({charge.limit})"
+        for (name, limit), cost in zip(self._limits, costs, strict=True):
+            if cost > limit.capacity:
+                shown = f"limit {name!r} ({limit})" if name else f"its limit ({limit})"
                 raise RateLimitedError(
-                    f"{what}: a cost of {charge.cost} can never pass {limit}, which holds {charge.limit.capacity}",
+                    f"{what}: a cost of {cost} can never pass {shown}, which holds {limit.capacity}",
                     retry_after=None,
-                    bound=charge.name,
+                    bound=name,
                 )
 
     async def reserve(self, key: str, costs: Mapping[str, int], within: float | None) -> P:
-        account, charges = self._account(key), self._charges(costs)
         what = self._what("reserve", key)
-        for charge in charges:
-            if not isinstance(charge.limit, TokenBucket) and charge.cost:
-                raise UnsupportedError(
-                    f"{what}: only token buckets can be charged in advance, not {charge.limit}; use acquire"
-                )
-        self._check_possible(what, charges)
         patience = 86_400.0 if within is None else check_seconds("within", within)
-        demand = self._demand(account, charges, secrets.token_hex(8), patience=patience)
+        demand = Demand(self._account(key), self._costs(costs), "", patience, self._options.count_denied)
+        for (_, limit), cost in zip(self._limits, demand.costs, strict=True):
+            if not isinstance(limit, TokenBucket) and cost:
+                raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
+        self._check_possible(what, demand.costs)
         try:
-            decision = self._decision(*await self._ask(what, demand), demand)
+            decision = self._decision(*await self._deciding.do(demand), demand)
         except BackendError as error:
             decision = self._without_backend(demand, error)
         if not decision.allowed:
@@ -331,10 +343,9 @@ class LimiterFlow(Generic[P]):
         return self._granted(decision, demand)
 
     async def peek(self, key: str) -> Decision[P]:
-        charges = tuple(attrs.evolve(each, cost=0) for each in self._charges({}))
-        demand = self._demand(self._account(key), charges, "peek")
+        demand = Demand(self._account(key), (0,) * len(self._limits))
         try:
-            return self._decision(*await self._ask(self._what("peek", key), demand), demand)
+            return self._decision(*await self._deciding.do(demand), demand)
         except BackendError as error:
             return self._without_backend(demand, error)
 
@@ -363,19 +374,9 @@ class LimiterFlow(Generic[P]):
         what = self._what("reset", key)
         if self._options.cache_denials:
             raise UnsupportedError(f"{what}: nothing is given back by a limiter that remembers denials (cache_denials)")
-        limits = tuple(self._options.limits.items())
-        await self.engine.call(what, self._driver.reset, self._account(key), limits, again=True)
+        await self.engine.call(what, self._driver.reset, self._account(key), self._limits, again=True)
 
-    # --- bad ends ------------------------------------------------------------------------------------------------
-
-    async def _withdraw(self, account: Account, charges: tuple[Charge, ...], token: str) -> None:
-        """Leave the line, and give back places that may have been granted meanwhile."""
-        held = tuple(each for each in charges if isinstance(each.limit, Concurrency))
-
-        async def settle() -> None:
-            await self._settle_quietly(account, token, held)
-
-        await self.engine.runtime.flight().join(settle, WITHDRAW)
+    # --- bad ends -----------------------------------------------------------------------------------------------------
 
     def _too_late(self, what: str, timeout: float | None, latest: "Decision[Any] | None") -> RateLimitedError:
         within = "" if not timeout else f" within {timeout:g} s"
@@ -394,11 +395,12 @@ class LimiterFlow(Generic[P]):
         )
 
 
-def _marked(charges: tuple[Charge, ...], ruling: Ruling) -> tuple[Charge, ...]:
-    """Return what was charged, by what settles it."""
-    both = zip(charges, ruling.levels, strict=True)
-    return tuple(attrs.evolve(charge, mark=level.mark) for charge, level in both if charge.cost)
+def _extremes(levels: Sequence[LimitState]) -> tuple[int, float]:
+    """Return the least that remains, and the longest time until a limit is as good as unused."""
+    if len(levels) == 1:
+        return levels[0].remaining, levels[0].reset_after
+    return min([each.remaining for each in levels]), max([each.reset_after for each in levels])
 
 
-def _never(retry_after: float | None) -> float:
+def _late(retry_after: float | None) -> float:
     return float("inf") if retry_after is None else retry_after

@@ -45,7 +45,7 @@ def _period(milliseconds: int) -> str:
     return NAMED.get(milliseconds) or f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class TokenBucket:
     """So much per time, and so much at once: a bucket that is refilled evenly.
 
@@ -81,7 +81,7 @@ class TokenBucket:
         return f"{self.rate}/{_period(self.per_ms)}{burst}"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class FixedWindow:
     """So much per window, where windows begin at whole multiples of ``per`` on the backend's clock, for all alike.
 
@@ -113,7 +113,7 @@ class FixedWindow:
         return f"{self.limit}/{_period(self.per_ms)} fixed"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class SlidingWindow:
     """So much in any ``per`` seconds, wherever they begin.
 
@@ -157,7 +157,7 @@ class SlidingWindow:
         return f"{self.limit}/{_period(self.per_ms)} sliding{buckets}"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Concurrency:
     """So many at the same time. Each has a lease of its own, renewed until it is given back.
 

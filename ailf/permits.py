@@ -8,7 +8,7 @@ from typing import Any, Self
 import attrs
 
 from ailf.checks import check_count
-from ailf.driver import Account, BackendDriver, Charge, SlotLease
+from ailf.driver import BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, OutcomeUnknownError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
@@ -50,31 +50,34 @@ class SlotHold(Hold):
 class PermitFlow:
     """The one text of both flavours: what a call was charged, until that is settled."""
 
+    __slots__ = ("__weakref__", "_hold", "_marks", "_settled", "account", "costs", "engine", "levels", "limits",
+                 "ready_at", "token")  # fmt: skip
+
     def __init__(
-        self,
-        engine: Engine,
-        account: Account,
-        token: str,
-        charges: Sequence[Charge],
-        since: float,
-        ready_at: float,
-        limits: Mapping[str, LimitState],
+        self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling, since: float, ready_at: float
     ) -> None:
         self.engine = engine
-        self.account = account
-        self.token = token
-        self.charges = {each.name: each for each in charges if each.cost}
-        self.ready_at = ready_at
         self.limits = limits
-        self._driver = engine.driver.rate_limiter()
+        self.account = demand.account
+        self.token = demand.token
+        self.costs = demand.costs
+        self.levels = ruling.levels
+        self.ready_at = ready_at
+        self._marks = ruling.marks
         self._settled: dict[str, int] | None = None
-        self._held = [each for each in self.charges.values() if isinstance(each.limit, Concurrency)]
         self._hold: SlotHold | None = None
-        if self._held:
-            limited = tuple((each.name, each.limit) for each in self._held if isinstance(each.limit, Concurrency))
-            self._hold = SlotHold(SlotLease(account, token, limited), since)
+        slots = tuple((name, limit) for (name, limit), cost in zip(limits, demand.costs, strict=True)
+                      if cost and isinstance(limit, Concurrency))  # fmt: skip
+        if slots:
+            self._hold = SlotHold(SlotLease(demand.account, demand.token, slots), since)
             engine.renewer.add([self._hold])
             weakref.finalize(self, engine.renewer.discard, self._hold).atexit = False  # dropped: it ends by itself
+
+    @property
+    def charges(self) -> dict[str, Charge]:
+        """What was charged."""
+        told = zip(self.limits, self.costs, self._marks, strict=False)
+        return {name: Charge(name, limit, cost, mark) for (name, limit), cost, mark in told if cost}
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
@@ -87,54 +90,61 @@ class PermitFlow:
     async def settle(self, actual: Mapping[str, int]) -> None:
         """True it up, once."""
         told = {name: check_count(f"the actual cost of {name!r}", cost, least=0) for name, cost in actual.items()}
-        for name in told:
-            if name not in self.charges or isinstance(self.charges[name].limit, Concurrency):
-                known = ", ".join(repr(each) for each in self.charges if self.charges[each] not in self._held) or "none"
-                raise InvalidArgumentError(f"settle {self}: it was not charged {name!r}; what can be settled: {known}")
+        rates = self._rates()
+        if unknown := set(told) - set(rates):
+            known = ", ".join(map(repr, rates)) or "nothing"
+            raise InvalidArgumentError(
+                f"settle {self}: it was not charged {min(unknown)!r}; what can be settled is {known}"
+            )
         if self._settled is not None:
             if self._settled != told:
                 raise SettledError(f"settle {self}: it was settled already, as {self._settled}")
             return
-        self._check_final("settle", told)
+        self._check_final("settle", rates, told)
         self._settled = told
-        await self._adjust("settle", told)
+        await self._adjust("settle", rates, told)
 
     async def cancel(self) -> None:
         """Give back everything."""
         if self._settled is not None:
             raise SettledError(f"cancel {self}: it was settled already, as {self._settled}")
-        nothing = {name: 0 for name, each in self.charges.items() if not isinstance(each.limit, Concurrency)}
-        self._check_final("cancel", nothing)
+        rates = self._rates()
+        nothing = dict.fromkeys(rates, 0)
+        self._check_final("cancel", rates, nothing)
         self._settled = nothing
         try:
-            await self._adjust("cancel", nothing)
+            await self._adjust("cancel", rates, nothing)
         finally:
             await self.release()
 
-    def _check_final(self, what: str, actual: Mapping[str, int]) -> None:
-        if self.account.final and any(cost < self.charges[name].cost for name, cost in actual.items()):
+    def _rates(self) -> dict[str, Charge]:
+        """Return the charges that can be settled; places are given back."""
+        return {name: each for name, each in self.charges.items() if not isinstance(each.limit, Concurrency)}
+
+    def _check_final(self, what: str, charges: Mapping[str, Charge], actual: Mapping[str, int]) -> None:
+        if self.account.final and any(cost < charges[name].cost for name, cost in actual.items()):
             raise UnsupportedError(
                 f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
                 "would then be wrong"
             )
 
-    async def _adjust(self, what: str, actual: Mapping[str, int]) -> None:
-        charges = [attrs.evolve(self.charges[name], actual=cost) for name, cost in actual.items()]
-        changed = [each for each in charges if each.actual != each.cost]
+    async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: Mapping[str, int]) -> None:
+        told = [attrs.evolve(charges[name], actual=cost) for name, cost in actual.items()]
+        changed = [each for each in told if each.actual != each.cost]
         if changed:
             # What may have been given back is not given back again; what was charged in addition may be charged twice.
             again = all(each.actual > each.cost for each in changed)
-            call = self.engine.call
-            await call(f"{what} {self}", self._driver.settle, self.account, self.token, changed, again=again)
+            settle = self.engine.driver.rate_limiter().settle
+            await self.engine.call(f"{what} {self}", settle, self.account, self.token, changed, again=again)
 
     async def release(self) -> None:
         """Give back its places, once."""
-        held, self._held = self._held, []
-        if held and self._hold is not None:
-            self.engine.renewer.discard(self._hold)
-            self._hold = None
-            what = f"release {self}"
-            await self.engine.call(what, self._driver.settle, self.account, self.token, held, again=True)
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            self.engine.renewer.discard(hold)
+            held = [each for each in self.charges.values() if isinstance(each.limit, Concurrency)]
+            settle = self.engine.driver.rate_limiter().settle
+            await self.engine.call(f"release {self}", settle, self.account, self.token, held, again=True)
 
     async def leave(self, error: BaseException | None) -> None:
         """Give back its places at the end of a block; what goes wrong with that doesn't hide the block's own error."""
@@ -166,7 +176,7 @@ class _Shown:
     @property
     def limits(self) -> Mapping[str, LimitState]:
         """How each limit stood right after this was charged."""
-        return self._flow.limits
+        return {name: level for (name, _), level in zip(self._flow.limits, self._flow.levels, strict=False)}
 
     @property
     def ready_at(self) -> float:
@@ -179,7 +189,8 @@ class _Shown:
         return self._flow.lost
 
     def __repr__(self) -> str:
-        costs = ", ".join(f"{name or 'cost'}={each.cost}" for name, each in self._flow.charges.items())
+        told = zip(self._flow.limits, self._flow.costs, strict=True)
+        costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in told if cost)
         return f"<{type(self).__name__} {self.key!r} {costs}>"
 
 

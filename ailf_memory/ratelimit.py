@@ -5,10 +5,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ailf.algorithms import Algorithm, Slots, State, algorithm, decide
-from ailf.driver import Account, Charge, Demand, Level, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
+from ailf.values import LimitState
 from ailf_memory.line import Line, milliseconds
 
 if TYPE_CHECKING:
@@ -84,42 +85,41 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         account.states[_kept(*charge)] = state
         account.ends_ms = max(account.ends_ms, _algorithm(charge[1]).ends(state))
 
-    async def decide(self, demand: Demand) -> Ruling:
+    async def decide(self, limits: Limits, demands: Sequence[Demand]) -> list[Ruling]:
         with self._store.lock:
             now_ms = self._now()
-            account = self._store.accounts.get(demand.account)
-            first = account.line.head(now_ms) if account is not None and not demand.looks else None
-            queued = first is not None and first != demand.token
-            asked: list[tuple[Algorithm, State, int]] = []
-            for each in demand.charges:
-                state = account.states.get(_kept(each.name, each.limit), ()) if account is not None else ()
-                asked.append((_algorithm(each.limit), state, each.cost))
-            patience = -1 if queued else milliseconds(demand.patience)
-            verdict = decide(asked, now_ms, demand.token, patience=patience, count_denied=demand.count_denied)
-            if verdict.allowed or demand.count_denied:
-                for each, state, (_, before, _) in zip(demand.charges, verdict.states, asked, strict=True):
-                    if state != before:
-                        account = account or self._account(demand.account, now_ms)
-                        self._put(account, (each.name, each.limit), state)
-            wait = verdict.wait
-            if queued and account is not None and first is not None and wait is not None:
-                wait = max(1, wait, account.line.waiters[first].looks_ms - now_ms)
-            if account is not None and verdict.allowed:
-                account.line.leave(demand.token)
-                if first is not None:
-                    account.line.wake(now_ms)
-            elif demand.place is not None and wait is not None:
+            return [self._decide(limits, each, now_ms) for each in demands]
+
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        account = self._store.accounts.get(demand.account)
+        first = account.line.head(now_ms) if account is not None and any(demand.costs) else None
+        queued = first is not None and first != demand.token
+        asked: list[tuple[Algorithm, State, int]] = []
+        for (name, limit), cost in zip(limits, demand.costs, strict=True):
+            state = account.states.get(_kept(name, limit), ()) if account is not None else ()
+            asked.append((_algorithm(limit), state, cost))
+        patience = -1 if queued else milliseconds(demand.patience)
+        verdict = decide(asked, now_ms, demand.token, patience=patience, count_denied=demand.count_denied)
+        for each, state, (_, before, _) in zip(limits, verdict.states, asked, strict=True):
+            if state != before:
                 account = account or self._account(demand.account, now_ms)
-                account.line.stand(demand.token, demand.place, now_ms, now_ms + wait)
-                if queued:
-                    wait = milliseconds(demand.place.lease)
-            levels = tuple(
-                Level(limit.remaining(state, now_ms), _seconds(each), limit.reset_after(state, now_ms) / 1000, mark)
-                for (limit, _, _), state, each, mark in zip(
-                    asked, verdict.states, verdict.waits, verdict.marks, strict=True
-                )
-            )
-            return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, levels, queued)
+                self._put(account, each, state)
+        wait = verdict.wait
+        if queued and account is not None and first is not None and wait is not None:
+            wait = max(1, wait, account.line.waiters[first].looks_ms - now_ms)
+        if account is not None and verdict.allowed and first is not None:
+            account.line.leave(demand.token)
+            account.line.wake(now_ms)
+        elif demand.place is not None and wait is not None and not verdict.allowed:
+            account = account or self._account(demand.account, now_ms)
+            account.line.stand(demand.token, demand.place, now_ms, now_ms + wait)
+            if queued:
+                wait = milliseconds(demand.place.lease)
+        levels = tuple(
+            LimitState(limit.remaining(state, now_ms), _seconds(each), limit.reset_after(state, now_ms) / 1000)
+            for (limit, _, _), state, each in zip(asked, verdict.states, verdict.waits, strict=True)
+        )
+        return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, levels, verdict.marks, queued)
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         with self._store.lock:
@@ -166,7 +166,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             if after != before:
                 self._put(known or self._account(account, now_ms), (name, limit), after)
 
-    async def reset(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> None:
+    async def reset(self, account: Account, limits: Limits) -> None:
         with self._store.lock:
             now_ms = self._now()
             state = self._store.accounts.get(account)

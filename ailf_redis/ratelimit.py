@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ailf.driver import Account, Charge, Demand, Level, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
+from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
+from ailf.values import LimitState
 from ailf_redis.replies import milliseconds
 from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRedisRateLimiter", "RedisRateLimiter", "RedisRateLimiterDriver"]
 
 NEVER = -1
+LEVEL = 5
+"""How many numbers a reply has for each limit of a call."""
 
 
 class RedisRateLimiter(RateLimiter):
@@ -57,6 +61,12 @@ def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
     return (kind[0], digest[:8], *numbers)
 
 
+@lru_cache(maxsize=1024)
+def _all_arguments(limits: Limits) -> list[str | int]:
+    """Return how many limits there are, and each as ``lua/limit.lua`` takes it."""
+    return [len(limits), *(each for name, limit in limits for each in _arguments(name, limit))]
+
+
 class RedisRateLimiterDriver(RateLimiterDriver):
     """The transitions of rate limiters, each one script."""
 
@@ -64,34 +74,54 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    def _account(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> list[str]:
+    def _account(self, account: Account, limits: Limits) -> list[str]:
         return self._keys.account(account, [name for name, limit in limits if isinstance(limit, Concurrency)])
 
-    async def decide(self, demand: Demand) -> Ruling:
-        place = ("", 0)
-        if demand.place is not None:
-            place = (self._keys.channel(demand.place.channel), milliseconds(demand.place.lease))
-        arguments: list[Any] = [demand.token, milliseconds(demand.patience), int(demand.count_denied), *place]
-        for each in demand.charges:
-            arguments += (*_arguments(each.name, each.limit), each.cost)
-        keys = self._account(demand.account, [(each.name, each.limit) for each in demand.charges])
-        allowed, wait, queued, now, *levels = await DECIDE.run(self._executor, keys, arguments)
-        return Ruling(
-            bool(allowed),
-            _seconds(wait),
-            now / 1000,
-            tuple(
-                Level(int(remaining), _seconds(after), reset / 1000, tuple(map(int, mark)))
-                for remaining, after, reset, mark in levels
-            ),
-            bool(queued),
-        )
+    async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
+        if len(demands) == 1:
+            return self._rulings(1, await DECIDE.run(self._executor, *self._request(limits, demands)))
+        accounts: dict[Account, list[int]] = {}
+        for number, each in enumerate(demands):
+            accounts.setdefault(each.account, []).append(number)
+        requests = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
+        told: list[Any] = [None] * len(demands)
+        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, requests), strict=True):
+            rulings = reply if isinstance(reply, BackendError) else self._rulings(len(numbers), reply)
+            for at, number in enumerate(numbers):
+                told[number] = rulings if isinstance(rulings, BackendError) else rulings[at]
+        return told
+
+    def _request(self, limits: Limits, demands: Sequence[Demand]) -> tuple[list[str], list[Any]]:
+        """Return the keys and arguments of calls on one account."""
+        arguments = list(_all_arguments(limits))
+        for each in demands:
+            if each.place is None:
+                arguments += (each.token, milliseconds(each.patience), int(each.count_denied), "", 0, *each.costs)
+            else:
+                channel, lease = self._keys.channel(each.place.channel), milliseconds(each.place.lease)
+                arguments += (each.token, milliseconds(each.patience), int(each.count_denied), channel, lease)
+                arguments += each.costs
+        return self._account(demands[0].account, limits), arguments
+
+    def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
+        """Return what a reply says of so many calls."""
+        at, each = reply[0] / 1000, (len(reply) - 1) // count
+        rulings = []
+        for first in range(1, len(reply), each):
+            allowed, wait, queued = reply[first : first + 3]
+            levels, marks = [], []
+            for level in range(first + 3, first + each, LEVEL):
+                remaining, after, reset, one, two = reply[level : level + LEVEL]
+                levels.append(LimitState(remaining, _seconds(after), reset / 1000))
+                marks.append((one, two))
+            rulings.append(Ruling(bool(allowed), _seconds(wait), at, tuple(levels), tuple(marks), bool(queued)))
+        return rulings
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         arguments: list[Any] = [token]
         for each in charges:
             arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.mark, 0, 0)[:2])
-        keys = self._account(account, [(each.name, each.limit) for each in charges])
+        keys = self._account(account, tuple((each.name, each.limit) for each in charges))
         await TRUE_UP.run(self._executor, keys, arguments)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
@@ -106,10 +136,10 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         name, limit = observation.name, observation.limit
         remaining = NEVER if observation.remaining is None else observation.remaining
         told = (remaining, milliseconds(observation.reset_after), milliseconds(observation.pause))
-        arguments = [*told, *_arguments(name, limit), 0]
-        await OBSERVE.run(self._executor, self._account(account, [(name, limit)]), arguments)
+        arguments = [*told, *_arguments(name, limit)]
+        await OBSERVE.run(self._executor, self._account(account, ((name, limit),)), arguments)
 
-    async def reset(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> None:
+    async def reset(self, account: Account, limits: Limits) -> None:
         await RESET.run(self._executor, self._account(account, limits), [])
 
 

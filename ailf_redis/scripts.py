@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from ailf_redis.connection import Executor
-from ailf_redis.errors import ScriptMissingError
+from ailf_redis.errors import ScriptMissingError, mapped
 
 __all__ = [
     "ACQUIRE",
@@ -67,6 +67,23 @@ class Script:
             return await executor.call("EVALSHA", self.sha, *rest)
         except ScriptMissingError:
             return await executor.call("EVAL", self.text, *rest)
+
+    async def run_many(self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Run it several times in one write; what is refused for one of them alone is its result."""
+        rests = [(len(keys), *keys, *arguments) for keys, arguments in requests]
+        replies = await executor.call_many([("EVALSHA", self.sha, *rest) for rest in rests])
+        told = [_told(reply, executor) for reply in replies]
+        missing = [at for at, reply in enumerate(told) if isinstance(reply, ScriptMissingError)]
+        if missing:
+            again = await executor.call_many([("EVAL", self.text, *rests[at]) for at in missing])
+            for at, reply in zip(missing, again, strict=True):
+                told[at] = _told(reply, executor)
+        return told
+
+
+def _told(reply: Any, executor: Executor) -> Any:
+    """Return a reply, an error as one of ours."""
+    return mapped(reply, executor.where, sent=True) if isinstance(reply, Exception) else reply
 
 
 def _load(name: str, *shared: str) -> Script:

@@ -2,14 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import attrs
 
 from ailf.algorithms import Mark
 from ailf.driver.lock import Place
+from ailf.errors import BackendError
 from ailf.limits import Concurrency, Limit
+from ailf.values import LimitState
 
-__all__ = ["Account", "Charge", "Demand", "Level", "Observation", "RateLimiterDriver", "Ruling", "SlotLease"]
+__all__ = ["Account", "Charge", "Demand", "Limits", "Observation", "RateLimiterDriver", "Ruling", "SlotLease"]
+
+Limits: TypeAlias = tuple[tuple[str, Limit], ...]
+"""The limits of a limiter with their names."""
 
 
 @attrs.frozen
@@ -28,65 +34,24 @@ class Account:
 
 
 @attrs.frozen
-class Charge:
-    """What a call costs of one limit.
-
-    Attributes:
-        name: The limit's name within the limiter.
-        limit: The limit.
-        cost: How much; 0 only looks.
-        mark: In a settlement: what the decision said of it.
-        actual: In a settlement: what it should have been.
-    """
-
-    name: str
-    limit: Limit
-    cost: int
-    mark: Mark = ()
-    actual: int = 0
-
-
-@attrs.frozen
 class Demand:
     """A call that wants to pass.
 
     Attributes:
         account: What is charged.
-        charges: What it costs, for every limit of the limiter.
-        token: Whose call it is; random.
+        costs: What it costs of each limit; 0 only looks.
+        token: Whose call it is; random where it may take places or wait, else it may be empty.
         patience: Seconds that it may have to wait after it is charged: a reservation.
         count_denied: Whether it is charged as far as there is room when it is denied.
         place: Where it waits in line when it is denied; None for not waiting.
     """
 
     account: Account
-    charges: tuple[Charge, ...]
-    token: str
+    costs: tuple[int, ...]
+    token: str = ""
     patience: float = 0.0
     count_denied: bool = False
     place: Place | None = None
-
-    @property
-    def looks(self) -> bool:
-        """Whether it charges nothing, and so waits for nobody."""
-        return not any(each.cost for each in self.charges)
-
-
-@attrs.frozen
-class Level:
-    """How one limit stands after a decision.
-
-    Attributes:
-        remaining: The largest cost that would pass (R4).
-        retry_after: Seconds after which this limit allows the call; 0 if it did, None if it never will (R3).
-        reset_after: Seconds until everything would pass.
-        mark: What `RateLimiterDriver.settle` wants to be told.
-    """
-
-    remaining: int
-    retry_after: float | None
-    reset_after: float
-    mark: Mark = ()
 
 
 @attrs.frozen
@@ -98,14 +63,35 @@ class Ruling:
         retry_after: Seconds after which another try may do better; None for never.
         at: The backend's time of the decision, in seconds since 1970.
         levels: How each limit stands.
+        marks: What `RateLimiterDriver.settle` wants to be told of each charge.
         queued: Whether somebody else is first in line: then ``retry_after`` is a guess, and a wake-up comes.
     """
 
     allowed: bool
     retry_after: float | None
     at: float
-    levels: tuple[Level, ...]
+    levels: tuple[LimitState, ...]
+    marks: tuple[Mark, ...]
     queued: bool = False
+
+
+@attrs.frozen
+class Charge:
+    """What a call was charged by one limit, and what it should have been.
+
+    Attributes:
+        name: The limit's name within the limiter.
+        limit: The limit.
+        cost: What it was charged.
+        mark: What the decision said of it.
+        actual: What it should have been; of `Concurrency` all or nothing.
+    """
+
+    name: str
+    limit: Limit
+    cost: int
+    mark: Mark = ()
+    actual: int = 0
 
 
 @attrs.frozen
@@ -135,8 +121,10 @@ class RateLimiterDriver(ABC):
     """
 
     @abstractmethod
-    async def decide(self, demand: Demand) -> Ruling:
-        """Charge a call if every limit allows it, or nothing (R1), as `ailf.algorithms.decide` does.
+    async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
+        """Charge calls, each if every limit allows it or nothing (R1), one after another, in one round trip.
+
+        Each is decided on as `ailf.algorithms.decide` does. What is refused for one alone *may* be its result.
 
         A call that isn't first in line *must* be denied while somebody alive is (R10). With a place, a denied call
         *must* be put at the end of the line of its account, or keep its place there. Who passes leaves the line, and
@@ -160,5 +148,5 @@ class RateLimiterDriver(ABC):
         """Let no more pass than a provider said."""
 
     @abstractmethod
-    async def reset(self, account: Account, limits: Sequence[tuple[str, Limit]]) -> None:
+    async def reset(self, account: Account, limits: Limits) -> None:
         """Forget everything that was charged (R5), and wake the first in line."""

@@ -1,57 +1,74 @@
--- Decide on a call that several limits must allow, all or nothing; or put it in line.
+-- Decide on calls one after another, each of which several limits must allow, all or nothing; or put them in line.
 --
--- ARGV    token, patience in ms (a reservation), count denied (1 or 0), channel where it waits ('' for not waiting),
---         waiter's lease in ms, then six for each limit
--- returns { 1 or 0, ms after which another try may do better (-1 for never), 1 where somebody else is first in line,
---         now, then for each limit { remaining, ms to wait (-1 for never), ms until it is as good as fresh, mark } }
+-- ARGV    how many limits, five for each, then for each call: token, patience in ms (a reservation), count denied
+--         (1 or 0), channel where it waits ('' for not waiting), waiter's lease in ms, and its cost by each limit
+-- returns now, then for each call 1 or 0, ms after which another try may do better (-1 for never), 1 where somebody else
+--         is first in line, and for each limit: remaining, ms to wait (-1 for never), ms until it is as good as fresh,
+--         and the two numbers that settling wants to be told
 
-local token, patience, count_denied = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
-local channel, lease = ARGV[4], tonumber(ARGV[5])
-local limits, wait, never, looks = {}, 0, false, true
-for first = 6, #ARGV, EACH do
-  local limit = limit_at(first)
-  if limit.cost > 0 then
-    looks = false
-    if limit.kind == 'c' then drop_slots(limit, token) end
+local told, limits, changed = { now }, {}, false
+local at = 2
+for n = 1, tonumber(ARGV[1]) do
+  limits[n] = limit_at(at)
+  at = at + EACH
+end
+local nobody -- whether nobody is in line
+
+local function decide(token, patience, count_denied, channel, lease)
+  local wait, never, looks = 0, false, true
+  for n, limit in ipairs(limits) do
+    limit.cost = tonumber(ARGV[at + 4 + n])
+    if limit.cost > 0 then
+      looks = false
+      if limit.kind == 'c' then drop_slots(limit, token) end
+    end
+    limit.wait = wait_of(limit, limit.cost)
+    if limit.wait then wait = math.max(wait, limit.wait) else never = true end
   end
-  limit.wait = wait_of(limit)
-  if limit.wait then wait = math.max(wait, limit.wait) else never = true end
-  limits[#limits + 1] = limit
-end
 
-local first, _
-if not looks then first, _ = head(line) end
-local queued = first and first ~= token
-local allowed = not never and not queued and wait <= patience
-
-local changed = {}
-for _, limit in ipairs(limits) do
-  local cost = limit.cost
-  if not allowed then cost = count_denied and math.min(cost, remaining_of(limit)) or 0 end
-  limit.mark = {}
-  if cost > 0 then
-    limit.mark = charge(limit, cost, token)
-    changed[#changed + 1] = limit
+  local first
+  if not looks and not nobody then
+    first = head(line)
+    nobody = not first
   end
-end
-if #changed > 0 then store(changed) end
-
-if queued and not never then
-  local _, _, turn = waiter(line, first)
-  wait = math.max(1, wait, turn - now)
-end
-if allowed then
-  if first then
-    leave_line(line, token)
-    wake(line)
+  local queued = first and first ~= token
+  local allowed = not never and not queued and wait <= patience
+  if queued and not never then
+    local _, _, turn = waiter(line, first)
+    wait = math.max(1, wait, turn - now)
   end
-elseif channel ~= '' and not never then
-  stand_in_line(line, token, lease, now + wait, channel)
-  if queued then wait = lease end
+
+  local base = #told
+  told[base + 1], told[base + 3] = allowed and 1 or 0, queued and 1 or 0
+  for n, limit in ipairs(limits) do
+    local cost = limit.cost
+    if not allowed then cost = count_denied and math.min(cost, remaining_of(limit)) or 0 end
+    local one, two = 0, 0
+    if cost > 0 then
+      one, two = charge(limit, cost, token)
+      limit.changed, changed = true, true
+    end
+    local place = base + 5 * n - 1
+    told[place], told[place + 1] = remaining_of(limit), limit.wait or -1
+    told[place + 2], told[place + 3], told[place + 4] = math.max(0, ends_of(limit) - now), one, two
+  end
+
+  if allowed then
+    if first then
+      leave_line(line, token)
+      wake(line)
+    end
+  elseif channel ~= '' and not never then
+    stand_in_line(line, token, lease, now + wait, channel)
+    nobody = false
+    if queued then wait = lease end
+  end
+  told[base + 2] = never and -1 or wait
 end
 
-local told = { allowed and 1 or 0, never and -1 or wait, queued and 1 or 0, now }
-for _, limit in ipairs(limits) do
-  told[#told + 1] = { number(remaining_of(limit)), limit.wait or -1, math.max(0, ends_of(limit) - now), limit.mark }
+while at <= #ARGV do
+  decide(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2] == '1', ARGV[at + 3], tonumber(ARGV[at + 4]))
+  at = at + 5 + #limits
 end
+if changed then store(limits) end
 return told

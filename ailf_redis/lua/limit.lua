@@ -7,14 +7,14 @@
 -- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin; KEYS[4…] with the end of the last
 --
 -- The arithmetic is that of ailf/algorithms.py, where it is explained, to the bit; here no sum may exceed LARGEST, so
--- what is subtracted comes first. A limit comes as six arguments: kind, id, three parameters, cost. It is then a table:
---   kind, id, cost; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
+-- what is subtracted comes first. A limit comes as five arguments: kind, id, three parameters. It is then a table:
+--   kind, id; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
 --   ttl, capacity (c: concurrency)
 
 local LARGEST = 9007199254740992
 local FLOORS = 4
 local MARGIN = 1000
-local EACH = 6
+local EACH = 5
 local line = { queue = KEYS[2], waiters = KEYS[3] }
 local stored = redis.call('GET', KEYS[1]) or ''
 local slots = 3 -- the last key that is taken
@@ -33,7 +33,7 @@ end
 local function limit_at(first)
   local kind = ARGV[first]
   local one, two, three = tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), tonumber(ARGV[first + 4])
-  local limit = { kind = kind, id = ARGV[first + 1], cost = tonumber(ARGV[first + 5]) }
+  local limit = { kind = kind, id = ARGV[first + 1] }
   if kind == 'b' then
     limit.rate, limit.per, limit.capacity = one, two, three
   elseif kind == 'f' then
@@ -75,6 +75,11 @@ end
 
 local function raise_debt(limit, target)
   local latest, debt = debt_of(limit)
+  local state = limit.state
+  if state[1] == latest and state[#state - 1] == 0 and state[#state] < debt then -- it was noted in this tick how low it was
+    state[2] = math.min(target, LARGEST)
+    return
+  end
   local lows = {}
   for _, low in ipairs(lows_of(limit.state)) do
     if low[2] < debt then lows[#lows + 1] = low end
@@ -162,8 +167,7 @@ local function ends_of(limit)
 end
 
 -- After how many ms a cost passes: 0 for now, nil for never.
-local function wait_of(limit)
-  local cost = limit.cost
+local function wait_of(limit, cost)
   if cost > limit.capacity then return nil end
   if cost == 0 then return 0 end
   if limit.kind == 'b' then
@@ -198,27 +202,27 @@ local function charge(limit, cost, token)
   if limit.kind == 'b' then
     local _, debt = debt_of(limit)
     raise_debt(limit, debt + cost * limit.per)
-    return { number(limit.state[1]), number(limit.state[2]) }
+    return limit.state[1], limit.state[2]
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     limit.state = { begin, math.min(used + cost, LARGEST) }
-    return { number(begin) }
+    return begin, 0
   elseif limit.kind == 's' then
     local _, newest, counted, _, oldest = buckets_of(limit)
     add_to_bucket(limit, newest, counted, oldest, newest, cost)
-    return { number(newest) }
+    return newest, 0
   end
   redis.call('ZREMRANGEBYSCORE', limit.slots, '-inf', number(now))
   for slot = 1, cost do redis.call('ZADD', limit.slots, number(now + limit.ttl), token .. ' ' .. slot) end
   redis.call('PEXPIRE', limit.slots, number(redis.call('ZREVRANGE', limit.slots, 0, 0, 'WITHSCORES')[2] - now))
-  return {}
+  return 0, 0
 end
 
--- Keep the states of these limits, beside those of others.
+-- Keep the states of the limits that have changed, beside those of others.
 local function store(limits)
   local ends = 0
   for _, limit in ipairs(limits) do
-    if limit.state then
+    if limit.changed and limit.state then
       local kept = {}
       for at, each in ipairs(limit.state) do kept[at] = number(each) end
       local first, colon = string.find(stored, limit.id .. ':', 1, true)

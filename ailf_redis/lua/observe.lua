@@ -1,6 +1,6 @@
 -- Let no more pass of a limit than a provider said.
 --
--- ARGV    what may pass (-1 where that isn't known), ms until all may, ms for which nothing may, six for the limit
+-- ARGV    what may pass (-1 where that isn't known), ms until all may, ms for which nothing may, five for the limit
 -- returns 1 where that changed something, else 0
 
 local remaining, reset, pause = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -20,5 +20,6 @@ else
   if over <= 0 then return 0 end
   charge(limit, over, '')
 end
+limit.changed = true
 store({ limit })
 return 1

@@ -1,14 +1,12 @@
 -- Let charges be as though they had been others, and let the token leave the line.
 --
--- ARGV    token, then for each limit six, where the cost is what was charged, and three more: what it should have been,
---         and the mark's numbers
+-- ARGV    token, then for each limit five, what was charged, what it should have been, and the mark's two numbers
 -- returns 1
 
 local token = ARGV[1]
 local changed, freed = {}, false
 
-local function settle(limit, actual, one, two)
-  local cost = limit.cost
+local function settle(limit, cost, actual, one, two)
   if actual < cost then freed = true end
   if limit.kind == 'c' then
     if actual == 0 then drop_slots(limit, token) end
@@ -52,12 +50,14 @@ local function settle(limit, actual, one, two)
     if gone(limit, one) <= latest then return end
     add_to_bucket(limit, math.max(newest, one), counted, oldest, one, actual - cost)
   end
+  limit.changed = true
   changed[#changed + 1] = limit
 end
 
-for first = 2, #ARGV, EACH + 3 do
-  local last = first + EACH
-  settle(limit_at(first), tonumber(ARGV[last]), tonumber(ARGV[last + 1]), tonumber(ARGV[last + 2]))
+for first = 2, #ARGV, EACH + 4 do
+  local rest = {}
+  for n = 0, 3 do rest[n + 1] = tonumber(ARGV[first + EACH + n]) end
+  settle(limit_at(first), unpack(rest))
 end
 if #changed > 0 then store(changed) end
 local first = head(line)

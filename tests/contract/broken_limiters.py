@@ -5,8 +5,8 @@ from typing import Any
 
 import attrs
 
-from ailf.driver import Account, Charge, Demand, Observation, Ruling
-from ailf.limits import Concurrency, FixedWindow, TokenBucket
+from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
+from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.ratelimit import MemoryRateLimiterDriver
 from tests.contract.broken import BrokenHarness, with_driver
@@ -33,102 +33,100 @@ def _each(ruling: Ruling, change: Any) -> Ruling:
 class LetsAllPass(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return attrs.evolve(await super().decide(demand), allowed=True)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return attrs.evolve(super()._decide(limits, demand, now_ms), allowed=True)
 
 
 class ChargesParts(MemoryRateLimiterDriver):
     """Each limit is asked by itself, and charged if it agrees."""
 
-    async def decide(self, demand: Demand) -> Ruling:
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        pairs = zip(limits, demand.costs, strict=True)
         rulings = [
-            await super(ChargesParts, self).decide(attrs.evolve(demand, charges=(each,))) for each in demand.charges
+            super(ChargesParts, self)._decide((each,), attrs.evolve(demand, costs=(cost,)), now_ms)
+            for each, cost in pairs
         ]
         worst = min(rulings, key=lambda each: each.allowed)
-        return attrs.evolve(worst, levels=tuple(each.levels[0] for each in rulings))
+        return attrs.evolve(
+            worst, levels=tuple(each.levels[0] for each in rulings), marks=tuple(each.marks[0] for each in rulings)
+        )
 
 
 class ChargesTheDenied(MemoryRateLimiterDriver):
     """Denied calls count."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return await super().decide(attrs.evolve(demand, count_denied=True))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, count_denied=True), now_ms)
 
 
 class IgnoresTheDenied(MemoryRateLimiterDriver):
     """Denied calls never count, also where that is asked for."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return await super().decide(attrs.evolve(demand, count_denied=False))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, count_denied=False), now_ms)
 
 
 class AllowsOneMore(MemoryRateLimiterDriver):
     """It compares with the wrong sign."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        larger = [_larger(each) for each in demand.charges]
-        return await super().decide(attrs.evolve(demand, charges=tuple(larger)))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(tuple((name, _larger(limit)) for name, limit in limits), demand, now_ms)
 
 
-def _larger(charge: Charge) -> Charge:
-    if isinstance(charge.limit, TokenBucket):
-        return attrs.evolve(charge, limit=attrs.evolve(charge.limit, burst=charge.limit.burst + 1))
-    return attrs.evolve(charge, limit=attrs.evolve(charge.limit, limit=charge.limit.limit + 1))
+def _larger(limit: Limit) -> Limit:
+    if isinstance(limit, TokenBucket):
+        return attrs.evolve(limit, burst=limit.burst + 1)
+    return attrs.evolve(limit, limit=limit.limit + 1)
 
 
 class AlignsWindows(MemoryRateLimiterDriver):
     """Every window is a fixed one, so that twice its limit passes around its end."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        fixed = [
-            each
-            if isinstance(each.limit, Concurrency)
-            else attrs.evolve(each, limit=FixedWindow(each.limit.capacity, each.limit.per))
-            for each in demand.charges
-        ]
-        return await super().decide(attrs.evolve(demand, charges=tuple(fixed)))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        fixed = tuple(
+            (name, limit if isinstance(limit, Concurrency) else FixedWindow(limit.capacity, limit.per))
+            for name, limit in limits
+        )
+        return super()._decide(fixed, demand, now_ms)
 
 
 class ChargesOne(MemoryRateLimiterDriver):
     """Every call costs 1."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        one = tuple(attrs.evolve(each, cost=min(1, each.cost)) for each in demand.charges)
-        return await super().decide(attrs.evolve(demand, charges=one))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, costs=tuple(min(1, each) for each in demand.costs)), now_ms)
 
 
 class SharesKeys(MemoryRateLimiterDriver):
     """All keys are one."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return await super().decide(attrs.evolve(demand, account=attrs.evolve(demand.account, key="")))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, account=attrs.evolve(demand.account, key="")), now_ms)
 
 
 class CountsPeeks(MemoryRateLimiterDriver):
     """To look costs 1."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        one = tuple(attrs.evolve(each, cost=max(1, each.cost)) for each in demand.charges)
-        return await super().decide(attrs.evolve(demand, charges=one))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, costs=tuple(max(1, each) for each in demand.costs)), now_ms)
 
 
 class TrustsTheClock(MemoryRateLimiterDriver):
     """Time that steps back mints what has been charged since."""
 
-    async def decide(self, demand: Demand) -> Ruling:
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         known = self._store.accounts.get(demand.account)
         if known is not None:
             now = self._now()
             known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
-        return await super().decide(demand)
+        return super()._decide(limits, demand, now_ms)
 
 
 class SumsInDoubles(MemoryRateLimiterDriver):
     """What it counts loses its last digits where it is large."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        cut = tuple(attrs.evolve(each, cost=_cut(each.cost)) for each in demand.charges)
-        return await super().decide(attrs.evolve(demand, charges=cut))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, costs=tuple(map(_cut, demand.costs))), now_ms)
 
 
 def _cut(cost: int) -> int:
@@ -141,44 +139,43 @@ def _cut(cost: int) -> int:
 class TellsNoTime(MemoryRateLimiterDriver):
     """It isn't told when another try passes."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        ruling = super()._decide(limits, demand, now_ms)
         return attrs.evolve(ruling, retry_after=None if ruling.retry_after is None else 0.0)
 
 
 class RoundsTime(MemoryRateLimiterDriver):
     """It is told in whole hundredths of a second."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        ruling = super()._decide(limits, demand, now_ms)
         return attrs.evolve(ruling, retry_after=ruling.retry_after and round(ruling.retry_after, 2))
 
 
 class NeverSaysNever(MemoryRateLimiterDriver):
     """What is too large is told to come again."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        ruling = super()._decide(limits, demand, now_ms)
         return attrs.evolve(ruling, retry_after=1.0 if ruling.retry_after is None else ruling.retry_after)
 
 
 class TellsOneLess(MemoryRateLimiterDriver):
     """One more remains than it says."""
 
-    async def decide(self, demand: Demand) -> Ruling:
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return _each(
-            await super().decide(demand), lambda each: attrs.evolve(each, remaining=max(0, each.remaining - 1))
+            super()._decide(limits, demand, now_ms),
+            lambda each: attrs.evolve(each, remaining=max(0, each.remaining - 1)),
         )
 
 
 class TellsWhatWas(MemoryRateLimiterDriver):
     """What remains is what remained before the call."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        before = await super().decide(
-            attrs.evolve(demand, charges=tuple(attrs.evolve(each, cost=0) for each in demand.charges))
-        )
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        before = super()._decide(limits, attrs.evolve(demand, costs=(0,) * len(limits)), now_ms)
+        ruling = super()._decide(limits, demand, now_ms)
         levels = zip(ruling.levels, before.levels, strict=True)
         return attrs.evolve(ruling, levels=tuple(attrs.evolve(now, remaining=was.remaining) for now, was in levels))
 
@@ -186,18 +183,20 @@ class TellsWhatWas(MemoryRateLimiterDriver):
 class NeverFresh(MemoryRateLimiterDriver):
     """It takes longer to be fresh than it says."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return _each(await super().decide(demand), lambda each: attrs.evolve(each, reset_after=each.reset_after / 2))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return _each(
+            super()._decide(limits, demand, now_ms), lambda each: attrs.evolve(each, reset_after=each.reset_after / 2)
+        )
 
 
 class ForgetsSoon(MemoryRateLimiterDriver):
     """What is stored goes too early."""
 
-    async def decide(self, demand: Demand) -> Ruling:
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         known = self._store.accounts.get(demand.account)
         if known is not None and self._now() > known.ends_ms - 100:
             del self._store.accounts[demand.account]
-        return await super().decide(demand)
+        return super()._decide(limits, demand, now_ms)
 
 
 # --- what is settled ---------------------------------------------------------------------------------------------
@@ -285,8 +284,8 @@ class HearsNothing(MemoryRateLimiterDriver):
 class HasNoLine(MemoryRateLimiterDriver):
     """Whoever comes at the right time passes."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        return await super().decide(attrs.evolve(demand, place=None))
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        return super()._decide(limits, attrs.evolve(demand, place=None), now_ms)
 
 
 class WakesNobody(MemoryRateLimiterDriver):
@@ -306,8 +305,8 @@ class WakesNobody(MemoryRateLimiterDriver):
 class LastComeFirst(MemoryRateLimiterDriver):
     """The line is a stack."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        ruling = super()._decide(limits, demand, now_ms)
         known = self._store.accounts.get(demand.account)
         if known and demand.place and not ruling.allowed:
             for token in [each for each in known.line.waiters if each != demand.token]:
@@ -329,8 +328,8 @@ class NeverLeaves(MemoryRateLimiterDriver):
 class RemembersForLonger(MemoryRateLimiterDriver):
     """Where nothing is given back, denials last longer than they have to."""
 
-    async def decide(self, demand: Demand) -> Ruling:
-        ruling = await super().decide(demand)
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        ruling = super()._decide(limits, demand, now_ms)
         if demand.account.final and not ruling.allowed and ruling.retry_after:
             state = self._store.accounts[demand.account]
             for name, each in state.states.items():

@@ -142,7 +142,7 @@ class Away(MemoryBackend):
         super().__init__()
         self.asked = 0
 
-        async def decide(_: Any) -> Any:
+        async def decide(*_: Any) -> Any:
             self.asked += 1
             raise ailf.ConnectionLostError("can't reach it")
 

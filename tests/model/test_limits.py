@@ -186,8 +186,9 @@ class Player:
     def decide(self, costs: dict[str, int], *, patience: int, count_denied: bool) -> None:
         """Decide on a call."""
         token = next(self.tokens)
-        charges = tuple(Charge(name, limit, costs[name]) for name, limit in self.limits.items())
-        memory, redis = self.every("decide", Demand(self.account, charges, token, patience / 1000, count_denied))
+        charges = [Charge(name, limit, costs[name]) for name, limit in self.limits.items()]
+        demand = Demand(self.account, tuple(costs[name] for name in self.limits), token, patience / 1000, count_denied)
+        (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [demand])
         asked = [(algorithm(each.limit), self.states[each.name], each.cost) for each in charges]
         verdict = decide(asked, self.clock.ms, token, patience=patience, count_denied=count_denied)
         self.states = dict(zip(self.limits, verdict.states, strict=True))
@@ -195,8 +196,8 @@ class Player:
         assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in verdict.waits]
         assert _shown(redis) == _shown(memory)
         if memory.allowed:
-            pairs = zip(charges, memory.levels, strict=True)
-            self.granted.append((token, [attrs.evolve(each, mark=level.mark) for each, level in pairs if each.cost]))
+            pairs = zip(charges, memory.marks, strict=True)
+            self.granted.append((token, [attrs.evolve(each, mark=mark) for each, mark in pairs if each.cost]))
 
     def settle(self, pick: int, share: float) -> None:
         """Settle one of the calls that were let through."""
@@ -254,11 +255,9 @@ class Player:
 
 
 def _shown(ruling: Ruling) -> Any:
-    """Return a ruling without the marks of places, which are a backend's own business."""
-    levels = [
-        each if all(isinstance(n, int) for n in each.mark) else attrs.evolve(each, mark=()) for each in ruling.levels
-    ]
-    return attrs.evolve(ruling, levels=tuple(levels))
+    """Return a ruling without the marks of places, and of nothing, which are a backend's own business."""
+    marks = [mark if any(isinstance(each, int) and each for each in mark) else () for mark in ruling.marks]
+    return attrs.evolve(ruling, marks=[tuple(each for each in mark if each) for mark in marks])
 
 
 @pytest.mark.parametrize("seed", range(5))
