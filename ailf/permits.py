@@ -50,7 +50,7 @@ class SlotHold(Hold):
 class PermitFlow:
     """The one text of both flavours: what a call was charged, until that is settled."""
 
-    __slots__ = ("__weakref__", "_hold", "_marks", "_settled", "account", "costs", "engine", "levels", "limits",
+    __slots__ = ("__weakref__", "_hold", "_marks", "_settled", "account", "at", "costs", "engine", "levels", "limits",
                  "ready_at", "token")  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class PermitFlow:
         self.token = demand.token
         self.costs = demand.costs
         self.levels = ruling.levels
+        self.at = ruling.at
         self.ready_at = ready_at
         self._marks = ruling.marks
         self._settled: dict[str, int] | None = None
@@ -177,6 +178,11 @@ class _Shown:
     def limits(self) -> Mapping[str, LimitState]:
         """How each limit stood right after this was charged."""
         return {name: level for (name, _), level in zip(self._flow.limits, self._flow.levels, strict=False)}
+
+    @property
+    def at(self) -> float:
+        """The backend's time of the decision, in seconds since 1970; 0 where it was not asked."""
+        return self._flow.at
 
     @property
     def ready_at(self) -> float:

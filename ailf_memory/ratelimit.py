@@ -113,8 +113,8 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         elif demand.place is not None and wait is not None and not verdict.allowed:
             account = account or self._account(demand.account, now_ms)
             account.line.stand(demand.token, demand.place, now_ms, now_ms + wait)
-            if queued:
-                wait = milliseconds(demand.place.lease)
+            if queued and first is not None:  # it is woken when its turn comes, unless the first one has died
+                wait = account.line.waiters[first].alive_ms - now_ms
         levels = tuple(
             LimitState(limit.remaining(state, now_ms), _seconds(each), limit.reset_after(state, now_ms) / 1000)
             for (limit, _, _), state, each in zip(asked, verdict.states, verdict.waits, strict=True)

@@ -1,6 +1,6 @@
 """Many waiters of one process take turns with one lock: redis-py, python-redis-lock and ailf, side by side.
 
-    python benchmarks/locks.py [--url redis://…] [--waiters 20] [--rounds 50] [--runs 5] [--hold 0] [CONTENDER …]
+    python benchmarks/locks.py [--quick] [--url …] [--waiters 20] [--rounds 50] [--runs 5] [--hold 0] [CONTENDER …]
 
 Each waiter takes the lock so many times, as often as it can. *Grants* counts all of that. A *hand-over* is a grant to
 another waiter than the one before: who takes the lock again that he has just let go makes many grants and keeps the
@@ -11,20 +11,18 @@ Needs redis-py and python-redis-lock, and a server: one that is given, or one th
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import statistics
-import sys
 import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import Any
 
 import attrs
+import bench
 import redis
 import redis_lock
 from redis import asyncio as aredis
@@ -307,43 +305,30 @@ def report(name: str, results: Sequence[Result]) -> None:
     )
 
 
-@contextlib.contextmanager
-def server(url: str | None) -> Iterator[str]:
-    """Use the server that is given, or start one."""
-    if url is not None:
-        yield url
-        return
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests import binaries  # noqa: PLC0415 - only from a checkout
-    from tests.servers import Server  # noqa: PLC0415 - as above
-
-    version, binary = list(binaries.found().items())[-1]
-    with Server.start(binary, version=version) as started:
-        print(f"server {version} ({binary})")
-        yield started.url
-
-
 def main() -> None:
     """Measure all that is asked for, several times in turn."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = "; ".join(CONTENDERS)
     parser.add_argument("contender", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER", help=names)
     parser.add_argument("--url", help="the server; one is started unless told")
+    parser.add_argument("--quick", action="store_true", help="less of everything, for a look")
     parser.add_argument("--waiters", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--runs", type=int, default=5, help="of which the median is told")
+    parser.add_argument("--rounds", type=int, help="turns of each waiter: 50, or 10 with --quick")
+    parser.add_argument("--runs", type=int, help="of which the median is told: 5, or 1 with --quick")
     parser.add_argument("--hold", type=float, default=0.0, help="seconds for which each keeps the lock")
     options = parser.parse_args()
     chosen = options.contender or list(CONTENDERS)
-    with server(options.url) as url:
-        plan = Plan(url, options.waiters, options.rounds, options.hold)
-        print(f"{plan.waiters} waiters x {plan.rounds} rounds, medians of {options.runs}; waits in ms")
+    rounds = options.rounds or (10 if options.quick else 50)
+    runs = options.runs or (1 if options.quick else 5)
+    with bench.server(options.url) as url:
+        plan = Plan(url, options.waiters, rounds, options.hold)
+        print(f"{plan.waiters} waiters x {plan.rounds} rounds, medians of {runs}; waits in ms")
         print(
             f"{'':32}{'grants/s':>10}{'handovers/s':>12}{'longest':>12}{'mean':>10}{'ratio':>9}{'trips':>10}"
             f"{'overtaken':>11}"
         )
         for name in chosen:
-            report(name, [measure(CONTENDERS[name](), plan) for _ in range(options.runs)])
+            report(name, [measure(CONTENDERS[name](), plan) for _ in range(runs)])
 
 
 if __name__ == "__main__":

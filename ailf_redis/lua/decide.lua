@@ -26,7 +26,7 @@ local function decide(token, patience, count_denied, channel, lease)
     if limit.wait then wait = math.max(wait, limit.wait) else never = true end
   end
 
-  local first
+  local first, alive, _
   if not looks and not nobody then
     first = head(line)
     nobody = not first
@@ -34,7 +34,8 @@ local function decide(token, patience, count_denied, channel, lease)
   local queued = first and first ~= token
   local allowed = not never and not queued and wait <= patience
   if queued and not never then
-    local _, _, turn = waiter(line, first)
+    local turn
+    alive, _, turn = waiter(line, first)
     wait = math.max(1, wait, turn - now)
   end
 
@@ -61,7 +62,7 @@ local function decide(token, patience, count_denied, channel, lease)
   elseif channel ~= '' and not never then
     stand_in_line(line, token, lease, now + wait, channel)
     nobody = false
-    if queued then wait = lease end
+    if queued then wait = alive - now end -- it is woken when its turn comes, unless the first one has died
   end
   told[base + 2] = never and -1 or wait
 end
