@@ -111,8 +111,9 @@ class Payloads:
             EncodeError: The codec can't write this payload.
             InvalidArgumentError: The payload or its headers are too large, or headers aren't text.
         """
-        sent = check_headers(stamped(headers))
-        if sent.get(CONTENT_TYPE) == BYTES:
+        given = stamped(headers)
+        sent = check_headers(given) if given else {}
+        if sent and sent.get(CONTENT_TYPE) == BYTES:
             raise InvalidArgumentError(f"the header {CONTENT_TYPE}: {BYTES} is how {self.what} marks bytes; send bytes")
         if self._marks_bytes and isinstance(data, bytes | bytearray | memoryview):
             body = bytes(data)

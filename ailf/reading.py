@@ -39,9 +39,27 @@ class AddOptions:
     at: datetime | None = None
     max_deliveries: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
 
+    @classmethod
+    def of(
+        cls,
+        headers: Mapping[str, str] | None,
+        key: str | None,
+        delay: float,
+        at: datetime | None,
+        max_deliveries: int | None,
+    ) -> "AddOptions":
+        """Return these options; the usual ones are checked already."""
+        if headers is None and key is None and delay == 0 and at is None and max_deliveries is None:
+            return PLAIN
+        return cls(headers, key, delay, at, max_deliveries)
+
     def timestamp(self) -> float:
         """Return ``at`` in seconds since 1970, 0 where there is none."""
         return 0.0 if self.at is None else check_time("at", self.at)
+
+
+PLAIN = AddOptions()
+"""How a message is added of which nothing special is said."""
 
 
 class StreamFlow:
@@ -56,17 +74,23 @@ class StreamFlow:
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
+        self._adding = f"add 1 message(s) to stream {name!r}"
 
     # --- adding --------------------------------------------------------------------------------------------------
 
     def draft(self, data: Any, options: AddOptions) -> Draft:
         body, headers = self.payloads.pack(data, options.headers)
+        if options is PLAIN:
+            return Draft(body, headers)
         if options.key is not None:
             self.engine.require(Capability.ORDERING, "ordering keys")
         return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
 
     async def add(self, data: Any, options: AddOptions) -> str:
-        return (await self.add_many([data], options))[0]
+        if self.retention is not None:
+            return (await self.add_many([data], options))[0]
+        drafts, call = [self.draft(data, options)], self.engine.call
+        return (await call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None))[0]
 
     async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
         drafts = [self.draft(data, options) for data in items]

@@ -55,7 +55,7 @@ class Stream(StreamBase, Generic[T]):
             UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return run(self._flow.add(data, AddOptions(headers, key, delay, at, max_deliveries)))
+        return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))
 
     def add_many(
         self,
@@ -68,7 +68,7 @@ class Stream(StreamBase, Generic[T]):
         max_deliveries: int | None = None,
     ) -> list[str]:
         """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
-        return run(self._flow.add_many(items, AddOptions(headers, key, delay, at, max_deliveries)))
+        return run(self._flow.add_many(items, AddOptions.of(headers, key, delay, at, max_deliveries)))
 
     def add_once(
         self,
@@ -96,7 +96,7 @@ class Stream(StreamBase, Generic[T]):
             at: The same as a time.
             max_deliveries: Instead of the group's.
         """
-        options = AddOptions(headers, key, delay, at, max_deliveries)
+        options = AddOptions.of(headers, key, delay, at, max_deliveries)
         return run(self._flow.add_once(dedup_id, data, window, options))
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
@@ -237,7 +237,7 @@ class AsyncStream(StreamBase, Generic[T]):
             UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return await self._flow.add(data, AddOptions(headers, key, delay, at, max_deliveries))
+        return await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries))
 
     async def add_many(
         self,
@@ -250,7 +250,7 @@ class AsyncStream(StreamBase, Generic[T]):
         max_deliveries: int | None = None,
     ) -> list[str]:
         """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
-        return await self._flow.add_many(items, AddOptions(headers, key, delay, at, max_deliveries))
+        return await self._flow.add_many(items, AddOptions.of(headers, key, delay, at, max_deliveries))
 
     async def add_once(
         self,
@@ -269,7 +269,7 @@ class AsyncStream(StreamBase, Generic[T]):
         It may be repeated after any error, and is by itself after a lost answer: it is there once. For its
         arguments see `Stream.add_once`.
         """
-        options = AddOptions(headers, key, delay, at, max_deliveries)
+        options = AddOptions.of(headers, key, delay, at, max_deliveries)
         return await self._flow.add_once(dedup_id, data, window, options)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`

@@ -7,6 +7,7 @@ programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is wh
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import attrs
 
@@ -116,6 +117,7 @@ class Keys:
 HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue")
 
 
+@lru_cache(maxsize=4096)
 def _escape(text: str, unsafe: str = "%{}") -> str:
     return "".join(f"%{ord(char):02x}" if char in unsafe else char for char in text)
 
