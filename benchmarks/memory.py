@@ -1,0 +1,171 @@
+"""The memory backend's calls, beside what else there is in one process; and how much of a call is the core's.
+
+Everything is in microseconds: a blocking limiter's decision, publish and get, add and get and ack (asyncio, one task).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, cast
+
+import bench
+from bench import BODY, AsyncCall, Call, Numbers
+
+import ailf
+from ailf.runtime import run
+
+NAMES: Final = ("limit", "publish, get", "add, get, ack")
+
+PLENTY: Final = 1_000_000_000
+LIMIT: Final = ailf.TokenBucket(PLENTY, per=3600.0)
+KEPT: Final = ailf.Retention(max_len=1000)
+"""What streams keep, so that memory doesn't fill up."""
+
+
+async def _per_call(call: AsyncCall, seconds: float) -> float:
+    return 1e6 / await bench.rate([call], seconds)
+
+
+# --- beside others -----------------------------------------------------------------------------------------------
+
+
+def ours(seconds: float) -> Numbers:
+    """Measure ailf."""
+    with ailf.connect("memory://bench-limits") as backend:
+        limiter = backend.rate_limiter("bench", LIMIT)
+        limit = bench.per_call(lambda: limiter.try_acquire("user"), seconds)
+    return {"limit": limit, **asyncio.run(_messages(seconds))}
+
+
+async def _messages(seconds: float) -> Numbers:
+    async with ailf.connect_async("memory://bench-messages") as backend:
+        pubsub = backend.pubsub(type=bytes)
+        stream = backend.stream("bench", type=bytes, retention=KEPT)
+        async with pubsub.listen("bench") as messages, stream.group("workers").consumer() as consumer:
+
+            async def publish() -> None:
+                await pubsub.publish("bench", BODY)
+                await messages.get()
+
+            async def work() -> None:
+                await stream.add(BODY)
+                delivery = await consumer.get()
+                assert delivery is not None
+                await delivery.ack()
+
+            return {
+                "publish, get": await _per_call(publish, seconds),
+                "add, get, ack": await _per_call(work, seconds),
+            }
+
+
+def limits(seconds: float) -> Numbers:
+    """Measure limits' sliding window counter."""
+    module = bench.peer("limits")
+    limiter = bench.peer("limits.strategies").SlidingWindowCounterRateLimiter(
+        bench.peer("limits.storage").MemoryStorage()
+    )
+    item = module.RateLimitItemPerHour(PLENTY)
+    return {"limit": bench.per_call(lambda: limiter.hit(item, "user"), seconds)}
+
+
+def throttled(seconds: float) -> Numbers:
+    """Measure throttled-py's token bucket."""
+    module = bench.peer("throttled")
+    quota = module.rate_limiter.per_hour(PLENTY, burst=PLENTY)
+    throttle = module.Throttled(using="token_bucket", quota=quota, store=module.store.MemoryStore())
+    return {"limit": bench.per_call(lambda: throttle.limit("user"), seconds)}
+
+
+def queue(seconds: float) -> Numbers:
+    """Measure asyncio.Queue, which keeps no promise about what is taken from it."""
+
+    async def measure() -> Numbers:
+        waiting: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def publish() -> None:
+            await waiting.put(BODY)
+            await waiting.get()
+
+        async def work() -> None:
+            await publish()
+            waiting.task_done()
+
+        return {"publish, get": await _per_call(publish, seconds), "add, get, ack": await _per_call(work, seconds)}
+
+    return asyncio.run(measure())
+
+
+CONTENDERS: Mapping[str, Callable[[float], Numbers]] = {
+    "ailf": ours,
+    "limits": limits,
+    "throttled-py": throttled,
+    "asyncio.Queue": queue,
+}
+
+
+# --- the core's share --------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A driver's interface that writes down what it is asked, and asks the real one."""
+
+    def __init__(self, real: Any, asked: list[Call]) -> None:
+        self._real = real
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Return the real method, which writes down how to call it again."""
+        method = getattr(self._real, name)
+
+        def ask(*args: Any, **options: Any) -> Awaitable[Any]:
+            self._asked.append(lambda: run(method(*args, **options)))
+            return cast("Awaitable[Any]", method(*args, **options))
+
+        return ask
+
+
+def core(seconds: float) -> Numbers:
+    """Measure each call through the core, and what its driver alone takes for the same requests."""
+    with ailf.connect("memory://bench-core") as backend, ailf.connect("memory://bench-driver") as recorded:
+        whole, alone = _through_core(backend), _driver_alone(recorded)
+        found: dict[str, float] = {}
+        for name, call in whole.items():
+            found[name] = bench.per_call(call, seconds)
+            found[f"{name}, driver alone"] = bench.per_call(alone[name], seconds)
+            found[f"{name}, core's share"] = found[name] - found[f"{name}, driver alone"]
+        return found
+
+
+def _through_core(backend: ailf.Backend) -> Mapping[str, Call]:
+    pubsub = backend.pubsub(type=bytes)
+    stream = backend.stream("core", type=bytes, retention=KEPT)
+    lock = backend.lock("core")
+    limiter = backend.rate_limiter("core", LIMIT)
+    return {
+        "publish": lambda: pubsub.publish("core", BODY),
+        "add": lambda: stream.add(BODY),
+        "lock": lambda: lock.acquire(0).release(),
+        "limit": lambda: limiter.try_acquire("user"),
+    }
+
+
+def _driver_alone(backend: ailf.Backend) -> Mapping[str, Call]:
+    """Return what makes the requests of each call again, without the core."""
+    asked: list[Call] = []
+    driver = backend.engine.driver
+    for name in ("pubsub", "stream", "lock", "rate_limiter"):
+        setattr(driver, name, partial(Recorder, getattr(driver, name)(), asked))
+    return {name: _repeating(call, asked) for name, call in _through_core(backend).items()}
+
+
+def _repeating(call: Call, asked: list[Call]) -> Call:
+    asked.clear()
+    call()
+    requests = tuple(asked)
+
+    def repeat() -> None:
+        for request in requests:
+            request()
+
+    return repeat

@@ -1,0 +1,35 @@
+"""ailf: a stream, a group, one process with a hundred handlers at once."""
+
+import asyncio
+from collections.abc import Sequence
+
+import harness
+
+import ailf
+
+
+class Ailf(harness.Queue):
+    """`AsyncGroup.process`."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self._stream = (await ailf.connect_async(harness.URL)).stream("bench", type=str)
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them in one call."""
+        await self._stream.add_many(texts)
+
+    def work(self) -> None:
+        """Process."""
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        async with ailf.connect_async(harness.URL) as backend:
+            await backend.stream("bench", type=str).group("workers").process(self._handle, concurrency=harness.AT_ONCE)
+
+    async def _handle(self, delivery: ailf.AsyncDelivery[str]) -> None:
+        harness.handled(delivery.data)
+
+
+if __name__ == "__main__":
+    harness.main(Ailf())

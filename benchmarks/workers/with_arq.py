@@ -1,0 +1,37 @@
+"""arq: one worker with a hundred jobs at once, results not kept."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import arq
+import harness
+from arq.connections import RedisSettings
+
+settings = RedisSettings.from_dsn(harness.URL)
+
+
+async def handle(_: Any, text: str) -> None:
+    """Take one."""
+    harness.handled(text)
+
+
+class Arq(harness.Queue):
+    """`arq.Worker`."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self._pool = await arq.create_pool(settings)
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them side by side."""
+        await asyncio.gather(*(self._pool.enqueue_job("handle", text) for text in texts))
+
+    def work(self) -> None:
+        """Work."""
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        arq.Worker([handle], redis_settings=settings, max_jobs=harness.AT_ONCE, keep_result=0).run()
+
+
+if __name__ == "__main__":
+    harness.main(Arq())

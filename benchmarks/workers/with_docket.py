@@ -1,0 +1,40 @@
+"""docket (pydocket): one worker with a hundred tasks at once and connections enough, what was done not kept."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import harness
+from docket import Docket, Worker
+
+
+async def handle(text: str) -> None:
+    """Take one."""
+    harness.handled(text)
+
+
+class Docketed(harness.Queue):
+    """`docket.Worker`."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self._docket = Docket(name="bench", url=f"{harness.URL}?max_connections=500", execution_ttl=timedelta(0))
+        await self._docket.__aenter__()  # until the process ends
+        self._docket.register(handle)
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them side by side."""
+        await asyncio.gather(*(self._docket.add(handle)(text) for text in texts))
+
+    def work(self) -> None:
+        """Work."""
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        await self.open()
+        async with Worker(self._docket, concurrency=harness.AT_ONCE) as worker:
+            await worker.run_forever()
+
+
+if __name__ == "__main__":
+    harness.main(Docketed())

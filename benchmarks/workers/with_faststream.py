@@ -1,0 +1,36 @@
+"""FastStream over Redis streams: one subscriber in a group, a hundred records a read."""
+
+import asyncio
+from collections.abc import Sequence
+
+import harness
+from faststream import FastStream
+from faststream.redis import RedisBroker, StreamSub
+
+broker = RedisBroker(harness.URL, logger=None)
+stream = StreamSub("bench", group="workers", consumer="one", last_id="0", max_records=harness.AT_ONCE)
+
+
+class Faststream(harness.Queue):
+    """`faststream run`."""
+
+    async def open(self) -> None:
+        """Connect."""
+        await broker.connect()
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them side by side."""
+        await asyncio.gather(*(broker.publish(text, stream="bench") for text in texts))
+
+    def work(self) -> None:
+        """Work."""
+
+        @broker.subscriber(stream=stream)
+        async def handle(text: str) -> None:
+            harness.handled(text)
+
+        asyncio.run(FastStream(broker, logger=None).run())
+
+
+if __name__ == "__main__":
+    harness.main(Faststream())

@@ -1,0 +1,52 @@
+"""redis-py alone, the ceiling: it reads a hundred, handles each, acks all in one pipeline; no lease, no retry."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import harness
+from redis import asyncio as aredis
+from redis.exceptions import ResponseError
+
+
+class Bare(harness.Queue):
+    """XREADGROUP and XACK."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self._client = aredis.Redis.from_url(harness.URL)
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them in one pipeline."""
+        pipeline = self._client.pipeline(transaction=False)
+        for text in texts:
+            pipeline.xadd("bench", {"body": text})
+        await pipeline.execute()
+
+    def work(self) -> None:
+        """Read, handle, ack."""
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        await self.open()
+        with contextlib.suppress(ResponseError):
+            await self._client.xgroup_create("bench", "workers", "0", mkstream=True)
+        while True:
+            await self._some()
+
+    async def _some(self) -> None:
+        read = await self._client.xreadgroup("workers", "one", {"bench": ">"}, count=harness.AT_ONCE, block=1000)
+        entries = read[b"bench"][0] if isinstance(read, dict) and read else [each for _, all_ in read for each in all_]
+        pipeline = self._client.pipeline(transaction=False)
+        for entry_id, fields in entries:
+            await self._handle(fields[b"body"].decode())
+            pipeline.xack("bench", "workers", entry_id)
+        if entries:
+            await pipeline.execute()
+
+    async def _handle(self, text: str) -> None:
+        harness.handled(text)
+
+
+if __name__ == "__main__":
+    harness.main(Bare())

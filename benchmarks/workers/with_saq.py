@@ -1,0 +1,38 @@
+"""saq: one worker with a hundred jobs at once, results not kept."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import harness
+import saq
+
+
+async def handle(_: Any, *, text: str) -> None:
+    """Take one."""
+    harness.handled(text)
+
+
+class Saq(harness.Queue):
+    """`saq.Worker`."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self._queue = saq.Queue.from_url(harness.URL)
+        await self._queue.connect()
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them side by side."""
+        await asyncio.gather(*(self._queue.enqueue("handle", text=text, ttl=-1) for text in texts))
+
+    def work(self) -> None:
+        """Work."""
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        await self.open()
+        await saq.Worker(self._queue, functions=[handle], concurrency=harness.AT_ONCE).start()
+
+
+if __name__ == "__main__":
+    harness.main(Saq())

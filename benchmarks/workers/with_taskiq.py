@@ -1,0 +1,36 @@
+"""taskiq over taskiq-redis' streams: one receiver with a hundred tasks at once, results not kept."""
+
+import asyncio
+from collections.abc import Sequence
+
+import harness
+from taskiq.api import run_receiver_task
+from taskiq_redis import RedisStreamBroker
+
+broker = RedisStreamBroker(harness.URL)
+
+
+@broker.task(task_name="handle")
+async def handle(text: str) -> None:
+    """Take one."""
+    harness.handled(text)
+
+
+class Taskiq(harness.Queue):
+    """`taskiq worker`, in one process."""
+
+    async def open(self) -> None:
+        """Connect."""
+        await broker.startup()
+
+    async def add(self, texts: Sequence[str]) -> None:
+        """Add them side by side."""
+        await asyncio.gather(*(handle.kiq(text) for text in texts))
+
+    def work(self) -> None:
+        """Work."""
+        asyncio.run(run_receiver_task(broker, max_async_tasks=harness.AT_ONCE, run_startup=True))
+
+
+if __name__ == "__main__":
+    harness.main(Taskiq())
