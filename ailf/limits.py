@@ -161,6 +161,8 @@ class SlidingWindow:
 class Concurrency:
     """So many at the same time. Each has a lease of its own, renewed until it is given back.
 
+    A call that costs several takes as many places, and the backend as much work.
+
     Attributes:
         limit: How many.
         ttl: Seconds after which the place of a process that has died is free again.

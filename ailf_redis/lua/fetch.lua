@@ -8,6 +8,7 @@ local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit = number(now + lease)
 local now_text = number(now)
+local CHUNK = 1000 -- how many arguments one command gets
 local ROUNDS = 8 -- a bound on what one step does: the rest is for the next, at once
 local claims, buried, reset, more = {}, {}, 0, false
 
@@ -97,13 +98,16 @@ while #claims < count do
   local wanted = count - #claims
   local fresh = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
   local entries = fresh and fresh[1] and fresh[1][2] or {}
+  local leases = {}
   for _, entry in ipairs(entries) do
     local how = how_of(entry[2])
     if not (how and hold_back(entry[1], how)) then
-      redis.call('ZADD', due, limit, entry[1])
+      leases[#leases + 1] = limit
+      leases[#leases + 1] = entry[1]
       claims[#claims + 1] = { entry[1], entry[2], 1 + base, 1 }
     end
   end
+  for first = 1, #leases, CHUNK do redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases))) end
   round = round + 1
   if full_or(#entries < wanted, round) then break end
 end

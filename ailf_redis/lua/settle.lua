@@ -7,6 +7,18 @@
 local most = tonumber(ARGV[2])
 local EACH = 7
 local done = {}
+local acked = {} -- what is acknowledged and has no notes: all at once in the end
+
+-- Whether there are notes on any message, besides those on the group itself.
+local function noted()
+  local own = 0
+  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep')) do
+    if value then own = own + 1 end
+  end
+  return redis.call('HLEN', notes) > own
+end
+
+local plain = not missing and not noted()
 
 local function settle(member, consumer, grant, action, delay, reason, why)
   local row = not missing and pending(member)
@@ -14,9 +26,14 @@ local function settle(member, consumer, grant, action, delay, reason, why)
   local ends = redis.call('ZSCORE', due, member)
   if ends and tonumber(ends) <= now then return 0 end
   if action == 'ack' then
-    finish(member)
+    if plain and string.byte(member) ~= 126 then
+      acked[#acked + 1] = member
+    else
+      finish(member)
+    end
     return 1
   end
+  plain = false -- what follows leaves a note
   if action == 'release' then
     forgive(member)
     park(member, number(now))
@@ -35,5 +52,9 @@ local function settle(member, consumer, grant, action, delay, reason, why)
 end
 
 for i = 3, #ARGV, EACH do done[#done + 1] = settle(unpack(ARGV, i, i + EACH - 1)) end
+if #acked > 0 then
+  redis.call('XACK', stream, group, unpack(acked))
+  redis.call('ZREM', due, unpack(acked))
+end
 ring()
 return done
