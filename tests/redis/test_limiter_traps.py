@@ -11,6 +11,7 @@ import redis
 
 import ailf
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
+from ailf_memory import MemoryBackend
 from tests.proxy import Proxy
 from tests.servers import NewServer, Server
 
@@ -138,7 +139,7 @@ def test_trap_27_who_retries_starves(backend: ailf.Backend, naive: Callable[...,
 )
 def test_trap_27_a_denial_changes_nothing(backend: ailf.Backend, dump: Callable[[], Keys], limit: Limit) -> None:
     """R1, R5, trap 27: no denied call, no peek and no call that costs nothing leaves a trace, in Redis or in memory."""
-    with ailf.connect("memory://") as memory:
+    with MemoryBackend() as memory:
         ours, double = (each.rate_limiter("r", limit) for each in (backend, memory))
         assert not ours.try_acquire("k", cost=11)
         assert ours.try_acquire("k", cost=0)
