@@ -179,7 +179,7 @@ class RateLimiter(_RateLimiterBase):
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator for functions: each call waits for its permit.
+        """Return a decorator: each call of the function waits for its permit.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.
@@ -320,7 +320,7 @@ class AsyncRateLimiter(_RateLimiterBase):
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
     ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
-        """Return a decorator for coroutine functions: each call waits for its permit.
+        """Return a decorator: each call of the function waits for its permit.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import ailf
-from ailf import group
+from ailf import group, holding, ratelimit
 
 PAIRS = {
     "Backend": (ailf.Backend, ailf.AsyncBackend),
@@ -14,7 +14,14 @@ PAIRS = {
     "DeadLetters": (group.DeadLetters, group.AsyncDeadLetters),
     "Delivery": (ailf.Delivery, ailf.AsyncDelivery),
     "Group": (ailf.Group, ailf.AsyncGroup),
+    "Holding": (holding.Holding, holding.AsyncHolding),
+    "Lease": (ailf.Lease, ailf.AsyncLease),
+    "Lock": (ailf.Lock, ailf.AsyncLock),
+    "Message": (ailf.Message, ailf.AsyncMessage),
+    "Permit": (ailf.Permit, ailf.AsyncPermit),
+    "PermitHolding": (ratelimit.PermitHolding, ratelimit.AsyncPermitHolding),
     "PubSub": (ailf.PubSub, ailf.AsyncPubSub),
+    "RateLimiter": (ailf.RateLimiter, ailf.AsyncRateLimiter),
     "Stream": (ailf.Stream, ailf.AsyncStream),
     "Subscription": (ailf.Subscription, ailf.AsyncSubscription),
 }
