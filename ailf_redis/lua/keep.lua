@@ -3,6 +3,7 @@
 -- KEYS    the slots alone, one for each ttl, call after call
 -- ARGV    for each call: token, how many keys, and so many ttls in ms
 -- returns for each call 1, or 0 where one of its places has ended
+-- writes  each key with the end of its last place as TTL
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

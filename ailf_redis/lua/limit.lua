@@ -3,11 +3,12 @@
 -- KEYS[1] states   text: "<id>:<numbers>;" for each limit that was charged: the state as ailf/algorithms.py has it
 -- KEYS[2] queue, KEYS[3] waiters   see line.lua
 -- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
+-- ARGV             of each transition its own; a limit comes as five: kind, id, three parameters
 -- returns nothing by itself
 -- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin; KEYS[4…] with the end of the last
 --
 -- The arithmetic is that of ailf/algorithms.py, where it is explained, to the bit; here no sum may exceed LARGEST, so
--- what is subtracted comes first. A limit comes as five arguments: kind, id, three parameters. It is then a table:
+-- what is subtracted comes first. A limit is a table:
 --   kind, id; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
 --   ttl, capacity (c: concurrency)
 

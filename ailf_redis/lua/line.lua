@@ -4,6 +4,7 @@
 -- queue     sorted set: token of a waiter -> its place in line
 -- waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it looks again by itself>
 --           <channel where it is woken>"
+-- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
 
 local time = redis.call('TIME')

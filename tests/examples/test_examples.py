@@ -33,6 +33,16 @@ def test_crew_on_redis(any_server: Server) -> None:
     assert "at attempt 2" in story
 
 
+def test_llm_quota_on_memory() -> None:
+    """The agents fill the quota of a strict provider, and not one call is rejected."""
+    assert "and 0 rejected" in run("llm_quota.py")
+
+
+def test_llm_quota_on_redis(any_server: Server) -> None:
+    """The same on Redis."""
+    assert "and 0 rejected" in run("llm_quota.py", "--url", any_server.url)
+
+
 def test_pubsub_example(any_server: Server) -> None:
     """The publisher is answered by the subscriber."""
     port = str(any_server.port)
