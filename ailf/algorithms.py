@@ -69,6 +69,12 @@ class Algorithm(ABC):
             pause_ms: How long nothing may pass, for a bucket.
         """
 
+    def true_up(self, state: State, now: int, token: str, mark: Mark, charged: int, actual: int) -> State:
+        """Return the state as `settle` does; a call that was charged nothing is charged now."""
+        if charged:
+            return self.settle(state, now, mark or (token,), charged, actual)
+        return self.charge(state, now, actual, token)[0] if actual else state
+
     def without(self, state: State, token: str) -> State:
         """Return the state without what somebody has who asks again."""
         return state
@@ -357,13 +363,19 @@ def decide(
         count_denied: Whether a denied call is charged all the same, as far as there is room.
     """
     limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
-    waits = tuple(limit.wait(state, now, cost) for limit, state, cost in limits)
-    wait = None if None in waits else max((each or 0 for each in waits), default=0)
+    waits = [limit.wait(state, now, cost) for limit, state, cost in limits]
+    wait = _longest(waits)
     allowed = wait is not None and wait <= patience
     states, marks = [], []
-    for limit, state, asked in limits:
+    for number, (limit, state, asked) in enumerate(limits):
         cost = asked if allowed else min(asked, limit.remaining(state, now)) if count_denied else 0
         after, mark = limit.charge(state, now, cost, token) if cost else (state, ())
         states.append(after)
         marks.append(mark)
-    return Verdict(allowed, wait, waits, tuple(states), tuple(marks))
+        if not allowed and cost:
+            waits[number] = limit.wait(after, now, asked)
+    return Verdict(allowed, wait if allowed else _longest(waits), tuple(waits), tuple(states), tuple(marks))
+
+
+def _longest(waits: Sequence[int | None]) -> int | None:
+    return None if None in waits else max((each or 0 for each in waits), default=0)

@@ -286,7 +286,7 @@ class LimiterFlow(Generic[P]):
         if timeout is not None:
             check_seconds("timeout", timeout)
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
-        asked = Demand(self._account(key), self._costs(costs), "", 0.0, self._options.count_denied)
+        asked = Demand(self._account(key), self._costs(costs))  # who waits doesn't retry, and is not charged for it
         what = self._what("acquire", key)
         self._check_possible(what, asked.costs)
         latest: Decision[P] | None = None

@@ -1,5 +1,6 @@
 """What a rate limiter allowed: `Permit` and `AsyncPermit`, two thin faces of one state, settled when all is known."""
 
+import logging
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
@@ -10,13 +11,15 @@ import attrs
 from ailf.checks import check_count
 from ailf.driver import BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError, OutcomeUnknownError, SettledError, UnsupportedError
+from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
 from ailf.renewal import Hold
 from ailf.runtime import run
 from ailf.values import LimitState
 
 __all__ = ["AsyncPermit", "Permit", "PermitFlow"]
+
+log = logging.getLogger("ailf.rate_limiter")
 
 
 class SlotHold(Hold):
@@ -74,12 +77,6 @@ class PermitFlow:
             engine.renewer.add([self._hold])
             weakref.finalize(self, engine.renewer.discard, self._hold).atexit = False  # dropped: it ends by itself
 
-    @property
-    def charges(self) -> dict[str, Charge]:
-        """What was charged."""
-        told = zip(self.limits, self.costs, self._marks, strict=False)
-        return {name: Charge(name, limit, cost, mark) for (name, limit), cost, mark in told if cost}
-
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
 
@@ -95,65 +92,69 @@ class PermitFlow:
         if unknown := set(told) - set(rates):
             known = ", ".join(map(repr, rates)) or "nothing"
             raise InvalidArgumentError(
-                f"settle {self}: it was not charged {min(unknown)!r}; what can be settled is {known}"
+                f"settle {self}: there is no cost {min(unknown)!r}; what can be settled is {known}"
             )
-        if self._settled is not None:
-            if self._settled != told:
-                raise SettledError(f"settle {self}: it was settled already, as {self._settled}")
-            return
-        self._check_final("settle", rates, told)
-        self._settled = told
-        await self._adjust("settle", rates, told)
+        if self._settled is None or self._settled != told:
+            await self._adjust("settle", rates, told)
 
     async def cancel(self) -> None:
         """Give back everything."""
-        if self._settled is not None:
-            raise SettledError(f"cancel {self}: it was settled already, as {self._settled}")
         rates = self._rates()
-        nothing = dict.fromkeys(rates, 0)
-        self._check_final("cancel", rates, nothing)
-        self._settled = nothing
         try:
-            await self._adjust("cancel", rates, nothing)
+            await self._adjust("cancel", rates, dict.fromkeys(rates, 0))
         finally:
             await self.release()
 
     def _rates(self) -> dict[str, Charge]:
-        """Return the charges that can be settled; places are given back."""
-        return {name: each for name, each in self.charges.items() if not isinstance(each.limit, Concurrency)}
+        """Return what can be settled, by name; places are given back."""
+        marks = self._marks or ((),) * len(self.limits)
+        told = zip(self.limits, self.costs, marks, strict=True)
+        charges = [Charge(name, limit, cost, mark) for (name, limit), cost, mark in told]
+        return {each.name: each for each in charges if not isinstance(each.limit, Concurrency)}
 
-    def _check_final(self, what: str, charges: Mapping[str, Charge], actual: Mapping[str, int]) -> None:
-        if self.account.final and any(cost < charges[name].cost for name, cost in actual.items()):
+    async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: dict[str, int]) -> None:
+        if self._settled is not None:
+            raise SettledError(f"{what} {self}: it was settled already, as {self._settled}")
+        told = [attrs.evolve(charges[name], actual=cost) for name, cost in actual.items()]
+        changed = [each for each in told if each.actual != each.cost]
+        # What may have been given back is not given back again; what was charged in addition may be charged twice.
+        again = all(each.actual > each.cost for each in changed)
+        if self.account.final and not again:
             raise UnsupportedError(
                 f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
                 "would then be wrong"
             )
-
-    async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: Mapping[str, int]) -> None:
-        told = [attrs.evolve(charges[name], actual=cost) for name, cost in actual.items()]
-        changed = [each for each in told if each.actual != each.cost]
-        if changed:
-            # What may have been given back is not given back again; what was charged in addition may be charged twice.
-            again = all(each.actual > each.cost for each in changed)
-            settle = self.engine.driver.rate_limiter().settle
+        self._settled = actual
+        if not changed or not self._marks:  # it was not charged: the backend could not be asked
+            return
+        settle = self.engine.driver.rate_limiter().settle
+        try:
             await self.engine.call(f"{what} {self}", settle, self.account, self.token, changed, again=again)
+        except BackendError as error:
+            if not error.maybe_applied:
+                self._settled = None
+            raise
 
     async def release(self) -> None:
         """Give back its places, once."""
         hold, self._hold = self._hold, None
         if hold is not None:
             self.engine.renewer.discard(hold)
-            held = [each for each in self.charges.values() if isinstance(each.limit, Concurrency)]
+            told = zip(self.limits, self.costs, strict=True)
+            held = [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
             settle = self.engine.driver.rate_limiter().settle
-            await self.engine.call(f"release {self}", settle, self.account, self.token, held, again=True)
+            try:
+                await self.engine.call(f"release {self}", settle, self.account, self.token, held, again=True)
+            except BackendError:
+                self._hold = hold  # it may be tried again; renewed it is no more
+                raise
 
-    async def leave(self, error: BaseException | None) -> None:
-        """Give back its places at the end of a block; what goes wrong with that doesn't hide the block's own error."""
+    async def leave(self) -> None:
+        """Give back its places at the end of a block; if that fails they end by themselves, and nobody is disturbed."""
         try:
             await self.release()
-        except OutcomeUnknownError:
-            if error is None:
-                raise
+        except AilfError as error:
+            log.warning("%s; its place is free again after its ttl", error)
 
     async def ready(self) -> None:
         """Wait until a reservation may begin."""
@@ -207,13 +208,14 @@ class Permit(_Shown):
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).
 
         What is not named stays as it is. What is given back is never more than was charged; what comes on top is
-        charged even where it doesn't fit, and later calls wait for it.
+        charged even where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        (``on_backend_error``) was not charged, and settling it does nothing.
 
         Arguments:
             actual: The cost by limit; ``cost`` for an only limit.
 
         Raises:
-            InvalidArgumentError: The call was not charged for one of these.
+            InvalidArgumentError: The limiter has no such limit, or it is one of concurrency.
             SettledError: It was settled already, in another way.
             OutcomeUnknownError: No answer came; it is not repeated, as a refund might count twice.
         """
@@ -241,7 +243,7 @@ class Permit(_Shown):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give back its places."""
-        run(self._flow.leave(error))
+        run(self._flow.leave())
 
 
 class AsyncPermit(_Shown):
@@ -251,13 +253,14 @@ class AsyncPermit(_Shown):
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).
 
         What is not named stays as it is. What is given back is never more than was charged; what comes on top is
-        charged even where it doesn't fit, and later calls wait for it.
+        charged even where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        (``on_backend_error``) was not charged, and settling it does nothing.
 
         Arguments:
             actual: The cost by limit; ``cost`` for an only limit.
 
         Raises:
-            InvalidArgumentError: The call was not charged for one of these.
+            InvalidArgumentError: The limiter has no such limit, or it is one of concurrency.
             SettledError: It was settled already, in another way.
             OutcomeUnknownError: No answer came; it is not repeated, as a refund might count twice.
         """
@@ -287,7 +290,7 @@ class AsyncPermit(_Shown):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Give back its places."""
-        await self._flow.leave(error)
+        await self._flow.leave()
 
 
 def _unnamed(costs: Mapping[str, int]) -> dict[str, int]:

@@ -127,7 +127,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             state = self._store.accounts.get(account)
             for each in charges:
                 before = state.states.get(_kept(each.name, each.limit), ()) if state is not None else ()
-                after = _algorithm(each.limit).settle(before, now_ms, each.mark or (token,), each.cost, each.actual)
+                after = _algorithm(each.limit).true_up(before, now_ms, token, each.mark, each.cost, each.actual)
                 if after != before:
                     state = state or self._account(account, now_ms)
                     self._put(state, (each.name, each.limit), after)

@@ -48,6 +48,10 @@ local function decide(token, patience, count_denied, channel, lease)
     if cost > 0 then
       one, two = charge(limit, cost, token)
       limit.changed, changed = true, true
+      if not allowed then
+        limit.wait = wait_of(limit, limit.cost)
+        if limit.wait then wait = math.max(wait, limit.wait) end
+      end
     end
     local place = base + 5 * n - 1
     told[place], told[place + 1] = remaining_of(limit), limit.wait or -1

@@ -12,6 +12,14 @@ local function settle(limit, cost, actual, one, two)
     if actual == 0 then drop_slots(limit, token) end
     return
   end
+  if cost == 0 then -- it was charged nothing: it is charged now
+    if actual > 0 then
+      charge(limit, actual, token)
+      limit.changed = true
+      changed[#changed + 1] = limit
+    end
+    return
+  end
   local fresh = not limit.state[1]
   if fresh and actual <= cost then return end
   if limit.kind == 'b' then

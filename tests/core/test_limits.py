@@ -120,7 +120,7 @@ def test_bad_limiters(args: tuple[Any, ...], options: dict[str, Any], words: str
         (lambda one, many: many.observe(limit="c"), "'a', 'b'"),
         (lambda one, many: many.observe(limit="b", remaining=1), "under way"),
         (lambda one, many: many.observe(limit="a", retry_after=1e15), "too long"),
-        (lambda one, many: many.acquire().settle(b=0), "'a'"),
+        (lambda one, many: many.acquire().settle(b=0), "settled is 'a'"),
         (lambda one, many: many.acquire().settle(a=-1), "'a'"),
         (lambda one, many: one.reserve(within=-1), "within"),
         (lambda one, many: one.limited()(5), "callable"),
@@ -164,8 +164,8 @@ def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
         assert decision.allowed
         assert isinstance(decision.error, ailf.ConnectionLostError)
         assert decision.permit is not None
-        with allowing.hold() as permit, pytest.raises(ailf.InvalidArgumentError):
-            permit.settle(cost=3)
+        with allowing.hold() as permit:
+            permit.settle(cost=3)  # it was not charged, so there is nothing to true up
         denying = backend.rate_limiter("r", "5/hour", on_backend_error="deny")
         assert not denying.try_acquire()
         assert denying.try_acquire().retry_after == 1.0
@@ -247,3 +247,75 @@ def test_shown() -> None:
         assert repr(limiter) == "<MemoryRateLimiter 'openai': requests 60/minute, parallel 8 parallel ttl 60s>"
         with limiter.hold("gpt", requests=2) as permit:
             assert repr(permit) == "<Permit 'gpt' requests=2, parallel=1>"
+
+
+class Silent(MemoryBackend):
+    """Its limiters answer nothing while ``away``."""
+
+    away = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        real = self.engine.driver.rate_limiter
+
+        def rate_limiter() -> Any:
+            driver = real()
+            settle = driver.settle
+
+            async def sometimes(*args: Any) -> None:
+                if self.away:
+                    raise ailf.ConnectionLostError("can't reach it")
+                await settle(*args)
+
+            driver.settle = sometimes  # type: ignore[method-assign]
+            return driver
+
+        self.engine.driver.rate_limiter = rate_limiter  # type: ignore[method-assign]
+        self.engine.retry_for = 0.0
+
+
+def test_settling_may_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """What certainly wasn't settled can be settled yet, and a block's own end is not hidden by its place's."""
+    with Silent() as backend:
+        limiter = backend.rate_limiter("r", calls="10/hour", parallel="2 parallel")
+        permit = limiter.acquire(calls=5)
+        backend.away = True
+        for tried in (lambda: permit.settle(calls=2), permit.cancel):
+            with pytest.raises(ailf.ConnectionLostError):
+                tried()
+        backend.away = False
+        permit.settle(calls=2)
+        permit.release()
+        assert {name: each.remaining for name, each in limiter.peek().limits.items()} == {"calls": 8, "parallel": 2}
+        with pytest.raises(KeyError), limiter.hold():
+            backend.away = True
+            raise KeyError
+        backend.away = False
+        with limiter.hold(timeout=1):
+            backend.away = True
+        assert caplog.text.count("its place is free again after its ttl") == 2
+
+
+def test_unknown_beforehand() -> None:
+    """A call whose cost nobody can tell is charged when it is known; R7: later calls wait for it."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("r", calls="10/hour", tokens="100/hour")
+        with limiter.hold(tokens=0) as permit:
+            permit.settle(tokens=70)
+        assert limiter.peek().limits["tokens"].remaining == 30
+
+
+def test_who_waits_is_not_charged_for_it() -> None:
+    """``count_denied`` charges denied calls, and tells when the next one passes; who waits is not denied yet."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        limiter = backend.rate_limiter("r", TokenBucket(10), count_denied=True)
+        limiter.try_acquire(cost=7)
+        denied = limiter.try_acquire(cost=5)
+        assert (denied.remaining, denied.retry_after) == (0, 0.5)
+        clock.advance(0.5)
+        assert limiter.try_acquire(cost=5)
+        with pytest.raises(ailf.RateLimitedError):
+            limiter.acquire(cost=5, timeout=0.05)
+        clock.advance(0.5)
+        assert limiter.try_acquire(cost=5)

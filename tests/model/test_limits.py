@@ -197,21 +197,25 @@ class Player:
         assert _shown(redis) == _shown(memory)
         if memory.allowed:
             pairs = zip(charges, memory.marks, strict=True)
-            self.granted.append((token, [attrs.evolve(each, mark=mark) for each, mark in pairs if each.cost]))
+            self.granted.append((token, [attrs.evolve(each, mark=mark) for each, mark in pairs]))
 
     def settle(self, pick: int, share: float) -> None:
         """Settle one of the calls that were let through."""
         token, charges = self.granted.pop(pick % len(self.granted))
-        told = [attrs.evolve(each, actual=round(each.cost * share)) for each in charges]  # of places: all or nothing
+        told = [
+            attrs.evolve(each, actual=round((each.cost or 1) * share))  # of places: all or nothing
+            for each in charges
+            if each.cost or not isinstance(each.limit, Concurrency)
+        ]
         self.every("settle", self.account, token, told)
         for each in told:
             its, state = algorithm(each.limit), self.states[each.name]
-            self.states[each.name] = its.settle(state, self.clock.ms, each.mark, each.cost, each.actual)
+            self.states[each.name] = its.true_up(state, self.clock.ms, token, each.mark, each.cost, each.actual)
 
     def extend(self, pick: int) -> None:
         """Let the places of one call last."""
         token, charges = self.granted[pick % len(self.granted)]
-        held = tuple((each.name, each.limit) for each in charges if isinstance(each.limit, Concurrency))
+        held = tuple((each.name, each.limit) for each in charges if each.cost and isinstance(each.limit, Concurrency))
         if not held:
             return
         memory, redis = self.every("extend", [SlotLease(self.account, token, held)])
