@@ -213,7 +213,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_lock(locks.InspectsByTrying), lk.test_several_names, {}),
     (with_lock(locks.ShowsTheEnded), lk.test_stale_leases, {"way": "expired", "successor": False}),
     (with_lock(lines.WakesEverybody), lw.test_turns, {}),
-    (with_lock(lines.WakesOnlyOne), lw.test_permits_wake_as_many, {"fair": True}),
+    (with_lock(lines.WakesOnlyOne), lw.test_a_pair_starves_nobody, {}),
     (with_lock(lines.KeepsWakeUps), lw.test_a_pair_starves_nobody, {}),
     (with_lock(lines.QueuesAnew), lk.test_places, {}),
     (with_lock(lines.QueuesTries), lk.test_several_names, {}),
