@@ -86,12 +86,12 @@ def test_trap_22_a_watchdog_that_dies_of_one_error(new_server: NewServer) -> Non
                 died.set()
 
         threading.Thread(target=watchdog, daemon=True).start()
-        lease = backend.lock("l", ttl=1.5).acquire()
+        lease = backend.lock("l", ttl=3).acquire()
         server.pause()
-        time.sleep(0.5)
+        time.sleep(0.9)  # longer than it sleeps and waits together
         server.resume()
-        assert died.wait(2)
-        time.sleep(2.0)
+        assert died.wait(5)
+        time.sleep(3.2)
         assert raw.get("naive") is None, "nobody renewed it any more"
         assert not lease.lost
         lease.release()
