@@ -1,9 +1,7 @@
 """R1 to R9, R11: what a rate limiter decides, what remains, when the rest passes, and what is given back."""
 
 import asyncio
-import itertools
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 import ailf
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from ailf.driver import Capability
+from contract_tests.envelopes import Call, excess
 from contract_tests.fixtures import needs
 from contract_tests.flavours import World
 
@@ -41,24 +40,9 @@ slow_rates = pytest.mark.parametrize("limit", SLOW[:3], ids=str)
 quick = pytest.mark.parametrize("limit", QUICK, ids=str)
 
 
-def excess(limit: Limit, admitted: Sequence[tuple[float, int]]) -> list[str]:
-    """Return where a list of admitted calls, each with its time and cost, leaves the limit's envelope."""
-    calls = sorted((round(at * 1000), cost) for at, cost in admitted)
-    sums = [0, *itertools.accumulate(cost for _, cost in calls)]
-    found = []
-    for (one, (begin, _)), (two, (end, _)) in itertools.combinations_with_replacement(enumerate(calls), 2):
-        cost, span = sums[two + 1] - sums[one], end - begin
-        if isinstance(limit, TokenBucket):
-            over = (cost - limit.burst) * limit.per_ms > limit.rate * span
-        elif isinstance(limit, SlidingWindow):
-            over = span < limit.per_ms and cost > limit.limit
-        else:
-            over = (
-                isinstance(limit, FixedWindow) and begin // limit.per_ms == end // limit.per_ms and cost > limit.limit
-            )
-        if over:
-            found.append(f"{cost} within {span} ms")
-    return found
+def call_of(told: Any, cost: int) -> Call:
+    """Return an admitted call, by the decision or the permit that tells its time."""
+    return round(told.at * 1000), cost
 
 
 async def denied(limiter: Any, cost: int) -> Any:
@@ -302,14 +286,14 @@ async def test_envelope(world: World, limit: Limit) -> None:
     """R2, R3: whatever is asked for, and however quickly, what is admitted stays within the limit's envelope."""
     limiters = [(await world.connect()).rate_limiter("r", limit) for _ in range(2)]
     chance = random.Random(7)
-    admitted: list[tuple[float, int]] = []
+    admitted: list[Call] = []
 
     async def ask(limiter: Any) -> None:
         for _ in range(60):
             cost = chance.choice([1, 1, 1, 2, limit.capacity])
             decision = await limiter.try_acquire(cost=cost)
             if decision:
-                admitted.append((decision.at, cost))
+                admitted.append(call_of(decision, cost))
             elif chance.random() < 0.3:
                 await world.advance(chance.choice([TICK, decision.retry_after, 0.03]))
 
@@ -371,11 +355,11 @@ async def test_remembered_denials(world: World) -> None:
             await world.advance(decision.retry_after)
             decision = await limiter.try_acquire("k", cost=6)
         assert decision
-        admitted.append((decision.at, 6))
+        admitted.append(call_of(decision, 6))
         assert not await limiter.try_acquire("k", cost=9)
         if (small := await limiter.try_acquire("k", cost=1)).allowed:  # a smaller one may pass
-            admitted.append((small.at, 1))
-    assert excess(limit, [(first.at, 8), *admitted]) == []
+            admitted.append(call_of(small, 1))
+    assert excess(limit, [call_of(first, 8), *admitted]) == []
     for giving in (first.permit.settle(cost=1), first.permit.cancel(), limiter.reset("k")):
         with pytest.raises(ailf.UnsupportedError, match="cache_denials"):
             await giving

@@ -10,9 +10,10 @@ import pytest
 import ailf
 from ailf import Concurrency, TokenBucket
 from ailf.driver import Capability
+from contract_tests.envelopes import Call, excess
 from contract_tests.fixtures import asyncio_only
 from contract_tests.flavours import World
-from contract_tests.test_rate_limiter import excess
+from contract_tests.test_rate_limiter import call_of
 
 NEEDS = (Capability.RATE_LIMITER,)
 
@@ -158,12 +159,12 @@ async def test_nobody_is_left_out(world: World) -> None:
     """R10: of many who wait again and again all pass, and the admitted total stays within the envelope."""
     limit = TokenBucket(100, per=1.0, burst=10)
     limiter = (await world.connect()).rate_limiter("r", limit)
-    admitted: list[tuple[float, int]] = []
+    admitted: list[Call] = []
 
     async def work() -> None:
         for _ in range(12):
             permit = await limiter.acquire("k", timeout=3 * world.patience)
-            admitted.append((permit.at, 1))
+            admitted.append(call_of(permit, 1))
 
     tasks = [asyncio.create_task(work()) for _ in range(5)]
     until = time.monotonic() + 3 * world.patience

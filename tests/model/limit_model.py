@@ -4,7 +4,6 @@ It forgets nothing: what a bucket still owes is worked out from all charges sinc
 settled is simply changed where it stands.
 """
 
-from collections.abc import Sequence
 from fractions import Fraction
 
 import attrs
@@ -71,24 +70,3 @@ class History:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(middle) else (middle, high)
         return high
-
-
-def within(limit: Limit, admitted: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether what was admitted, as (time, cost) in order, keeps to the limit's envelope."""
-    sums = [0]
-    for _, cost in admitted:
-        sums.append(sums[-1] + cost)
-    for last in range(len(admitted)):
-        for first in range(last + 1):
-            cost, span = sums[last + 1] - sums[first], admitted[last][0] - admitted[first][0]
-            if isinstance(limit, TokenBucket) and cost * limit.per_ms > limit.burst * limit.per_ms + limit.rate * span:
-                return False
-            if isinstance(limit, SlidingWindow) and span < limit.per_ms and cost > limit.limit:
-                return False
-            same = (
-                isinstance(limit, FixedWindow)
-                and len({at // limit.per_ms for at, _ in (admitted[first], admitted[last])}) == 1
-            )
-            if isinstance(limit, FixedWindow) and same and cost > limit.limit:
-                return False
-    return True

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ import pytest
 import ailf
 from ailf import Concurrency, TokenBucket, parse_limit
 from ailf.waiting import PLACE
+from contract_tests.envelopes import Call, excess
 from tests.servers import Server
 
 log = logging.getLogger("tests")
@@ -32,23 +32,8 @@ TICK = 1
 SLACK = 1.5
 """Seconds that a busy machine may take to let a process do what it should do at once."""
 
-Call = tuple[int, int]
-"""When a call was allowed, in ms, and what it cost."""
-
 
 # --- what is wrong with a history --------------------------------------------------------------------------------
-
-
-def over_admitted(calls: Sequence[Call], limit: TokenBucket) -> list[str]:
-    """Return in which spans of time more was admitted than ``burst + rate * (span + a tick)``."""
-    times = sorted(calls)
-    sums = [0, *itertools.accumulate(cost for _, cost in times)]
-    found = []
-    for one, two in itertools.combinations_with_replacement(range(len(times)), 2):
-        span, cost = times[two][0] - times[one][0], sums[two + 1] - sums[one]
-        if (cost - limit.burst) * limit.per_ms > limit.rate * (span + TICK):
-            found.append(f"{cost} within {span} ms, from {times[one][0]} on")
-    return found
 
 
 def share_used(calls: Sequence[Call], limit: TokenBucket) -> float:
@@ -87,7 +72,7 @@ BUCKET = TokenBucket(200, per=1.0, burst=20)
 )
 def test_the_check_finds_every_excess(calls: list[Call], over: bool) -> None:
     """What leaves the envelope in any span of time is found, and nothing else is."""
-    assert bool(over_admitted(calls, BUCKET)) is over
+    assert bool(excess(BUCKET, calls, tick=TICK)) is over
 
 
 @pytest.mark.parametrize(
@@ -200,7 +185,7 @@ def test_processes_use_all_and_no_more(callers: Callers, keys: Callable[[], dict
     share = share_used(calls, bucket)
     each_has = [sum(call["cost"] for call in told if call["pid"] == each.pid) for each in processes]
     log.info("%d calls, %.2f %% of the quota, by process %s", len(calls), 100 * share, each_has)
-    assert over_admitted(calls, bucket) == []
+    assert excess(bucket, calls, tick=TICK) == []
     assert share >= 0.98
     assert min(each_has) > sum(each_has) / (2 * CALLERS), "they pass in turn"
     assert {key.rpartition(":")[2] for key in keys()} <= {"k}"}, "no line, no waiters"
