@@ -129,6 +129,20 @@ async def test_retry_after_is_exact(world: World, limit: Limit) -> None:
         assert decision.at >= until - TICK / 2
 
 
+@pytest.mark.parametrize("limit", QUICK[2:4], ids=str)
+async def test_a_window_slides(world: World, limit: SlidingWindow) -> None:
+    """R3: what passed keeps counting for the whole length of a sliding window, whenever it passed."""
+    limiter = (await world.connect()).rate_limiter("r", limit)
+    for _ in range(3):
+        decision = await limiter.try_acquire(cost=limit.capacity)
+        assert decision.allowed
+        until = decision.at + limit.per
+        while (decision := await limiter.try_acquire()).at < until - TICK / 2:
+            assert not decision.allowed
+            await world.advance(max(TICK, min(limit.per / 10, until - decision.at - TICK)))
+        await world.advance(1.3 * limit.per)  # to begin anywhere between the turns of the clock
+
+
 @slow
 async def test_too_large(world: World, limit: Limit) -> None:
     """R3: trap 29: what costs more than the capacity never passes: `acquire` says so at once; nothing is charged."""

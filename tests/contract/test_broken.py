@@ -227,7 +227,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_limiter(limiters.ChargesTheDenied), rl.test_denied_calls, {"limit": rl.SLOW[0]}),
     (with_limiter(limiters.IgnoresTheDenied), rl.test_denied_calls, {"limit": rl.SLOW[1]}),
     (with_limiter(limiters.AllowsOneMore), rl.test_what_remains, {"limit": rl.SLOW[2]}),
-    (with_limiter(limiters.AlignsWindows), rl.test_envelope, {"limit": rl.QUICK[2]}),
+    (with_limiter(limiters.AlignsWindows), rl.test_a_window_slides, {"limit": rl.QUICK[2]}),
     (with_limiter(limiters.ChargesOne), rl.test_what_remains, {"limit": rl.SLOW[0]}),
     (with_limiter(limiters.SharesKeys), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
     (with_limiter(limiters.CountsPeeks), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
@@ -300,6 +300,20 @@ def named(case: object) -> str | None:
     return "-".join(map(str, case.values())) if isinstance(case, dict) else getattr(case, "__name__", None)
 
 
+TRIES = 3
+"""How often a broken backend may slip through: what shows in a race only, a busy machine may hide for once."""
+
+
+def caught(*case: Any) -> bool:
+    """Tell whether a test of the suite fails, within a few tries."""
+    for _ in range(TRIES):
+        try:
+            perform(*case, PATIENCE)
+        except CAUGHT:
+            return True
+    return False
+
+
 def perform(
     harness: type[BrokenHarness], test: Test, flavour: str, options: dict[str, Any], patience: float = Harness.patience
 ) -> None:
@@ -318,15 +332,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("harness", "test", "options"), BROKEN, ids=named)
 def test_caught(harness: type[BrokenHarness], test: Test, options: dict[str, Any], flavour: str) -> None:
     """A backend that is broken in this way fails this test of the suite."""
-    with pytest.raises(CAUGHT):
-        perform(harness, test, flavour, options, PATIENCE)
+    assert caught(harness, test, flavour, options)
 
 
 @pytest.mark.parametrize(("harness", "test", "options"), ON_ASYNCIO, ids=named)
 def test_caught_on_asyncio(harness: type[BrokenHarness], test: Test, options: dict[str, Any]) -> None:
     """A backend that is broken in this way, in which only tasks can be, fails this test of the suite."""
-    with pytest.raises(CAUGHT):
-        perform(harness, test, "asyncio", options, PATIENCE)
+    assert caught(harness, test, "asyncio", options)
 
 
 WHOLE = {(test, *options.items()): (test, options) for _, test, options in BROKEN}
