@@ -4,6 +4,7 @@ Nothing here depends on how `ailf` talks to a server: readiness is judged over a
 """
 
 import contextlib
+import logging
 import random
 import shutil
 import signal
@@ -18,6 +19,8 @@ from urllib.parse import quote
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+log = logging.getLogger("tests")
 
 HOST = "127.0.0.1"
 START_DEADLINE = 10.0
@@ -174,6 +177,8 @@ class Server:
 
     def stop(self) -> None:
         """End the process politely, or by force after 5 s; its directory stays, for `restart`."""
+        if self._process is not None and not self.running:
+            log.warning("port %d ended by itself: %s\n%s", self.port, self._process.returncode, self.log())
         if self._process is not None:
             self._process.terminate()
             self._process.send_signal(signal.SIGCONT)  # a paused process gets its SIGTERM only when it goes on
@@ -203,8 +208,8 @@ class Server:
         """Start the process and its watchdog, and wait for the first answer."""
         config = self.directory / "conf"  # empty, and needed only by CONFIG REWRITE and by `--sentinel`
         config.touch()
-        with (self.directory / "log").open("ab") as log:
-            self._process = self._spawn(config, log)
+        with (self.directory / "log").open("ab") as output:
+            self._process = self._spawn(config, output)
         self._watchdog = watchdog(self._process.pid, self.directory)
         deadline = time.monotonic() + START_DEADLINE
         while not self._answers():
@@ -213,12 +218,12 @@ class Server:
                 raise ServerStartError(f"{self._binary} did not start on port {self.port}; its log:\n{self.log()}")
             time.sleep(0.01)
 
-    def _spawn(self, config: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _spawn(self, config: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
         listen = ("--bind", HOST, "--port", str(self.port))
         return subprocess.Popen(
             [self._binary, config, *listen, "--dir", self.directory, "--save", "", *self._options],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for pytest, which then stops its servers in order
         )
