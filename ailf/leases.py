@@ -1,7 +1,6 @@
 """A granted lock: `Lease` and `AsyncLease`, two thin faces of one state, kept alive by the renewal thread."""
 
 import contextlib
-import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -53,8 +52,7 @@ class GrantFlow:
         self.hold = LockHold(bid, since)
         self._driver = engine.driver.lock()
         if renewed:
-            engine.renewer.add([self.hold])
-            weakref.finalize(self, engine.renewer.discard, self.hold).atexit = False  # dropped: it ends by itself
+            engine.renewer.keep(self.hold, owner=self)
 
     @property
     def lost(self) -> bool:

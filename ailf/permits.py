@@ -1,7 +1,6 @@
 """What a rate limiter allowed: `Permit` and `AsyncPermit`, two thin faces of one state, settled when all is known."""
 
 import logging
-import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -74,8 +73,7 @@ class PermitFlow:
                       if cost and isinstance(limit, Concurrency))  # fmt: skip
         if slots:
             self._hold = SlotHold(SlotLease(demand.account, demand.token, slots), since)
-            engine.renewer.add([self._hold])
-            weakref.finalize(self, engine.renewer.discard, self._hold).atexit = False  # dropped: it ends by itself
+            engine.renewer.keep(self._hold, owner=self)
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
