@@ -6,9 +6,6 @@
 -- writes  KEYS[1] without TTL; the groups' helpers (see group.lua)
 
 local stream, id = KEYS[1], ARGV[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
 local entry = redis.call('XRANGE', stream, id, id)[1]
 if not entry or entry[2][1] ~= 'ailf.how' then return 0 end
 if tonumber(string.match(entry[2][2], '^%d+')) <= now then return 0 end

@@ -21,12 +21,8 @@
 local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
 local group = ARGV[1]
 local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this name, so no receipt proves anything
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local rung = false
 local turned = false -- whether a turn was passed, so that what is due has changed
-
-local function number(n) return string.format('%.0f', n) end
 
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(probe.err, 'NOGROUP', 1, true)

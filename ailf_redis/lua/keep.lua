@@ -5,10 +5,6 @@
 -- returns for each call 1, or 0 where one of its places has ended
 -- writes  each key with the end of its last place as TTL
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function number(n) return string.format('%.0f', n) end
-
 local told, key, at = {}, 0, 1
 while ARGV[at] do
   local token, count = ARGV[at], tonumber(ARGV[at + 1])

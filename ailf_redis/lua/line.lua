@@ -7,11 +7,7 @@
 -- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local now_us = time[1] * 1000000 + time[2]
-
-local function number(n) return string.format('%.0f', n) end
 
 local function leave_line(line, token)
   redis.call('ZREM', line.queue, token)

@@ -10,8 +10,6 @@
 
 local stream, meta = KEYS[1], KEYS[2]
 local max_len, max_age, hard = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- The groups: name, the id up to which it has read, its oldest entry that is out.
 local function groups()
