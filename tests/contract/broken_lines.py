@@ -1,5 +1,7 @@
 """Memory locks whose lines of waiters are broken, each in one way, that the contract suite must catch."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -125,30 +127,33 @@ class QueuesTries(MemoryLockDriver):
         return await super().acquire(attrs.evolve(bid, place=bid.place or Place("", 60.0)))
 
 
-class NeverLeaves(Broken):
+class _StaysInLine(Broken):
+    """What helps to leave somebody in line."""
+
+    @contextlib.contextmanager
+    def _staying(self, bid: Bid) -> Iterator[None]:
+        lines = [self._state(name).line.waiters for name in bid.names]
+        before = [line.get(bid.token) for line in lines]
+        yield
+        for line, waiter in zip(lines, before, strict=True):
+            if waiter is not None:
+                line[bid.token] = waiter
+
+
+class NeverLeaves(_StaysInLine):
     """A place in line is kept when its owner has gone."""
 
     async def release(self, bid: Bid) -> bool:
-        lines = [self._state(name).line.waiters for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
-        mine = await super().release(bid)
-        for line, waiter in zip(lines, before, strict=True):
-            if waiter is not None:
-                line[bid.token] = waiter
-        return mine
+        with self._staying(bid):
+            return await super().release(bid)
 
 
-class KeepsPlaces(Broken):
+class KeepsPlaces(_StaysInLine):
     """Who has got it stays in line."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line.waiters for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
-        reply = await super().acquire(bid)
-        for line, waiter in zip(lines, before, strict=True):
-            if waiter is not None:
-                line[bid.token] = waiter
-        return reply
+        with self._staying(bid):
+            return await super().acquire(bid)
 
 
 class KeepsTheDead(MemoryLockDriver):
