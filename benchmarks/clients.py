@@ -43,6 +43,31 @@ HOUR_MS: Final = 3_600_000
 UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
+# --- calls that read the same, blocking or awaited ---------------------------------------------------------------
+
+
+def _of_ours(backend: Any, turns: Callable[[int], Any]) -> dict[str, Callable[[int], Any]]:
+    pubsub = backend.pubsub(type=bytes)
+    stream = backend.stream("bench", type=bytes)
+    limiter = backend.rate_limiter("bench", ailf.TokenBucket(PLENTY, per=3600.0))
+    return {
+        "publish": lambda _: lambda: pubsub.publish("bench", BODY),
+        "add": lambda _: lambda: stream.add(BODY),
+        "lock": turns,
+        "limit": lambda _: lambda: limiter.try_acquire("user"),
+    }
+
+
+def _of_redis_py(client: Any, turns: Callable[[int], Any]) -> dict[str, Callable[[int], Any]]:
+    count = client.register_script(WINDOW)
+    return {
+        "publish": lambda _: lambda: client.publish("bench", BODY),
+        "add": lambda _: lambda: client.xadd("bench", {"body": BODY}),
+        "lock": turns,
+        "limit": lambda _: lambda: count(["window"], [PLENTY, HOUR_MS]),
+    }
+
+
 # --- blocking ----------------------------------------------------------------------------------------------------
 
 
@@ -50,27 +75,18 @@ UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call
 def ours(url: str) -> Iterator[Calls]:
     """Give ailf's calls."""
     with ailf.connect(url) as backend:
-        pubsub = backend.pubsub(type=bytes)
-        stream = backend.stream("bench", type=bytes)
-        limiter = backend.rate_limiter("bench", ailf.TokenBucket(PLENTY, per=3600.0))
 
         def turns(who: int) -> Call:
             lock = backend.lock(f"bench-{who}", ttl=TTL)
             return lambda: lock.acquire(0).release()
 
-        yield {
-            "publish": lambda _: lambda: pubsub.publish("bench", BODY),
-            "add": lambda _: lambda: stream.add(BODY),
-            "lock": turns,
-            "limit": lambda _: lambda: limiter.try_acquire("user"),
-        }
+        yield _of_ours(backend, turns)
 
 
 @contextlib.contextmanager
 def redis_py(url: str) -> Iterator[Calls]:
     """Give redis-py's."""
     with redis.Redis.from_url(url) as client:
-        count = client.register_script(WINDOW)
 
         def turns(who: int) -> Call:
             lock = client.lock(f"bench-{who}", timeout=TTL)
@@ -81,12 +97,7 @@ def redis_py(url: str) -> Iterator[Calls]:
 
             return turn
 
-        yield {
-            "publish": lambda _: lambda: client.publish("bench", BODY),
-            "add": lambda _: lambda: client.xadd("bench", {"body": BODY}),
-            "lock": turns,
-            "limit": lambda _: lambda: count(["window"], [PLENTY, HOUR_MS]),
-        }
+        yield _of_redis_py(client, turns)
 
 
 @contextlib.contextmanager
@@ -143,9 +154,6 @@ def bare(url: str) -> Iterator[Calls]:
 async def async_ours(url: str) -> AsyncIterator[AsyncCalls]:
     """Give ailf's calls."""
     async with ailf.connect_async(url) as backend:
-        pubsub = backend.pubsub(type=bytes)
-        stream = backend.stream("bench", type=bytes)
-        limiter = backend.rate_limiter("bench", ailf.TokenBucket(PLENTY, per=3600.0))
 
         def turns(who: int) -> AsyncCall:
             lock = backend.lock(f"bench-{who}", ttl=TTL)
@@ -155,19 +163,13 @@ async def async_ours(url: str) -> AsyncIterator[AsyncCalls]:
 
             return turn
 
-        yield {
-            "publish": lambda _: lambda: pubsub.publish("bench", BODY),
-            "add": lambda _: lambda: stream.add(BODY),
-            "lock": turns,
-            "limit": lambda _: lambda: limiter.try_acquire("user"),
-        }
+        yield _of_ours(backend, turns)
 
 
 @contextlib.asynccontextmanager
 async def async_redis_py(url: str) -> AsyncIterator[AsyncCalls]:
     """Give redis-py's."""
     async with aredis.Redis.from_url(url) as client:
-        count = client.register_script(WINDOW)
 
         def turns(who: int) -> AsyncCall:
             lock = client.lock(f"bench-{who}", timeout=TTL)
@@ -178,12 +180,7 @@ async def async_redis_py(url: str) -> AsyncIterator[AsyncCalls]:
 
             return turn
 
-        yield {
-            "publish": lambda _: lambda: client.publish("bench", BODY),
-            "add": lambda _: lambda: client.xadd("bench", {"body": BODY}),
-            "lock": turns,
-            "limit": lambda _: lambda: count(["window"], [PLENTY, HOUR_MS]),
-        }
+        yield _of_redis_py(client, turns)
 
 
 @contextlib.asynccontextmanager
