@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import stat
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.flavours import World
-from contract_tests.threads import OWN
+from contract_tests.threads import at_work
 
 NEEDS = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 
@@ -27,8 +26,7 @@ TURNS = 3
 
 def held() -> set[object]:
     """Return what this process holds: threads but the suite's own, tasks, open sockets."""
-    found: set[object] = {each for each in threading.enumerate() if not each.name.startswith(OWN)}
-    found |= asyncio.all_tasks()
+    found: set[object] = {*at_work(), *asyncio.all_tasks()}
     for each in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the one that lists this folder is closed by now
             status = os.fstat(int(each.name))

@@ -18,7 +18,7 @@ from contract_tests.fixtures import asyncio_only
 from contract_tests.flavours import World
 from contract_tests.test_cancel import MOMENTS, cancelled
 from contract_tests.test_lock import AWAY, Bidder, fences, in_line, same
-from contract_tests.threads import OWN, in_thread
+from contract_tests.threads import at_work, in_thread
 
 NEEDS = (Capability.LOCK,)
 
@@ -377,17 +377,14 @@ async def test_nothing_is_renewed_afterwards(world: World) -> None:
     """L17: trap 22: renewal stops within an interval of the end of a lease, and its thread with the last of them."""
     backend, other = await world.connect(), await world.connect()
 
-    def working() -> set[threading.Thread]:
-        return {each for each in threading.enumerate() if not each.name.startswith(OWN)}
-
-    before, tap = working(), Tap(backend)
+    before, tap = at_work(), Tap(backend)
     released, broken = [await backend.lock(name, ttl=TTL).acquire(timeout=0) for name in ("released", "broken")]
     await world.until(lambda: tap.count("extend"))
     await released.release()
     assert await other.lock("broken").break_(broken.fence)
     asked = tap.count("extend")
     begin = time.monotonic()
-    await world.until(lambda: working() <= before)
+    await world.until(lambda: at_work() <= before)
     assert time.monotonic() - begin < TTL / 3 + 2 * SLACK
     assert tap.count("extend") <= asked + 1
     assert (released.lost, broken.lost) == (False, True)

@@ -8,10 +8,18 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-__all__ = ["OWN", "in_thread"]
+__all__ = ["at_work", "in_thread"]
 
 OWN = "contract-"
 """What the names of the suite's own threads begin with."""
+
+LOOKUPS = "asyncio_"
+"""The same of a loop's own, in which it looks up names of hosts; it ends them when it ends."""
+
+
+def at_work() -> set[threading.Thread]:
+    """Return the threads of this process but the suite's and the loop's own."""
+    return {each for each in threading.enumerate() if not each.name.startswith((OWN, LOOKUPS))}
 
 
 class _Threads:
