@@ -289,16 +289,16 @@ class LimiterFlow(Generic[P]):
         asked = Demand(self._account(key), self._costs(costs))  # who waits doesn't retry, and is not charged for it
         what = self._what("acquire", key)
         self._check_possible(what, asked.costs)
-        latest: Decision[P] | None = None
+        latest: list[Decision[P]] = []
 
         async def attempt(token: str, place: Place | None) -> P | Denied:
-            nonlocal latest
             demand = attrs.evolve(asked, token=token, place=place)
             try:
-                latest = self._decision(*await self._ask_safely(demand), demand)
+                decision = self._decision(*await self._ask_safely(demand), demand)
             except BackendError as error:
-                latest = self._without_backend(demand, error)
-            return self._granted(latest, demand) if latest.allowed else Denied(latest.retry_after or 0.0)
+                decision = self._without_backend(demand, error)
+            latest[:] = [decision]
+            return self._granted(decision, demand) if decision.allowed else Denied(decision.retry_after or 0.0)
 
         found: P | Denied | None = Denied(0.0)
         if timeout == 0 or not self.engine.desk.ready:
@@ -308,7 +308,7 @@ class LimiterFlow(Generic[P]):
                 self.engine, attempt, lambda token: self._withdraw(attrs.evolve(asked, token=token)), until
             )
         if found is None or isinstance(found, Denied):
-            raise self._too_late(what, timeout, latest)
+            raise self._too_late(what, timeout, latest[0])
         return found
 
     def _granted(self, decision: Decision[P], demand: Demand) -> P:
@@ -319,9 +319,8 @@ class LimiterFlow(Generic[P]):
         """Refuse at once what can never pass (R3)."""
         for (name, limit), cost in zip(self._limits, costs, strict=True):
             if cost > limit.capacity:
-                shown = f"limit {name!r} ({limit})" if name else f"its limit ({limit})"
                 raise RateLimitedError(
-                    f"{what}: a cost of {cost} can never pass {shown}, which holds {limit.capacity}",
+                    f"{what}: a cost of {cost} can never pass {_shown(name, limit)}, which holds {limit.capacity}",
                     retry_after=None,
                     bound=name,
                 )
@@ -378,21 +377,22 @@ class LimiterFlow(Generic[P]):
 
     # --- bad ends -----------------------------------------------------------------------------------------------------
 
-    def _too_late(self, what: str, timeout: float | None, latest: "Decision[Any] | None") -> RateLimitedError:
+    def _too_late(self, what: str, timeout: float | None, latest: Decision[Any]) -> RateLimitedError:
         within = "" if not timeout else f" within {timeout:g} s"
-        if latest is None:
-            return RateLimitedError(f"{what}: not allowed{within}", retry_after=0.0)
         if latest.error is not None:
             why = f"the backend can't be asked ({latest.error})"
         elif latest.bound is None:
             why = "others wait in line before it"
         else:
-            limit = self._options.limits[latest.bound]
-            name = f"limit {latest.bound!r} ({limit})" if latest.bound else f"its limit ({limit})"
+            name = _shown(latest.bound, self._options.limits[latest.bound])
             why = f"{name} allows it in {latest.retry_after or 0.0:g} s"
         return RateLimitedError(
             f"{what}: not allowed{within}; {why}", retry_after=latest.retry_after, bound=latest.bound or ""
         )
+
+
+def _shown(name: str, limit: Limit) -> str:
+    return f"limit {name!r} ({limit})" if name else f"its limit ({limit})"
 
 
 def _extremes(levels: Sequence[LimitState]) -> tuple[int, float]:

@@ -119,7 +119,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             LimitState(limit.remaining(state, now_ms), _seconds(each), limit.reset_after(state, now_ms) / 1000)
             for (limit, _, _), state, each in zip(asked, verdict.states, verdict.waits, strict=True)
         )
-        return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, levels, verdict.marks, queued)
+        return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, levels, verdict.marks)
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         with self._store.lock:

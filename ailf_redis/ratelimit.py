@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
@@ -95,26 +95,26 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         """Return the keys and arguments of calls on one account."""
         arguments = list(_all_arguments(limits))
         for each in demands:
-            if each.place is None:
-                arguments += (each.token, milliseconds(each.patience), int(each.count_denied), "", 0, *each.costs)
-            else:
-                channel, lease = self._keys.channel(each.place.channel), milliseconds(each.place.lease)
-                arguments += (each.token, milliseconds(each.patience), int(each.count_denied), channel, lease)
-                arguments += each.costs
+            arguments += (each.token, milliseconds(each.patience), int(each.count_denied))
+            arguments += ("", 0) if each.place is None else self._waits_at(each.place)
+            arguments += each.costs
         return self._account(demands[0].account, limits), arguments
+
+    def _waits_at(self, place: Place) -> tuple[str, int]:
+        return self._keys.channel(place.channel), milliseconds(place.lease)
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""
         at, each = reply[0] / 1000, (len(reply) - 1) // count
         rulings = []
         for first in range(1, len(reply), each):
-            allowed, wait, queued = reply[first : first + 3]
+            allowed, wait = reply[first : first + 2]
             levels, marks = [], []
-            for level in range(first + 3, first + each, LEVEL):
+            for level in range(first + 2, first + each, LEVEL):
                 remaining, after, reset, one, two = reply[level : level + LEVEL]
                 levels.append(LimitState(remaining, _seconds(after), reset / 1000))
                 marks.append((one, two))
-            rulings.append(Ruling(bool(allowed), _seconds(wait), at, tuple(levels), tuple(marks), bool(queued)))
+            rulings.append(Ruling(bool(allowed), _seconds(wait), at, tuple(levels), tuple(marks)))
         return rulings
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:

@@ -64,7 +64,6 @@ class Ruling:
         at: The backend's time of the decision, in seconds since 1970.
         levels: How each limit stands.
         marks: What `RateLimiterDriver.settle` wants to be told of each charge.
-        queued: Whether somebody else is first in line: then ``retry_after`` is a guess, and a wake-up comes.
     """
 
     allowed: bool
@@ -72,7 +71,6 @@ class Ruling:
     at: float
     levels: tuple[LimitState, ...]
     marks: tuple[Mark, ...]
-    queued: bool = False
 
 
 @attrs.frozen

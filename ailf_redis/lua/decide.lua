@@ -2,9 +2,9 @@
 --
 -- ARGV    how many limits, five for each, then for each call: token, patience in ms (a reservation), count denied
 --         (1 or 0), channel where it waits ('' for not waiting), waiter's lease in ms, and its cost by each limit
--- returns now, then for each call 1 or 0, ms after which another try may do better (-1 for never), 1 where somebody else
---         is first in line, and for each limit: remaining, ms to wait (-1 for never), ms until it is as good as fresh,
---         and the two numbers that settling wants to be told
+-- returns now, then for each call 1 or 0, ms after which another try may do better (-1 for never), and for each limit:
+--         remaining, ms to wait (-1 for never), ms until it is as good as fresh, and the two numbers that settling wants
+--         to be told
 
 local told, limits, changed = { now }, {}, false
 local at = 2
@@ -40,7 +40,7 @@ local function decide(token, patience, count_denied, channel, lease)
   end
 
   local base = #told
-  told[base + 1], told[base + 3] = allowed and 1 or 0, queued and 1 or 0
+  told[base + 1] = allowed and 1 or 0
   for n, limit in ipairs(limits) do
     local cost = limit.cost
     if not allowed then cost = count_denied and math.min(cost, remaining_of(limit)) or 0 end
@@ -53,7 +53,7 @@ local function decide(token, patience, count_denied, channel, lease)
         if limit.wait then wait = math.max(wait, limit.wait) end
       end
     end
-    local place = base + 5 * n - 1
+    local place = base + 5 * n - 2
     told[place], told[place + 1] = remaining_of(limit), limit.wait or -1
     told[place + 2], told[place + 3], told[place + 4] = math.max(0, ends_of(limit) - now), one, two
   end

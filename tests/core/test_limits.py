@@ -136,21 +136,25 @@ def test_bad_calls(call: Any, words: str) -> None:
 
 
 class Away(MemoryBackend):
-    """Its limiters can't be asked."""
+    """One method of its limiters can't be asked while it is ``away``; ``asked`` counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: str) -> None:
         super().__init__()
+        self.away = True
         self.asked = 0
-
-        async def decide(*_: Any) -> Any:
-            self.asked += 1
-            raise ailf.ConnectionLostError("can't reach it")
-
         real = self.engine.driver.rate_limiter
 
         def rate_limiter() -> Any:
             driver = real()
-            driver.decide = decide  # type: ignore[method-assign]
+            answer = getattr(driver, method)
+
+            async def sometimes(*args: Any) -> Any:
+                self.asked += 1
+                if self.away:
+                    raise ailf.ConnectionLostError("can't reach it")
+                return await answer(*args)
+
+            setattr(driver, method, sometimes)
             return driver
 
         self.engine.driver.rate_limiter = rate_limiter  # type: ignore[method-assign]
@@ -158,7 +162,7 @@ class Away(MemoryBackend):
 
 def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
     """``on_backend_error`` decides what becomes of calls while the backend is away, at once, and says so."""
-    with Away() as backend:
+    with Away("decide") as backend:
         allowing = backend.rate_limiter("r", "5/hour", on_backend_error="allow")
         decision = allowing.try_acquire()
         assert decision.allowed
@@ -249,34 +253,10 @@ def test_shown() -> None:
             assert repr(permit) == "<Permit 'gpt' requests=2, parallel=1>"
 
 
-class Silent(MemoryBackend):
-    """Its limiters answer nothing while ``away``."""
-
-    away = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        real = self.engine.driver.rate_limiter
-
-        def rate_limiter() -> Any:
-            driver = real()
-            settle = driver.settle
-
-            async def sometimes(*args: Any) -> None:
-                if self.away:
-                    raise ailf.ConnectionLostError("can't reach it")
-                await settle(*args)
-
-            driver.settle = sometimes  # type: ignore[method-assign]
-            return driver
-
-        self.engine.driver.rate_limiter = rate_limiter  # type: ignore[method-assign]
-        self.engine.retry_for = 0.0
-
-
 def test_settling_may_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     """What certainly wasn't settled can be settled yet, and a block's own end is not hidden by its place's."""
-    with Silent() as backend:
+    with Away("settle") as backend:
+        backend.away, backend.engine.retry_for = False, 0.0
         limiter = backend.rate_limiter("r", calls="10/hour", parallel="2 parallel")
         permit = limiter.acquire(calls=5)
         backend.away = True
