@@ -10,6 +10,7 @@ from ailf.engine import Engine
 from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
 from ailf_memory.line import Line, milliseconds
+from ailf_memory.store import sweep
 
 if TYPE_CHECKING:
     from ailf_memory.backend import MemoryDriver
@@ -18,7 +19,7 @@ __all__ = ["AsyncMemoryLock", "LockState", "MemoryLock", "MemoryLockDriver"]
 
 
 IDLE_MS = 86_400_000
-SWEEP = 1024
+"""For how long the last fence is kept: after that the next one is higher anyway (L2)."""
 
 
 class MemoryLock(Lock):
@@ -91,16 +92,9 @@ class MemoryLockDriver(LockDriver):
         self._backend.check_open()
         state = self._store.locks.get(name)
         if state is None:
-            self._sweep()
+            sweep(self._store.locks, self._now())
             state = self._store.locks[name] = LockState(Line(self._store))
         return state
-
-    def _sweep(self) -> None:
-        """Now and then let locks be gone that nobody has used for a day: the next fence is higher anyway (L2)."""
-        locks, now_ms = self._store.locks, self._now()
-        if len(locks) % SWEEP == SWEEP - 1:
-            for name in [each for each, state in locks.items() if state.idle(now_ms)]:
-                del locks[name]
 
     def _now(self) -> int:
         return self._store.clock.now_ms()

@@ -11,13 +11,12 @@ from ailf.limits import Concurrency, Limit
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
 from ailf_memory.line import Line, milliseconds
+from ailf_memory.store import sweep
 
 if TYPE_CHECKING:
     from ailf_memory.backend import MemoryDriver
 
 __all__ = ["AccountState", "AsyncMemoryRateLimiter", "MemoryRateLimiter", "MemoryRateLimiterDriver"]
-
-SWEEP = 1024
 
 
 class MemoryRateLimiter(RateLimiter):
@@ -71,13 +70,11 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         return self._store.clock.now_ms()
 
     def _account(self, account: Account, now_ms: int) -> AccountState:
-        """Return an account to be charged; one in so many looks for those that nobody needs any more (R8)."""
+        """Return an account to be charged; those that nobody needs any more go (R8)."""
         accounts = self._store.accounts
         state = accounts.get(account)
         if state is None:
-            if len(accounts) % SWEEP == SWEEP - 1:
-                for each in [each for each, known in accounts.items() if known.idle(now_ms)]:
-                    del accounts[each]
+            sweep(accounts, now_ms)
             state = accounts[account] = AccountState(Line(self._store))
         return state
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ailf.testing import Clock, SystemClock
 
@@ -13,7 +13,27 @@ if TYPE_CHECKING:
     from ailf_memory.ratelimit import AccountState
     from ailf_memory.state import StreamState
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemoryStore", "sweep"]
+
+SWEEP = 1024
+
+
+class Kept(Protocol):
+    """What is kept under a name for as long as it matters."""
+
+    def idle(self, now_ms: int) -> bool:
+        """Tell whether nobody needs it any more."""
+
+
+K = TypeVar("K")
+V = TypeVar("V", bound=Kept)
+
+
+def sweep(kept: dict[K, V], now_ms: int) -> None:
+    """Make room for one more: now and then, what nobody needs any more goes."""
+    if len(kept) % SWEEP == SWEEP - 1:
+        for name in [each for each, state in kept.items() if state.idle(now_ms)]:
+            del kept[name]
 
 
 class MemoryStore:
