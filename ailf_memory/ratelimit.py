@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ailf.algorithms import Algorithm, Slots, State, algorithm, decide
+from ailf.algorithms import Algorithm, State, algorithm, decide
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit
@@ -37,21 +37,33 @@ class AsyncMemoryRateLimiter(AsyncRateLimiter):
         return AsyncMemoryBackend().engine
 
 
-_algorithm = lru_cache(maxsize=1024)(algorithm)
+Key: TypeAlias = tuple[str, str, int]
+"""Under what a limit's state is kept: one of another kind or period has a state of its own."""
 
 
-def _kept(name: str, limit: Limit) -> tuple[str, str, int]:
-    """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
+def kept_under(name: str, limit: Limit) -> Key:
+    """Return under what a limit's state is kept."""
     return (name, type(limit).__name__, 0 if isinstance(limit, Concurrency) else limit.per_ms)
+
+
+@lru_cache(maxsize=1024)
+def _known(limits: Limits) -> list[tuple[Key, Any]]:
+    """Return under what the state of each limit is kept, and its arithmetic."""
+    return [(kept_under(name, limit), algorithm(limit)) for name, limit in limits]
 
 
 class AccountState:
     """What one key was charged, by limit, and who is in line. It is as good as fresh from ``ends_ms`` on."""
 
     def __init__(self, line: Line) -> None:
-        self.states: dict[tuple[str, str, int], State] = {}
+        self.states: dict[Key, State] = {}
         self.line = line
         self.ends_ms = 0
+
+    def put(self, key: Key, its: Algorithm, state: State) -> None:
+        """Keep a limit's state."""
+        self.states[key] = state
+        self.ends_ms = max(self.ends_ms, its.ends(state))
 
     def idle(self, now_ms: int) -> bool:
         """Tell whether nothing of it matters any more."""
@@ -78,10 +90,6 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             state = accounts[account] = AccountState(Line(self._store))
         return state
 
-    def _put(self, account: AccountState, charge: tuple[str, Limit], state: State) -> None:
-        account.states[_kept(*charge)] = state
-        account.ends_ms = max(account.ends_ms, _algorithm(charge[1]).ends(state))
-
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> list[Ruling]:
         with self._store.lock:
             now_ms = self._now()
@@ -91,16 +99,15 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         account = self._store.accounts.get(demand.account)
         first = account.line.head(now_ms) if account is not None and any(demand.costs) else None
         queued = first is not None and first != demand.token
-        asked: list[tuple[Algorithm, State, int]] = []
-        for (name, limit), cost in zip(limits, demand.costs, strict=True):
-            state = account.states.get(_kept(name, limit), ()) if account is not None else ()
-            asked.append((_algorithm(limit), state, cost))
+        states = account.states if account is not None else {}
+        known = _known(limits)
+        asked = [(its, states.get(key, ()), cost) for (key, its), cost in zip(known, demand.costs, strict=True)]
         patience = -1 if queued else milliseconds(demand.patience)
         verdict = decide(asked, now_ms, demand.token, patience=patience, count_denied=demand.count_denied)
-        for each, state, (_, before, _) in zip(limits, verdict.states, asked, strict=True):
+        for (key, its), state, (_, before, _) in zip(known, verdict.states, asked, strict=True):
             if state != before:
                 account = account or self._account(demand.account, now_ms)
-                self._put(account, each, state)
+                account.put(key, its, state)
         wait = verdict.wait
         if queued and account is not None and first is not None and wait is not None:
             wait = max(1, wait, account.line.waiters[first].looks_ms - now_ms)
@@ -122,12 +129,13 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         with self._store.lock:
             now_ms = self._now()
             state = self._store.accounts.get(account)
-            for each in charges:
-                before = state.states.get(_kept(each.name, each.limit), ()) if state is not None else ()
-                after = _algorithm(each.limit).true_up(before, now_ms, token, each.mark, each.cost, each.actual)
+            known = _known(tuple((each.name, each.limit) for each in charges))
+            for (key, its), each in zip(known, charges, strict=True):
+                before = state.states.get(key, ()) if state is not None else ()
+                after = its.true_up(before, now_ms, token, each.mark, each.cost, each.actual)
                 if after != before:
                     state = state or self._account(account, now_ms)
-                    self._put(state, (each.name, each.limit), after)
+                    state.put(key, its, after)
             if state is not None:
                 freed = state.line.head(now_ms) == token or any(each.actual < each.cost for each in charges)
                 state.line.leave(token)
@@ -143,33 +151,31 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         account = self._store.accounts.get(lease.account)
         if account is None:
             return False
-        kept = [
-            Slots(limit).extend(account.states.get(_kept(name, limit), ()), now_ms, lease.token)
-            for name, limit in lease.limits
-        ]
-        for each, state in zip(lease.limits, kept, strict=True):
+        known = _known(lease.limits)
+        kept = [its.extend(account.states.get(key, ()), now_ms, lease.token) for key, its in known]
+        for (key, its), state in zip(known, kept, strict=True):
             if state is not None and None not in kept:
-                self._put(account, each, state)
+                account.put(key, its, state)
         return None not in kept
 
     async def observe(self, account: Account, observation: Observation) -> None:
         with self._store.lock:
             now_ms = self._now()
-            name, limit = observation.name, observation.limit
-            known = self._store.accounts.get(account)
-            before = known.states.get(_kept(name, limit), ()) if known is not None else ()
+            ((key, its),) = _known(((observation.name, observation.limit),))
+            state = self._store.accounts.get(account)
+            before = state.states.get(key, ()) if state is not None else ()
             reset_ms, pause_ms = milliseconds(observation.reset_after), milliseconds(observation.pause)
-            after = _algorithm(limit).observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
+            after = its.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
             if after != before:
-                self._put(known or self._account(account, now_ms), (name, limit), after)
+                (state or self._account(account, now_ms)).put(key, its, after)
 
     async def reset(self, account: Account, limits: Limits) -> None:
         with self._store.lock:
             now_ms = self._now()
             state = self._store.accounts.get(account)
             if state is not None:
-                for name, limit in limits:
-                    state.states.pop(_kept(name, limit), None)
+                for key, _ in _known(limits):
+                    state.states.pop(key, None)
                 state.line.wake(now_ms)
 
 

@@ -18,7 +18,7 @@ Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 """The limits of a limiter with their names."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Account:
     """What is charged: one key of a limiter.
 

@@ -16,7 +16,7 @@ from ailf.driver import Account, Charge, Demand, Observation, RateLimiterDriver,
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryStore
 from ailf_memory.backend import MemoryDriver
-from ailf_memory.ratelimit import _kept
+from ailf_memory.ratelimit import kept_under
 from ailf_redis import ratelimit as redis_ratelimit
 from ailf_redis.backend import RedisDriver
 from ailf_redis.connection import Executor
@@ -241,7 +241,7 @@ class Player:
         """See that all states are equal, but for places that have ended."""
         kept = self.store.accounts.get(self.account)
         for name, limit in self.limits.items():
-            memory = kept.states.get(_kept(name, limit), ()) if kept else ()
+            memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
             assert self._alive(memory) == self._alive(self.states[name]), name
         assert self._stored() == {
             redis_ratelimit._arguments(name, limit)[1]: state
