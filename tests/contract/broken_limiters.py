@@ -267,7 +267,7 @@ class BelievesTheProvider(MemoryRateLimiterDriver):
     """What a provider says counts also where it is more."""
 
     async def observe(self, account: Account, observation: Observation) -> None:
-        await self.reset(account, [(observation.name, observation.limit)])
+        await self.reset(account, ((observation.name, observation.limit),))
         await super().observe(account, observation)
 
 
