@@ -17,13 +17,14 @@ from ailf.errors import ClosedError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
-__all__ = ["READ_SIZE", "Command", "Executor", "Link", "Replies", "packed"]
+__all__ = ["NOTHING", "READ_SIZE", "Command", "Executor", "Link", "Replies", "packed"]
 
 Command = Sequence[Any]
 
 READ_SIZE: Final = 64 * 1024
 
-_NOTHING: Final = object()
+NOTHING: Final = object()
+"""What stands for a reply that has not arrived whole."""
 
 
 def packed(commands: Sequence[Command]) -> bytes:
@@ -108,14 +109,20 @@ class Replies:
     """Cuts what arrives into replies."""
 
     def __init__(self, parse_error: Callable[[str], Exception]) -> None:
-        self._reader = hiredis.Reader(
-            protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=_NOTHING
-        )
+        reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=NOTHING)
+        self._feed: Callable[[bytes], None] = reader.feed
+        self._next: Callable[[], Any] = reader.gets
+        self.has_more: Callable[[], bool] = reader.has_data
 
     def feed(self, data: bytes) -> list[Any]:
         """Take bytes; return the replies they complete."""
-        self._reader.feed(data)
+        self._feed(data)
         replies = []
-        while (reply := self._reader.gets()) is not _NOTHING:
+        while (reply := self._next()) is not NOTHING:
             replies.append(reply)
         return replies
+
+    def first(self, data: bytes) -> Any:
+        """Take bytes; return the next reply, or `NOTHING` while it isn't whole. `has_more` tells of bytes behind it."""
+        self._feed(data)
+        return self._next()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import select
 import socket
 import ssl
 import struct
@@ -17,7 +18,8 @@ from redis import connection as blocking
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
-from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.connection import NOTHING, READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
 __all__ = ["BlockingExecutor"]
@@ -44,6 +46,8 @@ class _Wire:
         self._replies = Replies(self._connection._parser.parse_error)
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
         self._timeout = settings.timeout
+        self._watch = select.poll()
+        self._watch.register(self._socket, select.POLLIN)
         if self._plain:  # the kernel keeps the deadline, which saves two system calls per request
             self._socket.settimeout(None)
             seconds, part = divmod(settings.timeout, 1)
@@ -52,16 +56,21 @@ class _Wire:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def stale(self) -> bool:
-        """Tell whether the server has closed it, or said something that nobody asked for."""
+        """Tell whether the server has closed it, or said something that nobody asked for.
+
+        It is asked before every call: who learns it only by the call can't tell whether the request was carried out.
+        """
+        if not self._watch.poll(0):  # a fraction of what a read costs that finds nothing, since nothing is raised
+            return not self._plain and self._socket.pending() > 0  # type: ignore[attr-defined]  # an SSLSocket has it
+        return self._plain or self._spoken()
+
+    def _spoken(self) -> bool:
+        """Tell whether what arrived is more than TLS' own talk, such as a session's ticket."""
         try:
-            if self._plain:
-                self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            else:
-                self._socket.settimeout(0)
-                self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            if not self._plain:
-                self._socket.settimeout(self._timeout)
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except ssl.SSLWantReadError:
+            self._socket.settimeout(self._timeout)
             return False
         except OSError:
             return True
@@ -76,15 +85,33 @@ class _Wire:
     def receive(self, count: int) -> list[Any]:
         """Return so many replies."""
         replies: list[Any] = []
-        while len(replies) < count:
-            try:
-                data = self._socket.recv(READ_SIZE)
-            except BlockingIOError as error:
-                raise TimeoutError("the server is silent") from error
-            if not data:
-                raise ConnectionError("the server closed it")
-            replies += self._replies.feed(data)
+        recv, feed = self._socket.recv, self._replies.feed
+        try:
+            while len(replies) < count:
+                data = recv(READ_SIZE)
+                if not data:
+                    raise ConnectionError("the server closed it")
+                replies += feed(data)
+        except BlockingIOError as error:
+            raise TimeoutError("the server is silent") from error
         return replies
+
+    def receive_one(self) -> Any:
+        """Return one reply."""
+        recv, first = self._socket.recv, self._replies.first
+        try:
+            while True:
+                data = recv(READ_SIZE)
+                if not data:
+                    raise ConnectionError("the server closed it")
+                if (reply := first(data)) is not NOTHING:
+                    return reply
+        except BlockingIOError as error:
+            raise TimeoutError("the server is silent") from error
+
+    def clean(self) -> bool:
+        """Tell whether nothing is left of what was read: it would be taken for the next call's reply."""
+        return not self._replies.has_more()
 
     def shut(self) -> None:
         """Wake whoever reads, without freeing the descriptor under his hands."""
@@ -115,11 +142,44 @@ class BlockingExecutor(Executor):
         self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
         self._busy: set[_Wire] = set()
 
+    async def call(self, *command: Any) -> Any:
+        reply = self._exchange(hiredis.pack_command(command), 1)
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return reply
+
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        replies = self._exchange(packed(commands), len(commands))
+        return [replies] if len(commands) == 1 else replies
+
+    def _exchange(self, data: bytes, count: int) -> Any:
+        """Send what is packed; return its reply, or of several commands all replies."""
+        slots = self._slot()
+        sent = False
+        wire = None
+        try:
+            wire = self._take()
+            sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
+            wire.send(data)
+            sent = True
+            reply = wire.receive_one() if count == 1 else wire.receive(count)
+        except (RedisError, OSError, hiredis.HiredisError) as error:
+            self._drop(wire)
+            raise self.lost(error, sent=sent) from error
+        except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
+            self._drop(wire)
+            raise
+        else:
+            self._give_back(wire)
+            return reply
+        finally:
+            slots.put(None)
+
+    def _slot(self) -> "queue.SimpleQueue[None]":
+        """Wait for the right to use a connection; return where it is given back, which a fork doesn't change."""
         self.check_open()
         if self._pid != os.getpid():
             self._begin()
-        data = packed(commands)
         slots = self._slots
         try:
             slots.get(timeout=self.settings.timeout)
@@ -128,29 +188,14 @@ class BlockingExecutor(Executor):
                 f"all {self.settings.max_connections} connections to {self.where} were busy for "
                 f"{self.settings.timeout:g} s; allow more with max_connections"
             ) from None
-        try:
-            return self._exchange(data, len(commands))
-        finally:
-            slots.put(None)
+        return slots
 
-    def _exchange(self, data: bytes, count: int) -> list[Any]:
-        sent = False
-        wire = None
-        try:
-            wire = self._take()
-            sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
-            wire.send(data)
-            sent = True
-            replies = wire.receive(count)
-        except (RedisError, OSError, hiredis.HiredisError) as error:
+    def _give_back(self, wire: _Wire) -> None:
+        if wire.clean():
+            self._busy.discard(wire)
+            self._idle.append(wire)
+        else:
             self._drop(wire)
-            raise self.lost(error, sent=sent) from error
-        except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
-            self._drop(wire)
-            raise
-        self._busy.discard(wire)
-        self._idle.append(wire)
-        return replies
 
     def _take(self) -> _Wire:
         """Return a connection that the server has not closed meanwhile."""
