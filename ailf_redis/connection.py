@@ -111,18 +111,18 @@ class Replies:
     def __init__(self, parse_error: Callable[[str], Exception]) -> None:
         reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=NOTHING)
         self._feed: Callable[[bytes], None] = reader.feed
-        self._next: Callable[[], Any] = reader.gets
+        self.following: Callable[[], Any] = reader.gets
         self.has_more: Callable[[], bool] = reader.has_data
 
     def feed(self, data: bytes) -> list[Any]:
         """Take bytes; return the replies they complete."""
         self._feed(data)
         replies = []
-        while (reply := self._next()) is not NOTHING:
+        while (reply := self.following()) is not NOTHING:
             replies.append(reply)
         return replies
 
     def first(self, data: bytes) -> Any:
         """Take bytes; return the next reply, or `NOTHING` while it isn't whole. `has_more` tells of bytes behind it."""
         self._feed(data)
-        return self._next()
+        return self.following()

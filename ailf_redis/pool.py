@@ -83,17 +83,11 @@ class _Wire:
             raise TimeoutError("the server takes nothing") from error
 
     def receive(self, count: int) -> list[Any]:
-        """Return so many replies."""
-        replies: list[Any] = []
-        recv, feed = self._socket.recv, self._replies.feed
-        try:
-            while len(replies) < count:
-                data = recv(READ_SIZE)
-                if not data:
-                    raise ConnectionError("the server closed it")
-                replies += feed(data)
-        except BlockingIOError as error:
-            raise TimeoutError("the server is silent") from error
+        """Return so many replies, and leave what is behind them."""
+        replies = [self.receive_one()]
+        while len(replies) < count:
+            reply = self._replies.following()
+            replies.append(self.receive_one() if reply is NOTHING else reply)
         return replies
 
     def receive_one(self) -> Any:
