@@ -13,7 +13,7 @@ from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.settings import Settings
-from ailf_redis.wire import AsyncioExecutor
+from ailf_redis.wire import AsyncioExecutor, _Wire
 from tests.servers import NewServer, Server
 from tests.tls import HOST, Certificates, Terminator
 
@@ -154,3 +154,28 @@ def test_a_link_sends_and_receives(play: Callable[[Flow], None]) -> None:
         await link.close()
 
     play(flow)
+
+
+def test_requests_in_flight_are_bounded(new_server: NewServer) -> None:
+    """B8: while a server is silent, so many requests wait for it, the others for their turn."""
+    server = new_server()
+    asked = _Wire.MOST + 1000
+
+    async def main() -> None:
+        executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=20.0))
+        assert await executor.call("PING") == b"PONG"
+        wire = executor._wire
+        assert wire is not None
+        server.pause()
+        try:
+            calls = [asyncio.ensure_future(executor.call("ECHO", str(number))) for number in range(asked)]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(wire._queue) == _Wire.MOST
+        finally:
+            server.resume()
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*calls) == [str(number).encode() for number in range(asked)]
+        await executor.close()
+
+    asyncio.run(main())
