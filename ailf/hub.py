@@ -33,7 +33,7 @@ class _Interest:
     """What is known of one filter: who wants it, and whether the backend has confirmed it."""
 
     confirmed: Event
-    inboxes: list["Inbox"] = attrs.field(factory=list)
+    inboxes: tuple["Inbox", ...] = ()  # replaced and never changed: the reader goes through it while others subscribe
     error: Exception | None = None
     established: bool = False
 
@@ -77,7 +77,8 @@ class Inbox:
         else:
             self._dropping = False
             self._items.append(item)
-        self._ready.set()
+        if not self._ready.is_set():  # who lowers the flag looks for items after that
+            self._ready.set()
 
     def _overflowed(self, item: Frame) -> None:
         if self._overflow is Overflow.CLOSE:
@@ -110,11 +111,19 @@ class Inbox:
             self._end = error
         self._ready.set()
 
+    def take(self) -> Frame | Gap | None:
+        """Return the next item that is there; None where there is none."""
+        try:
+            return self._items.popleft()
+        except IndexError:
+            return None
+
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
         """Return the next item; None at the end, or after so many seconds."""
         while True:
-            if self._items:
-                return self._items.popleft()
+            item = self.take()
+            if item is not None:
+                return item
             if self._ended:
                 if self._end is not None:
                     raise self._end
@@ -207,7 +216,7 @@ class Hub:
             if each not in self._interests:
                 self._interests[each] = _Interest(self._runtime.event())
                 new.append(each)
-            self._interests[each].inboxes.append(inbox)
+            self._interests[each].inboxes += (inbox,)
             inbox.filters[each] = None
         return new
 
@@ -219,7 +228,7 @@ class Hub:
             if interest is None or each not in inbox.filters:  # after a fork the child's hub doesn't know it
                 continue
             del inbox.filters[each]
-            interest.inboxes.remove(inbox)
+            interest.inboxes = tuple(other for other in interest.inboxes if other is not inbox)
             if not interest.inboxes:
                 del self._interests[each]
                 unwanted.append(each)
@@ -323,8 +332,9 @@ class Hub:
         if interest is None:
             return
         if isinstance(event, Frame):
-            for inbox in tuple(interest.inboxes):
-                if inbox.wants(event):
+            alone = not event.filter.is_pattern  # a channel's copy is always the one to keep
+            for inbox in interest.inboxes:
+                if alone or inbox.wants(event):
                     inbox.put(event)
         elif isinstance(event, Confirmed):
             interest.error, interest.established = None, True
@@ -335,7 +345,7 @@ class Hub:
     def _refuse(self, interest: _Interest, error: Exception) -> None:
         """Who asks for it now gets the error; who had it before comes to an end with it."""
         interest.error = error
-        for inbox in tuple(interest.inboxes):
+        for inbox in interest.inboxes:
             if interest.established:
                 inbox.end(error)
         interest.confirmed.set()

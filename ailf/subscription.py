@@ -1,5 +1,6 @@
 """Listening: the flow under `PubSub`, and `Subscription` and `AsyncSubscription`, the two faces of one inbox."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -141,7 +142,6 @@ class PubSubFlow:
         """Return what answers a message that asks, by its headers; or None."""
         if REPLY_TO not in asked or REQUEST not in asked:
             return None
-
         where, request = asked[REPLY_TO], asked[REQUEST]
 
         async def answer(data: Any, headers: Mapping[str, str] | None, failed: str = "") -> None:
@@ -174,23 +174,29 @@ class PubSubFlow:
     async def next(self, inbox: Inbox, timeout: float | None = None) -> Any:
         """Return the next message that can be decoded, or gap; None at the end or after so many seconds."""
         while True:
-            item = await inbox.get(timeout)
+            item = inbox.take() or await inbox.get(timeout)
             if not isinstance(item, Frame):
                 return item
-            message = await self._decode(item)
-            if message is not None:
+            if (message := await self._decode(item)) is not None:
                 return message
 
     async def _decode(self, frame: Frame) -> Message[Any] | None:
-        raw: Message[bytes] = self._face(frame.channel, frame.body)
         try:
             body, headers = open_envelope(frame.body)
-            raw = self._face(frame.channel, body, _shown(headers), answer=self._answer_to(headers))
             data, shown = self.payloads.unpack(body, headers)
         except DecodeError as error:
-            await self._failed("a message that can't be decoded", error, raw)
+            await self._failed("a message that can't be decoded", error, self._raw(frame))
             return None
+        if not headers:  # most have none, so nobody asks, and there is nothing to hide
+            return self._face(frame.channel, data, shown)
         return self._face(frame.channel, data, _shown(shown), answer=self._answer_to(headers))
+
+    def _raw(self, frame: Frame) -> Message[bytes]:
+        """Return the message with its bytes, with headers where its envelope can be opened."""
+        with contextlib.suppress(DecodeError):
+            body, headers = open_envelope(frame.body)
+            return self._face(frame.channel, body, _shown(headers), answer=self._answer_to(headers))
+        return self._face(frame.channel, frame.body)
 
     async def _failed(self, what: str, error: Exception, raw: Message[bytes]) -> None:
         self.errors += 1
@@ -236,8 +242,7 @@ class PubSubFlow:
             await self.engine.hub.drop(self._inbox, (unwanted,))
 
     async def run(self) -> None:
-        inbox = self._inbox
-        if inbox is None:
+        if (inbox := self._inbox) is None:
             raise InvalidArgumentError("nothing to run: subscribe(channel, handler) first")
         while (item := await inbox.get()) is not None:
             if isinstance(item, Gap):

@@ -86,6 +86,7 @@ class RedisListener(Listener):
         self._keys = keys
         self._asked: deque[set[Filter]] = deque()
         self._given_up: set[Filter] = set()
+        self._named: dict[bytes, Filter] = {}  # what plain channels that were asked for are on the wire
         self._heard = time.monotonic()
         self._pinged = False
 
@@ -96,6 +97,8 @@ class RedisListener(Listener):
                 chosen = [each for each in filters if _kind(each) == kind]
                 if not chosen:
                     continue
+                if not kind:
+                    self._name(chosen, known=not un)
                 commands.append([f"{kind}{un}SUBSCRIBE", *(self._wire_name(each) for each in chosen)])
                 if un:
                     self._given_up.update(each for each in chosen if each.is_sharded)
@@ -103,6 +106,15 @@ class RedisListener(Listener):
                     self._asked.append(set(chosen))
         if commands:
             await self._link.send(commands)
+
+    def _name(self, channels: Sequence[Filter], *, known: bool) -> None:
+        """Know these channels by what they are on the wire, or know them no more."""
+        for each in channels:
+            wire_name = self._wire_name(each).encode()
+            if known:
+                self._named[wire_name] = each
+            else:
+                self._named.pop(wire_name, None)
 
     def _wire_name(self, each: Filter) -> str:
         return self._keys.pattern(each.text) if each.is_pattern else self._keys.channel(each.text)
@@ -116,7 +128,11 @@ class RedisListener(Listener):
         self._pinged = False
         events: list[Frame | Confirmed | Refused] = []
         for reply in replies:
-            events += self._events(reply)
+            known = self._named.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
+            if known is not None:  # nearly every reply is one of these
+                events.append(Frame(known, known.text, reply[2]))
+            else:
+                events += self._events(reply)
         return events
 
     async def _check_alive(self) -> None:

@@ -1,5 +1,6 @@
 """Many subscriptions over one connection: what they drop is counted, copies come once, and interruptions are told."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ import pytest
 from ailf import ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
 from ailf.hub import Inbox
-from ailf.runtime import ThreadRuntime
+from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryBackend, MemoryStore
 
 
@@ -100,6 +101,21 @@ def test_a_gap_finds_room_in_a_full_inbox() -> None:
     inbox.put(Frame(wanted, "news", b"2"))
     assert list(inbox._items) == [Frame(wanted, "news", b"1"), gap]
     assert inbox.dropped == 1
+
+
+def test_no_item_waits_for_the_next_one_to_wake_its_reader() -> None:
+    """However putting and reading interleave, who reads is woken for the last item, too."""
+    inbox = Inbox(ThreadRuntime().event(), size=5000, overflow=Overflow.CLOSE)
+    seen: list[Frame | Gap | None] = []
+    reader = threading.Thread(target=lambda: seen.extend(run(inbox.get(5)) for _ in range(2000)))
+    reader.start()
+    frames = [Frame(Filter("news"), "news", b"%d" % number) for number in range(2000)]
+    for number, frame in enumerate(frames):
+        inbox.put(frame)
+        if number % 7 == 0:  # let the reader run dry now and then
+            assert soon(lambda number=number: len(seen) > number)
+    reader.join(10)
+    assert seen == frames
 
 
 # --- one copy (P3) -----------------------------------------------------------------------------------------------
