@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ailf.checks import check_count, check_name
+from ailf.crew import Crew
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import LEAVING
@@ -52,6 +53,7 @@ class ConsumerFlow:
         self.running = 0
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
+        self._crew = Crew(group.engine.runtime, self._buffer)
         self._held: set[Hold] = set()
         self._filling = group.engine.runtime.flight()
         self._looking = group.engine.runtime.flight()
@@ -77,21 +79,33 @@ class ConsumerFlow:
         """Return the next message; None when stopped, or after so many seconds."""
         now = self.group.engine.runtime.now
         until = None if timeout is None else now() + timeout
-        while True:
-            if self.group.engine.closed:
-                raise ClosedError(f"the backend of {self.group} was closed")
-            if self.stopping.is_set():
-                return None
-            parcel = await self._buffered()
-            if parcel is not None:
-                return parcel
-            if timeout == 0:  # beside a wait that is under way: it sees less than a look
-                await self._looking.join(self._look)
-                return await self._buffered()
-            left = SLICE if until is None else until - now()
-            if left <= 0:
-                return None
-            await self._filling.join(functools.partial(self._fill, min(SLICE, left)), None if until is None else left)
+        try:
+            while True:
+                if self.group.engine.closed:
+                    raise ClosedError(f"the backend of {self.group} was closed")
+                if self.stopping.is_set():
+                    return None
+                parcel = await self._buffered()
+                if parcel is not None:
+                    return parcel
+                if timeout == 0:  # beside a wait that is under way: it sees less than a look
+                    await self._looking.join(self._look)
+                    return await self._buffered()
+                left = None if until is None else until - now()
+                if left is not None and left <= 0:
+                    return None
+                await self._crew.more(functools.partial(self._lead, left), left)
+        finally:  # however it ends: what it was called for, or led, is the next one's now
+            self._crew.rouse()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the next message has to be fetched."""
+        return not self._buffer
+
+    async def _lead(self, left: float | None) -> None:
+        """Fetch or wait once, for all who wait here."""
+        await self._filling.join(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
 
     async def _buffered(self) -> Parcel | None:
         """Return the next message of the buffer; one that was lost meanwhile is somebody else's."""
@@ -155,6 +169,7 @@ class ConsumerFlow:
             self._held.update(holds)
             self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
+            self._crew.rouse()
         if undecodable:
             outcomes = await self.group.settle_many([settlement for _, settlement in undecodable])
             for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
