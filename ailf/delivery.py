@@ -75,18 +75,24 @@ class Parcel:
             raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         if self.hold.taken:
             raise await self._lost(action.value)
-        if delay is None:
-            delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
-        asked = Settlement(
-            self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
-        )
+        asked = self._ask(action, delay, error)
         outcome = await self.consumer.group.settle(asked)
         if outcome is Outcome.LOST:
             raise await self._lost(action.value)
         self.settled, self.outcome = action, outcome
         self.consumer.let_go(self)
-        await self.consumer.group.report(self.claim.record.id, asked, outcome)
+        if outcome is not Outcome.DONE:
+            await self.consumer.group.report(self.claim.record.id, asked, outcome)
         return outcome
+
+    def _ask(self, action: Action, delay: float | None, error: str) -> Settlement:
+        if action is Action.ACK:  # nearly all; nothing else is said of them
+            return Settlement(self.claim.receipt, action)
+        if delay is None:
+            delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
+        return Settlement(
+            self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
+        )
 
     async def extend(self, seconds: float) -> None:
         """Let the lease end so many seconds from now."""

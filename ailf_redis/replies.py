@@ -28,6 +28,7 @@ BODY: Final = b"ailf.body"
 HEADERS: Final = b"ailf.headers"
 ORIGIN: Final = b"ailf.origin"
 LETTER_FIELDS: Final = 8
+ALONE: Final = 2
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _json = msgspec.json.Encoder()
@@ -55,6 +56,8 @@ def entry_fields(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     """Return a stored entry, whoever wrote it."""
+    if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ours
+        return Record(text(entry_id), fields[1], {})
     known = dict(zip(fields[::2], fields[1::2], strict=True))
     if BODY not in known:
         return Record(text(entry_id), _foreign(fields, known), {}, foreign=True)
