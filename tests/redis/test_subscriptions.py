@@ -5,7 +5,7 @@ import time
 import pytest
 
 import ailf
-from ailf.driver import Confirmed, Filter
+from ailf.driver import Confirmed, Filter, Frame
 from ailf.errors import ConnectionLostError, PermissionDeniedError
 from ailf.runtime import ThreadRuntime, run
 from ailf_redis.backend import RedisDriver
@@ -78,6 +78,29 @@ def test_a_shard_that_moves_is_a_gap(any_server: Server) -> None:
             listener._events([b"sunsubscribe", name, 0])
         run(listener.change([], [wanted]))
         assert list(listener._events([b"sunsubscribe", name, 0])) == []
+    finally:
+        run(listener.close())
+        run(driver.close())
+
+
+def test_a_listener_remembers_only_what_is_asked_for(any_server: Server) -> None:
+    """Channels that come and go leave nothing behind in a connection that stays, and one that comes again is heard."""
+    driver = RedisDriver(Settings(port=any_server.port), ThreadRuntime())
+    channels = [Filter(f"c{number}") for number in range(20)]
+    listener = run(driver.pubsub().listen())
+    try:
+        run(listener.change(channels, ()))
+        run(listener.change((), channels))
+        assert not listener._named
+        run(listener.change(channels[:1], ()))
+        heard: list[object] = []
+        until = time.monotonic() + 5
+        while heard.count(Confirmed(channels[0])) < 2 and time.monotonic() < until:
+            heard += run(listener.receive(0.2))
+        run(driver.pubsub().publish([("c0", b"again")]))
+        while not any(isinstance(each, Frame) for each in heard) and time.monotonic() < until:
+            heard += run(listener.receive(0.2))
+        assert heard[-1] == Frame(channels[0], "c0", b"again")
     finally:
         run(listener.close())
         run(driver.close())
