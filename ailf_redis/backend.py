@@ -1,7 +1,7 @@
 """The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
 
 import os
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import redis
 import redis.asyncio
@@ -14,6 +14,9 @@ from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
+from ailf_redis.brought import Brought
+from ailf_redis.cluster import ClusterExecutor
+from ailf_redis.connection import Executor
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
@@ -22,6 +25,7 @@ from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
 from ailf_redis.ratelimit import AsyncRedisRateLimiter, RedisRateLimiter, RedisRateLimiterDriver
 from ailf_redis.replies import text
 from ailf_redis.settings import DEFAULT_URL, Settings
+from ailf_redis.shards import ClusterPubSubDriver
 from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
 from ailf_redis.wire import AsyncioExecutor
 
@@ -47,13 +51,14 @@ class RedisDriver(BackendDriver):
         }
     )
 
-    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, brought: Brought | None = None) -> None:
         self.settings = settings
         self.runtime = runtime
-        self.url = settings.url
         self.max_payload = settings.max_payload
         self.keys = Keys(settings.namespace)
-        self.executor = AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)
+        self.executor = _executor(settings, runtime, brought)
+        self.url = self.executor.where
+        self._brought = brought
         self._raw: Any = None
 
     async def ping(self) -> None:
@@ -68,6 +73,8 @@ class RedisDriver(BackendDriver):
             raise error from hello
         told = dict(zip(hello[::2], hello[1::2], strict=True))
         version = text(told.get(b"version", b"0"))
+        if told.get(b"server") == b"fakeredis":  # its version is its own
+            return
         if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
             raise self._too_old(version)
         if version.startswith("6."):
@@ -90,9 +97,11 @@ class RedisDriver(BackendDriver):
         self.executor.interrupt()
 
     def twin(self, runtime: Runtime) -> "RedisDriver":
-        return RedisDriver(self.settings, runtime)
+        return RedisDriver(self.settings, runtime, self._brought)
 
     def pubsub(self) -> RedisPubSubDriver:
+        if isinstance(self.executor, ClusterExecutor):
+            return ClusterPubSubDriver(self, self.executor)
         return RedisPubSubDriver(self)
 
     def lock(self) -> RedisLockDriver:
@@ -105,6 +114,8 @@ class RedisDriver(BackendDriver):
         return RedisStreamDriver(self)
 
     def unwrap(self, kind: type[Any]) -> Any:
+        if self._brought is not None:
+            return self._brought.client if isinstance(self._brought.client, kind) else None
         raw = redis.asyncio.Redis if self.runtime.flavour == "asyncio" else redis.Redis
         if kind is not raw:
             return None
@@ -113,6 +124,12 @@ class RedisDriver(BackendDriver):
         if self._raw is None:
             self._raw = raw(**self.settings.client_options())
         return self._raw
+
+
+def _executor(settings: Settings, runtime: Runtime, brought: Brought | None) -> Executor:
+    if brought is not None:
+        return brought.executor(settings, runtime)
+    return AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)
 
 
 def _settings(where: str | Settings | None) -> Settings:
@@ -139,6 +156,46 @@ class RedisBackend(Backend):
         settings = _settings(where)
         super().__init__(RedisDriver(settings, ThreadRuntime()), retry_for=settings.retry_for)
 
+    @classmethod
+    def from_client(
+        cls,
+        client: redis.Redis | redis.RedisCluster,
+        *,
+        namespace: str = "ailf",
+        timeout: float | None = None,
+        max_connections: int = 64,
+        max_payload: int = 1024 * 1024,
+        retry_for: float = 5.0,
+    ) -> Self:
+        """Return a backend on the server, the Sentinels or the cluster of a redis-py client that you have.
+
+        It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
+        connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
+
+        Arguments:
+            client: ``redis.Redis(…)``, ``Sentinel(…).master_for(…)``, ``redis.RedisCluster(…)`` or
+                ``fakeredis.FakeRedis()``.
+            namespace: What all keys and channels begin with; "" for plain names that other programs share.
+            timeout: Seconds for one answer; None: the client's ``socket_timeout``, or 5 where that is None.
+            max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
+            max_payload: The largest body in bytes.
+            retry_for: For how many seconds a request is repeated where that does no harm.
+
+        Raises:
+            InvalidArgumentError: It is not a blocking client of redis-py, or one of replicas.
+        """
+        brought = Brought.of(client, "blocking", timeout)
+        settings = Settings(
+            namespace=namespace,
+            timeout=brought.timeout,
+            max_connections=max_connections,
+            max_payload=max_payload,
+            retry_for=retry_for,
+        )
+        backend = cls.__new__(cls)
+        Backend.__init__(backend, RedisDriver(settings, ThreadRuntime(), brought), retry_for=retry_for)
+        return backend
+
 
 class AsyncRedisBackend(AsyncBackend):
     """The Redis backend, for asyncio. It connects at the first call; entering it checks at once.
@@ -155,3 +212,47 @@ class AsyncRedisBackend(AsyncBackend):
     def __init__(self, where: str | Settings | None = None) -> None:
         settings = _settings(where)
         super().__init__(RedisDriver(settings, AsyncioRuntime()), retry_for=settings.retry_for)
+
+    @classmethod
+    def from_client(
+        cls,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        *,
+        blocking: redis.Redis | redis.RedisCluster | None = None,
+        namespace: str = "ailf",
+        timeout: float | None = None,
+        max_connections: int = 64,
+        max_payload: int = 1024 * 1024,
+        retry_for: float = 5.0,
+    ) -> Self:
+        """Return a backend on the server, the Sentinels or the cluster of a ``redis.asyncio`` client that you have.
+
+        It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
+        connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
+
+        Arguments:
+            client: A ``redis.asyncio`` client: ``Redis(…)``, ``Sentinel(…).master_for(…)``, ``RedisCluster(…)``, or
+                ``fakeredis.FakeAsyncRedis()``.
+            blocking: A blocking client on the same server, for the thread that renews leases; None: connections like
+                the client's are made, which is possible unless their class is your own.
+            namespace: What all keys and channels begin with; "" for plain names that other programs share.
+            timeout: Seconds for one answer; None: the client's ``socket_timeout``, or 5 where that is None.
+            max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
+            max_payload: The largest body in bytes.
+            retry_for: For how many seconds a request is repeated where that does no harm.
+
+        Raises:
+            InvalidArgumentError: It is not a client of ``redis.asyncio``, or one of replicas.
+            UnsupportedError: Its connections are of a class of your own, and there is no ``blocking``.
+        """
+        brought = Brought.of(client, "asyncio", timeout, blocking)
+        settings = Settings(
+            namespace=namespace,
+            timeout=brought.timeout,
+            max_connections=max_connections,
+            max_payload=max_payload,
+            retry_for=retry_for,
+        )
+        backend = cls.__new__(cls)
+        AsyncBackend.__init__(backend, RedisDriver(settings, AsyncioRuntime(), brought), retry_for=retry_for)
+        return backend

@@ -59,8 +59,12 @@ class Executor(ABC):
         """Send commands in one write and return their replies in order; an error reply is returned, not raised."""
 
     @abstractmethod
-    async def link(self) -> "Link":
-        """Return a connection of its own."""
+    async def link(self, near: str | None = None) -> "Link":
+        """Return a connection of its own; in a cluster to the node of this key."""
+
+    def apart(self, keys: Sequence[str]) -> list[list[int]]:
+        """Return which of these keys one script may use together, by their positions: all, but in a cluster."""
+        return [list(range(len(keys)))]
 
     @abstractmethod
     async def close(self) -> None:

@@ -22,7 +22,14 @@ class ScriptMissingError(BackendError):
 
 
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+_NOT_READY = (
+    exceptions.BusyLoadingError,
+    exceptions.ClusterDownError,  # MASTERDOWN too
+    exceptions.TryAgainError,
+    exceptions.AskError,  # and MOVED, its subclass: the key's slot is on its way to another node
+)
+_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
+"""What some errors say that have no class, in scripts' replies or in redis-py; UNBLOCKED: a master became a replica."""
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
 _READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
@@ -41,7 +48,7 @@ def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
     denied = said.startswith(_DENIED) or any(words in str(error) for words in _DENIED_IN_SCRIPT)
     if isinstance(error, _REFUSED) or denied:
         return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
-    if isinstance(error, exceptions.BusyLoadingError) or said.startswith(_AWAY):
+    if isinstance(error, _NOT_READY) or said.startswith(_AWAY):
         return ConnectionLostError(f"{where} is not ready: {said}")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return BackendTimeoutError(f"{where} did not answer in time", maybe_applied=sent)

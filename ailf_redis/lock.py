@@ -53,10 +53,8 @@ class RedisLockDriver(LockDriver):
         return Grant(int(told)) if granted else Denied(told / 1000)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        arguments: list[Any] = []
-        for bid in bids:
-            arguments += (len(bid.names), bid.token, milliseconds(bid.ttl))
-        return [bool(kept) for kept in await PROLONG.run(self._executor, self._all(bids), arguments)]
+        requests = [(self._all([bid]), [len(bid.names), bid.token, milliseconds(bid.ttl)]) for bid in bids]
+        return [bool(kept) for kept in await PROLONG.run_together(self._executor, requests)]
 
     async def release(self, bid: Bid) -> bool:
         return bool(await RELEASE.run(self._executor, self._all([bid]), [bid.token]))

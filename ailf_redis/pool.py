@@ -212,7 +212,7 @@ class BlockingExecutor(Executor):
             self._busy.discard(wire)
             wire.close()
 
-    async def link(self) -> Link:
+    async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
             return _Link(self, _connect(self.settings))

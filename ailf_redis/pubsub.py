@@ -55,7 +55,7 @@ class RedisPubSubDriver(PubSubDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int] | None:
         verb = "SPUBLISH" if sharded else "PUBLISH"
         replies = await self._executor.call_many(
             [(verb, self._keys.channel(channel), body) for channel, body in messages]
@@ -65,7 +65,7 @@ class RedisPubSubDriver(PubSubDriver):
                 raise mapped(reply, self._executor.where, sent=True)
         return replies
 
-    async def listen(self) -> "RedisListener":
+    async def listen(self) -> Listener:
         return RedisListener(await self._executor.link(), self._executor, self._keys)
 
 

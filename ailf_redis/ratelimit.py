@@ -125,12 +125,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         await TRUE_UP.run(self._executor, keys, arguments)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
-        keys: list[str] = []
-        arguments: list[Any] = []
-        for each in slots:
-            keys += self._account(each.account, each.limits)[3:]
-            arguments += (each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits))
-        return [bool(kept) for kept in await KEEP.run(self._executor, keys, arguments)]
+        requests = [
+            (
+                self._account(each.account, each.limits)[3:],
+                [each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits)],
+            )
+            for each in slots
+        ]
+        return [bool(kept) for kept in await KEEP.run_together(self._executor, requests)]
 
     async def observe(self, account: Account, observation: Observation) -> None:
         name, limit = observation.name, observation.limit

@@ -80,6 +80,32 @@ class Script:
                 told[at] = _told(reply, executor)
         return told
 
+    async def run_together(
+        self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        """Run it once for all requests, whose keys and arguments it takes one after another; return a result for each.
+
+        In a cluster it is run once for each slot. The keys of one request have to be of one slot.
+
+        Raises:
+            BackendError: It could not be run for all; for some it may have been.
+        """
+        shares = executor.apart([keys[0] for keys, _ in requests])
+        joined = [_joined([requests[at] for at in share]) for share in shares]
+        replies = [await self.run(executor, *joined[0])] if len(joined) == 1 else await self.run_many(executor, joined)
+        told: list[Any] = [None] * len(requests)
+        for share, reply in zip(shares, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            for at, each in zip(share, reply, strict=True):
+                told[at] = each
+        return told
+
+
+def _joined(requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> tuple[list[str], list[Any]]:
+    """Return the keys and arguments of requests, one after another."""
+    return [key for keys, _ in requests for key in keys], [each for _, arguments in requests for each in arguments]
+
 
 def _told(reply: Any, executor: Executor) -> Any:
     """Return a reply, an error as one of ours."""

@@ -266,7 +266,7 @@ class RedisWaiter(Waiter):
             return []
         link = self._link
         if link is None:
-            link = self._link = await self._executor.link()
+            link = self._link = await self._executor.link(self._stream)
         await link.send([command])
         if self._interrupted:  # between the look above and the link's being there to be interrupted
             raise ClosedError("interrupted")

@@ -1,0 +1,234 @@
+"""Where the connections of a brought client come from: its address, credentials and TLS, taken from its own options.
+
+Nothing in here uses the client's connections. They may decode, retry, or stand half-read; those made here never do:
+RESP2, bytes, no retries, every timeout explicit.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import redis
+from redis import asyncio as aredis
+from redis import connection as blocking
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from ailf.errors import UnsupportedError
+
+__all__ = ["Address", "Direct", "Nodes", "Origin", "Watched", "answer", "clean", "done", "hang_up", "on_threads"]
+
+Address = tuple[str, int]
+
+_FORGOTTEN: Final = frozenset(
+    {
+        *("retry", "retry_on_error", "retry_on_timeout", "health_check_interval"),  # ailf's own rule of retries
+        *("encoding", "encoding_errors", "parser_class", "encoder_class", "command_packer", "response_callbacks"),
+        *(
+            "maint_notifications_pool_handler",
+            "oss_cluster_maint_notifications_handler",
+        ),  # they act on the client's pool
+        *("maintenance_state", "maintenance_notification_hash"),
+        *("orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout"),
+        *("connection_pool", "connection_class", "max_connections", "himport_registry", "cache", "cache_config"),
+    }
+)
+
+_TWINS: Final[Mapping[type, type]] = {
+    aredis.Connection: blocking.Connection,
+    aredis.SSLConnection: blocking.SSLConnection,
+    aredis.UnixDomainSocketConnection: blocking.UnixDomainSocketConnection,
+}
+
+
+# --- both flavours of redis-py in one text ------------------------------------------------------------------------
+
+
+async def done(result: Any) -> Any:
+    """Return what a method of a connection returns, which on asyncio is to be awaited."""
+    return await result if hasattr(result, "__await__") else result
+
+
+async def answer(connection: Any, **options: Any) -> Any:
+    """Return the next reply; an error reply is returned, not raised."""
+    try:
+        return await done(connection.read_response(disable_decoding=True, disconnect_on_error=False, **options))
+    except ResponseError as error:
+        return error
+
+
+async def hang_up(connection: Any) -> None:
+    """End a connection at once."""
+    nowait = {"nowait": True} if isinstance(connection, aredis.Connection | aredis.UnixDomainSocketConnection) else {}
+    await done(connection.disconnect(**nowait))
+
+
+# --- origins ------------------------------------------------------------------------------------------------------
+
+
+class Origin(ABC):
+    """Makes connections to one server.
+
+    Attributes:
+        where: The server, for messages, without credentials.
+        follows: Whether the next connection may lead to another server: to the new master.
+    """
+
+    where: str
+    follows: bool
+
+    @abstractmethod
+    async def connect(self) -> Any:
+        """Return a new connection.
+
+        Raises:
+            RedisError, OSError: It can't be made; nothing is left of it.
+        """
+
+
+@attrs.frozen
+class Direct(Origin):
+    """A server at a known place.
+
+    Attributes:
+        kind: redis-py's class of connection, or one derived from it.
+        options: Its arguments.
+        where: See `Origin`.
+    """
+
+    kind: type = attrs.field()
+    options: Mapping[str, Any] = attrs.field(repr=False)
+    where: str = attrs.field()
+    follows = False
+
+    async def connect(self) -> Any:
+        connection = self.kind(**self.options)
+        try:
+            await done(connection.connect())
+        except BaseException:
+            await hang_up(connection)
+            raise
+        return connection
+
+    def at(self, address: Address) -> "Direct":
+        """Return the same for another server, with the same credentials."""
+        host, port = address
+        return attrs.evolve(self, options={**self.options, "host": host, "port": port}, where=f"redis://{host}:{port}")
+
+
+@attrs.frozen
+class Watched(Origin):
+    """The master that Sentinels know, asked for again for every connection.
+
+    Attributes:
+        master: How to connect to it; the address is what the Sentinels say.
+        sentinels: The Sentinels, the one first that answered last.
+        service: The master's name.
+        peers: How many other Sentinels one must know to be believed.
+        forced_host: What to take for the master's host, whatever they say; None: believe them.
+        where: See `Origin`.
+    """
+
+    master: Direct
+    sentinels: list[Direct]
+    service: str
+    peers: int
+    forced_host: str | None
+    where: str
+    follows = True
+
+    async def connect(self) -> Any:
+        host, port = await self._address()
+        return await self.master.at((self.forced_host or host, port)).connect()
+
+    async def _address(self) -> Address:
+        for sentinel in tuple(self.sentinels):
+            try:
+                state = await self._ask(sentinel)
+            except (RedisError, OSError):
+                continue
+            if state is not None and self._sound(state):
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)
+                return state[b"ip"].decode(), int(state[b"port"])
+        raise RedisConnectionError(f"no Sentinel knows a healthy master {self.service!r}")
+
+    async def _ask(self, sentinel: Direct) -> Mapping[bytes, bytes] | None:
+        connection = await sentinel.connect()
+        try:
+            await done(connection.send_command("SENTINEL", "MASTER", self.service, check_health=False))
+            reply = await answer(connection)
+        finally:
+            await hang_up(connection)
+        return None if isinstance(reply, Exception) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+    def _sound(self, state: Mapping[bytes, bytes]) -> bool:
+        flags = state[b"flags"].split(b",")
+        down = {b"s_down", b"o_down", b"disconnected"}.intersection(flags)
+        return b"master" in flags and not down and int(state[b"num-other-sentinels"]) >= self.peers
+
+
+@attrs.frozen
+class Nodes:
+    """The nodes of a cluster.
+
+    Attributes:
+        node: How to connect to one, whatever its address.
+        seeds: Those that were told.
+        remap: What turns an address that a node tells into one to connect to.
+        where: The cluster, for messages.
+    """
+
+    node: Direct
+    seeds: Sequence[Address]
+    remap: Callable[[Address], Address]
+    where: str
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+    """Return a client's options for one of our connections.
+
+    Arguments:
+        options: The client's, for its own connections.
+        timeout: Seconds for one answer; None: the client's, or 5 where it waits for ever.
+    """
+    kept = {name: value for name, value in options.items() if name not in _FORGOTTEN}
+    seconds = timeout or kept.get("socket_timeout") or 5.0
+    return kept | {
+        "socket_timeout": seconds,
+        "socket_connect_timeout": kept.get("socket_connect_timeout") or seconds,
+        "protocol": 2,
+        "decode_responses": False,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def on_threads(origin: Direct) -> Direct:
+    """Return the blocking twin of an asyncio origin: leases are renewed by a thread.
+
+    Raises:
+        UnsupportedError: Its connections are of a class of somebody's own.
+    """
+    kind = _TWINS.get(origin.kind) or _blocking_fake(origin.kind)
+    if kind is None or origin.options.get("redis_connect_func") is not None:
+        raise UnsupportedError(
+            f"leases are renewed by a thread, and {origin.kind.__qualname__} connections are for asyncio only; "
+            "bring a blocking client for it too: AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))"
+        )
+    options = {name: value for name, value in origin.options.items() if name != "event_dispatcher"}
+    if "client_class" in options:  # a fake's
+        options["client_class"] = redis.Redis
+    return attrs.evolve(origin, kind=kind, options=options)
+
+
+def _blocking_fake(kind: type) -> type | None:
+    if kind.__module__.partition(".")[0] != "fakeredis":
+        return None
+    import fakeredis  # noqa: PLC0415 - only who brought a fake has it
+
+    return fakeredis.FakeRedisConnection

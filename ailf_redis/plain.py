@@ -1,0 +1,308 @@
+"""The plain executor: redis-py connections as they are, one call at a time each, for clients that the user brought.
+
+One text for both flavours, over the methods that redis-py's connections have in both, so that any class of them will
+do, a fake's too. `ailf_redis.pool` and `ailf_redis.wire` are faster and need real sockets.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import ReadOnlyError, RedisError
+
+from ailf.errors import BackendTimeoutError, ConnectionLostError
+from ailf.runtime import Event, Runtime
+from ailf_redis.connection import Command, Executor, Link, packed
+from ailf_redis.origins import Origin, answer, done, hang_up
+from ailf_redis.settings import Settings
+
+__all__ = ["PlainExecutor"]
+
+_BROKEN: Final = (RedisError, OSError, hiredis.HiredisError)
+
+_GLANCE: Final = 0.05
+"""Seconds after which who waits on a connection without a socket looks whether he was interrupted."""
+
+_MOST: Final = 1000
+"""How many replies a link returns at once, however many more are there."""
+
+
+class _Slots:
+    """How many calls may have a connection at once; the others wait in line."""
+
+    def __init__(self, runtime: Runtime, count: int) -> None:
+        self._runtime = runtime
+        self._guard = runtime.guard()
+        self._free = count
+        self._line: deque[Event] = deque()
+
+    async def take(self, timeout: float) -> bool:
+        """Return whether there was one within so many seconds."""
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return True
+            turn = self._runtime.event()
+            self._line.append(turn)
+        try:
+            return await turn.wait(timeout) or not self._left(turn)
+        except BaseException:
+            if not self._left(turn):
+                self.release()
+            raise
+
+    def _left(self, turn: Event) -> bool:
+        """Leave the line; return whether one was still in it."""
+        with self._guard:
+            waited = turn in self._line
+            if waited:
+                self._line.remove(turn)
+        return waited
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        with self._guard:
+            if self._line:
+                self._line.popleft().set()
+            else:
+                self._free += 1
+
+
+class PlainExecutor(Executor):
+    """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
+
+    def __init__(self, settings: Settings, origin: Origin, runtime: Runtime) -> None:
+        super().__init__(settings)
+        self.where = origin.where
+        self.runtime = runtime
+        self._origin = origin
+        self._on_asyncio = runtime.flavour == "asyncio"
+        self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
+        self._begin()
+
+    def _begin(self) -> None:
+        self._home = self._here()
+        self._slots = _Slots(self.runtime, self.settings.max_connections)
+        self._idle: deque[Any] = deque()
+        self._busy: set[Any] = set()
+
+    def _here(self) -> tuple[int, Any]:
+        return os.getpid(), asyncio.get_running_loop() if self._on_asyncio else None
+
+    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        self.check_open()
+        if self._home != self._here():
+            self._inherited += (*self._idle, *self._busy)
+            self._begin()
+        slots, most, timeout = self._slots, self.settings.max_connections, self.settings.timeout
+        if not await slots.take(timeout):
+            raise BackendTimeoutError(
+                f"all {most} connections to {self.where} were busy for {timeout:g} s; allow more with max_connections"
+            )
+        try:
+            return await self._exchange(commands)
+        finally:
+            slots.release()
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = None
+        sent = False
+        try:
+            connection = await self._take()
+            # Of several commands the first may arrive whole; one that is cut short is nothing. asyncio's writer takes
+            # everything, and nobody knows how far it gets.
+            sent = len(commands) > 1 or self._on_asyncio
+            await done(connection.send_packed_command([packed(commands)], check_health=False))
+            sent = True
+            replies = [await answer(connection) for _ in commands]
+        except _BROKEN as error:
+            await self._drop(connection)
+            await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
+            raise self.lost(error, sent=sent) from error
+        except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
+            await self._drop(connection)
+            raise
+        if self._origin.follows and any(map(_demoted, replies)):
+            await self._drop(connection)
+            await self._drop_idle()
+            applied = not all(map(_demoted, replies))
+            raise ConnectionLostError(f"{self.where}: the master is a replica now", maybe_applied=applied)
+        self._busy.discard(connection)
+        self._idle.append(connection)
+        return replies
+
+    async def _take(self) -> Any:
+        """Return a connection that the server has not closed meanwhile."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = await self._origin.connect()
+                break
+            if not await _stale(connection):
+                break
+            await hang_up(connection)
+        self._busy.add(connection)
+        if self.closed:  # while it was being made
+            await self._drop(connection)
+            self.check_open()
+        return connection
+
+    async def _drop(self, connection: Any) -> None:
+        if connection is not None:
+            self._busy.discard(connection)
+            await hang_up(connection)
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                await hang_up(self._idle.pop())
+
+    async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
+        self.check_open()
+        try:
+            connection = await self._origin.connect()
+        except _BROKEN as error:
+            raise self.lost(error, sent=False) from error
+        kind = _LoopLink if self._on_asyncio else _ThreadLink
+        return kind(self, connection)
+
+    def interrupt(self) -> None:
+        self.closed = True
+        if not self._on_asyncio:
+            for connection in tuple(self._busy):
+                _shut(connection)
+
+    async def close(self) -> None:
+        self.interrupt()
+        if self._home != self._here():
+            return
+        if self._on_asyncio:
+            for connection in tuple(self._busy):
+                await hang_up(connection)
+        until = self.runtime.now() + self.settings.timeout
+        while self._busy and self.runtime.now() < until:  # each caller gives back its own, woken by the interrupt
+            await self.runtime.event().wait(0.001)
+        while self._idle:
+            await done(self._idle.pop().disconnect())
+
+
+def _demoted(reply: Any) -> bool:
+    """Tell whether a reply says that the server is a replica; old servers say it inside a script's error."""
+    return isinstance(reply, ReadOnlyError) or (isinstance(reply, Exception) and "READONLY" in str(reply))
+
+
+async def _stale(connection: Any) -> bool:
+    """Tell whether the server has closed it, or said something that nobody asked for."""
+    try:
+        return bool(await done(connection.can_read()))
+    except _BROKEN:
+        return True
+
+
+def _shut(connection: Any) -> None:
+    """Wake whoever reads, without freeing the descriptor under his hands."""
+    sock = connection._sock
+    if isinstance(sock, socket.socket):  # a fake's never blocks for long
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: an SSLSocket's would drop its TLS state
+
+
+class _PlainLink(Link):
+    """What both flavours share: reading what is there once the first reply has come."""
+
+    def __init__(self, executor: PlainExecutor, connection: Any) -> None:
+        self._executor = executor
+        self._connection = connection
+        self._gone = False
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        if self._gone:
+            raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
+        try:
+            self._write(packed(commands))
+        except _BROKEN as error:
+            raise self._executor.lost(error, sent=True) from error
+
+    def _write(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def _first(self, timeout: float) -> list[Any]:
+        """Return the first reply; none after so many seconds without it."""
+        raise NotImplementedError
+
+    async def receive(self, timeout: float) -> list[Any]:
+        replies: list[Any] = []
+        try:
+            replies = await self._first(timeout)
+            while replies and len(replies) < _MOST and await done(self._connection.can_read()):
+                replies.append(await answer(self._connection))
+        except _BROKEN as error:
+            if not replies:  # else the next one finds it broken too
+                raise self._executor.lost(error, sent=True) from error
+        return replies
+
+    async def close(self) -> None:
+        self._gone = True
+        await done(self._connection.disconnect())
+
+
+class _ThreadLink(_PlainLink):
+    def __init__(self, executor: PlainExecutor, connection: Any) -> None:
+        super().__init__(executor, connection)
+        self._socket = connection._sock
+        self._glance = executor.settings.timeout if isinstance(self._socket, socket.socket) else _GLANCE
+        self._writing = threading.Lock()
+
+    def _write(self, data: bytes) -> None:
+        with self._writing:
+            self._socket.sendall(data)
+
+    async def _first(self, timeout: float) -> list[Any]:
+        now = self._executor.runtime.now
+        until = now() + timeout
+        while not self._connection.can_read(max(0.0, min(self._glance, until - now()))):
+            if self._gone:
+                raise ConnectionError("it was interrupted")
+            if now() >= until:
+                return []
+        return [await answer(self._connection)]
+
+    def interrupt(self) -> None:
+        self._gone = True
+        _shut(self._connection)
+
+
+class _LoopLink(_PlainLink):
+    def __init__(self, executor: PlainExecutor, connection: Any) -> None:
+        super().__init__(executor, connection)
+        self._writer = connection._writer
+        real = isinstance(connection._reader, asyncio.StreamReader)
+        self._glance = math.inf if real else _GLANCE
+
+    def _write(self, data: bytes) -> None:
+        self._writer.writelines([data])
+
+    async def _first(self, timeout: float) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while True:
+            try:
+                async with asyncio.timeout_at(min(until, loop.time() + self._glance)):
+                    return [await answer(self._connection, timeout=math.inf)]
+            except TimeoutError:
+                if self._gone:
+                    raise ConnectionError("it was interrupted") from None
+                if loop.time() >= until:
+                    return []
+
+    def interrupt(self) -> None:
+        self._gone = True
+        self._writer.close()
