@@ -11,6 +11,7 @@ from ailf.errors import InvalidArgumentError
 from ailf.limiting import OnBackendError
 from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
+from ailf.locking import require_locks
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.registry import plugin_for
@@ -224,9 +225,9 @@ class Backend(_BackendBase):
             renew: Whether leases are renewed until they are released.
 
         Raises:
-            UnsupportedError: The backend has no locks (B2).
+            UnsupportedError: The backend has no locks, or none of several names (B2).
         """
-        self.engine.require(Capability.LOCK, "locks")
+        require_locks(self.engine, names)
         return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
@@ -369,9 +370,9 @@ class AsyncBackend(_BackendBase):
             renew: Whether leases are renewed until they are released.
 
         Raises:
-            UnsupportedError: The backend has no locks (B2).
+            UnsupportedError: The backend has no locks, or none of several names (B2).
         """
-        self.engine.require(Capability.LOCK, "locks")
+        require_locks(self.engine, names)
         return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def semaphore(

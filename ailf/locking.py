@@ -18,7 +18,7 @@ from ailf.leases import GrantFlow
 from ailf.values import LockInfo
 from ailf.waiting import WITHDRAW, wait_in_line
 
-__all__ = ["LockFlow", "LockOptions"]
+__all__ = ["LockFlow", "LockOptions", "require_locks"]
 
 log = logging.getLogger("ailf.lock")
 
@@ -41,11 +41,18 @@ class LockOptions:
     renew: bool
 
 
+def require_locks(engine: Engine, names: Iterable[str]) -> None:
+    """Raise `UnsupportedError` where the backend has no locks, or none of several names (B2)."""
+    engine.require(Capability.LOCK, "locks")
+    if len(set(names)) > 1:
+        engine.require(Capability.SEVERAL_LOCKS, "locks of several names")
+
+
 class LockFlow:
     """The one text of both flavours."""
 
     def __init__(self, engine: Engine, options: LockOptions) -> None:
-        engine.require(Capability.LOCK, "locks")
+        require_locks(engine, options.names)
         self.engine = engine
         self.names = options.names
         self._options = options

@@ -33,6 +33,7 @@ class MemoryDriver(BackendDriver):
             Capability.STREAM,
             Capability.ORDERING,
             Capability.LOCK,
+            Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
         }
     )

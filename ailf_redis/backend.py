@@ -46,6 +46,7 @@ class RedisDriver(BackendDriver):
             Capability.STREAM,
             Capability.ORDERING,
             Capability.LOCK,
+            Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
             Capability.PROCESSES,
         }
@@ -55,9 +56,11 @@ class RedisDriver(BackendDriver):
         self.settings = settings
         self.runtime = runtime
         self.max_payload = settings.max_payload
-        self.keys = Keys(settings.namespace)
         self.executor = _executor(settings, runtime, brought)
+        self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
         self.url = self.executor.where
+        if isinstance(self.executor, ClusterExecutor):
+            self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
         self._brought = brought
         self._raw: Any = None
 

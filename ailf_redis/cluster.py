@@ -31,12 +31,17 @@ _UNSETTLED: Final = (AskError, ClusterDownError, TryAgainError)
 
 
 class ClusterExecutor(Executor):
-    """Executors of all nodes, made when they are needed."""
+    """Executors of all nodes, made when they are needed.
+
+    Attributes:
+        meeting: The key whose node carries the plain channels of this namespace.
+    """
 
     def __init__(self, settings: Settings, nodes: Nodes, runtime: Runtime) -> None:
         super().__init__(settings)
         self.where = nodes.where
         self.runtime = runtime
+        self.meeting = settings.namespace
         self._nodes = nodes
         self._asking = runtime.flight()
         self._map: SlotMap | None = None
@@ -105,7 +110,7 @@ class ClusterExecutor(Executor):
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
         shares: dict[Address, list[int]] = {}
         for at, command in enumerate(commands):
-            key = key_of(command)
+            key = key_of(command, self.meeting)
             shares.setdefault(await self.owner(None if key is None else slot_of(key)), []).append(at)
         replies: list[Any] = [None] * len(commands)
         begun = False

@@ -46,9 +46,15 @@ class GroupKeys:
 
 
 class Keys:
-    """The names of one namespace."""
+    """The names of one namespace.
 
-    def __init__(self, namespace: str) -> None:
+    Arguments:
+        namespace: Its name; "" for plain names.
+        cluster: Whether they are in a cluster.
+    """
+
+    def __init__(self, namespace: str, *, cluster: bool = False) -> None:
+        self._mark = "{" if cluster else ""
         self._namespace = _escape(namespace, "%{}:")
         self._channel = f"{self._namespace}:channel:" if namespace else ""
 
@@ -104,6 +110,10 @@ class Keys:
     def channel(self, name: str) -> str:
         """Return the channel of a name."""
         return self._channel + name
+
+    def place(self, name: str) -> str:
+        """Return the channel where a waiter is woken, as ``lua/line.lua`` takes it: no channel begins with a brace."""
+        return self._mark + self.channel(name)
 
     def pattern(self, pattern: str) -> str:
         """Return the pattern that matches the channels of the names that the pattern matches."""

@@ -48,7 +48,7 @@ class RedisLockDriver(LockDriver):
     async def acquire(self, bid: Bid) -> Grant | Denied:
         arguments: list[Any] = [bid.token, milliseconds(bid.ttl), bid.permits, int(bid.fair), "", 0]
         if bid.place is not None:
-            arguments[4:] = (self._keys.channel(bid.place.channel), milliseconds(bid.place.lease))
+            arguments[4:] = (self._keys.place(bid.place.channel), milliseconds(bid.place.lease))
         granted, told = await ACQUIRE.run(self._executor, self._all([bid]), arguments)
         return Grant(int(told)) if granted else Denied(told / 1000)
 

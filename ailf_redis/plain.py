@@ -92,6 +92,7 @@ class PlainExecutor(Executor):
         self._slots = _Slots(self.runtime, self.settings.max_connections)
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
+        self._making: set[asyncio.Task[Any]] = set()
 
     def _here(self) -> tuple[int, Any]:
         return os.getpid(), asyncio.get_running_loop() if self._on_asyncio else None
@@ -119,7 +120,7 @@ class PlainExecutor(Executor):
             # Of several commands the first may arrive whole; one that is cut short is nothing. asyncio's writer takes
             # everything, and nobody knows how far it gets.
             sent = len(commands) > 1 or self._on_asyncio
-            await done(connection.send_packed_command([packed(commands)], check_health=False))
+            _write(connection, packed(commands))
             sent = True
             replies = [await answer(connection) for _ in commands]
         except _BROKEN as error:
@@ -144,7 +145,7 @@ class PlainExecutor(Executor):
             try:
                 connection = self._idle.pop()
             except IndexError:
-                connection = await self._origin.connect()
+                connection = await self._connect()
                 break
             if not await _stale(connection):
                 break
@@ -154,6 +155,30 @@ class PlainExecutor(Executor):
             await self._drop(connection)
             self.check_open()
         return connection
+
+    async def _connect(self) -> Any:
+        """Return a new connection; a task that is cancelled meanwhile leaves it to the next one.
+
+        On Python 3.11 a handshake can swallow a cancellation (asyncio.wait_for), so no caller waits in it himself.
+        """
+        if not self._on_asyncio:
+            return await self._origin.connect()
+        making = asyncio.ensure_future(self._origin.connect())
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._keep)
+            raise
+
+    def _keep(self, made: "asyncio.Task[Any]") -> None:
+        if made.cancelled() or made.exception() is not None:
+            return
+        if self.closed:
+            made.result()._close()
+        else:
+            self._idle.append(made.result())
 
     async def _drop(self, connection: Any) -> None:
         if connection is not None:
@@ -168,11 +193,15 @@ class PlainExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            connection = await self._origin.connect()
+            connection = await self._connect()
         except _BROKEN as error:
             raise self.lost(error, sent=False) from error
-        kind = _LoopLink if self._on_asyncio else _ThreadLink
-        return kind(self, connection)
+        if self.closed:  # while it was being made
+            await hang_up(connection)
+            self.check_open()
+        if self._on_asyncio:
+            return _LoopLink(self, connection)
+        return (_ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
 
     def interrupt(self) -> None:
         self.closed = True
@@ -188,10 +217,19 @@ class PlainExecutor(Executor):
             for connection in tuple(self._busy):
                 await hang_up(connection)
         until = self.runtime.now() + self.settings.timeout
-        while self._busy and self.runtime.now() < until:  # each caller gives back its own, woken by the interrupt
+        # Each caller gives back its own, woken by the interrupt.
+        while (self._busy or self._making) and self.runtime.now() < until:
             await self.runtime.event().wait(0.001)
         while self._idle:
             await done(self._idle.pop().disconnect())
+
+
+def _write(connection: Any, data: bytes) -> None:
+    """Send bytes; on asyncio they go out with the loop's next turns, and the reply's deadline is theirs too."""
+    if hasattr(connection, "_reader"):
+        connection._writer.writelines([data])
+    else:
+        connection._sock.sendall(data)
 
 
 def _demoted(reply: Any) -> bool:
@@ -227,12 +265,12 @@ class _PlainLink(Link):
         if self._gone:
             raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
         try:
-            self._write(packed(commands))
+            self._send(packed(commands))
         except _BROKEN as error:
             raise self._executor.lost(error, sent=True) from error
 
-    def _write(self, data: bytes) -> None:
-        raise NotImplementedError
+    def _send(self, data: bytes) -> None:
+        _write(self._connection, data)
 
     async def _first(self, timeout: float) -> list[Any]:
         """Return the first reply; none after so many seconds without it."""
@@ -255,15 +293,15 @@ class _PlainLink(Link):
 
 
 class _ThreadLink(_PlainLink):
+    _glance = math.inf
+
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
-        self._socket = connection._sock
-        self._glance = executor.settings.timeout if isinstance(self._socket, socket.socket) else _GLANCE
         self._writing = threading.Lock()
 
-    def _write(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         with self._writing:
-            self._socket.sendall(data)
+            super()._send(data)
 
     async def _first(self, timeout: float) -> list[Any]:
         now = self._executor.runtime.now
@@ -280,15 +318,35 @@ class _ThreadLink(_PlainLink):
         _shut(self._connection)
 
 
+class _FakeLink(_ThreadLink):
+    """A fake does what it is asked while it is sent, so who sends what blocks can't be interrupted: a thread does."""
+
+    _glance = _GLANCE
+    _sender: threading.Thread | None = None
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        if commands[0][0] != "XREAD":
+            await super().send(commands)
+            return
+        self._sender = threading.Thread(target=self._block, args=(packed(commands),), name="ailf-fake", daemon=True)
+        self._sender.start()
+
+    def _block(self, data: bytes) -> None:
+        self._send(data)
+        if self._gone:
+            self._connection.disconnect()
+
+    async def close(self) -> None:
+        self._gone = True
+        if self._sender is None or not self._sender.is_alive():  # else it ends the connection when it comes back
+            await super().close()
+
+
 class _LoopLink(_PlainLink):
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
         self._writer = connection._writer
-        real = isinstance(connection._reader, asyncio.StreamReader)
-        self._glance = math.inf if real else _GLANCE
-
-    def _write(self, data: bytes) -> None:
-        self._writer.writelines([data])
+        self._glance = math.inf if isinstance(connection._reader, asyncio.StreamReader) else _GLANCE
 
     async def _first(self, timeout: float) -> list[Any]:
         loop = asyncio.get_running_loop()

@@ -101,7 +101,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, int]:
-        return self._keys.channel(place.channel), milliseconds(place.lease)
+        return self._keys.place(place.channel), milliseconds(place.lease)
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""

@@ -1,7 +1,8 @@
-"""Pub/sub in a cluster: a channel works through any node, a sharded one through the nodes of its slot only.
+"""Pub/sub in a cluster: any node carries a plain channel, only the node of its slot a sharded one.
 
-So a listener is one connection for all plain channels and patterns, and one for each node whose sharded channels are
-listened to. They are one to the core: when one breaks, all begin anew, behind one gap.
+All plain channels of a namespace go through one node (`ClusterExecutor.meeting`), so that messages come in the order in
+which they were published. A listener is one connection to it, and one to each node whose sharded channels are listened
+to. They are one to the core: when one breaks, all begin anew, behind one gap.
 """
 
 from collections import deque
@@ -26,7 +27,7 @@ _Event = Frame | Confirmed | Refused
 
 
 class ClusterPubSubDriver(RedisPubSubDriver):
-    """PUBLISH through the node that a channel's name points to, so that its messages stay in order."""
+    """PUBLISH, and listeners, as a cluster needs them."""
 
     def __init__(self, backend: "RedisDriver", executor: ClusterExecutor) -> None:
         super().__init__(backend)
@@ -71,8 +72,8 @@ class ClusterListener(Listener):
         self._over = self._runtime.event()
 
     async def open(self) -> None:
-        """Connect to the node that carries the plain channels: any."""
-        self._home = await self._executor.owner(None)
+        """Connect to the node that carries the plain channels."""
+        self._home = await self._executor.owner(slot_of(self._executor.meeting))
         await self._part(self._home)
 
     async def _part(self, address: Address) -> RedisListener:
@@ -116,7 +117,7 @@ class ClusterListener(Listener):
         groups: dict[int | None, list[Filter]] = {}
         for each in filters:
             groups.setdefault(self._driver.slot(each.text) if each.is_sharded else None, []).append(each)
-        home = self._home or await self._executor.owner(None)
+        home = self._home or await self._executor.owner(slot_of(self._executor.meeting))
         places = {slot: home if slot is None else await self._executor.owner(slot) for slot in groups}
         return ((places[slot], found) for slot, found in groups.items())
 

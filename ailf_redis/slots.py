@@ -16,13 +16,18 @@ _SCRIPTS: Final = {"EVAL", "EVALSHA"}
 _FIRST_KEY: Final = 3
 
 
-def key_of(command: Command) -> str | None:
+def key_of(command: Command, meeting: str) -> str | None:
     """Return the key that says which node a command is for; None: any will do.
 
-    A channel counts as one: publishers of a channel then use one node, and their messages stay in order (P1).
+    Arguments:
+        command: A command.
+        meeting: Stands for all plain channels: who publishes and who listens meet at one node, so that messages stay in
+            order whatever their channels.
     """
     if command[0] in _ANYWHERE:
         return None
+    if command[0] == "PUBLISH":
+        return meeting
     key: str = command[_FIRST_KEY] if command[0] in _SCRIPTS else command[1]
     return key
 

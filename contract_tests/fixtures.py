@@ -137,8 +137,8 @@ def _unfit(item: pytest.Item) -> str:
     if named is None:
         if item.module.__name__.startswith("contract_tests."):
             raise pytest.UsageError("name what to test: pytest --pyargs contract_tests --backend URL")
-        lacks: dict[str, str] = getattr(item.module, "LACKS", {})  # a fixture of the module's chooses
-        return next((lacks[part] for part in _needs(item.function) if isinstance(part, str) and part in lacks), "")
+        lacks: dict[Capability | str, str] = getattr(item.module, "LACKS", {})  # a fixture of the module's chooses
+        return next((lacks[part] for part in _needs(item.function) if part in lacks), "")
     if named not in _places:
         try:
             _places[named] = _make(named)()

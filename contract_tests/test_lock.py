@@ -11,6 +11,7 @@ import pytest
 import ailf
 from ailf.driver import Bid, Capability, Denied, Grant, Place
 from ailf.runtime import ThreadRuntime, run
+from contract_tests.fixtures import needs
 from contract_tests.flavours import World
 from contract_tests.test_backend import NAMES
 from contract_tests.threads import in_thread
@@ -88,6 +89,7 @@ async def begins_anew(world: World, lock: Any, ttl: float, call: Awaitable[Any])
     return result
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_fences_rise(world: World) -> None:
     """L2: trap 24: each fence is higher than all before, after any end of a grant and by any backend; one per lease."""
     backend = await world.connect()
@@ -121,6 +123,7 @@ async def test_fences_rise(world: World) -> None:
     await (await take(newcomer.lock("m"))).release()
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_the_same_bid_again(world: World) -> None:
     """L4, L2: trap 21: a bid sent again is the same grant, with the same fence, and its time begins anew."""
     backend = await world.connect()
@@ -249,6 +252,7 @@ async def test_remaining(world: World) -> None:
     assert lease.remaining() == 0
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_nobody_has_it_twice(world: World) -> None:
     """L14, L1: a second try is denied, whoever makes it: the holder, another object, another backend, the body."""
     backend, other = await world.connect(), await world.connect()
@@ -280,6 +284,7 @@ async def test_locks_are_apart(world: World) -> None:
     assert await fences(backend.lock("a")) == []
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_several_names(world: World) -> None:
     """L15, L2: several names are had all or none, whatever their order; a denied try changes nothing."""
     backend, other = await world.connect(), await world.connect()
@@ -313,6 +318,7 @@ async def test_several_names(world: World) -> None:
     assert (await b.inspect()).holders[0].remaining <= left.remaining - 0.1 + TICK
 
 
+@needs(Capability.SEVERAL_LOCKS)
 @pytest.mark.parametrize("fair", [False, True])
 async def test_opposite_orders(world: World, fair: bool) -> None:
     """L15, L1: the order of the names can't deadlock: many who want overlapping ones in any order all get them."""

@@ -14,7 +14,7 @@ import pytest
 
 import ailf
 from ailf.driver import Bid, Capability
-from contract_tests.fixtures import asyncio_only
+from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
 from contract_tests.test_cancel import MOMENTS, cancelled
 from contract_tests.test_lock import AWAY, Bidder, fences, in_line, same
@@ -263,6 +263,7 @@ async def test_lost_at_the_very_end(world: World) -> None:
     assert lease.lost
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_one_of_several_is_lost(world: World) -> None:
     """L15, L3, L9: who lost one of several locks has lost them all: none of them is extended, or kept from others."""
     backend = await world.connect()
@@ -347,6 +348,7 @@ async def test_errors_of_the_body(world: World) -> None:
 # --- being kept --------------------------------------------------------------------------------------------------
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_kept_for_as_long_as_it_takes(world: World) -> None:
     """L17: trap 22: leases are renewed while they are held, all at once, through errors and beside a blocked loop."""
     backend, other = await world.connect(), await world.connect()

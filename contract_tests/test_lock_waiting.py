@@ -322,6 +322,7 @@ async def test_permits_wake_as_many(world: World, fair: bool) -> None:
         await (await world.soon(each)).release()
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_a_pair_starves_nobody(world: World) -> None:
     """L15, L11: who waits for two locks keeps neither from those who want only that one, unless the locks are fair."""
     backend, other = await world.connect(), await world.connect()
@@ -382,6 +383,7 @@ async def test_a_dead_waiter(world: World) -> None:
     assert await lock.inspect() == ailf.LockInfo()
 
 
+@needs(Capability.SEVERAL_LOCKS)
 async def test_a_waiter_that_was_away(world: World) -> None:
     """L12, L15: who lost his place in one of two lines has lost it in both: two don't wait for each other for ever."""
     bidder = Bidder(world, await world.connect())

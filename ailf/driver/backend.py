@@ -27,6 +27,8 @@ class Capability(enum.Enum):
     """Messages of a stream with one ordering key are delivered one after another (S3)."""
     LOCK = "lock"
     """Locks and semaphores; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
+    SEVERAL_LOCKS = "several_locks"
+    """Locks of several names at once (L15)."""
     RATE_LIMITER = "rate_limiter"
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     PROCESSES = "processes"

@@ -62,6 +62,10 @@ if channel ~= '' then
   for _, lock in ipairs(locks) do
     -- Who lost his place in one line has lost it in all: or two could be first in one each, and wait for each other.
     if not kept then leave_line(lock, token) end
+    if deaf(channel) then -- who frees it can't know that the first in line has died
+      local first, alive = head(lock)
+      if first and first ~= token then blocked(alive) end
+    end
     stand_in_line(lock, token, lease, retry, channel)
     if lock.room > 0 and not fair then wake(lock, token) end -- free, but not for us: somebody else may want only this
   end

@@ -9,7 +9,7 @@
 redis.call('DEL', KEYS[2])
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then
-  if string.find(groups.err, 'no such key', 1, true) then return 0 end
+  if string.find(tostring(groups.err), 'no such key', 1, true) then return 0 end -- tostring: for fakeredis
   return groups
 end
 for _, info in ipairs(groups) do

@@ -25,7 +25,7 @@ local rung = false
 local turned = false -- whether a turn was passed, so that what is due has changed
 
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
-local missing = probe.err and string.find(probe.err, 'NOGROUP', 1, true)
+local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
 local base = tonumber(redis.call('HGET', notes, 'base') or 0)
 

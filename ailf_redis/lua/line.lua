@@ -33,6 +33,18 @@ local function head(line)
   end
 end
 
+-- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
+-- waits in a cluster has a "{" before it.
+local function deaf(channel) return string.byte(channel) == 123 end
+
+-- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it look
+-- again by themselves when its place ends.
+local function tell(channel, token)
+  if not deaf(channel) then return redis.call('PUBLISH', channel, token) > 0 end
+  redis.call('PUBLISH', string.sub(channel, 2), token)
+  return true
+end
+
 -- Wake the first in line, after a token if that is given; and the next one where nobody hears it.
 local function wake(line, after)
   local place = after and redis.call('ZRANK', line.queue, after) or -1
@@ -43,7 +55,7 @@ local function wake(line, after)
     local alive, channel = waiter(line, token)
     if not alive then
       place = place - 1
-    elseif redis.call('PUBLISH', channel, token) > 0 then
+    elseif tell(channel, token) then
       return
     end
   end

@@ -52,7 +52,7 @@ local function hurry(lock)
     if not token then return end
     local alive, channel, looks = waiter(lock, token)
     if alive then
-      if looks <= ends or redis.call('PUBLISH', channel, token) > 0 then return end
+      if looks <= ends or tell(channel, token) then return end
       place = place + 1
     end
   end
