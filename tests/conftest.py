@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import binaries
+from tests.clusters import Cluster
 from tests.servers import NewServer, Server, SharedServers
 
 
@@ -68,6 +69,15 @@ def server(request: pytest.FixtureRequest, shared_servers: SharedServers) -> Ser
 def any_server(shared_servers: SharedServers) -> Server:
     """The newest shared server, for what does not depend on the version."""
     return _shared(shared_servers, next(reversed(binaries.found()), "none"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A shared cluster of the newest server; keep to your `namespace` and leave its processes alone."""
+    version, binary = next(reversed(binaries.found().items()))
+    shared = Cluster(binary, version)
+    yield shared
+    shared.close()
 
 
 @pytest.fixture

@@ -2,4 +2,22 @@
 
 import os
 
+from contract_tests.fixtures import (
+    new_harness,
+    pytest_collection_modifyitems,
+    pytest_generate_tests,
+    pytest_pyfunc_call,
+    pytest_report_collectionfinish,
+    world,
+)
+
+__all__ = [
+    "new_harness",
+    "pytest_collection_modifyitems",
+    "pytest_generate_tests",
+    "pytest_pyfunc_call",
+    "pytest_report_collectionfinish",
+    "world",
+]
+
 collect_ignore_glob = [] if os.environ.get("AILF_CAMPAIGN") == "1" else ["*"]

@@ -1,17 +1,23 @@
 """The harnesses of our own backends."""
 
+import uuid
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import fakeredis
 import redis
+import redis.asyncio
 
 import ailf
+from ailf.driver import Capability
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
+from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from contract_tests.harness import Harness, UrlHarness
+from tests.clusters import Cluster
 
-__all__ = ["MemoryHarness", "RedisHarness"]
+__all__ = ["BroughtHarness", "ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness"]
 
 
 class MemoryHarness(Harness):
@@ -70,3 +76,88 @@ class RedisHarness(UrlHarness):
         (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
             raw.xadd(Keys(namespace).stream(stream), {"job": "sweep"})
+
+
+class BroughtHarness(RedisHarness):
+    """The same over clients that the user brings; what he set on them for himself doesn't matter."""
+
+    def connect(self) -> ailf.Backend:
+        """Bring a client with retries, whose replies are text."""
+        client = redis.Redis.from_url(self._base, decode_responses=True, protocol=3)
+        backend = RedisBackend.from_client(client, namespace=self._namespace())
+        backend.ping()
+        return backend
+
+    def connect_async(self) -> ailf.AsyncBackend:
+        """Bring one for asyncio."""
+        client = redis.asyncio.Redis.from_url(self._base, decode_responses=True, protocol=3)
+        return AsyncRedisBackend.from_client(client, namespace=self._namespace())
+
+    def _namespace(self) -> str:
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        return namespace
+
+
+class FakeHarness(Harness):
+    """A server of fakeredis, in this process."""
+
+    capabilities = frozenset(Capability) - {Capability.PROCESSES, Capability.SHARDED}
+
+    def __init__(self, server: fakeredis.FakeServer | None = None) -> None:
+        self._server = server or fakeredis.FakeServer()
+        self._namespace = f"contract-{uuid.uuid4().hex[:12]}"
+
+    def connect(self) -> ailf.Backend:
+        """Bring a blocking fake."""
+        backend = RedisBackend.from_client(fakeredis.FakeRedis(server=self._server), namespace=self._namespace)
+        backend.ping()
+        return backend
+
+    def connect_async(self) -> ailf.AsyncBackend:
+        """Bring a fake for asyncio."""
+        client = fakeredis.FakeAsyncRedis(server=self._server)
+        return AsyncRedisBackend.from_client(client, namespace=self._namespace)
+
+    def elsewhere(self) -> Harness:
+        """Return a harness on another namespace of the same server."""
+        return type(self)(self._server)
+
+    async def add_foreign(self, stream: str) -> None:
+        """Add an entry with fields of another program's."""
+        fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
+
+
+class ClusterHarness(Harness):
+    """A cluster, over clients that the user brings."""
+
+    capabilities = frozenset(Capability) - {Capability.SEVERAL_LOCKS, Capability.PROCESSES}
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._namespace = f"contract-{uuid.uuid4().hex[:12]}"
+
+    def connect(self) -> ailf.Backend:
+        """Bring a blocking client, which is not needed any more then."""
+        with self._cluster.client() as client:
+            backend = RedisBackend.from_client(client, namespace=self._namespace)
+        backend.ping()
+        return backend
+
+    def connect_async(self) -> ailf.AsyncBackend:
+        """Bring a client for asyncio."""
+        return AsyncRedisBackend.from_client(self._cluster.async_client(), namespace=self._namespace)
+
+    def elsewhere(self) -> Harness:
+        """Return a harness on another namespace of the same cluster."""
+        return type(self)(self._cluster)
+
+    async def interrupt_subscriptions(self) -> None:
+        """Have every node cut its subscribers."""
+        for node in self._cluster.nodes:
+            with node.client() as raw:
+                raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def add_foreign(self, stream: str) -> None:
+        """Add an entry with fields of another program's."""
+        with self._cluster.client() as client:
+            client.xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})

@@ -49,10 +49,19 @@ def test_every_test_names_a_clause() -> None:
     assert [test for _, test in suite() if not clauses_of(test)] == []
 
 
-@pytest.mark.parametrize("module", ["test_memory", "test_redis"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "contract/test_memory",
+        "contract/test_redis",
+        "campaigns/test_brought",
+        "campaigns/test_cluster",
+        "campaigns/test_fake",
+    ],
+)
 def test_our_backends_run_the_whole_suite(module: str) -> None:
     """Each test of the suite is in our own runs: none is forgotten, and none hides another of its name."""
-    text = (Path(__file__).parent / f"{module}.py").read_text()
+    text = (ROOT / "tests" / f"{module}.py").read_text()
     assert re.findall(r"^from (contract_tests\.test_\w+) import \*", text, re.MULTILINE) == sorted(
         {module for module, _ in suite()}
     )

@@ -1,0 +1,166 @@
+"""A real cluster of three masters, and a master with a replica that a Sentinel watches, each on free ports."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.crc import key_slot
+
+from tests.servers import HOST, Server
+
+__all__ = ["Cluster", "Watch", "until"]
+
+SLOTS = 16384
+NODES = 3
+DEADLINE = 20.0
+SYNC = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+
+
+def until(what: str, condition: Callable[[], Any]) -> None:
+    """Return when a condition holds.
+
+    Raises:
+        TimeoutError: It doesn't, for 20 s.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.02)
+
+
+def ask(server: Server, *command: Any) -> Any:
+    """Send one command over a connection of its own."""
+    with server.client() as client:
+        return client.execute_command(*command)
+
+
+class Cluster:
+    """Three masters, with a third of the slots each.
+
+    Attributes:
+        nodes: The servers.
+    """
+
+    def __init__(self, binary: Path, version: str) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        self.nodes = [Server.start(binary, *options, version=version) for _ in range(NODES)]
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self) -> None:
+        first, *others = self.nodes
+        for number, node in enumerate(self.nodes):
+            begin, end = (SLOTS * at // NODES for at in (number, number + 1))
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", begin, end - 1)
+            ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in others:
+            ask(node, "CLUSTER", "MEET", HOST, first.port)
+        until("the cluster did not come up", lambda: all(self._up(node) for node in self.nodes))
+
+    def _up(self, node: Server) -> bool:
+        info = ask(node, "CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % NODES in info
+
+    def client(self, **options: Any) -> redis.RedisCluster:
+        """A client of redis-py; close it, or use it with `with`."""
+        return redis.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
+
+    def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
+        """The same for asyncio; it connects when it is used."""
+        return redis.asyncio.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
+
+    def owner(self, slot: int) -> Server:
+        """The node that serves a slot."""
+        for first, last, master, *_ in ask(self.nodes[0], "CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == master[1])
+        raise LookupError(slot)
+
+    def begin_to_move(self, key: str) -> tuple[Server, Server]:
+        """Let the slot of a key be on its way to another node; return from where and where to."""
+        slot = key_slot(key.encode())
+        source = self.owner(slot)
+        target = next(node for node in self.nodes if node is not source)
+        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ask(source, "CLUSTER", "MYID"))
+        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ask(target, "CLUSTER", "MYID"))
+        return source, target
+
+    def finish(self, key: str, source: Server, target: Server) -> None:
+        """Let the rest of the slot go, and every node know."""
+        slot = key_slot(key.encode())
+        while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            ask(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+        for node in dict.fromkeys((target, source, *self.nodes)):
+            ask(node, "CLUSTER", "SETSLOT", slot, "NODE", ask(target, "CLUSTER", "MYID"))
+
+    def move(self, key: str) -> None:
+        """Move the slot of a key, with all that is in it, to another node."""
+        self.finish(key, *self.begin_to_move(key))
+
+    def close(self) -> None:
+        """Stop the nodes."""
+        for node in self.nodes:
+            node.close()
+
+
+class Watch:
+    """A master, a replica, and the Sentinel that makes the replica the master when the master is gone.
+
+    Attributes:
+        servers: The two servers; either may be the master.
+        sentinel: The Sentinel.
+    """
+
+    SERVICE = "watched"
+
+    def __init__(self, binary: Path, version: str) -> None:
+        self._servers: list[Server] = []
+        try:
+            master = self._start(binary, version, *SYNC)
+            replica = self._start(
+                binary, version, "--replicaof", f"{HOST} {master.port}", "--repl-diskless-sync-delay", "0"
+            )
+            until("the replica did not get ready", lambda: ask(replica, "INFO")["master_link_status"] == "up")
+            self.sentinel = self._start(binary, version, "--sentinel")
+            ask(self.sentinel, "SENTINEL", "MONITOR", self.SERVICE, HOST, master.port, 1)
+            for name, value in (("down-after-milliseconds", 300), ("failover-timeout", 2000)):
+                ask(self.sentinel, "SENTINEL", "SET", self.SERVICE, name, value)
+            self.servers = (master, replica)
+            until(
+                "the Sentinel did not find the replica",
+                lambda: ask(self.sentinel, "SENTINEL", "REPLICAS", self.SERVICE),
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, binary: Path, version: str, *options: str) -> Server:
+        self._servers.append(Server.start(binary, *options, version=version))
+        return self._servers[-1]
+
+    @property
+    def master(self) -> Server:
+        """The server that is the master, as the Sentinel says."""
+        _, port = ask(self.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
+        return next(each for each in self.servers if each.port == int(port))
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the Sentinels are: one that is gone, and the one that runs."""
+        return [(HOST, 1), (HOST, self.sentinel.port)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop all three."""
+        for each in reversed(self._servers):
+            each.close()
