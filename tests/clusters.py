@@ -45,13 +45,18 @@ class Cluster:
     """
 
     def __init__(self, binary: Path, version: str) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        self.nodes = [Server.start(binary, *options, version=version) for _ in range(NODES)]
+        self._binary = binary
+        self._replicas: list[Server] = []
+        self.nodes = [self._start(version) for _ in range(NODES)]
         try:
             self._join()
         except BaseException:
             self.close()
             raise
+
+    def _start(self, version: str) -> Server:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        return Server.start(self._binary, *options, *SYNC, version=version)
 
     def _join(self) -> None:
         first, *others = self.nodes
@@ -103,9 +108,28 @@ class Cluster:
         """Move the slot of a key, with all that is in it, to another node."""
         self.finish(key, *self.begin_to_move(key))
 
+    def add_replica(self, master: Server) -> Server:
+        """Start a replica of a node, which becomes the master when that is gone; return it when it has everything."""
+        replica = self._start(master.version)
+        self._replicas.append(replica)
+        ask(replica, "CLUSTER", "MEET", HOST, master.port)
+        name = ask(master, "CLUSTER", "MYID")
+        until("the replica was not met", lambda: name in ask(replica, "CLUSTER", "NODES"))
+        ask(replica, "CLUSTER", "REPLICATE", name)
+        until("the replica did not get ready", lambda: ask(replica, "INFO").get("master_link_status") == "up")
+        own = ask(replica, "CLUSTER", "MYID")
+        until("the replica is not known", lambda: all(self._follows(node, own) for node in self.nodes))
+        return replica
+
+    @staticmethod
+    def _follows(node: Server, name: bytes) -> bool:
+        """Tell whether a node knows another as a replica, which needs its votes to become a master."""
+        lines = ask(node, "CLUSTER", "NODES").splitlines()
+        return any(line.startswith(name) and b"slave" in line for line in lines)
+
     def close(self) -> None:
         """Stop the nodes."""
-        for node in self.nodes:
+        for node in (*self.nodes, *self._replicas):
             node.close()
 
 

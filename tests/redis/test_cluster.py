@@ -14,7 +14,8 @@ from ailf.driver import Capability
 from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from ailf_redis.slots import SlotMap, key_of, slot_of
-from tests.clusters import Cluster
+from tests import binaries
+from tests.clusters import Cluster, until
 
 MANY = 24
 """So many names that every node has some."""
@@ -138,6 +139,26 @@ def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
             assert isinstance(events.get(10), ailf.Gap)
             shards.publish("c", 2)
             assert events.get(5) == ailf.Message("c", 2)
+
+
+def test_a_master_that_dies() -> None:
+    """Its replica is found: calls wait for it, consumers and subscriptions come back, and nothing added is lost."""
+    version, binary = next(reversed(binaries.found().items()))
+    with contextlib.closing(Cluster(binary, version)) as cluster, brought(cluster, "ns", retry_for=15.0) as backend:
+        stream, pubsub = backend.stream("s"), backend.pubsub()
+        master = cluster.owner(slot_of(Keys("ns").stream("s")))
+        cluster.add_replica(master)
+        with pubsub.listen("c") as events, stream.group("g").consumer() as consumer:
+            stream.add(1)
+            with master.client() as raw:
+                raw.publish("nobody", "so that there is something to wait for")
+                until("the replica has not got it", lambda: raw.wait(1, 1000) == 1)
+            master.kill()
+            stream.add(2)
+            deliveries = [consumer.get(10) for _ in range(2)]
+            assert [each and each.data for each in deliveries] == [1, 2]
+            pubsub.publish("c", "after")
+            assert ailf.Message("c", "after") in (events.get(10), events.get(1))
 
 
 def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
