@@ -174,6 +174,7 @@ class RedisBackend(Backend):
 
         It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
         connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
+        As with a URL given to this class, it connects at the first call.
 
         Arguments:
             client: ``redis.Redis(…)``, ``Sentinel(…).master_for(…)``, ``redis.RedisCluster(…)`` or
@@ -232,6 +233,7 @@ class AsyncRedisBackend(AsyncBackend):
 
         It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
         connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
+        As with a URL given to this class, it connects at the first call, or when it is entered.
 
         Arguments:
             client: A ``redis.asyncio`` client: ``Redis(…)``, ``Sentinel(…).master_for(…)``, ``RedisCluster(…)``, or

@@ -73,9 +73,8 @@ class ClusterExecutor(Executor):
     def doubt(self, suspect: Address | None = None) -> None:
         """Ask anew who serves what before the next command, and the suspect last."""
         self._map = None
-        if suspect in self._known:
-            self._known.remove(suspect)
-            self._known.append(suspect)
+        if suspect is not None:
+            self._known = [*(each for each in self._known if each != suspect), suspect]
 
     async def _ask_around(self) -> None:
         """Ask one node after another until one answers."""

@@ -150,8 +150,8 @@ class Watched(Origin):
             except (RedisError, OSError):
                 continue
             if state is not None and self._sound(state):
-                self.sentinels.remove(sentinel)
-                self.sentinels.insert(0, sentinel)
+                # In one step: other threads look through the list.
+                self.sentinels[:] = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
                 return state[b"ip"].decode(), int(state[b"port"])
         raise RedisConnectionError(f"no Sentinel knows a healthy master {self.service!r}")
 

@@ -297,11 +297,26 @@ class _ThreadLink(_PlainLink):
 
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
+        self._reading = threading.Lock()
         self._writing = threading.Lock()
 
     def _send(self, data: bytes) -> None:
         with self._writing:
             super()._send(data)
+
+    async def receive(self, timeout: float) -> list[Any]:
+        with self._reading:
+            if self._gone:
+                raise self._executor.lost(ConnectionError("it was closed"), sent=True)
+            return await super().receive(timeout)
+
+    async def close(self) -> None:
+        if self._connection.pid != os.getpid():  # a forked child's copy: the parent still uses the connection
+            await super().close()
+            return
+        self.interrupt()
+        with self._reading:  # whoever still reads would find his socket gone in the middle of it
+            await super().close()
 
     async def _first(self, timeout: float) -> list[Any]:
         now = self._executor.runtime.now

@@ -1,6 +1,8 @@
 """A client that the user brings: it stays his, what he set for himself does no harm, and errors say what is known."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 
@@ -171,6 +173,34 @@ def test_error_replies_keep_their_places(any_server: Server) -> None:
     replies = run(plain.call_many([("ECHO", "a"), ("NOSUCHCOMMAND",), ("ECHO", "b")]))
     assert replies[::2] == [b"a", b"b"]
     assert isinstance(replies[1], redis.ResponseError)
+    run(plain.close())
+
+
+def test_a_forked_child_leaves_its_parents_connections(any_server: Server) -> None:
+    """B4: a child has connections of its own, and closing its copies ends nothing here, in mid-read too."""
+    plain = executor(any_server, ThreadRuntime())
+    assert run(plain.call("ECHO", "a")) == b"a"
+    link = run(plain.link())
+    reader = threading.Thread(target=lambda: run(link.receive(1.0)))
+    reader.start()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # whatever it hangs in
+        try:
+            run(link.close())
+            for _ in range(50):
+                assert run(plain.call("ECHO", "child")) == b"child"
+            run(plain.close())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+            os._exit(1)
+    for _ in range(50):
+        assert run(plain.call("ECHO", "parent")) == b"parent"
+    assert os.waitpid(child, 0)[1] == 0
+    reader.join(5)
+    run(link.send([("PING",)]))
+    assert run(link.receive(5)) == [b"PONG"]
+    run(link.close())
     run(plain.close())
 
 
