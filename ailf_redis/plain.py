@@ -20,6 +20,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 from ailf.errors import BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Event, Runtime
 from ailf_redis.connection import Command, Executor, Link, packed
+from ailf_redis.links import ThreadLink, shut
 from ailf_redis.origins import Origin, answer, done, hang_up
 from ailf_redis.settings import Settings
 
@@ -201,13 +202,13 @@ class PlainExecutor(Executor):
             self.check_open()
         if self._on_asyncio:
             return _LoopLink(self, connection)
-        return (_ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
+        return (ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
 
     def interrupt(self) -> None:
         self.closed = True
         if not self._on_asyncio:
             for connection in tuple(self._busy):
-                _shut(connection)
+                shut(connection._sock)  # a fake's never blocks for long
 
     async def close(self) -> None:
         self.interrupt()
@@ -243,14 +244,6 @@ async def _stale(connection: Any) -> bool:
         return bool(await done(connection.can_read()))
     except _BROKEN:
         return True
-
-
-def _shut(connection: Any) -> None:
-    """Wake whoever reads, without freeing the descriptor under his hands."""
-    sock = connection._sock
-    if isinstance(sock, socket.socket):  # a fake's never blocks for long
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: an SSLSocket's would drop its TLS state
 
 
 class _PlainLink(Link):
@@ -292,52 +285,15 @@ class _PlainLink(Link):
         await done(self._connection.disconnect())
 
 
-class _ThreadLink(_PlainLink):
-    _glance = math.inf
+class _FakeLink(_PlainLink):
+    """A fake does what it is asked while it is sent, so who sends what blocks can't be interrupted: a thread does."""
+
+    _sender: threading.Thread | None = None
 
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
         self._reading = threading.Lock()
         self._writing = threading.Lock()
-
-    def _send(self, data: bytes) -> None:
-        with self._writing:
-            super()._send(data)
-
-    async def receive(self, timeout: float) -> list[Any]:
-        with self._reading:
-            if self._gone:
-                raise self._executor.lost(ConnectionError("it was closed"), sent=True)
-            return await super().receive(timeout)
-
-    async def close(self) -> None:
-        if self._connection.pid != os.getpid():  # a forked child's copy: the parent still uses the connection
-            await super().close()
-            return
-        self.interrupt()
-        with self._reading:  # whoever still reads would find his socket gone in the middle of it
-            await super().close()
-
-    async def _first(self, timeout: float) -> list[Any]:
-        now = self._executor.runtime.now
-        until = now() + timeout
-        while not self._connection.can_read(max(0.0, min(self._glance, until - now()))):
-            if self._gone:
-                raise ConnectionError("it was interrupted")
-            if now() >= until:
-                return []
-        return [await answer(self._connection)]
-
-    def interrupt(self) -> None:
-        self._gone = True
-        _shut(self._connection)
-
-
-class _FakeLink(_ThreadLink):
-    """A fake does what it is asked while it is sent, so who sends what blocks can't be interrupted: a thread does."""
-
-    _glance = _GLANCE
-    _sender: threading.Thread | None = None
 
     async def send(self, commands: Sequence[Command]) -> None:
         if commands[0][0] != "XREAD":
@@ -346,15 +302,39 @@ class _FakeLink(_ThreadLink):
         self._sender = threading.Thread(target=self._block, args=(packed(commands),), name="ailf-fake", daemon=True)
         self._sender.start()
 
+    def _send(self, data: bytes) -> None:
+        with self._writing:
+            super()._send(data)
+
     def _block(self, data: bytes) -> None:
         self._send(data)
         if self._gone:
             self._connection.disconnect()
 
+    async def receive(self, timeout: float) -> list[Any]:
+        with self._reading:
+            if self._gone:
+                raise self._executor.lost(ConnectionError("it was closed"), sent=True)
+            return await super().receive(timeout)
+
+    async def _first(self, timeout: float) -> list[Any]:
+        now = self._executor.runtime.now
+        until = now() + timeout
+        while not self._connection.can_read(max(0.0, min(_GLANCE, until - now()))):
+            if self._gone:
+                raise ConnectionError("it was interrupted")
+            if now() >= until:
+                return []
+        return [await answer(self._connection)]
+
+    def interrupt(self) -> None:
+        self._gone = True
+
     async def close(self) -> None:
         self._gone = True
         if self._sender is None or not self._sender.is_alive():  # else it ends the connection when it comes back
-            await super().close()
+            with self._reading:
+                await super().close()
 
 
 class _LoopLink(_PlainLink):

@@ -7,7 +7,6 @@ import select
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from redis.exceptions import RedisError
 from ailf.errors import BackendTimeoutError
 from ailf_redis.connection import NOTHING, READ_SIZE, Command, Executor, Link, Replies, packed
 from ailf_redis.errors import mapped
+from ailf_redis.links import ThreadLink, shut
 from ailf_redis.settings import Settings
 
 __all__ = ["BlockingExecutor"]
@@ -109,16 +109,10 @@ class _Wire:
 
     def shut(self) -> None:
         """Wake whoever reads, without freeing the descriptor under his hands."""
-        _shut(self._socket)
+        shut(self._socket)
 
     def close(self) -> None:
         self._connection.disconnect()
-
-
-def _shut(sock: Any) -> None:
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: an SSLSocket's would drop its TLS state
 
 
 class BlockingExecutor(Executor):
@@ -215,7 +209,7 @@ class BlockingExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            return _Link(self, _connect(self.settings))
+            return ThreadLink(self, _connect(self.settings))
         except (RedisError, OSError) as error:
             raise self.lost(error, sent=False) from error
 
@@ -238,43 +232,3 @@ class BlockingExecutor(Executor):
         while self._idle:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
-
-
-class _Link(Link):
-    def __init__(self, executor: Executor, connection: Any) -> None:
-        self._executor = executor
-        self._connection = connection
-        self._socket: socket.socket = connection._sock
-        self._replies = Replies(connection._parser.parse_error)
-        self._writing = threading.Lock()
-
-    async def send(self, commands: Sequence[Command]) -> None:
-        data = packed(commands)
-        try:
-            with self._writing:
-                self._socket.sendall(data)
-        except OSError as error:
-            raise self._executor.lost(error, sent=True) from error
-
-    async def receive(self, timeout: float) -> list[Any]:
-        until = time.monotonic() + timeout
-        try:
-            while (left := until - time.monotonic()) > 0:
-                self._socket.settimeout(left)
-                data = self._socket.recv(READ_SIZE)
-                if not data:
-                    raise ConnectionError("the server closed it")
-                replies = self._replies.feed(data)
-                if replies:
-                    return replies
-        except TimeoutError:
-            pass
-        except (OSError, hiredis.HiredisError) as error:
-            raise self._executor.lost(error, sent=True) from error
-        return []
-
-    def interrupt(self) -> None:
-        _shut(self._socket)
-
-    async def close(self) -> None:
-        self._connection.disconnect()

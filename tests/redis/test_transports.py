@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -9,6 +11,9 @@ import pytest
 import uvloop
 
 import ailf
+from ailf.runtime import run
+from ailf_redis.pool import BlockingExecutor
+from ailf_redis.settings import Settings
 from contract_tests import test_backend as b
 from contract_tests import test_cancel as cancel
 from contract_tests import test_close as close
@@ -24,6 +29,8 @@ from tests.binaries import found
 from tests.contract.harnesses import RedisHarness
 from tests.servers import NewServer, Server, ServerStartError, free_port
 from tests.tls import HOST, Certificates, Terminator
+
+SENDERS, SENT = 4, 500
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "blocking": asyncio.new_event_loop,
@@ -46,7 +53,7 @@ OF_ALL = [
     req.test_everybody_gets_his_own_reply,
     rl.test_parallel_places,
     s.test_many_producers,
-    w.test_concurrency,
+    w.test_verdicts,
 ]
 OF_TASKS = [
     cancel.test_cancelled_adds,
@@ -141,6 +148,32 @@ def test_tls_trusts_nobody_else(
     with pytest.raises(ailf.BackendError, match=r"(?i)certificate") as raised:
         talk(f"{url}{'&' if options else '?'}retry_for=0", flavour)
     assert f"rediss://{host}:{tls_port}" in str(raised.value)
+
+
+def test_tls_with_many_threads(tls_port: int, certificates: Certificates) -> None:
+    """What several threads send over one link, while another reads, arrives whole, and so does every reply."""
+    executor = BlockingExecutor(Settings.from_url(f"rediss://{HOST}:{tls_port}/0?tls_ca={certificates.ca}"))
+    link = run(executor.link())
+
+    def send(who: int) -> None:
+        for number in range(SENT):
+            run(link.send([("ECHO", f"{who} {number} {'x' * number}")]))
+
+    threads = [threading.Thread(target=send, args=(who,)) for who in range(SENDERS)]
+    for each in threads:
+        each.start()
+    told: list[bytes] = []
+    until = time.monotonic() + 20
+    while len(told) < SENDERS * SENT and time.monotonic() < until:
+        told += run(link.receive(1.0))
+    for each in threads:
+        each.join(5)
+    run(link.close())
+    run(executor.close())
+    assert len(told) == SENDERS * SENT
+    for who in range(SENDERS):
+        mine = [each.split(b" ") for each in told if each.startswith(b"%d " % who)]
+        assert [(int(number), len(rest)) for _, number, rest in mine] == [(each, each) for each in range(SENT)]
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
