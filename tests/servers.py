@@ -229,9 +229,10 @@ class Server:
         )
 
     def _answers(self) -> bool:
+        """Tell whether it answers: it, and not somebody else who had the port."""
         with contextlib.suppress(OSError), self.dial(timeout=1.0) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")  # and not -LOADING
+            connection.sendall(b"INFO server\r\n")  # while it loads its data, that is refused
+            return f"process_id:{self.pid}\r\n".encode() in connection.recv(4096)
         return False
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -1,20 +1,21 @@
 """The programs of earlier AILF code run as they are, as separate processes against a Redis on its default port."""
 
+import fcntl
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 import ailf
 from ailf.messaging.redis import RedisPubSub, RedisStream
 from tests.servers import NewServer, Server
-
-pytestmark = pytest.mark.xdist_group("port 6379")  # there is one
 
 PUBLISHER = """
 from ailf.messaging.redis import RedisPubSub
@@ -65,16 +66,22 @@ def process_document(content):
 
 
 @pytest.fixture
-def default_server(new_server: NewServer) -> Server:
-    """A server on Redis' default port, where the programs look for it; another run of these tests is waited out."""
-    until = time.monotonic() + 30
-    while taken(6379):
-        if time.monotonic() > until:
-            pytest.fail(
-                "port 6379 is in use on this machine, and these programs know no other: stop what listens there"
-            )
-        time.sleep(0.2)
-    return new_server(port=6379)
+def default_server(new_server: NewServer) -> Iterator[Server]:
+    """A server on Redis' default port, where the programs look for it; there is one, so tests take turns at it."""
+    with Path(tempfile.gettempdir(), "ailf-tests-6379").open("wb") as turn:
+        wait_until(lambda: _mine(turn), 30)
+        wait_until(lambda: not taken(6379), 5, "port 6379 is in use, and these programs know no other")
+        with new_server(port=6379) as server:
+            yield server
+
+
+def _mine(turn: IO[bytes]) -> bool:
+    """Take a turn, unless somebody else has it; it ends with the file's being closed, however this process ends."""
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def taken(port: int) -> bool:
@@ -113,12 +120,11 @@ class Programs:
         return process
 
 
-def wait_until(condition: object, timeout: float = 15) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 15, why: str = "") -> None:
     """Wait until a condition holds."""
-    assert callable(condition)
     until = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < until, f"not within {timeout:g} s"
+        assert time.monotonic() < until, why or f"not within {timeout:g} s"
         time.sleep(0.05)
 
 
