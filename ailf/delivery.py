@@ -69,21 +69,29 @@ class Parcel:
 
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
         """Settle it, once, and return what became of it (S4)."""
-        if self.settled is action:
+        if self._settled_by(action):
             return self.outcome
-        if self.settled is not None:
-            raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         if self.hold.taken:
             raise await self._lost(action.value)
         asked = self._ask(action, delay, error)
         outcome = await self.consumer.group.settle(asked)
         if outcome is Outcome.LOST:
+            if self._settled_by(action):  # another task did, while this one waited for the answer
+                return self.outcome
             raise await self._lost(action.value)
         self.settled, self.outcome = action, outcome
         self.consumer.let_go(self)
         if outcome is not Outcome.DONE:
             await self.consumer.group.report(self.claim.record.id, asked, outcome)
         return outcome
+
+    def _settled_by(self, action: Action) -> bool:
+        """Tell whether it was settled, which must have been in the same way."""
+        if self.settled is None:
+            return False
+        if self.settled is not action:
+            raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
+        return True
 
     def _ask(self, action: Action, delay: float | None, error: str) -> Settlement:
         if action is Action.ACK:  # nearly all; nothing else is said of them

@@ -81,6 +81,23 @@ async def test_settling_twice(world: World) -> None:
         assert not delivery.lost
 
 
+async def test_settling_two_ways_at_once(world: World) -> None:
+    """S4: of two ways to settle at the same time one counts, and the other raises."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        delivery = await world.take(consumer)
+        ways = await asyncio.gather(delivery.ack(), delivery.nack(0), return_exceptions=True)
+        acked, nacked = (error is None for error in ways)
+        assert acked is not nacked
+        assert all(isinstance(error, ailf.SettledError | ailf.LeaseLostError) for error in ways if error)
+        if acked:
+            await world.nothing(consumer)
+        else:
+            assert (await world.take(consumer)).attempt == 2
+
+
 async def test_leases_are_renewed(world: World) -> None:
     """S4: a message stays leased while its consumer lives, in its hands and in its buffer."""
     backend = await world.connect()

@@ -8,6 +8,7 @@ local most = tonumber(ARGV[2])
 local EACH = 7
 local done = {}
 local acked = {} -- what is acknowledged and has no notes: all at once in the end
+local over = {} -- the same, by member: its receipt is worth nothing any more
 
 -- Whether there are notes on any message, besides those on the group itself.
 local function noted()
@@ -21,13 +22,14 @@ end
 local plain = not missing and not noted()
 
 local function settle(member, consumer, grant, action, delay, reason, why)
-  local row = not missing and pending(member)
+  local row = not missing and not over[member] and pending(member)
   if not row or row[2] ~= consumer or row[4] + base ~= tonumber(grant) then return 0 end
   local ends = redis.call('ZSCORE', due, member)
   if ends and tonumber(ends) <= now then return 0 end
   if action == 'ack' then
     if plain and string.byte(member) ~= 126 then
       acked[#acked + 1] = member
+      over[member] = true
     else
       finish(member)
     end

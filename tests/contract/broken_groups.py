@@ -47,6 +47,15 @@ class SettlesStale(GroupState):
         return self.pending.get(receipt.id)
 
 
+class SettlesTogether(MemoryStreamDriver):
+    """A lease that one request settles twice holds both times."""
+
+    async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
+        last = {each.receipt: each for each in settlements}
+        outcomes = dict(zip(last, await super().settle(stream, group, list(last.values()), **options), strict=True))
+        return [outcomes[each.receipt] for each in settlements]
+
+
 class RepeatsGrants(GroupState):
     """A lease is numbered by its attempt, which begins anew after a seek."""
 

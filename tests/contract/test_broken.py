@@ -269,6 +269,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
 
 ON_ASYNCIO: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(streams.MixesReplies), x.test_cancelled_adds, {}),
+    (with_stream(groups.SettlesTogether), d.test_settling_two_ways_at_once, {}),
 ]
 
 KEPT_BY_CORE = {
@@ -337,7 +338,7 @@ def test_caught(harness: type[BrokenHarness], test: Test, options: dict[str, Any
 
 @pytest.mark.parametrize(("harness", "test", "options"), ON_ASYNCIO, ids=named)
 def test_caught_on_asyncio(harness: type[BrokenHarness], test: Test, options: dict[str, Any]) -> None:
-    """A backend that is broken in this way, in which only tasks can be, fails this test of the suite."""
+    """A backend that is broken in this way, which only tasks can meet, fails this test of the suite."""
     assert caught(harness, test, "asyncio", options)
 
 
