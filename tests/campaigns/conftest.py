@@ -1,7 +1,5 @@
 """Long runs, for `make campaign`: collected only where AILF_CAMPAIGN=1 says so."""
 
-import os
-
 from contract_tests.fixtures import (
     new_harness,
     pytest_collection_modifyitems,
@@ -10,6 +8,7 @@ from contract_tests.fixtures import (
     pytest_report_collectionfinish,
     world,
 )
+from tests.effort import CAMPAIGN
 
 __all__ = [
     "new_harness",
@@ -20,4 +19,4 @@ __all__ = [
     "world",
 ]
 
-collect_ignore_glob = [] if os.environ.get("AILF_CAMPAIGN") == "1" else ["*"]
+collect_ignore_glob = [] if CAMPAIGN else ["*"]

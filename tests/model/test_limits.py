@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
@@ -23,6 +23,7 @@ from ailf_redis.connection import Executor
 from ailf_redis.scripts import Script
 from ailf_redis.settings import Settings
 from contract_tests.envelopes import excess
+from tests.effort import examples
 from tests.model.limit_model import History
 from tests.model.test_lock_memory import TurnedClock
 from tests.servers import Server
@@ -49,7 +50,7 @@ steps = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 6)), max_size=40
 
 
 @given(limit=rates, steps=steps)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, int]]) -> None:
     """R3, R4: what remains, what passes, and when the rest will, is what the list of all charges says."""
     its, state, history, now = algorithm(limit), (), History(limit), START
@@ -71,7 +72,7 @@ def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, i
 
 
 @given(limit=rates, steps=steps, at=st.integers(0, 39), actual=st.integers(0, 6))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_settled_charge_is_as_though_it_had_been_made_so(
     limit: Limit, steps: list[tuple[int, int]], at: int, actual: int
 ) -> None:
@@ -111,7 +112,7 @@ def test_a_busy_bucket_gives_back_all() -> None:
 
 
 @given(limit=rates, steps=st.lists(st.tuples(st.integers(-5000, 1500), st.integers(0, 6)), max_size=40))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_time_that_steps_back_mints_nothing(limit: Limit, steps: list[tuple[int, int]]) -> None:
     """R6: whatever the clock does, no more is admitted than the latest time that was seen allows."""
     its, state, now = algorithm(limit), (), START

@@ -1,13 +1,12 @@
 """The memory backend's locks do, step for step, what the model does."""
 
-import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ailf.runtime import ThreadRuntime
 from ailf.testing import Clock
 from ailf_memory import MemoryStore
 from ailf_memory.backend import MemoryDriver
+from tests.effort import SLOW, examples
 from tests.model.lock_machine import LockMachine, LockSide, LockTimes
 from tests.model.lock_model import HEARD
 
@@ -74,10 +73,10 @@ class MemorySide(LockSide):
         """Leave it to the collector."""
 
 
-@pytest.mark.timeout(300)  # a busy machine plays slowly
+@SLOW
 def test_memory_does_what_the_model_does() -> None:
     """Every answer is the model's, and so are who is woken and how each lock stands after every step."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [MemorySide()]),
-        settings=settings(max_examples=400, stateful_step_count=50, deadline=None),
+        settings=examples(400, stateful_step_count=50),
     )

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ailf.runtime import ThreadRuntime, run
 from ailf_redis.backend import RedisDriver
 from ailf_redis.settings import Settings
+from tests.effort import SLOW, examples
 from tests.model.lock_machine import NAMES, LockMachine, LockSide, LockTimes
 from tests.model.lock_model import HEARD
 from tests.model.test_lock_memory import MemorySide
@@ -111,10 +111,10 @@ def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
     run(driver.close())
 
 
-@pytest.mark.timeout(300)  # a busy machine plays slowly
+@SLOW
 def test_redis_does_what_the_model_does(backend: RedisDriver, server: Server) -> None:
     """Every answer is the model's and memory's, and so are who is woken and how each lock stands after every step."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [RedisSide(backend, server), MemorySide()]),
-        settings=settings(max_examples=40, stateful_step_count=40, deadline=None),
+        settings=examples(40, stateful_step_count=40),
     )

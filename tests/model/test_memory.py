@@ -1,8 +1,8 @@
 """The memory backend does, step for step, what the model does."""
 
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.effort import examples
 from tests.model.machine import Machine
 from tests.model.side import MemorySide, Times
 
@@ -24,5 +24,5 @@ def test_memory_does_what_the_model_does() -> None:
     """Every answer is the model's, and so is how the stream and its groups stand after every step."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [MemorySide()]),
-        settings=settings(max_examples=300, stateful_step_count=50, deadline=None),
+        settings=examples(300, stateful_step_count=50),
     )

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ailf.driver import Action, Draft, Fetched, Settlement
@@ -20,6 +19,7 @@ from ailf.runtime import ThreadRuntime, run
 from ailf.values import EARLIEST, LATEST, Retention, Trimmed
 from ailf_redis.backend import RedisDriver
 from ailf_redis.settings import Settings
+from tests.effort import SLOW, examples
 from tests.model.machine import GROUPS, Machine
 from tests.model.side import NEVER, MemorySide, Side, Times
 from tests.servers import Server
@@ -90,12 +90,12 @@ def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
     run(driver.close())
 
 
-@pytest.mark.timeout(300)  # a busy machine plays slowly
+@SLOW
 def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
     """Every answer is the model's and memory's, and so is how the stream and its groups stand after every step."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [RedisSide(backend), MemorySide()]),
-        settings=settings(max_examples=60, stateful_step_count=40, deadline=None),
+        settings=examples(60, stateful_step_count=40),
     )
 
 

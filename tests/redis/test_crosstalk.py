@@ -8,7 +8,6 @@ AILF_CAMPAIGN=1 makes ten times as many.
 
 import asyncio
 import itertools
-import os
 import random
 import signal
 import threading
@@ -28,9 +27,10 @@ from ailf_redis.pool import BlockingExecutor
 from ailf_redis.scripts import Script
 from ailf_redis.settings import Settings
 from ailf_redis.wire import AsyncioExecutor
+from tests.effort import CAMPAIGN
 from tests.servers import NewServer, Server
 
-CALLS = 100_000 if os.environ.get("AILF_CAMPAIGN") else 10_000
+CALLS = 100_000 if CAMPAIGN else 10_000
 EVERY = 50
 """After so many calls something goes wrong."""
 

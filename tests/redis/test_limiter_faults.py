@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -18,13 +17,14 @@ import ailf
 from ailf import Concurrency, TokenBucket, parse_limit
 from ailf.waiting import PLACE
 from contract_tests.envelopes import Call, excess
+from tests.effort import CAMPAIGN
 from tests.servers import Server
 
 log = logging.getLogger("tests")
 
 PROGRAM = Path(__file__).with_name("limiter_program.py")
 CALLERS = 4
-SECONDS = 10.0 if os.environ.get("AILF_CAMPAIGN") else 4.0
+SECONDS = 10.0 if CAMPAIGN else 4.0
 HOUR = 3600.0
 TICK = 1
 """The ms that a backend counts in."""
