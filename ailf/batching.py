@@ -18,12 +18,20 @@ Work = Callable[[Sequence[X]], Awaitable[Sequence[Y | Exception]]]
 """Does something for each item; an exception among the results is that item's."""
 
 
+Then = Callable[[Y | BaseException], Awaitable[None]]
+"""Is told the result for one item, or the error."""
+
+
 class Batcher(ABC, Generic[X, Y]):
     """Does one thing for many."""
 
     @abstractmethod
     async def do(self, item: X) -> Y:
         """Return the result for this item, done together with others where there are any."""
+
+    @abstractmethod
+    async def post(self, item: X, then: Then[Y]) -> None:
+        """Have it done without waiting for the result, where there is somebody else to wait for it."""
 
 
 def batcher(runtime: Runtime, work: Work[X, Y], most: int) -> Batcher[X, Y]:
@@ -41,21 +49,36 @@ class _AtOnce(Batcher[X, Y]):
             raise result
         return result
 
+    async def post(self, item: X, then: Then[Y]) -> None:
+        (result,) = await _results(self._work, [item])
+        await then(result)
+
 
 class _InTurns(Batcher[X, Y]):
     def __init__(self, work: Work[X, Y], most: int) -> None:
         self._work = work
         self._most = most
-        self._waiting: list[tuple[X, asyncio.Future[Y]]] = []
+        self._waiting: list[tuple[X, Then[Y]]] = []
         self._running: set[asyncio.Task[None]] = set()
 
     async def do(self, item: X) -> Y:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Y] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._start)
-        self._waiting.append((item, answer))
+        answer: asyncio.Future[Y] = asyncio.get_running_loop().create_future()
+
+        async def then(result: Y | BaseException) -> None:
+            if answer.done():  # cancelled
+                return
+            if isinstance(result, BaseException):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        await self.post(item, then)
         return await answer
+
+    async def post(self, item: X, then: Then[Y]) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._start)
+        self._waiting.append((item, then))
 
     def _start(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -64,16 +87,15 @@ class _InTurns(Batcher[X, Y]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, batch: Sequence[tuple[X, "asyncio.Future[Y]"]]) -> None:
-        results: Sequence[Y | BaseException]
-        try:
-            results = await self._work([item for item, _ in batch])
-        except BaseException as error:  # noqa: BLE001 - it is those who wait that it concerns
-            results = [error] * len(batch)
-        for (_, answer), result in zip(batch, results, strict=True):
-            if answer.done():  # cancelled
-                continue
-            if isinstance(result, BaseException):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
+    async def _run(self, batch: Sequence[tuple[X, Then[Y]]]) -> None:
+        results = await _results(self._work, [item for item, _ in batch])
+        for (_, then), result in zip(batch, results, strict=True):
+            await then(result)
+
+
+async def _results(work: Work[X, Y], items: Sequence[X]) -> Sequence[Y | BaseException]:
+    """Return the result for each item; an error of the whole is each one's."""
+    try:
+        return await work(items)
+    except BaseException as error:  # noqa: BLE001 - it is those who asked that it concerns
+        return [error] * len(items)

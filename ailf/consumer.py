@@ -43,14 +43,14 @@ class ConsumerFlow:
         group: The group it belongs to.
         name: Its name, unique per opened consumer.
         stopping: Set when it hands out nothing more.
-        running: How many of its messages are in a worker's handlers now.
+        in_hand: Those of its messages that a worker has begun and not settled.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
         self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
-        self.running = 0
+        self.in_hand: set[Parcel] = set()
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
         self._crew = Crew(group.engine.runtime, self._buffer)
@@ -220,7 +220,7 @@ class ConsumerFlow:
         await self._landed()
         await self._waiter.close()
         try:
-            if self.running:
+            if self.in_hand:
                 await self.hand_back()
             else:
                 await self.group.driver.leave(self.group.stream, self.group.name, self.name)

@@ -1,8 +1,10 @@
 """Callers who wait for what one of them fetches: one leads, and the others sleep until there is something for them.
 
-What comes wakes as many as it is for, not all. No call is lost: who was called and leaves without taking anything,
-because he was cancelled, his time was over or the end had come, calls the next one by `rouse`; so does who stops
-leading.
+What comes wakes no more than it is for. It calls two, and each of them two more when he has come, as long as there is
+something left: so where one takes everything before the others come, two have come for nothing, and not a hundred.
+
+No call is lost: who was called and leaves without taking anything, because he was cancelled, his time was over or the
+end had come, calls the next one by `rouse`; so does who stops leading.
 """
 
 from collections.abc import Awaitable, Callable, Sized
@@ -12,6 +14,9 @@ import attrs
 from ailf.runtime import Event, Runtime
 
 __all__ = ["Crew"]
+
+AT_ONCE = 2
+"""How many are called by one."""
 
 
 @attrs.define(eq=False)
@@ -71,15 +76,16 @@ class Crew:
             with self._guard:
                 self._asleep.pop(turn, None)  # called by nobody: his time is over, or he was cancelled
                 self._called.discard(turn)
+                self._call(min(AT_ONCE, len(self.there) - 1 - len(self._called)))
         if turn.error is not None:
             raise turn.error
 
     def rouse(self) -> None:
-        """Call as many as there are things, or one to lead where nobody does, less those who are on their way."""
-        if not self._asleep:  # who lies down just now sees for himself, or has a leader who rouses when he leaves
+        """Call some for what there is, or one to lead where nobody does, unless somebody is on his way already."""
+        if self._called or not self._asleep:  # who lies down just now sees for himself, or has a leader who will rouse
             return
         with self._guard:
-            self._call(max(len(self.there), not self._leading) - len(self._called))
+            self._call(min(AT_ONCE, max(len(self.there), not self._leading)))
 
     def _call(self, count: int, error: Exception | None = None) -> None:
         for turn in list(self._asleep)[: max(0, count)]:

@@ -32,7 +32,7 @@ class Holder(Protocol):
 
     group: GroupFlow
     name: str
-    running: int
+    in_hand: set["Parcel"]
 
     def let_go(self, parcel: "Parcel") -> None:
         """It is settled or lost: renew it no more."""
@@ -73,8 +73,12 @@ class Parcel:
             return self.outcome
         if self.hold.taken:
             raise await self._lost(action.value)
-        asked = self._ask(action, delay, error)
-        outcome = await self.consumer.group.settle(asked)
+        asked = self.ask(action, delay, error)
+        return await self.answered(asked, await self.consumer.group.settling.do(asked))
+
+    async def answered(self, asked: Settlement, outcome: Outcome) -> Outcome:
+        """Take note of what became of it, and return that."""
+        action = asked.action
         if outcome is Outcome.LOST:
             if self._settled_by(action):  # another task did, while this one waited for the answer
                 return self.outcome
@@ -93,7 +97,8 @@ class Parcel:
             raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         return True
 
-    def _ask(self, action: Action, delay: float | None, error: str) -> Settlement:
+    def ask(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
+        """Return what to ask of the backend in order to settle it."""
         if action is Action.ACK:  # nearly all; nothing else is said of them
             return Settlement(self.claim.receipt, action)
         if delay is None:
@@ -199,8 +204,7 @@ class Delivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
     As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and
-    releases on Ctrl-C. Its lease is renewed while you have it.
+    further), and releases on Ctrl-C. Its lease is renewed while you have it.
     """
 
     __slots__ = ()
@@ -264,8 +268,7 @@ class AsyncDelivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
     As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and
-    releases on cancellation. Its lease is renewed while you have it.
+    further), and releases on cancellation. Its lease is renewed while you have it.
     """
 
     __slots__ = ()

@@ -62,7 +62,12 @@ class GroupOptions:
 
 
 class GroupFlow:
-    """The one text of both flavours."""
+    """The one text of both flavours.
+
+    Attributes:
+        settling: Settles deliveries; those that tasks settle at the same time go in one request.
+        workers: Those at work on it in this process, by this object.
+    """
 
     def __init__(
         self, engine: Engine, driver: StreamDriver, payloads: Payloads, stream: str, name: str, options: GroupOptions
@@ -74,7 +79,7 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.workers: set[Stoppable] = set()
-        self._settling: Batcher[Settlement, Outcome] = batcher(engine.runtime, self.settle_many, SETTLED_AT_ONCE)
+        self.settling: Batcher[Settlement, Outcome] = batcher(engine.runtime, self.settle_many, SETTLED_AT_ONCE)
         if options.on_event is not None:
             engine.runtime.check_callable("the hook for events", options.on_event)
 
@@ -133,10 +138,6 @@ class GroupFlow:
         if fetched.reset:
             log.warning("%s had vanished and was made again at the beginning of the stream", self)
             await self.tell(GroupReset(self.stream, self.name))
-
-    async def settle(self, settlement: Settlement) -> Outcome:
-        """Settle a delivery; those that tasks settle at the same time go in one request."""
-        return await self._settling.do(settlement)
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
         """Settle deliveries; for each, what became of it, or that nobody can tell.

@@ -123,6 +123,10 @@ class Runtime(ABC):
         """Start a flow beside this one. What it raises is logged."""
 
     @abstractmethod
+    async def breathe(self) -> None:
+        """Let others run, where they have to be let."""
+
+    @abstractmethod
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a user's function; on asyncio, await what it returns where that can be awaited."""
 
@@ -204,6 +208,9 @@ class ThreadRuntime(Runtime):
 
     def spawn(self, flow: Flow, *, name: str) -> Task:
         return _Thread(flow, name)
+
+    async def breathe(self) -> None:
+        pass
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         result = function(*args)
@@ -353,6 +360,9 @@ class AsyncioRuntime(Runtime):
 
     def spawn(self, flow: Flow, *, name: str) -> Task:
         return _LoopTask(flow, name)
+
+    async def breathe(self) -> None:
+        await asyncio.sleep(0)
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         result = function(*args)

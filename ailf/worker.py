@@ -1,10 +1,13 @@
 """The loop that runs handlers: take a message, call the handler, settle by what it did; stop without losing one.
 
-Each of `concurrency` hands takes from the same consumer, so at most that many handlers run at once (S15). Stopping goes
-in this order (S14): fetch no more, hand back what was not begun, wait for the running handlers, leave.
+Each of `concurrency` hands takes from the same consumer, so at most that many handlers run at once (S15). On asyncio a
+hand whose handler has returned goes on without waiting for the answer to its ack, unless as many acks are under way as
+there are hands. Stopping goes in this order (S14): fetch no more, hand back what was not begun, wait for the running
+handlers and for the acks under way, leave.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,7 +15,8 @@ from typing import Any, ClassVar
 from ailf.checks import check_count, check_seconds
 from ailf.consumer import ConsumerFlow
 from ailf.delivery import AsyncDelivery, Delivery, Parcel, verdict
-from ailf.driver import Action, Outcome
+from ailf.driver import Action, Outcome, Settlement
+from ailf.engine import LEAVING
 from ailf.errors import (
     AilfError,
     BackendError,
@@ -33,6 +37,9 @@ DRAIN = 30.0
 
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
+
+_SPELL = 0.001
+"""Seconds that a hand goes on before others of its event loop have their turn."""
 
 _CANCELLED_WITHIN = 1.0
 """Seconds that a cancelled handler has for its clean-up."""
@@ -98,6 +105,8 @@ class Worker:
         self._plain = plain
         self._face = Delivery if self._runtime.flavour == "blocking" else AsyncDelivery
         self._consumer: ConsumerFlow | None = None
+        self._acking: set[Parcel] = set()
+        self._answered = self._runtime.event()
         self._failure: BaseException | None = None
         self._stopped = False
         self._tally = Tally(self._runtime.now())
@@ -154,6 +163,7 @@ class Worker:
             for hand in hands:
                 hand.cancel()
                 await hand.join(_CANCELLED_WITHIN)
+            await self._all_answered()
         log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
     async def _hand_back(self, consumer: ConsumerFlow) -> None:
@@ -167,6 +177,7 @@ class Worker:
     async def _hand(self, consumer: ConsumerFlow) -> None:
         """Take and handle, one message after another."""
         failures = 0
+        breathed = self._runtime.now()
         while True:
             try:
                 parcel = await consumer.next()
@@ -186,6 +197,9 @@ class Worker:
             if parcel is None:
                 return
             await self._handle(parcel)
+            if self._runtime.now() >= breathed + _SPELL:
+                await self._runtime.breathe()
+                breathed = self._runtime.now()
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -193,13 +207,17 @@ class Worker:
         self.stop()
 
     async def _handle(self, parcel: Parcel) -> None:
-        parcel.consumer.running += 1
+        in_hand = parcel.consumer.in_hand
+        in_hand.add(parcel)
         try:
-            await self._call(parcel)
+            if await self._call(parcel):
+                await self._ack(parcel)
         finally:
-            parcel.consumer.running -= 1
+            if parcel not in self._acking:
+                in_hand.discard(parcel)
 
-    async def _call(self, parcel: Parcel) -> None:
+    async def _call(self, parcel: Parcel) -> bool:
+        """Call the handler, and settle by what it did, but for the ack; return whether that is still to come."""
         result: object = None
         raised: Exception | None = None
         try:
@@ -212,12 +230,49 @@ class Worker:
             if isinstance(interrupted, asyncio.CancelledError):
                 raise
             self._fail(interrupted)
-            return
+            return False
         if parcel.settled is None:
-            await self._settle(parcel, *verdict(result, raised), raised)
+            action, why, delay = verdict(result, raised)
+            if action is Action.ACK:
+                return True
+            await self._settle(parcel, action, why, delay, raised)
         elif raised is not None:
             log.error("%s: %r after it was settled by %s", parcel, raised, parcel.settled.value, exc_info=raised)
         self._count(parcel)
+        return False
+
+    # --- acks ----------------------------------------------------------------------------------------------------
+
+    async def _ack(self, parcel: Parcel) -> None:
+        """Have it acked; wait only where there would be more acks under way than handlers may run."""
+        asked = parcel.ask(Action.ACK)
+        self._acking.add(parcel)
+        await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
+        while len(self._acking) >= self._concurrency:
+            await self._answered.wait()
+
+    async def _acked(self, parcel: Parcel, asked: Settlement, outcome: Outcome | BaseException) -> None:
+        """Take note of what became of an ack."""
+        failure = outcome if isinstance(outcome, BaseException) else None
+        if not isinstance(outcome, BaseException):
+            try:
+                await parcel.answered(asked, outcome)
+            except AilfError as lost:
+                failure = lost
+        if failure is not None:
+            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
+            log.warning("%s: ack failed: %s", parcel, failure)
+        self._count(parcel)
+        self._acking.discard(parcel)
+        parcel.consumer.in_hand.discard(parcel)
+        self._answered.set()
+        self._answered.clear()
+
+    async def _all_answered(self) -> None:
+        """Wait for the acks under way."""
+        until = self._runtime.now() + LEAVING
+        while self._acking and (left := until - self._runtime.now()) > 0:
+            await self._answered.wait(left)
 
     def _count(self, parcel: Parcel) -> None:
         self._tally.count(parcel.settled, parcel.outcome)

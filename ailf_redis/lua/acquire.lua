@@ -67,7 +67,8 @@ if channel ~= '' then
       if first and first ~= token then blocked(alive) end
     end
     stand_in_line(lock, token, lease, retry, channel)
-    if lock.room > 0 and not fair then wake(lock, token) end -- free, but not for us: somebody else may want only this
+    local free = lock.room > (lock.mine and 1 or 0)
+    if free and not fair then wake(lock, token) end -- but not for us: somebody else may want only this
   end
 end
 return { 0, math.max(1, retry - now) }

@@ -181,6 +181,111 @@ def test_no_more_handlers_run_at_once_than_asked() -> None:
         assert (most, done) == (3, 12)
 
 
+class Slow(AsyncMemoryBackend):
+    """Settles only when it is let; ``asked`` tells how many deliveries each request was for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+        self.asked: list[int] = []
+        real = self.engine.driver.stream
+
+        def stream() -> Any:
+            driver = real()
+            settle = driver.settle
+
+            async def late(stream: str, group: str, settlements: Any, **options: Any) -> Any:
+                self.asked.append(len(settlements))
+                await self.let.wait()
+                return await settle(stream, group, settlements, **options)
+
+            driver.settle = late  # type: ignore[method-assign]
+            return driver
+
+        self.engine.driver.stream = stream  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("concurrency", "begun"), [(1, 1), (4, 7), (50, 20)])
+def test_acks_are_not_waited_for_where_there_is_room(concurrency: int, begun: int) -> None:
+    """As many acks are under way as handlers may run, each of which has begun one more, and few requests ack them all."""
+
+    async def scenario() -> None:
+        async with Slow() as backend:
+            stream = backend.stream("tasks")
+            group = stream.group("g")
+            await stream.add_many(range(20))
+            handled: list[int] = []
+            working = asyncio.create_task(
+                group.process(lambda delivery: handled.append(delivery.data), concurrency=concurrency, prefetch=20)
+            )
+            await asyncio.sleep(0.05)
+            so_far = list(handled)
+            backend.let.set()
+            assert so_far == list(range(begun))
+            await until(lambda: all_settled(backend.store))
+            group.stop()
+            await working
+            assert handled == list(range(20))
+            assert sum(backend.asked) == 20
+            assert len(backend.asked) <= -(-20 // concurrency) + 1
+
+    asyncio.run(scenario())
+
+
+def test_process_ends_when_its_acks_are_answered() -> None:
+    """What is done is settled when `process` has returned, also where it was cancelled; it isn't given back."""
+
+    async def scenario(*, cancel: bool) -> None:
+        async with Slow() as backend:
+            stream = backend.stream("tasks")
+            group = stream.group("g")
+            await stream.add_many(range(3))
+            working = asyncio.create_task(group.process(lambda _: None, concurrency=5))
+            await until(lambda: backend.asked)
+            working.cancel() if cancel else group.stop()
+            await asyncio.sleep(0.05)
+            assert not working.done()
+            backend.let.set()
+            await asyncio.wait([working])
+            assert all_settled(backend.store)
+
+    asyncio.run(scenario(cancel=False))
+    asyncio.run(scenario(cancel=True))
+
+
+def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The worker goes on; the message's lease ends, because nobody renews it any more."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("tasks")
+            group = stream.group("g", lease=0.2)
+            await stream.add_many(["first", "second"])
+            attempts: list[tuple[str, int]] = []
+
+            def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                attempts.append((delivery.data, delivery.attempt))
+                if delivery.data == "first" and delivery.attempt == 1:
+                    delivery._parcel.claim.receipt.__init__("9-9", "nobody", 0)  # type: ignore[misc]
+
+            working = asyncio.create_task(group.process(handler, concurrency=2))
+            await until(lambda: len(attempts) == 3)
+            group.stop()
+            await working
+            assert attempts == [("first", 1), ("second", 1), ("first", 2)]
+            assert all_settled(backend.store)
+
+    asyncio.run(scenario())
+    assert "ack failed: ack of delivery" in caplog.text
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, in a task."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 # --- ends --------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.effort import examples
+from tests.effort import SLOW, examples
 from tests.model.machine import Machine
 from tests.model.side import MemorySide, Times
 
@@ -20,6 +20,7 @@ TIMES = Times(
 """Round numbers, so that things often happen at one and the same time, or just at the end of something."""
 
 
+@SLOW
 def test_memory_does_what_the_model_does() -> None:
     """Every answer is the model's, and so is how the stream and its groups stand after every step."""
     run_state_machine_as_test(
