@@ -16,6 +16,7 @@ from ailf_redis.keys import Keys
 from ailf_redis.slots import SlotMap, key_of, slot_of
 from tests import binaries
 from tests.clusters import Cluster, until
+from tests.effort import SLOW
 
 MANY = 24
 """So many names that every node has some."""
@@ -141,10 +142,12 @@ def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
             assert events.get(5) == ailf.Message("c", 2)
 
 
+@SLOW
 def test_a_master_that_dies() -> None:
     """Its replica is found: calls wait for it, consumers and subscriptions come back, and nothing added is lost."""
     version, binary = next(reversed(binaries.found().items()))
-    with contextlib.closing(Cluster(binary, version)) as cluster, brought(cluster, "ns", retry_for=15.0) as backend:
+    # A vote that comes to nothing is repeated after eight seconds, and on a busy machine it may come to nothing twice.
+    with contextlib.closing(Cluster(binary, version)) as cluster, brought(cluster, "ns", retry_for=60.0) as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         master = cluster.owner(slot_of(Keys("ns").stream("s")))
         cluster.add_replica(master)
@@ -155,10 +158,10 @@ def test_a_master_that_dies() -> None:
                 until("the replica has not got it", lambda: raw.wait(1, 1000) == 1)
             master.kill()
             stream.add(2)
-            deliveries = [consumer.get(10) for _ in range(2)]
+            deliveries = [consumer.get(60) for _ in range(2)]
             assert [each and each.data for each in deliveries] == [1, 2]
             pubsub.publish("c", "after")
-            assert ailf.Message("c", "after") in (events.get(10), events.get(1))
+            assert ailf.Message("c", "after") in (events.get(60), events.get(1))
 
 
 def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
