@@ -43,7 +43,7 @@ class ConsumerFlow:
         group: The group it belongs to.
         name: Its name, unique per opened consumer.
         stopping: Set when it hands out nothing more.
-        in_hand: Those of its messages that a worker has begun and not settled.
+        in_hand: Those of its messages that a worker's handlers are at.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
@@ -85,8 +85,7 @@ class ConsumerFlow:
                     raise ClosedError(f"the backend of {self.group} was closed")
                 if self.stopping.is_set():
                     return None
-                parcel = await self._buffered()
-                if parcel is not None:
+                if self._buffer and (parcel := await self._buffered()) is not None:
                     return parcel
                 if timeout == 0:  # beside a wait that is under way: it sees less than a look
                     await self._looking.join(self._look)

@@ -83,10 +83,10 @@ class Hold(ABC):
 
     def __init__(self, *, lease: float, since: float, longest: float = float("inf")) -> None:
         self.lease = lease
+        self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
         self.taken = False
         self.on_lost: Callable[[], None] | None = None
-        self.confirm(since, lease)
 
     @property
     def lost(self) -> bool:
@@ -172,10 +172,10 @@ class Renewer:
         self._closed = False
 
     def add(self, holds: Sequence[Hold]) -> None:
-        """Renew these from now on."""
+        """Renew these, which began together, from now on."""
         with self._wake:
             self._holds.update(holds)
-            due = min(hold.next_look() for hold in holds)
+            due = holds[0].next_look()
             if self._thread is None:
                 self._next = due
                 self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)

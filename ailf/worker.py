@@ -38,7 +38,7 @@ DRAIN = 30.0
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
 
-_SPELL = 0.001
+_SPELL = 0.005
 """Seconds that a hand goes on before others of its event loop have their turn."""
 
 _CANCELLED_WITHIN = 1.0
@@ -107,6 +107,7 @@ class Worker:
         self._consumer: ConsumerFlow | None = None
         self._acking: set[Parcel] = set()
         self._answered = self._runtime.event()
+        self._breathed = self._runtime.now()
         self._failure: BaseException | None = None
         self._stopped = False
         self._tally = Tally(self._runtime.now())
@@ -177,7 +178,6 @@ class Worker:
     async def _hand(self, consumer: ConsumerFlow) -> None:
         """Take and handle, one message after another."""
         failures = 0
-        breathed = self._runtime.now()
         while True:
             try:
                 parcel = await consumer.next()
@@ -197,9 +197,10 @@ class Worker:
             if parcel is None:
                 return
             await self._handle(parcel)
-            if self._runtime.now() >= breathed + _SPELL:
+            now = self._runtime.now()
+            if now >= self._breathed + _SPELL:
+                self._breathed = now
                 await self._runtime.breathe()
-                breathed = self._runtime.now()
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -210,11 +211,11 @@ class Worker:
         in_hand = parcel.consumer.in_hand
         in_hand.add(parcel)
         try:
-            if await self._call(parcel):
-                await self._ack(parcel)
+            done = await self._call(parcel)
         finally:
-            if parcel not in self._acking:
-                in_hand.discard(parcel)
+            in_hand.discard(parcel)
+        if done:
+            await self._ack(parcel)
 
     async def _call(self, parcel: Parcel) -> bool:
         """Call the handler, and settle by what it did, but for the ack; return whether that is still to come."""
@@ -263,10 +264,11 @@ class Worker:
             parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
             log.warning("%s: ack failed: %s", parcel, failure)
         self._count(parcel)
+        awaited = len(self._acking) >= self._concurrency
         self._acking.discard(parcel)
-        parcel.consumer.in_hand.discard(parcel)
-        self._answered.set()
-        self._answered.clear()
+        if awaited or not self._acking:
+            self._answered.set()
+            self._answered.clear()
 
     async def _all_answered(self) -> None:
         """Wait for the acks under way."""

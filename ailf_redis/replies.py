@@ -106,9 +106,10 @@ def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
 
 
 def _claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
-    put_back = fields[0] == ORIGIN  # a dead letter
-    record = as_record(fields[1], fields[2:]) if put_back else as_record(member, fields)
-    return Claim(record, Receipt(text(member), consumer, grant), attempt)
+    if fields[0] == ORIGIN:  # a dead letter that was put back
+        return Claim(as_record(fields[1], fields[2:]), Receipt(text(member), consumer, grant), attempt)
+    record = as_record(member, fields)
+    return Claim(record, Receipt(record.id, consumer, grant), attempt)
 
 
 def as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
@@ -50,6 +50,7 @@ __all__ = ["AsyncRedisStream", "RedisStream", "RedisStreamDriver"]
 T = TypeVar("T")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
+_ACKED: Final = (Action.ACK.value, 0, "", "")
 
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
@@ -202,8 +203,12 @@ class RedisStreamDriver(StreamDriver):
     ) -> list[Outcome]:
         arguments: list[Any] = []
         for each in settlements:
-            arguments += (each.receipt.id, each.receipt.consumer, each.receipt.grant)
-            arguments += (each.action.value, milliseconds(each.delay), each.reason, each.error)
+            receipt = each.receipt
+            arguments += (receipt.id, receipt.consumer, receipt.grant)
+            if each.action is Action.ACK:  # nearly all; nothing else is said of them
+                arguments += _ACKED
+            else:
+                arguments += (each.action.value, milliseconds(each.delay), each.reason, each.error)
         return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:

@@ -8,7 +8,7 @@ local most = tonumber(ARGV[2])
 local EACH = 7
 local done = {}
 local acked = {} -- what is acknowledged and has no notes: all at once in the end
-local over = {} -- the same, by member: its receipt is worth nothing any more
+local over = {} -- what is settled: a receipt for it is worth nothing any more
 
 -- Whether there are notes on any message, besides those on the group itself.
 local function noted()
@@ -21,15 +21,37 @@ end
 
 local plain = not missing and not noted()
 
+-- What is known of several at once: rows of the pending list from the first to the last, which are mostly all of them,
+-- and when their leases end. What isn't known is asked for one by one.
+local rows, ends_of = {}, {}
+local MANY = 1000
+
+local function look()
+  local members = {}
+  for i = 3, #ARGV, EACH do members[#members + 1] = ARGV[i] end
+  if missing or #members < 2 or #members > MANY then return end
+  local ends = redis.call('ZMSCORE', due, unpack(members))
+  for at, member in ipairs(members) do ends_of[member] = ends[at] end
+  local found = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[4])
+  for _, row in ipairs(found.err and {} or found) do rows[row[1]] = row end
+end
+
+local function holds(member, consumer, grant) -- the row, where the lease holds
+  local row = not missing and not over[member] and (rows[member] or pending(member))
+  if not row or row[2] ~= consumer or row[4] + base ~= tonumber(grant) then return nil end
+  local ends = ends_of[member]
+  if ends == nil then ends = redis.call('ZSCORE', due, member) end
+  if ends and tonumber(ends) <= now then return nil end
+  return row
+end
+
 local function settle(member, consumer, grant, action, delay, reason, why)
-  local row = not missing and not over[member] and pending(member)
-  if not row or row[2] ~= consumer or row[4] + base ~= tonumber(grant) then return 0 end
-  local ends = redis.call('ZSCORE', due, member)
-  if ends and tonumber(ends) <= now then return 0 end
+  local row = holds(member, consumer, grant)
+  if not row then return 0 end
+  over[member] = true
   if action == 'ack' then
     if plain and string.byte(member) ~= 126 then
       acked[#acked + 1] = member
-      over[member] = true
     else
       finish(member)
     end
@@ -53,6 +75,7 @@ local function settle(member, consumer, grant, action, delay, reason, why)
   return 1
 end
 
+look()
 for i = 3, #ARGV, EACH do done[#done + 1] = settle(unpack(ARGV, i, i + EACH - 1)) end
 if #acked > 0 then
   redis.call('XACK', stream, group, unpack(acked))
