@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 URL ?= memory://
-JOBS ?= 4
+JOBS ?= 6
 
 VENV := .venv
 NEWER_VENV := .venv-newer

@@ -49,6 +49,7 @@ from tests.contract.broken import (
 from tests.contract.broken_limiters import with_limiter
 from tests.contract.broken_locks import with_lock
 from tests.contract.test_clauses import covered
+from tests.effort import TRIES
 
 Test = Callable[..., Coroutine[Any, Any, None]]
 
@@ -299,10 +300,6 @@ PATIENCE = 0.4
 def named(case: object) -> str | None:
     """Return a case's name."""
     return "-".join(map(str, case.values())) if isinstance(case, dict) else getattr(case, "__name__", None)
-
-
-TRIES = 3
-"""How often a broken backend may slip through: what shows in a race only, a busy machine may hide for once."""
 
 
 def caught(*case: Any) -> bool:
