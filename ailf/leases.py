@@ -52,7 +52,11 @@ class GrantFlow:
         self.hold = LockHold(bid, since)
         self._driver = engine.driver.lock()
         if renewed:
-            engine.renewer.keep(self.hold, owner=self)
+            engine.renewer.add([self.hold])
+
+    def __del__(self) -> None:
+        """Renew it no more: nobody has it any longer, so it ends by itself."""
+        self.engine.renewer.discard(self.hold)
 
     @property
     def lost(self) -> bool:

@@ -57,6 +57,7 @@ class LockFlow:
         self.names = options.names
         self._options = options
         self._driver = engine.driver.lock()
+        self._acquiring = f"acquire {self}"
 
     def __str__(self) -> str:
         return f"lock {' + '.join(map(repr, self.names))}"
@@ -76,7 +77,7 @@ class LockFlow:
             since = now()  # of the request that is answered
             return await self._driver.acquire(bid)
 
-        reply = await self.engine.call(f"acquire {self}", acquire, again=True, within=within)
+        reply = await self.engine.call(self._acquiring, acquire, again=True, within=within)
         if not isinstance(reply, Grant):
             return reply
         return GrantFlow(self.engine, bid, reply.fence, since, renewed=self._options.renew)
@@ -93,22 +94,26 @@ class LockFlow:
     async def acquire(self, timeout: float | None) -> GrantFlow:
         if timeout is not None:
             check_seconds("timeout", timeout)
+        if timeout == 0:
+            found = await self.try_acquire()
+            if found is None:
+                raise self._too_late(timeout)
+            return found
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
         turnstile = self.engine.turnstile(self.names)
-        if timeout == 0 or not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
+        if not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
             found = await self.try_acquire()
             if found is not None:
                 return found
-        if timeout != 0:
-            if self._options.fair:
-                return await self._wait(until, timeout)
-            turn = await turnstile.enter(until - self.engine.runtime.now())
-            if turn is not None:
-                try:
-                    return await self._wait(until, timeout)
-                finally:
-                    turnstile.leave(turn)
-        raise self._too_late(timeout)
+        if self._options.fair:
+            return await self._wait(until, timeout)
+        turn = await turnstile.enter(until - self.engine.runtime.now())
+        if turn is None:
+            raise self._too_late(timeout)
+        try:
+            return await self._wait(until, timeout)
+        finally:
+            turnstile.leave(turn)
 
     async def _wait(self, until: float, timeout: float | None) -> GrantFlow:
         """Stand in line."""

@@ -52,7 +52,7 @@ class SlotHold(Hold):
 class PermitFlow:
     """The one text of both flavours: what a call was charged, until that is settled."""
 
-    __slots__ = ("__weakref__", "_hold", "_marks", "_settled", "account", "at", "costs", "engine", "levels", "limits",
+    __slots__ = ("_hold", "_marks", "_settled", "account", "at", "costs", "engine", "levels", "limits",
                  "ready_at", "token")  # fmt: skip
 
     def __init__(
@@ -73,7 +73,12 @@ class PermitFlow:
                       if cost and isinstance(limit, Concurrency))  # fmt: skip
         if slots:
             self._hold = SlotHold(SlotLease(demand.account, demand.token, slots), since)
-            engine.renewer.keep(self._hold, owner=self)
+            engine.renewer.add([self._hold])
+
+    def __del__(self) -> None:
+        """Renew its places no more: nobody has it any longer, so they end by themselves."""
+        if self._hold is not None:
+            self.engine.renewer.discard(self._hold)
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"

@@ -12,7 +12,6 @@ and its leases are given to others although they would last longer (S12).
 import logging
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -183,11 +182,6 @@ class Renewer:
             elif due < self._next:
                 self._next = due
                 self._wake.notify()
-
-    def keep(self, hold: Hold, owner: object) -> None:
-        """Renew this as long as somebody has its owner, which must not be reachable from it; dropped, it ends."""
-        self.add([hold])
-        weakref.finalize(owner, self.discard, hold).atexit = False
 
     def discard(self, hold: Hold) -> None:
         """Don't renew this any more."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from ailf import Concurrency
 from ailf.driver import BackendDriver, Capability, Receipt
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.renewal import ALIVE, MessageHold, Pulse, Renewer
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
+from ailf_memory import MemoryBackend
 
 LEASE = 0.3
 
@@ -321,3 +323,17 @@ def test_who_is_late_with_his_sign_has_lost_everything() -> None:
     assert mine.lost
     assert not other.lost
     run(renewer.close())
+
+
+def test_what_nobody_has_any_more_ends_by_itself() -> None:
+    """A lease or a permit that is dropped without being released is renewed no more."""
+    with MemoryBackend() as backend:
+        lock, limiter = backend.lock("l", ttl=LEASE), backend.rate_limiter("r", Concurrency(1, ttl=LEASE))
+        lease, permit = lock.acquire(0), limiter.try_acquire().permit
+        time.sleep(3 * LEASE)
+        assert lock.try_acquire() is None
+        assert not limiter.try_acquire()
+        assert not lease.lost
+        del lease, permit
+        lock.acquire(10 * LEASE).release()
+        limiter.acquire(timeout=10 * LEASE).release()
