@@ -95,9 +95,13 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
 
 def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     """Return what ``fetch.lua`` says."""
-    claims, dead, reset, last, ring, next_due = reply
+    again, fresh, grant, dead, reset, last, ring, next_due = reply
+    claims = [_again(consumer, *claim) for claim in again]
+    for entry in fresh:
+        record = as_record(*entry)
+        claims.append(Claim(record, Receipt(record.id, consumer, grant), 1))
     return Fetched(
-        claims=[_claim(consumer, *claim) for claim in claims],
+        claims=claims,
         dead=[text(each) for each in dead],
         position=(text(last), text(ring)) if last else None,
         next_due=None if next_due < 0 else next_due / 1000,
@@ -105,7 +109,7 @@ def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
     )
 
 
-def _claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
+def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
     if fields[0] == ORIGIN:  # a dead letter that was put back
         return Claim(as_record(fields[1], fields[2:]), Receipt(text(member), consumer, grant), attempt)
     record = as_record(member, fields)

@@ -1,8 +1,8 @@
 -- Lease entries of a group to a consumer: those due again first, then new ones in id order.
 --
 -- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries
--- returns { claims: { member, fields, grant, attempt }…, ids of the dead, reset, last id ('' where there may be more at
---         once), last ring, next due in ms or -1 }
+-- returns { what is due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of
+--         these, ids of the dead, reset, last id ('' where there may be more at once), last ring, next due in ms or -1 }
 
 local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -10,7 +10,7 @@ local limit = number(now + lease)
 local now_text = number(now)
 local CHUNK = 1000 -- how many arguments one command gets
 local ROUNDS = 8 -- a bound on what one step does: the rest is for the next, at once
-local claims, buried, reset, more = {}, {}, 0, false
+local claims, fresh, buried, reset, more = {}, {}, {}, 0, false
 
 if missing then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
@@ -18,6 +18,7 @@ if missing then
   redis.call('HDEL', notes, 'paused')
   reset = 1
 end
+local first_grant = 1 + base -- of what is delivered for the first time
 
 local function rests() -- nothing more to do now: what waiting needs to know
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
@@ -34,7 +35,7 @@ end
 if redis.call('HGET', notes, 'paused') then
   local last, bells = rests()
   ring()
-  return { claims, buried, reset, last, bells, -1 }
+  return { claims, fresh, first_grant, buried, reset, last, bells, -1 }
 end
 
 -- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
@@ -79,7 +80,7 @@ end
 
 local function full_or(done, round) -- whether to stop, and if so, whether there may be more
   if round > ROUNDS and not done then more = true end
-  return #claims >= count or done or round > ROUNDS
+  return #claims + #fresh >= count or done or round > ROUNDS
 end
 
 local round = 0
@@ -94,17 +95,17 @@ repeat
 until full_or(#ids == 0, round)
 
 round = 0
-while #claims < count do
-  local wanted = count - #claims
-  local fresh = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  local entries = fresh and fresh[1] and fresh[1][2] or {}
+while #claims + #fresh < count do
+  local wanted = count - #claims - #fresh
+  local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+  local entries = found and found[1] and found[1][2] or {}
   local leases = {}
   for _, entry in ipairs(entries) do
     local how = how_of(entry[2])
     if not (how and hold_back(entry[1], how)) then
       leases[#leases + 1] = limit
       leases[#leases + 1] = entry[1]
-      claims[#claims + 1] = { entry[1], entry[2], 1 + base, 1 }
+      fresh[#fresh + 1] = entry
     end
   end
   for first = 1, #leases, CHUNK do redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases))) end
@@ -113,7 +114,7 @@ while #claims < count do
 end
 
 ring()
-if more or #claims > 0 or #buried > 0 then return { claims, buried, reset, '', '', -1 } end
+if more or #claims + #fresh + #buried > 0 then return { claims, fresh, first_grant, buried, reset, '', '', -1 } end
 local last, bells = rests()
 local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-return { claims, buried, reset, last, bells, first and first ~= 'inf' and math.max(0, first - now) or -1 }
+return { claims, fresh, first_grant, buried, reset, last, bells, first and first ~= 'inf' and math.max(0, first - now) or -1 }
