@@ -70,10 +70,13 @@ class _Wire(asyncio.Protocol):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    async def ask(self, data: bytes, count: int) -> Any:
-        """Send what is packed; return its reply, or of several commands all replies."""
-        while self._choked or len(self._queue) >= self.MOST:
-            await self._room()
+    @property
+    def full(self) -> bool:
+        """Whether one has to wait for room before asking."""
+        return self._choked or len(self._queue) >= self.MOST
+
+    def ask(self, data: bytes, count: int) -> "asyncio.Future[Any]":
+        """Send what is packed; return what will be its reply, or of several commands all replies."""
         answer: asyncio.Future[Any] = self.loop.create_future()
         if not self._out:
             self.loop.call_soon(self._flush)
@@ -81,14 +84,16 @@ class _Wire(asyncio.Protocol):
         self._queue.append((answer, count, self.loop.time()))
         if self._deadline is None:
             self._deadline = self.loop.call_later(self._timeout, self._look)
-        return await answer
+        return answer
 
-    async def _room(self) -> None:
-        waiting: asyncio.Future[None] = self.loop.create_future()
-        self._full.append(waiting)
-        await waiting
-        if self.broken:
-            raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
+    async def room(self) -> None:
+        """Wait until it isn't full any more."""
+        while self.full:
+            waiting: asyncio.Future[None] = self.loop.create_future()
+            self._full.append(waiting)
+            await waiting
+            if self.broken:
+                raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -195,19 +200,25 @@ class AsyncioExecutor(Executor):
 
     async def call(self, *command: Any) -> Any:
         wire = self._wire
-        if wire is None or not wire.usable():
-            wire = await self._connect()
+        if wire is None or wire.full or not wire.usable():
+            wire = await self._ready()
         reply = await wire.ask(hiredis.pack_command(command), 1)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        wire = await self._ready()
+        replies = await wire.ask(packed(commands), len(commands))
+        return [replies] if len(commands) == 1 else replies
+
+    async def _ready(self) -> _Wire:
+        """Return the connection when there is room on it."""
         wire = self._wire
         if wire is None or not wire.usable():
             wire = await self._connect()
-        replies = await wire.ask(packed(commands), len(commands))
-        return [replies] if len(commands) == 1 else replies
+        await wire.room()
+        return wire
 
     async def _connect(self) -> _Wire:
         """Make the connection once for all who want it; the next one tries where this one fails or is cancelled."""
