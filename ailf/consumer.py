@@ -43,7 +43,7 @@ class ConsumerFlow:
         group: The group it belongs to.
         name: Its name, unique per opened consumer.
         stopping: Set when it hands out nothing more.
-        in_hand: Those of its messages that a worker's handlers are at.
+        in_hand: Those of its messages that a worker has begun and not settled.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:

@@ -210,10 +210,12 @@ class Worker:
     async def _handle(self, parcel: Parcel) -> None:
         in_hand = parcel.consumer.in_hand
         in_hand.add(parcel)
+        done = False
         try:
             done = await self._call(parcel)
         finally:
-            in_hand.discard(parcel)
+            if not done:
+                in_hand.discard(parcel)
         if done:
             await self._ack(parcel)
 
@@ -264,6 +266,7 @@ class Worker:
             parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
             log.warning("%s: ack failed: %s", parcel, failure)
         self._count(parcel)
+        parcel.consumer.in_hand.discard(parcel)
         awaited = len(self._acking) >= self._concurrency
         self._acking.discard(parcel)
         if awaited or not self._acking:
