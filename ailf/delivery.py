@@ -71,9 +71,7 @@ class Parcel:
         """Settle it, once, and return what became of it (S4)."""
         if self._settled_by(action):
             return self.outcome
-        if self.hold.taken:
-            raise await self._lost(action.value)
-        asked = self.ask(action, delay, error)
+        asked = await self.ask(action, delay, error)
         return await self.answered(asked, await self.consumer.group.settling.do(asked))
 
     async def answered(self, asked: Settlement, outcome: Outcome) -> Outcome:
@@ -97,8 +95,10 @@ class Parcel:
             raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
         return True
 
-    def ask(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
-        """Return what to ask of the backend in order to settle it."""
+    async def ask(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
+        """Return what to ask of the backend in order to settle it; one that was lost can't be."""
+        if self.hold.taken:
+            raise await self._lost(action.value)
         if action is Action.ACK:  # nearly all; nothing else is said of them
             return Settlement(self.claim.receipt, action)
         if delay is None:

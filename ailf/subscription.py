@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -65,28 +65,25 @@ class PubSubFlow:
 
     async def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> None:
         check_free(headers)
-        await self._send(f"publish on channel {channel!r}", [(channel, data)], headers)
+        await self._publish(f"publish on channel {channel!r}", [self._sealed(channel, data, headers)])
 
     async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
         check_free(headers)
-        listed = list(messages)
-        if listed:
-            await self._send(f"publish {len(listed)} messages", listed, headers)
+        sealed = [self._sealed(channel, data, headers) for channel, data in messages]
+        if sealed:
+            await self._publish(f"publish {len(sealed)} messages", sealed)
 
-    async def _send(
-        self,
-        what: str,
-        messages: Sequence[tuple[str, Any]],
-        headers: Mapping[str, str] | None,
-        marks: Mapping[str, str] | None = None,
-    ) -> Sequence[int] | None:
-        """Publish, with what the library itself says in headers; return how many heard each, where that is known."""
-        sealed = []
-        for channel, data in messages:
-            check_name("channel", channel)
-            body, packed = self.payloads.pack(data, headers)
-            sealed.append((channel, seal_envelope(body, {**packed, **(marks or {})})))
-        return await self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
+    def _sealed(
+        self, channel: str, data: Any, headers: Mapping[str, str] | None, marks: Mapping[str, str] | None = None
+    ) -> tuple[str, bytes]:
+        """Return what is to be published, with what the library itself says in headers."""
+        check_name("channel", channel)
+        body, packed = self.payloads.pack(data, headers)
+        return channel, seal_envelope(body, {**packed, **marks} if marks else packed)
+
+    def _publish(self, what: str, sealed: Sequence[tuple[str, bytes]]) -> Awaitable[Sequence[int] | None]:
+        """Publish, once; return how many heard each, where that is known."""
+        return self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
 
     # --- asking and answering ------------------------------------------------------------------------------------
 
@@ -116,8 +113,8 @@ class PubSubFlow:
         await desk.open()
         ticket = desk.expect()
         try:
-            marks = {REPLY_TO: desk.channel, REQUEST: ticket.id}
-            heard = await self._send(f"request on channel {channel!r}", [(channel, data)], headers, marks)
+            asked = self._sealed(channel, data, headers, {REPLY_TO: desk.channel, REQUEST: ticket.id})
+            heard = await self._publish(f"request on channel {channel!r}", [asked])
             if heard is not None and not heard[0]:
                 raise NoResponderError(f"request on channel {channel!r}: nobody listens there")
             replies: list[Message[Any]] = []

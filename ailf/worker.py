@@ -21,6 +21,7 @@ from ailf.errors import (
     AilfError,
     BackendError,
     ClosedError,
+    LeaseLostError,
     PermissionDeniedError,
     Reject,
     Retry,
@@ -248,7 +249,11 @@ class Worker:
 
     async def _ack(self, parcel: Parcel) -> None:
         """Have it acked; wait only where there would be more acks under way than handlers may run."""
-        asked = parcel.ask(Action.ACK)
+        try:
+            asked = await parcel.ask(Action.ACK)
+        except LeaseLostError as lost:
+            self._done(parcel, lost)
+            return
         self._acking.add(parcel)
         await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
         while len(self._acking) >= self._concurrency:
@@ -262,16 +267,19 @@ class Worker:
                 await parcel.answered(asked, outcome)
             except AilfError as lost:
                 failure = lost
-        if failure is not None:
-            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
-            log.warning("%s: ack failed: %s", parcel, failure)
-        self._count(parcel)
-        parcel.consumer.in_hand.discard(parcel)
+        self._done(parcel, failure)
         awaited = len(self._acking) >= self._concurrency
         self._acking.discard(parcel)
         if awaited or not self._acking:
             self._answered.set()
             self._answered.clear()
+
+    def _done(self, parcel: Parcel, failure: BaseException | None) -> None:
+        if failure is not None:
+            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
+            log.warning("%s: ack failed: %s", parcel, failure)
+        parcel.consumer.in_hand.discard(parcel)
+        self._count(parcel)
 
     async def _all_answered(self) -> None:
         """Wait for the acks under way."""

@@ -57,6 +57,9 @@ class RedisPubSubDriver(PubSubDriver):
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int] | None:
         verb = "SPUBLISH" if sharded else "PUBLISH"
+        if len(messages) == 1:
+            ((channel, body),) = messages
+            return [await self._executor.call(verb, self._keys.channel(channel), body)]
         replies = await self._executor.call_many(
             [(verb, self._keys.channel(channel), body) for channel, body in messages]
         )

@@ -208,7 +208,9 @@ class AsyncioExecutor(Executor):
         return reply
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        wire = await self._ready()
+        wire = self._wire
+        if wire is None or wire.full or not wire.usable():
+            wire = await self._ready()
         replies = await wire.ask(packed(commands), len(commands))
         return [replies] if len(commands) == 1 else replies
 

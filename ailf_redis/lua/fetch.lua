@@ -83,7 +83,7 @@ local function full_or(done, round) -- whether to stop, and if so, whether there
   return #claims + #fresh >= count or done or round > ROUNDS
 end
 
-local round = 0
+local round, none = 0, false
 repeat
   local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
   turned = false
@@ -91,11 +91,11 @@ repeat
     take(member)
     if turned then break end -- to whom may be before the rest
   end
-  round = round + 1
-until full_or(#ids == 0, round)
+  round, none = round + 1, #ids == 0
+until full_or(none, round)
 
 round = 0
-while #claims + #fresh < count do
+while none and #claims + #fresh < count do -- what is due again comes first, be it in the next step
   local wanted = count - #claims - #fresh
   local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
   local entries = found and found[1] and found[1][2] or {}

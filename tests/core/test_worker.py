@@ -279,6 +279,27 @@ def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCapt
     assert "ack failed: ack of delivery" in caplog.text
 
 
+def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
+    """What a handler was told that it lost isn't settled behind its back, although the backend might still do it (S4)."""
+
+    async def scenario() -> None:
+        async with Slow() as backend:
+            stream = backend.stream("tasks")
+            group = stream.group("g")
+            await stream.add("a task")
+
+            def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                delivery._parcel.hold.taken = True
+                assert delivery.lost
+                group.stop()
+
+            await group.process(handler)
+            assert backend.asked == []
+
+    asyncio.run(scenario())
+    assert "its lease has ended" in caplog.text
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition, in a task."""
     async with asyncio.timeout(5):
