@@ -280,7 +280,7 @@ def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCapt
 
 
 def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
-    """What a handler was told that it lost isn't settled behind its back, although the backend might still do it (S4)."""
+    """What a handler was told that it lost isn't settled behind its back, though the backend might still do it (S4)."""
 
     async def scenario() -> None:
         async with Slow() as backend:
