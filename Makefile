@@ -48,7 +48,7 @@ run-newer:
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; and the whole contract over
-# clients that users bring. It takes an hour or two.
+# clients that users bring. It takes half an hour.
 campaign: venv
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 tests/campaigns tests/model \
 	    tests/redis/test_crosstalk.py tests/redis/test_limiter_faults.py
