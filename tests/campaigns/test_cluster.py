@@ -1,54 +1,5 @@
 """The whole contract on a cluster."""
 
-import pytest
-
-import ailf
-from ailf.driver import Capability
-from contract_tests.fixtures import NewHarness
-from contract_tests.flavours import World
-from contract_tests.test_backend import *  # noqa: F403 - every test of the suite
-from contract_tests.test_cancel import *  # noqa: F403
-from contract_tests.test_close import *  # noqa: F403
-from contract_tests.test_delivery import *  # noqa: F403
-from contract_tests.test_events import *  # noqa: F403
-from contract_tests.test_info import *  # noqa: F403
-from contract_tests.test_letters import *  # noqa: F403
-from contract_tests.test_liveness import *  # noqa: F403
-from contract_tests.test_lock import *  # noqa: F403
-from contract_tests.test_lock_holding import *  # noqa: F403
-from contract_tests.test_lock_waiting import *  # noqa: F403
-from contract_tests.test_opening import *  # noqa: F403
-from contract_tests.test_ordering import *  # noqa: F403
-from contract_tests.test_pubsub import *  # noqa: F403
-from contract_tests.test_rate_limiter import *  # noqa: F403
-from contract_tests.test_rate_limiter_waiting import *  # noqa: F403
-from contract_tests.test_request import *  # noqa: F403
-from contract_tests.test_retention import *  # noqa: F403
-from contract_tests.test_scheduling import *  # noqa: F403
-from contract_tests.test_steering import *  # noqa: F403
-from contract_tests.test_stream import *  # noqa: F403
-from contract_tests.test_worker import *  # noqa: F403
-from tests.clusters import Cluster
-from tests.contract.harnesses import ClusterHarness
-
-LACKS = {
-    Capability.SEVERAL_LOCKS: "names are of different slots",
-    Capability.PROCESSES: "a process of its own would need a URL",
-    "step_back": "a server's clock can't be set back",
-    "url": "a cluster is brought, it has no URL",
-    "unreachable_url": "a cluster is brought, it has no URL",
-}
-
-
-@pytest.fixture
-def new_harness(cluster: Cluster) -> NewHarness:
-    """An empty namespace on the cluster."""
-    return lambda: ClusterHarness(cluster)
-
-
-async def test_nobody_listens(world: World) -> None:
-    """P9: no node knows who listens at the others, so a request that nobody hears ends in time."""
-    backend = await world.connect()
-    with pytest.raises(ailf.RequestTimeoutError):
-        await world.soon(backend.pubsub().request("nowhere", 1, timeout=0.2))
-    assert await world.soon(backend.pubsub().request_many("nowhere", 1, timeout=0.2)) == []
+# The order counts: the second puts its own place for the tests instead of the first one's.
+from tests.contract.test_redis import *  # noqa: F403, I001 - every test of the suite
+from tests.contract.test_cluster import *  # noqa: F403 - on a cluster, with what it lacks and what is its own

@@ -1,19 +1,3 @@
 """The contract on our own backends."""
 
-from contract_tests.fixtures import (
-    new_harness,
-    pytest_collection_modifyitems,
-    pytest_generate_tests,
-    pytest_pyfunc_call,
-    pytest_report_collectionfinish,
-    world,
-)
-
-__all__ = [
-    "new_harness",
-    "pytest_collection_modifyitems",
-    "pytest_generate_tests",
-    "pytest_pyfunc_call",
-    "pytest_report_collectionfinish",
-    "world",
-]
+from contract_tests.conftest import *  # noqa: F403 - the contract's fixtures
