@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
-import attrs
+import msgspec
 
 from ailf.limits import LARGEST, Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 
@@ -326,8 +326,7 @@ def algorithm(limit: Limit) -> Algorithm:
     return Sliding(limit) if isinstance(limit, SlidingWindow) else Slots(limit)
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What becomes of a call that several limits must allow.
 
     Attributes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import attrs
+from msgspec.structs import replace
 
 from ailf.algorithms import Mark
 from ailf.batching import Batcher, batcher
@@ -235,7 +236,7 @@ class LimiterFlow(Generic[P]):
     def _free(self, demand: Demand) -> P:
         """Return the permit of a call that was charged nothing."""
         now = self.engine.runtime.now()
-        nothing = attrs.evolve(demand, costs=(0,) * len(self._limits))
+        nothing = replace(demand, costs=(0,) * len(self._limits))
         ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
         return self._face(PermitFlow(self.engine, self._limits, nothing, ruling, now, now))
 
@@ -253,7 +254,7 @@ class LimiterFlow(Generic[P]):
             return None
         if any(mine < denied for mine, denied in zip(demand.costs, costs, strict=True)):
             return None
-        return attrs.evolve(ruling, retry_after=left)
+        return replace(ruling, retry_after=left)
 
     def _remember(self, demand: Demand, ruling: Ruling, since: float) -> None:
         waits = [level.retry_after for level in ruling.levels if level.retry_after is not None]
@@ -292,7 +293,7 @@ class LimiterFlow(Generic[P]):
         latest: list[Decision[P]] = []
 
         async def attempt(token: str, place: Place | None) -> P | Denied:
-            demand = attrs.evolve(asked, token=token, place=place)
+            demand = replace(asked, token=token, place=place)
             try:
                 decision = self._decision(*await self._ask_safely(demand), demand)
             except BackendError as error:
@@ -305,7 +306,7 @@ class LimiterFlow(Generic[P]):
             found = await attempt(self._token(), None)
         if timeout != 0 and isinstance(found, Denied):
             found = await wait_in_line(
-                self.engine, attempt, lambda token: self._withdraw(attrs.evolve(asked, token=token)), until
+                self.engine, attempt, lambda token: self._withdraw(replace(asked, token=token)), until
             )
         if found is None or isinstance(found, Denied):
             raise self._too_late(what, timeout, latest[0])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-import attrs
+import msgspec
 
 from ailf.errors import InvalidArgumentError
 from ailf.runtime import run
@@ -20,8 +20,7 @@ class Answer(Protocol):
         """Send the payload; or, instead of one, what failed."""
 
 
-@attrs.frozen(eq=False)
-class Message(Generic[T_co]):
+class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     """One message of a channel. Two are equal when channel, data and headers are.
 
     Attributes:
@@ -33,8 +32,8 @@ class Message(Generic[T_co]):
 
     channel: str
     data: T_co
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    answer: Answer | None = attrs.field(default=None, repr=False, kw_only=True)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    answer: Answer | None = None
 
     def reply(self, data: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Answer who asked. Who has given up meanwhile gets nothing.
@@ -56,11 +55,13 @@ class Message(Generic[T_co]):
             return NotImplemented
         return (self.channel, self.data, self.headers) == (other.channel, other.data, other.headers)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(channel={self.channel!r}, data={self.data!r}, headers={self.headers!r})"
+
     __hash__ = None  # type: ignore[assignment]  # a payload may be anything
 
 
-@attrs.frozen(eq=False)
-class AsyncMessage(Message[T_co]):
+class AsyncMessage(Message[T_co], frozen=True, eq=False):
     """One message of a channel, for asyncio. Two are equal when channel, data and headers are.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import attrs
+from msgspec.structs import replace
 
 from ailf.checks import check_count
 from ailf.driver import BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
@@ -118,7 +118,7 @@ class PermitFlow:
     async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: dict[str, int]) -> None:
         if self._settled is not None:
             raise SettledError(f"{what} {self}: it was settled already, as {self._settled}")
-        told = [attrs.evolve(charges[name], actual=cost) for name, cost in actual.items()]
+        told = [replace(charges[name], actual=cost) for name, cost in actual.items()]
         changed = [each for each in told if each.actual != each.cost]
         # What may have been given back is not given back again; what was charged in addition may be charged twice.
         again = all(each.actual > each.cost for each in changed)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import attrs
+import msgspec
 
 from ailf.checks import valid_count, valid_seconds, valid_wait
 from ailf.errors import BackendError
@@ -65,8 +66,7 @@ class OnLost(enum.Enum):
     """Nothing: the body looks at ``lease.lost`` itself."""
 
 
-@attrs.frozen
-class LockHolder:
+class LockHolder(msgspec.Struct, frozen=True):
     """Somebody who has a lock.
 
     Attributes:
@@ -78,8 +78,7 @@ class LockHolder:
     remaining: float
 
 
-@attrs.frozen
-class LockInfo:
+class LockInfo(msgspec.Struct, frozen=True):
     """How a lock stands.
 
     Attributes:
@@ -91,8 +90,7 @@ class LockInfo:
     waiting: int = 0
 
 
-@attrs.frozen
-class LimitState:
+class LimitState(msgspec.Struct, frozen=True):
     """How one limit of a rate limiter stands.
 
     Attributes:
@@ -106,8 +104,7 @@ class LimitState:
     reset_after: float
 
 
-@attrs.frozen
-class Decision(Generic[P_co]):
+class Decision(msgspec.Struct, Generic[P_co], frozen=True):
     """What a rate limiter said; true in a condition if the call is allowed.
 
     Attributes:
@@ -138,8 +135,7 @@ class Decision(Generic[P_co]):
         return self.allowed
 
 
-@attrs.frozen
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """Messages may be missing here: the subscription was interrupted and has come back.
 
     Attributes:
@@ -151,8 +147,7 @@ class Gap:
     seconds: float
 
 
-@attrs.frozen
-class Entry(Generic[T_co]):
+class Entry(msgspec.Struct, Generic[T_co], frozen=True):
     """One entry of a stream, read without a group.
 
     Attributes:
@@ -163,11 +158,10 @@ class Entry(Generic[T_co]):
 
     id: str
     data: T_co
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@attrs.frozen
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A message that a group gave up on.
 
     Attributes:
@@ -189,8 +183,7 @@ class DeadLetter:
     attempts: int
 
 
-@attrs.frozen
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """What became of a message that was to be added once.
 
     Attributes:
@@ -221,8 +214,7 @@ class Retention:
     wait: float = attrs.field(default=0.0, validator=valid_wait)
 
 
-@attrs.frozen
-class Trimmed:
+class Trimmed(msgspec.Struct, frozen=True):
     """What a trim removed.
 
     Attributes:
@@ -234,8 +226,7 @@ class Trimmed:
     unsettled: int
 
 
-@attrs.frozen
-class GroupInfo:
+class GroupInfo(msgspec.Struct, frozen=True):
     """How a group stands (S10).
 
     Attributes:
@@ -255,14 +246,13 @@ class GroupInfo:
     pending: int = 0
     delayed: int = 0
     dead: int = 0
-    consumers: Mapping[str, int] = attrs.field(factory=dict)
+    consumers: Mapping[str, int] = msgspec.field(default_factory=dict)
     oldest: float | None = None
     evicted: int = 0
     paused: bool = False
 
 
-@attrs.frozen
-class GroupReset:
+class GroupReset(msgspec.Struct, frozen=True):
     """A group had vanished from the backend (a flush, an eviction, a restart) and was made again at EARLIEST.
 
     Attributes:
@@ -274,8 +264,7 @@ class GroupReset:
     group: str
 
 
-@attrs.frozen
-class DeadLettered:
+class DeadLettered(msgspec.Struct, frozen=True):
     """A message became a dead letter of its group.
 
     Attributes:
@@ -291,8 +280,7 @@ class DeadLettered:
     reason: str
 
 
-@attrs.frozen
-class LeaseLost:
+class LeaseLost(msgspec.Struct, frozen=True):
     """A delivery turned out to be no longer this consumer's when it was settled or extended.
 
     Attributes:

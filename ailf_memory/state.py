@@ -3,6 +3,7 @@
 import heapq
 
 import attrs
+from msgspec.structs import replace
 
 from ailf.driver import Draft
 from ailf.values import Added, GroupInfo, Retention, Trimmed
@@ -66,7 +67,7 @@ class StreamState(Entries):
         known = self.groups.get(group)
         if known is None:
             return GroupInfo(length=len(self.keys), lag=len(self.keys))
-        return attrs.evolve(known.info(now_ms), evicted=self.evicted)
+        return replace(known.info(now_ms), evicted=self.evicted)
 
     # --- what goes
 

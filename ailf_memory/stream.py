@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import attrs
+from msgspec.structs import replace
 
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
 from ailf.engine import Engine
@@ -178,7 +178,7 @@ class MemoryStreamDriver(StreamDriver):
             if fetched.next_due == 0:  # this step let more become due than it took
                 self._changed()
             more = fetched.claims or fetched.dead
-            return attrs.evolve(fetched, position=None if more else self._store.version, reset=known is None)
+            return replace(fetched, position=None if more else self._store.version, reset=known is None)
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int

@@ -11,7 +11,7 @@ from contextvars import ContextVar, Token, copy_context
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import attrs
+from msgspec.structs import replace
 
 import ailf
 from ailf.group import DeadLetters
@@ -67,7 +67,7 @@ class Dressed:
 
     def _dress(self, value: Any) -> Any:
         if isinstance(value, ailf.Decision) and value.permit is not None:
-            return attrs.evolve(value, permit=self._dress(value.permit))
+            return replace(value, permit=self._dress(value.permit))
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
     async def __aenter__(self) -> Any:

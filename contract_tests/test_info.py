@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Capability
@@ -74,7 +74,7 @@ async def test_info_in_every_state(world: World) -> None:
         await stands(5, pending=0, delayed=0, dead=0)
     await group.seek(ailf.LATEST)
     await stands(0, pending=0, delayed=0, consumers={"rival": 0})
-    assert attrs.evolve(await other.info(), oldest=None) == ailf.GroupInfo(length=5, lag=5)
+    assert replace(await other.info(), oldest=None) == ailf.GroupInfo(length=5, lag=5)
 
 
 @needs(Capability.ORDERING)

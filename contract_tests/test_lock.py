@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Capability, Denied, Grant, Place
@@ -224,7 +224,7 @@ async def test_extending(world: World) -> None:
     bids = [Bid((name,), name, AWAY) for name in ("a", "b")]
     for bid in bids:
         await bidder.win(bid)
-    changed = [attrs.evolve(bid, ttl=ttl) for bid, ttl in zip(bids, (5.0, 70.0), strict=True)]
+    changed = [replace(bid, ttl=ttl) for bid, ttl in zip(bids, (5.0, 70.0), strict=True)]
     for bid in changed:  # one request for both
         asking = bidder.ask("extend", changed)
         assert await begins_anew(world, backend.lock(bid.token), bid.ttl, asking) == [True, True]

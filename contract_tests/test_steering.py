@@ -5,8 +5,8 @@ import time
 from datetime import datetime
 from typing import Any
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Capability
@@ -37,7 +37,7 @@ async def spread(world: World, stream: Any, count: int) -> list[datetime]:
 
 def settled(info: ailf.GroupInfo) -> ailf.GroupInfo:
     """Return what of this changes by itself no more."""
-    return attrs.evolve(info, oldest=None)
+    return replace(info, oldest=None)
 
 
 # --- positions ---------------------------------------------------------------------------------------------------

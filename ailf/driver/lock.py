@@ -3,15 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import attrs
+import msgspec
 
 from ailf.values import LockInfo
 
 __all__ = ["Bid", "Denied", "Grant", "LockDriver", "Place"]
 
 
-@attrs.frozen
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A waiter's place in the line of the names it wants.
 
     Attributes:
@@ -23,8 +22,7 @@ class Place:
     lease: float
 
 
-@attrs.frozen
-class Bid:
+class Bid(msgspec.Struct, frozen=True):
     """A try to get one or several names, all or none (L15).
 
     Attributes:
@@ -44,8 +42,7 @@ class Bid:
     place: Place | None = None
 
 
-@attrs.frozen
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """It is granted.
 
     Attributes:
@@ -55,8 +52,7 @@ class Grant:
     fence: int
 
 
-@attrs.frozen
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """It is not granted.
 
     Attributes:

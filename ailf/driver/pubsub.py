@@ -3,13 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import attrs
+import msgspec
 
 __all__ = ["Confirmed", "Filter", "Frame", "Listener", "PubSubDriver", "Refused"]
 
 
-@attrs.frozen
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """What a listener asks for: a channel's name, or a pattern.
 
     Attributes:
@@ -23,8 +22,7 @@ class Filter:
     is_sharded: bool = False
 
 
-@attrs.frozen
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A body that arrived on a channel because of this filter; one that matches several arrives once for each."""
 
     filter: Filter
@@ -32,15 +30,13 @@ class Frame:
     body: bytes
 
 
-@attrs.frozen
-class Confirmed:
+class Confirmed(msgspec.Struct, frozen=True):
     """From now on everything that this filter matches arrives."""
 
     filter: Filter
 
 
-@attrs.frozen
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The backend refuses this filter."""
 
     filter: Filter

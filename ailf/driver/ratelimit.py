@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import attrs
+import msgspec
 
 from ailf.algorithms import Mark
 from ailf.driver.lock import Place
@@ -18,8 +18,7 @@ Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 """The limits of a limiter with their names."""
 
 
-@attrs.frozen(cache_hash=True)
-class Account:
+class Account(msgspec.Struct, frozen=True, cache_hash=True):
     """What is charged: one key of a limiter.
 
     Attributes:
@@ -33,8 +32,7 @@ class Account:
     final: bool = False
 
 
-@attrs.frozen
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """A call that wants to pass.
 
     Attributes:
@@ -54,8 +52,7 @@ class Demand:
     place: Place | None = None
 
 
-@attrs.frozen
-class Ruling:
+class Ruling(msgspec.Struct, frozen=True):
     """A decision.
 
     Attributes:
@@ -73,8 +70,7 @@ class Ruling:
     marks: tuple[Mark, ...]
 
 
-@attrs.frozen
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """What a call was charged by one limit, and what it should have been.
 
     Attributes:
@@ -92,8 +88,7 @@ class Charge:
     actual: int = 0
 
 
-@attrs.frozen
-class SlotLease:
+class SlotLease(msgspec.Struct, frozen=True):
     """The places that one call has of limits of concurrency."""
 
     account: Account
@@ -101,8 +96,7 @@ class SlotLease:
     limits: tuple[tuple[str, Concurrency], ...]
 
 
-@attrs.frozen
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """What a provider said of one limit; see `RateLimiter.observe`. Times are in seconds."""
 
     name: str

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
+import msgspec
 
 from ailf.checks import check_time
 from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention, Trimmed
@@ -43,8 +43,7 @@ class Outcome(enum.Enum):
     """It is a dead letter now."""
 
 
-@attrs.frozen
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """An entry to be added.
 
     Attributes:
@@ -57,15 +56,14 @@ class Draft:
     """
 
     body: bytes
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     key: str = ""
     delay: float = 0.0
     at: float = 0.0
     max_deliveries: int | None = None
 
 
-@attrs.frozen
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A stored entry.
 
     Attributes:
@@ -81,8 +79,7 @@ class Record:
     foreign: bool = False
 
 
-@attrs.frozen
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """What proves that a delivery is still mine: it names one grant of one entry and never another (S4).
 
     Attributes:
@@ -96,8 +93,7 @@ class Receipt:
     grant: int
 
 
-@attrs.frozen
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """An entry that was leased to a consumer.
 
     Attributes:
@@ -111,8 +107,7 @@ class Claim:
     attempt: int
 
 
-@attrs.frozen
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """What to do with one delivery.
 
     Attributes:
@@ -130,8 +125,7 @@ class Settlement:
     error: str = ""
 
 
-@attrs.frozen
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """What a fetch found.
 
     Attributes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
 from ailf_memory.group import GroupState
@@ -62,7 +63,7 @@ class RepeatsGrants(GroupState):
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
         claim = super()._claim(name, consumer, until_ms)
         self.pending[name].grant = claim.attempt
-        return attrs.evolve(claim, receipt=attrs.evolve(claim.receipt, grant=claim.attempt))
+        return replace(claim, receipt=replace(claim.receipt, grant=claim.attempt))
 
 
 class CountsReleases(GroupState):
@@ -76,9 +77,7 @@ class AcksOnNack(MemoryStreamDriver):
     """A nack loses the message."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
-        changed = [
-            attrs.evolve(each, action=Action.ACK) if each.action is Action.NACK else each for each in settlements
-        ]
+        changed = [replace(each, action=Action.ACK) if each.action is Action.NACK else each for each in settlements]
         return await super().settle(stream, group, changed, **options)
 
 
@@ -86,7 +85,7 @@ class NacksAtOnce(MemoryStreamDriver):
     """A nack's delay is forgotten."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
-        return await super().settle(stream, group, [attrs.evolve(each, delay=0.0) for each in settlements], **options)
+        return await super().settle(stream, group, [replace(each, delay=0.0) for each in settlements], **options)
 
 
 class TriesForEver(MemoryStreamDriver):
@@ -139,7 +138,7 @@ class HidesDeaths(MemoryStreamDriver):
     """Nobody is told what a fetch has buried."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return attrs.evolve(await super().fetch(stream, group, consumer, **options), dead=())
+        return replace(await super().fetch(stream, group, consumer, **options), dead=())
 
 
 class CountsOn(GroupState):

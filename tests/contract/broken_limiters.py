@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
@@ -24,7 +25,7 @@ def with_limiter(limiter: type[MemoryRateLimiterDriver]) -> type[BrokenHarness]:
 
 def _each(ruling: Ruling, change: Any) -> Ruling:
     """Return a ruling with changed levels."""
-    return attrs.evolve(ruling, levels=tuple(map(change, ruling.levels)))
+    return replace(ruling, levels=tuple(map(change, ruling.levels)))
 
 
 # --- what passes -------------------------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ class LetsAllPass(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return attrs.evolve(super()._decide(limits, demand, now_ms), allowed=True)
+        return replace(super()._decide(limits, demand, now_ms), allowed=True)
 
 
 class ChargesParts(MemoryRateLimiterDriver):
@@ -43,11 +44,10 @@ class ChargesParts(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         pairs = zip(limits, demand.costs, strict=True)
         rulings = [
-            super(ChargesParts, self)._decide((each,), attrs.evolve(demand, costs=(cost,)), now_ms)
-            for each, cost in pairs
+            super(ChargesParts, self)._decide((each,), replace(demand, costs=(cost,)), now_ms) for each, cost in pairs
         ]
         worst = min(rulings, key=lambda each: each.allowed)
-        return attrs.evolve(
+        return replace(
             worst, levels=tuple(each.levels[0] for each in rulings), marks=tuple(each.marks[0] for each in rulings)
         )
 
@@ -56,14 +56,14 @@ class ChargesTheDenied(MemoryRateLimiterDriver):
     """Denied calls count."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, count_denied=True), now_ms)
+        return super()._decide(limits, replace(demand, count_denied=True), now_ms)
 
 
 class IgnoresTheDenied(MemoryRateLimiterDriver):
     """Denied calls never count, also where that is asked for."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, count_denied=False), now_ms)
+        return super()._decide(limits, replace(demand, count_denied=False), now_ms)
 
 
 class AllowsOneMore(MemoryRateLimiterDriver):
@@ -94,21 +94,21 @@ class ChargesOne(MemoryRateLimiterDriver):
     """Every call costs 1."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, costs=tuple(min(1, each) for each in demand.costs)), now_ms)
+        return super()._decide(limits, replace(demand, costs=tuple(min(1, each) for each in demand.costs)), now_ms)
 
 
 class SharesKeys(MemoryRateLimiterDriver):
     """All keys are one."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, account=attrs.evolve(demand.account, key="")), now_ms)
+        return super()._decide(limits, replace(demand, account=replace(demand.account, key="")), now_ms)
 
 
 class CountsPeeks(MemoryRateLimiterDriver):
     """To look costs 1."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, costs=tuple(max(1, each) for each in demand.costs)), now_ms)
+        return super()._decide(limits, replace(demand, costs=tuple(max(1, each) for each in demand.costs)), now_ms)
 
 
 class TrustsTheClock(MemoryRateLimiterDriver):
@@ -126,7 +126,7 @@ class SumsInDoubles(MemoryRateLimiterDriver):
     """What it counts loses its last digits where it is large."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, costs=tuple(map(_cut, demand.costs))), now_ms)
+        return super()._decide(limits, replace(demand, costs=tuple(map(_cut, demand.costs))), now_ms)
 
 
 def _cut(cost: int) -> int:
@@ -141,7 +141,7 @@ class TellsNoTime(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
-        return attrs.evolve(ruling, retry_after=None if ruling.retry_after is None else 0.0)
+        return replace(ruling, retry_after=None if ruling.retry_after is None else 0.0)
 
 
 class RoundsTime(MemoryRateLimiterDriver):
@@ -149,7 +149,7 @@ class RoundsTime(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
-        return attrs.evolve(ruling, retry_after=ruling.retry_after and round(ruling.retry_after, 2))
+        return replace(ruling, retry_after=ruling.retry_after and round(ruling.retry_after, 2))
 
 
 class NeverSaysNever(MemoryRateLimiterDriver):
@@ -157,7 +157,7 @@ class NeverSaysNever(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
-        return attrs.evolve(ruling, retry_after=1.0 if ruling.retry_after is None else ruling.retry_after)
+        return replace(ruling, retry_after=1.0 if ruling.retry_after is None else ruling.retry_after)
 
 
 class TellsOneLess(MemoryRateLimiterDriver):
@@ -166,7 +166,7 @@ class TellsOneLess(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return _each(
             super()._decide(limits, demand, now_ms),
-            lambda each: attrs.evolve(each, remaining=max(0, each.remaining - 1)),
+            lambda each: replace(each, remaining=max(0, each.remaining - 1)),
         )
 
 
@@ -174,10 +174,10 @@ class TellsWhatWas(MemoryRateLimiterDriver):
     """What remains is what remained before the call."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        before = super()._decide(limits, attrs.evolve(demand, costs=(0,) * len(limits)), now_ms)
+        before = super()._decide(limits, replace(demand, costs=(0,) * len(limits)), now_ms)
         ruling = super()._decide(limits, demand, now_ms)
         levels = zip(ruling.levels, before.levels, strict=True)
-        return attrs.evolve(ruling, levels=tuple(attrs.evolve(now, remaining=was.remaining) for now, was in levels))
+        return replace(ruling, levels=tuple(replace(now, remaining=was.remaining) for now, was in levels))
 
 
 class NeverFresh(MemoryRateLimiterDriver):
@@ -185,7 +185,7 @@ class NeverFresh(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return _each(
-            super()._decide(limits, demand, now_ms), lambda each: attrs.evolve(each, reset_after=each.reset_after / 2)
+            super()._decide(limits, demand, now_ms), lambda each: replace(each, reset_after=each.reset_after / 2)
         )
 
 
@@ -285,7 +285,7 @@ class HasNoLine(MemoryRateLimiterDriver):
     """Whoever comes at the right time passes."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
-        return super()._decide(limits, attrs.evolve(demand, place=None), now_ms)
+        return super()._decide(limits, replace(demand, place=None), now_ms)
 
 
 class WakesNobody(MemoryRateLimiterDriver):

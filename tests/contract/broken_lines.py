@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 from ailf.driver import Bid, Denied, Grant, Place
 from ailf_memory.line import Line
@@ -94,7 +94,7 @@ class LetsBarge(MemoryLockDriver):
     """Fair or not, whoever comes at the right time has it."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, fair=False))
+        return await super().acquire(replace(bid, fair=False))
 
 
 class LastComeFirst(Broken):
@@ -124,7 +124,7 @@ class QueuesTries(MemoryLockDriver):
     """Who doesn't want to wait is put in line too."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, place=bid.place or Place("", 60.0)))
+        return await super().acquire(replace(bid, place=bid.place or Place("", 60.0)))
 
 
 class _StaysInLine(Broken):
@@ -160,8 +160,8 @@ class KeepsTheDead(MemoryLockDriver):
     """A place in line never ends by itself."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        place = bid.place and attrs.evolve(bid.place, lease=1e9)
-        return await super().acquire(attrs.evolve(bid, place=place))
+        place = bid.place and replace(bid.place, lease=1e9)
+        return await super().acquire(replace(bid, place=place))
 
 
 class GivesNoTime(MemoryLockDriver):

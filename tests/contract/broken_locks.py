@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
@@ -50,14 +50,14 @@ class GrantsTwice(MemoryLockDriver):
     """One more may have it."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, permits=bid.permits + 1))
+        return await super().acquire(replace(bid, permits=bid.permits + 1))
 
 
 class IgnoresPermits(MemoryLockDriver):
     """A semaphore is a lock."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, permits=1))
+        return await super().acquire(replace(bid, permits=1))
 
 
 class SharesLocks(MemoryLockDriver):
@@ -77,7 +77,7 @@ class GrantsParts(MemoryLockDriver):
         reply = await super().acquire(bid)
         if isinstance(reply, Denied):
             for name in bid.names:
-                await super().acquire(attrs.evolve(bid, names=(name,), place=None))
+                await super().acquire(replace(bid, names=(name,), place=None))
         return reply
 
 
@@ -85,7 +85,7 @@ class LooksAtOne(MemoryLockDriver):
     """Of several names only the first counts."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, names=bid.names[:1]))
+        return await super().acquire(replace(bid, names=bid.names[:1]))
 
 
 # --- fences ------------------------------------------------------------------------------------------------------
@@ -137,21 +137,21 @@ class EndsLate(MemoryLockDriver):
     """A grant lasts longer than was asked."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, ttl=bid.ttl + 0.005))
+        return await super().acquire(replace(bid, ttl=bid.ttl + 0.005))
 
 
 class EndsEarly(MemoryLockDriver):
     """A grant lasts a tenth less than was asked."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, ttl=bid.ttl * 0.9))
+        return await super().acquire(replace(bid, ttl=bid.ttl * 0.9))
 
 
 class CutsSeconds(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(attrs.evolve(bid, ttl=float(int(bid.ttl))))
+        return await super().acquire(replace(bid, ttl=float(int(bid.ttl))))
 
 
 class AddsTime(Broken):
@@ -169,7 +169,7 @@ class ExtendsByHalf(MemoryLockDriver):
     """Extending gives half of the time."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return await super().extend([attrs.evolve(bid, ttl=bid.ttl / 2) for bid in bids])
+        return await super().extend([replace(bid, ttl=bid.ttl / 2) for bid in bids])
 
 
 class NeverShortens(Broken):
@@ -204,7 +204,7 @@ class ExtendsParts(Broken):
         kept = await super().extend(bids)
         for bid in bids:
             for name in bid.names:
-                await super().extend([attrs.evolve(bid, names=(name,))])
+                await super().extend([replace(bid, names=(name,))])
         return kept
 
 
@@ -254,7 +254,7 @@ class ReleasesParts(MemoryLockDriver):
     """Of several names only the first is released."""
 
     async def release(self, bid: Bid) -> bool:
-        return await super().release(attrs.evolve(bid, names=bid.names[:1]))
+        return await super().release(replace(bid, names=bid.names[:1]))
 
 
 class ReleasesGladly(MemoryLockDriver):
@@ -295,4 +295,4 @@ class ShowsTheEnded(Broken):
     async def inspect(self, name: str) -> ailf.LockInfo:
         info = await super().inspect(name)
         held = self._grants(Bid((name,), "", 0.0))
-        return attrs.evolve(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))
+        return replace(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Fetched
@@ -99,7 +99,7 @@ class KeepsGroupsSilently(MemoryStreamDriver):
     """A group that vanished is made again and nobody is told."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
-        return attrs.evolve(await super().fetch(stream, group, consumer, **options), reset=False)
+        return replace(await super().fetch(stream, group, consumer, **options), reset=False)
 
 
 class TellsResetsTwice(MemoryStreamDriver):
@@ -110,7 +110,7 @@ class TellsResetsTwice(MemoryStreamDriver):
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
         type(self).vanished |= fetched.reset
-        return attrs.evolve(fetched, reset=self.vanished)
+        return replace(fetched, reset=self.vanished)
 
 
 class SeeksSoftly(GroupState):
@@ -208,7 +208,7 @@ class CountsWrong(GroupState):
 
     def info(self, now_ms: int) -> ailf.GroupInfo:
         info = super().info(now_ms)
-        return attrs.evolve(info, **self.wrong(info))
+        return replace(info, **self.wrong(info))
 
 
 class WrongLag(CountsWrong):

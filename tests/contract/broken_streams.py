@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement
@@ -19,10 +20,10 @@ class ChangesDrafts(MemoryStreamDriver):
     changes: dict[str, Any]
 
     async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
-        return await super().add(stream, [attrs.evolve(each, **self.changes) for each in drafts], **options)
+        return await super().add(stream, [replace(each, **self.changes) for each in drafts], **options)
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
-        return await super().add_once(stream, attrs.evolve(draft, **self.changes), **options)
+        return await super().add_once(stream, replace(draft, **self.changes), **options)
 
 
 class ForgetsHeaders(ChangesDrafts):
@@ -74,7 +75,7 @@ class CutsBodies(MemoryStreamDriver):
     """A body ends at its first zero byte."""
 
     async def add(self, stream: str, drafts: Sequence[Draft], **options: Any) -> list[str]:
-        cut = [attrs.evolve(each, body=each.body.partition(b"\0")[0]) for each in drafts]
+        cut = [replace(each, body=each.body.partition(b"\0")[0]) for each in drafts]
         return await super().add(stream, cut, **options)
 
 
@@ -373,7 +374,7 @@ class Reorders(MemoryStreamDriver):
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
-        return attrs.evolve(fetched, claims=fetched.claims[::-1])
+        return replace(fetched, claims=fetched.claims[::-1])
 
 
 class NeverExtends(MemoryStreamDriver):

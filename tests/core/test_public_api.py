@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import ailf
@@ -38,6 +39,8 @@ def _describe(name: str, thing: object) -> Iterator[str]:
         if issubclass(thing, enum.Enum):
             yield from (f"    {each.name} = {each.value!r}" for each in thing)
         else:
+            if issubclass(thing, msgspec.Struct):  # it is made without an __init__
+                yield f"    {name}{_signature(thing)}"
             yield from (f"    {line}" for line in _members(thing))
     elif inspect.isroutine(thing):
         yield f"def {name}{_signature(thing)}"

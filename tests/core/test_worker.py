@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import ailf
 from ailf import Backoff, Reject, Retry
 from ailf.delivery import verdict
-from ailf.driver import Action
+from ailf.driver import Action, Receipt
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
@@ -266,7 +267,8 @@ def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCapt
             def handler(delivery: ailf.AsyncDelivery[str]) -> None:
                 attempts.append((delivery.data, delivery.attempt))
                 if delivery.data == "first" and delivery.attempt == 1:
-                    delivery._parcel.claim.receipt.__init__("9-9", "nobody", 0)  # type: ignore[misc]
+                    parcel = delivery._parcel
+                    parcel.claim = replace(parcel.claim, receipt=Receipt("9-9", "nobody", 0))
 
             working = asyncio.create_task(group.process(handler, concurrency=2))
             await until(lambda: len(attempts) == 3)

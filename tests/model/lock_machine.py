@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from ailf.driver import Bid, Denied, Grant, LockDriver, Place
 from ailf.runtime import run
@@ -88,7 +89,7 @@ class LockSide(ABC):
 
     def bid(self, bid: Bid) -> Bid:
         """Return a bid for the side's names."""
-        return attrs.evolve(bid, names=tuple(map(self.name, bid.names)))
+        return replace(bid, names=tuple(map(self.name, bid.names)))
 
     def agree_on_grant(self, answer: Grant | Denied, fence: int | None, wait: int, earlier: Iterable[int]) -> None:
         """Compare what a bid was told, where these fences were given out before."""
@@ -205,7 +206,7 @@ class LockMachine(RuleBasedStateMachine):
         new = Bid(names, token, self.times.ttls[ttl], permitted, fairly, place)
         if self.live(token):
             known = self.bids[token]
-            new = attrs.evolve(new, names=known.names, permits=known.permits, fair=known.fair)
+            new = replace(new, names=known.names, permits=known.permits, fair=known.fair)
         self.bid(new)
 
     @precondition(lambda self: self.bids)
@@ -226,7 +227,7 @@ class LockMachine(RuleBasedStateMachine):
     def extend(self, asked: Sequence[tuple[int, int, bool]]) -> None:
         """Grants are extended, several in one step; one that has ended stays so."""
         bids = [
-            attrs.evolve(self.chosen(pick, self.holders() if live else ()), ttl=self.times.ttls[ttl])
+            replace(self.chosen(pick, self.holders() if live else ()), ttl=self.times.ttls[ttl])
             for pick, ttl, live in asked
         ]
         kept = self.model.extend(bids)

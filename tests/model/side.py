@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import attrs
+import msgspec
+from msgspec.structs import replace
 
 from ailf.driver import Claim, Draft, Fetched, Receipt, Record, StreamDriver
 from ailf.errors import StreamFullError
@@ -161,7 +163,7 @@ class Side(ABC):
             dead += found.dead
             reset |= found.reset
             if self.whole or found.position is not None or len(claims) >= count:
-                return attrs.evolve(found, claims=claims, dead=dead, reset=reset)
+                return replace(found, claims=claims, dead=dead, reset=reset)
 
     # --- agreement -----------------------------------------------------------------------------------------------
 
@@ -201,8 +203,8 @@ class Side(ABC):
         info = self.ask("info", group)
         if not self.exact:  # how old an entry is
             assert (info.oldest is None) == (stands.oldest is None)
-            info = attrs.evolve(info, oldest=stands.oldest)
-        assert attrs.asdict(info) == attrs.asdict(stands)
+            info = replace(info, oldest=stands.oldest)
+        assert msgspec.structs.asdict(info) == attrs.asdict(stands)
 
     def _agree_on_time(self, told: float | None, expected: float | None) -> None:
         """Compare times that are to come; beyond all examples they are all the same."""

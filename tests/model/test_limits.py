@@ -5,10 +5,10 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from ailf.algorithms import State, algorithm, decide
@@ -199,13 +199,13 @@ class Player:
         assert _shown(redis) == _shown(memory)
         if memory.allowed:
             pairs = zip(charges, memory.marks, strict=True)
-            self.granted.append((token, [attrs.evolve(each, mark=mark) for each, mark in pairs]))
+            self.granted.append((token, [replace(each, mark=mark) for each, mark in pairs]))
 
     def settle(self, pick: int, share: float) -> None:
         """Settle one of the calls that were let through."""
         token, charges = self.granted.pop(pick % len(self.granted))
         told = [
-            attrs.evolve(each, actual=round((each.cost or 1) * share))  # of places: all or nothing
+            replace(each, actual=round((each.cost or 1) * share))  # of places: all or nothing
             for each in charges
             if each.cost or not isinstance(each.limit, Concurrency)
         ]
@@ -263,7 +263,7 @@ class Player:
 def _shown(ruling: Ruling) -> Any:
     """Return a ruling without the marks of places, and of nothing, which are a backend's own business."""
     marks = [mark if any(isinstance(each, int) and each for each in mark) else () for mark in ruling.marks]
-    return attrs.evolve(ruling, marks=[tuple(each for each in mark if each) for mark in marks])
+    return replace(ruling, marks=[tuple(each for each in mark if each) for mark in marks])
 
 
 @pytest.mark.parametrize("seed", range(5))
