@@ -95,11 +95,15 @@ class Bucket(Algorithm):
         """Return the time that counts, and the debt then."""
         if not state:
             return now, 0
-        latest = max(now, state[0])
-        return latest, max(0, state[1] - self.rate * (latest - state[0]))
+        latest, debt = state[0], state[1]
+        if latest >= now:
+            return latest, debt
+        left = debt - self.rate * (now - latest)
+        return now, max(0, left)
 
     def remaining(self, state: State, now: int) -> int:
-        return max(0, self.full - self._at(state, now)[1]) // self.per
+        left = self.full - self._at(state, now)[1]
+        return left // self.per if left > 0 else 0
 
     def ends(self, state: State) -> int:
         return state[0] - -state[1] // self.rate if state else 0
@@ -113,12 +117,16 @@ class Bucket(Algorithm):
 
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
         latest, debt = self._at(state, now)
-        raised = self._raise(state, now, debt + cost * self.per)
+        raised = self._raise(state, latest, debt, debt + cost * self.per)
         return raised, (latest, raised[1])
 
-    def _raise(self, state: State, now: int, target: int) -> State:
+    def _raise(self, state: State, latest: int, debt: int, target: int) -> State:
         """Raise the debt, after noting how low it was."""
-        latest, debt = self._at(state, now)
+        target = min(target, LARGEST)
+        if not debt:  # no low is lower
+            return latest, target, 0, 0
+        if state[0] == latest and state[-2] == 0 and state[-1] < debt:  # it was noted in this tick
+            return latest, target, *state[2:]
         lows = [low for low in _lows(state) if low[1] < debt]
         if not lows or lows[-1][0] < latest:
             lows.append((latest, debt))
@@ -126,7 +134,7 @@ class Bucket(Algorithm):
             steps = [higher[1] - lower[1] for lower, higher in itertools.pairwise(lows)]
             at = steps.index(min(steps))
             lows[at : at + 2] = [(lows[at + 1][0], lows[at][1])]
-        return _with_lows(latest, min(target, LARGEST), lows)
+        return _with_lows(latest, target, lows)
 
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
         since, owed = mark
@@ -158,7 +166,7 @@ class Bucket(Algorithm):
             self.rate * reset_ms,
             self.full - self.per + self.rate * pause_ms if pause_ms else 0,
         )
-        return self._raise(state, latest, target) if target > debt else state
+        return self._raise(state, latest, debt, target) if target > debt else state
 
 
 def _lows(state: State) -> list[tuple[int, int]]:
@@ -361,7 +369,8 @@ def decide(
         patience: How many ms it may have to wait after it is charged: a reservation.
         count_denied: Whether a denied call is charged all the same, as far as there is room.
     """
-    limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
+    if token:
+        limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
     waits = [limit.wait(state, now, cost) for limit, state, cost in limits]
     wait = _longest(waits)
     allowed = wait is not None and wait <= patience
@@ -371,10 +380,15 @@ def decide(
         after, mark = limit.charge(state, now, cost, token) if cost else (state, ())
         states.append(after)
         marks.append(mark)
-        if not allowed and cost:
+        if cost and not allowed:
             waits[number] = limit.wait(after, now, asked)
     return Verdict(allowed, wait if allowed else _longest(waits), tuple(waits), tuple(states), tuple(marks))
 
 
 def _longest(waits: Sequence[int | None]) -> int | None:
-    return None if None in waits else max((each or 0 for each in waits), default=0)
+    longest = 0
+    for wait in waits:
+        if wait is None:
+            return None
+        longest = max(longest, wait)
+    return longest

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import attrs
@@ -102,9 +102,11 @@ class LimiterFlow(Generic[P]):
         self._face = face
         self._driver = engine.driver.rate_limiter()
         self._limits: Limits = tuple(options.limits.items())
+        self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
         self._accounts: dict[str, Account] = {}
+        self._asks = f"ask rate limiter {options.name!r}"
         self._within = None if options.on_backend_error == "raise" else 0.0
         self._deciding: Batcher[Demand, tuple[Ruling, float]] = batcher(engine.runtime, self._decide, DECIDED_AT_ONCE)
         # In this process the backend's answer is as near as a remembered one.
@@ -148,21 +150,16 @@ class LimiterFlow(Generic[P]):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    async def _decide(self, demands: Sequence[Demand]) -> Sequence[tuple[Ruling, float] | Exception]:
+    def _decide(self, demands: Sequence[Demand]) -> Awaitable[list[tuple[Ruling, float] | Exception]]:
         """Ask the backend; return for each call what it said, and when it was asked.
 
         It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         """
-        now = self.engine.runtime.now
-        since = 0.0
+        return self.engine.call(self._asks, self._request, demands, again=True, within=self._within)
 
-        async def decide() -> Sequence[Ruling | BackendError]:
-            nonlocal since
-            since = now()  # of the request that is answered
-            return await self._driver.decide(self._limits, demands)
-
-        what = self._what("ask", demands[0].account.key)
-        rulings = await self.engine.call(what, decide, again=True, within=self._within)
+    async def _request(self, demands: Sequence[Demand]) -> list[tuple[Ruling, float] | Exception]:
+        since = self.engine.runtime.now()
+        rulings = await self._driver.decide(self._limits, demands)
         return [each if isinstance(each, Exception) else (each, since) for each in rulings]
 
     async def _ask_safely(self, demand: Demand) -> tuple[Ruling, float]:
@@ -209,18 +206,18 @@ class LimiterFlow(Generic[P]):
 
     def _decision(self, ruling: Ruling, since: float, demand: Demand) -> Decision[P]:
         """Return what a user sees of a ruling."""
-        levels = ruling.levels
-        limits = {name: level for (name, _), level in zip(self._limits, levels, strict=True)}
-        permit, bound = None, None
-        if not ruling.allowed:
-            bound = max(limits, key=lambda name: _late(limits[name].retry_after))
-            bound = bound if _late(limits[bound].retry_after) else None
-        elif any(demand.costs):
-            ready_at = self.engine.runtime.now() + (ruling.retry_after or 0.0)
-            permit = self._face(PermitFlow(self.engine, self._limits, demand, ruling, since, ready_at))
-        remaining, reset_after = _extremes(levels)
         allowed, retry_after = ruling.allowed, ruling.retry_after
+        limits = dict(zip(self._names, ruling.levels, strict=True))
+        permit = self._permit(demand, ruling, since) if allowed and any(demand.costs) else None
+        remaining, reset_after = _extremes(ruling.levels)
+        bound = None if allowed else _latest(limits)
         return Decision(allowed, remaining, retry_after, reset_after, limits, bound, ruling.at, permit)
+
+    def _permit(self, demand: Demand, ruling: Ruling, since: float) -> P:
+        flow = PermitFlow(self.engine, self._limits, demand, ruling)
+        if self._slots:
+            flow.keep_places(since)
+        return self._face(flow)
 
     def _without_backend(self, demand: Demand, error: BackendError) -> Decision[P]:
         """Return what is decided where the backend can't be asked."""
@@ -235,10 +232,9 @@ class LimiterFlow(Generic[P]):
 
     def _free(self, demand: Demand) -> P:
         """Return the permit of a call that was charged nothing."""
-        now = self.engine.runtime.now()
         nothing = replace(demand, costs=(0,) * len(self._limits))
         ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
-        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling, now, now))
+        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling))
 
     # --- remembered denials --------------------------------------------------------------------------------------
 
@@ -403,5 +399,8 @@ def _extremes(levels: Sequence[LimitState]) -> tuple[int, float]:
     return min([each.remaining for each in levels]), max([each.reset_after for each in levels])
 
 
-def _late(retry_after: float | None) -> float:
-    return float("inf") if retry_after is None else retry_after
+def _latest(limits: Mapping[str, LimitState]) -> str | None:
+    """Return the limit that has to be waited for longest; None where none has to."""
+    late = {name: float("inf") if each.retry_after is None else each.retry_after for name, each in limits.items()}
+    name = max(late, key=late.__getitem__)
+    return name if late[name] else None

@@ -8,7 +8,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from ailf.checks import check_count
-from ailf.driver import BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
+from ailf.driver import Account, BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
@@ -52,28 +52,24 @@ class SlotHold(Hold):
 class PermitFlow:
     """The one text of both flavours: what a call was charged, until that is settled."""
 
-    __slots__ = ("_hold", "_marks", "_settled", "account", "at", "costs", "engine", "levels", "limits",
-                 "ready_at", "token")  # fmt: skip
+    __slots__ = ("_hold", "_settled", "demand", "engine", "limits", "ready_at", "ruling")
 
-    def __init__(
-        self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling, since: float, ready_at: float
-    ) -> None:
+    def __init__(self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling) -> None:
         self.engine = engine
         self.limits = limits
-        self.account = demand.account
-        self.token = demand.token
-        self.costs = demand.costs
-        self.levels = ruling.levels
-        self.at = ruling.at
-        self.ready_at = ready_at
-        self._marks = ruling.marks
+        self.demand = demand
+        self.ruling = ruling
+        self.ready_at = engine.runtime.now() + (ruling.retry_after or 0.0)
         self._settled: dict[str, int] | None = None
         self._hold: SlotHold | None = None
-        slots = tuple((name, limit) for (name, limit), cost in zip(limits, demand.costs, strict=True)
-                      if cost and isinstance(limit, Concurrency))  # fmt: skip
+
+    def keep_places(self, since: float) -> None:
+        """Renew the places that it has, since the time when they were asked for."""
+        told = zip(self.limits, self.demand.costs, strict=True)
+        slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
         if slots:
-            self._hold = SlotHold(SlotLease(demand.account, demand.token, slots), since)
-            engine.renewer.add([self._hold])
+            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since)
+            self.engine.renewer.add([self._hold])
 
     def __del__(self) -> None:
         """Renew its places no more: nobody has it any longer, so they end by themselves."""
@@ -82,6 +78,11 @@ class PermitFlow:
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
+
+    @property
+    def account(self) -> Account:
+        """What was charged."""
+        return self.demand.account
 
     @property
     def lost(self) -> bool:
@@ -110,8 +111,8 @@ class PermitFlow:
 
     def _rates(self) -> dict[str, Charge]:
         """Return what can be settled, by name; places are given back."""
-        marks = self._marks or ((),) * len(self.limits)
-        told = zip(self.limits, self.costs, marks, strict=True)
+        marks = self.ruling.marks or ((),) * len(self.limits)
+        told = zip(self.limits, self.demand.costs, marks, strict=True)
         charges = [Charge(name, limit, cost, mark) for (name, limit), cost, mark in told]
         return {each.name: each for each in charges if not isinstance(each.limit, Concurrency)}
 
@@ -128,11 +129,11 @@ class PermitFlow:
                 "would then be wrong"
             )
         self._settled = actual
-        if not changed or not self._marks:  # it was not charged: the backend could not be asked
+        if not changed or not self.ruling.marks:  # it was not charged: the backend could not be asked
             return
         settle = self.engine.driver.rate_limiter().settle
         try:
-            await self.engine.call(f"{what} {self}", settle, self.account, self.token, changed, again=again)
+            await self.engine.call(f"{what} {self}", settle, self.account, self.demand.token, changed, again=again)
         except BackendError as error:
             if not error.maybe_applied:
                 self._settled = None
@@ -143,11 +144,11 @@ class PermitFlow:
         hold, self._hold = self._hold, None
         if hold is not None:
             self.engine.renewer.discard(hold)
-            told = zip(self.limits, self.costs, strict=True)
+            told = zip(self.limits, self.demand.costs, strict=True)
             held = [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
             settle = self.engine.driver.rate_limiter().settle
             try:
-                await self.engine.call(f"release {self}", settle, self.account, self.token, held, again=True)
+                await self.engine.call(f"release {self}", settle, self.account, self.demand.token, held, again=True)
             except BackendError:
                 self._hold = hold  # it may be tried again; renewed it is no more
                 raise
@@ -170,6 +171,8 @@ class PermitFlow:
 class _Shown:
     """What both faces show."""
 
+    __slots__ = ("__weakref__", "_flow")
+
     def __init__(self, flow: PermitFlow) -> None:
         self._flow = flow
 
@@ -181,12 +184,12 @@ class _Shown:
     @property
     def limits(self) -> Mapping[str, LimitState]:
         """How each limit stood right after this was charged."""
-        return {name: level for (name, _), level in zip(self._flow.limits, self._flow.levels, strict=False)}
+        return {name: level for (name, _), level in zip(self._flow.limits, self._flow.ruling.levels, strict=False)}
 
     @property
     def at(self) -> float:
         """The backend's time of the decision, in seconds since 1970; 0 where it was not asked."""
-        return self._flow.at
+        return self._flow.ruling.at
 
     @property
     def ready_at(self) -> float:
@@ -199,13 +202,15 @@ class _Shown:
         return self._flow.lost
 
     def __repr__(self) -> str:
-        told = zip(self._flow.limits, self._flow.costs, strict=True)
+        told = zip(self._flow.limits, self._flow.demand.costs, strict=True)
         costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in told if cost)
         return f"<{type(self).__name__} {self.key!r} {costs}>"
 
 
 class Permit(_Shown):
     """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
+
+    __slots__ = ()
 
     def settle(self, **actual: int) -> None:
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).
@@ -251,6 +256,8 @@ class Permit(_Shown):
 
 class AsyncPermit(_Shown):
     """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
+
+    __slots__ = ()
 
     async def settle(self, **actual: int) -> None:
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).

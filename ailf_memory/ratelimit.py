@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ailf.algorithms import Algorithm, State, algorithm, decide
+from ailf.algorithms import Algorithm, State, Verdict, algorithm, decide
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit
@@ -53,17 +53,22 @@ def _known(limits: Limits) -> list[tuple[Key, Any]]:
 
 
 class AccountState:
-    """What one key was charged, by limit, and who is in line. It is as good as fresh from ``ends_ms`` on."""
+    """What one key was charged, by limit, and who is in line."""
 
     def __init__(self, line: Line) -> None:
         self.states: dict[Key, State] = {}
         self.line = line
-        self.ends_ms = 0
+        self._kinds: dict[Key, Algorithm] = {}
 
     def put(self, key: Key, its: Algorithm, state: State) -> None:
         """Keep a limit's state."""
         self.states[key] = state
-        self.ends_ms = max(self.ends_ms, its.ends(state))
+        self._kinds[key] = its
+
+    @property
+    def ends_ms(self) -> int:
+        """The time from which it is as good as fresh."""
+        return max((self._kinds[key].ends(state) for key, state in self.states.items()), default=0)
 
     def idle(self, now_ms: int) -> bool:
         """Tell whether nothing of it matters any more."""
@@ -76,6 +81,13 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
     def __init__(self, backend: "MemoryDriver") -> None:
         self._backend = backend
         self._store = backend.store
+        self._known: tuple[Limits, list[tuple[Key, Any]]] = ((), [])
+
+    def _kinds(self, limits: Limits) -> list[tuple[Key, Any]]:
+        """Return under what the state of each limit is kept, and its arithmetic."""
+        if limits is not self._known[0]:  # one who decides asks again and again for the same
+            self._known = limits, _known(limits)
+        return self._known[1]
 
     def _now(self) -> int:
         self._backend.check_open()
@@ -97,33 +109,41 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         account = self._store.accounts.get(demand.account)
-        first = account.line.head(now_ms) if account is not None and any(demand.costs) else None
-        queued = first is not None and first != demand.token
         states = account.states if account is not None else {}
-        known = _known(limits)
+        first = account.line.head(now_ms) if account is not None and any(demand.costs) else None
+        known = self._kinds(limits)
         asked = [(its, states.get(key, ()), cost) for (key, its), cost in zip(known, demand.costs, strict=True)]
-        patience = -1 if queued else milliseconds(demand.patience)
+        patience = milliseconds(demand.patience) if first is None or first == demand.token else -1
         verdict = decide(asked, now_ms, demand.token, patience=patience, count_denied=demand.count_denied)
-        for (key, its), state, (_, before, _) in zip(known, verdict.states, asked, strict=True):
-            if state != before:
+        levels = []
+        for (key, its), (_, before, _), after, wait in zip(known, asked, verdict.states, verdict.waits, strict=True):
+            if after is not before:
                 account = account or self._account(demand.account, now_ms)
-                account.put(key, its, state)
+                account.put(key, its, after)
+            left = its.ends(after) - now_ms
+            levels.append(LimitState(its.remaining(after, now_ms), _seconds(wait), left / 1000 if left > 0 else 0.0))
         wait = verdict.wait
-        if queued and account is not None and first is not None and wait is not None:
-            wait = max(1, wait, account.line.waiters[first].looks_ms - now_ms)
-        if account is not None and verdict.allowed and first is not None:
-            account.line.leave(demand.token)
-            account.line.wake(now_ms)
-        elif demand.place is not None and wait is not None and not verdict.allowed:
-            account = account or self._account(demand.account, now_ms)
-            account.line.stand(demand.token, demand.place, now_ms, now_ms + wait)
-            if queued and first is not None:  # it is woken when its turn comes, unless the first one has died
-                wait = account.line.waiters[first].alive_ms - now_ms
-        levels = tuple(
-            LimitState(limit.remaining(state, now_ms), _seconds(each), limit.reset_after(state, now_ms) / 1000)
-            for (limit, _, _), state, each in zip(asked, verdict.states, verdict.waits, strict=True)
-        )
-        return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, levels, verdict.marks)
+        if first is not None or demand.place is not None:
+            wait = self._line_up(demand, first, verdict, now_ms)
+        return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, tuple(levels), verdict.marks)
+
+    def _line_up(self, demand: Demand, first: str | None, verdict: Verdict, now_ms: int) -> int | None:
+        """Let who passes leave the line, and who has to wait stand in it; return the time to wait."""
+        line = self._account(demand.account, now_ms).line
+        if verdict.allowed and first is not None:
+            line.leave(demand.token)
+            line.wake(now_ms)
+        wait = verdict.wait
+        if verdict.allowed or wait is None:
+            return wait
+        ahead = line.waiters[first] if first is not None and first != demand.token else None
+        if ahead is not None:
+            wait = max(1, wait, ahead.looks_ms - now_ms)
+        if demand.place is not None:
+            line.stand(demand.token, demand.place, now_ms, now_ms + wait)
+            if ahead is not None:  # it is woken when its turn comes, unless the first one has died
+                wait = ahead.alive_ms - now_ms
+        return wait
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         with self._store.lock:
