@@ -31,6 +31,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 def check_name(kind: str, name: object) -> str:
     """Return the name of a channel, stream, group, … or say what is wrong with it (B5)."""
+    if isinstance(name, str) and name.isascii() and 0 < len(name) <= MAX_NAME:  # nearly all
+        return name
     if not isinstance(name, str):
         raise InvalidArgumentError(f"the name of a {kind} must be text, not {type(name).__name__}")
     if not name:

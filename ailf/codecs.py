@@ -77,7 +77,9 @@ class BytesCodec:
     """Bytes as they are."""
 
     def encode(self, data: Any) -> bytes:
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if isinstance(data, bytes):
+            return data
+        if not isinstance(data, bytearray | memoryview):
             raise TypeError("this object carries bytes")
         return bytes(data)
 

@@ -127,7 +127,8 @@ class Engine:
             within: Seconds for repetitions, instead of `retry_for`, where that is less.
             options: Its keyword arguments.
         """
-        self.check_open()
+        if self.closed or self._pid != os.getpid():
+            self.check_open()
         until = None
         tries = 0
         while True:

@@ -34,8 +34,7 @@ MARKS: Final = frozenset({REPLY_TO, REQUEST, FAILED})
 
 def check_free(headers: Mapping[str, str] | None) -> None:
     """Refuse headers of a user's that have a meaning here."""
-    taken = MARKS & set(headers or ())
-    if taken:
+    if headers and (taken := MARKS & set(headers)):
         raise InvalidArgumentError(f"the header {min(taken)} is how requests and replies travel; choose another name")
 
 

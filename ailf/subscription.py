@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -63,9 +63,9 @@ class PubSubFlow:
 
     # --- publishing ----------------------------------------------------------------------------------------------
 
-    async def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> None:
+    def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> Coroutine[Any, Any, object]:
         check_free(headers)
-        await self._publish(f"publish on channel {channel!r}", [self._sealed(channel, data, headers)])
+        return self._publish(f"publish on channel {channel!r}", [self._sealed(channel, data, headers)])
 
     async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
         check_free(headers)
@@ -81,7 +81,7 @@ class PubSubFlow:
         body, packed = self.payloads.pack(data, headers)
         return channel, seal_envelope(body, {**packed, **marks} if marks else packed)
 
-    def _publish(self, what: str, sealed: Sequence[tuple[str, bytes]]) -> Awaitable[Sequence[int] | None]:
+    def _publish(self, what: str, sealed: Sequence[tuple[str, bytes]]) -> Coroutine[Any, Any, Sequence[int] | None]:
         """Publish, once; return how many heard each, where that is known."""
         return self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
 

@@ -48,7 +48,7 @@ def carrying(headers: Mapping[str, str]) -> AbstractContextManager[None]:
 
 def stamped(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Return the headers of something to be sent, with the trace in effect unless they have one of their own."""
-    trace = carried()
+    trace = _carried.get(_NOTHING)
     if not trace or (headers and PARENT in headers):
         return headers
     return {**trace, **(headers or {})}

@@ -115,7 +115,7 @@ class ClusterExecutor(Executor):
         begun = False
         for address, share in shares.items():
             try:
-                told = await self._call(address, [commands[at] for at in share])
+                told = await self._ask_node(address, [commands[at] for at in share])
                 begun = True
                 for at, reply in zip(share, told, strict=True):
                     replies[at] = await self._followed(commands[at], address, reply)
@@ -124,7 +124,7 @@ class ClusterExecutor(Executor):
                 raise
         return replies
 
-    async def _call(self, address: Address, commands: Sequence[Command]) -> list[Any]:
+    async def _ask_node(self, address: Address, commands: Sequence[Command]) -> list[Any]:
         try:
             return await self._at(address).call_many(commands)
         except (ConnectionLostError, BackendTimeoutError):
@@ -139,9 +139,9 @@ class ClusterExecutor(Executor):
             address = self._told_address(reply, address)
             if isinstance(reply, MovedError):
                 self._moved(reply.slot_id, address)
-                (reply,) = await self._call(address, [command])
+                (reply,) = await self._ask_node(address, [command])
             else:
-                _, reply = await self._call(address, [("ASKING",), command])
+                _, reply = await self._ask_node(address, [("ASKING",), command])
         if isinstance(reply, _UNSETTLED):
             self.doubt()
         return reply

@@ -8,7 +8,7 @@ is given up (a cancelled task, Ctrl-C) never leaves a reply for the next one, an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import hiredis
@@ -43,12 +43,15 @@ class Executor(ABC):
         self.where = settings.url
         self.closed = False
 
-    async def call(self, *command: Any) -> Any:
+    def call(self, *command: Any) -> Awaitable[Any]:
         """Send one command and return its reply.
 
         Raises:
             BackendError: By kind; see `ailf_redis.errors`.
         """
+        return self._call(command)
+
+    async def _call(self, command: Command) -> Any:
         reply = (await self.call_many([command]))[0]
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)

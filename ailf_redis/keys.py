@@ -6,19 +6,20 @@ a user's can leave it. With the namespace "" the stream's key and a channel are 
 programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is what a cluster hashes of the plain name.
 """
 
-from collections.abc import Iterable
 from functools import lru_cache
-
-import attrs
+from typing import Final, NamedTuple
 
 from ailf.driver import Account
 
 __all__ = ["GroupKeys", "Keys"]
 
 
-@attrs.frozen
-class GroupKeys:
-    """What one group of a stream is kept in.
+CACHED: Final = 4096
+"""How many names are remembered with what they are called in Redis."""
+
+
+class GroupKeys(NamedTuple):
+    """What one group of a stream is kept in, as ``lua/group.lua`` takes it.
 
     Attributes:
         stream: The stream itself, with the group's pending entries.
@@ -40,10 +41,6 @@ class GroupKeys:
     alive: str
     queue: str
 
-    def all(self) -> tuple[str, ...]:
-        """Return them as ``lua/group.lua`` takes them."""
-        return attrs.astuple(self)
-
 
 class Keys:
     """The names of one namespace.
@@ -60,52 +57,40 @@ class Keys:
 
     def stream(self, name: str) -> str:
         """Return the key of a stream."""
-        return f"{{{self._namespace}:stream:{_escape(name)}}}" if self._namespace else name
+        return _stream_key(self._namespace, name)
 
     def group(self, stream: str, group: str) -> GroupKeys:
         """Return the keys of a group."""
-        return GroupKeys(self.stream(stream), *(self._helper(stream, kind, group) for kind in HELPERS))
+        return _group_keys(self._namespace, stream, group)
 
     def meta(self, stream: str) -> str:
         """Return the key of what is known of a stream besides."""
-        return self._helper(stream, "meta")
+        return _helper(self._namespace, stream, "meta")
 
     def once(self, stream: str, dedup_id: str) -> str:
         """Return the key of a dedup id."""
-        return self._helper(stream, "once", dedup_id)
+        return _helper(self._namespace, stream, "once", dedup_id)
 
     def helper_prefixes(self, stream: str) -> list[str]:
         """Return what the helper keys of all groups of a stream begin with."""
-        return [self._helper(stream, kind, "") for kind in HELPERS]
+        return [_helper(self._namespace, stream, kind, "") for kind in HELPERS]
 
     def gone_prefixes(self, stream: str) -> list[str]:
         """Return what the keys begin with that ``lua/gone.lua`` needs of all groups of a stream."""
-        return [self._helper(stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
+        return [_helper(self._namespace, stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
 
-    def _helper(self, stream: str, kind: str, *name: str) -> str:
-        if self._namespace:
-            return ":".join((self.stream(stream), kind, *name))
-        return ":".join((f"{{{_hash_tag(stream)}}}:ailf", kind, _escape(stream, "%{}:"), *name))
-
-    def lock(self, name: str) -> list[str]:
+    def lock(self, name: str) -> tuple[str, ...]:
         """Return the keys of a lock, as ``lua/lock.lua`` takes them."""
-        if self._namespace:
-            key = f"{{{self._namespace}:lock:{_escape(name)}}}"
-        else:
-            key = f"{{{_hash_tag(name)}}}:ailf:lock:{_escape(name, '%{}:')}"
-        return [key, *(f"{key}:{kind}" for kind in ("fences", "fence", "queue", "waiters"))]
+        return _lock_keys(self._namespace, name)
 
-    def account(self, account: Account, slots: Iterable[str]) -> list[str]:
+    def account(self, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
         """Return the keys of what a rate limiter charges, as ``lua/limit.lua`` takes them.
 
         Arguments:
             account: Whose they are.
             slots: The names of its limits of concurrency.
         """
-        kind = "final" if account.final else "limit"
-        whose = f"{_escape(account.limiter, '%{}:')}:{_escape(account.key, '%{}:')}"
-        key = f"{{{self._namespace}:{kind}:{whose}}}" if self._namespace else f"{{{whose}}}:ailf:{kind}"
-        return [key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(name)}" for name in slots)]
+        return _account_keys(self._namespace, account, slots)
 
     def channel(self, name: str) -> str:
         """Return the channel of a name."""
@@ -127,9 +112,43 @@ class Keys:
 HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED)
 def _escape(text: str, unsafe: str = "%{}") -> str:
     return "".join(f"%{ord(char):02x}" if char in unsafe else char for char in text)
+
+
+@lru_cache(maxsize=CACHED)
+def _stream_key(namespace: str, name: str) -> str:
+    return f"{{{namespace}:stream:{_escape(name)}}}" if namespace else name
+
+
+@lru_cache(maxsize=CACHED)
+def _group_keys(namespace: str, stream: str, group: str) -> GroupKeys:
+    return GroupKeys(_stream_key(namespace, stream), *(_helper(namespace, stream, kind, group) for kind in HELPERS))
+
+
+def _helper(namespace: str, stream: str, kind: str, *name: str) -> str:
+    if namespace:
+        return ":".join((_stream_key(namespace, stream), kind, *name))
+    return ":".join((f"{{{_hash_tag(stream)}}}:ailf", kind, _escape(stream, "%{}:"), *name))
+
+
+@lru_cache(maxsize=CACHED)
+def _lock_keys(namespace: str, name: str) -> tuple[str, ...]:
+    key = (
+        f"{{{namespace}:lock:{_escape(name)}}}"
+        if namespace
+        else f"{{{_hash_tag(name)}}}:ailf:lock:{_escape(name, '%{}:')}"
+    )
+    return key, *(f"{key}:{kind}" for kind in ("fences", "fence", "queue", "waiters"))
+
+
+@lru_cache(maxsize=CACHED)
+def _account_keys(namespace: str, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
+    kind = "final" if account.final else "limit"
+    whose = f"{_escape(account.limiter, '%{}:')}:{_escape(account.key, '%{}:')}"
+    key = f"{{{namespace}:{kind}:{whose}}}" if namespace else f"{{{whose}}}:ailf:{kind}"
+    return key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(name)}" for name in slots)
 
 
 def _hash_tag(key: str) -> str:

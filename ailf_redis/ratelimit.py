@@ -67,6 +67,12 @@ def _all_arguments(limits: Limits) -> list[str | int]:
     return [len(limits), *(each for name, limit in limits for each in _arguments(name, limit))]
 
 
+@lru_cache(maxsize=1024)
+def _slots(limits: Limits) -> tuple[str, ...]:
+    """Return the names of the limits of concurrency."""
+    return tuple(name for name, limit in limits if isinstance(limit, Concurrency))
+
+
 class RedisRateLimiterDriver(RateLimiterDriver):
     """The transitions of rate limiters, each one script."""
 
@@ -74,8 +80,8 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    def _account(self, account: Account, limits: Limits) -> list[str]:
-        return self._keys.account(account, [name for name, limit in limits if isinstance(limit, Concurrency)])
+    def _account(self, account: Account, limits: Limits) -> tuple[str, ...]:
+        return self._keys.account(account, _slots(limits))
 
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
         if len(demands) == 1:
@@ -91,13 +97,12 @@ class RedisRateLimiterDriver(RateLimiterDriver):
                 told[number] = rulings if isinstance(rulings, BackendError) else rulings[at]
         return told
 
-    def _request(self, limits: Limits, demands: Sequence[Demand]) -> tuple[list[str], list[Any]]:
+    def _request(self, limits: Limits, demands: Sequence[Demand]) -> tuple[tuple[str, ...], list[Any]]:
         """Return the keys and arguments of calls on one account."""
         arguments = list(_all_arguments(limits))
         for each in demands:
-            arguments += (each.token, milliseconds(each.patience), int(each.count_denied))
-            arguments += ("", 0) if each.place is None else self._waits_at(each.place)
-            arguments += each.costs
+            channel, lease = ("", 0) if each.place is None else self._waits_at(each.place)
+            arguments += (each.token, milliseconds(each.patience), int(each.count_denied), channel, lease, *each.costs)
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, int]:

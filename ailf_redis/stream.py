@@ -185,12 +185,12 @@ class RedisStreamDriver(StreamDriver):
         await self._run(PAUSE, stream, group, int(paused))
 
     async def info(self, stream: str, group: str) -> GroupInfo:
-        keys = [*self._keys.group(stream, group).all(), self._keys.meta(stream)]
+        keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
         return as_info(await INFO.run(self._executor, keys, [group]))
 
     async def _run(self, script: Script, stream: str, group: str, *arguments: Any) -> Any:
         """Run a transition of a group."""
-        return await script.run(self._executor, self._keys.group(stream, group).all(), (group, *arguments))
+        return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments))
 
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int

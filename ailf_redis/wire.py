@@ -1,9 +1,10 @@
 """Asyncio calls: all tasks share one redis-py connection, on which their requests are pipelined as they come."""
 
 import asyncio
-import os
+from asyncio import get_running_loop
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from os import getpid
 from typing import Any, Final
 
 import hiredis
@@ -42,8 +43,8 @@ class _Wire(asyncio.Protocol):
     """How many requests may be in flight."""
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
-        self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
+        self.loop = get_running_loop()
+        self.pid = getpid()
         self.broken = False
         self.gone = self.loop.create_future()
         self._connection = connection
@@ -55,40 +56,47 @@ class _Wire(asyncio.Protocol):
         self._parts: list[Any] = []
         self._full: deque[asyncio.Future[None]] = deque()
         self._choked = False
+        self._since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport = connection._writer.transport
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
 
-    def usable(self) -> bool:
-        """Tell whether it can be used from here: not broken, and of this process and loop."""
-        return not self.broken and self.usable_loop()
+    def is_here(self) -> bool:
+        """Tell whether it is of this process and loop, so that it can be used and closed from here."""
+        return self.loop is get_running_loop() and self.pid == getpid()
 
-    def usable_loop(self) -> bool:
-        """Tell whether it is of this process and loop, so that it can be closed from here."""
-        return self.pid == os.getpid() and self.loop is asyncio.get_running_loop()
+    def is_ready(self) -> bool:
+        """Tell whether one can ask from here, without waiting."""
+        return (
+            not self._choked
+            and len(self._queue) < self.MOST
+            and self.loop is get_running_loop()
+            and self.pid == getpid()
+        )
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        """Whether one has to wait for room before asking."""
-        return self._choked or len(self._queue) >= self.MOST
+    def ask(self, data: bytes, count: int = 0) -> "asyncio.Future[Any]":
+        """Send what is packed; return what will be its reply, or raise what the server refuses.
 
-    def ask(self, data: bytes, count: int) -> "asyncio.Future[Any]":
-        """Send what is packed; return what will be its reply, or of several commands all replies."""
-        answer: asyncio.Future[Any] = self.loop.create_future()
+        Arguments:
+            data: A command, or several.
+            count: Of several: how many. Then all replies are the result, errors among them.
+        """
+        answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         if not self._out:
+            self._since = self.loop.time()
             self.loop.call_soon(self._flush)
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self._timeout, self._look)
         self._out.append(data)
-        self._queue.append((answer, count, self.loop.time()))
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._timeout, self._look)
+        self._queue.append((answer, count, self._since))
         return answer
 
     async def room(self) -> None:
-        """Wait until it isn't full any more."""
-        while self.full:
+        """Wait until one can ask."""
+        while self._choked or len(self._queue) >= self.MOST:
             waiting: asyncio.Future[None] = self.loop.create_future()
             self._full.append(waiting)
             await waiting
@@ -129,12 +137,16 @@ class _Wire(asyncio.Protocol):
         queue = self._queue
         for reply in replies:
             answer, count, _ = queue[0]
-            if count == 1:
-                queue.popleft()
-                if not answer.done():
-                    answer.set_result(reply)
-            else:
+            if count:
                 self._part(answer, count, reply)
+                continue
+            queue.popleft()
+            if answer.done():
+                continue
+            if isinstance(reply, Exception):
+                answer.set_exception(mapped(reply, self._executor.where, sent=True))
+            else:
+                answer.set_result(reply)
         if self._full and not self._choked:
             self._let_in()
 
@@ -198,26 +210,26 @@ class AsyncioExecutor(Executor):
         self._retired: set[_Wire] = set()
         self._connecting: asyncio.Lock | None = None
 
-    async def call(self, *command: Any) -> Any:
+    def call(self, *command: Any) -> Awaitable[Any]:
+        # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
         wire = self._wire
-        if wire is None or wire.full or not wire.usable():
-            wire = await self._ready()
-        reply = await wire.ask(hiredis.pack_command(command), 1)
-        if isinstance(reply, Exception):
-            raise mapped(reply, self.where, sent=True)
-        return reply
+        if wire is not None and wire.is_ready():
+            return wire.ask(hiredis.pack_command(command))
+        return self._call(command)
+
+    async def _call(self, command: Command) -> Any:
+        wire = await self._ready()
+        return await wire.ask(packed([command]))
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        wire = self._wire
-        if wire is None or wire.full or not wire.usable():
-            wire = await self._ready()
-        replies = await wire.ask(packed(commands), len(commands))
-        return [replies] if len(commands) == 1 else replies
+        wire = await self._ready()
+        replies: list[Any] = await wire.ask(packed(commands), len(commands))
+        return replies
 
     async def _ready(self) -> _Wire:
         """Return the connection when there is room on it."""
         wire = self._wire
-        if wire is None or not wire.usable():
+        if wire is None or not wire.is_here():
             wire = await self._connect()
         await wire.room()
         return wire
@@ -225,11 +237,11 @@ class AsyncioExecutor(Executor):
     async def _connect(self) -> _Wire:
         """Make the connection once for all who want it; the next one tries where this one fails or is cancelled."""
         self.check_open()
-        if self._connecting is None or (self._wire is not None and self._wire.loop is not asyncio.get_running_loop()):
+        if self._connecting is None or (self._wire is not None and self._wire.loop is not get_running_loop()):
             self._connecting, self._wire = asyncio.Lock(), None
         async with self._connecting:
             wire = self._wire
-            if wire is None or not wire.usable():
+            if wire is None or not wire.is_here():
                 self.check_open()
                 if wire is not None:
                     self.retire(wire)
@@ -265,7 +277,7 @@ class AsyncioExecutor(Executor):
         self._retired.clear()
         self._wire = None
         for wire in wires:
-            if wire.usable_loop():
+            if wire.is_here():
                 await wire.close()
 
 

@@ -32,7 +32,7 @@ def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
 
     async def caller(executor: AsyncioExecutor, number: int) -> None:
         for turn in range(100):
-            task = asyncio.create_task(executor.call("ECHO", f"{number}-{turn}"))
+            task = asyncio.ensure_future(executor.call("ECHO", f"{number}-{turn}"))
             if chance.random() < 0.3:
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)

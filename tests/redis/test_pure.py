@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,8 +59,8 @@ def test_no_two_groups_share_a_key(pairs: list[tuple[str, str]], namespace: str)
     """B5: all keys of two groups differ, whatever characters their names have, and share a slot per stream."""
     for names in (Keys(namespace), Keys("")):
         first, second = (names.group(stream, group) for stream, group in pairs)
-        helpers = [set(each.all()[1:]) for each in (first, second)]
-        assert len(helpers[0]) == len(first.all()) - 1
+        helpers = [set(each[1:]) for each in (first, second)]
+        assert len(helpers[0]) == len(first) - 1
         assert not helpers[0] & helpers[1]
     first, second = (Keys(namespace).group(stream, group) for stream, group in pairs)
     assert hash_tag(first.due) == hash_tag(first.stream) == hash_tag(first.bell)
@@ -142,7 +141,7 @@ def test_group_keys_are_in_the_scripts_order() -> None:
     """The keys of a group are handed over in the order in which the scripts unpack them."""
     unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", TEXTS["group"], re.MULTILINE)
     assert unpacked
-    assert unpacked[1].split(", ") == [field.name for field in attrs.fields(spelled.GroupKeys)]
+    assert unpacked[1].split(", ") == list(spelled.GroupKeys._fields)
 
 
 @pytest.mark.parametrize("script", [each for each in vars(scripts).values() if isinstance(each, scripts.Script)])
