@@ -58,17 +58,17 @@ class AccountState:
     def __init__(self, line: Line) -> None:
         self.states: dict[Key, State] = {}
         self.line = line
-        self._kinds: dict[Key, Algorithm] = {}
+        self._kinds: set[tuple[Key, Algorithm]] = set()
 
     def put(self, key: Key, its: Algorithm, state: State) -> None:
         """Keep a limit's state."""
         self.states[key] = state
-        self._kinds[key] = its
+        self._kinds.add((key, its))
 
     @property
     def ends_ms(self) -> int:
-        """The time from which it is as good as fresh."""
-        return max((self._kinds[key].ends(state) for key, state in self.states.items()), default=0)
+        """The time from which it is as good as fresh, for whatever limits it was charged by."""
+        return max((its.ends(self.states.get(key, ())) for key, its in self._kinds), default=0)
 
     def idle(self, now_ms: int) -> bool:
         """Tell whether nothing of it matters any more."""

@@ -23,7 +23,7 @@ local function decide(token, patience, count_denied, channel, lease)
       if limit.kind == 'c' then drop_slots(limit, token) end
     end
     limit.wait = wait_of(limit, limit.cost)
-    if limit.wait then wait = math.max(wait, limit.wait) else never = true end
+    if limit.wait then wait = max(wait, limit.wait) else never = true end
   end
 
   local first, alive, _
@@ -36,26 +36,26 @@ local function decide(token, patience, count_denied, channel, lease)
   if queued and not never then
     local turn
     alive, _, turn = waiter(line, first)
-    wait = math.max(1, wait, turn - now)
+    wait = max(1, wait, turn - now)
   end
 
   local base = #told
   told[base + 1] = allowed and 1 or 0
   for n, limit in ipairs(limits) do
     local cost = limit.cost
-    if not allowed then cost = count_denied and math.min(cost, remaining_of(limit)) or 0 end
+    if not allowed then cost = count_denied and min(cost, remaining_of(limit)) or 0 end
     local one, two = 0, 0
     if cost > 0 then
       one, two = charge(limit, cost, token)
       limit.changed, changed = true, true
       if not allowed then
         limit.wait = wait_of(limit, limit.cost)
-        if limit.wait then wait = math.max(wait, limit.wait) end
+        if limit.wait then wait = max(wait, limit.wait) end
       end
     end
     local place = base + 5 * n - 2
     told[place], told[place + 1] = remaining_of(limit), limit.wait or -1
-    told[place + 2], told[place + 3], told[place + 4] = math.max(0, ends_of(limit) - now), one, two
+    told[place + 2], told[place + 3], told[place + 4] = max(0, ends_of(limit) - now), one, two
   end
 
   if allowed then

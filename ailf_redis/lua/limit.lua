@@ -14,8 +14,10 @@
 
 local LARGEST = 9007199254740992
 local FLOORS = 4
+local EXACT = 99999999999999 -- what Lua itself writes in full
 local MARGIN = 1000
 local EACH = 5
+local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
 local line = { queue = KEYS[2], waiters = KEYS[3] }
 local stored = redis.call('GET', KEYS[1]) or ''
 local slots = 3 -- the last key that is taken
@@ -54,8 +56,8 @@ end
 local function debt_of(limit)
   local state = limit.state
   if not state[1] then return now, 0 end
-  local latest = math.max(now, state[1])
-  return latest, math.max(0, state[2] - limit.rate * (latest - state[1]))
+  local latest = max(now, state[1])
+  return latest, max(0, state[2] - limit.rate * (latest - state[1]))
 end
 
 -- Bucket: the lows of the debt, with their times.
@@ -74,11 +76,15 @@ local function with_lows(latest, debt, lows)
   return state
 end
 
-local function raise_debt(limit, target)
-  local latest, debt = debt_of(limit)
+-- Bucket: raise the debt, after noting how low it was.
+local function raise_debt(limit, latest, debt, target)
   local state = limit.state
-  if state[1] == latest and state[#state - 1] == 0 and state[#state] < debt then -- it was noted in this tick how low it was
-    state[2] = math.min(target, LARGEST)
+  target = min(target, LARGEST)
+  if debt == 0 then -- no low is lower
+    limit.state = { latest, target, 0, 0 }
+    return
+  elseif state[1] == latest and state[#state - 1] == 0 and state[#state] < debt then -- it was noted in this tick
+    state[2] = target
     return
   end
   local lows = {}
@@ -94,7 +100,7 @@ local function raise_debt(limit, target)
     lows[at] = { lows[at + 1][1], lows[at][2] }
     table.remove(lows, at + 1)
   end
-  limit.state = with_lows(latest, math.min(target, LARGEST), lows)
+  limit.state = with_lows(latest, target, lows)
 end
 
 -- Fixed: the begin of the window that counts, and what was charged in it.
@@ -111,8 +117,8 @@ local function gone(limit, bucket) return (bucket + 1) * limit.width - 1 + limit
 local function buckets_of(limit)
   local state, counted, sum = limit.state, {}, 0
   local latest = now
-  if state[1] then latest = math.max(now, state[1] * limit.width) end
-  local newest, oldest = math.floor(latest / limit.width), nil
+  if state[1] then latest = max(now, state[1] * limit.width) end
+  local newest, oldest = floor(latest / limit.width), nil
   for at = 2, #state do
     local bucket = state[1] - (at - 2)
     if gone(limit, bucket) > latest then
@@ -125,9 +131,9 @@ local function buckets_of(limit)
 end
 
 local function add_to_bucket(limit, newest, counted, oldest, bucket, cost)
-  counted[bucket] = math.max(0, math.min((counted[bucket] or 0) + cost, LARGEST))
+  counted[bucket] = max(0, min((counted[bucket] or 0) + cost, LARGEST))
   local state = { newest }
-  for each = newest, math.min(oldest or bucket, bucket), -1 do state[#state + 1] = counted[each] or 0 end
+  for each = newest, min(oldest or bucket, bucket), -1 do state[#state + 1] = counted[each] or 0 end
   while #state > 2 and state[#state] == 0 do state[#state] = nil end
   limit.state = state
 end
@@ -138,15 +144,15 @@ local function taken(limit) return redis.call('ZCOUNT', limit.slots, '(' .. numb
 local function remaining_of(limit)
   if limit.kind == 'b' then
     local _, debt = debt_of(limit)
-    return math.floor(math.max(0, limit.capacity * limit.per - debt) / limit.per)
+    return floor(max(0, limit.capacity * limit.per - debt) / limit.per)
   elseif limit.kind == 'f' then
     local _, used = window_of(limit)
-    return math.max(0, limit.capacity - used)
+    return max(0, limit.capacity - used)
   elseif limit.kind == 's' then
     local _, _, _, sum = buckets_of(limit)
-    return math.max(0, limit.capacity - sum)
+    return max(0, limit.capacity - sum)
   end
-  return math.max(0, limit.capacity - taken(limit))
+  return max(0, limit.capacity - taken(limit))
 end
 
 -- The time from which a limit is as good as fresh; 0 for a fresh one.
@@ -157,7 +163,7 @@ local function ends_of(limit)
   elseif not state[1] then
     return 0
   elseif limit.kind == 'b' then
-    return state[1] + math.ceil(state[2] / limit.rate)
+    return state[1] + ceil(state[2] / limit.rate)
   elseif limit.kind == 'f' then
     return state[2] > 0 and state[1] + limit.per or 0
   end
@@ -174,7 +180,7 @@ local function wait_of(limit, cost)
   if limit.kind == 'b' then
     local latest, debt = debt_of(limit)
     local over = debt - limit.capacity * limit.per + cost * limit.per
-    return over > 0 and latest - now + math.ceil(over / limit.rate) or 0
+    return over > 0 and latest - now + ceil(over / limit.rate) or 0
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     return used > limit.capacity - cost and begin + limit.per - now or 0
@@ -201,12 +207,12 @@ end
 -- Charge a cost, whether it fits or not; what it is remembered by.
 local function charge(limit, cost, token)
   if limit.kind == 'b' then
-    local _, debt = debt_of(limit)
-    raise_debt(limit, debt + cost * limit.per)
+    local latest, debt = debt_of(limit)
+    raise_debt(limit, latest, debt, debt + cost * limit.per)
     return limit.state[1], limit.state[2]
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
-    limit.state = { begin, math.min(used + cost, LARGEST) }
+    limit.state = { begin, min(used + cost, LARGEST) }
     return begin, 0
   elseif limit.kind == 's' then
     local _, newest, counted, _, oldest = buckets_of(limit)
@@ -224,16 +230,18 @@ local function store(limits)
   local ends = 0
   for _, limit in ipairs(limits) do
     if limit.changed and limit.state then
-      local kept = {}
-      for at, each in ipairs(limit.state) do kept[at] = number(each) end
+      local kept = limit.state
+      ends = max(ends, ends_of(limit))
+      for at, each in ipairs(kept) do
+        if each > EXACT then kept[at] = number(each) end
+      end
       local first, colon = string.find(stored, limit.id .. ':', 1, true)
       if first then
         stored = string.sub(stored, 1, first - 1) .. string.sub(stored, string.find(stored, ';', colon, true) + 1)
       end
       if #kept > 0 then stored = stored .. limit.id .. ':' .. table.concat(kept, ',') .. ';' end
-      ends = math.max(ends, ends_of(limit))
     end
   end
-  local left = math.max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
+  local left = max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
   if stored ~= '' then redis.call('SET', KEYS[1], stored, 'PX', number(left)) end
 end

@@ -8,11 +8,11 @@ local limit = limit_at(4)
 if limit.kind == 'b' then
   local full = limit.capacity * limit.per
   local latest, debt = debt_of(limit)
-  local target = math.max(debt, limit.rate * reset)
-  if remaining >= 0 then target = math.max(target, full - math.min(remaining, limit.capacity) * limit.per) end
-  if pause > 0 then target = math.max(target, full - limit.per + limit.rate * pause) end
+  local target = max(debt, limit.rate * reset)
+  if remaining >= 0 then target = max(target, full - min(remaining, limit.capacity) * limit.per) end
+  if pause > 0 then target = max(target, full - limit.per + limit.rate * pause) end
   if target <= debt then return 0 end
-  raise_debt(limit, target)
+  raise_debt(limit, latest, debt, target)
 else
   local left = limit.capacity
   if pause > 0 then left = 0 elseif remaining >= 0 then left = remaining end

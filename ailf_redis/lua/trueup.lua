@@ -27,22 +27,22 @@ local function settle(limit, cost, actual, one, two)
     if more >= 0 then
       local from = fresh and one or limit.state[1]
       local base = fresh and two or limit.state[2]
-      local latest = math.max(now, from)
+      local latest = max(now, from)
       local leaked = limit.rate * (latest - from)
-      local added = math.max(0, base - leaked + more) - math.max(0, base - leaked)
+      local added = max(0, base - leaked + more) - max(0, base - leaked)
       if added == 0 then return end
       local debt = 0
-      if not fresh then debt = math.max(0, base - leaked) end
-      limit.state = with_lows(latest, math.min(debt + added, LARGEST), lows_of(limit.state))
+      if not fresh then debt = max(0, base - leaked) end
+      limit.state = with_lows(latest, min(debt + added, LARGEST), lows_of(limit.state))
     else
       local latest, debt = debt_of(limit)
-      local back = math.min(-more, debt)
+      local back = min(-more, debt)
       local lows, kept = lows_of(limit.state), {}
       for _, low in ipairs(lows) do
-        if low[1] > one then back = math.min(back, low[2]) end
+        if low[1] > one then back = min(back, low[2]) end
       end
       for _, low in ipairs(lows) do
-        if low[1] > one then low[2] = math.max(0, low[2] - back) end
+        if low[1] > one then low[2] = max(0, low[2] - back) end
       end
       for at, low in ipairs(lows) do
         if not lows[at + 1] or low[2] < lows[at + 1][2] then kept[#kept + 1] = low end
@@ -52,11 +52,11 @@ local function settle(limit, cost, actual, one, two)
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     if one ~= begin then return end
-    limit.state = { begin, math.max(0, math.min(used - cost + actual, LARGEST)) }
+    limit.state = { begin, max(0, min(used - cost + actual, LARGEST)) }
   else
     local latest, newest, counted, _, oldest = buckets_of(limit)
     if gone(limit, one) <= latest then return end
-    add_to_bucket(limit, math.max(newest, one), counted, oldest, one, actual - cost)
+    add_to_bucket(limit, max(newest, one), counted, oldest, one, actual - cost)
   end
   limit.changed = true
   changed[#changed + 1] = limit

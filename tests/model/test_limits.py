@@ -255,7 +255,7 @@ class Player:
 
     def _stored(self) -> dict[str, State]:
         """Return what Redis stores, by the id of the limit."""
-        text = (run(self.redis.executor.call("GET", self.redis.keys.account(self.account, [])[0])) or b"").decode()
+        text = (run(self.redis.executor.call("GET", self.redis.keys.account(self.account, ())[0])) or b"").decode()
         parts = (each.split(":") for each in text.split(";") if each)
         return {id_: tuple(int(number) for number in numbers.split(",")) for id_, numbers in parts}
 
