@@ -26,7 +26,7 @@ class Batcher(ABC, Generic[X, Y]):
     """Does one thing for many."""
 
     @abstractmethod
-    async def do(self, item: X) -> Y:
+    def do(self, item: X) -> Awaitable[Y]:
         """Return the result for this item, done together with others where there are any."""
 
     @abstractmethod
@@ -58,27 +58,21 @@ class _InTurns(Batcher[X, Y]):
     def __init__(self, work: Work[X, Y], most: int) -> None:
         self._work = work
         self._most = most
-        self._waiting: list[tuple[X, Then[Y]]] = []
+        self._waiting: list[tuple[X, asyncio.Future[Y] | Then[Y]]] = []
         self._running: set[asyncio.Task[None]] = set()
 
-    async def do(self, item: X) -> Y:
-        answer: asyncio.Future[Y] = asyncio.get_running_loop().create_future()
-
-        async def then(result: Y | BaseException) -> None:
-            if answer.done():  # cancelled
-                return
-            if isinstance(result, BaseException):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
-
-        await self.post(item, then)
-        return await answer
+    def do(self, item: X) -> Awaitable[Y]:
+        answer: asyncio.Future[Y] = asyncio.Future()
+        self._wait(item, answer)
+        return answer
 
     async def post(self, item: X, then: Then[Y]) -> None:
+        self._wait(item, then)
+
+    def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._start)
-        self._waiting.append((item, then))
+        self._waiting.append((item, told))
 
     def _start(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -87,10 +81,17 @@ class _InTurns(Batcher[X, Y]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, batch: Sequence[tuple[X, Then[Y]]]) -> None:
+    async def _run(self, batch: Sequence[tuple[X, asyncio.Future[Y] | Then[Y]]]) -> None:
         results = await _results(self._work, [item for item, _ in batch])
-        for (_, then), result in zip(batch, results, strict=True):
-            await then(result)
+        for (_, told), result in zip(batch, results, strict=True):
+            if not isinstance(told, asyncio.Future):
+                await told(result)
+            elif told.done():  # it was cancelled
+                continue
+            elif isinstance(result, BaseException):
+                told.set_exception(result)
+            else:
+                told.set_result(result)
 
 
 async def _results(work: Work[X, Y], items: Sequence[X]) -> Sequence[Y | BaseException]:
