@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
@@ -17,7 +19,7 @@ from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
 
-__all__ = ["Closable", "Engine"]
+__all__ = ["Asked", "Closable", "Engine"]
 
 T = TypeVar("T")
 
@@ -35,6 +37,21 @@ class Closable(Protocol):
 
     async def close(self) -> None:
         """Give back what it holds."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked of something, put into words when somebody wants to read it.
+
+    Attributes:
+        verb: What.
+        of: Of what.
+    """
+
+    verb: str
+    of: object
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.of}"
 
 
 class Engine:
@@ -110,7 +127,7 @@ class Engine:
 
     async def call(
         self,
-        what: str,
+        what: object,
         request: Callable[..., Awaitable[T]],
         *args: Any,
         again: bool,
@@ -120,7 +137,7 @@ class Engine:
         """Make one request of the driver, repeated by the rule of this module.
 
         Arguments:
-            what: What is asked, for messages: "add to stream 'tasks'".
+            what: What is asked, for messages: "add to stream 'tasks'"; or what is put into words like that (`Asked`).
             request: The driver's method.
             args: Its arguments.
             again: Whether doing it twice is the same as doing it once.

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from ailf.driver import BackendDriver, Bid
-from ailf.engine import Engine
+from ailf.driver import BackendDriver, Bid, LockDriver
+from ailf.engine import Asked, Engine
 from ailf.errors import AilfError, LeaseLostError, OutcomeUnknownError
 from ailf.renewal import Hold
 from ailf.runtime import run
@@ -43,14 +43,16 @@ class LockHold(Hold):
 class GrantFlow:
     """The one text of both flavours: a grant, until it is released or lost."""
 
-    def __init__(self, engine: Engine, bid: Bid, fence: int, since: float, *, renewed: bool) -> None:
+    def __init__(
+        self, engine: Engine, driver: LockDriver, bid: Bid, fence: int, since: float, *, renewed: bool
+    ) -> None:
         self.engine = engine
         self.bid = bid
         self.fence = fence
         self.released = False
         self._asked = 0  # how often to release it
         self.hold = LockHold(bid, since)
-        self._driver = engine.driver.lock()
+        self._driver = driver
         if renewed:
             engine.renewer.add([self.hold])
 
@@ -100,7 +102,7 @@ class GrantFlow:
 
     async def _release(self) -> bool:
         """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended."""
-        what = f"release {self}"
+        what = Asked("release", self)
         try:
             return await self.engine.call(what, self._driver.release, self.bid, again=False)
         except OutcomeUnknownError:

@@ -5,7 +5,7 @@ everybody's place counts.
 """
 
 import logging
-import secrets
+import os
 from collections.abc import Iterable
 
 import attrs
@@ -68,22 +68,19 @@ class LockFlow:
 
     async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
-        now = self.engine.runtime.now
-        within = None if until is None else max(0.0, until - now())
-        since = 0.0
-
-        async def acquire() -> Grant | Denied:
-            nonlocal since
-            since = now()  # of the request that is answered
-            return await self._driver.acquire(bid)
-
-        reply = await self.engine.call(self._acquiring, acquire, again=True, within=within)
+        within = None if until is None else max(0.0, until - self.engine.runtime.now())
+        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, within=within)
         if not isinstance(reply, Grant):
             return reply
-        return GrantFlow(self.engine, bid, reply.fence, since, renewed=self._options.renew)
+        return GrantFlow(self.engine, self._driver, bid, reply.fence, since, renewed=self._options.renew)
+
+    async def _request(self, bid: Bid) -> tuple[float, Grant | Denied]:
+        """Make one request; return when it was made, and the answer."""
+        since = self.engine.runtime.now()
+        return since, await self._driver.acquire(bid)
 
     async def try_acquire(self) -> GrantFlow | None:
-        bid = self._bid(secrets.token_hex(16))
+        bid = self._bid(os.urandom(16).hex())
         try:
             found = await self._try(bid)
         except BaseException:

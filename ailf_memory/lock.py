@@ -63,6 +63,8 @@ class LockState:
 
     def expire(self, now_ms: int) -> None:
         """Let what has ended be gone."""
+        if not self.grants:
+            return
         for token in [each for each, grant in self.grants.items() if grant.ends_ms <= now_ms]:
             del self.grants[token]
 

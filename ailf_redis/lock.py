@@ -41,23 +41,25 @@ class RedisLockDriver(LockDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    def _all(self, bids: Sequence[Bid]) -> list[str]:
+    def _all(self, bid: Bid) -> Sequence[str]:
         """Return the keys of everything that is bid for."""
-        return [key for bid in bids for name in bid.names for key in self._keys.lock(name)]
+        if len(bid.names) == 1:
+            return self._keys.lock(bid.names[0])
+        return [key for name in bid.names for key in self._keys.lock(name)]
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         arguments: list[Any] = [bid.token, milliseconds(bid.ttl), bid.permits, int(bid.fair), "", 0]
         if bid.place is not None:
             arguments[4:] = (self._keys.place(bid.place.channel), milliseconds(bid.place.lease))
-        granted, told = await ACQUIRE.run(self._executor, self._all([bid]), arguments)
+        granted, told = await ACQUIRE.run(self._executor, self._all(bid), arguments)
         return Grant(int(told)) if granted else Denied(told / 1000)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        requests = [(self._all([bid]), [len(bid.names), bid.token, milliseconds(bid.ttl)]) for bid in bids]
+        requests = [(self._all(bid), [len(bid.names), bid.token, milliseconds(bid.ttl)]) for bid in bids]
         return [bool(kept) for kept in await PROLONG.run_together(self._executor, requests)]
 
     async def release(self, bid: Bid) -> bool:
-        return bool(await RELEASE.run(self._executor, self._all([bid]), [bid.token]))
+        return bool(await RELEASE.run(self._executor, self._all(bid), [bid.token]))
 
     async def inspect(self, name: str) -> LockInfo:
         holders, waiting = await INSPECT.run(self._executor, self._keys.lock(name), [])

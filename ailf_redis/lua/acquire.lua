@@ -20,9 +20,12 @@ local function others_end(lock)
 end
 
 for _, lock in ipairs(locks) do
-  expire(lock)
-  lock.mine = ends_of(lock, token)
-  if lock.mine then held = held + 1 end
+  lock.taken = redis.call('ZCARD', lock.holders)
+  if lock.taken > 0 then -- most are free
+    lock.taken = lock.taken - expire(lock)
+    lock.mine = ends_of(lock, token)
+    if lock.mine then held = held + 1 end
+  end
 end
 
 local function fence_of(lock) return redis.call('HGET', lock.fences, token) end
@@ -33,7 +36,7 @@ if held == #locks then -- the same bid again: the same grant
 end
 
 for _, lock in ipairs(locks) do
-  local others = redis.call('ZCARD', lock.holders) - (lock.mine and 1 or 0)
+  local others = lock.taken - (lock.mine and 1 or 0)
   lock.room = permits - others
   if lock.room <= 0 then
     blocked(others_end(lock))
@@ -49,9 +52,11 @@ if not retry then
   for _, lock in ipairs(locks) do
     redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
     redis.call('HSET', lock.fences, token, number(fence))
-    grant(lock, token, now + ttl)
-    leave_line(lock, token)
-    if lock.room > 1 then wake(lock) else hurry(lock) end -- there is room for the next one
+    grant(lock, token, now + ttl, lock.taken == 0)
+    if redis.call('EXISTS', lock.queue) == 1 then
+      leave_line(lock, token)
+      if lock.room > 1 then wake(lock) else hurry(lock) end -- there is room for the next one
+    end
   end
   return { 1, number(fence) }
 end

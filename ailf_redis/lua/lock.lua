@@ -21,12 +21,14 @@ local function all_locks()
   return found
 end
 
--- Let what has ended be gone.
+-- Let what has ended be gone; how much that was.
 local function expire(lock)
-  for _, token in ipairs(redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now))) do
+  local ended = redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now))
+  for _, token in ipairs(ended) do
     redis.call('ZREM', lock.holders, token)
     redis.call('HDEL', lock.fences, token)
   end
+  return #ended
 end
 
 local function ends_of(lock, token)
@@ -34,10 +36,10 @@ local function ends_of(lock, token)
   return ends > now and ends or nil
 end
 
--- Let a token's grant end then, and the keys with the last of them.
-local function grant(lock, token, ends)
+-- Let a token's grant end then, and the keys with the last of them, which it is itself where nobody else has one.
+local function grant(lock, token, ends, alone)
   redis.call('ZADD', lock.holders, number(ends), token)
-  local last = redis.call('ZREVRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]
+  local last = alone and ends or redis.call('ZREVRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]
   local ttl = number(math.max(1, last - now))
   redis.call('PEXPIRE', lock.holders, ttl)
   redis.call('PEXPIRE', lock.fences, ttl)
@@ -64,7 +66,9 @@ local function end_grant(lock, token)
   local ended = redis.call('ZREM', lock.holders, token)
   redis.call('HDEL', lock.fences, token)
   local first = head(lock)
-  leave_line(lock, token)
-  if ended == 1 or first == token then wake(lock) end
+  if first then
+    leave_line(lock, token)
+    if ended == 1 or first == token then wake(lock) end
+  end
   return ended
 end
