@@ -71,17 +71,19 @@ class _InTurns(Batcher[X, Y]):
 
     def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._start)
+            self._start()
         self._waiting.append((item, told))
 
     def _start(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for first in range(0, len(waiting), self._most):
-            task = asyncio.get_running_loop().create_task(self._run(waiting[first : first + self._most]))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        """Begin a batch: it is what waits when its turn of the loop has come."""
+        task = asyncio.get_running_loop().create_task(self._run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
-    async def _run(self, batch: Sequence[tuple[X, asyncio.Future[Y] | Then[Y]]]) -> None:
+    async def _run(self) -> None:
+        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        if self._waiting:
+            self._start()
         results = await _results(self._work, [item for item, _ in batch])
         for (_, told), result in zip(batch, results, strict=True):
             if not isinstance(told, asyncio.Future):

@@ -120,7 +120,7 @@ class ConsumerFlow:
         """Fetch once, or, where a look has just found nothing, wait once for something to come."""
         now = self.group.engine.runtime.now()
         if self._position is None or now >= self._look_at:
-            await self._looking.join(self._look)
+            await self._looking.fly(self._look)
         elif not (self._buffer or self.stopping.is_set()):
             await self._wait(min(patience, self._look_at - now))
 

@@ -75,6 +75,10 @@ class Flight(ABC):
         """
 
     @abstractmethod
+    async def fly(self, flow: Flow) -> None:
+        """As `join`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
+
+    @abstractmethod
     async def landed(self, timeout: float) -> bool:
         """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
 
@@ -162,6 +166,9 @@ class _ThreadFlight(Flight):
                 self._lock.release()
         elif self._lock.acquire(timeout=-1 if timeout is None else timeout):
             self._lock.release()
+
+    async def fly(self, flow: Flow) -> None:
+        await self.join(flow)
 
     async def landed(self, timeout: float) -> bool:
         if not self._lock.acquire(timeout=timeout):
@@ -296,32 +303,77 @@ def _finish(waiter: "asyncio.Future[None]") -> None:
         waiter.set_result(None)
 
 
+class _Trip:
+    """A flight under way: who waits for its end, and how it ended."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._over = False
+        self._error: BaseException | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def end(self, error: BaseException | None) -> None:
+        """Wake everybody: it is over."""
+        self._over, self._error = True, error
+        for waiter in self._waiters:
+            _finish(waiter)
+
+    async def over(self, timeout: float | None) -> bool:
+        """Wait for its end, for so many seconds at most; return whether it came."""
+        if self._over:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+        return self._over
+
+    def check(self) -> None:
+        """Raise what it ended with."""
+        if self._error is not None:
+            raise self._error
+
+
 class _LoopFlight(Flight):
     def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
+        self._trip: _Trip | None = None
 
     async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        task = self._task
-        started = task is None or task.done()
-        if task is None or started:
-            task = self._task = asyncio.get_running_loop().create_task(flow())
-            task.add_done_callback(_retrieve)
-        if timeout is None or (started and timeout <= 0):  # who has no time to wait has it for what he starts himself
-            await asyncio.shield(task)
-        elif (await asyncio.wait([task], timeout=timeout))[0]:
-            task.result()
+        trip = self._trip
+        if trip is None:
+            trip = self._trip = _Trip()
+            trip.task = asyncio.get_running_loop().create_task(self._fly(trip, flow))
+            if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
+                timeout = None
+        if await trip.over(timeout):
+            trip.check()
+
+    async def fly(self, flow: Flow) -> None:
+        trip = self._trip
+        if trip is None:
+            trip = self._trip = _Trip()
+            await self._fly(trip, flow)
+        else:
+            await trip.over(None)
+        trip.check()
+
+    async def _fly(self, trip: _Trip, flow: Flow) -> None:
+        error: BaseException | None = None
+        try:
+            await flow()
+        except BaseException as caught:  # noqa: BLE001 - it is those who wait that it concerns
+            error = caught
+        self._trip = None
+        trip.end(error)
 
     async def landed(self, timeout: float) -> bool:
-        task = self._task
-        if task is not None and not task.done():
-            await asyncio.wait([task], timeout=timeout)
-        return task is None or task.done()
-
-
-def _retrieve(task: "asyncio.Task[None]") -> None:
-    """Take note of an error whose callers were all cancelled; the next caller meets it again by itself."""
-    if not task.cancelled():
-        task.exception()
+        return self._trip is None or await self._trip.over(timeout)
 
 
 class _LoopTask(Task):
