@@ -121,17 +121,14 @@ class Payloads:
             body = bytes(data)
             sent[CONTENT_TYPE] = BYTES
         else:
-            body = self._encode(data)
+            try:
+                body = self._codec.encode(data)
+            except Exception as error:
+                raise EncodeError(
+                    f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {error}"
+                ) from error
         check_body(self.what, body, self._limit)
         return body, sent
-
-    def _encode(self, data: Any) -> bytes:
-        try:
-            return self._codec.encode(data)
-        except Exception as error:
-            raise EncodeError(
-                f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {error}"
-            ) from error
 
     def unpack(self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False) -> tuple[Any, dict[str, str]]:
         """Return the payload and the headers as they were sent.

@@ -44,14 +44,14 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         verb: What.
-        of: Of what.
+        of: Of what; text, a name, is quoted.
     """
 
     verb: str
     of: object
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.of}"
+        return f"{self.verb} {self.of!r}" if isinstance(self.of, str) else f"{self.verb} {self.of}"
 
 
 class Engine:

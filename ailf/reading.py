@@ -3,7 +3,7 @@
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -86,11 +86,11 @@ class StreamFlow:
             self.engine.require(Capability.ORDERING, "ordering keys")
         return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
 
-    async def add(self, data: Any, options: AddOptions) -> str:
+    def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
         if self.retention is not None:
-            return (await self.add_many([data], options))[0]
+            return self.add_many([data], options)
         drafts, call = [self.draft(data, options)], self.engine.call
-        return (await call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None))[0]
+        return call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
     async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
         drafts = [self.draft(data, options) for data in items]

@@ -55,7 +55,7 @@ class Stream(StreamBase, Generic[T]):
             UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))
+        return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
     def add_many(
         self,
@@ -237,7 +237,7 @@ class AsyncStream(StreamBase, Generic[T]):
             UnsupportedError: The backend has no ordering keys.
             BackendError: The backend couldn't do it.
         """
-        return await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries))
+        return (await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
     async def add_many(
         self,

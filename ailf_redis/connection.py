@@ -9,7 +9,7 @@ is given up (a cancelled task, Ctrl-C) never leaves a reply for the next one, an
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import hiredis
 
@@ -18,6 +18,8 @@ from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
 __all__ = ["NOTHING", "READ_SIZE", "Command", "Executor", "Link", "Replies", "packed"]
+
+T = TypeVar("T")
 
 Command = Sequence[Any]
 
@@ -50,6 +52,13 @@ class Executor(ABC):
             BackendError: By kind; see `ailf_redis.errors`.
         """
         return self._call(command)
+
+    def call_for(self, read: Callable[[Any], T], *command: Any) -> Awaitable[T]:
+        """Send one command and return what ``read`` makes of its reply."""
+        return self._call_for(read, command)
+
+    async def _call_for(self, read: Callable[[Any], T], command: Command) -> T:
+        return read(await self.call(*command))
 
     async def _call(self, command: Command) -> Any:
         reply = (await self.call_many([command]))[0]

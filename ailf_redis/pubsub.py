@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
@@ -55,11 +55,16 @@ class RedisPubSubDriver(PubSubDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int] | None:
+    def publish(
+        self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
+    ) -> Awaitable[Sequence[int] | None]:
         verb = "SPUBLISH" if sharded else "PUBLISH"
-        if len(messages) == 1:
-            ((channel, body),) = messages
-            return [await self._executor.call(verb, self._keys.channel(channel), body)]
+        if len(messages) > 1:
+            return self._publish_many(verb, messages)
+        ((channel, body),) = messages
+        return self._executor.call_for(_alone, verb, self._keys.channel(channel), body)
+
+    async def _publish_many(self, verb: str, messages: Sequence[tuple[str, bytes]]) -> Sequence[int]:
         replies = await self._executor.call_many(
             [(verb, self._keys.channel(channel), body) for channel, body in messages]
         )
@@ -70,6 +75,10 @@ class RedisPubSubDriver(PubSubDriver):
 
     async def listen(self) -> Listener:
         return RedisListener(await self._executor.link(), self._executor, self._keys)
+
+
+def _alone(heard: int) -> Sequence[int]:
+    return (heard,)
 
 
 def _kind(each: Filter) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
@@ -92,6 +92,10 @@ def _checked(position: str, form: re.Pattern[str]) -> str:
     return position
 
 
+def _alone(entry_id: bytes) -> list[str]:
+    return [text(entry_id)]
+
+
 def _plain(draft: Draft) -> bool:
     """Tell whether an entry is added as any client would."""
     return not (draft.key or draft.delay or draft.at or draft.max_deliveries)
@@ -112,11 +116,14 @@ class RedisStreamDriver(StreamDriver):
         self._executor = backend.executor
         self._keys = backend.keys
 
-    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
-        key = self._keys.stream(stream)
-        if len(drafts) == 1 and retention is None and _plain(drafts[0]):
-            return [text(await self._executor.call("XADD", key, "*", *entry_fields(drafts[0].body, drafts[0].headers)))]
-        reply = await self._add(stream, key, drafts, retention)
+    def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
+        if len(drafts) > 1 or retention is not None or not _plain(drafts[0]):
+            return self._add_all(stream, drafts, retention)
+        fields = entry_fields(drafts[0].body, drafts[0].headers)
+        return self._executor.call_for(_alone, "XADD", self._keys.stream(stream), "*", *fields)
+
+    async def _add_all(self, stream: str, drafts: Sequence[Draft], retention: Retention | None) -> list[str]:
+        reply = await self._add(stream, self._keys.stream(stream), drafts, retention)
         return [text(each) for each in reply[1:]]
 
     async def add_once(

@@ -3,9 +3,9 @@
 import asyncio
 from asyncio import get_running_loop
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from os import getpid
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
 from redis import asyncio as aredis
@@ -18,6 +18,8 @@ from ailf_redis.settings import Settings
 
 __all__ = ["AsyncioExecutor"]
 
+T = TypeVar("T")
+
 
 async def _connect(settings: Settings) -> Any:
     kinds = {True: aredis.SSLConnection, False: aredis.Connection}
@@ -29,6 +31,14 @@ async def _connect(settings: Settings) -> Any:
         await connection.disconnect(nowait=True)
         raise
     return connection
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
+_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], float]
+"""Who waits, for how many replies (0: for one itself), what is made of that, since when."""
 
 
 class _Wire(asyncio.Protocol):
@@ -52,7 +62,7 @@ class _Wire(asyncio.Protocol):
         self._timeout = executor.settings.timeout
         self._replies = Replies(connection._parser.parse_error)
         self._out: list[bytes] = []
-        self._queue: deque[tuple[asyncio.Future[Any], int, float]] = deque()  # who waits, for how many, since when
+        self._queue: deque[_Asked] = deque()
         self._parts: list[Any] = []
         self._full: deque[asyncio.Future[None]] = deque()
         self._choked = False
@@ -77,12 +87,13 @@ class _Wire(asyncio.Protocol):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    def ask(self, data: bytes, count: int = 0) -> "asyncio.Future[Any]":
+    def ask(self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is) -> "asyncio.Future[Any]":
         """Send what is packed; return what will be its reply, or raise what the server refuses.
 
         Arguments:
             data: A command, or several.
             count: Of several: how many. Then all replies are the result, errors among them.
+            read: What to make of a single reply.
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         if not self._out:
@@ -91,7 +102,7 @@ class _Wire(asyncio.Protocol):
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self._timeout, self._look)
         self._out.append(data)
-        self._queue.append((answer, count, self._since))
+        self._queue.append((answer, count, read, self._since))
         return answer
 
     async def room(self) -> None:
@@ -115,7 +126,7 @@ class _Wire(asyncio.Protocol):
         """
         self._deadline = None
         overdue = self.loop.time() - self._timeout
-        for answer, _, since in self._queue:
+        for answer, _, _, since in self._queue:
             if answer.done():
                 continue
             if since > overdue:
@@ -136,7 +147,7 @@ class _Wire(asyncio.Protocol):
             return
         queue = self._queue
         for reply in replies:
-            answer, count, _ = queue[0]
+            answer, count, read, _ = queue[0]
             if count:
                 self._part(answer, count, reply)
                 continue
@@ -145,8 +156,11 @@ class _Wire(asyncio.Protocol):
                 continue
             if isinstance(reply, Exception):
                 answer.set_exception(mapped(reply, self._executor.where, sent=True))
-            else:
-                answer.set_result(reply)
+                continue
+            try:
+                answer.set_result(read(reply))
+            except Exception as error:  # noqa: BLE001 - it is the caller's alone
+                answer.set_exception(error)
         if self._full and not self._choked:
             self._let_in()
 
@@ -216,6 +230,12 @@ class AsyncioExecutor(Executor):
         if wire is not None and wire.is_ready():
             return wire.ask(hiredis.pack_command(command))
         return self._call(command)
+
+    def call_for(self, read: Callable[[Any], T], *command: Any) -> Awaitable[T]:
+        wire = self._wire
+        if wire is not None and wire.is_ready():
+            return wire.ask(hiredis.pack_command(command), 0, read)
+        return self._call_for(read, command)
 
     async def _call(self, command: Command) -> Any:
         wire = await self._ready()

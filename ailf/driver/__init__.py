@@ -2,7 +2,8 @@
 
 A driver never retries, never calls user code, and never waits longer than the ``timeout`` it is given (at most one
 second) or than the deadline of one request. Everything a user sees is written once, above it. It is bound to a
-`Runtime` when it is made: its ``async def`` methods suspend only on asyncio.
+`Runtime` when it is made: its ``async def`` methods suspend only on asyncio. What is declared to return an awaitable
+may be an ``async def`` too.
 
 Clauses say *must* and *may*; the ids in brackets are those of the contract, which ``contract_tests`` checks.
 

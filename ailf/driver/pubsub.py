@@ -1,7 +1,7 @@
 """What a backend implements for pub/sub: broadcast, at most once, no replay. See `ailf.driver` for the rules of all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 
@@ -47,7 +47,9 @@ class PubSubDriver(ABC):
     """Broadcast: at most once, no replay."""
 
     @abstractmethod
-    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int] | None:
+    def publish(
+        self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
+    ) -> Awaitable[Sequence[int] | None]:
         """Send bodies to channels (sharded ones only with `Capability.SHARDED`), in this order, in one round trip.
 
         It *may* return how many listeners heard each; it *must not* say 0 where there may have been one (P9).

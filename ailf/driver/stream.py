@@ -2,7 +2,7 @@
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -153,7 +153,7 @@ class StreamDriver(ABC):
     # --- the stream ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
+    def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         """Append entries in this order, all of them or none, and return their ids; readable on return (S1).
 
         An entry with a time *must not* be delivered by any group before it (S7), and is seen by `read` at once. With

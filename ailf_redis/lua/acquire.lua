@@ -53,7 +53,7 @@ if not retry then
     redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
     redis.call('HSET', lock.fences, token, number(fence))
     grant(lock, token, now + ttl, lock.taken == 0)
-    if redis.call('EXISTS', lock.queue) == 1 then
+    if redis.call('ZCARD', lock.queue) > 0 then
       leave_line(lock, token)
       if lock.room > 1 then wake(lock) else hurry(lock) end -- there is room for the next one
     end
