@@ -214,7 +214,7 @@ class LimiterFlow(Generic[P]):
         return Decision(allowed, remaining, retry_after, reset_after, limits, bound, ruling.at, permit)
 
     def _permit(self, demand: Demand, ruling: Ruling, since: float) -> P:
-        flow = PermitFlow(self.engine, self._limits, demand, ruling)
+        flow = PermitFlow(self.engine, self._limits, demand, ruling, since)
         if self._slots:
             flow.keep_places(since)
         return self._face(flow)
@@ -234,7 +234,7 @@ class LimiterFlow(Generic[P]):
         """Return the permit of a call that was charged nothing."""
         nothing = replace(demand, costs=(0,) * len(self._limits))
         ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
-        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling))
+        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling, self.engine.runtime.now()))
 
     # --- remembered denials --------------------------------------------------------------------------------------
 

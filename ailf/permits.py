@@ -54,12 +54,12 @@ class PermitFlow:
 
     __slots__ = ("_hold", "_settled", "demand", "engine", "limits", "ready_at", "ruling")
 
-    def __init__(self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling) -> None:
+    def __init__(self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling, since: float) -> None:
         self.engine = engine
         self.limits = limits
         self.demand = demand
         self.ruling = ruling
-        self.ready_at = engine.runtime.now() + (ruling.retry_after or 0.0)
+        self.ready_at = engine.runtime.now() + ruling.retry_after if ruling.retry_after else since
         self._settled: dict[str, int] | None = None
         self._hold: SlotHold | None = None
 

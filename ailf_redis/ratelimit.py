@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRedisRateLimiter", "RedisRateLimiter", "RedisRateLimiterDriver"]
 
 NEVER = -1
-LEVEL = 5
-"""How many numbers a reply has for each limit of a call."""
+ALL, LEVEL = 2, 5
+"""How many numbers a reply has for a call, and for each limit of it besides."""
 
 
 class RedisRateLimiter(RateLimiter):
@@ -110,16 +110,17 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""
-        at, each = reply[0] / 1000, (len(reply) - 1) // count
+        numbers = iter(reply)
+        at = next(numbers) / 1000
+        limits = range((len(reply) - 1 - ALL * count) // (LEVEL * count))
         rulings = []
-        for first in range(1, len(reply), each):
-            allowed, wait = reply[first : first + 2]
+        for allowed in numbers:
+            wait = _seconds(next(numbers))
             levels, marks = [], []
-            for level in range(first + 2, first + each, LEVEL):
-                remaining, after, reset, one, two = reply[level : level + LEVEL]
-                levels.append(LimitState(remaining, _seconds(after), reset / 1000))
-                marks.append((one, two))
-            rulings.append(Ruling(bool(allowed), _seconds(wait), at, tuple(levels), tuple(marks)))
+            for _ in limits:
+                levels.append(LimitState(next(numbers), _seconds(next(numbers)), next(numbers) / 1000))
+                marks.append((next(numbers), next(numbers)))
+            rulings.append(Ruling(allowed == 1, wait, at, tuple(levels), tuple(marks)))
         return rulings
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
