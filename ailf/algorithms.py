@@ -79,10 +79,6 @@ class Algorithm(ABC):
         """Return the state without what somebody has who asks again."""
         return state
 
-    def reset_after(self, state: State, now: int) -> int:
-        """Return after how many ms the state is as good as fresh."""
-        return max(0, self.ends(state) - now)
-
 
 class Bucket(Algorithm):
     """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising."""

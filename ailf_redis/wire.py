@@ -12,7 +12,7 @@ from redis import asyncio as aredis
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
-from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.connection import Command, Executor, Link, Replies, packed
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
@@ -301,36 +301,84 @@ class AsyncioExecutor(Executor):
                 await wire.close()
 
 
-class _Link(Link):
+class _Link(Link, asyncio.Protocol):
+    """What has arrived waits for who receives it; the transport rests while that is much."""
+
+    MUCH: Final = 4096
+    """How many replies may wait."""
+
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
         self._connection = connection
-        self._reader: asyncio.StreamReader = connection._reader
-        self._writer: asyncio.StreamWriter = connection._writer
         self._replies = Replies(connection._parser.parse_error)
+        self._arrived: list[Any] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost: Exception | None = None
+        self._resting = False
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
-        if self._writer.is_closing():
+        if self._transport.is_closing():
             raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
-        self._writer.write(packed(commands))
+        self._transport.write(packed(commands))
 
     async def receive(self, timeout: float) -> list[Any]:
+        if not self._arrived and self._lost is None:
+            await self._wait(timeout)
+        if self._arrived:
+            arrived, self._arrived = self._arrived, []
+            self._rest(resting=False)
+            return arrived
+        if self._lost is not None:
+            raise self._executor.lost(self._lost, sent=True) from self._lost
+        return []
+
+    async def _wait(self, timeout: float) -> None:
+        loop = get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(timeout, self._wake)
         try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    data = await self._reader.read(READ_SIZE)
-                    if not data:
-                        raise ConnectionError("the server closed it")
-                    replies = self._replies.feed(data)
-                    if replies:
-                        return replies
-        except TimeoutError:
-            return []
-        except (OSError, hiredis.HiredisError) as error:
-            raise self._executor.lost(error, sent=True) from error
+            await self._waiter
+        finally:
+            self._waiter = None
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._arrived += self._replies.feed(data)
+        except hiredis.HiredisError as error:
+            self.connection_lost(error)
+            self._transport.abort()
+            return
+        if self._arrived:
+            self._wake()
+        if len(self._arrived) >= self.MUCH:
+            self._rest(resting=True)
+
+    def _rest(self, *, resting: bool) -> None:
+        """Read no more, or again; not every loop takes that twice."""
+        if resting is self._resting or self._transport.is_closing():
+            return
+        self._resting = resting
+        if resting:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost is None:
+            self._lost = exc or ConnectionError("the server closed it")
+            self._before.connection_lost(exc)
+            self._wake()
 
     def interrupt(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
     async def close(self) -> None:
         await self._connection.disconnect()
