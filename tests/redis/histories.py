@@ -161,6 +161,12 @@ def _begin(_: Life, leases: Leases, event: Any) -> None:
     lease.begun, lease.kept = event["at"], event["kept"]
 
 
+def _missed(_: Life, leases: Leases, event: Any) -> None:
+    lease = leases[event["id"], event["grant"]]
+    if lease.begun is None:  # it was lost while it waited for its turn; else the handler's end says so
+        lease.lost, lease.ended = True, event["at"]
+
+
 def _settle(_: Life, leases: Leases, event: Any) -> None:
     for entry, grant, action in event["what"]:
         lease = leases[entry, grant]
@@ -185,7 +191,15 @@ def _leave(_: Life, leases: Leases, event: Any) -> None:
             lease.action, lease.asked = "release", event["at"]
 
 
-READERS = {"fetched": _fetched, "begin": _begin, "settle": _settle, "settled": _settled, "end": _end, "leave": _leave}
+READERS = {
+    "fetched": _fetched,
+    "begin": _begin,
+    "missed": _missed,
+    "settle": _settle,
+    "settled": _settled,
+    "end": _end,
+    "leave": _leave,
+}
 
 
 # --- judging -----------------------------------------------------------------------------------------------------

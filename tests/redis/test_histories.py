@@ -56,6 +56,10 @@ POSSIBLE = {
     "an ack of a killed process that never arrived": [asked("ack", 1, 4, KILLED, ""), asked("ack", 2, 6)],
     "a process that stood still": [lost(1, 1.5, FROZEN, 1.9), asked("ack", 2, 3.5, TWO)],
     "one that found out before it began": [lost(1, 1.5, FROZEN, None), asked("ack", 2, 1.7, TWO)],
+    "one that lost it while it waited for its turn": [
+        attrs.evolve(lost(1, 1.5, FROZEN, None), begun=None, told=""),
+        asked("ack", 2, 3.5, TWO),
+    ],
     "one that never said so": [begun(1, 1.5, FROZEN), asked("ack", 2, 3.5, TWO)],
     "one that asked too late": [asked("ack", 1, 1.6, FROZEN, "LOST"), asked("ack", 2, 2.5, TWO)],
 }
@@ -100,6 +104,10 @@ IMPOSSIBLE: dict[str, tuple[list[Lease], str]] = {
     ),
     "lost by a living process": ([ALIVE, asked("ack", 2, 4, TWO)], "did not stand still"),
     "lost in its answer": ([asked("ack", 1, 1, ONE, "LOST"), asked("ack", 2, 4, TWO)], "did not stand still"),
+    "lost in the buffer of a living process": (
+        [attrs.evolve(lost(1, 1, ONE, None), begun=None, told=""), asked("ack", 2, 1.5, TWO)],
+        "did not stand still",
+    ),
     "told a lie": ([attrs.evolve(asked("ack", 1, 1.6, FROZEN, "LOST"), told="settled"), TWICE[1]], "told that it set"),
     "told another lie": ([attrs.evolve(asked("ack", 1, 1), told="lost", lost=True)], "told that it lost, and the ba"),
     "told a lie by delivery.lost": ([attrs.evolve(lost(1, 1.5, FROZEN, 1.9), lost=False), TWICE[1]], "was not set"),
@@ -167,13 +175,16 @@ def test_more_missing_than_a_fetch_brings() -> None:
 def test_reading() -> None:
     """What a worker writes is read: what it fetched, did and was told; a line that was cut short was never written."""
     this = {"id": "1-0", "grant": 7}
+    claims = [["1-0", 7, 1], ["2-0", 8, 3], ["3-0", 9, 1]]
     lines = [
-        {"kind": "fetched", "at": 1.1, "since": 1.0, "claims": [["1-0", 7, 1], ["2-0", 8, 3]], "dead": []},
+        {"kind": "fetched", "at": 1.1, "since": 1.0, "claims": claims, "dead": []},
         {"kind": "begin", "at": 1.2, **this, "kept": 1.2},
         {"kind": "stalled", "at": 1.4, "since": 1.3},
         {"kind": "settle", "at": 1.5, "what": [["1-0", 7, "ack"]]},
         {"kind": "settle", "at": 1.55, "what": [["1-0", 7, "ack"]]},
         {"kind": "settled", "at": 1.6, "what": [["1-0", 7, "DONE"]]},
+        {"kind": "missed", "at": 1.65, "id": "3-0", "grant": 9},
+        {"kind": "missed", "at": 1.65, **this},
         {"kind": "end", "at": 1.7, **this, "told": "settled", "lost": True, "kept": 1.4},
         {"kind": "leave", "at": 1.8},
     ]
@@ -186,4 +197,8 @@ def test_reading() -> None:
             outcome="DONE", answered=1.6, told="settled", ended=1.7, kept=1.4, lost=False,
         ),
         Lease(life=life, id="2-0", grant=8, attempt=3, since=1.0, got=1.1, action="release", asked=1.8, answered=INF),
+        Lease(
+            life=life, id="3-0", grant=9, attempt=1, since=1.0, got=1.1, lost=True, ended=1.65,
+            action="release", asked=1.8,
+        ),
     ]  # fmt: skip

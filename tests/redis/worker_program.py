@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 import ailf
+from ailf.delivery import Parcel
 
 STALL = 0.05
 """Seconds that this process may stand still before it is written down."""
@@ -100,6 +101,17 @@ class Watched:
         """Leave."""
         self._diary.write("leave")
         await self._driver.leave(*args)
+
+
+def watch_losses(diary: Diary) -> None:
+    """Write down what is found to be lost, whoever finds it: a message may be lost before any handler has it."""
+    lose = Parcel.lose
+
+    async def noted(parcel: Parcel) -> None:
+        diary.write("missed", id=parcel.claim.receipt.id, grant=parcel.claim.receipt.grant)
+        await lose(parcel)
+
+    Parcel.lose = noted  # type: ignore[method-assign]  # what nobody has yet, nobody can be asked about
 
 
 class Watch:
@@ -193,6 +205,7 @@ async def main(orders: Orders) -> None:
     """Work until told to stop."""
     diary = Diary(orders.path)
     threading.Thread(target=watch_stalls, args=(diary,), daemon=True).start()
+    watch_losses(diary)
     async with ailf.connect_async(orders.url) as backend:
         group = backend.stream("tasks").group(
             "workers",
