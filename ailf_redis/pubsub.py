@@ -59,7 +59,7 @@ class RedisPubSubDriver(PubSubDriver):
         self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
     ) -> Awaitable[Sequence[int] | None]:
         verb = "SPUBLISH" if sharded else "PUBLISH"
-        if len(messages) > 1:
+        if len(messages) != 1:
             return self._publish_many(verb, messages)
         ((channel, body),) = messages
         return self._executor.call_for(_alone, verb, self._keys.channel(channel), body)

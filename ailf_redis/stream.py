@@ -117,7 +117,7 @@ class RedisStreamDriver(StreamDriver):
         self._keys = backend.keys
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
-        if len(drafts) > 1 or retention is not None or not _plain(drafts[0]):
+        if len(drafts) != 1 or retention is not None or not _plain(drafts[0]):
             return self._add_all(stream, drafts, retention)
         fields = entry_fields(drafts[0].body, drafts[0].headers)
         return self._executor.call_for(_alone, "XADD", self._keys.stream(stream), "*", *fields)
