@@ -122,23 +122,31 @@ class Link(ABC):
 
 
 class Replies:
-    """Cuts what arrives into replies."""
+    """Cuts what arrives into replies.
+
+    Attributes:
+        buffer: Where what arrives is put, before `taken` or `first` is told how much that is.
+    """
 
     def __init__(self, parse_error: Callable[[str], Exception]) -> None:
         reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=NOTHING)
-        self._feed: Callable[[bytes], None] = reader.feed
+        self.buffer = bytearray(READ_SIZE)
+        self._feed: Callable[[Any, int, int], None] = reader.feed  # any buffer, whatever its stub says
         self.following: Callable[[], Any] = reader.gets
         self.has_more: Callable[[], bool] = reader.has_data
 
-    def feed(self, data: bytes) -> list[Any]:
-        """Take bytes; return the replies they complete."""
-        self._feed(data)
+    def taken(self, size: int) -> list[Any]:
+        """Take so many bytes of the buffer; return the replies they complete."""
+        self._feed(self.buffer, 0, size)
         replies = []
         while (reply := self.following()) is not NOTHING:
             replies.append(reply)
         return replies
 
-    def first(self, data: bytes) -> Any:
-        """Take bytes; return the next reply, or `NOTHING` while it isn't whole. `has_more` tells of bytes behind it."""
-        self._feed(data)
+    def first(self, size: int) -> Any:
+        """Take so many bytes of the buffer; return the next reply, or `NOTHING` while it isn't whole.
+
+        `has_more` tells of bytes behind it.
+        """
+        self._feed(self.buffer, 0, size)
         return self.following()

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import hiredis
 
-from ailf_redis.connection import READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.connection import Command, Executor, Link, Replies, packed
 
 __all__ = ["ThreadLink", "shut"]
 
@@ -63,10 +63,10 @@ class ThreadLink(Link):
                 while True:
                     if self._gone:
                         raise ConnectionError("it was closed")
-                    data = self._step(self._socket.recv, READ_SIZE, select.POLLIN, until)
-                    if not data:
+                    size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
+                    if not size:
                         raise ConnectionError("the server closed it")
-                    replies = self._replies.feed(data)
+                    replies = self._replies.taken(size)
                     if replies:
                         return replies
             except TimeoutError:

@@ -17,7 +17,7 @@ from redis import connection as blocking
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
-from ailf_redis.connection import NOTHING, READ_SIZE, Command, Executor, Link, Replies, packed
+from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, packed
 from ailf_redis.errors import mapped
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.settings import Settings
@@ -92,13 +92,13 @@ class _Wire:
 
     def receive_one(self) -> Any:
         """Return one reply."""
-        recv, first = self._socket.recv, self._replies.first
+        replies = self._replies
         try:
             while True:
-                data = recv(READ_SIZE)
-                if not data:
+                size = self._socket.recv_into(replies.buffer)
+                if not size:
                     raise ConnectionError("the server closed it")
-                if (reply := first(data)) is not NOTHING:
+                if (reply := replies.first(size)) is not NOTHING:
                     return reply
         except BlockingIOError as error:
             raise TimeoutError("the server is silent") from error

@@ -41,26 +41,56 @@ _Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], float]
 """Who waits, for how many replies (0: for one itself), what is made of that, since when."""
 
 
-class _Wire(asyncio.Protocol):
+class _Received(asyncio.BufferedProtocol):
+    """Takes the place of a connection's own protocol, whose reader would cost every read a quarter of a megabyte."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._replies = Replies(connection._parser.parse_error)
+        self._buffer = memoryview(self._replies.buffer)  # TLS fills a part of it, and a part of a bytearray is a copy
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's form
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            replies = self._replies.taken(nbytes)
+        except hiredis.HiredisError as error:
+            self.connection_lost(error)
+            self._transport.abort()
+        else:
+            self.take(replies)
+
+    def take(self, replies: list[Any]) -> None:
+        """Do something with what has arrived."""
+        raise NotImplementedError
+
+
+class _Wire(_Received):
     """One connection that many tasks use at once, and that pipelines by itself.
 
-    What is asked in one turn of the event loop goes out in one write; replies go to the oldest request. A caller that
-    was cancelled leaves its place in the queue, so its reply is taken and thrown away. What is in flight is bounded,
-    and so is what waits to be written: further callers wait.
+    What is asked in one turn of the event loop goes out in one write, or in several where it is much, so that the
+    server is at work before the last is asked; replies go to the oldest request. A caller that was cancelled leaves its
+    place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and so is what waits to be
+    written: further callers wait.
     """
 
     MOST: Final = 8192
     """How many requests may be in flight."""
+
+    MUCH: Final = 32
+    """How many requests are written without waiting for more."""
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
         self.pid = getpid()
         self.broken = False
         self.gone = self.loop.create_future()
-        self._connection = connection
         self._executor = executor
         self._timeout = executor.settings.timeout
-        self._replies = Replies(connection._parser.parse_error)
         self._out: list[bytes] = []
         self._queue: deque[_Asked] = deque()
         self._parts: list[Any] = []
@@ -68,9 +98,7 @@ class _Wire(asyncio.Protocol):
         self._choked = False
         self._since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport = connection._writer.transport
-        self._before = self._transport.get_protocol()
-        self._transport.set_protocol(self)
+        super().__init__(connection)
 
     def is_here(self) -> bool:
         """Tell whether it is of this process and loop, so that it can be used and closed from here."""
@@ -103,6 +131,8 @@ class _Wire(asyncio.Protocol):
                 self._deadline = self.loop.call_later(self._timeout, self._look)
         self._out.append(data)
         self._queue.append((answer, count, read, self._since))
+        if len(self._out) >= self.MUCH:
+            self._flush()
         return answer
 
     async def room(self) -> None:
@@ -116,7 +146,7 @@ class _Wire(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if not self.broken:
+        if out and not self.broken:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _look(self) -> None:
@@ -138,13 +168,7 @@ class _Wire(asyncio.Protocol):
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            replies = self._replies.feed(data)
-        except hiredis.HiredisError as error:
-            self.connection_lost(error)
-            self._transport.abort()
-            return
+    def take(self, replies: list[Any]) -> None:
         queue = self._queue
         for reply in replies:
             answer, count, read, _ = queue[0]
@@ -301,7 +325,7 @@ class AsyncioExecutor(Executor):
                 await wire.close()
 
 
-class _Link(Link, asyncio.Protocol):
+class _Link(_Received, Link):
     """What has arrived waits for who receives it; the transport rests while that is much."""
 
     MUCH: Final = 4096
@@ -309,15 +333,11 @@ class _Link(Link, asyncio.Protocol):
 
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
-        self._connection = connection
-        self._replies = Replies(connection._parser.parse_error)
         self._arrived: list[Any] = []
         self._waiter: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
         self._resting = False
-        self._transport: asyncio.Transport = connection._writer.transport
-        self._before = self._transport.get_protocol()
-        self._transport.set_protocol(self)
+        super().__init__(connection)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._transport.is_closing():
@@ -349,13 +369,8 @@ class _Link(Link, asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._arrived += self._replies.feed(data)
-        except hiredis.HiredisError as error:
-            self.connection_lost(error)
-            self._transport.abort()
-            return
+    def take(self, replies: list[Any]) -> None:
+        self._arrived += replies
         if self._arrived:
             self._wake()
         if len(self._arrived) >= self.MUCH:
