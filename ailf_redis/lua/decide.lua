@@ -75,5 +75,5 @@ while at <= #ARGV do
   decide(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2] == '1', ARGV[at + 3], tonumber(ARGV[at + 4]))
   at = at + 5 + #limits
 end
-if changed then store(limits) end
+if changed then store() end
 return told

@@ -18,77 +18,80 @@ local EXACT = 99999999999999 -- what Lua itself writes in full
 local MARGIN = 1000
 local EACH = 5
 local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
+local find, match, sub, format = string.find, string.match, string.sub, string.format
 local line = { queue = KEYS[2], waiters = KEYS[3] }
 local stored = redis.call('GET', KEYS[1]) or ''
+local foreign = #stored -- how much of it is of other limits than those at hand
+local loaded = {} -- those at hand that have a state
 local slots = 3 -- the last key that is taken
 
-local function state_of(id)
-  local found = {}
-  local _, colon = string.find(stored, id .. ':', 1, true)
-  if colon then
-    for digits in string.gmatch(string.sub(stored, colon + 1, string.find(stored, ';', colon, true)), '%d+') do
-      found[#found + 1] = tonumber(digits)
+-- A limit with its state: for a bucket the time, the debt then, and the text of its lows; else the numbers.
+local function limit_at(first)
+  local kind, id = ARGV[first], ARGV[first + 1]
+  local one, two, three = ARGV[first + 2] + 0, ARGV[first + 3] + 0, ARGV[first + 4] + 0
+  if kind == 'c' then
+    slots = slots + 1
+    return { kind = kind, ttl = one, capacity = two, slots = KEYS[slots] }
+  end
+  local from, colon = find(stored, id .. ':', 1, true)
+  local entry = from and sub(stored, from, find(stored, ';', colon, true))
+  local limit, state
+  if kind == 'b' then
+    limit = { kind = kind, id = id, rate = one, per = two, capacity = three, entry = entry, latest = now, debt = 0 }
+    if entry then
+      local latest, debt, lows = match(entry, '(%d+),(%d+)([%d,]*);', #id + 2)
+      latest, debt = latest + 0, debt + 0
+      state = { latest, debt, lows }
+      limit.latest = max(now, latest)
+      limit.debt = max(0, debt - one * (limit.latest - latest))
+    end
+  else
+    if kind == 'f' then
+      limit = { kind = kind, id = id, per = one, capacity = two, entry = entry }
+    else
+      limit = { kind = kind, id = id, width = one, per = two, capacity = three, entry = entry }
+    end
+    if entry then
+      state = {}
+      for digits in string.gmatch(sub(entry, #id + 2), '%d+') do state[#state + 1] = digits + 0 end
     end
   end
-  return found
-end
-
-local function limit_at(first)
-  local kind = ARGV[first]
-  local one, two, three = tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), tonumber(ARGV[first + 4])
-  local limit = { kind = kind, id = ARGV[first + 1] }
-  if kind == 'b' then
-    limit.rate, limit.per, limit.capacity = one, two, three
-  elseif kind == 'f' then
-    limit.per, limit.capacity = one, two
-  elseif kind == 's' then
-    limit.width, limit.per, limit.capacity = one, two, three
-  else
-    limit.ttl, limit.capacity = one, two
-    slots = slots + 1
-    limit.slots = KEYS[slots]
-  end
-  if kind ~= 'c' then limit.state = state_of(limit.id) end
+  if entry then foreign = foreign - #entry end
+  limit.state = state or {}
+  loaded[#loaded + 1] = limit
   return limit
-end
-
--- Bucket: the time that counts, and the debt then.
-local function debt_of(limit)
-  local state = limit.state
-  if not state[1] then return now, 0 end
-  local latest = max(now, state[1])
-  return latest, max(0, state[2] - limit.rate * (latest - state[1]))
 end
 
 -- Bucket: the lows of the debt, with their times.
 local function lows_of(state)
   local lows = {}
-  for at = 3, #state, 2 do lows[#lows + 1] = { state[1] - state[at], state[at + 1] } end
+  for age, low in string.gmatch(state[3] or '', ',(%d+),(%d+)') do lows[#lows + 1] = { state[1] - age, low + 0 } end
   return lows
 end
 
 local function with_lows(latest, debt, lows)
-  local state = { latest, debt }
-  for _, low in ipairs(lows) do
-    state[#state + 1] = latest - low[1]
-    state[#state + 1] = low[2]
-  end
-  return state
+  local text = ''
+  for _, low in ipairs(lows) do text = format('%s,%.0f,%.0f', text, latest - low[1], low[2]) end
+  return { latest, debt, text }
 end
 
 -- Bucket: raise the debt, after noting how low it was.
-local function raise_debt(limit, latest, debt, target)
-  local state = limit.state
+local function raise_debt(limit, target)
+  local state, latest, debt = limit.state, limit.latest, limit.debt
   target = min(target, LARGEST)
+  limit.debt = target
   if debt == 0 then -- no low is lower
-    limit.state = { latest, target, 0, 0 }
+    limit.state = { latest, target, ',0,0' }
     return
-  elseif state[1] == latest and state[#state - 1] == 0 and state[#state] < debt then -- it was noted in this tick
-    state[2] = target
-    return
+  elseif state[1] == latest then
+    local noted = match(state[3], ',0,(%d+)$')
+    if noted and noted + 0 < debt then -- it was noted in this tick
+      state[2] = target
+      return
+    end
   end
   local lows = {}
-  for _, low in ipairs(lows_of(limit.state)) do
+  for _, low in ipairs(lows_of(state)) do
     if low[2] < debt then lows[#lows + 1] = low end
   end
   if #lows == 0 or lows[#lows][1] < latest then lows[#lows + 1] = { latest, debt } end
@@ -143,8 +146,7 @@ local function taken(limit) return redis.call('ZCOUNT', limit.slots, '(' .. numb
 
 local function remaining_of(limit)
   if limit.kind == 'b' then
-    local _, debt = debt_of(limit)
-    return floor(max(0, limit.capacity * limit.per - debt) / limit.per)
+    return floor(max(0, limit.capacity * limit.per - limit.debt) / limit.per)
   elseif limit.kind == 'f' then
     local _, used = window_of(limit)
     return max(0, limit.capacity - used)
@@ -178,9 +180,8 @@ local function wait_of(limit, cost)
   if cost > limit.capacity then return nil end
   if cost == 0 then return 0 end
   if limit.kind == 'b' then
-    local latest, debt = debt_of(limit)
-    local over = debt - limit.capacity * limit.per + cost * limit.per
-    return over > 0 and latest - now + ceil(over / limit.rate) or 0
+    local over = limit.debt - limit.capacity * limit.per + cost * limit.per
+    return over > 0 and limit.latest - now + ceil(over / limit.rate) or 0
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     return used > limit.capacity - cost and begin + limit.per - now or 0
@@ -207,9 +208,8 @@ end
 -- Charge a cost, whether it fits or not; what it is remembered by.
 local function charge(limit, cost, token)
   if limit.kind == 'b' then
-    local latest, debt = debt_of(limit)
-    raise_debt(limit, latest, debt, debt + cost * limit.per)
-    return limit.state[1], limit.state[2]
+    raise_debt(limit, limit.debt + cost * limit.per)
+    return limit.latest, limit.debt
   elseif limit.kind == 'f' then
     local begin, used = window_of(limit)
     limit.state = { begin, min(used + cost, LARGEST) }
@@ -225,23 +225,31 @@ local function charge(limit, cost, token)
   return 0, 0
 end
 
--- Keep the states of the limits that have changed, beside those of others.
-local function store(limits)
-  local ends = 0
-  for _, limit in ipairs(limits) do
-    if limit.changed and limit.state then
-      local kept = limit.state
-      ends = max(ends, ends_of(limit))
-      for at, each in ipairs(kept) do
-        if each > EXACT then kept[at] = number(each) end
-      end
-      local first, colon = string.find(stored, limit.id .. ':', 1, true)
-      if first then
-        stored = string.sub(stored, 1, first - 1) .. string.sub(stored, string.find(stored, ';', colon, true) + 1)
-      end
-      if #kept > 0 then stored = stored .. limit.id .. ':' .. table.concat(kept, ',') .. ';' end
-    end
+-- What is stored of a limit.
+local function entry_of(limit)
+  local state = limit.state
+  if limit.kind == 'b' then return format('%s:%.0f,%.0f%s;', limit.id, state[1], state[2], state[3]) end
+  for at, each in ipairs(state) do
+    if each > EXACT then state[at] = number(each) end
   end
-  local left = max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1]))
-  if stored ~= '' then redis.call('SET', KEYS[1], stored, 'PX', number(left)) end
+  return limit.id .. ':' .. table.concat(state, ',') .. ';'
+end
+
+-- Keep the states of the limits at hand, beside those of others, with the longest time that one of them is needed for.
+local function store()
+  local kept, ends = '', 0
+  for _, limit in ipairs(loaded) do
+    if foreign > 0 and limit.entry then
+      local from, to = find(stored, limit.entry, 1, true)
+      stored = sub(stored, 1, from - 1) .. sub(stored, to + 1)
+    end
+    ends = max(ends, ends_of(limit))
+    kept = kept .. (limit.changed and entry_of(limit) or limit.entry or '')
+  end
+  local left = max(1, ends - now + MARGIN)
+  if foreign > 0 then
+    kept = stored .. kept
+    left = max(left, redis.call('PTTL', KEYS[1]))
+  end
+  if kept ~= '' then redis.call('SET', KEYS[1], kept, 'PX', left) end
 end

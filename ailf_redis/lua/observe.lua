@@ -7,12 +7,11 @@ local remaining, reset, pause = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(A
 local limit = limit_at(4)
 if limit.kind == 'b' then
   local full = limit.capacity * limit.per
-  local latest, debt = debt_of(limit)
-  local target = max(debt, limit.rate * reset)
+  local target = max(limit.debt, limit.rate * reset)
   if remaining >= 0 then target = max(target, full - min(remaining, limit.capacity) * limit.per) end
   if pause > 0 then target = max(target, full - limit.per + limit.rate * pause) end
-  if target <= debt then return 0 end
-  raise_debt(limit, latest, debt, target)
+  if target <= limit.debt then return 0 end
+  raise_debt(limit, target)
 else
   local left = limit.capacity
   if pause > 0 then left = 0 elseif remaining >= 0 then left = remaining end
@@ -21,5 +20,5 @@ else
   charge(limit, over, '')
 end
 limit.changed = true
-store({ limit })
+store()
 return 1

@@ -4,7 +4,7 @@
 -- returns 1
 
 local token = ARGV[1]
-local changed, freed = {}, false
+local changed, freed = false, false
 
 local function settle(limit, cost, actual, one, two)
   if actual < cost then freed = true end
@@ -15,8 +15,7 @@ local function settle(limit, cost, actual, one, two)
   if cost == 0 then -- it was charged nothing: it is charged now
     if actual > 0 then
       charge(limit, actual, token)
-      limit.changed = true
-      changed[#changed + 1] = limit
+      limit.changed, changed = true, true
     end
     return
   end
@@ -35,7 +34,7 @@ local function settle(limit, cost, actual, one, two)
       if not fresh then debt = max(0, base - leaked) end
       limit.state = with_lows(latest, min(debt + added, LARGEST), lows_of(limit.state))
     else
-      local latest, debt = debt_of(limit)
+      local latest, debt = limit.latest, limit.debt
       local back = min(-more, debt)
       local lows, kept = lows_of(limit.state), {}
       for _, low in ipairs(lows) do
@@ -58,8 +57,7 @@ local function settle(limit, cost, actual, one, two)
     if gone(limit, one) <= latest then return end
     add_to_bucket(limit, max(newest, one), counted, oldest, one, actual - cost)
   end
-  limit.changed = true
-  changed[#changed + 1] = limit
+  limit.changed, changed = true, true
 end
 
 for first = 2, #ARGV, EACH + 4 do
@@ -67,7 +65,7 @@ for first = 2, #ARGV, EACH + 4 do
   for n = 0, 3 do rest[n + 1] = tonumber(ARGV[first + EACH + n]) end
   settle(limit_at(first), unpack(rest))
 end
-if #changed > 0 then store(changed) end
+if changed then store() end
 local first = head(line)
 if first then
   leave_line(line, token)

@@ -145,7 +145,7 @@ def turned(
 
     def on_clock(script: Script) -> Script:
         text = script.text.replace("redis.call('TIME')", told)
-        text = text.replace("'PX', number(left)", "'PX', 3600000")  # what is stored goes by the real clock
+        text = text.replace("'PX', left", "'PX', 3600000")  # what is stored goes by the real clock
 
         class Turned(Script):
             async def run(self, executor: Executor, keys: Any, arguments: Any) -> Any:
