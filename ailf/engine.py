@@ -4,7 +4,6 @@ The rule of retries: a request that was certainly not carried out is repeated un
 that may have been carried out only where doing it twice is the same as once. Otherwise it is an `OutcomeUnknownError`.
 """
 
-import os
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
@@ -15,6 +14,7 @@ from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
 from ailf.hub import Hub
+from ailf.process import HERE
 from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
@@ -67,7 +67,7 @@ class Engine:
 
     def _start(self) -> None:
         """Make what belongs to one process: after a fork the child makes its own."""
-        self._pid = os.getpid()
+        self._pid = HERE.pid
         self._closing = self.runtime.event()
         self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
@@ -82,7 +82,7 @@ class Engine:
         """Raise `ClosedError` after close; in a forked child, begin anew."""
         if self.closed:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
-        if self._pid != os.getpid():
+        if self._pid != HERE.pid:
             self._start()
 
     def require(self, capability: Capability, what: str) -> None:
@@ -144,7 +144,7 @@ class Engine:
             within: Seconds for repetitions, instead of `retry_for`, where that is less.
             options: Its keyword arguments.
         """
-        if self.closed or self._pid != os.getpid():
+        if self.closed or self._pid != HERE.pid:
             self.check_open()
         until = None
         tries = 0
@@ -186,7 +186,7 @@ class Engine:
         if self._ended:
             return
         self._ended = True
-        if self._pid == os.getpid():
+        if self._pid == HERE.pid:
             await self._end_users()
         await self.driver.close()
 
