@@ -13,6 +13,7 @@ import redis
 import ailf
 from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
 from ailf.runtime import run
+from ailf_redis import pool
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.settings import Settings
 from ailf_redis.wire import AsyncioExecutor
@@ -216,6 +217,57 @@ def test_busy_pool_says_so(new_server: NewServer) -> None:
         run(executor.call("PING"))
     server.resume()
     hog.join(5)
+    run(executor.close())
+
+
+class Glances:
+    """Counts how often the one idle connection of an executor is looked at."""
+
+    def __init__(self, executor: BlockingExecutor) -> None:
+        run(executor.call("PING"))
+        (wire,) = executor._idle
+        self._executor = executor
+        self._watch, wire._watch = wire._watch, self  # type: ignore[assignment]  # only its poll is needed
+        self._count = 0
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        """Look."""
+        self._count += 1
+        return self._watch.poll(timeout)
+
+    def during(self, *command: object) -> int:
+        """Return how often it was looked for the reply to a command, beside the look before it was sent."""
+        self._count = -1
+        run(self._executor.call(*command))
+        return self._count
+
+
+def test_who_waits_in_vain_sleeps_the_next_times(
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call looks for its reply for a moment before it sleeps; after slow replies ever fewer calls do."""
+    executor = BlockingExecutor(settings(any_server))
+    glances, slow = Glances(executor), ("BLPOP", namespace, 0.01)
+    looked = [glances.during(*slow) > 0 for _ in range(12)]
+    assert looked == [each in {0, 2, 6} for each in range(12)], "none, then one, then three, then seven sleep at once"
+    monkeypatch.setattr(pool, "LINGER", 10.0)
+    assert [glances.during("PING") > 0 for _ in range(4)] == [False, False, True, True], "and a quick one ends that"
+    run(executor.close())
+
+
+def test_who_is_not_alone_sleeps(any_server: Server, namespace: str) -> None:
+    """While other threads make calls, none keeps a core from them by looking for its reply."""
+    executor = BlockingExecutor(settings(any_server))
+    glances = Glances(executor)
+    other = threading.Thread(target=run, args=(executor.call("BLPOP", namespace, 5),))
+    wire = executor._idle.pop()
+    other.start()
+    while not executor._busy:
+        time.sleep(0.001)
+    executor._idle.append(wire)
+    assert glances.during("BLPOP", f"{namespace}:none", 0.01) == 0
+    run(executor.call("RPUSH", namespace, "wake up"))
+    other.join(10)
     run(executor.close())
 
 
