@@ -24,6 +24,9 @@ State: TypeAlias = tuple[Any, ...]
 Mark: TypeAlias = tuple[Any, ...]
 """What a charge is remembered by when it is settled."""
 
+Taken: TypeAlias = tuple[State, Mark, int, int]
+"""What became of a charge that passed: the state, its mark, what remains, ms until it is as good as fresh."""
+
 FLOORS: Final = 4
 """How many lows of a bucket's debt are remembered."""
 
@@ -52,6 +55,16 @@ class Algorithm(ABC):
     @abstractmethod
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
         """Charge a cost, whether it fits or not; the token tells whose it is."""
+
+    def take(self, state: State, now: int, cost: int) -> "Taken | None":
+        """Charge a cost, which isn't 0 and nobody's, if it passes now; return None if it doesn't.
+
+        It says in one step what `wait`, `charge`, `remaining` and `ends` say, as nearly every call is one that passes.
+        """
+        if self.wait(state, now, cost) != 0:
+            return None
+        after, mark = self.charge(state, now, cost, "")
+        return after, mark, self.remaining(after, now), self.ends(after) - now
 
     @abstractmethod
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
@@ -95,7 +108,7 @@ class Bucket(Algorithm):
         if latest >= now:
             return latest, debt
         left = debt - self.rate * (now - latest)
-        return now, max(0, left)
+        return now, left if left > 0 else 0
 
     def remaining(self, state: State, now: int) -> int:
         left = self.full - self._at(state, now)[1]
@@ -115,6 +128,15 @@ class Bucket(Algorithm):
         latest, debt = self._at(state, now)
         raised = self._raise(state, latest, debt, debt + cost * self.per)
         return raised, (latest, raised[1])
+
+    def take(self, state: State, now: int, cost: int) -> Taken | None:
+        latest, debt = self._at(state, now)
+        target = debt + cost * self.per
+        left = self.full - target
+        if left < 0:
+            return None
+        after = self._raise(state, latest, debt, target) if debt else (latest, target, 0, 0)
+        return after, (latest, target), left // self.per, latest - -target // self.rate - now
 
     def _raise(self, state: State, latest: int, debt: int, target: int) -> State:
         """Raise the debt, after noting how low it was."""
@@ -201,6 +223,11 @@ class Fixed(Algorithm):
         begin, used = self._at(state, now)
         return (begin, min(used + cost, LARGEST)), (begin,)
 
+    def take(self, state: State, now: int, cost: int) -> Taken | None:
+        begin, used = self._at(state, now)
+        left = self.capacity - used - cost
+        return None if left < 0 else ((begin, used + cost), (begin,), left, begin + self.per - now)
+
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
         begin, used = self._at(state, now)
         if mark[0] != begin or not (state or actual > charged):
@@ -253,6 +280,23 @@ class Sliding(Algorithm):
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
         newest, counted = self._at(state, now)
         return self._add(newest, counted, newest, cost), (newest,)
+
+    def take(self, state: State, now: int, cost: int) -> Taken | None:
+        if not state:
+            return super().take(state, now, cost)
+        known, latest = state[0], max(now, state[0] * self.width)
+        newest, oldest = latest // self.width, (latest + 1 - self.per) // self.width
+        counts = state[1 : max(1, known - oldest + 2)]  # the others are gone
+        left = self.capacity - sum(counts) - cost
+        if left < 0:
+            return None
+        if newest == known:
+            counts = (counts[0] + cost, *counts[1:])
+        else:
+            counts = (cost, *(0,) * (newest - known - 1), *counts) if counts else (cost,)
+        while not counts[-1]:
+            counts = counts[:-1]
+        return (newest, *counts), (newest,), left, self._gone(newest) - now
 
     def _add(self, newest: int, counted: dict[int, int], bucket: int, cost: int) -> State:
         counted[bucket] = max(0, min(counted.get(bucket, 0) + cost, LARGEST))

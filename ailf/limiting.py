@@ -2,7 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 import attrs
@@ -34,8 +35,8 @@ MAX_LIMITS = 16
 REMEMBERED = 4096
 """How many keys are remembered, and how many keys' denials."""
 
-DECIDED_AT_ONCE = 512
-"""How many calls one request asks for at most."""
+DECIDED_AT_ONCE = 25
+"""How many calls one request asks for at most: the backend decides on them while the next ones are put together."""
 
 DRIFT = 0.001
 """The share of a remembered denial that is left out, as this process's clock may run faster than the backend's."""
@@ -104,11 +105,15 @@ class LimiterFlow(Generic[P]):
         self._limits: Limits = tuple(options.limits.items())
         self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
+        self._count_denied = options.count_denied
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
         self._accounts: dict[str, Account] = {}
         self._asks = f"ask rate limiter {options.name!r}"
         self._within = None if options.on_backend_error == "raise" else 0.0
-        self._deciding: Batcher[Demand, tuple[Ruling, float]] = batcher(engine.runtime, self._decide, DECIDED_AT_ONCE)
+        # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
+        decide = self._timed if self._slots else self._driver.decide
+        ask = partial(engine.call, self._asks, decide, self._limits, again=True, within=self._within)
+        self._deciding: Batcher[Demand, Ruling] = batcher(engine.runtime, ask, DECIDED_AT_ONCE)
         # In this process the backend's answer is as near as a remembered one.
         self._remembers = options.cache_denials and Capability.PROCESSES in engine.driver.capabilities
         self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
@@ -119,6 +124,7 @@ class LimiterFlow(Generic[P]):
     # --- what is asked for ---------------------------------------------------------------------------------------
 
     def _account(self, key: str) -> Account:
+        """Return what is charged for a key; it is remembered, as it is asked for again and again."""
         found = self._accounts.get(key)
         if found is None:
             if key != "":
@@ -150,28 +156,22 @@ class LimiterFlow(Generic[P]):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    def _decide(self, demands: Sequence[Demand]) -> Awaitable[list[tuple[Ruling, float] | Exception]]:
-        """Ask the backend; return for each call what it said, and when it was asked.
-
-        It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
-        """
-        return self.engine.call(self._asks, self._request, demands, again=True, within=self._within)
-
-    async def _request(self, demands: Sequence[Demand]) -> list[tuple[Ruling, float] | Exception]:
+    async def _timed(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | Exception]:
+        """Ask, and note down when: from then on the places are had that are granted."""
         since = self.engine.runtime.now()
-        rulings = await self._driver.decide(self._limits, demands)
-        return [each if isinstance(each, Exception) else (each, since) for each in rulings]
+        rulings = await self._driver.decide(limits, demands)
+        return [each if isinstance(each, Exception) else replace(each, since=since) for each in rulings]
 
-    async def _ask_safely(self, demand: Demand) -> tuple[Ruling, float]:
+    async def _ask_safely(self, demand: Demand) -> Ruling:
         """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
-        asked: list[tuple[Ruling, float]] = []
+        asked: list[Ruling] = []
 
         async def ask() -> None:
             asked.append(await self._deciding.do(demand))
 
         async def give_back() -> None:
-            if await flight.landed(WITHDRAW) and asked and asked[0][0].allowed and not demand.account.final:
-                await self._settle_quietly(demand, asked[0][0].marks)
+            if await flight.landed(WITHDRAW) and asked and asked[0].allowed and not demand.account.final:
+                await self._settle_quietly(demand, asked[0].marks)
 
         flight = self.engine.runtime.flight()
         try:
@@ -204,19 +204,27 @@ class LimiterFlow(Generic[P]):
 
     # --- what is told --------------------------------------------------------------------------------------------
 
-    def _decision(self, ruling: Ruling, since: float, demand: Demand) -> Decision[P]:
+    def _decision(self, ruling: Ruling, demand: Demand) -> Decision[P]:
         """Return what a user sees of a ruling."""
-        allowed, retry_after = ruling.allowed, ruling.retry_after
-        limits = dict(zip(self._names, ruling.levels, strict=True))
-        permit = self._permit(demand, ruling, since) if allowed and any(demand.costs) else None
-        remaining, reset_after = _extremes(ruling.levels)
-        bound = None if allowed else _latest(limits)
-        return Decision(allowed, remaining, retry_after, reset_after, limits, bound, ruling.at, permit)
+        levels = ruling.levels
+        if len(levels) == 1:
+            limits = {self._names[0]: levels[0]}
+            remaining, reset_after = levels[0].remaining, levels[0].reset_after
+        else:
+            limits = dict(zip(self._names, levels, strict=True))
+            remaining = min([each.remaining for each in levels])
+            reset_after = max([each.reset_after for each in levels])
+        if not ruling.allowed:
+            return Decision(False, remaining, ruling.retry_after, reset_after, limits, _latest(limits), ruling.at)  # noqa: FBT003 - its first field
+        permit = self._permit(demand, ruling) if demand.costs is self._ones or any(demand.costs) else None
+        return Decision(True, remaining, ruling.retry_after, reset_after, limits, None, ruling.at, permit)  # noqa: FBT003 - as above
 
-    def _permit(self, demand: Demand, ruling: Ruling, since: float) -> P:
-        flow = PermitFlow(self.engine, self._limits, demand, ruling, since)
+    def _permit(self, demand: Demand, ruling: Ruling) -> P:
+        flow = PermitFlow(self.engine, self._limits, demand, ruling)
+        if ruling.retry_after:
+            flow.ready_at = self.engine.runtime.now() + ruling.retry_after
         if self._slots:
-            flow.keep_places(since)
+            flow.keep_places(ruling.since)
         return self._face(flow)
 
     def _without_backend(self, demand: Demand, error: BackendError) -> Decision[P]:
@@ -234,7 +242,7 @@ class LimiterFlow(Generic[P]):
         """Return the permit of a call that was charged nothing."""
         nothing = replace(demand, costs=(0,) * len(self._limits))
         ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
-        return self._face(PermitFlow(self.engine, self._limits, nothing, ruling, self.engine.runtime.now()))
+        return self._permit(nothing, ruling)
 
     # --- remembered denials --------------------------------------------------------------------------------------
 
@@ -263,12 +271,17 @@ class LimiterFlow(Generic[P]):
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
-        demand = Demand(self._account(key), self._costs(costs), self._token(), 0.0, self._options.count_denied)
-        if self._remembers and (denied := self._remembered(demand)) is not None:
-            self.engine.check_open()
-            return self._decision(denied, 0.0, demand)
+        account = self._accounts.get(key) or self._account(key)
+        token = self._token() if self._slots else ""
+        demand = Demand(account, self._costs(costs) if costs else self._ones, token, 0.0, self._count_denied)
+        since = 0.0
+        if self._remembers:
+            if (denied := self._remembered(demand)) is not None:
+                self.engine.check_open()
+                return self._decision(denied, demand)
+            since = self.engine.runtime.now()
         try:
-            ruling, since = await self._deciding.do(demand)
+            ruling = await self._deciding.do(demand)
         except BackendError as error:
             return self._without_backend(demand, error)
         except BaseException:
@@ -277,7 +290,7 @@ class LimiterFlow(Generic[P]):
             raise
         if self._remembers:
             self._remember(demand, ruling, since)
-        return self._decision(ruling, since, demand)
+        return self._decision(ruling, demand)
 
     async def acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
         if timeout is not None:
@@ -291,7 +304,7 @@ class LimiterFlow(Generic[P]):
         async def attempt(token: str, place: Place | None) -> P | Denied:
             demand = replace(asked, token=token, place=place)
             try:
-                decision = self._decision(*await self._ask_safely(demand), demand)
+                decision = self._decision(await self._ask_safely(demand), demand)
             except BackendError as error:
                 decision = self._without_backend(demand, error)
             latest[:] = [decision]
@@ -331,7 +344,7 @@ class LimiterFlow(Generic[P]):
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
         self._check_possible(what, demand.costs)
         try:
-            decision = self._decision(*await self._deciding.do(demand), demand)
+            decision = self._decision(await self._deciding.do(demand), demand)
         except BackendError as error:
             decision = self._without_backend(demand, error)
         if not decision.allowed:
@@ -341,7 +354,7 @@ class LimiterFlow(Generic[P]):
     async def peek(self, key: str) -> Decision[P]:
         demand = Demand(self._account(key), (0,) * len(self._limits))
         try:
-            return self._decision(*await self._deciding.do(demand), demand)
+            return self._decision(await self._deciding.do(demand), demand)
         except BackendError as error:
             return self._without_backend(demand, error)
 
@@ -390,13 +403,6 @@ class LimiterFlow(Generic[P]):
 
 def _shown(name: str, limit: Limit) -> str:
     return f"limit {name!r} ({limit})" if name else f"its limit ({limit})"
-
-
-def _extremes(levels: Sequence[LimitState]) -> tuple[int, float]:
-    """Return the least that remains, and the longest time until a limit is as good as unused."""
-    if len(levels) == 1:
-        return levels[0].remaining, levels[0].reset_after
-    return min([each.remaining for each in levels]), max([each.reset_after for each in levels])
 
 
 def _latest(limits: Mapping[str, LimitState]) -> str | None:

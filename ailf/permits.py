@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from msgspec.structs import replace
 
 from ailf.checks import check_count
@@ -49,19 +50,24 @@ class SlotHold(Hold):
         return f"the place of a call in rate limiter {account.limiter!r}, key {account.key!r}"
 
 
-class PermitFlow:
-    """The one text of both flavours: what a call was charged, until that is settled."""
+class PermitFlow(msgspec.Struct, eq=False):
+    """The one text of both flavours: what a call was charged, until that is settled.
 
-    __slots__ = ("_hold", "_settled", "demand", "engine", "limits", "ready_at", "ruling")
+    Attributes:
+        engine: The backend's.
+        limits: The limits that were asked.
+        demand: What was asked for.
+        ruling: What the backend said.
+        ready_at: When the call may begin, on this process's clock; 0 where it needn't wait.
+    """
 
-    def __init__(self, engine: Engine, limits: Limits, demand: Demand, ruling: Ruling, since: float) -> None:
-        self.engine = engine
-        self.limits = limits
-        self.demand = demand
-        self.ruling = ruling
-        self.ready_at = engine.runtime.now() + ruling.retry_after if ruling.retry_after else since
-        self._settled: dict[str, int] | None = None
-        self._hold: SlotHold | None = None
+    engine: Engine
+    limits: Limits
+    demand: Demand
+    ruling: Ruling
+    ready_at: float = 0.0
+    _settled: dict[str, int] | None = None
+    _hold: SlotHold | None = None
 
     def keep_places(self, since: float) -> None:
         """Renew the places that it has, since the time when they were asked for."""
@@ -168,13 +174,10 @@ class PermitFlow:
                 self.engine.check_open()
 
 
-class _Shown:
+class _Shown(msgspec.Struct, eq=False, weakref=True):
     """What both faces show."""
 
-    __slots__ = ("__weakref__", "_flow")
-
-    def __init__(self, flow: PermitFlow) -> None:
-        self._flow = flow
+    _flow: PermitFlow
 
     @property
     def key(self) -> str:
@@ -193,7 +196,7 @@ class _Shown:
 
     @property
     def ready_at(self) -> float:
-        """When the call may begin, on `time.monotonic`'s clock; only a reservation's is to come."""
+        """When the call may begin, on `time.monotonic`'s clock: a reservation; 0 for any other."""
         return self._flow.ready_at
 
     @property
@@ -209,8 +212,6 @@ class _Shown:
 
 class Permit(_Shown):
     """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
-
-    __slots__ = ()
 
     def settle(self, **actual: int) -> None:
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).
@@ -256,8 +257,6 @@ class Permit(_Shown):
 
 class AsyncPermit(_Shown):
     """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
-
-    __slots__ = ()
 
     async def settle(self, **actual: int) -> None:
         """True up what was charged to what the call really cost, as though that had been charged at once (R7).
