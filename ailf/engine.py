@@ -4,6 +4,7 @@ The rule of retries: a request that was certainly not carried out is repeated un
 that may have been carried out only where doing it twice is the same as once. Otherwise it is an `OutcomeUnknownError`.
 """
 
+import os
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 LEAVING = 5.0
 """Seconds that closing spends at most on handing messages back."""
+
+TOKEN, TOKENS = 16, 64
+"""The bytes of a random token, and how many tokens are made at once."""
 
 _RETRY_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -74,6 +78,7 @@ class Engine:
         self.renewer = Renewer(self.driver)
         self._hub: Hub | None = None
         self._desk: Desk | None = None
+        self._tokens: list[str] = []
         self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
@@ -115,6 +120,17 @@ class Engine:
         if self._desk is None:
             self._desk = Desk(hub, self.runtime)
         return self._desk
+
+    def token(self) -> str:
+        """Return 128 random bits, as text; they are asked of the system for many at once, which takes it as long."""
+        if self._pid != HERE.pid:
+            self.check_open()
+        try:
+            return self._tokens.pop()
+        except IndexError:
+            bits = os.urandom(TOKEN * TOKENS).hex()
+            token, *self._tokens = [bits[at : at + 2 * TOKEN] for at in range(0, len(bits), 2 * TOKEN)]
+            return token
 
     def turnstile(self, names: tuple[str, ...]) -> Turnstile:
         """Where those of this process wait who want the same lock."""

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import msgspec
+
 from ailf.driver import BackendDriver, Bid, LockDriver
 from ailf.engine import Asked, Engine
 from ailf.errors import AilfError, LeaseLostError, OutcomeUnknownError
@@ -24,7 +26,7 @@ class LockHold(Hold):
 
     def __init__(self, bid: Bid, since: float) -> None:
         self.bid = bid
-        super().__init__(lease=bid.ttl, since=since)
+        super().__init__(bid.ttl, since)
 
     @property
     def batch(self) -> Hashable:
@@ -40,21 +42,24 @@ class LockHold(Hold):
         return f"the lease on lock {' + '.join(map(repr, self.bid.names))}"
 
 
-class GrantFlow:
-    """The one text of both flavours: a grant, until it is released or lost."""
+class GrantFlow(msgspec.Struct, eq=False):
+    """The one text of both flavours: a grant, until it is released or lost.
 
-    def __init__(
-        self, engine: Engine, driver: LockDriver, bid: Bid, fence: int, since: float, *, renewed: bool
-    ) -> None:
-        self.engine = engine
-        self.bid = bid
-        self.fence = fence
-        self.released = False
-        self._asked = 0  # how often to release it
-        self.hold = LockHold(bid, since)
-        self._driver = driver
-        if renewed:
-            engine.renewer.add([self.hold])
+    Attributes:
+        engine: The backend's.
+        bid: What was granted.
+        fence: Its fence.
+        hold: Its lease.
+        released: Whether it was given back.
+    """
+
+    engine: Engine
+    bid: Bid
+    fence: int
+    hold: LockHold
+    _driver: LockDriver
+    released: bool = False
+    _asked: int = 0  # how often to release it
 
     def __del__(self) -> None:
         """Renew it no more: nobody has it any longer, so it ends by itself."""
@@ -131,11 +136,10 @@ class GrantFlow:
         return f"{self.hold} (fence {self.fence})"
 
 
-class _Shown:
+class _Shown(msgspec.Struct, eq=False, weakref=True):
     """What both faces show."""
 
-    def __init__(self, flow: GrantFlow) -> None:
-        self._flow = flow
+    _flow: GrantFlow
 
     @property
     def name(self) -> str:

@@ -5,7 +5,6 @@ everybody's place counts.
 """
 
 import logging
-import os
 from collections.abc import Iterable
 
 import attrs
@@ -14,7 +13,7 @@ from ailf.checks import check_count, check_name, check_seconds, valid_count, val
 from ailf.driver import Bid, Capability, Denied, Grant, Place
 from ailf.engine import Engine
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
-from ailf.leases import GrantFlow
+from ailf.leases import GrantFlow, LockHold
 from ailf.values import LockInfo
 from ailf.waiting import WITHDRAW, wait_in_line
 
@@ -72,7 +71,10 @@ class LockFlow:
         since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, within=within)
         if not isinstance(reply, Grant):
             return reply
-        return GrantFlow(self.engine, self._driver, bid, reply.fence, since, renewed=self._options.renew)
+        hold = LockHold(bid, since)
+        if self._options.renew:
+            self.engine.renewer.add([hold])
+        return GrantFlow(self.engine, bid, reply.fence, hold, self._driver)
 
     async def _request(self, bid: Bid) -> tuple[float, Grant | Denied]:
         """Make one request; return when it was made, and the answer."""
@@ -80,7 +82,7 @@ class LockFlow:
         return since, await self._driver.acquire(bid)
 
     async def try_acquire(self) -> GrantFlow | None:
-        bid = self._bid(os.urandom(16).hex())
+        bid = self._bid(self.engine.token())
         try:
             found = await self._try(bid)
         except BaseException:
@@ -89,7 +91,7 @@ class LockFlow:
         return found if isinstance(found, GrantFlow) else None
 
     async def acquire(self, timeout: float | None) -> GrantFlow:
-        if timeout is not None:
+        if timeout is not None and timeout != 0:
             check_seconds("timeout", timeout)
         if timeout == 0:
             found = await self.try_acquire()

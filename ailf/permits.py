@@ -33,7 +33,7 @@ class SlotHold(Hold):
 
     def __init__(self, slots: SlotLease, since: float) -> None:
         self.slots = slots
-        super().__init__(lease=min(limit.ttl for _, limit in slots.limits), since=since)
+        super().__init__(min(limit.ttl for _, limit in slots.limits), since)
 
     @property
     def batch(self) -> Hashable:

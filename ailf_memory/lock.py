@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
+import msgspec
 
 from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.engine import Engine
@@ -40,8 +40,7 @@ class AsyncMemoryLock(AsyncLock):
         return AsyncMemoryBackend().engine
 
 
-@attrs.define
-class _Grant:
+class _Grant(msgspec.Struct):
     """Who has it: the fence, and when it ends."""
 
     fence: int
@@ -63,8 +62,6 @@ class LockState:
 
     def expire(self, now_ms: int) -> None:
         """Let what has ended be gone."""
-        if not self.grants:
-            return
         for token in [each for each, grant in self.grants.items() if grant.ends_ms <= now_ms]:
             del self.grants[token]
 
@@ -75,10 +72,11 @@ class LockState:
 
     def blocked_until(self, bid: Bid, now_ms: int) -> int | None:
         """Return when something in the way of a bid changes by itself; None where nothing is."""
-        self.expire(now_ms)
-        others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
-        if len(others) >= bid.permits:
-            return min(others)
+        if self.grants:
+            self.expire(now_ms)
+            others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
+            if len(others) >= bid.permits:
+                return min(others)
         first = self.line.head(now_ms) if bid.fair else None
         return None if first is None or first == bid.token else self.line.waiters[first].alive_ms
 
@@ -91,7 +89,6 @@ class MemoryLockDriver(LockDriver):
         self._store = backend.store
 
     def _state(self, name: str) -> LockState:
-        self._backend.check_open()
         state = self._store.locks.get(name)
         if state is None:
             sweep(self._store.locks, self._now())
@@ -99,33 +96,44 @@ class MemoryLockDriver(LockDriver):
         return state
 
     def _now(self) -> int:
+        if self._backend.closed:
+            self._backend.check_open()
         return self._store.clock.now_ms()
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         with self._store.lock:
-            states = [self._state(name) for name in bid.names]
             now_ms = self._now()
-            held = [grant for state in states if (grant := state.grant_of(bid.token, now_ms)) is not None]
+            states = [self._state(name) for name in bid.names]
+            held, blocked = [], []
+            for state in states:
+                if (grant := state.grant_of(bid.token, now_ms)) is not None:
+                    held.append(grant)
+                if (until := state.blocked_until(bid, now_ms)) is not None:
+                    blocked.append(until)
             if len(held) == len(states):  # the same bid again: the same grant
                 for grant in held:
                     grant.ends_ms = now_ms + milliseconds(bid.ttl)
                 return Grant(held[0].fence)
-            blocked = [until for state in states if (until := state.blocked_until(bid, now_ms)) is not None]
             if blocked:
                 self._stand_in_line(bid, states, now_ms, min(blocked))
                 return Denied(max(1, min(blocked) - now_ms) / 1000)
             return Grant(self._grant(bid, states, now_ms))
 
     def _grant(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> int:
-        fence = max(now_ms * 1000, *(state.fence + 1 for state in states))
+        fence, ends_ms = now_ms * 1000, now_ms + milliseconds(bid.ttl)
+        for state in states:
+            if state.fence >= fence:
+                fence = state.fence + 1
         for state in states:
             state.fence = fence
-            state.grants[bid.token] = _Grant(fence, now_ms + milliseconds(bid.ttl))
+            state.grants[bid.token] = _Grant(fence, ends_ms)
+            if not state.line.waiters:
+                continue
             state.line.leave(bid.token)
             if len(state.grants) < bid.permits:  # there is room for the next one
                 state.line.wake(now_ms)
             else:
-                state.line.hurry(min(grant.ends_ms for grant in state.grants.values()), now_ms)
+                state.line.hurry(min([grant.ends_ms for grant in state.grants.values()]), now_ms)
         return fence
 
     def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
@@ -155,22 +163,25 @@ class MemoryLockDriver(LockDriver):
     async def release(self, bid: Bid) -> bool:
         with self._store.lock:
             now_ms = self._now()
-            released = [self._release(self._state(name), bid.token, now_ms) for name in bid.names]
-            return all(released)
+            kept = True
+            for name in bid.names:
+                kept = self._release(self._state(name), bid.token, now_ms) and kept
+            return kept
 
     def _release(self, state: LockState, token: str, now_ms: int) -> bool:
         mine = state.grant_of(token, now_ms) is not None
-        state.expire(now_ms)
         state.grants.pop(token, None)
-        first = state.line.head(now_ms)
-        state.line.leave(token)
-        if mine or first == token:
-            state.line.wake(now_ms)
+        if state.grants:
+            state.expire(now_ms)
+        if state.line.waiters:
+            first = state.line.head(now_ms)
+            state.line.leave(token)
+            if mine or first == token:
+                state.line.wake(now_ms)
         return mine
 
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
-            self._backend.check_open()
             now_ms = self._now()
             state = self._store.locks.get(name) or LockState(Line(self._store))
             held = sorted(
@@ -180,7 +191,8 @@ class MemoryLockDriver(LockDriver):
 
     async def break_(self, name: str, fence: int) -> bool:
         with self._store.lock:
-            state, now_ms = self._state(name), self._now()
+            now_ms = self._now()
+            state = self._state(name)
             state.expire(now_ms)
             token = next((each for each, grant in state.grants.items() if grant.fence == fence), None)
             return token is not None and self._release(state, token, now_ms)
