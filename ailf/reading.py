@@ -74,7 +74,7 @@ class StreamFlow:
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
-        self._adding = f"add 1 message(s) to stream {name!r}"
+        self._adding = f"add a message to stream {name!r}"
 
     # --- adding --------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,10 @@ class StreamFlow:
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
     ) -> R:
         """Add, where a full stream makes it wait for as long as its retention says."""
-        what, retention = f"add {count} message(s) to stream {self.name!r}", self.retention
+        what, retention = (
+            self._adding if count == 1 else f"add {count} messages to stream {self.name!r}",
+            self.retention,
+        )
         if retention is None:
             return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
         if retention.max_len is not None and count > retention.max_len:

@@ -1,6 +1,7 @@
 """One stream: its entries, its groups, and which messages were added once. Pure: *now* is an argument."""
 
 import heapq
+from typing import Final
 
 import attrs
 from msgspec.structs import replace
@@ -26,6 +27,9 @@ class Once:
     entry_id: str
     token: str
     until_ms: int
+
+
+_NOTHING: Final = Trimmed(0, 0)
 
 
 class StreamState(Entries):
@@ -89,11 +93,13 @@ class StreamState(Entries):
         """Remove the oldest entries: the old ones, and as many as are too many, with room for so many more."""
         excess = 0 if retention.max_len is None else len(self.keys) + room - retention.max_len
         from_ms = 0 if retention.max_age is None else now_ms - milliseconds(retention.max_age)
+        if excess <= 0 and (not from_ms or not self.keys or self.keys[0][0] >= from_ms):
+            return _NOTHING
         end = unsettled = 0
         for key, record in zip(self.keys, self.records, strict=True):
             if end >= excess and key[0] >= from_ms:
                 break
-            settled = all(group.settled(key, record.id) for group in self.groups.values())
+            settled = all([group.settled(key, record.id) for group in self.groups.values()])
             if not (settled or retention.hard):
                 break
             end += 1

@@ -79,13 +79,14 @@ class MemoryStreamDriver(StreamDriver):
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         with self._store.lock:
             state, now_ms = self._state(stream), self._now()
-            self._make_room(stream, len(drafts), retention)
+            if retention is not None:
+                self._make_room(stream, len(drafts), retention)
             ids = [state.append(draft, now_ms) for draft in drafts]
             self._changed()
             return ids
 
-    def _make_room(self, stream: str, count: int, retention: Retention | None) -> None:
-        if retention is not None and not self._state(stream).make_room(count, retention, self._now()):
+    def _make_room(self, stream: str, count: int, retention: Retention) -> None:
+        if not self._state(stream).make_room(count, retention, self._now()):
             raise StreamFullError(
                 f"stream {stream!r} of {self._backend.url} keeps at most {retention.max_len} messages and has no room "
                 f"for {count} more that are not settled; let its groups settle some, or add with a retention that waits"
@@ -99,7 +100,8 @@ class MemoryStreamDriver(StreamDriver):
             known = state.known(dedup_id, token, now_ms)
             if known is not None:
                 return known
-            self._make_room(stream, 1, retention)
+            if retention is not None:
+                self._make_room(stream, 1, retention)
             added = state.append_once(draft, dedup_id=dedup_id, token=token, window=window, now_ms=now_ms)
             self._changed()
             return added
