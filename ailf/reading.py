@@ -110,10 +110,8 @@ class StreamFlow:
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
     ) -> R:
         """Add, where a full stream makes it wait for as long as its retention says."""
-        what, retention = (
-            self._adding if count == 1 else f"add {count} messages to stream {self.name!r}",
-            self.retention,
-        )
+        retention = self.retention
+        what = self._adding if count == 1 else f"add {count} messages to stream {self.name!r}"
         if retention is None:
             return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
         if retention.max_len is not None and count > retention.max_len:

@@ -99,7 +99,7 @@ class StreamState(Entries):
         for key, record in zip(self.keys, self.records, strict=True):
             if end >= excess and key[0] >= from_ms:
                 break
-            settled = all([group.settled(key, record.id) for group in self.groups.values()])
+            settled = all(group.settled(key, record.id) for group in self.groups.values())
             if not (settled or retention.hard):
                 break
             end += 1
