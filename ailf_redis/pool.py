@@ -9,8 +9,8 @@ import ssl
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import hiredis
 from redis import connection as blocking
@@ -37,6 +37,8 @@ def _connect(settings: Settings) -> Any:
         raise
     return connection
 
+
+T = TypeVar("T")
 
 LINGER: Final = 100e-6
 """Seconds that a thread looks for its reply before it sleeps: about as long as it takes to be woken."""
@@ -93,23 +95,6 @@ class _Wire:
         except BlockingIOError as error:
             raise TimeoutError("the server takes nothing") from error
 
-    def linger(self) -> None:
-        """Wait a moment for the reply, awake; where that was in vain, ever more calls don't.
-
-        A core that has fallen asleep is woken in 5 µs on bare metal and in 50 on a virtual one, which is more than the
-        server needs for a command. Whoever else wants the core has it meanwhile.
-        """
-        if self._pausing:
-            self._pausing -= 1
-            return
-        poll, until = self._watch.poll, time.perf_counter() + LINGER
-        while not poll(0):
-            if time.perf_counter() > until:
-                self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
-                return
-            _give_way()
-        self._pause = 0
-
     def receive(self, count: int) -> list[Any]:
         """Return so many replies, and leave what is behind them."""
         replies = [self.receive_one()]
@@ -118,18 +103,51 @@ class _Wire:
             replies.append(self.receive_one() if reply is NOTHING else reply)
         return replies
 
-    def receive_one(self) -> Any:
-        """Return one reply."""
-        replies = self._replies
+    def receive_one(self, *, awake: bool = False) -> Any:
+        """Return one reply.
+
+        Arguments:
+            awake: Whether to look for it for a moment before sleeping.
+        """
+        replies, size = self._replies, None
         try:
+            if awake and self._plain:
+                size = self._linger()
             while True:
-                size = self._socket.recv_into(replies.buffer)
+                if size is None:
+                    size = self._socket.recv_into(replies.buffer)
                 if not size:
                     raise ConnectionError("the server closed it")
                 if (reply := replies.first(size)) is not NOTHING:
                     return reply
+                size = None
         except BlockingIOError as error:
             raise TimeoutError("the server is silent") from error
+
+    def _linger(self) -> int | None:
+        """Return how much has come within a moment, or None; where that was in vain, ever more calls don't wait for it.
+
+        A core that has fallen asleep is woken in 5 µs on bare metal and in 50 on a virtual one, which is more than the
+        server needs for a command. Whoever else wants the core has it meanwhile.
+        """
+        if self._pausing:
+            self._pausing -= 1
+            return None
+        until = 0.0
+        while True:
+            try:
+                size = self._socket.recv_into(self._replies.buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                now = time.perf_counter()
+                if not until:
+                    until = now + LINGER
+                elif now > until:
+                    self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
+                    return None
+                _give_way()
+            else:
+                self._pause = 0
+                return size
 
     def clean(self) -> bool:
         """Tell whether nothing is left of what was read: it would be taken for the next call's reply."""
@@ -164,6 +182,12 @@ class BlockingExecutor(Executor):
             raise mapped(reply, self.where, sent=True)
         return reply
 
+    async def call_for(self, read: Callable[[Any], T], *command: Any) -> T:
+        reply = self._exchange(hiredis.pack_command(command), 1)
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return read(reply)
+
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
         replies = self._exchange(packed(commands), len(commands))
         return [replies] if len(commands) == 1 else replies
@@ -178,9 +202,8 @@ class BlockingExecutor(Executor):
             sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
             wire.send(data)
             sent = True
-            if len(self._busy) == 1:  # else the core is needed
-                wire.linger()
-            reply = wire.receive_one() if count == 1 else wire.receive(count)
+            alone = len(self._busy) == 1  # else others need the core
+            reply = wire.receive_one(awake=alone) if count == 1 else wire.receive(count)
         except (RedisError, OSError, hiredis.HiredisError) as error:
             self._drop(wire)
             raise self.lost(error, sent=sent) from error
