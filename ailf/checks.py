@@ -10,12 +10,12 @@ import attrs
 from ailf.errors import InvalidArgumentError
 
 __all__ = [
-    "check_body",
     "check_count",
     "check_headers",
     "check_name",
     "check_seconds",
     "check_time",
+    "too_large",
     "valid_count",
     "valid_key",
     "valid_seconds",
@@ -61,13 +61,12 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return dict(headers)
 
 
-def check_body(what: str, body: bytes, limit: int) -> None:
-    """Refuse a body over `max_payload` (B5)."""
-    if len(body) > limit:
-        raise InvalidArgumentError(
-            f"the payload for {what} is {len(body)} bytes long; max_payload is {limit}. "
-            "Store it elsewhere and send a reference, or open the backend with a larger max_payload"
-        )
+def too_large(what: str, body: bytes, limit: int) -> InvalidArgumentError:
+    """Return the error for a body over `max_payload` (B5)."""
+    return InvalidArgumentError(
+        f"the payload for {what} is {len(body)} bytes long; max_payload is {limit}. "
+        "Store it elsewhere and send a reference, or open the backend with a larger max_payload"
+    )
 
 
 def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = True) -> float:

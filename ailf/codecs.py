@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ailf.checks import check_body, check_headers
+from ailf.checks import check_headers, too_large
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf.tracing import stamped
 
@@ -102,7 +102,8 @@ class Payloads:
 
     def __init__(self, what: str, type_: Any, limit: int) -> None:
         self.what = what
-        self._codec = codec_for(type_)
+        codec = codec_for(type_)
+        self._encode, self._decode = codec.encode, codec.decode
         self._marks_bytes = type_ is Any
         self._limit = limit
 
@@ -122,12 +123,13 @@ class Payloads:
             sent[CONTENT_TYPE] = BYTES
         else:
             try:
-                body = self._codec.encode(data)
+                body = self._encode(data)
             except Exception as error:
                 raise EncodeError(
                     f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {error}"
                 ) from error
-        check_body(self.what, body, self._limit)
+        if len(body) > self._limit:
+            raise too_large(self.what, body, self._limit)
         return body, sent
 
     def unpack(self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False) -> tuple[Any, dict[str, str]]:
@@ -143,7 +145,7 @@ class Payloads:
             del shown[CONTENT_TYPE]
             return body, shown
         try:
-            return self._codec.decode(body, foreign=foreign), shown
+            return self._decode(body, foreign=foreign), shown
         except (Exception, RecursionError) as error:
             raise DecodeError(
                 f"{self.what}: a body of {len(body)} bytes can't be decoded ({type(error).__name__})"

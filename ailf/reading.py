@@ -89,8 +89,8 @@ class StreamFlow:
     def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
         if self.retention is not None:
             return self.add_many([data], options)
-        drafts, call = [self.draft(data, options)], self.engine.call
-        return call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
+        drafts = [self.draft(data, options)]
+        return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
     async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
         drafts = [self.draft(data, options) for data in items]

@@ -96,11 +96,6 @@ def _alone(entry_id: bytes) -> list[str]:
     return [text(entry_id)]
 
 
-def _plain(draft: Draft) -> bool:
-    """Tell whether an entry is added as any client would."""
-    return not (draft.key or draft.delay or draft.at or draft.max_deliveries)
-
-
 def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
     """Return a retention as ``lua/room.lua`` takes it."""
     if retention is None:
@@ -117,10 +112,12 @@ class RedisStreamDriver(StreamDriver):
         self._keys = backend.keys
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
-        if len(drafts) != 1 or retention is not None or not _plain(drafts[0]):
-            return self._add_all(stream, drafts, retention)
-        fields = entry_fields(drafts[0].body, drafts[0].headers)
-        return self._executor.call_for(_alone, "XADD", self._keys.stream(stream), "*", *fields)
+        if retention is None and len(drafts) == 1:
+            draft = drafts[0]
+            if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # it is added as any client would
+                fields = entry_fields(draft.body, draft.headers)
+                return self._executor.call_for(_alone, "XADD", self._keys.stream(stream), "*", *fields)
+        return self._add_all(stream, drafts, retention)
 
     async def _add_all(self, stream: str, drafts: Sequence[Draft], retention: Retention | None) -> list[str]:
         reply = await self._add(stream, self._keys.stream(stream), drafts, retention)

@@ -169,13 +169,13 @@ class _Wire(_Received):
     # --- answers -------------------------------------------------------------------------------------------------
 
     def take(self, replies: list[Any]) -> None:
-        queue = self._queue
+        next_asked = self._queue.popleft
         for reply in replies:
-            answer, count, read, _ = queue[0]
+            asked = next_asked()
+            answer, count, read, _ = asked
             if count:
-                self._part(answer, count, reply)
+                self._part(asked, reply)
                 continue
-            queue.popleft()
             if answer.done():
                 continue
             if isinstance(reply, Exception):
@@ -188,13 +188,16 @@ class _Wire(_Received):
         if self._full and not self._choked:
             self._let_in()
 
-    def _part(self, answer: "asyncio.Future[Any]", count: int, reply: Any) -> None:
+    def _part(self, asked: _Asked, reply: Any) -> None:
+        """Take one of the replies that belong together; the others are to come."""
+        answer, count, _, _ = asked
         self._parts.append(reply)
-        if len(self._parts) == count:
-            self._queue.popleft()
-            parts, self._parts = self._parts, []
-            if not answer.done():
-                answer.set_result(parts)
+        if len(self._parts) < count:
+            self._queue.appendleft(asked)
+            return
+        parts, self._parts = self._parts, []
+        if not answer.done():
+            answer.set_result(parts)
 
     def pause_writing(self) -> None:
         self._choked = True
