@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import hiredis
+import msgspec
 
 from ailf.errors import ClosedError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
-__all__ = ["NOTHING", "READ_SIZE", "Command", "Executor", "Link", "Replies", "packed"]
+__all__ = ["NOTHING", "Command", "Executor", "Link", "Replies", "Stem", "Stems", "packed"]
 
 T = TypeVar("T")
 
@@ -37,6 +38,43 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join([hiredis.pack_command(tuple(command)) for command in commands])
 
 
+class Stem(msgspec.Struct, frozen=True):
+    """A command but for its last argument, packed once for all the times that it is sent.
+
+    Attributes:
+        command: What stands before the last argument.
+        packed: The same as it goes over the wire.
+    """
+
+    command: Command
+    packed: bytes
+
+    @classmethod
+    def of(cls, *command: Any) -> "Stem":
+        """Pack it."""
+        return cls(command, packed([(*command, b"")]).removesuffix(b"$0\r\n\r\n"))
+
+    def ending(self, last: bytes) -> bytes:
+        """Return the whole command as it goes over the wire."""
+        return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
+
+
+class Stems(dict[str, Stem]):
+    """The stems of a command by what it is sent for, as many as are worth remembering."""
+
+    MOST: Final = 4096
+
+    def __init__(self, make: Callable[[str], Stem]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Stem:
+        if len(self) >= self.MOST:
+            self.clear()
+        made = self[name] = self._make(name)
+        return made
+
+
 class Executor(ABC):
     """Sends commands and returns their replies. Redis' replies as they are: bytes, integers, lists, None."""
 
@@ -53,12 +91,12 @@ class Executor(ABC):
         """
         return self._call(command)
 
-    def call_for(self, read: Callable[[Any], T], *command: Any) -> Awaitable[T]:
-        """Send one command and return what ``read`` makes of its reply."""
-        return self._call_for(read, command)
+    def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
+        """Send a command by its stem and last argument, and return what ``read`` makes of its reply."""
+        return self._finish(stem, last, read)
 
-    async def _call_for(self, read: Callable[[Any], T], command: Command) -> T:
-        return read(await self.call(*command))
+    async def _finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
+        return read(await self.call(*stem.command, last))
 
     async def _call(self, command: Command) -> Any:
         reply = (await self.call_many([command]))[0]

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
 from ailf.process import HERE
-from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, packed
+from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, Stem, packed
 from ailf_redis.errors import mapped
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.settings import Settings
@@ -182,8 +182,8 @@ class BlockingExecutor(Executor):
             raise mapped(reply, self.where, sent=True)
         return reply
 
-    async def call_for(self, read: Callable[[Any], T], *command: Any) -> T:
-        reply = self._exchange(hiredis.pack_command(command), 1)
+    async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
+        reply = self._exchange(stem.ending(last), 1)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return read(reply)

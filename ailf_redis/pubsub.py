@@ -9,7 +9,7 @@ from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refuse
 from ailf.engine import Engine
 from ailf.errors import ConnectionLostError
 from ailf.pubsub import AsyncPubSub, PubSub
-from ailf_redis.connection import Executor, Link
+from ailf_redis.connection import Executor, Link, Stem, Stems
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 
@@ -54,15 +54,16 @@ class RedisPubSubDriver(PubSubDriver):
     def __init__(self, backend: "RedisDriver") -> None:
         self._executor = backend.executor
         self._keys = backend.keys
+        self._publishing = Stems(lambda channel: Stem.of("PUBLISH", self._keys.channel(channel)))
+        self._sharding = Stems(lambda channel: Stem.of("SPUBLISH", self._keys.channel(channel)))
 
     def publish(
         self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
     ) -> Awaitable[Sequence[int] | None]:
-        verb = "SPUBLISH" if sharded else "PUBLISH"
         if len(messages) != 1:
-            return self._publish_many(verb, messages)
+            return self._publish_many("SPUBLISH" if sharded else "PUBLISH", messages)
         ((channel, body),) = messages
-        return self._executor.call_for(_alone, verb, self._keys.channel(channel), body)
+        return self._executor.finish((self._sharding if sharded else self._publishing)[channel], body, _alone)
 
     async def _publish_many(self, verb: str, messages: Sequence[tuple[str, bytes]]) -> Sequence[int]:
         replies = await self._executor.call_many(

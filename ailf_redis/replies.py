@@ -14,6 +14,7 @@ from ailf.driver import Claim, Fetched, Receipt, Record
 from ailf.values import DeadLetter, GroupInfo
 
 __all__ = [
+    "BODY",
     "as_dead_letter",
     "as_fetched",
     "as_info",

@@ -10,10 +10,11 @@ from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention, Trimmed
-from ailf_redis.connection import Executor, Link
+from ailf_redis.connection import Executor, Link, Stem, Stems
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
+    BODY,
     as_dead_letter,
     as_fetched,
     as_info,
@@ -93,7 +94,7 @@ def _checked(position: str, form: re.Pattern[str]) -> str:
 
 
 def _alone(entry_id: bytes) -> list[str]:
-    return [text(entry_id)]
+    return [entry_id.decode()]
 
 
 def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
@@ -110,14 +111,20 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, backend: "RedisDriver") -> None:
         self._executor = backend.executor
         self._keys = backend.keys
+        self._adding = Stems(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:
             draft = drafts[0]
             if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # it is added as any client would
-                fields = entry_fields(draft.body, draft.headers)
-                return self._executor.call_for(_alone, "XADD", self._keys.stream(stream), "*", *fields)
+                if draft.headers:
+                    return self._add_headed(stream, draft)
+                return self._executor.finish(self._adding[stream], draft.body, _alone)
         return self._add_all(stream, drafts, retention)
+
+    async def _add_headed(self, stream: str, draft: Draft) -> list[str]:
+        fields = entry_fields(draft.body, draft.headers)
+        return _alone(await self._executor.call("XADD", self._keys.stream(stream), "*", *fields))
 
     async def _add_all(self, stream: str, drafts: Sequence[Draft], retention: Retention | None) -> list[str]:
         reply = await self._add(stream, self._keys.stream(stream), drafts, retention)

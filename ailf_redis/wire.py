@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
 from ailf.process import HERE
-from ailf_redis.connection import Command, Executor, Link, Replies, packed
+from ailf_redis.connection import Command, Executor, Link, Replies, Stem, packed
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
@@ -258,11 +258,11 @@ class AsyncioExecutor(Executor):
             return wire.ask(hiredis.pack_command(command))
         return self._call(command)
 
-    def call_for(self, read: Callable[[Any], T], *command: Any) -> Awaitable[T]:
+    def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         wire = self._wire
         if wire is not None and wire.is_ready():
-            return wire.ask(hiredis.pack_command(command), 0, read)
-        return self._call_for(read, command)
+            return wire.ask(stem.ending(last), 0, read)
+        return self._finish(stem, last, read)
 
     async def _call(self, command: Command) -> Any:
         wire = await self._ready()
