@@ -102,7 +102,8 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         arguments = list(_all_arguments(limits))
         for each in demands:
             channel, lease = ("", 0) if each.place is None else self._waits_at(each.place)
-            arguments += (each.token, milliseconds(each.patience), int(each.count_denied), channel, lease, *each.costs)
+            patience = milliseconds(each.patience) if each.patience else 0
+            arguments += (each.token, patience, int(each.count_denied), channel, lease, *each.costs)
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, int]:
@@ -110,17 +111,16 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""
-        numbers = iter(reply)
-        at = next(numbers) / 1000
-        limits = range((len(reply) - 1 - ALL * count) // (LEVEL * count))
+        at, size = reply[0] / 1000, (len(reply) - 1) // count
         rulings = []
-        for allowed in numbers:
-            wait = _seconds(next(numbers))
+        for begin in range(1, len(reply), size):
             levels, marks = [], []
-            for _ in limits:
-                levels.append(LimitState(next(numbers), _seconds(next(numbers)), next(numbers) / 1000))
-                marks.append((next(numbers), next(numbers)))
-            rulings.append(Ruling(allowed == 1, wait, at, tuple(levels), tuple(marks)))
+            for level in range(begin + ALL, begin + size, LEVEL):
+                remaining, wait, reset, one, two = reply[level : level + LEVEL]
+                levels.append(LimitState(remaining, _seconds(wait), reset / 1000))
+                marks.append((one, two))
+            allowed, wait = reply[begin : begin + ALL]
+            rulings.append(Ruling(allowed == 1, _seconds(wait), at, tuple(levels), tuple(marks)))
         return rulings
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
@@ -152,4 +152,4 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
 
 def _seconds(wait_ms: int) -> float | None:
-    return None if wait_ms == NEVER else wait_ms / 1000
+    return wait_ms / 1000 if wait_ms != NEVER else None
