@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -227,6 +228,7 @@ class Glances:
     def __init__(self, executor: BlockingExecutor) -> None:
         run(executor.call("PING"))
         (wire,) = executor._idle
+        wire._pause = wire._pausing = 0  # whatever its first call was like
         self._executor = executor
         self._socket, wire._socket = wire._socket, self  # type: ignore[assignment]  # only what calls need
         self.sendall, self.shutdown = self._socket.sendall, self._socket.shutdown
@@ -244,33 +246,37 @@ class Glances:
         return self._count
 
 
+@pytest.fixture
+def blocking(any_server: Server) -> Iterator[BlockingExecutor]:
+    """A blocking executor, closed at the end."""
+    executor = BlockingExecutor(settings(any_server))
+    yield executor
+    run(executor.close())
+
+
 def test_who_waits_in_vain_sleeps_the_next_times(
-    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+    blocking: BlockingExecutor, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call looks for its reply for a moment before it sleeps; after slow replies ever fewer calls do."""
-    executor = BlockingExecutor(settings(any_server))
-    glances, slow = Glances(executor), ("BLPOP", namespace, 0.01)
+    glances, slow = Glances(blocking), ("BLPOP", namespace, 0.01)
     looked = [glances.during(*slow) > 0 for _ in range(12)]
     assert looked == [each in {0, 2, 6} for each in range(12)], "none, then one, then three, then seven sleep at once"
     monkeypatch.setattr(pool, "LINGER", 10.0)
     assert [glances.during("PING") > 0 for _ in range(4)] == [False, False, True, True], "and a quick one ends that"
-    run(executor.close())
 
 
-def test_who_is_not_alone_sleeps(any_server: Server, namespace: str) -> None:
+def test_who_is_not_alone_sleeps(blocking: BlockingExecutor, namespace: str) -> None:
     """While other threads make calls, none keeps a core from them by looking for its reply."""
-    executor = BlockingExecutor(settings(any_server))
-    glances = Glances(executor)
-    other = threading.Thread(target=run, args=(executor.call("BLPOP", namespace, 5),))
-    wire = executor._idle.pop()
+    glances = Glances(blocking)
+    other = threading.Thread(target=run, args=(blocking.call("BLPOP", namespace, 5),))
+    wire = blocking._idle.pop()
     other.start()
-    while not executor._busy:
+    while not blocking._busy:
         time.sleep(0.001)
-    executor._idle.append(wire)
+    blocking._idle.append(wire)
     assert glances.during("BLPOP", f"{namespace}:none", 0.01) == 0
-    run(executor.call("RPUSH", namespace, "wake up"))
+    run(blocking.call("RPUSH", namespace, "wake up"))
     other.join(10)
-    run(executor.close())
 
 
 def test_a_forked_child_has_connections_of_its_own(any_server: Server, namespace: str) -> None:
