@@ -105,9 +105,8 @@ class LimiterFlow(Generic[P]):
         self._limits: Limits = tuple(options.limits.items())
         self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
-        self._count_denied = options.count_denied
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
-        self._accounts: dict[str, Account] = {}
+        self._usual: dict[str, Demand] = {}
         self._asks = f"ask rate limiter {options.name!r}"
         self._within = None if options.on_backend_error == "raise" else 0.0
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
@@ -124,14 +123,18 @@ class LimiterFlow(Generic[P]):
     # --- what is asked for ---------------------------------------------------------------------------------------
 
     def _account(self, key: str) -> Account:
-        """Return what is charged for a key; it is remembered, as it is asked for again and again."""
-        found = self._accounts.get(key)
+        return self._usual_of(key).account
+
+    def _usual_of(self, key: str) -> Demand:
+        """Return the usual call for a key, which costs 1 of everything; it is remembered, as it is made so often."""
+        found = self._usual.get(key)
         if found is None:
             if key != "":
                 check_name("rate limiter's key", key)
-            if len(self._accounts) >= REMEMBERED:
-                self._accounts.clear()
-            found = self._accounts[key] = Account(self._options.name, key, self._options.cache_denials)
+            if len(self._usual) >= REMEMBERED:
+                self._usual.clear()
+            account = Account(self._options.name, key, self._options.cache_denials)
+            found = self._usual[key] = Demand(account, self._ones, count_denied=self._options.count_denied)
         return found
 
     def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
@@ -271,9 +274,9 @@ class LimiterFlow(Generic[P]):
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
-        account = self._accounts.get(key) or self._account(key)
-        token = self._token() if self._slots else ""
-        demand = Demand(account, self._costs(costs) if costs else self._ones, token, 0.0, self._count_denied)
+        demand = self._usual.get(key) or self._usual_of(key)
+        if costs or self._slots:
+            demand = Demand(demand.account, self._costs(costs), self._token(), 0.0, demand.count_denied)
         since = 0.0
         if self._remembers:
             if (denied := self._remembered(demand)) is not None:
