@@ -1,14 +1,12 @@
 """Brings together what several tasks ask for in one turn of the event loop, so that it is one request.
 
-Threads have no such turns: each makes its own request.
+Threads have no such turns, and a backend in this process is as near as the turn's end: there each makes its own.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
-
-from ailf.runtime import Runtime
 
 __all__ = ["Batcher", "batcher"]
 
@@ -34,9 +32,15 @@ class Batcher(ABC, Generic[X, Y]):
         """Have it done without waiting for the result, where there is somebody else to wait for it."""
 
 
-def batcher(runtime: Runtime, work: Work[X, Y], most: int) -> Batcher[X, Y]:
-    """Return what does this work, for so many items at once at most."""
-    return _InTurns(work, most) if runtime.flavour == "asyncio" else _AtOnce(work)
+def batcher(work: Work[X, Y], most: int, *, in_turns: bool) -> Batcher[X, Y]:
+    """Return what does this work.
+
+    Arguments:
+        work: What is done.
+        most: For how many items at once at most.
+        in_turns: Whether it is done for all items of one turn of the event loop together; else for each by itself.
+    """
+    return _InTurns(work, most) if in_turns else _AtOnce(work)
 
 
 class _AtOnce(Batcher[X, Y]):

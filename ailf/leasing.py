@@ -79,7 +79,9 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.workers: set[Stoppable] = set()
-        self.settling: Batcher[Settlement, Outcome] = batcher(engine.runtime, self.settle_many, SETTLED_AT_ONCE)
+        self.settling: Batcher[Settlement, Outcome] = batcher(
+            self.settle_many, SETTLED_AT_ONCE, in_turns=engine.in_turns
+        )
         if options.on_event is not None:
             engine.runtime.check_callable("the hook for events", options.on_event)
 

@@ -70,15 +70,6 @@ class AccountState:
     def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> Ruling | None:
         """Let a call pass that every limit allows, as nearly all do; return None for one to be thought about."""
         states = self.states
-        if len(known) == 1:
-            ((key, its),) = known
-            taken = its.take(states.get(key, ()), now_ms, costs[0])
-            if taken is None:
-                return None
-            states[key], mark, remaining, reset_ms = taken
-            self.kinds[key] = its
-            level = LimitState(remaining, 0.0, reset_ms / 1000)
-            return Ruling(True, 0.0, now_ms / 1000, (level,), (mark,))  # noqa: FBT003 - its first field
         before: list[tuple[str, State]] = []
         levels, marks = [], []
         for (key, its), cost in zip(known, costs):  # noqa: B905 - the core counts them; a third of a microsecond
