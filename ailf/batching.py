@@ -1,6 +1,6 @@
 """Brings together what several tasks ask for in one turn of the event loop, so that it is one request.
 
-Threads have no such turns, and a backend in this process is as near as the turn's end: there each makes its own.
+Threads have no such turns: each makes its own request.
 """
 
 import asyncio

@@ -59,18 +59,12 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """The one thing that both flavours of a backend share.
-
-    Attributes:
-        in_turns: Whether what is asked in one turn of the event loop is better asked in one request: where each is a
-            round trip to somewhere else.
-    """
+    """The one thing that both flavours of a backend share."""
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.driver = driver
         self.runtime = driver.runtime
         self.retry_for = check_seconds("retry_for", retry_for)
-        self.in_turns = self.runtime.flavour == "asyncio" and Capability.PROCESSES in driver.capabilities
         self.closed = False
         self._ended = False
         self._start()

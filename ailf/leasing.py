@@ -79,9 +79,8 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.workers: set[Stoppable] = set()
-        self.settling: Batcher[Settlement, Outcome] = batcher(
-            self.settle_many, SETTLED_AT_ONCE, in_turns=engine.in_turns
-        )
+        on_asyncio = engine.runtime.flavour == "asyncio"
+        self.settling: Batcher[Settlement, Outcome] = batcher(self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio)
         if options.on_event is not None:
             engine.runtime.check_callable("the hook for events", options.on_event)
 

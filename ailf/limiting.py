@@ -112,9 +112,11 @@ class LimiterFlow(Generic[P]):
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         decide = self._timed if self._slots else self._driver.decide
         ask = partial(engine.call, self._asks, decide, self._limits, again=True, within=self._within)
-        self._deciding: Batcher[Demand, Ruling] = batcher(ask, DECIDED_AT_ONCE, in_turns=engine.in_turns)
-        # In this process the backend's answer is as near as a remembered one.
-        self._remembers = options.cache_denials and Capability.PROCESSES in engine.driver.capabilities
+        # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
+        far = Capability.PROCESSES in engine.driver.capabilities
+        in_turns = far and engine.runtime.flavour == "asyncio"
+        self._deciding: Batcher[Demand, Ruling] = batcher(ask, DECIDED_AT_ONCE, in_turns=in_turns)
+        self._remembers = far and options.cache_denials
         self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
 
     def _what(self, verb: str, key: str) -> str:
