@@ -139,7 +139,7 @@ def core(seconds: float) -> Numbers:
 
 def _through_core(backend: ailf.Backend) -> Mapping[str, Call]:
     pubsub = backend.pubsub(type=bytes)
-    stream = backend.stream("core", type=bytes, retention=KEPT)
+    stream = backend.stream("core", type=bytes)
     lock = backend.lock("core")
     limiter = backend.rate_limiter("core", LIMIT)
     return {
