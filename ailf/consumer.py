@@ -7,6 +7,7 @@ goes to the next caller or, on close, back to the group (S6).
 import contextlib
 import functools
 import logging
+import os
 import secrets
 import socket
 import weakref
@@ -22,7 +23,6 @@ from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
-from ailf.process import HERE
 from ailf.renewal import Hold, MessageHold, Pulse, Renewer
 from ailf.runtime import run
 
@@ -48,7 +48,7 @@ class ConsumerFlow:
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
-        self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{HERE.pid}')}:{secrets.token_hex(4)}"
+        self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
         self.in_hand: set[Parcel] = set()
         self._prefetch = check_count("prefetch", prefetch)
@@ -61,7 +61,7 @@ class ConsumerFlow:
         self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover)
         self._position: Any = None
         self._look_at = 0.0
-        self._pid = HERE.pid
+        self._pid = os.getpid()
         self._opened = False
         self._closed = False
         group.engine.keep(self)
@@ -212,7 +212,7 @@ class ConsumerFlow:
         Messages that handlers are at work on are not given back, because they would be done twice at once: they come
         back when their leases end.
         """
-        if self._closed or self._pid != HERE.pid:  # what it holds is the parent's, also where a child leaves it
+        if self._closed or self._pid != os.getpid():  # what it holds is the parent's, also where a child leaves it
             return
         self._closed = True
         self.stop()

@@ -15,7 +15,6 @@ from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
 from ailf.hub import Hub
-from ailf.process import HERE
 from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
@@ -71,7 +70,7 @@ class Engine:
 
     def _start(self) -> None:
         """Make what belongs to one process: after a fork the child makes its own."""
-        self._pid = HERE.pid
+        self._pid = os.getpid()
         self._closing = self.runtime.event()
         self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
@@ -87,7 +86,7 @@ class Engine:
         """Raise `ClosedError` after close; in a forked child, begin anew."""
         if self.closed:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
-        if self._pid != HERE.pid:
+        if self._pid != os.getpid():
             self._start()
 
     def require(self, capability: Capability, what: str) -> None:
@@ -123,7 +122,7 @@ class Engine:
 
     def token(self) -> str:
         """Return 128 random bits, as text; they are asked of the system for many at once, which takes it as long."""
-        if self._pid != HERE.pid:
+        if self._pid != os.getpid():
             self.check_open()
         try:
             return self._tokens.pop()
@@ -160,7 +159,7 @@ class Engine:
             within: Seconds for repetitions, instead of `retry_for`, where that is less.
             options: Its keyword arguments.
         """
-        if self.closed or self._pid != HERE.pid:
+        if self.closed or self._pid != os.getpid():
             self.check_open()
         until = None
         tries = 0
@@ -202,7 +201,7 @@ class Engine:
         if self._ended:
             return
         self._ended = True
-        if self._pid == HERE.pid:
+        if self._pid == os.getpid():
             await self._end_users()
         await self.driver.close()
 

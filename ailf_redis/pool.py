@@ -17,7 +17,6 @@ from redis import connection as blocking
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
-from ailf.process import HERE
 from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, Stem, packed
 from ailf_redis.errors import mapped
 from ailf_redis.links import ThreadLink, shut
@@ -169,7 +168,7 @@ class BlockingExecutor(Executor):
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = HERE.pid
+        self._pid = os.getpid()
         self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(self.settings.max_connections):
             self._slots.put(None)
@@ -219,7 +218,7 @@ class BlockingExecutor(Executor):
     def _slot(self) -> "queue.SimpleQueue[None]":
         """Wait for the right to use a connection; return where it is given back, which a fork doesn't change."""
         self.check_open()
-        if self._pid != HERE.pid:
+        if self._pid != os.getpid():
             self._begin()
         slots = self._slots
         try:
@@ -273,7 +272,7 @@ class BlockingExecutor(Executor):
 
     async def close(self) -> None:
         self.interrupt()
-        if self._pid != HERE.pid:
+        if self._pid != os.getpid():
             return
         self._disconnect_idle()
         until = time.monotonic() + self.settings.timeout

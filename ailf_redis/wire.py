@@ -4,6 +4,7 @@ import asyncio
 from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from os import getpid
 from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
@@ -11,7 +12,6 @@ from redis import asyncio as aredis
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
-from ailf.process import HERE
 from ailf_redis.connection import Command, Executor, Link, Replies, Stem, packed
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
@@ -86,7 +86,7 @@ class _Wire(_Received):
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
-        self.pid = HERE.pid
+        self.pid = getpid()
         self.broken = False
         self.gone = self.loop.create_future()
         self._executor = executor
@@ -102,7 +102,7 @@ class _Wire(_Received):
 
     def is_here(self) -> bool:
         """Tell whether it is of this process and loop, so that it can be used and closed from here."""
-        return self.loop is get_running_loop() and self.pid == HERE.pid
+        return self.loop is get_running_loop() and self.pid == getpid()
 
     def is_ready(self) -> bool:
         """Tell whether one can ask from here, without waiting."""
@@ -110,7 +110,7 @@ class _Wire(_Received):
             not self._choked
             and len(self._queue) < self.MOST
             and self.loop is get_running_loop()
-            and self.pid == HERE.pid
+            and self.pid == getpid()
         )
 
     # --- asking --------------------------------------------------------------------------------------------------
