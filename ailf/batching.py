@@ -1,6 +1,6 @@
 """Brings together what several tasks ask for in one turn of the event loop, so that it is one request.
 
-Threads have no such turns: each makes its own request.
+Threads have no such turns, and where asking is no round trip there is nothing to save: there each is a request.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class _InTurns(Batcher[X, Y]):
         self._work = work
         self._most = most
         self._waiting: list[tuple[X, asyncio.Future[Y] | Then[Y]]] = []
+        self._next: asyncio.Task[None] | None = None  # who takes what waits, when its turn of the loop has come
         self._running: set[asyncio.Task[None]] = set()
 
     def do(self, item: X) -> Awaitable[Y]:
@@ -74,22 +75,31 @@ class _InTurns(Batcher[X, Y]):
         self._wait(item, then)
 
     def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
-        if not self._waiting:
+        if self._next is None or self._next.get_loop() is not asyncio.get_running_loop():
+            self._waiting = []  # what a loop has left that has ended, nobody waits for
             self._start()
         self._waiting.append((item, told))
 
     def _start(self) -> None:
-        """Begin a batch: it is what waits when its turn of the loop has come."""
-        task = asyncio.get_running_loop().create_task(self._run())
+        self._next = task = asyncio.get_running_loop().create_task(self._run())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if task is self._next:  # it was cancelled before it began
+            self._start()
 
     async def _run(self) -> None:
         batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        self._next = None
         if self._waiting:
             self._start()
-        results = await _results(self._work, [item for item, _ in batch])
-        for (_, told), result in zip(batch, results, strict=True):
+        wanted = [each for each in batch if not isinstance(each[1], asyncio.Future) or not each[1].done()]
+        if not wanted:  # all were cancelled
+            return
+        results = await _results(self._work, [item for item, _ in wanted])
+        for (_, told), result in zip(wanted, results, strict=True):
             if not isinstance(told, asyncio.Future):
                 await told(result)
             elif told.done():  # it was cancelled

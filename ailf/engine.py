@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
 from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
@@ -19,7 +17,7 @@ from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
 
-__all__ = ["Asked", "Closable", "Engine"]
+__all__ = ["Closable", "Engine"]
 
 T = TypeVar("T")
 
@@ -40,21 +38,6 @@ class Closable(Protocol):
 
     async def close(self) -> None:
         """Give back what it holds."""
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What is asked of something, put into words when somebody wants to read it.
-
-    Attributes:
-        verb: What.
-        of: Of what; text, a name, is quoted.
-    """
-
-    verb: str
-    of: object
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.of!r}" if isinstance(self.of, str) else f"{self.verb} {self.of}"
 
 
 class Engine:
@@ -142,7 +125,7 @@ class Engine:
 
     async def call(
         self,
-        what: object,
+        what: str | Callable[..., str],
         request: Callable[..., Awaitable[T]],
         *args: Any,
         again: bool,
@@ -152,7 +135,7 @@ class Engine:
         """Make one request of the driver, repeated by the rule of this module.
 
         Arguments:
-            what: What is asked, for messages: "add to stream 'tasks'"; or what is put into words like that (`Asked`).
+            what: What is asked, for messages: "add to stream 'tasks'"; or what says it, given the request's arguments.
             request: The driver's method.
             args: Its arguments.
             again: Whether doing it twice is the same as doing it once.
@@ -167,11 +150,12 @@ class Engine:
             try:
                 return await request(*args, **options)
             except (ConnectionLostError, BackendTimeoutError) as error:
+                said = what if isinstance(what, str) else what(*args)
                 if self.closed:
-                    raise ClosedError(f"the backend {self.driver.url} was closed during: {what}") from error
+                    raise ClosedError(f"the backend {self.driver.url} was closed during: {said}") from error
                 if error.maybe_applied and not again:
                     raise OutcomeUnknownError(
-                        f"{what}: the request was sent and no answer came ({error}). It may have been carried out, so "
+                        f"{said}: the request was sent and no answer came ({error}). It may have been carried out, so "
                         "it is not repeated; repeat it if twice does no harm",
                         maybe_applied=True,
                     ) from error

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ailf.driver import BackendDriver, Bid, LockDriver
-from ailf.engine import Asked, Engine
+from ailf.engine import Engine
 from ailf.errors import AilfError, LeaseLostError, OutcomeUnknownError
 from ailf.renewal import Hold
 from ailf.runtime import run
@@ -107,12 +107,14 @@ class GrantFlow(msgspec.Struct, eq=False):
 
     async def _release(self) -> bool:
         """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended."""
-        what = Asked("release", self)
         try:
-            return await self.engine.call(what, self._driver.release, self.bid, again=False)
+            return await self.engine.call(self._releasing, self._driver.release, self.bid, again=False)
         except OutcomeUnknownError:
-            await self.engine.call(what, self._driver.release, self.bid, again=True)
+            await self.engine.call(self._releasing, self._driver.release, self.bid, again=True)
             return not self.hold.lost
+
+    def _releasing(self, _: Bid) -> str:
+        return f"release {self}"
 
     def abandon(self) -> None:
         """Give back what may be left of a lost grant, without waiting: some of its names, or what nobody confirmed."""

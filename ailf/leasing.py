@@ -10,7 +10,7 @@ from ailf.batching import Batcher, batcher
 from ailf.checks import check_count, check_name, valid_count, valid_seconds
 from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
-from ailf.engine import Asked, Engine
+from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, OutcomeUnknownError
 from ailf.renewal import ALIVE
 from ailf.values import (
@@ -93,7 +93,10 @@ class GroupFlow:
         return f"group {self.name!r} of stream {self.stream!r}"
 
     async def _ask(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
-        return await self.engine.call(Asked(what, self), request, self.stream, self.name, *args, again=again, **options)
+        def said(*_: Any) -> str:
+            return f"{what} {self}"
+
+        return await self.engine.call(said, request, self.stream, self.name, *args, again=again, **options)
 
     # --- steering ------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,12 @@
 """Deciding on calls: one try, a reservation, or waiting in line (`ailf.waiting`). What both flavours share."""
 
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 import attrs
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from ailf.algorithms import Mark
 from ailf.batching import Batcher, batcher
@@ -16,6 +15,7 @@ from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Obs
 from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
+from ailf.memo import Memo
 from ailf.permits import PermitFlow
 from ailf.values import Decision, LimitState
 from ailf.waiting import WITHDRAW, wait_in_line
@@ -33,13 +33,19 @@ RESERVED = {"key", "timeout", "within", "cost", "limit"}
 MAX_LIMITS = 16
 
 REMEMBERED = 4096
-"""How many keys are remembered, and how many keys' denials."""
+"""How many keys' denials are remembered."""
 
 DECIDED_AT_ONCE = 25
 """How many calls one request asks for at most: the backend decides on them while the next ones are put together."""
 
 DRIFT = 0.001
 """The share of a remembered denial that is left out, as this process's clock may run faster than the backend's."""
+
+
+class _Timed(Ruling, frozen=True):
+    """A decision, and since when what it granted is had, on this process's clock: since it was asked for."""
+
+    since: float
 
 
 @attrs.frozen(kw_only=True)
@@ -106,12 +112,11 @@ class LimiterFlow(Generic[P]):
         self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
-        self._usual: dict[str, Demand] = {}
-        self._asks = f"ask rate limiter {options.name!r}"
+        self._usual = Memo(self._usual_call)
         self._within = None if options.on_backend_error == "raise" else 0.0
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         decide = self._timed if self._slots else self._driver.decide
-        ask = partial(engine.call, self._asks, decide, self._limits, again=True, within=self._within)
+        ask = partial(engine.call, self._asking, decide, self._limits, again=True, within=self._within)
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
         in_turns = far and engine.runtime.flavour == "asyncio"
@@ -119,25 +124,23 @@ class LimiterFlow(Generic[P]):
         self._remembers = far and options.cache_denials
         self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
 
+    def _asking(self, _: Limits, demands: Sequence[Demand]) -> str:
+        return self._what("ask", demands[0].account.key)
+
     def _what(self, verb: str, key: str) -> str:
         return f"{verb} rate limiter {self._options.name!r}, key {key!r}"
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
     def _account(self, key: str) -> Account:
-        return self._usual_of(key).account
+        return self._usual[key].account
 
-    def _usual_of(self, key: str) -> Demand:
-        """Return the usual call for a key, which costs 1 of everything; it is remembered, as it is made so often."""
-        found = self._usual.get(key)
-        if found is None:
-            if key != "":
-                check_name("rate limiter's key", key)
-            if len(self._usual) >= REMEMBERED:
-                self._usual.clear()
-            account = Account(self._options.name, key, self._options.cache_denials)
-            found = self._usual[key] = Demand(account, self._ones, count_denied=self._options.count_denied)
-        return found
+    def _usual_call(self, key: str) -> Demand:
+        """Return the usual call for a key, which costs 1 of everything."""
+        if key != "":
+            check_name("rate limiter's key", key)
+        account = Account(self._options.name, key, self._options.cache_denials)
+        return Demand(account, self._ones, count_denied=self._options.count_denied)
 
     def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
         """Return what a call costs of every limit: 1 of each that is not named."""
@@ -157,7 +160,7 @@ class LimiterFlow(Generic[P]):
         return tuple([named.get(name, 1) for name in limits])
 
     def _token(self) -> str:
-        return secrets.token_hex(8) if self._slots else ""
+        return self.engine.token() if self._slots else ""
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class LimiterFlow(Generic[P]):
         """Ask, and note down when: from then on the places are had that are granted."""
         since = self.engine.runtime.now()
         rulings = await self._driver.decide(limits, demands)
-        return [each if isinstance(each, Exception) else replace(each, since=since) for each in rulings]
+        return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in rulings]
 
     async def _ask_safely(self, demand: Demand) -> Ruling:
         """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
@@ -228,7 +231,7 @@ class LimiterFlow(Generic[P]):
         flow = PermitFlow(self.engine, self._limits, demand, ruling)
         if ruling.retry_after:
             flow.ready_at = self.engine.runtime.now() + ruling.retry_after
-        if self._slots:
+        if isinstance(ruling, _Timed):
             flow.keep_places(ruling.since)
         return self._face(flow)
 
@@ -276,7 +279,7 @@ class LimiterFlow(Generic[P]):
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
-        demand = self._usual.get(key) or self._usual_of(key)
+        demand = self._usual[key]
         if costs or self._slots:
             demand = Demand(demand.account, self._costs(costs), self._token(), 0.0, demand.count_denied)
         since = 0.0

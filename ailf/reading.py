@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -101,7 +100,7 @@ class StreamFlow:
     async def add_once(self, dedup_id: str, data: Any, window: float, options: AddOptions) -> Added:
         check_name("dedup id", dedup_id)
         check_seconds("window", window, least=0.001)
-        drafted, token = self.draft(data, options), secrets.token_hex(8)
+        drafted, token = self.draft(data, options), self.engine.token()
         return await self._make_room(
             1, self.driver.add_once, drafted, again=True, dedup_id=dedup_id, token=token, window=window
         )

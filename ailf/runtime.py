@@ -9,6 +9,7 @@ Events may be set from any thread, whichever runtime made them.
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import signal
@@ -306,6 +307,7 @@ class _Trip:
     """A flight under way: who waits for its end, and how it ended."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None
         self._over = False
         self._error: BaseException | None = None
@@ -313,18 +315,18 @@ class _Trip:
 
     def end(self, error: BaseException | None) -> None:
         """Wake everybody: it is over."""
-        self._over, self._error = True, error
-        for waiter in self._waiters:
-            _finish(waiter)
+        if not self._over:
+            self._over, self._error = True, error
+            for waiter in self._waiters:
+                _finish(waiter)
 
     async def over(self, timeout: float | None) -> bool:
         """Wait for its end, for so many seconds at most; return whether it came."""
         if self._over:
             return True
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[None] = self.loop.create_future()
         self._waiters.add(waiter)
-        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
+        timer = None if timeout is None else self.loop.call_later(timeout, _finish, waiter)
         try:
             await waiter
         finally:
@@ -343,18 +345,24 @@ class _LoopFlight(Flight):
     def __init__(self) -> None:
         self._trip: _Trip | None = None
 
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+    def _under_way(self) -> _Trip | None:
+        """Return the trip under way; one of a loop that has ended never lands."""
         trip = self._trip
+        return trip if trip is None or trip.loop is asyncio.get_running_loop() else None
+
+    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+        trip = self._under_way()
         if trip is None:
             trip = self._trip = _Trip()
-            trip.task = asyncio.get_running_loop().create_task(self._fly(trip, flow))
+            trip.task = trip.loop.create_task(self._fly(trip, flow))
+            trip.task.add_done_callback(functools.partial(self._ended, trip))
             if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
                 timeout = None
         if await trip.over(timeout):
             trip.check()
 
     async def fly(self, flow: Flow) -> None:
-        trip = self._trip
+        trip = self._under_way()
         if trip is None:
             trip = self._trip = _Trip()
             await self._fly(trip, flow)
@@ -363,16 +371,27 @@ class _LoopFlight(Flight):
         trip.check()
 
     async def _fly(self, trip: _Trip, flow: Flow) -> None:
-        error: BaseException | None = None
         try:
             await flow()
-        except BaseException as caught:  # noqa: BLE001 - it is those who wait that it concerns
-            error = caught
-        self._trip = None
+        except BaseException as error:
+            self._land(trip, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        else:
+            self._land(trip, None)
+
+    def _land(self, trip: _Trip, error: BaseException | None) -> None:
+        if self._trip is trip:
+            self._trip = None
         trip.end(error)
 
+    def _ended(self, trip: _Trip, _: "asyncio.Task[None]") -> None:
+        """See that the trip is over, also where its task was cancelled before it began."""
+        self._land(trip, asyncio.CancelledError())
+
     async def landed(self, timeout: float) -> bool:
-        return self._trip is None or await self._trip.over(timeout)
+        trip = self._under_way()
+        return trip is None or await trip.over(timeout)
 
 
 class _LoopTask(Task):

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 from ailf.checks import check_count, check_name, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
-from ailf.engine import Asked, Engine
+from ailf.engine import Engine
 from ailf.errors import (
     AilfError,
     DecodeError,
@@ -65,7 +65,7 @@ class PubSubFlow:
 
     def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> Coroutine[Any, Any, object]:
         check_free(headers)
-        return self._publish(Asked("publish on channel", channel), [self._sealed(channel, data, headers)])
+        return self._publish(_publishing, [self._sealed(channel, data, headers)])
 
     async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
         check_free(headers)
@@ -81,7 +81,9 @@ class PubSubFlow:
         body, packed = self.payloads.pack(data, headers)
         return channel, seal_envelope(body, {**packed, **marks} if marks else packed)
 
-    def _publish(self, what: object, sealed: Sequence[tuple[str, bytes]]) -> Coroutine[Any, Any, Sequence[int] | None]:
+    def _publish(
+        self, what: str | Callable[..., str], sealed: Sequence[tuple[str, bytes]]
+    ) -> Coroutine[Any, Any, Sequence[int] | None]:
         """Publish, once; return how many heard each, where that is known."""
         return self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
 
@@ -271,6 +273,10 @@ class PubSubFlow:
             inbox.end()
             if not self.engine.closed:
                 await self.engine.hub.remove(inbox)
+
+
+def _publishing(sealed: Sequence[tuple[str, bytes]]) -> str:
+    return f"publish on channel {sealed[0][0]!r}"
 
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:

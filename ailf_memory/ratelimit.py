@@ -53,19 +53,19 @@ class AccountState:
 
     Attributes:
         states: The state of each limit.
-        kinds: The arithmetic of each.
+        kinds: The arithmetic by which each was charged, and under what its state is kept.
         line: Who is in line.
     """
 
     def __init__(self, line: Line) -> None:
         self.states: dict[str, State] = {}
-        self.kinds: dict[str, Algorithm] = {}
+        self.kinds: dict[Algorithm, str] = {}
         self.line = line
 
     def put(self, key: str, its: Algorithm, state: State) -> None:
         """Keep a limit's state."""
         self.states[key] = state
-        self.kinds[key] = its
+        self.kinds[its] = key
 
     def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> Ruling | None:
         """Let a call pass that every limit allows, as nearly all do; return None for one to be thought about."""
@@ -78,10 +78,9 @@ class AccountState:
             if taken is None:
                 self._restore(before)
                 return None
-            after, mark, remaining, reset_ms = taken
             before.append((key, state))
-            states[key] = after
-            self.kinds[key] = its
+            states[key], mark, remaining, reset_ms = taken
+            self.kinds[its] = key
             levels.append(LimitState(remaining, 0.0, reset_ms / 1000))
             marks.append(mark)
         return Ruling(True, 0.0, now_ms / 1000, tuple(levels), tuple(marks))  # noqa: FBT003 - its first field
@@ -96,7 +95,7 @@ class AccountState:
     @property
     def ends_ms(self) -> int:
         """The time from which it is as good as fresh, for whatever limits it was charged by."""
-        return max((its.ends(self.states.get(key, ())) for key, its in self.kinds.items()), default=0)
+        return max((its.ends(self.states.get(key, ())) for its, key in self.kinds.items()), default=0)
 
     def idle(self, now_ms: int) -> bool:
         """Tell whether nothing of it matters any more."""
@@ -157,7 +156,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             left = max(0, its.ends(after) - now_ms)
             levels.append(LimitState(its.remaining(after, now_ms), _seconds(wait), left / 1000))
         wait = verdict.wait
-        if first is not None or demand.place is not None:
+        if first is not None or (demand.place is not None and not verdict.allowed and wait is not None):
             wait = self._line_up(demand, first, verdict, now_ms)
         return Ruling(verdict.allowed, _seconds(wait), now_ms / 1000, tuple(levels), verdict.marks)
 

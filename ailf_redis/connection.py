@@ -18,7 +18,7 @@ from ailf.errors import ClosedError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
-__all__ = ["NOTHING", "Command", "Executor", "Link", "Replies", "Stem", "Stems", "packed"]
+__all__ = ["NOTHING", "Command", "Executor", "Link", "Replies", "Stem", "packed"]
 
 T = TypeVar("T")
 
@@ -57,22 +57,6 @@ class Stem(msgspec.Struct, frozen=True):
     def ending(self, last: bytes) -> bytes:
         """Return the whole command as it goes over the wire."""
         return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
-
-
-class Stems(dict[str, Stem]):
-    """The stems of a command by what it is sent for, as many as are worth remembering."""
-
-    MOST: Final = 4096
-
-    def __init__(self, make: Callable[[str], Stem]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, name: str) -> Stem:
-        if len(self) >= self.MOST:
-            self.clear()
-        made = self[name] = self._make(name)
-        return made
 
 
 class Executor(ABC):

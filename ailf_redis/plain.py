@@ -206,7 +206,7 @@ class PlainExecutor(Executor):
 
     def interrupt(self) -> None:
         self.closed = True
-        if not self._on_asyncio:
+        if not self._on_asyncio and self._home == self._here():  # else they are a parent's
             for connection in tuple(self._busy):
                 shut(connection._sock)  # a fake's never blocks for long
 

@@ -132,21 +132,19 @@ class _Wire:
         if self._pausing:
             self._pausing -= 1
             return None
-        until = 0.0
+        until = time.perf_counter() + LINGER
         while True:
             try:
                 size = self._socket.recv_into(self._replies.buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                now = time.perf_counter()
-                if not until:
-                    until = now + LINGER
-                elif now > until:
-                    self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
-                    return None
-                _give_way()
-            else:
+                size = None
+            if time.perf_counter() > until:  # also where it has come: other threads kept this one from looking sooner
+                self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
+                return size
+            if size is not None:
                 self._pause = 0
                 return size
+            _give_way()
 
     def clean(self) -> bool:
         """Tell whether nothing is left of what was read: it would be taken for the next call's reply."""
@@ -176,18 +174,21 @@ class BlockingExecutor(Executor):
         self._busy: set[_Wire] = set()
 
     async def call(self, *command: Any) -> Any:
-        reply = self._exchange(hiredis.pack_command(command), 1)
+        return self._ask(hiredis.pack_command(command))
+
+    async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
+        return read(self._ask(stem.ending(last)))
+
+    def _ask(self, data: bytes) -> Any:
+        """Send a command that is packed; return its reply."""
+        reply = self._exchange(data, 1)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
 
-    async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        reply = self._exchange(stem.ending(last), 1)
-        if isinstance(reply, Exception):
-            raise mapped(reply, self.where, sent=True)
-        return read(reply)
-
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
         replies = self._exchange(packed(commands), len(commands))
         return [replies] if len(commands) == 1 else replies
 
@@ -267,8 +268,9 @@ class BlockingExecutor(Executor):
 
     def interrupt(self) -> None:
         self.closed = True
-        for wire in tuple(self._busy):
-            wire.shut()
+        if self._pid == os.getpid():  # else they are the parent's
+            for wire in tuple(self._busy):
+                wire.shut()
 
     async def close(self) -> None:
         self.interrupt()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.engine import Engine
 from ailf.errors import ConnectionLostError
+from ailf.memo import Memo
 from ailf.pubsub import AsyncPubSub, PubSub
-from ailf_redis.connection import Executor, Link, Stem, Stems
+from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 
@@ -54,8 +55,8 @@ class RedisPubSubDriver(PubSubDriver):
     def __init__(self, backend: "RedisDriver") -> None:
         self._executor = backend.executor
         self._keys = backend.keys
-        self._publishing = Stems(lambda channel: Stem.of("PUBLISH", self._keys.channel(channel)))
-        self._sharding = Stems(lambda channel: Stem.of("SPUBLISH", self._keys.channel(channel)))
+        self._publishing: Memo[str, Stem] = Memo(lambda channel: Stem.of("PUBLISH", self._keys.channel(channel)))
+        self._sharding: Memo[str, Stem] = Memo(lambda channel: Stem.of("SPUBLISH", self._keys.channel(channel)))
 
     def publish(
         self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False

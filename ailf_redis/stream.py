@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
+from ailf.memo import Memo
 from ailf.stream import AsyncStream, Stream
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention, Trimmed
-from ailf_redis.connection import Executor, Link, Stem, Stems
+from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -111,7 +112,7 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, backend: "RedisDriver") -> None:
         self._executor = backend.executor
         self._keys = backend.keys
-        self._adding = Stems(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
+        self._adding: Memo[str, Stem] = Memo(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:

@@ -37,12 +37,12 @@ def _as_it_is(reply: Any) -> Any:
     return reply
 
 
-_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], float]
-"""Who waits, for how many replies (0: for one itself), what is made of that, since when."""
+_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float]]
+"""Who waits, for how many replies (0: for one itself), what is made of that, and when it was sent, once it is."""
 
 
 class _Received(asyncio.BufferedProtocol):
-    """Takes the place of a connection's own protocol, whose reader would cost every read a quarter of a megabyte."""
+    """Takes the place of a connection's own protocol, for which each read would be a new quarter of a megabyte."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -57,12 +57,14 @@ class _Received(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            replies = self._replies.taken(nbytes)
+            self.take(self._replies.taken(nbytes))
         except hiredis.HiredisError as error:
-            self.connection_lost(error)
+            self.connection_lost(ConnectionError(f"what it sent is no reply: {error}"))
             self._transport.abort()
-        else:
-            self.take(replies)
+        except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
+            self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
+            self._transport.abort()
+            raise
 
     def take(self, replies: list[Any]) -> None:
         """Do something with what has arrived."""
@@ -87,7 +89,7 @@ class _Wire(_Received):
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
         self.pid = getpid()
-        self.broken = False
+        self.broken = self.retired = False
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -96,7 +98,7 @@ class _Wire(_Received):
         self._parts: list[Any] = []
         self._full: deque[asyncio.Future[None]] = deque()
         self._choked = False
-        self._since = 0.0
+        self._sent: list[float] = []  # when what is not sent yet was sent, once it is
         self._deadline: asyncio.TimerHandle | None = None
         super().__init__(connection)
 
@@ -125,28 +127,33 @@ class _Wire(_Received):
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         if not self._out:
-            self._since = self.loop.time()
             self.loop.call_soon(self._flush)
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(self._timeout, self._look)
         self._out.append(data)
-        self._queue.append((answer, count, read, self._since))
+        self._queue.append((answer, count, read, self._sent))
         if len(self._out) >= self.MUCH:
             self._flush()
         return answer
 
     async def room(self) -> None:
-        """Wait until one can ask."""
+        """Wait until one can ask.
+
+        Raises:
+            ConnectionLostError: The server is silent, or gone; nothing was sent.
+        """
         while self._choked or len(self._queue) >= self.MOST:
             waiting: asyncio.Future[None] = self.loop.create_future()
             self._full.append(waiting)
             await waiting
-            if self.broken:
+            if self.broken or self.retired:
                 raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.broken:
+            self._sent.append(self.loop.time())
+            self._sent = []
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self._timeout, self._look)
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _look(self) -> None:
@@ -156,35 +163,44 @@ class _Wire(_Received):
         """
         self._deadline = None
         overdue = self.loop.time() - self._timeout
-        for answer, _, _, since in self._queue:
+        for answer, _, _, sent in self._queue:
             if answer.done():
                 continue
-            if since > overdue:
-                self._deadline = self.loop.call_at(since + self._timeout, self._look)
-                return
+            if not sent:  # which arms it again
+                break
+            if sent[0] > overdue:
+                self._deadline = self.loop.call_at(sent[0] + self._timeout, self._look)
+                break
             self._executor.retire(self)
             where = self._executor.where
             answer.set_exception(BackendTimeoutError(f"{where} did not answer in time", maybe_applied=True))
+        if self.retired:
+            self._let_in()
 
     # --- answers -------------------------------------------------------------------------------------------------
 
     def take(self, replies: list[Any]) -> None:
-        next_asked = self._queue.popleft
-        for reply in replies:
-            asked = next_asked()
-            answer, count, read, _ = asked
-            if count:
-                self._part(asked, reply)
-                continue
-            if answer.done():
-                continue
-            if isinstance(reply, Exception):
-                answer.set_exception(mapped(reply, self._executor.where, sent=True))
-                continue
-            try:
-                answer.set_result(read(reply))
-            except Exception as error:  # noqa: BLE001 - it is the caller's alone
-                answer.set_exception(error)
+        queue = self._queue
+        asked = None
+        try:
+            for reply in replies:
+                asked = queue.popleft()
+                answer, count, read, _ = asked
+                if count:
+                    self._part(asked, reply)
+                elif answer.done():
+                    continue
+                elif isinstance(reply, Exception):
+                    answer.set_exception(mapped(reply, self._executor.where, sent=True))
+                else:
+                    try:
+                        answer.set_result(read(reply))
+                    except Exception as error:  # noqa: BLE001 - it is the caller's alone
+                        answer.set_exception(error)
+        except BaseException:
+            if asked is not None and not asked[0].done():  # it ends with the others
+                queue.appendleft(asked)
+            raise
         if self._full and not self._choked:
             self._let_in()
 
@@ -269,6 +285,8 @@ class AsyncioExecutor(Executor):
         return await wire.ask(packed([command]))
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
         wire = await self._ready()
         replies: list[Any] = await wire.ask(packed(commands), len(commands))
         return replies
@@ -303,6 +321,7 @@ class AsyncioExecutor(Executor):
 
     def retire(self, wire: _Wire) -> None:
         """Use it no more for new calls."""
+        wire.retired = True
         if self._wire is wire:
             self._wire = None
         self._retired.add(wire)
@@ -331,12 +350,13 @@ class AsyncioExecutor(Executor):
 class _Link(_Received, Link):
     """What has arrived waits for who receives it; the transport rests while that is much."""
 
-    MUCH: Final = 4096
-    """How many replies may wait."""
+    MUCH, LARGE = 4096, 1024 * 1024
+    """How many replies may wait, and about how many bytes."""
 
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
         self._arrived: list[Any] = []
+        self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
         self._resting = False
@@ -351,7 +371,7 @@ class _Link(_Received, Link):
         if not self._arrived and self._lost is None:
             await self._wait(timeout)
         if self._arrived:
-            arrived, self._arrived = self._arrived, []
+            arrived, self._arrived, self._size = self._arrived, [], 0
             self._rest(resting=False)
             return arrived
         if self._lost is not None:
@@ -372,12 +392,16 @@ class _Link(_Received, Link):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def buffer_updated(self, nbytes: int) -> None:
+        self._size += nbytes
+        super().buffer_updated(nbytes)
+
     def take(self, replies: list[Any]) -> None:
         self._arrived += replies
         if self._arrived:
             self._wake()
-        if len(self._arrived) >= self.MUCH:
-            self._rest(resting=True)
+            if len(self._arrived) >= self.MUCH or self._size >= self.LARGE:
+                self._rest(resting=True)
 
     def _rest(self, *, resting: bool) -> None:
         """Read no more, or again; not every loop takes that twice."""

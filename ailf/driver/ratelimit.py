@@ -61,7 +61,6 @@ class Ruling(msgspec.Struct, frozen=True):
         at: The backend's time of the decision, in seconds since 1970.
         levels: How each limit stands.
         marks: What `RateLimiterDriver.settle` wants to be told of each charge.
-        since: When it was asked for, on this process's clock; the core's own note, which a driver leaves as it is.
     """
 
     allowed: bool
@@ -69,7 +68,6 @@ class Ruling(msgspec.Struct, frozen=True):
     at: float
     levels: tuple[LimitState, ...]
     marks: tuple[Mark, ...]
-    since: float = 0.0
 
 
 class Charge(msgspec.Struct, frozen=True):

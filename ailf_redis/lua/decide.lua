@@ -20,7 +20,7 @@ local function decide(token, patience, count_denied, channel, lease)
     limit.cost = tonumber(ARGV[at + 4 + n])
     if limit.cost > 0 then
       looks = false
-      if limit.kind == 'c' then drop_slots(limit, token) end
+      if limit.kind == 'c' and token ~= '' then drop_slots(limit, token) end
     end
     limit.wait = wait_of(limit, limit.cost)
     if limit.wait then wait = max(wait, limit.wait) else never = true end

@@ -9,8 +9,9 @@
 --
 -- The arithmetic is that of ailf/algorithms.py, where it is explained, to the bit; here no sum may exceed LARGEST, so
 -- what is subtracted comes first. A limit is a table:
---   kind, id; rate, per, capacity (b: bucket); per, capacity (f: fixed); width, per, capacity (s: sliding);
---   ttl, capacity (c: concurrency)
+--   kind, capacity; rate, per (b: bucket); per (f: fixed); width, per (s: sliding); ttl, slots (c: concurrency);
+--   all but c: id, entry (what is stored of it), state, changed (whether that is to be stored);
+--   b: latest, debt (the state leaked until now: who changes the state alone must not ask for a wait any more)
 
 local LARGEST = 9007199254740992
 local FLOORS = 4
@@ -246,10 +247,7 @@ local function store()
     ends = max(ends, ends_of(limit))
     kept = kept .. (limit.changed and entry_of(limit) or limit.entry or '')
   end
-  local left = max(1, ends - now + MARGIN)
-  if foreign > 0 then
-    kept = stored .. kept
-    left = max(left, redis.call('PTTL', KEYS[1]))
-  end
+  if foreign > 0 then kept = stored .. kept end
+  local left = max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1])) -- others may know of it for longer
   if kept ~= '' then redis.call('SET', KEYS[1], kept, 'PX', left) end
 end

@@ -188,6 +188,61 @@ def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
     asyncio.run(scenario())
 
 
+def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
+    """Who waits for it is told, and the next one starts a flight of his own; nobody waits for ever."""
+    flown = []
+
+    async def fly() -> None:
+        flown.append(1)
+
+    async def scenario() -> None:
+        flight = AsyncioRuntime().flight()
+        before = asyncio.all_tasks()
+        joining = asyncio.ensure_future(flight.join(fly))
+        await asyncio.sleep(0)  # it has started the flight, which has not begun
+        (trip,) = asyncio.all_tasks() - before - {joining}
+        trip.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+        assert await flight.landed(5)
+        assert not flown
+        await flight.join(fly)
+        assert flown
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            await scenario()
+
+    asyncio.run(main())
+
+
+def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
+    """What was under way in it never lands, and whoever comes later doesn't wait for that."""
+    flight = AsyncioRuntime().flight()
+    flown = []
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def fly() -> None:
+        flown.append(1)
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            await flight.join(fly)
+
+    loop = asyncio.new_event_loop()
+    left_behind = {loop.create_task(flight.join(never))}
+    loop.run_until_complete(asyncio.sleep(0.01))
+    left_behind |= asyncio.all_tasks(loop)
+    asyncio.run(main())
+    assert flown
+    for task in left_behind:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left_behind, return_exceptions=True))
+    loop.close()
+
+
 @both
 def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew(play: Play) -> None:
     """A failed flight is over."""

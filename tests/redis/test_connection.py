@@ -299,6 +299,27 @@ def test_a_forked_child_has_connections_of_its_own(any_server: Server, namespace
         assert sorted(each for each in data if isinstance(each, int)) == [*range(50), *range(1000, 1050)]
 
 
+def test_a_forked_child_that_closes_leaves_its_parents_calls_alone(blocking: BlockingExecutor, namespace: str) -> None:
+    """B4: what the parent waits for in another thread when it forks is not ended by the child."""
+    answers: list[object] = []
+    waiting = threading.Thread(target=lambda: answers.append(run(blocking.call("BLPOP", namespace, 5))))
+    waiting.start()
+    while not blocking._busy:
+        time.sleep(0.001)
+    time.sleep(0.05)  # it is in its wait
+    child = os.fork()
+    if child == 0:
+        try:
+            run(blocking.close())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    run(blocking.call("RPUSH", namespace, "x"))
+    waiting.join(10)
+    assert answers == [[namespace.encode(), b"x"]]
+
+
 def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> None:
     """redis-py shows a connection's socket, streams and parser to nobody; this tells when they move."""
     connection = redis.Connection(**settings(any_server).connection_options())

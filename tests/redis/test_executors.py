@@ -2,6 +2,7 @@
 
 import asyncio
 import select
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import attrs
 import pytest
 import uvloop
 
-from ailf.errors import BackendTimeoutError
+from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
 from ailf.runtime import run
+from ailf_redis.connection import Stem
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.settings import Settings
 from ailf_redis.wire import AsyncioExecutor, _Wire
@@ -179,3 +181,105 @@ def test_requests_in_flight_are_bounded(new_server: NewServer) -> None:
         await executor.close()
 
     asyncio.run(main())
+
+
+def test_who_waits_for_his_turn_has_a_deadline(new_server: NewServer) -> None:
+    """While a server stays silent, those who wait for a request's place end as those do who have one: nothing hangs."""
+    server = new_server()
+
+    async def main() -> None:
+        executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=0.3))
+        assert await executor.call("PING") == b"PONG"
+        server.pause()
+        try:
+            calls = [asyncio.ensure_future(executor.call("PING")) for _ in range(_Wire.MOST + 100)]
+            async with asyncio.timeout(10):
+                ends = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            server.resume()
+        assert all(isinstance(each, BackendTimeoutError) and each.maybe_applied for each in ends[: _Wire.MOST])
+        turned_away = ends[_Wire.MOST :]
+        assert all(isinstance(each, BackendError) and not each.maybe_applied for each in turned_away), turned_away
+        assert await executor.call("PING") == b"PONG"
+        await executor.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def on_loop(server: Server) -> Iterator[tuple[asyncio.AbstractEventLoop, AsyncioExecutor]]:
+    """An event loop that the test runs as it likes, and an executor with a short deadline."""
+    loop = asyncio.new_event_loop()
+    executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=0.5))
+    assert loop.run_until_complete(_call(executor, "PING")) == b"PONG"
+    yield loop, executor
+    loop.run_until_complete(executor.close())
+    loop.close()
+
+
+async def _call(executor: AsyncioExecutor, *command: Any) -> Any:
+    return await executor.call(*command)
+
+
+def test_a_requests_time_begins_when_it_is_sent(on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor]) -> None:
+    """A loop that was blocked for longer than the deadline sends late, and the server has its time all the same."""
+    loop, executor = on_loop
+
+    async def scenario() -> None:
+        first = executor.call("ECHO", "first")
+        time.sleep(0.6)  # noqa: ASYNC251 - this is what is tested
+        second = executor.call("ECHO", "second")
+        assert [await first, await second] == [b"first", b"second"]
+
+    loop.run_until_complete(scenario())
+
+
+def test_what_is_interrupted_while_replies_are_taken_reaches_nobody_else(
+    on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor],
+) -> None:
+    """B8: Ctrl-C among replies that have come together ends the connection; the next calls get their own."""
+    loop, executor = on_loop
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    async def several() -> list[Any]:
+        ask = [executor.finish(Stem.of("ECHO"), b"1", interrupted), *(executor.call("ECHO", each) for each in range(9))]
+        return await asyncio.gather(*ask, return_exceptions=True)
+
+    calls = loop.create_task(several())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(calls)
+    ends = loop.run_until_complete(asyncio.wait_for(calls, 5))
+    assert all(isinstance(each, ConnectionLostError) and each.maybe_applied for each in ends), ends
+    for number in range(100):
+        assert loop.run_until_complete(_call(executor, "ECHO", number)) == b"%d" % number
+
+
+def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor]) -> None:
+    """What a server can't have meant is an error that says so, and it isn't known what was carried out."""
+    loop, executor = on_loop
+
+    async def scenario() -> None:
+        call = executor.call("BLPOP", "nothing", 5)
+        wire = executor._wire
+        assert wire is not None
+        garbage = b"what is this?\r\n"
+        wire.get_buffer(-1)[: len(garbage)] = garbage
+        wire.buffer_updated(len(garbage))
+        with pytest.raises(ConnectionLostError, match="no reply") as caught:
+            await call
+        assert caught.value.maybe_applied
+        assert await executor.call("PING") == b"PONG"
+
+    loop.run_until_complete(scenario())
+
+
+def test_nothing_is_asked_for_no_commands(place: Place, play: Callable[[Flow], None]) -> None:
+    """No commands have no replies, and take nobody else's."""
+
+    async def flow(executor: Either) -> None:
+        assert await executor.call_many([]) == []
+        assert await executor.call("ECHO", "mine") == b"mine"
+
+    play(flow)
