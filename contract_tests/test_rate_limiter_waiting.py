@@ -138,6 +138,26 @@ async def test_cancelled_at_any_moment(world: World) -> None:
     assert await limiter.try_acquire("k", rate=10)
 
 
+@asyncio_only("a thread can't be cancelled")
+async def test_many_cancelled_tries(world: World) -> None:
+    """R10, B8: of many tries that are cancelled at the same moment none keeps a place, whenever that is."""
+    limiter = (await world.connect()).rate_limiter("r", Concurrency(1000, ttl=60))
+    for moment in range(0, 24, 3):
+        tries = [asyncio.ensure_future(limiter.try_acquire("k")) for _ in range(400)]
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        for each in tries:
+            each.cancel()
+        for each in await asyncio.gather(*tries, return_exceptions=True):
+            if not isinstance(each, BaseException):
+                await each.permit.release()
+        for _ in range(20):  # at most a round trip later
+            if (await limiter.peek("k")).remaining == 1000:
+                break
+            await asyncio.sleep(0.02)
+        assert (await limiter.peek("k")).remaining == 1000, moment
+
+
 async def test_close_ends_waiting(world: World) -> None:
     """R10, B3: closing the backend ends every wait with `ClosedError`, and what waited holds no place in line."""
     backend, other = await world.connect(), await world.connect()
