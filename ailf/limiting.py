@@ -16,7 +16,7 @@ from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
 from ailf.memo import Memo
-from ailf.permits import PermitFlow
+from ailf.permits import PermitFlow, PlacedPermitFlow
 from ailf.values import Decision, LimitState
 from ailf.waiting import WITHDRAW, wait_in_line
 
@@ -119,8 +119,10 @@ class LimiterFlow(Generic[P]):
         ask = partial(engine.call, self._asking, decide, self._limits, again=True, within=self._within)
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
-        in_turns = far and engine.runtime.flavour == "asyncio"
-        self._deciding: Batcher[Demand, Ruling] = batcher(ask, DECIDED_AT_ONCE, in_turns=in_turns)
+        deciding: Batcher[Demand, Ruling] = batcher(
+            ask, DECIDED_AT_ONCE, in_turns=far and engine.runtime.flavour == "asyncio"
+        )
+        self._decide = deciding.do if far or self._slots else self._decide_here
         self._remembers = far and options.cache_denials
         self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
 
@@ -164,6 +166,13 @@ class LimiterFlow(Generic[P]):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
+    async def _decide_here(self, demand: Demand) -> Ruling:
+        """Ask a backend in this process: nothing is lost on the way there, so there is nothing to ask again."""
+        (ruling,) = await self._driver.decide(self._limits, (demand,))
+        if isinstance(ruling, Exception):
+            raise ruling
+        return ruling
+
     async def _timed(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | Exception]:
         """Ask, and note down when: from then on the places are had that are granted."""
         since = self.engine.runtime.now()
@@ -175,7 +184,7 @@ class LimiterFlow(Generic[P]):
         asked: list[Ruling] = []
 
         async def ask() -> None:
-            asked.append(await self._deciding.do(demand))
+            asked.append(await self._decide(demand))
 
         async def give_back() -> None:
             if await flight.landed(WITHDRAW) and asked and asked[0].allowed and not demand.account.final:
@@ -228,11 +237,13 @@ class LimiterFlow(Generic[P]):
         return Decision(True, remaining, ruling.retry_after, reset_after, limits, None, ruling.at, permit)  # noqa: FBT003 - as above
 
     def _permit(self, demand: Demand, ruling: Ruling) -> P:
+        if isinstance(ruling, _Timed):
+            placed = PlacedPermitFlow(self.engine, self._limits, demand, ruling)
+            placed.keep_places(ruling.since)
+            return self._face(placed)
         flow = PermitFlow(self.engine, self._limits, demand, ruling)
         if ruling.retry_after:
             flow.ready_at = self.engine.runtime.now() + ruling.retry_after
-        if isinstance(ruling, _Timed):
-            flow.keep_places(ruling.since)
         return self._face(flow)
 
     def _without_backend(self, demand: Demand, error: BackendError) -> Decision[P]:
@@ -289,7 +300,7 @@ class LimiterFlow(Generic[P]):
                 return self._decision(denied, demand)
             since = self.engine.runtime.now()
         try:
-            ruling = await self._deciding.do(demand)
+            ruling = await self._decide(demand)
         except BackendError as error:
             return self._without_backend(demand, error)
         except BaseException:
@@ -352,7 +363,7 @@ class LimiterFlow(Generic[P]):
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
         self._check_possible(what, demand.costs)
         try:
-            decision = self._decision(await self._deciding.do(demand), demand)
+            decision = self._decision(await self._decide(demand), demand)
         except BackendError as error:
             decision = self._without_backend(demand, error)
         if not decision.allowed:
@@ -362,7 +373,7 @@ class LimiterFlow(Generic[P]):
     async def peek(self, key: str) -> Decision[P]:
         demand = Demand(self._account(key), (0,) * len(self._limits))
         try:
-            return self._decision(await self._deciding.do(demand), demand)
+            return self._decision(await self._decide(demand), demand)
         except BackendError as error:
             return self._without_backend(demand, error)
 

@@ -17,7 +17,7 @@ from ailf.renewal import Hold
 from ailf.runtime import run
 from ailf.values import LimitState
 
-__all__ = ["AsyncPermit", "Permit", "PermitFlow"]
+__all__ = ["AsyncPermit", "Permit", "PermitFlow", "PlacedPermitFlow"]
 
 log = logging.getLogger("ailf.rate_limiter")
 
@@ -68,19 +68,6 @@ class PermitFlow(msgspec.Struct, eq=False):
     ready_at: float = 0.0
     _settled: dict[str, int] | None = None
     _hold: SlotHold | None = None
-
-    def keep_places(self, since: float) -> None:
-        """Renew the places that it has, since the time when they were asked for."""
-        told = zip(self.limits, self.demand.costs, strict=True)
-        slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
-        if slots:
-            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since)
-            self.engine.renewer.add([self._hold])
-
-    def __del__(self) -> None:
-        """Renew its places no more: nobody has it any longer, so they end by themselves."""
-        if self._hold is not None:
-            self.engine.renewer.discard(self._hold)
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
@@ -172,6 +159,23 @@ class PermitFlow(msgspec.Struct, eq=False):
         while (left := self.ready_at - self.engine.runtime.now()) > 0:
             if await self.engine.pause(left):
                 self.engine.check_open()
+
+
+class PlacedPermitFlow(PermitFlow, eq=False):
+    """A permit that may have places in limits of concurrency."""
+
+    def keep_places(self, since: float) -> None:
+        """Renew the places that it has, since the time when they were asked for."""
+        told = zip(self.limits, self.demand.costs, strict=True)
+        slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
+        if slots:
+            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since)
+            self.engine.renewer.add([self._hold])
+
+    def __del__(self) -> None:
+        """Renew its places no more: nobody has it any longer, so they end by themselves."""
+        if self._hold is not None:
+            self.engine.renewer.discard(self._hold)
 
 
 class _Shown(msgspec.Struct, eq=False, weakref=True):

@@ -69,28 +69,18 @@ class AccountState:
 
     def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> Ruling | None:
         """Let a call pass that every limit allows, as nearly all do; return None for one to be thought about."""
-        states = self.states
-        before: list[tuple[str, State]] = []
+        after: dict[str, State] = {}
         levels, marks = [], []
         for (key, its), cost in zip(known, costs):  # noqa: B905 - the core counts them; a third of a microsecond
-            state = states.get(key, ())
-            taken = its.take(state, now_ms, cost)
+            taken = its.take(self.states.get(key, ()), now_ms, cost)
             if taken is None:
-                self._restore(before)
                 return None
-            before.append((key, state))
-            states[key], mark, remaining, reset_ms = taken
+            after[key], mark, remaining, reset_ms = taken
             self.kinds[its] = key
             levels.append(LimitState(remaining, 0.0, reset_ms / 1000))
             marks.append(mark)
+        self.states.update(after)
         return Ruling(True, 0.0, now_ms / 1000, tuple(levels), tuple(marks))  # noqa: FBT003 - its first field
-
-    def _restore(self, before: Sequence[tuple[str, State]]) -> None:
-        for key, state in before:
-            if state:
-                self.states[key] = state
-            else:
-                del self.states[key]
 
     @property
     def ends_ms(self) -> int:

@@ -39,7 +39,7 @@ def _connect(settings: Settings) -> Any:
 
 T = TypeVar("T")
 
-LINGER: Final = 100e-6
+LINGER: Final = 200e-6
 """Seconds that a thread looks for its reply before it sleeps: about as long as it takes to be woken."""
 
 SELDOM: Final = 63
