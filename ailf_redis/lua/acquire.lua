@@ -19,6 +19,13 @@ local function others_end(lock)
   return tonumber(first[1] == token and first[4] or first[2])
 end
 
+-- Somebody else who is first in line may be waited for until he counts as dead.
+local function yield_to_first(line)
+  if not line then return end
+  local first, alive = line:head()
+  if first and first ~= token then blocked(alive) end
+end
+
 for _, lock in ipairs(locks) do
   lock.taken = redis.call('ZCARD', lock.holders)
   if lock.taken > 0 then -- most are free
@@ -41,8 +48,7 @@ for _, lock in ipairs(locks) do
   if lock.room <= 0 then
     blocked(others_end(lock))
   elseif fair then
-    local first, alive = head(lock)
-    if first and first ~= token then blocked(alive) end
+    yield_to_first(crowd(lock.queue, lock.waiters))
   end
 end
 
@@ -53,9 +59,14 @@ if not retry then
     redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
     redis.call('HSET', lock.fences, token, number(fence))
     grant(lock, token, now + ttl, lock.taken == 0)
-    if redis.call('ZCARD', lock.queue) > 0 then
-      leave_line(lock, token)
-      if lock.room > 1 then wake(lock) else hurry(lock) end -- there is room for the next one
+    local line = crowd(lock.queue, lock.waiters)
+    if line then
+      line:leave(token)
+      if lock.room > 1 then -- there is room for the next one
+        line:wake()
+      else -- the first one knows now when that is
+        line:wake(nil, tonumber(redis.call('ZRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]))
+      end
     end
   end
   return { 1, number(fence) }
@@ -63,17 +74,17 @@ end
 
 if channel ~= '' then
   local kept = true
-  for _, lock in ipairs(locks) do kept = waiter(lock, token) and kept end
+  for _, lock in ipairs(locks) do
+    lock.line = line_of(lock.queue, lock.waiters)
+    kept = lock.line:waiter(token) and kept
+  end
   for _, lock in ipairs(locks) do
     -- Who lost his place in one line has lost it in all: or two could be first in one each, and wait for each other.
-    if not kept then leave_line(lock, token) end
-    if deaf(channel) then -- who frees it can't know that the first in line has died
-      local first, alive = head(lock)
-      if first and first ~= token then blocked(alive) end
-    end
-    stand_in_line(lock, token, lease, retry, channel)
+    if not kept then lock.line:leave(token) end
+    if deaf(channel) then yield_to_first(lock.line) end -- who frees it can't know that the first in line has died
+    lock.line:stand(token, lease, retry, channel)
     local free = lock.room > (lock.mine and 1 or 0)
-    if free and not fair then wake(lock, token) end -- but not for us: somebody else may want only this
+    if free and not fair then lock.line:wake(token) end -- but not for us: somebody else may want only this
   end
 end
 return { 0, math.max(1, retry - now) }

@@ -8,71 +8,64 @@
 
 local told, limits, changed = { now }, {}, false
 local at = 2
-for n = 1, tonumber(ARGV[1]) do
+for n = 1, ARGV[1] do
   limits[n] = limit_at(at)
   at = at + EACH
 end
 local nobody -- whether nobody is in line
 
-local function decide(token, patience, count_denied, channel, lease)
+while ARGV[at] do
+  local token, patience, channel = ARGV[at], ARGV[at + 1] + 0, ARGV[at + 3]
   local wait, never, looks = 0, false, true
   for n, limit in ipairs(limits) do
-    limit.cost = tonumber(ARGV[at + 4 + n])
+    limit.cost = ARGV[at + 4 + n] + 0
     if limit.cost > 0 then
       looks = false
-      if limit.kind == 'c' and token ~= '' then drop_slots(limit, token) end
+      if limit.drop and token ~= '' then limit:drop(token) end
     end
-    limit.wait = wait_of(limit, limit.cost)
-    if limit.wait then wait = max(wait, limit.wait) else never = true end
+    limit.waits = limit:wait(limit.cost)
+    if limit.waits then wait = max(wait, limit.waits) else never = true end
   end
 
-  local first, alive, _
+  local line, first, alive, turn
   if not looks and not nobody then
-    first = head(line)
+    line = crowd(QUEUE, WAITERS)
+    if line then first, alive, turn = line:head() end
     nobody = not first
   end
   local queued = first and first ~= token
   local allowed = not never and not queued and wait <= patience
-  if queued and not never then
-    local turn
-    alive, _, turn = waiter(line, first)
-    wait = max(1, wait, turn - now)
-  end
+  if queued and not never then wait = max(1, wait, turn - now) end
 
   local base = #told
   told[base + 1] = allowed and 1 or 0
   for n, limit in ipairs(limits) do
-    local cost = limit.cost
-    if not allowed then cost = count_denied and min(cost, remaining_of(limit)) or 0 end
-    local one, two = 0, 0
+    local cost, one, two = limit.cost, 0, 0
+    if not allowed then cost = ARGV[at + 2] == '1' and min(cost, limit:remaining()) or 0 end
     if cost > 0 then
-      one, two = charge(limit, cost, token)
+      one, two = limit:charge(cost, token)
       limit.changed, changed = true, true
       if not allowed then
-        limit.wait = wait_of(limit, limit.cost)
-        if limit.wait then wait = max(wait, limit.wait) end
+        limit.waits = limit:wait(limit.cost)
+        if limit.waits then wait = max(wait, limit.waits) end
       end
     end
     local place = base + 5 * n - 2
-    told[place], told[place + 1] = remaining_of(limit), limit.wait or -1
-    told[place + 2], told[place + 3], told[place + 4] = max(0, ends_of(limit) - now), one, two
+    told[place], told[place + 1] = limit:remaining(), limit.waits or -1
+    told[place + 2], told[place + 3], told[place + 4] = max(0, limit:ends() - now), one, two
   end
 
   if allowed then
     if first then
-      leave_line(line, token)
-      wake(line)
+      line:leave(token)
+      line:wake()
     end
   elseif channel ~= '' and not never then
-    stand_in_line(line, token, lease, now + wait, channel)
+    line_of(QUEUE, WAITERS):stand(token, ARGV[at + 4] + 0, now + wait, channel)
     nobody = false
     if queued then wait = alive - now end -- it is woken when its turn comes, unless the first one has died
   end
   told[base + 2] = never and -1 or wait
-end
-
-while at <= #ARGV do
-  decide(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2] == '1', ARGV[at + 3], tonumber(ARGV[at + 4]))
   at = at + 5 + #limits
 end
 if changed then store() end

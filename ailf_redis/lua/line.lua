@@ -9,66 +9,84 @@
 
 local now_us = time[1] * 1000000 + time[2]
 
-local function leave_line(line, token)
-  redis.call('ZREM', line.queue, token)
-  redis.call('HDEL', line.waiters, token)
-end
-
--- A waiter: ms until which it counts as alive, its channel, ms when it looks again; nil, and out of the line, when
--- that is over.
-local function waiter(line, token)
-  local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
-  if alive and tonumber(alive) > now then return tonumber(alive), channel, tonumber(looks) end
-  leave_line(line, token)
-  return nil
-end
-
--- The first in line that lives: its token, and until when.
-local function head(line)
-  while true do
-    local token = redis.call('ZRANGE', line.queue, 0, 0)[1]
-    if not token then return nil end
-    local alive = waiter(line, token)
-    if alive then return token, alive end
-  end
-end
-
 -- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
 -- waits in a cluster has a "{" before it.
 local function deaf(channel) return string.byte(channel) == 123 end
 
--- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it look
--- again by themselves when its place ends.
-local function tell(channel, token)
-  if not deaf(channel) then return redis.call('PUBLISH', channel, token) > 0 end
-  redis.call('PUBLISH', string.sub(channel, 2), token)
-  return true
-end
+-- What can be done with a line. It is made when the first one is wanted: most calls find nobody waiting.
+local function line_methods()
+  local function leave(line, token)
+    redis.call('ZREM', line.queue, token)
+    redis.call('HDEL', line.waiters, token)
+  end
 
--- Wake the first in line, after a token if that is given; and the next one where nobody hears it.
-local function wake(line, after)
-  local place = after and redis.call('ZRANK', line.queue, after) or -1
-  while true do
-    place = place + 1
-    local token = redis.call('ZRANGE', line.queue, place, place)[1]
-    if not token then return end
-    local alive, channel = waiter(line, token)
-    if not alive then
-      place = place - 1
-    elseif tell(channel, token) then
-      return
+  -- A waiter: ms until which it counts as alive, ms when it looks again, its channel; nil, and out of the line, when
+  -- that is over.
+  local function waiter(line, token)
+    local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
+    if alive and tonumber(alive) > now then return tonumber(alive), tonumber(looks), channel end
+    leave(line, token)
+    return nil
+  end
+
+  -- The first in line that lives: its token, until when, and when it looks again.
+  local function head(line)
+    while true do
+      local token = redis.call('ZRANGE', line.queue, 0, 0)[1]
+      if not token then return nil end
+      local alive, looks = waiter(line, token)
+      if alive then return token, alive, looks end
     end
   end
+
+  -- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it
+  -- look again by themselves when its place ends.
+  local function tell(channel, token)
+    if not deaf(channel) then return redis.call('PUBLISH', channel, token) > 0 end
+    redis.call('PUBLISH', string.sub(channel, 2), token)
+    return true
+  end
+
+  -- Wake the first in line, after a token if that is given, and if a time is given only one that would look again after
+  -- it; and the next one where nobody hears it.
+  local function wake(line, after, before)
+    local place = after and redis.call('ZRANK', line.queue, after) or -1
+    while true do
+      place = place + 1
+      local token = redis.call('ZRANGE', line.queue, place, place)[1]
+      if not token then return end
+      local alive, looks, channel = waiter(line, token)
+      if not alive then
+        place = place - 1
+      elseif before and looks <= before or tell(channel, token) then
+        return
+      end
+    end
+  end
+
+  -- Put a token at the end of a line, or let it keep its place.
+  local function stand(line, token, lease, looks, channel)
+    if not redis.call('ZSCORE', line.queue, token) then
+      local last = tonumber(redis.call('ZREVRANGE', line.queue, 0, 0, 'WITHSCORES')[2] or 0)
+      redis.call('ZADD', line.queue, number(math.max(now_us, last + 1)), token)
+    end
+    redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
+    local longest = number(math.max(lease, redis.call('PTTL', line.waiters)))
+    redis.call('PEXPIRE', line.queue, longest)
+    redis.call('PEXPIRE', line.waiters, longest)
+  end
+
+  return { leave = leave, waiter = waiter, head = head, wake = wake, stand = stand }
 end
 
--- Put a token at the end of a line, or let it keep its place.
-local function stand_in_line(line, token, lease, looks, channel)
-  if not redis.call('ZSCORE', line.queue, token) then
-    local last = tonumber(redis.call('ZREVRANGE', line.queue, 0, 0, 'WITHSCORES')[2] or 0)
-    redis.call('ZADD', line.queue, number(math.max(now_us, last + 1)), token)
-  end
-  redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
-  local longest = number(math.max(lease, redis.call('PTTL', line.waiters)))
-  redis.call('PEXPIRE', line.queue, longest)
-  redis.call('PEXPIRE', line.waiters, longest)
+local methods
+
+local function line_of(queue, waiters)
+  methods = methods or { __index = line_methods() }
+  return setmetatable({ queue = queue, waiters = waiters }, methods)
+end
+
+-- The line, if somebody stands in it.
+local function crowd(queue, waiters)
+  return redis.call('ZCARD', queue) > 0 and line_of(queue, waiters) or nil
 end

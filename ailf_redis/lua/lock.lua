@@ -45,30 +45,16 @@ local function grant(lock, token, ends, alone)
   redis.call('PEXPIRE', lock.fences, ttl)
 end
 
--- Wake the first in line that lives if a grant ends before he would look again: he then knows when.
-local function hurry(lock)
-  local ends = tonumber(redis.call('ZRANGE', lock.holders, 0, 0, 'WITHSCORES')[2])
-  local place = 0
-  while true do
-    local token = redis.call('ZRANGE', lock.queue, place, place)[1]
-    if not token then return end
-    local alive, channel, looks = waiter(lock, token)
-    if alive then
-      if looks <= ends or tell(channel, token) then return end
-      place = place + 1
-    end
-  end
-end
-
 -- End a token's grant and give up its place in line; wake the next one where either was in its way. 1 where it had one.
 local function end_grant(lock, token)
   expire(lock)
   local ended = redis.call('ZREM', lock.holders, token)
   redis.call('HDEL', lock.fences, token)
-  local first = head(lock)
+  local line = crowd(lock.queue, lock.waiters)
+  local first = line and line:head()
   if first then
-    leave_line(lock, token)
-    if ended == 1 or first == token then wake(lock) end
+    line:leave(token)
+    if ended == 1 or first == token then line:wake() end
   end
   return ended
 end

@@ -3,5 +3,6 @@
 -- returns 1
 
 redis.call('DEL', KEYS[1], unpack(KEYS, 4))
-wake(line)
+local line = crowd(QUEUE, WAITERS)
+if line then line:wake() end
 return 1

@@ -1,0 +1,127 @@
+-- The token bucket, as ailf/algorithms.py has it; it stands after limit.lua.
+--
+-- returns nothing by itself
+-- writes  nothing
+--
+-- since, owed, lows: the state, the lows as text: ",<age>,<low>" for each; since is nil for a fresh one
+-- latest, debt: the time that counts, and the debt then. Who changes the state alone must not ask for a wait any more.
+
+makers.b = function()
+  local FLOORS = 4
+  local match, format = string.match, string.format
+
+  local function load(id, entry, rate, per, capacity)
+    if not entry then
+      return { id = id, rate = rate, per = per, capacity = capacity, entry = nil, since = nil, owed = 0, lows = '',
+        latest = now, debt = 0 }
+    end
+    local since, owed, lows = match(entry, '(%d+),(%d+)([%d,]*);', #id + 2)
+    since, owed = since + 0, owed + 0
+    local latest = max(now, since)
+    return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed, lows = lows,
+      latest = latest, debt = max(0, owed - rate * (latest - since)) }
+  end
+
+  -- The lows of the debt, with their times.
+  local function lows_of(bucket)
+    local lows = {}
+    for age, low in string.gmatch(bucket.lows, ',(%d+),(%d+)') do lows[#lows + 1] = { bucket.since - age, low + 0 } end
+    return lows
+  end
+
+  local function let_be(bucket, latest, debt, lows)
+    local text = ''
+    for _, low in ipairs(lows) do text = format('%s,%.0f,%.0f', text, latest - low[1], low[2]) end
+    bucket.since, bucket.owed, bucket.lows = latest, debt, text
+  end
+
+  -- Raise the debt, after noting how low it was.
+  local function raise(bucket, target)
+    local latest, debt = bucket.latest, bucket.debt
+    target = min(target, LARGEST)
+    bucket.debt = target
+    if debt == 0 then -- no low is lower
+      bucket.since, bucket.owed, bucket.lows = latest, target, ',0,0'
+      return
+    elseif bucket.since == latest then
+      local noted = match(bucket.lows, ',0,(%d+)$')
+      if noted and noted + 0 < debt then -- it was noted in this tick
+        bucket.owed = target
+        return
+      end
+    end
+    local lows = {}
+    for _, low in ipairs(lows_of(bucket)) do
+      if low[2] < debt then lows[#lows + 1] = low end
+    end
+    if #lows == 0 or lows[#lows][1] < latest then lows[#lows + 1] = { latest, debt } end
+    if #lows > FLOORS then
+      local at
+      for i = 1, #lows - 1 do
+        if not at or lows[i + 1][2] - lows[i][2] < lows[at + 1][2] - lows[at][2] then at = i end
+      end
+      lows[at] = { lows[at + 1][1], lows[at][2] }
+      table.remove(lows, at + 1)
+    end
+    let_be(bucket, latest, target, lows)
+  end
+
+  local function wait(bucket, cost)
+    if cost > bucket.capacity then return nil end
+    local over = bucket.debt - bucket.capacity * bucket.per + cost * bucket.per
+    return cost > 0 and over > 0 and bucket.latest - now + ceil(over / bucket.rate) or 0
+  end
+
+  local function charge(bucket, cost)
+    raise(bucket, bucket.debt + cost * bucket.per)
+    return bucket.latest, bucket.debt
+  end
+
+  local function remaining(bucket)
+    return floor(max(0, bucket.capacity * bucket.per - bucket.debt) / bucket.per)
+  end
+
+  local function ends(bucket) return bucket.since and bucket.since + ceil(bucket.owed / bucket.rate) or 0 end
+
+  local function settle(bucket, cost, actual, one, two)
+    local more = (actual - cost) * bucket.per
+    if more >= 0 then
+      local from, base = bucket.since or one, bucket.since and bucket.owed or two
+      local latest = max(now, from)
+      local left = max(0, base - bucket.rate * (latest - from))
+      local added = max(0, base - bucket.rate * (latest - from) + more) - left
+      if added == 0 then return false end
+      let_be(bucket, latest, min((bucket.since and left or 0) + added, LARGEST), lows_of(bucket))
+      return true
+    elseif not bucket.since then
+      return false
+    end
+    local lows, kept, back = lows_of(bucket), {}, min(-more, bucket.debt)
+    for _, low in ipairs(lows) do
+      if low[1] > one then back = min(back, low[2]) end
+    end
+    for _, low in ipairs(lows) do
+      if low[1] > one then low[2] = max(0, low[2] - back) end
+    end
+    for at, low in ipairs(lows) do
+      if not lows[at + 1] or low[2] < lows[at + 1][2] then kept[#kept + 1] = low end
+    end
+    let_be(bucket, bucket.latest, bucket.debt - back, kept)
+    return true
+  end
+
+  local function observe(bucket, known, reset, pause)
+    local full = bucket.capacity * bucket.per
+    local target = max(bucket.debt, bucket.rate * reset)
+    if known >= 0 then target = max(target, full - min(known, bucket.capacity) * bucket.per) end
+    if pause > 0 then target = max(target, full - bucket.per + bucket.rate * pause) end
+    if target <= bucket.debt then return false end
+    raise(bucket, target)
+    return true
+  end
+
+  local function text(bucket) return format('%.0f,%.0f%s', bucket.since, bucket.owed, bucket.lows) end
+
+  return { load = load, wait = wait, charge = charge, remaining = remaining, ends = ends, settle = settle,
+    observe = observe, text = text }
+end

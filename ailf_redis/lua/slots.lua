@@ -1,0 +1,51 @@
+-- Concurrency, as ailf/algorithms.py has it; it stands after limit.lua.
+--
+-- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
+-- returns nothing by itself
+-- writes  KEYS[4…] with the end of the last as TTL
+
+makers.c = function()
+  local last = 3 -- the last key that is taken
+
+  local function load(_, _, ttl, capacity)
+    last = last + 1
+    return { ttl = ttl, capacity = capacity, key = KEYS[last] }
+  end
+
+  local function drop(slots, token)
+    local slot = 1
+    while redis.call('ZREM', slots.key, token .. ' ' .. slot) == 1 do slot = slot + 1 end
+  end
+
+  local function taken(slots) return redis.call('ZCOUNT', slots.key, '(' .. number(now), '+inf') end
+
+  local function wait(slots, cost)
+    if cost > slots.capacity then return nil end
+    local over = taken(slots) + cost - slots.capacity
+    if cost == 0 or over <= 0 then return 0 end
+    local ends = redis.call('ZRANGEBYSCORE', slots.key, '(' .. number(now), '+inf', 'WITHSCORES', 'LIMIT', over - 1, 1)
+    return ends[2] - now
+  end
+
+  local function ends(slots) return tonumber(redis.call('ZREVRANGE', slots.key, 0, 0, 'WITHSCORES')[2] or 0) end
+
+  local function charge(slots, cost, token)
+    redis.call('ZREMRANGEBYSCORE', slots.key, '-inf', number(now))
+    for slot = 1, cost do redis.call('ZADD', slots.key, number(now + slots.ttl), token .. ' ' .. slot) end
+    redis.call('PEXPIRE', slots.key, number(ends(slots) - now))
+    return 0, 0
+  end
+
+  local function remaining(slots) return max(0, slots.capacity - taken(slots)) end
+
+  -- All or nothing: a call keeps its places, or gives them back.
+  local function settle(slots, _, actual, _, _, token)
+    if actual == 0 then drop(slots, token) end
+    return false
+  end
+
+  local function observe() return false end
+
+  return { load = load, drop = drop, wait = wait, charge = charge, remaining = remaining, ends = ends, settle = settle,
+    observe = observe }
+end
