@@ -11,6 +11,7 @@ from msgspec.structs import asdict, replace
 from ailf.algorithms import Mark
 from ailf.batching import Batcher, batcher
 from ailf.checks import check_count, check_name, check_seconds
+from ailf.denials import Denials
 from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Observation, Place, Ruling
 from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
@@ -32,14 +33,8 @@ RESERVED = {"key", "timeout", "within", "cost", "limit"}
 
 MAX_LIMITS = 16
 
-REMEMBERED = 4096
-"""How many keys' denials are remembered."""
-
 DECIDED_AT_ONCE = 25
 """How many calls one request asks for at most: the backend decides on them while the next ones are put together."""
-
-DRIFT = 0.001
-"""The share of a remembered denial that is left out, as this process's clock may run faster than the backend's."""
 
 
 class _Timed(Ruling, frozen=True):
@@ -123,8 +118,7 @@ class LimiterFlow(Generic[P]):
             ask, DECIDED_AT_ONCE, in_turns=far and engine.runtime.flavour == "asyncio"
         )
         self._decide = deciding.do if far or self._slots else self._decide_here
-        self._remembers = far and options.cache_denials
-        self._denials: dict[str, tuple[tuple[int, ...], float, Ruling]] = {}
+        self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
 
     def _asking(self, _: Limits, demands: Sequence[Demand]) -> str:
         return self._what("ask", demands[0].account.key)
@@ -178,6 +172,12 @@ class LimiterFlow(Generic[P]):
         since = self.engine.runtime.now()
         rulings = await self._driver.decide(limits, demands)
         return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in rulings]
+
+    async def _decided(self, demand: Demand) -> Decision[P]:
+        try:
+            return self._decision(await self._decide(demand), demand)
+        except BackendError as error:
+            return self._without_backend(demand, error)
 
     async def _ask_safely(self, demand: Demand) -> Ruling:
         """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
@@ -263,39 +263,15 @@ class LimiterFlow(Generic[P]):
         ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
         return self._permit(nothing, ruling)
 
-    # --- remembered denials --------------------------------------------------------------------------------------
-
-    def _remembered(self, demand: Demand) -> Ruling | None:
-        """Return a denial that certainly still holds for this call: nothing is given back, and it isn't time (R11)."""
-        known = self._denials.get(demand.account.key)
-        if known is None or not any(demand.costs):
-            return None
-        costs, until, ruling = known
-        left = until - self.engine.runtime.now()
-        if left <= 0:
-            del self._denials[demand.account.key]
-            return None
-        if any(mine < denied for mine, denied in zip(demand.costs, costs, strict=True)):
-            return None
-        return replace(ruling, retry_after=left)
-
-    def _remember(self, demand: Demand, ruling: Ruling, since: float) -> None:
-        waits = [level.retry_after for level in ruling.levels if level.retry_after is not None]
-        if ruling.allowed or ruling.retry_after is None or not any(waits):
-            return
-        if len(self._denials) >= REMEMBERED:
-            self._denials.pop(next(iter(self._denials)))
-        self._denials[demand.account.key] = (demand.costs, since + max(waits) * (1 - DRIFT), ruling)
-
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
         demand = self._usual[key]
         if costs or self._slots:
             demand = Demand(demand.account, self._costs(costs), self._token(), 0.0, demand.count_denied)
-        since = 0.0
-        if self._remembers:
-            if (denied := self._remembered(demand)) is not None:
+        denials, since = self._denials, 0.0
+        if denials is not None:
+            if (denied := denials.of(demand)) is not None:
                 self.engine.check_open()
                 return self._decision(denied, demand)
             since = self.engine.runtime.now()
@@ -307,8 +283,8 @@ class LimiterFlow(Generic[P]):
             if self._slots:
                 await self._withdraw(demand)
             raise
-        if self._remembers:
-            self._remember(demand, ruling, since)
+        if denials is not None:
+            denials.note(demand, ruling, since)
         return self._decision(ruling, demand)
 
     async def acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
@@ -362,20 +338,13 @@ class LimiterFlow(Generic[P]):
             if not isinstance(limit, TokenBucket) and cost:
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
         self._check_possible(what, demand.costs)
-        try:
-            decision = self._decision(await self._decide(demand), demand)
-        except BackendError as error:
-            decision = self._without_backend(demand, error)
+        decision = await self._decided(demand)
         if not decision.allowed:
             raise self._too_late(what, patience, decision)
         return self._granted(decision, demand)
 
     async def peek(self, key: str) -> Decision[P]:
-        demand = Demand(self._account(key), (0,) * len(self._limits))
-        try:
-            return self._decision(await self._decide(demand), demand)
-        except BackendError as error:
-            return self._without_backend(demand, error)
+        return await self._decided(Demand(self._account(key), (0,) * len(self._limits)))
 
     async def observe(
         self, key: str, limit: str, remaining: int | None, reset_after: float | None, retry_after: float | None

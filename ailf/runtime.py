@@ -9,7 +9,6 @@ Events may be set from any thread, whichever runtime made them.
 
 import asyncio
 import contextlib
-import functools
 import inspect
 import logging
 import signal
@@ -21,11 +20,11 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
+from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight
 
 __all__ = ["AsyncioRuntime", "Event", "Flight", "Runtime", "Task", "ThreadRuntime", "run"]
 
 T = TypeVar("T")
-Flow = Callable[[], Coroutine[Any, Any, None]]
 
 log = logging.getLogger("ailf")
 
@@ -43,45 +42,6 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
         return result
     flow.close()
     raise RuntimeError("a blocking flow suspended: its driver is not bound to the thread runtime")
-
-
-class Event(ABC):
-    """A flag that flows wait for and any thread may set."""
-
-    @abstractmethod
-    def set(self) -> None:
-        """Raise the flag and wake everybody who waits for it."""
-
-    @abstractmethod
-    def clear(self) -> None:
-        """Lower the flag."""
-
-    @abstractmethod
-    def is_set(self) -> bool:
-        """Tell whether the flag is up."""
-
-    @abstractmethod
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the flag is up, or for so many seconds; return whether it is."""
-
-
-class Flight(ABC):
-    """Work that runs at most once at a time, for everybody who wants its effect."""
-
-    @abstractmethod
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        """Start the flow, or wait for the one under way, for so many seconds (a thread's own flow bounds itself).
-
-        A cancelled caller leaves it running.
-        """
-
-    @abstractmethod
-    async def fly(self, flow: Flow) -> None:
-        """As `join`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
-
-    @abstractmethod
-    async def landed(self, timeout: float) -> bool:
-        """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
 
 
 class Task(ABC):
@@ -149,34 +109,6 @@ class Runtime(ABC):
 # --- threads -----------------------------------------------------------------------------------------------------
 
 
-class _ThreadEvent(threading.Event, Event):
-    async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
-        return threading.Event.wait(self, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-
-
-class _ThreadFlight(Flight):
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
-                await flow()
-            finally:
-                self._lock.release()
-        elif self._lock.acquire(timeout=-1 if timeout is None else timeout):
-            self._lock.release()
-
-    async def fly(self, flow: Flow) -> None:
-        await self.join(flow)
-
-    async def landed(self, timeout: float) -> bool:
-        if not self._lock.acquire(timeout=timeout):
-            return False
-        self._lock.release()
-        return True
-
-
 class _Thread(Task):
     def __init__(self, flow: Flow, name: str) -> None:
         self._flow = flow
@@ -205,10 +137,10 @@ class ThreadRuntime(Runtime):
     uses_caller = True
 
     def event(self) -> Event:
-        return _ThreadEvent()
+        return ThreadEvent()
 
     def flight(self) -> Flight:
-        return _ThreadFlight()
+        return ThreadFlight()
 
     def guard(self) -> contextlib.AbstractContextManager[object]:
         return threading.Lock()
@@ -258,142 +190,6 @@ class ThreadRuntime(Runtime):
 # --- asyncio -----------------------------------------------------------------------------------------------------
 
 
-class _LoopEvent(Event):
-    """An event whose waiters are futures, each woken through its own loop."""
-
-    def __init__(self) -> None:
-        self._flag = False
-        self._waiters: set[asyncio.Future[None]] = set()
-
-    def set(self) -> None:
-        self._flag = True
-        for waiter in tuple(self._waiters):
-            loop = waiter.get_loop()
-            if loop is asyncio._get_running_loop():
-                _finish(waiter)
-            else:
-                with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody to wake
-                    loop.call_soon_threadsafe(_finish, waiter)
-
-    def clear(self) -> None:
-        self._flag = False
-
-    def is_set(self) -> bool:
-        return self._flag
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        if self._flag:
-            return True
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.add(waiter)
-        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
-        try:
-            if not self._flag:  # set by another thread just before it could see the waiter
-                await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
-        return self._flag
-
-
-def _finish(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-class _Trip:
-    """A flight under way: who waits for its end, and how it ended."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.task: asyncio.Task[None] | None = None
-        self._over = False
-        self._error: BaseException | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
-
-    def end(self, error: BaseException | None) -> None:
-        """Wake everybody: it is over."""
-        if not self._over:
-            self._over, self._error = True, error
-            for waiter in self._waiters:
-                _finish(waiter)
-
-    async def over(self, timeout: float | None) -> bool:
-        """Wait for its end, for so many seconds at most; return whether it came."""
-        if self._over:
-            return True
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        self._waiters.add(waiter)
-        timer = None if timeout is None else self.loop.call_later(timeout, _finish, waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
-        return self._over
-
-    def check(self) -> None:
-        """Raise what it ended with."""
-        if self._error is not None:
-            raise self._error
-
-
-class _LoopFlight(Flight):
-    def __init__(self) -> None:
-        self._trip: _Trip | None = None
-
-    def _under_way(self) -> _Trip | None:
-        """Return the trip under way; one of a loop that has ended never lands."""
-        trip = self._trip
-        return trip if trip is None or trip.loop is asyncio.get_running_loop() else None
-
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        trip = self._under_way()
-        if trip is None:
-            trip = self._trip = _Trip()
-            trip.task = trip.loop.create_task(self._fly(trip, flow))
-            trip.task.add_done_callback(functools.partial(self._ended, trip))
-            if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
-                timeout = None
-        if await trip.over(timeout):
-            trip.check()
-
-    async def fly(self, flow: Flow) -> None:
-        trip = self._under_way()
-        if trip is None:
-            trip = self._trip = _Trip()
-            await self._fly(trip, flow)
-        else:
-            await trip.over(None)
-        trip.check()
-
-    async def _fly(self, trip: _Trip, flow: Flow) -> None:
-        try:
-            await flow()
-        except BaseException as error:
-            self._land(trip, error)
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-        else:
-            self._land(trip, None)
-
-    def _land(self, trip: _Trip, error: BaseException | None) -> None:
-        if self._trip is trip:
-            self._trip = None
-        trip.end(error)
-
-    def _ended(self, trip: _Trip, _: "asyncio.Task[None]") -> None:
-        """See that the trip is over, also where its task was cancelled before it began."""
-        self._land(trip, asyncio.CancelledError())
-
-    async def landed(self, timeout: float) -> bool:
-        trip = self._under_way()
-        return trip is None or await trip.over(timeout)
-
-
 class _LoopTask(Task):
     def __init__(self, flow: Flow, name: str) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(flow), name=name)
@@ -420,10 +216,10 @@ class AsyncioRuntime(Runtime):
     uses_caller = False
 
     def event(self) -> Event:
-        return _LoopEvent()
+        return LoopEvent()
 
     def flight(self) -> Flight:
-        return _LoopFlight()
+        return LoopFlight()
 
     def guard(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ailf.algorithms import Algorithm, State, Verdict, algorithm, decide
+from ailf.algorithms import Algorithm, State, algorithm
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
+from ailf.verdicts import Verdict, decide
 from ailf_memory.line import Line, milliseconds
 from ailf_memory.store import sweep
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
-from ailf.algorithms import State, algorithm, decide
+from ailf.algorithms import State, algorithm
 from ailf.driver import Account, Charge, Demand, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.runtime import ThreadRuntime, run
+from ailf.verdicts import decide
 from ailf_memory import MemoryStore
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.ratelimit import kept_under
