@@ -1,5 +1,6 @@
 """Streams over Redis: a Redis stream, and per group what Redis' own pending list doesn't know."""
 
+import itertools
 import math
 import re
 from collections.abc import Awaitable, Sequence
@@ -52,7 +53,6 @@ __all__ = ["AsyncRedisStream", "RedisStream", "RedisStreamDriver"]
 T = TypeVar("T")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
-_ACKED: Final = (Action.ACK.value, 0, "", "")
 
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
@@ -92,6 +92,12 @@ def _checked(position: str, form: re.Pattern[str]) -> str:
             f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
         )
     return position
+
+
+def _said(settlement: Settlement) -> tuple[str, int, Action, float, str, str]:
+    """Return all that is said of a delivery but which it is."""
+    receipt = settlement.receipt
+    return receipt.consumer, receipt.grant, settlement.action, settlement.delay, settlement.reason, settlement.error
 
 
 def _alone(entry_id: bytes) -> list[str]:
@@ -214,13 +220,9 @@ class RedisStreamDriver(StreamDriver):
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[Outcome]:
         arguments: list[Any] = []
-        for each in settlements:
-            receipt = each.receipt
-            arguments += (receipt.id, receipt.consumer, receipt.grant)
-            if each.action is Action.ACK:  # nearly all; nothing else is said of them
-                arguments += _ACKED
-            else:
-                arguments += (each.action.value, milliseconds(each.delay), each.reason, each.error)
+        for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _said):
+            members = [each.receipt.id for each in alike]
+            arguments += (consumer, grant, action.value, milliseconds(delay), reason, error, len(members), *members)
         return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:

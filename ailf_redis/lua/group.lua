@@ -170,12 +170,13 @@ local function give_back(consumer, forgiven)
   return not left
 end
 
--- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything.
+-- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
+-- less often than microseconds pass.
 local function restart()
   redis.call('DEL', due, queue)
   local paused = redis.call('HGET', notes, 'paused')
   redis.call('DEL', notes)
-  base = math.max(base + 4096, now * 4096)
+  base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
   local rows = redis.pcall('XPENDING', again, 'g', '-', '+', 1000000)

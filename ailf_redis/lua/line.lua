@@ -7,8 +7,6 @@
 -- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
 
-local now_us = time[1] * 1000000 + time[2]
-
 -- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
 -- waits in a cluster has a "{" before it.
 local function deaf(channel) return string.byte(channel) == 123 end

@@ -1,11 +1,11 @@
 -- Settle deliveries of a group; one whose lease has ended changes nothing.
 --
--- ARGV    group, max_deliveries, then for each delivery: member, consumer, grant,
---         action (ack | nack | reject | release), delay in ms, reason, error
+-- ARGV    group, max_deliveries, then for deliveries of which the same is said: consumer, grant,
+--         action (ack | nack | reject | release), delay in ms, reason, error, how many they are, their members
 -- returns for each delivery 0 where its lease has ended, 1 when it is done, 2 when it is a dead letter now
 
 local most = tonumber(ARGV[2])
-local EACH = 7
+local SAID = 7 -- how many arguments come before the members
 local done = {}
 local acked = {} -- what is acknowledged and has no notes: all at once in the end
 local over = {} -- what is settled: a receipt for it is worth nothing any more
@@ -28,17 +28,22 @@ local MANY = 1000
 
 local function look()
   local members = {}
-  for i = 3, #ARGV, EACH do members[#members + 1] = ARGV[i] end
+  local at = 3
+  while ARGV[at] do
+    local last = at + SAID - 1 + ARGV[at + SAID - 1]
+    for n = at + SAID, last do members[#members + 1] = ARGV[n] end
+    at = last + 1
+  end
   if missing or #members < 2 or #members > MANY then return end
   local ends = redis.call('ZMSCORE', due, unpack(members))
   for at, member in ipairs(members) do ends_of[member] = ends[at] end
-  local found = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[4])
+  local found = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[3])
   for _, row in ipairs(found.err and {} or found) do rows[row[1]] = row end
 end
 
 local function holds(member, consumer, grant) -- the row, where the lease holds
   local row = not missing and not over[member] and (rows[member] or pending(member))
-  if not row or row[2] ~= consumer or row[4] + base ~= tonumber(grant) then return nil end
+  if not row or row[2] ~= consumer or row[4] + base ~= grant then return nil end
   local ends = ends_of[member]
   if ends == nil then ends = redis.call('ZSCORE', due, member) end
   if ends and tonumber(ends) <= now then return nil end
@@ -76,7 +81,14 @@ local function settle(member, consumer, grant, action, delay, reason, why)
 end
 
 look()
-for i = 3, #ARGV, EACH do done[#done + 1] = settle(unpack(ARGV, i, i + EACH - 1)) end
+local at = 3
+while ARGV[at] do
+  local consumer, grant, action, delay, reason, why, count = unpack(ARGV, at, at + SAID - 1)
+  for n = at + SAID, at + SAID - 1 + count do
+    done[#done + 1] = settle(ARGV[n], consumer, tonumber(grant), action, delay, reason, why)
+  end
+  at = at + SAID + count
+end
 if #acked > 0 then
   redis.call('XACK', stream, group, unpack(acked))
   redis.call('ZREM', due, unpack(acked))

@@ -18,6 +18,7 @@ from ailf.driver import Action, Draft, Fetched, Settlement
 from ailf.runtime import ThreadRuntime, run
 from ailf.values import EARLIEST, LATEST, Retention, Trimmed
 from ailf_redis.backend import RedisDriver
+from ailf_redis.scripts import FETCH, UNGROUP
 from ailf_redis.settings import Settings
 from tests.effort import SLOW, examples
 from tests.model.machine import GROUPS, Machine
@@ -132,3 +133,15 @@ def test_old_entries_go(backend: RedisDriver) -> None:
 
 def _fetch(side: Side) -> Fetched:
     return side.fetch(GROUPS[0], "anna", 1, TIMES)
+
+
+def test_a_group_made_again_at_once(backend: RedisDriver) -> None:
+    """S9, S4: a receipt of a group that was deleted proves nothing, however soon one of its name is there again."""
+    run(backend.stream().add("s", [Draft(b"message")], retention=None))
+    key, keys = backend.keys.stream("s"), backend.keys.group("s", "g")
+    fetch = ("EVAL", FETCH.text, len(keys), *keys, "g", "me", 1, 60_000, 60_000, 5)
+    delete = ("EVAL", UNGROUP.text, len(keys), *keys, "g")
+    replies = run(backend.executor.call_many([fetch, delete] * 200))
+    grants = [grant for _, fresh, grant, *_ in replies[::2] if fresh]
+    assert len(set(grants)) == 200
+    run(backend.executor.call("DEL", key, *keys))
