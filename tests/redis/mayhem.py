@@ -18,7 +18,7 @@ import attrs
 import ailf
 from tests.redis import worker_program
 from tests.redis.histories import INF, History, Lease, Life, read
-from tests.redis.worker_program import Orders
+from tests.redis.worker_program import STALL, Orders
 
 ODDS = {"nack": 0.01, "raise": 0.01, "retry": 0.005, "release": 0.005, "slow": 0.001, "block": 0.0002}
 
@@ -93,14 +93,39 @@ class Worker:
         self._still.append((before, time.monotonic()))
         self.process.send_signal(signal.SIGCONT)
 
-    def history(self) -> tuple[Life, list[Lease]]:
-        """Return what it wrote down."""
-        return read(self.life, self.path.read_text())
+    def history(self, silent: Sequence[tuple[float, float]]) -> tuple[Life, list[Lease]]:
+        """Return what it wrote down; while the server was silent, it could no more renew than if it had stood still."""
+        life = self.life
+        return read(attrs.evolve(life, still=[*life.still, *silent]), self.path.read_text())
 
     def log(self) -> str:
         """Return the end of its log."""
         log = self.path.with_name(f"{self.path.name}.log")
         return log.read_text()[-3000:] if log.exists() else ""
+
+
+class Probe(threading.Thread):
+    """Notes down from when to when the server was silent: left without a processor, as workers may be themselves."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name="probe", daemon=True)
+        self.silent: list[tuple[float, float]] = []
+        self._url = url
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Ask it again and again."""
+        with ailf.connect(self._url) as backend:
+            while not self._over.wait(0.01):
+                before = time.monotonic()
+                backend.ping()
+                if time.monotonic() - before > STALL:
+                    self.silent.append((before, time.monotonic()))
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        self.join()
 
 
 class Crowd:
@@ -113,6 +138,7 @@ class Crowd:
         self._plan = plan
         self._orders = {"odds": ODDS, "seed": plan.seed, **plan.orders, "url": url}
         self._chance = random.Random(plan.seed)
+        self.probe = Probe(url)
 
     def start(self) -> Worker:
         """Start one more."""
@@ -146,13 +172,14 @@ class Crowd:
 
     def histories(self) -> list[tuple[Life, list[Lease]]]:
         """Return what all of them wrote down."""
-        return [each.history() for each in self.all]
+        return [each.history(self.probe.silent) for each in self.all]
 
 
 @contextmanager
 def crowd(folder: Path, plan: Plan, url: str) -> Iterator[Crowd]:
     """As many workers as planned, none of which outlives the test."""
     them = Crowd(folder, plan, url)
+    them.probe.start()
     try:
         for _ in range(plan.workers):
             them.start()
@@ -161,6 +188,7 @@ def crowd(folder: Path, plan: Plan, url: str) -> Iterator[Crowd]:
         for each in them.all:
             each.process.kill()
             each.process.wait()
+        them.probe.stop()
 
 
 class Producer(threading.Thread):
