@@ -116,7 +116,7 @@ class RateLimiterDriver(ABC):
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
         """Charge calls, each if every limit allows it or nothing (R1), one after another, in one round trip.
 
-        Each is decided on as `ailf.algorithms.decide` does. What is refused for one alone *may* be its result.
+        Each is decided on as `ailf.verdicts.decide` does. What is refused for one alone *may* be its result.
 
         A call that isn't first in line *must* be denied while somebody alive is (R10). With a place, a denied call
         *must* be put at the end of the line of its account, or keep its place there. Who passes leaves the line, and

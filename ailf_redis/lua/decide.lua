@@ -16,26 +16,26 @@ local nobody -- whether nobody is in line
 
 while ARGV[at] do
   local token, patience, channel = ARGV[at], ARGV[at + 1] + 0, ARGV[at + 3]
-  local wait, never, looks = 0, false, true
+  local wait, never, free = 0, false, true
   for n, limit in ipairs(limits) do
     limit.cost = ARGV[at + 4 + n] + 0
     if limit.cost > 0 then
-      looks = false
+      free = false
       if limit.drop and token ~= '' then limit:drop(token) end
     end
     limit.waits = limit:wait(limit.cost)
     if limit.waits then wait = max(wait, limit.waits) else never = true end
   end
 
-  local line, first, alive, turn
-  if not looks and not nobody then
+  local line, first, alive, looks
+  if not free and not nobody then -- who pays nothing stands in nobody's way
     line = crowd(QUEUE, WAITERS)
-    if line then first, alive, turn = line:head() end
+    if line then first, alive, looks = line:head() end
     nobody = not first
   end
   local queued = first and first ~= token
   local allowed = not never and not queued and wait <= patience
-  if queued and not never then wait = max(1, wait, turn - now) end
+  if queued and not never then wait = max(1, wait, looks - now) end
 
   local base = #told
   told[base + 1] = allowed and 1 or 0

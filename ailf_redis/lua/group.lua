@@ -171,7 +171,7 @@ local function give_back(consumer, forgiven)
 end
 
 -- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
--- less often than microseconds pass.
+-- less often than microseconds pass; where the clock was set back, less often than 4096 times.
 local function restart()
   redis.call('DEL', due, queue)
   local paused = redis.call('HGET', notes, 'paused')

@@ -9,7 +9,9 @@
 -- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin
 --
 -- The arithmetic is that of ailf/algorithms.py, where it is explained, to the bit; here no sum may exceed LARGEST, so
--- what is subtracted comes first. A limit is a table with the methods of its kind:
+-- what is subtracted comes first. A limit is a table with the methods of its kind, which is b (bucket.lua), f (fixed.lua),
+-- s (sliding.lua) or c (slots.lua):
+--   load(id, entry, …)    a new one, of what is stored of it, if something is, and its three parameters
 --   wait(cost)            after how many ms it passes: 0 for now, nil for never
 --   charge(cost, token)   charge it, whether it fits or not; the two numbers that it is remembered by
 --   remaining(), ends()   the largest cost that passes now; the time from which it is as good as fresh, 0 for a fresh one

@@ -23,7 +23,7 @@ class Life:
         name: Its name.
         fate: How it ended: "killed" (SIGKILL) or "stopped" (SIGTERM).
         ended: When the signal was sent.
-        still: From when to when it stood still: stopped (SIGSTOP), or left without a processor.
+        still: From when to when it stood still: stopped (SIGSTOP), or left without a processor, it or the server.
     """
 
     name: str
@@ -291,9 +291,18 @@ def unrenewed(history: History, lease: Lease) -> Iterator[str]:
     """S4, S12: a process that lives keeps its leases: it loses one only where it stood still."""
     if lease.lost or lease.outcome == "LOST":
         until = min(lease.ended if lease.lost and lease.ended else INF, lease.answered)
-        still = sum(max(0.0, min(end, until) - max(start, lease.since)) for start, end in lease.life.still)
+        still = lasting((max(start, lease.since), min(end, until)) for start, end in lease.life.still)
         if still < history.silence / 5:
             yield f"{lease} was lost by a process that did not stand still"
+
+
+def lasting(spans: Iterable[tuple[float, float]]) -> float:
+    """Return for how long there was at least one of these."""
+    total, reached = 0.0, -INF
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def out_of_order(history: History) -> Iterator[str]:

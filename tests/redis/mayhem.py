@@ -1,5 +1,6 @@
 """Worker processes that are killed, stopped and held up at random while they work, and the history of it."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,10 @@ class Worker:
 
 
 class Probe(threading.Thread):
-    """Notes down from when to when the server was silent: left without a processor, as workers may be themselves."""
+    """Notes down from when to when the server was silent: left without a processor, as workers may be themselves.
+
+    It asks from this process, so what this process can't do itself counts too: the machine is then as busy.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(name="probe", daemon=True)
@@ -118,7 +121,8 @@ class Probe(threading.Thread):
         with ailf.connect(self._url) as backend:
             while not self._over.wait(0.01):
                 before = time.monotonic()
-                backend.ping()
+                with contextlib.suppress(ailf.BackendError):  # it was silent for longer than a call may take
+                    backend.ping()
                 if time.monotonic() - before > STALL:
                     self.silent.append((before, time.monotonic()))
 
@@ -175,7 +179,7 @@ class Crowd:
         return [each.history(self.probe.silent) for each in self.all]
 
 
-@contextmanager
+@contextlib.contextmanager
 def crowd(folder: Path, plan: Plan, url: str) -> Iterator[Crowd]:
     """As many workers as planned, none of which outlives the test."""
     them = Crowd(folder, plan, url)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.redis.histories import INF, History, Lease, Life, faults, read
+from tests.redis.histories import INF, History, Lease, Life, faults, lasting, read
 
 ONE = Life(name="one")
 TWO = Life(name="two")
@@ -202,3 +202,8 @@ def test_reading() -> None:
             action="release", asked=1.8,
         ),
     ]  # fmt: skip
+
+
+def test_a_stall_counts_once() -> None:
+    """What a process and the server had to wait for at the same time is no longer for that."""
+    assert lasting([(1.0, 1.5), (1.1, 1.2), (1.4, 2.0), (4.0, 3.0), (5.0, 5.25)]) == 1.25
