@@ -20,9 +20,5 @@ end
 if changed then store() end
 
 local line = crowd(QUEUE, WAITERS)
-local first = line and line:head()
-if first then
-  line:leave(token)
-  if freed or first == token then line:wake() end
-end
+if line then line:give_up(token, freed) end
 return 1

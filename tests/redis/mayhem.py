@@ -123,8 +123,9 @@ class Probe(threading.Thread):
                 before = time.monotonic()
                 with contextlib.suppress(ailf.BackendError):  # it was silent for longer than a call may take
                     backend.ping()
-                if time.monotonic() - before > STALL:
-                    self.silent.append((before, time.monotonic()))
+                after = time.monotonic()
+                if after - before > STALL:
+                    self.silent.append((before, after))
 
     def stop(self) -> None:
         """Ask no more."""
