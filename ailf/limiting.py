@@ -1,7 +1,7 @@
 """Deciding on calls: one try, a reservation, or waiting in line (`ailf.waiting`). What both flavours share."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -110,16 +110,14 @@ class LimiterFlow(Generic[P]):
         self._usual = Memo(self._usual_call)
         self._within = None if options.on_backend_error == "raise" else 0.0
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
-        # On the way to a backend in this process nothing is lost; it is as near as the end of a turn of the loop, and
-        # its answer as a remembered one.
-        far = Capability.PROCESSES in engine.driver.capabilities
         decide = self._timed if self._slots else self._driver.decide
-        ask = partial(decide, self._limits)
-        if far or self._slots:
-            ask = partial(engine.call, self._asking, decide, self._limits, again=True, within=self._within)
-        in_turns = far and engine.runtime.flavour == "asyncio"
-        deciding: Batcher[Demand, Ruling] = batcher(ask, DECIDED_AT_ONCE, in_turns=in_turns)
-        self._decide = deciding.do
+        ask = partial(engine.call, self._asking, decide, self._limits, again=True, within=self._within)
+        # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
+        far = Capability.PROCESSES in engine.driver.capabilities
+        deciding: Batcher[Demand, Ruling] = batcher(
+            ask, DECIDED_AT_ONCE, in_turns=far and engine.runtime.flavour == "asyncio"
+        )
+        self._decide = deciding.do if far or self._slots else self._decide_here
         self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
 
     def _asking(self, _: Limits, demands: Sequence[Demand]) -> str:
@@ -162,15 +160,22 @@ class LimiterFlow(Generic[P]):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
+    async def _decide_here(self, demand: Demand) -> Ruling:
+        """Ask a backend in this process: nothing is lost on the way there, so there is nothing to ask again."""
+        (ruling,) = await self._driver.decide(self._limits, (demand,))
+        if isinstance(ruling, Exception):
+            raise ruling
+        return ruling
+
     async def _timed(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | Exception]:
         """Ask, and note down when: from then on the places are had that are granted."""
         since = self.engine.runtime.now()
         rulings = await self._driver.decide(limits, demands)
         return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in rulings]
 
-    async def _decided(self, demand: Demand, asked: Awaitable[Ruling]) -> Decision[P]:
+    async def _decided(self, demand: Demand) -> Decision[P]:
         try:
-            return self._decision(await asked, demand)
+            return self._decision(await self._decide(demand), demand)
         except BackendError as error:
             return self._without_backend(demand, error)
 
@@ -293,7 +298,10 @@ class LimiterFlow(Generic[P]):
 
         async def attempt(token: str, place: Place | None) -> P | Denied:
             demand = replace(asked, token=token, place=place)
-            decision = await self._decided(demand, self._ask_safely(demand))
+            try:
+                decision = self._decision(await self._ask_safely(demand), demand)
+            except BackendError as error:
+                decision = self._without_backend(demand, error)
             latest[:] = [decision]
             return self._granted(decision, demand) if decision.allowed else Denied(decision.retry_after or 0.0)
 
@@ -330,14 +338,13 @@ class LimiterFlow(Generic[P]):
             if not isinstance(limit, TokenBucket) and cost:
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
         self._check_possible(what, demand.costs)
-        decision = await self._decided(demand, self._decide(demand))
+        decision = await self._decided(demand)
         if not decision.allowed:
             raise self._too_late(what, patience, decision)
         return self._granted(decision, demand)
 
     async def peek(self, key: str) -> Decision[P]:
-        demand = Demand(self._account(key), (0,) * len(self._limits))
-        return await self._decided(demand, self._decide(demand))
+        return await self._decided(Demand(self._account(key), (0,) * len(self._limits)))
 
     async def observe(
         self, key: str, limit: str, remaining: int | None, reset_after: float | None, retry_after: float | None

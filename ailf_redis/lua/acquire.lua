@@ -35,9 +35,11 @@ for _, lock in ipairs(locks) do
   end
 end
 
+local function fence_of(lock) return redis.call('HGET', lock.fences, token) end
+
 if held == #locks then -- the same bid again: the same grant
   for _, lock in ipairs(locks) do grant(lock, token, now + ttl) end
-  return { 1, redis.call('HGET', locks[1].fences, token) }
+  return { 1, fence_of(locks[1]) }
 end
 
 for _, lock in ipairs(locks) do

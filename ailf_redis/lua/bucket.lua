@@ -11,15 +11,15 @@ makers.b = function()
   local match, format = string.match, string.format
 
   local function load(id, entry, rate, per, capacity)
-    local since, owed, lows, latest, debt = nil, 0, '', now, 0
-    if entry then
-      since, owed, lows = match(entry, '(%d+),(%d+)([%d,]*);', #id + 2)
-      since, owed = since + 0, owed + 0
-      latest = max(now, since)
-      debt = max(0, owed - rate * (latest - since))
+    if not entry then
+      return { id = id, rate = rate, per = per, capacity = capacity, entry = nil, since = nil, owed = 0, lows = '',
+        latest = now, debt = 0 }
     end
+    local since, owed, lows = match(entry, '(%d+),(%d+)([%d,]*);', #id + 2)
+    since, owed = since + 0, owed + 0
+    local latest = max(now, since)
     return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed, lows = lows,
-      latest = latest, debt = debt }
+      latest = latest, debt = max(0, owed - rate * (latest - since)) }
   end
 
   -- The lows of the debt, with their times.
@@ -88,9 +88,8 @@ makers.b = function()
     if more >= 0 then
       local from, base = bucket.since or one, bucket.since and bucket.owed or two
       local latest = max(now, from)
-      local leaked = bucket.rate * (latest - from)
-      local left = max(0, base - leaked)
-      local added = max(0, base - leaked + more) - left
+      local left = max(0, base - bucket.rate * (latest - from))
+      local added = max(0, base - bucket.rate * (latest - from) + more) - left
       if added == 0 then return false end
       let_be(bucket, latest, min((bucket.since and left or 0) + added, LARGEST), lows_of(bucket))
       return true

@@ -62,14 +62,6 @@ local function line_methods()
     end
   end
 
-  -- Let a token leave; wake the first in line where it was that, or where something has become free.
-  local function give_up(line, token, freed)
-    local first = head(line)
-    if not first then return end
-    leave(line, token)
-    if freed or first == token then wake(line) end
-  end
-
   -- Put a token at the end of a line, or let it keep its place.
   local function stand(line, token, lease, looks, channel)
     if not redis.call('ZSCORE', line.queue, token) then
@@ -82,7 +74,7 @@ local function line_methods()
     redis.call('PEXPIRE', line.waiters, longest)
   end
 
-  return { leave = leave, waiter = waiter, head = head, wake = wake, give_up = give_up, stand = stand }
+  return { leave = leave, waiter = waiter, head = head, wake = wake, stand = stand }
 end
 
 local methods

@@ -51,6 +51,10 @@ local function end_grant(lock, token)
   local ended = redis.call('ZREM', lock.holders, token)
   redis.call('HDEL', lock.fences, token)
   local line = crowd(lock.queue, lock.waiters)
-  if line then line:give_up(token, ended == 1) end
+  local first = line and line:head()
+  if first then
+    line:leave(token)
+    if ended == 1 or first == token then line:wake() end
+  end
   return ended
 end

@@ -5,6 +5,7 @@
 -- returns for each delivery 0 where its lease has ended, 1 when it is done, 2 when it is a dead letter now
 
 local most = tonumber(ARGV[2])
+local SAID = 7 -- how many arguments come before the members
 local done = {}
 local acked = {} -- what is acknowledged and has no notes: all at once in the end
 local over = {} -- what is settled: a receipt for it is worth nothing any more
@@ -20,44 +21,37 @@ end
 
 local plain = not missing and not noted()
 
--- The members, and what is said of each.
-local members, said = {}, {}
-local at = 3
-while ARGV[at] do
-  local consumer, grant, action, delay, reason, why, count = unpack(ARGV, at, at + 6)
-  local same = { consumer = consumer, grant = tonumber(grant), action = action, delay = delay, reason = reason, why = why }
-  for n = at + 7, at + 6 + count do
-    members[#members + 1] = ARGV[n]
-    said[#members] = same
-  end
-  at = at + 7 + count
-end
-
 -- What is known of several at once: rows of the pending list from the first to the last, which are mostly all of them,
 -- and when their leases end. What isn't known is asked for one by one.
 local rows, ends_of = {}, {}
 local MANY = 1000
 
 local function look()
+  local members = {}
+  local at = 3
+  while ARGV[at] do
+    local last = at + SAID - 1 + ARGV[at + SAID - 1]
+    for n = at + SAID, last do members[#members + 1] = ARGV[n] end
+    at = last + 1
+  end
   if missing or #members < 2 or #members > MANY then return end
   local ends = redis.call('ZMSCORE', due, unpack(members))
-  for n, member in ipairs(members) do ends_of[member] = ends[n] end
+  for at, member in ipairs(members) do ends_of[member] = ends[at] end
   local found = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[3])
   for _, row in ipairs(found.err and {} or found) do rows[row[1]] = row end
 end
 
-local function holds(member, its) -- the row, where the lease holds
+local function holds(member, consumer, grant) -- the row, where the lease holds
   local row = not missing and not over[member] and (rows[member] or pending(member))
-  if not row or row[2] ~= its.consumer or row[4] + base ~= its.grant then return nil end
+  if not row or row[2] ~= consumer or row[4] + base ~= grant then return nil end
   local ends = ends_of[member]
   if ends == nil then ends = redis.call('ZSCORE', due, member) end
   if ends and tonumber(ends) <= now then return nil end
   return row
 end
 
-local function settle(member, its)
-  local action = its.action
-  local row = holds(member, its)
+local function settle(member, consumer, grant, action, delay, reason, why)
+  local row = holds(member, consumer, grant)
   if not row then return 0 end
   over[member] = true
   if action == 'ack' then
@@ -78,16 +72,23 @@ local function settle(member, its)
   local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
   local attempt = row[4] - (forgiven or 0)
   if action == 'reject' or attempt >= tonumber(own or most) then
-    return bury(member, attempt, action == 'reject' and its.reason or 'max_deliveries', its.why) and 2 or 1
+    return bury(member, attempt, action == 'reject' and reason or 'max_deliveries', why) and 2 or 1
   end
-  redis.call('HSET', notes, member .. ':e', its.why)
-  park(member, number(now + its.delay))
+  redis.call('HSET', notes, member .. ':e', why)
+  park(member, number(now + delay))
   rung = true
   return 1
 end
 
 look()
-for n, member in ipairs(members) do done[n] = settle(member, said[n]) end
+local at = 3
+while ARGV[at] do
+  local consumer, grant, action, delay, reason, why, count = unpack(ARGV, at, at + SAID - 1)
+  for n = at + SAID, at + SAID - 1 + count do
+    done[#done + 1] = settle(ARGV[n], consumer, tonumber(grant), action, delay, reason, why)
+  end
+  at = at + SAID + count
+end
 if #acked > 0 then
   redis.call('XACK', stream, group, unpack(acked))
   redis.call('ZREM', due, unpack(acked))

@@ -20,5 +20,9 @@ end
 if changed then store() end
 
 local line = crowd(QUEUE, WAITERS)
-if line then line:give_up(token, freed) end
+local first = line and line:head()
+if first then
+  line:leave(token)
+  if freed or first == token then line:wake() end
+end
 return 1

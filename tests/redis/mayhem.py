@@ -123,9 +123,8 @@ class Probe(threading.Thread):
                 before = time.monotonic()
                 with contextlib.suppress(ailf.BackendError):  # it was silent for longer than a call may take
                     backend.ping()
-                after = time.monotonic()
-                if after - before > STALL:
-                    self.silent.append((before, after))
+                if time.monotonic() - before > STALL:
+                    self.silent.append((before, time.monotonic()))
 
     def stop(self) -> None:
         """Ask no more."""
