@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from ailf.errors import OutcomeUnknownError
+
 __all__ = ["Batcher", "batcher"]
 
 X = TypeVar("X")
@@ -98,7 +100,12 @@ class _InTurns(Batcher[X, Y]):
         wanted = [each for each in batch if not isinstance(each[1], asyncio.Future) or not each[1].done()]
         if not wanted:  # all were cancelled
             return
-        results = await _results(self._work, [item for item, _ in wanted])
+        interruption: BaseException | None = None
+        try:
+            results = await _results(self._work, [item for item, _ in wanted])
+        except BaseException as error:  # noqa: BLE001 - it goes on when those that asked have been told
+            interruption = error
+            results = [_unknown(error)] * len(wanted)
         for (_, told), result in zip(wanted, results, strict=True):
             if not isinstance(told, asyncio.Future):
                 await told(result)
@@ -108,11 +115,20 @@ class _InTurns(Batcher[X, Y]):
                 told.set_exception(result)
             else:
                 told.set_result(result)
+        if interruption is not None:
+            raise interruption
+
+
+def _unknown(interruption: BaseException) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"the request was interrupted by {type(interruption).__name__}, and may have been carried out",
+        maybe_applied=True,
+    )
 
 
 async def _results(work: Work[X, Y], items: Sequence[X]) -> Sequence[Y | BaseException]:
-    """Return the result for each item; an error of the whole is each one's."""
+    """Return the result for each item; an error of the whole is each one's, an interruption is nobody's."""
     try:
         return await work(items)
-    except BaseException as error:  # noqa: BLE001 - it is those who asked that it concerns
+    except Exception as error:  # noqa: BLE001 - it is those who asked that it concerns
         return [error] * len(items)

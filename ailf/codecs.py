@@ -17,6 +17,7 @@ import msgspec
 
 from ailf.checks import check_headers, too_large
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
+from ailf.safe_text import text_of
 from ailf.tracing import stamped
 
 __all__ = ["Codec", "Payloads", "codec_for", "open_envelope", "seal_envelope"]
@@ -124,9 +125,11 @@ class Payloads:
         else:
             try:
                 body = self._encode(data)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
                 raise EncodeError(
-                    f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {error}"
+                    f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {text_of(error)}"
                 ) from error
         if len(body) > self._limit:
             raise too_large(self.what, body, self._limit)
@@ -146,7 +149,9 @@ class Payloads:
             return body, shown
         try:
             return self._decode(body, foreign=foreign), shown
-        except (Exception, RecursionError) as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a codec may raise anything, and it costs its own message only
             raise DecodeError(
                 f"{self.what}: a body of {len(body)} bytes can't be decoded ({type(error).__name__})"
             ) from error

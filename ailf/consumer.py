@@ -43,14 +43,14 @@ class ConsumerFlow:
         group: The group it belongs to.
         name: Its name, unique per opened consumer.
         stopping: Set when it hands out nothing more.
-        in_hand: Those of its messages that a worker has begun and not settled.
+        in_hand: Those of its messages that a worker has begun and not settled, by their names within the group.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
         self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
-        self.in_hand: set[Parcel] = set()
+        self.in_hand: dict[str, Parcel] = {}
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[Parcel] = deque()
         self._crew = Crew(group.engine.runtime, self._buffer)

@@ -9,22 +9,20 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.errors import LeaseLostError, Reject, Retry, SettledError
 from ailf.leasing import GroupFlow
 from ailf.renewal import Hold
-from ailf.runtime import run
+from ailf.runtime import interrupts, run
+from ailf.safe_text import describe, leaves_of, safe_reason, safe_text, text_of
 from ailf.tracing import carrying
 
-__all__ = ["AsyncDelivery", "Delivery", "Parcel", "verdict"]
+__all__ = ["AsyncDelivery", "Delivery", "Parcel", "instruction", "verdict"]
 
 T_co = TypeVar("T_co", covariant=True)
-
-MAX_ERROR = 2000
-"""How many characters of an error a dead letter keeps."""
 
 
 class Holder(Protocol):
@@ -32,29 +30,60 @@ class Holder(Protocol):
 
     group: GroupFlow
     name: str
-    in_hand: set["Parcel"]
+    in_hand: dict[str, "Parcel"]
 
     def let_go(self, parcel: "Parcel") -> None:
         """It is settled or lost: renew it no more."""
 
 
-def verdict(result: object, error: Exception | None) -> tuple[Action, str, float | None]:
-    """Return how to settle a message by what its handler returned or raised: the action, the error, the delay."""
-    if isinstance(error, Reject):
-        return Action.REJECT, str(error), None
-    if isinstance(error, Retry):
-        return Action.NACK, str(error), error.delay
-    if error is not None:
-        return Action.NACK, f"{type(error).__name__}: {error}", None
-    if result is False:
-        return Action.NACK, "the handler returned False", None
-    return Action.ACK, "", None
+def verdict(
+    result: object, error: BaseException | None, *, interrupted: bool = False
+) -> tuple[Action, str, float | None]:
+    """Return how to settle a message by how its handler ended: the action, the error, the delay.
+
+    Arguments:
+        result: What the handler returned.
+        error: What it raised.
+        interrupted: Whether that was a cancellation from outside; like Ctrl-C it is not the message's fault.
+    """
+    if error is None:
+        return (Action.NACK, "the handler returned False", None) if result is False else (Action.ACK, "", None)
+    if interrupted or interrupts(error):
+        return Action.RELEASE, "", None
+    said = instruction(error)
+    if isinstance(said, Reject):
+        return Action.REJECT, text_of(said), None
+    if isinstance(said, Retry):
+        return Action.NACK, text_of(said), said.delay
+    return Action.NACK, describe(error), None
+
+
+def instruction(error: BaseException | None) -> Reject | Retry | None:
+    """Return the `Reject` or `Retry` that an error is, or that a group of nothing else holds; `Reject` goes first."""
+    said = [] if error is None else list(leaves_of(error))
+    if not all(isinstance(each, Reject | Retry) for each in said):
+        return None
+    said.sort(key=lambda each: isinstance(each, Retry))
+    return cast(Reject | Retry, said[0]) if said else None
 
 
 class Parcel:
     """The state of one delivery, whichever face it shows."""
 
-    __slots__ = ("claim", "consumer", "data", "headers", "hold", "outcome", "settled", "told", "trace")
+    __slots__ = (
+        "cancels",
+        "claim",
+        "consumer",
+        "data",
+        "headers",
+        "hold",
+        "outcome",
+        "settled",
+        "struck",
+        "task",
+        "told",
+        "trace",
+    )
 
     def __init__(self, consumer: Holder, claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
         self.consumer = consumer
@@ -66,6 +95,9 @@ class Parcel:
         self.outcome = Outcome.LOST
         self.told = False
         self.trace: AbstractContextManager[None] | None = None
+        self.task: asyncio.Task[Any] | None = None  # that is at work on it, on asyncio
+        self.cancels = 0  # how often that had been cancelled before
+        self.struck: Exception | None = None  # why a worker has cancelled it
 
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
         """Settle it, once, and return what became of it (S4)."""
@@ -104,7 +136,7 @@ class Parcel:
         if delay is None:
             delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
         return Settlement(
-            self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=error[:MAX_ERROR]
+            self.claim.receipt, action, check_seconds("delay", delay), reason="rejected", error=safe_text(error)
         )
 
     async def extend(self, seconds: float) -> None:
@@ -122,19 +154,16 @@ class Parcel:
         self.trace = carrying(self.headers)
         self.trace.__enter__()
 
-    async def leave(self, error: BaseException | None) -> bool:
+    async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
         """Settle it by how its context ended, unless its body did; return whether the error is done with."""
         if self.trace is not None:
             with contextlib.suppress(ValueError):  # left in another task than it was entered in
                 self.trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
-        if error is not None and not isinstance(error, Exception):  # cancelled, interrupted: not the message's fault
-            await self.settle(Action.RELEASE)
-            return False
-        action, why, delay = verdict(None, error)
+        action, why, delay = verdict(None, error, interrupted=cancelled)
         await self.settle(action, delay=delay, error=why)
-        return isinstance(error, Reject | Retry)
+        return instruction(error) is not None
 
     async def lose(self) -> None:
         """Take note that its lease has ended, and tell the group's hook, once."""
@@ -204,7 +233,7 @@ class Delivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
     As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and releases on Ctrl-C. Its lease is renewed while you have it.
+    further), and releases on Ctrl-C and on `sys.exit` in the main thread. Its lease is renewed while you have it.
     """
 
     __slots__ = ()
@@ -225,7 +254,9 @@ class Delivery(_Shown[T_co]):
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled in another way.
         """
-        run(self._parcel.settle(Action.NACK, delay=delay, error=reason or ""))
+        run(
+            self._parcel.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason))
+        )
 
     def reject(self, reason: str) -> None:
         """It can't succeed: put it among the group's dead letters.
@@ -234,7 +265,7 @@ class Delivery(_Shown[T_co]):
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled in another way.
         """
-        run(self._parcel.settle(Action.REJECT, error=reason))
+        run(self._parcel.settle(Action.REJECT, error=safe_reason("reason", reason)))
 
     def release(self) -> None:
         """Give it back unhandled, available at once; this delivery doesn't count.
@@ -268,7 +299,7 @@ class AsyncDelivery(_Shown[T_co]):
     """A message that a group handed to this consumer, until it is settled.
 
     As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and releases on cancellation. Its lease is renewed while you have it.
+    further), and releases on Ctrl-C, `sys.exit` and cancellation. Its lease is renewed while you have it.
     """
 
     __slots__ = ()
@@ -289,7 +320,9 @@ class AsyncDelivery(_Shown[T_co]):
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled in another way.
         """
-        await self._parcel.settle(Action.NACK, delay=delay, error=reason or "")
+        await self._parcel.settle(
+            Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)
+        )
 
     async def reject(self, reason: str) -> None:
         """It can't succeed: put it among the group's dead letters.
@@ -298,7 +331,7 @@ class AsyncDelivery(_Shown[T_co]):
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled in another way.
         """
-        await self._parcel.settle(Action.REJECT, error=reason)
+        await self._parcel.settle(Action.REJECT, error=safe_reason("reason", reason))
 
     async def release(self) -> None:
         """Give it back unhandled, available at once; this delivery doesn't count.
@@ -321,12 +354,15 @@ class AsyncDelivery(_Shown[T_co]):
     async def __aenter__(self) -> Self:
         """Return the delivery itself; what is sent within is on its trace."""
         self._parcel.enter()
+        self._parcel.task = asyncio.current_task()
+        self._parcel.cancels = self._parcel.task.cancelling() if self._parcel.task is not None else 0
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool:
         """Settle it by how the body ended, unless the body did."""
-        if isinstance(error, asyncio.CancelledError):
-            return await asyncio.shield(self._parcel.leave(error))
+        task = self._parcel.task
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > self._parcel.cancels:
+            return await asyncio.shield(self._parcel.leave(error, cancelled=True))
         return await self._parcel.leave(error)

@@ -11,8 +11,8 @@ from ailf.consumer import AsyncConsumer, Consumer
 from ailf.delivery import AsyncDelivery, Delivery
 from ailf.leasing import GroupFlow
 from ailf.runtime import run
-from ailf.values import DeadLetter, GroupInfo, Position
-from ailf.worker import DRAIN, Worker
+from ailf.values import DeadLetter, GroupInfo, OnLost, Position
+from ailf.worker import DRAIN, ProcessOptions, Worker
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
 
@@ -185,28 +185,41 @@ class Group(_GroupBase, Generic[T]):
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
-        signals: bool = False,
+        signals: bool | None = None,
     ) -> None:
         """Call the handler with each delivery until stopped (S15).
 
         A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
         after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
-        itself has decided. What it sends is on the trace of its message (`ailf.tracing`).
+        itself has decided. An `ExceptionGroup` of nothing but `Reject` or `Retry` means the same. What the handler
+        sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function of one `Delivery`.
             concurrency: How many handlers run at once, each in a thread of its own (the first in yours).
             prefetch: How many messages one fetch takes at most; ``concurrency`` unless told.
             drain: Seconds to wait, once stopped, for running handlers; messages not begun go back at once (S14).
+            timeout: Seconds that a handler may take; None: any time. A thread can't be interrupted: its lease is let
+                go, with a warning, and the message comes again, here only when the handler has ended.
+            on_lost: A thread can't be cancelled, whatever this says; let the handler look at ``delivery.lost``.
             consumer: The consumer's name, for operators.
-            signals: Whether SIGTERM and Ctrl-C stop it (only in the main thread).
+            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
+                are the default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
+            InvalidArgumentError: An argument can't be used; the handler is a coroutine function, or one that yields.
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
+            BaseException: What a handler raised that is no `Exception`: Ctrl-C and `sys.exit` in the main thread give
+                the message back, anything else counts as a failed delivery.
         """
-        run(Worker(self._flow, handler, concurrency, prefetch, drain, consumer, signals=signals).run())
+        options = ProcessOptions(
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
+        )
+        run(Worker(self._flow, handler, options, consumer).run())
 
 
 class AsyncGroup(_GroupBase, Generic[T]):
@@ -264,25 +277,39 @@ class AsyncGroup(_GroupBase, Generic[T]):
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
-        signals: bool = False,
+        signals: bool | None = None,
     ) -> None:
         """Call the handler with each delivery until stopped (S15).
 
         A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
         after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
-        itself has decided. What it sends is on the trace of its message (`ailf.tracing`).
+        itself has decided. An `ExceptionGroup` of nothing but `Reject` or `Retry` means the same. What the handler
+        sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function or coroutine function of one `AsyncDelivery`.
             concurrency: How many handlers run at once, each in a task of its own.
             prefetch: How many messages one fetch takes at most; ``concurrency`` unless told.
             drain: Seconds to wait, once stopped, for running handlers; messages not begun go back at once (S14).
+            timeout: Seconds that a handler may take, then it is cancelled and its delivery has failed; None: any time.
+            on_lost: Whether a handler is cancelled when the lease on its message is lost, as another worker may have
+                it then; with `OnLost.SIGNAL` it looks at ``delivery.lost`` itself.
             consumer: The consumer's name, for operators.
-            signals: Whether SIGTERM and Ctrl-C stop it (only in the main thread).
+            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
+                are the default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
+            InvalidArgumentError: An argument can't be used, or the handler yields.
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
+            BaseException: What a handler raised that is no `Exception`: Ctrl-C and `sys.exit` give the message back,
+                anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed delivery
+                like any error.
         """
-        await Worker(self._flow, handler, concurrency, prefetch, drain, consumer, signals=signals).run()
+        options = ProcessOptions(
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
+        )
+        await Worker(self._flow, handler, options, consumer).run()

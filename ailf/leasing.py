@@ -13,6 +13,8 @@ from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDri
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, OutcomeUnknownError
 from ailf.renewal import ALIVE
+from ailf.runtime import interrupts
+from ailf.safe_text import log_failure
 from ailf.values import (
     EARLIEST,
     Backoff,
@@ -178,10 +180,11 @@ class GroupFlow:
         """Tell the user's hook."""
         if self.options.on_event is None:
             return
-        try:
-            await self.engine.runtime.call(self.options.on_event, event)
-        except Exception:
-            log.exception("%s: the hook for events failed", self)
+        _, failure = await self.engine.runtime.call_user_code(self.options.on_event, event)
+        if failure is not None:
+            if interrupts(failure):
+                raise failure
+            log_failure(log, logging.ERROR, "%s: the hook for events failed", self, error=failure)
 
     # --- dead letters --------------------------------------------------------------------------------------------
 

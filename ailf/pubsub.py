@@ -16,6 +16,7 @@ from ailf.engine import Engine
 from ailf.errors import ClosedError
 from ailf.message import AsyncMessage, Message
 from ailf.runtime import run
+from ailf.signals import check_signals
 from ailf.subscription import BUFFER, AsyncSubscription, ErrorHook, Handler, PubSubFlow, Subscription
 from ailf.values import Overflow
 
@@ -165,14 +166,19 @@ class PubSub(_PubSubBase, Generic[T]):
         """Take the channel's handlers away."""
         run(self._flow.unsubscribe(channel, pattern=pattern))
 
-    def run(self) -> None:
+    def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
+
+        Arguments:
+            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
+                are the default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: Nothing is subscribed.
+            BaseException: What a handler raised that is no `Exception`, such as Ctrl-C.
         """
-        run(self._flow.run())
+        run(self._flow.run(check_signals(signals)))
 
     def run_in_thread(self, *, daemon: bool = True) -> threading.Thread:
         """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
@@ -305,14 +311,20 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         """Take the channel's handlers away."""
         await self._flow.unsubscribe(channel, pattern=pattern)
 
-    async def run(self) -> None:
+    async def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
+
+        Arguments:
+            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
+                are the default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: Nothing is subscribed.
+            BaseException: What a handler raised that is no `Exception`, such as Ctrl-C. A `CancelledError` of the
+                handler's own is an error like any other.
         """
-        await self._flow.run()
+        await self._flow.run(check_signals(signals))
 
     async def aclose(self) -> None:
         """End `run`, give up the subscriptions made with `subscribe`, and close what this object opened itself."""

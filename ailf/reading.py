@@ -16,7 +16,7 @@ from ailf.engine import Engine
 from ailf.errors import ClosedError, DecodeError, InvalidArgumentError, StreamFullError
 from ailf.leasing import GroupFlow, GroupOptions
 from ailf.values import EARLIEST, LATEST, Added, Entry, Position, Retention, Trimmed
-from ailf.worker import Worker
+from ailf.worker import ProcessOptions, Worker
 
 __all__ = ["AddOptions", "StreamBase", "StreamFlow", "Tail"]
 
@@ -178,16 +178,12 @@ class StreamFlow:
         await flow.open()
         self._joined, self._consumer = flow, consumer
 
-    async def process(
-        self, handler: Callable[[Any], Any], concurrency: int, prefetch: int | None, drain: float
-    ) -> None:
+    async def process(self, handler: Callable[[Any], Any], options: ProcessOptions) -> None:
         if self._joined is None:
             raise InvalidArgumentError(
                 f"stream {self.name!r}: create_consumer_group(group, consumer) first, then process_messages(handler)"
             )
-        await Worker(
-            self._joined, handler, concurrency, prefetch, drain, self._consumer, signals=True, plain=True
-        ).run()
+        await Worker(self._joined, handler, options, self._consumer, plain=True).run()
 
     def stop(self) -> None:
         if self._joined is not None:

@@ -74,16 +74,18 @@ class Hold(ABC):
         lease: Its length in seconds.
         ends: When, on this process's clock, it must be taken for lost unless confirmed again.
         last: When renewing stops.
+        limit: When it is given up, although it could be renewed: its handler's time is over.
         taken: Whether it is lost for good: somebody else may have it.
         on_lost: Called from the thread when it finds out that it is lost.
     """
 
-    __slots__ = ("ends", "last", "lease", "on_lost", "taken")
+    __slots__ = ("ends", "last", "lease", "limit", "on_lost", "taken")
 
     def __init__(self, lease: float, since: float, longest: float = float("inf")) -> None:
         self.lease = lease
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
+        self.limit = float("inf")
         self.taken = False
         self.on_lost: Callable[[], None] | None = None
 
@@ -103,7 +105,7 @@ class Hold(ABC):
     def next_look(self) -> float:
         """Return when it needs attention: to be renewed, or, once that has stopped, to be called lost."""
         due = self.due()
-        return due if due < self.last else self.ends
+        return min(due if due < self.last else self.ends, self.limit)
 
     @property
     @abstractmethod
@@ -184,6 +186,14 @@ class Renewer:
                 self._next = due
                 self._wake.notify()
 
+    def limit(self, hold: Hold, until: float) -> None:
+        """Give this one up then, on this process's clock, although it could be renewed."""
+        with self._guard:
+            hold.limit = until
+            if until < self._next:
+                self._next = until
+                self._wake.notify()
+
     def discard(self, hold: Hold) -> None:
         """Don't renew this any more."""
         self._holds.discard(hold)
@@ -228,8 +238,9 @@ class Renewer:
         beats: dict[tuple[str, str, float], set[Pulse]] = defaultdict(set)
         batches: dict[Hashable, list[Hold]] = defaultdict(list)
         for hold in tuple(self._holds):
-            if hold.lost:
-                self._lose(hold, "it could not be renewed in time")
+            if hold.lost or hold.limit <= now:
+                late = hold.limit <= now
+                self._lose(hold, "its handler's timeout is over" if late else "it could not be renewed in time")
                 continue
             if isinstance(hold, MessageHold) and hold.pulse.due() <= now:
                 beats[hold.pulse.stream, hold.pulse.group, hold.pulse.takeover].add(hold.pulse)

@@ -9,20 +9,31 @@ Events may be set from any thread, whichever runtime made them.
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
-import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
 from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight
+from ailf.safe_text import log_failure
 
-__all__ = ["AsyncioRuntime", "Event", "Flight", "Runtime", "Task", "ThreadRuntime", "run"]
+__all__ = [
+    "AsyncioRuntime",
+    "Event",
+    "Flight",
+    "Runtime",
+    "Task",
+    "ThreadRuntime",
+    "interrupts",
+    "is_fatal",
+    "run",
+]
 
 T = TypeVar("T")
 
@@ -91,19 +102,24 @@ class Runtime(ABC):
         """Let others run, where they have to be let."""
 
     @abstractmethod
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a user's function; on asyncio, await what it returns where that can be awaited."""
+    async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+        """Call a user's function, and return its result, or the exception that it raised, whatever that is.
+
+        It is the one place where the code of users is called. On asyncio it awaits what can be awaited. A function that
+        yields does nothing when it is called, so its generator counts as an `InvalidArgumentError`.
+
+        Raises:
+            asyncio.CancelledError: The task was cancelled meanwhile. A `CancelledError` of the function's own, which
+                awaited something that was cancelled, is returned.
+        """
 
     @abstractmethod
     def check_callable(self, what: str, function: object) -> None:
-        """Refuse what `call` can't call, when it is handed over and not when it is needed."""
+        """Refuse what `call_user_code` can't call, when it is handed over and not when it is needed."""
 
     @abstractmethod
-    def on_signals(self, callback: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-        """Call back on SIGTERM and Ctrl-C while the context lasts; a second one acts as it did before.
-
-        Outside the main thread it does nothing: Python delivers signals only there.
-        """
+    def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Return what a signal handler may call, which must not block or take a lock; it has the callback called."""
 
 
 # --- threads -----------------------------------------------------------------------------------------------------
@@ -118,8 +134,8 @@ class _Thread(Task):
     def _run(self) -> None:
         try:
             run(self._flow())
-        except BaseException:
-            log.exception("%s failed", self._thread.name)
+        except BaseException as error:  # noqa: BLE001 - it ends the thread anyway, and its owner has been told
+            log_failure(log, logging.ERROR, "%s failed", self._thread.name, error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
         if self._thread is not threading.current_thread():
@@ -151,40 +167,26 @@ class ThreadRuntime(Runtime):
     async def breathe(self) -> None:
         pass
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        result = function(*args)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise _wrong_flavour("the handler", function)
-        return result
+    async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+        try:
+            result = function(*args)
+        except BaseException as error:  # noqa: BLE001 - what it means is the caller's to say
+            return None, error
+        if result is None or type(result) is bool:
+            return result, None
+        return result, _undone(function, result)
 
     def check_callable(self, what: str, function: object) -> None:
         _check_callable(what, function)
-        if inspect.iscoroutinefunction(function):
+        if _is_one_of(function, inspect.iscoroutinefunction):
             raise _wrong_flavour(what, function)
 
-    @contextlib.contextmanager
-    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Any] = {}
-
-        def restore() -> None:
-            while before:
-                signal.signal(*before.popitem())
-
-        def handle(_number: int, _frame: object) -> None:
-            restore()
+    def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
             # From a thread: the signal may have interrupted this one while it holds the lock that the callback needs.
             threading.Thread(target=callback, name="ailf-signal", daemon=True).start()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            restore()
+        return call
 
 
 # --- asyncio -----------------------------------------------------------------------------------------------------
@@ -197,8 +199,8 @@ class _LoopTask(Task):
     async def _run(self, flow: Flow) -> None:
         try:
             await flow()
-        except Exception:
-            log.exception("%s failed", self._task.get_name())
+        except Exception as error:  # noqa: BLE001 - as above
+            log_failure(log, logging.ERROR, "%s failed", self._task.get_name(), error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
         if self._task is not asyncio.current_task():
@@ -230,46 +232,100 @@ class AsyncioRuntime(Runtime):
     async def breathe(self) -> None:
         await asyncio.sleep(0)
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        result = function(*args)
-        if type(result) is CoroutineType or isinstance(result, Awaitable):  # the second costs ten times the first
-            return await result
-        return result
+    async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
+        try:
+            result = function(*args)
+            if type(result) is CoroutineType or (result is not None and inspect.isawaitable(result)):
+                result = await result
+        except asyncio.CancelledError as error:
+            if task is not None and task.cancelling() > cancelled:
+                raise
+            return None, error
+        except GeneratorExit as error:
+            if _current_task() is not task:  # the loop has ended, and closes what it leaves
+                raise
+            return None, error
+        except BaseException as error:  # noqa: BLE001 - what it means is the caller's to say
+            return None, error
+        if result is None or type(result) is bool:
+            return result, None
+        return result, _undone(function, result)
 
     def check_callable(self, what: str, function: object) -> None:
         _check_callable(what, function)
 
-    @contextlib.contextmanager
-    def on_signals(self, callback: Callable[[], None]) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
-        numbers = {signal.SIGTERM, signal.SIGINT}
 
-        def restore() -> None:
-            while numbers:
-                loop.remove_signal_handler(numbers.pop())
+        def call() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing of it is left to be stopped
+                loop.call_soon_threadsafe(callback)
 
-        def handle() -> None:
-            restore()
-            callback()
+        return call
 
-        for number in tuple(numbers):
-            loop.add_signal_handler(number, handle)
-        try:
-            yield
-        finally:
-            restore()
+
+# --- the functions of users ------------------------------------------------------------------------------------------
+
+
+def interrupts(error: BaseException | None) -> bool:
+    """Tell whether an error of user code is an interruption of its process, by Ctrl-C or `sys.exit`.
+
+    `sys.exit` in a thread beside the main one ends nothing but the function, so there it is the function's own error.
+    """
+    if isinstance(error, SystemExit):
+        return threading.current_thread() is threading.main_thread() or asyncio._get_running_loop() is not None  # noqa: SLF001 - it asks without an exception
+    return isinstance(error, KeyboardInterrupt)
+
+
+def is_fatal(error: BaseException | None) -> bool:
+    """Tell whether an error of user code ends the loop that called it: it is neither an `Exception` nor `asyncio`'s."""
+    return error is not None and not isinstance(error, Exception | asyncio.CancelledError)
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _is_one_of(function: object, kind: Callable[[Any], bool]) -> bool:
+    """Tell whether a function is of a kind; of an object that can be called, its ``__call__`` counts."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return kind(function) or kind(type(function).__call__)
 
 
 def _check_callable(what: str, function: object) -> None:
     if not callable(function):
         raise InvalidArgumentError(f"{what} must be callable, not {type(function).__name__}")
+    if _is_one_of(function, inspect.isgeneratorfunction) or _is_one_of(function, inspect.isasyncgenfunction):
+        raise InvalidArgumentError(
+            f"{what} {_name(function)} yields, so calling it runs nothing of it; write a function without `yield`"
+        )
+
+
+def _undone(function: object, result: object) -> InvalidArgumentError | None:
+    """Return the error of a function that returned something that has yet to be run; None for any other result."""
+    if isinstance(result, CoroutineType):
+        result.close()
+        return _wrong_flavour("the handler", function)
+    if isinstance(result, Awaitable | Generator | AsyncGenerator):
+        return InvalidArgumentError(
+            f"the handler {_name(function)} returned a {type(result).__name__}, so nothing of it has run; "
+            "write a function without `yield`, or one that runs what it makes"
+        )
+    return None
 
 
 def _wrong_flavour(what: str, function: object) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"{what} {getattr(function, '__qualname__', function)!s} is a coroutine function, which a blocking object "
-        "can't await; use the Async… twin, or a plain function"
+        f"{what} {_name(function)} is a coroutine function, which a blocking object can't await; "
+        "use the Async… twin, or a plain function"
     )
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

@@ -13,8 +13,8 @@ from ailf.group import AsyncGroup, Group
 from ailf.leasing import GroupOptions
 from ailf.reading import AddOptions, StreamBase, Tail
 from ailf.runtime import run
-from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, Position, Retention, Trimmed
-from ailf.worker import DRAIN
+from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, OnLost, Position, Retention, Trimmed
+from ailf.worker import DRAIN, ProcessOptions
 
 __all__ = ["AsyncStream", "Stream"]
 
@@ -173,8 +173,11 @@ class Stream(StreamBase, Generic[T]):
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        signals: bool | None = None,
     ) -> None:
-        """Call the handler with each payload until `stop`, SIGTERM or Ctrl-C.
+        """Call the handler with each payload until `stop`; SIGTERM and Ctrl-C stop it too, see `Group.process`.
 
         A handler that returns False or raises is retried, ``raise Reject("why")`` makes a dead letter, anything else
         acks. For headers, attempts and settling by hand use `group` and `Group.process`, which has the same arguments.
@@ -183,7 +186,10 @@ class Stream(StreamBase, Generic[T]):
             InvalidArgumentError: No group was created.
             ClosedError: The backend was closed.
         """
-        run(self._flow.process(handler, concurrency, prefetch, drain))
+        options = ProcessOptions(
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
+        )
+        run(self._flow.process(handler, options))
 
     def delete(self) -> None:
         """Remove the stream with its groups, their dead letters included."""
@@ -343,8 +349,11 @@ class AsyncStream(StreamBase, Generic[T]):
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        signals: bool | None = None,
     ) -> None:
-        """Call the handler with each payload until `stop`, SIGTERM or Ctrl-C.
+        """Call the handler with each payload until `stop`; SIGTERM and Ctrl-C stop it too, see `AsyncGroup.process`.
 
         A handler that returns False or raises is retried, ``raise Reject("why")`` makes a dead letter, anything else
         acks. For headers, attempts and settling by hand use `group` and `AsyncGroup.process`, which has the same
@@ -354,7 +363,10 @@ class AsyncStream(StreamBase, Generic[T]):
             InvalidArgumentError: No group was created.
             ClosedError: The backend was closed.
         """
-        await self._flow.process(handler, concurrency, prefetch, drain)
+        options = ProcessOptions(
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
+        )
+        await self._flow.process(handler, options)
 
     async def delete(self) -> None:
         """Remove the stream with its groups, their dead letters included."""

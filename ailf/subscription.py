@@ -23,7 +23,9 @@ from ailf.hub import Inbox
 from ailf.message import Answer, AsyncMessage, Message
 from ailf.patterns import matches
 from ailf.requests import FAILED, MARKS, REPLY_TO, REQUEST, Ticket, check_free
-from ailf.runtime import run
+from ailf.runtime import interrupts, is_fatal, run
+from ailf.safe_text import describe, log_failure
+from ailf.signals import stopped_by_signals
 from ailf.tracing import carrying
 from ailf.values import Gap, Overflow
 
@@ -35,9 +37,6 @@ ErrorHook = Callable[[Exception, Message[bytes]], Any]
 """Called with what went wrong and the message as it arrived: its channel, its headers and its raw bytes."""
 
 log = logging.getLogger("ailf.pubsub")
-
-MAX_ERROR = 2000
-"""How many characters of an error who asked is told."""
 
 BUFFER = 1024
 """How many messages a subscription holds unless told otherwise."""
@@ -197,24 +196,33 @@ class PubSubFlow:
             return self._face(frame.channel, body, _shown(headers), answer=self._answer_to(headers))
         return self._face(frame.channel, frame.body)
 
-    async def _failed(self, what: str, error: Exception, raw: Message[bytes]) -> None:
+    async def _failed(self, what: str, error: BaseException, raw: Message[bytes]) -> None:
         self.errors += 1
-        shown = None if isinstance(error, DecodeError) else error  # what a decoder says may quote the payload
-        log.error("channel %r: %s: %r", raw.channel, what, error, exc_info=shown)
+        hidden = isinstance(error, DecodeError)  # what a decoder says may quote the payload
+        log_failure(
+            log,
+            logging.ERROR,
+            "channel %r: %s: %s",
+            raw.channel,
+            what,
+            describe(error),
+            error=None if hidden else error,
+        )
         await self._excuse(error, raw)
         if self._on_error is None:
             return
-        try:
-            await self.engine.runtime.call(self._on_error, error, raw)
-        except Exception:
-            log.exception("channel %r: the error hook failed", raw.channel)
+        _, failure = await self.engine.runtime.call_user_code(self._on_error, error, raw)
+        if failure is not None:
+            if interrupts(failure):
+                raise failure
+            log_failure(log, logging.ERROR, "channel %r: the error hook failed", raw.channel, error=failure)
 
-    async def _excuse(self, error: Exception, raw: Message[bytes]) -> None:
+    async def _excuse(self, error: BaseException, raw: Message[bytes]) -> None:
         """Tell who waits for a reply that none will come."""
         if raw.answer is None:
             return
         try:
-            await raw.answer(None, None, f"{type(error).__name__}: {error}"[:MAX_ERROR])
+            await raw.answer(None, None, describe(error))
         except AilfError as away:
             log.warning("channel %r: who asked could not be told that it failed: %s", raw.channel, away)
 
@@ -240,9 +248,13 @@ class PubSubFlow:
         if self._inbox is not None:
             await self.engine.hub.drop(self._inbox, (unwanted,))
 
-    async def run(self) -> None:
+    async def run(self, signals: bool | None) -> None:  # noqa: FBT001 - as the option has it
         if (inbox := self._inbox) is None:
             raise InvalidArgumentError("nothing to run: subscribe(channel, handler) first")
+        with stopped_by_signals(self.engine.runtime.from_signal(self.stop), signals):
+            await self._run(inbox)
+
+    async def _run(self, inbox: Inbox) -> None:
         while (item := await inbox.get()) is not None:
             if isinstance(item, Gap):
                 log.warning("messages may be missing: %s", item.reason)
@@ -253,14 +265,25 @@ class PubSubFlow:
         for wanted, handlers in tuple(self._handlers.items()):
             fits = matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
             for handler in tuple(handlers) if fits else ():
+                await self._call(handler, message, frame)
+
+    async def _call(self, handler: Handler, message: Message[Any], frame: Frame) -> None:
+        """Call a handler, and answer with what it returns; its error harms no other (P8)."""
+        with carrying(message.headers):
+            result, error = await self.engine.runtime.call_user_code(handler, message)
+            if error is None and result is not None and message.answer is not None:
                 try:
-                    with carrying(message.headers):
-                        result = await self.engine.runtime.call(handler, message)
-                        if result is not None and message.answer is not None:
-                            await message.answer(result, None)
-                except Exception as error:  # noqa: BLE001 - one handler's error harms nobody else (P8)
-                    raw = self._face(frame.channel, frame.body, message.headers, answer=message.answer)
-                    await self._failed(f"handler {getattr(handler, '__qualname__', handler)} failed", error, raw)
+                    await message.answer(result, None)
+                except Exception as failure:  # noqa: BLE001 - what it returned can't be sent, or the backend is away
+                    error = failure
+        if error is None:
+            return
+        if interrupts(error):
+            raise error
+        raw = self._face(frame.channel, frame.body, message.headers, answer=message.answer)
+        await self._failed(f"handler {getattr(handler, '__qualname__', handler)} failed", error, raw)
+        if is_fatal(error):
+            raise error
 
     def stop(self) -> None:
         if self._inbox is not None:

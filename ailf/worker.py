@@ -1,35 +1,44 @@
 """The loop that runs handlers: take a message, call the handler, settle by what it did; stop without losing one.
 
-Each of `concurrency` hands takes from the same consumer, so at most that many handlers run at once (S15). On asyncio a
-hand whose handler has returned goes on without waiting for the answer to its ack, unless as many acks are under way as
-there are hands. Stopping goes in this order (S14): fetch no more, hand back what was not begun, wait for the running
-handlers and for the acks under way, leave.
+Each of `concurrency` worker loops takes from the same consumer, so at most that many handlers run at once (S15). On
+asyncio a loop whose handler has returned goes on without waiting for the answer to its ack, unless as many acks are
+under way as there are loops. Stopping goes in this order (S14): fetch no more, hand back what was not begun, wait for
+the running handlers and for the acks under way, leave.
+
+Whatever a handler does is an event of its one message. A worker loop that ends without having been told to stop ends
+`process` with an error.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ailf.checks import check_count, check_seconds
+import attrs
+
+from ailf.checks import check_name, valid_count, valid_seconds, valid_wait
 from ailf.consumer import ConsumerFlow
-from ailf.delivery import AsyncDelivery, Delivery, Parcel, verdict
+from ailf.delivery import AsyncDelivery, Delivery, Parcel, instruction, verdict
 from ailf.driver import Action, Outcome, Settlement
 from ailf.engine import LEAVING
 from ailf.errors import (
     AilfError,
     BackendError,
-    ClosedError,
+    InvalidArgumentError,
     LeaseLostError,
     PermissionDeniedError,
-    Reject,
     Retry,
 )
 from ailf.leasing import GroupFlow
+from ailf.runtime import is_fatal
+from ailf.safe_text import log_failure, text_of
+from ailf.signals import check_signals, stopped_by_signals
 from ailf.tracing import carrying
+from ailf.values import OnLost
 
-__all__ = ["DRAIN", "Worker"]
+__all__ = ["DRAIN", "ProcessOptions", "Worker"]
 
 log = logging.getLogger("ailf.worker")
 
@@ -40,10 +49,27 @@ _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
 
 _SPELL = 0.005
-"""Seconds that a hand goes on before others of its event loop have their turn."""
+"""Seconds that a worker loop goes on before others of its event loop have their turn."""
 
 _CANCELLED_WITHIN = 1.0
 """Seconds that a cancelled handler has for its clean-up."""
+
+
+def _valid_on_lost(_: Any, __: "attrs.Attribute[OnLost]", on_lost: object) -> None:
+    if not isinstance(on_lost, OnLost):
+        raise InvalidArgumentError(f"on_lost must be OnLost.CANCEL or OnLost.SIGNAL, not {on_lost!r}")
+
+
+@attrs.frozen(kw_only=True)
+class ProcessOptions:
+    """How a worker runs its handler; see `Group.process`."""
+
+    concurrency: int = attrs.field(default=1, validator=valid_count)
+    prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+    drain: float = attrs.field(default=DRAIN, validator=valid_wait)
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(valid_seconds))
+    on_lost: OnLost = attrs.field(default=OnLost.CANCEL, validator=_valid_on_lost)
+    signals: bool | None = attrs.field(default=None, converter=check_signals)
 
 
 class Tally:
@@ -80,31 +106,36 @@ class Tally:
 
 
 class Worker:
-    """One call of `process`."""
+    """One call of `process`.
+
+    Arguments:
+        group: The group whose messages it takes.
+        handler: Called with each delivery.
+        options: How.
+        consumer: The name of its consumer, for operators.
+        plain: Whether the handler takes the payload instead of the delivery.
+    """
 
     def __init__(
         self,
         group: GroupFlow,
         handler: Callable[[Any], Any],
-        concurrency: int,
-        prefetch: int | None,
-        drain: float,
+        options: ProcessOptions,
         consumer: str | None,
         *,
-        signals: bool,
         plain: bool = False,
     ) -> None:
         self._runtime = group.engine.runtime
         self._runtime.check_callable("the handler", handler)
         self._group = group
         self._handler = handler
-        self._concurrency = check_count("concurrency", concurrency)
-        self._prefetch = self._concurrency if prefetch is None else check_count("prefetch", prefetch)
-        self._drain = check_seconds("drain", drain)
-        self._name = consumer
-        self._signals = signals
+        self._options = options
+        self._concurrency = options.concurrency
+        self._name = None if consumer is None else check_name("consumer", consumer)
         self._plain = plain
-        self._face = Delivery if self._runtime.flavour == "blocking" else AsyncDelivery
+        self._on_asyncio = self._runtime.flavour == "asyncio"
+        self._face = AsyncDelivery if self._on_asyncio else Delivery
+        self._cancels = self._on_asyncio and options.on_lost is OnLost.CANCEL
         self._consumer: ConsumerFlow | None = None
         self._acking: set[Parcel] = set()
         self._answered = self._runtime.event()
@@ -117,16 +148,13 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`, a signal, or an error that no waiting mends."""
-        self._consumer = ConsumerFlow(self._group, self._name, self._prefetch)
+        self._consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
         await self._consumer.open()
         if self._stopped:
             self._consumer.stop()
         self._group.workers.add(self)
         try:
-            if self._signals:
-                with self._runtime.on_signals(self._signalled):
-                    await self._work(self._consumer)
-            else:
+            with stopped_by_signals(self._runtime.from_signal(self._signalled), self._options.signals):
                 await self._work(self._consumer)
         finally:
             self._group.workers.discard(self)
@@ -141,30 +169,32 @@ class Worker:
             self._consumer.stop()
 
     def _signalled(self) -> None:
-        log.info("%s: told to stop; waiting up to %g s for running handlers", self._group, self._drain)
+        log.info("%s: told to stop; waiting up to %g s for running handlers", self._group, self._options.drain)
         self.stop()
 
     async def _work(self, consumer: ConsumerFlow) -> None:
         log.info("%s: %s starts with concurrency %d", self._group, consumer.name, self._concurrency)
         mine = 1 if self._runtime.uses_caller else 0
-        hands = [
-            self._runtime.spawn(lambda: self._hand(consumer), name=f"ailf-worker-{number}")
+        loops = [
+            self._runtime.spawn(lambda: self._run_loop(consumer), name=f"ailf-worker-{number}")
             for number in range(mine, self._concurrency)
         ]
         try:
             if mine:
-                await self._hand(consumer)
+                await self._run_loop(consumer)
             await consumer.stopping.wait()
             await self._hand_back(consumer)
-            until = self._runtime.now() + self._drain
-            for hand in hands:
-                if not await hand.join(max(0.0, until - self._runtime.now())):
-                    log.warning("%s: a handler still runs after %g s and is left behind", self._group, self._drain)
+            until = self._runtime.now() + self._options.drain
+            for each in loops:
+                if not await each.join(max(0.0, until - self._runtime.now())):
+                    log.warning(
+                        "%s: a handler still runs after %g s and is left behind", self._group, self._options.drain
+                    )
         finally:
             consumer.stop()
-            for hand in hands:
-                hand.cancel()
-                await hand.join(_CANCELLED_WITHIN)
+            for each in loops:
+                each.cancel()
+                await each.join(_CANCELLED_WITHIN)
             await self._all_answered()
         log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
@@ -174,76 +204,141 @@ class Worker:
         except AilfError as error:
             log.warning("%s: messages could not be handed back and wait for their leases: %s", self._group, error)
 
-    # --- one hand ------------------------------------------------------------------------------------------------
+    # --- one worker loop -----------------------------------------------------------------------------------------
 
-    async def _hand(self, consumer: ConsumerFlow) -> None:
-        """Take and handle, one message after another."""
+    async def _run_loop(self, consumer: ConsumerFlow) -> None:
+        """Take and handle messages until told to stop; any other end ends `process` with an error."""
         failures = 0
-        while True:
-            try:
-                parcel = await consumer.next()
-                failures = 0
-            except (PermissionDeniedError, ClosedError) as error:
-                self._fail(error)
-                return
-            except BackendError as error:
-                log.warning("%s: the backend is away, trying on: %s", self._group, error)
-                if await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
+        try:
+            while True:
+                try:
+                    parcel = await consumer.next()
+                    failures = 0
+                except PermissionDeniedError:
+                    raise
+                except BackendError as error:
+                    await self._wait_out(consumer, error, failures)
+                    failures += 1
+                    continue
+                if parcel is None:
                     return
-                failures += 1
-                continue
-            except Exception as error:  # noqa: BLE001 - it ends the worker, whose caller gets it
-                self._fail(error)
-                return
-            if parcel is None:
-                return
-            await self._handle(parcel)
-            now = self._runtime.now()
-            if now >= self._breathed + _SPELL:
-                self._breathed = now
-                await self._runtime.breathe()
+                await self._handle(parcel)
+                now = self._runtime.now()
+                if now >= self._breathed + _SPELL:
+                    self._breathed = now
+                    await self._runtime.breathe()
+        except asyncio.CancelledError:
+            if not consumer.stopping.is_set():
+                self._fail(AilfError(f"{self._group}: other code has cancelled the task of a worker loop"))
+            raise
+        except BaseException as error:  # noqa: BLE001 - the caller of `process` gets it
+            self._fail(error)
+
+    async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
+        """Pause before the next try while the backend is away."""
+        log.warning("%s: the backend is away, trying on: %s", self._group, error)
+        await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
+        elif error is not self._failure:
+            log_failure(log, logging.ERROR, "%s: another worker loop has failed", self._group, error=error)
         self.stop()
 
     async def _handle(self, parcel: Parcel) -> None:
-        in_hand = parcel.consumer.in_hand
-        in_hand.add(parcel)
-        done = False
+        in_hand, name = parcel.consumer.in_hand, parcel.claim.record.id
+        if name in in_hand:
+            await self._postpone(parcel)
+            return
+        in_hand[name] = parcel
+        acks = False
         try:
-            done = await self._call(parcel)
+            result, error = await self._run_handler(parcel)
+            if parcel.settled is None:
+                action, why, delay = verdict(result, error)
+                acks = action is Action.ACK
+                if not acks:
+                    await self._settle(parcel, action, why, delay, error)
+            elif error is not None:
+                settled = parcel.settled.value
+                log_failure(log, logging.ERROR, "%s failed after it was settled by %s", parcel, settled, error=error)
         finally:
-            if not done:
-                in_hand.discard(parcel)
-        if done:
+            if not acks:
+                del in_hand[name]
+                if parcel.settled is None:  # whatever ended the handler: its lease is renewed no more
+                    parcel.consumer.let_go(parcel)
+        if acks:
             await self._ack(parcel)
+            return
+        self._count(parcel)
+        if error is not None and is_fatal(error):
+            raise error
 
-    async def _call(self, parcel: Parcel) -> bool:
-        """Call the handler, and settle by what it did, but for the ack; return whether that is still to come."""
-        result: object = None
-        raised: Exception | None = None
+    async def _postpone(self, parcel: Parcel) -> None:
+        """Give back a message whose earlier attempt still runs here, for others to have, or for later."""
+        takeover = self._group.options.takeover
+        log.warning("%s: an earlier attempt still runs here; given back for %g s", parcel, takeover)
+        await self._settle(parcel, Action.RELEASE, "", takeover, None)
+
+    async def _run_handler(self, parcel: Parcel) -> tuple[Any, BaseException | None]:
+        """Call the handler, and return what it returned or raised; give the message back where we are cancelled."""
+        if self._on_asyncio:
+            parcel.task = asyncio.current_task()
+        if self._cancels:
+            parcel.hold.on_lost = functools.partial(self._lease_lost, parcel)
+            if parcel.hold.taken:  # just now
+                self._lease_lost(parcel)
+        stop_timer = None if self._options.timeout is None else self._start_timer(parcel, self._options.timeout)
         try:
             with carrying(parcel.headers):
-                result = await self._runtime.call(self._handler, parcel.data if self._plain else self._face(parcel))
-        except Exception as error:  # noqa: BLE001 - a handler's error is its message's (S15)
-            raised = error
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as interrupted:
-            await self._give_back(parcel)
-            if isinstance(interrupted, asyncio.CancelledError):
+                result, error = await self._runtime.call_user_code(
+                    self._handler, parcel.data if self._plain else self._face(parcel)
+                )
+        except asyncio.CancelledError as cancelled:
+            if parcel.struck is None:
+                await self._give_back(parcel)
                 raise
-            self._fail(interrupted)
-            return False
-        if parcel.settled is None:
-            action, why, delay = verdict(result, raised)
-            if action is Action.ACK:
-                return True
-            await self._settle(parcel, action, why, delay, raised)
-        elif raised is not None:
-            log.error("%s: %r after it was settled by %s", parcel, raised, parcel.settled.value, exc_info=raised)
-        self._count(parcel)
-        return False
+            result, error = None, cancelled
+        finally:
+            parcel.task = parcel.hold.on_lost = None
+            if stop_timer is not None:
+                stop_timer()
+        if parcel.struck is not None:
+            error = await self._why_cancelled(parcel, parcel.struck, error)
+        return result, error
+
+    # --- handlers that take too long, or have lost their lease ---------------------------------------------------
+
+    def _start_timer(self, parcel: Parcel, timeout: float) -> Callable[[], None]:
+        """Let the handler's time end: asyncio cancels it, a thread's lease is let go; return what stops the timer."""
+        late = TimeoutError(f"the handler took longer than its timeout of {timeout:g} s")
+        if self._on_asyncio:
+            return asyncio.get_running_loop().call_later(timeout, self._cancel, parcel, late).cancel
+        renewer, hold = self._group.engine.renewer, parcel.hold
+        renewer.limit(hold, self._runtime.now() + timeout)
+        return functools.partial(renewer.limit, hold, float("inf"))
+
+    def _lease_lost(self, parcel: Parcel) -> None:
+        """Cancel the handler, from the renewal thread."""
+        task = parcel.task
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be cancelled
+                task.get_loop().call_soon_threadsafe(self._cancel, parcel, LeaseLostError(f"{parcel}: lost"))
+
+    def _cancel(self, parcel: Parcel, why: Exception) -> None:
+        """Cancel the handler, if it still runs, once."""
+        if parcel.task is not None and parcel.struck is None:
+            parcel.struck = why
+            parcel.task.cancel()
+
+    async def _why_cancelled(self, parcel: Parcel, why: Exception, error: BaseException | None) -> BaseException | None:
+        """Take our own cancellation back, and return what the handler ended with."""
+        task = asyncio.current_task()
+        if task is not None and task.uncancel() > 0:  # others have cancelled it too
+            await self._give_back(parcel)
+            raise asyncio.CancelledError
+        return why if isinstance(error, asyncio.CancelledError) else error
 
     # --- acks ----------------------------------------------------------------------------------------------------
 
@@ -255,7 +350,11 @@ class Worker:
             self._done(parcel, lost)
             return
         self._acking.add(parcel)
-        await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
+        try:
+            await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
+        except BaseException as error:  # interrupted, so it is not known; its lease ends, or `close` gives it back
+            self._done(parcel, error)
+            raise
         while len(self._acking) >= self._concurrency:
             await self._answered.wait()
 
@@ -268,18 +367,18 @@ class Worker:
             except AilfError as lost:
                 failure = lost
         self._done(parcel, failure)
+
+    def _done(self, parcel: Parcel, failure: BaseException | None) -> None:
+        if failure is not None:
+            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
+            log.warning("%s: ack failed: %s", parcel, text_of(failure))
+        parcel.consumer.in_hand.pop(parcel.claim.record.id, None)
+        self._count(parcel)
         awaited = len(self._acking) >= self._concurrency
         self._acking.discard(parcel)
         if awaited or not self._acking:
             self._answered.set()
             self._answered.clear()
-
-    def _done(self, parcel: Parcel, failure: BaseException | None) -> None:
-        if failure is not None:
-            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
-            log.warning("%s: ack failed: %s", parcel, failure)
-        parcel.consumer.in_hand.discard(parcel)
-        self._count(parcel)
 
     async def _all_answered(self) -> None:
         """Wait for the acks under way."""
@@ -293,26 +392,26 @@ class Worker:
             log.info("%s: %s so far: %s", self._group, parcel.consumer.name, self._tally)
 
     async def _settle(
-        self, parcel: Parcel, action: Action, why: str, delay: float | None, raised: Exception | None
+        self, parcel: Parcel, action: Action, why: str, delay: float | None, error: BaseException | None
     ) -> None:
         """Settle, and say in the log, with the handler's error, what became of the message."""
+        said = instruction(error)
+        level = logging.ERROR if why else logging.WARNING
         try:
             outcome = await parcel.settle(action, delay=delay, error=why)
-        except AilfError as error:
+        except AilfError as failure:
             parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
-            fate, severity = f"{action.value} failed: {error}", logging.ERROR if why else logging.WARNING
+            fate = f"{action.value} failed: {failure}"
         else:
             if not why:
                 return
             fate = "it is a dead letter now" if outcome is Outcome.DEAD else "it will be delivered again"
-            severity = logging.ERROR
-        log.log(severity, "%s: %s%s", parcel, f"{why}; " if why else "", fate, exc_info=_trace(raised))
+            if isinstance(said, Retry) and outcome is not Outcome.DEAD:
+                level = logging.INFO
+        # `Reject` and `Retry` are words, and have said it all; of any other error the traceback helps.
+        shown = f"{why}; {fate}" if why else fate
+        log_failure(log, level, "%s: %s", parcel, shown, error=error if said is None else None)
 
     async def _give_back(self, parcel: Parcel) -> None:
         if parcel.settled is None:
             await self._settle(parcel, Action.RELEASE, "", None, None)
-
-
-def _trace(raised: Exception | None) -> Exception | None:
-    """Return the error whose traceback belongs into the log: `Reject` and `Retry` are words, and have said it all."""
-    return None if isinstance(raised, Reject | Retry) else raised

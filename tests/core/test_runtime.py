@@ -1,10 +1,11 @@
 """The two runtimes keep the same promises: events from any thread, flights that are shared, flows beside others."""
 
 import asyncio
+import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -368,11 +369,13 @@ async def _coroutine_function(value: int) -> int:
 
 @both
 def test_a_plain_function_is_called(play: Play) -> None:
-    """Both flavours take plain functions."""
+    """Both flavours take plain functions, and return what they raise."""
 
     async def scenario(runtime: Runtime) -> None:
         runtime.check_callable("the handler", abs)
-        assert await runtime.call(abs, -3) == 3
+        assert await runtime.call_user_code(abs, -3) == (3, None)
+        _, error = await runtime.call_user_code(abs, "x")
+        assert isinstance(error, TypeError)
         with pytest.raises(InvalidArgumentError, match="the handler must be callable, not int"):
             runtime.check_callable("the handler", 3)
 
@@ -381,7 +384,7 @@ def test_a_plain_function_is_called(play: Play) -> None:
 
 def test_asyncio_awaits_a_coroutine_function() -> None:
     """The asyncio flavour takes coroutine functions, too."""
-    assert asyncio.run(AsyncioRuntime().call(_coroutine_function, 3)) == 3
+    assert asyncio.run(AsyncioRuntime().call_user_code(_coroutine_function, 3)) == (3, None)
 
 
 def test_threads_refuse_a_coroutine_function() -> None:
@@ -389,5 +392,79 @@ def test_threads_refuse_a_coroutine_function() -> None:
     runtime = ThreadRuntime()
     with pytest.raises(InvalidArgumentError, match=r"use the Async… twin"):
         runtime.check_callable("the handler", _coroutine_function)
-    with pytest.raises(InvalidArgumentError, match=r"use the Async… twin"):
-        run(runtime.call(lambda: _coroutine_function(1)))
+    _, error = run(runtime.call_user_code(lambda: _coroutine_function(1)))
+    assert isinstance(error, InvalidArgumentError)
+    assert "use the Async… twin" in str(error)
+
+
+def _generator_function(*_: object) -> Iterator[int]:
+    yield 1
+
+
+async def _async_generator_function(*_: object) -> AsyncIterator[int]:
+    yield 1
+
+
+class _Yields:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+YIELDING: list[Callable[..., Any]] = [
+    _generator_function,
+    _async_generator_function,
+    functools.partial(_generator_function, 1),
+    _Yields(),
+]
+
+
+@both
+def test_a_function_that_yields_is_refused(play: Play) -> None:
+    """Calling one runs nothing of it: it is refused when it is handed over, or its generator is an error."""
+
+    async def scenario(runtime: Runtime) -> None:
+        for function in YIELDING:
+            with pytest.raises(InvalidArgumentError, match="yields, so calling it runs nothing of it"):
+                runtime.check_callable("the handler", function)
+        for function in (_generator_function, _async_generator_function):
+            _, error = await runtime.call_user_code(lambda made=function: made())
+            assert isinstance(error, InvalidArgumentError)
+            assert "nothing of it has run" in str(error)
+
+    play(scenario)
+
+
+@both
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt])
+def test_whatever_a_function_raises_is_returned(play: Play, raised: type[BaseException]) -> None:
+    """Nothing that user code raises gets past the place where it is called."""
+
+    async def scenario(runtime: Runtime) -> None:
+        def function() -> None:
+            raise raised
+
+        _, error = await runtime.call_user_code(function)
+        assert type(error) is raised
+
+    play(scenario)
+
+
+def test_a_cancellation_of_the_functions_own_is_told_from_one_of_its_task() -> None:
+    """A function that awaits a cancelled task fails; where its own task is cancelled, that goes on."""
+
+    async def awaits_what_is_cancelled() -> None:
+        inner = asyncio.create_task(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+    async def scenario() -> None:
+        runtime = AsyncioRuntime()
+        _, error = await runtime.call_user_code(awaits_what_is_cancelled)
+        assert isinstance(error, asyncio.CancelledError)
+        calling = asyncio.create_task(runtime.call_user_code(asyncio.sleep, 60))
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    asyncio.run(scenario())

@@ -1,0 +1,119 @@
+"""Text that users give, made safe before it goes to a driver or a log: error texts, reasons, tracebacks.
+
+An exception's `__str__` may raise, its text may have 50 MB or half of a surrogate pair, which no encoding can write.
+None of that may harm the settlement of another message, or a log line. Everything here returns text that is short and
+can be encoded. Nothing here waits.
+"""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from typing import Final
+
+from ailf.errors import InvalidArgumentError
+
+__all__ = ["LONGEST", "describe", "leaves_of", "log_failure", "safe_reason", "safe_text", "text_of"]
+
+LONGEST: Final = 2000
+"""The longest text that is kept, in characters."""
+
+LONGEST_TRACEBACK: Final = 20_000
+
+CHAIN: Final = 32
+"""How many exceptions of a chain or group are looked at."""
+
+
+def safe_text(text: str, longest: int = LONGEST) -> str:
+    """Return text that can be encoded, cut to `longest` characters: a lone surrogate becomes its escape."""
+    cut = text[:longest]
+    try:
+        cut.encode()
+    except UnicodeEncodeError:
+        return cut.encode("utf-8", "backslashreplace").decode()[:longest]
+    return cut
+
+
+def safe_reason(what: str, reason: object) -> str:
+    """Return a reason that a user gives, made safe.
+
+    Raises:
+        InvalidArgumentError: It is no text.
+    """
+    if not isinstance(reason, str):
+        raise InvalidArgumentError(f"{what} must be text, not {type(reason).__name__}")
+    return safe_text(reason)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, made safe; one whose text can't be made says so."""
+    try:
+        return safe_text(str(error))
+    except BaseException as failure:  # noqa: BLE001 - `__str__` is user code, and may raise anything
+        return f"<no text: {type(error).__name__}.__str__ raised {type(failure).__name__}>"
+
+
+def describe(error: BaseException) -> str:
+    """Return the type and text of an exception; of a group also those of the exceptions in it."""
+    shown = f"{type(error).__name__}: {text_of(error)}"
+    if isinstance(error, BaseExceptionGroup):
+        leaves = "; ".join(f"{type(each).__name__}: {text_of(each)}" for each in leaves_of(error))
+        shown = f"{shown}: {leaves}"
+    return safe_text(shown)
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that a group holds, at any depth, or the exception itself; at most `CHAIN`."""
+    waiting, found = [error], 0
+    while waiting and found < CHAIN:
+        each = waiting.pop()
+        if isinstance(each, BaseExceptionGroup):
+            waiting.extend(reversed(each.exceptions))
+        else:
+            found += 1
+            yield each
+
+
+def log_failure(
+    log: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None
+) -> None:
+    """Log a message with the traceback of an exception, where a log can show that; else with as much as it can.
+
+    Arguments:
+        log: The logger.
+        level: The level.
+        message: The message, with ``%s`` for each argument.
+        args: The arguments; their texts must be safe.
+        error: The exception; None for no traceback.
+    """
+    if error is None or _can_be_shown(error):
+        log.log(level, message, *args, exc_info=error)
+    elif log.isEnabledFor(level):
+        log.log(level, "%s\n%s", message % args, safe_text(_rendered(error), LONGEST_TRACEBACK))
+
+
+def _can_be_shown(error: BaseException) -> bool:
+    """Tell whether a log can show an exception and all that its traceback shows with it."""
+    waiting, seen = [error], 0
+    while waiting:
+        each = waiting.pop()
+        seen += 1
+        if seen > CHAIN or not _is_plain(each):
+            return False
+        waiting += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+    return True
+
+
+def _is_plain(error: BaseException) -> bool:
+    try:
+        texts = [str(error), *getattr(error, "__notes__", ())]
+        return all(len(text) <= LONGEST and text == safe_text(text) for text in texts)
+    except BaseException:  # noqa: BLE001 - as `text_of`
+        return False
+
+
+def _rendered(error: BaseException) -> str:
+    """Return the frames of an exception, and its description."""
+    frames = "".join(traceback.format_tb(error.__traceback__, limit=-CHAIN))
+    return f"Traceback (most recent call last):\n{frames}{describe(error)}"
