@@ -180,8 +180,9 @@ class Renewer:
             due = holds[0].next_look()
             if self._thread is None:
                 self._next = due
-                self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
+                thread.start()  # where Ctrl-C interrupts this, the next lease starts another thread
+                self._thread = thread
             elif due < self._next:
                 self._next = due
                 self._wake.notify()

@@ -45,20 +45,24 @@ def safe_reason(what: str, reason: object) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception, made safe; one whose text can't be made says so."""
+    """Return the text of an exception, made safe: its type where it has none, and why where that can't be made."""
     try:
-        return safe_text(str(error))
+        return safe_text(str(error)) or type(error).__name__
     except BaseException as failure:  # noqa: BLE001 - `__str__` is user code, and may raise anything
         return f"<no text: {type(error).__name__}.__str__ raised {type(failure).__name__}>"
 
 
 def describe(error: BaseException) -> str:
     """Return the type and text of an exception; of a group also those of the exceptions in it."""
-    shown = f"{type(error).__name__}: {text_of(error)}"
+    shown = _typed(error)
     if isinstance(error, BaseExceptionGroup):
-        leaves = "; ".join(f"{type(each).__name__}: {text_of(each)}" for each in leaves_of(error))
-        shown = f"{shown}: {leaves}"
+        shown = f"{shown}: {'; '.join(_typed(each) for each in leaves_of(error))}"
     return safe_text(shown)
+
+
+def _typed(error: BaseException) -> str:
+    name, text = type(error).__name__, text_of(error)
+    return name if text == name else f"{name}: {text}"
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:

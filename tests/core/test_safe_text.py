@@ -47,13 +47,16 @@ def test_text_is_short_and_can_be_encoded(text: str, safe: str) -> None:
     ("error", "described"),
     [
         (ValueError("no"), "ValueError: no"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
         (OddError("x"), "OddError: <no text: OddError.__str__ raised IndexError>"),
         (ExitsError("x"), "ExitsError: <no text: ExitsError.__str__ raised SystemExit>"),
         (ValueError(f"bad {HALF}"), r"ValueError: bad \ud83d"),
         (
             ExceptionGroup("several", [KeyError("a"), ExceptionGroup("inner", [OddError("b")])]),
-            "ExceptionGroup: several (2 sub-exceptions): KeyError: 'a'; "
-            "OddError: <no text: OddError.__str__ raised IndexError>",
+            (
+                "ExceptionGroup: several (2 sub-exceptions): KeyError: 'a'; "
+                "OddError: <no text: OddError.__str__ raised IndexError>"
+            ),
         ),
     ],
 )

@@ -1,0 +1,360 @@
+"""SIGTERM and Ctrl-C stop workers, once, and the program's own handlers are neither lost nor left out."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import ailf
+import ailf_memory
+from ailf import InvalidArgumentError
+from ailf.signals import stopped_by_signals
+from ailf_memory import MemoryBackend
+
+STANDARD = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """The handlers of a plain program; whatever a test does is undone."""
+    before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def current() -> dict[signal.Signals, Any]:
+    """Return the handlers that are installed."""
+    return {number: signal.getsignal(number) for number in STANDARD}
+
+
+def send(number: signal.Signals) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+class Told(list[str]):
+    """What has been called, in order."""
+
+    def by(self, name: str) -> Callable[..., None]:
+        """Return a callback, or a handler, that notes its name down."""
+        return lambda *_: self.append(name)
+
+
+# --- which signals are taken ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", STANDARD)
+def test_default_handlers_are_taken(number: signal.Signals) -> None:
+    """The first signal tells the worker and does nothing else; the handlers are the standard ones afterwards."""
+    told = Told()
+    with stopped_by_signals(told.by("worker"), None):
+        assert current() != STANDARD
+        send(number)
+        assert told == ["worker"]
+        assert current() == STANDARD
+    assert current() == STANDARD
+
+
+def test_a_handler_of_the_programs_own_stays() -> None:
+    """Each signal is decided on by itself: the program's handler is called, and the other signal is taken."""
+    told = Told()
+    own = told.by("own")
+    signal.signal(signal.SIGTERM, own)
+    with stopped_by_signals(told.by("worker"), None):
+        send(signal.SIGTERM)
+        assert told == ["own"]
+        send(signal.SIGINT)
+        assert told == ["own", "worker"]
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As `nohup` asks for it."""
+    told = Told()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopped_by_signals(told.by("worker"), None):
+        send(signal.SIGINT)
+    assert told == []
+
+
+def test_with_true_both_are_taken_and_the_programs_handler_is_called_too() -> None:
+    """After the worker was told; a second signal is the program's alone."""
+    told = Told()
+    own = told.by("own")
+    signal.signal(signal.SIGTERM, own)
+    with stopped_by_signals(told.by("worker"), True):
+        send(signal.SIGTERM)
+        assert told == ["worker", "own"]
+        send(signal.SIGTERM)
+        assert told == ["worker", "own", "own"]
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_with_false_none_is_taken() -> None:
+    """Ctrl-C raises KeyboardInterrupt, as in any program."""
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(Told().by("worker"), False):
+        assert current() == STANDARD
+        send(signal.SIGINT)
+
+
+def test_a_second_signal_acts_as_it_did_before() -> None:
+    """A worker that takes too long to drain can be interrupted."""
+    told = Told()
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(told.by("worker"), None):
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+    assert told == ["worker"]
+
+
+# --- several workers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_every_worker_is_told_and_the_last_one_puts_the_handlers_back(order: tuple[int, ...]) -> None:
+    """Whichever ends first."""
+    told = Told()
+    workers = [stopped_by_signals(told.by(f"worker {number}"), None) for number in range(3)]
+    for each in workers:
+        each.__enter__()
+    for number in order[:-1]:
+        workers[number].__exit__(None, None, None)
+        assert current() != STANDARD
+    send(signal.SIGTERM)
+    assert told == [f"worker {order[-1]}"]
+    workers[order[-1]].__exit__(None, None, None)
+    assert current() == STANDARD
+    with stopped_by_signals(told.by("one"), None), stopped_by_signals(told.by("two"), None):
+        send(signal.SIGINT)
+    assert told[1:] == ["one", "two"]
+
+
+def test_a_handler_that_was_installed_meanwhile_is_left_alone() -> None:
+    """It was put over ours by somebody that wanted it there."""
+    told = Told()
+    later = told.by("later")
+    with stopped_by_signals(told.by("worker"), None):
+        signal.signal(signal.SIGTERM, later)
+    assert signal.getsignal(signal.SIGTERM) is later
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_worker_that_begins_after_a_signal_is_stopped_by_the_next_one() -> None:
+    """The handlers are installed anew, although others still drain."""
+    told = Told()
+    with stopped_by_signals(told.by("first"), None):
+        send(signal.SIGTERM)
+        with stopped_by_signals(told.by("second"), None):
+            send(signal.SIGTERM)
+            assert told[0] == "first"
+            assert told[-1] == "second"
+    assert current() == STANDARD
+
+
+def in_thread(function: Callable[[], None]) -> None:
+    """Run something in a thread, and raise what it raises."""
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(10)
+    if failed:
+        raise failed[0]
+
+
+def test_outside_the_main_thread_handlers_cannot_be_installed() -> None:
+    """The default does without; True says so, because it would be a promise that nobody keeps."""
+
+    def default() -> None:
+        with stopped_by_signals(Told().by("worker"), None):
+            assert current() == STANDARD
+
+    def asked() -> None:
+        with stopped_by_signals(Told().by("worker"), True):
+            pass
+
+    in_thread(default)
+    with pytest.raises(InvalidArgumentError, match="main thread only"):
+        in_thread(asked)
+
+
+def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one() -> None:
+    """One registry for the process."""
+    told = Told()
+    begun, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with stopped_by_signals(told.by("other thread"), None):
+            begun.set()
+            end.wait(5)
+
+    with stopped_by_signals(told.by("main thread"), None):
+        thread = threading.Thread(target=work)
+        thread.start()
+        begun.wait(5)
+        send(signal.SIGTERM)
+        end.set()
+        thread.join(5)
+    assert sorted(told) == ["main thread", "other thread"]
+    assert current() == STANDARD
+
+
+@pytest.mark.parametrize("signals", ["yes", 1, 0, []])
+def test_the_option_is_checked(signals: Any) -> None:
+    """`signals` is True, False or None."""
+    with MemoryBackend() as backend:
+        group = backend.stream("s").group("g")
+        with pytest.raises(InvalidArgumentError, match="signals must be True, False, or None"):
+            group.process(print, signals=signals)
+        with pytest.raises(InvalidArgumentError, match="signals must be True, False, or None"):
+            backend.pubsub().run(signals=signals)
+
+
+# --- whole programs ------------------------------------------------------------------------------------------------
+
+PROGRAMS = {
+    "process_messages": """
+with ailf.connect("memory://") as backend:
+    tasks = backend.stream("tasks")
+    tasks.create_consumer_group("workers", "worker-1")
+    tasks.add("a task")
+    tasks.process_messages(lambda task: print("begun", flush=True))
+print("ended")
+""",
+    "process": """
+with ailf.connect("memory://") as backend:
+    backend.stream("tasks").add("a task")
+    backend.stream("tasks").group("g").process(lambda task: print("begun", flush=True), concurrency=3)
+print("ended")
+""",
+    "run": """
+with ailf.connect("memory://") as backend:
+    pubsub = backend.pubsub()
+    pubsub.subscribe("c", lambda message: print("begun", flush=True))
+    pubsub.publish("c", 1)
+    pubsub.run()
+print("ended")
+""",
+    "two asyncio workers": """
+async def main():
+    async with ailf.connect_async("memory://") as backend:
+        tasks, pubsub = backend.stream("tasks"), backend.pubsub()
+        await tasks.add("a task")
+        await pubsub.subscribe("c", lambda message: None)
+        await asyncio.gather(tasks.group("g").process(lambda task: print("begun", flush=True)), pubsub.run())
+asyncio.run(main())
+print("ended")
+""",
+    "asyncio on uvloop": """
+import uvloop
+async def main():
+    async with ailf.connect_async("memory://") as backend:
+        tasks = backend.stream("tasks")
+        await tasks.add("a task")
+        await tasks.group("g").process(lambda task: print("begun", flush=True))
+uvloop.run(main())
+print("ended")
+""",
+    "a forked child": """
+import os, signal, time
+with ailf.connect("memory://") as backend:
+    group = backend.stream("tasks").group("g")
+    backend.stream("tasks").add("a task")
+    def handler(task):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, b"1")
+            time.sleep(30)
+            os._exit(7)
+        os.read(reading, 1)  # before that, a fork forgets the signals that it gets
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+        print("begun", flush=True)
+    group.process(handler)
+print("ended")
+""",
+}
+
+
+@pytest.mark.parametrize("number", STANDARD)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_ends_well(program: str, number: signal.Signals) -> None:
+    """One signal, and the program goes on behind its worker and ends with status 0 and without a traceback."""
+    source = f"import asyncio, ailf\n{PROGRAMS[program]}"
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(number)
+        out, errors = child.communicate(timeout=20)
+    assert (out, errors, child.returncode) == ("ended\n", "", 0)
+
+
+# --- Ctrl-C without our handlers ------------------------------------------------------------------------------------
+
+
+OURS = tuple(str(Path(each.__file__ or "").parent) for each in (ailf, ailf_memory))
+
+
+def interrupted_at(call: int) -> bool:
+    """Interrupt a busy worker at its n-th call of a function of ours; return whether `process` ended with that.
+
+    Python's own locks and threads can't be interrupted at any point, so theirs are left out; nor can finalizers.
+    """
+    calls, after = 0, 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.startswith(OURS)
+        if calls == call:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with MemoryBackend() as backend:
+        stream = backend.stream("tasks")
+        group = stream.group("g")
+        stream.add_many(range(5))
+
+        def handler(_: Any) -> None:
+            nonlocal after
+            after += calls >= call
+            if after == 20:  # it was swallowed
+                group.stop()
+            stream.add(0)
+
+        sys.setprofile(profile)
+        try:
+            group.process(handler, signals=False)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("part", range(4))
+def test_one_ctrl_c_ends_a_busy_worker(part: int) -> None:
+    """At whatever point of its work it comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert [call for call in range(1 + part, 400, 4) if not interrupted_at(call)] == []
+    finally:
+        gc.enable()
