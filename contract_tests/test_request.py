@@ -13,6 +13,7 @@ import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.flavours import World
+from contract_tests.test_worker import ODD_ERRORS
 from contract_tests.threads import in_thread
 
 NEEDS = (Capability.PUBSUB,)
@@ -153,6 +154,46 @@ async def test_a_handler_that_fails(world: World) -> None:
         with pytest.raises(ailf.RequestFailedError, match="DecodeError"):
             await world.soon(backend.pubsub().request("c", "not a number", timeout=4))
         assert time.monotonic() - begin < 3
+
+
+async def test_a_handler_that_fails_oddly(world: World) -> None:
+    """P9, P8: whatever it raises, the asker is told in a text that can be read, and the responder goes on."""
+    backend = await world.connect()
+
+    def handler(message: Any) -> Any:
+        if message.data == len(ODD_ERRORS):
+            return "well"
+        raise ODD_ERRORS[message.data]
+
+    async with serving(world, backend, "c", handler) as server:
+        asking = backend.pubsub()
+        for number in range(len(ODD_ERRORS)):
+            with pytest.raises(ailf.RequestFailedError, match="the responder failed: ") as caught:
+                await world.soon(asking.request("c", number, timeout=4))
+            str(caught.value).encode()
+            assert len(str(caught.value)) < 3000
+        assert (await world.soon(asking.request("c", len(ODD_ERRORS)))).data == "well"
+        assert server.errors == len(ODD_ERRORS)
+
+
+async def test_a_fatal_error_ends_run(world: World) -> None:
+    """P8: an error that is no Exception is told to the asker too, and then `run` ends with it."""
+    backend = await world.connect()
+
+    class PanicError(BaseException):
+        pass
+
+    def handler(message: Any) -> Any:
+        raise PanicError
+
+    server = backend.pubsub()
+    await server.subscribe("c", handler)
+    running = asyncio.ensure_future(server.run())
+    with pytest.raises(ailf.RequestFailedError, match="PanicError"):
+        await world.soon(backend.pubsub().request("c", 1, timeout=4))
+    with pytest.raises(PanicError):
+        await world.soon(running)
+    await server.aclose()
 
 
 async def test_several_responders(world: World) -> None:

@@ -47,6 +47,74 @@ async def test_verdicts(world: World) -> None:
     }
 
 
+class OddError(Exception):
+    """An error whose text can't be made."""
+
+    def __str__(self) -> str:
+        return self.args[5]  # type: ignore[no-any-return]
+
+
+HALF = b"\xed\xa0\xbd".decode("utf-8", "surrogatepass")
+"""Half of a surrogate pair, as a cut-off emoji leaves it: no encoding can write it."""
+
+ODD_ERRORS: tuple[BaseException, ...] = (
+    asyncio.CancelledError("of its own"),
+    OddError("x"),
+    ValueError(f"cut {HALF} off"),
+    ValueError("x" * 5_000_000),
+    ValueError("a\0b"),
+    ailf.Reject(HALF),
+    ExceptionGroup("group", [OddError("y"), ValueError(HALF)]),
+)
+
+
+async def test_odd_errors(world: World) -> None:
+    """S15, S5: whatever a handler raises costs its own delivery; the dead letter has a text that can be read."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", max_deliveries=1)
+    count = len(ODD_ERRORS)
+    await stream.add_many(range(2 * count))
+    fine: list[int] = []
+
+    def handler(delivery: Any) -> None:
+        if delivery.data % 2 == 0:
+            raise ODD_ERRORS[delivery.data // 2]
+        fine.append(delivery.data)
+        if len(fine) == count:
+            group.stop()
+
+    await world.soon(group.process(handler, concurrency=3))
+    assert sorted(fine) == list(range(1, 2 * count, 2))
+    letters = sorted(await group.dead_letters.list(), key=lambda each: int(each.body))
+    assert [int(each.body) for each in letters] == list(range(0, 2 * count, 2))
+    texts = [each.error for each in letters]
+    assert texts[0] == "CancelledError: of its own"
+    assert texts[1] == "OddError: <no text: OddError.__str__ raised IndexError>"
+    assert texts[2] == r"ValueError: cut \ud83d off"
+    assert texts[3] == "ValueError: " + "x" * (len(texts[3]) - 12)
+    assert texts[4] == "ValueError: a\0b"
+    assert texts[5] == r"\ud83d"
+    assert texts[6].endswith(r"ValueError: \ud83d")
+    assert max(map(len, texts)) <= 2000
+
+
+async def test_reasons(world: World) -> None:
+    """S15: what a consumer says of a message is kept where it can be read, and refused where it is no text."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", max_deliveries=1)
+    await stream.add_many(range(3))
+    async with group.consumer() as consumer:
+        await (await world.take(consumer)).nack(reason=f"cut {HALF} off")
+        await (await world.take(consumer)).reject(HALF)
+        last = await world.take(consumer)
+        with pytest.raises(ailf.InvalidArgumentError):
+            await last.reject(None)
+        await last.ack()
+    assert [each.error for each in await group.dead_letters.list()] == [r"cut \ud83d off", r"\ud83d"]
+
+
 async def test_retries(world: World) -> None:
     """S15, S7: a handler that raises Retry has its message again after the delay it names, and not before."""
     backend = await world.connect()

@@ -1,0 +1,444 @@
+"""Whatever a handler does is an event of its one message: it takes too long, loses its lease, raises anything."""
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+import ailf
+from ailf import Backoff, OnLost, Reject, Retry
+from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
+
+AT_ONCE = Backoff(initial=0.0, jitter=0.0)
+
+
+class PanicException(BaseException):
+    """An error that is no `Exception`."""
+
+
+async def working(group: Any, handler: Any, **options: Any) -> "asyncio.Task[None]":
+    """Start a worker, and return its task when it has begun to wait or work."""
+    task = asyncio.create_task(group.process(handler, **options))
+    await asyncio.sleep(0)
+    return task
+
+
+# --- what they raise -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "letter"),
+    [
+        (ExceptionGroup("g", [Reject("never")]), ("rejected", "never", 1)),
+        (ExceptionGroup("g", [ExceptionGroup("h", [Reject("deep")])]), ("rejected", "deep", 1)),
+        (ExceptionGroup("g", [Retry("again", delay=0), Reject("never")]), ("rejected", "never", 1)),
+        (ExceptionGroup("g", [Retry("again", delay=0)]), ("max_deliveries", "again", 2)),
+        (
+            ExceptionGroup("g", [Reject("never"), ValueError("x")]),
+            ("max_deliveries", "ExceptionGroup: g (2 sub-exceptions): Reject: never; ValueError: x", 2),
+        ),
+    ],
+)
+def test_a_group_of_instructions_is_one(raised: Exception, letter: tuple[str, str, int]) -> None:
+    """`Reject` and `Retry` mean the same from within a task group; a group with anything else is an error."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", max_deliveries=2, backoff=AT_ONCE)
+            await stream.add_many(["bad", "last"])
+
+            def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                if delivery.data == "last":
+                    if delivery.attempt == 2:
+                        group.stop()
+                    raise Retry(delay=0)
+                raise raised
+
+            async with asyncio.timeout(5):
+                await group.process(handler)
+            found = [(each.reason, each.error, each.attempts) for each in await group.dead_letters.list()]
+            assert found[0] == letter
+
+    asyncio.run(scenario())
+
+
+def test_a_group_means_the_same_at_the_end_of_a_context() -> None:
+    """Which swallows it, as it does a plain `Reject`."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        stream.add(1)
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            with delivery:
+                raise ExceptionGroup("g", [Reject("never")])
+        (letter,) = group.dead_letters.list()
+        assert (letter.reason, letter.error) == ("rejected", "never")
+
+
+def test_a_retry_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It is what the handler wanted; when there is no further delivery, the dead letter is an error."""
+    caplog.set_level(logging.INFO, "ailf.worker")
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g", max_deliveries=2)
+        stream.add(1)
+
+        def handler(delivery: ailf.Delivery[int]) -> None:
+            if delivery.attempt == 2:
+                group.stop()
+            raise Retry("the model is overloaded", delay=0)
+
+        group.process(handler)
+    said = [(each.levelname, each.getMessage()) for each in caplog.records if "overloaded" in each.getMessage()]
+    assert [level for level, _ in said] == ["INFO", "ERROR"]
+    assert said[0][1].endswith("the model is overloaded; it will be delivered again")
+    assert said[1][1].endswith("the model is overloaded; it is a dead letter now")
+    assert all(each.exc_info is None for each in caplog.records)
+
+
+def test_any_other_error_is_counted_and_ends_the_worker() -> None:
+    """Blocking: a panic in an extension nacks its message, and `process` raises it."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g", backoff=AT_ONCE)
+        stream.add(1)
+
+        def handler(_: Any) -> None:
+            raise PanicException("at the disco")
+
+        for attempt in (1, 2):
+            with pytest.raises(PanicException):
+                group.process(handler, concurrency=attempt)
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            assert delivery.attempt == 3
+
+
+@pytest.mark.parametrize("error", [PanicException, GeneratorExit])
+def test_any_other_error_is_counted_and_ends_an_asyncio_worker(error: type[BaseException]) -> None:
+    """The same on asyncio, also where the handler is a coroutine function; others finish what they are at."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", backoff=AT_ONCE)
+            await stream.add_many(["slow", "bad"])
+            finished = []
+
+            async def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                if delivery.data == "bad":
+                    raise error
+                await asyncio.sleep(0.05)
+                finished.append(delivery.data)
+
+            async with asyncio.timeout(5):
+                with pytest.raises(error):
+                    await group.process(handler, concurrency=2)
+            assert finished == ["slow"]
+            async with group.consumer() as consumer:
+                delivery = await consumer.get(0)
+                assert delivery is not None
+                assert (delivery.data, delivery.attempt) == ("bad", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_loop_that_other_code_cancels_ends_process() -> None:
+    """`process` doesn't go on with fewer handlers than it was asked for, or with none."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            group = backend.stream("s").group("g")
+            process = await working(group, print)
+            await asyncio.sleep(0.01)
+            (loop,) = [each for each in asyncio.all_tasks() if each.get_name().startswith("ailf-worker")]
+            loop.cancel()
+            async with asyncio.timeout(5):
+                with pytest.raises(ailf.AilfError, match="other code has cancelled the task of a worker loop"):
+                    await process
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_error_of_the_bodys_own_is_a_failed_delivery() -> None:
+    """`async with delivery` tells it from a cancellation of its task, which releases the message."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", backoff=AT_ONCE)
+            await stream.add(1)
+
+            async def body(*, cancel: bool) -> None:
+                async with group.consumer() as consumer:
+                    delivery = await consumer.get(0)
+                    assert delivery is not None
+                    attempts.append(delivery.attempt)
+                    async with delivery:
+                        inner = asyncio.create_task(asyncio.sleep(60))
+                        if cancel:
+                            inner.cancel()
+                        await inner
+
+            attempts: list[int] = []
+            with pytest.raises(asyncio.CancelledError):
+                await body(cancel=True)
+            task = asyncio.create_task(body(cancel=False))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(asyncio.CancelledError):
+                await body(cancel=True)
+            assert attempts == [1, 2, 2]
+
+    asyncio.run(scenario())
+
+
+# --- how long they take ----------------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_takes_too_long_is_cancelled() -> None:
+    """Its delivery has failed, and the next attempt may be quicker."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", max_deliveries=2, backoff=AT_ONCE)
+            await stream.add_many(["slow", "quick"])
+            cancelled, done = [], []
+
+            async def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                if delivery.data == "slow":
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        cancelled.append(delivery.attempt)
+                        if delivery.attempt == 2:
+                            group.stop()
+                        raise
+                done.append(delivery.data)
+
+            async with asyncio.timeout(5):
+                await group.process(handler, concurrency=2, timeout=0.05)
+            assert (cancelled, done) == ([1, 2], ["quick"])
+            (letter,) = await group.dead_letters.list()
+            assert letter.error == "TimeoutError: the handler took longer than its timeout of 0.05 s"
+
+    asyncio.run(scenario())
+
+
+def test_the_result_of_a_handler_that_ends_in_time_or_anyway_counts() -> None:
+    """A timer is of its message alone, and a handler that catches the cancellation has the last word."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", backoff=AT_ONCE)
+            await stream.add_many(["stubborn", "quick", "quick"])
+            done: list[str] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[str]) -> None:
+                if delivery.data == "stubborn":
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        done.append("finished all the same")
+                        return
+                await asyncio.sleep(0.03)
+                done.append(delivery.data)
+                if len(done) == 3:
+                    group.stop()
+
+            async with asyncio.timeout(5):
+                await group.process(handler, timeout=0.05)
+            assert done == ["finished all the same", "quick", "quick"]
+            info = await group.info()
+            assert (info.lag, info.pending, info.delayed, info.dead) == (0, 0, 0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_process_wins_over_a_timeout() -> None:
+    """Where both come, the worker is cancelled, and its message is released."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g")
+            await stream.add(1)
+            process: asyncio.Task[None] | None = None
+
+            async def handler(_: Any) -> None:
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    assert process is not None
+                    process.cancel()
+                    await asyncio.sleep(60)
+
+            process = await working(group, handler, timeout=0.02)
+            async with asyncio.timeout(5):
+                with pytest.raises(asyncio.CancelledError):
+                    await process
+            async with group.consumer() as consumer:
+                delivery = await consumer.get(0)
+                assert delivery is not None
+                assert delivery.attempt == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_thread_that_takes_too_long_loses_its_lease(caplog: pytest.LogCaptureFixture) -> None:
+    """It can't be interrupted: its message comes again, to others at once, and here when it has ended."""
+    store, lease = MemoryStore(), 0.3
+    with MemoryBackend(store=store) as backend, MemoryBackend(store=store) as elsewhere:
+        stream = backend.stream("s")
+        group = stream.group("g", lease=lease, takeover=0.2, backoff=AT_ONCE)
+        stream.add(1)
+        begun, finish = threading.Event(), threading.Event()
+        attempts: list[int] = []
+        lost: list[bool] = []
+
+        def handler(delivery: ailf.Delivery[int]) -> None:
+            attempts.append(delivery.attempt)
+            begun.set()
+            finish.wait(10)
+            lost.append(delivery.lost)
+
+        worker = threading.Thread(target=group.process, args=(handler,), kwargs={"concurrency": 2, "timeout": 0.1})
+        worker.start()
+        assert begun.wait(5)
+        with elsewhere.stream("s").group("g", lease=60, takeover=0.2).consumer() as other:
+            delivery = other.get(timeout=10)
+            assert delivery is not None
+            assert delivery.attempt == 2
+            delivery.ack()
+        group.stop()
+        finish.set()
+        worker.join(10)
+        assert not worker.is_alive()
+    assert (attempts, lost) == ([1], [True])
+    assert "its handler's timeout is over" in caplog.text
+
+
+def test_a_message_whose_earlier_attempt_still_runs_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Alone in the group it waits, unleased and uncounted, until that attempt has ended."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g", lease=0.2, takeover=0.3, max_deliveries=3, backoff=AT_ONCE)
+        stream.add(1)
+        begun, finish = threading.Event(), threading.Event()
+        attempts: list[int] = []
+
+        def handler(delivery: ailf.Delivery[int]) -> None:
+            attempts.append(delivery.attempt)
+            if delivery.attempt == 1:
+                begun.set()
+                finish.wait(10)
+            else:
+                group.stop()
+
+        worker = threading.Thread(target=group.process, args=(handler,), kwargs={"concurrency": 3, "timeout": 0.05})
+        worker.start()
+        assert begun.wait(5)
+        waited = threading.Event()
+        for _ in range(500):
+            if caplog.text.count("an earlier attempt still runs here") >= 2:
+                break
+            waited.wait(0.01)
+        else:
+            pytest.fail("the message was not given back twice")
+        assert attempts == [1]
+        finish.set()
+        worker.join(10)
+        assert not worker.is_alive()
+        assert attempts == [1, 2]
+
+
+# --- leases that are lost --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_lost", OnLost)
+def test_a_lost_lease_cancels_its_handler(on_lost: OnLost, caplog: pytest.LogCaptureFixture) -> None:
+    """Another worker may have the message; with SIGNAL the handler looks for itself."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", lease=0.3, takeover=1000, on_event=events.append)
+            await stream.add(1)
+            ended: list[str] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                if delivery.attempt == 2:
+                    group.stop()
+                    return
+                known = backend.store.streams["s"].groups["g"]
+                with backend.store.lock:  # another consumer has it
+                    known.pending[delivery.id].grant = 0
+                try:
+                    await asyncio.sleep(1)
+                    ended.append("in time")
+                except asyncio.CancelledError:
+                    ended.append("cancelled")
+                    raise
+                finally:
+                    assert delivery.lost
+
+            async with asyncio.timeout(10):
+                await group.process(handler, on_lost=on_lost)
+            assert ended == ["cancelled" if on_lost is OnLost.CANCEL else "in time"]
+
+    events: list[ailf.GroupEvent] = []
+    asyncio.run(scenario())
+    assert [type(each) for each in events] == [ailf.LeaseLost]
+    assert "LeaseLostError" not in caplog.text or on_lost is OnLost.CANCEL
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": "5"},
+        {"timeout": True},
+        {"on_lost": "cancel"},
+        {"on_lost": None},
+        {"concurrency": 0},
+        {"prefetch": 0},
+        {"drain": -1},
+        {"consumer": ""},
+        {"consumer": 3},
+    ],
+)
+def test_options_are_checked_where_they_are_given(options: dict[str, Any]) -> None:
+    """Both ways of working refuse the same, before anything is opened."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        with pytest.raises(ailf.InvalidArgumentError):
+            stream.group("g").process(print, **options)
+        assert "g" not in (backend.store.streams["s"].groups if "s" in backend.store.streams else {})
+
+
+@pytest.mark.parametrize("reason", [None, 3, b"x"])
+def test_a_reason_is_text(reason: Any) -> None:
+    """`nack` and `reject` refuse anything else, and the delivery can still be settled."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        with stream.group("g").consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            if reason is not None:
+                with pytest.raises(ailf.InvalidArgumentError, match="reason must be text"):
+                    delivery.nack(reason=reason)
+            with pytest.raises(ailf.InvalidArgumentError, match="reason must be text"):
+                delivery.reject(reason)
+            delivery.ack()
