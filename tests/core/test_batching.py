@@ -4,7 +4,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import pytest
+
 from ailf.batching import Batcher, batcher
+from ailf.errors import OutcomeUnknownError
+from ailf.runtime import run
 
 Scenario = Callable[["Asked", Batcher[int, int]], Coroutine[Any, Any, None]]
 
@@ -106,3 +110,36 @@ def test_what_a_loop_has_left_is_not_asked_in_the_next() -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.close()
+
+
+def test_a_request_that_is_cancelled_leaves_nobody_waiting() -> None:
+    """Those that asked are not cancelled: they learn that nobody knows what became of it."""
+
+    async def scenario(asked: Asked, batching: Batcher[int, int]) -> None:
+        calls = each_of(batching, 1, 2)
+        while not asked.batches:  # noqa: ASYNC110 - a list tells nobody
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), *calls}:
+            task.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in results] == [OutcomeUnknownError] * 2
+        assert await batching.do(3) == 6
+
+    play(scenario)
+
+
+def test_an_interruption_is_not_a_result() -> None:
+    """Ctrl-C in the middle of a request reaches the thread that makes it, and nobody else."""
+
+    async def interrupted(_: Sequence[int]) -> Sequence[int | Exception]:
+        raise KeyboardInterrupt
+
+    async def then(_: int | BaseException) -> None:
+        told.append(_)
+
+    told: list[object] = []
+    batching: Batcher[int, int] = batcher(interrupted, 3, in_turns=False)
+    for asking in (batching.do(1), batching.post(1, then)):
+        with pytest.raises(KeyboardInterrupt):
+            run(asking)  # type: ignore[arg-type]
+    assert told == []
