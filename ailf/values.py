@@ -9,8 +9,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import attrs
 import msgspec
 
-from ailf.checks import valid_count, valid_seconds, valid_wait
-from ailf.errors import BackendError
+from ailf.checks import valid_between, valid_count, valid_seconds, valid_wait
+from ailf.errors import BackendError, InvalidArgumentError
 
 __all__ = [
     "EARLIEST",
@@ -307,16 +307,22 @@ class Backoff:
     Jitter", Brooker, AWS Architecture Blog, 2015).
 
     Attributes:
-        initial: Seconds after the first attempt.
-        factor: By how much each further delay is longer.
-        maximum: Seconds that no delay exceeds.
+        initial: Seconds after the first attempt; 0 for none.
+        factor: By how much each further delay is longer, 1 to 1000.
+        maximum: Seconds that no delay exceeds, at least ``initial``.
         jitter: The share of a delay that is random, 0 to 1.
     """
 
-    initial: float = 1.0
-    factor: float = 2.0
-    maximum: float = 60.0
-    jitter: float = 0.2
+    initial: float = attrs.field(default=1.0, validator=valid_wait)
+    factor: float = attrs.field(default=2.0, validator=valid_between(1.0, 1000.0))
+    maximum: float = attrs.field(default=60.0, validator=valid_wait)
+    jitter: float = attrs.field(default=0.2, validator=valid_between(0.0, 1.0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.maximum < self.initial:
+            raise InvalidArgumentError(
+                f"a backoff's maximum must not be below its initial delay: {self.maximum!r} < {self.initial!r}"
+            )
 
     def delay(self, attempt: int, chance: Any = random.random) -> float:
         """Return the seconds to wait after this attempt (1 is the first)."""

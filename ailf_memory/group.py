@@ -12,9 +12,10 @@ from typing import Final
 
 import attrs
 
+from ailf.checks import to_ms
 from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Record, Settlement
 from ailf.values import DeadLetter, GroupInfo
-from ailf_memory.entries import PLAIN, Entries, Key, Terms, key_of, milliseconds
+from ailf_memory.entries import PLAIN, Entries, Key, Terms, key_of
 
 __all__ = ["GroupState"]
 
@@ -288,7 +289,7 @@ class GroupState:
             self.finish(name, now_ms)
         elif asked.action is Action.NACK:
             out.error = asked.error
-            self.park(name, now_ms + milliseconds(asked.delay), now_ms)
+            self.park(name, now_ms + to_ms(asked.delay), now_ms)
         else:
             self.release(name, now_ms)
         return Outcome.DONE

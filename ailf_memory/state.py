@@ -6,9 +6,10 @@ from typing import Final
 import attrs
 from msgspec.structs import replace
 
+from ailf.checks import to_ms
 from ailf.driver import Draft
 from ailf.values import Added, GroupInfo, Retention, Trimmed
-from ailf_memory.entries import FIRST, Entries, Key, key_of, milliseconds
+from ailf_memory.entries import FIRST, Entries, Key, key_of
 from ailf_memory.group import GroupState
 
 __all__ = ["StreamState"]
@@ -92,7 +93,7 @@ class StreamState(Entries):
     def trim(self, retention: Retention, now_ms: int, *, room: int = 0) -> Trimmed:
         """Remove the oldest entries: the old ones, and as many as are too many, with room for so many more."""
         excess = 0 if retention.max_len is None else len(self.keys) + room - retention.max_len
-        from_ms = 0 if retention.max_age is None else now_ms - milliseconds(retention.max_age)
+        from_ms = 0 if retention.max_age is None else now_ms - to_ms(retention.max_age)
         if excess <= 0 and (not from_ms or not self.keys or self.keys[0][0] >= from_ms):
             return _NOTHING
         end = unsettled = 0
@@ -127,7 +128,7 @@ class StreamState(Entries):
 
     def append_once(self, draft: Draft, *, dedup_id: str, token: str, window: float, now_ms: int) -> Added:
         """Add an entry under an id that is not known."""
-        until_ms = now_ms + milliseconds(window)
+        until_ms = now_ms + to_ms(window)
         once = self._once[dedup_id] = Once(self.append(draft, now_ms), token, until_ms)
         heapq.heappush(self._ends, (until_ms, dedup_id))
         return Added(once.entry_id, duplicate=False)

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from msgspec.structs import replace
 
+from ailf.checks import to_ms
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
 from ailf.values import Added, DeadLetter, GroupInfo, Retention, Trimmed
-from ailf_memory.entries import id_before, milliseconds, text_of
+from ailf_memory.entries import id_before, text_of
 from ailf_memory.group import GroupState
 from ailf_memory.state import StreamState
 
@@ -68,7 +69,7 @@ class MemoryStreamDriver(StreamDriver):
         return self._store.clock.now_ms()
 
     def _after(self, seconds: float) -> int:
-        return self._now() + milliseconds(seconds)
+        return self._now() + to_ms(seconds)
 
     def _changed(self) -> None:
         """Something may have become available."""

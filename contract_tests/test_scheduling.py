@@ -1,14 +1,16 @@
 """S7: messages for later: delays and times, taking them back, and adding once."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import pytest
 
 import ailf
+from ailf.checks import MAX_SECONDS
 from ailf.driver import Capability
 from contract_tests.flavours import World
 from contract_tests.test_backend import NAMES
@@ -21,8 +23,27 @@ RESOLUTION = 0.25
 TURNS = 3
 """How often a message may be late: a busy machine is now and then, a backend that doesn't look always."""
 
+TOO_LONG = (MAX_SECONDS + 1, sys.maxsize, 1e300)
+"""What is no duration for any backend."""
+
 TICK = 0.002
 """Seconds by which a clock of milliseconds may differ from one that knows more."""
+
+
+class NoOffset(tzinfo):
+    """A zone that knows no offset."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta | None:
+        """Return none."""
+        return None
+
+    def dst(self, _: datetime | None) -> timedelta | None:
+        """Return none."""
+        return None
+
+    def tzname(self, _: datetime | None) -> str:
+        """Return something."""
+        return "?"
 
 
 # --- later -------------------------------------------------------------------------------------------------------
@@ -122,12 +143,12 @@ async def test_the_order_of_coming_due(world: World) -> None:
 
 
 async def test_bad_times(world: World) -> None:
-    """S7: a time without zone, a delay that is none, and a number of deliveries below 1 are refused."""
+    """S7: a time without offset, a delay that is none or over 100 years, and too few deliveries are refused."""
     backend = await world.connect()
     stream = backend.stream("s")
     nowhere = datetime(2030, 1, 1)  # noqa: DTZ001 - that it has no zone is the case
-    bad: list[dict[str, Any]] = [{"at": at} for at in (nowhere, 5.0, "tomorrow")]
-    bad += [{"delay": delay} for delay in (-1, float("nan"), float("inf"), "1", True, None)]
+    bad: list[dict[str, Any]] = [{"at": at} for at in (nowhere, nowhere.replace(tzinfo=NoOffset()), 5.0, "tomorrow")]
+    bad += [{"delay": delay} for delay in (-1, float("nan"), float("inf"), "1", True, None, *TOO_LONG)]
     bad += [{"max_deliveries": count} for count in (0, -1, 1.5, "1", True)]
     for options in bad:
         for call in (stream.add(1, **options), stream.add_many([1], **options), stream.add_once("x", 1, **options)):
@@ -140,7 +161,7 @@ async def test_far_away(world: World) -> None:
     """S7: a time may be as far away as times go; the message doesn't come, and can be taken back."""
     backend = await world.connect()
     stream = backend.stream("s")
-    ids = [await stream.add(1, at=datetime.max.replace(tzinfo=UTC)), await stream.add(2, delay=10.0**9)]
+    ids = [await stream.add(1, at=datetime.max.replace(tzinfo=UTC)), await stream.add(2, delay=MAX_SECONDS)]
     async with stream.group("g").consumer(prefetch=3) as consumer:
         await world.nothing(consumer)
         assert [await stream.cancel(each) for each in ids] == [True, True]
@@ -243,7 +264,7 @@ async def test_add_once_ids(world: World) -> None:
     await other.delete()
     assert not (await other.add_once(NAMES[0], 1)).duplicate
     calls: list[Awaitable[Any]] = [stream.add_once(wrong, 1) for wrong in ("", 7, b"x", None, "\ud800")]
-    calls += [stream.add_once("x", 1, window=wrong) for wrong in (0, -1, float("inf"), None)]
+    calls += [stream.add_once("x", 1, window=wrong) for wrong in (0, -1, float("inf"), None, *TOO_LONG)]
     for call in calls:
         with pytest.raises(ailf.InvalidArgumentError):
             await call
