@@ -11,7 +11,7 @@ from ailf.checks import check_count, check_name, valid_count, valid_seconds
 from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError, OutcomeUnknownError
+from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.renewal import ALIVE
 from ailf.values import (
     EARLIEST,
@@ -111,12 +111,17 @@ class GroupFlow:
 
     async def seek(self, position: Position) -> None:
         """Move the group; a repetition would forget what was fetched in between."""
-        await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False)
+        if not await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False):
+            raise self._missing("seek in")
 
     async def pause(self, *, paused: bool) -> None:
         """Let consumers be handed nothing, or again something."""
-        await self.open()
-        await self._ask("pause" if paused else "resume", self.driver.pause, again=True, paused=paused)
+        what = "pause" if paused else "resume"
+        if not await self._ask(what, self.driver.pause, again=True, paused=paused):
+            raise self._missing(what)
+
+    def _missing(self, what: str) -> NotFoundError:
+        return NotFoundError(f"{what} {self}: there is no such group; open it first: group.open()")
 
     async def info(self) -> GroupInfo:
         """Return how the group stands."""

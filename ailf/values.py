@@ -239,6 +239,7 @@ class GroupInfo(msgspec.Struct, frozen=True):
         oldest: Age in seconds of the oldest entry that the group has not settled; None where there is none.
         evicted: How many entries a ``hard`` retention took from the stream before all groups had settled them.
         paused: Whether the group is paused.
+        exists: Whether there is such a group. If not, all entries count as lag, and all else is as in a new group.
     """
 
     length: int = 0
@@ -250,6 +251,7 @@ class GroupInfo(msgspec.Struct, frozen=True):
     oldest: float | None = None
     evicted: int = 0
     paused: bool = False
+    exists: bool = True
 
 
 class GroupReset(msgspec.Struct, frozen=True):

@@ -59,19 +59,11 @@ class StreamState(Entries):
         made = self.groups[group] = self._group_class(self, position)
         return made
 
-    def seek(self, group: str, position: Key, now_ms: int) -> None:
-        """Move a group, made where it doesn't exist."""
-        known = self.groups.get(group)
-        if known is None:
-            self.open(group, position)
-        else:
-            known.seek(position, now_ms)
-
     def info(self, group: str, now_ms: int) -> GroupInfo:
         """Return how a group stands, which may be missing."""
         known = self.groups.get(group)
         if known is None:
-            return GroupInfo(length=len(self.keys), lag=len(self.keys))
+            return GroupInfo(length=len(self.keys), lag=len(self.keys), exists=False)
         return replace(known.info(now_ms), evicted=self.evicted)
 
     # --- what goes

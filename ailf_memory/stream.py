@@ -152,18 +152,22 @@ class MemoryStreamDriver(StreamDriver):
             self._state(stream).groups.pop(group, None)
             self._changed()
 
-    async def seek(self, stream: str, group: str, position: str) -> None:
+    async def seek(self, stream: str, group: str, position: str) -> bool:
         with self._store.lock:
-            state = self._state(stream)
-            state.seek(group, state.locate(position), self._now())
-            self._changed()
+            after = self._state(stream).locate(position)
+            known = self._group(stream, group)
+            if known is not None:
+                known.seek(after, self._now())
+                self._changed()
+            return known is not None
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         with self._store.lock:
             known = self._group(stream, group)
             if known is not None:
                 known.paused = paused
                 self._changed()
+            return known is not None
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         with self._store.lock:

@@ -73,7 +73,7 @@ def _foreign(fields: Sequence[bytes], known: dict[bytes, bytes]) -> bytes:
 
 def as_info(reply: Sequence[Any]) -> GroupInfo:
     """Return what ``info.lua`` says."""
-    length, lag, pending, delayed, dead, names, oldest, evicted, paused = reply
+    length, lag, pending, delayed, dead, names, oldest, evicted, paused, exists = reply
     return GroupInfo(
         length=length,
         lag=None if lag < 0 else lag,
@@ -84,6 +84,7 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
         oldest=None if oldest < 0 else oldest / 1000,
         evicted=evicted,
         paused=bool(paused),
+        exists=bool(exists),
     )
 
 

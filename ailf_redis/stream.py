@@ -195,11 +195,11 @@ class RedisStreamDriver(StreamDriver):
     async def delete_group(self, stream: str, group: str) -> None:
         await self._run(UNGROUP, stream, group)
 
-    async def seek(self, stream: str, group: str, position: str) -> None:
-        await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position))
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        return bool(await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position)))
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        await self._run(PAUSE, stream, group, int(paused))
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        return bool(await self._run(PAUSE, stream, group, int(paused)))
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]

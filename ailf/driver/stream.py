@@ -221,20 +221,26 @@ class StreamDriver(ABC):
         """Remove the group and everything kept for it; receipts of it prove nothing any more."""
 
     @abstractmethod
-    async def seek(self, stream: str, group: str, position: str) -> None:
-        """Let the group go on after a position, made where it doesn't exist (S9).
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        """Let the group go on after a position; return False, and make nothing, where it doesn't exist (S9).
 
         What is out *must* be forgotten, so that its receipts prove nothing any more, and entries after the position
         are delivered as new ones. Dead letters stay; what was redriven of them is still to be delivered.
         """
 
     @abstractmethod
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        """While paused, `fetch` *must* lease nothing to anybody; what is out can be settled and extended."""
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        """Pause or resume the group; return False, and make nothing, where it doesn't exist (S9).
+
+        While it is paused, `fetch` *must* lease nothing to anybody; what is out can be settled and extended.
+        """
 
     @abstractmethod
     async def info(self, stream: str, group: str) -> GroupInfo:
-        """Return the state of a group, which *may* be missing, changing nothing (S10)."""
+        """Return the state of a group, changing nothing (S10).
+
+        Where the group or the stream is missing it *must* say so in `GroupInfo.exists`, and make neither.
+        """
 
     @abstractmethod
     async def fetch(

@@ -139,8 +139,24 @@ class SeekLosesLetters(GroupState):
 class IgnoresPauses(MemoryStreamDriver):
     """A paused group goes on."""
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        return
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        return True
+
+
+class SeeksTheMissing(MemoryStreamDriver):
+    """A seek makes the group that it is to move."""
+
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        await self.open_group(stream, group, position)
+        return await super().seek(stream, group, position)
+
+
+class PausesTheMissing(MemoryStreamDriver):
+    """A group that is missing can be paused, and nothing happens."""
+
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        await super().pause(stream, group, paused=paused)
+        return True
 
 
 class BuriesWhilePaused(GroupState):
@@ -197,6 +213,13 @@ class MistakenInfo(MemoryStreamDriver):
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         await self.open_group(stream, group, ailf.EARLIEST)
         return await super().info(stream, group)
+
+
+class SaysItExists(MemoryStreamDriver):
+    """Every group exists."""
+
+    async def info(self, stream: str, group: str) -> ailf.GroupInfo:
+        return replace(await super().info(stream, group), exists=True)
 
 
 class CountsWrong(GroupState):

@@ -236,18 +236,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule(group=groups, place=places, pick=picks)
     def seek(self, group: str, place: str, pick: int) -> None:
-        """A group is moved, or made where it is to be."""
+        """A group is moved; one that is missing is not made."""
         unread, positions = self.position(place, pick)
-        self.model.seek(group, unread)
+        known = self.model.seek(group, unread)
         for side, position in zip(self.sides, positions, strict=True):
-            side.ask("seek", group, position)
+            assert side.ask("seek", group, position) == known
 
     def pause(self, group: str, *, paused: bool) -> None:
         """A group is paused, or goes on; one that is missing is not made."""
         known = self.group(group)
         if known:
             known.paused = paused
-        self.each("pause", group, paused=paused)
+        assert self.each("pause", group, paused=paused) == [known is not None] * len(self.sides)
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 

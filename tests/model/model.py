@@ -108,6 +108,7 @@ class Stands:
     oldest: float | None = None
     evicted: int = 0
     paused: bool = False
+    exists: bool = True
 
 
 @attrs.define
@@ -342,12 +343,14 @@ class Model:
         group.alive.pop(consumer, None)
         self.tidy(group)
 
-    def seek(self, name: str, unread: int) -> None:
-        """Forget what is out, but for what was redriven."""
-        group = self.groups.setdefault(name, Group(unread))
-        group.unread = unread
-        group.out = [Item(item.entry, item.again, item.since) for item in group.out if item.again]
-        self.tidy(group)
+    def seek(self, name: str, unread: int) -> bool:
+        """Forget what is out, but for what was redriven; return False where there is no such group."""
+        group = self.groups.get(name)
+        if group is not None:
+            group.unread = unread
+            group.out = [Item(item.entry, item.again, item.since) for item in group.out if item.again]
+            self.tidy(group)
+        return group is not None
 
     def take_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
         """Remove letters, and put them back."""
@@ -369,7 +372,7 @@ class Model:
         """Tell how a group stands, which may be missing."""
         group = self.groups.get(name)
         if group is None:
-            return Stands(len(self.entries), len(self.entries))
+            return Stands(len(self.entries), len(self.entries), exists=False)
         held = [item.holder for item in group.out if item.holder is not None]
         alive = [each for each, until in group.alive.items() if until > self.now]
         unread = [entry for entry in self.entries if entry.number >= group.unread]
