@@ -57,9 +57,9 @@ class Rival:
         found: Fetched = self._here("fetch", self.name, count=count, **options)
         return found
 
-    async def settle(self, claims: Sequence[Claim], action: Action) -> list[Outcome]:
+    async def settle(self, claims: Sequence[Claim], action: Action, delay: float = 0.0) -> list[Outcome]:
         """Settle what it leased."""
-        asked = [Settlement(claim.receipt, action) for claim in claims]
+        asked = [Settlement(claim.receipt, action, delay) for claim in claims]
         outcomes: list[Outcome] = await in_thread(self._here, "settle", asked, max_deliveries=self.max_deliveries)
         return outcomes
 

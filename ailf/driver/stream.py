@@ -113,7 +113,7 @@ class Settlement(msgspec.Struct, frozen=True):
     Attributes:
         receipt: The delivery.
         action: What to do.
-        delay: With NACK: seconds until it may be delivered again.
+        delay: With NACK and RELEASE: seconds until it may be delivered again.
         reason: With REJECT: the dead letter's reason.
         error: With NACK and REJECT: what happened, kept for the dead letter.
     """
@@ -265,7 +265,7 @@ class StreamDriver(ABC):
         """Settle deliveries; for each, LOST where the receipt's lease has ended, and then nothing *must* change (S4).
 
         ACK: done. NACK: available after ``delay``, or a dead letter at once when this was its last delivery. REJECT: a
-        dead letter. RELEASE: available at once and this delivery doesn't count (S5).
+        dead letter. RELEASE: available after ``delay``, and this delivery doesn't count (S5).
         """
 
     @abstractmethod

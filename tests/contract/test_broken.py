@@ -72,6 +72,8 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(streams.NeverExtends), d.test_extend, {}),
     (with_stream(streams.NeverExtends), d.test_leases_are_renewed, {}),
     (with_group(groups.CountsReleases), d.test_attempts, {}),
+    (with_group(groups.ReleasesAtOnce), d.test_a_release_with_a_delay, {}),
+    (with_group(groups.CountsReleases), d.test_a_release_with_a_delay, {}),
     (with_stream(groups.AcksOnNack), d.test_attempts, {}),
     (with_stream(groups.NacksAtOnce), d.test_nack_delays, {}),
     (with_stream(groups.TriesForEver), d.test_dead_letters, {"way": "nack"}),

@@ -321,7 +321,7 @@ class Model:
             self.let_go(group, item, self.now + delay)
         else:
             item.attempts -= 1
-            self.let_go(group, item, self.now)
+            self.let_go(group, item, self.now + delay)
         self.tidy(group)
         return Outcome.DEAD if dead else Outcome.DONE
 
