@@ -29,8 +29,8 @@ __all__ = [
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
 
-MAX_SHOWN = 10**18
-"""From here on an error doesn't show a number: Python refuses to write one of thousands of digits."""
+MAX_SHOWN = 10**20
+"""From here on an error doesn't show an integer: Python refuses to write one of thousands of digits."""
 
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 64 * 1024
@@ -91,7 +91,7 @@ def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = 
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
-    shown = repr(value) if abs(value) < MAX_SHOWN else "one of more than 18 digits"
+    shown = repr(value) if isinstance(value, float) or abs(value) < MAX_SHOWN else "one of over 20 digits"
     if value > MAX_SECONDS:
         raise InvalidArgumentError(f"{what} must be at most {MAX_SECONDS:,.0f} seconds (100 years), not {shown}")
     raise InvalidArgumentError(f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {shown}")

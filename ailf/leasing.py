@@ -23,6 +23,7 @@ from ailf.values import (
     GroupReset,
     LeaseLost,
     Position,
+    Retention,
 )
 
 __all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
@@ -65,12 +66,20 @@ class GroupFlow:
     """The one text of both flavours.
 
     Attributes:
+        retention: How much of the stream is kept, as its object was told; None for everything.
         settling: Settles deliveries; those that tasks settle at the same time go in one request.
         workers: Those at work on it in this process, by this object.
     """
 
     def __init__(
-        self, engine: Engine, driver: StreamDriver, payloads: Payloads, stream: str, name: str, options: GroupOptions
+        self,
+        engine: Engine,
+        driver: StreamDriver,
+        payloads: Payloads,
+        stream: str,
+        name: str,
+        options: GroupOptions,
+        retention: Retention | None = None,
     ) -> None:
         self.engine = engine
         self.driver = driver
@@ -78,6 +87,7 @@ class GroupFlow:
         self.stream = stream
         self.name = check_name("group", name)
         self.options = options
+        self.retention = retention
         self.workers: set[Stoppable] = set()
         on_asyncio = engine.runtime.flavour == "asyncio"
         self.settling: Batcher[Settlement, Outcome] = batcher(self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
-from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
-from ailf.values import Added, DeadLetter, GroupInfo, Retention, Trimmed
-from ailf_memory.entries import id_before, text_of
+from ailf.values import Added, DeadLetter, GroupInfo, Retention
+from ailf_memory.entries import FIRST, id_before, key_of, text_of
 from ailf_memory.group import GroupState
 from ailf_memory.state import StreamState
 
@@ -113,11 +113,16 @@ class MemoryStreamDriver(StreamDriver):
             self._changed()
             return done
 
-    async def trim(self, stream: str, retention: Retention) -> Trimmed:
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
+        start = key_of(after or text_of(FIRST))
         with self._store.lock:
-            trimmed = self._state(stream).trim(retention, self._now())
+            swept, _ = self._state(stream).trim(retention, self._now(), start=start)
             self._changed()
-            return trimmed
+            return swept
+
+    async def length(self, stream: str) -> int:
+        with self._store.lock:
+            return len(self._state(stream).keys)
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         with self._store.lock:

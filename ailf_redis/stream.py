@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ailf.checks import floor_ms, to_ms
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.memo import Memo
 from ailf.stream import AsyncStream, Stream
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention, Trimmed
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
@@ -108,7 +108,7 @@ def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
     if retention is None:
         return "", "", 0
     age = "" if retention.max_age is None else to_ms(retention.max_age)
-    return retention.max_len or "", age, int(retention.hard)
+    return retention.max_len or "", age, int(retention.hard) if retention.keep_settled else 2
 
 
 class RedisStreamDriver(StreamDriver):
@@ -167,9 +167,15 @@ class RedisStreamDriver(StreamDriver):
         arguments = (_whole(entry_id), *self._keys.gone_prefixes(stream))
         return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
 
-    async def trim(self, stream: str, retention: Retention) -> Trimmed:
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
-        return Trimmed(*await TRIM.run(self._executor, keys, (*_limits(retention), *self._keys.gone_prefixes(stream))))
+        arguments = (*_limits(retention), *self._keys.gone_prefixes(stream), _whole(after) if after else "0-0")
+        removed, unsettled, more = await TRIM.run(self._executor, keys, arguments)
+        return Swept(removed, unsettled, text(more))
+
+    async def length(self, stream: str) -> int:
+        length: int = await self._executor.call("XLEN", self._keys.stream(stream))
+        return length
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)

@@ -18,9 +18,15 @@ if token ~= '' then
   if era and era == epoch then return { mine == token and 0 or 1, id } end
 end
 
-if max_len or max_age then
-  trim(max_len and math.max(0, max_len - drafts))
-  if max_len and redis.call('XLEN', stream) + drafts > max_len then return { -1 } end
+if max_len or max_age or drop then
+  local removed, _, _, whole = trim(drafts)
+  local length = redis.call('XLEN', stream) + drafts
+  if max_len and length > max_len then
+    -- Where trimming is behind, it goes on with the next add: this one passes if the stream doesn't grow by it, or has
+    -- not outgrown its length by more than what trimming may take to come round.
+    local slack = math.max(PAGE, math.floor(max_len / PAGE))
+    if whole or (removed < drafts and length > max_len + slack) then return { -1 } end
+  end
 end
 
 local function add(delay, at, most, key, body, headers)

@@ -190,11 +190,22 @@ class SparesOnlyUnread(GroupState):
         return bool(key <= self.position)
 
 
-class SparesOnlyRead(GroupState):
+class _SparesOnlyOut(GroupState):
     """What a group has not read counts as settled."""
 
     def settled(self, key: Any, name: str) -> bool:
         return name not in self.pending
+
+
+class SparesOnlyRead(MemoryStreamDriver):
+    """What a group has not read counts as settled, wherever it is asked for."""
+
+    group_class = _SparesOnlyOut
+
+    def _state(self, stream: str) -> Any:
+        state = super()._state(stream)
+        state._read = lambda _: len(state.keys)  # type: ignore[method-assign]
+        return state
 
 
 class KeepsTheGone(GroupState):

@@ -53,6 +53,8 @@ from tests.effort import TRIES
 
 Test = Callable[..., Coroutine[Any, Any, None]]
 
+WAITS = {"retention": "settled", "state": "scheduled"}
+
 BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_driver(broken.LeavesThreads), c.test_close_leaves_nothing, {}),
     (broken.SharesNamespaces, b.test_same_url_same_things, {}),
@@ -135,6 +137,16 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(streams.NeverTrims), r.test_without_groups, {}),
     (with_stream(streams.NeverFull), r.test_full, {}),
     (with_stream(streams.NeverFull), r.test_waiting_for_room, {}),
+    (with_stream(streams.StopsAtTheUnsettled), r.test_full, {}),
+    (with_stream(streams.StopsAtTheUnsettled), r.test_one_that_waits_fills_nothing, WAITS),
+    (with_stream(streams.RefusesWhenBehind), r.test_what_is_behind, {}),
+    (with_stream(streams.RefusesOnlyWhenSure), r.test_full_of_many, {}),
+    (with_stream(streams.TrimsAPage), r.test_a_trim_finds_all, {"way": "age", "share": 0.5}),
+    (with_stream(streams.TrimsAPage), r.test_many_at_once, {}),
+    (with_stream(streams.KeepsTheSettled), r.test_settled, {}),
+    (with_stream(streams.SettlesForNobody), r.test_settled, {}),
+    (with_stream(streams.SettlesForNobody), r.test_settled_and_full, {}),
+    (with_stream(streams.CountsWhatWas), r.test_length, {}),
     (with_stream(streams.AddsHalf), r.test_full, {}),
     (with_stream(streams.RemembersRefused), r.test_full, {}),
     (with_stream(streams.CountsNoEvictions), r.test_hard, {}),
@@ -142,8 +154,8 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_group(members.SparesOnlyUnread), r.test_what_is_spared, {"state": "in hand"}),
     (with_group(members.SparesOnlyUnread), r.test_what_is_spared, {"state": "scheduled"}),
     (with_group(members.SparesOnlyUnread), r.test_what_queues_is_spared, {}),
-    (with_group(members.SparesOnlyRead), r.test_what_is_spared, {"state": "unread"}),
-    (with_group(members.SparesOnlyRead), r.test_two_groups, {}),
+    (with_stream(members.SparesOnlyRead), r.test_what_is_spared, {"state": "unread"}),
+    (with_stream(members.SparesOnlyRead), r.test_two_groups, {}),
     (with_group(members.KeepsTheGone), r.test_hard_takes_what_is_out, {}),
     (with_stream(streams.MistakesTimes), st.test_times, {}),
     (with_group(members.SeeksSoftly), st.test_seek, {"where": "latest"}),

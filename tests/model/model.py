@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from ailf.driver import Action, Outcome
-from ailf.values import Retention, Trimmed
+from ailf.driver import Action, Outcome, Swept
+from ailf.values import Retention
 
 __all__ = ["Claimed", "Entry", "Found", "Full", "Group", "Letter", "Model", "Stands"]
 
@@ -133,7 +133,7 @@ class Model:
         """Add entries, if there is room; return the number of the first."""
         if retention is not None:
             most = math.inf if retention.max_len is None else retention.max_len - len(entries)
-            self.trim(most, retention.max_age, hard=retention.hard)
+            self.trim(most, retention)
             if len(self.entries) > most:
                 raise Full
         first = self.added
@@ -161,22 +161,25 @@ class Model:
                 return True
         return False
 
-    def trim(self, keep: float, max_age: float | None, *, hard: bool) -> Trimmed:
-        """Remove from the front what is too much or too old, up to the first that must stay."""
+    def trim(self, keep: float, retention: Retention) -> Swept:
+        """Remove what is settled and too much or too old, or before the first that isn't; or, if hard, the oldest."""
         removed = unsettled = 0
-        while self.entries:
-            first = self.entries[0]
-            if len(self.entries) <= keep and (max_age is None or self.now - first.since <= max_age):
+        behind = retention.keep_settled
+        for entry in list(self.entries):
+            old = retention.max_age is not None and self.now - entry.since > retention.max_age
+            if behind and len(self.entries) <= keep and not old:
                 break
-            settled = all(self.has_settled(group, first) for group in self.groups.values())
-            if not (settled or hard):
-                break
-            del self.entries[0]
-            removed += 1
-            unsettled += not settled
+            settled = all(self.has_settled(group, entry) for group in self.groups.values())
+            if not (retention.keep_settled or self.groups):
+                settled = False
+            behind |= not settled
+            if settled or retention.hard:
+                self.entries.remove(entry)
+                removed += 1
+                unsettled += not settled
         self.evicted += unsettled
         self.let_find()
-        return Trimmed(removed, unsettled)
+        return Swept(removed, unsettled)
 
     def has_settled(self, group: Group, entry: Entry) -> bool:
         """Tell whether the group has read it and doesn't have it out."""
