@@ -100,7 +100,10 @@ class Stream(StreamBase, Generic[T]):
         return run(self._flow.add_once(dedup_id, data, window, options))
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+
+        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        """
         return run(self._flow.cancel(id))
 
     def trim(self, retention: Retention | None = None) -> Trimmed:
@@ -276,7 +279,10 @@ class AsyncStream(StreamBase, Generic[T]):
         return await self._flow.add_once(dedup_id, data, window, options)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+
+        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        """
         return await self._flow.cancel(id)
 
     async def trim(self, retention: Retention | None = None) -> Trimmed:

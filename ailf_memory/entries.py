@@ -45,11 +45,13 @@ class Terms:
         key: Its ordering key, or "".
         at_ms: Its time.
         max_deliveries: Instead of the group's, or None.
+        dedup_id: Under which it was added, or "".
     """
 
     key: str = ""
     at_ms: int = 0
     max_deliveries: int | None = None
+    dedup_id: str = ""
 
 
 PLAIN: Final = Terms()
@@ -72,7 +74,7 @@ class Entries:
         self.terms: dict[str, Terms] = {}
         self.last = FIRST
 
-    def append(self, draft: Draft, now_ms: int) -> str:
+    def append(self, draft: Draft, now_ms: int, dedup_id: str = "") -> str:
         """Add one entry under the next id, which is never below the last, whatever the clock does."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
@@ -80,7 +82,7 @@ class Entries:
         self.keys.append(key)
         self.records.append(record)
         if draft.key or draft.delay or draft.at or draft.max_deliveries is not None:
-            self.terms[record.id] = _terms(draft, now_ms)
+            self.terms[record.id] = _terms(draft, now_ms, dedup_id)
         return record.id
 
     def locate(self, position: str) -> Key:
@@ -112,6 +114,6 @@ class Entries:
         return ids
 
 
-def _terms(draft: Draft, now_ms: int) -> Terms:
+def _terms(draft: Draft, now_ms: int, dedup_id: str) -> Terms:
     delayed_ms = now_ms + to_ms(draft.delay) if draft.delay else 0
-    return Terms(draft.key, max(delayed_ms, to_ms(draft.at)), draft.max_deliveries)
+    return Terms(draft.key, max(delayed_ms, to_ms(draft.at)), draft.max_deliveries, dedup_id)

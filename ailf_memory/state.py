@@ -25,11 +25,13 @@ class Once:
         entry_id: The entry.
         token: Which call added it.
         until_ms: When the dedup id is free again.
+        cancelled: Whether the entry was cancelled, so that only the same call is still answered with it.
     """
 
     entry_id: str
     token: str
     until_ms: int
+    cancelled: bool = False
 
 
 _NOTHING: Final = Swept(0, 0), True
@@ -99,10 +101,14 @@ class StreamState(Entries):
     # --- what goes
 
     def cancel(self, entry_id: str, now_ms: int) -> bool:
-        """Remove an entry whose time has not come."""
+        """Remove an entry whose time has not come, and free the dedup id that it was added under."""
         key = key_of(entry_id)
         if not self.parked(key, now_ms):
             return False
+        dedup_id = self.terms[text_of(key)].dedup_id
+        once = self._once.get(dedup_id)
+        if once is not None and once.entry_id == text_of(key):
+            self._once[dedup_id] = attrs.evolve(once, cancelled=True)
         end = self.after(key)
         self._drop([end - 1], now_ms)
         return True
@@ -202,13 +208,17 @@ class StreamState(Entries):
     def known(self, dedup_id: str, token: str, now_ms: int) -> Added | None:
         """Return what was added under this id within its window; to the call that did it, as it was told then."""
         while self._ends and self._ends[0][0] <= now_ms:
-            del self._once[heapq.heappop(self._ends)[1]]
+            _, ended = heapq.heappop(self._ends)
+            if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have been taken again, for longer
+                del self._once[ended]
         once = self._once.get(dedup_id)
-        return None if once is None else Added(once.entry_id, duplicate=once.token != token)
+        if once is None or (once.cancelled and once.token != token):
+            return None
+        return Added(once.entry_id, duplicate=once.token != token)
 
     def append_once(self, draft: Draft, *, dedup_id: str, token: str, window: float, now_ms: int) -> Added:
         """Add an entry under an id that is not known."""
         until_ms = now_ms + to_ms(window)
-        once = self._once[dedup_id] = Once(self.append(draft, now_ms), token, until_ms)
+        once = self._once[dedup_id] = Once(self.append(draft, now_ms, dedup_id), token, until_ms)
         heapq.heappush(self._ends, (until_ms, dedup_id))
         return Added(once.entry_id, duplicate=False)

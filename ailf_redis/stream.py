@@ -164,7 +164,7 @@ class RedisStreamDriver(StreamDriver):
         return reply
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
-        arguments = (_whole(entry_id), *self._keys.gone_prefixes(stream))
+        arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.gone_prefixes(stream))
         return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:

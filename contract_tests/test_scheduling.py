@@ -239,6 +239,68 @@ async def test_add_once(world: World) -> None:
     assert [(entry.id, entry.data) for entry in await stream.read()] == [(first.id, 1), (again.id, 4)]
 
 
+async def test_add_once_after_cancel(world: World) -> None:
+    """S7: cancelling a message frees the dedup id that it was added under, and no other message's."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    first = await stream.add_once("reminder", "old", delay=10 * world.lease)
+    plain = await stream.add("plain", delay=world.lease)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(first.id, duplicate=True)
+    assert await stream.cancel(plain)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(first.id, duplicate=True)
+    assert await stream.cancel(first.id)
+    assert await stream.read() == []
+    second = await stream.add_once("reminder", "new", delay=10 * world.lease, window=world.lease)
+    assert not second.duplicate
+    assert second.id != first.id
+    assert not await stream.cancel(first.id)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(second.id, duplicate=True)
+    await world.advance(world.lease * 1.1)  # its window is over, and its time has not come
+    third = await stream.add_once("reminder", "newest", delay=world.lease)
+    assert not third.duplicate
+    assert await stream.cancel(second.id)  # which is no longer what the dedup id stands for
+    assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
+    async with stream.group("g", takeover=1000).consumer() as consumer:
+        await world.nothing(consumer)
+        await world.advance(world.lease * 1.1)
+        delivery = await world.take(consumer)
+        assert (delivery.id, delivery.data, delivery.attempt) == (third.id, "newest", 1)
+        await delivery.ack()
+        assert not await stream.cancel(third.id)  # its time has come
+        assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
+        await world.nothing(consumer)
+
+
+async def test_add_once_again_after_cancel(world: World) -> None:
+    """S7: a call to add once that is sent again after a cancel is answered as before, and adds nothing."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    rival = world.rival(backend, "s")
+    first = await rival.add_once(b"1", "id", "one", delay=1000.0)
+    assert await stream.cancel(first.id)
+    assert await rival.add_once(b"1", "id", "one", delay=1000.0) == first == ailf.Added(first.id, duplicate=False)
+    assert await stream.read() == []
+    second = await rival.add_once(b"2", "id", "another", delay=1000.0)
+    assert not second.duplicate
+    assert await rival.add_once(b"2", "id", "another") == second
+    assert await rival.add_once(b"1", "id", "one") == ailf.Added(second.id, duplicate=True)
+    assert [entry.id for entry in await stream.read()] == [second.id]
+
+
+@pytest.mark.parametrize("retention", [ailf.Retention(max_len=1), ailf.Retention.settled()], ids=["length", "settled"])
+async def test_add_once_after_trim(world: World, retention: ailf.Retention) -> None:
+    """S7, S8: a message that was settled and removed is still a duplicate within its window."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=retention)
+    async with stream.group("g", takeover=1000).consumer() as consumer:
+        first = await stream.add_once("id", 1)
+        await (await world.take(consumer)).ack()
+        await stream.add(2)
+        assert [entry.data for entry in await stream.read()] == [2]
+        assert await stream.add_once("id", 3) == ailf.Added(first.id, duplicate=True)
+        assert [entry.data for entry in await stream.read()] == [2]
+
+
 async def test_add_once_by_many(world: World) -> None:
     """S7: of many that add under one id at once, one adds, and all learn the same id."""
     backends = [await world.connect() for _ in range(2)]

@@ -176,6 +176,49 @@ class SlidesWindows(MemoryStreamDriver):
         return added
 
 
+class CancelsWithoutTheId(MemoryStreamDriver):
+    """The dedup id of a message that is cancelled stays taken."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        before = dict(state._once)
+        done = await super().cancel(stream, entry_id)
+        state._once = before
+        return done
+
+
+class ForgetsTheCall(MemoryStreamDriver):
+    """After a cancel the call that had added the message adds it again, when it is repeated."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        done = await super().cancel(stream, entry_id)
+        state = self._state(stream)
+        state._once = {name: once for name, once in state._once.items() if not once.cancelled}
+        return done
+
+
+class FreesAnyId(MemoryStreamDriver):
+    """Cancelling frees the dedup id that a message was added under, although it stands for another one by now."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        terms = state.terms.get(entry_id)
+        done = await super().cancel(stream, entry_id)
+        if done and terms is not None:
+            state._once.pop(terms.dedup_id, None)
+        return done
+
+
+class ForgetsWhatIsTrimmed(MemoryStreamDriver):
+    """A dedup id is forgotten with its entry."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        state = self._state(stream)
+        here = {record.id for record in state.records}
+        state._once = {name: once for name, once in state._once.items() if once.entry_id in here}
+        return await super().add_once(stream, draft, **options)
+
+
 class AddsFirst(MemoryStreamDriver):
     """Whether an id is known is looked up in one step, and added in another."""
 

@@ -122,7 +122,7 @@ class Model:
     added: int = 0
     entries: list[Entry] = attrs.field(factory=list)
     groups: dict[str, Group] = attrs.field(factory=dict)
-    once: dict[str, tuple[int, str, float]] = attrs.field(factory=dict)
+    once: dict[str, tuple[int, str, float, bool]] = attrs.field(factory=dict)
     evicted: int = 0
     leases: int = 0
     letters: int = 0
@@ -145,11 +145,11 @@ class Model:
         self, entry: Entry, retention: Retention | None, dedup_id: str, token: str, window: float
     ) -> tuple[int, bool]:
         """Add, unless it was within its window."""
-        number, known, until = self.once.get(dedup_id, (0, "", -math.inf))
-        if until > self.now:
+        number, known, until, cancelled = self.once.get(dedup_id, (0, "", -math.inf, False))
+        if until > self.now and (not cancelled or known == token):
             return number, known != token
         number = self.add([entry], retention)
-        self.once[dedup_id] = number, token, self.now + window
+        self.once[dedup_id] = number, token, self.now + window, False
         return number, False
 
     def cancel(self, number: int) -> bool:
@@ -157,6 +157,9 @@ class Model:
         for entry in self.entries:
             if entry.number == number and entry.at > self.now:
                 self.entries.remove(entry)
+                for dedup_id, (added, token, until, _) in self.once.items():
+                    if added == number:
+                        self.once[dedup_id] = added, token, until, True
                 self.let_find()
                 return True
         return False
