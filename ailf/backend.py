@@ -207,7 +207,8 @@ class Backend(_BackendBase):
         Arguments:
             name: Any non-empty text.
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            retention: How much is kept of what this object adds to; everything unless told (S8).
+            retention: How much is kept of what this object adds to; everything unless told (S8), so that it grows for
+                ever. For a work queue use ``Retention.settled()``.
 
         Raises:
             UnsupportedError: The backend has no streams (B2).
@@ -352,7 +353,8 @@ class AsyncBackend(_BackendBase):
         Arguments:
             name: Any non-empty text.
             type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            retention: How much is kept of what this object adds to; everything unless told (S8).
+            retention: How much is kept of what this object adds to; everything unless told (S8), so that it grows for
+                ever. For a work queue use ``Retention.settled()``.
 
         Raises:
             UnsupportedError: The backend has no streams (B2).

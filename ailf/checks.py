@@ -1,21 +1,25 @@
 """Checks of arguments. Everything here is pure and raises `InvalidArgumentError` before anything is sent."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from ailf.errors import InvalidArgumentError
+from ailf.errors import MAX_SECONDS, InvalidArgumentError
 
 __all__ = [
+    "MAX_SECONDS",
     "check_count",
     "check_headers",
     "check_name",
     "check_seconds",
     "check_time",
+    "floor_ms",
+    "to_ms",
     "too_large",
+    "valid_between",
     "valid_count",
     "valid_key",
     "valid_seconds",
@@ -24,6 +28,9 @@ __all__ = [
 
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
+
+MAX_SHOWN = 10**20
+"""From here on an error doesn't show an integer: Python refuses to write one of thousands of digits."""
 
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 64 * 1024
@@ -70,14 +77,24 @@ def too_large(what: str, body: bytes, limit: int) -> InvalidArgumentError:
 
 
 def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = True) -> float:
-    """Return a duration in seconds, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a duration in seconds, at most `MAX_SECONDS`, or say what is wrong with it.
+
+    Arguments:
+        what: What the duration is, for the error.
+        value: The duration.
+        least: The smallest that is allowed.
+        zero: Whether 0 is allowed, where ``least`` is 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
-    if value < least or (value == 0 and not zero):
-        raise InvalidArgumentError(
-            f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {value!r}"
-        )
-    return float(value)
+    if least <= value <= MAX_SECONDS and (value or zero):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
+    shown = repr(value) if isinstance(value, float) or abs(value) < MAX_SHOWN else "one of over 20 digits"
+    if value > MAX_SECONDS:
+        raise InvalidArgumentError(f"{what} must be at most {MAX_SECONDS:,.0f} seconds (100 years), not {shown}")
+    raise InvalidArgumentError(f"{what} must be {'at least' if zero else 'more than'} {least:g} seconds, not {shown}")
 
 
 def check_count(what: str, value: object, *, least: int = 1) -> int:
@@ -88,12 +105,29 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
 
 
 def check_time(what: str, value: object) -> float:
-    """Return a point in time in seconds since 1970 UTC, or say what is wrong with it."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
+    """Return a point in time in seconds since 1970 UTC, or say what is wrong with it.
+
+    A time before 1970 counts as 1970. No `datetime` is too late: the year 9999 is less than 2**53 ms away, so every
+    backend keeps it exactly.
+    """
+    if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidArgumentError(
             f"{what} must be a datetime with its time zone, not {value!r}; write datetime(…, tzinfo=UTC), or a delay"
         )
     return max(0.0, value.timestamp())
+
+
+def to_ms(seconds: float) -> int:
+    """Return whole milliseconds, never fewer than the seconds asked for.
+
+    It rounds to the microsecond first, so that 2.007 s, which is a little more in binary, is 2007 ms and not 2008.
+    """
+    return -(-round(seconds * 1_000_000) // 1000)
+
+
+def floor_ms(seconds: float) -> int:
+    """Return whole milliseconds, never more than the seconds given; rounded to the microsecond first, as `to_ms`."""
+    return round(seconds * 1_000_000) // 1000
 
 
 # --- the same, for the fields of values ---------------------------------------------------------------------------
@@ -112,6 +146,16 @@ def valid_wait(value: Any, field: "attrs.Attribute[float]", seconds: float) -> N
 def valid_count(value: Any, field: "attrs.Attribute[int]", count: int) -> None:  # noqa: ARG001 - attrs' form
     """Refuse what is no number of things."""
     check_count(field.name, count)
+
+
+def valid_between(least: float, most: float) -> "Callable[[Any, attrs.Attribute[float], object], None]":
+    """Return what refuses anything but a number from ``least`` to ``most``."""
+
+    def check(value: Any, field: "attrs.Attribute[float]", number: object) -> None:  # noqa: ARG001 - attrs' form
+        if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= most:
+            raise InvalidArgumentError(f"{field.name} must be a number from {least:g} to {most:g}, not {number!r}")
+
+    return check
 
 
 def valid_key(value: Any, field: "attrs.Attribute[str]", key: str) -> None:  # noqa: ARG001 - attrs' form

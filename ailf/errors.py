@@ -8,6 +8,7 @@
     ├── ClosedError                              the object, or its backend, is closed
     ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
+    ├── NotFoundError                            what is to be changed doesn't exist; nothing was changed
     ├── LockTimeoutError     (also TimeoutError) somebody else kept the lock for too long
     ├── RateLimitedError                         a limit doesn't allow it, or not in time
     ├── NoResponderError                         nobody listens on the channel of a request
@@ -28,7 +29,7 @@ A driver maps its own errors once, at its edge, with the original as ``__cause__
 object, what was asked and what to do; payloads and credentials never enter one.
 """
 
-import math
+from typing import Final
 
 __all__ = [
     "AilfError",
@@ -44,6 +45,7 @@ __all__ = [
     "LeaseLostError",
     "LockTimeoutError",
     "NoResponderError",
+    "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -55,6 +57,10 @@ __all__ = [
     "StreamFullError",
     "UnsupportedError",
 ]
+
+
+MAX_SECONDS: Final = 3_155_760_000.0
+"""The longest duration that an argument may have: 100 years, in seconds. Every backend can add it to its clock."""
 
 
 class AilfError(Exception):
@@ -87,6 +93,10 @@ class LeaseLostError(AilfError):
 
 class SettledError(AilfError):
     """The delivery was settled already, in another way."""
+
+
+class NotFoundError(AilfError):
+    """What was to be changed, such as a consumer group, doesn't exist; nothing was changed."""
 
 
 class LockTimeoutError(AilfError, TimeoutError):
@@ -132,8 +142,11 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
     """
 
     def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay < math.inf:
-            raise InvalidArgumentError(f"a retry's delay must be a finite number of seconds, not {delay!r}")
+        given: object = delay
+        if given is not None and not (isinstance(given, int | float) and 0 <= given <= MAX_SECONDS):
+            raise InvalidArgumentError(
+                f"a retry's delay must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
+            )
         super().__init__(why)
         self.delay = delay
 

@@ -150,19 +150,29 @@ class Group(_GroupBase, Generic[T]):
         """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
 
         What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
-        new. Dead letters stay. The group is made where it doesn't exist.
+        new. Dead letters stay.
 
         Raises:
             InvalidArgumentError: Not a position.
+            NotFoundError: There is no such group; nothing was made or moved.
+            OutcomeUnknownError: No answer came. It isn't repeated: what was delivered meanwhile would be forgotten.
         """
         run(self._flow.seek(position))
 
     def pause(self) -> None:
-        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled."""
+        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled.
+
+        Raises:
+            NotFoundError: There is no such group; nothing was made.
+        """
         run(self._flow.pause(paused=True))
 
     def resume(self) -> None:
-        """Hand out messages again."""
+        """Hand out messages again.
+
+        Raises:
+            NotFoundError: There is no such group; nothing was made.
+        """
         run(self._flow.pause(paused=False))
 
     def info(self) -> GroupInfo:
@@ -242,19 +252,29 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
 
         What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
-        new. Dead letters stay. The group is made where it doesn't exist.
+        new. Dead letters stay.
 
         Raises:
             InvalidArgumentError: Not a position.
+            NotFoundError: There is no such group; nothing was made or moved.
+            OutcomeUnknownError: No answer came. It isn't repeated: what was delivered meanwhile would be forgotten.
         """
         await self._flow.seek(position)
 
     async def pause(self) -> None:
-        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled."""
+        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled.
+
+        Raises:
+            NotFoundError: There is no such group; nothing was made.
+        """
         await self._flow.pause(paused=True)
 
     async def resume(self) -> None:
-        """Hand out messages again."""
+        """Hand out messages again.
+
+        Raises:
+            NotFoundError: There is no such group; nothing was made.
+        """
         await self._flow.pause(paused=False)
 
     async def info(self) -> GroupInfo:

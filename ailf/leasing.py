@@ -11,7 +11,7 @@ from ailf.checks import check_count, check_name, valid_count, valid_seconds
 from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError, OutcomeUnknownError
+from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.renewal import ALIVE
 from ailf.runtime import interrupts
 from ailf.safe_text import log_failure
@@ -25,6 +25,7 @@ from ailf.values import (
     GroupReset,
     LeaseLost,
     Position,
+    Retention,
 )
 
 __all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
@@ -67,12 +68,20 @@ class GroupFlow:
     """The one text of both flavours.
 
     Attributes:
+        retention: How much of the stream is kept, as its object was told; None for everything.
         settling: Settles deliveries; those that tasks settle at the same time go in one request.
         workers: Those at work on it in this process, by this object.
     """
 
     def __init__(
-        self, engine: Engine, driver: StreamDriver, payloads: Payloads, stream: str, name: str, options: GroupOptions
+        self,
+        engine: Engine,
+        driver: StreamDriver,
+        payloads: Payloads,
+        stream: str,
+        name: str,
+        options: GroupOptions,
+        retention: Retention | None = None,
     ) -> None:
         self.engine = engine
         self.driver = driver
@@ -80,6 +89,7 @@ class GroupFlow:
         self.stream = stream
         self.name = check_name("group", name)
         self.options = options
+        self.retention = retention
         self.workers: set[Stoppable] = set()
         on_asyncio = engine.runtime.flavour == "asyncio"
         self.settling: Batcher[Settlement, Outcome] = batcher(self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio)
@@ -113,12 +123,17 @@ class GroupFlow:
 
     async def seek(self, position: Position) -> None:
         """Move the group; a repetition would forget what was fetched in between."""
-        await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False)
+        if not await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False):
+            raise self._missing("seek in")
 
     async def pause(self, *, paused: bool) -> None:
         """Let consumers be handed nothing, or again something."""
-        await self.open()
-        await self._ask("pause" if paused else "resume", self.driver.pause, again=True, paused=paused)
+        what = "pause" if paused else "resume"
+        if not await self._ask(what, self.driver.pause, again=True, paused=paused):
+            raise self._missing(what)
+
+    def _missing(self, what: str) -> NotFoundError:
+        return NotFoundError(f"{what} {self}: there is no such group; open it first: group.open()")
 
     async def info(self) -> GroupInfo:
         """Return how the group stands."""

@@ -135,9 +135,18 @@ class StreamFlow:
 
     async def trim(self, retention: Retention | None) -> Trimmed:
         chosen = retention or self.retention
-        if chosen is None or (chosen.max_len is None and chosen.max_age is None):
-            raise InvalidArgumentError(f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…)")
-        return await self.engine.call(f"trim stream {self.name!r}", self.driver.trim, self.name, chosen, again=True)
+        if chosen is None or (chosen.max_len is None and chosen.max_age is None and chosen.keep_settled):
+            raise InvalidArgumentError(
+                f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…) or Retention.settled()"
+            )
+        what = f"trim stream {self.name!r}"
+        removed = unsettled = 0
+        after = ""
+        while True:
+            swept = await self.engine.call(what, self.driver.trim, self.name, chosen, again=True, after=after)
+            removed, unsettled, after = removed + swept.removed, unsettled + swept.unsettled, swept.after
+            if not after:
+                return Trimmed(removed, unsettled)
 
     async def delete(self) -> None:
         await self.engine.call(f"delete stream {self.name!r}", self.driver.delete, self.name, again=True)
@@ -169,7 +178,7 @@ class StreamFlow:
     # --- the short way -------------------------------------------------------------------------------------------
 
     def group(self, name: str, options: GroupOptions) -> GroupFlow:
-        return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options)
+        return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options, self.retention)
 
     async def join(self, group: str, consumer: str | None, options: GroupOptions) -> None:
         flow = self.group(group, options)
@@ -192,7 +201,7 @@ class StreamFlow:
 
 def _full(retention: Retention) -> str:
     return (
-        f"it is full: it may have {retention.max_len} entries, and the oldest are not settled by all of its groups. "
+        f"it is full: it may have {retention.max_len} entries, and so many are not settled by all of its groups. "
         "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
     )
 

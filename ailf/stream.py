@@ -100,11 +100,17 @@ class Stream(StreamBase, Generic[T]):
         return run(self._flow.add_once(dedup_id, data, window, options))
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+
+        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        """
         return run(self._flow.cancel(id))
 
     def trim(self, retention: Retention | None = None) -> Trimmed:
-        """Remove the oldest entries that all groups have settled, beyond a retention: the stream's own if None (S8)."""
+        """Remove what a retention doesn't keep, oldest first: the stream's own retention if None (S8).
+
+        It takes a round trip for about a hundred entries that are removed, or out.
+        """
         return run(self._flow.trim(retention))
 
     def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
@@ -279,11 +285,17 @@ class AsyncStream(StreamBase, Generic[T]):
         return await self._flow.add_once(dedup_id, data, window, options)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it."""
+        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+
+        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        """
         return await self._flow.cancel(id)
 
     async def trim(self, retention: Retention | None = None) -> Trimmed:
-        """Remove the oldest entries that all groups have settled, beyond a retention: the stream's own if None (S8)."""
+        """Remove what a retention doesn't keep, oldest first: the stream's own retention if None (S8).
+
+        It takes a round trip for about a hundred entries that are removed, or out.
+        """
         return await self._flow.trim(retention)
 
     async def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:

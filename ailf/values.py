@@ -9,8 +9,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import attrs
 import msgspec
 
-from ailf.checks import valid_count, valid_seconds, valid_wait
-from ailf.errors import BackendError
+from ailf.checks import valid_between, valid_count, valid_seconds, valid_wait
+from ailf.errors import BackendError, InvalidArgumentError
 
 __all__ = [
     "EARLIEST",
@@ -200,18 +200,44 @@ class Retention:
     """How much of a stream is kept. Only what all of its groups have settled is removed, unless ``hard`` (S8).
 
     A stream that is full of unsettled messages takes no more: `StreamFullError`, at once or after ``wait`` seconds.
+    Each add removes a bounded number of entries; where much more has to go, the excess goes with later adds.
 
     Attributes:
-        max_len: Keep at most so many entries.
-        max_age: Keep entries at most so many seconds.
+        max_len: Keep at most ``max_len`` entries. Where over 100 messages are out, it may be exceeded by a hundredth or
+            100 entries until settled ones are found among them.
+        max_age: Keep entries at most ``max_age`` seconds.
         hard: Remove unsettled entries too; `GroupInfo.evicted` counts them. Such a stream is never full.
         wait: Seconds that adding waits for room.
+        keep_settled: Whether entries that all groups have settled are kept, within ``max_len`` and ``max_age``; see
+            `settled`.
     """
 
     max_len: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
     max_age: float | None = attrs.field(default=None, validator=attrs.validators.optional(valid_seconds))
     hard: bool = False
     wait: float = attrs.field(default=0.0, validator=valid_wait)
+    keep_settled: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if not self.keep_settled and (self.hard or self.max_age is not None):
+            raise InvalidArgumentError(
+                "a retention without keep_settled removes all that is settled and nothing else; "
+                "leave out max_age and hard"
+            )
+
+    @classmethod
+    def settled(cls, *, max_len: int | None = None, wait: float = 0.0) -> "Retention":
+        """Return a retention for work queues: keep only what some group has not settled.
+
+        Adding removes the oldest entries, up to the first that a group has yet to settle (which may be one that waits
+        for its time); `Stream.trim` does so too. Nothing is removed while the stream has no group. What is removed is
+        not seen by a group that is made later, by a `seek` back, by `read`, nor by `tail`.
+
+        Arguments:
+            max_len: At most ``max_len`` entries; a stream with so many that are not settled is full.
+            wait: Seconds that adding waits for room.
+        """
+        return cls(max_len=max_len, wait=wait, keep_settled=False)
 
 
 class Trimmed(msgspec.Struct, frozen=True):
@@ -239,6 +265,7 @@ class GroupInfo(msgspec.Struct, frozen=True):
         oldest: Age in seconds of the oldest entry that the group has not settled; None where there is none.
         evicted: How many entries a ``hard`` retention took from the stream before all groups had settled them.
         paused: Whether the group is paused.
+        exists: Whether there is such a group. If not, all entries count as lag, and all else is as in a new group.
     """
 
     length: int = 0
@@ -250,6 +277,7 @@ class GroupInfo(msgspec.Struct, frozen=True):
     oldest: float | None = None
     evicted: int = 0
     paused: bool = False
+    exists: bool = True
 
 
 class GroupReset(msgspec.Struct, frozen=True):
@@ -307,16 +335,22 @@ class Backoff:
     Jitter", Brooker, AWS Architecture Blog, 2015).
 
     Attributes:
-        initial: Seconds after the first attempt.
-        factor: By how much each further delay is longer.
-        maximum: Seconds that no delay exceeds.
+        initial: Seconds after the first attempt; 0 for none.
+        factor: By how much each further delay is longer, 1 to 1000.
+        maximum: Seconds that no delay exceeds, at least ``initial``.
         jitter: The share of a delay that is random, 0 to 1.
     """
 
-    initial: float = 1.0
-    factor: float = 2.0
-    maximum: float = 60.0
-    jitter: float = 0.2
+    initial: float = attrs.field(default=1.0, validator=valid_wait)
+    factor: float = attrs.field(default=2.0, validator=valid_between(1.0, 1000.0))
+    maximum: float = attrs.field(default=60.0, validator=valid_wait)
+    jitter: float = attrs.field(default=0.2, validator=valid_between(0.0, 1.0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.maximum < self.initial:
+            raise InvalidArgumentError(
+                f"a backoff's maximum must not be below its initial delay: {self.maximum!r} < {self.initial!r}"
+            )
 
     def delay(self, attempt: int, chance: Any = random.random) -> float:
         """Return the seconds to wait after this attempt (1 is the first)."""

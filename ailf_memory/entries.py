@@ -1,16 +1,16 @@
 """The entries of a stream, in order. Pure: *now* is an argument."""
 
 import bisect
-import math
 from typing import Final
 
 import attrs
 
+from ailf.checks import floor_ms, to_ms
 from ailf.driver import Draft, Record
 from ailf.errors import InvalidArgumentError
 from ailf.values import EARLIEST, LATEST
 
-__all__ = ["FIRST", "PLAIN", "Entries", "Key", "Terms", "id_before", "key_of", "milliseconds", "text_of"]
+__all__ = ["FIRST", "PLAIN", "Entries", "Key", "Terms", "id_before", "key_of", "text_of"]
 
 Key = tuple[int, int]
 
@@ -33,15 +33,8 @@ def key_of(text: str) -> Key:
 
 def id_before(timestamp: float) -> str:
     """Return an id after all entries added before a time in seconds, and before all added at or after it."""
-    ms = math.floor(round(timestamp * 1000, 3))
+    ms = floor_ms(timestamp)
     return text_of((ms - 1, MAX_SEQUENCE) if ms > 0 else FIRST)
-
-
-def milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for."""
-    return math.ceil(
-        round(seconds * 1000, 3)
-    )  # rounded first: 1.001 * 1000 is not quite 1001, and 0.07 * 1000 above 70
 
 
 @attrs.frozen
@@ -52,11 +45,13 @@ class Terms:
         key: Its ordering key, or "".
         at_ms: Its time.
         max_deliveries: Instead of the group's, or None.
+        dedup_id: Under which it was added, or "".
     """
 
     key: str = ""
     at_ms: int = 0
     max_deliveries: int | None = None
+    dedup_id: str = ""
 
 
 PLAIN: Final = Terms()
@@ -79,7 +74,7 @@ class Entries:
         self.terms: dict[str, Terms] = {}
         self.last = FIRST
 
-    def append(self, draft: Draft, now_ms: int) -> str:
+    def append(self, draft: Draft, now_ms: int, dedup_id: str = "") -> str:
         """Add one entry under the next id, which is never below the last, whatever the clock does."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
@@ -87,7 +82,7 @@ class Entries:
         self.keys.append(key)
         self.records.append(record)
         if draft.key or draft.delay or draft.at or draft.max_deliveries is not None:
-            self.terms[record.id] = _terms(draft, now_ms)
+            self.terms[record.id] = _terms(draft, now_ms, dedup_id)
         return record.id
 
     def locate(self, position: str) -> Key:
@@ -119,6 +114,6 @@ class Entries:
         return ids
 
 
-def _terms(draft: Draft, now_ms: int) -> Terms:
-    delayed_ms = now_ms + milliseconds(draft.delay) if draft.delay else 0
-    return Terms(draft.key, max(delayed_ms, milliseconds(draft.at)), draft.max_deliveries)
+def _terms(draft: Draft, now_ms: int, dedup_id: str) -> Terms:
+    delayed_ms = now_ms + to_ms(draft.delay) if draft.delay else 0
+    return Terms(draft.key, max(delayed_ms, to_ms(draft.at)), draft.max_deliveries, dedup_id)

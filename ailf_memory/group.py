@@ -12,9 +12,10 @@ from typing import Final
 
 import attrs
 
+from ailf.checks import to_ms
 from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Record, Settlement
 from ailf.values import DeadLetter, GroupInfo
-from ailf_memory.entries import PLAIN, Entries, Key, Terms, key_of, milliseconds
+from ailf_memory.entries import PLAIN, Entries, Key, Terms, key_of
 
 __all__ = ["GroupState"]
 
@@ -203,10 +204,10 @@ class GroupState:
         self.pending[name].holder = None
         self.schedule(name, due_ms)
 
-    def release(self, name: str, now_ms: int) -> None:
-        """Take it from whoever has it; this delivery doesn't count."""
+    def release(self, name: str, due_ms: int, now_ms: int) -> None:
+        """Take it from whoever has it, until then; this delivery doesn't count."""
         self.pending[name].attempts -= 1
-        self.park(name, now_ms, now_ms)
+        self.park(name, due_ms, now_ms)
 
     # --- fetching
 
@@ -288,9 +289,9 @@ class GroupState:
             self.finish(name, now_ms)
         elif asked.action is Action.NACK:
             out.error = asked.error
-            self.park(name, now_ms + milliseconds(asked.delay), now_ms)
+            self.park(name, now_ms + to_ms(asked.delay), now_ms)
         else:
-            self.release(name, now_ms)
+            self.release(name, now_ms + to_ms(asked.delay), now_ms)
         return Outcome.DONE
 
     def extend(self, receipt: Receipt, until_ms: int, now_ms: int) -> bool:
@@ -306,7 +307,7 @@ class GroupState:
             if out.holder != consumer:
                 continue
             if out.due_ms > now_ms:
-                self.release(name, now_ms)
+                self.release(name, now_ms, now_ms)
             else:
                 self.park(name, out.due_ms, now_ms)
         self.alive.pop(consumer, None)

@@ -1,13 +1,12 @@
 """Those who stand in line for a lock or at a rate limiter, in memory."""
 
-import math
-
 import attrs
 
+from ailf.checks import to_ms
 from ailf.driver import Place
 from ailf_memory.store import MemoryStore
 
-__all__ = ["Line", "Waiter", "milliseconds"]
+__all__ = ["Line", "Waiter"]
 
 
 @attrs.define
@@ -48,7 +47,7 @@ class Line:
         """Put somebody at the end; who is in line already keeps his place."""
         if not self.alive(token, now_ms):
             self.waiters.pop(token, None)
-        self.waiters[token] = Waiter(place.channel, now_ms + milliseconds(place.lease), looks_ms)
+        self.waiters[token] = Waiter(place.channel, now_ms + to_ms(place.lease), looks_ms)
 
     def leave(self, token: str) -> None:
         """Let somebody go."""
@@ -77,8 +76,3 @@ class Line:
 
     def _call(self, token: str) -> bool:
         return bool(self._store.publish(self.waiters[token].channel, token.encode()))
-
-
-def milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for (L5)."""
-    return math.ceil(seconds * 1000)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.engine import Engine
 from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
-from ailf_memory.line import Line, milliseconds
+from ailf_memory.line import Line
 from ailf_memory.store import sweep
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class MemoryLockDriver(LockDriver):
                     blocked.append(until)
             if len(held) == len(states):  # the same bid again: the same grant
                 for grant in held:
-                    grant.ends_ms = now_ms + milliseconds(bid.ttl)
+                    grant.ends_ms = now_ms + to_ms(bid.ttl)
                 return Grant(held[0].fence)
             if blocked:
                 self._stand_in_line(bid, states, now_ms, min(blocked))
@@ -120,7 +121,7 @@ class MemoryLockDriver(LockDriver):
             return Grant(self._grant(bid, states, now_ms))
 
     def _grant(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> int:
-        fence, ends_ms = now_ms * 1000, now_ms + milliseconds(bid.ttl)
+        fence, ends_ms = now_ms * 1000, now_ms + to_ms(bid.ttl)
         for state in states:
             if state.fence >= fence:
                 fence = state.fence + 1
@@ -156,7 +157,7 @@ class MemoryLockDriver(LockDriver):
                 mine = all(grant is not None for grant in grants)
                 for grant in grants:
                     if mine and grant is not None:
-                        grant.ends_ms = now_ms + milliseconds(bid.ttl)
+                        grant.ends_ms = now_ms + to_ms(bid.ttl)
                 kept.append(mine)
             return kept
 

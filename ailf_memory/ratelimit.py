@@ -5,13 +5,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ailf.algorithms import Algorithm, State, algorithm
+from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
 from ailf.verdicts import Verdict, decide
-from ailf_memory.line import Line, milliseconds
+from ailf_memory.line import Line
 from ailf_memory.store import sweep
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         states = account.states if account is not None else {}
         first = account.line.head(now_ms) if account is not None and any(demand.costs) else None
         asked = [(its, states.get(key, ()), cost) for (key, its), cost in zip(known, demand.costs, strict=True)]
-        patience = milliseconds(demand.patience) if first is None or first == demand.token else -1
+        patience = to_ms(demand.patience) if first is None or first == demand.token else -1
         verdict = decide(asked, now_ms, demand.token, patience=patience, count_denied=demand.count_denied)
         levels = []
         for (key, its), (_, before, _), after, wait in zip(known, asked, verdict.states, verdict.waits, strict=True):
@@ -208,7 +209,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             ((key, its),) = _known(((observation.name, observation.limit),))
             state = self._store.accounts.get(account)
             before = state.states.get(key, ()) if state is not None else ()
-            reset_ms, pause_ms = milliseconds(observation.reset_after), milliseconds(observation.pause)
+            reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
             after = its.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
             if after != before:
                 (state or self._account(account, now_ms)).put(key, its, after)

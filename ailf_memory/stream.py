@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from msgspec.structs import replace
 
-from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.checks import to_ms
+from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.stream import AsyncStream, Stream
-from ailf.values import Added, DeadLetter, GroupInfo, Retention, Trimmed
-from ailf_memory.entries import id_before, milliseconds, text_of
+from ailf.values import Added, DeadLetter, GroupInfo, Retention
+from ailf_memory.entries import FIRST, id_before, key_of, text_of
 from ailf_memory.group import GroupState
 from ailf_memory.state import StreamState
 
@@ -68,7 +69,7 @@ class MemoryStreamDriver(StreamDriver):
         return self._store.clock.now_ms()
 
     def _after(self, seconds: float) -> int:
-        return self._now() + milliseconds(seconds)
+        return self._now() + to_ms(seconds)
 
     def _changed(self) -> None:
         """Something may have become available."""
@@ -112,11 +113,16 @@ class MemoryStreamDriver(StreamDriver):
             self._changed()
             return done
 
-    async def trim(self, stream: str, retention: Retention) -> Trimmed:
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
+        start = key_of(after or text_of(FIRST))
         with self._store.lock:
-            trimmed = self._state(stream).trim(retention, self._now())
+            swept, _ = self._state(stream).trim(retention, self._now(), start=start)
             self._changed()
-            return trimmed
+            return swept
+
+    async def length(self, stream: str) -> int:
+        with self._store.lock:
+            return len(self._state(stream).keys)
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         with self._store.lock:
@@ -151,18 +157,22 @@ class MemoryStreamDriver(StreamDriver):
             self._state(stream).groups.pop(group, None)
             self._changed()
 
-    async def seek(self, stream: str, group: str, position: str) -> None:
+    async def seek(self, stream: str, group: str, position: str) -> bool:
         with self._store.lock:
-            state = self._state(stream)
-            state.seek(group, state.locate(position), self._now())
-            self._changed()
+            after = self._state(stream).locate(position)
+            known = self._group(stream, group)
+            if known is not None:
+                known.seek(after, self._now())
+                self._changed()
+            return known is not None
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         with self._store.lock:
             known = self._group(stream, group)
             if known is not None:
                 known.paused = paused
                 self._changed()
+            return known is not None
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         with self._store.lock:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.engine import Engine
 from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
-from ailf_redis.replies import milliseconds
 from ailf_redis.scripts import ACQUIRE, BREAK, INSPECT, PROLONG, RELEASE
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ class RedisLockDriver(LockDriver):
         return [key for name in bid.names for key in self._keys.lock(name)]
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        arguments: list[Any] = [bid.token, milliseconds(bid.ttl), bid.permits, int(bid.fair), "", 0]
+        arguments: list[Any] = [bid.token, to_ms(bid.ttl), bid.permits, int(bid.fair), "", 0]
         if bid.place is not None:
-            arguments[4:] = (self._keys.place(bid.place.channel), milliseconds(bid.place.lease))
+            arguments[4:] = (self._keys.place(bid.place.channel), to_ms(bid.place.lease))
         granted, told = await ACQUIRE.run(self._executor, self._all(bid), arguments)
         return Grant(int(told)) if granted else Denied(told / 1000)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        requests = [(self._all(bid), [len(bid.names), bid.token, milliseconds(bid.ttl)]) for bid in bids]
+        requests = [(self._all(bid), [len(bid.names), bid.token, to_ms(bid.ttl)]) for bid in bids]
         return [bool(kept) for kept in await PROLONG.run_together(self._executor, requests)]
 
     async def release(self, bid: Bid) -> bool:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
 from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
-from ailf_redis.replies import milliseconds
 from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         arguments = list(_all_arguments(limits))
         for each in demands:
             channel, lease = ("", 0) if each.place is None else self._waits_at(each.place)
-            patience = milliseconds(each.patience) if each.patience else 0
+            patience = to_ms(each.patience) if each.patience else 0
             arguments += (each.token, patience, int(each.count_denied), channel, lease, *each.costs)
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, int]:
-        return self._keys.place(place.channel), milliseconds(place.lease)
+        return self._keys.place(place.channel), to_ms(place.lease)
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""
@@ -143,7 +143,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
     async def observe(self, account: Account, observation: Observation) -> None:
         name, limit = observation.name, observation.limit
         remaining = NEVER if observation.remaining is None else observation.remaining
-        told = (remaining, milliseconds(observation.reset_after), milliseconds(observation.pause))
+        told = (remaining, to_ms(observation.reset_after), to_ms(observation.pause))
         arguments = [*told, *_arguments(name, limit)]
         await OBSERVE.run(self._executor, self._account(account, ((name, limit),)), arguments)
 

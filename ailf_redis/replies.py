@@ -4,7 +4,6 @@ An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.he
 written by another program: its body is then a JSON object of its fields.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ __all__ = [
     "as_record",
     "entry_fields",
     "headers_field",
-    "milliseconds",
     "text",
 ]
 
@@ -38,11 +36,6 @@ _json = msgspec.json.Encoder()
 def text(raw: bytes | str) -> str:
     """Return a name or id as text; what is not UTF-8 stays recognisable."""
     return raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
-
-
-def milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for."""
-    return math.ceil(seconds * 1000)
 
 
 def headers_field(headers: Mapping[str, str]) -> bytes:
@@ -80,7 +73,7 @@ def _foreign(fields: Sequence[bytes], known: dict[bytes, bytes]) -> bytes:
 
 def as_info(reply: Sequence[Any]) -> GroupInfo:
     """Return what ``info.lua`` says."""
-    length, lag, pending, delayed, dead, names, oldest, evicted, paused = reply
+    length, lag, pending, delayed, dead, names, oldest, evicted, paused, exists = reply
     return GroupInfo(
         length=length,
         lag=None if lag < 0 else lag,
@@ -91,6 +84,7 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
         oldest=None if oldest < 0 else oldest / 1000,
         evicted=evicted,
         paused=bool(paused),
+        exists=bool(exists),
     )
 
 

@@ -1,17 +1,17 @@
 """Streams over Redis: a Redis stream, and per group what Redis' own pending list doesn't know."""
 
 import itertools
-import math
 import re
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Waiter
+from ailf.checks import floor_ms, to_ms
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.memo import Memo
 from ailf.stream import AsyncStream, Stream
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention, Trimmed
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
@@ -23,7 +23,6 @@ from ailf_redis.replies import (
     as_record,
     entry_fields,
     headers_field,
-    milliseconds,
     text,
 )
 from ailf_redis.scripts import (
@@ -108,8 +107,8 @@ def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
     """Return a retention as ``lua/room.lua`` takes it."""
     if retention is None:
         return "", "", 0
-    age = "" if retention.max_age is None else milliseconds(retention.max_age)
-    return retention.max_len or "", age, int(retention.hard)
+    age = "" if retention.max_age is None else to_ms(retention.max_age)
+    return retention.max_len or "", age, int(retention.hard) if retention.keep_settled else 2
 
 
 class RedisStreamDriver(StreamDriver):
@@ -141,7 +140,7 @@ class RedisStreamDriver(StreamDriver):
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
         duplicate, added = await self._add(
-            stream, self._keys.once(stream, dedup_id), [draft], retention, token, milliseconds(window)
+            stream, self._keys.once(stream, dedup_id), [draft], retention, token, to_ms(window)
         )
         return Added(text(added), bool(duplicate))
 
@@ -157,7 +156,7 @@ class RedisStreamDriver(StreamDriver):
         key, meta = self._keys.stream(stream), self._keys.meta(stream)
         arguments: list[Any] = [*_limits(retention), *self._keys.gone_prefixes(stream), token, window_ms]
         for each in drafts:
-            arguments += (milliseconds(each.delay), milliseconds(each.at), each.max_deliveries or "")
+            arguments += (to_ms(each.delay), to_ms(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
         reply: list[Any] = await ADD.run(self._executor, [key, meta, once], arguments)
         if reply[0] < 0:
@@ -165,12 +164,18 @@ class RedisStreamDriver(StreamDriver):
         return reply
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
-        arguments = (_whole(entry_id), *self._keys.gone_prefixes(stream))
+        arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.gone_prefixes(stream))
         return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
 
-    async def trim(self, stream: str, retention: Retention) -> Trimmed:
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
-        return Trimmed(*await TRIM.run(self._executor, keys, (*_limits(retention), *self._keys.gone_prefixes(stream))))
+        arguments = (*_limits(retention), *self._keys.gone_prefixes(stream), _whole(after) if after else "0-0")
+        removed, unsettled, more = await TRIM.run(self._executor, keys, arguments)
+        return Swept(removed, unsettled, text(more))
+
+    async def length(self, stream: str) -> int:
+        length: int = await self._executor.call("XLEN", self._keys.stream(stream))
+        return length
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
@@ -184,7 +189,7 @@ class RedisStreamDriver(StreamDriver):
         return text(entries[0][0]) if entries else "0-0"
 
     def id_before(self, timestamp: float) -> str:
-        return f"{max(0, math.floor(timestamp * 1000) - 1)}-18446744073709551615"
+        return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
 
     async def delete(self, stream: str) -> None:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
@@ -196,11 +201,11 @@ class RedisStreamDriver(StreamDriver):
     async def delete_group(self, stream: str, group: str) -> None:
         await self._run(UNGROUP, stream, group)
 
-    async def seek(self, stream: str, group: str, position: str) -> None:
-        await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position))
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        return bool(await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position)))
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        await self._run(PAUSE, stream, group, int(paused))
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        return bool(await self._run(PAUSE, stream, group, int(paused)))
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
@@ -213,7 +218,7 @@ class RedisStreamDriver(StreamDriver):
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (consumer, count, milliseconds(lease), milliseconds(alive), max_deliveries)
+        arguments = (consumer, count, to_ms(lease), to_ms(alive), max_deliveries)
         return as_fetched(await self._run(FETCH, stream, group, *arguments), consumer)
 
     async def settle(
@@ -222,17 +227,17 @@ class RedisStreamDriver(StreamDriver):
         arguments: list[Any] = []
         for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _said):
             members = [each.receipt.id for each in alike]
-            arguments += (consumer, grant, action.value, milliseconds(delay), reason, error, len(members), *members)
+            arguments += (consumer, grant, action.value, to_ms(delay), reason, error, len(members), *members)
         return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         arguments: list[Any] = []
         for each in receipts:
             arguments += (each.id, each.consumer, each.grant)
-        return [bool(kept) for kept in await self._run(EXTEND, stream, group, milliseconds(lease), *arguments)]
+        return [bool(kept) for kept in await self._run(EXTEND, stream, group, to_ms(lease), *arguments)]
 
     async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await self._run(BEAT, stream, group, milliseconds(alive), *consumers)
+        await self._run(BEAT, stream, group, to_ms(alive), *consumers)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         await self._run(LEAVE, stream, group, consumer)
@@ -302,7 +307,7 @@ class RedisWaiter(Waiter):
         if self._bell is not None and ring is not None:
             keys.append(self._bell)
             ids.append(ring)
-        return ["XREAD", "COUNT", 1, "BLOCK", max(1, milliseconds(timeout)), "STREAMS", *keys, *ids]
+        return ["XREAD", "COUNT", 1, "BLOCK", max(1, to_ms(timeout)), "STREAMS", *keys, *ids]
 
     def interrupt(self) -> None:
         self._interrupted = True

@@ -6,8 +6,9 @@ That is what a process that died is to the others, and what one that lives elsew
 from collections.abc import Sequence
 from typing import Any
 
-from ailf.driver import Action, Claim, Fetched, Outcome, Settlement
+from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Settlement
 from ailf.runtime import ThreadRuntime, run
+from ailf.values import Added
 from contract_tests.threads import in_thread
 
 __all__ = ["Rival"]
@@ -57,11 +58,23 @@ class Rival:
         found: Fetched = self._here("fetch", self.name, count=count, **options)
         return found
 
-    async def settle(self, claims: Sequence[Claim], action: Action) -> list[Outcome]:
+    async def settle(self, claims: Sequence[Claim], action: Action, delay: float = 0.0) -> list[Outcome]:
         """Settle what it leased."""
-        asked = [Settlement(claim.receipt, action) for claim in claims]
+        asked = [Settlement(claim.receipt, action, delay) for claim in claims]
         outcomes: list[Outcome] = await in_thread(self._here, "settle", asked, max_deliveries=self.max_deliveries)
         return outcomes
+
+    async def add_once(self, body: bytes, dedup_id: str, token: str, **options: Any) -> Added:
+        """Add a message once; the same token is the same call, sent again."""
+        call: dict[str, Any] = {"dedup_id": dedup_id, "token": token, "window": 1000.0, "retention": None}
+        stream, draft = self._where[0], Draft(body, **options)
+        added: Added = await in_thread(lambda: run(self._driver.add_once(stream, draft, **call)))
+        return added
+
+    async def length(self) -> int:
+        """Return how many entries the stream has."""
+        length: int = await in_thread(lambda: run(self._driver.length(self._where[0])))
+        return length
 
     async def beat(self) -> None:
         """Give a sign of life."""

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import ailf
-from ailf.driver import Capability
+from ailf.driver import Action, Capability, Outcome
 from contract_tests.flavours import World
 
 NEEDS = (Capability.STREAM,)
@@ -147,6 +147,24 @@ async def test_attempts(world: World) -> None:
     async with group.consumer() as consumer:
         seen.append((await world.take(consumer)).attempt)
     assert seen == [1, 2, 2, 3, 3, 4, 4]
+
+
+async def test_a_release_with_a_delay(world: World) -> None:
+    """S5: what a driver is told to release with a delay comes after it, and this delivery doesn't count."""
+    backend = await world.connect()
+    entry_id = await backend.stream("s").add(1)
+    rival = world.rival(backend, "s", max_deliveries=1)
+    claims = (await rival.claim()).claims
+    assert await rival.settle(claims, Action.RELEASE, delay=world.lease) == [Outcome.DONE]
+    assert await rival.settle(claims, Action.ACK) == [Outcome.LOST]
+    found = await rival.claim()
+    assert (found.claims, found.dead) == ([], [])
+    assert found.next_due is not None
+    assert 0 < found.next_due <= world.lease
+    info = await backend.stream("s").group("g").info()
+    assert (info.pending, info.delayed) == (0, 1)
+    await world.advance(world.lease * 1.1)
+    assert await rival.fetch() == [(entry_id, 1)]
 
 
 @pytest.mark.parametrize("way", ["nack", "expire", "reject"])

@@ -21,12 +21,12 @@ async def test_info_of_what_is_missing(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g")
-    assert await group.info() == ailf.GroupInfo()
+    assert await group.info() == ailf.GroupInfo(exists=False)
     assert await group.open()
     assert await group.info() == ailf.GroupInfo()
     await stream.add_many(range(3))
     other = stream.group("other")
-    assert await other.info() == ailf.GroupInfo(length=3, lag=3)
+    assert await other.info() == ailf.GroupInfo(length=3, lag=3, exists=False)
     assert await other.open()
 
 

@@ -1,14 +1,16 @@
 """S7: messages for later: delays and times, taking them back, and adding once."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import pytest
 
 import ailf
+from ailf.checks import MAX_SECONDS
 from ailf.driver import Capability
 from contract_tests.flavours import World
 from contract_tests.test_backend import NAMES
@@ -21,8 +23,27 @@ RESOLUTION = 0.25
 TURNS = 3
 """How often a message may be late: a busy machine is now and then, a backend that doesn't look always."""
 
+TOO_LONG = (MAX_SECONDS + 1, sys.maxsize, 1e300)
+"""What is no duration for any backend."""
+
 TICK = 0.002
 """Seconds by which a clock of milliseconds may differ from one that knows more."""
+
+
+class NoOffset(tzinfo):
+    """A zone that knows no offset."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta | None:
+        """Return none."""
+        return None
+
+    def dst(self, _: datetime | None) -> timedelta | None:
+        """Return none."""
+        return None
+
+    def tzname(self, _: datetime | None) -> str:
+        """Return something."""
+        return "?"
 
 
 # --- later -------------------------------------------------------------------------------------------------------
@@ -122,12 +143,12 @@ async def test_the_order_of_coming_due(world: World) -> None:
 
 
 async def test_bad_times(world: World) -> None:
-    """S7: a time without zone, a delay that is none, and a number of deliveries below 1 are refused."""
+    """S7: a time without offset, a delay that is none or over 100 years, and too few deliveries are refused."""
     backend = await world.connect()
     stream = backend.stream("s")
     nowhere = datetime(2030, 1, 1)  # noqa: DTZ001 - that it has no zone is the case
-    bad: list[dict[str, Any]] = [{"at": at} for at in (nowhere, 5.0, "tomorrow")]
-    bad += [{"delay": delay} for delay in (-1, float("nan"), float("inf"), "1", True, None)]
+    bad: list[dict[str, Any]] = [{"at": at} for at in (nowhere, nowhere.replace(tzinfo=NoOffset()), 5.0, "tomorrow")]
+    bad += [{"delay": delay} for delay in (-1, float("nan"), float("inf"), "1", True, None, *TOO_LONG)]
     bad += [{"max_deliveries": count} for count in (0, -1, 1.5, "1", True)]
     for options in bad:
         for call in (stream.add(1, **options), stream.add_many([1], **options), stream.add_once("x", 1, **options)):
@@ -140,7 +161,7 @@ async def test_far_away(world: World) -> None:
     """S7: a time may be as far away as times go; the message doesn't come, and can be taken back."""
     backend = await world.connect()
     stream = backend.stream("s")
-    ids = [await stream.add(1, at=datetime.max.replace(tzinfo=UTC)), await stream.add(2, delay=10.0**9)]
+    ids = [await stream.add(1, at=datetime.max.replace(tzinfo=UTC)), await stream.add(2, delay=MAX_SECONDS)]
     async with stream.group("g").consumer(prefetch=3) as consumer:
         await world.nothing(consumer)
         assert [await stream.cancel(each) for each in ids] == [True, True]
@@ -218,6 +239,68 @@ async def test_add_once(world: World) -> None:
     assert [(entry.id, entry.data) for entry in await stream.read()] == [(first.id, 1), (again.id, 4)]
 
 
+async def test_add_once_after_cancel(world: World) -> None:
+    """S7: cancelling a message frees the dedup id that it was added under, and no other message's."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    first = await stream.add_once("reminder", "old", delay=10 * world.lease)
+    plain = await stream.add("plain", delay=world.lease)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(first.id, duplicate=True)
+    assert await stream.cancel(plain)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(first.id, duplicate=True)
+    assert await stream.cancel(first.id)
+    assert await stream.read() == []
+    second = await stream.add_once("reminder", "new", delay=10 * world.lease, window=world.lease)
+    assert not second.duplicate
+    assert second.id != first.id
+    assert not await stream.cancel(first.id)
+    assert await stream.add_once("reminder", "dup") == ailf.Added(second.id, duplicate=True)
+    await world.advance(world.lease * 1.1)  # its window is over, and its time has not come
+    third = await stream.add_once("reminder", "newest", delay=world.lease)
+    assert not third.duplicate
+    assert await stream.cancel(second.id)  # which is no longer what the dedup id stands for
+    assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
+    async with stream.group("g", takeover=1000).consumer() as consumer:
+        await world.nothing(consumer)
+        await world.advance(world.lease * 1.1)
+        delivery = await world.take(consumer)
+        assert (delivery.id, delivery.data, delivery.attempt) == (third.id, "newest", 1)
+        await delivery.ack()
+        assert not await stream.cancel(third.id)  # its time has come
+        assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
+        await world.nothing(consumer)
+
+
+async def test_add_once_again_after_cancel(world: World) -> None:
+    """S7: a call to add once that is sent again after a cancel is answered as before, and adds nothing."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    rival = world.rival(backend, "s")
+    first = await rival.add_once(b"1", "id", "one", delay=1000.0)
+    assert await stream.cancel(first.id)
+    assert await rival.add_once(b"1", "id", "one", delay=1000.0) == first == ailf.Added(first.id, duplicate=False)
+    assert await stream.read() == []
+    second = await rival.add_once(b"2", "id", "another", delay=1000.0)
+    assert not second.duplicate
+    assert await rival.add_once(b"2", "id", "another") == second
+    assert await rival.add_once(b"1", "id", "one") == ailf.Added(second.id, duplicate=True)
+    assert [entry.id for entry in await stream.read()] == [second.id]
+
+
+@pytest.mark.parametrize("retention", [ailf.Retention(max_len=1), ailf.Retention.settled()], ids=["length", "settled"])
+async def test_add_once_after_trim(world: World, retention: ailf.Retention) -> None:
+    """S7, S8: a message that was settled and removed is still a duplicate within its window."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=retention)
+    async with stream.group("g", takeover=1000).consumer() as consumer:
+        first = await stream.add_once("id", 1)
+        await (await world.take(consumer)).ack()
+        await stream.add(2)
+        assert [entry.data for entry in await stream.read()] == [2]
+        assert await stream.add_once("id", 3) == ailf.Added(first.id, duplicate=True)
+        assert [entry.data for entry in await stream.read()] == [2]
+
+
 async def test_add_once_by_many(world: World) -> None:
     """S7: of many that add under one id at once, one adds, and all learn the same id."""
     backends = [await world.connect() for _ in range(2)]
@@ -243,7 +326,7 @@ async def test_add_once_ids(world: World) -> None:
     await other.delete()
     assert not (await other.add_once(NAMES[0], 1)).duplicate
     calls: list[Awaitable[Any]] = [stream.add_once(wrong, 1) for wrong in ("", 7, b"x", None, "\ud800")]
-    calls += [stream.add_once("x", 1, window=wrong) for wrong in (0, -1, float("inf"), None)]
+    calls += [stream.add_once("x", 1, window=wrong) for wrong in (0, -1, float("inf"), None, *TOO_LONG)]
     for call in calls:
         with pytest.raises(ailf.InvalidArgumentError):
             await call

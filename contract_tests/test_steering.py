@@ -139,7 +139,7 @@ async def test_old_deliveries_after_a_seek(world: World) -> None:
 
 
 async def test_what_a_seek_keeps(world: World) -> None:
-    """S9, S16: dead letters stay, what was redriven of them is still delivered once, and a new group can be sought."""
+    """S9, S16: dead letters stay, and what was redriven of them is still delivered, once."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(["dead", "redriven", "held"])
@@ -160,10 +160,6 @@ async def test_what_a_seek_keeps(world: World) -> None:
         await delivery.ack()
         await world.nothing(consumer)
     assert await group.dead_letters.list() == letters[:1]
-    await stream.group("new").seek(ids[1])
-    assert not await stream.group("new").open()
-    async with stream.group("new").consumer() as consumer:
-        assert (await world.take(consumer)).data == "held"
 
 
 async def test_an_entry_and_its_redriven_letter(world: World) -> None:
@@ -191,7 +187,8 @@ async def test_pause(world: World) -> None:
     """S9: while a group is paused nobody is handed anything, whoever paused it, and what is out can be settled."""
     one, two = await world.connect(), await world.connect()
     stream, group, other = one.stream("s"), one.stream("s").group("g"), two.stream("s").group("g")
-    await group.pause()  # it is made where it doesn't exist
+    await group.open()
+    await group.pause()
     await stream.add_many(range(6))
     async with group.consumer() as first, other.consumer() as second, stream.group("apart").consumer() as apart:
         await world.nothing(first)
@@ -237,6 +234,33 @@ async def test_a_pause_buries_nothing(world: World) -> None:
         assert len(await group.dead_letters.list()) == 1
 
 
+@pytest.mark.parametrize("there", [False, True])
+async def test_steering_what_is_missing(world: World, *, there: bool) -> None:
+    """S9: pause, resume and seek of a group that is missing, with its stream or not, raise and make nothing."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    if there:
+        await stream.add_many(range(2))
+        await stream.group("other").open()
+    for missing in ("never", "deleted"):
+        group = stream.group(missing)
+        if missing == "deleted":
+            await group.open()
+            await group.delete()
+        for call in (group.pause, group.resume, lambda its=group: its.seek(ailf.EARLIEST)):
+            with pytest.raises(ailf.NotFoundError, match=rf"group '{missing}' of stream 's'.*group\.open\(\)"):
+                await call()
+            assert not (await group.info()).exists
+        assert await group.open()
+        assert settled(await group.info()) == ailf.GroupInfo(length=2 * there, lag=2 * there)
+        await group.pause()
+        await group.delete()
+        assert await group.open()
+        assert not (await group.info()).paused  # a new group is not
+    assert [entry.data for entry in await stream.read()] == [0, 1][: 2 * there]
+    assert (await stream.group("other").info()).exists is there
+
+
 @pytest.mark.parametrize("way", ["resume", "seek"])
 async def test_steering_wakes_who_waits(world: World, way: str) -> None:
     """S9, S6: a consumer that waits gets promptly what a resume or a seek makes available."""
@@ -271,6 +295,7 @@ async def test_delete_a_group(world: World) -> None:
     events: list[Any] = []
     await stream.add_many(range(3))
     group = stream.group("g", lease=60, takeover=1, start=ailf.LATEST, on_event=events.append)
+    await group.open()
     await group.seek(ailf.EARLIEST)
     async with stream.group("other").consumer() as apart, group.consumer() as consumer:
         await (await world.take(apart)).reject("no")
@@ -280,7 +305,7 @@ async def test_delete_a_group(world: World) -> None:
         await group.delete()
         await group.delete()
         assert await group.dead_letters.list() == []
-        assert await group.info() == ailf.GroupInfo(length=3, lag=3)
+        assert await group.info() == ailf.GroupInfo(length=3, lag=3, exists=False)
         with pytest.raises(ailf.LeaseLostError):
             await held.ack()
         assert await group.open()  # where it is told to start, as any new one

@@ -35,6 +35,7 @@ from ailf.driver.stream import (
     Record,
     Settlement,
     StreamDriver,
+    Swept,
     Waiter,
 )
 
@@ -69,5 +70,6 @@ __all__ = [
     "Settlement",
     "SlotLease",
     "StreamDriver",
+    "Swept",
     "Waiter",
 ]

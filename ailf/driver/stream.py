@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ailf.checks import check_time
-from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention, Trimmed
+from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention
 
 __all__ = [
     "Action",
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Settlement",
     "StreamDriver",
+    "Swept",
     "Waiter",
 ]
 
@@ -113,7 +114,7 @@ class Settlement(msgspec.Struct, frozen=True):
     Attributes:
         receipt: The delivery.
         action: What to do.
-        delay: With NACK: seconds until it may be delivered again.
+        delay: With NACK and RELEASE: seconds until it may be delivered again.
         reason: With REJECT: the dead letter's reason.
         error: With NACK and REJECT: what happened, kept for the dead letter.
     """
@@ -143,6 +144,20 @@ class Fetched(msgspec.Struct, frozen=True):
     reset: bool = False
 
 
+class Swept(msgspec.Struct, frozen=True):
+    """What one step of `StreamDriver.trim` did.
+
+    Attributes:
+        removed: How many entries it removed.
+        unsettled: How many of these some group had not settled.
+        after: Where the next step goes on; "" where nothing more can go.
+    """
+
+    removed: int
+    unsettled: int
+    after: str = ""
+
+
 class StreamDriver(ABC):
     """Streams and their consumer groups. Every method is one atomic step on *now*, the backend's clock.
 
@@ -157,10 +172,13 @@ class StreamDriver(ABC):
         """Append entries in this order, all of them or none, and return their ids; readable on return (S1).
 
         An entry with a time *must not* be delivered by any group before it (S7), and is seen by `read` at once. With
-        ``retention`` it *must* first remove what may go, as `trim` does.
+        ``retention`` it *must* first remove what may go, as a step of `trim` does. Where that step ends early, so that
+        settled entries may be left, it *must* add all the same (S8). The stream *may* then exceed ``max_len``: by 100
+        entries or a hundredth, or by what it was longer before.
 
         Raises:
-            StreamFullError: There is no room: `Retention.max_len`, and too much is unsettled (S8). Nothing was added.
+            StreamFullError: There is no room: the stream has ``max_len`` entries that are not settled (S8). Nothing was
+                added.
         """
 
     @abstractmethod
@@ -169,19 +187,36 @@ class StreamDriver(ABC):
     ) -> Added:
         """Add, unless an entry was added under this id within its window; then return that one's id (S7).
 
-        A repetition with the same ``token`` *must* give the same answer, so that it is safe after a lost one.
+        It *must* be known for its window, settled and trimmed or not, unless `cancel` removed it. A repetition with the
+        same ``token`` *must* give the same answer, so that it is safe after a lost one; also after a `cancel`, where it
+        adds nothing.
         """
 
     @abstractmethod
     async def cancel(self, stream: str, entry_id: str) -> bool:
-        """Remove an entry whose time has not come; return False, and change nothing, for any other."""
+        """Remove an entry whose time has not come; return False, and change nothing, for any other.
+
+        Where `add_once` added it, it *must* forget the dedup id in the same step, so that another call adds again (S7).
+        """
 
     @abstractmethod
-    async def trim(self, stream: str, retention: Retention) -> Trimmed:
-        """Remove the oldest entries beyond ``max_len`` or older than ``max_age``.
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
+        """Remove entries that all groups have settled, oldest first (S8), in steps of bounded work.
 
-        It *must* stop at the first that a group has not settled, unless ``hard``: then it counts those (S8).
+        Entries go that are beyond ``max_len`` or older than ``max_age``, also behind one that is not settled. Without
+        ``keep_settled`` all before the first that is not settled go, and none while the stream has no group. With
+        ``hard`` the oldest go, settled or not, and it *must* count those that were not. A step *may* stop early, and
+        says in `Swept.after` where the next one goes on.
+
+        Arguments:
+            stream: The stream.
+            retention: What is kept.
+            after: What the step before returned, or "" for the first.
         """
+
+    @abstractmethod
+    async def length(self, stream: str) -> int:
+        """Return how many entries the stream has; 0 where it is missing. It *must* be cheap, whatever the length."""
 
     @abstractmethod
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
@@ -221,20 +256,26 @@ class StreamDriver(ABC):
         """Remove the group and everything kept for it; receipts of it prove nothing any more."""
 
     @abstractmethod
-    async def seek(self, stream: str, group: str, position: str) -> None:
-        """Let the group go on after a position, made where it doesn't exist (S9).
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        """Let the group go on after a position; return False, and make nothing, where it doesn't exist (S9).
 
         What is out *must* be forgotten, so that its receipts prove nothing any more, and entries after the position
         are delivered as new ones. Dead letters stay; what was redriven of them is still to be delivered.
         """
 
     @abstractmethod
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        """While paused, `fetch` *must* lease nothing to anybody; what is out can be settled and extended."""
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        """Pause or resume the group; return False, and make nothing, where it doesn't exist (S9).
+
+        While it is paused, `fetch` *must* lease nothing to anybody; what is out can be settled and extended.
+        """
 
     @abstractmethod
     async def info(self, stream: str, group: str) -> GroupInfo:
-        """Return the state of a group, which *may* be missing, changing nothing (S10)."""
+        """Return the state of a group, changing nothing (S10).
+
+        Where the group or the stream is missing it *must* say so in `GroupInfo.exists`, and make neither.
+        """
 
     @abstractmethod
     async def fetch(
@@ -259,7 +300,7 @@ class StreamDriver(ABC):
         """Settle deliveries; for each, LOST where the receipt's lease has ended, and then nothing *must* change (S4).
 
         ACK: done. NACK: available after ``delay``, or a dead letter at once when this was its last delivery. REJECT: a
-        dead letter. RELEASE: available at once and this delivery doesn't count (S5).
+        dead letter. RELEASE: available after ``delay``, and this delivery doesn't count (S5).
         """
 
     @abstractmethod

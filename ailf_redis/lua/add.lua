@@ -1,7 +1,8 @@
 -- Add entries, all of them or none, where there is room; one under a dedup id only where that is new.
 --
--- KEYS[3] once     text: "<epoch> <token> <id>" of the entry added under a dedup id; the stream's key again where there is none
--- ARGV    max_len, max_age_ms, hard, token ('' for no dedup id), window_ms,
+-- KEYS[3] once     text: "<epoch> <token> <id>" of the entry added under a dedup id, with " cancelled" behind it where that
+--                  was cancelled; the stream's key again where there is none
+-- ARGV    max_len, max_age_ms, what goes, …prefixes (see room.lua), token ('' for no dedup id), window_ms,
 --         then for each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
 -- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
 -- writes  KEYS[3] with the window as its TTL
@@ -14,13 +15,19 @@ local epoch
 if token ~= '' then
   epoch = redis.call('HGET', meta, 'epoch')
   local known = epoch and redis.call('GET', KEYS[3])
-  local era, mine, id = string.match(known or '', '^(%S+) (%S+) (%S+)$')
-  if era and era == epoch then return { mine == token and 0 or 1, id } end
+  local era, mine, id, cancelled = string.match(known or '', '^(%S+) (%S+) (%S+)( ?%S*)$')
+  if era and era == epoch and (cancelled == '' or mine == token) then return { mine == token and 0 or 1, id } end
 end
 
-if max_len or max_age then
-  trim(max_len and math.max(0, max_len - drafts))
-  if max_len and redis.call('XLEN', stream) + drafts > max_len then return { -1 } end
+if max_len or max_age or drop then
+  local removed, _, _, whole = trim(drafts)
+  local length = redis.call('XLEN', stream) + drafts
+  if max_len and length > max_len then
+    -- Where trimming is behind, it goes on with the next add: this one passes if the stream doesn't grow by it, or has
+    -- not outgrown its length by more than what trimming may take to come round.
+    local slack = math.max(PAGE, math.floor(max_len / PAGE))
+    if whole or (removed < drafts and length > max_len + slack) then return { -1 } end
+  end
 end
 
 local function add(delay, at, most, key, body, headers)
@@ -28,6 +35,9 @@ local function add(delay, at, most, key, body, headers)
   local fields = {}
   if due > 0 or most ~= '' or key ~= '' then
     fields = { 'ailf.how', string.format('%.0f', due) .. '|' .. most .. '|' .. key }
+    if due > 0 and token ~= '' then -- it can be cancelled, which frees the dedup id
+      fields[3], fields[4] = 'ailf.once', KEYS[3]
+    end
   end
   fields[#fields + 1] = 'ailf.body'
   fields[#fields + 1] = body

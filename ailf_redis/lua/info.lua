@@ -3,13 +3,13 @@
 -- KEYS[9] meta     hash of the stream: "evicted" (see room.lua)
 -- ARGV    group
 -- returns { length, lag or -1, in hand, waiting, dead letters, { consumer, messages in hand }…, age of the oldest
---         unsettled in ms or -1, evicted, paused }
+--         unsettled in ms or -1, evicted, paused, 1 or 0 where the group is missing }
 
 local MOST = 1000 -- entries to count where the server can't be believed
 
 local length = redis.call('XLEN', stream)
 local evicted = tonumber(redis.call('HGET', KEYS[9], 'evicted') or 0)
-if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0 } end
+if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0, 0 } end
 
 local position = '0-0'
 local said = false
@@ -66,4 +66,4 @@ for name, messages in pairs(consumers) do
   names[#names + 1] = messages
 end
 return { length, lag(), held, waiting, redis.call('XLEN', dead), names, oldest and math.max(0, now - oldest) or -1, evicted,
-  redis.call('HEXISTS', notes, 'paused') }
+  redis.call('HEXISTS', notes, 'paused'), 1 }

@@ -1,10 +1,11 @@
 -- Let a group go on after a position; what is out is forgotten, and its receipts prove nothing any more.
 --
 -- ARGV    group, position (an id, or $ for the end)
--- returns 1, or 0 where the group was missing and is made
+-- returns 1, or 0 where the group is missing, and then nothing is changed
 
-if not missing then redis.call('XGROUP', 'DESTROY', stream, group) end
-redis.call('XGROUP', 'CREATE', stream, group, ARGV[2], 'MKSTREAM')
+if missing then return 0 end
+redis.call('XGROUP', 'DESTROY', stream, group)
+redis.call('XGROUP', 'CREATE', stream, group, ARGV[2])
 restart()
 ring()
-return missing and 0 or 1
+return 1

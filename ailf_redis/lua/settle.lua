@@ -65,7 +65,7 @@ local function settle(member, consumer, grant, action, delay, reason, why)
   plain = false -- what follows leaves a note
   if action == 'release' then
     forgive(member)
-    park(member, number(now))
+    park(member, number(now + delay))
     rung = true
     return 1
   end

@@ -1,6 +1,7 @@
--- Remove the oldest entries of a stream, beyond a length or an age.
+-- Remove what a retention doesn't keep, in steps.
 --
--- ARGV    max_len, max_age_ms, hard
--- returns { how many were removed, how many of these a group had not settled }
+-- ARGV    max_len, max_age_ms, what goes, …prefixes (see room.lua), the id that the step before returned, or '0-0'
+-- returns { how many were removed, how many of these a group had not settled, the id for the next step, '' for none }
 
-return { trim(max_len) }
+local removed, lost, after = trim(0, ARGV[8])
+return { removed, lost, after }

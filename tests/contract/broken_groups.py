@@ -69,8 +69,15 @@ class RepeatsGrants(GroupState):
 class CountsReleases(GroupState):
     """A release counts as an attempt."""
 
-    def release(self, name: str, now_ms: int) -> None:
-        self.park(name, now_ms, now_ms)
+    def release(self, name: str, due_ms: int, now_ms: int) -> None:
+        self.park(name, due_ms, now_ms)
+
+
+class ReleasesAtOnce(GroupState):
+    """The delay of a release is ignored."""
+
+    def release(self, name: str, due_ms: int, now_ms: int) -> None:
+        super().release(name, now_ms, now_ms)
 
 
 class AcksOnNack(MemoryStreamDriver):

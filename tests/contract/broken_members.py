@@ -139,8 +139,24 @@ class SeekLosesLetters(GroupState):
 class IgnoresPauses(MemoryStreamDriver):
     """A paused group goes on."""
 
-    async def pause(self, stream: str, group: str, *, paused: bool) -> None:
-        return
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        return True
+
+
+class SeeksTheMissing(MemoryStreamDriver):
+    """A seek makes the group that it is to move."""
+
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        await self.open_group(stream, group, position)
+        return await super().seek(stream, group, position)
+
+
+class PausesTheMissing(MemoryStreamDriver):
+    """A group that is missing can be paused, and nothing happens."""
+
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        await super().pause(stream, group, paused=paused)
+        return True
 
 
 class BuriesWhilePaused(GroupState):
@@ -174,11 +190,22 @@ class SparesOnlyUnread(GroupState):
         return bool(key <= self.position)
 
 
-class SparesOnlyRead(GroupState):
+class _SparesOnlyOut(GroupState):
     """What a group has not read counts as settled."""
 
     def settled(self, key: Any, name: str) -> bool:
         return name not in self.pending
+
+
+class SparesOnlyRead(MemoryStreamDriver):
+    """What a group has not read counts as settled, wherever it is asked for."""
+
+    group_class = _SparesOnlyOut
+
+    def _state(self, stream: str) -> Any:
+        state = super()._state(stream)
+        state._read = lambda _: len(state.keys)  # type: ignore[method-assign]
+        return state
 
 
 class KeepsTheGone(GroupState):
@@ -197,6 +224,13 @@ class MistakenInfo(MemoryStreamDriver):
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         await self.open_group(stream, group, ailf.EARLIEST)
         return await super().info(stream, group)
+
+
+class SaysItExists(MemoryStreamDriver):
+    """Every group exists."""
+
+    async def info(self, stream: str, group: str) -> ailf.GroupInfo:
+        return replace(await super().info(stream, group), exists=True)
 
 
 class CountsWrong(GroupState):

@@ -8,7 +8,7 @@ import attrs
 from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, Swept
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
 
 # --- adding and reading ------------------------------------------------------------------------------------------
@@ -176,6 +176,49 @@ class SlidesWindows(MemoryStreamDriver):
         return added
 
 
+class CancelsWithoutTheId(MemoryStreamDriver):
+    """The dedup id of a message that is cancelled stays taken."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        before = dict(state._once)
+        done = await super().cancel(stream, entry_id)
+        state._once = before
+        return done
+
+
+class ForgetsTheCall(MemoryStreamDriver):
+    """After a cancel the call that had added the message adds it again, when it is repeated."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        done = await super().cancel(stream, entry_id)
+        state = self._state(stream)
+        state._once = {name: once for name, once in state._once.items() if not once.cancelled}
+        return done
+
+
+class FreesAnyId(MemoryStreamDriver):
+    """Cancelling frees the dedup id that a message was added under, although it stands for another one by now."""
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        state = self._state(stream)
+        terms = state.terms.get(entry_id)
+        done = await super().cancel(stream, entry_id)
+        if done and terms is not None:
+            state._once.pop(terms.dedup_id, None)
+        return done
+
+
+class ForgetsWhatIsTrimmed(MemoryStreamDriver):
+    """A dedup id is forgotten with its entry."""
+
+    async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
+        state = self._state(stream)
+        here = {record.id for record in state.records}
+        state._once = {name: once for name, once in state._once.items() if once.entry_id in here}
+        return await super().add_once(stream, draft, **options)
+
+
 class AddsFirst(MemoryStreamDriver):
     """Whether an id is known is looked up in one step, and added in another."""
 
@@ -219,8 +262,8 @@ class TrimsUnsettled(MemoryStreamDriver):
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: ailf.Retention | None) -> list[str]:
         return await super().add(stream, drafts, retention=retention and attrs.evolve(retention, hard=True))
 
-    async def trim(self, stream: str, retention: ailf.Retention) -> ailf.Trimmed:
-        return await super().trim(stream, attrs.evolve(retention, hard=True))
+    async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
+        return await super().trim(stream, attrs.evolve(retention, hard=True), **options)
 
 
 class NeverTrims(MemoryStreamDriver):
@@ -236,6 +279,72 @@ class NeverFull(MemoryStreamDriver):
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         if retention is not None:
             self._state(stream).make_room(count, retention, self._now())
+
+
+class StopsAtTheUnsettled(MemoryStreamDriver):
+    """A stream whose oldest entry is not settled is full, whatever is behind it."""
+
+    def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
+        state, most = self._state(stream), retention.max_len
+        if most is not None and len(state.keys) + count > most and not state._settled(0):
+            raise ailf.StreamFullError("full")
+        super()._make_room(stream, count, retention)
+
+
+class RefusesWhenBehind(MemoryStreamDriver):
+    """A stream is full while it is too long, also where more could be removed."""
+
+    def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
+        super()._make_room(stream, count, retention)
+        if retention.max_len is not None and len(self._state(stream).keys) + count > retention.max_len:
+            raise ailf.StreamFullError("full")
+
+
+class RefusesOnlyWhenSure(MemoryStreamDriver):
+    """A stream of which not everything was looked at is never full."""
+
+    def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
+        state = self._state(stream)
+        before = len(state.keys)
+        _, whole = state.trim(retention, self._now(), room=count)
+        if whole and before <= 100:
+            super()._make_room(stream, count, retention)
+
+
+class TrimsAPage(MemoryStreamDriver):
+    """The first step of a trim is the last."""
+
+    async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
+        return replace(await super().trim(stream, retention, **options), after="")
+
+
+class KeepsTheSettled(MemoryStreamDriver):
+    """What is settled is kept by every retention without a length."""
+
+    async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
+        return await super().trim(stream, attrs.evolve(retention, keep_settled=True), **options)
+
+    def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
+        super()._make_room(stream, count, attrs.evolve(retention, keep_settled=True))
+
+
+class SettlesForNobody(MemoryStreamDriver):
+    """Where a stream has no group, everything counts as settled."""
+
+    def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
+        state = self._state(stream)
+        if not retention.keep_settled and not state.groups:
+            state.remove(0, len(state.keys))
+        super()._make_room(stream, count, retention)
+
+
+class CountsWhatWas(MemoryStreamDriver):
+    """The length is that which the stream once had."""
+
+    async def length(self, stream: str) -> int:
+        known = vars(self._state(stream))
+        known["longest"] = max(known.get("longest", 0), await super().length(stream))
+        return int(known["longest"])
 
 
 class AddsHalf(MemoryStreamDriver):
@@ -259,8 +368,8 @@ class CountsNoEvictions(MemoryStreamDriver):
 class IgnoresAge(MemoryStreamDriver):
     """Nothing is too old."""
 
-    async def trim(self, stream: str, retention: ailf.Retention) -> ailf.Trimmed:
-        return await super().trim(stream, attrs.evolve(retention, max_age=None))
+    async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
+        return await super().trim(stream, attrs.evolve(retention, max_age=None), **options)
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         super()._make_room(stream, count, retention and attrs.evolve(retention, max_age=None))

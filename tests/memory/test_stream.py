@@ -220,3 +220,32 @@ def test_ties_are_broken_by_the_text_of_ids() -> None:
     place.settle(place.fetch(count=20), Action.NACK)
     again = [claim.record.body for claim in place.fetch(count=20).claims]
     assert again == [b"0", b"1", b"10", b"11", *(b"%d" % number for number in range(2, 10))]
+
+
+def test_a_delay_is_due_at_its_millisecond() -> None:
+    """A delay of 2.007 s is over after 2007 ms, and not one sooner; a dedup id is free again then."""
+    place = Place()
+    first = place.ask("add_once", Draft(b"x", delay=2.007), dedup_id="id", token="a", window=2.007, retention=None)
+    assert place.fetch().next_due == 2.007
+    place.clock.ms += 2006
+    assert place.fetch().claims == []
+    assert place.ask("add_once", Draft(b"y"), dedup_id="id", token="b", window=1.0, retention=None).duplicate
+    place.clock.ms += 1
+    assert [claim.record.id for claim in place.fetch().claims] == [first.id]
+    assert not place.ask("add_once", Draft(b"y"), dedup_id="id", token="b", window=1.0, retention=None).duplicate
+
+
+def test_a_dedup_id_that_is_taken_again_has_its_own_window() -> None:
+    """After a cancel the window of the first message ends, and the second one's goes on, be it longer or shorter."""
+    for first, second in ((1.0, 3.0), (3.0, 1.0)):
+        place = Place()
+        options = {"dedup_id": "id", "retention": None}
+        one = place.ask("add_once", Draft(b"1", delay=9.0), token="a", window=first, **options)
+        assert place.ask("cancel", one.id)
+        place.ask("add_once", Draft(b"2"), token="b", window=second, **options)
+        place.clock.ms += 999
+        assert place.ask("add_once", Draft(b"3"), token="c", window=0.001, **options).duplicate
+        place.clock.ms += 1
+        assert place.ask("add_once", Draft(b"3"), token="c", window=0.001, **options).duplicate is (second > 1)
+        place.clock.ms += 2000
+        assert not place.ask("add_once", Draft(b"4"), token="d", window=1.0, **options).duplicate

@@ -25,6 +25,8 @@ groups = st.sampled_from(("g", "g", "h"))
 consumers = st.sampled_from(("anna", "bert", "carl"))
 places = st.sampled_from((EARLIEST, LATEST, "id", "id"))
 kinds = st.integers(0, 2)
+kept = st.sampled_from(("settled", "settled", "unsettled", "hard"))
+"""What a retention keeps: also what is settled, only what isn't, or only the newest."""
 picks = st.integers(0, 99)
 """Which of things that there may be many of, counted from the latest."""
 
@@ -80,10 +82,12 @@ class Machine(RuleBasedStateMachine):
         holding = [each for each in self.tickets if self.model.find(self.group(each.group), each.consumer, each.lease)]
         return holding or self.tickets
 
-    def retention(self, keep: int | None, age: int, *, hard: bool) -> Retention | None:
+    def retention(self, keep: int | None, age: int, what: str) -> Retention | None:
         """Return a retention, or None where nothing is limited."""
+        if what == "unsettled":
+            return Retention.settled(max_len=keep)
         max_age = self.times.ages[age]
-        return None if keep is max_age is None else Retention(max_len=keep, max_age=max_age, hard=hard)
+        return None if keep is max_age is None else Retention(max_len=keep, max_age=max_age, hard=what == "hard")
 
     def buriers(self) -> list[str]:
         """Return the groups that have or had dead letters."""
@@ -128,12 +132,10 @@ class Machine(RuleBasedStateMachine):
         """Entries with ordering keys are appended."""
         self.append(asked, None)
 
-    @rule(
-        asked=st.lists(wanted, min_size=1, max_size=3), keep=st.sampled_from([3, 5, 8]), age=kinds, hard=st.booleans()
-    )
-    def add_within(self, asked: Sequence[Wanted], keep: int, age: int, *, hard: bool) -> None:
+    @rule(asked=st.lists(wanted, min_size=1, max_size=3), keep=st.sampled_from([3, 5, 8]), age=kinds, what=kept)
+    def add_within(self, asked: Sequence[Wanted], keep: int, age: int, what: str) -> None:
         """Entries are appended where there is room."""
-        self.append(asked, self.retention(keep, age, hard=hard))
+        self.append(asked, self.retention(keep, age, what))
 
     def append(self, asked: Sequence[Wanted], retention: Retention | None) -> None:
         """Add entries, all of them or none."""
@@ -182,13 +184,13 @@ class Machine(RuleBasedStateMachine):
         done = self.model.cancel(number)
         assert [side.ask("cancel", side.ids[number]) for side in self.sides] == [done] * len(self.sides)
 
-    @rule(keep=st.sampled_from([None, 1, 2, 4]), age=kinds, hard=st.booleans())
-    def trim(self, keep: int | None, age: int, *, hard: bool) -> None:
+    @rule(keep=st.sampled_from([None, 1, 2, 4]), age=kinds, what=kept)
+    def trim(self, keep: int | None, age: int, what: str) -> None:
         """The same number of entries goes, and as many of them unsettled."""
-        retention = self.retention(keep, age, hard=hard)
+        retention = self.retention(keep, age, what)
         if retention is not None:
-            trimmed = self.model.trim(keep or math.inf, retention.max_age, hard=hard)
-            assert self.each("trim", retention) == [trimmed] * len(self.sides)
+            swept = self.model.trim(keep or math.inf, retention)
+            assert self.each("trim", retention) == [swept] * len(self.sides)
 
     @precondition(lambda self: self.model.added)
     @rule(start=picks, end=picks, limit=st.integers(1, 4), after=st.booleans())
@@ -236,18 +238,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule(group=groups, place=places, pick=picks)
     def seek(self, group: str, place: str, pick: int) -> None:
-        """A group is moved, or made where it is to be."""
+        """A group is moved; one that is missing is not made."""
         unread, positions = self.position(place, pick)
-        self.model.seek(group, unread)
+        known = self.model.seek(group, unread)
         for side, position in zip(self.sides, positions, strict=True):
-            side.ask("seek", group, position)
+            assert side.ask("seek", group, position) == known
 
     def pause(self, group: str, *, paused: bool) -> None:
         """A group is paused, or goes on; one that is missing is not made."""
         known = self.group(group)
         if known:
             known.paused = paused
-        self.each("pause", group, paused=paused)
+        assert self.each("pause", group, paused=paused) == [known is not None] * len(self.sides)
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from ailf.driver import Action, Outcome
-from ailf.values import Retention, Trimmed
+from ailf.driver import Action, Outcome, Swept
+from ailf.values import Retention
 
 __all__ = ["Claimed", "Entry", "Found", "Full", "Group", "Letter", "Model", "Stands"]
 
@@ -108,6 +108,7 @@ class Stands:
     oldest: float | None = None
     evicted: int = 0
     paused: bool = False
+    exists: bool = True
 
 
 @attrs.define
@@ -121,7 +122,7 @@ class Model:
     added: int = 0
     entries: list[Entry] = attrs.field(factory=list)
     groups: dict[str, Group] = attrs.field(factory=dict)
-    once: dict[str, tuple[int, str, float]] = attrs.field(factory=dict)
+    once: dict[str, tuple[int, str, float, bool]] = attrs.field(factory=dict)
     evicted: int = 0
     leases: int = 0
     letters: int = 0
@@ -132,7 +133,7 @@ class Model:
         """Add entries, if there is room; return the number of the first."""
         if retention is not None:
             most = math.inf if retention.max_len is None else retention.max_len - len(entries)
-            self.trim(most, retention.max_age, hard=retention.hard)
+            self.trim(most, retention)
             if len(self.entries) > most:
                 raise Full
         first = self.added
@@ -144,11 +145,11 @@ class Model:
         self, entry: Entry, retention: Retention | None, dedup_id: str, token: str, window: float
     ) -> tuple[int, bool]:
         """Add, unless it was within its window."""
-        number, known, until = self.once.get(dedup_id, (0, "", -math.inf))
-        if until > self.now:
+        number, known, until, cancelled = self.once.get(dedup_id, (0, "", -math.inf, False))
+        if until > self.now and (not cancelled or known == token):
             return number, known != token
         number = self.add([entry], retention)
-        self.once[dedup_id] = number, token, self.now + window
+        self.once[dedup_id] = number, token, self.now + window, False
         return number, False
 
     def cancel(self, number: int) -> bool:
@@ -156,26 +157,32 @@ class Model:
         for entry in self.entries:
             if entry.number == number and entry.at > self.now:
                 self.entries.remove(entry)
+                for dedup_id, (added, token, until, _) in self.once.items():
+                    if added == number:
+                        self.once[dedup_id] = added, token, until, True
                 self.let_find()
                 return True
         return False
 
-    def trim(self, keep: float, max_age: float | None, *, hard: bool) -> Trimmed:
-        """Remove from the front what is too much or too old, up to the first that must stay."""
+    def trim(self, keep: float, retention: Retention) -> Swept:
+        """Remove what is settled and too much or too old, or before the first that isn't; or, if hard, the oldest."""
         removed = unsettled = 0
-        while self.entries:
-            first = self.entries[0]
-            if len(self.entries) <= keep and (max_age is None or self.now - first.since <= max_age):
+        behind = retention.keep_settled
+        for entry in list(self.entries):
+            old = retention.max_age is not None and self.now - entry.since > retention.max_age
+            if behind and len(self.entries) <= keep and not old:
                 break
-            settled = all(self.has_settled(group, first) for group in self.groups.values())
-            if not (settled or hard):
-                break
-            del self.entries[0]
-            removed += 1
-            unsettled += not settled
+            settled = all(self.has_settled(group, entry) for group in self.groups.values())
+            if not (retention.keep_settled or self.groups):
+                settled = False
+            behind |= not settled
+            if settled or retention.hard:
+                self.entries.remove(entry)
+                removed += 1
+                unsettled += not settled
         self.evicted += unsettled
         self.let_find()
-        return Trimmed(removed, unsettled)
+        return Swept(removed, unsettled)
 
     def has_settled(self, group: Group, entry: Entry) -> bool:
         """Tell whether the group has read it and doesn't have it out."""
@@ -320,7 +327,7 @@ class Model:
             self.let_go(group, item, self.now + delay)
         else:
             item.attempts -= 1
-            self.let_go(group, item, self.now)
+            self.let_go(group, item, self.now + delay)
         self.tidy(group)
         return Outcome.DEAD if dead else Outcome.DONE
 
@@ -342,12 +349,14 @@ class Model:
         group.alive.pop(consumer, None)
         self.tidy(group)
 
-    def seek(self, name: str, unread: int) -> None:
-        """Forget what is out, but for what was redriven."""
-        group = self.groups.setdefault(name, Group(unread))
-        group.unread = unread
-        group.out = [Item(item.entry, item.again, item.since) for item in group.out if item.again]
-        self.tidy(group)
+    def seek(self, name: str, unread: int) -> bool:
+        """Forget what is out, but for what was redriven; return False where there is no such group."""
+        group = self.groups.get(name)
+        if group is not None:
+            group.unread = unread
+            group.out = [Item(item.entry, item.again, item.since) for item in group.out if item.again]
+            self.tidy(group)
+        return group is not None
 
     def take_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
         """Remove letters, and put them back."""
@@ -369,7 +378,7 @@ class Model:
         """Tell how a group stands, which may be missing."""
         group = self.groups.get(name)
         if group is None:
-            return Stands(len(self.entries), len(self.entries))
+            return Stands(len(self.entries), len(self.entries), exists=False)
         held = [item.holder for item in group.out if item.holder is not None]
         alive = [each for each, until in group.alive.items() if until > self.now]
         unread = [entry for entry in self.entries if entry.number >= group.unread]

@@ -9,16 +9,17 @@ Steps are far apart and no two lengths of time add up to a third, so the real mi
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from ailf.driver import Action, Draft, Fetched, Settlement
+from ailf.driver import Action, Draft, Fetched, Receipt, Settlement, Swept
 from ailf.runtime import ThreadRuntime, run
-from ailf.values import EARLIEST, LATEST, Retention, Trimmed
+from ailf.values import EARLIEST, LATEST, Retention
 from ailf_redis.backend import RedisDriver
-from ailf_redis.scripts import FETCH, UNGROUP
+from ailf_redis.scripts import ADD, FETCH, UNGROUP
 from ailf_redis.settings import Settings
 from tests.effort import SLOW, examples
 from tests.model.machine import GROUPS, Machine
@@ -125,9 +126,88 @@ def test_old_entries_go(backend: RedisDriver) -> None:
     (new,) = side.ask("add", [Draft(b"new")], retention=None)
     side.ask("open_group", GROUPS[0], EARLIEST)
     assert side.ask("info", GROUPS[0]).oldest == pytest.approx(side.now() - 1, abs=5)
-    assert side.ask("trim", Retention(max_age=3600.0)) == Trimmed(0, 0)
-    assert side.ask("trim", Retention(max_age=3600.0, hard=True)) == Trimmed(1, 1)
+    assert side.ask("trim", Retention(max_age=3600.0)) == Swept(0, 0)
+    assert side.ask("trim", Retention(max_age=3600.0, hard=True)) == Swept(1, 1)
     assert [each.id for each in side.ask("read", EARLIEST, LATEST, 10)] == [new]
+    side.close()
+
+
+def test_what_is_stored_for_later(backend: RedisDriver) -> None:
+    """A delay and a time are stored in whole milliseconds; what is added plainly is stored as by any client."""
+    side = RedisSide(backend)
+    key, meta = backend.keys.stream(side.stream), backend.keys.meta(side.stream)
+    plain, timed, retained = (
+        side.ask("add", [Draft(b"x", **how)], retention=retention)[0]
+        for how, retention in (({}, None), ({"at": 4_000_000_002.007}, None), ({}, Retention(max_len=9)))
+    )
+    entries = dict(run(backend.executor.call("XRANGE", key, "-", "+")))
+    assert entries[plain.encode()] == entries[retained.encode()] == [b"ailf.body", b"x"]
+    assert entries[timed.encode()] == [b"ailf.how", b"4000000002007||", b"ailf.body", b"x"]
+    once = backend.keys.once(side.stream, "id")
+    options = {"dedup_id": "id", "token": "t", "window": 2.007, "retention": None}
+    added = side.ask("add_once", Draft(b"x", at=4_000_000_002.007), **options)
+    (entry,) = run(backend.executor.call("XRANGE", key, added.id, added.id))
+    assert entry[1] == [b"ailf.how", b"4000000002007||", b"ailf.once", once.encode(), b"ailf.body", b"x"]
+    assert side.ask("cancel", added.id)
+    assert 0 < run(backend.executor.call("PTTL", once)) <= 2007
+    run(backend.executor.call("DEL", key, meta, once))
+
+
+def test_delays_are_asked_for_in_whole_milliseconds(backend: RedisDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of 2.007 s is 2007 ms, as on memory."""
+    asked: list[Sequence[Any]] = []
+
+    replies: list[list[Any]] = [[0, b"1-0"], [1]]
+
+    async def call(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return replies.pop(0)
+
+    monkeypatch.setattr(backend.executor, "call", call)
+    driver = backend.stream()
+    run(driver.add("s", [Draft(b"x", delay=2.007)], retention=None))
+    run(driver.settle("s", "g", [Settlement(Receipt("1-0", "me", 1), Action.NACK, 2.007)], max_deliveries=3))
+    assert [arguments.count(2007) for arguments in asked] == [1, 1]
+
+
+NOTES_WHAT_IS_READ = """
+local call = redis.call
+local redis = setmetatable({ call = function(command, ...)
+  local reply = call(command, ...)
+  if command == 'XRANGE' then
+    for _, entry in ipairs(reply) do call('RPUSH', 'read', entry[1]) end
+  end
+  return reply
+end }, { __index = redis })
+"""
+
+
+@pytest.mark.parametrize("retention", [Retention(max_len=5), Retention.settled(), Retention.settled(max_len=5)])
+def test_adds_read_only_what_they_remove(
+    backend: RedisDriver, monkeypatch: pytest.MonkeyPatch, retention: Retention
+) -> None:
+    """What a retention removes is found by the ids of what stays, whose bodies may be large and are not read."""
+    side = RedisSide(backend)
+    side.ask("open_group", GROUPS[0], EARLIEST)
+    drafts = [Draft(b"settled"), Draft(b"later", delay=1000.0), *[Draft(b"settled"), Draft(b"in hand")] * 2]
+    ids = side.ask("add", drafts, retention=None)
+    claims = side.fetch(GROUPS[0], "anna", 5, TIMES).claims
+    settlements = [Settlement(each.receipt, Action.ACK) for each in claims if each.record.body == b"settled"]
+    side.ask("settle", GROUPS[0], settlements, max_deliveries=3)
+    side.ask("add", [Draft(b"unread")], retention=None)
+    call = backend.executor.call
+
+    async def watched(command: str, sha: str, *rest: Any) -> Any:
+        return await call("EVAL", NOTES_WHAT_IS_READ + ADD.text, *rest)
+
+    monkeypatch.setattr(backend.executor, "call", watched)
+    side.ask("add", [Draft(b"new")], retention=retention)
+    monkeypatch.undo()
+    left = [each.id for each in side.ask("read", EARLIEST, LATEST, 100)]
+    read = [each.decode() for each in run(call("LRANGE", "read", 0, -1))]
+    run(call("DEL", "read"))
+    assert read == [each for each in ids if each not in left]
+    assert len(read) == (1 if retention == Retention.settled() else 3)
     side.close()
 
 

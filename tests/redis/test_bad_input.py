@@ -133,6 +133,26 @@ def test_an_entry_of_very_many_fields_stops_nobody(server: Server, namespace: st
         assert [letter.reason for letter in group.dead_letters.list()] == ["undecodable"]
 
 
+def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
+    """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream, other = backend.stream("s"), backend.stream("other")
+        added = [stream.add_once("id", 1, delay=60), other.add_once("id", 1, delay=60)]
+        key = f"{{{namespace}:stream:s}}"
+        admin.set(f"{key}:once:text", "as it was")
+        admin.hset(f"{key}:once:hash", "as", "it was")
+        for once in (b"\xff", b"", f"{key}:once:id", f"{{{namespace}:stream:other}}:once:id", f"{key}:once:text",
+                     f"{key}:once:hash", f"{key}:once:missing", key):  # fmt: skip
+            forged = admin.xadd(key, {"ailf.how": f"{2**52}||", "ailf.once": once, "ailf.body": "1"})
+            assert stream.cancel(forged.decode())
+        assert [each.add_once("id", 2) for each in (stream, other)] == [
+            ailf.Added(each.id, duplicate=True) for each in added
+        ]
+        assert (admin.get(f"{key}:once:text"), admin.hgetall(f"{key}:once:hash")) == (b"as it was", {b"as": b"it was"})
+        for each in (stream, other):
+            each.delete()
+
+
 def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
     """B5: streams, groups and channels of any text are kept apart, also under the namespace ""."""
     for chosen in (namespace, ""):
