@@ -6,6 +6,7 @@ subscription that it may have missed something (P5).
 """
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -50,6 +51,9 @@ class _Outage:
 class Inbox:
     """The bounded buffer of one subscription.
 
+    It holds at most `size` frames. Gaps are never dropped and don't count, as no two of them are ever adjacent: where
+    they would be, because one follows another or the frame between them was dropped, they become one.
+
     Attributes:
         filters: What it asked for, in that order.
         dropped: How many messages the overflow policy dropped.
@@ -61,6 +65,8 @@ class Inbox:
         self.dropped = 0
         self.dropped_bytes = 0
         self._items: deque[Frame | Gap] = deque()
+        self._gaps = 0  # how many of the items are gaps
+        self._guard = threading.Lock()  # for items and gaps; of both flavours, as it costs less than the runtime's
         self._ready = ready
         self._size = size
         self._overflow = overflow
@@ -72,37 +78,63 @@ class Inbox:
         """Take it, or drop by the policy; never wait."""
         if self._ended:
             return
-        if isinstance(item, Frame) and len(self._items) >= self._size:
-            self._overflowed(item)
-        else:
-            self._dropping = False
-            self._items.append(item)
-        if not self._ready.is_set():  # who lowers the flag looks for items after that
-            self._ready.set()
-
-    def _overflowed(self, item: Frame) -> None:
-        if self._overflow is Overflow.CLOSE:
-            self.end(
-                ClosedError(
-                    f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
-                )
-            )
-            return
-        if not self._dropping:  # said once per episode
-            self._dropping = True
+        begins = False
+        with self._guard:
+            if isinstance(item, Gap):
+                self._put_gap(item)
+            elif len(self._items) - self._gaps < self._size:
+                self._dropping = False
+                self._items.append(item)
+            elif self._overflow is Overflow.CLOSE:
+                self.end(self._full())
+            else:
+                begins, self._dropping = not self._dropping, True
+                self._drop(item)
+        if begins:  # said once per episode
             log.warning(
                 "subscription to %s: buffer of %d messages full, dropping (%s)",
                 self._label(),
                 self._size,
                 self._overflow.value,
             )
-        lost: Frame | Gap = item
+        if not self._ready.is_set():  # who lowers the flag looks for items after that
+            self._ready.set()
+
+    def _put_gap(self, gap: Gap) -> None:
+        last = self._items[-1] if self._items else None
+        if isinstance(last, Gap):
+            self._items[-1] = _joined(last, gap)
+        else:
+            self._items.append(gap)
+            self._gaps += 1
+
+    def _full(self) -> ClosedError:
+        return ClosedError(
+            f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
+        )
+
+    def _drop(self, item: Frame) -> None:
+        """Drop this frame, or the oldest one in favour of it."""
+        lost = item
         if self._overflow is Overflow.DROP_OLDEST:
-            lost = self._items.popleft()
+            lost = self._take_oldest()
             self._items.append(item)
-        if isinstance(lost, Frame):
-            self.dropped += 1
-            self.dropped_bytes += len(lost.body)
+        self.dropped += 1
+        self.dropped_bytes += len(lost.body)
+
+    def _take_oldest(self) -> Frame:
+        """Take out the oldest frame; a gap before it stays, joined with one that follows."""
+        oldest = self._items.popleft()
+        if isinstance(oldest, Frame):
+            return oldest
+        gap, frame = oldest, self._items.popleft()
+        assert isinstance(frame, Frame), "no two gaps are adjacent"  # noqa: S101 - `_put_gap` says so
+        if self._items and isinstance(following := self._items[0], Gap):
+            self._items[0] = _joined(gap, following)
+            self._gaps -= 1
+        else:
+            self._items.appendleft(gap)
+        return frame
 
     def end(self, error: Exception | None = None) -> None:
         """Take nothing more: who waits gets what is there, then the end, or this error."""
@@ -113,10 +145,16 @@ class Inbox:
 
     def take(self) -> Frame | Gap | None:
         """Return the next item that is there; None where there is none."""
-        try:
-            return self._items.popleft()
-        except IndexError:
+        if not self._items:
             return None
+        with self._guard:
+            try:
+                item = self._items.popleft()
+            except IndexError:  # another thread was quicker
+                return None
+            if type(item) is Gap:
+                self._gaps -= 1
+        return item
 
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
         """Return the next item; None at the end, or after so many seconds."""
@@ -150,6 +188,11 @@ class Inbox:
 
     def _label(self) -> str:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"
+
+
+def _joined(one: Gap, other: Gap) -> Gap:
+    """Return one gap for two without a message between them."""
+    return Gap(other.reason, one.seconds + other.seconds)
 
 
 class Hub:
