@@ -87,6 +87,9 @@ class ConsumerFlow:
                     return None
                 if self._buffer and (parcel := await self._buffered()) is not None:
                     return parcel
+                engine = self.group.engine
+                if engine.home != engine.here():
+                    engine.check_open()
                 if timeout == 0:  # beside a wait that is under way: it sees less than a look
                     await self._looking.join(self._look)
                     return await self._buffered()

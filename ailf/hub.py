@@ -8,7 +8,7 @@ subscription that it may have missed something (P5).
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -58,12 +58,14 @@ class Inbox:
         filters: What it asked for, in that order.
         dropped: How many messages the overflow policy dropped.
         dropped_bytes: Their size.
+        check_home: Raises where it can't be waited for here, because it is of another process or event loop.
     """
 
     def __init__(self, ready: Event, *, size: int, overflow: Overflow) -> None:
         self.filters: dict[Filter, object] = {}
         self.dropped = 0
         self.dropped_bytes = 0
+        self.check_home: Callable[[], None] = _anywhere
         self._items: deque[Frame | Gap] = deque()
         self._gaps = 0  # how many of the items are gaps
         self._guard = threading.Lock()  # for items and gaps; of both flavours, as it costs less than the runtime's
@@ -143,6 +145,10 @@ class Inbox:
             self._end = error
         self._ready.set()
 
+    def disown(self, error: Exception) -> None:
+        """End it with this error in a forked child, where nobody waits and another thread may have held a lock."""
+        self._ended, self._end = True, error
+
     def take(self) -> Frame | Gap | None:
         """Return the next item that is there; None where there is none."""
         if not self._items:
@@ -166,6 +172,9 @@ class Inbox:
                 if self._end is not None:
                     raise self._end
                 return None
+            self.check_home()
+            if self.ended:  # it was of an event loop that has ended, or of the parent process
+                continue
             self._ready.clear()
             if self._items or self._ended:  # put between the look and the clear
                 continue
@@ -190,6 +199,10 @@ class Inbox:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"
 
 
+def _anywhere() -> None:
+    """Let it be waited for anywhere: nothing feeds it that belongs to a process or event loop."""
+
+
 def _joined(one: Gap, other: Gap) -> Gap:
     """Return one gap for two without a message between them."""
     return Gap(other.reason, one.seconds + other.seconds)
@@ -198,8 +211,9 @@ def _joined(one: Gap, other: Gap) -> Gap:
 class Hub:
     """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
 
-    def __init__(self, driver: BackendDriver) -> None:
+    def __init__(self, driver: BackendDriver, check_home: Callable[[], None]) -> None:
         self._driver = driver
+        self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
         self._inboxes: list[Inbox] = []
@@ -215,6 +229,7 @@ class Hub:
 
     async def attach(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
         """Take in a new inbox with what it asks for first; see `add`."""
+        inbox.check_home = self._check_home
         self._inboxes.append(inbox)
         try:
             await self.add(inbox, filters)
@@ -309,6 +324,30 @@ class Hub:
             self._reader = self._runtime.spawn(self._read, name="ailf-subscriptions")
 
     async def _read(self) -> None:
+        """Read until told to stop; whatever else ends it, nobody waits on in vain."""
+        cause: BaseException | None = None
+        try:
+            await self._read_on()
+        except BaseException as error:
+            cause = error
+            raise
+        finally:
+            if not self._stopping.is_set():
+                self._cut_off(cause)
+
+    def _cut_off(self, cause: BaseException | None) -> None:
+        """End every subscription, as nobody reads any more; the next one begins anew."""
+        why = "the connection was closed" if cause is None else f"its reader was ended by {type(cause).__name__}"
+        error = ClosedError(f"the subscription ended, because {why}; listen again")
+        with self._guard:
+            listener, self._listener, self._reader, self._outage = self._listener, None, None, None
+            inboxes, self._inboxes = self._inboxes, []
+            interests, self._interests = self._interests, {}
+        if listener is not None:
+            listener.interrupt()
+        _end(inboxes, interests.values(), error)
+
+    async def _read_on(self) -> None:
         """Read until told to stop; whatever breaks is mended and reported as a gap."""
         while not self._stopping.is_set() and self._listener is not None:
             try:
@@ -317,11 +356,11 @@ class Hub:
             except ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - the reader of all subscriptions outlives every error
-                if not self._stopping.is_set():
-                    await self._recover(error)
+                if not self._stopping.is_set() and not await self._recover(error):
+                    return
 
-    async def _recover(self, cause: Exception) -> None:
-        """Come back on a new connection and ask for everything again."""
+    async def _recover(self, cause: Exception) -> bool:
+        """Come back on a new connection and ask for everything again; return False where that was closed for good."""
         log.warning("subscriptions interrupted, reconnecting: %s", cause)
         if self._outage is None:
             self._outage = _Outage(str(cause), self._runtime.now())
@@ -331,14 +370,15 @@ class Hub:
             try:
                 await self._reconnect(self._outage)
             except ClosedError:
-                return
+                return False
             except Exception as error:  # noqa: BLE001 - see _read
                 if tries == 1:
                     log.warning("subscriptions can't reconnect yet, trying on: %s", error)
                 if isinstance(error, PermissionDeniedError):
                     self._refuse_all(error)
             else:
-                return
+                return True
+        return True
 
     async def _reconnect(self, outage: _Outage) -> None:
         if self._listener is not None:
@@ -359,6 +399,19 @@ class Hub:
         for inbox in tuple(self._inboxes):
             if any(self._interests[each].established for each in tuple(inbox.filters) if each in self._interests):
                 inbox.put(gap)
+
+    def abandon(self, error: Exception) -> None:
+        """Give up everything from the next event loop, as this one's has ended; who still waits gets this error."""
+        self._closed = True
+        self._stopping.set()
+        if self._listener is not None:
+            self._listener.interrupt()
+        _end(tuple(self._inboxes), tuple(self._interests.values()), error)
+
+    def disown(self, error: Exception) -> None:
+        """Give up everything in a forked child: who still reads gets this error; the connection is the parent's."""
+        for inbox in tuple(self._inboxes):
+            inbox.disown(error)
 
     def _refuse_all(self, error: Exception) -> None:
         for interest in tuple(self._interests.values()):
@@ -408,3 +461,12 @@ class Hub:
             await self._reader.join(2 * _SLICE)
         if self._listener is not None:
             await self._listener.close()
+
+
+def _end(inboxes: Iterable[Inbox], interests: Iterable[_Interest], error: Exception) -> None:
+    """End these inboxes, and who waits for these filters to be confirmed."""
+    for interest in interests:
+        interest.error = error
+        interest.confirmed.set()
+    for inbox in inboxes:
+        inbox.end(error)

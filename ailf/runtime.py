@@ -11,16 +11,18 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
-from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight
+from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight, start_task
 
 __all__ = ["AsyncioRuntime", "Event", "Flight", "Runtime", "Task", "ThreadRuntime", "run"]
 
@@ -62,10 +64,13 @@ class Runtime(ABC):
     Attributes:
         flavour: "blocking" or "asyncio".
         uses_caller: Whether `spawn` costs a thread, so that a caller who waits anyway had better do a share itself.
+        here: Returns what connections and waits belong to: the id of the process, or the running event loop, which is
+            None outside of one. A forked child is never in its parent's loop.
     """
 
     flavour: str
     uses_caller: bool
+    here: Callable[[], object]
 
     now = staticmethod(time.monotonic)
     """Return this process's monotonic time in seconds."""
@@ -135,6 +140,7 @@ class ThreadRuntime(Runtime):
 
     flavour = "blocking"
     uses_caller = True
+    here = staticmethod(os.getpid)
 
     def event(self) -> Event:
         return ThreadEvent()
@@ -192,7 +198,7 @@ class ThreadRuntime(Runtime):
 
 class _LoopTask(Task):
     def __init__(self, flow: Flow, name: str) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(flow), name=name)
+        self._task = start_task(self._run(flow), name=name)
 
     async def _run(self, flow: Flow) -> None:
         try:
@@ -214,6 +220,7 @@ class AsyncioRuntime(Runtime):
 
     flavour = "asyncio"
     uses_caller = False
+    here = staticmethod(_get_running_loop)
 
     def event(self) -> Event:
         return LoopEvent()

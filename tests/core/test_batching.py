@@ -27,7 +27,7 @@ def play(scenario: Scenario, *, most: int = 3) -> None:
 
     async def main() -> None:
         asked = Asked()
-        batching: Batcher[int, int] = batcher(asked.double, most, in_turns=True)
+        batching: Batcher[int, int] = batcher(asked.double, most, in_turns=True, check_loop=lambda: None)
         async with asyncio.timeout(5):
             await scenario(asked, batching)
 
@@ -85,7 +85,7 @@ def test_a_batch_that_is_cancelled_before_it_begins_is_begun_anew() -> None:
 def test_what_a_loop_has_left_is_not_asked_in_the_next() -> None:
     """A loop that is gone takes with it what waited in it, and nobody of the next one waits for that."""
     asked = Asked()
-    batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True)
+    batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True, check_loop=lambda: None)
     left = []
 
     def ask_and_leave() -> None:
