@@ -333,10 +333,12 @@ class Hub:
             raise
         finally:
             if not self._stopping.is_set():
-                self._cut_off(cause)
+                listener = self._cut_off(cause)
+                if listener is not None and not isinstance(cause, GeneratorExit):  # else its loop has ended, too
+                    await listener.close()
 
-    def _cut_off(self, cause: BaseException | None) -> None:
-        """End every subscription, as nobody reads any more; the next one begins anew."""
+    def _cut_off(self, cause: BaseException | None) -> Listener | None:
+        """End every subscription, as nobody reads any more, and return the connection; the next one begins anew."""
         why = "the connection was closed" if cause is None else f"its reader was ended by {type(cause).__name__}"
         error = ClosedError(f"the subscription ended, because {why}; listen again")
         with self._guard:
@@ -346,6 +348,7 @@ class Hub:
         if listener is not None:
             listener.interrupt()
         _end(inboxes, interests.values(), error)
+        return listener
 
     async def _read_on(self) -> None:
         """Read until told to stop; whatever breaks is mended and reported as a gap."""

@@ -89,10 +89,10 @@ class PlainExecutor(Executor):
         self._origin = origin
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
-        self._begin()
+        self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
 
-    def _begin(self) -> None:
-        self._home = self._here()
+    def _begin(self, home: tuple[int, Any]) -> None:
+        self._home = home
         self._slots = _Slots(self.runtime, self.settings.max_connections)
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
@@ -103,7 +103,8 @@ class PlainExecutor(Executor):
 
     def _move(self) -> None:
         """Begin anew in a forked child or the next event loop; close what is of a loop that has ended."""
-        if self._home == self._here():
+        here = self._here()
+        if self._home == here:
             return
         pid, loop = self._home
         left = (*self._idle, *self._busy)
@@ -113,7 +114,7 @@ class PlainExecutor(Executor):
             check_ended(loop, f"the connections to {self.where}")
             for connection in left:
                 discard(connection, loop)
-        self._begin()
+        self._begin(here)
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
         self.check_open()
