@@ -223,6 +223,8 @@ class PubSubFlow:
     async def subscribe(self, channel: str, handler: Handler, *, pattern: bool) -> None:
         self.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
         (wanted,) = self.filters((), channel) if pattern else self.filters((channel,), None)
+        if self._inbox is not None and self._inbox.ended:  # its handlers ended with it
+            self._handlers.clear()
         handlers = self._handlers.setdefault(wanted, [])
         handlers.append(handler)  # before the first message can come
         try:
