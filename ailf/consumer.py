@@ -217,6 +217,7 @@ class ConsumerFlow:
         """
         if self._closed or self._pid != os.getpid():  # what it holds is the parent's, also where a child leaves it
             return
+        self.group.engine.check_home()
         self._closed = True
         self.stop()
         await self._landed()

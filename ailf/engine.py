@@ -102,6 +102,14 @@ class Engine:
         """
         if self.closed:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
+        self.check_home()
+
+    def check_home(self) -> None:
+        """In a forked child or the next event loop, begin anew, also where it is closed.
+
+        Raises:
+            InvalidArgumentError: It belongs to another event loop, which still runs.
+        """
         if self.home != self.here():
             self._move()
 

@@ -269,6 +269,7 @@ class PubSubFlow:
             self._inbox.end()
 
     async def close(self) -> None:
+        self.engine.check_home()
         inbox, self._inbox = self._inbox, None
         self._handlers.clear()
         if inbox is not None:
@@ -318,6 +319,7 @@ class _Subscribed:
 
     async def _leave(self) -> None:
         if self._inbox is not None:
+            self._flow.engine.check_home()
             self._inbox.end()
             if not self._flow.engine.closed:
                 await self._flow.engine.hub.remove(self._inbox)
