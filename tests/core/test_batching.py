@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ailf.batching import Batcher, batcher
+from ailf.runtime import AsyncioRuntime
 
 Scenario = Callable[["Asked", Batcher[int, int]], Coroutine[Any, Any, None]]
 
@@ -106,3 +107,33 @@ def test_what_a_loop_has_left_is_not_asked_in_the_next() -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.close()
+
+
+def test_tasks_of_the_librarys_own_pass_by_the_loops_task_factory() -> None:
+    """A factory that begins tasks at once, as asyncio's eager one, changes neither batches nor order."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        runtime = AsyncioRuntime()
+        asked = Asked()
+        batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True, check_loop=lambda: None)
+        done: list[str] = []
+
+        async def flow() -> None:
+            done.append("begun")
+
+        def refuse(*_: object, **__: object) -> Any:
+            raise AssertionError("a task was made by the loop's factory")
+
+        loop.set_task_factory(refuse)
+        answers = [batching.do(number) for number in (1, 2, 4)]
+        assert [await each for each in answers] == [2, 4, 8]
+        assert asked.batches == [[1, 2, 4]]
+        task = runtime.spawn(flow, name="spawned")
+        assert done == []
+        assert await task.join(5)
+        await runtime.flight().join(flow)
+        assert done == ["begun", "begun"]
+        loop.set_task_factory(None)
+
+    asyncio.run(main())
