@@ -80,16 +80,17 @@ class _InTurns(Batcher[X, Y]):
         self._wait(item, then)
 
     def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
-        if self._next is None or self._loop is not asyncio.get_running_loop():
-            self._begin()
-        self._waiting.append((item, told))
-
-    def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._check_loop()
-            self._loop, self._waiting = loop, []  # what a loop has left that has ended, nobody waits for
-        self._start()
+            self._move(loop)
+        if self._next is None:
+            self._start()
+        self._waiting.append((item, told))
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on in another loop; what one has left that has ended, nobody waits for."""
+        self._check_loop()
+        self._loop, self._waiting, self._next = loop, [], None
 
     def _start(self) -> None:
         self._next = task = start_task(self._run())
