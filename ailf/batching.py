@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from ailf.errors import OutcomeUnknownError
+from ailf.events import start_task
 
 __all__ = ["Batcher", "batcher"]
 
@@ -34,15 +35,16 @@ class Batcher(ABC, Generic[X, Y]):
         """Have it done without waiting for the result, where there is somebody else to wait for it."""
 
 
-def batcher(work: Work[X, Y], most: int, *, in_turns: bool) -> Batcher[X, Y]:
+def batcher(work: Work[X, Y], most: int, *, in_turns: bool, check_loop: Callable[[], None]) -> Batcher[X, Y]:
     """Return what does this work.
 
     Arguments:
         work: What is done.
         most: For how many items at once at most.
         in_turns: Whether it is done for all items of one turn of the event loop together; else for each by itself.
+        check_loop: Raises where it must not be asked for in the running loop; called in each new one.
     """
-    return _InTurns(work, most) if in_turns else _AtOnce(work)
+    return _InTurns(work, most, check_loop) if in_turns else _AtOnce(work)
 
 
 class _AtOnce(Batcher[X, Y]):
@@ -61,9 +63,11 @@ class _AtOnce(Batcher[X, Y]):
 
 
 class _InTurns(Batcher[X, Y]):
-    def __init__(self, work: Work[X, Y], most: int) -> None:
+    def __init__(self, work: Work[X, Y], most: int, check_loop: Callable[[], None]) -> None:
         self._work = work
         self._most = most
+        self._check_loop = check_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[X, asyncio.Future[Y] | Then[Y]]] = []
         self._next: asyncio.Task[None] | None = None  # who takes what waits, when its turn of the loop has come
         self._running: set[asyncio.Task[None]] = set()
@@ -77,13 +81,20 @@ class _InTurns(Batcher[X, Y]):
         self._wait(item, then)
 
     def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
-        if self._next is None or self._next.get_loop() is not asyncio.get_running_loop():
-            self._waiting = []  # what a loop has left that has ended, nobody waits for
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._move(loop)
+        if self._next is None:
             self._start()
         self._waiting.append((item, told))
 
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on in another loop; what one has left that has ended, nobody waits for."""
+        self._check_loop()
+        self._loop, self._waiting, self._next = loop, [], None
+
     def _start(self) -> None:
-        self._next = task = asyncio.get_running_loop().create_task(self._run())
+        self._next = task = start_task(self._run())
         self._running.add(task)
         task.add_done_callback(self._ended)
 

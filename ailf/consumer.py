@@ -87,6 +87,9 @@ class ConsumerFlow:
                     return None
                 if self._buffer and (parcel := await self._buffered()) is not None:
                     return parcel
+                engine = self.group.engine
+                if engine.home != engine.here():
+                    engine.check_open()
                 if timeout == 0:  # beside a wait that is under way: it sees less than a look
                     await self._looking.join(self._look)
                     return await self._buffered()
@@ -214,6 +217,7 @@ class ConsumerFlow:
         """
         if self._closed or self._pid != os.getpid():  # what it holds is the parent's, also where a child leaves it
             return
+        self.group.engine.check_home()
         self._closed = True
         self.stop()
         await self._landed()

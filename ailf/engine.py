@@ -4,14 +4,23 @@ The rule of retries: a request that was certainly not carried out is repeated un
 that may have been carried out only where doing it twice is the same as once. Otherwise it is an `OutcomeUnknownError`.
 """
 
+import asyncio
 import os
+import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
-from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
+from ailf.errors import (
+    BackendTimeoutError,
+    ClosedError,
+    ConnectionLostError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    UnsupportedError,
+)
 from ailf.hub import Hub
 from ailf.renewal import Renewer
 from ailf.requests import Desk
@@ -41,13 +50,28 @@ class Closable(Protocol):
 
 
 class Engine:
-    """The one thing that both flavours of a backend share."""
+    """The one thing that both flavours of a backend share.
+
+    It belongs to one process, and on asyncio to one event loop at a time: the one in which it is first used, and when
+    that has ended, the next one in which it is used. What can't be taken along is made anew (B4).
+
+    Attributes:
+        driver: The backend's driver.
+        runtime: What its flows wait with.
+        retry_for: For how many seconds a request is repeated.
+        closed: Whether it was closed.
+        here: Returns the process or the event loop that runs; see `Runtime`.
+        home: The one that it belongs to; None before its first use. Each public call compares the two.
+    """
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.driver = driver
         self.runtime = driver.runtime
         self.retry_for = check_seconds("retry_for", retry_for)
         self.closed = False
+        self.here = self.runtime.here
+        self.home: object = None
+        self._thread = ""  # whose loop that is
         self._ended = False
         self._start()
 
@@ -58,19 +82,58 @@ class Engine:
         self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.renewer = Renewer(self.driver)
+        self._tokens: list[str] = []
+        self._start_in_loop()
+
+    def _start_in_loop(self) -> None:
+        """Make what belongs to one event loop."""
         self._hub: Hub | None = None
         self._desk: Desk | None = None
-        self._tokens: list[str] = []
         self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Raise `ClosedError` after close; in a forked child, begin anew."""
+        """Raise `ClosedError` after close; in a forked child or the next event loop, begin anew.
+
+        Raises:
+            ClosedError: It is closed.
+            InvalidArgumentError: It belongs to another event loop, which still runs.
+        """
         if self.closed:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
+        self.check_home()
+
+    def check_home(self) -> None:
+        """In a forked child or the next event loop, begin anew, also where it is closed.
+
+        Raises:
+            InvalidArgumentError: It belongs to another event loop, which still runs.
+        """
+        if self.home != self.here():
+            self._move()
+
+    def _move(self) -> None:
+        """Belong to the process and event loop that runs now."""
+        here = self.here()
         if self._pid != os.getpid():
+            hub = self._hub
             self._start()
+            if hub is not None:
+                hub.disown(ClosedError("the subscription belongs to the parent process; listen again in this one"))
+        elif here is None:  # outside of any event loop nothing is asked of the backend
+            return
+        elif isinstance(self.home, asyncio.AbstractEventLoop):
+            if self.home.is_running():
+                raise InvalidArgumentError(
+                    f"the backend {self.driver.url} belongs to the event loop of thread {self._thread!r}, which still "
+                    "runs; open a backend of its own in each event loop"
+                )
+            hub = self._hub
+            self._start_in_loop()
+            if hub is not None:
+                hub.abandon(ClosedError("the event loop of the subscription has ended; listen again in this one"))
+        self.home, self._thread = here, threading.current_thread().name
 
     def require(self, capability: Capability, what: str) -> None:
         """Raise `UnsupportedError` where the driver doesn't declare the capability (B2)."""
@@ -92,7 +155,7 @@ class Engine:
         """The subscriptions of this backend, over one connection."""
         self.check_open()
         if self._hub is None:
-            self._hub = Hub(self.driver)
+            self._hub = Hub(self.driver, self.check_open)
         return self._hub
 
     @property
@@ -105,7 +168,7 @@ class Engine:
 
     def token(self) -> str:
         """Return 128 random bits, as text; they are asked of the system for many at once, which takes it as long."""
-        if self._pid != os.getpid():
+        if self.home != self.here():
             self.check_open()
         try:
             return self._tokens.pop()
@@ -116,6 +179,8 @@ class Engine:
 
     def turnstile(self, names: tuple[str, ...]) -> Turnstile:
         """Where those of this process wait who want the same lock."""
+        if self.home != self.here():
+            self.check_open()
         found = self._turnstiles.get(names)
         if found is None:
             found = self._turnstiles.setdefault(names, Turnstile(self.runtime))
@@ -142,7 +207,7 @@ class Engine:
             within: Seconds for repetitions, instead of `retry_for`, where that is less.
             options: Its keyword arguments.
         """
-        if self.closed or self._pid != os.getpid():
+        if self.closed or self.home != self.here():
             self.check_open()
         until = None
         tries = 0
@@ -176,7 +241,13 @@ class Engine:
     # --- closing -------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Wake every blocked call, hand messages back, and give back every connection, thread and task (B3)."""
+        """Wake every blocked call, hand messages back, and give back every connection, thread and task (B3).
+
+        Raises:
+            InvalidArgumentError: It belongs to another event loop, which still runs.
+        """
+        if not self.closed:
+            self.check_open()
         self.closed = True
         await self._ending.join(self._end)
 
@@ -185,8 +256,7 @@ class Engine:
         if self._ended:
             return
         self._ended = True
-        if self._pid == os.getpid():
-            await self._end_users()
+        await self._end_users()
         await self.driver.close()
 
     async def _end_users(self) -> None:

@@ -6,10 +6,23 @@ import functools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Event", "Flight", "Flow", "LoopEvent", "LoopFlight", "ThreadEvent", "ThreadFlight"]
+from ailf.errors import InvalidArgumentError
 
+__all__ = [
+    "Event",
+    "Flight",
+    "Flow",
+    "LoopEvent",
+    "LoopFlight",
+    "ThreadEvent",
+    "ThreadFlight",
+    "check_ended",
+    "start_task",
+]
+
+T = TypeVar("T")
 Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -88,6 +101,31 @@ class ThreadFlight(Flight):
 
 
 # --- asyncio -----------------------------------------------------------------------------------------------------
+
+
+def start_task(coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> "asyncio.Task[T]":
+    """Start a task that begins with the next turn of the running loop.
+
+    The loop's own task factory is passed by, as an eager one (`asyncio.eager_task_factory`) would run the first step
+    within this call. Callers of this function count on it that nothing runs before they have returned.
+    """
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)
+
+
+def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:
+    """Refuse to take over what belongs to an event loop that still runs, which then is one of another thread.
+
+    Arguments:
+        loop: The loop that it belongs to.
+        what: What is to be taken over, for the message.
+
+    Raises:
+        InvalidArgumentError: The loop still runs.
+    """
+    if loop.is_running():
+        raise InvalidArgumentError(
+            f"{what} belongs to another event loop, which still runs; open a backend of its own in each event loop"
+        )
 
 
 class LoopEvent(Event):
@@ -171,7 +209,7 @@ class LoopFlight(Flight):
         trip = self._under_way()
         if trip is None:
             trip = self._trip = _Trip()
-            trip.task = trip.loop.create_task(self._fly(trip, flow))
+            trip.task = start_task(self._fly(trip, flow))
             trip.task.add_done_callback(functools.partial(self._ended, trip))
             if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
                 timeout = None

@@ -6,8 +6,9 @@ subscription that it may have missed something (P5).
 """
 
 import logging
+import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -50,17 +51,24 @@ class _Outage:
 class Inbox:
     """The bounded buffer of one subscription.
 
+    It holds at most `size` frames. Gaps are never dropped and don't count, as no two of them are ever adjacent: where
+    they would be, because one follows another or the frame between them was dropped, they become one.
+
     Attributes:
         filters: What it asked for, in that order.
         dropped: How many messages the overflow policy dropped.
         dropped_bytes: Their size.
+        check_home: Raises where it can't be waited for here, because it is of another process or event loop.
     """
 
     def __init__(self, ready: Event, *, size: int, overflow: Overflow) -> None:
         self.filters: dict[Filter, object] = {}
         self.dropped = 0
         self.dropped_bytes = 0
+        self.check_home: Callable[[], None] = _anywhere
         self._items: deque[Frame | Gap] = deque()
+        self._gaps = 0  # how many of the items are gaps
+        self._guard = threading.Lock()  # for items and gaps; of both flavours, as it costs less than the runtime's
         self._ready = ready
         self._size = size
         self._overflow = overflow
@@ -72,37 +80,63 @@ class Inbox:
         """Take it, or drop by the policy; never wait."""
         if self._ended:
             return
-        if isinstance(item, Frame) and len(self._items) >= self._size:
-            self._overflowed(item)
-        else:
-            self._dropping = False
-            self._items.append(item)
-        if not self._ready.is_set():  # who lowers the flag looks for items after that
-            self._ready.set()
-
-    def _overflowed(self, item: Frame) -> None:
-        if self._overflow is Overflow.CLOSE:
-            self.end(
-                ClosedError(
-                    f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
-                )
-            )
-            return
-        if not self._dropping:  # said once per episode
-            self._dropping = True
+        begins = False
+        with self._guard:
+            if isinstance(item, Gap):
+                self._put_gap(item)
+            elif len(self._items) - self._gaps < self._size:
+                self._dropping = False
+                self._items.append(item)
+            elif self._overflow is Overflow.CLOSE:
+                self.end(self._full())
+            else:
+                begins, self._dropping = not self._dropping, True
+                self._drop(item)
+        if begins:  # said once per episode
             log.warning(
                 "subscription to %s: buffer of %d messages full, dropping (%s)",
                 self._label(),
                 self._size,
                 self._overflow.value,
             )
-        lost: Frame | Gap = item
+        if not self._ready.is_set():  # who lowers the flag looks for items after that
+            self._ready.set()
+
+    def _put_gap(self, gap: Gap) -> None:
+        last = self._items[-1] if self._items else None
+        if isinstance(last, Gap):
+            self._items[-1] = _joined(last, gap)
+        else:
+            self._items.append(gap)
+            self._gaps += 1
+
+    def _full(self) -> ClosedError:
+        return ClosedError(
+            f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
+        )
+
+    def _drop(self, item: Frame) -> None:
+        """Drop this frame, or the oldest one in favour of it."""
+        lost = item
         if self._overflow is Overflow.DROP_OLDEST:
-            lost = self._items.popleft()
+            lost = self._take_oldest()
             self._items.append(item)
-        if isinstance(lost, Frame):
-            self.dropped += 1
-            self.dropped_bytes += len(lost.body)
+        self.dropped += 1
+        self.dropped_bytes += len(lost.body)
+
+    def _take_oldest(self) -> Frame:
+        """Take out the oldest frame; a gap before it stays, joined with one that follows."""
+        oldest = self._items.popleft()
+        if isinstance(oldest, Frame):
+            return oldest
+        gap, frame = oldest, self._items.popleft()
+        assert isinstance(frame, Frame), "no two gaps are adjacent"  # noqa: S101 - `_put_gap` says so
+        if self._items and isinstance(following := self._items[0], Gap):
+            self._items[0] = _joined(gap, following)
+            self._gaps -= 1
+        else:
+            self._items.appendleft(gap)
+        return frame
 
     def end(self, error: Exception | None = None) -> None:
         """Take nothing more: who waits gets what is there, then the end, or this error."""
@@ -111,12 +145,22 @@ class Inbox:
             self._end = error
         self._ready.set()
 
+    def disown(self, error: Exception) -> None:
+        """End it with this error in a forked child, where nobody waits and another thread may have held a lock."""
+        self._ended, self._end = True, error
+
     def take(self) -> Frame | Gap | None:
         """Return the next item that is there; None where there is none."""
-        try:
-            return self._items.popleft()
-        except IndexError:
+        if not self._items:
             return None
+        with self._guard:
+            try:
+                item = self._items.popleft()
+            except IndexError:  # another thread was quicker
+                return None
+            if type(item) is Gap:
+                self._gaps -= 1
+        return item
 
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
         """Return the next item; None at the end, or after so many seconds."""
@@ -128,6 +172,9 @@ class Inbox:
                 if self._end is not None:
                     raise self._end
                 return None
+            self.check_home()
+            if self.ended:  # it was of an event loop that has ended, or of the parent process
+                continue
             self._ready.clear()
             if self._items or self._ended:  # put between the look and the clear
                 continue
@@ -152,11 +199,21 @@ class Inbox:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"
 
 
+def _anywhere() -> None:
+    """Let it be waited for anywhere: nothing feeds it that belongs to a process or event loop."""
+
+
+def _joined(one: Gap, other: Gap) -> Gap:
+    """Return one gap for two without a message between them."""
+    return Gap(other.reason, one.seconds + other.seconds)
+
+
 class Hub:
     """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
 
-    def __init__(self, driver: BackendDriver) -> None:
+    def __init__(self, driver: BackendDriver, check_home: Callable[[], None]) -> None:
         self._driver = driver
+        self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
         self._inboxes: list[Inbox] = []
@@ -172,6 +229,7 @@ class Hub:
 
     async def attach(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
         """Take in a new inbox with what it asks for first; see `add`."""
+        inbox.check_home = self._check_home
         self._inboxes.append(inbox)
         try:
             await self.add(inbox, filters)
@@ -266,6 +324,33 @@ class Hub:
             self._reader = self._runtime.spawn(self._read, name="ailf-subscriptions")
 
     async def _read(self) -> None:
+        """Read until told to stop; whatever else ends it, nobody waits on in vain."""
+        cause: BaseException | None = None
+        try:
+            await self._read_on()
+        except BaseException as error:
+            cause = error
+            raise
+        finally:
+            if not self._stopping.is_set():
+                listener = self._cut_off(cause)
+                if listener is not None and not isinstance(cause, GeneratorExit):  # else its loop has ended, too
+                    await listener.close()
+
+    def _cut_off(self, cause: BaseException | None) -> Listener | None:
+        """End every subscription, as nobody reads any more, and return the connection; the next one begins anew."""
+        why = "the connection was closed" if cause is None else f"its reader was ended by {type(cause).__name__}"
+        error = ClosedError(f"the subscription ended, because {why}; listen again")
+        with self._guard:
+            listener, self._listener, self._reader, self._outage = self._listener, None, None, None
+            inboxes, self._inboxes = self._inboxes, []
+            interests, self._interests = self._interests, {}
+        if listener is not None:
+            listener.interrupt()
+        _end(inboxes, interests.values(), error)
+        return listener
+
+    async def _read_on(self) -> None:
         """Read until told to stop; whatever breaks is mended and reported as a gap."""
         while not self._stopping.is_set() and self._listener is not None:
             try:
@@ -274,11 +359,11 @@ class Hub:
             except ClosedError:
                 return
             except Exception as error:  # noqa: BLE001 - the reader of all subscriptions outlives every error
-                if not self._stopping.is_set():
-                    await self._recover(error)
+                if not self._stopping.is_set() and not await self._recover(error):
+                    return
 
-    async def _recover(self, cause: Exception) -> None:
-        """Come back on a new connection and ask for everything again."""
+    async def _recover(self, cause: Exception) -> bool:
+        """Come back on a new connection and ask for everything again; return False where that was closed for good."""
         log.warning("subscriptions interrupted, reconnecting: %s", cause)
         if self._outage is None:
             self._outage = _Outage(str(cause), self._runtime.now())
@@ -288,14 +373,15 @@ class Hub:
             try:
                 await self._reconnect(self._outage)
             except ClosedError:
-                return
+                return False
             except Exception as error:  # noqa: BLE001 - see _read
                 if tries == 1:
                     log.warning("subscriptions can't reconnect yet, trying on: %s", error)
                 if isinstance(error, PermissionDeniedError):
                     self._refuse_all(error)
             else:
-                return
+                return True
+        return True
 
     async def _reconnect(self, outage: _Outage) -> None:
         if self._listener is not None:
@@ -316,6 +402,19 @@ class Hub:
         for inbox in tuple(self._inboxes):
             if any(self._interests[each].established for each in tuple(inbox.filters) if each in self._interests):
                 inbox.put(gap)
+
+    def abandon(self, error: Exception) -> None:
+        """Give up everything from the next event loop, as this one's has ended; who still waits gets this error."""
+        self._closed = True
+        self._stopping.set()
+        if self._listener is not None:
+            self._listener.interrupt()
+        _end(tuple(self._inboxes), tuple(self._interests.values()), error)
+
+    def disown(self, error: Exception) -> None:
+        """Give up everything in a forked child: who still reads gets this error; the connection is the parent's."""
+        for inbox in tuple(self._inboxes):
+            inbox.disown(error)
 
     def _refuse_all(self, error: Exception) -> None:
         for interest in tuple(self._interests.values()):
@@ -365,3 +464,12 @@ class Hub:
             await self._reader.join(2 * _SLICE)
         if self._listener is not None:
             await self._listener.close()
+
+
+def _end(inboxes: Iterable[Inbox], interests: Iterable[_Interest], error: Exception) -> None:
+    """End these inboxes, and who waits for these filters to be confirmed."""
+    for interest in interests:
+        interest.error = error
+        interest.confirmed.set()
+    for inbox in inboxes:
+        inbox.end(error)

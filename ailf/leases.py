@@ -96,6 +96,7 @@ class GrantFlow(msgspec.Struct, eq=False):
         """Give the lock back; again changes nothing."""
         if self.released:
             return
+        self.engine.check_home()
         self.engine.renewer.discard(self.hold)
         self._asked += 1
         kept = await self._release()

@@ -115,7 +115,10 @@ class LimiterFlow(Generic[P]):
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
         deciding: Batcher[Demand, Ruling] = batcher(
-            ask, DECIDED_AT_ONCE, in_turns=far and engine.runtime.flavour == "asyncio"
+            ask,
+            DECIDED_AT_ONCE,
+            in_turns=far and engine.runtime.flavour == "asyncio",
+            check_loop=engine.check_open,
         )
         self._decide = deciding.do if far or self._slots else self._decide_here
         self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
@@ -162,6 +165,9 @@ class LimiterFlow(Generic[P]):
 
     async def _decide_here(self, demand: Demand) -> Ruling:
         """Ask a backend in this process: nothing is lost on the way there, so there is nothing to ask again."""
+        engine = self.engine
+        if engine.home != engine.here():
+            engine.check_open()
         (ruling,) = await self._driver.decide(self._limits, (demand,))
         if isinstance(ruling, Exception):
             raise ruling

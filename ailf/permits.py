@@ -121,6 +121,7 @@ class PermitFlow(msgspec.Struct, eq=False):
                 f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
                 "would then be wrong"
             )
+        self.engine.check_home()
         self._settled = actual
         if not changed or not self.ruling.marks:  # it was not charged: the backend could not be asked
             return
@@ -134,6 +135,8 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     async def release(self) -> None:
         """Give back its places, once."""
+        if self._hold is not None:
+            self.engine.check_home()
         hold, self._hold = self._hold, None
         if hold is not None:
             self.engine.renewer.discard(hold)

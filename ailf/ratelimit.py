@@ -1,11 +1,12 @@
 """Staying inside quotas: `RateLimiter` and `AsyncRateLimiter`, two thin faces of one flow."""
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from ailf.attached import Attached
+from ailf.decorating import called, within, within_async
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError
 from ailf.limiting import LimiterFlow, LimiterOptions, OnBackendError
@@ -16,8 +17,7 @@ from ailf.values import Decision
 
 __all__ = ["AsyncPermitHolding", "AsyncRateLimiter", "PermitHolding", "RateLimiter"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _RateLimiterBase(Attached):
@@ -178,25 +178,28 @@ class RateLimiter(_RateLimiterBase):
 
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator: each call of the function waits for its permit.
+    ) -> Callable[[F], F]:
+        """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
+
+        Of a generator function the permit is acquired with the first item
+        and kept until the iteration ends: exhausted, closed, dropped, or by an error. A function that only returns an
+        iterator ends when it returns.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.
             timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
             costs: What a call costs, by limit.
+
+        Raises:
+            InvalidArgumentError: What is decorated can't be called, or is a function for asyncio.
         """
 
-        def limit(function: Callable[P, R]) -> Callable[P, R]:
-            self._flow.engine.runtime.check_callable("what is limited", function)
+        def hold(*args: Any, **options: Any) -> PermitHolding:
+            return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
 
-            @functools.wraps(function)
-            def call(*args: P.args, **options: P.kwargs) -> R:
-                whose = key if isinstance(key, str) else key(*args, **options)
-                with self.hold(whose, timeout=timeout, **costs):
-                    return function(*args, **options)
-
-            return call
+        def limit(function: F) -> F:
+            self._flow.engine.runtime.check_callable("what is limited", called(function))
+            return within(hold, function)
 
         return limit
 
@@ -319,25 +322,28 @@ class AsyncRateLimiter(_RateLimiterBase):
 
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
-    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
-        """Return a decorator: each call of the function waits for its permit.
+    ) -> Callable[[F], F]:
+        """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
+
+        Of an async generator function the permit is acquired with the first item
+        and kept until the iteration ends: exhausted, closed, dropped, or by an error. A function that only returns an
+        iterator ends when it returns.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.
             timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
             costs: What a call costs, by limit.
+
+        Raises:
+            InvalidArgumentError: What is decorated can't be called, or is a generator function for threads.
         """
 
-        def limit(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-            self._flow.engine.runtime.check_callable("what is limited", function)
+        def hold(*args: Any, **options: Any) -> AsyncPermitHolding:
+            return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
 
-            @functools.wraps(function)
-            async def call(*args: P.args, **options: P.kwargs) -> R:
-                whose = key if isinstance(key, str) else key(*args, **options)
-                async with self.hold(whose, timeout=timeout, **costs):
-                    return await function(*args, **options)
-
-            return call
+        def limit(function: F) -> F:
+            self._flow.engine.runtime.check_callable("what is limited", called(function))
+            return within_async(hold, function)
 
         return limit
 

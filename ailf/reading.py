@@ -288,6 +288,7 @@ class Tail:
         self._waiter.interrupt()
 
     async def close(self) -> None:
+        self._flow.engine.check_home()
         self.stop()
         self._flow.engine.forget(self)
         await self._waiter.close()

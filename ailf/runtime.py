@@ -12,15 +12,17 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from asyncio import _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
-from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight
+from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight, start_task
 from ailf.safe_text import log_failure
 
 __all__ = [
@@ -73,10 +75,13 @@ class Runtime(ABC):
     Attributes:
         flavour: "blocking" or "asyncio".
         uses_caller: Whether `spawn` costs a thread, so that a caller who waits anyway had better do a share itself.
+        here: Returns what connections and waits belong to: the id of the process, or the running event loop, which is
+            None outside of one. A forked child is never in its parent's loop.
     """
 
     flavour: str
     uses_caller: bool
+    here: Callable[[], object]
 
     now = staticmethod(time.monotonic)
     """Return this process's monotonic time in seconds."""
@@ -151,6 +156,7 @@ class ThreadRuntime(Runtime):
 
     flavour = "blocking"
     uses_caller = True
+    here = staticmethod(os.getpid)
 
     def event(self) -> Event:
         return ThreadEvent()
@@ -194,7 +200,7 @@ class ThreadRuntime(Runtime):
 
 class _LoopTask(Task):
     def __init__(self, flow: Flow, name: str) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(flow), name=name)
+        self._task = start_task(self._run(flow), name=name)
 
     async def _run(self, flow: Flow) -> None:
         try:
@@ -216,6 +222,7 @@ class AsyncioRuntime(Runtime):
 
     flavour = "asyncio"
     uses_caller = False
+    here = staticmethod(_get_running_loop)
 
     def event(self) -> Event:
         return LoopEvent()
@@ -275,7 +282,7 @@ def interrupts(error: BaseException | None) -> bool:
     `sys.exit` in a thread beside the main one ends nothing but the function, so there it is the function's own error.
     """
     if isinstance(error, SystemExit):
-        return threading.current_thread() is threading.main_thread() or asyncio._get_running_loop() is not None  # noqa: SLF001 - it asks without an exception
+        return threading.current_thread() is threading.main_thread() or _get_running_loop() is not None
     return isinstance(error, KeyboardInterrupt)
 
 

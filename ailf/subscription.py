@@ -231,6 +231,8 @@ class PubSubFlow:
     async def subscribe(self, channel: str, handler: Handler, *, pattern: bool) -> None:
         self.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
         (wanted,) = self.filters((), channel) if pattern else self.filters((channel,), None)
+        if self._inbox is not None and self._inbox.ended:  # its handlers ended with it
+            self._handlers.clear()
         handlers = self._handlers.setdefault(wanted, [])
         handlers.append(handler)  # before the first message can come
         try:
@@ -290,6 +292,7 @@ class PubSubFlow:
             self._inbox.end()
 
     async def close(self) -> None:
+        self.engine.check_home()
         inbox, self._inbox = self._inbox, None
         self._handlers.clear()
         if inbox is not None:
@@ -339,6 +342,7 @@ class _Subscribed:
 
     async def _leave(self) -> None:
         if self._inbox is not None:
+            self._flow.engine.check_home()
             self._inbox.end()
             if not self._flow.engine.closed:
                 await self._flow.engine.hub.remove(self._inbox)

@@ -112,9 +112,13 @@ class MemoryListener(Listener):
 
     def interrupt(self) -> None:
         self._interrupted = True
+        self._leave()
         self._ready.set()
 
     async def close(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
         with self._backend.store.lock:
             if self in self._backend.store.listeners:
                 self._backend.store.listeners.remove(self)

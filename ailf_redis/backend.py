@@ -23,6 +23,7 @@ from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
 from ailf_redis.ratelimit import AsyncRedisRateLimiter, RedisRateLimiter, RedisRateLimiterDriver
+from ailf_redis.raw import RawClient
 from ailf_redis.replies import text
 from ailf_redis.settings import DEFAULT_URL, Settings
 from ailf_redis.shards import ClusterPubSubDriver
@@ -62,7 +63,8 @@ class RedisDriver(BackendDriver):
         if isinstance(self.executor, ClusterExecutor):
             self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
         self._brought = brought
-        self._raw: Any = None
+        self._raw = RawClient(settings.client_options())
+        self._raw_blocking: redis.Redis | None = None
 
     async def ping(self) -> None:
         (hello,) = await self.executor.call_many([("HELLO",)])
@@ -90,11 +92,9 @@ class RedisDriver(BackendDriver):
 
     async def close(self) -> None:
         await self.executor.close()
-        raw, self._raw = self._raw, None
-        if isinstance(raw, redis.Redis):
-            raw.close()
-        elif raw is not None:
-            await raw.aclose()
+        await self._raw.aclose()
+        if self._raw_blocking is not None:
+            self._raw_blocking.close()
 
     def interrupt(self) -> None:
         self.executor.interrupt()
@@ -119,14 +119,16 @@ class RedisDriver(BackendDriver):
     def unwrap(self, kind: type[Any]) -> Any:
         if self._brought is not None:
             return self._brought.client if isinstance(self._brought.client, kind) else None
-        raw = redis.asyncio.Redis if self.runtime.flavour == "asyncio" else redis.Redis
-        if kind is not raw:
+        on_asyncio = self.runtime.flavour == "asyncio"
+        if kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
             return None
         if self.executor.closed:
             raise ClosedError(f"the backend {self.url} is closed")
-        if self._raw is None:
-            self._raw = raw(**self.settings.client_options())
-        return self._raw
+        if on_asyncio:
+            return self._raw.get()
+        if self._raw_blocking is None:
+            self._raw_blocking = redis.Redis(**self.settings.client_options())
+        return self._raw_blocking
 
 
 def _executor(settings: Settings, runtime: Runtime, brought: Brought | None) -> Executor:

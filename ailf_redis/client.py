@@ -17,6 +17,7 @@ from redis.exceptions import DataError, RedisError
 from ailf.codecs import codec_for
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf_redis.errors import mapped
+from ailf_redis.raw import RawClient
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]
@@ -186,14 +187,12 @@ class AsyncRedisClient(_ClientBase):
 
     def __init__(self, config: RedisConfig | None = None) -> None:
         super().__init__(config)
-        self._client: redis.asyncio.Redis | None = None
+        self._raw = RawClient(self._options())
 
     @property
     def client(self) -> redis.asyncio.Redis:
-        """The raw redis-py client."""
-        if self._client is None:
-            self._client = redis.asyncio.Redis(**self._options())
-        return self._client
+        """The raw redis-py client: another one in each event loop, when the one before has ended."""
+        return self._raw.get()
 
     async def connect(self) -> "AsyncRedisClient":
         """Check that the server answers, and return the client itself."""
@@ -203,9 +202,7 @@ class AsyncRedisClient(_ClientBase):
 
     async def close(self) -> None:
         """Give back the connections; the next call connects anew."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._raw.aclose()
 
     def pipeline(self) -> Any:
         """Return redis-py's pipeline."""

@@ -1,7 +1,11 @@
-"""What arrives on asyncio: `Received` hands replies on, and a `LoopLink` keeps them for who receives."""
+"""What arrives on asyncio: `Received` hands replies on, and a `LoopLink` keeps them for who receives.
+
+A connection belongs to the event loop that made it. `discard` ends it from elsewhere.
+"""
 
 import asyncio
-from asyncio import get_running_loop
+import contextlib
+from asyncio import _get_running_loop, get_running_loop
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +14,35 @@ import hiredis
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection import Command, Executor, Link, Replies, packed
 
-__all__ = ["LoopLink", "Received"]
+__all__ = ["LoopLink", "Received", "discard"]
+
+
+def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """End a connection of another event loop, from any thread; one that has ended leaves its sockets open.
+
+    Arguments:
+        connection: One of redis-py, for asyncio.
+        loop: The loop that it belongs to.
+    """
+    writer = connection._writer
+    if writer is None:
+        return
+    transport: Any = getattr(writer, "transport", None)
+    if not hasattr(transport, "abort"):  # a fake's, which has no socket
+        writer.close()
+        return
+    if not loop.is_closed():  # it does so when it runs, if ever again
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(transport.abort)
+        return
+    with contextlib.suppress(RuntimeError):  # having noted down that the transport is closing, it would ask its loop
+        transport.abort()
+    plain = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+    if (finish := getattr(plain, "_call_connection_lost", None)) is not None:  # what the loop would have called
+        with contextlib.suppress(RuntimeError):
+            finish(None)
+    with contextlib.suppress(RuntimeError):
+        connection._close()
 
 
 class Received(asyncio.BufferedProtocol):
@@ -51,6 +83,7 @@ class LoopLink(Received, Link):
 
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
+        self._loop = get_running_loop()
         self._arrived: list[Any] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -59,7 +92,7 @@ class LoopLink(Received, Link):
         super().__init__(connection)
 
     async def send(self, commands: Sequence[Command]) -> None:
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._loop is not get_running_loop():
             raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
         self._transport.write(packed(commands))
 
@@ -113,10 +146,17 @@ class LoopLink(Received, Link):
         if self._lost is None:
             self._lost = exc or ConnectionError("the server closed it")
             self._before.connection_lost(exc)
+            self._connection._close()
             self._wake()
 
     def interrupt(self) -> None:
-        self._transport.close()
+        if self._loop is _get_running_loop():
+            self._transport.close()
+        else:
+            discard(self._connection, self._loop)
 
     async def close(self) -> None:
-        await self._connection.disconnect()
+        if self._loop is get_running_loop():
+            await self._connection.disconnect()
+        else:
+            discard(self._connection, self._loop)

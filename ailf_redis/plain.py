@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import threading
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,9 +19,11 @@ import hiredis
 from redis.exceptions import ReadOnlyError, RedisError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
+from ailf.events import check_ended
 from ailf.runtime import Event, Runtime
 from ailf_redis.connection import Command, Executor, Link, packed
 from ailf_redis.links import ThreadLink, shut
+from ailf_redis.loop_links import discard
 from ailf_redis.origins import Origin, answer, done, hang_up
 from ailf_redis.settings import Settings
 
@@ -86,23 +89,36 @@ class PlainExecutor(Executor):
         self._origin = origin
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
-        self._begin()
+        self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
 
-    def _begin(self) -> None:
-        self._home = self._here()
+    def _begin(self, home: tuple[int, Any]) -> None:
+        self._home = home
         self._slots = _Slots(self.runtime, self.settings.max_connections)
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
         self._making: set[asyncio.Task[Any]] = set()
 
     def _here(self) -> tuple[int, Any]:
-        return os.getpid(), asyncio.get_running_loop() if self._on_asyncio else None
+        return os.getpid(), _get_running_loop() if self._on_asyncio else None
+
+    def _move(self) -> None:
+        """Begin anew in a forked child or the next event loop; close what is of a loop that has ended."""
+        here = self._here()
+        if self._home == here:
+            return
+        pid, loop = self._home
+        left = (*self._idle, *self._busy)
+        if pid != os.getpid():
+            self._inherited += left
+        elif loop is not None:
+            check_ended(loop, f"the connections to {self.where}")
+            for connection in left:
+                discard(connection, loop)
+        self._begin(here)
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
         self.check_open()
-        if self._home != self._here():
-            self._inherited += (*self._idle, *self._busy)
-            self._begin()
+        self._move()
         slots, most, timeout = self._slots, self.settings.max_connections, self.settings.timeout
         if not await slots.take(timeout):
             raise BackendTimeoutError(
@@ -193,6 +209,7 @@ class PlainExecutor(Executor):
 
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
+        self._move()
         try:
             connection = await self._connect()
         except _BROKEN as error:
@@ -212,8 +229,7 @@ class PlainExecutor(Executor):
 
     async def close(self) -> None:
         self.interrupt()
-        if self._home != self._here():
-            return
+        self._move()
         if self._on_asyncio:
             for connection in tuple(self._busy):
                 await hang_up(connection)
@@ -340,8 +356,13 @@ class _FakeLink(_PlainLink):
 class _LoopLink(_PlainLink):
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
-        self._writer = connection._writer
+        self._loop = asyncio.get_running_loop()
         self._glance = math.inf if isinstance(connection._reader, asyncio.StreamReader) else _GLANCE
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            self._gone = True
+        await super().send(commands)
 
     async def _first(self, timeout: float) -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -358,4 +379,13 @@ class _LoopLink(_PlainLink):
 
     def interrupt(self) -> None:
         self._gone = True
-        self._writer.close()
+        if self._loop is not _get_running_loop():
+            discard(self._connection, self._loop)
+        elif self._connection._writer is not None:
+            self._connection._writer.close()
+
+    async def close(self) -> None:
+        if self._loop is asyncio.get_running_loop():
+            await super().close()
+        else:
+            self.interrupt()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ailf.driver import Confirmed, Filter, Frame, Listener, Refused
-from ailf.errors import AilfError, ClosedError, ConnectionLostError
+from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import Task
 from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.origins import Address
@@ -98,8 +98,12 @@ class ClusterListener(Listener):
         while not self._over.is_set() and self._error is None:
             try:
                 self._events += await part.receive(_SLICE)
-            except AilfError as error:
+            except Exception as error:  # noqa: BLE001 - it is the receiver's, whatever it is
                 self._error = error
+            except BaseException as error:  # else the receiver would wait on for what this would have brought
+                self._error = ConnectionLostError(f"a reader of {self._executor.where} was ended: {error!r}")
+                self._came.set()
+                raise
             if self._events or self._error is not None:
                 self._came.set()
 

@@ -12,9 +12,10 @@ from redis import asyncio as aredis
 from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
+from ailf.events import check_ended
 from ailf_redis.connection import Command, Executor, Link, Stem, packed
 from ailf_redis.errors import mapped
-from ailf_redis.loop_links import LoopLink, Received
+from ailf_redis.loop_links import LoopLink, Received, discard
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncioExecutor"]
@@ -228,15 +229,24 @@ class _Wire(Received):
         self._transport.abort()
         await asyncio.wait([self.gone])
 
+    def discard(self) -> None:
+        """Close it from another event loop, as its own has ended."""
+        if self.loop.is_closed():  # nobody waits for a reply any more
+            self.broken = True
+            self._queue.clear()
+        discard(self._connection, self.loop)
+
 
 class AsyncioExecutor(Executor):
-    """One connection for all calls of an event loop."""
+    """One connection for all calls of an event loop, and when that has ended, of the next one."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._wire: _Wire | None = None
         self._retired: set[_Wire] = set()
-        self._connecting: asyncio.Lock | None = None
+        self._connecting = asyncio.Lock()
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._pid = getpid()
 
     def call(self, *command: Any) -> Awaitable[Any]:
         # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
@@ -273,8 +283,7 @@ class AsyncioExecutor(Executor):
     async def _connect(self) -> _Wire:
         """Make the connection once for all who want it; the next one tries where this one fails or is cancelled."""
         self.check_open()
-        if self._connecting is None or (self._wire is not None and self._wire.loop is not get_running_loop()):
-            self._connecting, self._wire = asyncio.Lock(), None
+        self._move()
         async with self._connecting:
             wire = self._wire
             if wire is None or not wire.is_here():
@@ -289,6 +298,19 @@ class AsyncioExecutor(Executor):
                     await wire.close()
                     self.check_open()
             return wire
+
+    def _move(self) -> None:
+        """Belong to the running loop; close what is of one that has ended, but not what is of a parent process."""
+        here, pid = get_running_loop(), getpid()
+        if self._home is here:
+            return
+        if self._wire is not None:
+            self.retire(self._wire)
+        if self._home is not None and self._pid == pid:
+            check_ended(self._home, f"the connection to {self.where}")
+            while self._retired:
+                self._retired.pop().discard()
+        self._connecting, self._home, self._pid = asyncio.Lock(), here, pid
 
     def retire(self, wire: _Wire) -> None:
         """Use it no more for new calls."""
@@ -310,6 +332,7 @@ class AsyncioExecutor(Executor):
 
     async def close(self) -> None:
         self.closed = True
+        self._move()
         wires = {*self._retired, *([self._wire] if self._wire is not None else [])}
         self._retired.clear()
         self._wire = None

@@ -210,6 +210,7 @@ class World:
 async def live(world: World, test: Callable[..., Coroutine[Any, Any, None]], **more: Any) -> None:
     """Run one contract test in its world, within a deadline."""
     world.loop = asyncio.get_running_loop()
+    world.loop.set_task_factory(world.harness.task_factory)
     try:
         await world.soon(test(world=world, **more), DEADLINE * world.patience)
     finally:

@@ -28,6 +28,7 @@ class Harness:
         patience: Seconds that a test waits for what must come.
         blink: Seconds in which a message that is there certainly comes; where it does at once, 0.
         url: Optional: what a process of its own can open; with `Capability.PROCESSES` it sees the same things.
+        task_factory: The task factory of the loops that tests run on, as `asyncio.eager_task_factory`; None: the usual.
         unreachable_url: Optional: a URL, with the credentials ``user:secret``, where nobody answers.
     """
 
@@ -38,6 +39,7 @@ class Harness:
     blink: float = 0.05
     url: str | None = None
     unreachable_url: str | None = None
+    task_factory: Any = None
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend on this place."""

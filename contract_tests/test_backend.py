@@ -1,8 +1,10 @@
 """B: what every opened backend does."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -87,6 +89,131 @@ async def test_fork(world: World) -> None:
     )
     _, errors = await world.soon(in_thread(child.communicate), 4 * world.patience)
     assert child.returncode == 0, errors
+
+
+async def in_loops(world: World, flow: Callable[[ailf.AsyncBackend, int], Coroutine[Any, Any, None]]) -> None:
+    """Run a flow on one backend in three event loops, one after another; the last one closes it."""
+    backend = world.harness.connect_async()
+
+    async def main(number: int) -> None:
+        try:
+            await world.soon(flow(backend, number), 3 * world.patience)
+        finally:
+            if number == 2:
+                await backend.aclose()
+
+    for number in range(3):
+        await in_thread(asyncio.run, main(number))
+
+
+@asyncio_only("a blocking backend belongs to no event loop")
+async def test_one_loop_after_another(world: World) -> None:
+    """B4: an asyncio backend goes on in the next event loop, whatever was left open in the one that has ended."""
+    left: list[Any] = []
+
+    async def consume(backend: ailf.AsyncBackend) -> None:
+        async with backend.stream("idle").group("g").consumer() as consumer:
+            with contextlib.suppress(ailf.ClosedError):  # the last run closes the backend
+                await consumer.get()
+
+    async def read(subscription: ailf.AsyncSubscription[Any]) -> None:
+        with contextlib.suppress(ailf.ClosedError):
+            await subscription.get()
+
+    async def flow(backend: ailf.AsyncBackend, number: int) -> None:
+        stream, pubsub = backend.stream(f"s{number}"), backend.pubsub()
+        async with pubsub.listen("c") as subscription, stream.group("g").consumer() as consumer:
+            getting = asyncio.create_task(world.take(consumer))
+            await asyncio.sleep(0.05)
+            await stream.add(number)
+            assert (await getting).data == number
+            await pubsub.publish("c", number)
+            assert (await world.take(subscription)).data == number
+        await pubsub.subscribe("double", lambda message: 2 * message.data)
+        running = asyncio.create_task(pubsub.run())
+        assert (await pubsub.request("double", number, timeout=world.patience)).data == 2 * number
+        pubsub.stop()
+        await running
+        for earlier in left:
+            with pytest.raises(ailf.ClosedError):
+                await earlier.get(world.patience)
+        left.append(await pubsub.listen("left").__aenter__())
+        waiting = [asyncio.create_task(read(left[-1])), asyncio.create_task(consume(backend))]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in waiting), "they are cancelled with the loop"
+
+    await in_loops(world, flow)
+
+
+@asyncio_only("a blocking backend belongs to no event loop")
+@needs(Capability.LOCK)
+async def test_locks_in_one_loop_after_another(world: World) -> None:
+    """B4: waiting for a lock goes on in the next event loop, and a lease outlives the loop in which it was granted."""
+    leases: list[ailf.AsyncLease] = []
+
+    async def flow(backend: ailf.AsyncBackend, number: int) -> None:
+        lock = backend.lock("l", ttl=60)
+        for lease in leases:
+            assert not lease.lost
+            waiting = asyncio.create_task(lock.acquire(timeout=world.patience))
+            await asyncio.sleep(0.05)
+            await lease.release()
+            await (await waiting).release()
+        leases[:] = [await lock.acquire(timeout=0)]
+
+        async def wait() -> None:
+            with contextlib.suppress(ailf.ClosedError):  # the last run closes the backend
+                await lock.acquire()
+
+        stays = asyncio.create_task(wait())
+        await asyncio.sleep(0.05)
+        assert not stays.done(), "it is cancelled with the loop, and leaves the line"
+
+    await in_loops(world, flow)
+
+
+@asyncio_only("a blocking backend belongs to no event loop")
+@needs(Capability.RATE_LIMITER)
+async def test_limiters_in_one_loop_after_another(world: World) -> None:
+    """B4: waiting for a permit goes on in the next event loop."""
+
+    async def flow(backend: ailf.AsyncBackend, number: int) -> None:
+        limiter = backend.rate_limiter("r", calls="1000/second", parallel=ailf.Concurrency(1, ttl=60))
+        permit = await limiter.acquire("k", timeout=world.patience)
+        waiting = asyncio.create_task(limiter.acquire("k", timeout=world.patience))
+        await asyncio.sleep(0.05)
+        await permit.release()
+        await (await waiting).release()
+        async with limiter.hold("other", timeout=world.patience):
+            waiting = asyncio.create_task(limiter.acquire("other"))
+            await asyncio.sleep(0.05)
+        await (await waiting).release()
+
+    await in_loops(world, flow)
+
+
+@asyncio_only("a blocking backend belongs to no event loop")
+async def test_two_loops_at_once(world: World) -> None:
+    """B4: a second event loop beside one that still runs gets an error at once, and harms nobody in the first."""
+    backend = await world.connect()
+    stream, pubsub = backend.stream("s"), backend.pubsub()
+    async with stream.group("g").consumer() as consumer, pubsub.listen("c") as subscription:
+        calls = [
+            backend.ping, backend.aclose, stream.read, stream.group("g").info, consumer.get, subscription.get,
+            lambda: stream.add(1), lambda: pubsub.publish("c", 1), lambda: pubsub.request("c", 1),
+            lambda: pubsub.subscribe("c", print), pubsub.listen("d").__aenter__, lambda: anext(aiter(stream.tail())),
+        ]  # fmt: skip
+
+        async def elsewhere(call: Callable[[], Any]) -> None:
+            with pytest.raises(ailf.InvalidArgumentError, match="event loop"):
+                await asyncio.wait_for(call(), world.patience)
+
+        waiting = [asyncio.create_task(consumer.get(world.patience)), asyncio.create_task(subscription.get())]
+        await asyncio.sleep(0.05)
+        for call in calls:
+            await in_thread(asyncio.run, elsewhere(call))
+        await asyncio.gather(stream.add(1), pubsub.publish("c", 2))
+        assert [(await world.came(each)).data for each in waiting] == [1, 2]
 
 
 async def test_names(world: World) -> None:

@@ -154,6 +154,24 @@ async def test_gaps(world: World) -> None:
                 assert await world.take(subscription) == ailf.Message("c", "after")
 
 
+@needs("interrupt_subscriptions")
+@pytest.mark.parametrize("overflow", [ailf.Overflow.DROP_OLDEST, ailf.Overflow.DROP_NEWEST])
+async def test_a_gap_in_a_full_buffer(world: World, overflow: ailf.Overflow) -> None:
+    """P4, P5: a full buffer drops messages and counts them, and never drops the gap before them."""
+    pubsub = (await world.connect()).pubsub()
+    async with pubsub.listen("c", buffer=2, overflow=overflow) as slow, pubsub.listen("c") as witness:
+        await world.harness.interrupt_subscriptions()
+        assert isinstance(await world.take(witness), ailf.Gap)
+        for number in range(5):
+            await pubsub.publish("c", number)
+            assert (await world.take(witness)).data == number
+        await world.until(lambda: slow.dropped == 3)
+        assert isinstance(await world.take(slow), ailf.Gap)
+        kept = [3, 4] if overflow is ailf.Overflow.DROP_OLDEST else [0, 1]
+        assert [(await world.take(slow)).data for _ in range(2)] == kept
+        await world.nothing(slow)
+
+
 async def test_no_receiver_count(world: World) -> None:
     """P6: publish promises nothing about receivers: it returns None with and without one."""
     pubsub = (await world.connect()).pubsub()

@@ -41,6 +41,11 @@ class BackendDriver(ABC):
     Making one *must not* touch the network; the first call does. One driver *must* be usable from many threads (thread
     runtime) or tasks (asyncio) at once, and after a fork the child's use *must* open connections of its own (B4).
 
+    A driver for asyncio may be made outside of any event loop. It is used by one loop at a time, which core sees to.
+    When that has ended, the first use in the next one *must* open connections anew and close those of the one before. A
+    `Listener` or `Waiter` of a loop that has ended is only interrupted or closed, from the next loop, and *must not*
+    wait for its own then.
+
     Attributes:
         capabilities: What this driver can do; it *may* turn out with the first `ping` that it can do less.
         runtime: The runtime it is bound to.

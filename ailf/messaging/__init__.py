@@ -1,3 +1,35 @@
-"""The import paths of earlier AILF code."""
+"""The names of `ailf.messaging.redis`, for earlier AILF code; it is imported when the first of them is asked for."""
 
-__all__: list[str] = []
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ailf.messaging.redis import (
+        AsyncRedisClient,
+        RedisClient,
+        RedisConfig,
+        RedisLock,
+        RedisPubSub,
+        RedisRateLimiter,
+        RedisStream,
+    )
+
+__all__ = [
+    "AsyncRedisClient",
+    "RedisClient",
+    "RedisConfig",
+    "RedisLock",
+    "RedisPubSub",
+    "RedisRateLimiter",
+    "RedisStream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("ailf.messaging.redis"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

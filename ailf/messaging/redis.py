@@ -8,8 +8,9 @@ New code uses `ailf.connect`.
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -83,6 +84,13 @@ class RedisPubSub(_PubSub[Any]):
     def _open_engine(self) -> Engine:
         return _open(self._redis_client)
 
+    def publish(  # type: ignore[override]  # the result of earlier code
+        self, channel: str, data: Any, *, headers: Mapping[str, str] | None = None
+    ) -> int | None:
+        """Broadcast; return how many clients of this server got it, or None where the server can't know."""
+        heard = cast("Sequence[int] | None", run(self._flow.publish(channel, data, headers)))
+        return None if heard is None else heard[0]
+
     def subscribe(self, channel: str, handler: Callable[[Any], Any], *, pattern: bool = False) -> None:
         """Let `run` call the handler with each payload of the channel; confirmed on return."""
         self._flow.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
@@ -153,14 +161,15 @@ class RedisStream(_Stream[Any]):
 
     def create_consumer_group(  # type: ignore[override]  # the signature of earlier code
         self, group_name: str, consumer_name: str | None = None, start_id: str = "0"
-    ) -> None:
-        """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise."""
+    ) -> bool:
+        """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise; return True."""
         start = {"0": EARLIEST, "$": LATEST}.get(start_id, start_id)
         if (self._group and self._group.name, self._consumer_name) != (group_name, consumer_name):
             self._give_back()
         super().create_consumer_group(group_name, consumer_name, start=start)
         self._group = self.group(group_name, start=start, backoff=Backoff())
         self._consumer_name = consumer_name
+        return True
 
     def read_group(self, count: int = 10, block: int | None = None, last_id: str = ">") -> list[dict[str, Any]]:
         """Take messages for this consumer as ``{"id": …, "data": …}``; `acknowledge` each when it is done.
@@ -272,6 +281,14 @@ class RedisLock(_Lock):
         except LeaseLostError:
             return False
         return True
+
+    def __enter__(self) -> Self:
+        """Return the object itself; it is acquired by `acquire` or `acquire_context`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the connection."""
+        self.close()
 
     @contextlib.contextmanager
     def acquire_context(self, retry: int = 3, retry_delay: float = 0.2) -> Iterator[bool]:

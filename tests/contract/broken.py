@@ -3,6 +3,7 @@
 Streams have files of their own: `broken_streams`, `broken_groups`, `broken_members`.
 """
 
+import asyncio
 import fnmatch
 import functools
 import threading
@@ -257,6 +258,15 @@ class HidesGaps(MemoryListener):
     def fail(self, reason: str) -> None:
         with self._backend.store.lock:
             self._queue.clear()
+
+
+class KeepsItsFirstLoop(MemoryPubSubDriver):
+    """Whatever event loop asks, it publishes over a connection of the first one."""
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
+        here = asyncio.get_running_loop()
+        first = vars(self._backend).setdefault("first_loop", here)
+        return await super().publish(messages, sharded=sharded) if here is first else [1]
 
 
 class EndsLate(MemoryListener):

@@ -291,6 +291,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
 ]
 
 ON_ASYNCIO: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
+    (with_pubsub(broken.KeepsItsFirstLoop), b.test_one_loop_after_another, {}),
     (with_stream(streams.MixesReplies), x.test_cancelled_adds, {}),
     (with_stream(groups.SettlesTogether), d.test_settling_two_ways_at_once, {}),
 ]
@@ -298,7 +299,6 @@ ON_ASYNCIO: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
 KEPT_BY_CORE = {
     "B1": "opening by URL is the registry's work, and each plugin's: tests/core, tests/redis",
     "B2": "the core looks at what is declared, and every other test at what that is worth",
-    "B4": "the memory backend has one lock and no connections: tests/redis",
     "P4": "the buffers are the core's",
     "P6": "the core returns nothing, whatever a driver does",
     "P8": "decoding and handlers are the core's",

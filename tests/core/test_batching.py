@@ -8,7 +8,7 @@ import pytest
 
 from ailf.batching import Batcher, batcher
 from ailf.errors import OutcomeUnknownError
-from ailf.runtime import run
+from ailf.runtime import AsyncioRuntime, run
 
 Scenario = Callable[["Asked", Batcher[int, int]], Coroutine[Any, Any, None]]
 
@@ -31,7 +31,7 @@ def play(scenario: Scenario, *, most: int = 3) -> None:
 
     async def main() -> None:
         asked = Asked()
-        batching: Batcher[int, int] = batcher(asked.double, most, in_turns=True)
+        batching: Batcher[int, int] = batcher(asked.double, most, in_turns=True, check_loop=lambda: None)
         async with asyncio.timeout(5):
             await scenario(asked, batching)
 
@@ -89,7 +89,7 @@ def test_a_batch_that_is_cancelled_before_it_begins_is_begun_anew() -> None:
 def test_what_a_loop_has_left_is_not_asked_in_the_next() -> None:
     """A loop that is gone takes with it what waited in it, and nobody of the next one waits for that."""
     asked = Asked()
-    batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True)
+    batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True, check_loop=lambda: None)
     left = []
 
     def ask_and_leave() -> None:
@@ -138,8 +138,38 @@ def test_an_interruption_is_not_a_result() -> None:
         told.append(_)
 
     told: list[object] = []
-    batching: Batcher[int, int] = batcher(interrupted, 3, in_turns=False)
+    batching: Batcher[int, int] = batcher(interrupted, 3, in_turns=False, check_loop=lambda: None)
     for asking in (batching.do(1), batching.post(1, then)):
         with pytest.raises(KeyboardInterrupt):
             run(asking)  # type: ignore[arg-type]
     assert told == []
+
+
+def test_tasks_of_the_librarys_own_pass_by_the_loops_task_factory() -> None:
+    """A factory that begins tasks at once, as asyncio's eager one, changes neither batches nor order."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        runtime = AsyncioRuntime()
+        asked = Asked()
+        batching: Batcher[int, int] = batcher(asked.double, 3, in_turns=True, check_loop=lambda: None)
+        done: list[str] = []
+
+        async def flow() -> None:
+            done.append("begun")
+
+        def refuse(*_: object, **__: object) -> Any:
+            raise AssertionError("a task was made by the loop's factory")
+
+        loop.set_task_factory(refuse)
+        answers = [batching.do(number) for number in (1, 2, 4)]
+        assert [await each for each in answers] == [2, 4, 8]
+        assert asked.batches == [[1, 2, 4]]
+        task = runtime.spawn(flow, name="spawned")
+        assert done == []
+        assert await task.join(5)
+        await runtime.flight().join(flow)
+        assert done == ["begun", "begun"]
+        loop.set_task_factory(None)
+
+    asyncio.run(main())

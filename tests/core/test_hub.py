@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -92,15 +92,99 @@ def test_dropping_is_logged_once_an_episode(pubsub: PubSub[int], caplog: pytest.
     assert sum("buffer of 2 messages full" in each.getMessage() for each in caplog.records) == 2
 
 
-def test_a_gap_finds_room_in_a_full_inbox() -> None:
-    """That something is missing is never itself dropped by arriving late."""
-    inbox = Inbox(ThreadRuntime().event(), size=1, overflow=Overflow.DROP_NEWEST)
-    wanted = Filter("news")
-    inbox.put(Frame(wanted, "news", b"1"))
-    inbox.put(gap := Gap("broken", 1.0))
-    inbox.put(Frame(wanted, "news", b"2"))
-    assert list(inbox._items) == [Frame(wanted, "news", b"1"), gap]
-    assert inbox.dropped == 1
+G1, G2, G3 = Gap("one", 1.0), Gap("two", 2.0), Gap("three", 4.0)
+
+
+def frame(number: int) -> Frame:
+    """Return a frame of one byte."""
+    return Frame(Filter("news"), "news", b"%d" % number)
+
+
+def full(overflow: Overflow, items: Sequence[int | Gap], size: int = 2) -> tuple[list[int | Gap], int]:
+    """Put frames and gaps into an inbox that nobody reads; return what it holds then, and how many it has dropped."""
+    inbox = Inbox(ThreadRuntime().event(), size=size, overflow=overflow)
+    for each in items:
+        inbox.put(each if isinstance(each, Gap) else frame(each))
+    taken = iter(inbox.take, None)
+    return [each if isinstance(each, Gap) else int(each.body) for each in taken], inbox.dropped
+
+
+@pytest.mark.parametrize(
+    ("items", "held", "dropped"),
+    [
+        ([1, 2, G1, 3, 4], [G1, 3, 4], 2),
+        ([G1, 1, 2, 3, 4], [G1, 3, 4], 2),
+        ([G1, 1, G2, 2, 3], [Gap("two", 3.0), 2, 3], 1),
+        ([1, G1, 2, G2, 3, 4, 5], [Gap("two", 3.0), 4, 5], 3),
+        ([1, 2, G1], [1, 2, G1], 0),
+        ([1, 2, G1, G2, G3], [1, 2, Gap("three", 7.0)], 0),
+        ([G1, G2, 1, G3, 2, 3, 4], [Gap("three", 7.0), 3, 4], 2),
+    ],
+)
+def test_a_gap_outlives_the_messages_that_are_dropped_around_it(
+    items: list[int | Gap], held: list[int | Gap], dropped: int
+) -> None:
+    """P2, P5: with DROP_OLDEST every gap stays before the messages that follow it; adjacent ones become one."""
+    assert full(Overflow.DROP_OLDEST, items) == (held, dropped)
+
+
+@pytest.mark.parametrize(
+    ("items", "held", "dropped"),
+    [
+        ([1, G1, 2, 3, G2, 4], [1, G1, 2, G2], 2),
+        ([1, 2, G1, 3, G2], [1, 2, Gap("two", 3.0)], 1),
+        ([G1, 1, 2, 3], [G1, 1, 2], 1),
+    ],
+)
+def test_a_gap_takes_no_room_from_messages(items: list[int | Gap], held: list[int | Gap], dropped: int) -> None:
+    """With DROP_NEWEST a gap finds room in a full buffer, and no message is dropped for it."""
+    assert full(Overflow.DROP_NEWEST, items) == (held, dropped)
+
+
+def test_a_gap_does_not_close_a_subscription() -> None:
+    """With CLOSE only messages fill the buffer, and the gap is read before the error."""
+    inbox = Inbox(ThreadRuntime().event(), size=2, overflow=Overflow.CLOSE)
+    for each in (G1, frame(1), G2, frame(2)):
+        inbox.put(each)
+    assert not inbox.ended
+    inbox.put(frame(3))
+    assert [run(inbox.get(0)) for _ in range(4)] == [G1, frame(1), G2, frame(2)]
+    with pytest.raises(ClosedError, match="full"):
+        run(inbox.get(0))
+
+
+def test_the_buffer_stays_bounded_whatever_comes() -> None:
+    """However many gaps and messages come, there are at most as many messages as asked for, and a gap before each."""
+    for overflow in (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST):
+        held, dropped = full(overflow, [each for number in range(1000) for each in (G1, number, G2)], size=10)
+        assert len(held) <= 21
+        assert dropped == 990
+        assert sum(each.seconds for each in held if isinstance(each, Gap)) == 3000.0
+
+
+def test_gaps_and_messages_stay_in_order_while_both_sides_are_busy() -> None:
+    """A reader beside a flood gets rising numbers, every gap before the next message, and each loss is counted."""
+    inbox = Inbox(ThreadRuntime().event(), size=3, overflow=Overflow.DROP_OLDEST)
+    seen: list[Frame | Gap] = []
+
+    def read() -> None:
+        while (item := run(inbox.get(5))) is not None:
+            seen.append(item)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(20_000):
+        inbox.put(frame(number))
+        if number % 5 == 4:
+            inbox.put(Gap(str(number), 1.0))
+    inbox.end()
+    reader.join(10)
+    numbers = [int(each.body) for each in seen if isinstance(each, Frame)]
+    assert numbers == sorted(numbers)
+    assert len(numbers) + inbox.dropped == 20_000
+    assert sum(each.seconds for each in seen if isinstance(each, Gap)) == 4000.0
+    places = [int(each.reason) + 0.5 if isinstance(each, Gap) else int(each.body) for each in seen]
+    assert places == sorted(places)
 
 
 def test_no_item_waits_for_the_next_one_to_wake_its_reader() -> None:

@@ -1,7 +1,11 @@
 """Limits as values and as texts, and what a limiter refuses before it asks anybody."""
 
 import asyncio
+import gc
+import inspect
 import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -217,6 +221,174 @@ def test_decorated() -> None:
                 await double(3)
 
     asyncio.run(main())
+
+
+class Streams:
+    """Callable objects that stream: whoever looks only at functions takes them for plain ones."""
+
+    def __call__(self, count: int) -> Iterator[int]:
+        """Stream."""
+        yield from range(count)
+
+
+class AsyncStreams:
+    """The same on asyncio."""
+
+    async def __call__(self, count: int) -> AsyncIterator[int]:
+        """Stream."""
+        for number in range(count):
+            yield number
+
+
+def stream(count: int) -> Iterator[int]:
+    """Stream."""
+    yield from range(count)
+
+
+async def stream_async(count: int) -> AsyncIterator[int]:
+    """Stream."""
+    for number in range(count):
+        yield number
+
+
+@pytest.mark.parametrize("function", [stream, partial(stream), Streams(), partial(Streams())])
+def test_a_generator_keeps_its_place_while_it_is_iterated(function: Callable[[int], Iterator[int]]) -> None:
+    """A decorated generator function has its permit from the first item to the end, however that comes."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("r", par="1 parallel")
+        limited = limiter.limited("k", timeout=0)(function)
+        assert inspect.isgeneratorfunction(limited), "so that it can be decorated again"
+        first = limited(3)
+        assert limiter.peek("k").remaining == 1, "it has not begun"
+        assert next(first) == 0
+        with pytest.raises(ailf.RateLimitedError):
+            next(limited(3))
+        assert list(first) == [1, 2]
+        closed, dropped = limited(3), limited(3)
+        assert next(closed) == 0
+        closed.close()  # type: ignore[attr-defined]
+        assert next(dropped) == 0
+        del dropped
+        gc.collect()
+        assert limiter.peek("k").remaining == 1
+
+
+def test_what_is_sent_to_a_limited_generator_reaches_it() -> None:
+    """Values, errors and the return value pass through; an error ends the permit."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("r", par="1 parallel")
+
+        @limiter.limited("k", timeout=0)
+        def echo() -> Generator[object, object, str]:
+            got: object = "begin"
+            while got != "end":
+                try:
+                    got = yield got
+                except KeyError as error:
+                    got = error.args
+            return "returned"
+
+        talk = echo()
+        assert next(talk) == "begin"
+        assert talk.send(1) == 1
+        assert talk.throw(KeyError("x")) == ("x",)
+        with pytest.raises(StopIteration, match="returned"):
+            talk.send("end")
+        failing = echo()
+        next(failing)
+        with pytest.raises(ValueError, match="no"):
+            failing.throw(ValueError("no"))
+        assert limiter.peek("k").remaining == 1
+
+
+@pytest.mark.parametrize("function", [stream_async, partial(stream_async), AsyncStreams(), partial(AsyncStreams())])
+def test_an_async_generator_keeps_its_place_while_it_is_iterated(
+    function: Callable[[int], AsyncIterator[int]],
+) -> None:
+    """The same on asyncio, also where the iteration is left early or its task is cancelled."""
+
+    async def main() -> None:
+        async with AsyncMemoryBackend() as backend:
+            limiter = backend.rate_limiter("r", par="1 parallel")
+            limited = limiter.limited("k", timeout=0)(function)
+            assert inspect.isasyncgenfunction(limited)
+            first = limited(3)
+            assert await anext(first) == 0
+            with pytest.raises(ailf.RateLimitedError):
+                await anext(limited(3))
+            assert [each async for each in first] == [1, 2]
+            async for number in limited(3):
+                if number == 1:
+                    break
+            gc.collect()
+            await asyncio.sleep(0.01)  # the loop closes it
+            assert (await limiter.peek("k")).remaining == 1
+
+            async def read() -> None:
+                async for _ in limited(3):
+                    await asyncio.sleep(5)
+
+            task = asyncio.create_task(read())
+            await asyncio.sleep(0.01)
+            assert (await limiter.peek("k")).remaining == 0
+            task.cancel()
+            await asyncio.wait([task])
+            gc.collect()
+            await asyncio.sleep(0.01)
+            assert (await limiter.peek("k")).remaining == 1
+
+    asyncio.run(main())
+
+
+def test_what_is_sent_to_a_limited_async_generator_reaches_it() -> None:
+    """Values, errors and closing pass through."""
+    seen: list[object] = []
+
+    async def main() -> None:
+        async with AsyncMemoryBackend() as backend:
+            limiter = backend.rate_limiter("r", par="1 parallel")
+
+            @limiter.limited("k", timeout=0)
+            async def echo() -> AsyncGenerator[object, object]:
+                got: object = "begin"
+                try:
+                    while got != "end":
+                        try:
+                            got = yield got
+                        except KeyError as error:
+                            got = error.args
+                finally:
+                    seen.append((await limiter.peek("k")).remaining)
+
+            talk = echo()
+            assert await anext(talk) == "begin"
+            assert await talk.asend(1) == 1
+            assert await talk.athrow(KeyError("x")) == ("x",)
+            with pytest.raises(StopAsyncIteration):
+                await talk.asend("end")
+            closed = echo()
+            await anext(closed)
+            await closed.aclose()
+            failing = echo()
+            await anext(failing)
+            with pytest.raises(ValueError, match="no"):
+                await failing.athrow(ValueError("no"))
+            assert (await limiter.peek("k")).remaining == 1
+
+    asyncio.run(main())
+    assert seen == [0, 0, 0], "the permit outlives the generator's own clean-up"
+
+
+def test_a_generator_of_the_other_flavour_is_refused() -> None:
+    """An async generator function at a blocking limiter, and a generator function on asyncio, are refused at once."""
+    with MemoryBackend() as backend:
+        for function in (stream_async, partial(stream_async), AsyncStreams()):
+            with pytest.raises(ailf.InvalidArgumentError, match="async generator function"):
+                backend.rate_limiter("r", "5/hour").limited()(function)
+    limiter = AsyncMemoryBackend().rate_limiter("r", "5/hour")
+    for plain in (stream, partial(stream), Streams()):
+        with pytest.raises(ailf.InvalidArgumentError, match="generator function"):
+            limiter.limited()(plain)
 
 
 def test_waiting_for_a_reservation() -> None:

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 import ailf
+from ailf import messaging
 from ailf.messaging.redis import (
     AsyncRedisClient,
     RedisClient,
@@ -367,3 +368,76 @@ def test_limiter(config: RedisConfig, namespace: str) -> None:
     with one, two:
         assert [each.is_allowed("k") for each in (one, two, one, two)] == [True, True, True, False]
         assert one.is_allowed("other")
+
+
+def returned(config: RedisConfig, name: str) -> dict[str, tuple[object, type | tuple[type, ...]]]:
+    """Call every method of the earlier classes that returns something; return what it returned, and its type."""
+    client = RedisClient(config)
+    pubsub, stream = RedisPubSub(client), RedisStream(name, client)
+    lock, limiter = RedisLock(name, redis_client=client), RedisRateLimiter(name, redis_client=client)
+    found: dict[str, tuple[object, type | tuple[type, ...]]] = {
+        "RedisClient.connect": (client.connect(), RedisClient),
+        "RedisClient.health_check": (client.health_check(), bool),
+        "RedisClient.set": (client.set(name + "k", "v", expire=60), bool),
+        "RedisClient.get": (client.get(name + "k"), str),
+        "RedisClient.get, absent": (client.get(name + "absent"), type(None)),
+        "RedisClient.exists": (client.exists(name + "k"), bool),
+        "RedisClient.delete": (client.delete(name + "k"), bool),
+        "RedisClient.set_json": (client.set_json(name + "k", {"a": 1}, expire=60), bool),
+        "RedisClient.get_json": (client.get_json(name + "k"), dict),
+        "RedisClient.publish": (client.publish(name, 1), int),
+        "RedisPubSub.publish": (pubsub.publish(name, {"a": 1}), int),
+        "RedisPubSub.subscribe": (pubsub.subscribe(name, print), type(None)),
+        "RedisPubSub.publish, heard": (pubsub.publish(name, {"a": 1}), int),
+        "RedisPubSub.unsubscribe": (pubsub.unsubscribe(name), type(None)),
+        "RedisStream.add": (stream.add({"a": 1}), str),
+        "RedisStream.read": (stream.read(last_id="0"), list),
+        "RedisStream.create_consumer_group": (stream.create_consumer_group("g", "c"), bool),
+        "RedisStream.create_consumer_group, again": (stream.create_consumer_group("g", "c"), bool),
+        "RedisStream.read_group": (stream.read_group(), list),
+        "RedisStream.acknowledge": (stream.acknowledge("1-1"), bool),
+        "RedisLock.acquire": (lock.acquire(), bool),
+        "RedisLock.release": (lock.release(), bool),
+        "RedisRateLimiter.is_allowed": (limiter.is_allowed("k"), bool),
+    }
+    entries = found["RedisStream.read"][0], found["RedisStream.read_group"][0]
+    assert all(isinstance(each, list) and set(each[0]) == {"id", "data"} for each in entries)
+    stream.delete()
+    for each in (pubsub, stream, lock, limiter, client):
+        each.close()
+    return found
+
+
+def test_every_method_returns_what_its_signature_says(config: RedisConfig, namespace: str) -> None:
+    """Bools are bools, ids are text, counts are integers, entries are dicts."""
+    found = returned(config, namespace)
+    assert {name: value for name, (value, kind) in found.items() if type(value) is not kind} == {}
+    assert found["RedisPubSub.publish"][0] == 0
+    assert found["RedisPubSub.publish, heard"][0] == 1
+    assert found["RedisStream.create_consumer_group, again"][0] is True
+
+
+def test_the_names_are_in_the_package_too() -> None:
+    """`from ailf.messaging import …` is the same, and imports redis-py only when asked for a name."""
+    assert [name for name in messaging.__all__ if getattr(messaging, name) is not globals()[name]] == []
+    assert not hasattr(messaging, "RedisNothing")
+    program = """if True:
+        import sys
+        sys.modules["redis"] = None
+        import ailf.messaging
+        assert "ailf.messaging.redis" not in sys.modules
+        try:
+            from ailf.messaging import RedisClient
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert "pip install 'ailf[redis]'" in shown.stdout
+
+
+def test_a_lock_of_earlier_code_is_not_acquired_by_a_with_block(config: RedisConfig, namespace: str) -> None:
+    """`with lock` closes the object at the end, as before, and `acquire` is a call of its own."""
+    with RedisLock(namespace, redis_client=RedisClient(config)) as lock:
+        assert not lock.release()
+        assert lock.acquire(retry=1)
+        assert lock.release()

@@ -1,0 +1,96 @@
+"""Decorators that run a function within a context: each call, or the whole iteration of a generator."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, TypeVar, cast
+
+from ailf.errors import InvalidArgumentError
+
+__all__ = ["called", "within", "within_async"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def called(function: Any) -> Any:
+    """Return what really runs when this is called, which tells its kind: behind `functools.partial`, or `__call__`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or isinstance(function, type) or not callable(function):
+        return function
+    return type(function).__call__
+
+
+def within(context: Callable[..., AbstractContextManager[object]], function: F) -> F:
+    """Return the function, decorated: a generator function is within the context as long as it is iterated.
+
+    Arguments:
+        context: Makes the context, given the arguments of the call.
+        function: A function or generator function.
+
+    Raises:
+        InvalidArgumentError: It is an async generator function.
+    """
+    kind = called(function)
+    if inspect.isasyncgenfunction(kind):
+        raise _wrong_kind(function, "an async generator function, which a blocking object can't iterate")
+
+    @functools.wraps(function)
+    def generate(*args: Any, **options: Any) -> Any:
+        with context(*args, **options):
+            return (yield from function(*args, **options))
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with context(*args, **options):
+            return function(*args, **options)
+
+    return cast("F", generate if inspect.isgeneratorfunction(kind) else call)
+
+
+def within_async(context: Callable[..., AbstractAsyncContextManager[object]], function: F) -> F:
+    """Return the function, decorated: an async generator function is within the context as long as it is iterated.
+
+    Arguments:
+        context: Makes the context, given the arguments of the call.
+        function: A coroutine function or async generator function.
+
+    Raises:
+        InvalidArgumentError: It is a generator function.
+    """
+    kind = called(function)
+    if inspect.isgeneratorfunction(kind):
+        raise _wrong_kind(function, "a generator function, whose iteration would block the event loop")
+
+    @functools.wraps(function)
+    async def generate(*args: Any, **options: Any) -> Any:
+        async with context(*args, **options):
+            inner = function(*args, **options)
+            try:  # what `yield from` does, which async generators don't have
+                item = await anext(inner)
+                while True:
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - thrown in here, and meant for the inner one
+                        item = await inner.athrow(error)
+                    else:
+                        item = await inner.asend(sent)
+            except StopAsyncIteration:
+                return
+            finally:
+                await inner.aclose()
+
+    @functools.wraps(function)
+    async def call(*args: Any, **options: Any) -> Any:
+        async with context(*args, **options):
+            return await function(*args, **options)
+
+    return cast("F", generate if inspect.isasyncgenfunction(kind) else call)
+
+
+def _wrong_kind(function: object, what: str) -> InvalidArgumentError:
+    name = getattr(function, "__qualname__", function)
+    return InvalidArgumentError(f"{name!s} is {what}; use the object's twin of the other flavour")
