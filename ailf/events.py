@@ -6,7 +6,7 @@ import functools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from ailf.errors import InvalidArgumentError
 
@@ -22,7 +22,6 @@ __all__ = [
     "start_task",
 ]
 
-T = TypeVar("T")
 Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -103,13 +102,12 @@ class ThreadFlight(Flight):
 # --- asyncio -----------------------------------------------------------------------------------------------------
 
 
-def start_task(coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> "asyncio.Task[T]":
-    """Start a task that begins with the next turn of the running loop.
+start_task = asyncio.Task
+"""Starts a task that begins with the next turn of the running loop.
 
-    The loop's own task factory is passed by, as an eager one (`asyncio.eager_task_factory`) would run the first step
-    within this call. Callers of this function count on it that nothing runs before they have returned.
-    """
-    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)
+It is the class itself: the loop's own task factory is passed by, as an eager one (`asyncio.eager_task_factory`) would
+run the first step within the call. Callers count on it that nothing runs before the call has returned.
+"""
 
 
 def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:

@@ -198,7 +198,7 @@ class RateLimiter(_RateLimiterBase):
             return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
 
         def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("what is limited", called(function))
+            self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
             return within(hold, function)
 
         return limit
@@ -342,7 +342,7 @@ class AsyncRateLimiter(_RateLimiterBase):
             return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
 
         def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("what is limited", called(function))
+            self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
             return within_async(hold, function)
 
         return limit

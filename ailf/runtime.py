@@ -119,8 +119,14 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def check_callable(self, what: str, function: object) -> None:
-        """Refuse what `call_user_code` can't call, when it is handed over and not when it is needed."""
+    def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
+        """Refuse what can't be called, when it is handed over and not when it is needed.
+
+        Arguments:
+            what: What the function is, for the message.
+            function: The function.
+            may_yield: Whether its generator is iterated; `call_user_code` doesn't do that.
+        """
 
     @abstractmethod
     def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -182,8 +188,8 @@ class ThreadRuntime(Runtime):
             return result, None
         return result, _undone(function, result)
 
-    def check_callable(self, what: str, function: object) -> None:
-        _check_callable(what, function)
+    def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
+        _check_callable(what, function, may_yield=may_yield)
         if _is_one_of(function, inspect.iscoroutinefunction):
             raise _wrong_flavour(what, function)
 
@@ -260,8 +266,8 @@ class AsyncioRuntime(Runtime):
             return result, None
         return result, _undone(function, result)
 
-    def check_callable(self, what: str, function: object) -> None:
-        _check_callable(what, function)
+    def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
+        _check_callable(what, function, may_yield=may_yield)
 
     def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
@@ -305,9 +311,11 @@ def _is_one_of(function: object, kind: Callable[[Any], bool]) -> bool:
     return kind(function) or kind(type(function).__call__)
 
 
-def _check_callable(what: str, function: object) -> None:
+def _check_callable(what: str, function: object, *, may_yield: bool) -> None:
     if not callable(function):
         raise InvalidArgumentError(f"{what} must be callable, not {type(function).__name__}")
+    if may_yield:
+        return
     if _is_one_of(function, inspect.isgeneratorfunction) or _is_one_of(function, inspect.isasyncgenfunction):
         raise InvalidArgumentError(
             f"{what} {_name(function)} yields, so calling it runs nothing of it; write a function without `yield`"
