@@ -58,7 +58,7 @@ class ConsumerFlow:
         self._filling = group.engine.runtime.flight()
         self._looking = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
-        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover)
+        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now)
         self._position: Any = None
         self._look_at = 0.0
         self._pid = os.getpid()
@@ -118,7 +118,7 @@ class ConsumerFlow:
 
     async def _fill(self, patience: float) -> None:
         """Fetch once, or, where a look has just found nothing, wait once for something to come."""
-        now = self.group.engine.runtime.now()
+        now = self.group.engine.runtime.lease_now()
         if self._position is None or now >= self._look_at:
             await self._looking.fly(self._look)
         elif not (self._buffer or self.stopping.is_set()):
@@ -129,7 +129,7 @@ class ConsumerFlow:
         if self._buffer or self.stopping.is_set():
             return
         await self.open()
-        since = self.group.engine.runtime.now()
+        since = self.group.engine.runtime.lease_now()
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
         self._pulse.confirm(since)

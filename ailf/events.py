@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-__all__ = ["Event", "Flight", "Flow", "LoopEvent", "LoopFlight", "ThreadEvent", "ThreadFlight"]
+from ailf.clock import Clock
+
+__all__ = ["Event", "Flight", "Flow", "LoopEvent", "LoopFlight", "MovedEvent", "ThreadEvent", "ThreadFlight"]
 
 Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -50,6 +52,44 @@ class Flight(ABC):
     @abstractmethod
     async def landed(self, timeout: float) -> bool:
         """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
+
+
+class MovedEvent(Event):
+    """An event for a clock that is moved by hand: a wait also ends when the clock is moved past its timeout."""
+
+    def __init__(self, clock: Clock, plain: Callable[[], Event]) -> None:
+        self._clock = clock
+        self._plain = plain
+        self._flag = False
+        self._bells: set[Event] = set()  # one for each wait, so that none takes another's wake-up
+
+    def set(self) -> None:
+        self._flag = True
+        for bell in tuple(self._bells):
+            bell.set()
+
+    def clear(self) -> None:
+        self._flag = False
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        bell = self._plain()
+        until = None if timeout is None else self._clock.wait_time() + timeout
+        self._bells.add(bell)
+        self._clock.on_move(bell.set)
+        try:
+            while not self.is_set():  # set by another thread just before it could see the bell
+                bell.clear()
+                left = None if until is None else until - self._clock.wait_time()
+                if self.is_set() or (left is not None and left <= 0):
+                    break
+                await bell.wait(left)
+        finally:
+            self._clock.off_move(bell.set)
+            self._bells.discard(bell)
+        return self._flag
 
 
 # --- threads -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a rate limiter allowed: `Permit` and `AsyncPermit`, two thin faces of one state, settled when all is known."""
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,9 +31,9 @@ class SlotHold(Hold):
 
     __slots__ = ("slots",)
 
-    def __init__(self, slots: SlotLease, since: float) -> None:
+    def __init__(self, slots: SlotLease, since: float, now: Callable[[], float]) -> None:
         self.slots = slots
-        super().__init__(min(limit.ttl for _, limit in slots.limits), since)
+        super().__init__(min(limit.ttl for _, limit in slots.limits), since, now=now)
 
     @property
     def batch(self) -> Hashable:
@@ -169,7 +169,7 @@ class PlacedPermitFlow(PermitFlow, eq=False):
         told = zip(self.limits, self.demand.costs, strict=True)
         slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
         if slots:
-            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since)
+            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since, self.engine.runtime.lease_now)
             self.engine.renewer.add([self._hold])
 
     def __del__(self) -> None:

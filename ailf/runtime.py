@@ -13,14 +13,14 @@ import inspect
 import logging
 import signal
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import CoroutineType
 from typing import Any, TypeVar
 
+from ailf.clock import Clock, SystemClock
 from ailf.errors import InvalidArgumentError
-from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight
+from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, MovedEvent, ThreadEvent, ThreadFlight
 
 __all__ = ["AsyncioRuntime", "Event", "Flight", "Runtime", "Task", "ThreadRuntime", "run"]
 
@@ -59,20 +59,32 @@ class Task(ABC):
 class Runtime(ABC):
     """What flows wait with. A driver is bound to one when it is made.
 
+    Arguments:
+        clock: The backend's clock, where this process has it; else the system's.
+
     Attributes:
         flavour: "blocking" or "asyncio".
         uses_caller: Whether `spawn` costs a thread, so that a caller who waits anyway had better do a share itself.
+        clock: The clock.
+        now: Returns this process's monotonic time in seconds, for waits and pauses.
+        lease_now: The same for what a backend grants for a time; on a clock that is moved by hand it stands still.
     """
 
     flavour: str
     uses_caller: bool
 
-    now = staticmethod(time.monotonic)
-    """Return this process's monotonic time in seconds."""
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.now = self.clock.wait_time
+        self.lease_now = self.clock.lease_time
 
-    @abstractmethod
     def event(self) -> Event:
         """Make an event."""
+        return MovedEvent(self.clock, self._event) if self.clock.by_hand else self._event()
+
+    @abstractmethod
+    def _event(self) -> Event:
+        """Make an event for time that flows."""
 
     @abstractmethod
     def flight(self) -> Flight:
@@ -136,7 +148,7 @@ class ThreadRuntime(Runtime):
     flavour = "blocking"
     uses_caller = True
 
-    def event(self) -> Event:
+    def _event(self) -> Event:
         return ThreadEvent()
 
     def flight(self) -> Flight:
@@ -215,7 +227,7 @@ class AsyncioRuntime(Runtime):
     flavour = "asyncio"
     uses_caller = False
 
-    def event(self) -> Event:
+    def _event(self) -> Event:
         return LoopEvent()
 
     def flight(self) -> Flight:
