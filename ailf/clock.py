@@ -56,8 +56,13 @@ class Clock(ABC):
 
 
 class SystemClock(Clock):
-    """The time of the system."""
+    """The time of the system.
 
+    Attributes:
+        fine_time: Returns seconds by the finest counter, for waits of microseconds.
+    """
+
+    fine_time: ClassVar[Callable[[], float]] = staticmethod(time.perf_counter)
     _time_ns = staticmethod(time.time_ns)
 
     def now_ms(self) -> int:

@@ -92,7 +92,9 @@ class ConsumerFlow:
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
-                    return None
+                    if self.group.engine.runtime.clock.by_hand:  # what a move made due comes before the end of a wait
+                        await self._looking.join(self._look)
+                    return await self._buffered()
                 await self._crew.more(functools.partial(self._lead, left), left)
         finally:  # however it ends: what it was called for, or led, is the next one's now
             self._crew.rouse()

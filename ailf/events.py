@@ -54,6 +54,14 @@ class Flight(ABC):
         """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
 
 
+class _Wait:
+    """One wait for a `MovedEvent`: its bell, which a move rings too, and whether the event was set meanwhile."""
+
+    def __init__(self, bell: Event) -> None:
+        self.bell = bell
+        self.over = False
+
+
 class MovedEvent(Event):
     """An event for a clock that is moved by hand: a wait also ends when the clock is moved past its timeout."""
 
@@ -61,12 +69,13 @@ class MovedEvent(Event):
         self._clock = clock
         self._plain = plain
         self._flag = False
-        self._bells: set[Event] = set()  # one for each wait, so that none takes another's wake-up
+        self._waits: set[_Wait] = set()
 
     def set(self) -> None:
         self._flag = True
-        for bell in tuple(self._bells):
-            bell.set()
+        for wait in tuple(self._waits):
+            wait.over = True
+            wait.bell.set()
 
     def clear(self) -> None:
         self._flag = False
@@ -75,21 +84,23 @@ class MovedEvent(Event):
         return self._flag
 
     async def wait(self, timeout: float | None = None) -> bool:
-        bell = self._plain()
+        wait = _Wait(self._plain())
         until = None if timeout is None else self._clock.wait_time() + timeout
-        self._bells.add(bell)
-        self._clock.on_move(bell.set)
+        self._waits.add(wait)
+        self._clock.on_move(wait.bell.set)
+        if self._flag:  # also when another thread set it just before it could see this wait
+            wait.over = True
         try:
-            while not self.is_set():  # set by another thread just before it could see the bell
-                bell.clear()
+            while not wait.over:
                 left = None if until is None else until - self._clock.wait_time()
-                if self.is_set() or (left is not None and left <= 0):
+                if left is not None and left <= 0:
                     break
-                await bell.wait(left)
+                await wait.bell.wait(left)
+                wait.bell.clear()
         finally:
-            self._clock.off_move(bell.set)
-            self._bells.discard(bell)
-        return self._flag
+            self._clock.off_move(wait.bell.set)
+            self._waits.discard(wait)
+        return wait.over
 
 
 # --- threads -----------------------------------------------------------------------------------------------------

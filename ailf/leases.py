@@ -118,10 +118,14 @@ class GrantFlow(msgspec.Struct, eq=False):
         """
         release, bid = self._driver.release, self.bid
         try:
-            return await self.engine.call(self._releasing, release, bid, again=False, within=self.remaining())
+            return await self.engine.call(self._releasing, release, bid, again=False, until=self._deadline())
         except OutcomeUnknownError:
-            await self.engine.call(self._releasing, release, bid, again=True, within=self.remaining())
+            await self.engine.call(self._releasing, release, bid, again=True, until=self._deadline())
             return not self.hold.lost
+
+    def _deadline(self) -> float:
+        """Return when it is lost, on the runtime's clock for waits."""
+        return self.engine.runtime.now() + self.remaining()
 
     def _releasing(self, _: Bid) -> str:
         return f"release {self}"

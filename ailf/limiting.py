@@ -115,11 +115,11 @@ class LimiterFlow(Generic[P]):
         self._decide_once = self._asks(0.0) if patient and (far or self._slots) else self._decide
         self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
 
-    def _asks(self, within: float | None) -> Callable[[Demand], Awaitable[Ruling]]:
-        """Return what asks the backend, for this long where no answer comes; None: for as long as any call."""
+    def _asks(self, until: float | None) -> Callable[[Demand], Awaitable[Ruling]]:
+        """Return what asks the backend; with 0 only once, with None again where no answer comes."""
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         decide = self._timed if self._slots else self._driver.decide
-        ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, within=within)
+        ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, until=until)
         in_turns = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
         deciding: Batcher[Demand, Ruling] = batcher(ask, DECIDED_AT_ONCE, in_turns=in_turns)
         return deciding.do
@@ -309,29 +309,51 @@ class LimiterFlow(Generic[P]):
             latest[:] = [decision]
             return self._granted(decision, demand) if decision.allowed else Denied(decision.retry_after or 0.0)
 
-        def withdraw(token: str) -> Coroutine[Any, Any, None]:
-            return self._withdraw(replace(asked, token=token))
-
-        token, outage = self._token(), Outage(self.engine, what, until)
         found: P | Denied | None = Denied(0.0)
-        try:
-            if timeout == 0:
+        failed: tuple[str, Exception] | None = (
+            None  # a try without an answer; a place may have been granted to its token
+        )
+        if timeout == 0 or not self.engine.desk.ready:
+            token = self._token()
+            try:
                 found = await attempt(token, None)
-            elif not self.engine.desk.ready:
-                found = await outage.ask(lambda: attempt(token, None))
-            if timeout != 0 and isinstance(found, Denied):
-                found = await wait_in_line(self.engine, attempt, withdraw, until, outage)
-        except AWAY as error:
-            if timeout == 0:
-                raise
-            if self._slots:  # the answer that granted a place may be what was lost
-                self.engine.runtime.spawn(lambda: withdraw(token), name="ailf-withdraw")
-            raise RateLimitedError(
-                f"{what}: not allowed within {timeout:g} s; the backend is away ({error})", retry_after=1.0
-            ) from error
+            except AWAY as error:
+                if timeout == 0:
+                    raise
+                failed = token, error
+        if timeout != 0 and isinstance(found, Denied):
+            try:
+                found = await self._wait(what, asked, attempt, failed, until)
+            except AWAY as error:
+                why = f"{what}: not allowed within {timeout:g} s; the backend is away ({error})"
+                raise RateLimitedError(why, retry_after=1.0) from error
         if found is None or isinstance(found, Denied):
             raise self._too_late(what, timeout, latest[0])
         return found
+
+    async def _wait(
+        self,
+        what: str,
+        asked: Demand,
+        attempt: Callable[[str, Place | None], Awaitable[P | Denied]],
+        failed: tuple[str, Exception] | None,
+        until: float,
+    ) -> P | Denied | None:
+        """Stand in line, after a try without an answer has been repeated; return None when the time is over."""
+
+        def withdraw(token: str) -> Coroutine[Any, Any, None]:
+            return self._withdraw(replace(asked, token=token))
+
+        if failed is not None:
+            token, error = failed
+            try:
+                found = await Outage(self.engine, what, until).ask(lambda: attempt(token, None), error)
+            except AWAY:
+                self.engine.runtime.spawn(lambda: withdraw(token), name="ailf-withdraw")  # the caller's time is over
+                raise
+            if not isinstance(found, Denied):
+                return found
+        return await wait_in_line(self.engine, what, attempt, withdraw, until)
 
     def _granted(self, decision: Decision[P], demand: Demand) -> P:
         """Return the permit of a call that was allowed, also where it costs nothing."""

@@ -67,8 +67,7 @@ class LockFlow:
 
     async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
-        within = None if until is None else max(0.0, until - self.engine.runtime.now())
-        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, within=within)
+        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, until=until)
         if not isinstance(reply, Grant):
             return reply
         hold = LockHold(bid, since, self.engine.runtime.lease_now)
@@ -92,11 +91,14 @@ class LockFlow:
             raise
         return found if isinstance(found, GrantFlow) else None
 
-    async def _try_first(self, until: float, outage: Outage) -> GrantFlow | None:
+    async def _try_first(self, until: float) -> GrantFlow | None:
         """Bid without a place in line, until the backend answers: that costs one round trip where the lock is free."""
         bid = self._bid(self.engine.token())
         try:
-            found = await outage.ask(lambda: self._try(bid, until))
+            try:
+                found = await self._try(bid, until)
+            except AWAY as error:
+                found = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(bid, until), error)
         except AWAY:
             self.engine.runtime.spawn(lambda: self._withdraw(bid), name="ailf-withdraw")  # the caller's time is over
             raise
@@ -115,38 +117,38 @@ class LockFlow:
             return found
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
         try:
-            found = await self._acquire(until, Outage(self.engine, self._acquiring, until))
+            found = await self._acquire(until)
         except AWAY as error:
             raise self._too_late(timeout, f"the backend is away ({error})") from error
         if found is None:
             raise self._too_late(timeout)
         return found
 
-    async def _acquire(self, until: float, outage: Outage) -> GrantFlow | None:
+    async def _acquire(self, until: float) -> GrantFlow | None:
         """Try once, then stand in line; return None when the time is over."""
         turnstile = self.engine.turnstile(self.names)
         if not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
-            found = await self._try_first(until, outage)
+            found = await self._try_first(until)
             if found is not None:
                 return found
         if self._options.fair:
-            return await self._wait(until, outage)
+            return await self._wait(until)
         turn = await turnstile.enter(until - self.engine.runtime.now())
         if turn is None:
             return None
         try:
-            return await self._wait(until, outage)
+            return await self._wait(until)
         finally:
             turnstile.leave(turn)
 
-    async def _wait(self, until: float, outage: Outage) -> GrantFlow | None:
+    async def _wait(self, until: float) -> GrantFlow | None:
         """Stand in line."""
         return await wait_in_line(
             self.engine,
+            self._acquiring,
             lambda token, place: self._try(self._bid(token, place), until),
             lambda token: self._withdraw(self._bid(token)),
             until,
-            outage,
         )
 
     async def _withdraw(self, bid: Bid) -> None:

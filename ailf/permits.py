@@ -169,7 +169,8 @@ class PlacedPermitFlow(PermitFlow, eq=False):
         told = zip(self.limits, self.demand.costs, strict=True)
         slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
         if slots:
-            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since, self.engine.runtime.lease_now)
+            lease = SlotLease(self.account, self.demand.token, slots)
+            self._hold = SlotHold(lease, since, self.engine.runtime.lease_now)
             self.engine.renewer.add([self._hold])
 
     def __del__(self) -> None:

@@ -41,7 +41,7 @@ BEAT = 0.25
 SOON = 0.05
 """Seconds between two looks at least."""
 
-LOOKS_WITHIN = 1.0
+LOOKS_WITHIN = 0.1
 """Seconds for which a move of the clock waits at most until the thread has renewed what is due."""
 
 

@@ -51,8 +51,12 @@ class Outage:
         self._what = what
         self._until = until
 
-    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, request: Callable[[], Awaitable[T]], error: Exception | None = None) -> T:
         """Make a request, again and again while the backend is away; return the answer.
+
+        Arguments:
+            request: Makes it once.
+            error: What it has failed with already, where the first time was elsewhere.
 
         Raises:
             ConnectionLostError: The time is over, and the backend is still away.
@@ -61,17 +65,19 @@ class Outage:
         """
         failures = 0
         while True:
-            try:
-                return await request()
-            except AWAY as error:
-                left = self._until - self._engine.runtime.now()
-                if left <= 0:
-                    raise
-                if not failures:
-                    log.warning("%s: the backend is away, so this waits until it is back: %s", self._what, error)
+            if error is None:
+                try:
+                    return await request()
+                except AWAY as raised:
+                    error = raised
+            left = self._until - self._engine.runtime.now()
+            if left <= 0:
+                raise error
+            if not failures:
+                log.warning("%s: the backend is away, so this waits until it is back: %s", self._what, error)
             await self._engine.pause(min(left, _PAUSES[min(failures, len(_PAUSES) - 1)]))
             self._engine.check_open()
-            failures += 1
+            failures, error = failures + 1, None
 
 
 class _Waiter:
@@ -94,24 +100,24 @@ class _Waiter:
 
 async def wait_in_line(
     engine: Engine,
+    what: str,
     attempt: Callable[[str, Place], Awaitable[T | Denied]],
     withdraw: Callable[[str], Coroutine[Any, Any, None]],
     until: float,
-    outage: Outage,
 ) -> T | None:
     """Try, and try again when woken, until it is granted or the time is over: then return None.
 
     Arguments:
         engine: The backend's.
+        what: What is asked, for the log: "acquire lock 'a'".
         attempt: Makes one try, given a token of this waiter and its place in line.
         withdraw: Leaves the line, and gives back what may have been granted meanwhile; called in every bad end.
         until: When the time is over, on the runtime's clock.
-        outage: Waits while the backend is away, for as long.
 
     Raises:
         BackendError: What a try failed with; where the backend is away, only when the time is over.
     """
-    desk = engine.desk
+    desk, outage = engine.desk, Outage(engine, what, until)
     await outage.ask(desk.open)
     ticket = desk.expect()
     waiter = _Waiter(ticket, engine.runtime.event())
