@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ailf.attached import Attached
 from ailf.engine import Engine
@@ -76,8 +76,12 @@ class PermitHolding:
         """
         if self._permit is not None:
             raise InvalidArgumentError("this hold is entered already; each `with` needs one of its own")
-        self._permit = run(self._flow.acquire(*self._asked))
-        return self._permit
+        try:
+            self._permit = permit = run(self._flow.acquire(*self._asked))
+            return permit  # noqa: TRY300 - Ctrl-C may come up to here
+        except BaseException:
+            self._permit = None
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give back its places."""
@@ -248,14 +252,6 @@ class RateLimiter(_RateLimiterBase):
         """Close what this object opened itself."""
         run(self._close())
 
-    def __enter__(self) -> Self:
-        """Return the object itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
-        self.close()
-
 
 class AsyncRateLimiter(_RateLimiterBase):
     """Quotas that hold for all processes together. Get one from `AsyncBackend.rate_limiter`; annotate with this class.
@@ -388,13 +384,3 @@ class AsyncRateLimiter(_RateLimiterBase):
     async def aclose(self) -> None:
         """Close what this object opened itself."""
         await self._close()
-
-    async def __aenter__(self) -> Self:
-        """Return the object itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        """Close it."""
-        await self.aclose()
