@@ -92,8 +92,9 @@ class ConsumerFlow:
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
-                    if self.group.engine.runtime.clock.by_hand:  # what a move made due comes before the end of a wait
-                        await self._looking.join(self._look)
+                    runtime = self.group.engine.runtime
+                    if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
+                        await self._looking.join(self._look)  # what a move made due comes before the end of the wait
                     return await self._buffered()
                 await self._crew.more(functools.partial(self._lead, left), left)
         finally:  # however it ends: what it was called for, or led, is the next one's now
