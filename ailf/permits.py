@@ -134,9 +134,10 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     async def release(self) -> None:
         """Give back its places, once."""
+        if self._hold is not None:  # before it is forgotten: Ctrl-C may come in between
+            self.engine.renewer.discard(self._hold)
         hold, self._hold = self._hold, None
         if hold is not None:
-            self.engine.renewer.discard(hold)
             told = zip(self.limits, self.demand.costs, strict=True)
             held = [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
             settle = self.engine.driver.rate_limiter().settle

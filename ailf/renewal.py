@@ -41,8 +41,8 @@ BEAT = 0.25
 SOON = 0.05
 """Seconds between two looks at least."""
 
-LOOKS_WITHIN = 0.1
-"""Seconds for which a move of the clock waits at most until the thread has renewed what is due."""
+LOOKS_WITHIN = 5.0
+"""Seconds for which a move of the clock waits at most until the thread has renewed what is due: it hangs then."""
 
 
 class Pulse:
@@ -80,11 +80,13 @@ class Pulse:
         """The backend counts it as alive in answer to a request sent then."""
         if self.now() >= self.ends:
             self.life += 1
-        self.ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
+            self.ends = ends
 
     def outlast(self, since: float) -> None:
         """As `confirm`, where it certainly was alive until then."""
-        self.ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
     def due(self) -> float:
         """Return when to give the next sign of life."""
@@ -207,7 +209,7 @@ class Renewer:
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
         self._thread: threading.Thread | None = None
-        self._looking = False
+        self._looking = self._hangs = False
         self._closed = False
         self._now = driver.runtime.lease_now
         self._clock = driver.runtime.clock
@@ -227,8 +229,8 @@ class Renewer:
 
     def _start(self) -> None:
         """Start the thread; where Ctrl-C comes in between, the next lease starts another one, and this one ends."""
-        self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
         try:
+            self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
             self._thread.start()
         except BaseException:
             self._thread = None
@@ -265,12 +267,16 @@ class Renewer:
             run(twin.close())
 
     def moved(self) -> None:
-        """Wait until the thread has renewed what is due now, unless it is busy with an earlier look."""
+        """Wait until the thread has renewed what is due now, unless it hangs."""
         with self._wake:
-            if self._thread in (None, threading.current_thread()) or self._looking or self._next > self._now():
+            if self._hangs or self._thread is threading.current_thread():
                 return
             self._wake.notify_all()
-            self._wake.wait_for(lambda: self._thread is None or self._next > self._now(), LOOKS_WITHIN)
+            self._hangs = not self._wake.wait_for(self._done, LOOKS_WITHIN)
+
+    def _done(self) -> bool:
+        """Tell whether the thread has nothing to do now."""
+        return self._thread is None or not (self._looking or self._next <= self._now())
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -315,13 +321,13 @@ class Renewer:
                 batches[type(hold), hold.batch].append(hold)
         for pulse, since in self._beat_all(beats, self._own):
             if self._now() < pulse.ends:  # one that was late may have been taken for dead, and stays it
-                pulse.confirm(since)
+                pulse.outlast(since)
         for holds in batches.values():
             self._renew(holds)
         with self._wake:
             soon = self._now() + SOON
             self._next = min((max(hold.next_look(), soon) for hold in tuple(self._holds)), default=soon)
-            self._looking = False
+            self._looking = self._hangs = False
             self._wake.notify_all()
 
     def _own(self) -> BackendDriver:
