@@ -162,9 +162,9 @@ class Engine:
                 now = self.runtime.now()
                 if last is None:
                     last = now + self.retry_for if until is None else min(until, now + self.retry_for)
-                delay = _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)]
-                if now + delay > last:
+                if now >= last:
                     raise
+                delay = min(last - now, _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)])
                 tries += 1
                 await self.pause(delay)
                 self.check_open()

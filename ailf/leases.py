@@ -125,7 +125,8 @@ class GrantFlow(msgspec.Struct, eq=False):
 
     def _deadline(self) -> float:
         """Return when it is lost, on the runtime's clock for waits."""
-        return self.engine.runtime.now() + self.remaining()
+        left = self.remaining()
+        return self.engine.runtime.now() + left  # in this order, so that it is not before the lease's own end
 
     def _releasing(self, _: Bid) -> str:
         return f"release {self}"

@@ -65,13 +65,10 @@ def _enter(thing: Any) -> None:
 
 
 WAYS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "lock.try_acquire": (_lock, lambda lock: lock.try_acquire()),
     "lock.acquire": (_lock, lambda lock: lock.acquire(timeout=FAR)),
     "fair lock.acquire": (lambda backend: backend.lock("l", ttl=FAR, fair=True), lambda lock: lock.acquire()),
     "lock.hold": (_lock, lambda lock: _enter(lock.hold())),
     "with lock": (_lock, _enter),
-    "semaphore": (lambda backend: backend.semaphore("l", 2, ttl=FAR), _enter),
-    "limiter.try_acquire": (_limiter, lambda limiter: limiter.try_acquire()),
     "limiter.acquire": (_limiter, lambda limiter: limiter.acquire(timeout=FAR)),
     "limiter.hold": (_limiter, lambda limiter: _enter(limiter.hold())),
 }
