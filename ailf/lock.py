@@ -136,9 +136,9 @@ class Lock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it.
+            LockTimeoutError: Somebody else kept it, or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. No grant is left behind (L10).
+            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """
         return Lease(run(self._flow.acquire(timeout)))
 
@@ -229,9 +229,9 @@ class AsyncLock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it.
+            LockTimeoutError: Somebody else kept it, or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. No grant is left behind (L10).
+            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """
         return AsyncLease(await self._flow.acquire(timeout))
 

@@ -202,7 +202,7 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def ready_at(self) -> float:
-        """When the call may begin, on `time.monotonic`'s clock: a reservation; 0 for any other."""
+        """When the call may begin, on `time.monotonic`'s clock and what a `ManualClock` was advanced; 0 where at once."""
         return self._flow.ready_at
 
     @property

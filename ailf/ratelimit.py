@@ -164,9 +164,10 @@ class RateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity.
+            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity; or the
+                backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. Nothing stays charged.
+            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
         return run(self._flow.acquire(key, costs, timeout))
 
@@ -297,9 +298,10 @@ class AsyncRateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity.
+            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity; or the
+                backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. Nothing stays charged.
+            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
         return await self._flow.acquire(key, costs, timeout)
 
