@@ -58,7 +58,7 @@ class ConsumerFlow:
         self._filling = group.engine.runtime.flight()
         self._looking = group.engine.runtime.flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
-        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover)
+        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now)
         self._position: Any = None
         self._look_at = 0.0
         self._pid = os.getpid()
@@ -95,7 +95,10 @@ class ConsumerFlow:
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
-                    return None
+                    runtime = self.group.engine.runtime
+                    if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
+                        await self._looking.join(self._look)  # what a move made due comes before the end of the wait
+                    return await self._buffered()
                 await self._crew.more(functools.partial(self._lead, left), left)
         finally:  # however it ends: what it was called for, or led, is the next one's now
             self._crew.rouse()
@@ -121,7 +124,7 @@ class ConsumerFlow:
 
     async def _fill(self, patience: float) -> None:
         """Fetch once, or, where a look has just found nothing, wait once for something to come."""
-        now = self.group.engine.runtime.now()
+        now = self.group.engine.runtime.lease_now()
         if self._position is None or now >= self._look_at:
             await self._looking.fly(self._look)
         elif not (self._buffer or self.stopping.is_set()):
@@ -132,7 +135,7 @@ class ConsumerFlow:
         if self._buffer or self.stopping.is_set():
             return
         await self.open()
-        since = self.group.engine.runtime.now()
+        since = self.group.engine.runtime.lease_now()
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
         self._pulse.confirm(since)

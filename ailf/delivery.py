@@ -144,7 +144,7 @@ class Parcel:
         if self.settled is not None:
             raise SettledError(f"{self} was settled by {self.settled.value} before; it has no lease to extend")
         lease = check_seconds("extend", seconds, least=0.001)
-        since = self.consumer.group.engine.runtime.now()
+        since = self.consumer.group.engine.runtime.lease_now()
         if not await self.consumer.group.extend(self.claim.receipt, lease):
             raise await self._lost("extend")
         self.hold.confirm(since, lease)

@@ -194,7 +194,7 @@ class Engine:
         request: Callable[..., Awaitable[T]],
         *args: Any,
         again: bool,
-        within: float | None = None,
+        until: float | None = None,
         **options: Any,
     ) -> T:
         """Make one request of the driver, repeated by the rule of this module.
@@ -204,12 +204,12 @@ class Engine:
             request: The driver's method.
             args: Its arguments.
             again: Whether doing it twice is the same as doing it once.
-            within: Seconds for repetitions, instead of `retry_for`, where that is less.
+            until: When repetitions end, on the runtime's clock, where that is before `retry_for` is over; 0: none.
             options: Its keyword arguments.
         """
         if self.closed or self.home != self.here():
             self.check_open()
-        until = None
+        last = None
         tries = 0
         while True:
             try:
@@ -225,11 +225,11 @@ class Engine:
                         maybe_applied=True,
                     ) from error
                 now = self.runtime.now()
-                if until is None:
-                    until = now + (self.retry_for if within is None else min(within, self.retry_for))
-                delay = _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)]
-                if now + delay > until:
+                if last is None:
+                    last = now + self.retry_for if until is None else min(until, now + self.retry_for)
+                if now >= last:
                     raise
+                delay = min(last - now, _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)])
                 tries += 1
                 await self.pause(delay)
                 self.check_open()

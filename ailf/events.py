@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
+from ailf.clock import Clock
 from ailf.errors import InvalidArgumentError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Flow",
     "LoopEvent",
     "LoopFlight",
+    "MovedEvent",
     "ThreadEvent",
     "ThreadFlight",
     "check_ended",
@@ -62,6 +64,55 @@ class Flight(ABC):
     @abstractmethod
     async def landed(self, timeout: float) -> bool:
         """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
+
+
+class _Wait:
+    """One wait for a `MovedEvent`: its bell, which a move rings too, and whether the event was set meanwhile."""
+
+    def __init__(self, bell: Event) -> None:
+        self.bell = bell
+        self.over = False
+
+
+class MovedEvent(Event):
+    """An event for a clock that is moved by hand: a wait also ends when the clock is moved past its timeout."""
+
+    def __init__(self, clock: Clock, plain: Callable[[], Event]) -> None:
+        self._clock = clock
+        self._plain = plain
+        self._flag = False
+        self._waits: set[_Wait] = set()
+
+    def set(self) -> None:
+        self._flag = True
+        for wait in tuple(self._waits):
+            wait.over = True
+            wait.bell.set()
+
+    def clear(self) -> None:
+        self._flag = False
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        wait = _Wait(self._plain())
+        until = None if timeout is None else self._clock.wait_time() + timeout
+        self._waits.add(wait)
+        self._clock.on_move(wait.bell.set)
+        if self._flag:  # also when another thread set it just before it could see this wait
+            wait.over = True
+        try:
+            while not wait.over:
+                left = None if until is None else until - self._clock.wait_time()
+                if left is not None and left <= 0:
+                    break
+                await wait.bell.wait(left)
+                wait.bell.clear()
+        finally:
+            self._clock.off_move(wait.bell.set)
+            self._waits.discard(wait)
+        return wait.over
 
 
 # --- threads -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ On asyncio the block is cancelled when the lease is lost, by our own deadline at
 import asyncio
 import contextlib
 import logging
-import time
 from types import TracebackType
 
 from ailf.errors import AilfError, InvalidArgumentError
@@ -60,7 +59,11 @@ class Holding(_Held):
         Raises:
             LockTimeoutError: It was not to be had in time.
         """
-        return Lease(run(self._acquire()))
+        try:
+            return Lease(run(self._acquire()))
+        except BaseException:  # Ctrl-C: nobody leaves what was not entered
+            self._grant = None
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Release it.
@@ -112,11 +115,13 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._cancelling = task.cancelling()
         self._struck = False
+        self._clock = grant.engine.runtime.clock
+        self._clock.on_move(self._told)
         grant.hold.on_lost = self._told
         self._timer = self._loop.call_soon(self._look)
 
     def _told(self) -> None:
-        """The renewal thread found out."""
+        """Somebody found out that it is lost, or the clock was moved."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be cancelled
             self._loop.call_soon_threadsafe(self._look)
 
@@ -126,14 +131,15 @@ class _Watch:
         if self._grant.lost:
             self._struck = True
             self._task.cancel()
-        else:
+        elif not self._clock.by_hand:
             self._timer.cancel()
-            left = self._grant.hold.ends - time.monotonic()
+            left = self._grant.hold.ends - self._grant.hold.now()
             self._timer = self._loop.call_later(max(left, 0.001), self._look)
 
     async def end(self, error: BaseException | None) -> bool:
         """Watch no more; return whether the body is left because the lease was lost, and for no other reason."""
         self._timer.cancel()
+        self._clock.off_move(self._told)
         self._grant.hold.on_lost = None
         struck, self._struck = self._struck, True
         if not struck:

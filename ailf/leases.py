@@ -1,14 +1,15 @@
 """A granted lock: `Lease` and `AsyncLease`, two thin faces of one state, kept alive by the renewal thread."""
 
 import contextlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import msgspec
 
+from ailf.clock import SystemClock
 from ailf.driver import BackendDriver, Bid, LockDriver
 from ailf.engine import Engine
-from ailf.errors import AilfError, LeaseLostError, OutcomeUnknownError
+from ailf.errors import AilfError, BackendError, LeaseLostError, OutcomeUnknownError
 from ailf.renewal import Hold
 from ailf.runtime import run
 
@@ -22,11 +23,11 @@ class LockHold(Hold):
         bid: What was granted.
     """
 
-    __slots__ = ("bid",)
+    __slots__ = ("__weakref__", "bid")
 
-    def __init__(self, bid: Bid, since: float) -> None:
+    def __init__(self, bid: Bid, since: float, now: Callable[[], float] = SystemClock.lease_time) -> None:
         self.bid = bid
-        super().__init__(bid.ttl, since)
+        super().__init__(bid.ttl, since, now=now)
 
     @property
     def batch(self) -> Hashable:
@@ -74,7 +75,7 @@ class GrantFlow(msgspec.Struct, eq=False):
         """Return the seconds for which it certainly lasts (L7)."""
         if self.released or self.hold.taken:
             return 0.0
-        return max(0.0, self.hold.ends - self.engine.runtime.now())
+        return max(0.0, self.hold.ends - self.hold.now())
 
     async def extend(self) -> None:
         """Begin its time anew."""
@@ -84,7 +85,7 @@ class GrantFlow(msgspec.Struct, eq=False):
 
         async def extend() -> list[bool]:
             nonlocal since
-            since = self.engine.runtime.now()  # of the request that is answered
+            since = self.hold.now()  # of the request that is answered
             return await self._driver.extend([self.bid])
 
         kept = not self.hold.taken and all(await self.engine.call(f"extend {self}", extend, again=True))
@@ -99,7 +100,12 @@ class GrantFlow(msgspec.Struct, eq=False):
         self.engine.check_home()
         self.engine.renewer.discard(self.hold)
         self._asked += 1
-        kept = await self._release()
+        try:
+            kept = await self._release()
+        except BackendError as error:
+            if self.hold.lost:  # it ended while the backend was away
+                raise self.give_up("release") from error
+            raise
         if not kept and self._asked > 1:  # another call, at the same time or cancelled, may have been the one
             kept = not self.hold.lost
         if not kept or self.hold.taken:
@@ -107,12 +113,21 @@ class GrantFlow(msgspec.Struct, eq=False):
         self.released = True
 
     async def _release(self) -> bool:
-        """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended."""
+        """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended.
+
+        While the backend is away it is tried again for as long as the lease lasts, and no longer.
+        """
+        release, bid = self._driver.release, self.bid
         try:
-            return await self.engine.call(self._releasing, self._driver.release, self.bid, again=False)
+            return await self.engine.call(self._releasing, release, bid, again=False, until=self._deadline())
         except OutcomeUnknownError:
-            await self.engine.call(self._releasing, self._driver.release, self.bid, again=True)
+            await self.engine.call(self._releasing, release, bid, again=True, until=self._deadline())
             return not self.hold.lost
+
+    def _deadline(self) -> float:
+        """Return when it is lost, on the runtime's clock for waits."""
+        left = self.remaining()
+        return self.engine.runtime.now() + left  # in this order, so that it is not before the lease's own end
 
     def _releasing(self, _: Bid) -> str:
         return f"release {self}"

@@ -1,7 +1,7 @@
 """Deciding on calls: one try, a reservation, or waiting in line (`ailf.waiting`). What both flavours share."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,7 +19,7 @@ from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
 from ailf.memo import Memo
 from ailf.permits import PermitFlow, PlacedPermitFlow
 from ailf.values import Decision, LimitState
-from ailf.waiting import WITHDRAW, wait_in_line
+from ailf.waiting import AWAY, WITHDRAW, Outage, wait_in_line
 
 __all__ = ["LimiterFlow", "LimiterOptions", "OnBackendError"]
 
@@ -108,20 +108,23 @@ class LimiterFlow(Generic[P]):
         self._ones = (1,) * len(self._limits)
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
         self._usual = Memo(self._usual_call)
-        self._within = None if options.on_backend_error == "raise" else 0.0
-        # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
-        decide = self._timed if self._slots else self._driver.decide
-        ask = partial(engine.call, self._asking, decide, self._limits, again=True, within=self._within)
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
-        deciding: Batcher[Demand, Ruling] = batcher(
-            ask,
-            DECIDED_AT_ONCE,
-            in_turns=far and engine.runtime.flavour == "asyncio",
-            check_loop=engine.check_open,
-        )
-        self._decide = deciding.do if far or self._slots else self._decide_here
+        patient = options.on_backend_error == "raise"
+        self._decide = self._asks(None if patient else 0.0) if far or self._slots else self._decide_here
+        self._decide_once = self._asks(0.0) if patient and (far or self._slots) else self._decide
         self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
+
+    def _asks(self, until: float | None) -> Callable[[Demand], Awaitable[Ruling]]:
+        """Return what asks the backend; with 0 only once, with None again where no answer comes."""
+        # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
+        decide = self._timed if self._slots else self._driver.decide
+        ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, until=until)
+        in_turns = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
+        deciding: Batcher[Demand, Ruling] = batcher(
+            ask, DECIDED_AT_ONCE, in_turns=in_turns, check_loop=self.engine.check_open
+        )
+        return deciding.do
 
     def _asking(self, _: Limits, demands: Sequence[Demand]) -> str:
         return self._what("ask", demands[0].account.key)
@@ -175,7 +178,7 @@ class LimiterFlow(Generic[P]):
 
     async def _timed(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | Exception]:
         """Ask, and note down when: from then on the places are had that are granted."""
-        since = self.engine.runtime.now()
+        since = self.engine.runtime.lease_now()
         rulings = await self._driver.decide(limits, demands)
         return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in rulings]
 
@@ -190,7 +193,7 @@ class LimiterFlow(Generic[P]):
         asked: list[Ruling] = []
 
         async def ask() -> None:
-            asked.append(await self._decide(demand))
+            asked.append(await self._decide_once(demand))
 
         async def give_back() -> None:
             if await flight.landed(WITHDRAW) and asked and asked[0].allowed and not demand.account.final:
@@ -312,15 +315,50 @@ class LimiterFlow(Generic[P]):
             return self._granted(decision, demand) if decision.allowed else Denied(decision.retry_after or 0.0)
 
         found: P | Denied | None = Denied(0.0)
+        failed: tuple[str, Exception] | None = (
+            None  # a try without an answer; a place may have been granted to its token
+        )
         if timeout == 0 or not self.engine.desk.ready:
-            found = await attempt(self._token(), None)
+            token = self._token()
+            try:
+                found = await attempt(token, None)
+            except AWAY as error:
+                if timeout == 0:
+                    raise
+                failed = token, error
         if timeout != 0 and isinstance(found, Denied):
-            found = await wait_in_line(
-                self.engine, attempt, lambda token: self._withdraw(replace(asked, token=token)), until
-            )
+            try:
+                found = await self._wait(what, asked, attempt, failed, until)
+            except AWAY as error:
+                why = f"{what}: not allowed within {timeout:g} s; the backend is away ({error})"
+                raise RateLimitedError(why, retry_after=1.0) from error
         if found is None or isinstance(found, Denied):
             raise self._too_late(what, timeout, latest[0])
         return found
+
+    async def _wait(
+        self,
+        what: str,
+        asked: Demand,
+        attempt: Callable[[str, Place | None], Awaitable[P | Denied]],
+        failed: tuple[str, Exception] | None,
+        until: float,
+    ) -> P | Denied | None:
+        """Stand in line, after a try without an answer has been repeated; return None when the time is over."""
+
+        def withdraw(token: str) -> Coroutine[Any, Any, None]:
+            return self._withdraw(replace(asked, token=token))
+
+        if failed is not None:
+            token, error = failed
+            try:
+                found = await Outage(self.engine, what, until).ask(lambda: attempt(token, None), error)
+            except AWAY:
+                self.engine.runtime.spawn(lambda: withdraw(token), name="ailf-withdraw")  # the caller's time is over
+                raise
+            if not isinstance(found, Denied):
+                return found
+        return await wait_in_line(self.engine, what, attempt, withdraw, until)
 
     def _granted(self, decision: Decision[P], demand: Demand) -> P:
         """Return the permit of a call that was allowed, also where it costs nothing."""

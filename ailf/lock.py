@@ -1,14 +1,20 @@
 """Taking turns: `Lock` and `AsyncLock`, two thin faces of one flow. A lock with several permits is a semaphore.
 
-A grant is a `Lease`: it ends by itself when its process dies, and says so when it is lost.
+A grant is a `Lease`: it ends by itself when its process dies, and says so when it is lost. As a context manager a lock
+is acquired and released; each thread or task has entries of its own.
 """
 
+import asyncio
 import functools
+import threading
+import weakref
+from abc import abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import Any
 
 from ailf.attached import Attached
 from ailf.engine import Engine
+from ailf.errors import InvalidArgumentError
 from ailf.holding import AsyncHolding, Holding
 from ailf.leases import AsyncLease, Lease
 from ailf.locking import LockFlow, LockOptions
@@ -32,10 +38,51 @@ class _LockBase(Attached):
     ) -> None:
         super().__init__(engine)
         self._options = LockOptions(names, ttl=ttl, permits=permits, fair=fair, renew=renew)
+        self._entered: Any = self._nothing_entered()
+        self._inside: LockFlow | None = None  # what `with` blocks use where the lock was made alone
+        self._entries = 0  # how many of these there are
+
+    @staticmethod
+    @abstractmethod
+    def _nothing_entered() -> object:
+        """Return what keeps the `with` blocks of each thread or task."""
 
     @functools.cached_property
     def _flow(self) -> LockFlow:
         return LockFlow(self._engine, self._options)
+
+    def _begin(self) -> LockFlow:
+        """Return the flow for one more `with` block; a lock that was made alone opens a backend for the first one."""
+        if self._given is not None:
+            return self._flow
+        with self._opening:
+            if self._inside is None:
+                if self._own is None:
+                    self._own = self._open_engine()
+                self._inside = self.__dict__.get("_flow") or LockFlow(self._own, self._options)
+            self._entries += 1
+            return self._inside
+
+    async def _end(self) -> None:
+        """Take note of the end of a `with` block; with the last one the backend goes that was opened for them alone."""
+        if self._given is not None:
+            return
+        with self._opening:
+            self._entries -= 1
+            if self._entries:
+                return
+            self._inside = None
+            if "_flow" in self.__dict__:  # leases of `acquire` may be left: it stays open until `close`
+                return
+            own, self._own = self._own, None
+        if own is not None:
+            await own.close()
+
+    def _strange(self, where: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"leave {self!r}: this {where} has not entered it. A `with` block ends in the {where} in which it began; "
+            "where that can't be, keep what hold() returns, and enter and leave that"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,11 +93,21 @@ class _LockBase(Attached):
         return f"<{type(self).__name__} {' + '.join(map(repr, self.names))}>"
 
 
+class _Entered(threading.local):
+    """The `with` blocks of one thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.holdings: list[Holding] = []
+
+
 class Lock(_LockBase):
     """Something that one agent does at a time. Get one from `Backend.lock`; annotate with this class.
 
-    It has no state: the lease that a grant returns has. So one object may be shared by any number of threads. It is
-    not re-entrant: a second try by anybody, the holder included, is denied (L14).
+    As a context manager it is acquired on entry and released on leaving: ``with lock as lease:``. Each entry is a hold
+    of its own, so one object may be shared by any number of threads. It is not re-entrant: a second try by anybody, the
+    holder included, is denied (L14), and an entry within an entry waits for ever.
+
+    A lock that was made alone opens a backend at its first use. Where that is a `with` block, the last one closes it.
 
     A lease alone is not mutual exclusion against a holder that was paused longer than it lasts. Pass ``lease.fence`` to
     what the lock protects, and let that refuse a lower one than it has seen.
@@ -62,6 +119,10 @@ class Lock(_LockBase):
         fair: Whether those who wait get it in the order in which they came, and nobody overtakes them (L12).
         renew: Whether leases are renewed until they are released; else they end after ``ttl`` unless you extend them.
     """
+
+    @staticmethod
+    def _nothing_entered() -> _Entered:
+        return _Entered()
 
     def try_acquire(self) -> Lease | None:
         """Return a lease if the lock is free now, else None; one round trip."""
@@ -75,9 +136,9 @@ class Lock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it.
+            LockTimeoutError: Somebody else kept it, or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. No grant is left behind (L10).
+            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """
         return Lease(run(self._flow.acquire(timeout)))
 
@@ -92,30 +153,54 @@ class Lock(_LockBase):
 
     def inspect(self) -> LockInfo:
         """Return who has the lock, by fence, and how many wait; changes nothing."""
-        return run(self._flow.inspect())
+        return run((self._inside or self._flow).inspect())
 
     def break_(self, fence: int) -> bool:
         """Take the lock away from the holder with this fence, whose lease is lost; return whether there was one."""
-        return run(self._flow.break_(fence))
+        return run((self._inside or self._flow).break_(fence))
 
     def close(self) -> None:
         """Close what this object opened itself."""
         run(self._close())
 
-    def __enter__(self) -> Self:
-        """Return the object itself."""
-        return self
+    def __enter__(self) -> Lease:
+        """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
+        holding: Holding | None = None
+        try:
+            holding = Holding(self._begin(), None, OnLost.CANCEL)
+            lease = holding.__enter__()
+            self._entered.holdings.append(holding)
+            return lease  # noqa: TRY300 - Ctrl-C may come up to here
+        except BaseException:
+            self._entered.holdings[:] = [each for each in self._entered.holdings if each is not holding]
+            if holding is not None:
+                run(self._end())
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
-        self.close()
+        """Release it.
+
+        Raises:
+            LeaseLostError: It was lost meanwhile, and the body has no error of its own.
+            InvalidArgumentError: Another thread entered it.
+        """
+        if not self._entered.holdings:
+            raise self._strange("thread")
+        holding = self._entered.holdings.pop()
+        try:
+            holding.__exit__(kind, error, at)
+        finally:
+            run(self._end())
 
 
 class AsyncLock(_LockBase):
     """Something that one agent does at a time. Get one from `AsyncBackend.lock`; annotate with this class.
 
-    It has no state: the lease that a grant returns has. So one object may be shared by any number of tasks. It is
-    not re-entrant: a second try by anybody, the holder included, is denied (L14).
+    As a context manager it is acquired on entry and released on leaving: ``async with lock as lease:``. Each entry is a
+    hold of its own, so one object may be shared by any number of tasks. It is not re-entrant: a second try by anybody,
+    the holder included, is denied (L14), and an entry within an entry waits for ever.
+
+    A lock that was made alone opens a backend at its first use. Where that is a `with` block, the last one closes it.
 
     A lease alone is not mutual exclusion against a holder that was paused longer than it lasts. Pass ``lease.fence`` to
     what the lock protects, and let that refuse a lower one than it has seen.
@@ -127,6 +212,10 @@ class AsyncLock(_LockBase):
         fair: Whether those who wait get it in the order in which they came, and nobody overtakes them (L12).
         renew: Whether leases are renewed until they are released; else they end after ``ttl`` unless you extend them.
     """
+
+    @staticmethod
+    def _nothing_entered() -> "weakref.WeakKeyDictionary[asyncio.Task[Any], list[AsyncHolding]]":
+        return weakref.WeakKeyDictionary()
 
     async def try_acquire(self) -> AsyncLease | None:
         """Return a lease if the lock is free now, else None; one round trip."""
@@ -140,9 +229,9 @@ class AsyncLock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it.
+            LockTimeoutError: Somebody else kept it, or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. No grant is left behind (L10).
+            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """
         return AsyncLease(await self._flow.acquire(timeout))
 
@@ -157,22 +246,43 @@ class AsyncLock(_LockBase):
 
     async def inspect(self) -> LockInfo:
         """Return who has the lock, by fence, and how many wait; changes nothing."""
-        return await self._flow.inspect()
+        return await (self._inside or self._flow).inspect()
 
     async def break_(self, fence: int) -> bool:
         """Take the lock away from the holder with this fence, whose lease is lost; return whether there was one."""
-        return await self._flow.break_(fence)
+        return await (self._inside or self._flow).break_(fence)
 
     async def aclose(self) -> None:
         """Close what this object opened itself."""
         await self._close()
 
-    async def __aenter__(self) -> Self:
-        """Return the object itself."""
-        return self
+    async def __aenter__(self) -> AsyncLease:
+        """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
+        holding: AsyncHolding | None = None
+        try:
+            holding = AsyncHolding(self._begin(), None, OnLost.CANCEL)
+            lease = await holding.__aenter__()
+            self._entered.setdefault(asyncio.current_task(), []).append(holding)
+            return lease  # noqa: TRY300 - as on threads
+        except BaseException:
+            if holding is not None:
+                await self._end()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Close it."""
-        await self.aclose()
+        """Release it.
+
+        Raises:
+            LeaseLostError: It was lost meanwhile, and the body has no error of its own.
+            InvalidArgumentError: Another task entered it.
+        """
+        holdings = self._entered.get(asyncio.current_task())
+        if not holdings:
+            raise self._strange("task")
+        holding = holdings.pop()
+        try:
+            await holding.__aexit__(kind, error, at)
+        finally:
+            await self._end()

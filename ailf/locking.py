@@ -15,7 +15,7 @@ from ailf.engine import Engine
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
 from ailf.leases import GrantFlow, LockHold
 from ailf.values import LockInfo
-from ailf.waiting import WITHDRAW, wait_in_line
+from ailf.waiting import AWAY, WITHDRAW, Outage, wait_in_line
 
 __all__ = ["LockFlow", "LockOptions", "require_locks"]
 
@@ -67,24 +67,41 @@ class LockFlow:
 
     async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
-        within = None if until is None else max(0.0, until - self.engine.runtime.now())
-        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, within=within)
+        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, until=until)
         if not isinstance(reply, Grant):
             return reply
-        hold = LockHold(bid, since)
-        if self._options.renew:
+        hold = LockHold(bid, since, self.engine.runtime.lease_now)
+        grant = GrantFlow(self.engine, bid, reply.fence, hold, self._driver)
+        self.engine.driver.watch(bid.token, hold)
+        if self._options.renew:  # from here on only: where Ctrl-C comes before, or drops the grant, nothing is renewed
             self.engine.renewer.add([hold])
-        return GrantFlow(self.engine, bid, reply.fence, hold, self._driver)
+        return grant
 
     async def _request(self, bid: Bid) -> tuple[float, Grant | Denied]:
         """Make one request; return when it was made, and the answer."""
-        since = self.engine.runtime.now()
+        since = self.engine.runtime.lease_now()
         return since, await self._driver.acquire(bid)
 
     async def try_acquire(self) -> GrantFlow | None:
         bid = self._bid(self.engine.token())
         try:
             found = await self._try(bid)
+        except BaseException:
+            await self._withdraw(bid)
+            raise
+        return found if isinstance(found, GrantFlow) else None
+
+    async def _try_first(self, until: float) -> GrantFlow | None:
+        """Bid without a place in line, until the backend answers: that costs one round trip where the lock is free."""
+        bid = self._bid(self.engine.token())
+        try:
+            try:
+                found = await self._try(bid, until)
+            except AWAY as error:
+                found = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(bid, until), error)
+        except AWAY:
+            self.engine.runtime.spawn(lambda: self._withdraw(bid), name="ailf-withdraw")  # the caller's time is over
+            raise
         except BaseException:
             await self._withdraw(bid)
             raise
@@ -99,32 +116,40 @@ class LockFlow:
                 raise self._too_late(timeout)
             return found
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
+        try:
+            found = await self._acquire(until)
+        except AWAY as error:
+            raise self._too_late(timeout, f"the backend is away ({error})") from error
+        if found is None:
+            raise self._too_late(timeout)
+        return found
+
+    async def _acquire(self, until: float) -> GrantFlow | None:
+        """Try once, then stand in line; return None when the time is over."""
         turnstile = self.engine.turnstile(self.names)
         if not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
-            found = await self.try_acquire()
+            found = await self._try_first(until)
             if found is not None:
                 return found
         if self._options.fair:
-            return await self._wait(until, timeout)
+            return await self._wait(until)
         turn = await turnstile.enter(until - self.engine.runtime.now())
         if turn is None:
-            raise self._too_late(timeout)
+            return None
         try:
-            return await self._wait(until, timeout)
+            return await self._wait(until)
         finally:
             turnstile.leave(turn)
 
-    async def _wait(self, until: float, timeout: float | None) -> GrantFlow:
+    async def _wait(self, until: float) -> GrantFlow | None:
         """Stand in line."""
-        found = await wait_in_line(
+        return await wait_in_line(
             self.engine,
+            self._acquiring,
             lambda token, place: self._try(self._bid(token, place), until),
             lambda token: self._withdraw(self._bid(token)),
             until,
         )
-        if found is None:
-            raise self._too_late(timeout)
-        return found
 
     async def _withdraw(self, bid: Bid) -> None:
         """Leave the line, and give back what may have been granted meanwhile (L10)."""
@@ -137,8 +162,8 @@ class LockFlow:
 
         await self.engine.runtime.flight().join(release, WITHDRAW)
 
-    def _too_late(self, timeout: float | None) -> LockTimeoutError:
-        return LockTimeoutError(f"acquire {self}: somebody else kept it for {timeout:g} s")
+    def _too_late(self, timeout: float | None, why: str = "somebody else kept it") -> LockTimeoutError:
+        return LockTimeoutError(f"acquire {self}: not within {timeout:g} s; {why}")
 
     async def inspect(self) -> LockInfo:
         return await self.engine.call(f"inspect {self}", self._driver.inspect, self._only(), again=True)

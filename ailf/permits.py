@@ -1,7 +1,7 @@
 """What a rate limiter allowed: `Permit` and `AsyncPermit`, two thin faces of one state, settled when all is known."""
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,9 +31,9 @@ class SlotHold(Hold):
 
     __slots__ = ("slots",)
 
-    def __init__(self, slots: SlotLease, since: float) -> None:
+    def __init__(self, slots: SlotLease, since: float, now: Callable[[], float]) -> None:
         self.slots = slots
-        super().__init__(min(limit.ttl for _, limit in slots.limits), since)
+        super().__init__(min(limit.ttl for _, limit in slots.limits), since, now=now)
 
     @property
     def batch(self) -> Hashable:
@@ -137,9 +137,9 @@ class PermitFlow(msgspec.Struct, eq=False):
         """Give back its places, once."""
         if self._hold is not None:
             self.engine.check_home()
+            self.engine.renewer.discard(self._hold)  # before it is forgotten: Ctrl-C may come in between
         hold, self._hold = self._hold, None
         if hold is not None:
-            self.engine.renewer.discard(hold)
             told = zip(self.limits, self.demand.costs, strict=True)
             held = [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
             settle = self.engine.driver.rate_limiter().settle
@@ -172,7 +172,8 @@ class PlacedPermitFlow(PermitFlow, eq=False):
         told = zip(self.limits, self.demand.costs, strict=True)
         slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
         if slots:
-            self._hold = SlotHold(SlotLease(self.account, self.demand.token, slots), since)
+            lease = SlotLease(self.account, self.demand.token, slots)
+            self._hold = SlotHold(lease, since, self.engine.runtime.lease_now)
             self.engine.renewer.add([self._hold])
 
     def __del__(self) -> None:
@@ -203,7 +204,7 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def ready_at(self) -> float:
-        """When the call may begin, on `time.monotonic`'s clock: a reservation; 0 for any other."""
+        """When the call may begin, by `time.monotonic` and what a `ManualClock` was advanced; 0 where at once."""
         return self._flow.ready_at
 
     @property

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from ailf.attached import Attached
 from ailf.decorating import called, within, within_async
@@ -76,8 +76,12 @@ class PermitHolding:
         """
         if self._permit is not None:
             raise InvalidArgumentError("this hold is entered already; each `with` needs one of its own")
-        self._permit = run(self._flow.acquire(*self._asked))
-        return self._permit
+        try:
+            self._permit = permit = run(self._flow.acquire(*self._asked))
+            return permit  # noqa: TRY300 - Ctrl-C may come up to here
+        except BaseException:
+            self._permit = None
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give back its places."""
@@ -160,9 +164,10 @@ class RateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity.
+            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity;
+                or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. Nothing stays charged.
+            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
         return run(self._flow.acquire(key, costs, timeout))
 
@@ -251,14 +256,6 @@ class RateLimiter(_RateLimiterBase):
         """Close what this object opened itself."""
         run(self._close())
 
-    def __enter__(self) -> Self:
-        """Return the object itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
-        self.close()
-
 
 class AsyncRateLimiter(_RateLimiterBase):
     """Quotas that hold for all processes together. Get one from `AsyncBackend.rate_limiter`; annotate with this class.
@@ -304,9 +301,10 @@ class AsyncRateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity.
+            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity;
+                or the backend was away.
             ClosedError: The backend was closed.
-            BackendError: The backend couldn't do it. Nothing stays charged.
+            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
         return await self._flow.acquire(key, costs, timeout)
 
@@ -394,13 +392,3 @@ class AsyncRateLimiter(_RateLimiterBase):
     async def aclose(self) -> None:
         """Close what this object opened itself."""
         await self._close()
-
-    async def __aenter__(self) -> Self:
-        """Return the object itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        """Close it."""
-        await self.aclose()

@@ -5,18 +5,23 @@ the thread runtime, so it works while an event loop is blocked. A lease is exten
 are tried again for as long as the lease allows, and a lease that can't be confirmed in time is marked lost by this
 process's own clock, counted from before the request was sent.
 
+On a clock that a test moves by hand a move is one step. Consumers with messages in hand give their signs of life in
+it, as they would have all along; then the thread renews what has not ended, before the move returns.
+
 Beside the leases it keeps their consumers alive: one that says nothing for its `takeover` seconds is taken for dead,
 and its leases are given to others although they would last longer (S12).
 """
 
+import contextlib
 import logging
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+from ailf.clock import SystemClock
 from ailf.driver import BackendDriver, Receipt
 from ailf.runtime import ThreadRuntime, run
 
@@ -33,6 +38,12 @@ ALIVE = 0.7
 BEAT = 0.25
 """The share of `takeover` after which a consumer with messages in hand gives a sign of life."""
 
+SOON = 0.05
+"""Seconds between two looks at least."""
+
+LOOKS_WITHIN = 5.0
+"""Seconds for which a move of the clock waits at most until the thread has renewed what is due: it hangs then."""
+
 
 class Pulse:
     """The life of one consumer, as the backend sees it.
@@ -44,23 +55,38 @@ class Pulse:
         takeover: Seconds of silence after which it is taken for dead.
         ends: When, on this process's clock, it must take itself for dead unless confirmed again.
         life: Which of its lives this is: what it held when it was dead once is lost, also when it lives again.
+        now: Returns the time on this process's clock.
     """
 
-    __slots__ = ("consumer", "ends", "group", "life", "stream", "takeover")
+    __slots__ = ("consumer", "ends", "group", "life", "now", "stream", "takeover")
 
-    def __init__(self, stream: str, group: str, consumer: str, takeover: float) -> None:
+    def __init__(
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        takeover: float,
+        now: Callable[[], float] = SystemClock.lease_time,
+    ) -> None:
         self.stream = stream
         self.group = group
         self.consumer = consumer
         self.takeover = takeover
         self.ends = 0.0
         self.life = 0
+        self.now = now
 
     def confirm(self, since: float) -> None:
         """The backend counts it as alive in answer to a request sent then."""
-        if time.monotonic() >= self.ends:
+        if self.now() >= self.ends:
             self.life += 1
-        self.ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
+            self.ends = ends
+
+    def outlast(self, since: float) -> None:
+        """As `confirm`, where it certainly was alive until then."""
+        self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
     def due(self) -> float:
         """Return when to give the next sign of life."""
@@ -76,27 +102,41 @@ class Hold(ABC):
         last: When renewing stops.
         limit: When it is given up, although it could be renewed: its handler's time is over.
         taken: Whether it is lost for good: somebody else may have it.
-        on_lost: Called from the thread when it finds out that it is lost.
+        on_lost: Called, from any thread, by whoever finds out that it is lost.
+        now: Returns the time on this process's clock.
     """
 
-    __slots__ = ("ends", "last", "lease", "limit", "on_lost", "taken")
+    __slots__ = ("ends", "last", "lease", "limit", "now", "on_lost", "taken")
 
-    def __init__(self, lease: float, since: float, longest: float = float("inf")) -> None:
+    def __init__(
+        self,
+        lease: float,
+        since: float,
+        longest: float = float("inf"),
+        now: Callable[[], float] = SystemClock.lease_time,
+    ) -> None:
         self.lease = lease
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
         self.limit = float("inf")
         self.taken = False
         self.on_lost: Callable[[], None] | None = None
+        self.now = now
 
     @property
     def lost(self) -> bool:
         """Whether it is lost: taken, or not confirmed in time; it needs no answer from anybody to know."""
-        return self.taken or time.monotonic() >= self.ends
+        return self.taken or self.now() >= self.ends
 
     def confirm(self, since: float, lease: float) -> None:
         """The backend granted so many seconds in answer to a request sent then."""
         self.ends = since + lease * (1 - MARGIN)
+
+    def take(self) -> None:
+        """Somebody else may have it: it is lost for good."""
+        self.taken = True
+        if self.on_lost is not None:
+            self.on_lost()
 
     def due(self) -> float:
         """Return when to renew: after a third of the lease."""
@@ -136,12 +176,12 @@ class MessageHold(Hold):
         self.pulse = pulse
         self.life = pulse.life
         self.receipt = receipt
-        super().__init__(lease, since, longest)
+        super().__init__(lease, since, longest, pulse.now)
 
     @property
     def lost(self) -> bool:
         pulse = self.pulse
-        return self.taken or self.life != pulse.life or time.monotonic() >= min(self.ends, pulse.ends)
+        return self.taken or self.life != pulse.life or pulse.now() >= min(self.ends, pulse.ends)
 
     def next_look(self) -> float:
         return min(super().next_look(), self.pulse.due())
@@ -171,7 +211,11 @@ class Renewer:
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
         self._thread: threading.Thread | None = None
+        self._looking = self._hangs = False
         self._closed = False
+        self._now = driver.runtime.lease_now
+        self._clock = driver.runtime.clock
+        self._clock.follow(self)
 
     def add(self, holds: Sequence[Hold]) -> None:
         """Renew these, which began together, from now on."""
@@ -180,9 +224,7 @@ class Renewer:
             due = holds[0].next_look()
             if self._thread is None:
                 self._next = due
-                thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
-                thread.start()  # where Ctrl-C interrupts this, the next lease starts another thread
-                self._thread = thread
+                self._start()
             elif due < self._next:
                 self._next = due
                 self._wake.notify()
@@ -194,6 +236,15 @@ class Renewer:
             if until < self._next:
                 self._next = until
                 self._wake.notify()
+
+    def _start(self) -> None:
+        """Start the thread; where Ctrl-C comes in between, the next lease starts another one, and this one ends."""
+        try:
+            self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
+            self._thread.start()
+        except BaseException:
+            self._thread = None
+            raise
 
     def discard(self, hold: Hold) -> None:
         """Don't renew this any more."""
@@ -210,84 +261,135 @@ class Renewer:
         if thread is not None and thread is not threading.current_thread():
             thread.join(10.0)  # its request was interrupted; the bound is for a driver that can't be
 
+    # --- a clock that is moved by hand ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """Keep consumers alive through a move: what really takes that long is full of signs of life."""
+        now = self._now()
+        pulses = {hold.pulse for hold in tuple(self._holds) if isinstance(hold, MessageHold)}
+        alive = [pulse for pulse in pulses if now < pulse.ends]
+        yield
+        if alive:
+            twin = self._driver.twin(ThreadRuntime())  # the thread may be busy with its own
+            for pulse, since in self._beat_all(alive, lambda: twin):
+                pulse.outlast(since)
+            run(twin.close())
+
+    def moved(self) -> None:
+        """Wait until the thread has renewed what is due now, unless it hangs."""
+        with self._wake:
+            if self._hangs or self._thread is threading.current_thread():
+                return
+            self._wake.notify_all()
+            self._hangs = not self._wake.wait_for(self._done, LOOKS_WITHIN)
+
+    def _done(self) -> bool:
+        """Tell whether the thread has nothing to do now."""
+        return self._thread is None or not (self._looking or self._next <= self._now())
+
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while self._sleep():
-                self._round(time.monotonic())
+                self._round(self._now())
         finally:
-            if self._twin is not None:
-                run(self._twin.close())
-                self._twin = None
+            twin, self._twin = self._twin, None
+            if twin is not None:
+                run(twin.close())
 
     def _sleep(self) -> bool:
         """Wait for the next lease to be renewed; return False when there is none, or the end has come."""
         with self._wake:
-            while not self._closed:
-                now = time.monotonic()
-                if self._next <= now:
+            while self._thread is threading.current_thread() and not self._closed:
+                left = self._next - self._now()
+                self._looking = left <= 0
+                if self._looking:
                     return True
-                self._wake.wait(min(self._next - now, 60.0))
+                if self._clock.by_hand:  # a move wakes it; until then the same time is left
+                    left = max(left, SOON)
+                self._wake.wait(min(left, 60.0))
                 if not self._holds:
                     break
-            self._thread = None
+            if self._thread is threading.current_thread():
+                self._thread = None
+            self._wake.notify_all()
             return False
 
     def _round(self, now: float) -> None:
         """Renew what is due, in one request for all that can share it; mark what can't be saved."""
-        beats: dict[tuple[str, str, float], set[Pulse]] = defaultdict(set)
+        beats: set[Pulse] = set()
         batches: dict[Hashable, list[Hold]] = defaultdict(list)
         for hold in tuple(self._holds):
             if hold.lost or hold.limit <= now:
-                late = hold.limit <= now
-                self._lose(hold, "its handler's timeout is over" if late else "it could not be renewed in time")
+                self._lose(hold, _why_lost(hold, now))
                 continue
             if isinstance(hold, MessageHold) and hold.pulse.due() <= now:
-                beats[hold.pulse.stream, hold.pulse.group, hold.pulse.takeover].add(hold.pulse)
+                beats.add(hold.pulse)
             if hold.due() <= now < hold.last:
                 batches[type(hold), hold.batch].append(hold)
-        for where, pulses in beats.items():
-            self._beat(*where, list(pulses))
+        for pulse, since in self._beat_all(beats, self._own):
+            if self._now() < pulse.ends:  # one that was late may have been taken for dead, and stays it
+                pulse.outlast(since)
         for holds in batches.values():
             self._renew(holds)
         with self._wake:
-            soon = time.monotonic() + 0.05
+            soon = self._now() + SOON
             self._next = min((max(hold.next_look(), soon) for hold in tuple(self._holds)), default=soon)
+            self._looking = self._hangs = False
+            self._wake.notify_all()
 
-    def _beat(self, stream: str, group: str, takeover: float, pulses: Sequence[Pulse]) -> None:
-        since = time.monotonic()
-        names = [pulse.consumer for pulse in pulses]
-        what = f"{len(names)} consumer(s) of group {group!r}, stream {stream!r}, gave no sign of life"
-        done, _ = self._ask(what, lambda driver: driver.stream().beat(stream, group, names, alive=takeover * ALIVE))
-        now = time.monotonic()
+    def _own(self) -> BackendDriver:
+        """Return the thread's own driver."""
+        if self._twin is None:
+            self._twin = self._driver.twin(ThreadRuntime())
+        return self._twin
+
+    def _beat_all(self, pulses: Iterable[Pulse], over: Callable[[], BackendDriver]) -> Iterator[tuple[Pulse, float]]:
+        """Give signs of life, one request for each group; yield those that were answered, and when they were given."""
+        groups: dict[tuple[str, str, float], list[Pulse]] = defaultdict(list)
         for pulse in pulses:
-            if done and now < pulse.ends:  # one that was late may have been taken for dead, and stays it
-                pulse.confirm(since)
+            groups[pulse.stream, pulse.group, pulse.takeover].append(pulse)
+        for (stream, group, takeover), members in groups.items():
+            since = self._now()
+            beat = partial(self._beat, stream, group, [each.consumer for each in members], takeover * ALIVE)
+            what = f"{len(members)} consumer(s) of group {group!r}, stream {stream!r}, gave no sign of life"
+            done, _ = _ask(over, what, beat)
+            for pulse in members if done else ():
+                yield pulse, since
+
+    @staticmethod
+    async def _beat(stream: str, group: str, names: Sequence[str], alive: float, driver: BackendDriver) -> None:
+        await driver.stream().beat(stream, group, names, alive=alive)
 
     def _renew(self, holds: list[Hold]) -> None:
-        since = time.monotonic()
+        since = self._now()
         what = f"{holds[0]} and {len(holds) - 1} more not renewed" if len(holds) > 1 else f"{holds[0]} not renewed"
-        done, kept = self._ask(what, lambda driver: holds[0].renew(driver, holds))
+        done, kept = _ask(self._own, what, lambda driver: holds[0].renew(driver, holds))
         for hold, mine in zip(holds, kept if done else (), strict=done):
             if mine and not hold.lost:
                 hold.confirm(since, hold.lease)
             elif hold in self._holds:  # settled meanwhile is not lost
                 self._lose(hold, "somebody else has it")
 
-    def _ask(self, what: str, request: Callable[[BackendDriver], Any]) -> tuple[bool, Any]:
-        """Make a request over the thread's own connection; return whether it was answered, and the answer."""
-        try:
-            if self._twin is None:
-                self._twin = self._driver.twin(ThreadRuntime())
-            return True, run(request(self._twin))
-        except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
-            log.warning("%s, trying again: %s", what, error)
-            return False, None
-
     def _lose(self, hold: Hold, why: str) -> None:
-        hold.taken = True
         self._holds.discard(hold)
         log.warning("%s is lost: %s", hold, why)
-        if hold.on_lost is not None:
-            hold.on_lost()
+        hold.take()
+
+
+def _ask(over: Callable[[], BackendDriver], what: str, request: Callable[[BackendDriver], Any]) -> tuple[bool, Any]:
+    """Make a request over a driver of the thread runtime; return whether it was answered, and the answer."""
+    try:
+        return True, run(request(over()))
+    except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
+        log.warning("%s, trying again: %s", what, error)
+        return False, None
+
+
+def _why_lost(hold: Hold, now: float) -> str:
+    """Return why a lease has to be given up."""
+    if hold.taken:
+        return "somebody else has it"
+    return "its handler's timeout is over" if hold.limit <= now else "it could not be renewed in time"

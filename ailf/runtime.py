@@ -14,15 +14,15 @@ import inspect
 import logging
 import os
 import threading
-import time
 from abc import ABC, abstractmethod
 from asyncio import _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, TypeVar
 
+from ailf.clock import Clock, SystemClock
 from ailf.errors import InvalidArgumentError
-from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, ThreadEvent, ThreadFlight, start_task
+from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, MovedEvent, ThreadEvent, ThreadFlight, start_task
 from ailf.safe_text import log_failure
 
 __all__ = [
@@ -72,23 +72,35 @@ class Task(ABC):
 class Runtime(ABC):
     """What flows wait with. A driver is bound to one when it is made.
 
+    Arguments:
+        clock: The backend's clock, where this process has it; else the system's.
+
     Attributes:
         flavour: "blocking" or "asyncio".
         uses_caller: Whether `spawn` costs a thread, so that a caller who waits anyway had better do a share itself.
         here: Returns what connections and waits belong to: the id of the process, or the running event loop, which is
             None outside of one. A forked child is never in its parent's loop.
+        clock: The clock.
+        now: Returns this process's monotonic time in seconds, for waits and pauses.
+        lease_now: The same for what a backend grants for a time; on a clock that is moved by hand it stands still.
     """
 
     flavour: str
     uses_caller: bool
     here: Callable[[], object]
 
-    now = staticmethod(time.monotonic)
-    """Return this process's monotonic time in seconds."""
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.now = self.clock.wait_time
+        self.lease_now = self.clock.lease_time
 
-    @abstractmethod
     def event(self) -> Event:
         """Make an event."""
+        return MovedEvent(self.clock, self._event) if self.clock.by_hand else self._event()
+
+    @abstractmethod
+    def _event(self) -> Event:
+        """Make an event for time that flows."""
 
     @abstractmethod
     def flight(self) -> Flight:
@@ -164,7 +176,7 @@ class ThreadRuntime(Runtime):
     uses_caller = True
     here = staticmethod(os.getpid)
 
-    def event(self) -> Event:
+    def _event(self) -> Event:
         return ThreadEvent()
 
     def flight(self) -> Flight:
@@ -230,7 +242,7 @@ class AsyncioRuntime(Runtime):
     uses_caller = False
     here = staticmethod(_get_running_loop)
 
-    def event(self) -> Event:
+    def _event(self) -> Event:
         return LoopEvent()
 
     def flight(self) -> Flight:

@@ -1,19 +1,23 @@
 """Standing in line at a backend until woken. Nobody polls.
 
 Who is denied goes into a line at the backend, which wakes the first when something is freed. A wake-up that is lost is
-repaired by trying again when what is in the way ends, or after `RECHECK` seconds.
+repaired by trying again when what is in the way ends, or after `RECHECK` seconds. An outage of the backend is waited
+out as well (`Outage`).
 """
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from ailf.driver import Denied, Place
 from ailf.engine import Engine
-from ailf.errors import ClosedError
+from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError
 from ailf.requests import Ticket
 from ailf.runtime import Event
 
-__all__ = ["PLACE", "RECHECK", "WITHDRAW", "wait_in_line"]
+__all__ = ["AWAY", "PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
+
+log = logging.getLogger("ailf.waiting")
 
 T = TypeVar("T")
 
@@ -25,6 +29,55 @@ PLACE = 5.0
 
 WITHDRAW = 1.0
 """Seconds that a waiter who gives up spends at most on leaving the line."""
+
+AWAY: Final = (ConnectionLostError, BackendTimeoutError)
+"""The errors of a backend that is away and may come back."""
+
+_PAUSES = (0.1, 0.5, 2.0, 5.0)
+"""Seconds between tries while the backend is away."""
+
+
+class Outage:
+    """Waits while the backend is away, as part of a wait that has time left.
+
+    Arguments:
+        engine: The backend's.
+        what: What is asked, for the log: "acquire lock 'a'".
+        until: When the time is over, on the runtime's clock.
+    """
+
+    def __init__(self, engine: Engine, what: str, until: float) -> None:
+        self._engine = engine
+        self._what = what
+        self._until = until
+
+    async def ask(self, request: Callable[[], Awaitable[T]], error: Exception | None = None) -> T:
+        """Make a request, again and again while the backend is away; return the answer.
+
+        Arguments:
+            request: Makes it once.
+            error: What it has failed with already, where the first time was elsewhere.
+
+        Raises:
+            ConnectionLostError: The time is over, and the backend is still away.
+            BackendTimeoutError: As above.
+            ClosedError: The backend was closed meanwhile.
+        """
+        failures = 0
+        while True:
+            if error is None:
+                try:
+                    return await request()
+                except AWAY as raised:
+                    error = raised
+            left = self._until - self._engine.runtime.now()
+            if left <= 0:
+                raise error
+            if not failures:
+                log.warning("%s: the backend is away, so this waits until it is back: %s", self._what, error)
+            await self._engine.pause(min(left, _PAUSES[min(failures, len(_PAUSES) - 1)]))
+            self._engine.check_open()
+            failures, error = failures + 1, None
 
 
 class _Waiter:
@@ -47,30 +100,38 @@ class _Waiter:
 
 async def wait_in_line(
     engine: Engine,
+    what: str,
     attempt: Callable[[str, Place], Awaitable[T | Denied]],
-    withdraw: Callable[[str], Awaitable[None]],
+    withdraw: Callable[[str], Coroutine[Any, Any, None]],
     until: float,
 ) -> T | None:
     """Try, and try again when woken, until it is granted or the time is over: then return None.
 
     Arguments:
         engine: The backend's.
+        what: What is asked, for the log: "acquire lock 'a'".
         attempt: Makes one try, given a token of this waiter and its place in line.
         withdraw: Leaves the line, and gives back what may have been granted meanwhile; called in every bad end.
         until: When the time is over, on the runtime's clock.
+
+    Raises:
+        BackendError: What a try failed with; where the backend is away, only when the time is over.
     """
-    desk = engine.desk
-    await desk.open()
+    desk, outage = engine.desk, Outage(engine, what, until)
+    await outage.ask(desk.open)
     ticket = desk.expect()
     waiter = _Waiter(ticket, engine.runtime.event())
     engine.keep(waiter)
     try:
-        while isinstance(found := await attempt(ticket.id, Place(desk.channel, PLACE)), Denied):
+        while isinstance(found := await outage.ask(lambda: attempt(ticket.id, Place(desk.channel, PLACE))), Denied):
             left = until - engine.runtime.now()
             if left <= 0:
                 await withdraw(ticket.id)
                 return None
             await ticket.wake(min(left, max(found.retry_after, 0.001), RECHECK))
+    except AWAY:
+        engine.runtime.spawn(lambda: withdraw(ticket.id), name="ailf-withdraw")  # the caller's time is over
+        raise
     except BaseException:
         await withdraw(ticket.id)
         raise

@@ -316,7 +316,7 @@ class Worker:
         if self._on_asyncio:
             return asyncio.get_running_loop().call_later(timeout, self._cancel, parcel, late).cancel
         renewer, hold = self._group.engine.renewer, parcel.hold
-        renewer.limit(hold, self._runtime.now() + timeout)
+        renewer.limit(hold, hold.now() + timeout)
         return functools.partial(renewer.limit, hold, float("inf"))
 
     def _lease_lost(self, parcel: Parcel) -> None:

@@ -3,14 +3,15 @@
 from typing import Any, ClassVar
 
 from ailf.backend import AsyncBackend, Backend
+from ailf.clock import Clock
 from ailf.driver import BackendDriver, Capability
+from ailf.driver.backend import Takeable
 from ailf.errors import ClosedError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
-from ailf.testing import Clock
 from ailf_memory.lock import AsyncMemoryLock, MemoryLock, MemoryLockDriver
 from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
 from ailf_memory.ratelimit import AsyncMemoryRateLimiter, MemoryRateLimiter, MemoryRateLimiterDriver
@@ -76,6 +77,9 @@ class MemoryDriver(BackendDriver):
     def stream(self) -> MemoryStreamDriver:
         return MemoryStreamDriver(self)
 
+    def watch(self, token: str, lease: Takeable) -> None:
+        self.store.leases[token] = lease
+
     def unwrap(self, kind: type[Any]) -> Any:
         return self.store if isinstance(self.store, kind) else None
 
@@ -104,7 +108,7 @@ class MemoryBackend(Backend):
         url: str = "memory://",
     ) -> None:
         self.store = store or MemoryStore(clock)
-        super().__init__(MemoryDriver(self.store, ThreadRuntime(), url=url, max_payload=max_payload))
+        super().__init__(MemoryDriver(self.store, ThreadRuntime(self.store.clock), url=url, max_payload=max_payload))
 
 
 class AsyncMemoryBackend(AsyncBackend):
@@ -131,4 +135,4 @@ class AsyncMemoryBackend(AsyncBackend):
         url: str = "memory://",
     ) -> None:
         self.store = store or MemoryStore(clock)
-        super().__init__(MemoryDriver(self.store, AsyncioRuntime(), url=url, max_payload=max_payload))
+        super().__init__(MemoryDriver(self.store, AsyncioRuntime(self.store.clock), url=url, max_payload=max_payload))

@@ -196,4 +196,8 @@ class MemoryLockDriver(LockDriver):
             state = self._state(name)
             state.expire(now_ms)
             token = next((each for each, grant in state.grants.items() if grant.fence == fence), None)
-            return token is not None and self._release(state, token, now_ms)
+            broken = token is not None and self._release(state, token, now_ms)
+            lease = self._store.leases.get(token or "")
+        if broken and lease is not None:
+            lease.take()
+        return broken

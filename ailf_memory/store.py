@@ -1,13 +1,14 @@
 """What a memory backend keeps: one store is what a server is elsewhere. Everything in it happens under its lock."""
 
-import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ailf.testing import Clock, SystemClock
+from ailf.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from ailf.driver import Account
+    from ailf.driver.backend import Takeable
     from ailf_memory.lock import LockState
     from ailf_memory.pubsub import MemoryListener
     from ailf_memory.ratelimit import AccountState
@@ -45,16 +46,18 @@ class MemoryStore:
         streams: The streams by name.
         locks: The locks by name.
         accounts: What rate limiters have charged.
+        leases: Those of this process's locks by token, to be told when they are broken.
         listeners: Who receives published messages.
         version: How often something may have become available in any of the streams.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
-        self.lock = threading.RLock()
+        self.lock = self.clock.step_lock()
         self.streams: dict[str, StreamState] = {}
         self.locks: dict[str, LockState] = {}
         self.accounts: dict[Account, AccountState] = {}
+        self.leases: weakref.WeakValueDictionary[str, Takeable] = weakref.WeakValueDictionary()
         self.listeners: list[MemoryListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []

@@ -11,12 +11,12 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
 
+from ailf.clock import SystemClock
 from ailf_redis.connection import Command, Executor, Link, Replies, packed
 
 __all__ = ["ThreadLink", "shut"]
@@ -48,7 +48,7 @@ class ThreadLink(Link):
 
     async def send(self, commands: Sequence[Command]) -> None:
         rest = memoryview(packed(commands))
-        until = time.monotonic() + self._executor.settings.timeout
+        until = SystemClock.wait_time() + self._executor.settings.timeout
         try:
             with self._writing:
                 while rest:
@@ -57,7 +57,7 @@ class ThreadLink(Link):
             raise self._executor.lost(error, sent=True) from error
 
     async def receive(self, timeout: float) -> list[Any]:
-        until = time.monotonic() + timeout
+        until = SystemClock.wait_time() + timeout
         with self._reading:
             try:
                 while True:
@@ -90,7 +90,7 @@ class ThreadLink(Link):
                     events = select.POLLIN
                 except ssl.SSLWantWriteError:
                     events = select.POLLOUT
-            left = until - time.monotonic()
+            left = until - SystemClock.wait_time()
             if left <= 0:
                 raise TimeoutError("nothing arrives" if events == select.POLLIN else "the server takes nothing")
             poll = select.poll()

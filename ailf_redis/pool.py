@@ -16,6 +16,7 @@ import hiredis
 from redis import connection as blocking
 from redis.exceptions import RedisError
 
+from ailf.clock import SystemClock
 from ailf.errors import BackendTimeoutError
 from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, Stem, packed
 from ailf_redis.errors import mapped
@@ -132,13 +133,13 @@ class _Wire:
         if self._pausing:
             self._pausing -= 1
             return None
-        until = time.perf_counter() + LINGER
+        until = SystemClock.fine_time() + LINGER
         while True:
             try:
                 size = self._socket.recv_into(self._replies.buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 size = None
-            if time.perf_counter() > until:  # also where it has come: other threads kept this one from looking sooner
+            if SystemClock.fine_time() > until:  # also where it has come: others kept this one from looking sooner
                 self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
                 return size
             if size is not None:
@@ -277,8 +278,8 @@ class BlockingExecutor(Executor):
         if self._pid != os.getpid():
             return
         self._disconnect_idle()
-        until = time.monotonic() + self.settings.timeout
-        while self._busy and time.monotonic() < until:  # each thread gives back its own, woken by the interrupt
+        until = SystemClock.wait_time() + self.settings.timeout
+        while self._busy and SystemClock.wait_time() < until:  # each thread gives back its own, woken by the interrupt
             time.sleep(0.001)  # noqa: ASYNC251 - a flow of the thread runtime
         self._disconnect_idle()
 

@@ -1,10 +1,10 @@
 """Pub/sub over Redis: publishing through the executor, listening on a link of its own."""
 
-import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ailf.clock import SystemClock
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.engine import Engine
 from ailf.errors import ConnectionLostError
@@ -101,7 +101,7 @@ class RedisListener(Listener):
         self._asked: deque[set[Filter]] = deque()
         self._given_up: set[Filter] = set()
         self._named: dict[bytes, Filter] = {}  # what plain channels that were asked for are on the wire
-        self._heard = time.monotonic()
+        self._heard = SystemClock.wait_time()
         self._pinged = False
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
@@ -138,7 +138,7 @@ class RedisListener(Listener):
         if not replies:
             await self._check_alive()
             return ()
-        self._heard = time.monotonic()
+        self._heard = SystemClock.wait_time()
         self._pinged = False
         events: list[Frame | Confirmed | Refused] = []
         for reply in replies:
@@ -150,7 +150,7 @@ class RedisListener(Listener):
         return events
 
     async def _check_alive(self) -> None:
-        quiet = time.monotonic() - self._heard
+        quiet = SystemClock.wait_time() - self._heard
         if quiet > QUIET + PATIENCE:
             raise ConnectionLostError(f"{self._where} has said nothing for {quiet:.0f} s, not even to a PING")
         if quiet > QUIET and not self._pinged:

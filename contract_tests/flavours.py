@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar, Token, copy_context
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from ailf.holding import Holding
 from ailf.ratelimit import PermitHolding
 from contract_tests.harness import Harness
 from contract_tests.rival import Rival
-from contract_tests.threads import in_thread
+from contract_tests.threads import OneThread, in_thread
 
 __all__ = ["Dressed", "World", "live"]
 
@@ -46,8 +46,8 @@ class Dressed:
     def __init__(self, world: "World", inner: Any) -> None:
         self._world = world
         self._inner = inner
-        self._entered = copy_context()
         self._set: list[tuple[ContextVar[Any], Token[Any]]] = []
+        self._threads: dict[asyncio.Task[Any] | None, list[OneThread]] = {}
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, "close" if name == "aclose" else name)
@@ -71,10 +71,18 @@ class Dressed:
         return Dressed(self._world, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
     async def __aenter__(self) -> Any:
-        """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio."""
-        self._entered = copy_context()
-        entered = await in_thread(self._entered.run, self._inner.__enter__)
-        self._set = [(each, each.set(value)) for each, value in self._entered.items() if each.get(END) is not value]
+        """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio.
+
+        A task stands for a thread: what it enters it leaves in the same thread, and no other task does.
+        """
+        thread = OneThread()
+        try:
+            entered = await thread.run(self._inner.__enter__)
+        except Exception:
+            thread.close()
+            raise
+        self._threads.setdefault(asyncio.current_task(), []).append(thread)
+        self._set = [(each, each.set(value)) for each, value in thread.context.items() if each.get(END) is not value]
         return self if entered is self._inner else self._dress(entered)
 
     async def __aexit__(self, *error: object) -> Any:
@@ -82,7 +90,15 @@ class Dressed:
             each, token = self._set.pop()
             with contextlib.suppress(ValueError):  # left in another task than it was entered in
                 each.reset(token)
-        return await in_thread(self._entered.run, self._inner.__exit__, *error)
+        mine = self._threads.get(asyncio.current_task())
+        if not mine:  # another task entered it
+            return await in_thread(self._inner.__exit__, *error)
+        thread = mine.pop()
+        left = await asyncio.gather(thread.run(self._inner.__exit__, *error), return_exceptions=True)
+        thread.close()  # not where the test gives up on a call that still blocks it
+        if isinstance(left[0], BaseException):
+            raise left[0]
+        return left[0]
 
     def __aiter__(self) -> "Dressed":
         return self

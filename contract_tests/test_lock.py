@@ -288,6 +288,7 @@ async def test_locks_are_apart(world: World) -> None:
 async def test_several_names(world: World) -> None:
     """L15, L2: several names are had all or none, whatever their order; a denied try changes nothing."""
     backend, other = await world.connect(), await world.connect()
+    bidder = Bidder(world, backend)
     pair, a, b = backend.lock("b", "a", "b", ttl=AWAY), other.lock("a", ttl=AWAY), other.lock("b", ttl=AWAY)
     assert pair.names == ("a", "b")
     for one, free in ((a, b), (b, a)):
@@ -313,8 +314,9 @@ async def test_several_names(world: World) -> None:
     await a.break_(torn.fence)
     (left,) = (await b.inspect()).holders
     await world.advance(0.1)
-    with pytest.raises(ailf.LeaseLostError):  # what is left of it lasts no longer either
+    with pytest.raises(ailf.LeaseLostError):
         await torn.extend()
+    assert await bidder.ask("extend", [Bid(("a", "b"), torn.token, AWAY)]) == [False]  # nor does what is left last
     assert (await b.inspect()).holders[0].remaining <= left.remaining - 0.1 + TICK
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -24,6 +25,9 @@ NEEDS = (Capability.LOCK,)
 
 TTL = 0.3
 """Seconds; a lease is renewed after a third of it."""
+
+DAY = 86_400.0
+"""Seconds: longer than any test."""
 
 SLACK = 0.15
 """Seconds by which a busy machine may be late now and then."""
@@ -77,8 +81,9 @@ async def time_flows(world: World) -> AsyncIterator[None]:
     over = threading.Event()
 
     async def flow() -> None:
-        while not over.is_set():
-            await world.elapse(0.02)
+        flowing = asyncio.ensure_future(world.elapse(DAY))
+        await in_thread(over.wait)
+        flowing.cancel()
 
     flowing = asyncio.ensure_future(in_thread(asyncio.run, flow()))
     await asyncio.sleep(0)
@@ -129,6 +134,88 @@ async def test_holding(world: World) -> None:
             async with lock.hold(timeout):
                 pytest.fail("the body ran without the lock")
     await holder.release()
+
+
+async def test_entering(world: World) -> None:
+    """L18: trap 25: entering a lock or semaphore acquires it, leaving releases it, however the body ends."""
+    backend, other = await world.connect(), await world.connect()
+    theirs = other.lock("l")
+    for lock in (backend.lock("l"), backend.lock("l", fair=True), backend.semaphore("l", 1)):
+        for error in (None, ValueError("mine"), KeyboardInterrupt()):
+            lease = await lock.__aenter__()
+            assert await fences(theirs) == [lease.fence]
+            assert await theirs.try_acquire() is None
+            assert await lock.try_acquire() is None, "it is not re-entrant"
+            assert not await lock.__aexit__(type(error) if error else None, error, None)
+            assert await theirs.inspect() == ailf.LockInfo()
+            assert not lease.lost
+    with pytest.raises(ailf.LeaseLostError):
+        async with backend.lock("l") as lease:
+            assert await theirs.break_(lease.fence)
+
+
+@pytest.mark.parametrize("permits", [1, 2])
+async def test_entering_at_once(world: World, permits: int) -> None:
+    """L18, L16: one object may be entered by many at once: each has a lease of its own, and as many as may are in."""
+    lock, inside, most, seen = (await world.connect()).semaphore("l", permits), 0, 0, set[int]()
+
+    async def worker() -> None:
+        nonlocal inside, most
+        for _ in range(3):
+            async with lock as lease:
+                inside += 1
+                most = max(most, inside)
+                seen.add(lease.fence)
+                await asyncio.sleep(0.002)
+                inside -= 1
+
+    await world.soon(asyncio.gather(*(worker() for _ in range(4))))
+    assert (most, len(seen)) == (permits, 12)
+    assert await lock.inspect() == ailf.LockInfo()
+
+
+async def test_each_entry_is_its_own(world: World) -> None:
+    """L18: of two that are in at once, the one whose lease was broken is told, and the other goes on."""
+    backend = await world.connect()
+    lock, fences_of = backend.semaphore("l", 2), dict[str, int]()
+    both, broken = asyncio.Event(), asyncio.Event()
+
+    async def body(name: str) -> None:
+        async with lock as lease:
+            fences_of[name] = lease.fence
+            if len(fences_of) == 2:
+                both.set()
+            await broken.wait()
+
+    tasks = {name: asyncio.ensure_future(body(name)) for name in ("loses", "keeps")}
+    await world.soon(both.wait())
+    assert await lock.break_(fences_of["loses"])
+    assert await fences(lock) == [fences_of["keeps"]]
+    broken.set()
+    assert isinstance(await outcome(world, tasks["loses"]), ailf.LeaseLostError)
+    assert await outcome(world, tasks["keeps"]) is None
+    assert await lock.inspect() == ailf.LockInfo()
+
+
+async def test_leaving_elsewhere(world: World) -> None:
+    """L18: who leaves a lock that another thread or task entered is told so, and the lock is still that one's."""
+    backend = await world.connect()
+    lock, entered, over = backend.lock("l"), asyncio.Event(), asyncio.Event()
+
+    async def holder() -> None:
+        async with lock as lease:
+            entered.set()
+            await over.wait()
+            assert not lease.lost
+
+    holding = asyncio.ensure_future(holder())
+    await world.soon(entered.wait())
+    with pytest.raises(ailf.InvalidArgumentError, match=r"has not entered it.*hold\(\)"):
+        await lock.__aexit__(None, None, None)
+    assert len(await fences(lock)) == 1
+    over.set()
+    await world.soon(holding)
+    assert await fences(lock) == []
 
 
 @asyncio_only("a thread can't be cancelled")
@@ -187,6 +274,7 @@ async def test_closing_with_locks(world: World, fair: bool) -> None:
 # --- being lost --------------------------------------------------------------------------------------------------
 
 
+@patch("ailf.renewal.LOOKS_WITHIN", 0.05)
 async def test_lost_by_the_deadline(world: World) -> None:
     """L8, L17: trap 22: who can't renew, as the backend hangs, takes his lease for lost in time, and for good."""
     backend = await world.connect()
@@ -195,10 +283,9 @@ async def test_lost_by_the_deadline(world: World) -> None:
     begin = time.monotonic()
     try:
         leases = [await backend.lock(f"{renew}", ttl=TTL, renew=renew).acquire(timeout=0) for renew in (True, False)]
-        had = time.monotonic()
-        await asyncio.sleep(TTL / 2)
+        await world.advance(TTL / 2)
         assert not any(lease.lost for lease in leases) or time.monotonic() > begin + TTL * 0.9
-        await asyncio.sleep(max(0.0, had + TTL - time.monotonic()))
+        await world.advance(TTL / 2)
         assert [(lease.lost, lease.remaining()) for lease in leases] == [(True, 0), (True, 0)]
     finally:
         answers.set()
@@ -207,6 +294,7 @@ async def test_lost_by_the_deadline(world: World) -> None:
     assert tap.count("extend") == 1
 
 
+@patch("ailf.renewal.LOOKS_WITHIN", 0.05)
 async def test_a_body_that_lost_its_lock(world: World) -> None:
     """L9, L8: a body whose lease is lost is left with LeaseLostError: on asyncio at once, in a thread at its end."""
     other, answers = await world.connect(), threading.Event()
@@ -380,13 +468,14 @@ async def test_nothing_is_renewed_afterwards(world: World) -> None:
     backend, other = await world.connect(), await world.connect()
 
     before, tap = at_work(), Tap(backend)
-    released, broken = [await backend.lock(name, ttl=TTL).acquire(timeout=0) for name in ("released", "broken")]
-    await world.until(lambda: tap.count("extend"))
-    await released.release()
-    assert await other.lock("broken").break_(broken.fence)
-    asked = tap.count("extend")
-    begin = time.monotonic()
-    await world.until(lambda: at_work() <= before)
-    assert time.monotonic() - begin < TTL / 3 + 2 * SLACK
+    async with time_flows(world):
+        released, broken = [await backend.lock(name, ttl=TTL).acquire(timeout=0) for name in ("released", "broken")]
+        await world.until(lambda: tap.count("extend"))
+        await released.release()
+        assert await other.lock("broken").break_(broken.fence)
+        asked = tap.count("extend")
+        begin = time.monotonic()
+        await world.until(lambda: at_work() <= before)
+        assert time.monotonic() - begin < TTL / 3 + 2 * SLACK
     assert tap.count("extend") <= asked + 1
     assert (released.lost, broken.lost) == (False, True)

@@ -109,7 +109,7 @@ async def test_in_time(world: World, way: str) -> None:
             if way == "nack":
                 await stream.add("x")
                 failed = await world.take(busy)
-            waiting = asyncio.ensure_future(consumer.get(world.patience))
+            waiting = asyncio.ensure_future(consumer.get(world.patience + 10 * world.lease))  # beyond what is advanced
             await asyncio.sleep(0.05)
             if way == "nack":
                 await failed.nack(delay)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-__all__ = ["at_work", "in_thread"]
+__all__ = ["OneThread", "at_work", "in_thread"]
 
 OWN = "contract-"
 """What the names of the suite's own threads begin with."""
@@ -30,24 +30,63 @@ class _Threads:
 
     def start(self, work: Callable[[], None]) -> None:
         """Run it in an idle thread, or a new one."""
+        box = self.take()
+
+        def once() -> None:
+            work()
+            self.give_back(box)
+
+        box.put(once)
+
+    def take(self) -> "queue.SimpleQueue[Callable[[], None]]":
+        """Return the box of a thread that nobody else uses until it is given back."""
         try:
-            box = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            box = queue.SimpleQueue()
+            box: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
             threading.Thread(target=self._serve, args=(box,), name=f"{OWN}call", daemon=True).start()
-        box.put(work)
+            return box
+
+    def give_back(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
+        """Let others use this thread."""
+        self._idle.append(box)
 
     def _serve(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
         while True:
             box.get()()
-            self._idle.append(box)
 
 
 _threads = _Threads()
 
 
+class OneThread:
+    """A thread and a context for a `with` block, which is entered and left in one and the same.
+
+    Attributes:
+        context: What the calls run in.
+    """
+
+    def __init__(self) -> None:
+        self.context = copy_context()
+        self._box = _threads.take()
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking call in this thread."""
+        return await _run(self._box.put, self.context.run, function, *args)
+
+    def close(self) -> None:
+        """Use it no more."""
+        _threads.give_back(self._box)
+
+
 async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Run a blocking call in a thread of its own, in the caller's context as far as it can be seen there."""
+    return await _run(_threads.start, function, *args, **options)
+
+
+async def _run(
+    start: Callable[[Callable[[], None]], None], function: Callable[..., Any], *args: Any, **options: Any
+) -> Any:
     context = copy_context()
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()
@@ -68,5 +107,5 @@ async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) ->
         else:
             answer.set_exception(error)
 
-    _threads.start(work)
+    start(work)
     return await answer

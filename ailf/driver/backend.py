@@ -2,7 +2,7 @@
 
 import enum
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ailf.driver.lock import LockDriver
 from ailf.driver.pubsub import PubSubDriver
@@ -33,6 +33,13 @@ class Capability(enum.Enum):
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     PROCESSES = "processes"
     """Several processes that open the same URL see the same things."""
+
+
+class Takeable(Protocol):
+    """A lease that can be taken away."""
+
+    def take(self) -> None:
+        """It is lost for good."""
 
 
 class BackendDriver(ABC):
@@ -101,6 +108,12 @@ class BackendDriver(ABC):
     def rate_limiter(self) -> RateLimiterDriver:
         """Return the driver for rate limiters; declared by `Capability.RATE_LIMITER`."""
         raise NotImplementedError
+
+    def watch(self, token: str, lease: "Takeable") -> None:  # noqa: B027 - elsewhere only a request can tell
+        """Tell a lease, by `take`, as soon as the grant with this token is broken (L8).
+
+        A driver that learns it only by a request does nothing. It *must not* keep the lease alive.
+        """
 
     def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - the default has nothing underneath
         """Return the client underneath, if it is of this kind."""

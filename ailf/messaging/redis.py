@@ -245,7 +245,7 @@ class RedisStream(_Stream[Any]):
 
 
 class RedisLock(_Lock):
-    """A lock that remembers its lease, as earlier code expects: one object is one holder.
+    """A lock that remembers its lease, as earlier code expects: one object is one holder, and `with` closes it.
 
     Arguments:
         lock_name: The lock's name.
@@ -257,6 +257,14 @@ class RedisLock(_Lock):
         super().__init__(lock_name, ttl=expire, renew=False)
         self._redis_client = redis_client
         self._lease: Lease | None = None
+
+    def __enter__(self) -> Self:  # type: ignore[override]  # as in earlier code, which acquires by `acquire`
+        """Return the object itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
 
     def _open_engine(self) -> Engine:
         return _open(self._redis_client)
@@ -281,14 +289,6 @@ class RedisLock(_Lock):
         except LeaseLostError:
             return False
         return True
-
-    def __enter__(self) -> Self:
-        """Return the object itself; it is acquired by `acquire` or `acquire_context`."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the connection."""
-        self.close()
 
     @contextlib.contextmanager
     def acquire_context(self, retry: int = 3, retry_delay: float = 0.2) -> Iterator[bool]:
@@ -319,6 +319,14 @@ class RedisRateLimiter(_RateLimiter):
 
     def _open_engine(self) -> Engine:
         return _open(self._redis_client)
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
 
     def is_allowed(self, key: str) -> bool:
         """Return whether a call of this key may be made now; if so it counts."""

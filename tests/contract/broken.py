@@ -40,11 +40,11 @@ class BrokenHarness(MemoryHarness):
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend over the broken drivers."""
-        return self.blocking(self.driver(ThreadRuntime()))
+        return self.blocking(self.driver(ThreadRuntime(self.clock)))
 
     def connect_async(self) -> ailf.AsyncBackend:
         """Open an asyncio backend over the broken drivers."""
-        return self.on_asyncio(self.driver(AsyncioRuntime()))
+        return self.on_asyncio(self.driver(AsyncioRuntime(self.clock)))
 
     def driver(self, runtime: Runtime) -> BackendDriver:
         """Return the broken driver."""

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
+from ailf.engine import Engine
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
 from tests.contract.broken import BrokenHarness, with_driver
@@ -41,6 +42,94 @@ class Broken(MemoryLockDriver):
         for grant in self._mine(bid):
             grant.fence = fence
         return Grant(fence)
+
+
+# --- how it is entered -------------------------------------------------------------------------------------------
+
+
+class _UnlockedLock(ailf.Lock):
+    def _open_engine(self) -> Engine:
+        raise NotImplementedError
+
+    def __enter__(self) -> ailf.Lease:
+        lease = self.acquire()
+        lease.release()
+        return lease
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _AsyncUnlockedLock(ailf.AsyncLock):
+    def _open_engine(self) -> Engine:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> ailf.AsyncLease:
+        lease = await self.acquire()
+        await lease.release()
+        return lease
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+class EntersUnlocked(ailf.Backend):
+    """The body of a `with` block runs without the lock."""
+
+    lock_class = _UnlockedLock
+
+
+class AsyncEntersUnlocked(ailf.AsyncBackend):
+    """The body of a `with` block runs without the lock."""
+
+    lock_class = _AsyncUnlockedLock
+
+
+class _OneEntry:
+    """Keeps the entries of all threads in one place."""
+
+    def __init__(self) -> None:
+        self.holdings: list[Any] = []
+
+
+class _OneTask(dict[Any, Any]):
+    """Keeps the entries of all tasks in one place."""
+
+    def get(self, _: Any, default: Any = None) -> Any:
+        return super().get(0, default)
+
+    def setdefault(self, _: Any, default: Any = None) -> Any:
+        return super().setdefault(0, default)
+
+
+class _SharedLock(ailf.Lock):
+    def _open_engine(self) -> Engine:
+        raise NotImplementedError
+
+    @staticmethod
+    def _nothing_entered() -> Any:
+        return _OneEntry()
+
+
+class _AsyncSharedLock(ailf.AsyncLock):
+    def _open_engine(self) -> Engine:
+        raise NotImplementedError
+
+    @staticmethod
+    def _nothing_entered() -> Any:
+        return _OneTask()
+
+
+class SharesEntries(ailf.Backend):
+    """Whoever leaves a lock leaves the last entry, whose-ever that is."""
+
+    lock_class = _SharedLock
+
+
+class AsyncSharesEntries(ailf.AsyncBackend):
+    """Whoever leaves a lock leaves the last entry, whose-ever that is."""
+
+    lock_class = _AsyncSharedLock
 
 
 # --- who has it --------------------------------------------------------------------------------------------------

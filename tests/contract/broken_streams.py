@@ -451,6 +451,11 @@ class DeafToTime(MemoryStreamDriver):
         super().__init__(backend)
         self._store.clock._callbacks.clear()  # type: ignore[attr-defined]  # ManualClock
 
+    def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
+        waiter = super().waiter(stream, group)
+        waiter._bell = self._backend.runtime._event()  # one that a move of the clock doesn't ring
+        return waiter
+
 
 # --- messages in general -----------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from contract_tests import test_info as i
 from contract_tests import test_letters as dl
 from contract_tests import test_liveness as lv
 from contract_tests import test_lock as lk
+from contract_tests import test_lock_holding as lh
 from contract_tests import test_lock_waiting as lw
 from contract_tests import test_ordering as o
 from contract_tests import test_pubsub as p
@@ -202,6 +203,8 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(groups.RedrivesToAll), dl.test_redrive, {}),
     (with_group(groups.NeedsTheEntry), dl.test_redriven_after_its_entry_is_gone, {}),
     (with_stream(streams.DeafToRedrives), dl.test_a_redrive_wakes_who_waits, {"way": "one"}),
+    (with_backend(locks.EntersUnlocked, locks.AsyncEntersUnlocked), lh.test_entering, {}),
+    (with_backend(locks.SharesEntries, locks.AsyncSharesEntries), lh.test_leaving_elsewhere, {}),
     (with_lock(locks.RepeatsFences), lk.test_fences_rise, {}),
     (with_lock(locks.ForgetsFences), lk.test_fences_rise, {}),
     (with_lock(locks.NumbersTries), lk.test_the_same_bid_again, {}),
