@@ -185,7 +185,8 @@ async def test_ctrl_c(world: World) -> None:
             heard = []
             pubsub.subscribe("h", lambda message: (heard.append(message.data), pubsub.stop()))
             with stream.group("g").consumer() as consumer, pubsub.listen("c") as subscription:
-                for blocked in (consumer.get, subscription.get, lambda: next(stream.tail()), pubsub.run) * 2:
+                run = lambda: pubsub.run(signals=False)
+                for blocked in (consumer.get, subscription.get, lambda: next(stream.tail()), run) * 2:
                     threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT)).start()
                     try:
                         blocked()
