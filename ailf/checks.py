@@ -1,9 +1,10 @@
 """Checks of arguments. Everything here is pure and raises `InvalidArgumentError` before anything is sent."""
 
+import enum
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -11,9 +12,13 @@ from ailf.errors import InvalidArgumentError
 
 __all__ = [
     "check_count",
+    "check_flag",
     "check_headers",
+    "check_kind",
+    "check_member",
     "check_name",
     "check_seconds",
+    "check_text",
     "check_time",
     "too_large",
     "valid_count",
@@ -21,6 +26,9 @@ __all__ = [
     "valid_seconds",
     "valid_wait",
 ]
+
+M = TypeVar("M", bound=enum.Enum)
+K = TypeVar("K")
 
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
@@ -84,6 +92,41 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
     """Return a whole number, or say what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def check_flag(what: str, value: object) -> bool:
+    """Return True or False, or say what is wrong with it: a text like "false" is true in a condition."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{what} must be True or False, not {value!r}")
+    return value
+
+
+def check_text(what: str, value: object, *, secret: bool = False) -> str:
+    """Return a non-empty text without a NUL, or say what is wrong with it; a secret one is not shown."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{what} must be text, not {type(value).__name__}")
+    if not value or "\0" in value:
+        raise InvalidArgumentError(
+            f"{what} must be non-empty text without NUL" + ("" if secret else f", not {value!r}")
+        )
+    if any("\ud800" <= each <= "\udfff" for each in value):
+        raise InvalidArgumentError(f"{what} is not valid Unicode text (a lone surrogate)")
+    return value
+
+
+def check_member(what: str, value: object, kind: type[M]) -> M:
+    """Return a member of an enum, or name the members."""
+    if not isinstance(value, kind):
+        members = ", ".join(f"{kind.__name__}.{each.name}" for each in kind)
+        raise InvalidArgumentError(f"{what} must be one of {members}, not {value!r}")
+    return value
+
+
+def check_kind(what: str, value: object, kind: type[K]) -> K:
+    """Return a value of a class, or say what is wrong with it."""
+    if not isinstance(value, kind):
+        raise InvalidArgumentError(f"{what} must be a {kind.__name__}, not {value!r}")
     return value
 
 

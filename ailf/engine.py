@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from ailf.checks import check_seconds
+from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, OutcomeUnknownError, UnsupportedError
 from ailf.hub import Hub
@@ -41,12 +41,18 @@ class Closable(Protocol):
 
 
 class Engine:
-    """The one thing that both flavours of a backend share."""
+    """The one thing that both flavours of a backend share.
+
+    Attributes:
+        patience: Seconds that opening the backend may take longer than one try.
+    """
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.driver = driver
         self.runtime = driver.runtime
         self.retry_for = check_seconds("retry_for", retry_for)
+        check_count("max_payload", driver.max_payload)
+        self.patience = 0.0
         self.closed = False
         self._ended = False
         self._start()

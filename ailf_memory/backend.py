@@ -11,6 +11,7 @@ from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf.testing import Clock
+from ailf.urls import shown
 from ailf_memory.lock import AsyncMemoryLock, MemoryLock, MemoryLockDriver
 from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
 from ailf_memory.ratelimit import AsyncMemoryRateLimiter, MemoryRateLimiter, MemoryRateLimiterDriver
@@ -43,7 +44,7 @@ class MemoryDriver(BackendDriver):
     ) -> None:
         self.store = store
         self.runtime = runtime
-        self.url = url
+        self.url = shown(url)
         self.max_payload = max_payload
         self.closed = False
 
@@ -87,7 +88,7 @@ class MemoryBackend(Backend):
         clock: Its *now*; with a `ManualClock` a test moves time by hand.
         store: A store to share with other memory backends; a new one unless told.
         max_payload: The largest body in bytes.
-        url: What messages call it.
+        url: What messages call it; credentials and options are left out.
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = MemoryStream
@@ -114,7 +115,7 @@ class AsyncMemoryBackend(AsyncBackend):
         clock: Its *now*; with a `ManualClock` a test moves time by hand.
         store: A store to share with other memory backends; a new one unless told.
         max_payload: The largest body in bytes.
-        url: What messages call it.
+        url: What messages call it; credentials and options are left out.
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncMemoryStream

@@ -25,7 +25,7 @@ ALL, LEVEL = 2, 5
 
 
 class RedisRateLimiter(RateLimiter):
-    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL`` if that is Redis, else ``redis://localhost:6379/0``."""
+    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
@@ -34,7 +34,7 @@ class RedisRateLimiter(RateLimiter):
 
 
 class AsyncRedisRateLimiter(AsyncRateLimiter):
-    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL`` if that is Redis, else the default server."""
+    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL``, or if unset the default server."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class

@@ -67,7 +67,7 @@ def test_an_installed_backend_is_opened_by_its_scheme(install: Install) -> None:
     """A third party's package needs an entry point and a hook, nothing else; schemes ignore case."""
     install("zinc", WORKING)
     with ailf.connect("ZINC://somewhere") as backend:
-        assert backend.url == "ZINC://somewhere"
+        assert backend.url == "zinc://somewhere"
         backend.stream("tasks").add(1)
 
 
