@@ -153,7 +153,7 @@ def test_what_waiting_cannot_mend_is_raised_at_once(opened: Open, away: list[Exc
 def test_the_wait_ends(opened: Open, away: list[Exception]) -> None:
     """Its end raises the last error."""
     away += [ailf.ConnectionLostError(f"try {number}") for number in range(1000)]
-    with pytest.raises(ailf.ConnectionLostError, match="try [1-9]"):
+    with pytest.raises(ailf.ConnectionLostError, match=r"try [1-9]"):
         opened("memory://", wait=0.25)
 
 
