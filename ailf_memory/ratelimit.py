@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ailf.algorithms import Algorithm, State, algorithm
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
-from ailf.limits import Concurrency, Limit
+from ailf.limits import Concurrency, Limit, TokenBucket
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
 from ailf.verdicts import Verdict, decide
@@ -40,7 +40,8 @@ class AsyncMemoryRateLimiter(AsyncRateLimiter):
 
 def kept_under(name: str, limit: Limit) -> str:
     """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
-    return f"{type(limit).__name__} {0 if isinstance(limit, Concurrency) else limit.per_ms} {name}"
+    period = 0 if isinstance(limit, Concurrency) else limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
+    return f"{type(limit).__name__} {period} {name}"
 
 
 @lru_cache(maxsize=1024)

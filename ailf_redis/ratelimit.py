@@ -49,16 +49,22 @@ def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
     Its id is what its state is kept under: a limit of another kind or period has a state of its own.
     """
     if isinstance(limit, TokenBucket):
-        kind, numbers = "b", (limit.rate, limit.per_ms, limit.burst)
+        kind, numbers = "b", (limit.unit_rate, limit.unit_ms, limit.burst)
     elif isinstance(limit, FixedWindow):
         kind, numbers = "f", (limit.per_ms, limit.limit, 0)
     elif isinstance(limit, Concurrency):
         kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
     else:
         kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
-    period = 0 if isinstance(limit, Concurrency) else limit.per_ms
-    digest = hashlib.sha1(f"{kind} {period} {name}".encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
     return (kind[0], digest[:8], *numbers)
+
+
+def _period(limit: Limit) -> int:
+    """Return the period by which a limit's state is counted, in ms; 0 for a limit that has none."""
+    if isinstance(limit, Concurrency):
+        return 0
+    return limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
 
 
 @lru_cache(maxsize=1024)

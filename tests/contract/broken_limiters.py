@@ -6,10 +6,11 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
+from ailf.algorithms import Bucket
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf_memory.backend import MemoryDriver
-from ailf_memory.ratelimit import MemoryRateLimiterDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver, kept_under
 from tests.contract.broken import BrokenHarness, with_driver
 
 
@@ -119,6 +120,19 @@ class TrustsTheClock(MemoryRateLimiterDriver):
         if known is not None:
             now = self._now()
             known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
+        return super()._decide(limits, demand, now_ms)
+
+
+class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
+    """A limit that is made smaller counts all that a larger one charged."""
+
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        known = self._store.accounts.get(demand.account)
+        states = known.states if known is not None else {}
+        for name, limit in limits:
+            state = states.get(kept_under(name, limit), ())
+            if isinstance(limit, TokenBucket) and state and len(state) % 2 == 0 and state[1] > Bucket(limit).full:
+                states[kept_under(name, limit)] = (*state, Bucket(limit).mark)
         return super()._decide(limits, demand, now_ms)
 
 
