@@ -164,6 +164,8 @@ class _BackendBase:
         Raises:
             InvalidArgumentError: There is none of this kind.
         """
+        if not isinstance(kind, type):
+            raise InvalidArgumentError(f"unwrap takes a class, not {kind!r}")
         found = self.engine.driver.unwrap(kind)
         if found is None:
             raise InvalidArgumentError(

@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,25 +15,29 @@ __all__ = [
     "check_flag",
     "check_headers",
     "check_kind",
+    "check_list",
+    "check_mapping",
     "check_member",
     "check_name",
+    "check_pairs",
     "check_seconds",
     "check_text",
     "check_time",
     "too_large",
     "valid_count",
+    "valid_flag",
     "valid_key",
     "valid_seconds",
     "valid_wait",
 ]
 
 M = TypeVar("M", bound=enum.Enum)
-K = TypeVar("K")
 
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
 
 MAX_HEADERS = 64
+PAIR = 2
 MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -123,11 +127,33 @@ def check_member(what: str, value: object, kind: type[M]) -> M:
     return value
 
 
-def check_kind(what: str, value: object, kind: type[K]) -> K:
+def check_kind(what: str, value: object, kind: type) -> Any:
     """Return a value of a class, or say what is wrong with it."""
     if not isinstance(value, kind):
         raise InvalidArgumentError(f"{what} must be a {kind.__name__}, not {value!r}")
     return value
+
+
+def check_list(what: str, value: object) -> list[Any]:
+    """Return what is in a list or another iterable; a text, bytes or a mapping is one thing, not a list of things."""
+    if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"{what} must be a list or another iterable, not {type(value).__name__}")
+    return list(value)
+
+
+def check_mapping(what: str, value: object) -> None:
+    """Refuse what is no mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{what} must be a mapping, like a dict, not {type(value).__name__}")
+
+
+def check_pairs(what: str, value: object) -> list[tuple[Any, Any]]:
+    """Return the pairs that are in a list or another iterable."""
+    listed = check_list(what, value)
+    for each in listed:
+        if not isinstance(each, tuple | list) or len(each) != PAIR:
+            raise InvalidArgumentError(f"{what} must be pairs of a channel and its payload, not {type(each).__name__}")
+    return listed
 
 
 def check_time(what: str, value: object) -> float:
@@ -160,6 +186,11 @@ def valid_count(value: Any, field: "attrs.Attribute[int]", count: int) -> None: 
 def valid_key(value: Any, field: "attrs.Attribute[str]", key: str) -> None:  # noqa: ARG001 - attrs' form
     """Refuse what is no name."""
     check_name(field.name, key)
+
+
+def valid_flag(value: Any, field: "attrs.Attribute[bool]", flag: object) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is neither True nor False."""
+    check_flag(field.name, flag)
 
 
 def _utf8(what: str, text: str) -> bytes:

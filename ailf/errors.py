@@ -132,7 +132,8 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
     """
 
     def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay < math.inf:
+        number = isinstance(delay, int | float) and not isinstance(delay, bool)
+        if delay is not None and not (number and 0 <= delay < math.inf):
             raise InvalidArgumentError(f"a retry's delay must be a finite number of seconds, not {delay!r}")
         super().__init__(why)
         self.delay = delay

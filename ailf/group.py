@@ -7,6 +7,7 @@ backoff, and what fails too often becomes one of the group's dead letters.
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from ailf.checks import check_flag, check_name
 from ailf.consumer import AsyncConsumer, Consumer
 from ailf.delivery import AsyncDelivery, Delivery
 from ailf.leasing import GroupFlow
@@ -206,6 +207,7 @@ class Group(_GroupBase, Generic[T]):
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
         """
+        _check_worker(consumer, signals=signals)
         run(Worker(self._flow, handler, concurrency, prefetch, drain, consumer, signals=signals).run())
 
 
@@ -285,4 +287,12 @@ class AsyncGroup(_GroupBase, Generic[T]):
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
         """
+        _check_worker(consumer, signals=signals)
         await Worker(self._flow, handler, concurrency, prefetch, drain, consumer, signals=signals).run()
+
+
+def _check_worker(consumer: str | None, *, signals: bool) -> None:
+    """Refuse what a worker would meet only when it opens its consumer."""
+    if consumer is not None:
+        check_name("consumer", consumer)
+    check_flag("signals", signals)

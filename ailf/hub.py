@@ -14,7 +14,7 @@ import attrs
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, PermissionDeniedError
 from ailf.patterns import matches
-from ailf.runtime import Event, Task
+from ailf.runtime import Event, Runtime, Task
 from ailf.values import Gap, Overflow
 
 __all__ = ["Hub", "Inbox"]
@@ -118,8 +118,13 @@ class Inbox:
         except IndexError:
             return None
 
+    def __len__(self) -> int:
+        """Return how many items are there."""
+        return len(self._items)
+
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
-        """Return the next item; None at the end, or after so many seconds."""
+        """Return the next item; None at the end, or after `timeout` seconds."""
+        until = None if timeout is None else Runtime.now() + timeout
         while True:
             item = self.take()
             if item is not None:
@@ -131,7 +136,7 @@ class Inbox:
             self._ready.clear()
             if self._items or self._ended:  # put between the look and the clear
                 continue
-            if not await self._ready.wait(timeout):
+            if not await self._ready.wait(None if until is None else max(0.0, until - Runtime.now())):
                 return None
 
     @property

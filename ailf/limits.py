@@ -244,7 +244,7 @@ def parse_limit(text: str) -> Limit:
     if rate["kind"] == "fixed":
         return FixedWindow(limit, per)
     if rate["kind"] == "sliding":
-        return SlidingWindow(limit, per, *([int(rate["buckets"])] if rate["buckets"] else []))
+        return SlidingWindow(limit, per, *([_whole(rate["buckets"])] if rate["buckets"] else []))
     return TokenBucket(limit, per, *([_whole(rate["burst"])] if rate["burst"] else []))
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from ailf.attached import Attached
 from ailf.engine import Engine
@@ -60,12 +60,19 @@ class _RateLimiterBase(Attached):
         return f"<{type(self).__name__} {self.name!r}: {limits}>"
 
 
+def _check_limited(flow: LimiterFlow[Any], key: object, costs: Mapping[str, int], timeout: float | None) -> None:
+    """Refuse, when a function is decorated, what each of its calls would meet."""
+    if not isinstance(key, str) and not callable(key):
+        raise InvalidArgumentError(f"the key must be text, or a function of the call's arguments, not {key!r}")
+    flow.checked(key if isinstance(key, str) else "", costs, timeout)
+
+
 class PermitHolding:
     """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
 
     def __init__(self, flow: LimiterFlow[Permit], key: str, timeout: float | None, costs: Mapping[str, int]) -> None:
         self._flow = flow
-        self._asked = (key, costs, timeout)
+        self._asked = flow.checked(key, costs, timeout)
         self._permit: Permit | None = None
 
     def __enter__(self) -> Permit:
@@ -93,7 +100,7 @@ class AsyncPermitHolding:
         self, flow: LimiterFlow[AsyncPermit], key: str, timeout: float | None, costs: Mapping[str, int]
     ) -> None:
         self._flow = flow
-        self._asked = (key, costs, timeout)
+        self._asked = flow.checked(key, costs, timeout)
         self._permit: AsyncPermit | None = None
 
     async def __aenter__(self) -> AsyncPermit:
@@ -186,6 +193,7 @@ class RateLimiter(_RateLimiterBase):
             timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
             costs: What a call costs, by limit.
         """
+        _check_limited(self._flow, key, costs, timeout)
 
         def limit(function: Callable[P, R]) -> Callable[P, R]:
             self._flow.engine.runtime.check_callable("what is limited", function)
@@ -327,6 +335,7 @@ class AsyncRateLimiter(_RateLimiterBase):
             timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
             costs: What a call costs, by limit.
         """
+        _check_limited(self._flow, key, costs, timeout)
 
         def limit(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             self._flow.engine.runtime.check_callable("what is limited", function)

@@ -34,7 +34,7 @@ MARKS: Final = frozenset({REPLY_TO, REQUEST, FAILED})
 
 def check_free(headers: Mapping[str, str] | None) -> None:
     """Refuse headers of a user's that have a meaning here."""
-    if headers and (taken := MARKS & set(headers)):
+    if isinstance(headers, Mapping) and (taken := MARKS & set(headers)):
         raise InvalidArgumentError(f"the header {min(taken)} is how requests and replies travel; choose another name")
 
 
@@ -77,14 +77,15 @@ class Ticket:
             raise self._error
 
     async def next(self, timeout: float) -> Frame | None:
-        """Return what comes next; None after so many seconds."""
+        """Return what comes next; None after `timeout` seconds."""
+        until = Runtime.now() + timeout
         while not self._frames:
             if self._error is not None:
                 raise self._error
             self._ready.clear()
             if self._frames or self._error is not None:  # put between the look and the clear
                 continue
-            if timeout <= 0 or not await self._ready.wait(timeout):
+            if (left := until - Runtime.now()) <= 0 or not await self._ready.wait(left):
                 return None
         return self._frames.popleft()
 

@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 from ailf.backend import AsyncBackend, Backend
+from ailf.checks import check_kind, check_text
 from ailf.driver import BackendDriver, Capability
-from ailf.errors import ClosedError
+from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
@@ -44,7 +45,7 @@ class MemoryDriver(BackendDriver):
     ) -> None:
         self.store = store
         self.runtime = runtime
-        self.url = shown(url)
+        self.url = shown(check_text("url", url))
         self.max_payload = max_payload
         self.closed = False
 
@@ -81,6 +82,18 @@ class MemoryDriver(BackendDriver):
         return self.store if isinstance(self.store, kind) else None
 
 
+def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
+    """Return the store to use, of the two arguments that say which."""
+    if clock is not None:
+        check_kind("clock", clock, Clock)
+    if store is None:
+        return MemoryStore(clock)
+    if clock is not None:
+        raise InvalidArgumentError("give a clock or a store, not both: a store has its own clock")
+    check_kind("store", store, MemoryStore)
+    return store
+
+
 class MemoryBackend(Backend):
     """The memory backend, blocking.
 
@@ -104,7 +117,7 @@ class MemoryBackend(Backend):
         max_payload: int = MAX_PAYLOAD,
         url: str = "memory://",
     ) -> None:
-        self.store = store or MemoryStore(clock)
+        self.store = _store(clock, store)
         super().__init__(MemoryDriver(self.store, ThreadRuntime(), url=url, max_payload=max_payload))
 
 
@@ -131,5 +144,5 @@ class AsyncMemoryBackend(AsyncBackend):
         max_payload: int = MAX_PAYLOAD,
         url: str = "memory://",
     ) -> None:
-        self.store = store or MemoryStore(clock)
+        self.store = _store(clock, store)
         super().__init__(MemoryDriver(self.store, AsyncioRuntime(), url=url, max_payload=max_payload))

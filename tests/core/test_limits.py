@@ -139,7 +139,9 @@ def test_a_limit_that_was_made_smaller(before: str) -> None:
             assert denied.retry_after <= 360
             clock.advance(60)
         assert small.try_acquire()
-        assert large.peek().remaining == large.limits[""].capacity - 10, "the same state: the larger limit counts what the smaller one does"
+        assert large.peek().remaining == large.limits[""].capacity - 10, (
+            "the same state: the larger limit counts what the smaller one does"
+        )
 
 
 def test_what_a_limit_charged_beyond_its_capacity_stays() -> None:
