@@ -171,6 +171,7 @@ class Hub:
         self._reader: Task | None = None
         self._stopping = self._runtime.event()
         self._closed = False
+        self._abandoned = False
         self._outage: _Outage | None = None
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
@@ -277,10 +278,12 @@ class Hub:
                 for event in await self._listener.receive(_SLICE):
                     self._dispatch(event)
             except ClosedError:
-                return
+                break
             except Exception as error:  # noqa: BLE001 - the reader of all subscriptions outlives every error
                 if not self._stopping.is_set():
                     await self._recover(error)
+        if self._abandoned and self._listener is not None:
+            await self._listener.close()
 
     async def _recover(self, cause: Exception) -> None:
         """Come back on a new connection and ask for everything again."""
@@ -354,6 +357,13 @@ class Hub:
             if interest.established:
                 inbox.end(error)
         interest.confirmed.set()
+
+    def abandon(self) -> None:
+        """Let the reader end by itself: nobody can have a subscription any more."""
+        self._abandoned = True
+        self._stopping.set()
+        if self._listener is not None and self._runtime.flavour == "blocking":
+            self._listener.interrupt()
 
     async def close(self) -> None:
         """End every inbox with `ClosedError`, the reader, and the connection (B3)."""

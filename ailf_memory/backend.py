@@ -63,6 +63,14 @@ class MemoryDriver(BackendDriver):
     def interrupt(self) -> None:
         self.closed = True
 
+    def abandon(self) -> bool:
+        self.closed = True
+        with self.store.lock:
+            mine = [each for each in self.store.listeners if each.is_of(self)]
+            # Another list: somebody may be in the middle of the old one.
+            self.store.listeners = [each for each in self.store.listeners if each not in mine]
+        return bool(mine)
+
     def twin(self, runtime: Runtime) -> "MemoryDriver":
         return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
 
@@ -97,6 +105,8 @@ def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
 class MemoryBackend(Backend):
     """The memory backend, blocking.
 
+    One that is dropped without `close` leaves nothing, unless it had subscriptions: then a `ResourceWarning` says so.
+
     Arguments:
         clock: Its *now*; with a `ManualClock` a test moves time by hand.
         store: A store to share with other memory backends; a new one unless told.
@@ -123,6 +133,8 @@ class MemoryBackend(Backend):
 
 class AsyncMemoryBackend(AsyncBackend):
     """The memory backend, for asyncio.
+
+    One that is dropped without `aclose` leaves nothing, unless it had subscriptions: then a `ResourceWarning` says so.
 
     Arguments:
         clock: Its *now*; with a `ManualClock` a test moves time by hand.

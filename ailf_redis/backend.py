@@ -99,6 +99,9 @@ class RedisDriver(BackendDriver):
     def interrupt(self) -> None:
         self.executor.interrupt()
 
+    def abandon(self) -> bool:
+        return self.executor.abandon()
+
     def twin(self, runtime: Runtime) -> "RedisDriver":
         return RedisDriver(self.settings, runtime, self._brought)
 

@@ -1,6 +1,7 @@
 """What arrives on asyncio: `Received` hands replies on, and a `LoopLink` keeps them for who receives."""
 
 import asyncio
+import contextlib
 from asyncio import get_running_loop
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +11,51 @@ import hiredis
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection import Command, Executor, Link, Replies, packed
 
-__all__ = ["LoopLink", "Received"]
+__all__ = ["LoopLink", "Received", "drop"]
+
+
+def drop(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
+    """Give back a connection of redis-py from any thread, without waiting; return whether there was one.
+
+    Where its loop is closed nothing of asyncio can end it any more: its socket is closed, and neither asyncio nor
+    redis-py are to say that it was forgotten.
+    """
+    writer = connection._writer
+    if writer is None:
+        return False
+    if loop.is_closed():
+        connection._writer = connection._reader = None
+        _close_socket(writer.transport)
+        return True
+
+    def end() -> None:
+        writer.transport.abort()
+        connection._close()
+
+    if loop is asyncio._get_running_loop():
+        end()
+    else:
+        with contextlib.suppress(RuntimeError):  # closed just now
+            loop.call_soon_threadsafe(end)
+    return True
+
+
+def _close_socket(transport: Any) -> None:
+    protocol = getattr(transport, "_ssl_protocol", None)
+    if protocol is not None:  # TLS stands on a transport of its own
+        transport._closed = True
+        transport = protocol._transport
+    sock = getattr(transport, "_sock", None)
+    if sock is not None:  # else it is another loop's transport, whose socket was closed with the loop
+        transport._sock, transport._closing = None, True
+        sock.close()
 
 
 class Received(asyncio.BufferedProtocol):
     """Takes the place of a connection's own protocol, for which each read would be a new quarter of a megabyte."""
 
     def __init__(self, connection: Any) -> None:
+        self.loop = get_running_loop()
         self._connection = connection
         self._replies = Replies(connection._parser.parse_error)
         self._buffer = memoryview(self._replies.buffer)  # TLS fills a part of it, and a part of a bytearray is a copy
@@ -38,6 +77,10 @@ class Received(asyncio.BufferedProtocol):
             self._transport.abort()
             raise
 
+    def drop(self) -> bool:
+        """Give back the connection from any thread, without waiting; return whether there still was one."""
+        return drop(self._connection, self.loop)
+
     def take(self, replies: list[Any]) -> None:
         """Do something with what has arrived."""
         raise NotImplementedError
@@ -57,6 +100,7 @@ class LoopLink(Received, Link):
         self._lost: Exception | None = None
         self._resting = False
         super().__init__(connection)
+        executor.linked(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._transport.is_closing():

@@ -21,6 +21,7 @@ from ailf.errors import BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Event, Runtime
 from ailf_redis.connection import Command, Executor, Link, packed
 from ailf_redis.links import ThreadLink, shut
+from ailf_redis.loop_links import drop
 from ailf_redis.origins import Origin, answer, done, hang_up
 from ailf_redis.settings import Settings
 
@@ -210,6 +211,18 @@ class PlainExecutor(Executor):
             for connection in tuple(self._busy):
                 shut(connection._sock)  # a fake's never blocks for long
 
+    def abandon(self) -> bool:
+        had = super().abandon()
+        pid, loop = self._home
+        connections = [*self._idle, *self._busy] if pid == os.getpid() else []
+        self._idle.clear()
+        for each in connections:
+            if loop is None:
+                each.disconnect()
+            else:
+                drop(each, loop)
+        return bool(connections) or had
+
     async def close(self) -> None:
         self.interrupt()
         if self._home != self._here():
@@ -253,6 +266,7 @@ class _PlainLink(Link):
         self._executor = executor
         self._connection = connection
         self._gone = False
+        executor.linked(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._gone:
@@ -330,6 +344,10 @@ class _FakeLink(_PlainLink):
     def interrupt(self) -> None:
         self._gone = True
 
+    def drop(self) -> bool:
+        had, self._gone = not self._gone, True
+        return had
+
     async def close(self) -> None:
         self._gone = True
         if self._sender is None or not self._sender.is_alive():  # else it ends the connection when it comes back
@@ -341,6 +359,7 @@ class _LoopLink(_PlainLink):
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
         self._writer = connection._writer
+        self._loop = asyncio.get_running_loop()
         self._glance = math.inf if isinstance(connection._reader, asyncio.StreamReader) else _GLANCE
 
     async def _first(self, timeout: float) -> list[Any]:
@@ -359,3 +378,7 @@ class _LoopLink(_PlainLink):
     def interrupt(self) -> None:
         self._gone = True
         self._writer.close()
+
+    def drop(self) -> bool:
+        self._gone = True
+        return drop(self._connection, self._loop)
