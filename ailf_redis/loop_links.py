@@ -21,8 +21,8 @@ def drop(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
     redis-py are to say that it was forgotten.
     """
     writer = connection._writer
-    if writer is None:
-        return False
+    if not isinstance(writer, asyncio.StreamWriter):  # it is gone; or a fake's, which has no socket
+        return writer is not None
     if loop.is_closed():
         connection._writer = connection._reader = None
         _close_socket(writer.transport)

@@ -148,7 +148,7 @@ def test_brought_clients(private: Server) -> None:
     with redis.Redis(port=private.port) as client:
         with dropped(f"redis://localhost:{private.port}/0"):
             use(RedisBackend.from_client(client))
-        assert client.ping()
+        client.flushall()  # the leases
 
     async def main() -> None:
         async with redis.asyncio.Redis(port=private.port) as other:
