@@ -345,7 +345,10 @@ class RemembersForLonger(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
         if demand.account.final and not ruling.allowed and ruling.retry_after:
-            state = self._store.accounts[demand.account]
-            for name, each in state.states.items():
-                state.states[name] = (each[0], each[1] + each[1] // 2, *each[2:])
+            states = self._store.accounts[demand.account].states
+            for name, limit in limits:
+                if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
+                    its = Bucket(limit)
+                    latest, debt, *lows = its._mine(states[kept])
+                    states[kept] = its._marked((latest, debt + debt // 2, *lows))
         return ruling
