@@ -7,6 +7,10 @@ The token bucket keeps no tokens but a debt, in units of cost times the period, 
 millisecond: so nothing is ever rounded. (The generic cell rate algorithm of ITU-T I.371 is the same bucket with the
 debt counted in time.) It also keeps how low the debt has been since when, coarsely: a charge that is taken back later
 can only give back what would still be owed without it (R7).
+
+A limit may change while its state is there. A debt above the capacity is one of two things: it was charged by this
+limit, in advance or beyond what there was, and then it counts; or by a larger one, and then no more of it counts than
+the capacity, from when it was charged (R12). A mark at its end tells which limit made it.
 """
 
 import itertools
@@ -92,14 +96,29 @@ class Algorithm(ABC):
 
 
 class Bucket(Algorithm):
-    """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising."""
+    """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising.
+
+    Where the debt is above the capacity, a text follows: the limit that made it.
+    """
 
     def __init__(self, limit: TokenBucket) -> None:
-        self.rate, self.per, self.capacity = limit.rate, limit.per_ms, limit.burst
+        self.rate, self.per, self.capacity = limit.unit_rate, limit.unit_ms, limit.burst
         self.full = self.capacity * self.per
+        self.mark = f"{self.rate},{self.capacity}"
+
+    def _mine(self, state: State) -> State:
+        """Return a state without the text, and with no more debt than this limit can have made (R12)."""
+        if not len(state) % 2 and (not state or state[1] <= self.full):
+            return state
+        numbers = state[:-1] if len(state) % 2 else state
+        return numbers if state[-1] == self.mark or numbers[1] <= self.full else (numbers[0], self.full, *numbers[2:])
+
+    def _marked(self, state: State) -> State:
+        """Return a state as it is kept: with whose debt it is, where that is above the capacity."""
+        return (*state, self.mark) if state[1] > self.full else state
 
     def _at(self, state: State, now: int) -> tuple[int, int]:
-        """Return the time that counts, and the debt then."""
+        """Return the time that counts, and the debt then; of a state as `_mine` returns it."""
         if not state:
             return now, 0
         latest, debt = state[0], state[1]
@@ -109,25 +128,29 @@ class Bucket(Algorithm):
         return now, left if left > 0 else 0
 
     def remaining(self, state: State, now: int) -> int:
-        left = self.full - self._at(state, now)[1]
+        left = self.full - self._at(self._mine(state), now)[1]
         return left // self.per if left > 0 else 0
 
     def ends(self, state: State) -> int:
+        state = self._mine(state)
         return state[0] - -state[1] // self.rate if state else 0
 
     def wait(self, state: State, now: int, cost: int) -> int | None:
         if cost > self.capacity:
             return None
-        latest, debt = self._at(state, now)
+        latest, debt = self._at(self._mine(state), now)
         over = debt + cost * self.per - self.full
         return latest - now - -over // self.rate if cost and over > 0 else 0
 
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        state = self._mine(state)
         latest, debt = self._at(state, now)
         raised = self._raise(state, latest, debt, debt + cost * self.per)
-        return raised, (latest, raised[1])
+        return self._marked(raised), (latest, raised[1])
 
     def take(self, state: State, now: int, cost: int) -> Taken | None:
+        if state and (state[1] > self.full or len(state) % 2):
+            state = self._mine(state)
         latest, debt = self._at(state, now)
         target = debt + cost * self.per
         left = self.full - target
@@ -154,6 +177,7 @@ class Bucket(Algorithm):
 
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
         since, owed = mark
+        kept, state = state, self._mine(state)
         more = (actual - charged) * self.per
         if more >= 0:
             # It counts from then on, so some of it may have leaked away meanwhile. Where nothing is stored any more,
@@ -163,18 +187,19 @@ class Bucket(Algorithm):
             base = state[1] if state else owed
             added = max(0, base + more - leaked) - max(0, base - leaked)
             if not added:
-                return state
-            return _with_lows(latest, min(self._at(state, latest)[1] + added, LARGEST), _lows(state))
+                return kept
+            return self._marked(_with_lows(latest, min(self._at(state, latest)[1] + added, LARGEST), _lows(state)))
         if not state:
-            return state
+            return kept
         latest, debt = self._at(state, now)
         lows = _lows(state)
         back = min([-more, debt, *(low for time, low in lows if time > since)])
         lowered = [(time, low if time <= since else max(0, low - back)) for time, low in lows]
-        kept = [each for each, after in zip(lowered, [*lowered[1:], (0, LARGEST)], strict=True) if each[1] < after[1]]
-        return _with_lows(latest, debt - back, kept)
+        left = [each for each, after in zip(lowered, [*lowered[1:], (0, LARGEST)], strict=True) if each[1] < after[1]]
+        return self._marked(_with_lows(latest, debt - back, left))
 
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        kept, state = state, self._mine(state)
         latest, debt = self._at(state, now)
         target = max(
             debt,
@@ -182,7 +207,7 @@ class Bucket(Algorithm):
             self.rate * reset_ms,
             self.full - self.per + self.rate * pause_ms if pause_ms else 0,
         )
-        return self._raise(state, latest, debt, target) if target > debt else state
+        return self._marked(self._raise(state, latest, debt, target)) if target > debt else kept
 
 
 def _lows(state: State) -> list[tuple[int, int]]:

@@ -1,13 +1,14 @@
 """An opened backend, which hands out the interfaces: `Backend` and `AsyncBackend`; and how to open one by URL."""
 
-import os
+import logging
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
+from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError
+from ailf.errors import BackendTimeoutError, ConnectionLostError, InvalidArgumentError
 from ailf.limiting import OnBackendError
 from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
@@ -18,60 +19,80 @@ from ailf.registry import plugin_for
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
 from ailf.subscription import ErrorHook
+from ailf.urls import environment_url
 from ailf.values import Retention
 
 __all__ = ["AsyncBackend", "Backend", "connect", "connect_async"]
 
 T = TypeVar("T")
 
+log = logging.getLogger("ailf")
+
 DEFAULT_URL = "memory://"
 
+_OPENING_DELAYS = (0.1, 0.2, 0.5, 1.0)
+"""Seconds between tries to open a backend that is not there yet."""
 
-def connect(url: str | None = None) -> "Backend":
+
+def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
     """Open a backend by URL, and check that it answers.
 
     Arguments:
         url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
-            variable ``AILF_URL``, or else ``memory://``.
+            variable ``AILF_URL``, or else ``memory://``, which is logged as a warning.
+        wait: Seconds to try again while the backend can't be reached, is not ready, or doesn't answer; what waiting
+            can't mend is raised at once. The last try begins before they are over.
 
     Raises:
-        InvalidArgumentError: Nobody knows the scheme, or the URL has an option that its backend doesn't.
+        InvalidArgumentError: Nobody knows the scheme, the URL has an option that its backend doesn't, the URL or
+            ``AILF_URL`` is empty, or ``wait`` is no number of seconds.
         UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
         ConnectionLostError: The server can't be reached.
+        BackendTimeoutError: The server doesn't answer.
         PermissionDeniedError: The server refuses the credentials.
     """
+    patience = check_seconds("wait", wait)
     chosen = _chosen(url)
     backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
     try:
-        backend.ping()
+        run(_open(backend.engine, patience))
     except BaseException:
         backend.close()
         raise
     return backend
 
 
-def connect_async(url: str | None = None) -> "AsyncBackend":
+def connect_async(url: str | None = None, *, wait: float = 0.0) -> "AsyncBackend":
     """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
 
     It can be awaited instead: ``backend = await ailf.connect_async(…)``. Either checks that it answers, with the errors
     of `connect`.
 
+    Arguments:
+        url: See `connect`.
+        wait: See `connect`; it counts from when the backend is entered or awaited.
+
     Raises:
-        InvalidArgumentError: Nobody knows the scheme, or the URL has an option that its backend doesn't.
+        InvalidArgumentError: As for `connect`.
         UnsupportedError: The backend's package is missing, or has no asyncio flavour.
     """
+    patience = check_seconds("wait", wait)
     chosen = _chosen(url)
     backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
+    backend.engine.patience = patience
     return backend
 
 
 def _chosen(url: str | None) -> str:
-    chosen = url or os.environ.get("AILF_URL") or DEFAULT_URL
-    if "://" not in chosen:
-        raise InvalidArgumentError(
-            f"{chosen!r} is not the URL of a backend; write for example redis://localhost:6379/0"
-        )
-    return chosen
+    """Return the URL to open: the one that was given, that of the environment, or that of the memory backend."""
+    chosen = environment_url() if url is None else url
+    if chosen is not None:
+        return chosen
+    log.warning(
+        "no URL was given and AILF_URL is not set: this backend is in memory, where no other process sees it. "
+        "Set AILF_URL, or ask for memory:// to choose it"
+    )
+    return DEFAULT_URL
 
 
 class _BackendStream(Stream[T]):
@@ -143,6 +164,8 @@ class _BackendBase:
         Raises:
             InvalidArgumentError: There is none of this kind.
         """
+        if not isinstance(kind, type):
+            raise InvalidArgumentError(f"unwrap takes a class, not {kind!r}")
         found = self.engine.driver.unwrap(kind)
         if found is None:
             raise InvalidArgumentError(
@@ -446,7 +469,7 @@ class AsyncBackend(_BackendBase):
     async def __aenter__(self) -> Self:
         """Check that it answers, and return the backend itself."""
         try:
-            await self.ping()
+            await _open(self.engine, self.engine.patience)
         except BaseException:
             await self.aclose()
             raise
@@ -462,3 +485,22 @@ class AsyncBackend(_BackendBase):
 async def _ping(engine: Engine) -> None:
     engine.check_open()
     await engine.driver.ping()
+
+
+async def _open(engine: Engine, patience: float) -> None:
+    """Return when the backend answers; for `patience` seconds try again where waiting can mend it."""
+    until = engine.runtime.now() + patience
+    tries = 0
+    while True:
+        try:
+            await _ping(engine)
+        except (ConnectionLostError, BackendTimeoutError) as error:
+            left = until - engine.runtime.now()
+            if left <= 0:
+                raise
+            if not tries:
+                log.warning("%s is not there yet; waiting up to %g s: %s", engine.driver.url, patience, error)
+        else:
+            return
+        await engine.pause(min(left, _OPENING_DELAYS[min(tries, len(_OPENING_DELAYS) - 1)]))
+        tries += 1

@@ -1,9 +1,10 @@
 """Checks of arguments. Everything here is pure and raises `InvalidArgumentError` before anything is sent."""
 
+import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -12,19 +13,29 @@ from ailf.errors import MAX_SECONDS, InvalidArgumentError
 __all__ = [
     "MAX_SECONDS",
     "check_count",
+    "check_flag",
     "check_headers",
+    "check_kind",
+    "check_list",
+    "check_mapping",
+    "check_member",
     "check_name",
+    "check_pairs",
     "check_seconds",
+    "check_text",
     "check_time",
     "floor_ms",
     "to_ms",
     "too_large",
     "valid_between",
     "valid_count",
+    "valid_flag",
     "valid_key",
     "valid_seconds",
     "valid_wait",
 ]
+
+M = TypeVar("M", bound=enum.Enum)
 
 MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
@@ -33,6 +44,7 @@ MAX_SHOWN = 10**20
 """From here on an error doesn't show an integer: Python refuses to write one of thousands of digits."""
 
 MAX_HEADERS = 64
+PAIR = 2
 MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -104,6 +116,63 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
     return value
 
 
+def check_flag(what: str, value: object) -> bool:
+    """Return True or False, or say what is wrong with it: a text like "false" is true in a condition."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{what} must be True or False, not {value!r}")
+    return value
+
+
+def check_text(what: str, value: object, *, secret: bool = False) -> str:
+    """Return a non-empty text without a NUL, or say what is wrong with it; a secret one is not shown."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{what} must be text, not {type(value).__name__}")
+    if not value or "\0" in value:
+        raise InvalidArgumentError(
+            f"{what} must be non-empty text without NUL" + ("" if secret else f", not {value!r}")
+        )
+    if any("\ud800" <= each <= "\udfff" for each in value):
+        raise InvalidArgumentError(f"{what} is not valid Unicode text (a lone surrogate)")
+    return value
+
+
+def check_member(what: str, value: object, kind: type[M]) -> M:
+    """Return a member of an enum, or name the members."""
+    if not isinstance(value, kind):
+        members = ", ".join(f"{kind.__name__}.{each.name}" for each in kind)
+        raise InvalidArgumentError(f"{what} must be one of {members}, not {value!r}")
+    return value
+
+
+def check_kind(what: str, value: object, kind: type) -> Any:
+    """Return a value of a class, or say what is wrong with it."""
+    if not isinstance(value, kind):
+        raise InvalidArgumentError(f"{what} must be a {kind.__name__}, not {value!r}")
+    return value
+
+
+def check_list(what: str, value: object) -> list[Any]:
+    """Return what is in a list or another iterable; a text, bytes or a mapping is one thing, not a list of things."""
+    if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"{what} must be a list or another iterable, not {type(value).__name__}")
+    return list(value)
+
+
+def check_mapping(what: str, value: object) -> None:
+    """Refuse what is no mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{what} must be a mapping, like a dict, not {type(value).__name__}")
+
+
+def check_pairs(what: str, value: object) -> list[tuple[Any, Any]]:
+    """Return the pairs that are in a list or another iterable."""
+    listed = check_list(what, value)
+    for each in listed:
+        if not isinstance(each, tuple | list) or len(each) != PAIR:
+            raise InvalidArgumentError(f"{what} must be pairs of a channel and its payload, not {type(each).__name__}")
+    return listed
+
+
 def check_time(what: str, value: object) -> float:
     """Return a point in time in seconds since 1970 UTC, or say what is wrong with it.
 
@@ -161,6 +230,11 @@ def valid_between(least: float, most: float) -> "Callable[[Any, attrs.Attribute[
 def valid_key(value: Any, field: "attrs.Attribute[str]", key: str) -> None:  # noqa: ARG001 - attrs' form
     """Refuse what is no name."""
     check_name(field.name, key)
+
+
+def valid_flag(value: Any, field: "attrs.Attribute[bool]", flag: object) -> None:  # noqa: ARG001 - attrs' form
+    """Refuse what is neither True nor False."""
+    check_flag(field.name, flag)
 
 
 def _utf8(what: str, text: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ailf.checks import check_headers, too_large
+from ailf.checks import check_headers, check_mapping, too_large
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf.safe_text import text_of
 from ailf.tracing import stamped
@@ -115,6 +115,8 @@ class Payloads:
             EncodeError: The codec can't write this payload.
             InvalidArgumentError: The payload or its headers are too large, or headers aren't text.
         """
+        if headers is not None:
+            check_mapping("headers", headers)
         given = stamped(headers)
         sent = check_headers(given) if given else {}
         if sent and sent.get(CONTENT_TYPE) == BYTES:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ailf.checks import check_count, check_name
+from ailf.checks import check_count, check_name, check_seconds
 from ailf.crew import Crew
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
 from ailf.driver import Action, Claim, Outcome, Settlement
@@ -48,7 +48,8 @@ class ConsumerFlow:
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
-        self.name = f"{check_name('consumer', name or f'{socket.gethostname()}-{os.getpid()}')}:{secrets.token_hex(4)}"
+        told = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
+        self.name = f"{check_name('consumer', told)}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
         self.in_hand: dict[str, Parcel] = {}
         self._prefetch = check_count("prefetch", prefetch)
@@ -78,7 +79,7 @@ class ConsumerFlow:
     async def next(self, timeout: float | None = None) -> Parcel | None:
         """Return the next message; None when stopped, or after so many seconds."""
         now = self.group.engine.runtime.now
-        until = None if timeout is None else now() + timeout
+        until = None if timeout is None else now() + check_seconds("timeout", timeout)
         try:
             while True:
                 if self.group.engine.closed:

@@ -7,11 +7,12 @@ that may have been carried out only where doing it twice is the same as once. Ot
 import asyncio
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from ailf.checks import check_seconds
+from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.errors import (
     BackendTimeoutError,
@@ -49,6 +50,42 @@ class Closable(Protocol):
         """Give back what it holds."""
 
 
+class _Left:
+    """What a backend leaves when nobody can use it any more. It doesn't refer to the engine, which it outlives.
+
+    Attributes:
+        driver: The backend's.
+        pid: The process that it belongs to.
+        renewer: What keeps leases alive.
+        hub: The subscriptions, where there were any.
+    """
+
+    __slots__ = ("driver", "hub", "pid", "renewer")
+
+    def __init__(self, driver: BackendDriver) -> None:
+        self.driver = driver
+        self.pid = 0
+        self.renewer: Renewer | None = None
+        self.hub: Hub | None = None
+
+    def give_back(self) -> None:
+        """Give back connections and threads, and warn where there were any (B9)."""
+        if self.pid != os.getpid():  # a forked child's copy: they are the parent's
+            return
+        if self.renewer is not None:
+            self.renewer.abandon()
+        if self.hub is not None:
+            self.hub.give_back()
+        if self.driver.abandon():
+            warnings.warn(
+                f"the backend {self.driver.url} was dropped without being closed; its connections were given back. "
+                "Close the backend, or the object that was made alone: use it in `with` (`async with`), or call its "
+                "close (aclose)",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+
 class Engine:
     """The one thing that both flavours of a backend share.
 
@@ -62,32 +99,39 @@ class Engine:
         closed: Whether it was closed.
         here: Returns the process or the event loop that runs; see `Runtime`.
         home: The one that it belongs to; None before its first use. Each public call compares the two.
+        patience: Seconds that opening the backend may take longer than one try.
     """
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.driver = driver
         self.runtime = driver.runtime
         self.retry_for = check_seconds("retry_for", retry_for)
+        check_count("max_payload", driver.max_payload)
+        self.patience = 0.0
         self.closed = False
         self.here = self.runtime.here
         self.home: object = None
         self._thread = ""  # whose loop that is
         self._ended = False
+        self._left = _Left(driver)
+        self._drop = weakref.finalize(self, self._left.give_back)
+        self._drop.atexit = False  # the process gives everything back
         self._start()
 
     def _start(self) -> None:
         """Make what belongs to one process: after a fork the child makes its own."""
-        self._pid = os.getpid()
+        self._pid = self._left.pid = os.getpid()
         self._closing = self.runtime.event()
         self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
-        self.renewer = Renewer(self.driver)
+        self.renewer = self._left.renewer = Renewer(self.driver)
         self._tokens: list[str] = []
         self._start_in_loop()
 
     def _start_in_loop(self) -> None:
         """Make what belongs to one event loop."""
         self._hub: Hub | None = None
+        self._left.hub = None
         self._desk: Desk | None = None
         self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
 
@@ -155,7 +199,7 @@ class Engine:
         """The subscriptions of this backend, over one connection."""
         self.check_open()
         if self._hub is None:
-            self._hub = Hub(self.driver, self.check_open)
+            self._hub = self._left.hub = Hub(self.driver, self.check_open)
         return self._hub
 
     @property
@@ -256,6 +300,7 @@ class Engine:
         if self._ended:
             return
         self._ended = True
+        self._drop.detach()
         await self._end_users()
         await self.driver.close()
 

@@ -143,7 +143,8 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
 
     def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
         given: object = delay
-        if given is not None and not (isinstance(given, int | float) and 0 <= given <= MAX_SECONDS):
+        number = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= MAX_SECONDS
+        if given is not None and not number:
             raise InvalidArgumentError(
                 f"a retry's delay must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
             )

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from types import TracebackType
 
+from ailf.checks import check_member, check_seconds
 from ailf.errors import AilfError, InvalidArgumentError
 from ailf.leases import AsyncLease, GrantFlow, Lease
 from ailf.locking import LockFlow
@@ -24,11 +25,9 @@ class _Held:
     """What both faces share."""
 
     def __init__(self, flow: LockFlow, timeout: float | None, on_lost: OnLost) -> None:
-        if not isinstance(on_lost, OnLost):
-            raise InvalidArgumentError(f"on_lost must be OnLost.CANCEL or OnLost.SIGNAL, not {on_lost!r}")
         self._flow = flow
-        self._timeout = timeout
-        self._on_lost = on_lost
+        self._timeout = None if timeout is None else check_seconds("timeout", timeout)
+        self._on_lost = check_member("on_lost", on_lost, OnLost)
         self._grant: GrantFlow | None = None
 
     async def _acquire(self) -> GrantFlow:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
+from ailf.clock import SystemClock
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, PermissionDeniedError
 from ailf.patterns import matches
@@ -61,7 +62,10 @@ class Inbox:
         check_home: Raises where it can't be waited for here, because it is of another process or event loop.
     """
 
-    def __init__(self, ready: Event, *, size: int, overflow: Overflow) -> None:
+    def __init__(
+        self, ready: Event, *, size: int, overflow: Overflow, now: Callable[[], float] = SystemClock.wait_time
+    ) -> None:
+        self._now = now
         self.filters: dict[Filter, object] = {}
         self.dropped = 0
         self.dropped_bytes = 0
@@ -162,8 +166,13 @@ class Inbox:
                 self._gaps -= 1
         return item
 
+    def __len__(self) -> int:
+        """Return how many items are there."""
+        return len(self._items)
+
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
-        """Return the next item; None at the end, or after so many seconds."""
+        """Return the next item; None at the end, or after `timeout` seconds."""
+        until = None if timeout is None else self._now() + timeout
         while True:
             item = self.take()
             if item is not None:
@@ -178,7 +187,7 @@ class Inbox:
             self._ready.clear()
             if self._items or self._ended:  # put between the look and the clear
                 continue
-            if not await self._ready.wait(timeout):
+            if not await self._ready.wait(None if until is None else max(0.0, until - self._now())):
                 return None
 
     @property
@@ -223,6 +232,7 @@ class Hub:
         self._reader: Task | None = None
         self._stopping = self._runtime.event()
         self._closed = False
+        self._given_back = False
         self._outage: _Outage | None = None
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
@@ -357,10 +367,12 @@ class Hub:
                 for event in await self._listener.receive(_SLICE):
                     self._dispatch(event)
             except ClosedError:
-                return
+                break
             except Exception as error:  # noqa: BLE001 - the reader of all subscriptions outlives every error
                 if not self._stopping.is_set() and not await self._recover(error):
-                    return
+                    break
+        if self._given_back and self._listener is not None:
+            await self._listener.close()
 
     async def _recover(self, cause: Exception) -> bool:
         """Come back on a new connection and ask for everything again; return False where that was closed for good."""
@@ -448,6 +460,13 @@ class Hub:
             if interest.established:
                 inbox.end(error)
         interest.confirmed.set()
+
+    def give_back(self) -> None:
+        """Let the reader end by itself: nobody can have a subscription any more."""
+        self._given_back = True
+        self._stopping.set()
+        if self._listener is not None and self._runtime.flavour == "blocking":
+            self._listener.interrupt()
 
     async def close(self) -> None:
         """End every inbox with `ClosedError`, the reader, and the connection (B3)."""

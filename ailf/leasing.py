@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import attrs
 
 from ailf.batching import Batcher, batcher
-from ailf.checks import check_count, check_name, valid_count, valid_seconds
+from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
 from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
 from ailf.engine import Engine
@@ -46,15 +46,26 @@ class Stoppable(Protocol):
         """Drain and end, from any thread."""
 
 
+def _valid_position(value: object, field: "attrs.Attribute[Any]", position: object) -> None:  # noqa: ARG001 - attrs' form
+    if isinstance(position, str):
+        check_text(field.name, position)
+    else:
+        check_time(field.name, position)
+
+
+def _valid_backoff(value: object, field: "attrs.Attribute[Any]", backoff: object) -> None:  # noqa: ARG001 - as above
+    check_kind(field.name, backoff, Backoff)
+
+
 @attrs.frozen
 class GroupOptions:
     """How a group treats its messages; see `Stream.group`."""
 
-    start: Position = EARLIEST
+    start: Position = attrs.field(default=EARLIEST, validator=_valid_position)
     lease: float = attrs.field(default=30.0, validator=valid_seconds)
     takeover: float = attrs.field(default=10.0, validator=valid_seconds)
     max_deliveries: int = attrs.field(default=5, validator=valid_count)
-    backoff: Backoff = attrs.field(factory=Backoff)
+    backoff: Backoff = attrs.field(factory=Backoff, validator=_valid_backoff)
     max_processing: float = attrs.field(default=86_400.0, validator=valid_seconds)
     on_event: Callable[[GroupEvent], Any] | None = None
 
@@ -208,6 +219,8 @@ class GroupFlow:
     async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
         """Return a page of dead letters."""
         check_count("limit", limit)
+        if after != "":
+            check_text("after", after)
         letters: list[DeadLetter] = await self._ask(
             "list the dead letters of", self.driver.dead_letters, after, limit, again=True
         )
@@ -218,6 +231,8 @@ class GroupFlow:
         what = "redrive" if redrive else "purge"
         if not letters:
             raise InvalidArgumentError(f"{what} of {self}: name the letters by their ids; {what}_all takes all")
+        for letter in letters:
+            check_text("the id of a dead letter", letter)
         taken: list[bool] = await self._ask(
             f"{what} {len(letters)} dead letter(s) of", self.driver.take_letters, letters, again=True, redrive=redrive
         )

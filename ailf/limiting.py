@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 
 from ailf.algorithms import Mark
 from ailf.batching import Batcher, batcher
-from ailf.checks import check_count, check_name, check_seconds
+from ailf.checks import check_count, check_flag, check_name, check_seconds
 from ailf.denials import Denials
 from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Observation, Place, Ruling
 from ailf.engine import Engine
@@ -76,6 +76,8 @@ class LimiterOptions:
             raise InvalidArgumentError(f"{what}: a limit can't be called {min(taken)!r}, which is an argument's name")
         if len(limits) > MAX_LIMITS:
             raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are possible")
+        check_flag("count_denied", count_denied)
+        check_flag("cache_denials", cache_denials)
         if on_backend_error not in ("raise", "allow", "deny"):
             raise InvalidArgumentError(f"on_backend_error must be 'raise', 'allow' or 'deny', not {on_backend_error!r}")
         known = {each: as_limit(f"the limit {each!r}", limits[each]) for each in limits}
@@ -134,8 +136,17 @@ class LimiterFlow(Generic[P]):
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
+    def _usual_of(self, key: str) -> Demand:
+        """Return the usual call for a key."""
+        try:
+            return self._usual[key]
+        except TypeError:  # it can't be looked up
+            raise InvalidArgumentError(
+                f"rate limiter {self._options.name!r}: a key must be text, not {type(key).__name__}"
+            ) from None
+
     def _account(self, key: str) -> Account:
-        return self._usual[key].account
+        return self._usual_of(key).account
 
     def _usual_call(self, key: str) -> Demand:
         """Return the usual call for a key, which costs 1 of everything."""
@@ -160,6 +171,16 @@ class LimiterFlow(Generic[P]):
         for name, cost in named.items():
             check_count(f"the cost {name!r}" if name else "the cost", cost, least=0)
         return tuple([named.get(name, 1) for name in limits])
+
+    def checked(
+        self, key: str, costs: Mapping[str, int], timeout: float | None
+    ) -> tuple[str, Mapping[str, int], float | None]:
+        """Return what a later `acquire` is to be asked for, or say what is wrong with it."""
+        self._account(key)
+        self._costs(costs)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return key, costs, timeout
 
     def _token(self) -> str:
         return self.engine.token() if self._slots else ""
@@ -275,7 +296,10 @@ class LimiterFlow(Generic[P]):
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
-        demand = self._usual[key]
+        try:
+            demand = self._usual[key]
+        except TypeError:  # it can't be looked up
+            demand = self._usual_of(key)
         if costs or self._slots:
             demand = Demand(demand.account, self._costs(costs), self._token(), 0.0, demand.count_denied)
         denials, since = self._denials, 0.0
@@ -394,7 +418,7 @@ class LimiterFlow(Generic[P]):
         self, key: str, limit: str, remaining: int | None, reset_after: float | None, retry_after: float | None
     ) -> None:
         limits = self._options.limits
-        if limit not in limits:
+        if limit not in tuple(limits):
             known = ", ".join(map(repr, limits))
             raise InvalidArgumentError(f"rate limiter {self._options.name!r} has no limit {limit!r}; it has: {known}")
         seen = Observation(
@@ -407,7 +431,7 @@ class LimiterFlow(Generic[P]):
         if isinstance(limits[limit], Concurrency):
             raise InvalidArgumentError(f"observe {limit!r}: a provider's numbers say nothing of calls under way")
         bucket, longest = limits[limit], max(seen.reset_after, seen.pause)
-        if isinstance(bucket, TokenBucket) and bucket.rate * longest * 1000 > LARGEST / 2:
+        if isinstance(bucket, TokenBucket) and bucket.unit_rate * longest * 1000 > LARGEST / 2:
             raise InvalidArgumentError(f"observe {limit!r}: a wait of {longest:g} s is too long")
         await self.engine.call(self._what("observe", key), self._driver.observe, self._account(key), seen, again=True)
 

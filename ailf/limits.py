@@ -4,6 +4,7 @@ The arithmetic is integer, in milliseconds and units of cost, so that every back
 fit into the 53 bits that Lua's numbers have is refused here.
 """
 
+import math
 import re
 from typing import Any, Final, TypeAlias
 
@@ -41,6 +42,20 @@ def _check_size(what: str, size: int) -> None:
         raise InvalidArgumentError(f"{what} is more than 2**53, which not every backend can count exactly to")
 
 
+DIVISORS: Final = (1, 10, 100, 1000, 10_000, 100_000)
+"""By what a bucket's rate and period are divided if need be, the smallest that is enough: so most rates of one period
+are divided alike, and a limit that is changed goes on with what was charged."""
+
+
+def _in_units(rate: int, per_ms: int, burst: int) -> tuple[int, int] | None:
+    """Return a rate and a period in ms, divided by a common divisor so that what a bucket counts to fits; or None."""
+    common = math.gcd(rate, per_ms)
+    for divisor in (*DIVISORS, common):
+        if common % divisor == 0 and burst * (per_ms // divisor) <= LARGEST:
+            return rate // divisor, per_ms // divisor
+    return None
+
+
 def _period(milliseconds: int) -> str:
     return NAMED.get(milliseconds) or f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
 
@@ -63,13 +78,31 @@ class TokenBucket:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what can't be counted exactly."""
-        _check_size(f"burst * per of {self.burst} in {self.per:g} s", self.burst * self.per_ms)
         _check_size(f"a rate of {self.rate}", self.rate)
+        if _in_units(self.rate, self.per_ms, self.burst) is None:
+            raise InvalidArgumentError(
+                f"a token bucket of {self.rate} in {self.per:g} s with burst {self.burst} can't be counted exactly: "
+                f"burst * period in ms is more than 2**53 = {LARGEST}, also after dividing rate and period by their "
+                "greatest common divisor. Give it a smaller burst or a rounder rate, write it with a shorter period, "
+                "or use a FixedWindow or a SlidingWindow"
+            )
 
     @property
     def per_ms(self) -> int:
         """The period in milliseconds."""
         return round(self.per * 1000)
+
+    @property
+    def unit_rate(self) -> int:
+        """The rate as backends count it: what comes back in `unit_ms`."""
+        return self.rate // (self.per_ms // self.unit_ms)
+
+    @property
+    def unit_ms(self) -> int:
+        """The period as backends count it, in milliseconds: `per_ms`, or so much less that ``burst * unit_ms`` fits."""
+        units = _in_units(self.rate, self.per_ms, self.burst)
+        assert units is not None, "it was checked when it was made"  # noqa: S101 - for the type checker
+        return units[1]
 
     @property
     def capacity(self) -> int:
@@ -211,7 +244,7 @@ def parse_limit(text: str) -> Limit:
     if rate["kind"] == "fixed":
         return FixedWindow(limit, per)
     if rate["kind"] == "sliding":
-        return SlidingWindow(limit, per, *([int(rate["buckets"])] if rate["buckets"] else []))
+        return SlidingWindow(limit, per, *([_whole(rate["buckets"])] if rate["buckets"] else []))
     return TokenBucket(limit, per, *([_whole(rate["burst"])] if rate["burst"] else []))
 
 

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypedDict, TypeVar, cast
 
@@ -24,7 +24,25 @@ T = TypeVar("T")
 
 QUOTAS: Final = ("requests", "tokens", "input_tokens", "output_tokens")
 COUNTS: Final = ("tokens", "input_tokens", "output_tokens")
-CACHED: Final = "cache_creation_input_tokens"
+SENT: Final = (  # of each provider: the names whose sum is meant, where the first is reported
+    ("input_tokens", "cache_creation_input_tokens"),
+    ("prompt_tokens",),
+    ("inputTokens", "cacheWriteInputTokens"),
+    ("promptTokenCount", "toolUsePromptTokenCount"),
+    ("prompt_token_count", "tool_use_prompt_token_count"),
+)
+GENERATED: Final = (
+    ("output_tokens",),
+    ("completion_tokens",),
+    ("outputTokens",),
+    ("candidatesTokenCount", "thoughtsTokenCount"),
+    ("thoughtsTokenCount",),  # where it was cut off while it was thinking
+    ("candidates_token_count", "thoughts_token_count"),
+    ("thoughts_token_count",),
+)
+TOTAL: Final = (("total_tokens",), ("totalTokens",), ("totalTokenCount",), ("total_token_count",))
+PROXY: Final = "llm_provider-"
+"""What LiteLLM puts before the names of a provider's headers."""
 HEADERS: Final = ("x-ratelimit-{part}-{quota}", "anthropic-ratelimit-{quota}-{part}")
 LONGEST_PERIOD: Final = 120.0  # a quota per minute is whole again after a minute; twice that, as providers round
 LONGEST_PAUSE: Final = 3600.0  # then a provider is asked again, whatever it said
@@ -86,10 +104,14 @@ def llm_limits(
 def usage(reported: object, names: Iterable[str] = COUNTS) -> dict[str, int]:
     """Return what a provider reported as costs, for ``permit.settle(**usage(response.usage, permit.limits))``.
 
-    Known are OpenAI's ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``, and the ``input_tokens`` and
-    ``output_tokens`` of Anthropic and of OpenAI's responses. Anthropic's ``cache_creation_input_tokens`` are input too;
-    its ``cache_read_input_tokens`` are not counted, as most of its models don't count them towards a limit. Where no
-    total is reported, ``tokens`` is the sum.
+    Known are OpenAI's ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; the ``input_tokens`` and
+    ``output_tokens`` of Anthropic and of OpenAI's responses; Bedrock's ``inputTokens``, ``outputTokens`` and
+    ``totalTokens``; and the ``usageMetadata`` of Gemini and Vertex AI: ``promptTokenCount``, ``candidatesTokenCount``,
+    ``thoughtsTokenCount`` and ``totalTokenCount``, or ``prompt_token_count``, … as its Python library calls them.
+
+    Tokens that are written to a cache are input too (``cache_creation_input_tokens``, ``cacheWriteInputTokens``); those
+    that are read from one and reported apart are not counted, as most models don't count them towards a limit. Thoughts
+    are output. Where no total is reported, ``tokens`` is the sum.
 
     Arguments:
         reported: The usage in a provider's answer: an object with these attributes, or a mapping. None: none was
@@ -105,13 +127,12 @@ def usage(reported: object, names: Iterable[str] = COUNTS) -> dict[str, int]:
     """
     if not reported:
         return {}
-    sent, out, total = (_count(reported, name) for name in ("input_tokens", "output_tokens", "total_tokens"))
-    sent = _count(reported, "prompt_tokens") if sent is None else sent + (_count(reported, CACHED) or 0)
-    out = _count(reported, "completion_tokens") if out is None else out
+    sent, out, total = (_sum(reported, kinds) for kinds in (SENT, GENERATED, TOTAL))
     if (sent, out, total) == (None, None, None):
+        known = ", ".join(names[0] for names in (*SENT, *GENERATED, *TOTAL))
         raise InvalidArgumentError(
-            f"{type(reported).__name__} has none of input_tokens, output_tokens, prompt_tokens, completion_tokens and "
-            "total_tokens; give the usage of a provider's answer"
+            f"{type(reported).__name__} has none of {known}; give the usage of a provider's answer, such as "
+            "response.usage or response.usage_metadata"
         )
     told = dict(zip(COUNTS, ((sent or 0) + (out or 0) if total is None else total, sent, out), strict=True))
     wanted = _names(names)
@@ -127,24 +148,26 @@ def observed(
     …), and Anthropic's ``anthropic-ratelimit-requests-remaining``, ``-tokens-``, ``-input-tokens-`` and
     ``-output-tokens-``. The ``…-reset…`` beside them counts where, taken with ``…-limit…``, it is that of a quota per
     minute: to some accounts these headers tell requests per day, whose reset would stop a limit per minute for hours.
-    ``retry-after``, which comes with the status 429, is passed on for the first of the names, usually requests; of an
-    hour at most.
+    ``retry-after``, which comes with the status 429 as seconds or as a date, is passed on for the first of the names,
+    usually requests; of an hour at most. Azure's ``retry-after-ms`` and ``x-ms-retry-after-ms`` are finer and come
+    before it. LiteLLM's prefix ``llm_provider-`` is left out.
 
     What can't be understood is left out and logged at level DEBUG; it never raises.
 
     Arguments:
         headers: A response's headers, in upper or lower case.
         names: Which limits there are; others than these four are ignored, so a limiter's ``limits`` may be given.
-        now: When the response was sent, in seconds since 1970, for resets that are points in time; unless told the
+        now: When the response was sent, in seconds since 1970, for what is told as a point in time; unless told the
             ``date`` in the headers, or else the time of this process.
     """
-    known = {str(name).lower(): str(text).strip() for name, text in headers.items()}
-    dated = _read(known, "date", lambda text: parsedate_to_datetime(text).timestamp())
+    plain = {str(name).lower(): str(text).strip() for name, text in headers.items()}
+    known = {name.removeprefix(PROXY): text for name, text in plain.items() if name.startswith(PROXY)} | plain
+    dated = _read(known, "date", _date)
     sent = (time.time() if dated is None else dated) if now is None else now
     wanted = _names(names)
     quotas = [quota for quota in QUOTAS if quota in wanted]
     seen = [each for quota in quotas for pattern in HEADERS if (each := _quota(known, pattern, quota, sent))]
-    pause = _read(known, "retry-after", _duration)
+    pause = _pause(known, sent)
     if pause and quotas:
         seen.append({"limit": quotas[0], "retry_after": min(pause, LONGEST_PAUSE)})
     return seen
@@ -157,6 +180,15 @@ def _names(names: Iterable[str]) -> set[str]:
 def _count(reported: object, name: str) -> int | None:
     count = reported.get(name) if isinstance(reported, Mapping) else getattr(reported, name, None)
     return None if count is None else check_count(f"the reported {name}", count, least=0)
+
+
+def _sum(reported: object, kinds: Iterable[tuple[str, ...]]) -> int | None:
+    """Return what is reported under the names of one provider; None where there is none."""
+    for first, *others in kinds:
+        count = _count(reported, first)
+        if count is not None:
+            return count + sum(_count(reported, name) or 0 for name in others)
+    return None
 
 
 def _quota(headers: Mapping[str, str], pattern: str, quota: str, sent: float) -> dict[str, Any]:
@@ -181,6 +213,26 @@ def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T
     except (ValueError, OverflowError) as error:
         log.debug("ignored the header %s, %r: %s", name, text, error)
         return None
+
+
+def _pause(headers: Mapping[str, str], sent: float) -> float | None:
+    """Return the seconds for which nothing is to be sent, from the finest header that says so."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        pause = _read(headers, name, lambda text: _duration(text + "ms"))
+        if pause is not None:
+            return pause
+    return _read(headers, "retry-after", lambda text: _pause_of(text, sent))
+
+
+def _pause_of(text: str, sent: float) -> float:
+    """Return the seconds of a duration, or those until a date (RFC 9110)."""
+    return max(0.0, _date(text) - sent) if "," in text else _duration(text)
+
+
+def _date(text: str) -> float:
+    """Return a date of HTTP, which is in GMT, in seconds since 1970."""
+    at = parsedate_to_datetime(text)
+    return (at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp()
 
 
 def _whole(text: str) -> int:

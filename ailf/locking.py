@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_seconds
+from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_flag, valid_seconds
 from ailf.driver import Bid, Capability, Denied, Grant, Place
 from ailf.engine import Engine
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
@@ -36,14 +36,14 @@ class LockOptions:
     names: tuple[str, ...] = attrs.field(converter=_names, kw_only=False)
     ttl: float = attrs.field(validator=valid_seconds)
     permits: int = attrs.field(validator=valid_count)
-    fair: bool
-    renew: bool
+    fair: bool = attrs.field(validator=valid_flag)
+    renew: bool = attrs.field(validator=valid_flag)
 
 
-def require_locks(engine: Engine, names: Iterable[str]) -> None:
+def require_locks(engine: Engine, names: Iterable[object]) -> None:
     """Raise `UnsupportedError` where the backend has no locks, or none of several names (B2)."""
     engine.require(Capability.LOCK, "locks")
-    if len(set(names)) > 1:
+    if len(_names(names)) > 1:
         engine.require(Capability.SEVERAL_LOCKS, "locks of several names")
 
 
@@ -108,7 +108,7 @@ class LockFlow:
         return found if isinstance(found, GrantFlow) else None
 
     async def acquire(self, timeout: float | None) -> GrantFlow:
-        if timeout is not None and timeout != 0:
+        if timeout is not None:
             check_seconds("timeout", timeout)
         if timeout == 0:
             found = await self.try_acquire()

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ailf.attached import Attached
+from ailf.checks import check_flag, check_list, check_name
 from ailf.engine import Engine
-from ailf.errors import ClosedError
+from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.message import AsyncMessage, Message
 from ailf.runtime import run
 from ailf.signals import check_signals
@@ -40,7 +41,9 @@ class _PubSubBase(Attached):
     ) -> None:
         super().__init__(engine)
         self._type = type
-        self._sharded = sharded
+        self._sharded = check_flag("sharded", sharded)
+        if on_error is not None and not callable(on_error):
+            raise InvalidArgumentError(f"on_error must be callable, not {on_error!r}")
         self._on_error = on_error
 
     @functools.cached_property
@@ -149,7 +152,7 @@ class PubSub(_PubSubBase, Generic[T]):
         Raises:
             UnsupportedError: The backend has no patterns.
         """
-        return Subscription(self._flow, self._flow.filters(channels, pattern), buffer, overflow)
+        return Subscription(self._flow, self._flow.filters(channels, _listed(pattern)), buffer, overflow)
 
     def subscribe(self, channel: str, handler: Handler, *, pattern: bool = False) -> None:
         """Let `run` call the handler with each `Message` of the channel; confirmed on return (P2).
@@ -160,11 +163,11 @@ class PubSub(_PubSubBase, Generic[T]):
                 logged and counted, and harms no other (P8).
             pattern: Whether ``channel`` is a pattern.
         """
-        run(self._flow.subscribe(channel, handler, pattern=pattern))
+        run(self._flow.subscribe(channel, handler, pattern=check_flag("pattern", pattern)))
 
     def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
         """Take the channel's handlers away."""
-        run(self._flow.unsubscribe(channel, pattern=pattern))
+        run(self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern)))
 
     def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
@@ -182,6 +185,7 @@ class PubSub(_PubSubBase, Generic[T]):
 
     def run_in_thread(self, *, daemon: bool = True) -> threading.Thread:
         """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
+        check_flag("daemon", daemon)
         thread = threading.Thread(target=self._run_to_the_end, name="ailf-pubsub-run", daemon=daemon)
         thread.start()
         return thread
@@ -294,7 +298,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         Raises:
             UnsupportedError: The backend has no patterns.
         """
-        return AsyncSubscription(self._flow, self._flow.filters(channels, pattern), buffer, overflow)
+        return AsyncSubscription(self._flow, self._flow.filters(channels, _listed(pattern)), buffer, overflow)
 
     async def subscribe(self, channel: str, handler: Handler, *, pattern: bool = False) -> None:
         """Let `run` call the handler with each `Message` of the channel; confirmed on return (P2).
@@ -305,11 +309,11 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
                 `request`. What it raises is logged and counted, and harms no other (P8).
             pattern: Whether ``channel`` is a pattern.
         """
-        await self._flow.subscribe(channel, handler, pattern=pattern)
+        await self._flow.subscribe(channel, handler, pattern=check_flag("pattern", pattern))
 
     async def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
         """Take the channel's handlers away."""
-        await self._flow.unsubscribe(channel, pattern=pattern)
+        await self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern))
 
     async def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
@@ -339,3 +343,10 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
     ) -> None:
         """Close it."""
         await self.aclose()
+
+
+def _listed(pattern: object) -> list[str] | None:
+    """Return patterns as a list; None where there are none."""
+    if pattern is None:
+        return None
+    return [pattern] if isinstance(pattern, str) else check_list("pattern", pattern)

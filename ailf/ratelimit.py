@@ -60,12 +60,19 @@ class _RateLimiterBase(Attached):
         return f"<{type(self).__name__} {self.name!r}: {limits}>"
 
 
+def _check_limited(flow: LimiterFlow[Any], key: object, costs: Mapping[str, int], timeout: float | None) -> None:
+    """Refuse, when a function is decorated, what each of its calls would meet."""
+    if not isinstance(key, str) and not callable(key):
+        raise InvalidArgumentError(f"the key must be text, or a function of the call's arguments, not {key!r}")
+    flow.checked(key if isinstance(key, str) else "", costs, timeout)
+
+
 class PermitHolding:
     """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
 
     def __init__(self, flow: LimiterFlow[Permit], key: str, timeout: float | None, costs: Mapping[str, int]) -> None:
         self._flow = flow
-        self._asked = (key, costs, timeout)
+        self._asked = flow.checked(key, costs, timeout)
         self._permit: Permit | None = None
 
     def __enter__(self) -> Permit:
@@ -97,7 +104,7 @@ class AsyncPermitHolding:
         self, flow: LimiterFlow[AsyncPermit], key: str, timeout: float | None, costs: Mapping[str, int]
     ) -> None:
         self._flow = flow
-        self._asked = (key, costs, timeout)
+        self._asked = flow.checked(key, costs, timeout)
         self._permit: AsyncPermit | None = None
 
     async def __aenter__(self) -> AsyncPermit:
@@ -198,6 +205,7 @@ class RateLimiter(_RateLimiterBase):
         Raises:
             InvalidArgumentError: What is decorated can't be called, or is a function for asyncio.
         """
+        _check_limited(self._flow, key, costs, timeout)
 
         def hold(*args: Any, **options: Any) -> PermitHolding:
             return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
@@ -335,6 +343,7 @@ class AsyncRateLimiter(_RateLimiterBase):
         Raises:
             InvalidArgumentError: What is decorated can't be called, or is a generator function for threads.
         """
+        _check_limited(self._flow, key, costs, timeout)
 
         def hold(*args: Any, **options: Any) -> AsyncPermitHolding:
             return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)

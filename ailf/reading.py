@@ -9,7 +9,18 @@ from typing import Any, TypeVar
 import attrs
 
 from ailf.attached import Attached
-from ailf.checks import check_count, check_name, check_seconds, check_time, valid_count, valid_key, valid_wait
+from ailf.checks import (
+    check_count,
+    check_kind,
+    check_list,
+    check_name,
+    check_seconds,
+    check_text,
+    check_time,
+    valid_count,
+    valid_key,
+    valid_wait,
+)
 from ailf.codecs import Payloads
 from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
@@ -92,7 +103,7 @@ class StreamFlow:
         return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
     async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
-        drafts = [self.draft(data, options) for data in items]
+        drafts = [self.draft(data, options) for data in check_list("items", items)]
         if not drafts:
             return []
         return await self._make_room(len(drafts), self.driver.add, drafts, again=False)
@@ -130,11 +141,12 @@ class StreamFlow:
             pause = min(2 * pause, 0.25)
 
     async def cancel(self, entry_id: str) -> bool:
+        check_text("the id of the message", entry_id)
         what = f"cancel entry {entry_id} of stream {self.name!r}"
         return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
 
     async def trim(self, retention: Retention | None) -> Trimmed:
-        chosen = retention or self.retention
+        chosen = self.retention if retention is None else check_kind("retention", retention, Retention)
         if chosen is None or (chosen.max_len is None and chosen.max_age is None and chosen.keep_settled):
             raise InvalidArgumentError(
                 f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…) or Retention.settled()"
@@ -220,7 +232,7 @@ class StreamBase(Attached):
         super().__init__(engine)
         self._name = check_name("stream", name)
         self._type = type
-        self._retention = retention
+        self._retention = None if retention is None else check_kind("retention", retention, Retention)
 
     @functools.cached_property
     def _flow(self) -> StreamFlow:

@@ -261,6 +261,14 @@ class Renewer:
         if thread is not None and thread is not threading.current_thread():
             thread.join(10.0)  # its request was interrupted; the bound is for a driver that can't be
 
+    def abandon(self) -> None:
+        """End the thread without waiting for it: nobody can have a lease any more."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._twin is not None:
+            self._twin.interrupt()
+
     # --- a clock that is moved by hand ---------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -8,7 +8,7 @@ answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
 
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ailf.codecs import open_envelope
@@ -34,7 +34,7 @@ MARKS: Final = frozenset({REPLY_TO, REQUEST, FAILED})
 
 def check_free(headers: Mapping[str, str] | None) -> None:
     """Refuse headers of a user's that have a meaning here."""
-    if headers and (taken := MARKS & set(headers)):
+    if isinstance(headers, Mapping) and (taken := MARKS & set(headers)):
         raise InvalidArgumentError(f"the header {min(taken)} is how requests and replies travel; choose another name")
 
 
@@ -46,7 +46,8 @@ class Ticket:
         interrupted: Why something may have been missed, or "".
     """
 
-    def __init__(self, ready: Event) -> None:
+    def __init__(self, ready: Event, now: Callable[[], float]) -> None:
+        self._now = now
         self.id = secrets.token_hex(16)
         self.interrupted = ""
         self._ready = ready
@@ -77,14 +78,15 @@ class Ticket:
             raise self._error
 
     async def next(self, timeout: float) -> Frame | None:
-        """Return what comes next; None after so many seconds."""
+        """Return what comes next; None after `timeout` seconds."""
+        until = self._now() + timeout
         while not self._frames:
             if self._error is not None:
                 raise self._error
             self._ready.clear()
             if self._frames or self._error is not None:  # put between the look and the clear
                 continue
-            if timeout <= 0 or not await self._ready.wait(timeout):
+            if (left := until - self._now()) <= 0 or not await self._ready.wait(left):
                 return None
         return self._frames.popleft()
 
@@ -149,7 +151,7 @@ class Desk:
 
     def expect(self) -> Ticket:
         """Return the ticket of somebody new."""
-        ticket = Ticket(self._runtime.event())
+        ticket = Ticket(self._runtime.event(), self._runtime.now)
         self._mail.tickets[ticket.id] = ticket
         return ticket
 

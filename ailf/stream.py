@@ -165,7 +165,9 @@ class Stream(StreamBase, Generic[T]):
             max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
             on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
         """
-        options = GroupOptions(start, lease, takeover, max_deliveries, backoff or Backoff(), max_processing, on_event)
+        options = GroupOptions(
+            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
+        )
         return Group(self._flow.group(name, options))
 
     def create_consumer_group(self, group: str, consumer: str | None = None, *, start: Position = EARLIEST) -> None:
@@ -345,7 +347,9 @@ class AsyncStream(StreamBase, Generic[T]):
             max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
             on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
         """
-        options = GroupOptions(start, lease, takeover, max_deliveries, backoff or Backoff(), max_processing, on_event)
+        options = GroupOptions(
+            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
+        )
         return AsyncGroup(self._flow.group(name, options))
 
     async def create_consumer_group(

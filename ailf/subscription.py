@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ailf.checks import check_count, check_name, check_seconds
+from ailf.checks import check_count, check_member, check_name, check_pairs, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
 from ailf.engine import Engine
@@ -68,17 +68,15 @@ class PubSubFlow:
 
     async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
         check_free(headers)
-        sealed = [self._sealed(channel, data, headers) for channel, data in messages]
+        sealed = [self._sealed(channel, data, headers) for channel, data in check_pairs("messages", messages)]
         if sealed:
             await self._publish(f"publish {len(sealed)} messages", sealed)
 
-    def _sealed(
-        self, channel: str, data: Any, headers: Mapping[str, str] | None, marks: Mapping[str, str] | None = None
-    ) -> tuple[str, bytes]:
-        """Return what is to be published, with what the library itself says in headers."""
+    def _sealed(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> tuple[str, bytes]:
+        """Return what is to be published."""
         check_name("channel", channel)
         body, packed = self.payloads.pack(data, headers)
-        return channel, seal_envelope(body, {**packed, **marks} if marks else packed)
+        return channel, seal_envelope(body, packed)
 
     def _publish(
         self, what: str | Callable[..., str], sealed: Sequence[tuple[str, bytes]]
@@ -108,14 +106,16 @@ class PubSubFlow:
     ) -> tuple[Ticket, list[Message[Any]]]:
         """Ask, and collect replies until there are enough, or the time is over."""
         check_free(headers)
+        check_name("channel", channel)
         now = self.engine.runtime.now
         until = now() + check_seconds("timeout", timeout, least=0.001)
+        body, packed = self.payloads.pack(data, headers)
         desk = self.engine.desk
         await desk.open()
         ticket = desk.expect()
         try:
-            asked = self._sealed(channel, data, headers, {REPLY_TO: desk.channel, REQUEST: ticket.id})
-            heard = await self._publish(f"request on channel {channel!r}", [asked])
+            sealed = seal_envelope(body, {**packed, REPLY_TO: desk.channel, REQUEST: ticket.id})
+            heard = await self._publish(f"request on channel {channel!r}", [(channel, sealed)])
             if heard is not None and not heard[0]:
                 raise NoResponderError(f"request on channel {channel!r}: nobody listens there")
             replies: list[Message[Any]] = []
@@ -165,18 +165,27 @@ class PubSubFlow:
         return chosen
 
     async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> Inbox:
-        inbox = Inbox(self.engine.runtime.event(), size=size, overflow=overflow)
+        inbox = Inbox(self.engine.runtime.event(), size=size, overflow=overflow, now=self.engine.runtime.now)
         await self.engine.hub.attach(inbox, filters)
         return inbox
 
     async def next(self, inbox: Inbox, timeout: float | None = None) -> Any:
-        """Return the next message that can be decoded, or gap; None at the end or after so many seconds."""
+        """Return the next message that can be decoded, or gap; None at the end or after `timeout` seconds.
+
+        Messages that are there when it is called are looked at in any case, also where most can't be decoded.
+        """
+        now = self.engine.runtime.now
+        until = None if timeout is None else now() + check_seconds("timeout", timeout)
+        there = 0 if until is None else len(inbox)
         while True:
-            item = inbox.take() or await inbox.get(timeout)
+            item = inbox.take() or await inbox.get(None if until is None else max(0.0, until - now()))
             if not isinstance(item, Frame):
                 return item
             if (message := await self._decode(item)) is not None:
                 return message
+            there -= 1
+            if until is not None and there <= 0 and now() >= until:
+                return None
 
     async def _decode(self, frame: Frame) -> Message[Any] | None:
         try:
@@ -317,7 +326,7 @@ class _Subscribed:
         self._flow = flow
         self._filters = filters
         self._size = check_count("buffer", size)
-        self._overflow = overflow
+        self._overflow = check_member("overflow", overflow, Overflow)
         self._inbox: Inbox | None = None
 
     @property

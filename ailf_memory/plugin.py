@@ -3,14 +3,16 @@
 import threading
 import weakref
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from ailf.errors import InvalidArgumentError
 from ailf.hookspecs import hookimpl
+from ailf.urls import check_options, split_url
 from ailf_memory.backend import MAX_PAYLOAD, AsyncMemoryBackend, MemoryBackend
 from ailf_memory.store import MemoryStore
 
 __all__ = ["memory"]
+
+MAX_DIGITS = 18
 
 
 class _MemoryPlugin:
@@ -31,22 +33,20 @@ class _MemoryPlugin:
         return AsyncMemoryBackend(**self._options(url))
 
     def _options(self, url: str) -> dict[str, Any]:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        namespace = options.pop("namespace", "")
-        limit = options.pop("max_payload", str(MAX_PAYLOAD))
-        if options:
-            raise InvalidArgumentError(
-                f"{url}: unknown option(s) {', '.join(options)}; known are namespace, max_payload"
-            )
-        if not limit.isdecimal():
-            raise InvalidArgumentError(f"{url}: max_payload must be a number of bytes, not {limit!r}")
-        name = parts.netloc + parts.path
+        parts = split_url(url)
+        check_options(parts, ("max_payload", "namespace"))
+        if parts.username is not None or parts.password is not None:
+            raise InvalidArgumentError(f"{parts.shown}: memory:// takes no user and no password")
+        namespace = parts.options.get("namespace", "")
+        limit = parts.options.get("max_payload", str(MAX_PAYLOAD))
+        if not limit.isdecimal() or len(limit) > MAX_DIGITS:
+            raise InvalidArgumentError(f"{parts.shown}: max_payload must be a number of bytes, not {limit!r}")
+        name = parts.shown
         with self._lock:
             store = self._stores.get((name, namespace))
             if store is None:
                 store = self._stores[name, namespace] = MemoryStore()
-        return {"store": store, "max_payload": int(limit), "url": url}
+        return {"store": store, "max_payload": int(limit), "url": name}
 
 
 memory = _MemoryPlugin()

@@ -69,6 +69,10 @@ class MemoryListener(Listener):
         self._failure: str | None = None
         self._interrupted = False
 
+    def is_of(self, backend: "MemoryDriver") -> bool:
+        """Tell whether it belongs to this backend."""
+        return self._backend is backend
+
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         """Take a copy for each filter that matches, as a server sends one; return whether one did."""
         exact = (self._sharded if sharded else self._channels).get(channel)

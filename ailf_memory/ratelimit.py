@@ -8,7 +8,7 @@ from ailf.algorithms import Algorithm, State, algorithm
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
 from ailf.engine import Engine
-from ailf.limits import Concurrency, Limit
+from ailf.limits import Concurrency, Limit, TokenBucket
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
 from ailf.verdicts import Verdict, decide
@@ -41,7 +41,8 @@ class AsyncMemoryRateLimiter(AsyncRateLimiter):
 
 def kept_under(name: str, limit: Limit) -> str:
     """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
-    return f"{type(limit).__name__} {0 if isinstance(limit, Concurrency) else limit.per_ms} {name}"
+    period = 0 if isinstance(limit, Concurrency) else limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
+    return f"{type(limit).__name__} {period} {name}"
 
 
 @lru_cache(maxsize=1024)

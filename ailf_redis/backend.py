@@ -1,6 +1,5 @@
 """The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
 
-import os
 from typing import Any, ClassVar, Self
 
 import redis
@@ -8,12 +7,13 @@ import redis.asyncio
 
 from ailf.backend import AsyncBackend, Backend
 from ailf.driver import BackendDriver, Capability
-from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
+from ailf.errors import ClosedError, InvalidArgumentError, PermissionDeniedError, UnsupportedError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
+from ailf.urls import environment_url, scheme_of
 from ailf_redis.brought import Brought
 from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.connection import Executor
@@ -25,7 +25,7 @@ from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
 from ailf_redis.ratelimit import AsyncRedisRateLimiter, RedisRateLimiter, RedisRateLimiterDriver
 from ailf_redis.raw import RawClient
 from ailf_redis.replies import text
-from ailf_redis.settings import DEFAULT_URL, Settings
+from ailf_redis.settings import DEFAULT_URL, SCHEMES, Settings
 from ailf_redis.shards import ClusterPubSubDriver
 from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
 from ailf_redis.wire import AsyncioExecutor
@@ -99,6 +99,9 @@ class RedisDriver(BackendDriver):
     def interrupt(self) -> None:
         self.executor.interrupt()
 
+    def abandon(self) -> bool:
+        return self.executor.abandon()
+
     def twin(self, runtime: Runtime) -> "RedisDriver":
         return RedisDriver(self.settings, runtime, self._brought)
 
@@ -140,16 +143,25 @@ def _executor(settings: Settings, runtime: Runtime, brought: Brought | None) -> 
 def _settings(where: str | Settings | None) -> Settings:
     if isinstance(where, Settings):
         return where
-    named = os.environ.get("AILF_URL", "")
-    fallback = named if named.startswith(("redis://", "rediss://", "unix://")) else DEFAULT_URL
-    return Settings.from_url(where or fallback)
+    if where is not None:
+        return Settings.from_url(where)
+    url = environment_url()
+    if url is not None and scheme_of(url) not in SCHEMES:
+        raise InvalidArgumentError(
+            f"AILF_URL is a {scheme_of(url)}:// URL, and this is the Redis backend: give it a URL of its own, or use "
+            "ailf.connect, which opens whatever AILF_URL names"
+        )
+    return Settings.from_url(DEFAULT_URL if url is None else url)
 
 
 class RedisBackend(Backend):
     """The Redis backend, blocking. It connects at the first call; `ailf.connect` checks at once.
 
     Arguments:
-        where: A URL or `Settings`. None: ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``.
+        where: A URL or `Settings`. None: ``$AILF_URL``, or where that is not set ``redis://localhost:6379/0``.
+
+    Raises:
+        InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = RedisStream
@@ -207,7 +219,10 @@ class AsyncRedisBackend(AsyncBackend):
     """The Redis backend, for asyncio. It connects at the first call; entering it checks at once.
 
     Arguments:
-        where: A URL or `Settings`. None: ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``.
+        where: A URL or `Settings`. None: ``$AILF_URL``, or where that is not set ``redis://localhost:6379/0``.
+
+    Raises:
+        InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncRedisStream

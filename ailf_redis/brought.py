@@ -14,6 +14,7 @@ from redis import connection as blocking
 from redis.asyncio import sentinel as asentinel
 from redis.sentinel import SentinelConnectionPool
 
+from ailf.checks import check_seconds
 from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster import ClusterExecutor
@@ -66,6 +67,8 @@ class Brought:
             InvalidArgumentError: It is nothing that can be used.
             UnsupportedError: It needs a twin.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout, least=0.001)
         origin = _origin(client, flavour, timeout)
         if flavour == "blocking":
             threads = origin

@@ -176,6 +176,10 @@ class ClusterExecutor(Executor):
         for each in tuple(self._executors.values()):
             each.interrupt()
 
+    def abandon(self) -> bool:
+        self.closed = True
+        return sum(each.abandon() for each in tuple(self._executors.values())) > 0
+
     async def close(self) -> None:
         self.interrupt()
         for each in tuple(self._executors.values()):
@@ -207,6 +211,9 @@ class _NodeLink(Link):
 
     def interrupt(self) -> None:
         self._link.interrupt()
+
+    def drop(self) -> bool:
+        return self._link.drop()
 
     async def close(self) -> None:
         await self._link.close()

@@ -7,6 +7,7 @@ The rule of these files: an error says whether the request may have reached the 
 is given up (a cancelled task, Ctrl-C) never leaves a reply for the next one, and every wait has a deadline.
 """
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -66,6 +67,7 @@ class Executor(ABC):
         self.settings = settings
         self.where = settings.url
         self.closed = False
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
 
     def call(self, *command: Any) -> Awaitable[Any]:
         """Send one command and return its reply.
@@ -96,6 +98,10 @@ class Executor(ABC):
     async def link(self, near: str | None = None) -> "Link":
         """Return a connection of its own; in a cluster to the node of this key."""
 
+    def linked(self, link: "Link") -> None:
+        """Remember a connection of its own for as long as somebody has it."""
+        self._links.add(link)
+
     def apart(self, keys: Sequence[str]) -> list[list[int]]:
         """Return which of these keys one script may use together, by their positions: all, but in a cluster."""
         return [list(range(len(keys)))]
@@ -106,6 +112,11 @@ class Executor(ABC):
 
     def interrupt(self) -> None:  # noqa: B027 - asyncio calls are ended by close, on their loop
         """End calls that block in other threads."""
+
+    def abandon(self) -> bool:
+        """Give back every connection from any thread, without waiting; return whether there was one."""
+        self.closed = True
+        return sum(link.drop() for link in tuple(self._links)) > 0
 
     def lost(self, error: Exception, *, sent: bool) -> Exception:
         """Return what to raise for a broken call: that we closed it ourselves, or the mapped error."""
@@ -137,6 +148,13 @@ class Link(ABC):
     @abstractmethod
     def interrupt(self) -> None:
         """End a `receive` under way with `ConnectionLostError`, from any thread. The link is not used after that."""
+
+    @abstractmethod
+    def drop(self) -> bool:
+        """Give back the connection from any thread, without waiting; return whether there still was one.
+
+        A thread that is reading gives it back itself.
+        """
 
     @abstractmethod
     async def close(self) -> None:

@@ -45,6 +45,7 @@ class ThreadLink(Link):
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._gone = False
+        executor.linked(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         rest = memoryview(packed(commands))
@@ -100,6 +101,11 @@ class ThreadLink(Link):
     def interrupt(self) -> None:
         self._gone = True
         shut(self._socket)
+
+    def drop(self) -> bool:
+        had = not self._gone
+        self.interrupt()
+        return had
 
     async def close(self) -> None:
         if self._connection.pid == os.getpid():  # else a forked child's copy: the parent still uses the connection

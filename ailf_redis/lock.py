@@ -17,7 +17,7 @@ __all__ = ["AsyncRedisLock", "RedisLock", "RedisLockDriver"]
 
 
 class RedisLock(Lock):
-    """`Lock` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`Lock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
@@ -26,7 +26,7 @@ class RedisLock(Lock):
 
 
 class AsyncRedisLock(AsyncLock):
-    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class

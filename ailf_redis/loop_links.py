@@ -17,8 +17,11 @@ from ailf_redis.connection import Command, Executor, Link, Replies, packed
 __all__ = ["LoopLink", "Received", "discard"]
 
 
-def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """End a connection of another event loop, from any thread; one that has ended leaves its sockets open.
+def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
+    """End a connection from any thread, without waiting; return whether there was one.
+
+    A loop that has ended leaves the sockets of its connections open: the socket is closed, and neither asyncio nor
+    redis-py is to say that the connection was forgotten.
 
     Arguments:
         connection: One of redis-py, for asyncio.
@@ -26,29 +29,44 @@ def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
     """
     writer = connection._writer
     if writer is None:
-        return
+        return False
     transport: Any = getattr(writer, "transport", None)
     if not hasattr(transport, "abort"):  # a fake's, which has no socket
         writer.close()
-        return
-    if not loop.is_closed():  # it does so when it runs, if ever again
+        return True
+    if loop.is_closed():
+        _end_without_loop(transport)
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(transport.abort)
-        return
+            connection._close()
+        return True
+
+    def end() -> None:
+        transport.abort()
+        connection._close()
+
+    if loop is _get_running_loop():
+        end()
+    else:
+        with contextlib.suppress(RuntimeError):  # closed just now
+            loop.call_soon_threadsafe(end)
+    return True
+
+
+def _end_without_loop(transport: Any) -> None:
+    """Close the socket of a transport whose loop is closed."""
     with contextlib.suppress(RuntimeError):  # having noted down that the transport is closing, it would ask its loop
         transport.abort()
     plain = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
     if (finish := getattr(plain, "_call_connection_lost", None)) is not None:  # what the loop would have called
         with contextlib.suppress(RuntimeError):
             finish(None)
-    with contextlib.suppress(RuntimeError):
-        connection._close()
 
 
 class Received(asyncio.BufferedProtocol):
     """Takes the place of a connection's own protocol, for which each read would be a new quarter of a megabyte."""
 
     def __init__(self, connection: Any) -> None:
+        self.loop = get_running_loop()
         self._connection = connection
         self._replies = Replies(connection._parser.parse_error)
         self._buffer = memoryview(self._replies.buffer)  # TLS fills a part of it, and a part of a bytearray is a copy
@@ -70,6 +88,10 @@ class Received(asyncio.BufferedProtocol):
             self._transport.abort()
             raise
 
+    def drop(self) -> bool:
+        """Give back the connection from any thread, without waiting; return whether there still was one."""
+        return discard(self._connection, self.loop)
+
     def take(self, replies: list[Any]) -> None:
         """Do something with what has arrived."""
         raise NotImplementedError
@@ -90,6 +112,7 @@ class LoopLink(Received, Link):
         self._lost: Exception | None = None
         self._resting = False
         super().__init__(connection)
+        executor.linked(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._transport.is_closing() or self._loop is not get_running_loop():

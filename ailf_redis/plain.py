@@ -227,6 +227,18 @@ class PlainExecutor(Executor):
             for connection in tuple(self._busy):
                 shut(connection._sock)  # a fake's never blocks for long
 
+    def abandon(self) -> bool:
+        had = super().abandon()
+        pid, loop = self._home
+        connections = [*self._idle, *self._busy] if pid == os.getpid() else []
+        self._idle.clear()
+        for each in connections:
+            if loop is None:
+                each.disconnect()
+            else:
+                discard(each, loop)
+        return bool(connections) or had
+
     async def close(self) -> None:
         self.interrupt()
         self._move()
@@ -269,6 +281,7 @@ class _PlainLink(Link):
         self._executor = executor
         self._connection = connection
         self._gone = False
+        executor.linked(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._gone:
@@ -346,6 +359,10 @@ class _FakeLink(_PlainLink):
     def interrupt(self) -> None:
         self._gone = True
 
+    def drop(self) -> bool:
+        had, self._gone = not self._gone, True
+        return had
+
     async def close(self) -> None:
         self._gone = True
         if self._sender is None or not self._sender.is_alive():  # else it ends the connection when it comes back
@@ -389,3 +406,7 @@ class _LoopLink(_PlainLink):
             await super().close()
         else:
             self.interrupt()
+
+    def drop(self) -> bool:
+        self._gone = True
+        return discard(self._connection, self._loop)

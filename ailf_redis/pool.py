@@ -273,6 +273,12 @@ class BlockingExecutor(Executor):
             for wire in tuple(self._busy):
                 wire.shut()
 
+    def abandon(self) -> bool:
+        had = super().abandon() or bool(self._idle or self._busy)
+        self.interrupt()
+        self._disconnect_idle()
+        return had
+
     async def close(self) -> None:
         self.interrupt()
         if self._pid != os.getpid():

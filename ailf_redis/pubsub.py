@@ -32,7 +32,7 @@ _SHARDED: Final = {b"smessage", b"ssubscribe", b"sunsubscribe"}
 
 
 class RedisPubSub(PubSub[T]):
-    """`PubSub` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`PubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
@@ -41,7 +41,7 @@ class RedisPubSub(PubSub[T]):
 
 
 class AsyncRedisPubSub(AsyncPubSub[T]):
-    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class

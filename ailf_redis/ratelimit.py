@@ -25,7 +25,7 @@ ALL, LEVEL = 2, 5
 
 
 class RedisRateLimiter(RateLimiter):
-    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL`` if that is Redis, else ``redis://localhost:6379/0``."""
+    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
@@ -34,7 +34,7 @@ class RedisRateLimiter(RateLimiter):
 
 
 class AsyncRedisRateLimiter(AsyncRateLimiter):
-    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL`` if that is Redis, else the default server."""
+    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL``, or if unset the default server."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
@@ -49,16 +49,22 @@ def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
     Its id is what its state is kept under: a limit of another kind or period has a state of its own.
     """
     if isinstance(limit, TokenBucket):
-        kind, numbers = "b", (limit.rate, limit.per_ms, limit.burst)
+        kind, numbers = "b", (limit.unit_rate, limit.unit_ms, limit.burst)
     elif isinstance(limit, FixedWindow):
         kind, numbers = "f", (limit.per_ms, limit.limit, 0)
     elif isinstance(limit, Concurrency):
         kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
     else:
         kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
-    period = 0 if isinstance(limit, Concurrency) else limit.per_ms
-    digest = hashlib.sha1(f"{kind} {period} {name}".encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
     return (kind[0], digest[:8], *numbers)
+
+
+def _period(limit: Limit) -> int:
+    """Return the period by which a limit's state is counted, in ms; 0 for a limit that has none."""
+    if isinstance(limit, Concurrency):
+        return 0
+    return limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
 
 
 @lru_cache(maxsize=1024)

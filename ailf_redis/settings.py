@@ -1,9 +1,12 @@
-"""How to reach a server, from a URL or from code. Strict: an option that nobody knows is refused, not ignored."""
+"""How to reach a server, from a URL or from code.
+
+An unknown option, or a value with which no server can be reached, is refused where it is given. No error shows
+credentials.
+"""
 
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 from redis.backoff import NoBackoff
@@ -11,18 +14,27 @@ from redis.credentials import CredentialProvider
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from ailf.checks import check_count, check_flag, check_seconds, check_text
 from ailf.errors import InvalidArgumentError
+from ailf.urls import Url, check_options, split_url
 
 __all__ = ["Settings"]
 
 DEFAULT_URL = "redis://localhost:6379/0"
+SCHEMES = ("redis", "rediss", "unix")
+
+
+MAX_TIMEOUT = 86_400.0
+"""The longest timeout, in seconds."""
+
+MAX_CONNECTIONS = 65_535
+MAX_DB = 2**31 - 1
+MAX_BODY = 512 * 1024 * 1024
+"""The largest value that a server stores unless it is configured otherwise, in bytes."""
 
 
 def _flag(text: str) -> bool:
-    try:
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    except KeyError:
-        raise ValueError(text) from None
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
 
 
 _OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -37,6 +49,52 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "db": int,
 }
 """What may follow the ``?``. Nothing here weakens TLS: that takes an explicit argument in code."""
+
+
+# --- checks of the fields -----------------------------------------------------------------------------------------
+
+
+def _timeout(value: object, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
+    check_seconds(field.name, seconds, least=0.001)
+    if seconds > MAX_TIMEOUT:
+        raise InvalidArgumentError(f"{field.name} must be at most {MAX_TIMEOUT:g} seconds, not {seconds!r}")
+
+
+def _wait(value: object, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
+    if check_seconds(field.name, seconds) > MAX_TIMEOUT:
+        raise InvalidArgumentError(f"{field.name} must be at most {MAX_TIMEOUT:g} seconds, not {seconds!r}")
+
+
+def _count(least: int, most: int) -> Callable[[object, "attrs.Attribute[int]", int], None]:
+    def check(value: object, field: "attrs.Attribute[int]", count: int) -> None:  # noqa: ARG001 - attrs' form
+        check_count(field.name, count, least=least)
+        if count > most:
+            raise InvalidArgumentError(f"{field.name} must be at most {most}, not {count!r}")
+
+    return check
+
+
+def _bool(value: object, field: "attrs.Attribute[bool]", flag: object) -> None:  # noqa: ARG001 - attrs' form
+    check_flag(field.name, flag)
+
+
+def _text(value: object, field: "attrs.Attribute[str]", text: object) -> None:  # noqa: ARG001 - attrs' form
+    check_text(field.name, text, secret=field.name in ("username", "password"))
+
+
+def _namespace(value: object, field: "attrs.Attribute[str]", text: object) -> None:  # noqa: ARG001 - attrs' form
+    if text != "":
+        check_text(field.name, text)
+
+
+def _credentials(value: object, field: "attrs.Attribute[Any]", provider: object) -> None:  # noqa: ARG001 - attrs' form
+    if not isinstance(provider, CredentialProvider):
+        raise InvalidArgumentError(
+            f"{field.name} must be a redis.credentials.CredentialProvider, not {type(provider).__name__}"
+        )
+
+
+_optional_text = attrs.validators.optional(_text)
 
 
 @attrs.frozen
@@ -63,53 +121,56 @@ class Settings:
         retry_for: For how many seconds a request is repeated where that does no harm.
     """
 
-    host: str = "localhost"
-    port: int = 6379
-    db: int = 0
-    username: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    path: str | None = None
-    tls: bool = False
-    tls_ca: str | None = None
-    tls_verify: bool = True
-    credentials: CredentialProvider | None = attrs.field(default=None, repr=False)
-    connect_timeout: float = 5.0
-    timeout: float = 5.0
-    keepalive: bool = True
-    max_connections: int = 64
-    namespace: str = "ailf"
-    max_payload: int = 1024 * 1024
-    retry_for: float = 5.0
+    host: str = attrs.field(default="localhost", validator=_text)
+    port: int = attrs.field(default=6379, validator=_count(1, 65_535))
+    db: int = attrs.field(default=0, validator=_count(0, MAX_DB))
+    username: str | None = attrs.field(default=None, repr=False, validator=_optional_text)
+    password: str | None = attrs.field(default=None, repr=False, validator=_optional_text)
+    path: str | None = attrs.field(default=None, validator=_optional_text)
+    tls: bool = attrs.field(default=False, validator=_bool)
+    tls_ca: str | None = attrs.field(default=None, validator=_optional_text)
+    tls_verify: bool = attrs.field(default=True, validator=_bool)
+    credentials: CredentialProvider | None = attrs.field(
+        default=None, repr=False, validator=attrs.validators.optional(_credentials)
+    )
+    connect_timeout: float = attrs.field(default=5.0, validator=_timeout)
+    timeout: float = attrs.field(default=5.0, validator=_timeout)
+    keepalive: bool = attrs.field(default=True, validator=_bool)
+    max_connections: int = attrs.field(default=64, validator=_count(1, MAX_CONNECTIONS))
+    namespace: str = attrs.field(default="ailf", validator=_namespace)
+    max_payload: int = attrs.field(default=1024 * 1024, validator=_count(1, MAX_BODY))
+    retry_for: float = attrs.field(default=5.0, validator=_wait)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Read ``redis://[user:password@]host[:port][/db][?option=…]``, ``rediss://…`` (TLS) or ``unix://[…@]/path``.
 
+        The user and the password are best percent-encoded. A password with ``/``, ``?`` or ``#`` as they are is read
+        where the URL has no other reading, and refused otherwise.
+
         Raises:
-            InvalidArgumentError: A part is not understood; the message hides credentials.
+            InvalidArgumentError: A part is not understood, or out of its range; the message shows no credentials.
         """
-        parts = urlsplit(url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise InvalidArgumentError(f"{shown}: the scheme must be redis, rediss or unix")
-        found: dict[str, Any] = {"tls": parts.scheme == "rediss"}
-        try:
-            found["port"] = parts.port or 6379
-        except ValueError as error:
-            raise InvalidArgumentError(f"{shown}: the port is not a number below 65536") from error
-        if parts.username:
-            found["username"] = unquote(parts.username)
-        if parts.password:
-            found["password"] = unquote(parts.password)
+        parts = split_url(url)
+        if parts.scheme not in SCHEMES:
+            raise InvalidArgumentError(f"{parts.shown}: the scheme must be redis, rediss or unix")
+        check_options(parts, _OPTIONS)
+        found: dict[str, Any] = {"tls": parts.scheme == "rediss", "username": parts.username}
+        found["password"] = parts.password
         if parts.scheme == "unix":
-            found["path"] = unquote(parts.path)
+            found |= _socket(parts)
         else:
-            found["host"] = unquote(parts.hostname or "localhost")
-            if parts.path.strip("/"):
-                found["db"] = _option(shown, "db", parts.path.strip("/"))
-        for name, text in parse_qsl(parts.query, keep_blank_values=True):
-            found[name] = _option(shown, name, text)
-        return cls(**found)
+            found |= {"host": parts.host or "localhost", "port": parts.port or 6379}
+            if number := parts.path.strip("/"):
+                found["db"] = _option(parts, "db", number)
+        if "db" in found and "db" in parts.options:
+            raise InvalidArgumentError(f"{parts.shown}: db is given in the path and as an option; give it once")
+        found |= {name: _option(parts, name, text) for name, text in parts.options.items()}
+        try:
+            return cls(**found)
+        except InvalidArgumentError as error:
+            wrong = str(error)
+        raise InvalidArgumentError(f"{parts.shown}: {wrong}")
 
     @property
     def url(self) -> str:
@@ -159,11 +220,16 @@ class Settings:
         return {**options, "max_connections": self.max_connections}
 
 
-def _option(shown: str, name: str, text: str) -> Any:
-    convert = _OPTIONS.get(name)
-    if convert is None:
-        raise InvalidArgumentError(f"{shown}: unknown option {name!r}; known are {', '.join(sorted(_OPTIONS))}")
+def _socket(parts: Url) -> dict[str, Any]:
+    """Return where the socket of a ``unix://`` URL is."""
+    if parts.host or parts.port is not None or not parts.path.strip("/"):
+        raise InvalidArgumentError(f"{parts.shown}: after unix:// write the path of the socket: unix:///run/redis.sock")
+    return {"path": parts.path}
+
+
+def _option(parts: Url, name: str, text: str) -> Any:
     try:
-        return convert(text)
-    except ValueError as error:
-        raise InvalidArgumentError(f"{shown}: {name} can't be {text!r}") from error
+        return _OPTIONS[name](text)
+    except (ValueError, KeyError):
+        pass  # their texts are no better than this one
+    raise InvalidArgumentError(f"{parts.shown}: {name} can't be {text!r}")

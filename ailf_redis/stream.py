@@ -58,7 +58,7 @@ _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class RedisStream(Stream[T]):
-    """`Stream` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`Stream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
@@ -67,7 +67,7 @@ class RedisStream(Stream[T]):
 
 
 class AsyncRedisStream(AsyncStream[T]):
-    """`AsyncStream` over Redis; one made alone opens ``$AILF_URL`` where that is Redis, else ``redis://localhost:6379/0``."""
+    """`AsyncStream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
 
     def _open_engine(self) -> Engine:
         from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class

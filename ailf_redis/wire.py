@@ -330,6 +330,12 @@ class AsyncioExecutor(Executor):
         except (RedisError, OSError) as error:
             raise self.lost(error, sent=False) from error
 
+    def abandon(self) -> bool:
+        wires = {*self._retired, *([self._wire] if self._wire is not None else [])}
+        self._wire = None
+        had = super().abandon()
+        return sum(wire.drop() for wire in wires if wire.pid == getpid()) > 0 or had
+
     async def close(self) -> None:
         self.closed = True
         self._move()

@@ -11,12 +11,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import pytest
 
 import ailf
 from ailf.driver import Capability
+from ailf.urls import shown
 from contract_tests.flavours import World, live
 from contract_tests.harness import Harness, UrlHarness
 
@@ -87,10 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _shown(named: str) -> str:
     """Return a URL or class as ids and reports may show it: without credentials."""
-    if "://" not in named:
-        return named
-    parts = urlsplit(named)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return shown(named) if "://" in named else named
 
 
 def _make(named: str | NewHarness) -> NewHarness:

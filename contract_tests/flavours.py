@@ -145,6 +145,10 @@ class World:
         self._opened.append(backend)
         return backend
 
+    def forget(self, backend: Any) -> None:
+        """Leave a backend to the test, which drops it: it is not closed behind it."""
+        self._opened = [each for each in self._opened if each is not backend]
+
     def undress(self, value: Any) -> Any:
         """Turn a coroutine function that a test passes as a handler into a blocking one."""
         if not asyncio.iscoroutinefunction(value):

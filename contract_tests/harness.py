@@ -5,11 +5,11 @@ import time
 import uuid
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 import ailf
 from ailf.driver import Capability
 from ailf.registry import plugin_for
+from ailf.urls import split_url
 
 __all__ = ["Harness", "UrlHarness"]
 
@@ -120,7 +120,10 @@ class UrlHarness(Harness):
 
 def _unreachable(url: str) -> str | None:
     """Return the URL with a port that nobody listens on, where it names a host and a port."""
-    parts = urlsplit(url)
-    if parts.hostname is None or parts.port is None:
+    try:
+        parts = split_url(url)
+    except ailf.InvalidArgumentError:  # a form of its own
         return None
-    return parts._replace(netloc="user:secret@127.0.0.1:1").geturl()
+    if not parts.host or parts.port is None:
+        return None
+    return f"{parts.scheme}://user:secret@127.0.0.1:1{parts.path}"

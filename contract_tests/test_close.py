@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import stat
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,24 @@ async def test_close_wakes_everybody(world: World) -> None:
     await world.soon(backend.aclose())
     outcomes = await world.soon(asyncio.gather(*blocked, return_exceptions=True))
     assert [type(each) for each in outcomes] == [ailf.ClosedError] * len(blocked)
+
+
+async def test_dropped(world: World) -> None:
+    """B9: a backend that nobody can use any more is given back, and a ResourceWarning says that it was not closed."""
+
+    async def use_and_drop() -> str:
+        backend = await world.connect()
+        world.forget(backend)
+        await backend.pubsub().listen("c").__aenter__()
+        await backend.stream("s").add(1)
+        return str(backend.url)
+
+    before = held()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        url = await use_and_drop()
+        await world.until(lambda: gc.collect() is not None and any(url in str(each.message) for each in caught))
+        await world.until(lambda: held() <= before)
 
 
 async def test_calls_after_close(world: World) -> None:

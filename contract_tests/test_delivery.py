@@ -49,7 +49,7 @@ async def test_fenced_settles(world: World) -> None:
     stream = backend.stream("s")
     group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
     actions = {"ack": (), "nack": (0,), "reject": ("why",), "release": (), "extend": (60.0,)}
-    await stream.add_many(actions)
+    await stream.add_many(list(actions))
     async with group.consumer() as one, group.consumer() as two:
         stale = [await world.take(one) for _ in actions]
         await world.advance(world.lease * 1.2)

@@ -48,7 +48,7 @@ async def test_lost_leases_are_told(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     actions = {"ack": (), "nack": (0,), "extend": (60,)}
-    ids = await stream.add_many(actions)
+    ids = await stream.add_many(list(actions))
     events: list[Any] = []
     group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001, on_event=events.append)
     async with group.consumer() as consumer, group.consumer() as other:

@@ -1,4 +1,4 @@
-"""R1 to R9, R11: what a rate limiter decides, what remains, when the rest passes, and what is given back."""
+"""R1 to R9, R11, R12: what a rate limiter decides, what remains, when the rest passes, and what is given back."""
 
 import asyncio
 import random
@@ -283,6 +283,7 @@ async def test_large_numbers(world: World) -> None:
     large = 2**53 // round(HOUR * 1000)
     for limit in (
         TokenBucket(1, per=HOUR, burst=large),
+        TokenBucket(1000, per=24 * HOUR, burst=720_000_000),
         SlidingWindow(2**53, per=HOUR),
         FixedWindow(2**53, per=24 * HOUR),
     ):
@@ -293,6 +294,32 @@ async def test_large_numbers(world: World) -> None:
         assert not await limiter.try_acquire(cost=1)
     with pytest.raises(ailf.InvalidArgumentError, match="2\\*\\*53"):
         TokenBucket(1, per=HOUR, burst=large + 1)
+
+
+MADE_SMALLER: list[tuple[Limit, Limit, float]] = [  # and the seconds in which the smaller one is full by itself
+    (TokenBucket(1000, per=0.4), TokenBucket(4, per=0.4), 0.4),
+    (TokenBucket(1000, per=0.4), TokenBucket(8, per=0.4, burst=4), 0.2),
+    (FixedWindow(1000, per=0.4), FixedWindow(4, per=0.4), 0.4),
+    (SlidingWindow(1000, per=0.4, buckets=4), SlidingWindow(4, per=0.4, buckets=4), 0.5),
+]
+
+
+@pytest.mark.parametrize(("large", "small", "longest"), MADE_SMALLER, ids=[f"{each[1]}" for each in MADE_SMALLER])
+async def test_a_limit_is_made_smaller(world: World, large: Limit, small: Limit, longest: float) -> None:
+    """R12: what a larger limit charged makes a key wait for the smaller one's own time at most, however often asked."""
+    backend = await world.connect()
+    before, after = backend.rate_limiter("r", large), backend.rate_limiter("r", small)
+    charged = await before.try_acquire("k", cost=large.capacity)
+    latest = charged.at + longest + TICK
+    for _ in range(3):
+        asked = await after.try_acquire("k", cost=small.capacity)
+        assert asked.retry_after is not None
+        if not asked:
+            assert asked.at + asked.retry_after <= latest
+            assert asked.at + asked.reset_after <= latest
+        await world.advance(asked.retry_after / 2 + TICK)
+    await world.advance(longest + TICK)
+    assert await after.try_acquire("k", cost=small.capacity)
 
 
 @pytest.mark.parametrize("limit", QUICK, ids=str)

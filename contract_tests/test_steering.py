@@ -71,11 +71,14 @@ async def test_what_is_no_position(world: World) -> None:
     await stream.add(1)
     for wrong in ("not an id", "", "1-x", datetime(2030, 1, 1), 7, None):  # noqa: DTZ001 - the case is that it has no zone
         for call in (
-            stream.read(wrong), stream.read(end=wrong), stream.group("g", start=wrong).open(),
-            stream.group("g").seek(wrong), stream.tail(wrong).__anext__(),
-        ):  # fmt: skip
+            stream.read,
+            lambda position: stream.read(end=position),
+            lambda position: stream.group("g", start=position).open(),
+            stream.group("g").seek,
+            lambda position: stream.tail(position).__anext__(),
+        ):
             with pytest.raises(ailf.InvalidArgumentError):
-                await world.soon(call)
+                await world.soon(call(wrong))
     assert await stream.group("g").open()
 
 

@@ -82,6 +82,14 @@ class BackendDriver(ABC):
     def interrupt(self) -> None:  # noqa: B027 - a driver whose calls never block has nothing to do
         """Make calls that block in other threads end with `ClosedError` (B3). It *may* be called from any thread."""
 
+    def abandon(self) -> bool:
+        """Give back what a backend that was dropped without `close` still has; return whether that was anything.
+
+        It *must not* wait. It *may* be called from any thread, by the garbage collector in the middle of anything, and
+        after the event loop was closed. Flows that still use the driver *must* end with `ClosedError`.
+        """
+        return False
+
     @abstractmethod
     def twin(self, runtime: Runtime) -> "BackendDriver":
         """Return another driver on the same place, bound to another runtime.

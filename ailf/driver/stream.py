@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ailf.checks import check_time
+from ailf.checks import check_text, check_time
 from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention
 
 __all__ = [
@@ -231,7 +231,9 @@ class StreamDriver(ABC):
 
     def locate(self, position: Position) -> str:
         """Return a position as the other methods take it: a time as the id before it."""
-        return position if isinstance(position, str) else self.id_before(check_time("a position", position))
+        if isinstance(position, str):
+            return check_text("a position", position)
+        return self.id_before(check_time("a position", position))
 
     @abstractmethod
     def id_before(self, timestamp: float) -> str:

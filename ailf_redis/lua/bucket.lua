@@ -5,18 +5,23 @@
 --
 -- since, owed, lows: the state, the lows as text: ",<age>,<low>" for each; since is nil for a fresh one
 -- latest, debt: the time that counts, and the debt then. Who changes the state alone must not ask for a wait any more.
+-- Where the debt is above the capacity, "!<rate>,<capacity>" follows: the limit that made it. Of what another one made
+-- no more counts than the capacity.
 
 makers.b = function()
   local FLOORS = 4
   local match, format = string.match, string.format
+
+  local function mark_of(rate, capacity) return format('!%.0f,%.0f', rate, capacity) end
 
   local function load(id, entry, rate, per, capacity)
     if not entry then
       return { id = id, rate = rate, per = per, capacity = capacity, entry = nil, since = nil, owed = 0, lows = '',
         latest = now, debt = 0 }
     end
-    local since, owed, lows = match(entry, '(%d+),(%d+)([%d,]*);', #id + 2)
+    local since, owed, lows, mark = match(entry, '(%d+),(%d+)([%d,]*)(.*);', #id + 2)
     since, owed = since + 0, owed + 0
+    if owed > capacity * per and mark ~= mark_of(rate, capacity) then owed = capacity * per end
     local latest = max(now, since)
     return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed, lows = lows,
       latest = latest, debt = max(0, owed - rate * (latest - since)) }
@@ -120,7 +125,10 @@ makers.b = function()
     return true
   end
 
-  local function text(bucket) return format('%.0f,%.0f%s', bucket.since, bucket.owed, bucket.lows) end
+  local function text(bucket)
+    local mark = bucket.owed > bucket.capacity * bucket.per and mark_of(bucket.rate, bucket.capacity) or ''
+    return format('%.0f,%.0f%s%s', bucket.since, bucket.owed, bucket.lows, mark)
+  end
 
   return { load = load, wait = wait, charge = charge, remaining = remaining, ends = ends, settle = settle,
     observe = observe, text = text }

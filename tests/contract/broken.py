@@ -125,6 +125,22 @@ class LeavesThreads(MemoryDriver):
         threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
 
 
+class IsForgottenSilently(MemoryDriver):
+    """Nobody learns that it was dropped."""
+
+    def abandon(self) -> bool:
+        super().abandon()
+        return False
+
+
+class IsNotGivenBack(MemoryDriver):
+    """What it has when it is dropped stays."""
+
+    def abandon(self) -> bool:
+        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
+        return super().abandon()
+
+
 class _Unpacked:
     """Payloads that never become bytes."""
 

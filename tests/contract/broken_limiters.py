@@ -6,10 +6,11 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
+from ailf.algorithms import Bucket
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf_memory.backend import MemoryDriver
-from ailf_memory.ratelimit import MemoryRateLimiterDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver, kept_under
 from tests.contract.broken import BrokenHarness, with_driver
 
 
@@ -119,6 +120,19 @@ class TrustsTheClock(MemoryRateLimiterDriver):
         if known is not None:
             now = self._now()
             known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
+        return super()._decide(limits, demand, now_ms)
+
+
+class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
+    """A limit that is made smaller counts all that a larger one charged."""
+
+    def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
+        known = self._store.accounts.get(demand.account)
+        states = known.states if known is not None else {}
+        for name, limit in limits:
+            state = states.get(kept_under(name, limit), ())
+            if isinstance(limit, TokenBucket) and state and len(state) % 2 == 0 and state[1] > Bucket(limit).full:
+                states[kept_under(name, limit)] = (*state, Bucket(limit).mark)
         return super()._decide(limits, demand, now_ms)
 
 
@@ -331,7 +345,10 @@ class RemembersForLonger(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
         if demand.account.final and not ruling.allowed and ruling.retry_after:
-            state = self._store.accounts[demand.account]
-            for name, each in state.states.items():
-                state.states[name] = (each[0], each[1] + each[1] // 2, *each[2:])
+            states = self._store.accounts[demand.account].states
+            for name, limit in limits:
+                if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
+                    its = Bucket(limit)
+                    latest, debt, *lows = its._mine(states[kept])
+                    states[kept] = its._marked((latest, debt + debt // 2, *lows))
         return ruling

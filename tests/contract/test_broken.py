@@ -55,9 +55,12 @@ from tests.effort import TRIES
 Test = Callable[..., Coroutine[Any, Any, None]]
 
 WAITS = {"retention": "settled", "state": "scheduled"}
+SMALLER = dict(zip(("large", "small", "longest"), rl.MADE_SMALLER[0], strict=True))
 
 BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_driver(broken.LeavesThreads), c.test_close_leaves_nothing, {}),
+    (with_driver(broken.IsForgottenSilently), c.test_dropped, {}),
+    (with_driver(broken.IsNotGivenBack), c.test_dropped, {}),
     (broken.SharesNamespaces, b.test_same_url_same_things, {}),
     (broken.SharesNothing, b.test_same_url_same_things, {}),
     (with_backend(broken.SharesObjects, broken.AsyncSharesObjects), b.test_payloads_are_copies, {}),
@@ -259,6 +262,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_limiter(limiters.CountsPeeks), rl.test_looking_changes_nothing, {"limit": rl.SLOW[0]}),
     (with_limiter(limiters.TrustsTheClock), rl.test_time_steps_back, {"limit": rl.SLOW[0]}),
     (with_limiter(limiters.SumsInDoubles), rl.test_large_numbers, {}),
+    (with_limiter(limiters.OwesWhatALargerLimitCharged), rl.test_a_limit_is_made_smaller, SMALLER),
     (with_limiter(limiters.TellsNoTime), rl.test_retry_after_is_exact, {"limit": rl.QUICK[0]}),
     (with_limiter(limiters.RoundsTime), rl.test_retry_after_is_exact, {"limit": rl.QUICK[1]}),
     (with_limiter(limiters.NeverSaysNever), rl.test_too_large, {"limit": rl.SLOW[0]}),

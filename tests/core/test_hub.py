@@ -9,6 +9,7 @@ import pytest
 from ailf import ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
 from ailf.hub import Inbox
+from ailf.requests import Ticket
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryBackend, MemoryStore
 
@@ -302,3 +303,46 @@ def test_closing_the_backend_ends_subscriptions(store: MemoryStore) -> None:
         with pytest.raises(ClosedError):
             next(subscription)
     assert store.listeners == []
+
+
+# --- waits that end ------------------------------------------------------------------------------------------------
+
+
+def ends(wait: Callable[[], object], disturb: Callable[[], object]) -> object:
+    """Return what a wait returns while it is disturbed again and again, which must not begin its time anew."""
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(wait()), daemon=True)
+    waiting.start()
+    assert soon(lambda: (disturb(), time.sleep(0.02), not waiting.is_alive())[-1], within=10), "it never ends"
+    return found[0]
+
+
+def test_get_ends_whatever_comes(store: MemoryStore, pubsub: PubSub[int]) -> None:
+    """`timeout` seconds are over also while messages come that can't be decoded."""
+    with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
+        others = other.pubsub(type=bytes)
+        assert ends(lambda: subscription.get(timeout=0.3), lambda: others.publish("numbers", b"no number")) is None
+        assert pubsub.errors > 0
+
+
+def test_a_message_that_is_there_is_found_behind_bad_ones(store: MemoryStore, pubsub: PubSub[int]) -> None:
+    """Also without time to wait."""
+    with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
+        others = other.pubsub(type=bytes)
+        others.publish_many([("numbers", b"no number"), ("numbers", b"nor this"), ("numbers", b"5")])
+        assert soon(lambda: len(subscription._opened) == 3)
+        assert data(subscription.get(timeout=0)) == 5
+        assert subscription.get(timeout=0) is None
+
+
+def test_an_inbox_ends_its_wait_whoever_takes_what_comes() -> None:
+    """Another reader of the same inbox may be quicker every time."""
+    ready = ThreadRuntime().event()
+    inbox = Inbox(ready, size=1, overflow=Overflow.DROP_OLDEST)
+    assert ends(lambda: run(inbox.get(0.3)), ready.set) is None
+
+
+def test_a_ticket_ends_its_wait_whatever_interrupts_it() -> None:
+    """A request's time is not begun anew by interruptions of its subscription."""
+    ticket = Ticket(ThreadRuntime().event(), time.monotonic)
+    assert ends(lambda: run(ticket.next(0.3)), lambda: ticket.interrupt("a test")) is None

