@@ -164,7 +164,7 @@ class RateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or the backend was away, or the cost is above a limit's capacity.
+            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
@@ -297,7 +297,7 @@ class AsyncRateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or the backend was away, or the cost is above a limit's capacity.
+            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """

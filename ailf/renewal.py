@@ -101,7 +101,7 @@ class Hold(ABC):
         ends: When, on this process's clock, it must be taken for lost unless confirmed again.
         last: When renewing stops.
         taken: Whether it is lost for good: somebody else may have it.
-        on_lost: Called, from any thread, by whoever finds out that it is lost.
+        on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time on this process's clock.
     """
 
