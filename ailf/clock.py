@@ -52,7 +52,7 @@ class Clock(ABC):
         """Call back no more."""
 
     def follow(self, follower: Follower) -> None:  # noqa: B027 - as `on_move`
-        """Tell it of each move by hand, for as long as somebody else keeps it."""
+        """Tell it of each move by hand, for as long as it is referenced elsewhere."""
 
 
 class SystemClock(Clock):

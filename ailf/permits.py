@@ -204,7 +204,7 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def ready_at(self) -> float:
-        """When the call may begin, by `time.monotonic` and what a `ManualClock` was advanced; 0 where at once."""
+        """When the call may begin, on `time.monotonic`'s clock, plus what a `ManualClock` was advanced; 0: at once."""
         return self._flow.ready_at
 
     @property

@@ -171,8 +171,7 @@ class RateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity;
-                or the backend was away.
+            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """
@@ -309,8 +308,7 @@ class AsyncRateLimiter(_RateLimiterBase):
             costs: What it costs, by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, or never can be, as it costs more than a limit's capacity;
-                or the backend was away.
+            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
         """

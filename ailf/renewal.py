@@ -102,7 +102,7 @@ class Hold(ABC):
         last: When renewing stops.
         limit: When it is given up, although it could be renewed: its handler's time is over.
         taken: Whether it is lost for good: somebody else may have it.
-        on_lost: Called, from any thread, by whoever finds out that it is lost.
+        on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time on this process's clock.
     """
 

@@ -47,7 +47,7 @@ class ManualClock(Clock):
         return self._lock
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward, let living holders renew their leases, and wake whoever waits for the time.
+        """Move the clock forward, let living holders renew their leases, and wake all waits.
 
         Arguments:
             seconds: By how much; at least 0.
@@ -81,6 +81,6 @@ class ManualClock(Clock):
             self._callbacks.remove(callback)
 
     def follow(self, follower: Follower) -> None:
-        """Tell it of each move by hand, for as long as somebody else keeps it."""
+        """Tell it of each move by hand, for as long as it is referenced elsewhere."""
         with self._lock:
             self._followers.add(follower)

@@ -121,13 +121,13 @@ class _AsyncSharedLock(ailf.AsyncLock):
 
 
 class SharesEntries(ailf.Backend):
-    """Whoever leaves a lock leaves the last entry, whose-ever that is."""
+    """Leaving a lock in any thread or task ends the latest entry of all."""
 
     lock_class = _SharedLock
 
 
 class AsyncSharesEntries(ailf.AsyncBackend):
-    """Whoever leaves a lock leaves the last entry, whose-ever that is."""
+    """Leaving a lock in any thread or task ends the latest entry of all."""
 
     lock_class = _AsyncSharedLock
 

@@ -88,7 +88,7 @@ def test_a_living_holder_renews_through_many_moves() -> None:
 
 
 def test_a_broken_lease_is_lost_at_once() -> None:
-    """Whoever breaks a lock in memory tells its holder, whether the lease is renewed or not, on any backend."""
+    """Breaking a lock in memory tells its holder, whether the lease is renewed or not, on any backend."""
     store = MemoryStore(ManualClock())
     with MemoryBackend(store=store) as mine, MemoryBackend(store=store) as other:
         for lock in (mine.lock("l"), mine.lock("l", renew=False), mine.lock("l", "m")):
