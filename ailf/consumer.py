@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ailf.checks import check_count, check_name, check_seconds
+from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.crew import Crew
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
 from ailf.driver import Action, Claim, Outcome, Settlement
@@ -31,6 +31,8 @@ __all__ = ["AsyncConsumer", "Consumer", "ConsumerFlow"]
 T = TypeVar("T")
 
 log = logging.getLogger("ailf.stream")
+
+NUMBERS = (int, float)
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -79,7 +81,9 @@ class ConsumerFlow:
     async def next(self, timeout: float | None = None) -> Parcel | None:
         """Return the next message; None when stopped, or after so many seconds."""
         now = self.group.engine.runtime.now
-        until = None if timeout is None else now() + check_seconds("timeout", timeout)
+        if timeout is not None and (type(timeout) not in NUMBERS or not 0 <= timeout <= MAX_SECONDS):
+            check_seconds("timeout", timeout)
+        until = None if timeout is None else now() + timeout
         try:
             while True:
                 if self.group.engine.closed:

@@ -28,6 +28,7 @@ FLAVOURS = ["blocking", "asyncio"]
 NAMES: list[Any] = ["", None, 5, b"name", ["name"], "n" * 513, "\ud800"]
 TEXTS: list[Any] = ["", 5, b"text", ["text"]]
 FLAGS: list[Any] = ["yes", "", 0, 1, None]
+SIGNALS: list[Any] = ["yes", "", 0, 1]
 COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", b"1", [1], math.nan]
 WAITS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", b"1", True, [1]]
 TIMES: list[Any] = [*WAITS, 0]
@@ -186,6 +187,10 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process_messages(concurrency=)": (lambda o, bad: worker(o, body, concurrency=bad), [*COUNTS, None]),
     "process_messages(prefetch=)": (lambda o, bad: worker(o, body, prefetch=bad), COUNTS),
     "process_messages(drain=)": (lambda o, bad: worker(o, body, drain=bad), [*WAITS, None]),
+    "process_messages(timeout=)": (lambda o, bad: worker(o, body, timeout=bad), TIMES),
+    "process_messages(on_lost=)": (lambda o, bad: worker(o, body, on_lost=bad), ["cancel", None, 0, True]),
+    "process_messages(signals=)": (lambda o, bad: worker(o, body, signals=bad), SIGNALS),
+    "run(signals=)": (lambda o, bad: o.pubsub.run(signals=bad), SIGNALS),
     "create_consumer_group(start=)": (lambda o, bad: o.stream.create_consumer_group("g", start=bad), POSITIONS),
     # --- groups
     "seek(position)": (lambda o, bad: o.group.seek(bad), POSITIONS),
@@ -197,7 +202,9 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process(prefetch=)": (lambda o, bad: o.group.process(body, prefetch=bad), COUNTS),
     "process(drain=)": (lambda o, bad: o.group.process(body, drain=bad), [*WAITS, None]),
     "process(consumer=)": (lambda o, bad: o.group.process(body, consumer=bad), TEXTS),
-    "process(signals=)": (lambda o, bad: o.group.process(body, signals=bad), FLAGS),
+    "process(timeout=)": (lambda o, bad: o.group.process(body, timeout=bad), TIMES),
+    "process(on_lost=)": (lambda o, bad: o.group.process(body, on_lost=bad), ["cancel", None, 0, True]),
+    "process(signals=)": (lambda o, bad: o.group.process(body, signals=bad), SIGNALS),
     "dead_letters.list(after=)": (lambda o, bad: o.group.dead_letters.list(after=bad), [5, None, b"1", ["1"]]),
     "dead_letters.list(limit=)": (lambda o, bad: o.group.dead_letters.list(limit=bad), [*COUNTS, None]),
     "dead_letters.redrive(*letters)": (lambda o, bad: o.group.dead_letters.redrive(bad), [*TEXTS, None]),
