@@ -19,6 +19,7 @@ from ailf.checks import check_headers, check_mapping, too_large
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf.safe_text import text_of
 from ailf.tracing import stamped
+from ailf.user_errors import interrupts
 
 __all__ = ["Codec", "Payloads", "codec_for", "open_envelope", "seal_envelope"]
 
@@ -127,9 +128,9 @@ class Payloads:
         else:
             try:
                 body = self._encode(data)
-            except (KeyboardInterrupt, SystemExit):
-                raise
             except BaseException as error:
+                if interrupts(error):
+                    raise
                 raise EncodeError(
                     f"{self.what}: a payload of type {type(data).__name__} can't be encoded: {text_of(error)}"
                 ) from error
@@ -151,9 +152,9 @@ class Payloads:
             return body, shown
         try:
             return self._decode(body, foreign=foreign), shown
-        except (KeyboardInterrupt, SystemExit):
-            raise
         except BaseException as error:  # a codec may raise anything, and it costs its own message only
+            if interrupts(error):
+                raise
             raise DecodeError(
                 f"{self.what}: a body of {len(body)} bytes can't be decoded ({type(error).__name__})"
             ) from error

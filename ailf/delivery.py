@@ -6,6 +6,7 @@ changes nothing, another way is an error, and after its lease is lost every way 
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -13,16 +14,19 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
-from ailf.errors import LeaseLostError, Reject, Retry, SettledError
+from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
 from ailf.leasing import GroupFlow
 from ailf.renewal import Hold
-from ailf.runtime import interrupts, run
-from ailf.safe_text import describe, leaves_of, safe_reason, safe_text, text_of
+from ailf.runtime import run
+from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.tracing import carrying
+from ailf.user_errors import interrupts, leaves_of
 
 __all__ = ["AsyncDelivery", "Delivery", "Parcel", "instruction", "verdict"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+log = logging.getLogger("ailf.stream")
 
 
 class Holder(Protocol):
@@ -54,7 +58,7 @@ def verdict(
     if isinstance(said, Reject):
         return Action.REJECT, text_of(said), None
     if isinstance(said, Retry):
-        return Action.NACK, text_of(said), said.delay
+        return Action.NACK, text_of(said), getattr(said, "delay", None)  # a subclass may have left it out
     return Action.NACK, describe(error), None
 
 
@@ -71,10 +75,12 @@ class Parcel:
     """The state of one delivery, whichever face it shows."""
 
     __slots__ = (
+        "body",
         "cancels",
         "claim",
         "consumer",
         "data",
+        "entered",
         "headers",
         "hold",
         "outcome",
@@ -95,8 +101,9 @@ class Parcel:
         self.outcome = Outcome.LOST
         self.told = False
         self.trace: AbstractContextManager[None] | None = None
-        self.task: asyncio.Task[Any] | None = None  # that is at work on it, on asyncio
-        self.cancels = 0  # how often that had been cancelled before
+        self.body: asyncio.Task[Any] | None = None  # that has entered it as a context, on asyncio
+        self.task: asyncio.Task[Any] | None = None  # in which a worker's handler runs, on asyncio
+        self.cancels = self.entered = 0  # how often these had been cancelled before
         self.struck: Exception | None = None  # why a worker has cancelled it
 
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
@@ -161,9 +168,15 @@ class Parcel:
                 self.trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
-        action, why, delay = verdict(None, error, interrupted=cancelled)
-        await self.settle(action, delay=delay, error=why)
-        return instruction(error) is not None
+        action, why, delay = verdict(None, self.struck or error, interrupted=cancelled)
+        said = instruction(error)
+        try:
+            await self.settle(action, delay=delay, error=why)
+        except AilfError as failed:
+            if error is None or said is not None:
+                raise
+            log.warning("%s", failed)  # it doesn't hide the body's own error
+        return said is not None
 
     async def lose(self) -> None:
         """Take note that its lease has ended, and tell the group's hook, once."""
@@ -354,15 +367,15 @@ class AsyncDelivery(_Shown[T_co]):
     async def __aenter__(self) -> Self:
         """Return the delivery itself; what is sent within is on its trace."""
         self._parcel.enter()
-        self._parcel.task = asyncio.current_task()
-        self._parcel.cancels = self._parcel.task.cancelling() if self._parcel.task is not None else 0
+        self._parcel.body = asyncio.current_task()
+        self._parcel.entered = self._parcel.body.cancelling() if self._parcel.body is not None else 0
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool:
         """Settle it by how the body ended, unless the body did."""
-        task = self._parcel.task
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > self._parcel.cancels:
-            return await asyncio.shield(self._parcel.leave(error, cancelled=True))
+        parcel = self._parcel
+        if isinstance(error, asyncio.CancelledError) and parcel.body and parcel.body.cancelling() > parcel.entered:
+            return await asyncio.shield(parcel.leave(error, cancelled=parcel.struck is None))
         return await self._parcel.leave(error)

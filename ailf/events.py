@@ -129,16 +129,17 @@ class ThreadFlight(Flight):
     """A flight that the first thread flies itself."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()
 
     async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
+        try:
+            if self._lock.acquire(blocking=False):
                 await flow()
-            finally:
+            else:
+                self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        finally:  # by its owner, not by what `acquire` returned: Ctrl-C may come in between
+            if self._lock._is_owned():
                 self._lock.release()
-        elif self._lock.acquire(timeout=-1 if timeout is None else timeout):
-            self._lock.release()
 
     async def fly(self, flow: Flow) -> None:
         await self.join(flow)

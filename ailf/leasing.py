@@ -13,8 +13,8 @@ from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDri
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.renewal import ALIVE
-from ailf.runtime import interrupts
 from ailf.safe_text import log_failure
+from ailf.user_errors import interrupts
 from ailf.values import (
     EARLIEST,
     Backoff,

@@ -135,8 +135,9 @@ class Hold(ABC):
     def take(self) -> None:
         """Somebody else may have it: it is lost for good."""
         self.taken = True
-        if self.on_lost is not None:
-            self.on_lost()
+        on_lost = self.on_lost  # another thread may take it back just now
+        if on_lost is not None:
+            on_lost()
 
     def due(self) -> float:
         """Return when to renew: after a third of the lease."""

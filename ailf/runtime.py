@@ -24,6 +24,7 @@ from ailf.clock import Clock, SystemClock
 from ailf.errors import InvalidArgumentError
 from ailf.events import Event, Flight, Flow, LoopEvent, LoopFlight, MovedEvent, ThreadEvent, ThreadFlight, start_task
 from ailf.safe_text import log_failure
+from ailf.user_errors import is_cancelled
 
 __all__ = [
     "AsyncioRuntime",
@@ -32,8 +33,7 @@ __all__ = [
     "Runtime",
     "Task",
     "ThreadRuntime",
-    "interrupts",
-    "is_fatal",
+    "name_of",
     "run",
 ]
 
@@ -142,7 +142,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Return what a signal handler may call, which must not block or take a lock; it has the callback called."""
+        """Return what a signal handler may call: it has the callback called elsewhere, where that may block."""
 
 
 # --- threads -----------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class AsyncioRuntime(Runtime):
         cancelled = 0 if task is None else task.cancelling()
         try:
             result = function(*args)
-            if type(result) is CoroutineType or (result is not None and inspect.isawaitable(result)):
+            while type(result) is CoroutineType or (result is not None and inspect.isawaitable(result)):
                 result = await result
         except asyncio.CancelledError as error:
             if task is not None and task.cancelling() > cancelled:
@@ -272,7 +272,9 @@ class AsyncioRuntime(Runtime):
             if _current_task() is not task:  # the loop has ended, and closes what it leaves
                 raise
             return None, error
-        except BaseException as error:  # noqa: BLE001 - what it means is the caller's to say
+        except BaseException as error:
+            if task is not None and task.cancelling() > cancelled and is_cancelled(error):  # in a group
+                raise asyncio.CancelledError from error
             return None, error
         if result is None or type(result) is bool:
             return result, None
@@ -292,21 +294,6 @@ class AsyncioRuntime(Runtime):
 
 
 # --- the functions of users ------------------------------------------------------------------------------------------
-
-
-def interrupts(error: BaseException | None) -> bool:
-    """Tell whether an error of user code is an interruption of its process, by Ctrl-C or `sys.exit`.
-
-    `sys.exit` in a thread beside the main one ends nothing but the function, so there it is the function's own error.
-    """
-    if isinstance(error, SystemExit):
-        return threading.current_thread() is threading.main_thread() or _get_running_loop() is not None
-    return isinstance(error, KeyboardInterrupt)
-
-
-def is_fatal(error: BaseException | None) -> bool:
-    """Tell whether an error of user code ends the loop that called it: it is neither an `Exception` nor `asyncio`'s."""
-    return error is not None and not isinstance(error, Exception | asyncio.CancelledError)
 
 
 def _current_task() -> "asyncio.Task[Any] | None":
@@ -330,7 +317,7 @@ def _check_callable(what: str, function: object, *, may_yield: bool) -> None:
         return
     if _is_one_of(function, inspect.isgeneratorfunction) or _is_one_of(function, inspect.isasyncgenfunction):
         raise InvalidArgumentError(
-            f"{what} {_name(function)} yields, so calling it runs nothing of it; write a function without `yield`"
+            f"{what} {name_of(function)} yields, so calling it runs nothing of it; write a function without `yield`"
         )
 
 
@@ -338,21 +325,21 @@ def _undone(function: object, result: object) -> InvalidArgumentError | None:
     """Return the error of a function that returned something that has yet to be run; None for any other result."""
     if isinstance(result, CoroutineType):
         result.close()
-        return _wrong_flavour("the handler", function)
-    if isinstance(result, Awaitable | Generator | AsyncGenerator):
-        return InvalidArgumentError(
-            f"the handler {_name(function)} returned a {type(result).__name__}, so nothing of it has run; "
-            "write a function without `yield`, or one that runs what it makes"
-        )
-    return None
+    elif not isinstance(result, Awaitable | Generator | AsyncGenerator | map | filter):
+        return None
+    return InvalidArgumentError(
+        f"{name_of(function)} returned a {type(result).__name__}, which has yet to be run: write a function without "
+        "`yield` that runs what it makes; a coroutine function needs the Async… twin"
+    )
 
 
 def _wrong_flavour(what: str, function: object) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"{what} {_name(function)} is a coroutine function, which a blocking object can't await; "
+        f"{what} {name_of(function)} is a coroutine function, which a blocking object can't await; "
         "use the Async… twin, or a plain function"
     )
 
 
-def _name(function: object) -> str:
+def name_of(function: object) -> str:
+    """Return what a message calls a function, without its arguments."""
     return str(getattr(function, "__qualname__", type(function).__qualname__))

@@ -5,22 +5,26 @@ None of that may harm the settlement of another message, or a log line. Everythi
 can be encoded. Nothing here waits.
 """
 
+import itertools
 import logging
 import traceback
-from collections.abc import Iterator
 from typing import Final
 
 from ailf.errors import InvalidArgumentError
+from ailf.user_errors import leaves_of
 
-__all__ = ["LONGEST", "describe", "leaves_of", "log_failure", "safe_reason", "safe_text", "text_of"]
+__all__ = ["LONGEST", "describe", "log_failure", "safe_reason", "safe_text", "text_of"]
 
 LONGEST: Final = 2000
 """The longest text that is kept, in characters."""
 
 LONGEST_TRACEBACK: Final = 20_000
 
-CHAIN: Final = 32
-"""How many exceptions of a chain or group are looked at."""
+MOST_ERRORS: Final = 32
+"""How many exceptions of a chain or a group a text or a log shows."""
+
+MOST_FRAMES: Final = 32
+"""How many frames of a traceback are shown that a log can't show itself: the innermost."""
 
 
 def safe_text(text: str, longest: int = LONGEST) -> str:
@@ -56,25 +60,13 @@ def describe(error: BaseException) -> str:
     """Return the type and text of an exception; of a group also those of the exceptions in it."""
     shown = _typed(error)
     if isinstance(error, BaseExceptionGroup):
-        shown = f"{shown}: {'; '.join(_typed(each) for each in leaves_of(error))}"
+        shown = f"{shown}: {'; '.join(_typed(each) for each in itertools.islice(leaves_of(error), MOST_ERRORS))}"
     return safe_text(shown)
 
 
 def _typed(error: BaseException) -> str:
     name, text = type(error).__name__, text_of(error)
     return name if text == name else f"{name}: {text}"
-
-
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a group holds, at any depth, or the exception itself; at most `CHAIN`."""
-    waiting, found = [error], 0
-    while waiting and found < CHAIN:
-        each = waiting.pop()
-        if isinstance(each, BaseExceptionGroup):
-            waiting.extend(reversed(each.exceptions))
-        else:
-            found += 1
-            yield each
 
 
 def log_failure(
@@ -90,9 +82,9 @@ def log_failure(
         error: The exception; None for no traceback.
     """
     if error is None or _can_be_shown(error):
-        log.log(level, message, *args, exc_info=error)
+        log.log(level, message, *args, exc_info=error, stacklevel=2)
     elif log.isEnabledFor(level):
-        log.log(level, "%s\n%s", message % args, safe_text(_rendered(error), LONGEST_TRACEBACK))
+        log.log(level, "%s\n%s", message % args, safe_text(_rendered(error), LONGEST_TRACEBACK), stacklevel=2)
 
 
 def _can_be_shown(error: BaseException) -> bool:
@@ -101,7 +93,7 @@ def _can_be_shown(error: BaseException) -> bool:
     while waiting:
         each = waiting.pop()
         seen += 1
-        if seen > CHAIN or not _is_plain(each):
+        if seen > MOST_ERRORS or not _is_plain(each):
             return False
         waiting += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
         if isinstance(each, BaseExceptionGroup):
@@ -119,5 +111,5 @@ def _is_plain(error: BaseException) -> bool:
 
 def _rendered(error: BaseException) -> str:
     """Return the frames of an exception, and its description."""
-    frames = "".join(traceback.format_tb(error.__traceback__, limit=-CHAIN))
+    frames = "".join(traceback.format_tb(error.__traceback__, limit=-MOST_FRAMES))
     return f"Traceback (most recent call last):\n{frames}{describe(error)}"

@@ -23,10 +23,11 @@ from ailf.hub import Inbox
 from ailf.message import Answer, AsyncMessage, Message
 from ailf.patterns import matches
 from ailf.requests import FAILED, MARKS, REPLY_TO, REQUEST, Ticket, check_free
-from ailf.runtime import interrupts, is_fatal, run
+from ailf.runtime import name_of, run
 from ailf.safe_text import describe, log_failure
 from ailf.signals import stopped_by_signals
 from ailf.tracing import carrying
+from ailf.user_errors import interrupts, is_fatal
 from ailf.values import Gap, Overflow
 
 __all__ = ["BUFFER", "AsyncSubscription", "ErrorHook", "Handler", "PubSubFlow", "Subscription"]
@@ -292,7 +293,7 @@ class PubSubFlow:
         if interrupts(error):
             raise error
         raw = self._face(frame.channel, frame.body, message.headers, answer=message.answer)
-        await self._failed(f"handler {getattr(handler, '__qualname__', handler)} failed", error, raw)
+        await self._failed(f"handler {name_of(handler)} failed", error, raw)
         if is_fatal(error):
             raise error
 

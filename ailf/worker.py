@@ -32,10 +32,10 @@ from ailf.errors import (
     Retry,
 )
 from ailf.leasing import GroupFlow
-from ailf.runtime import is_fatal
-from ailf.safe_text import log_failure, text_of
+from ailf.safe_text import describe, log_failure, text_of
 from ailf.signals import check_signals, stopped_by_signals
 from ailf.tracing import carrying
+from ailf.user_errors import is_fatal
 from ailf.values import OnLost
 
 __all__ = ["DRAIN", "ProcessOptions", "Worker"]
@@ -51,8 +51,11 @@ _PAUSES = (0.1, 0.5, 2.0, 5.0)
 _SPELL = 0.005
 """Seconds that a worker loop goes on before others of its event loop have their turn."""
 
+_SOON = 0.25
+"""Seconds after which a message is tried again whose earlier attempt has settled itself, but still runs."""
+
 _CANCELLED_WITHIN = 1.0
-"""Seconds that a cancelled handler has for its clean-up."""
+"""Seconds that cancelled handlers have for their clean-up, all together."""
 
 
 def _valid_on_lost(_: Any, __: "attrs.Attribute[OnLost]", on_lost: object) -> None:
@@ -141,30 +144,27 @@ class Worker:
         self._answered = self._runtime.event()
         self._breathed = self._runtime.now()
         self._failure: BaseException | None = None
-        self._stopped = False
         self._tally = Tally(self._runtime.now())
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until `stop`, a signal, or an error that no waiting mends."""
-        self._consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
-        await self._consumer.open()
-        if self._stopped:
-            self._consumer.stop()
+        consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
+        self._consumer = consumer
         self._group.workers.add(self)
         try:
             with stopped_by_signals(self._runtime.from_signal(self._signalled), self._options.signals):
-                await self._work(self._consumer)
+                await consumer.open()
+                await self._work(consumer)
         finally:
             self._group.workers.discard(self)
-            await self._consumer.close()
+            await consumer.close()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
         """Drain and end, from any thread, a handler or a signal."""
-        self._stopped = True
         if self._consumer is not None:
             self._consumer.stop()
 
@@ -194,7 +194,9 @@ class Worker:
             consumer.stop()
             for each in loops:
                 each.cancel()
-                await each.join(_CANCELLED_WITHIN)
+            until = self._runtime.now() + _CANCELLED_WITHIN
+            for each in loops:
+                await each.join(max(0.0, until - self._runtime.now()))
             await self._all_answered()
         log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
@@ -249,12 +251,15 @@ class Worker:
     async def _handle(self, parcel: Parcel) -> None:
         in_hand, name = parcel.consumer.in_hand, parcel.claim.record.id
         if name in in_hand:
-            await self._postpone(parcel)
+            await self._postpone(parcel, in_hand[name])
             return
         in_hand[name] = parcel
         acks = False
         try:
-            result, error = await self._run_handler(parcel)
+            try:
+                result, error = await self._run_handler(parcel)
+            finally:
+                del in_hand[name]
             if parcel.settled is None:
                 action, why, delay = verdict(result, error)
                 acks = action is Action.ACK
@@ -264,10 +269,8 @@ class Worker:
                 settled = parcel.settled.value
                 log_failure(log, logging.ERROR, "%s failed after it was settled by %s", parcel, settled, error=error)
         finally:
-            if not acks:
-                del in_hand[name]
-                if parcel.settled is None:  # whatever ended the handler: its lease is renewed no more
-                    parcel.consumer.let_go(parcel)
+            if not acks and parcel.settled is None:  # whatever ended the handler: its lease is renewed no more
+                parcel.consumer.let_go(parcel)
         if acks:
             await self._ack(parcel)
             return
@@ -275,16 +278,19 @@ class Worker:
         if error is not None and is_fatal(error):
             raise error
 
-    async def _postpone(self, parcel: Parcel) -> None:
+    async def _postpone(self, parcel: Parcel, earlier: Parcel) -> None:
         """Give back a message whose earlier attempt still runs here, for others to have, or for later."""
-        takeover = self._group.options.takeover
-        log.warning("%s: an earlier attempt still runs here; given back for %g s", parcel, takeover)
-        await self._settle(parcel, Action.RELEASE, "", takeover, None)
+        delay = self._group.options.takeover
+        if earlier.settled is not None:  # by its handler, which is probably about to end
+            delay = min(delay, _SOON)
+        log.warning("%s: an earlier attempt still runs here; given back, and not before %g s", parcel, delay)
+        await self._settle(parcel, Action.RELEASE, "", delay, None)
 
     async def _run_handler(self, parcel: Parcel) -> tuple[Any, BaseException | None]:
         """Call the handler, and return what it returned or raised; give the message back where we are cancelled."""
-        if self._on_asyncio:
-            parcel.task = asyncio.current_task()
+        task = asyncio.current_task() if self._on_asyncio else None
+        if task is not None:
+            parcel.task, parcel.cancels = task, task.cancelling()
         if self._cancels:
             parcel.hold.on_lost = functools.partial(self._lease_lost, parcel)
             if parcel.hold.taken:  # just now
@@ -312,12 +318,20 @@ class Worker:
 
     def _start_timer(self, parcel: Parcel, timeout: float) -> Callable[[], None]:
         """Let the handler's time end: asyncio cancels it, a thread's lease is let go; return what stops the timer."""
+        if not self._on_asyncio:
+            renewer, hold = self._group.engine.renewer, parcel.hold
+            renewer.limit(hold, hold.now() + timeout)
+            return functools.partial(renewer.limit, hold, float("inf"))
+        loop = asyncio.get_running_loop()
         late = TimeoutError(f"the handler took longer than its timeout of {timeout:g} s")
-        if self._on_asyncio:
-            return asyncio.get_running_loop().call_later(timeout, self._cancel, parcel, late).cancel
-        renewer, hold = self._group.engine.renewer, parcel.hold
-        renewer.limit(hold, hold.now() + timeout)
-        return functools.partial(renewer.limit, hold, float("inf"))
+        timer = loop.call_later(timeout, self._cancel, parcel, late)
+
+        def stop() -> None:
+            timer.cancel()
+            if parcel.struck is None and loop.time() > timer.when():
+                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", parcel, late)
+
+        return stop
 
     def _lease_lost(self, parcel: Parcel) -> None:
         """Cancel the handler, from the renewal thread."""
@@ -335,7 +349,7 @@ class Worker:
     async def _why_cancelled(self, parcel: Parcel, why: Exception, error: BaseException | None) -> BaseException | None:
         """Take our own cancellation back, and return what the handler ended with."""
         task = asyncio.current_task()
-        if task is not None and task.uncancel() > 0:  # others have cancelled it too
+        if task is not None and task.uncancel() > parcel.cancels:  # others have cancelled it too
             await self._give_back(parcel)
             raise asyncio.CancelledError
         return why if isinstance(error, asyncio.CancelledError) else error
@@ -349,14 +363,16 @@ class Worker:
         except LeaseLostError as lost:
             self._done(parcel, lost)
             return
-        self._acking.add(parcel)
         try:
+            if self._on_asyncio:
+                self._acking.add(parcel)
             await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
-        except BaseException as error:  # interrupted, so it is not known; its lease ends, or `close` gives it back
-            self._done(parcel, error)
+            while len(self._acking) >= self._concurrency:
+                await self._answered.wait()
+        except BaseException:  # interrupted: whether it was acked isn't known, and nobody will say
+            if not self._on_asyncio:
+                parcel.consumer.let_go(parcel)
             raise
-        while len(self._acking) >= self._concurrency:
-            await self._answered.wait()
 
     async def _acked(self, parcel: Parcel, asked: Settlement, outcome: Outcome | BaseException) -> None:
         """Take note of what became of an ack."""
@@ -372,8 +388,9 @@ class Worker:
         if failure is not None:
             parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
             log.warning("%s: ack failed: %s", parcel, text_of(failure))
-        parcel.consumer.in_hand.pop(parcel.claim.record.id, None)
         self._count(parcel)
+        if not self._on_asyncio:
+            return
         awaited = len(self._acking) >= self._concurrency
         self._acking.discard(parcel)
         if awaited or not self._acking:
@@ -399,9 +416,9 @@ class Worker:
         level = logging.ERROR if why else logging.WARNING
         try:
             outcome = await parcel.settle(action, delay=delay, error=why)
-        except AilfError as failure:
+        except Exception as failure:  # noqa: BLE001 - a backoff of the user's own may raise anything
             parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
-            fate = f"{action.value} failed: {failure}"
+            fate = f"{action.value} failed: {text_of(failure) if isinstance(failure, AilfError) else describe(failure)}"
         else:
             if not why:
                 return

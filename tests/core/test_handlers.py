@@ -1,14 +1,18 @@
 """Whatever a handler does is an event of its one message: it takes too long, loses its lease, raises anything."""
 
 import asyncio
+import contextlib
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import ailf
 from ailf import Backoff, OnLost, Reject, Retry
+from ailf.delivery import verdict
+from ailf.driver import Action
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 AT_ONCE = Backoff(initial=0.0, jitter=0.0)
@@ -111,9 +115,9 @@ def test_any_other_error_is_counted_and_ends_the_worker() -> None:
         def handler(_: Any) -> None:
             raise PanicException("at the disco")
 
-        for attempt in (1, 2):
+        for _ in range(2):
             with pytest.raises(PanicException):
-                group.process(handler, concurrency=attempt)
+                group.process(handler)
         with group.consumer() as consumer:
             delivery = consumer.get(0)
             assert delivery is not None
@@ -201,6 +205,109 @@ def test_a_cancelled_error_of_the_bodys_own_is_a_failed_delivery() -> None:
     asyncio.run(scenario())
 
 
+def test_a_group_of_many_is_judged_by_all_of_it() -> None:
+    """An error behind any number of instructions is an error."""
+    many: list[Exception] = [Reject("r") for _ in range(100)]
+    assert verdict(None, ExceptionGroup("g", many))[0] is Action.REJECT
+    assert verdict(None, ExceptionGroup("g", [*many, ValueError("real")]))[0] is Action.NACK
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
+def test_an_interruption_in_a_group_is_one(error: BaseException) -> None:
+    """The message is released, and `process` raises the group."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        stream.add(1)
+
+        def handler(_: Any) -> None:
+            raise BaseExceptionGroup("g", [error])
+
+        with pytest.raises(BaseExceptionGroup):
+            group.process(handler)
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            assert delivery.attempt == 1
+
+
+class ThrottledError(Retry):
+    """An instruction of a user's own, which forgets the rest of it."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+
+class OwnBackoff(Backoff):
+    """A backoff that fails."""
+
+    def delay(self, attempt: int, chance: Any = None) -> float:
+        """Fail."""
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("error", "backoff"), [(ThrottledError("gpt"), AT_ONCE), (ValueError("x"), OwnBackoff())])
+def test_instructions_and_backoffs_of_users_harm_nobody(error: Exception, backoff: Backoff) -> None:
+    """The worker goes on with the next message."""
+    with MemoryBackend() as backend:
+        stream = backend.stream("s")
+        group = stream.group("g", backoff=backoff, lease=30, max_deliveries=2)
+        stream.add_many(["bad", "good"])
+        done = []
+
+        def handler(delivery: ailf.Delivery[str]) -> None:
+            if delivery.data == "bad":
+                raise error
+            done.append(delivery.data)
+            group.stop()
+
+        group.process(handler)
+        assert done == ["good"]
+
+
+def test_a_stop_that_comes_first_counts() -> None:
+    """Also before the worker has made its group."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            group = backend.stream("s").group("g")
+            process = await working(group, print)
+            group.stop()
+            async with asyncio.timeout(5):
+                await process
+
+    asyncio.run(scenario())
+
+
+def test_all_handlers_are_cancelled_at_once() -> None:
+    """Those that catch it have one second for all of them, and a second cancellation leaves none out."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            await stream.add_many(range(8))
+            cancelled: list[int] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    cancelled.append(delivery.data)
+                    await asyncio.sleep(60)
+
+            process = await working(stream.group("g"), handler, concurrency=8)
+            await asyncio.sleep(0.05)
+            process.cancel()
+            await asyncio.sleep(0.05)
+            process.cancel()
+            await asyncio.wait([process], timeout=5)
+            assert sorted(cancelled) == list(range(8))
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+    asyncio.run(scenario())
+
+
 # --- how long they take ----------------------------------------------------------------------------------------------
 
 
@@ -261,6 +368,107 @@ def test_the_result_of_a_handler_that_ends_in_time_or_anyway_counts() -> None:
             assert done == ["finished all the same", "quick", "quick"]
             info = await group.info()
             assert (info.lag, info.pending, info.delayed, info.dead) == (0, 0, 0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_timeout_within_a_context_is_a_failed_delivery() -> None:
+    """Leaving `async with delivery` because of it doesn't release the message."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", max_deliveries=2, backoff=AT_ONCE)
+            await stream.add(1)
+            attempts: list[int] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                attempts.append(delivery.attempt)
+                if delivery.attempt == 2:
+                    group.stop()
+                async with delivery:
+                    await asyncio.sleep(60)
+
+            async with asyncio.timeout(5):
+                await group.process(handler, timeout=0.05)
+            assert attempts == [1, 2]
+            (letter,) = await group.dead_letters.list()
+            assert letter.error == "TimeoutError: the handler took longer than its timeout of 0.05 s"
+
+    asyncio.run(scenario())
+
+
+def test_a_context_in_a_child_task_leaves_the_timeout_to_the_handler() -> None:
+    """Whatever task has entered the delivery, it is the handler's that is cancelled."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", backoff=AT_ONCE)
+            await stream.add(1)
+
+            async def child(delivery: ailf.AsyncDelivery[int]) -> None:
+                async with delivery:
+                    pass
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                await asyncio.create_task(child(delivery))
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    group.stop()
+
+            async with asyncio.timeout(5):
+                await group.process(handler, timeout=0.05)
+
+    asyncio.run(scenario())
+
+
+def test_a_plain_function_that_takes_too_long_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """It blocks its event loop, so nothing can cancel it."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g")
+            await stream.add(1)
+
+            def handler(_: Any) -> None:
+                time.sleep(0.1)
+                group.stop()
+
+            await group.process(handler, timeout=0.02)
+
+    asyncio.run(scenario())
+    assert "has blocked the event loop, so it was not cancelled" in caplog.text
+
+
+def test_cancellations_that_a_handler_keeps_do_not_count_again() -> None:
+    """A task that was cancelled before, and caught it, is cancelled by a timeout as any other."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", backoff=AT_ONCE, max_deliveries=1)
+            await stream.add_many([1, 2])
+            seen: list[int] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                seen.append(delivery.data)
+                if delivery.data == 1:
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(60)
+                    return
+                group.stop()
+                await asyncio.sleep(60)
+
+            async with asyncio.timeout(5):
+                await group.process(handler, timeout=0.05)
+            assert seen == [1, 2]
+            assert [each.body for each in await group.dead_letters.list()] == [b"2"]
 
     asyncio.run(scenario())
 

@@ -394,7 +394,7 @@ def test_threads_refuse_a_coroutine_function() -> None:
         runtime.check_callable("the handler", _coroutine_function)
     _, error = run(runtime.call_user_code(lambda: _coroutine_function(1)))
     assert isinstance(error, InvalidArgumentError)
-    assert "use the Async… twin" in str(error)
+    assert "a coroutine function needs the Async… twin" in str(error)
 
 
 def _generator_function(*_: object) -> Iterator[int]:
@@ -426,10 +426,16 @@ def test_a_function_that_yields_is_refused(play: Play) -> None:
         for function in YIELDING:
             with pytest.raises(InvalidArgumentError, match="yields, so calling it runs nothing of it"):
                 runtime.check_callable("the handler", function)
-        for function in (_generator_function, _async_generator_function):
-            _, error = await runtime.call_user_code(lambda made=function: made())
+        lazy: list[Callable[[], Any]] = [
+            _generator_function,
+            _async_generator_function,
+            lambda: map(abs, [1]),
+            lambda: filter(None, [1]),
+        ]
+        for make in lazy:
+            _, error = await runtime.call_user_code(lambda made=make: made())
             assert isinstance(error, InvalidArgumentError)
-            assert "nothing of it has run" in str(error)
+            assert "which has yet to be run" in str(error)
 
     play(scenario)
 
@@ -447,6 +453,34 @@ def test_whatever_a_function_raises_is_returned(play: Play, raised: type[BaseExc
         assert type(error) is raised
 
     play(scenario)
+
+
+def test_what_a_coroutine_function_returns_is_awaited_too() -> None:
+    """A task that it has started is part of what was asked for."""
+
+    async def starts_a_task() -> "asyncio.Task[int]":
+        return asyncio.create_task(_coroutine_function(3))
+
+    assert asyncio.run(AsyncioRuntime().call_user_code(starts_a_task)) == (3, None)
+
+
+def test_a_cancellation_in_a_group_is_one() -> None:
+    """Task groups of other libraries raise a group that holds the cancellation."""
+
+    async def grouped() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as error:
+            raise BaseExceptionGroup("group", [error]) from None
+
+    async def scenario() -> None:
+        calling = asyncio.create_task(AsyncioRuntime().call_user_code(grouped))
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    asyncio.run(scenario())
 
 
 def test_a_cancellation_of_the_functions_own_is_told_from_one_of_its_task() -> None:

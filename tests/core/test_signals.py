@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C stop workers, once, and the program's own handlers are neither lost nor left out."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -159,6 +160,49 @@ def test_a_worker_that_begins_after_a_signal_is_stopped_by_the_next_one() -> Non
     assert current() == STANDARD
 
 
+def test_a_handler_that_puts_ours_back_later_swallows_nothing() -> None:
+    """Without a worker the signal acts as Python itself would have it."""
+    told = Told()
+    with stopped_by_signals(told.by("worker"), None):
+        ours = signal.signal(signal.SIGINT, told.by("meanwhile"))
+    signal.signal(signal.SIGINT, ours)
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    assert told == []
+
+
+def test_a_signal_does_not_take_the_other_from_workers_that_were_not_told() -> None:
+    """Each signal is put back when all of its workers have been told."""
+    told = Told()
+    signal.signal(signal.SIGTERM, told.by("own"))
+    with stopped_by_signals(told.by("Ctrl-C only"), None), stopped_by_signals(told.by("both"), True):
+        send(signal.SIGTERM)
+        assert told == ["both", "own"]
+        send(signal.SIGINT)
+        assert told == ["both", "own", "Ctrl-C only"]
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_a_handler_of_an_ended_asyncio_run_is_not_put_back() -> None:
+    """A worker that outlives its main function ends while the runner closes the loop."""
+    told = Told()
+
+    async def work() -> None:
+        with stopped_by_signals(told.by("worker"), None):
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(work()))
+        await asyncio.sleep(0.01)
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    assert current() == STANDARD
+
+
 def in_thread(function: Callable[[], None]) -> None:
     """Run something in a thread, and raise what it raises."""
     failed: list[BaseException] = []
@@ -192,8 +236,9 @@ def test_outside_the_main_thread_handlers_cannot_be_installed() -> None:
         in_thread(asked)
 
 
-def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one() -> None:
-    """One registry for the process."""
+@pytest.mark.parametrize("before", [True, False])
+def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one(*, before: bool) -> None:
+    """One registry for the process, whichever begins first."""
     told = Told()
     begun, end = threading.Event(), threading.Event()
 
@@ -202,10 +247,14 @@ def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one() -> N
             begun.set()
             end.wait(5)
 
-    with stopped_by_signals(told.by("main thread"), None):
-        thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work)
+    if before:
         thread.start()
         begun.wait(5)
+    with stopped_by_signals(told.by("main thread"), None):
+        if not before:
+            thread.start()
+            begun.wait(5)
         send(signal.SIGTERM)
         end.set()
         thread.join(5)
@@ -267,6 +316,25 @@ async def main():
         await tasks.add("a task")
         await tasks.group("g").process(lambda task: print("begun", flush=True))
 uvloop.run(main())
+print("ended")
+""",
+    "a worker in a thread of a forked child": """
+import os, signal, threading
+with ailf.connect("memory://") as backend:
+    backend.stream("tasks").add("a task")
+    def handler(task):
+        child = os.fork()
+        if child == 0:
+            with ailf.connect("memory://child") as other:
+                group = other.stream("s").group("g")
+                other.stream("s").add(1)
+                thread = threading.Thread(target=group.process, args=(lambda task: group.stop(),))
+                thread.start()
+                thread.join(20)
+                os._exit(thread.is_alive())
+        assert os.waitpid(child, 0)[1] == 0
+        print("begun", flush=True)
+    backend.stream("tasks").group("g").process(handler)
 print("ended")
 """,
     "a forked child": """
