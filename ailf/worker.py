@@ -48,6 +48,9 @@ DRAIN = 30.0
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
 
+LARGE = 100_000
+"""The length from which on a worker warns of a stream without a retention."""
+
 _SPELL = 0.005
 """Seconds that a worker loop goes on before others of its event loop have their turn."""
 
@@ -145,6 +148,8 @@ class Worker:
         self._breathed = self._runtime.now()
         self._failure: BaseException | None = None
         self._tally = Tally(self._runtime.now())
+        self._warned = False
+        self._looks_at_length = group.retention is None  # now, and with each line of the tally, until it has warned
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -225,6 +230,8 @@ class Worker:
                 if parcel is None:
                     return
                 await self._handle(parcel)
+                if self._looks_at_length:
+                    await self._warn_of_length()
                 now = self._runtime.now()
                 if now >= self._breathed + _SPELL:
                     self._breathed = now
@@ -240,6 +247,25 @@ class Worker:
         """Pause before the next try while the backend is away."""
         log.warning("%s: the backend is away, trying on: %s", self._group, error)
         await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+
+    async def _warn_of_length(self) -> None:
+        """Warn, once, of a stream that has grown large and of which this worker knows no retention."""
+        self._looks_at_length = False
+        group = self._group
+        try:
+            length = await group.driver.length(group.stream)
+        except AilfError as error:
+            log.debug("%s: the stream's length is not known: %s", group, error)
+            return
+        if length < LARGE:
+            return
+        self._warned = True
+        log.warning(
+            "stream %r has %d entries. What is settled stays in a stream unless it has a retention: if its producers "
+            "have none, give them retention=Retention.settled()",
+            group.stream,
+            length,
+        )
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -407,6 +433,7 @@ class Worker:
         self._tally.count(parcel.settled, parcel.outcome)
         if self._tally.due(self._runtime.now()):
             log.info("%s: %s so far: %s", self._group, parcel.consumer.name, self._tally)
+            self._looks_at_length = self._group.retention is None and not self._warned
 
     async def _settle(
         self, parcel: Parcel, action: Action, why: str, delay: float | None, error: BaseException | None

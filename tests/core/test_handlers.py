@@ -6,13 +6,15 @@ import logging
 import threading
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import ailf
-from ailf import Backoff, OnLost, Reject, Retry
+from ailf import Backoff, OnLost, Reject, Retry, worker
 from ailf.delivery import verdict
 from ailf.driver import Action
+from ailf.worker import LARGE, Tally
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 AT_ONCE = Backoff(initial=0.0, jitter=0.0)
@@ -650,3 +652,28 @@ def test_a_reason_is_text(reason: Any) -> None:
             with pytest.raises(ailf.InvalidArgumentError, match="reason must be text"):
                 delivery.reject(reason)
             delivery.ack()
+
+
+# --- streams that grow -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "retention", "warns"),
+    [(99, None, 0), (100, None, 1), (100, ailf.Retention.settled(), 0)],
+)
+def test_a_worker_warns_of_a_stream_that_keeps_everything(
+    length: int, retention: ailf.Retention | None, warns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, where its stream has no retention and has grown large."""
+    assert LARGE == 100_000
+    with MemoryBackend() as backend:
+        backend.stream("s").add_many(range(length))
+        group = backend.stream("s", retention=retention).group("g")
+
+        def handler(delivery: ailf.Delivery[int]) -> None:
+            if delivery.data == 2:
+                group.stop()
+
+        with mock.patch.object(Tally, "EVERY", 0.0), mock.patch.object(worker, "LARGE", 100):
+            group.process(handler, prefetch=3)
+    assert caplog.text.count("give them retention=Retention.settled()") == warns
