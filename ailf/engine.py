@@ -74,9 +74,8 @@ class _Left:
             return
         if self.renewer is not None:
             self.renewer.abandon()
-        if self.hub is not None:
-            self.hub.give_back()
-        if self.driver.abandon():
+        listens = self.hub is not None and self.hub.give_back()
+        if self.driver.abandon() or listens:
             warnings.warn(
                 f"the backend {self.driver.url} was dropped without being closed; its connections were given back. "
                 "Close the backend, or the object that was made alone: use it in `with` (`async with`), or call its "
@@ -148,6 +147,17 @@ class Engine:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
         self.check_home()
 
+    def _weak_check(self) -> Callable[[], None]:
+        """Return `check_open` for what must not keep a backend alive that nobody uses any more."""
+        known = weakref.ref(self)
+
+        def check() -> None:
+            engine = known()
+            if engine is not None:
+                engine.check_open()
+
+        return check
+
     def check_home(self) -> None:
         """In a forked child or the next event loop, begin anew, also where it is closed.
 
@@ -199,7 +209,7 @@ class Engine:
         """The subscriptions of this backend, over one connection."""
         self.check_open()
         if self._hub is None:
-            self._hub = self._left.hub = Hub(self.driver, self.check_open)
+            self._hub = self._left.hub = Hub(self.driver, self._weak_check())
         return self._hub
 
     @property

@@ -461,12 +461,13 @@ class Hub:
                 inbox.end(error)
         interest.confirmed.set()
 
-    def give_back(self) -> None:
-        """Let the reader end by itself: nobody can have a subscription any more."""
+    def give_back(self) -> bool:
+        """Let the reader end by itself, as nobody can have a subscription any more; return whether it has a connection."""
         self._given_back = True
         self._stopping.set()
         if self._listener is not None and self._runtime.flavour == "blocking":
             self._listener.interrupt()
+        return self._listener is not None
 
     async def close(self) -> None:
         """End every inbox with `ClosedError`, the reader, and the connection (B3)."""

@@ -20,8 +20,8 @@ class Researcher:
         self._questions.add({"question": question})
 
     def work(self) -> None:
-        """Answer questions until `stop`."""
-        self._group.process(self._answer, signals=True)
+        """Answer questions until `stop`; SIGTERM and Ctrl-C stop a program's worker too."""
+        self._group.process(self._answer)
 
     def stop(self) -> None:
         """Finish the question under way, and stop."""
