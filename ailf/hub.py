@@ -462,7 +462,7 @@ class Hub:
         interest.confirmed.set()
 
     def give_back(self) -> bool:
-        """Let the reader end by itself, as nobody can have a subscription any more; return whether it has a connection."""
+        """Let the reader end by itself, as nobody has a subscription any more; return whether it has a connection."""
         self._given_back = True
         self._stopping.set()
         if self._listener is not None and self._runtime.flavour == "blocking":

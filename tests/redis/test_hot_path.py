@@ -39,7 +39,7 @@ HANDLED: Final = {
 }
 """Python calls of a worker for one message: fetch, handle, ack; one more or less where it lets others run."""
 
-SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 259), "message": (2, 818)}
+SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 263), "message": (2, 818)}
 """Requests of one operation, and their bytes."""
 
 REQUESTS: Final = ("evalsha", "publish", "xadd")
