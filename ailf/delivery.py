@@ -85,6 +85,7 @@ class Parcel:
         "hold",
         "outcome",
         "settled",
+        "settling",
         "struck",
         "task",
         "told",
@@ -99,6 +100,7 @@ class Parcel:
         self.headers = headers
         self.settled: Action | None = None
         self.outcome = Outcome.LOST
+        self.settling = False  # the answer will tell whether the lease held
         self.told = False
         self.trace: AbstractContextManager[None] | None = None
         self.body: asyncio.Task[Any] | None = None  # that has entered it as a context, on asyncio
@@ -111,7 +113,11 @@ class Parcel:
         if self._settled_by(action):
             return self.outcome
         asked = await self.ask(action, delay, error)
-        return await self.answered(asked, await self.consumer.group.settling.do(asked))
+        self.settling = True
+        try:
+            return await self.answered(asked, await self.consumer.group.settling.do(asked))
+        finally:
+            self.settling = False
 
     async def answered(self, asked: Settlement, outcome: Outcome) -> Outcome:
         """Take note of what became of it, and return that."""

@@ -367,7 +367,13 @@ class Worker:
                 task.get_loop().call_soon_threadsafe(self._cancel, parcel, LeaseLostError(f"{parcel}: lost"))
 
     def _cancel(self, parcel: Parcel, why: Exception) -> None:
-        """Cancel the handler, if it still runs, once."""
+        """Cancel the handler, if it still runs, once.
+
+        A handler that is settling its message learns from the answer whether the lease held; a lease that has ended
+        because the message was settled must not cancel it.
+        """
+        if isinstance(why, LeaseLostError) and parcel.settling:
+            return
         if parcel.task is not None and parcel.struck is None:
             parcel.struck = why
             parcel.task.cancel()

@@ -612,6 +612,34 @@ def test_a_lost_lease_cancels_its_handler(on_lost: OnLost, caplog: pytest.LogCap
     assert "LeaseLostError" not in caplog.text or on_lost is OnLost.CANCEL
 
 
+def test_a_handler_that_settles_its_message_is_not_cancelled_for_that() -> None:
+    """The renewal thread finds the lease gone, because it was settled, before the event loop has the answer."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            stream = backend.stream("s")
+            group = stream.group("g", lease=0.2)
+            await stream.add(1)
+            ended: list[str] = []
+
+            async def handler(delivery: ailf.AsyncDelivery[int]) -> None:
+                asyncio.get_running_loop().call_soon(time.sleep, 0.4)  # another handler blocks the loop meanwhile
+                settling = asyncio.ensure_future(delivery.ack())
+                await asyncio.sleep(0)
+                hold = delivery._parcel.hold
+                if hold.on_lost is not None:  # as the renewal thread does
+                    hold.on_lost()
+                await settling
+                ended.append("acked")
+                group.stop()
+
+            async with asyncio.timeout(5):
+                await group.process(handler)
+            assert ended == ["acked"]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "options",
     [
