@@ -264,28 +264,33 @@ class Fixed(Algorithm):
 
 
 class Sliding(Algorithm):
-    """`SlidingWindow`: a state is (number of the newest bucket, what was charged in it, in the one before, …)."""
+    """`SlidingWindow`: a state is (time of the last charge, what was charged in its bucket, in the one before, …).
+
+    Of the newest bucket it is known when its last charge was made, so no wait is longer than the window.
+    """
 
     def __init__(self, limit: SlidingWindow) -> None:
         self.width, self.per, self.capacity = limit.width_ms, limit.per_ms, limit.limit
 
-    def _gone(self, bucket: int) -> int:
-        """Return the time from which a bucket counts no more."""
-        return (bucket + 1) * self.width - 1 + self.per
+    def _gone(self, last: int, bucket: int) -> int:
+        """Return the time from which a bucket counts no more, given when the last charge of all was made."""
+        return min(last, (bucket + 1) * self.width - 1) + self.per
 
     def _at(self, state: State, now: int) -> tuple[int, dict[int, int]]:
-        """Return the newest bucket, and what was charged in those that count, the newest first."""
+        """Return the time that counts, and what was charged in the buckets that do, the newest first."""
         if not state:
-            return now // self.width, {}
-        latest = max(now, state[0] * self.width)
-        counted = {state[0] - age: count for age, count in enumerate(state[1:])}
-        return latest // self.width, {bucket: count for bucket, count in counted.items() if self._gone(bucket) > latest}
+            return now, {}
+        last = state[0]
+        latest, newest = max(now, last), last // self.width
+        counted = {newest - age: count for age, count in enumerate(state[1:])}
+        return latest, {bucket: count for bucket, count in counted.items() if self._gone(last, bucket) > latest}
 
     def remaining(self, state: State, now: int) -> int:
         return max(0, self.capacity - sum(self._at(state, now)[1].values()))
 
     def ends(self, state: State) -> int:
-        return next((self._gone(state[0] - age) for age, count in enumerate(state[1:]) if count), 0)
+        newest = state[0] // self.width if state else 0
+        return next((self._gone(state[0], newest - age) for age, count in enumerate(state[1:]) if count), 0)
 
     def wait(self, state: State, now: int, cost: int) -> int | None:
         if cost > self.capacity:
@@ -297,48 +302,51 @@ class Sliding(Algorithm):
         for bucket in sorted(counted):
             over -= counted[bucket]
             if over <= 0:
-                return self._gone(bucket) - now
+                return self._gone(state[0], bucket) - now
         raise AssertionError("a cost within the capacity passes when every bucket is gone")
 
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
-        newest, counted = self._at(state, now)
-        return self._add(newest, counted, newest, cost), (newest,)
+        latest, counted = self._at(state, now)
+        bucket = latest // self.width
+        return self._add(latest, counted, bucket, cost), (bucket,)
 
     def take(self, state: State, now: int, cost: int) -> Taken | None:
-        if not state:
-            return super().take(state, now, cost)
-        known, latest = state[0], max(now, state[0] * self.width)
+        if not state or now >= state[0] + self.per:
+            return super().take((), now, cost)
+        last = state[0]
+        latest, known = max(now, last), last // self.width
         newest, oldest = latest // self.width, (latest + 1 - self.per) // self.width
         counts = state[1 : max(1, known - oldest + 2)]  # the others are gone
         left = self.capacity - sum(counts) - cost
         if left < 0:
             return None
-        if newest == known:
-            counts = (counts[0] + cost, *counts[1:])
-        else:
-            counts = (cost, *(0,) * (newest - known - 1), *counts) if counts else (cost,)
+        older = counts[1:] if newest == known else ((0,) * (newest - known - 1) + counts)
+        counts = (cost + (counts[0] if newest == known else 0), *older)
         while not counts[-1]:
             counts = counts[:-1]
-        return (newest, *counts), (newest,), left, self._gone(newest) - now
+        return (latest, *counts), (newest,), left, latest + self.per - now
 
-    def _add(self, newest: int, counted: dict[int, int], bucket: int, cost: int) -> State:
+    def _add(self, last: int, counted: dict[int, int], bucket: int, cost: int) -> State:
+        """Return the state with a cost in a bucket, where the last charge of all was made then."""
         counted[bucket] = max(0, min(counted.get(bucket, 0) + cost, LARGEST))
-        counts = [counted.get(each, 0) for each in range(newest, min(counted) - 1, -1)]
+        counts = [counted.get(each, 0) for each in range(last // self.width, min(counted) - 1, -1)]
         while len(counts) > 1 and not counts[-1]:
             counts.pop()
-        return (newest, *counts)
+        return (last, *counts)
 
     def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
-        newest, counted = self._at(state, now)
+        latest, counted = self._at(state, now)
         bucket = mark[0]
-        if self._gone(bucket) <= max(now, newest * self.width) or not (state or actual > charged):
+        end = (bucket + 1) * self.width - 1
+        last = state[0] if state and state[0] // self.width >= bucket else end
+        if self._gone(last, bucket) <= latest or not (state or actual > charged):
             return state
-        return self._add(max(newest, bucket), counted, bucket, actual - charged)
+        return self._add(last, counted, bucket, actual - charged)
 
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
-        newest, counted = self._at(state, now)
+        latest, counted = self._at(state, now)
         over = self.remaining(state, now) - _left(remaining, pause_ms, self.capacity)
-        return self._add(newest, counted, newest, over) if over > 0 else state
+        return self._add(latest, counted, latest // self.width, over) if over > 0 else state
 
 
 def _left(remaining: int | None, pause_ms: int, capacity: int) -> int:

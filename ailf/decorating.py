@@ -22,12 +22,17 @@ def called(function: Any) -> Any:
     return type(function).__call__
 
 
-def within(context: Callable[..., AbstractContextManager[object]], function: F) -> F:
-    """Return the function, decorated: a generator function is within the context as long as it is iterated.
+def within(
+    context: Callable[..., AbstractContextManager[object]],
+    function: F,
+    iteration: Callable[..., AbstractContextManager[object]],
+) -> F:
+    """Return the function, decorated: a generator function is within a context as long as it is iterated.
 
     Arguments:
-        context: Makes the context, given the arguments of the call.
+        context: Makes the context of a call, given its arguments.
         function: A function or generator function.
+        iteration: Makes the context of a generator function's iteration.
 
     Raises:
         InvalidArgumentError: It is an async generator function.
@@ -38,7 +43,7 @@ def within(context: Callable[..., AbstractContextManager[object]], function: F) 
 
     @functools.wraps(function)
     def generate(*args: Any, **options: Any) -> Any:
-        with context(*args, **options):
+        with iteration(*args, **options):
             return (yield from function(*args, **options))
 
     @functools.wraps(function)
@@ -49,12 +54,17 @@ def within(context: Callable[..., AbstractContextManager[object]], function: F) 
     return cast("F", generate if inspect.isgeneratorfunction(kind) else call)
 
 
-def within_async(context: Callable[..., AbstractAsyncContextManager[object]], function: F) -> F:
-    """Return the function, decorated: an async generator function is within the context as long as it is iterated.
+def within_async(
+    context: Callable[..., AbstractAsyncContextManager[object]],
+    function: F,
+    iteration: Callable[..., AbstractAsyncContextManager[object]],
+) -> F:
+    """Return the function, decorated: an async generator function is within a context as long as it is iterated.
 
     Arguments:
-        context: Makes the context, given the arguments of the call.
+        context: Makes the context of a call, given its arguments.
         function: A coroutine function or async generator function.
+        iteration: Makes the context of an async generator function's iteration.
 
     Raises:
         InvalidArgumentError: It is a generator function.
@@ -65,7 +75,7 @@ def within_async(context: Callable[..., AbstractAsyncContextManager[object]], fu
 
     @functools.wraps(function)
     async def generate(*args: Any, **options: Any) -> Any:
-        async with context(*args, **options):
+        async with iteration(*args, **options):
             inner = function(*args, **options)
             try:  # what `yield from` does, which async generators don't have
                 item = await anext(inner)

@@ -74,8 +74,12 @@ class _Left:
             return
         if self.renewer is not None:
             self.renewer.abandon()
-        listens = self.hub is not None and self.hub.give_back()
-        if self.driver.abandon() or listens:
+        if self.hub is not None:
+            self.hub.give_back()
+        had = self.driver.abandon()  # before the reader ends, and closes its connection itself
+        if self.hub is not None:
+            self.hub.wake()
+        if had:
             warnings.warn(
                 f"the backend {self.driver.url} was dropped without being closed; its connections were given back. "
                 "Close the backend, or the object that was made alone: use it in `with` (`async with`), or call its "

@@ -461,13 +461,15 @@ class Hub:
                 inbox.end(error)
         interest.confirmed.set()
 
-    def give_back(self) -> bool:
-        """Let the reader end by itself, as nobody has a subscription any more; return whether it has a connection."""
+    def give_back(self) -> None:
+        """Let the reader end by itself, as nobody has a subscription any more; `wake` it then."""
         self._given_back = True
         self._stopping.set()
+
+    def wake(self) -> None:
+        """Let a reader that blocks see that its end has come."""
         if self._listener is not None and self._runtime.flavour == "blocking":
             self._listener.interrupt()
-        return self._listener is not None
 
     async def close(self) -> None:
         """End every inbox with `ClosedError`, the reader, and the connection (B3)."""

@@ -1,7 +1,10 @@
 """Deciding on calls: one try, a reservation, or waiting in line (`ailf.waiting`). What both flavours share."""
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -17,7 +20,7 @@ from ailf.engine import Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
 from ailf.memo import Memo
-from ailf.permits import PermitFlow, PlacedPermitFlow
+from ailf.permits import Iteration, PermitFlow, PlacedPermitFlow
 from ailf.values import Decision, LimitState
 from ailf.waiting import AWAY, WITHDRAW, Outage, wait_in_line
 
@@ -110,6 +113,7 @@ class LimiterFlow(Generic[P]):
         self._ones = (1,) * len(self._limits)
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
         self._usual = Memo(self._usual_call)
+        self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
         patient = options.on_backend_error == "raise"
@@ -397,6 +401,41 @@ class LimiterFlow(Generic[P]):
                     retry_after=None,
                     bound=name,
                 )
+
+    @contextlib.contextmanager
+    def iterating(self, key: str, costs: Mapping[str, int], timeout: float | None) -> Iterator[Iteration]:
+        """Note that a generator, as long as it is iterated, holds what this call costs; see `RateLimiter.limited`.
+
+        A thread or task that waits without a timeout for what its own unfinished generators hold would wait for ever.
+
+        Raises:
+            RateLimitedError: That is so.
+        """
+        asked = self._costs(costs)
+        caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()
+        held = self._iterating.get((caller, key), [])
+        for index, (name, limit) in enumerate(self._limits):
+            if isinstance(limit, Concurrency) and timeout is None:
+                mine = sum(each[index] for each in held)
+                if mine and mine + asked[index] > limit.limit:
+                    raise RateLimitedError(
+                        f"{self._what('acquire', key)}: generators that this thread or task has not finished hold "
+                        f"{mine} of {_shown(name, limit)}, so it would wait for itself for ever. Finish or close "
+                        "them first, or give limited(…) a timeout",
+                        retry_after=None,
+                        bound=name,
+                    )
+        self._iterating[caller, key] = [*held, asked]
+        iteration = Iteration()
+        self.engine.keep(iteration)
+        try:
+            yield iteration
+        finally:
+            self.engine.forget(iteration)
+            left = self._iterating.pop((caller, key))
+            left.remove(asked)
+            if left:
+                self._iterating[caller, key] = left
 
     async def reserve(self, key: str, costs: Mapping[str, int], within: float | None) -> P:
         what = self._what("reserve", key)

@@ -150,8 +150,9 @@ class FixedWindow:
 class SlidingWindow:
     """So much in any ``per`` seconds, wherever they begin.
 
-    What was admitted is counted in buckets of ``per / buckets`` seconds, and a bucket counts until the last call that
-    it may hold is ``per`` seconds old; so it is up to that much longer remembered than it had to be.
+    What was admitted is counted in buckets of ``per / buckets`` seconds. Of the newest bucket it is known when its last
+    call was admitted; an older one counts until the last call that it may hold is ``per`` seconds old, so up to
+    ``per / buckets`` longer than it had to. No wait is longer than ``per``.
 
     Attributes:
         limit: What any window admits.

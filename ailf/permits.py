@@ -17,7 +17,7 @@ from ailf.renewal import Hold
 from ailf.runtime import run
 from ailf.values import LimitState
 
-__all__ = ["AsyncPermit", "Permit", "PermitFlow", "PlacedPermitFlow"]
+__all__ = ["AsyncPermit", "Iteration", "Permit", "PermitFlow", "PlacedPermitFlow"]
 
 log = logging.getLogger("ailf.rate_limiter")
 
@@ -140,14 +140,24 @@ class PermitFlow(msgspec.Struct, eq=False):
             self.engine.renewer.discard(self._hold)  # before it is forgotten: Ctrl-C may come in between
         hold, self._hold = self._hold, None
         if hold is not None:
-            told = zip(self.limits, self.demand.costs, strict=True)
-            held = [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
             settle = self.engine.driver.rate_limiter().settle
+            told = (self.account, self.demand.token, self._places())
             try:
-                await self.engine.call(f"release {self}", settle, self.account, self.demand.token, held, again=True)
+                await self.engine.call(f"release {self}", settle, *told, again=True)
             except BackendError:
                 self._hold = hold  # it may be tried again; renewed it is no more
                 raise
+
+    def _places(self) -> list[Charge]:
+        told = zip(self.limits, self.demand.costs, strict=True)
+        return [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
+
+    async def give_back(self) -> None:
+        """Give back its places while the backend is being closed, once."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            self.engine.renewer.discard(hold)
+            await self.engine.driver.rate_limiter().settle(self.account, self.demand.token, self._places())
 
     async def leave(self) -> None:
         """Give back its places at the end of a block; if that fails they end by themselves, and nobody is disturbed."""
@@ -180,6 +190,28 @@ class PlacedPermitFlow(PermitFlow, eq=False):
         """Renew its places no more: nobody has it any longer, so they end by themselves."""
         if self._hold is not None:
             self.engine.renewer.discard(self._hold)
+
+
+class Iteration:
+    """A generator that holds a permit until it ends: a backend that is closed before gives its places back (B3)."""
+
+    def __init__(self) -> None:
+        self._permit: PermitFlow | None = None
+
+    def holds(self, permit: "Permit | AsyncPermit") -> None:
+        """It has its permit now."""
+        self._permit = permit._flow  # noqa: SLF001 - the state under both faces
+
+    def stop(self) -> None:
+        """Nothing waits in it."""
+
+    async def close(self) -> None:
+        """Give back its places."""
+        if self._permit is not None:
+            try:
+                await self._permit.give_back()
+            except AilfError as error:
+                log.warning("%s; its place is free again after its ttl", error)
 
 
 class _Shown(msgspec.Struct, eq=False, weakref=True):

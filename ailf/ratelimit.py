@@ -1,7 +1,8 @@
 """Staying inside quotas: `RateLimiter` and `AsyncRateLimiter`, two thin faces of one flow."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -192,9 +193,8 @@ class RateLimiter(_RateLimiterBase):
     ) -> Callable[[F], F]:
         """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
 
-        Of a generator function the permit is acquired with the first item
-        and kept until the iteration ends: exhausted, closed, dropped, or by an error. A function that only returns an
-        iterator ends when it returns.
+        Of a generator function the permit is acquired with the first item and kept until the iteration ends: exhausted,
+        closed, dropped, or by an error. A function that only returns an iterator ends when it returns.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.
@@ -206,12 +206,21 @@ class RateLimiter(_RateLimiterBase):
         """
         _check_limited(self._flow, key, costs, timeout)
 
+        def whose(*args: Any, **options: Any) -> str:
+            return key if isinstance(key, str) else key(*args, **options)
+
         def hold(*args: Any, **options: Any) -> PermitHolding:
-            return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
+            return self.hold(whose(*args, **options), timeout=timeout, **costs)
+
+        @contextlib.contextmanager
+        def iterate(*args: Any, **options: Any) -> Iterator[None]:
+            with self._flow.iterating(whose(*args, **options), costs, timeout) as it, hold(*args, **options) as permit:
+                it.holds(permit)
+                yield
 
         def limit(function: F) -> F:
             self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
-            return within(hold, function)
+            return within(hold, function, iterate)
 
         return limit
 
@@ -329,9 +338,8 @@ class AsyncRateLimiter(_RateLimiterBase):
     ) -> Callable[[F], F]:
         """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
 
-        Of an async generator function the permit is acquired with the first item
-        and kept until the iteration ends: exhausted, closed, dropped, or by an error. A function that only returns an
-        iterator ends when it returns.
+        Of an async generator function the permit is acquired with the first item and kept until the iteration ends:
+        exhausted, closed, dropped, or by an error. A function that only returns an iterator ends when it returns.
 
         Arguments:
             key: Whose quota; or what returns that, given the arguments of the call.
@@ -343,12 +351,22 @@ class AsyncRateLimiter(_RateLimiterBase):
         """
         _check_limited(self._flow, key, costs, timeout)
 
+        def whose(*args: Any, **options: Any) -> str:
+            return key if isinstance(key, str) else key(*args, **options)
+
         def hold(*args: Any, **options: Any) -> AsyncPermitHolding:
-            return self.hold(key if isinstance(key, str) else key(*args, **options), timeout=timeout, **costs)
+            return self.hold(whose(*args, **options), timeout=timeout, **costs)
+
+        @contextlib.asynccontextmanager
+        async def iterate(*args: Any, **options: Any) -> AsyncIterator[None]:
+            with self._flow.iterating(whose(*args, **options), costs, timeout) as it:
+                async with hold(*args, **options) as permit:
+                    it.holds(permit)
+                    yield
 
         def limit(function: F) -> F:
             self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
-            return within_async(hold, function)
+            return within_async(hold, function, iterate)
 
         return limit
 

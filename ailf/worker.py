@@ -286,7 +286,10 @@ class Worker:
                 result, error = await self._run_handler(parcel)
             finally:
                 del in_hand[name]
-            if parcel.settled is None:
+            if parcel.settled is None and error is parcel.struck is not None and isinstance(error, LeaseLostError):
+                log.warning("%s: its lease was lost, so its handler was cancelled", parcel)
+                await parcel.lose()
+            elif parcel.settled is None:
                 action, why, delay = verdict(result, error)
                 acks = action is Action.ACK
                 if not acks:

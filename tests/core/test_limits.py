@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ailf
-from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket, parse_limit
+from ailf import Concurrency, FixedWindow, Limit, RateLimitedError, SlidingWindow, TokenBucket, parse_limit
 from ailf.checks import MAX_SECONDS
 from ailf.testing import ManualClock
-from ailf_memory import AsyncMemoryBackend, MemoryBackend
+from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 periods = st.one_of(st.sampled_from([1, 60, 3600, 86_400]), st.integers(1, 10_000_000).map(lambda ms: ms / 1000))
 counts = st.integers(1, 10**6)
@@ -546,3 +546,90 @@ def test_who_waits_is_not_charged_for_it() -> None:
             limiter.acquire(cost=5, timeout=0.05)
         clock.advance(0.5)
         assert limiter.try_acquire(cost=5)
+
+
+# --- generators that wait for themselves ---------------------------------------------------------------------------
+
+
+def test_a_thread_does_not_wait_for_its_own_generators() -> None:
+    """It would wait for ever; with a timeout it is told by that, and a finished one lets the next one in."""
+    with MemoryBackend() as backend:
+        limiter = backend.rate_limiter("llm", parallel=Concurrency(2))
+
+        @limiter.limited("gpt")
+        def stream() -> Iterator[int]:
+            yield from range(3)
+
+        @limiter.limited("gpt", timeout=0)
+        def hasty() -> Iterator[int]:
+            yield 7
+
+        first, second, third = stream(), stream(), stream()
+        assert (next(first), next(second)) == (0, 0)
+        with pytest.raises(RateLimitedError, match="generators that this thread or task has not finished hold 2 of"):
+            next(third)
+        with pytest.raises(RateLimitedError, match="not allowed"):
+            next(hasty())
+        assert list(first) == [1, 2]
+        assert list(stream()) == [0, 1, 2]
+        assert list(second) == [1, 2]
+
+
+def test_a_task_does_not_wait_for_its_own_generators() -> None:
+    """Other tasks do: they are woken when it has finished."""
+
+    async def scenario() -> None:
+        async with AsyncMemoryBackend() as backend:
+            limiter = backend.rate_limiter("llm", parallel=Concurrency(1))
+
+            @limiter.limited("gpt")
+            async def stream() -> AsyncIterator[int]:
+                yield 1
+                yield 2
+
+            first = stream()
+            assert await anext(first) == 1
+            with pytest.raises(RateLimitedError, match="wait for itself for ever"):
+                await anext(stream())
+
+            async def other() -> list[int]:
+                return [each async for each in stream()]
+
+            waiting = asyncio.create_task(other())
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            assert [each async for each in first] == [2]
+            assert await asyncio.wait_for(waiting, 5) == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_closing_a_backend_gives_back_what_its_generators_hold() -> None:
+    """Others need not wait until the place ends by itself."""
+    store = MemoryStore()
+    with MemoryBackend(store=store) as backend:
+
+        @backend.rate_limiter("llm", parallel=Concurrency(1)).limited("gpt")
+        def stream() -> Iterator[int]:
+            yield from range(3)
+
+        unfinished = stream()
+        next(unfinished)
+    with MemoryBackend(store=store) as backend:
+        assert backend.rate_limiter("llm", parallel=Concurrency(1)).try_acquire("gpt")
+    assert list(unfinished) == [1, 2]
+
+
+def test_a_sliding_window_waits_no_longer_than_its_time() -> None:
+    """Its newest bucket knows when its last call was admitted."""
+    clock = ManualClock(start=1_700_000_000.1)
+    with MemoryBackend(clock=clock) as backend:
+        limiter = backend.rate_limiter("r", "10/hour sliding")
+        for _ in range(10):
+            assert limiter.try_acquire()
+        assert limiter.try_acquire().retry_after == 3600
+        assert limiter.peek().reset_after == 3600
+        clock.advance(3599.999)
+        assert not limiter.try_acquire()
+        clock.advance(0.001)
+        assert limiter.try_acquire()

@@ -47,9 +47,17 @@ class History:
             begin = now - now % limit.per_ms
             return Fraction(sum(each.cost for each in self.charges if each.at >= begin))
         assert isinstance(limit, SlidingWindow)
-        width = limit.width_ms
-        counted = [each.cost for each in self.charges if (each.at // width + 1) * width - 1 + limit.per_ms > now]
-        return Fraction(sum(counted))
+        alive: list[Charged] = []
+        last = 0
+        for each in self.charges:
+            alive = [*self._counted(alive, last, each.at), each]
+            last = each.at
+        return Fraction(sum(each.cost for each in self._counted(alive, last, now)))
+
+    def _counted(self, charges: list[Charged], last: int, now: int) -> list[Charged]:
+        """Return the charges of a sliding window that count at a time, where the last of all was made before."""
+        width, per = self.limit.width_ms, self.limit.per_ms  # type: ignore[union-attr]
+        return [each for each in charges if min(last, (each.at // width + 1) * width - 1) + per > now]
 
     def remaining(self, now: int) -> int:
         """Return the largest cost that passes."""
