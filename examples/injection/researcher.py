@@ -12,7 +12,7 @@ class Researcher:
 
     def __init__(self, backend: ailf.Backend) -> None:
         self._findings = backend.pubsub()
-        self._questions = backend.stream("questions")
+        self._questions = backend.stream("questions", retention=ailf.Retention.settled())
         self._group = self._questions.group("researchers", lease=60.0, max_deliveries=3)
 
     def ask(self, question: str) -> None:
