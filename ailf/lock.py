@@ -136,7 +136,7 @@ class Lock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it, or the backend was away.
+            LockTimeoutError: Another holder kept it, or the backend was away.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """
@@ -229,7 +229,7 @@ class AsyncLock(_LockBase):
             timeout: Seconds to wait; 0: one round trip; None: for ever.
 
         Raises:
-            LockTimeoutError: Somebody else kept it, or the backend was away.
+            LockTimeoutError: Another holder kept it, or the backend was away.
             ClosedError: The backend was closed.
             BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
         """

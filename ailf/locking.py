@@ -162,7 +162,7 @@ class LockFlow:
 
         await self.engine.runtime.flight().join(release, WITHDRAW)
 
-    def _too_late(self, timeout: float | None, why: str = "somebody else kept it") -> LockTimeoutError:
+    def _too_late(self, timeout: float | None, why: str = "another holder kept it") -> LockTimeoutError:
         return LockTimeoutError(f"acquire {self}: not within {timeout:g} s; {why}")
 
     async def inspect(self) -> LockInfo:

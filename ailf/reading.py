@@ -213,7 +213,7 @@ class StreamFlow:
 
 def _full(retention: Retention) -> str:
     return (
-        f"it is full: it may have {retention.max_len} entries, and so many are not settled by all of its groups. "
+        f"it is full: it may have {retention.max_len} entries, and as many are not settled by all of its groups. "
         "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
     )
 

@@ -380,7 +380,7 @@ class Renewer:
             if mine and not hold.lost:
                 hold.confirm(since, hold.lease)
             elif hold in self._holds:  # settled meanwhile is not lost
-                self._lose(hold, "somebody else has it")
+                self._lose(hold, "another consumer or holder has it")
 
     def _lose(self, hold: Hold, why: str) -> None:
         self._holds.discard(hold)
@@ -400,5 +400,5 @@ def _ask(over: Callable[[], BackendDriver], what: str, request: Callable[[Backen
 def _why_lost(hold: Hold, now: float) -> str:
     """Return why a lease has to be given up."""
     if hold.taken:
-        return "somebody else has it"
+        return "another consumer or holder has it"
     return "its handler's timeout is over" if hold.limit <= now else "it could not be renewed in time"

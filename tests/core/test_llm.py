@@ -7,7 +7,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import ailf
@@ -15,6 +15,7 @@ from ailf import Concurrency, SlidingWindow, TokenBucket
 from ailf.llm import llm_limits, observed, usage
 from ailf.testing import ManualClock
 from ailf_memory import MemoryBackend
+from tests.effort import examples
 
 NOW = 1_700_000_000.0
 EVERYTHING = {"tokens", "input_tokens", "output_tokens"}
@@ -324,6 +325,7 @@ def test_malformed_resets(reset: str) -> None:
 PAUSES = ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "date"]
 
 
+@examples(100, suppress_health_check=[HealthCheck.too_slow])  # its tables of characters are made with the first text
 @given(
     st.dictionaries(
         st.sampled_from([*OPENAI, *ANTHROPIC, *PAUSES]),

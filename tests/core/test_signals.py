@@ -365,7 +365,10 @@ def test_a_program_ends_well(program: str, number: signal.Signals) -> None:
     """One signal, and the program goes on behind its worker and ends with status 0 and without a traceback."""
     source = f"import asyncio, ailf\n{PROGRAMS[program]}"
     with subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", source],  # of forks, since Python 3.12
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
