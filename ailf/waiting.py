@@ -123,6 +123,7 @@ async def wait_in_line(
     waiter = _Waiter(ticket, engine.runtime.event())
     engine.keep(waiter)
     try:
+        engine.check_open()  # a close that has begun before it was kept doesn't wait for it
         while isinstance(found := await outage.ask(lambda: attempt(ticket.id, Place(desk.channel, PLACE))), Denied):
             left = until - engine.runtime.now()
             if left <= 0:
