@@ -114,9 +114,7 @@ class PlainExecutor(Executor):
                 discard(connection, loop)
         self._begin(here)
 
-    async def call_many(
-        self, commands: Sequence[Command], most: int | None = None, until: float | None = None
-    ) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
         """See `Executor.call_many`; it may have to end earlier, by the runtime's clock."""
         self.check_open()
         self._move()
@@ -129,7 +127,7 @@ class PlainExecutor(Executor):
                 "allow more with max_connections"
             )
         try:
-            return await self._exchange(commands, most or self.most, until)
+            return await self._exchange(commands, self.page(entries), until)
         finally:
             slots.release()
 
