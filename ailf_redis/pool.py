@@ -283,8 +283,9 @@ class BlockingExecutor(Executor):
             alone = len(self._busy) == 1  # else others need the core
             reply = wire.receive_one(until, most, awake=alone) if count == 1 else wire.receive(count, until, most)
         except BROKEN as error:
-            self._drop(wire)
-            self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
+            if wire is not None:
+                self._drop(wire)
+                self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
             self._drop(wire)
