@@ -126,7 +126,9 @@ class ConsumerFlow:
         while True:
             await engine.wait_out(error, begin, tries, until)
             tries += 1
-            left = None if until is None else max(0.0, until - engine.runtime.now())
+            left = None if until is None else until - engine.runtime.now()
+            if left is not None and left <= 0:
+                raise error
             try:
                 return await self._crew.more(functools.partial(self._lead, left), left)
             except AWAY as latest:
