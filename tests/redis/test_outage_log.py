@@ -122,6 +122,28 @@ async def _until(condition: Callable[[], object]) -> None:
     raise AssertionError("it did not come true")
 
 
+def test_an_idle_worker(private: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """It says that the backend is back although no message comes."""
+    with ailf.connect(f"{private.url}?timeout=0.5&retry_for=0.3") as backend:
+        group = backend.stream("s").group("g")
+        work = threading.Thread(target=group.process, args=(lambda _: None,), kwargs={"concurrency": 3})
+        work.start()
+        until(lambda: group.info().consumers)
+        leave_for_a_while(private)
+        until(lambda: len(caplog.records) == 2)
+        group.stop()
+        work.join(20)
+    check(caplog)
+
+
+def test_an_idle_subscription(private: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """So does a subscription."""
+    with ailf.connect(private.url) as backend, backend.pubsub().listen("c") as events:
+        leave_for_a_while(private)
+        assert isinstance(events.get(20), ailf.Gap)
+    check(caplog)
+
+
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_server_that_is_down_at_the_start(private: Server, flavour: str) -> None:
     """One readable error: what its chain shows is how the connection failed, and nothing of how ailf keeps them."""
