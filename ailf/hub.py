@@ -201,8 +201,8 @@ class Inbox:
             return True
         if Filter(frame.channel) in self.filters:
             return False
-        first = next(each for each in self.filters if each.is_pattern and matches(each.text, frame.channel))
-        return first == frame.filter
+        patterns = (each for each in self.filters if each.is_pattern and matches(each.text, frame.channel))
+        return next(patterns, frame.filter) == frame.filter  # the backend says that it matches, so it does
 
     def _label(self) -> str:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"

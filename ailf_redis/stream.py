@@ -55,6 +55,7 @@ _OUTCOMES: Final = {each.value: each for each in Outcome}
 
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 
 
 class RedisStream(Stream[T]):
@@ -180,6 +181,8 @@ class RedisStreamDriver(StreamDriver):
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
         high = "+" if end == LATEST else _start(end)
+        if after and low == _LAST_ID:  # which no range can begin after
+            return []
         key = self._keys.stream(stream)
         entries = await self._executor.call("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
         return [as_record(*entry) for entry in entries]

@@ -72,12 +72,14 @@ class Record(msgspec.Struct, frozen=True):
         body: The payload.
         headers: What travels beside it.
         foreign: True when another program wrote it; then ``body`` is a JSON object of its fields.
+        problem: Why nobody can decode it, in words, or ""; ``body`` is then what can be shown of it.
     """
 
     id: str
     body: bytes
     headers: Mapping[str, str]
     foreign: bool = False
+    problem: str = ""
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -62,10 +62,7 @@ local function take(member)
   local attempt = row[4] - (forgiven or 0)
   if attempt >= tonumber(own or most) then
     local why = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
-    local fields = fields_of(member)
-    if bury(member, attempt, 'max_deliveries', why) then
-      buried[#buried + 1] = fields[1] == 'ailf.origin' and fields[2] or member
-    end
+    buried[#buried + 1] = bury(member, attempt, 'max_deliveries', why)
     return
   end
   local key, name, id = home(member)
@@ -101,7 +98,7 @@ while none and #claims + #fresh < count do -- what is due again comes first, be 
   local entries = found and found[1] and found[1][2] or {}
   local leases = {}
   for _, entry in ipairs(entries) do
-    local how = how_of(entry[2])
+    local how = how_of(entry[2], 1)
     if not (how and hold_back(entry[1], how)) then
       leases[#leases + 1] = limit
       leases[#leases + 1] = entry[1]

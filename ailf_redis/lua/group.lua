@@ -20,6 +20,7 @@
 
 local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
 local group = ARGV[1]
+local LATEST = 9007199254740992 -- ms: the last time that a number keeps
 local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this name, so no receipt proves anything
 local rung = false
 local turned = false -- whether a turn was passed, so that what is due has changed
@@ -48,12 +49,16 @@ local function fields_of(member)
   return entry and entry[2]
 end
 
+-- Where the fields of a member's own begin: what was put back has its origin first. A raw entry may say so, too.
+local function begin_of(member, fields)
+  return string.byte(member) == 126 and fields[1] == 'ailf.origin' and 3 or 1
+end
+
 -- What an entry's producer asked for; its fields say so first: "ailf.how", "<at ms>|<max deliveries>|<ordering key>".
-local function how_of(fields)
-  local first = fields[1] == 'ailf.origin' and 3 or 1
+local function how_of(fields, first)
   if fields[first] ~= 'ailf.how' then return nil end
   local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
-  return { at = tonumber(at) or 0, most = tonumber(most), key = key ~= '' and key }
+  return { at = math.min(tonumber(at) or 0, LATEST), most = tonumber(most), key = key ~= '' and key }
 end
 
 -- --- turns of ordering keys
@@ -70,7 +75,7 @@ local function pass_turn(key)
   local member = first_of(key)
   if not member then return end
   local fields = fields_of(member)
-  local how = fields and how_of(fields)
+  local how = fields and how_of(fields, begin_of(member, fields))
   redis.call('ZADD', due, number(math.max(now, how and how.at or 0)), member)
   rung, turned = true, true
 end
@@ -98,21 +103,33 @@ local function finish(member)
   forget(member)
 end
 
--- Make it a dead letter; return false where its entry has gone, so that there is nothing to keep.
+local MOST_FIELDS = 2000 -- names and values; Lua can give a command no more than about 8000 arguments
+
+-- The fields from one on, few enough for a command: more become one, "ailf.packed", of each with its length before it.
+-- A raw entry (first is 1) that has a field of that name is packed too, so that only what was packed here is unpacked.
+local function packed(fields, first)
+  local taken_as_it_is = first > 1 or fields[first] ~= 'ailf.packed'
+  if taken_as_it_is and #fields - first < MOST_FIELDS then return unpack(fields, first) end
+  local parts = {}
+  for at = first, #fields do parts[#parts + 1] = #fields[at] .. ':' .. fields[at] end
+  return 'ailf.packed', table.concat(parts)
+end
+
+local function origin_of(member, fields)
+  return begin_of(member, fields) == 3 and fields[2] or member
+end
+
+-- Make it a dead letter; return the id that its entry had, or nil where the entry has gone, so that there is nothing to
+-- keep.
 local function bury(member, attempt, reason, why)
   local fields = fields_of(member)
+  local origin = fields and origin_of(member, fields)
   if fields then
-    local origin = member
-    if fields[1] == 'ailf.origin' then
-      origin = fields[2]
-      fields = { unpack(fields, 3) }
-    end
-    if #fields > 2000 then fields = { 'ailf.packed', cmsgpack.pack(fields) } end
     redis.call('XADD', dead, '*', 'ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why,
-      'ailf.attempts', attempt, unpack(fields))
+      'ailf.attempts', attempt, packed(fields, begin_of(member, fields)))
   end
   finish(member)
-  return fields and true or false
+  return origin
 end
 
 -- --- waits
@@ -183,7 +200,7 @@ local function restart()
   for _, row in ipairs(not rows.err and rows or {}) do
     local member = '~' .. row[1]
     local fields = fields_of(member)
-    local how = fields and how_of(fields)
+    local how = fields and how_of(fields, begin_of(member, fields))
     redis.call('HSET', notes, member .. ':f', row[4])
     redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
     redis.call('ZADD', due, number(now), member)

@@ -55,7 +55,8 @@ end
 
 count(stream, group)
 count(again, 'g')
-local unread = redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1]
+local behind = lag()
+local unread = behind ~= 0 and redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1] -- none is after the last id
 older(unread and unread[1])
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. number(now), '+inf')) do
   consumers[name] = consumers[name] or 0
@@ -65,5 +66,5 @@ for name, messages in pairs(consumers) do
   names[#names + 1] = name
   names[#names + 1] = messages
 end
-return { length, lag(), held, waiting, redis.call('XLEN', dead), names, oldest and math.max(0, now - oldest) or -1, evicted,
+return { length, behind, held, waiting, redis.call('XLEN', dead), names, oldest and math.max(0, now - oldest) or -1, evicted,
   redis.call('HEXISTS', notes, 'paused'), 1 }

@@ -1,7 +1,7 @@
 """The harnesses of our own backends."""
 
 import uuid
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import fakeredis
@@ -63,6 +63,9 @@ class MemoryHarness(Harness):
         self.store.break_subscriptions()
 
 
+BROKEN: Final = {b"ailf.body": b"1", b"ailf.headers": b'{"h": "\xff"}'}
+
+
 class RedisHarness(UrlHarness):
     """A Redis server, and what another program may do to it."""
 
@@ -76,6 +79,18 @@ class RedisHarness(UrlHarness):
         (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
             raw.xadd(Keys(namespace).stream(stream), {"job": "sweep"})
+
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        with redis.Redis.from_url(self._base) as raw:
+            raw.xadd(Keys(namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        with redis.Redis.from_url(self._base) as raw:
+            raw.publish(Keys(namespace).channel(channel).encode() + b"\xff", b"\xff")
 
 
 class BroughtHarness(RedisHarness):
@@ -126,6 +141,15 @@ class FakeHarness(Harness):
         """Add an entry with fields of another program's."""
         fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
 
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        name = Keys(self._namespace).channel(channel).encode() + b"\xff"
+        fakeredis.FakeRedis(server=self._server).publish(name, b"\xff")
+
 
 class ClusterHarness(Harness):
     """A cluster, over clients that the user brings."""
@@ -161,3 +185,13 @@ class ClusterHarness(Harness):
         """Add an entry with fields of another program's."""
         with self._cluster.client() as client:
             client.xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
+
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        with self._cluster.client() as client:
+            client.xadd(Keys(self._namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        with self._cluster.nodes[0].client() as raw:
+            raw.publish(Keys(self._namespace).channel(channel).encode() + b"\xff", b"\xff")

@@ -226,6 +226,14 @@ def test_a_message_that_matches_several_times_comes_once(
         assert subscription.get(0.05) is None
 
 
+def test_a_message_that_only_the_backend_matches() -> None:
+    """A message for a pattern that doesn't match its channel here is kept: the backend says that it does."""
+    inbox = Inbox(ThreadRuntime().event(), size=1, overflow=Overflow.DROP_OLDEST)
+    wanted = Filter("[é-z]", is_pattern=True)
+    inbox.filters = dict.fromkeys([Filter("a*", is_pattern=True), wanted])
+    assert inbox.wants(Frame(wanted, "news", b""))
+
+
 def test_each_subscription_gets_a_copy_of_its_own(pubsub: PubSub[int]) -> None:
     """Subscriptions that share a connection don't share messages."""
     with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two, pubsub.listen("a", "b") as three:
