@@ -3,6 +3,8 @@
 What the server said is quoted up to its first words; commands, payloads and credentials never are.
 """
 
+import re
+
 from redis import exceptions
 
 from ailf.errors import (
@@ -28,11 +30,13 @@ _NOT_READY = (
     exceptions.TryAgainError,
     exceptions.AskError,  # and MOVED, its subclass: the key's slot is on its way to another node
 )
-_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
+_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
 """What some errors say that have no class, in scripts' replies or in redis-py; UNBLOCKED: a master became a replica."""
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
 _READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
+_BEFORE_IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script \(call to f_\w+\): (?:@user_script: ?\d+: ?)*-?")
+"""What Redis before 7.0 puts before the error of a command that a script calls."""
 _LONGEST = 160
 
 
@@ -74,6 +78,7 @@ def _refused(error: Exception, where: str, said: str) -> BackendError:
 
 
 def _said(error: Exception) -> str:
-    """Return the error's words without the arguments that servers like to repeat."""
-    words = str(error).partition(", with args beginning with")[0].partition("script: ")[0]
+    """Return the error's words without the arguments that servers like to repeat, or the place in a script."""
+    words = str(error).partition(", with args beginning with")[0]
+    words = _BEFORE_IN_SCRIPT.sub("", words).partition("script: ")[0]
     return words[:_LONGEST].rstrip(" .") or type(error).__name__

@@ -5,6 +5,7 @@
 -- returns for each call 1, or 0 where one of its places has ended
 -- writes  each key with the end of its last place as TTL
 
+redis.call('ZREM', KEYS[1], '') -- a first write, of nothing: see relief.lua
 local told, key, at = {}, 0, 1
 while ARGV[at] do
   local token, count = ARGV[at], tonumber(ARGV[at + 1])

@@ -23,8 +23,9 @@ end
 
 for i = 3, #ARGV do
   local letter = redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
-  taken[#taken + 1] = letter and redis.call('XDEL', dead, ARGV[i]) or 0
+  -- First, as a server without memory refuses it only where nothing was written before.
   if letter and ARGV[2] == '1' then put_back(letter[1], letter[2]) end
+  taken[#taken + 1] = letter and redis.call('XDEL', dead, ARGV[i]) or 0
 end
 if redis.call('XLEN', dead) == 0 then redis.call('DEL', dead) end
 ring()
