@@ -19,7 +19,7 @@ from ailf.errors import ClosedError
 from ailf_redis.errors import mapped
 from ailf_redis.settings import Settings
 
-__all__ = ["NOTHING", "Command", "Executor", "Link", "Replies", "Stem", "packed"]
+__all__ = ["NOTHING", "TEXT", "Command", "Executor", "Link", "Replies", "Stem", "as_texts", "packed"]
 
 T = TypeVar("T")
 
@@ -31,12 +31,31 @@ NOTHING: Final = object()
 """What stands for a reply that has not arrived whole."""
 
 
+TEXT: Final = frozenset({str, bytes})
+"""The types of arguments that are packed.
+
+hiredis turns a number into text by `repr`, where a signal handler may run. One that raises makes `repr` return NULL,
+which hiredis dereferences: the process dies of Ctrl-C. So numbers are made text here, where Python sees the error.
+"""
+
+
+def as_texts(command: Command) -> tuple[Any, ...]:
+    """Return a command whose numbers are text."""
+    return tuple([each if type(each) in TEXT else _as_text(each) for each in command])
+
+
+def _as_text(argument: Any) -> str | bytes:
+    if isinstance(argument, int | float | str):
+        return str(argument)
+    return bytes(memoryview(argument))  # which refuses everything that is no buffer
+
+
 def packed(commands: Sequence[Command]) -> bytes:
     """Return commands as they go over the wire."""
     if len(commands) == 1:
-        one: bytes = hiredis.pack_command(tuple(commands[0]))
+        one: bytes = hiredis.pack_command(as_texts(commands[0]))
         return one
-    return b"".join([hiredis.pack_command(tuple(command)) for command in commands])
+    return b"".join([hiredis.pack_command(as_texts(command)) for command in commands])
 
 
 class Stem(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Locks over Redis: a sorted set of grants, the last fence, and a line of waiters, who are woken over pub/sub."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
@@ -48,9 +48,9 @@ class RedisLockDriver(LockDriver):
         return [key for name in bid.names for key in self._keys.lock(name)]
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        arguments: list[Any] = [bid.token, to_ms(bid.ttl), bid.permits, int(bid.fair), "", 0]
+        arguments = [bid.token, str(to_ms(bid.ttl)), str(bid.permits), "1" if bid.fair else "0", "", "0"]
         if bid.place is not None:
-            arguments[4:] = (self._keys.place(bid.place.channel), to_ms(bid.place.lease))
+            arguments[4:] = (self._keys.place(bid.place.channel), str(to_ms(bid.place.lease)))
         granted, told = await ACQUIRE.run(self._executor, self._all(bid), arguments)
         return Grant(int(told)) if granted else Denied(told / 1000)
 

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from ailf.clock import SystemClock
 from ailf.errors import BackendTimeoutError
-from ailf_redis.connection import NOTHING, Command, Executor, Link, Replies, Stem, packed
+from ailf_redis.connection import NOTHING, TEXT, Command, Executor, Link, Replies, Stem, as_texts, packed
 from ailf_redis.errors import mapped
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.settings import Settings
@@ -175,7 +175,7 @@ class BlockingExecutor(Executor):
         self._busy: set[_Wire] = set()
 
     async def call(self, *command: Any) -> Any:
-        return self._ask(hiredis.pack_command(command))
+        return self._ask(hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command)))
 
     async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
         return read(self._ask(stem.ending(last)))

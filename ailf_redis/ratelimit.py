@@ -43,7 +43,7 @@ class AsyncRedisRateLimiter(AsyncRateLimiter):
 
 
 @lru_cache(maxsize=1024)
-def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
+def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
     """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
 
     Its id is what its state is kept under: a limit of another kind or period has a state of its own.
@@ -57,7 +57,7 @@ def _arguments(name: str, limit: Limit) -> tuple[str | int, ...]:
     else:
         kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
     digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
-    return (kind[0], digest[:8], *numbers)
+    return (kind[0], digest[:8], *map(str, numbers))
 
 
 def _period(limit: Limit) -> int:
@@ -68,9 +68,9 @@ def _period(limit: Limit) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _all_arguments(limits: Limits) -> list[str | int]:
+def _all_arguments(limits: Limits) -> list[str]:
     """Return how many limits there are, and each as ``lua/limit.lua`` takes it."""
-    return [len(limits), *(each for name, limit in limits for each in _arguments(name, limit))]
+    return [str(len(limits)), *(each for name, limit in limits for each in _arguments(name, limit))]
 
 
 @lru_cache(maxsize=1024)
@@ -107,13 +107,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         """Return the keys and arguments of calls on one account."""
         arguments = list(_all_arguments(limits))
         for each in demands:
-            channel, lease = ("", 0) if each.place is None else self._waits_at(each.place)
-            patience = to_ms(each.patience) if each.patience else 0
-            arguments += (each.token, patience, int(each.count_denied), channel, lease, *each.costs)
+            channel, lease = ("", "0") if each.place is None else self._waits_at(each.place)
+            patience = str(to_ms(each.patience)) if each.patience else "0"
+            costs = map(str, each.costs)
+            arguments += (each.token, patience, "1" if each.count_denied else "0", channel, lease, *costs)
         return self._account(demands[0].account, limits), arguments
 
-    def _waits_at(self, place: Place) -> tuple[str, int]:
-        return self._keys.place(place.channel), to_ms(place.lease)
+    def _waits_at(self, place: Place) -> tuple[str, str]:
+        return self._keys.place(place.channel), str(to_ms(place.lease))
 
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""

@@ -62,7 +62,7 @@ class Script:
 
         A script that is missing did nothing, so sending the text instead is safe for every transition.
         """
-        rest = (len(keys), *keys, *arguments)
+        rest = (str(len(keys)), *keys, *arguments)
         try:
             return await executor.call("EVALSHA", self.sha, *rest)
         except ScriptMissingError:
@@ -70,7 +70,7 @@ class Script:
 
     async def run_many(self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Run it several times in one write; what is refused for one of them alone is its result."""
-        rests = [(len(keys), *keys, *arguments) for keys, arguments in requests]
+        rests = [(str(len(keys)), *keys, *arguments) for keys, arguments in requests]
         replies = await executor.call_many([("EVALSHA", self.sha, *rest) for rest in rests])
         told = [_told(reply, executor) for reply in replies]
         missing = [at for at, reply in enumerate(told) if isinstance(reply, ScriptMissingError)]

@@ -221,7 +221,7 @@ class RedisStreamDriver(StreamDriver):
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (consumer, count, to_ms(lease), to_ms(alive), max_deliveries)
+        arguments = (consumer, str(count), str(to_ms(lease)), str(to_ms(alive)), str(max_deliveries))
         return as_fetched(await self._run(FETCH, stream, group, *arguments), consumer)
 
     async def settle(
@@ -230,8 +230,9 @@ class RedisStreamDriver(StreamDriver):
         arguments: list[Any] = []
         for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _said):
             members = [each.receipt.id for each in alike]
-            arguments += (consumer, grant, action.value, to_ms(delay), reason, error, len(members), *members)
-        return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, max_deliveries, *arguments)]
+            arguments += (consumer, str(grant), action.value, str(to_ms(delay)), reason, error)
+            arguments += (str(len(members)), *members)
+        return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, str(max_deliveries), *arguments)]
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         arguments: list[Any] = []

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from ailf.errors import BackendTimeoutError
 from ailf.events import check_ended
-from ailf_redis.connection import Command, Executor, Link, Stem, packed
+from ailf_redis.connection import TEXT, Command, Executor, Link, Stem, as_texts, packed
 from ailf_redis.errors import mapped
 from ailf_redis.loop_links import LoopLink, Received, discard
 from ailf_redis.settings import Settings
@@ -252,7 +252,7 @@ class AsyncioExecutor(Executor):
         # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
         wire = self._wire
         if wire is not None and wire.is_ready():
-            return wire.ask(hiredis.pack_command(command))
+            return wire.ask(hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command)))
         return self._call(command)
 
     def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:

@@ -1,18 +1,26 @@
 """What decides and never waits: settings, keys, replies, and the headers of the scripts."""
 
 import re
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ailf.errors import InvalidArgumentError
+from ailf.runtime import run
 from ailf_redis import keys as spelled
 from ailf_redis import scripts
+from ailf_redis.connection import packed
 from ailf_redis.keys import Keys
+from ailf_redis.pool import BlockingExecutor
 from ailf_redis.replies import as_record, entry_fields
 from ailf_redis.settings import Settings
+from ailf_redis.wire import AsyncioExecutor
 
 LUA = Path(spelled.__file__).parent / "lua"
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.text("{}%:a", min_size=1)
@@ -148,3 +156,46 @@ def test_group_keys_are_in_the_scripts_order() -> None:
 def test_scripts_read_the_time_once(script: scripts.Script) -> None:
     """TIME moves inside a script, so each reads it at most once."""
     assert script.text.count("'TIME'") <= 1
+
+
+class Signalled(Exception):  # noqa: N818 - it stands for KeyboardInterrupt, at which pytest itself would end
+    """What a signal handler raises."""
+
+
+class Interrupted(int):
+    """A number that a signal interrupts while it is made text."""
+
+    def __repr__(self) -> str:
+        raise Signalled
+
+    __str__ = __repr__
+
+
+def test_ctrl_c_while_a_number_is_packed() -> None:
+    """B8: hiredis never sees a number, because it would crash the process where a signal handler raises."""
+    assert packed([("A", 1, 0.5, True, b"b", bytearray(b"c"))]) == (
+        b"*6\r\n$1\r\nA\r\n$1\r\n1\r\n$3\r\n0.5\r\n$4\r\nTrue\r\n$1\r\nb\r\n$1\r\nc\r\n"
+    )
+    executors: list[Any] = [BlockingExecutor(Settings()), AsyncioExecutor(Settings())]
+    executors[1]._wire = SimpleNamespace(is_ready=lambda: True, ask=None)
+    calls: list[Callable[[], Any]] = [
+        lambda: packed([("A", Interrupted())]),
+        lambda: packed([("A",), ("A", Interrupted())]),
+        *(partial(_called, each, "A", Interrupted()) for each in executors),
+    ]
+    for call in calls:
+        with pytest.raises(Signalled):
+            call()
+
+
+def _called(executor: Any, *command: Any) -> Any:
+    """Return what a call gives, on threads its result."""
+    result = executor.call(*command)
+    return run(result) if isinstance(result, Coroutine) else result
+
+
+@pytest.mark.parametrize("command", [("A", None), ("A", object())])
+def test_what_is_no_argument(command: tuple[object, ...]) -> None:
+    """What has no text is an error, and never sent."""
+    with pytest.raises(TypeError):
+        packed([command])
