@@ -4,6 +4,7 @@ What the server said is quoted up to its first words; commands, payloads and cre
 """
 
 import re
+from typing import Final
 
 from redis import exceptions
 
@@ -30,14 +31,19 @@ _NOT_READY = (
     exceptions.TryAgainError,
     exceptions.AskError,  # and MOVED, its subclass: the key's slot is on its way to another node
 )
-_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
-"""What some errors say that have no class, in scripts' replies or in redis-py; UNBLOCKED: a master became a replica."""
+_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS")
+"""What errors say that pass by themselves and have no class, in scripts' replies or in redis-py.
+
+UNBLOCKED: a master became a replica. NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` asks for, so
+nothing was written, as a script is refused at its first write only.
+"""
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
-_READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
-_BEFORE_IN_SCRIPT = re.compile(r"^(?:ERR )?Error running script \(call to f_\w+\): (?:@user_script: ?\d+: ?)*-?")
-"""What Redis before 7.0 puts before the error of a command that a script calls."""
+_READ_ONLY = ("READONLY", "MISCONF")
 _LONGEST = 160
+
+_IN_SCRIPT: Final = re.compile(r"Error running script \(call to f_\w+\): @user_script:\d+: @user_script: \d+: -?")
+"""What Redis 6.2 puts before an error of a command within a script."""
 
 
 def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
@@ -78,7 +84,6 @@ def _refused(error: Exception, where: str, said: str) -> BackendError:
 
 
 def _said(error: Exception) -> str:
-    """Return the error's words without the arguments that servers like to repeat, or the place in a script."""
-    words = str(error).partition(", with args beginning with")[0]
-    words = _BEFORE_IN_SCRIPT.sub("", words).partition("script: ")[0]
+    """Return the error's words without the arguments that servers like to repeat, and without where a script stood."""
+    words = _IN_SCRIPT.sub("", str(error)).partition(", with args beginning with")[0].partition("script: ")[0]
     return words[:_LONGEST].rstrip(" .") or type(error).__name__

@@ -156,7 +156,7 @@ CAUSES: dict[str, tuple[type[BackendError], Callable[[Any], None], Callable[[Any
     ),
     "MISCONF": (BackendReadOnlyError, fail_snapshot, lambda admin: admin.config_set("save", "")),
     "NOREPLICAS": (
-        BackendReadOnlyError,
+        ConnectionLostError,
         lambda admin: admin.config_set("min-replicas-to-write", 1),
         lambda admin: admin.config_set("min-replicas-to-write", 0),
     ),
