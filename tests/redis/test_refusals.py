@@ -127,7 +127,7 @@ def test_locks_and_permits_without_memory(own_server: Server, namespace: str) ->
             permit.settle(rate=2)
             other.cancel()
             limiter.observe("k", limit="rate", remaining=1)
-            refused(backend.lock("another").acquire)
+            refused(backend.lock("another").try_acquire)
             refused(lambda: limiter.try_acquire("other"))
             lease.release()
             limiter.reset("k")
@@ -173,7 +173,7 @@ def test_refusals_within_scripts(own_server: Server, namespace: str, cause: str)
         scripted.add(1)
         begin(admin)
         try:
-            for call in (lambda: plain.add(1), lambda: scripted.add(1), backend.lock("l").acquire,
+            for call in (lambda: plain.add(1), lambda: scripted.add(1), backend.lock("l").try_acquire,
                          lambda: backend.rate_limiter("r", "5/second").try_acquire("k")):  # fmt: skip
                 with pytest.raises(expected) as caught:
                     call()

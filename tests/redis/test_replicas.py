@@ -78,17 +78,3 @@ def test_too_few_replicas_for_too_long(
         with pytest.raises(ailf.ConnectionLostError, match="is not ready: NOREPLICAS") as caught:
             write(backend)
         assert not caught.value.maybe_applied
-
-
-def test_refusals_within_scripts(redis_versions: list[str], new_server: NewServer) -> None:
-    """On every server a script that is refused for want of memory, or by a replica, raises the error of its kind."""
-    for version in redis_versions:
-        server = new_server(version=version)
-        with ailf.connect(server.url) as backend, server.client() as admin:
-            admin.config_set("maxmemory", 1)
-            with pytest.raises(ailf.BackendFullError, match="no memory left"):
-                backend.stream("s").add_many([1, 2])
-            admin.config_set("maxmemory", 0)
-            admin.execute_command("REPLICAOF", "127.0.0.1", 1)
-            with pytest.raises(ailf.BackendReadOnlyError, match="can't write"):
-                backend.stream("s").add_many([1, 2])
