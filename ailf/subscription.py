@@ -281,7 +281,9 @@ class PubSubFlow:
 
     async def _handle(self, message: Message[Any], frame: Frame) -> None:
         for wanted, handlers in tuple(self._handlers.items()):
-            fits = matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
+            fits = wanted == frame.filter or (
+                matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
+            )
             for handler in tuple(handlers) if fits else ():
                 await self._call(handler, message, frame)
 

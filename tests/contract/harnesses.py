@@ -7,9 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import fakeredis
 import redis
 import redis.asyncio
+from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Capability
+from ailf.driver import Capability, Draft
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 from ailf_redis import AsyncRedisBackend, RedisBackend
@@ -61,6 +62,19 @@ class MemoryHarness(Harness):
     async def interrupt_subscriptions(self) -> None:
         """Break every subscription as a lost connection would."""
         self.store.break_subscriptions()
+
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry that a backend couldn't read."""
+        with self.store.lock:
+            state = self.store.streams[stream]
+            state.append(Draft(b"1"), self.clock.now_ms())
+            state.records[-1] = replace(state.records[-1], problem="broken by a test")
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        with self.store.lock:
+            for listener in self.store.listeners:
+                listener.offer(f"{channel}\udcff", b"\xff")
 
 
 BROKEN: Final = {b"ailf.body": b"1", b"ailf.headers": b'{"h": "\xff"}'}
@@ -193,5 +207,6 @@ class ClusterHarness(Harness):
 
     async def publish_broken(self, channel: str) -> None:
         """Publish on a channel whose name is no text."""
-        with self._cluster.nodes[0].client() as raw:
-            raw.publish(Keys(self._namespace).channel(channel).encode() + b"\xff", b"\xff")
+        name = Keys(self._namespace).channel(channel).encode() + b"\xff"
+        with self._cluster.client() as client:  # at the node of all plain channels: through another it may come late
+            client.publish(name, b"\xff", target_nodes=client.get_node_from_key(self._namespace))

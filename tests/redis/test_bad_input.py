@@ -20,7 +20,6 @@ from ailf.errors import (
     PermissionDeniedError,
     UnsupportedError,
 )
-from ailf.patterns import matches
 from tests.servers import NewServer, Server
 
 ODD_NAMES = ["a{b}c", "{}", "}{", "two words", "star*[x]?", "emoji 🦊", "a:b:due:g", "%7b", "new\nline", "\x00nul", "}"]
@@ -209,19 +208,6 @@ def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
         else:
             with pytest.raises(BackendError, match="last possible ID"):
                 stream.add(1)
-
-
-def test_patterns_match_as_the_server_does(any_server: Server) -> None:
-    """P7: ranges beyond ASCII mean to memory what they mean to the server: it compares bytes that have a sign."""
-    names = [bytes([byte]) + tail for byte in range(1, 256) for tail in (b"", b"x")]
-    patterns = ["[a-é]*", "[é-a]x", "[^a-é]", "[é-ü]*", "[\x01-\x7f]", "[^é]", "é*", "?"]
-    with any_server.client() as admin, admin.pubsub() as listening:
-        listening.subscribe(*names)
-        for _ in names:
-            listening.get_message(timeout=5)
-        for pattern in patterns:
-            matched = {name for name in names if matches(pattern, name.decode("utf-8", "surrogateescape"))}
-            assert set(admin.pubsub_channels(pattern)) & set(names) == matched, pattern
 
 
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
