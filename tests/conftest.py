@@ -1,5 +1,6 @@
 """Fixtures for all tests: real servers, a name nobody else uses, and a report of what this machine cannot run."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -11,7 +12,12 @@ from tests.servers import NewServer, Server, SharedServers
 
 
 def pytest_configure() -> None:
-    """Refuse a selection of servers that cannot be had, before anything runs."""
+    """Refuse a selection of servers that cannot be had, before anything runs; let the programs of tests get Ctrl-C.
+
+    A shell starts what runs in the background with SIGINT ignored, and whatever that starts inherits it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         binaries.found()
     except LookupError as error:
