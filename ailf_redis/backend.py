@@ -57,6 +57,7 @@ class RedisDriver(BackendDriver):
         self.settings = settings
         self.runtime = runtime
         self.max_payload = settings.max_payload
+        self.timeout = settings.timeout
         self.executor = _executor(settings, runtime, brought)
         self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
         self.url = self.executor.where

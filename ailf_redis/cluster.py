@@ -106,7 +106,7 @@ class ClusterExecutor(Executor):
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], most: int | None = None) -> list[Any]:
         shares: dict[Address, list[int]] = {}
         for at, command in enumerate(commands):
             key = key_of(command, self.meeting)
@@ -115,23 +115,23 @@ class ClusterExecutor(Executor):
         begun = False
         for address, share in shares.items():
             try:
-                told = await self._ask_node(address, [commands[at] for at in share])
+                told = await self._ask_node(address, [commands[at] for at in share], most)
                 begun = True
                 for at, reply in zip(share, told, strict=True):
-                    replies[at] = await self._followed(commands[at], address, reply)
+                    replies[at] = await self._followed(commands[at], address, reply, most)
             except BackendError as error:
                 error.maybe_applied = error.maybe_applied or begun
                 raise
         return replies
 
-    async def _ask_node(self, address: Address, commands: Sequence[Command]) -> list[Any]:
+    async def _ask_node(self, address: Address, commands: Sequence[Command], most: int | None = None) -> list[Any]:
         try:
-            return await self._at(address).call_many(commands)
+            return await self._at(address).call_many(commands, most)
         except (ConnectionLostError, BackendTimeoutError):
             self.doubt(address)
             raise
 
-    async def _followed(self, command: Command, address: Address, reply: Any) -> Any:
+    async def _followed(self, command: Command, address: Address, reply: Any, most: int | None) -> Any:
         """Return the reply of the node that has the key."""
         for _ in range(_HOPS):
             if not isinstance(reply, AskError):
@@ -139,9 +139,9 @@ class ClusterExecutor(Executor):
             address = self._told_address(reply, address)
             if isinstance(reply, MovedError):
                 self._moved(reply.slot_id, address)
-                (reply,) = await self._ask_node(address, [command])
+                (reply,) = await self._ask_node(address, [command], most)
             else:
-                _, reply = await self._ask_node(address, [("ASKING",), command])
+                _, reply = await self._ask_node(address, [("ASKING",), command], most)
         if isinstance(reply, _UNSETTLED):
             self.doubt()
         return reply

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ailf.checks import floor_ms, to_ms
+from ailf.clock import SystemClock
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.memo import Memo
 from ailf.stream import AsyncStream, Stream
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
-from ailf_redis.connection import Executor, Link, Stem
+from ailf_redis.connection import IDLE, Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -265,18 +266,20 @@ class RedisWaiter(Waiter):
     """XREAD BLOCK without a group on the stream and the group's bell: it sees what comes, and takes nothing."""
 
     MARGIN: Final = 2.0
-    """Seconds that the server may be late with saying that nothing came."""
+    """Seconds that the server may be late with saying that nothing came, but no more than `timeout`."""
 
     def __init__(self, executor: Executor, keys: Keys, stream: str, bell: str | None) -> None:
         self._executor = executor
         self._stream = keys.stream(stream)
         self._bell = bell
         self._link: Link | None = None
+        self._used = 0.0
+        self._margin = min(self.MARGIN, executor.settings.timeout)
         self._interrupted = False
 
     async def wait(self, position: Any, timeout: float) -> bool:
         try:
-            replies = await self._exchange(self._command(position, timeout), timeout + self.MARGIN)
+            replies = await self._exchange(position, SystemClock.wait_time() + timeout)
         except (BackendError, ClosedError):
             await self._drop()
             if self._interrupted:
@@ -289,19 +292,37 @@ class RedisWaiter(Waiter):
             raise mapped(replies[0], self._executor.where, sent=True)
         return not replies or replies[0] is not None
 
-    async def _exchange(self, command: list[Any], timeout: float) -> list[Any]:
+    async def _exchange(self, position: Any, until: float) -> list[Any]:
         if self._interrupted:
             return []
-        link = self._link
-        if link is None:
-            link = self._link = await self._executor.link(self._stream)
-        await link.send([command])
+        link = await self._working()
+        now = SystemClock.wait_time()
+        if now >= until:  # connecting took all of the time
+            return []
+        self._used = now
+        await link.send([self._command(position, until - now)])
         if self._interrupted:  # between the look above and the link's being there to be interrupted
             raise ClosedError("interrupted")
-        replies = await link.receive(timeout)
+        replies = await link.receive(until + self._margin - SystemClock.wait_time())
         if not replies:
             raise BackendTimeoutError(f"{self._executor.where} did not answer in time", maybe_applied=True)
         return replies
+
+    async def _working(self) -> Link:
+        """Return the link; one that was idle for long is asked first, as a firewall may have forgotten it."""
+        link = self._link
+        if link is not None and SystemClock.wait_time() - self._used >= IDLE:
+            try:
+                await link.send([("PING",)])
+                if await link.receive(self._margin):
+                    return link
+            except BackendError:
+                pass
+            await self._drop()
+            link = None
+        if link is None:
+            link = self._link = await self._executor.link(self._stream)
+        return link
 
     def _command(self, position: Any, timeout: float) -> list[Any]:
         last, ring = (position, None) if isinstance(position, str) else position
