@@ -1,8 +1,10 @@
 """Servers that are full or frozen, programs that write anything anywhere, and signals at any time."""
 
 import contextlib
+import functools
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +16,7 @@ import pytest
 import ailf
 from tests import binaries
 from tests.effort import Tell
+from tests.proxy import Proxy
 from tests.servers import Server
 
 LASTING = 20.0
@@ -198,14 +201,73 @@ def test_raw_entries(own_server: Server, namespace: str, tell: Tell) -> None:
         assert not group.dead_letters.list()
 
 
+def lie(chance: random.Random, data: bytes) -> bytes:
+    """Return a reply, now and then with something that no server says."""
+    if chance.random() > 0.1:
+        return data
+    at = chance.randrange(len(data))
+    nonsense = [b"", b"\xff", b"\r\n", b"*4294967295\r\n", b"$99999999999\r\n", b"*-1\r\n", b"$-1\r\n", b":1\r\n",
+                b"-ERR\r\n", b"*2\r\n:1\r\n:2\r\n", b"_\r\n", b"%1\r\n", b">3\r\n"]  # fmt: skip
+    return data[:at] + chance.choice(nonsense) + data[chance.choice([at, at + 1, len(data)]) :]
+
+
+def test_a_lying_server(own_server: Server, tell: Tell) -> None:
+    """Whatever a server answers, each call ends in time with an answer or an error of ours, and works afterwards."""
+    chance = random.Random(9)
+    ended: Counter[str] = Counter()
+    slowest = 0.0
+    with Proxy(own_server.port) as proxy, ailf.connect(f"{proxy.url}?timeout={TIMEOUT}&retry_for=0") as backend:
+        stream, lock, limiter = backend.stream("s"), backend.lock("l", ttl=5), backend.rate_limiter("r", "1000000/day")
+        group, pubsub = stream.group("g", takeover=1), backend.pubsub()
+        group.open()
+        calls: dict[str, Callable[[], Any]] = {
+            "add": lambda: stream.add(1),
+            "add_many": lambda: stream.add_many([1, 2]),
+            "read": lambda: stream.read(limit=5),
+            "info": group.info,
+            "letters": group.dead_letters.list,
+            "publish": lambda: pubsub.publish("c", 1),
+            "lock": lock.try_acquire,
+            "inspect": lock.inspect,
+            "decide": lambda: limiter.try_acquire("k"),
+            "consume": lambda: consume(group),
+        }
+        proxy.forge = functools.partial(lie, chance)
+        until = time.monotonic() + LASTING
+        while time.monotonic() < until:
+            name = chance.choice(list(calls))
+            begin = time.monotonic()
+            try:
+                calls[name]()
+                ended["answered"] += 1
+            except ailf.AilfError as error:
+                ended[type(error).__name__] += 1
+            slowest = max(slowest, time.monotonic() - begin)
+        proxy.forge = bytes
+        proxy.cut()
+        time.sleep(0.1)
+        with contextlib.suppress(ailf.BackendError):
+            stream.add(1)
+        assert stream.add(2)
+        backend.lock("another").acquire(timeout=10).release()
+    tell(f"{own_server.version}, lying: {dict(ended)}, slowest {slowest:.1f} s")
+    assert ended["ProtocolError"]
+
+
+def consume(group: Any) -> None:
+    """Take a message and ack it."""
+    with group.consumer() as consumer:
+        if (delivery := consumer.get(0)) is not None:
+            delivery.ack()
+
+
 class StruckError(Exception):
     """What a signal handler raises."""
 
 
-# One that is raised in a finalizer can't be caught by anybody.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupts(own_server: Server, tell: Tell) -> None:
+def test_interrupts(own_server: Server, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that raises at any time in a blocking call leaves nothing behind, and no reply crosses."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)  # what is raised in a finalizer, nobody can catch
     chance = random.Random(8)
     main = threading.main_thread().ident or 0
     counted: Counter[str] = Counter()
