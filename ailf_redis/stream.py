@@ -245,7 +245,8 @@ class RedisStreamDriver(StreamDriver):
         await self._run(BEAT, stream, group, to_ms(alive), *consumers)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        await self._run(LEAVE, stream, group, consumer)
+        while not await self._run(LEAVE, stream, group, consumer):
+            pass  # nothing is dropped between two steps: the consumer is there until the last
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         key = self._keys.group(stream, group).dead
