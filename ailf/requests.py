@@ -7,6 +7,7 @@ answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
 """
 
 import functools
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -147,10 +148,12 @@ class Desk:
         Raises:
             BackendTimeoutError: It isn't until then.
         """
+        if until == math.inf:
+            until = None
         # A thread opens it itself, within its own time. A task shares the opening with others, and only leaves it then.
         last = until if self._runtime.uses_caller else None
         while not self.ready:
-            left = None if until is None else until - self._runtime.now()
+            left = None if until is None else max(0.0, until - self._runtime.now())
             await self._opening.join(functools.partial(self._open, last), left)
             if left is not None and left <= 0 and not self.ready:
                 raise BackendTimeoutError("the inbox for replies was not subscribed in time")

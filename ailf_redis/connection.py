@@ -145,11 +145,19 @@ class Executor(ABC):
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
         """Send one command whose reply may hold that many entries of a stream, and return its reply."""
-        return self._call(command, self.page(entries))
+        return self._call(command, entries)
+
+    async def read_page(self, entries: int, read: Callable[[Any], T], *command: Any) -> T:
+        """Send one command whose reply may hold that many entries; return what ``read`` makes of it."""
+        reply = await self.call_page(entries, *command)
+        try:
+            return read(reply)
+        except MISREAD as error:
+            raise misread(error, self.where) from error
 
     def page(self, entries: int) -> int:
-        """Return how many bytes a reply with that many entries may have."""
-        return max(entries * self.settings.max_payload + SLACK, FOREIGN)
+        """Return how many bytes a reply may have that may hold that many entries."""
+        return max(entries * self.settings.max_payload + SLACK, FOREIGN) if entries else self.most
 
     def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         """Send a command by its stem and last argument, and return what ``read`` makes of its reply."""
@@ -162,19 +170,19 @@ class Executor(ABC):
         except MISREAD as error:
             raise misread(error, self.where) from error
 
-    async def _call(self, command: Command, most: int | None = None) -> Any:
-        reply = (await self.call_many([command], most))[0]
+    async def _call(self, command: Command, entries: int = 0) -> Any:
+        reply = (await self.call_many([command], entries))[0]
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
 
     @abstractmethod
-    async def call_many(self, commands: Sequence[Command], most: int | None = None) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         """Send commands in one write and return their replies in order; an error reply is returned, not raised.
 
         Arguments:
             commands: The commands.
-            most: How many bytes each reply may have; None: as many as one without entries.
+            entries: How many entries of a stream each reply may hold.
         """
 
     @abstractmethod

@@ -135,7 +135,9 @@ class Direct(Origin):
     follows = False
 
     async def connect(self) -> Any:
-        connection = self.kind(**self.options)
+        # Its own timeout is for signing in alone: from then on ailf counts.
+        seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
+        connection = self.kind(**{**self.options, "socket_timeout": seconds})
         try:
             await _connected(connection, self.options)
         except BaseException:

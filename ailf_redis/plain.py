@@ -95,6 +95,7 @@ class PlainExecutor(Executor):
         self._busy: set[Any] = set()
         self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
         self._making: set[asyncio.Task[Any]] = set()
+        self._left: list[asyncio.Task[Any]] = []  # those of them for which nobody waits
 
     def _here(self) -> tuple[int, Any]:
         return os.getpid(), _get_running_loop() if self._on_asyncio else None
@@ -114,9 +115,7 @@ class PlainExecutor(Executor):
                 discard(connection, loop)
         self._begin(here)
 
-    async def call_many(
-        self, commands: Sequence[Command], most: int | None = None, until: float | None = None
-    ) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
         """See `Executor.call_many`; it may have to end earlier, by the runtime's clock."""
         self.check_open()
         self._move()
@@ -129,7 +128,7 @@ class PlainExecutor(Executor):
                 "allow more with max_connections"
             )
         try:
-            return await self._exchange(commands, most or self.most, until)
+            return await self._exchange(commands, self.page(entries), until)
         finally:
             slots.release()
 
@@ -147,8 +146,9 @@ class PlainExecutor(Executor):
             sent = True
             replies = await port.receive(len(commands), until, most)
         except BROKEN as error:
-            await self._drop(connection)
-            await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
+            if connection is not None:
+                await self._drop(connection)
+                await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
             await self._drop(connection)
@@ -220,20 +220,33 @@ class PlainExecutor(Executor):
                 return connection
             self._idle.append(connection)
             raise TimeoutError("connecting took longer than the call has")
-        making = start_task(self._origin.connect(), name="ailf-connect")
-        self._making.add(making)
-        making.add_done_callback(self._making.discard)
+        if self._left:
+            making = self._left.pop()
+        else:
+            making = start_task(self._origin.connect(), name="ailf-connect")
+            self._making.add(making)
+            making.add_done_callback(self._making.discard)
         try:
             await asyncio.wait([making], timeout=max(0.0, until - self.runtime.now()))
         except asyncio.CancelledError:
-            making.add_done_callback(self._keep)
+            self._leave(making)
             raise
+        if making.cancelled():
+            raise ConnectionError("the backend was closed while it connected")
         if making.done():
             return making.result()
-        making.add_done_callback(self._keep)
+        self._leave(making)
         raise TimeoutError("connecting takes longer than the call has")
 
+    def _leave(self, making: "asyncio.Task[Any]") -> None:
+        """Leave a connection that is being made to the next caller that needs one."""
+        self._left.append(making)
+        making.add_done_callback(self._keep)
+
     def _keep(self, made: "asyncio.Task[Any]") -> None:
+        if made not in self._left:  # somebody waits for it
+            return
+        self._left.remove(made)
         if made.cancelled() or made.exception() is not None:
             return
         if self.closed:
@@ -289,6 +302,8 @@ class PlainExecutor(Executor):
         if self._on_asyncio:
             for connection in tuple(self._busy):
                 await hang_up(connection)
+        for making in tuple(self._making):
+            making.cancel()
         until = self.runtime.now() + self.settings.timeout
         # Each caller gives back its own, woken by the interrupt.
         while (self._busy or self._making) and self.runtime.now() < until:

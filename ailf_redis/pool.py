@@ -254,10 +254,17 @@ class BlockingExecutor(Executor):
             raise mapped(reply, self.where, sent=True)
         return reply
 
-    async def call_many(self, commands: Sequence[Command], most: int | None = None) -> list[Any]:
+    async def call_page(self, entries: int, *command: Any) -> Any:
+        data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
+        reply = self._exchange(data, 1, self.page(entries))
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return reply
+
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        replies = self._exchange(packed(commands), len(commands), most or self.most)
+        replies = self._exchange(packed(commands), len(commands), self.page(entries))
         return [replies] if len(commands) == 1 else replies
 
     def _exchange(self, data: bytes, count: int, most: int) -> Any:
@@ -276,8 +283,9 @@ class BlockingExecutor(Executor):
             alone = len(self._busy) == 1  # else others need the core
             reply = wire.receive_one(until, most, awake=alone) if count == 1 else wire.receive(count, until, most)
         except BROKEN as error:
-            self._drop(wire)
-            self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
+            if wire is not None:
+                self._drop(wire)
+                self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
             self._drop(wire)

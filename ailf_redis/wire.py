@@ -28,7 +28,7 @@ def _as_it_is(reply: Any) -> Any:
 
 _Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float], int]
 """Who waits, for how many replies (0: for one itself), what is made of that, when it was sent, once it is, and how many
-bytes each reply may have."""
+entries of a stream each reply may hold."""
 
 PING: Final = packed([("PING",)])
 
@@ -84,7 +84,7 @@ class _Wire(Received):
     # --- asking --------------------------------------------------------------------------------------------------
 
     def ask(
-        self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is, most: int = 0
+        self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is, entries: int = 0
     ) -> "asyncio.Future[Any]":
         """Send what is packed; return what will be its reply, or raise what the server refuses.
 
@@ -92,13 +92,13 @@ class _Wire(Received):
             data: A command, or several.
             count: Of several: how many. Then all replies are the result, errors among them.
             read: What to make of a single reply.
-            most: How many bytes each reply may have; 0: as many as one without entries.
+            entries: How many entries of a stream each reply may hold.
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         if not self._out:
             self.loop.call_soon(self._flush)
         self._out.append(data)
-        self._queue.append((answer, count, read, self._sent, most))
+        self._queue.append((answer, count, read, self._sent, entries))
         if len(self._out) >= self.MUCH:
             self._flush()
         return answer
@@ -217,7 +217,7 @@ class _Wire(Received):
             answer.set_result(parts)
 
     def limit(self) -> int:
-        return (self._queue and self._queue[0][4]) or self._executor.most
+        return self._executor.page(self._queue[0][4] if self._queue else 0)
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -298,19 +298,19 @@ class AsyncioExecutor(Executor):
         wire = self._wire
         if wire is not None and wire.is_ready():
             data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
-            return wire.ask(data, 0, _as_it_is, self.page(entries))
-        return self._call(command, self.page(entries))
+            return wire.ask(data, 0, _as_it_is, entries)
+        return self._call(command, entries)
 
-    async def _call(self, command: Command, most: int | None = None) -> Any:
-        return await self._ask(packed([command]), 0, most)
+    async def _call(self, command: Command, entries: int = 0) -> Any:
+        return await self._ask(packed([command]), 0, entries)
 
-    async def call_many(self, commands: Sequence[Command], most: int | None = None) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        replies: list[Any] = await self._ask(packed(commands), len(commands), most)
+        replies: list[Any] = await self._ask(packed(commands), len(commands), entries)
         return replies
 
-    async def _ask(self, data: bytes, count: int, most: int | None) -> Any:
+    async def _ask(self, data: bytes, count: int, entries: int) -> Any:
         """Ask, when there is a connection, and room on it."""
         until = get_running_loop().time() + self.settings.timeout
         wire, late = self._wire, False
@@ -319,7 +319,7 @@ class AsyncioExecutor(Executor):
             if wire.retired:  # it broke before this task's turn came
                 raise self.lost(ConnectionError("it broke while the call waited for it"), sent=False)
         late = await wire.room(until) or late
-        answer = wire.ask(data, count, _as_it_is, most or 0)
+        answer = wire.ask(data, count, _as_it_is, entries)
         if late:
             wire.hurry(answer, until)
         return await answer
