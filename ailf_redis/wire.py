@@ -52,7 +52,7 @@ class _Wire(Received):
         self.loop = get_running_loop()
         self.pid = getpid()
         self.broken = self.retired = self.dormant = False
-        self._fresh_until = self.loop.time() + IDLE
+        self._used = self.loop.time()
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -71,7 +71,7 @@ class _Wire(Received):
 
     def is_ready(self) -> bool:
         """Tell whether one can ask from here, without waiting."""
-        if not self._queue and self.loop.time() > self._fresh_until:
+        if not self._queue and self.loop.time() - self._used >= IDLE:
             self.dormant = True
         return (
             not self._choked
@@ -143,10 +143,9 @@ class _Wire(Received):
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.broken:
-            now = self.loop.time()
-            self._sent.append(now)
+            self._used = self.loop.time()
+            self._sent.append(self._used)
             self._sent = []
-            self._fresh_until = now + IDLE
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self._timeout, self._look)
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))

@@ -202,7 +202,7 @@ def away(request: pytest.FixtureRequest, new_server: NewServer) -> Iterator[tupl
         server.resume()
 
 
-WAIT, REQUEST, REPEAT = 0.3, 0.5, 0.2
+WAIT, REQUEST, REPEAT = 0.2, 1.0, 0.2
 SLACK = 0.6
 """Seconds that a loaded machine may add."""
 
