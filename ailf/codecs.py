@@ -138,12 +138,16 @@ class Payloads:
             raise too_large(self.what, body, self._limit)
         return body, sent
 
-    def unpack(self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False) -> tuple[Any, dict[str, str]]:
+    def unpack(
+        self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False, problem: str = ""
+    ) -> tuple[Any, dict[str, str]]:
         """Return the payload and the headers as they were sent.
 
         Raises:
-            DecodeError: The body is not what this object expects.
+            DecodeError: The body is not what this object expects, or its backend has found a problem.
         """
+        if problem:
+            raise DecodeError(f"{self.what}: {problem}")
         shown = dict(headers)
         if len(body) > self._limit:
             raise DecodeError(f"{self.what}: a body of {len(body)} bytes is over max_payload ({self._limit})")

@@ -208,7 +208,9 @@ class ConsumerFlow:
         for claim in claims:
             record = claim.record
             try:
-                data, headers = self.group.payloads.unpack(record.body, record.headers, foreign=record.foreign)
+                data, headers = self.group.payloads.unpack(
+                    record.body, record.headers, foreign=record.foreign, problem=record.problem
+                )
             except DecodeError as error:
                 log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)  # noqa: TRY400 - said whole
                 undecodable.append((record.id, _undecodable(claim, error)))

@@ -167,7 +167,7 @@ class BackendError(AilfError):
 
 
 class ConnectionLostError(BackendError):
-    """There is no connection: it couldn't be made, or it broke."""
+    """There is no connection: it couldn't be made, or it broke; or the server is not ready yet."""
 
 
 class BackendTimeoutError(BackendError):

@@ -199,8 +199,9 @@ class Inbox:
             return True
         if Filter(frame.channel) in self.filters:
             return False
-        first = next(each for each in self.filters if each.is_pattern and matches(each.text, frame.channel))
-        return first == frame.filter
+        asked = tuple(self.filters)  # a copy: another thread may subscribe meanwhile
+        patterns = (each for each in asked if each.is_pattern and matches(each.text, frame.channel))
+        return next(patterns, frame.filter) == frame.filter  # the backend says that it matches, so it does
 
     def _label(self) -> str:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"

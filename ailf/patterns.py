@@ -2,7 +2,8 @@ r"""The pattern grammar of channels, the same on every backend (P7).
 
 ``*`` any run of characters, also none; ``?`` one character; ``[abc]`` one of these, with ranges ``[a-z]`` and
 ``[^a]`` for none of these; ``\x`` the character x itself. Everything else is literal. It is the grammar of Redis'
-PSUBSCRIBE, applied to UTF-8 bytes as there, so ``?`` is one byte of a longer character.
+PSUBSCRIBE, applied to UTF-8 bytes as there, so ``?`` is one byte of a longer character. The ends of a range are bytes
+too, with a sign, as a C compiler for x86 takes them: 0x80 to 0xff come before 0x00.
 """
 
 import functools
@@ -10,10 +11,12 @@ import re
 
 __all__ = ["matcher", "matches"]
 
+MOST_SIGNED = 127
+
 
 def matches(pattern: str, channel: str) -> bool:
     """Tell whether the channel's name fits the pattern."""
-    return matcher(pattern).fullmatch(channel.encode()) is not None
+    return matcher(pattern).fullmatch(channel.encode("utf-8", "surrogateescape")) is not None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -52,6 +55,10 @@ def _next(source: bytes, at: int) -> tuple[bytes, int]:
     return re.escape(char), at + 1
 
 
+def _signed(byte: int) -> int:
+    return byte - 256 if byte > MOST_SIGNED else byte
+
+
 def _class(source: bytes, at: int) -> tuple[bytes, int]:
     """Read a class up to its ``]``, or to the end of the pattern as Redis does."""
     negated = source[at : at + 1] == b"^"
@@ -62,8 +69,8 @@ def _class(source: bytes, at: int) -> tuple[bytes, int]:
             members.add(source[at + 1])
             at += 2
         elif source[at + 1 : at + 2] == b"-" and at + 2 < len(source):
-            low, high = sorted((source[at], source[at + 2]))
-            members.update(range(low, high + 1))
+            low, high = sorted((_signed(source[at]), _signed(source[at + 2])))
+            members.update(each % 256 for each in range(low, high + 1))
             at += 3
         else:
             members.add(source[at])

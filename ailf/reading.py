@@ -183,7 +183,10 @@ class StreamFlow:
 
     def entry(self, record: Record) -> Entry[Any]:
         try:
-            return Entry(record.id, *self.payloads.unpack(record.body, record.headers, foreign=record.foreign))
+            data, headers = self.payloads.unpack(
+                record.body, record.headers, foreign=record.foreign, problem=record.problem
+            )
+            return Entry(record.id, data, headers)
         except DecodeError as error:
             raise DecodeError(f"entry {record.id}: {error}") from error
 

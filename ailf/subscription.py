@@ -24,7 +24,7 @@ from ailf.message import Answer, AsyncMessage, Message
 from ailf.patterns import matches
 from ailf.requests import FAILED, MARKS, REPLY_TO, REQUEST, Ticket, check_free
 from ailf.runtime import name_of, run
-from ailf.safe_text import describe, log_failure
+from ailf.safe_text import describe, log_failure, safe_text
 from ailf.signals import stopped_by_signals
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, is_fatal
@@ -127,10 +127,16 @@ class PubSubFlow:
         return ticket, replies
 
     def _reply(self, channel: str, frame: Frame, *, only: bool) -> list[Message[Any]]:
-        """Return a reply; where a responder failed, raise, or with several leave it out."""
+        """Return a reply; where a responder failed, or it can't be decoded, raise, or with several leave it out."""
         body, headers = open_envelope(frame.body)
         if FAILED not in headers:
-            data, shown = self.payloads.unpack(body, headers)
+            try:
+                data, shown = self.payloads.unpack(body, headers)
+            except DecodeError as error:
+                if only:
+                    raise
+                log.warning("request on channel %r: a reply is left out: %s", channel, error)
+                return []
             return [self._face(channel, data, _shown(shown))]
         if only:
             raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {headers[FAILED]}")
@@ -191,7 +197,7 @@ class PubSubFlow:
     async def _decode(self, frame: Frame) -> Message[Any] | None:
         try:
             body, headers = open_envelope(frame.body)
-            data, shown = self.payloads.unpack(body, headers)
+            data, shown = self.payloads.unpack(body, headers, problem=frame.problem)
         except DecodeError as error:
             await self._failed("a message that can't be decoded", error, self._raw(frame))
             return None
@@ -203,8 +209,8 @@ class PubSubFlow:
         """Return the message with its bytes, with headers where its envelope can be opened."""
         with contextlib.suppress(DecodeError):
             body, headers = open_envelope(frame.body)
-            return self._face(frame.channel, body, _shown(headers), answer=self._answer_to(headers))
-        return self._face(frame.channel, frame.body)
+            return self._face(safe_text(frame.channel), body, _shown(headers), answer=self._answer_to(headers))
+        return self._face(safe_text(frame.channel), frame.body)
 
     async def _failed(self, what: str, error: BaseException, raw: Message[bytes]) -> None:
         self.errors += 1
@@ -275,7 +281,9 @@ class PubSubFlow:
 
     async def _handle(self, message: Message[Any], frame: Frame) -> None:
         for wanted, handlers in tuple(self._handlers.items()):
-            fits = matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
+            fits = wanted == frame.filter or (
+                matches(wanted.text, message.channel) if wanted.is_pattern else wanted.text == message.channel
+            )
             for handler in tuple(handlers) if fits else ():
                 await self._call(handler, message, frame)
 

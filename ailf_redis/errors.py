@@ -3,6 +3,7 @@
 What the server said is quoted up to its first words; commands, payloads and credentials never are.
 """
 
+import re
 from typing import Final
 
 import hiredis
@@ -40,12 +41,19 @@ _NOT_READY = (
     exceptions.TryAgainError,
     exceptions.AskError,  # and MOVED, its subclass: the key's slot is on its way to another node
 )
-_AWAY = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
-"""What some errors say that have no class, in scripts' replies or in redis-py; UNBLOCKED: a master became a replica."""
+_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS")
+"""What errors say that pass by themselves and have no class, in scripts' replies or in redis-py.
+
+UNBLOCKED: a master became a replica. NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` asks for, so
+nothing was written, as a script is refused at its first write only.
+"""
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
-_READ_ONLY = ("READONLY", "MISCONF", "NOREPLICAS")
+_READ_ONLY = ("READONLY", "MISCONF")
 _LONGEST = 160
+
+_IN_SCRIPT: Final = re.compile(r"Error running script \(call to f_\w+\): @user_script:\d+: @user_script: \d+: -?")
+"""What Redis 6.2 puts before an error of a command within a script."""
 
 
 def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
@@ -103,6 +111,6 @@ def _refused(error: Exception, where: str, said: str) -> BackendError:
 
 
 def _said(error: Exception) -> str:
-    """Return the error's words without the arguments that servers like to repeat."""
-    words = str(error).partition(", with args beginning with")[0].partition("script: ")[0]
+    """Return the error's words without the arguments that servers like to repeat, and without where a script stood."""
+    words = _IN_SCRIPT.sub("", str(error)).partition(", with args beginning with")[0].partition("script: ")[0]
     return words[:_LONGEST].rstrip(" .") or type(error).__name__

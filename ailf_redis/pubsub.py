@@ -83,6 +83,19 @@ def _alone(heard: int) -> Sequence[int]:
     return (heard,)
 
 
+def _decoded(name: bytes) -> str:
+    """Return a channel's name; other programs may publish to one that is not UTF-8."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _problem(channel: bytes) -> str:
+    try:
+        channel.decode()
+    except UnicodeDecodeError:
+        return "the name of its channel is not UTF-8"
+    return ""
+
+
 def _kind(each: Filter) -> str:
     """Return what the commands for such a filter begin with."""
     return "P" if each.is_pattern else "S" if each.is_sharded else ""
@@ -168,7 +181,7 @@ class RedisListener(Listener):
         match reply:
             case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, body]:
                 channel = matched[0] if matched else name  # of a pattern's message both are told
-                return [Frame(self._filter(kind, name), self._keys.name(channel.decode()), body)]
+                return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, _problem(channel))]
             case [b"subscribe" | b"psubscribe" | b"ssubscribe" as kind, name, _]:
                 return self._confirmed(self._filter(kind, name))
             case [b"sunsubscribe" as kind, name, _]:
@@ -177,8 +190,8 @@ class RedisListener(Listener):
 
     def _filter(self, kind: bytes, name: bytes) -> Filter:
         if kind.startswith(b"p"):
-            return Filter(name.decode()[len(self._keys.pattern("")) :], is_pattern=True)
-        return Filter(self._keys.name(name.decode()), is_sharded=kind in _SHARDED)
+            return Filter(_decoded(name)[len(self._keys.pattern("")) :], is_pattern=True)
+        return Filter(self._keys.name(_decoded(name)), is_sharded=kind in _SHARDED)
 
     def _left(self, channel: Filter) -> None:
         """Take note of a sharded channel's end: where nobody asked for it, its shard has moved."""

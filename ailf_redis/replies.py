@@ -1,7 +1,8 @@
 """What the server's replies mean. Pure.
 
 An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.headers`` as JSON. Any other entry was
-written by another program: its body is then a JSON object of its fields.
+written by another program: its body is then a JSON object of its fields. Other programs may write anything, also into
+what only we write: whatever it is, there is a record of it, which names the problem.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,10 @@ __all__ = [
 BODY: Final = b"ailf.body"
 HEADERS: Final = b"ailf.headers"
 ORIGIN: Final = b"ailf.origin"
-LETTER_FIELDS: Final = 8
+LETTER_NAMES: Final = (ORIGIN, b"ailf.reason", b"ailf.error", b"ailf.attempts")
+LETTER_FIELDS: Final = 2 * len(LETTER_NAMES)
+PACKED: Final = b"ailf.packed"
+AGAIN: Final = b"~"
 ALONE: Final = 2
 
 _headers = msgspec.json.Decoder(dict[str, str])
@@ -57,21 +61,36 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
         return Record(text(entry_id), fields[1], {})
     known = dict(zip(fields[::2], fields[1::2], strict=True))
     if BODY not in known:
-        return Record(text(entry_id), _foreign(fields, known), {}, foreign=True)
+        problem = "" if all(map(_is_text, fields)) else "another program added it, and its fields are not UTF-8"
+        body = _json.encode({text(key): text(value) for key, value in known.items()})
+        return Record(text(entry_id), body, {}, foreign=True, problem=problem)
     headers: dict[str, str] = {}
+    problem = ""
     if HEADERS in known:
         try:
             headers = _headers.decode(known[HEADERS])
-        except msgspec.MsgspecError:  # damaged: no reader can tell what it said
-            return Record(text(entry_id), b"\xff" + known[BODY], {})
-    return Record(text(entry_id), known[BODY], headers)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            problem = "its headers are no JSON object of texts"
+    return Record(text(entry_id), known[BODY], headers, problem=problem)
 
 
-def _foreign(fields: Sequence[bytes], known: dict[bytes, bytes]) -> bytes:
+def _is_text(raw: bytes) -> bool:
     try:
-        return _json.encode({key.decode(): value.decode() for key, value in known.items()})
-    except UnicodeDecodeError:  # has no JSON form, and no codec must take it for one
-        return b"\xff".join(fields)
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the fields of an entry of which ``pack`` in the scripts has made one: each has its length before it."""
+    if len(fields) != ALONE or fields[0] != PACKED:
+        return fields
+    packed, found, at = fields[1], [], 0
+    while (colon := packed.find(b":", at)) >= 0 and (length := packed[at:colon]).isdigit():
+        at = colon + 1 + int(length)
+        found.append(packed[colon + 1 : at])
+    return found if at == len(packed) and not len(found) % 2 else fields
 
 
 def as_nothing(reply: Any) -> None:
@@ -122,8 +141,9 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
 
 
 def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
-    if fields[0] == ORIGIN:  # a dead letter that was put back
-        return Claim(as_record(fields[1], fields[2:]), Receipt(text(member), consumer, grant), attempt)
+    if member.startswith(AGAIN):
+        origin, fields = (fields[1], fields[2:]) if fields[0] == ORIGIN else (member[1:], fields)
+        return Claim(as_record(origin, _unpacked(fields)), Receipt(text(member), consumer, grant), attempt)
     record = as_record(member, fields)
     return Claim(record, Receipt(record.id, consumer, grant), attempt)
 
@@ -135,14 +155,19 @@ def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
 
 def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """Return a dead letter as ``bury`` in the scripts writes it: what is known of it first, then the entry's fields."""
-    known = dict(zip(fields[:LETTER_FIELDS:2], fields[1:LETTER_FIELDS:2], strict=True))
-    record = as_record(letter_id, fields[LETTER_FIELDS:])
+    names, said = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
+    if names != LETTER_NAMES or not said[-1].isdigit():
+        said = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")
+    else:
+        fields = _unpacked(fields[LETTER_FIELDS:])
+    origin, reason, error, attempts = said
+    record = as_record(letter_id, fields)
     return DeadLetter(
         id=record.id,
-        origin=text(known[ORIGIN]),
+        origin=text(origin),
         body=record.body,
         headers=record.headers,
-        reason=text(known[b"ailf.reason"]),
-        error=text(known[b"ailf.error"]),
-        attempts=int(known[b"ailf.attempts"]),
+        reason=text(reason),
+        error=text(error),
+        attempts=int(attempts),
     )

@@ -58,8 +58,12 @@ R = TypeVar("R")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
 
+STEPS: Final = 1000
+"""In how many steps a consumer leaves at most, of 800 messages each; any others come back when it counts as dead."""
+
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 
 
 class RedisStream(Stream[T]):
@@ -209,6 +213,8 @@ class RedisStreamDriver(StreamDriver):
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
         high = "+" if end == LATEST else _start(end)
+        if after and low == _LAST_ID:  # which no range can begin after
+            return []
         key = self._keys.stream(stream)
         command = ("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
         return await self._executor.read_page(limit, as_records, *command)
@@ -275,7 +281,9 @@ class RedisStreamDriver(StreamDriver):
         await self._run(BEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        await self._run(LEAVE, stream, group, [consumer], as_nothing)
+        for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
+            if await self._run(LEAVE, stream, group, [consumer], bool):
+                return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         key = self._keys.group(stream, group).dead

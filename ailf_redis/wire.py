@@ -16,6 +16,7 @@ from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.loop_links import LoopLink, Received, discard
 from ailf_redis.origins import Origin, server_of
 from ailf_redis.settings import Settings
+from ailf_redis.versions import drop
 
 __all__ = ["AsyncioExecutor"]
 
@@ -243,7 +244,7 @@ class _Wire(Received):
         self._fail(exc or ConnectionError("the server closed it"))
         self._let_in()
         self._before.connection_lost(exc)
-        self._connection._close()
+        drop(self._connection)
         self._executor.forget(self)
         if not self.gone.done():
             self.gone.set_result(None)

@@ -73,6 +73,14 @@ class Harness:
         """Optional: add an entry as another program would, with a field ``job`` of the text ``sweep``."""
         raise NotImplementedError
 
+    async def add_broken(self, stream: str) -> None:
+        """Optional: add an entry of another program that no program can read as text."""
+        raise NotImplementedError
+
+    async def publish_broken(self, channel: str) -> None:
+        """Optional: publish what is no text, on a channel whose name is this one with bytes behind it that are none."""
+        raise NotImplementedError
+
     def lacks(self, need: Capability | str) -> str:
         """Return why a test that needs this can't run here, or ""; it may name an optional part of this class."""
         if isinstance(need, Capability):

@@ -224,6 +224,21 @@ async def test_failures_harm_nobody(world: World) -> None:
     assert pubsub.errors == 3
 
 
+@needs("publish_broken", Capability.PATTERNS)
+async def test_broken_messages(world: World) -> None:
+    """P8, P5: what nobody can read goes to the error hook of those it is for, and is a gap for nobody."""
+    backend = await world.connect()
+    told: list[tuple[str, bytes]] = []
+    pubsub = backend.pubsub(on_error=lambda error, message: told.append((message.channel, message.data)))
+    async with pubsub.listen("other") as other, pubsub.listen(pattern=["c*", "*"]) as subscription:
+        await world.harness.publish_broken("c")
+        await pubsub.publish("other", 1)
+        assert [await world.take(each) for each in (other, subscription)] == 2 * [ailf.Message("other", 1)]
+    assert len(told) == pubsub.errors == 1
+    assert told[0][0].startswith("c")
+    assert told[0][0].isascii()
+
+
 async def test_undecodable_while_listening(world: World) -> None:
     """P8: a body that can't be decoded is handed to the hook, and the subscription goes on."""
     backend = await world.connect()

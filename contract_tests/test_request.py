@@ -219,6 +219,18 @@ async def test_several_responders(world: World) -> None:
         assert time.monotonic() - begin < 2
 
 
+async def test_replies_that_cannot_be_decoded(world: World) -> None:
+    """P9: a reply that can't be decoded is an error where it is the only one, and is left out among several."""
+    backend = await world.connect()
+    good = backend.pubsub()
+    async with serving(world, backend, "c", lambda message: b"{", type=bytes):
+        with pytest.raises(ailf.DecodeError):
+            await world.soon(good.request("c", 1, timeout=4))
+        async with serving(world, backend, "c", lambda message: "well"):
+            replies = await world.soon(good.request_many("c", 1, timeout=0.3))
+    assert [each.data for each in replies] == ["well"]
+
+
 async def test_asking_within_a_handler(world: World) -> None:
     """P9: a handler may ask another agent before it answers."""
     backend = await world.connect()

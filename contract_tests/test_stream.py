@@ -189,6 +189,36 @@ async def test_foreign_entries(world: World) -> None:
     ]
 
 
+@needs("add_broken")
+async def test_broken_entries(world: World) -> None:
+    """S13, S16: what nobody can read is a dead letter, which can be listed, redriven and purged; the rest flows."""
+    backend = await world.connect()
+    for kind in (Any, bytes):
+        stream = backend.stream(f"s-{kind}", type=kind)
+        ids = [await stream.add(b"1")]
+        await world.harness.add_broken(stream.name)
+        ids.append(await stream.add(b"2"))
+        group = stream.group("g")
+        async with group.consumer(prefetch=5) as consumer:
+            for _ in range(2):
+                delivery = await world.take(consumer)
+                assert delivery.id in ids
+                await delivery.ack()
+            (letter,) = await group.dead_letters.list()
+            assert letter.reason == "undecodable"
+            assert await group.dead_letters.redrive(letter.id) == 1
+            await world.nothing(consumer)
+        (again,) = await group.dead_letters.list()
+        assert (again.origin, again.body, again.headers) == (letter.origin, letter.body, letter.headers)
+        assert await group.dead_letters.purge_all() == 1
+        assert (await group.info()).pending == 0
+        with pytest.raises(ailf.DecodeError, match=letter.origin):
+            await stream.read()
+        tail = stream.tail(ailf.EARLIEST)
+        assert [(await world.soon(tail.__anext__())).id for _ in ids] == ids
+        await tail.aclose()
+
+
 async def test_read(world: World) -> None:
     """S17: read returns every entry of the range, in order, whatever the groups do."""
     backend = await world.connect()

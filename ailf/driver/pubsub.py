@@ -23,11 +23,19 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A body that arrived on a channel because of this filter; one that matches several arrives once for each."""
+    """A body that arrived on a channel because of this filter; one that matches several arrives once for each.
+
+    Attributes:
+        filter: The filter.
+        channel: The channel's name; bytes that are no text are lone surrogates, as `os.fsdecode` makes them.
+        body: The body.
+        problem: Why nobody can decode it, in words, or "".
+    """
 
     filter: Filter
     channel: str
     body: bytes
+    problem: str = ""
 
 
 class Confirmed(msgspec.Struct, frozen=True):

@@ -72,12 +72,14 @@ class Record(msgspec.Struct, frozen=True):
         body: The payload.
         headers: What travels beside it.
         foreign: True when another program wrote it; then ``body`` is a JSON object of its fields.
+        problem: Why nobody can decode it, in words, or ""; ``body`` is then what can be shown of it.
     """
 
     id: str
     body: bytes
     headers: Mapping[str, str]
     foreign: bool = False
+    problem: str = ""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -315,7 +317,10 @@ class StreamDriver(ABC):
 
     @abstractmethod
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        """Release everything the consumer holds and forget it, in one step, so that nothing is dropped (S6, S11)."""
+        """Release everything the consumer holds and forget it (S6, S11).
+
+        It *may* take several steps, but *must not* forget it before the last: nothing is dropped where one fails.
+        """
 
     # --- what a group gave up on ---------------------------------------------------------------------------------
 

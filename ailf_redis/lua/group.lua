@@ -5,7 +5,8 @@
 --                  inf: it waits for its turn
 -- KEYS[3] notes    hash: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering key,
 --                  ":m" max deliveries of its own; "base" what is added to delivery counts, "paused",
---                  "cursor" and "sweep" where and when to look for entries that other programs left pending
+--                  "cursor" and "sweep" where and when to look for entries that other programs left pending,
+--                  "anew" where to go on with what was put back before the group began anew
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     stream of one entry, replaced in order to wake who waits
 -- KEYS[6] again    stream: dead letters that were put back, with a group "g" of its own
@@ -15,11 +16,13 @@
 -- returns nothing by itself; an error reply of the server's where the stream's key holds something else
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member, KEYS[3]
 --         with the group; KEYS[5] with a TTL of 10 s
+-- bound   PAGE messages of each kind, and the fields of an entry that becomes a dead letter
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
 local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
 local group = ARGV[1]
+local LATEST = 9007199254740992 -- ms: the last time that a number keeps
 local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this name, so no receipt proves anything
 local rung = false
 local turned = false -- whether a turn was passed, so that what is due has changed
@@ -48,12 +51,16 @@ local function fields_of(member)
   return entry and entry[2]
 end
 
+-- Where the fields of a member's own begin: what was put back has its origin first. A raw entry may say so, too.
+local function begin_of(member, fields)
+  return string.byte(member) == 126 and fields[1] == 'ailf.origin' and 3 or 1
+end
+
 -- What an entry's producer asked for; its fields say so first: "ailf.how", "<at ms>|<max deliveries>|<ordering key>".
-local function how_of(fields)
-  local first = fields[1] == 'ailf.origin' and 3 or 1
+local function how_of(fields, first)
   if fields[first] ~= 'ailf.how' then return nil end
   local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
-  return { at = tonumber(at) or 0, most = tonumber(most), key = key ~= '' and key }
+  return { at = math.min(tonumber(at) or 0, LATEST), most = tonumber(most), key = key ~= '' and key }
 end
 
 -- --- turns of ordering keys
@@ -70,7 +77,7 @@ local function pass_turn(key)
   local member = first_of(key)
   if not member then return end
   local fields = fields_of(member)
-  local how = fields and how_of(fields)
+  local how = fields and how_of(fields, begin_of(member, fields))
   redis.call('ZADD', due, number(math.max(now, how and how.at or 0)), member)
   rung, turned = true, true
 end
@@ -98,21 +105,33 @@ local function finish(member)
   forget(member)
 end
 
--- Make it a dead letter; return false where its entry has gone, so that there is nothing to keep.
+local MOST_FIELDS = 2000 -- names and values; Lua can give a command no more than about 8000 arguments
+
+-- The fields from one on, few enough for a command: more become one, "ailf.packed", of each with its length before it.
+-- A raw entry (first is 1) that has a field of that name is packed too, so that only what was packed here is unpacked.
+local function packed(fields, first)
+  local taken_as_it_is = first > 1 or fields[first] ~= 'ailf.packed'
+  if taken_as_it_is and #fields - first < MOST_FIELDS then return unpack(fields, first) end
+  local parts = {}
+  for at = first, #fields do parts[#parts + 1] = #fields[at] .. ':' .. fields[at] end
+  return 'ailf.packed', table.concat(parts)
+end
+
+local function origin_of(member, fields)
+  return begin_of(member, fields) == 3 and fields[2] or member
+end
+
+-- Make it a dead letter; return the id that its entry had, or nil where the entry has gone, so that there is nothing to
+-- keep.
 local function bury(member, attempt, reason, why)
   local fields = fields_of(member)
+  local origin = fields and origin_of(member, fields)
   if fields then
-    local origin = member
-    if fields[1] == 'ailf.origin' then
-      origin = fields[2]
-      fields = { unpack(fields, 3) }
-    end
-    if #fields > 2000 then fields = { 'ailf.packed', cmsgpack.pack(fields) } end
     redis.call('XADD', dead, '*', 'ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why,
-      'ailf.attempts', attempt, unpack(fields))
+      'ailf.attempts', attempt, packed(fields, begin_of(member, fields)))
   end
   finish(member)
-  return fields and true or false
+  return origin
 end
 
 -- --- waits
@@ -170,6 +189,35 @@ local function give_back(consumer, forgiven)
   return not left
 end
 
+-- Where a group has begun anew, take up a page of what was put back before: it is for everybody, as though it had not
+-- been delivered since. Return whether all of it is.
+local function take_up(from)
+  local rows = redis.pcall('XPENDING', again, 'g', from, '+', PAGE)
+  if rows.err then rows = {} end
+  for _, row in ipairs(rows) do
+    local member = '~' .. row[1]
+    local fields = fields_of(member)
+    local how = fields and how_of(fields, begin_of(member, fields))
+    redis.call('HSET', notes, member .. ':f', row[4])
+    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
+    redis.call('ZADD', due, number(now), member)
+    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
+    if how and how.key then
+      local first = first_of(how.key)
+      if first and first ~= member then redis.call('ZADD', due, 'inf', member) end
+      redis.call('ZADD', queue, 0, place(how.key, member))
+      redis.call('HSET', notes, member .. ':k', how.key)
+    end
+  end
+  if #rows < PAGE then
+    redis.call('HDEL', notes, 'anew')
+  else
+    redis.call('HSET', notes, 'anew', '(' .. rows[PAGE][1])
+  end
+  rung = true
+  return #rows < PAGE
+end
+
 -- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
 -- less often than microseconds pass; where the clock was set back, less often than 4096 times.
 local function restart()
@@ -179,22 +227,7 @@ local function restart()
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
-  local rows = redis.pcall('XPENDING', again, 'g', '-', '+', 1000000)
-  for _, row in ipairs(not rows.err and rows or {}) do
-    local member = '~' .. row[1]
-    local fields = fields_of(member)
-    local how = fields and how_of(fields)
-    redis.call('HSET', notes, member .. ':f', row[4])
-    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
-    redis.call('ZADD', due, number(now), member)
-    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
-    if how and how.key then
-      if first_of(how.key) then redis.call('ZADD', due, 'inf', member) end
-      redis.call('ZADD', queue, 0, place(how.key, member))
-      redis.call('HSET', notes, member .. ':k', how.key)
-    end
-  end
-  rung = true
+  take_up('-')
 end
 
 local function ring()

@@ -1,10 +1,12 @@
 -- Let the places of calls last for their whole time again.
 --
--- KEYS    the slots alone, one for each ttl, call after call
+-- KEYS[1] slots   the first of them; the others follow, one for each ttl, call after call: see slots.lua
 -- ARGV    for each call: token, how many keys, and so many ttls in ms
 -- returns for each call 1, or 0 where one of its places has ended
 -- writes  each key with the end of its last place as TTL
+-- bound   the places that the calls have
 
+redis.call('ZREM', KEYS[1], '') -- a first write, of nothing: see relief.lua
 local told, key, at = {}, 0, 1
 while ARGV[at] do
   local token, count = ARGV[at], tonumber(ARGV[at + 1])

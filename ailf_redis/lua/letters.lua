@@ -2,16 +2,19 @@
 --
 -- ARGV    group, 1 (put back) or 0 (remove for good), ids of letters…
 -- returns for each id 1, or 0 where it was not there any more
+-- bound   the letters that are named
 
-local KNOWN = 8 -- the first fields of a letter are our own; see `bury`
+local KNOWN = 8 -- the first fields of a letter are our own; see `bury` in group.lua
 local taken = {}
 
-local function put_back(fields)
-  local id = redis.call('XADD', again, '*', 'ailf.origin', fields[2], unpack(fields, KNOWN + 1))
+local function put_back(letter, fields)
+  local origin, first = fields[2], KNOWN + 1
+  if fields[1] ~= 'ailf.origin' or not fields[first] then origin, first = letter, 1 end -- another program's
+  local id = redis.call('XADD', again, '*', 'ailf.origin', origin, packed(fields, first))
   redis.pcall('XGROUP', 'CREATE', again, 'g', '0')
   redis.call('XREADGROUP', 'GROUP', 'g', WAITING, 'COUNT', 1, 'STREAMS', again, '>')
   local member = '~' .. id
-  local how = how_of({ unpack(fields, KNOWN + 1) })
+  local how = how_of(fields, first)
   if not (how and hold_back(member, how)) then
     forgive(member)
     redis.call('ZADD', due, number(now), member)
@@ -21,8 +24,9 @@ end
 
 for i = 3, #ARGV do
   local letter = redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
+  -- First, as a server without memory refuses it only where nothing was written before.
+  if letter and ARGV[2] == '1' then put_back(letter[1], letter[2]) end
   taken[#taken + 1] = letter and redis.call('XDEL', dead, ARGV[i]) or 0
-  if letter and ARGV[2] == '1' then put_back(letter[2]) end
 end
 if redis.call('XLEN', dead) == 0 then redis.call('DEL', dead) end
 ring()

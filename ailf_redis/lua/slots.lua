@@ -3,6 +3,7 @@
 -- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
 -- returns nothing by itself
 -- writes  KEYS[4…] with the end of the last as TTL
+-- bound   the places of one call, which are no more than the limit allows
 
 makers.c = function()
   local last = 3 -- the last key that is taken
@@ -14,7 +15,10 @@ makers.c = function()
 
   local function drop(slots, token)
     local slot = 1
-    while redis.call('ZREM', slots.key, token .. ' ' .. slot) == 1 do slot = slot + 1 end
+    while redis.call('ZSCORE', slots.key, token .. ' ' .. slot) do -- a ZREM of nothing would let a full server take more
+      redis.call('ZREM', slots.key, token .. ' ' .. slot)
+      slot = slot + 1
+    end
   end
 
   local function taken(slots) return redis.call('ZCOUNT', slots.key, '(' .. number(now), '+inf') end
@@ -30,8 +34,8 @@ makers.c = function()
   local function ends(slots) return tonumber(redis.call('ZREVRANGE', slots.key, 0, 0, 'WITHSCORES')[2] or 0) end
 
   local function charge(slots, cost, token)
-    redis.call('ZREMRANGEBYSCORE', slots.key, '-inf', number(now))
     for slot = 1, cost do redis.call('ZADD', slots.key, number(now + slots.ttl), token .. ' ' .. slot) end
+    redis.call('ZREMRANGEBYSCORE', slots.key, '-inf', number(now))
     redis.call('PEXPIRE', slots.key, number(ends(slots) - now))
     return 0, 0
   end

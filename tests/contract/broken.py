@@ -268,6 +268,24 @@ class ShellPatterns(MemoryListener):
         return True
 
 
+class ReadsOnlyText(MemoryListener):
+    """A message on a channel that is not UTF-8 breaks the connection."""
+
+    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
+        events = await super().receive(timeout)
+        for each in events:
+            if isinstance(each, Frame):
+                each.channel.encode()
+        return events
+
+
+class HidesWhatIsNoText(MemoryListener):
+    """A message on a channel that is not UTF-8 is dropped, and nobody is told."""
+
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
+        return "\udcff" not in channel and super().offer(channel, body, sharded=sharded)
+
+
 class HidesGaps(MemoryListener):
     """An interruption loses what was on its way and is not told."""
 

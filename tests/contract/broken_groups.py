@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
+import ailf
 from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
 from ailf_memory.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
@@ -124,6 +125,25 @@ class CountsParking(GroupState):
 
 
 # --- dead letters ------------------------------------------------------------------------------------------------
+
+
+class StumblesOverProblems(MemoryStreamDriver):
+    """A fetch fails with the first entry that can't be read."""
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        fetched = await super().fetch(stream, group, consumer, **options)
+        if problems := [each.record.problem for each in fetched.claims if each.record.problem]:
+            raise ailf.BackendError(problems[0])
+        return fetched
+
+
+class IgnoresProblems(MemoryStreamDriver):
+    """An entry that can't be read is handed out as though it could."""
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        fetched = await super().fetch(stream, group, consumer, **options)
+        claims = [replace(each, record=replace(each.record, problem="")) for each in fetched.claims]
+        return replace(fetched, claims=claims)
 
 
 class LosesDeadLetters(GroupState):

@@ -1,15 +1,16 @@
 """The harnesses of our own backends."""
 
 import uuid
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import fakeredis
 import redis
 import redis.asyncio
+from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Capability
+from ailf.driver import Capability, Draft
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 from ailf_redis import AsyncRedisBackend, RedisBackend
@@ -62,6 +63,22 @@ class MemoryHarness(Harness):
         """Break every subscription as a lost connection would."""
         self.store.break_subscriptions()
 
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry that a backend couldn't read."""
+        with self.store.lock:
+            state = self.store.streams[stream]
+            state.append(Draft(b"1"), self.clock.now_ms())
+            state.records[-1] = replace(state.records[-1], problem="broken by a test")
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        with self.store.lock:
+            for listener in self.store.listeners:
+                listener.offer(f"{channel}\udcff", b"\xff")
+
+
+BROKEN: Final = {b"ailf.body": b"1", b"ailf.headers": b'{"h": "\xff"}'}
+
 
 class RedisHarness(UrlHarness):
     """A Redis server, and what another program may do to it."""
@@ -76,6 +93,18 @@ class RedisHarness(UrlHarness):
         (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
             raw.xadd(Keys(namespace).stream(stream), {"job": "sweep"})
+
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        with redis.Redis.from_url(self._base) as raw:
+            raw.xadd(Keys(namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        with redis.Redis.from_url(self._base) as raw:
+            raw.publish(Keys(namespace).channel(channel).encode() + b"\xff", b"\xff")
 
 
 class BroughtHarness(RedisHarness):
@@ -126,6 +155,15 @@ class FakeHarness(Harness):
         """Add an entry with fields of another program's."""
         fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
 
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        name = Keys(self._namespace).channel(channel).encode() + b"\xff"
+        fakeredis.FakeRedis(server=self._server).publish(name, b"\xff")
+
 
 class ClusterHarness(Harness):
     """A cluster, over clients that the user brings."""
@@ -161,3 +199,14 @@ class ClusterHarness(Harness):
         """Add an entry with fields of another program's."""
         with self._cluster.client() as client:
             client.xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
+
+    async def add_broken(self, stream: str) -> None:
+        """Add an entry whose fields are no text."""
+        with self._cluster.client() as client:
+            client.xadd(Keys(self._namespace).stream(stream), BROKEN)
+
+    async def publish_broken(self, channel: str) -> None:
+        """Publish on a channel whose name is no text."""
+        name = Keys(self._namespace).channel(channel).encode() + b"\xff"
+        with self._cluster.client() as client:  # at the node of all plain channels: through another it may come late
+            client.publish(name, b"\xff", target_nodes=client.get_node_from_key(self._namespace))

@@ -86,6 +86,8 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_stream(groups.TriesForEver), d.test_dead_letters, {"way": "expire"}),
     (with_group(groups.LosesDeadLetters), d.test_dead_letters, {"way": "reject"}),
     (with_group(groups.LosesDeadLetters), s.test_undecodable, {}),
+    (with_stream(groups.StumblesOverProblems), s.test_broken_entries, {}),
+    (with_stream(groups.IgnoresProblems), s.test_broken_entries, {}),
     (with_group(groups.ForgetsErrors), d.test_dead_letters, {"way": "nack"}),
     (with_stream(streams.RingsNobody), d.test_what_comes_back_wakes_others, {}),
     (with_stream(members.DropsOnLeave), c.test_close_gives_back, {}),
@@ -294,6 +296,8 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_listener(broken.LiteralPatterns), p.test_pattern_grammar, {}),
     (with_listener(broken.ShellPatterns), p.test_pattern_grammar, {}),
     (with_listener(broken.HidesGaps), p.test_gaps, {}),
+    (with_listener(broken.ReadsOnlyText), p.test_broken_messages, {}),
+    (with_listener(broken.HidesWhatIsNoText), p.test_broken_messages, {}),
     (with_listener(broken.EndsLate), c.test_ends_promptly, {}),
 ]
 
@@ -308,7 +312,6 @@ KEPT_BY_CORE = {
     "B2": "the core looks at what is declared, and every other test at what that is worth",
     "P4": "the buffers are the core's",
     "P6": "the core returns nothing, whatever a driver does",
-    "P8": "decoding and handlers are the core's",
     "S15": "the worker is the core's",
     "L7": "what remains is told by this process's clock",
     "L8": "losses are told by this process's clock",

@@ -226,6 +226,21 @@ def test_a_message_that_matches_several_times_comes_once(
         assert subscription.get(0.05) is None
 
 
+@pytest.mark.parametrize("patterns", [["x*"], ["x*", "y*"], ["y*", "x*"]])
+def test_a_message_that_only_the_backend_matches(pubsub: PubSub[int], store: MemoryStore, patterns: list[str]) -> None:
+    """A message for a pattern that doesn't match its channel here arrives: the backend says that it does."""
+    heard: list[Message[int]] = []
+    with pubsub.listen(pattern=patterns) as subscription, pubsub.listen("other") as other:
+        pubsub.subscribe("x*", heard.append, pattern=True)
+        pubsub.run_in_thread()
+        (listener,) = store.listeners
+        listener._queue.append(Frame(Filter("x*", is_pattern=True), "bear", b"1"))
+        pubsub.publish("other", 2)
+        assert data(other.get(1)) == 2
+        assert subscription.get(1) == Message("bear", 1)
+        assert soon(lambda: heard == [Message("bear", 1)])
+
+
 def test_each_subscription_gets_a_copy_of_its_own(pubsub: PubSub[int]) -> None:
     """Subscriptions that share a connection don't share messages."""
     with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two, pubsub.listen("a", "b") as three:

@@ -35,6 +35,11 @@ def slowly(pattern: bytes, channel: bytes) -> bool:
     return head == channel[:1] and slowly(rest, channel[1:])
 
 
+def signed(byte: int) -> int:
+    """Return a byte as a C compiler for x86 takes it."""
+    return byte - 256 * (byte >= 128)
+
+
 def class_fits(pattern: bytes, byte: int) -> tuple[bool, bytes]:
     """Return whether the byte is in the class that begins here, and what comes after the class."""
     negated = pattern.startswith(b"^")
@@ -45,7 +50,8 @@ def class_fits(pattern: bytes, byte: int) -> tuple[bool, bytes]:
             inside |= pattern[1] == byte
             pattern = pattern[2:]
         elif pattern[1:2] == b"-" and len(pattern) > 2:
-            inside |= min(pattern[0], pattern[2]) <= byte <= max(pattern[0], pattern[2])
+            low, high = sorted((signed(pattern[0]), signed(pattern[2])))
+            inside |= low <= signed(byte) <= high
             pattern = pattern[3:]
         else:
             inside |= pattern[0] == byte

@@ -1,6 +1,7 @@
 """Bad input and refusals: a clear error that names what to do, and everything else flows on."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -118,19 +119,95 @@ def test_an_undecodable_entry_is_quarantined(server: Server, namespace: str) -> 
         assert admin.xpending(key, "g")["pending"] == 0
 
 
-def test_an_entry_of_very_many_fields_stops_nobody(server: Server, namespace: str) -> None:
-    """S13: a foreign entry with more fields than Lua can unpack is rejected like any other."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
-        admin.xadd(f"{{{namespace}:stream:s}}", {f"field-{number}": b"\xff" for number in range(9000)})
-        stream = backend.stream("s")
+FORGED = {
+    "an origin": {"ailf.origin": "1-1"},
+    "an origin that is no text": {"ailf.origin": "\udcff"},
+    "an origin of an entry of ours": {"ailf.origin": "1-1", "ailf.how": "0||", "ailf.body": "1"},
+    "packed fields": {"ailf.packed": "1:a1:b"},
+    "packed fields that aren't": {"ailf.packed": "9999999999999999999999:a"},
+    "a time without end": {"ailf.how": "9" * 400 + "||", "ailf.body": "1"},
+    "the head of a dead letter": {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "e", "ailf.attempts": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("forged", "many"),
+    [(forged, 0) for forged in FORGED]
+    + [(forged, many) for forged in ("an origin", "packed fields") for many in (999, 1000, 1001, 4001, 9000)],
+)
+def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, forged: str, many: int) -> None:
+    """S13, S16: an entry of any fields is delivered, dies, is redriven, and is the same each time."""
+    raw = {key: value.encode("utf-8", "surrogateescape") for key, value in FORGED[forged].items()}
+    raw |= {f"field-{number}": b"%d" % number for number in range(many)}
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        stream, bodies = backend.stream("s"), []
+        entry = admin.xadd(f"{{{namespace}:stream:s}}", raw).decode()  # type: ignore[arg-type]
         stream.add("behind it")
+        group = stream.group("g", max_deliveries=2)
+        for _ in range(3):
+            with group.consumer(prefetch=2) as consumer:
+                while (delivery := consumer.get(0)) is not None:
+                    assert delivery.id == entry or delivery.data == "behind it"
+                    bodies.append(delivery.data)
+                    delivery.ack() if delivery.data == "behind it" else delivery.nack(delay=0)
+            letters = group.dead_letters.list()
+            if forged == "a time without end":
+                assert not letters
+                break
+            ((origin, body),) = [(each.origin, each.body) for each in letters]
+            assert origin == entry
+            if "ailf.body" not in raw:
+                assert set(json.loads(body)) == set(FORGED[forged]) | {f"field-{number}" for number in range(many)}
+            assert group.dead_letters.redrive_all() == 1
+        assert all(each == bodies[0] for each in bodies if each != "behind it")
+
+
+def test_dead_letters_of_another_program(any_server: Server, namespace: str) -> None:
+    """S16: what another program adds to the dead letters can be listed, redriven and purged."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        stream = backend.stream("s")
         group = stream.group("g")
-        with group.consumer() as consumer:
-            delivery = consumer.get(5)
-            assert delivery is not None
-            assert delivery.data == "behind it"
-            delivery.ack()
-        assert [letter.reason for letter in group.dead_letters.list()] == ["undecodable"]
+        group.open()
+        head = {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2"}
+        for fields in ({"x": "y"}, {"ailf.origin": "1-1"}, head, {**head, "ailf.attempts": "x", "ailf.body": "1"},
+                       {str(number): "x" for number in range(5000)}):  # fmt: skip
+            admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields)  # type: ignore[arg-type]
+        assert [letter.attempts for letter in group.dead_letters.list()] == [0, 0, 2, 0, 0]
+        assert group.dead_letters.redrive_all() == 5
+        with group.consumer(prefetch=5) as consumer:
+            taken = [consumer.get(0) for _ in range(5)]
+            for each in taken:
+                assert each is not None
+                each.reject("again")
+        assert len(group.dead_letters.list()) == 5
+        assert group.dead_letters.purge_all() == 5
+
+
+@pytest.mark.parametrize("last", [f"5-{2**64 - 1}", f"{2**64 - 1}-{2**64 - 1}"])
+def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
+    """S1, S8: entries of the largest ids are read, delivered, counted, trimmed; after the last of all none is added."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        ids = [f"5-{2**63 + number}" for number in range(200)] + [last]
+        for each in ids:
+            admin.xadd(f"{{{namespace}:stream:s}}", {"x": "y"}, id=each)
+        stream = backend.stream("s")
+        group = stream.group("g")
+        assert [each.id for each in stream.read(limit=500)] == ids
+        assert stream.read(last) == [ailf.Entry(last, {"x": "y"}, {})]
+        with group.consumer(prefetch=50) as consumer:
+            for _ in ids:
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.ack()
+        assert (group.info().pending, group.info().lag, group.info().length) == (0, 0, 201)
+        assert stream.trim(ailf.Retention(max_len=2)).removed == 199
+        group.seek(ids[-2])
+        assert group.info().lag == 1
+        if last.startswith("5-"):
+            assert backend.stream("s", retention=ailf.Retention(max_len=10)).add(1)
+        else:
+            with pytest.raises(BackendError, match="last possible ID"):
+                stream.add(1)
 
 
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
@@ -149,6 +226,8 @@ def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
             ailf.Added(each.id, duplicate=True) for each in added
         ]
         assert (admin.get(f"{key}:once:text"), admin.hgetall(f"{key}:once:hash")) == (b"as it was", {b"as": b"it was"})
+        malformed = admin.xadd(key, {"ailf.how": "soon", "ailf.body": "1"})
+        assert not stream.cancel(malformed.decode())
         for each in (stream, other):
             each.delete()
 
