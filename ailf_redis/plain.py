@@ -24,7 +24,9 @@ from ailf.runtime import Event, Runtime
 from ailf_redis.connection import Command, Executor, Link, packed
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.loop_links import discard
-from ailf_redis.origins import Origin, answer, done, hang_up
+from ailf_redis.master import MasterTracker
+from ailf_redis.origins import Direct, Origin, answer, done, hang_up
+from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
 
 __all__ = ["PlainExecutor"]
@@ -82,11 +84,16 @@ class _Slots:
 class PlainExecutor(Executor):
     """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
 
-    def __init__(self, settings: Settings, origin: Origin, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, origin: Direct | Watched, runtime: Runtime) -> None:
         super().__init__(settings)
         self.where = origin.where
         self.runtime = runtime
-        self._origin = origin
+        self._tracker: MasterTracker | None = None
+        self._origin: Origin
+        if isinstance(origin, Watched):
+            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave)
+        else:
+            self._origin = origin
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
         self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
@@ -114,6 +121,8 @@ class PlainExecutor(Executor):
             check_ended(loop, f"the connections to {self.where}")
             for connection in left:
                 discard(connection, loop)
+        if self._tracker is not None:
+            self._tracker.move(forked=pid != os.getpid())
         self._begin(here)
 
     async def call_many(self, commands: Sequence[Command]) -> list[Any]:
@@ -139,7 +148,11 @@ class PlainExecutor(Executor):
             sent = len(commands) > 1 or self._on_asyncio
             _write(connection, packed(commands))
             sent = True
+            if self._tracker is not None and not self._on_asyncio:
+                await self._tracker.wait_for_reply(connection, connection._sock, self.settings.timeout)
             replies = [await answer(connection) for _ in commands]
+            if self._tracker is not None:
+                self._tracker.check(connection)  # what a former master has done is lost
         except _BROKEN as error:
             await self._drop(connection)
             await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
@@ -147,7 +160,7 @@ class PlainExecutor(Executor):
         except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
             await self._drop(connection)
             raise
-        if self._origin.follows and any(map(_demoted, replies)):
+        if self._tracker is not None and any(map(_demoted, replies)):
             await self._drop(connection)
             await self._drop_idle()
             applied = not all(map(_demoted, replies))
@@ -157,21 +170,28 @@ class PlainExecutor(Executor):
         return replies
 
     async def _take(self) -> Any:
-        """Return a connection that the server has not closed meanwhile."""
+        """Return a connection that the server has not closed meanwhile, and that leads to the master."""
         while True:
+            idle = self._pop()
+            connection = await self._connect() if idle is None else idle
+            self._busy.add(connection)  # from here on it is found when the backend is closed or the master changes
             try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = await self._connect()
-                break
-            if not await _stale(connection):
-                break
-            await hang_up(connection)
-        self._busy.add(connection)
-        if self.closed:  # while it was being made
+                self.check_open()  # it may have been closed while the connection was being made
+                if idle is None or not await _stale(connection):
+                    if self._tracker is None or await self._tracker.leads_to_master(connection):
+                        return connection
+                    await self._drop_idle()  # the others most likely don't, either
+            except BaseException:
+                await self._drop(connection)
+                raise
             await self._drop(connection)
-            self.check_open()
-        return connection
+
+    def _pop(self) -> Any:
+        """Return the idle connection that was used last, or None."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     async def _connect(self) -> Any:
         """Return a new connection; a task that is cancelled meanwhile leaves it to the next one.
@@ -217,9 +237,32 @@ class PlainExecutor(Executor):
         if self.closed:  # while it was being made
             await hang_up(connection)
             self.check_open()
+        link = self._new_link(connection)
+        return link if self._tracker is None else self._tracker.link(link, connection)
+
+    def _new_link(self, connection: Any) -> Link:
         if self._on_asyncio:
             return _LoopLink(self, connection)
         return (ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
+
+    def _leave(self) -> None:
+        """End every connection for calls, those under way too, as the master is another server now."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._end(self._idle.pop())
+        for connection in tuple(self._busy):  # each caller gives back its own
+            if self._on_asyncio:
+                self._end(connection)
+            else:
+                shut(connection._sock)
+
+    def _end(self, connection: Any) -> None:
+        """End a connection without waiting."""
+        _, loop = self._home
+        if loop is None:
+            connection.disconnect()
+        else:
+            discard(connection, loop)
 
     def interrupt(self) -> None:
         self.closed = True
@@ -229,14 +272,10 @@ class PlainExecutor(Executor):
 
     def abandon(self) -> bool:
         had = super().abandon()
-        pid, loop = self._home
-        connections = [*self._idle, *self._busy] if pid == os.getpid() else []
+        connections = [*self._idle, *self._busy] if self._home[0] == os.getpid() else []
         self._idle.clear()
         for each in connections:
-            if loop is None:
-                each.disconnect()
-            else:
-                discard(each, loop)
+            self._end(each)
         return bool(connections) or had
 
     async def close(self) -> None:
@@ -245,6 +284,8 @@ class PlainExecutor(Executor):
         if self._on_asyncio:
             for connection in tuple(self._busy):
                 await hang_up(connection)
+        if self._tracker is not None:
+            await self._tracker.close()
         until = self.runtime.now() + self.settings.timeout
         # Each caller gives back its own, woken by the interrupt.
         while (self._busy or self._making) and self.runtime.now() < until:

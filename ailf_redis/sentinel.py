@@ -1,0 +1,112 @@
+"""Sentinels: what they say of a master, asked for or published. `ailf_redis.master` decides what follows from it."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from ailf_redis.origins import Address, Direct, answer, done, hang_up
+
+__all__ = ["SWITCHES", "MasterState", "Watched", "ask", "is_master", "new_master"]
+
+SWITCHES: Final = "+switch-master"
+"""The channel on which a Sentinel publishes that another server has become a master."""
+
+
+# --- what Sentinels say -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class MasterState:
+    """What one Sentinel says of a master.
+
+    Attributes:
+        address: Where it is.
+        epoch: The version of the Sentinel's configuration; a failover raises it.
+        peers: How many other Sentinels this one knows.
+        healthy: Whether the Sentinel reaches it, and it is a master.
+    """
+
+    address: Address
+    epoch: int
+    peers: int
+    healthy: bool
+
+    @classmethod
+    def of(cls, reply: Any) -> "MasterState | None":
+        """Read a reply to SENTINEL MASTER; None: it is an error, as of a Sentinel that doesn't know the master."""
+        try:
+            fields = dict(zip(reply[::2], reply[1::2], strict=True))
+            flags = set(fields[b"flags"].split(b","))
+            return cls(
+                address=(fields[b"ip"].decode(), int(fields[b"port"])),
+                epoch=int(fields[b"config-epoch"]),
+                peers=int(fields[b"num-other-sentinels"]),
+                healthy=b"master" in flags and not flags & {b"s_down", b"o_down", b"disconnected"},
+            )
+        except (TypeError, LookupError, ValueError, AttributeError):
+            return None
+
+
+def new_master(reply: Any, service: str) -> Address | None:
+    """Return the address that a message of ``+switch-master`` names; None: it is no such message, or not of `service`.
+
+    The message is ``<service> <old host> <old port> <new host> <new port>``.
+    """
+    match reply:
+        case [b"message", channel, bytes(body)] if channel == SWITCHES.encode():
+            match body.decode("utf-8", "replace").rsplit(" ", 4):
+                case [name, _, _, host, port] if name == service and port.isdecimal():
+                    return host, int(port)
+    return None
+
+
+@attrs.frozen
+class Watched:
+    """The master that Sentinels know; each executor connects to it through a `MasterTracker`.
+
+    Attributes:
+        master: How to connect to it; the address is what the Sentinels say.
+        sentinels: The Sentinels.
+        service: The master's name.
+        peers: How many other Sentinels one must know to be believed.
+        forced_host: The master's host whatever they say; None: believe them.
+        where: The Sentinels and the master's name, for messages.
+    """
+
+    master: Direct
+    sentinels: Sequence[Direct]
+    service: str
+    peers: int
+    forced_host: str | None
+    where: str
+
+
+# --- asking -------------------------------------------------------------------------------------------------------
+
+
+async def ask(sentinel: Direct, service: str) -> MasterState | None:
+    """Return what a Sentinel says of a master; None: it doesn't know it.
+
+    Raises:
+        RedisError, OSError: It doesn't say.
+    """
+    connection = await sentinel.connect()
+    try:
+        await done(connection.send_command("SENTINEL", "MASTER", service, check_health=False))
+        return MasterState.of(await answer(connection))
+    finally:
+        await hang_up(connection)
+
+
+async def is_master(connection: Any) -> bool:
+    """Ask a server whether it is a master.
+
+    Raises:
+        RedisError, OSError: It doesn't say.
+    """
+    await done(connection.send_command("ROLE", check_health=False))
+    reply = await answer(connection)
+    if isinstance(reply, Exception):
+        raise reply
+    return bool(reply[0] == b"master")
