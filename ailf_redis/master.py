@@ -100,8 +100,8 @@ class MasterTracker(Origin):
     async def _address(self) -> Address:
         """Ask the Sentinels; believe one whose configuration is not older than what is known already.
 
-        Just after a failover one Sentinel may still name the former master, and the one that knows better may not yet
-        have reached the new one. Then nobody is believed: the newest configuration decides.
+        Just after a failover one Sentinel may still name the former master, and one that knows better may not yet have
+        reached the new one. While that is so for all that know better, nobody is believed.
         """
         changes = self._changes
         states: list[MasterState] = []

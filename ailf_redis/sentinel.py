@@ -5,9 +5,10 @@ from typing import Any, Final
 
 import attrs
 
+from ailf_redis.connection import Command
 from ailf_redis.origins import Address, Direct, answer, done, hang_up
 
-__all__ = ["SWITCHES", "MasterState", "Watched", "ask", "is_master", "new_master"]
+__all__ = ["SWITCHES", "MasterState", "Watched", "ask", "is_master", "new_master", "questions"]
 
 SWITCHES: Final = "+switch-master"
 """The channel on which a Sentinel publishes that another server has become a master."""
@@ -24,7 +25,7 @@ class MasterState:
         address: Where it is.
         epoch: The version of the Sentinel's configuration; a failover raises it.
         peers: How many other Sentinels this one knows.
-        healthy: Whether the Sentinel reaches it, and it is a master.
+        healthy: Whether the Sentinel reaches it, or has just made it the master.
     """
 
     address: Address
@@ -33,16 +34,22 @@ class MasterState:
     healthy: bool
 
     @classmethod
-    def of(cls, reply: Any) -> "MasterState | None":
-        """Read a reply to SENTINEL MASTER; None: it is an error, as of a Sentinel that doesn't know the master."""
+    def of(cls, master: Any, address: Any) -> "MasterState | None":
+        """Read the replies to `questions`; None: they are errors, as of a Sentinel that doesn't know the master.
+
+        The Sentinel that leads a failover tells the new epoch, but the former master, until all replicas follow the new
+        one. Only the address on its own is the new one already: the server there has said that it is a master.
+        """
         try:
-            fields = dict(zip(reply[::2], reply[1::2], strict=True))
+            fields = dict(zip(master[::2], master[1::2], strict=True))
             flags = set(fields[b"flags"].split(b","))
+            host, port = address
             return cls(
-                address=(fields[b"ip"].decode(), int(fields[b"port"])),
+                address=(host.decode(), int(port)),
                 epoch=int(fields[b"config-epoch"]),
                 peers=int(fields[b"num-other-sentinels"]),
-                healthy=b"master" in flags and not flags & {b"s_down", b"o_down", b"disconnected"},
+                healthy=[host, port] != [fields[b"ip"], fields[b"port"]]
+                or (b"master" in flags and not flags & {b"s_down", b"o_down", b"disconnected"}),
             )
         except (TypeError, LookupError, ValueError, AttributeError):
             return None
@@ -85,6 +92,11 @@ class Watched:
 # --- asking -------------------------------------------------------------------------------------------------------
 
 
+def questions(service: str) -> list[Command]:
+    """Return the commands whose replies make a `MasterState`."""
+    return [("SENTINEL", "MASTER", service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)]
+
+
 async def ask(sentinel: Direct, service: str) -> MasterState | None:
     """Return what a Sentinel says of a master; None: it doesn't know it.
 
@@ -93,8 +105,9 @@ async def ask(sentinel: Direct, service: str) -> MasterState | None:
     """
     connection = await sentinel.connect()
     try:
-        await done(connection.send_command("SENTINEL", "MASTER", service, check_health=False))
-        return MasterState.of(await answer(connection))
+        for question in questions(service):
+            await done(connection.send_command(*question, check_health=False))
+        return MasterState.of(await answer(connection), await answer(connection))
     finally:
         await hang_up(connection)
 

@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 from ailf.errors import BackendError, ClosedError
 from ailf.events import start_task
 from ailf.runtime import Runtime
-from ailf_redis.connection import Command, Executor, Link
+from ailf_redis.connection import Executor, Link
 from ailf_redis.links import ThreadLink
 from ailf_redis.loop_links import LoopLink
 from ailf_redis.origins import Address, Direct
-from ailf_redis.sentinel import SWITCHES, MasterState, Watched, new_master
+from ailf_redis.sentinel import SWITCHES, MasterState, Watched, new_master, questions
 
 __all__ = ["FAILURES", "Poller", "Subscriptions"]
 
@@ -263,15 +263,15 @@ class Subscriptions:
         subscription.link, self.version = link, object()
         if isinstance(link, _LoopSubscription):
             link.follow = self._follower(subscription, link)
-        state = MasterState.of(replies[0])
+        state = MasterState.of(replies[0], replies[1])
         if state is not None:
             self._told(state)
-        self._handle(subscription, replies[2:])
+        self._handle(subscription, replies[3:])
         if self._executor.closed:  # while it was being made
             await self._end(subscription, link)
 
     async def _subscribed(self, sentinel: Direct) -> tuple[Link, list[Any]]:
-        """Return a subscribed connection, and what has arrived on it: the reply to SENTINEL MASTER first.
+        """Return a subscribed connection, and what has arrived on it: the replies to `questions` first.
 
         The master's state is asked for in the same write, which the Sentinel reads at once. So no change can fall
         between the state and the first message.
@@ -280,7 +280,7 @@ class Subscriptions:
         kind: Callable[[Executor, Any], Link] = _LoopSubscription if self._on_asyncio else ThreadLink
         link = kind(self._executor, connection)
         try:
-            commands: list[Command] = [("SENTINEL", "MASTER", self._origin.service), ("SUBSCRIBE", SWITCHES)]
+            commands = [*questions(self._origin.service), ("SUBSCRIBE", SWITCHES)]
             await link.send(commands)
             return link, await _received(link, len(commands), self._runtime)
         except BaseException:

@@ -136,6 +136,14 @@ class Cluster:
 class Watch:
     """A master, its replicas, and the Sentinels that make a replica the master when the master is gone.
 
+    Arguments:
+        binary: The server's binary.
+        version: Its version.
+        options: Further options of the master and its replicas.
+        replicas: How many replicas there are.
+        sentinels: How many Sentinels there are; most of them decide.
+        down_after_ms: After how many milliseconds of silence a Sentinel takes a server for dead.
+
     Attributes:
         servers: The master and its replicas; any of them may be the master later.
         sentinels: The Sentinels.
@@ -143,12 +151,15 @@ class Watch:
 
     SERVICE = "watched"
 
-    def __init__(self, binary: Path, version: str, *, replicas: int = 1, sentinels: int = 1) -> None:
+    def __init__(
+        self, binary: Path, version: str, *options: str, replicas: int = 1, sentinels: int = 1, down_after_ms: int = 300
+    ) -> None:
+        self._down_after_ms = down_after_ms
         self._all: list[Server] = []
         try:
-            master = self._start(binary, version, *SYNC)
+            master = self._start(binary, version, *SYNC, *options)
             follow = ("--replicaof", HOST, str(master.port))
-            self.servers = [master, *(self._start(binary, version, *SYNC, *follow) for _ in range(replicas))]
+            self.servers = [master, *(self._start(binary, version, *SYNC, *options, *follow) for _ in range(replicas))]
             for replica in self.servers[1:]:
                 until("a replica did not get ready", lambda: ask(replica, "INFO")["master_link_status"] == "up")  # noqa: B023 - called here
             self.sentinels = [self._start(binary, version, "--sentinel") for _ in range(sentinels)]
@@ -166,7 +177,7 @@ class Watch:
     def monitor(self, sentinel: Server, master: Server, *, quorum: int = 1) -> None:
         """Have a Sentinel watch a master."""
         ask(sentinel, "SENTINEL", "MONITOR", self.SERVICE, HOST, master.port, quorum)
-        for name, value in (("down-after-milliseconds", 300), ("failover-timeout", 2000)):
+        for name, value in (("down-after-milliseconds", self._down_after_ms), ("failover-timeout", 2000)):
             ask(sentinel, "SENTINEL", "SET", self.SERVICE, name, value)
 
     def _knows_all(self, sentinel: Server) -> bool:
@@ -209,6 +220,24 @@ class Watch:
         running = [each for each in self.sentinels if each.running]
         until("no failover", lambda: any(self._named_by(each) is not master for each in running))
         return master
+
+    def agree(self) -> bool:
+        """Tell whether all Sentinels that run name the same master."""
+        return len({self._named_by(each) for each in self.sentinels if each.running}) == 1
+
+    def settled(self) -> bool:
+        """Tell whether every other server follows the master and has everything."""
+        try:
+            states = {each.port: ask(each, "ROLE") for each in self.servers}
+        except redis.ConnectionError:  # a server that is made a replica ends its connections
+            return False
+        first, *others = sorted(states.values(), key=lambda state: state[0] != b"master")
+        port = self.master.port
+        return (
+            states[port] is first
+            and first[0] == b"master"
+            and all(state[0] == b"slave" and (state[2], state[3]) == (port, b"connected") for state in others)
+        )
 
     def addresses(self) -> list[tuple[str, int]]:
         """Where the Sentinels are: one that is gone, and those that were started."""

@@ -306,6 +306,21 @@ def test_the_next_sentinel_is_believed() -> None:
         assert stream.read()[-1].data == 3
 
 
+def test_sentinels_that_lag_behind() -> None:
+    """From the first Sentinel's message on the former master is left, although others still name it for a second."""
+    with (
+        Watch(*newest(), replicas=2, sentinels=3) as watch,
+        RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend,
+    ):
+        stream = backend.stream("s")
+        stream.add(1)
+        former = watch.fail_over()
+        before = calls(former, "xadd")
+        until("they don't agree", lambda: bool(stream.add(2)) and watch.agree())
+        stream.add(3)
+        assert calls(former, "xadd") == before
+
+
 def test_what_no_sentinel_could_tell(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """While no Sentinel runs, the master is used as it is; what changed meanwhile is learnt when one is back."""
     monkeypatch.setattr(sentinel_subscriptions, "PAUSES", (0.0,))
@@ -451,19 +466,24 @@ def test_rights_with_sentinels(watch: Watch, lacks: str) -> None:
 # --- pure ---------------------------------------------------------------------------------------------------------
 
 
-def state(port: int, epoch: int, flags: bytes = b"master") -> list[bytes]:
-    """What a Sentinel says of a master."""
+def says(port: int, epoch: int, flags: bytes = b"master", *, promoted: int = 0) -> tuple[Any, Any]:
+    """What a Sentinel says of a master, and where it is: a promoted replica elsewhere, if there is one."""
     fields = {b"ip": b"h", b"port": b"%d" % port, b"flags": flags, b"config-epoch": b"%d" % epoch}
-    return [each for pair in {**fields, b"num-other-sentinels": b"0"}.items() for each in pair]
+    master = [each for pair in {**fields, b"num-other-sentinels": b"0"}.items() for each in pair]
+    return master, [b"h", b"%d" % (promoted or port)]
 
 
 def test_what_sentinels_say() -> None:
     """Replies and messages are read; what is no such thing is none, whatever it is."""
-    assert MasterState.of(state(1, 2)) == MasterState(("h", 1), 2, 0, healthy=True)
+    assert MasterState.of(*says(1, 2)) == MasterState(("h", 1), 2, 0, healthy=True)
     for flags in (b"master,s_down", b"master,o_down", b"master,disconnected", b"slave"):
-        assert MasterState.of(state(1, 2, flags)) == MasterState(("h", 1), 2, 0, healthy=False)
-    for nonsense in (None, 1, b"x", [], [b"ip"], [[], 1], redis.ResponseError("no such master"), state(1, 2)[2:]):
-        assert MasterState.of(nonsense) is None
+        assert MasterState.of(*says(1, 2, flags)) == MasterState(("h", 1), 2, 0, healthy=False)
+        assert MasterState.of(*says(1, 2, flags, promoted=3)) == MasterState(("h", 3), 2, 0, healthy=True)
+    master, address = says(1, 2)
+    for nonsense in (None, 1, b"x", [], [b"ip"], [[], 1], redis.ResponseError("no such master"), master[2:]):
+        assert MasterState.of(nonsense, address) is None
+    for nonsense in (None, 1, b"x", [], [b"h"], [b"h", b"x"], [1, 1], redis.ResponseError("no such master")):
+        assert MasterState.of(master, nonsense) is None
     told = [b"message", b"+switch-master", b"a b 1.1.1.1 1 ::2 2"]
     assert new_master(told, "a b") == ("::2", 2)
     assert new_master(told, "b") is None
@@ -482,22 +502,26 @@ def test_what_sentinels_say() -> None:
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ([state(1, 4), state(2, 5)], 1),  # the first one that is not older than what is known
-        ([state(1, 3), state(2, 5)], 2),  # that one lags behind
-        ([state(1, 3), state(2, 5, b"master,disconnected")], None),  # and the one that knows better is not ready
-        ([state(1, 2), state(1, 3)], 1),  # the Sentinels were reset
-        ([state(1, 4, b"master,s_down"), state(1, 4)], 1),
+        ([says(1, 4), says(2, 5)], 1),  # the first one that is not older than what is known
+        ([says(1, 3), says(2, 5)], 2),  # that one lags behind
+        ([says(1, 3), says(2, 5, b"master,disconnected")], None),  # and the one that knows better is not ready
+        (
+            [says(2, 4, b"master,disconnected"), says(1, 4, b"master,s_down", promoted=2)],
+            2,
+        ),  # this one leads a failover
+        ([says(1, 2), says(1, 3)], 1),  # the Sentinels were reset
+        ([says(1, 4, b"master,s_down"), says(1, 4)], 1),
         ([], None),
     ],
 )
 def test_which_sentinel_is_believed(
-    told: list[list[bytes]], expected: int | None, monkeypatch: pytest.MonkeyPatch
+    told: list[tuple[Any, Any]], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest configuration decides; where its Sentinel has not reached the new master, nobody is believed."""
     replies = iter(told)
 
     async def ask(*_: object) -> MasterState | None:
-        return MasterState.of(next(replies))
+        return MasterState.of(*next(replies))
 
     monkeypatch.setattr(master, "ask", ask)
     client = Sentinel([("127.0.0.1", 1)] * len(told)).master_for("watched")
