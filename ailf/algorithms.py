@@ -329,7 +329,8 @@ class Sliding(Algorithm):
     def _add(self, last: int, counted: dict[int, int], bucket: int, cost: int) -> State:
         """Return the state with a cost in a bucket, where the last charge of all was made then."""
         counted[bucket] = max(0, min(counted.get(bucket, 0) + cost, LARGEST))
-        counts = [counted.get(each, 0) for each in range(last // self.width, min(counted) - 1, -1)]
+        first = max(min(counted), (last + 1 - self.per) // self.width)  # those before it are gone
+        counts = [counted.get(each, 0) for each in range(last // self.width, first - 1, -1)]
         while len(counts) > 1 and not counts[-1]:
             counts.pop()
         return (last, *counts)

@@ -20,7 +20,7 @@ from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.crew import Crew
 from ailf.delivery import AsyncDelivery, Delivery, Parcel
 from ailf.driver import Action, Claim, Outcome, Settlement
-from ailf.engine import LEAVING
+from ailf.engine import AWAY, LEAVING
 from ailf.errors import AilfError, ClosedError, DecodeError
 from ailf.leasing import GroupFlow
 from ailf.renewal import Hold, MessageHold, Pulse, Renewer
@@ -70,10 +70,10 @@ class ConsumerFlow:
         group.engine.keep(self)
         weakref.finalize(self, _abandon, group.engine.renewer, self._held).atexit = False
 
-    async def open(self) -> None:
+    async def open(self, until: float | None = None) -> None:
         """Make the group where it doesn't exist, before the first fetch: one that is missing later has vanished."""
         if not self._opened:
-            await self.group.open()
+            await self.group.open(until)
             self._opened = True
 
     # --- handing out ---------------------------------------------------------------------------------------------
@@ -100,13 +100,37 @@ class ConsumerFlow:
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
-                    runtime = self.group.engine.runtime
-                    if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
-                        await self._looking.join(self._look)  # what a move made due comes before the end of the wait
-                    return await self._buffered()
-                await self._crew.more(functools.partial(self._lead, left), left)
+                    return await self._last_look()
+                begin = now()
+                try:
+                    await self._crew.more(functools.partial(self._lead, left), left)
+                except AWAY as error:
+                    await self._repeat(error, begin, until)
         finally:  # however it ends: what it was called for, or led, is the next one's now
             self._crew.rouse()
+
+    async def _last_look(self) -> Parcel | None:
+        """Return what there is at the end of a wait."""
+        runtime = self.group.engine.runtime
+        if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
+            await self._looking.join(self._look)  # what a move made due comes before the end of the wait
+        return await self._buffered()
+
+    async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
+        """Try again, while the backend is away and this caller has time left.
+
+        Raises:
+            BackendError: The backend is still away.
+        """
+        engine, tries = self.group.engine, 0
+        while True:
+            await engine.wait_out(error, begin, tries, until)
+            tries += 1
+            left = None if until is None else max(0.0, until - engine.runtime.now())
+            try:
+                return await self._crew.more(functools.partial(self._lead, left), left)
+            except AWAY as latest:
+                error = latest
 
     @property
     def empty(self) -> bool:
@@ -128,9 +152,14 @@ class ConsumerFlow:
         return None
 
     async def _fill(self, patience: float) -> None:
-        """Fetch once, or, where a look has just found nothing, wait once for something to come."""
+        """Fetch once, or, where a look has just found nothing, wait once for something to come.
+
+        No request is repeated in here: each caller does that, for as long as its own time lasts.
+        """
         now = self.group.engine.runtime.lease_now()
-        if self._position is None or now >= self._look_at:
+        if not self._opened:  # a request of its own: between two of them those who wait look at the time
+            await self.open(0.0)
+        elif self._position is None or now >= self._look_at:
             await self._looking.fly(self._look)
         elif not (self._buffer or self.stopping.is_set()):
             await self._wait(min(patience, self._look_at - now))
@@ -139,7 +168,7 @@ class ConsumerFlow:
         """Fetch. What a wait can't see is looked for again when it comes due, or after a while."""
         if self._buffer or self.stopping.is_set():
             return
-        await self.open()
+        await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
@@ -155,7 +184,7 @@ class ConsumerFlow:
         """Wait on the backend; what may have come is fetched in the next turn."""
         position, self._position = self._position, None
         what = f"wait for {self.group}"
-        if not await self.group.engine.call(what, self._waiter.wait, position, longest, again=True):
+        if not await self.group.engine.call(what, self._waiter.wait, position, longest, again=True, until=0.0):
             self._position = position
 
     async def _unpack(self, claims: Sequence[Claim], since: float) -> None:

@@ -1,7 +1,8 @@
 """What an opened backend has, whichever its flavour: the driver, the closing, the retries, and what runs beside calls.
 
-The rule of retries: a request that was certainly not carried out is repeated until `retry_for` seconds are over; one
-that may have been carried out only where doing it twice is the same as once. Otherwise it is an `OutcomeUnknownError`.
+The rule of retries: a request that was certainly not carried out is repeated until `retry_for` seconds are over,
+counted from the call's beginning; one that may have been carried out only where doing it twice is the same as once.
+Otherwise it is an `OutcomeUnknownError`.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
@@ -27,9 +28,12 @@ from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
 
-__all__ = ["Closable", "Engine"]
+__all__ = ["AWAY", "Closable", "Engine"]
 
 T = TypeVar("T")
+
+AWAY: Final = (ConnectionLostError, BackendTimeoutError)
+"""The errors of a backend that is away and may come back."""
 
 LEAVING = 5.0
 """Seconds that closing spends at most on handing messages back."""
@@ -262,17 +266,18 @@ class Engine:
             request: The driver's method.
             args: Its arguments.
             again: Whether doing it twice is the same as doing it once.
-            until: When repetitions end, on the runtime's clock, where that is before `retry_for` is over; 0: none.
+            until: When repetitions end, on the runtime's clock, where that is before `retry_for` is over; 0: none. The
+                call ends one request later at the latest, which the driver bounds.
             options: Its keyword arguments.
         """
         if self.closed or self.home != self.here():
             self.check_open()
-        last = None
+        begin = self.runtime.now()
         tries = 0
         while True:
             try:
                 return await request(*args, **options)
-            except (ConnectionLostError, BackendTimeoutError) as error:
+            except AWAY as error:
                 said = what if isinstance(what, str) else what(*args)
                 if self.closed:
                     raise ClosedError(f"the backend {self.driver.url} was closed during: {said}") from error
@@ -282,15 +287,27 @@ class Engine:
                         "it is not repeated; repeat it if twice does no harm",
                         maybe_applied=True,
                     ) from error
-                now = self.runtime.now()
-                if last is None:
-                    last = now + self.retry_for if until is None else min(until, now + self.retry_for)
-                if now >= last:
-                    raise
-                delay = min(last - now, _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)])
+                await self.wait_out(error, begin, tries, until)
                 tries += 1
-                await self.pause(delay)
-                self.check_open()
+
+    async def wait_out(self, error: Exception, begin: float, tries: int, until: float | None = None) -> None:
+        """Pause before a request is repeated, or raise its error where the time for that is over.
+
+        Arguments:
+            error: What it failed with.
+            begin: When it was first made.
+            tries: How often it was repeated already.
+            until: See `call`.
+
+        Raises:
+            Exception: The error.
+            ClosedError: The backend was closed meanwhile.
+        """
+        last = begin + self.retry_for if until is None else min(until, begin + self.retry_for)
+        if (left := last - self.runtime.now()) <= 0:
+            raise error
+        await self.pause(min(left, _RETRY_DELAYS[min(tries, len(_RETRY_DELAYS) - 1)]))
+        self.check_open()
 
     async def pause(self, seconds: float) -> bool:
         """Wait so long, or until the backend is closed; return whether it is."""

@@ -20,6 +20,7 @@
         ├── ConnectionLostError
         ├── BackendTimeoutError
         ├── OutcomeUnknownError                  it may or may not have been done; not repeated
+        ├── ProtocolError                        the answer can't be understood
         ├── PermissionDeniedError
         ├── BackendFullError
         │   └── StreamFullError                  too many unsettled messages; nothing was added
@@ -48,6 +49,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "ProtocolError",
     "RateLimitedError",
     "Reject",
     "RequestFailedError",
@@ -174,6 +176,13 @@ class BackendTimeoutError(BackendError):
 
 class OutcomeUnknownError(BackendError):
     """The request was sent and no answer came. It isn't repeated, because it could then happen twice."""
+
+
+class ProtocolError(BackendError):
+    """The backend's answer can't be understood, or is larger than any answer to the request can be.
+
+    The request may have been carried out. It isn't repeated: another kind of server, or a faulty one, answers so again.
+    """
 
 
 class PermissionDeniedError(BackendError):

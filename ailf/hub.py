@@ -23,9 +23,6 @@ __all__ = ["Hub", "Inbox"]
 
 log = logging.getLogger("ailf.pubsub")
 
-CONFIRM_WITHIN = 10.0
-"""Seconds after which a subscription that nobody confirms is an error."""
-
 _SLICE = 1.0
 _BACKOFF = (0.0, 0.05, 0.2, 0.5, 1.0)
 
@@ -238,30 +235,40 @@ class Hub:
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
 
-    async def attach(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
+    async def attach(self, inbox: Inbox, filters: Iterable[Filter], until: float | None = None) -> None:
         """Take in a new inbox with what it asks for first; see `add`."""
         inbox.check_home = self._check_home
         self._inboxes.append(inbox)
         try:
-            await self.add(inbox, filters)
+            await self.add(inbox, filters, until)
         except BaseException:
             await self.remove(inbox)
             raise
 
-    async def add(self, inbox: Inbox, filters: Iterable[Filter]) -> None:
+    async def add(self, inbox: Inbox, filters: Iterable[Filter], until: float | None = None) -> None:
         """Let these filters feed the inbox; return when the backend has confirmed them all (P2).
+
+        It has twice the driver's `timeout` for that, since an interruption may have to be mended first.
+
+        Arguments:
+            inbox: The inbox.
+            filters: The filters.
+            until: When the time is over, on the runtime's clock, where that is earlier.
 
         Raises:
             PermissionDeniedError: The backend refuses one.
             BackendTimeoutError: It doesn't answer.
         """
         wanted = [each for each in dict.fromkeys(filters) if each not in inbox.filters]
+        begin = self._runtime.now()
+        last = begin + 2 * self._driver.timeout
+        until = last if until is None else min(until, last)
         try:
             if self._reader is None:
                 await self._starting.join(self._start)
             with self._guard:
                 await self._change(self._enter(inbox, wanted), ())
-            await self._confirmed(wanted)
+            await self._confirmed(wanted, begin, until)
         except BaseException:
             await self.drop(inbox, wanted)
             raise
@@ -313,14 +320,13 @@ class Hub:
         except (ConnectionLostError, BackendTimeoutError) as error:
             log.debug("the reader will ask for every filter again on its next connection: %s", error)
 
-    async def _confirmed(self, filters: Sequence[Filter]) -> None:
-        until = self._runtime.now() + CONFIRM_WITHIN
+    async def _confirmed(self, filters: Sequence[Filter], begin: float, until: float) -> None:
         for each in filters:
             interest = self._interests.get(each)
             if interest is None:
                 raise ClosedError(f"the subscription to {each.text!r} was closed while it was being made")
             if not await interest.confirmed.wait(max(0.0, until - self._runtime.now())):
-                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {CONFIRM_WITHIN:g} s")
+                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:g} s")
             if interest.error is not None:
                 raise interest.error
             if self._closed:

@@ -125,9 +125,10 @@ class GroupFlow:
 
     # --- steering ------------------------------------------------------------------------------------------------
 
-    async def open(self) -> bool:
+    async def open(self, until: float | None = None) -> bool:
         """Make the group; return False where it exists."""
-        made: bool = await self._ask("open", self.driver.open_group, self.driver.locate(self.options.start), again=True)
+        start = self.driver.locate(self.options.start)
+        made: bool = await self._ask("open", self.driver.open_group, start, again=True, until=until)
         return made
 
     async def delete(self) -> None:
@@ -159,7 +160,7 @@ class GroupFlow:
         """Fetch; a repeat is harmless: what a lost answer had claimed comes back when its lease ends."""
         options = self.options
         fetched: Fetched = await self._ask(
-            "fetch from", self.driver.fetch, consumer, again=True,
+            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # who waits for it repeats it
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
         )  # fmt: skip
         return fetched
@@ -182,10 +183,11 @@ class GroupFlow:
         what = f"settle {len(settlements)} message(s) of"
         most = self.options.max_deliveries
         outcomes: Sequence[Outcome | Exception]
+        until = self.engine.runtime.now() + self.engine.retry_for
         try:
             outcomes = await self._ask(what, self.driver.settle, settlements, again=False, max_deliveries=most)
         except OutcomeUnknownError as unknown:
-            told = await self._ask(what, self.driver.settle, settlements, again=True, max_deliveries=most)
+            told = await self._ask(what, self.driver.settle, settlements, again=True, until=until, max_deliveries=most)
             outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in told]
         return outcomes
 

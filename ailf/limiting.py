@@ -16,13 +16,13 @@ from ailf.batching import Batcher, batcher
 from ailf.checks import check_count, check_flag, check_name, check_seconds
 from ailf.denials import Denials
 from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Observation, Place, Ruling
-from ailf.engine import Engine
+from ailf.engine import AWAY, Engine
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import LARGEST, Concurrency, Limit, TokenBucket, as_limit
 from ailf.memo import Memo
 from ailf.permits import Iteration, PermitFlow, PlacedPermitFlow
 from ailf.values import Decision, LimitState
-from ailf.waiting import AWAY, WITHDRAW, Outage, wait_in_line
+from ailf.waiting import WITHDRAW, Outage, wait_in_line
 
 __all__ = ["LimiterFlow", "LimiterOptions", "OnBackendError"]
 

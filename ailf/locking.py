@@ -11,11 +11,11 @@ import attrs
 
 from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_flag, valid_seconds
 from ailf.driver import Bid, Capability, Denied, Grant, Place
-from ailf.engine import Engine
+from ailf.engine import AWAY, Engine
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
 from ailf.leases import GrantFlow, LockHold
 from ailf.values import LockInfo
-from ailf.waiting import AWAY, WITHDRAW, Outage, wait_in_line
+from ailf.waiting import WITHDRAW, Outage, wait_in_line
 
 __all__ = ["LockFlow", "LockOptions", "require_locks"]
 
@@ -82,10 +82,13 @@ class LockFlow:
         since = self.engine.runtime.lease_now()
         return since, await self._driver.acquire(bid)
 
-    async def try_acquire(self) -> GrantFlow | None:
+    async def try_acquire(self, until: float | None = None) -> GrantFlow | None:
         bid = self._bid(self.engine.token())
         try:
-            found = await self._try(bid)
+            found = await self._try(bid, until)
+        except AWAY:
+            self.engine.runtime.spawn(lambda: self._withdraw(bid), name="ailf-withdraw")  # the caller's time is over
+            raise
         except BaseException:
             await self._withdraw(bid)
             raise
@@ -111,7 +114,7 @@ class LockFlow:
         if timeout is not None:
             check_seconds("timeout", timeout)
         if timeout == 0:
-            found = await self.try_acquire()
+            found = await self.try_acquire(until=0.0)
             if found is None:
                 raise self._too_late(timeout)
             return found

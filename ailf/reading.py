@@ -127,18 +127,18 @@ class StreamFlow:
         if retention.max_len is not None and count > retention.max_len:
             raise InvalidArgumentError(f"{what}: its retention allows {retention.max_len} entries")
         until = self.engine.runtime.now() + retention.wait
-        pause = 0.02
+        pause, last = 0.02, None
         while True:
             try:
                 return await self.engine.call(
-                    what, request, self.name, *args, again=again, retention=retention, **options
+                    what, request, self.name, *args, again=again, until=last, retention=retention, **options
                 )
             except StreamFullError as error:
                 left = until - self.engine.runtime.now()
                 if left <= 0:
                     raise StreamFullError(f"{what}: {_full(retention)}") from error
             await self.engine.pause(min(pause, left))
-            pause = min(2 * pause, 0.25)
+            pause, last = min(2 * pause, 0.25), until
 
     async def cancel(self, entry_id: str) -> bool:
         check_text("the id of the message", entry_id)

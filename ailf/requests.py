@@ -6,6 +6,8 @@ The headers below travel in the envelope of a message and are not shown to users
 answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
 """
 
+import functools
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,7 +15,7 @@ from typing import Final
 
 from ailf.codecs import open_envelope
 from ailf.driver import Filter, Frame
-from ailf.errors import DecodeError, InvalidArgumentError
+from ailf.errors import BackendTimeoutError, DecodeError, InvalidArgumentError
 from ailf.hub import Hub, Inbox
 from ailf.runtime import Event, Runtime
 from ailf.values import Gap, Overflow
@@ -137,16 +139,30 @@ class Desk:
         """Whether the inbox is subscribed and confirmed."""
         return self._opened and not self._mail.ended
 
-    async def open(self) -> None:
-        """Return when it is, so that nothing can be missed."""
-        while not self.ready:
-            await self._opening.join(self._open)
+    async def open(self, until: float | None = None) -> None:
+        """Return when it is, so that nothing can be missed.
 
-    async def _open(self) -> None:
+        Arguments:
+            until: When the caller's time is over, on the runtime's clock.
+
+        Raises:
+            BackendTimeoutError: It isn't until then.
+        """
+        if until == math.inf:
+            until = None
+        # A thread opens it itself, within its own time. A task shares the opening with others, and only leaves it then.
+        last = until if self._runtime.uses_caller else None
+        while not self.ready:
+            left = None if until is None else max(0.0, until - self._runtime.now())
+            await self._opening.join(functools.partial(self._open, last), left)
+            if left is not None and left <= 0 and not self.ready:
+                raise BackendTimeoutError("the inbox for replies was not subscribed in time")
+
+    async def _open(self, until: float | None) -> None:
         if self.ready:
             return
         self._opened, self._mail = False, _Mail(self._runtime.event())
-        await self._hub.attach(self._mail, [Filter(self.channel)])
+        await self._hub.attach(self._mail, [Filter(self.channel)], until)
         self._opened = True
 
     def expect(self) -> Ticket:

@@ -80,10 +80,10 @@ class PubSubFlow:
         return channel, seal_envelope(body, packed)
 
     def _publish(
-        self, what: str | Callable[..., str], sealed: Sequence[tuple[str, bytes]]
+        self, what: str | Callable[..., str], sealed: Sequence[tuple[str, bytes]], until: float | None = None
     ) -> Coroutine[Any, Any, Sequence[int] | None]:
         """Publish, once; return how many heard each, where that is known."""
-        return self.engine.call(what, self._driver.publish, sealed, again=False, **self._options)
+        return self.engine.call(what, self._driver.publish, sealed, again=False, until=until, **self._options)
 
     # --- asking and answering ------------------------------------------------------------------------------------
 
@@ -112,11 +112,11 @@ class PubSubFlow:
         until = now() + check_seconds("timeout", timeout, least=0.001)
         body, packed = self.payloads.pack(data, headers)
         desk = self.engine.desk
-        await desk.open()
+        await desk.open(until)
         ticket = desk.expect()
         try:
             sealed = seal_envelope(body, {**packed, REPLY_TO: desk.channel, REQUEST: ticket.id})
-            heard = await self._publish(f"request on channel {channel!r}", [(channel, sealed)])
+            heard = await self._publish(f"request on channel {channel!r}", [(channel, sealed)], until)
             if heard is not None and not heard[0]:
                 raise NoResponderError(f"request on channel {channel!r}: nobody listens there")
             replies: list[Message[Any]] = []

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from ailf.driver import Denied, Place
-from ailf.engine import Engine
-from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError
+from ailf.engine import AWAY, Engine
+from ailf.errors import ClosedError
 from ailf.requests import Ticket
 from ailf.runtime import Event
 
-__all__ = ["AWAY", "PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
+__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
 
 log = logging.getLogger("ailf.waiting")
 
@@ -30,8 +30,8 @@ PLACE = 5.0
 WITHDRAW = 1.0
 """Seconds that a waiter who gives up spends at most on leaving the line."""
 
-AWAY: Final = (ConnectionLostError, BackendTimeoutError)
-"""The errors of a backend that is away and may come back."""
+LATE: Final = 0.05
+"""Seconds past its time after which a waiter leaves the line without waiting for the answer."""
 
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
@@ -118,7 +118,7 @@ async def wait_in_line(
         BackendError: What a try failed with; where the backend is away, only when the time is over.
     """
     desk, outage = engine.desk, Outage(engine, what, until)
-    await outage.ask(desk.open)
+    await outage.ask(lambda: desk.open(until))
     ticket = desk.expect()
     waiter = _Waiter(ticket, engine.runtime.event())
     engine.keep(waiter)
@@ -126,6 +126,9 @@ async def wait_in_line(
         engine.check_open()  # a close that has begun before it was kept doesn't wait for it
         while isinstance(found := await outage.ask(lambda: attempt(ticket.id, Place(desk.channel, PLACE))), Denied):
             left = until - engine.runtime.now()
+            if left <= -LATE:
+                engine.runtime.spawn(lambda: withdraw(ticket.id), name="ailf-withdraw")  # the caller's time is over
+                return None
             if left <= 0:
                 await withdraw(ticket.id)
                 return None

@@ -17,7 +17,7 @@ from ailf.urls import environment_url, scheme_of
 from ailf_redis.brought import Brought
 from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.connection import Executor
-from ailf_redis.errors import mapped
+from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
 from ailf_redis.pool import BlockingExecutor
@@ -57,6 +57,7 @@ class RedisDriver(BackendDriver):
         self.settings = settings
         self.runtime = runtime
         self.max_payload = settings.max_payload
+        self.timeout = settings.timeout
         self.executor = _executor(settings, runtime, brought)
         self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
         self.url = self.executor.where
@@ -76,8 +77,11 @@ class RedisDriver(BackendDriver):
             if "unknown command" in str(hello).lower() or "wrong number" in str(hello).lower():
                 raise self._too_old("before 6.2") from hello
             raise error from hello
-        told = dict(zip(hello[::2], hello[1::2], strict=True))
-        version = text(told.get(b"version", b"0"))
+        try:
+            told = dict(zip(hello[::2], hello[1::2], strict=True))
+            version = text(told.get(b"version", b"0"))
+        except MISREAD as error:
+            raise misread(error, self.url) from error
         if told.get(b"server") == b"fakeredis":  # its version is its own
             return
         if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:

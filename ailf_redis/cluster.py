@@ -12,7 +12,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Runtime
 from ailf_redis.connection import Command, Executor, Link
-from ailf_redis.errors import mapped
+from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.origins import Address, Nodes
 from ailf_redis.plain import PlainExecutor
 from ailf_redis.settings import Settings
@@ -89,7 +89,10 @@ class ClusterExecutor(Executor):
                 continue
             if isinstance(reply, Exception):
                 raise mapped(reply, self.where, sent=True) from reply
-            self._map = SlotMap.told(reply, address, self._nodes.remap)
+            try:
+                self._map = SlotMap.told(reply, address, self._nodes.remap)
+            except MISREAD as error:
+                raise misread(error, self.where) from error
             self._known = list(dict.fromkeys([*self._map.everybody(), *self._known]))
             return
         raise ConnectionLostError(f"can't reach any node of {self.where}: {errors[0]}") from errors[0]
@@ -106,7 +109,7 @@ class ClusterExecutor(Executor):
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         shares: dict[Address, list[int]] = {}
         for at, command in enumerate(commands):
             key = key_of(command, self.meeting)
@@ -115,23 +118,23 @@ class ClusterExecutor(Executor):
         begun = False
         for address, share in shares.items():
             try:
-                told = await self._ask_node(address, [commands[at] for at in share])
+                told = await self._ask_node(address, [commands[at] for at in share], entries)
                 begun = True
                 for at, reply in zip(share, told, strict=True):
-                    replies[at] = await self._followed(commands[at], address, reply)
+                    replies[at] = await self._followed(commands[at], address, reply, entries)
             except BackendError as error:
                 error.maybe_applied = error.maybe_applied or begun
                 raise
         return replies
 
-    async def _ask_node(self, address: Address, commands: Sequence[Command]) -> list[Any]:
+    async def _ask_node(self, address: Address, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         try:
-            return await self._at(address).call_many(commands)
+            return await self._at(address).call_many(commands, entries)
         except (ConnectionLostError, BackendTimeoutError):
             self.doubt(address)
             raise
 
-    async def _followed(self, command: Command, address: Address, reply: Any) -> Any:
+    async def _followed(self, command: Command, address: Address, reply: Any, entries: int) -> Any:
         """Return the reply of the node that has the key."""
         for _ in range(_HOPS):
             if not isinstance(reply, AskError):
@@ -139,9 +142,9 @@ class ClusterExecutor(Executor):
             address = self._told_address(reply, address)
             if isinstance(reply, MovedError):
                 self._moved(reply.slot_id, address)
-                (reply,) = await self._ask_node(address, [command])
+                (reply,) = await self._ask_node(address, [command], entries)
             else:
-                _, reply = await self._ask_node(address, [("ASKING",), command])
+                _, reply = await self._ask_node(address, [("ASKING",), command], entries)
         if isinstance(reply, _UNSETTLED):
             self.doubt()
         return reply

@@ -16,16 +16,44 @@ import hiredis
 import msgspec
 
 from ailf.errors import ClosedError
-from ailf_redis.errors import mapped
+from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 
-__all__ = ["NOTHING", "TEXT", "Command", "Executor", "Link", "Replies", "Stem", "as_texts", "packed"]
+__all__ = [
+    "IDLE",
+    "NOTHING",
+    "TEXT",
+    "Command",
+    "Executor",
+    "Link",
+    "Replies",
+    "Stem",
+    "as_texts",
+    "check_size",
+    "packed",
+]
 
 T = TypeVar("T")
 
 Command = Sequence[Any]
 
 READ_SIZE: Final = 64 * 1024
+
+IDLE: Final = 30.0
+"""Seconds without use after which a connection is asked with PING before it is used again.
+
+A firewall between the two may have forgotten it, and drops what is sent over it without a word.
+"""
+
+SLACK: Final = 1024 * 1024
+"""The bytes that a reply may have beside the bodies in it."""
+
+FOREIGN: Final = 64 * 1024 * 1024
+"""The least limit of bytes where a reply holds entries of a stream.
+
+Another program may have written them, larger than `max_payload`: such an entry has to arrive, to be told from ours and
+to become a dead letter. A limit below it would stop the whole group.
+"""
 
 NOTHING: Final = object()
 """What stands for a reply that has not arrived whole."""
@@ -79,11 +107,30 @@ class Stem(msgspec.Struct, frozen=True):
         return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
 
 
+def check_size(size: int, most: int) -> None:
+    """Refuse a reply of which more has arrived than it can have.
+
+    Raises:
+        hiredis.ProtocolError: It is too large.
+    """
+    if size > most:
+        raise hiredis.ProtocolError(f"a reply of over {size} bytes, where at most {most} are possible")
+
+
 class Executor(ABC):
-    """Sends commands and returns their replies. Redis' replies as they are: bytes, integers, lists, None."""
+    """Sends commands and returns their replies. Redis' replies as they are: bytes, integers, lists, None.
+
+    Each call has `timeout` seconds in all, counted once from its beginning: for its turn, the connection, the request
+    and the whole answer. Only making a connection has `connect_timeout` seconds of its own; where it takes longer than
+    the call has, the connection is kept for the next call.
+
+    Attributes:
+        most: How many bytes a reply may have that holds no entries of a stream.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.most = settings.max_payload + SLACK
         self.where = settings.url
         self.closed = False
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -96,22 +143,47 @@ class Executor(ABC):
         """
         return self._call(command)
 
+    def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
+        """Send one command whose reply may hold that many entries of a stream, and return its reply."""
+        return self._call(command, entries)
+
+    async def read_page(self, entries: int, read: Callable[[Any], T], *command: Any) -> T:
+        """Send one command whose reply may hold that many entries; return what ``read`` makes of it."""
+        reply = await self.call_page(entries, *command)
+        try:
+            return read(reply)
+        except MISREAD as error:
+            raise misread(error, self.where) from error
+
+    def page(self, entries: int) -> int:
+        """Return how many bytes a reply may have that may hold that many entries."""
+        return max(entries * self.settings.max_payload + SLACK, FOREIGN) if entries else self.most
+
     def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         """Send a command by its stem and last argument, and return what ``read`` makes of its reply."""
         return self._finish(stem, last, read)
 
     async def _finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        return read(await self.call(*stem.command, last))
+        reply = await self.call(*stem.command, last)
+        try:
+            return read(reply)
+        except MISREAD as error:
+            raise misread(error, self.where) from error
 
-    async def _call(self, command: Command) -> Any:
-        reply = (await self.call_many([command]))[0]
+    async def _call(self, command: Command, entries: int = 0) -> Any:
+        reply = (await self.call_many([command], entries))[0]
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
 
     @abstractmethod
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one write and return their replies in order; an error reply is returned, not raised."""
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
+        """Send commands in one write and return their replies in order; an error reply is returned, not raised.
+
+        Arguments:
+            commands: The commands.
+            entries: How many entries of a stream each reply may hold.
+        """
 
     @abstractmethod
     async def link(self, near: str | None = None) -> "Link":
@@ -185,9 +257,11 @@ class Replies:
 
     Attributes:
         buffer: Where what arrives is put, before `taken` or `first` is told how much that is.
+        unfinished: About how many bytes have arrived of a reply that isn't whole; `taken` counts them.
     """
 
     def __init__(self, parse_error: Callable[[str], Exception]) -> None:
+        self.unfinished = 0
         reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=NOTHING)
         self.buffer = bytearray(READ_SIZE)
         self._feed: Callable[[Any, int, int], None] = reader.feed  # any buffer, whatever its stub says
@@ -200,6 +274,10 @@ class Replies:
         replies = []
         while (reply := self.following()) is not NOTHING:
             replies.append(reply)
+        if not replies:
+            self.unfinished += size
+        elif self.unfinished:
+            self.unfinished = 0
         return replies
 
     def first(self, size: int) -> Any:

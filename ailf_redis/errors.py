@@ -6,24 +6,34 @@ What the server said is quoted up to its first words; commands, payloads and cre
 import re
 from typing import Final
 
+import hiredis
 from redis import exceptions
 
 from ailf.errors import (
+    AilfError,
     BackendError,
     BackendFullError,
     BackendReadOnlyError,
     BackendTimeoutError,
     ConnectionLostError,
     PermissionDeniedError,
+    ProtocolError,
 )
 
-__all__ = ["ScriptMissingError", "mapped"]
+__all__ = ["BROKEN", "MISREAD", "ScriptMissingError", "mapped", "misread"]
+
+BROKEN: Final = (exceptions.RedisError, OSError, hiredis.HiredisError, MemoryError)
+"""What ends a connection. hiredis raises `MemoryError` where a reply claims billions of elements."""
+
+MISREAD: Final = (TypeError, ValueError, LookupError, AttributeError)
+"""What reading a reply raises that is not of the shape it should be."""
 
 
 class ScriptMissingError(BackendError):
     """The server doesn't know the script: it was restarted, flushed, or is another one."""
 
 
+_NONSENSE = (hiredis.HiredisError, exceptions.InvalidResponse, MemoryError)
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _NOT_READY = (
     exceptions.BusyLoadingError,
@@ -60,11 +70,28 @@ def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
         return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
     if isinstance(error, _NOT_READY) or said.startswith(_AWAY):
         return ConnectionLostError(f"{where} is not ready: {said}")
+    if isinstance(error, _NONSENSE):
+        return _not_understood(where, said, sent=sent)
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return BackendTimeoutError(f"{where} did not answer in time", maybe_applied=sent)
     if isinstance(error, exceptions.ConnectionError | OSError):
         return _broken(where, said, sent=sent)
     return _refused(error, where, said)
+
+
+def misread(error: Exception, where: str) -> Exception:
+    """Return the error for a reply that could not be read; one of ours, which says more, as it is."""
+    if isinstance(error, AilfError):
+        return error
+    return _not_understood(where, f"its answer has another shape ({type(error).__name__})", sent=True)
+
+
+def _not_understood(where: str, said: str, *, sent: bool) -> ProtocolError:
+    return ProtocolError(
+        f"what {where} answers can't be understood: {said}. Is it a Redis server, and nothing in between that changes "
+        "what it says?",
+        maybe_applied=sent,
+    )
 
 
 def _broken(where: str, said: str, *, sent: bool) -> BackendError:

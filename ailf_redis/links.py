@@ -14,10 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import hiredis
-
 from ailf.clock import SystemClock
-from ailf_redis.connection import Command, Executor, Link, Replies, packed
+from ailf_redis.connection import Command, Executor, Link, Replies, check_size, packed
+from ailf_redis.errors import BROKEN
 
 __all__ = ["ThreadLink", "shut"]
 
@@ -74,9 +73,10 @@ class ThreadLink(Link):
                     replies = self._replies.taken(size)
                     if replies:
                         return replies
+                    check_size(self._replies.unfinished, self._executor.page(1))
             except TimeoutError:
                 return []
-            except (OSError, hiredis.HiredisError) as error:
+            except BROKEN as error:
                 raise self._executor.lost(error, sent=True) from error
 
     def _step(self, do: Callable[[Any], Any], what: Any, ready: int, until: float) -> Any:

@@ -1,7 +1,7 @@
 """Locks over Redis: a sorted set of grants, the last fence, and a line of waiters, who are woken over pub/sub."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
@@ -51,19 +51,28 @@ class RedisLockDriver(LockDriver):
         arguments = [bid.token, str(to_ms(bid.ttl)), str(bid.permits), "1" if bid.fair else "0", "", "0"]
         if bid.place is not None:
             arguments[4:] = (self._keys.place(bid.place.channel), str(to_ms(bid.place.lease)))
-        granted, told = await ACQUIRE.run(self._executor, self._all(bid), arguments)
-        return Grant(int(told)) if granted else Denied(told / 1000)
+        return await ACQUIRE.run(self._executor, self._all(bid), arguments, _as_answer)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         requests = [(self._all(bid), [len(bid.names), bid.token, to_ms(bid.ttl)]) for bid in bids]
-        return [bool(kept) for kept in await PROLONG.run_together(self._executor, requests)]
+        return await PROLONG.run_together(self._executor, requests)
 
     async def release(self, bid: Bid) -> bool:
-        return bool(await RELEASE.run(self._executor, self._all(bid), [bid.token]))
+        return await RELEASE.run(self._executor, self._all(bid), [bid.token], bool)
 
     async def inspect(self, name: str) -> LockInfo:
-        holders, waiting = await INSPECT.run(self._executor, self._keys.lock(name), [])
-        return LockInfo(tuple(LockHolder(int(fence), left / 1000) for fence, left in holders), waiting)
+        # Its reply grows with the holders, of which a semaphore has any number: it may be as large as a page.
+        return await INSPECT.run(self._executor, self._keys.lock(name), [], _as_info, page=1)
 
     async def break_(self, name: str, fence: int) -> bool:
-        return bool(await BREAK.run(self._executor, self._keys.lock(name), [fence]))
+        return await BREAK.run(self._executor, self._keys.lock(name), [fence], bool)
+
+
+def _as_answer(reply: Sequence[Any]) -> Grant | Denied:
+    granted, told = reply
+    return Grant(int(told)) if granted else Denied(told / 1000)
+
+
+def _as_info(reply: Sequence[Any]) -> LockInfo:
+    holders, waiting = reply
+    return LockInfo(tuple(LockHolder(int(fence), left / 1000) for fence, left in holders), waiting)

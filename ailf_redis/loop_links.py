@@ -12,7 +12,7 @@ from typing import Any
 import hiredis
 
 from ailf.errors import ConnectionLostError
-from ailf_redis.connection import Command, Executor, Link, Replies, packed
+from ailf_redis.connection import Command, Executor, Link, Replies, check_size, packed
 
 __all__ = ["LoopLink", "Received", "discard"]
 
@@ -80,8 +80,10 @@ class Received(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             self.take(self._replies.taken(nbytes))
-        except hiredis.HiredisError as error:
-            self.connection_lost(ConnectionError(f"what it sent is no reply: {error}"))
+            if self._replies.unfinished:
+                check_size(self._replies.unfinished, self.limit())
+        except (hiredis.HiredisError, MemoryError) as error:
+            self.connection_lost(error)
             self._transport.abort()
         except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
             self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
@@ -94,6 +96,10 @@ class Received(asyncio.BufferedProtocol):
 
     def take(self, replies: list[Any]) -> None:
         """Do something with what has arrived."""
+        raise NotImplementedError
+
+    def limit(self) -> int:
+        """Return how many bytes the next reply may have."""
         raise NotImplementedError
 
 
@@ -147,6 +153,9 @@ class LoopLink(Received, Link):
     def buffer_updated(self, nbytes: int) -> None:
         self._size += nbytes
         super().buffer_updated(nbytes)
+
+    def limit(self) -> int:
+        return self._executor.page(1)
 
     def take(self, replies: list[Any]) -> None:
         self._arrived += replies

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from ailf.runtime import Runtime
 from ailf_redis.connection import Command, Executor, Link
+from ailf_redis.errors import BROKEN
 from ailf_redis.origins import Address, Origin, hang_up
+from ailf_redis.ports import Port, port_of
 from ailf_redis.sentinel import MasterState, Watched, ask, is_master
 from ailf_redis.sentinel_subscriptions import FAILURES, Poller, Subscriptions
 
@@ -28,21 +29,6 @@ QUIET: Final = 10.0
 
 SLICE: Final = 0.25
 """Seconds after which a wait on a dedicated connection looks whether the master has changed."""
-
-
-class _Held:
-    """What is known of a connection to the present master.
-
-    Attributes:
-        used: When it was last known to lead there.
-        poller: On threads, what waits for its replies; None before the first.
-    """
-
-    __slots__ = ("poller", "used")
-
-    def __init__(self, used: float) -> None:
-        self.used = used
-        self.poller: Poller | None = None
 
 
 class MasterTracker(Origin):
@@ -70,7 +56,8 @@ class MasterTracker(Origin):
         self._master: Address | None = None
         self._announced: Address | None = None
         self._changes = 0
-        self._held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
+        # The connections to the present master, each with what waits for its replies on threads, after its first one.
+        self._held: weakref.WeakKeyDictionary[Any, Poller | None] = weakref.WeakKeyDictionary()
 
     # --- connecting ----------------------------------------------------------------------------------------------
 
@@ -85,13 +72,13 @@ class MasterTracker(Origin):
         host, port = await self._address()
         connection = await self._origin.master.at((self._origin.forced_host or host, port)).connect()
         try:
-            confirmed = await is_master(connection)
+            confirmed = await is_master(port_of(connection), self._executor.settings.timeout)
         except BaseException:
             await hang_up(connection)
             raise
         with self._guard:
             if confirmed and changes == self._changes:
-                self._held[connection] = _Held(self._runtime.now())
+                self._held[connection] = None
                 return connection
         await hang_up(connection)
         why = "the master has just changed" if confirmed else f"{host}:{port}, which a Sentinel named, is a replica"
@@ -108,7 +95,7 @@ class MasterTracker(Origin):
         for sentinel in self._subscriptions.sentinels():
             try:
                 state = await ask(sentinel, self._origin.service)
-            except (RedisError, OSError):
+            except BROKEN:
                 continue
             if state is None:
                 continue
@@ -130,47 +117,50 @@ class MasterTracker(Origin):
 
     # --- using connections ---------------------------------------------------------------------------------------
 
-    async def leads_to_master(self, connection: Any) -> bool:
-        """Tell, before a call, whether a connection leads to the master; one that was idle for long is asked."""
+    async def leads_to_master(self, connection: Any, port: Port, until: float) -> bool:
+        """Tell, before a call, whether a connection leads to the master; one that was idle for long is asked.
+
+        Arguments:
+            connection: The connection.
+            port: What sends and receives over it.
+            until: When the call has to end, on the runtime's clock.
+        """
         if self._subscriptions.has_news():
             await self._subscriptions.attend()
-        held, now = self._held.get(connection), self._runtime.now()
-        if held is None:
-            return False
-        if now - held.used > QUIET:
+        now = self._runtime.now()
+        if connection in self._held and now - port.used > QUIET:
             try:
-                if not await is_master(connection):
+                if not await is_master(port, (until - now) / 2):  # the other half is for a new connection and the call
                     return False
             except FAILURES:
                 return False
-        held.used = now
         return connection in self._held
 
-    async def wait_for_reply(self, connection: Any, sock: Any, timeout: float) -> None:
+    async def wait_for_reply(self, connection: Any, sock: Any, until: float) -> None:
         """On threads, return when something arrives at the connection's `sock`; look at the Sentinels meanwhile.
 
         A change of the master ends the connection, so that the caller finds it broken.
 
         Raises:
-            TimeoutError: Nothing arrives within `timeout` seconds.
+            TimeoutError: Nothing arrives until then.
         """
-        held = self._held.get(connection)
-        if held is None:  # the master has changed, and the connection has ended
-            return
-        if held.poller is None:
-            held.poller = Poller(self._subscriptions, sock)
-        here, until = sock.fileno(), 0.0
-        while True:
-            ready = held.poller.poll(timeout * 1000)
-            if not ready:
-                raise TimeoutError("the server is silent")
+        poller = self._held.get(connection) or self._watched(connection, sock)
+        here = sock.fileno()
+        while (left := until - self._runtime.now()) > 0:
+            ready = poller.poll(left * 1000)
             arrived = any(descriptor == here for descriptor, _ in ready)
             if len(ready) > arrived:
                 await self._subscriptions.read()
-            if arrived:
+            if arrived or connection not in self._held:
                 return
-            until = until or self._runtime.now() + timeout
-            timeout = max(0.0, until - self._runtime.now())
+        raise TimeoutError("the server is silent")
+
+    def _watched(self, connection: Any, sock: Any) -> Poller:
+        poller = Poller(self._subscriptions, sock)
+        with self._guard:
+            if connection in self._held:  # else it has ended, and is not used again
+                self._held[connection] = poller
+        return poller
 
     def link(self, link: Link, connection: Any) -> Link:
         """Return a dedicated connection that is lost when the master changes."""

@@ -1,23 +1,41 @@
-"""Where the connections of a brought client come from: its address, credentials and TLS, taken from its own options.
+"""Where connections come from: the settings of a URL, or the address, credentials and TLS of a client that was brought.
 
-Nothing in here uses the client's connections. They may decode, retry, or stand half-read; those made here never do:
-RESP2, bytes, no retries, every timeout explicit.
+Nothing in here uses such a client's connections. They may decode, retry, or stand half-read; those made here never do:
+RESP2, bytes, no retries, every timeout explicit. `Direct.connect` is the one place where a connection is made.
 """
 
+import asyncio
+import contextlib
+import inspect
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 import redis
 from redis import asyncio as aredis
 from redis import connection as blocking
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ailf.errors import UnsupportedError
+from ailf_redis.connection import packed
+from ailf_redis.links import shut
+from ailf_redis.settings import Settings
 
-__all__ = ["Address", "Direct", "Nodes", "Origin", "answer", "clean", "done", "hang_up", "on_threads"]
+__all__ = [
+    "Address",
+    "Direct",
+    "Nodes",
+    "Origin",
+    "answer",
+    "clean",
+    "done",
+    "hang_up",
+    "on_threads",
+    "server_of",
+]
 
 Address = tuple[str, int]
 
@@ -34,6 +52,18 @@ _FORGOTTEN: Final = frozenset(
         *("connection_pool", "connection_class", "max_connections", "himport_registry", "cache", "cache_config"),
     }
 )
+
+_KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
+    "blocking": (blocking.Connection, blocking.SSLConnection, blocking.UnixDomainSocketConnection),
+    "asyncio": (aredis.Connection, aredis.SSLConnection, aredis.UnixDomainSocketConnection),
+}
+"""redis-py's classes for TCP, TLS and unix sockets."""
+
+_SIGN_IN: Final = ("username", "password", "credential_provider", "client_name", "db", "redis_connect_func")
+"""The options for which redis-py sends something, and reads the answer, while it connects; `driver_info` is another."""
+
+_AGAIN: Final = 0.05
+"""Seconds between two looks whether a connection that is late can be ended."""
 
 _TWINS: Final[Mapping[type, type]] = {
     aredis.Connection: blocking.Connection,
@@ -100,9 +130,11 @@ class Direct(Origin):
     where: str = attrs.field()
 
     async def connect(self) -> Any:
-        connection = self.kind(**self.options)
+        # Its own timeout is for signing in alone: from then on ailf counts.
+        seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
+        connection = self.kind(**{**self.options, "socket_timeout": seconds})
         try:
-            await done(connection.connect())
+            await _connected(connection, self.options)
         except BaseException:
             await hang_up(connection)
             raise
@@ -134,6 +166,63 @@ class Nodes:
     seeds: Sequence[Address]
     remap: Callable[[Address], Address]
     where: str
+
+
+def server_of(settings: Settings, flavour: str) -> Direct:
+    """Return the server that settings name."""
+    plain, tls, local = _KINDS[flavour]
+    kind = local if settings.path is not None else tls if settings.tls else plain
+    return Direct(kind, settings.connection_options(), settings.url)
+
+
+# --- connecting ---------------------------------------------------------------------------------------------------
+
+
+class _TextPacker:
+    """What redis-py packs a handshake's commands with: see `ailf_redis.connection.TEXT`."""
+
+    def pack(self, *command: Any) -> list[bytes]:
+        return [packed([command])]
+
+
+async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
+    """Connect, within the time for that in all, sign-in included: redis-py counts it anew for each read."""
+    seconds = options["socket_connect_timeout"]
+    if inspect.iscoroutinefunction(connection.connect):
+        async with asyncio.timeout(seconds):
+            await connection.connect()
+        return
+    if hasattr(connection, "_command_packer"):
+        connection._command_packer = _TextPacker()
+    if any(options.get(each) for each in _SIGN_IN) or options.get("driver_info", "redis-py") is not None:
+        with _ended_after(seconds, connection):
+            connection.connect()
+    else:
+        connection.connect()
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, connection: Any) -> Iterator[None]:
+    """Wake the thread that reads from a connection after that many seconds."""
+    over, late = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not over.wait(seconds):
+            late.set()
+            shut(connection._sock)
+            while not over.wait(_AGAIN):  # it may have been reached only now
+                shut(connection._sock)
+
+    with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+        threading.Thread(target=watch, name="ailf-connect", daemon=True).start()
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        if late.is_set():
+            raise TimeoutError(f"signing in took over {seconds:g} s") from error
+        raise
+    finally:
+        over.set()
 
 
 # --- options ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The plain executor: redis-py connections as they are, one call at a time each, for clients that the user brought.
 
-One text for both flavours, over the methods that redis-py's connections have in both, so that any class of them will
-do, a fake's too. `ailf_redis.pool` and `ailf_redis.wire` are faster and need real sockets.
+One text for both flavours, for any class of connection, a fake's too; `ailf_redis.ports` sends and receives over them.
+`ailf_redis.pool` and `ailf_redis.wire` are faster and need real sockets.
 """
 
 import asyncio
@@ -10,31 +10,28 @@ import math
 import os
 import socket
 import threading
+import weakref
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-import hiredis
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
-from ailf.events import check_ended
+from ailf.events import check_ended, start_task
 from ailf.runtime import Event, Runtime
-from ailf_redis.connection import Command, Executor, Link, packed
+from ailf_redis.connection import IDLE, Command, Executor, Link, packed
+from ailf_redis.errors import BROKEN
 from ailf_redis.links import ThreadLink, shut
-from ailf_redis.loop_links import discard
+from ailf_redis.loop_links import LoopLink, discard
 from ailf_redis.master import MasterTracker
 from ailf_redis.origins import Direct, Origin, answer, done, hang_up
+from ailf_redis.ports import GLANCE, Port, port_of
 from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
 
 __all__ = ["PlainExecutor"]
-
-_BROKEN: Final = (RedisError, OSError, hiredis.HiredisError)
-
-_GLANCE: Final = 0.05
-"""Seconds after which who waits on a connection without a socket looks whether he was interrupted."""
 
 _MOST: Final = 1000
 """How many replies a link returns at once, however many more are there."""
@@ -91,7 +88,7 @@ class PlainExecutor(Executor):
         self._tracker: MasterTracker | None = None
         self._origin: Origin
         if isinstance(origin, Watched):
-            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave)
+            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave_master)
         else:
             self._origin = origin
         self._on_asyncio = runtime.flavour == "asyncio"
@@ -103,7 +100,9 @@ class PlainExecutor(Executor):
         self._slots = _Slots(self.runtime, self.settings.max_connections)
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
+        self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
         self._making: set[asyncio.Task[Any]] = set()
+        self._left: list[asyncio.Task[Any]] = []  # those of them for which nobody waits
 
     def _here(self) -> tuple[int, Any]:
         return os.getpid(), _get_running_loop() if self._on_asyncio else None
@@ -125,37 +124,44 @@ class PlainExecutor(Executor):
             self._tracker.move(forked=pid != os.getpid())
         self._begin(here)
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+    async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
+        """See `Executor.call_many`; it may have to end earlier, by the runtime's clock."""
         self.check_open()
         self._move()
-        slots, most, timeout = self._slots, self.settings.max_connections, self.settings.timeout
-        if not await slots.take(timeout):
+        slots, count, timeout = self._slots, self.settings.max_connections, self.settings.timeout
+        begin = self.runtime.now()
+        until = begin + timeout if until is None else min(until, begin + timeout)
+        if not await slots.take(max(0.0, until - begin)):
             raise BackendTimeoutError(
-                f"all {most} connections to {self.where} were busy for {timeout:g} s; allow more with max_connections"
+                f"all {count} connections to {self.where} were busy for {until - begin:g} s; "
+                "allow more with max_connections"
             )
         try:
-            return await self._exchange(commands)
+            return await self._exchange(commands, self.page(entries), until)
         finally:
             slots.release()
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command], most: int, until: float) -> list[Any]:
         connection = None
         sent = False
         try:
-            connection = await self._take()
+            connection = await self._take(until)
+            port = self._ports[connection]
             # Of several commands the first may arrive whole; one that is cut short is nothing. asyncio's writer takes
             # everything, and nobody knows how far it gets.
             sent = len(commands) > 1 or self._on_asyncio
-            _write(connection, packed(commands))
+            port.used = self.runtime.now()
+            await port.send(packed(commands), until)
             sent = True
             if self._tracker is not None and not self._on_asyncio:
-                await self._tracker.wait_for_reply(connection, connection._sock, self.settings.timeout)
-            replies = [await answer(connection) for _ in commands]
+                await self._tracker.wait_for_reply(connection, connection._sock, until)
+            replies = await port.receive(len(commands), until, most)
             if self._tracker is not None:
                 self._tracker.check(connection)  # what a former master has done is lost
-        except _BROKEN as error:
-            await self._drop(connection)
-            await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
+        except BROKEN as error:
+            if connection is not None:
+                await self._drop(connection)
+                await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
             await self._drop(connection)
@@ -169,47 +175,98 @@ class PlainExecutor(Executor):
         self._idle.append(connection)
         return replies
 
-    async def _take(self) -> Any:
+    async def _take(self, until: float) -> Any:
         """Return a connection that the server has not closed meanwhile, and that leads to the master."""
         while True:
-            idle = self._pop()
-            connection = await self._connect() if idle is None else idle
+            connection = await self._kept(until)
+            if connection is None:
+                connection = await self._connect(until)
+            port = self._ports.get(connection)
+            if port is None:
+                port = self._ports[connection] = port_of(connection)
             self._busy.add(connection)  # from here on it is found when the backend is closed or the master changes
             try:
                 self.check_open()  # it may have been closed while the connection was being made
-                if idle is None or not await _stale(connection):
-                    if self._tracker is None or await self._tracker.leads_to_master(connection):
-                        return connection
-                    await self._drop_idle()  # the others most likely don't, either
+                if self._tracker is None or await self._tracker.leads_to_master(connection, port, until):
+                    return connection
+                await self._drop_idle()  # the others most likely don't, either
             except BaseException:
                 await self._drop(connection)
                 raise
             await self._drop(connection)
 
-    def _pop(self) -> Any:
-        """Return the idle connection that was used last, or None."""
+    async def _kept(self, until: float) -> Any:
+        """Return an idle connection that can be used, or None."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if await _stale(connection):
+                await hang_up(connection)
+            elif await self._still_there(connection, until):
+                return connection
+        return None
+
+    async def _still_there(self, connection: Any, until: float) -> bool:
+        """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
+        port, now = self._ports.get(connection), self.runtime.now()
+        if port is None or now - port.used < IDLE or self._tracker is not None:  # which asks for the role
+            return True
+        self._busy.add(connection)  # so that closing the backend wakes this
         try:
-            return self._idle.pop()
-        except IndexError:
-            return None
+            if await port.answers(now + (until - now) / 2):  # the other half is for a new connection and the call
+                return True
+        except BaseException:
+            await self._drop(connection)
+            raise
+        finally:
+            self._busy.discard(connection)
+        await self._drop(connection)
+        await self._drop_idle()
+        return False
 
-    async def _connect(self) -> Any:
-        """Return a new connection; a task that is cancelled meanwhile leaves it to the next one.
+    async def _connect(self, until: float) -> Any:
+        """Return a new connection; one that is late, or whose caller was cancelled, is kept for the next call.
 
-        On Python 3.11 a handshake can swallow a cancellation (asyncio.wait_for), so no caller waits in it himself.
+        On Python 3.11 a handshake can swallow a cancellation (asyncio.wait_for), so no caller waits in it itself.
+
+        Raises:
+            TimeoutError: It wasn't made in time.
         """
         if not self._on_asyncio:
-            return await self._origin.connect()
-        making = asyncio.ensure_future(self._origin.connect())
-        self._making.add(making)
-        making.add_done_callback(self._making.discard)
+            connection = await self._origin.connect()
+            if self.runtime.now() < until:
+                return connection
+            self._idle.append(connection)
+            raise TimeoutError("connecting took longer than the call has")
+        if self._left:
+            making = self._left.pop()
+        else:
+            making = start_task(self._origin.connect(), name="ailf-connect")
+            self._making.add(making)
+            making.add_done_callback(self._making.discard)
         try:
-            return await asyncio.shield(making)
+            await asyncio.wait([making], timeout=max(0.0, until - self.runtime.now()))
         except asyncio.CancelledError:
-            making.add_done_callback(self._keep)
+            self._leave(making)
             raise
+        if making.cancelled():
+            raise ConnectionError("the backend was closed while it connected")
+        if making.done():
+            return making.result()
+        self._leave(making)
+        raise TimeoutError("connecting takes longer than the call has")
+
+    def _leave(self, making: "asyncio.Task[Any]") -> None:
+        """Leave a connection that is being made to the next caller that needs one."""
+        self._left.append(making)
+        making.add_done_callback(self._keep)
 
     def _keep(self, made: "asyncio.Task[Any]") -> None:
+        if made not in self._left:  # somebody waits for it
+            return
+        self._left.remove(made)
         if made.cancelled() or made.exception() is not None:
             return
         if self.closed:
@@ -231,8 +288,8 @@ class PlainExecutor(Executor):
         self.check_open()
         self._move()
         try:
-            connection = await self._connect()
-        except _BROKEN as error:
+            connection = await self._connect(math.inf)
+        except BROKEN as error:
             raise self.lost(error, sent=False) from error
         if self.closed:  # while it was being made
             await hang_up(connection)
@@ -242,10 +299,10 @@ class PlainExecutor(Executor):
 
     def _new_link(self, connection: Any) -> Link:
         if self._on_asyncio:
-            return _LoopLink(self, connection)
+            return (LoopLink if isinstance(connection._reader, asyncio.StreamReader) else _LoopLink)(self, connection)
         return (ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
 
-    def _leave(self) -> None:
+    def _leave_master(self) -> None:
         """End every connection for calls, those under way too, as the master is another server now."""
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
@@ -286,6 +343,8 @@ class PlainExecutor(Executor):
                 await hang_up(connection)
         if self._tracker is not None:
             await self._tracker.close()
+        for making in tuple(self._making):
+            making.cancel()
         until = self.runtime.now() + self.settings.timeout
         # Each caller gives back its own, woken by the interrupt.
         while (self._busy or self._making) and self.runtime.now() < until:
@@ -311,7 +370,7 @@ async def _stale(connection: Any) -> bool:
     """Tell whether the server has closed it, or said something that nobody asked for."""
     try:
         return bool(await done(connection.can_read()))
-    except _BROKEN:
+    except BROKEN:
         return True
 
 
@@ -329,7 +388,7 @@ class _PlainLink(Link):
             raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
         try:
             self._send(packed(commands))
-        except _BROKEN as error:
+        except BROKEN as error:
             raise self._executor.lost(error, sent=True) from error
 
     def _send(self, data: bytes) -> None:
@@ -345,7 +404,7 @@ class _PlainLink(Link):
             replies = await self._first(timeout)
             while replies and len(replies) < _MOST and await done(self._connection.can_read()):
                 replies.append(await answer(self._connection))
-        except _BROKEN as error:
+        except BROKEN as error:
             if not replies:  # else the next one finds it broken too
                 raise self._executor.lost(error, sent=True) from error
         return replies
@@ -390,7 +449,7 @@ class _FakeLink(_PlainLink):
     async def _first(self, timeout: float) -> list[Any]:
         now = self._executor.runtime.now
         until = now() + timeout
-        while not self._connection.can_read(max(0.0, min(_GLANCE, until - now()))):
+        while not self._connection.can_read(max(0.0, min(GLANCE, until - now()))):
             if self._gone:
                 raise ConnectionError("it was interrupted")
             if now() >= until:
@@ -415,7 +474,6 @@ class _LoopLink(_PlainLink):
     def __init__(self, executor: PlainExecutor, connection: Any) -> None:
         super().__init__(executor, connection)
         self._loop = asyncio.get_running_loop()
-        self._glance = math.inf if isinstance(connection._reader, asyncio.StreamReader) else _GLANCE
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._loop is not asyncio.get_running_loop():
@@ -427,7 +485,7 @@ class _LoopLink(_PlainLink):
         until = loop.time() + timeout
         while True:
             try:
-                async with asyncio.timeout_at(min(until, loop.time() + self._glance)):
+                async with asyncio.timeout_at(min(until, loop.time() + GLANCE)):
                     return [await answer(self._connection, timeout=math.inf)]
             except TimeoutError:
                 if self._gone:

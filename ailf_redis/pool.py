@@ -1,4 +1,10 @@
-"""Blocking calls: a pool of redis-py connections, each driven directly by one thread at a time."""
+"""Blocking calls: a pool of redis-py connections, each driven directly by one thread at a time.
+
+A call's time is counted once, from its beginning. The kernel keeps it for a call that neither waited for its turn nor
+made a connection, as a single send or receive is bounded by a timeout of the socket. What is left of the time is
+counted only where that isn't enough: where the request or the answer doesn't go in one piece, or less than `timeout` is
+left.
+"""
 
 import contextlib
 import os
@@ -13,35 +19,37 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import hiredis
-from redis import connection as blocking
-from redis.exceptions import RedisError
 
 from ailf.clock import SystemClock
 from ailf.errors import BackendTimeoutError
-from ailf_redis.connection import NOTHING, TEXT, Command, Executor, Link, Replies, Stem, as_texts, packed
-from ailf_redis.errors import mapped
+from ailf.runtime import run
+from ailf_redis.connection import (
+    IDLE,
+    NOTHING,
+    TEXT,
+    Command,
+    Executor,
+    Link,
+    Replies,
+    Stem,
+    as_texts,
+    check_size,
+    packed,
+)
+from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.links import ThreadLink, shut
+from ailf_redis.origins import Origin, server_of
 from ailf_redis.settings import Settings
 
 __all__ = ["BlockingExecutor"]
-
-
-def _connect(settings: Settings) -> Any:
-    kinds = {True: blocking.SSLConnection, False: blocking.Connection}
-    kind = blocking.UnixDomainSocketConnection if settings.path is not None else kinds[settings.tls]
-    connection = kind(**settings.connection_options())
-    try:
-        connection.connect()
-    except BaseException:
-        connection.disconnect()
-        raise
-    return connection
 
 
 T = TypeVar("T")
 
 LINGER: Final = 200e-6
 """Seconds that a thread looks for its reply before it sleeps: about as long as it takes to be woken."""
+
+PING: Final = packed([("PING",)])
 
 SELDOM: Final = 63
 """How many calls in a row sleep at once, at most, where replies don't come that soon."""
@@ -50,20 +58,27 @@ _give_way = getattr(os, "sched_yield", lambda: None)
 
 
 class _Wire:
-    """One connection, driven directly: redis-py makes it, and stands no longer between the calls and the socket."""
+    """One connection, driven directly: redis-py makes it, and stands no longer between the calls and the socket.
 
-    def __init__(self, settings: Settings) -> None:
-        self._connection = _connect(settings)
-        self._socket: socket.socket = self._connection._sock
-        self._replies = Replies(self._connection._parser.parse_error)
+    Attributes:
+        used: When the last call over it began.
+        late: Whether the call that has it has less than `timeout` left, so that the kernel can't keep its deadline.
+    """
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._socket: socket.socket = connection._sock
+        self._replies = Replies(connection._parser.parse_error)
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
-        self._timeout = settings.timeout
+        self._timeout = timeout
         self._watch = select.poll()
         self._watch.register(self._socket, select.POLLIN)
         self._pause = self._pausing = 0
+        self.used = 0.0
+        self.late = False
         if self._plain:  # the kernel keeps the deadline, which saves two system calls per request
             self._socket.settimeout(None)
-            seconds, part = divmod(settings.timeout, 1)
+            seconds, part = divmod(timeout, 1)
             limit = struct.pack("@ll", int(seconds), int(part * 1_000_000) or (0 if seconds else 1))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -89,40 +104,86 @@ class _Wire:
             return True
         return True
 
-    def send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except BlockingIOError as error:
-            raise TimeoutError("the server takes nothing") from error
+    def send(self, data: bytes, until: float) -> None:
+        """Send a request, within the call's time."""
+        sent = 0
+        if not self.late:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError as error:
+                raise TimeoutError("the server takes nothing") from error
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:], until)
 
-    def receive(self, count: int) -> list[Any]:
-        """Return so many replies, and leave what is behind them."""
-        replies = [self.receive_one()]
+    def _send_rest(self, rest: memoryview, until: float) -> None:
+        try:
+            while rest:
+                self._limit(until)
+                rest = rest[self._socket.send(rest) :]
+        finally:
+            self._socket.settimeout(None if self._plain else self._timeout)
+
+    def receive(self, count: int, until: float, most: int) -> list[Any]:
+        """Return that many replies, and leave what is behind them."""
+        replies = [self.receive_one(until, most)]
         while len(replies) < count:
             reply = self._replies.following()
-            replies.append(self.receive_one() if reply is NOTHING else reply)
+            replies.append(self._receive_rest(until, most) if reply is NOTHING else reply)
         return replies
 
-    def receive_one(self, *, awake: bool = False) -> Any:
-        """Return one reply.
+    def receive_one(self, until: float, most: int, *, awake: bool = False) -> Any:
+        """Return one reply, within the call's time.
 
         Arguments:
+            until: When that is over.
+            most: How many bytes the reply may have.
             awake: Whether to look for it for a moment before sleeping.
         """
-        replies, size = self._replies, None
+        if self.late:
+            return self._receive_rest(until, most)
         try:
-            if awake and self._plain:
-                size = self._linger()
-            while True:
-                if size is None:
-                    size = self._socket.recv_into(replies.buffer)
-                if not size:
-                    raise ConnectionError("the server closed it")
-                if (reply := replies.first(size)) is not NOTHING:
-                    return reply
-                size = None
+            size = self._linger() if awake and self._plain else None
+            if size is None:
+                size = self._socket.recv_into(self._replies.buffer)
         except BlockingIOError as error:
             raise TimeoutError("the server is silent") from error
+        if not size:
+            raise ConnectionError("the server closed it")
+        if (reply := self._replies.first(size)) is not NOTHING:
+            return reply
+        return self._receive_rest(until, most, size)
+
+    def _receive_rest(self, until: float, most: int, arrived: int = 0) -> Any:
+        """Return a reply of which not everything came at once."""
+        try:
+            while True:
+                self._limit(until)
+                size = self._socket.recv_into(self._replies.buffer)
+                if not size:
+                    raise ConnectionError("the server closed it")
+                if (reply := self._replies.first(size)) is not NOTHING:
+                    return reply
+                arrived += size
+                check_size(arrived, most)
+        finally:
+            self._socket.settimeout(None if self._plain else self._timeout)
+
+    def _limit(self, until: float) -> None:
+        """Bound the next use of the socket by what is left of the call's time."""
+        left = until - SystemClock.wait_time()
+        if left <= 0:
+            raise TimeoutError("the call's time is over")
+        self._socket.settimeout(left)
+
+    def answers(self, until: float) -> bool:
+        """Tell whether the server answers a PING, whatever it says."""
+        try:
+            self.late = True
+            self.send(PING, until)
+            self._receive_rest(until, len(self._replies.buffer))
+        except BROKEN:
+            return False
+        return self.clean()
 
     def _linger(self) -> int | None:
         """Return how much has come within a moment, or None; where that was in vain, ever more calls don't wait for it.
@@ -162,8 +223,10 @@ class _Wire:
 class BlockingExecutor(Executor):
     """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, origin: Origin | None = None) -> None:
         super().__init__(settings)
+        self._origin = origin or server_of(settings, "blocking")
+        self._timeout = settings.timeout
         self._begin()
 
     def _begin(self) -> None:
@@ -178,35 +241,51 @@ class BlockingExecutor(Executor):
         return self._ask(hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command)))
 
     async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        return read(self._ask(stem.ending(last)))
+        reply = self._ask(stem.ending(last))
+        try:
+            return read(reply)
+        except MISREAD as error:
+            raise misread(error, self.where) from error
 
     def _ask(self, data: bytes) -> Any:
         """Send a command that is packed; return its reply."""
-        reply = self._exchange(data, 1)
+        reply = self._exchange(data, 1, self.most)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+    async def call_page(self, entries: int, *command: Any) -> Any:
+        data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
+        reply = self._exchange(data, 1, self.page(entries))
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return reply
+
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        replies = self._exchange(packed(commands), len(commands))
+        replies = self._exchange(packed(commands), len(commands), self.page(entries))
         return [replies] if len(commands) == 1 else replies
 
-    def _exchange(self, data: bytes, count: int) -> Any:
+    def _exchange(self, data: bytes, count: int, most: int) -> Any:
         """Send what is packed; return its reply, or of several commands all replies."""
-        slots = self._slot()
+        now = SystemClock.wait_time()
+        until = now + self._timeout
+        slots, late = self._slot()
         sent = False
         wire = None
         try:
-            wire = self._take()
+            wire = self._take(now, until)
+            wire.late = wire.late or late
             sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
-            wire.send(data)
+            wire.send(data, until)
             sent = True
             alone = len(self._busy) == 1  # else others need the core
-            reply = wire.receive_one(awake=alone) if count == 1 else wire.receive(count)
-        except (RedisError, OSError, hiredis.HiredisError) as error:
-            self._drop(wire)
+            reply = wire.receive_one(until, most, awake=alone) if count == 1 else wire.receive(count, until, most)
+        except BROKEN as error:
+            if wire is not None:
+                self._drop(wire)
+                self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
             self._drop(wire)
@@ -217,42 +296,81 @@ class BlockingExecutor(Executor):
         finally:
             slots.put(None)
 
-    def _slot(self) -> "queue.SimpleQueue[None]":
-        """Wait for the right to use a connection; return where it is given back, which a fork doesn't change."""
+    def _slot(self) -> "tuple[queue.SimpleQueue[None], bool]":
+        """Wait for the right to use a connection.
+
+        Returns:
+            Where it is given back, which a fork doesn't change, and whether there was a wait.
+        """
         self.check_open()
         if self._pid != os.getpid():
             self._begin()
         slots = self._slots
         try:
-            slots.get(timeout=self.settings.timeout)
+            slots.get(block=False)
+        except queue.Empty:
+            self._wait_for(slots)
+            return slots, True
+        return slots, False
+
+    def _wait_for(self, slots: "queue.SimpleQueue[None]") -> None:
+        try:
+            slots.get(timeout=self._timeout)
         except queue.Empty:
             raise BackendTimeoutError(
                 f"all {self.settings.max_connections} connections to {self.where} were busy for "
-                f"{self.settings.timeout:g} s; allow more with max_connections"
+                f"{self._timeout:g} s; allow more with max_connections"
             ) from None
-        return slots
 
     def _give_back(self, wire: _Wire) -> None:
         if wire.clean():
+            wire.late = False
             self._busy.discard(wire)
             self._idle.append(wire)
         else:
             self._drop(wire)
 
-    def _take(self) -> _Wire:
+    def _take(self, now: float, until: float) -> _Wire:
         """Return a connection that the server has not closed meanwhile."""
-        while True:
+        wire = None
+        while self._idle and wire is None:
             try:
                 wire = self._idle.pop()
-            except IndexError:
-                wire = _Wire(self.settings)
+            except IndexError:  # another thread was quicker
                 break
-            if not wire.stale():
-                break
-            wire.close()
+            if wire.stale():
+                wire.close()
+                wire = None
+            elif now - wire.used >= IDLE and not self._still_there(wire, until):
+                wire = None
+        if wire is None:
+            wire = self._made(until)
+        wire.used = now
         self._busy.add(wire)
         if self.closed:
             wire.shut()
+        return wire
+
+    def _still_there(self, wire: _Wire, until: float) -> bool:
+        """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
+        if wire.answers(until - self._timeout / 2):  # the other half is for a new connection and the call
+            return True
+        wire.close()
+        self._disconnect_idle()
+        return False
+
+    def _made(self, until: float) -> _Wire:
+        """Return a new connection. One that took longer than the call has is kept for the next call.
+
+        Raises:
+            TimeoutError: It took longer.
+        """
+        wire = _Wire(run(self._origin.connect()), self._timeout)
+        wire.late = True
+        if (now := SystemClock.wait_time()) >= until:
+            wire.used, wire.late = now, False
+            self._idle.append(wire)
+            raise TimeoutError("connecting took longer than the call has")
         return wire
 
     def _drop(self, wire: _Wire | None) -> None:
@@ -263,8 +381,8 @@ class BlockingExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            return ThreadLink(self, _connect(self.settings))
-        except (RedisError, OSError) as error:
+            return ThreadLink(self, await self._origin.connect())
+        except BROKEN as error:
             raise self.lost(error, sent=False) from error
 
     def interrupt(self) -> None:

@@ -11,7 +11,7 @@ from ailf.errors import ConnectionLostError
 from ailf.memo import Memo
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf_redis.connection import Executor, Link, Stem
-from ailf_redis.errors import mapped
+from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 
 if TYPE_CHECKING:
@@ -154,12 +154,15 @@ class RedisListener(Listener):
         self._heard = SystemClock.wait_time()
         self._pinged = False
         events: list[Frame | Confirmed | Refused] = []
-        for reply in replies:
-            known = self._named.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
-            if known is not None:  # nearly every reply is one of these
-                events.append(Frame(known, known.text, reply[2]))
-            else:
-                events += self._events(reply)
+        try:
+            for reply in replies:
+                known = self._named.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
+                if known is not None:  # nearly every reply is one of these
+                    events.append(Frame(known, known.text, reply[2]))
+                else:
+                    events += self._events(reply)
+        except MISREAD as error:
+            raise misread(error, self._where) from error
         return events
 
     async def _check_alive(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ailf.checks import to_ms
@@ -12,6 +12,8 @@ from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
+from ailf_redis.errors import MISREAD, misread
+from ailf_redis.replies import as_nothing
 from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
 
 if TYPE_CHECKING:
@@ -91,16 +93,23 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
         if len(demands) == 1:
-            return self._rulings(1, await DECIDE.run(self._executor, *self._request(limits, demands)))
+            keys, arguments = self._request(limits, demands)
+            return await DECIDE.run(self._executor, keys, arguments, partial(self._rulings, 1))
         accounts: dict[Account, list[int]] = {}
         for number, each in enumerate(demands):
             accounts.setdefault(each.account, []).append(number)
         requests = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
         told: list[Any] = [None] * len(demands)
         for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, requests), strict=True):
-            rulings = reply if isinstance(reply, BackendError) else self._rulings(len(numbers), reply)
-            for at, number in enumerate(numbers):
-                told[number] = rulings if isinstance(rulings, BackendError) else rulings[at]
+            if isinstance(reply, BackendError):
+                rulings: Sequence[Any] = [reply] * len(numbers)
+            else:
+                try:
+                    rulings = self._rulings(len(numbers), reply)
+                except MISREAD as error:
+                    rulings = [misread(error, self._executor.where)] * len(numbers)
+            for number, ruling in zip(numbers, rulings, strict=True):
+                told[number] = ruling
         return told
 
     def _request(self, limits: Limits, demands: Sequence[Demand]) -> tuple[tuple[str, ...], list[Any]]:
@@ -119,6 +128,8 @@ class RedisRateLimiterDriver(RateLimiterDriver):
     def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of so many calls."""
         at, size = reply[0] / 1000, (len(reply) - 1) // count
+        if len(reply) != 1 + count * size or size < ALL:
+            raise ValueError
         rulings = []
         for begin in range(1, len(reply), size):
             levels, marks = [], []
@@ -135,7 +146,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         for each in charges:
             arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.mark, 0, 0)[:2])
         keys = self._account(account, tuple((each.name, each.limit) for each in charges))
-        await TRUE_UP.run(self._executor, keys, arguments)
+        await TRUE_UP.run(self._executor, keys, arguments, as_nothing)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
         requests = [
@@ -145,17 +156,17 @@ class RedisRateLimiterDriver(RateLimiterDriver):
             )
             for each in slots
         ]
-        return [bool(kept) for kept in await KEEP.run_together(self._executor, requests)]
+        return await KEEP.run_together(self._executor, requests)
 
     async def observe(self, account: Account, observation: Observation) -> None:
         name, limit = observation.name, observation.limit
         remaining = NEVER if observation.remaining is None else observation.remaining
         told = (remaining, to_ms(observation.reset_after), to_ms(observation.pause))
         arguments = [*told, *_arguments(name, limit)]
-        await OBSERVE.run(self._executor, self._account(account, ((name, limit),)), arguments)
+        await OBSERVE.run(self._executor, self._account(account, ((name, limit),)), arguments, as_nothing)
 
     async def reset(self, account: Account, limits: Limits) -> None:
-        await RESET.run(self._executor, self._account(account, limits), [])
+        await RESET.run(self._executor, self._account(account, limits), [], as_nothing)
 
 
 def _seconds(wait_ms: int) -> float | None:

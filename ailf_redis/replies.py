@@ -15,10 +15,13 @@ from ailf.values import DeadLetter, GroupInfo
 
 __all__ = [
     "BODY",
-    "as_dead_letter",
+    "as_dead_letters",
     "as_fetched",
+    "as_flags",
     "as_info",
+    "as_nothing",
     "as_record",
+    "as_records",
     "entry_fields",
     "headers_field",
     "text",
@@ -90,6 +93,20 @@ def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
     return found if at == len(packed) and not len(found) % 2 else fields
 
 
+def as_nothing(reply: Any) -> None:
+    """Read a reply that says nothing."""
+
+
+def as_flags(reply: Sequence[int]) -> list[bool]:
+    """Return what a script says of several things, yes or no."""
+    return [bool(each) for each in reply]
+
+
+def as_records(reply: Sequence[Any]) -> list[Record]:
+    """Return stored entries, whoever wrote them."""
+    return [as_record(*entry) for entry in reply]
+
+
 def as_info(reply: Sequence[Any]) -> GroupInfo:
     """Return what ``info.lua`` says."""
     length, lag, pending, delayed, dead, names, oldest, evicted, paused, exists = reply
@@ -107,7 +124,7 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
     )
 
 
-def as_fetched(reply: Sequence[Any], consumer: str) -> Fetched:
+def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     """Return what ``fetch.lua`` says."""
     again, fresh, grant, dead, reset, last, ring, next_due = reply
     claims = [_again(consumer, *claim) for claim in again]
@@ -131,7 +148,12 @@ def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, at
     return Claim(record, Receipt(record.id, consumer, grant), attempt)
 
 
-def as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
+def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
+    """Return dead letters."""
+    return [_as_dead_letter(*letter) for letter in reply]
+
+
+def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """Return a dead letter as ``bury`` in the scripts writes it: what is known of it first, then the entry's fields."""
     names, said = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
     if names != LETTER_NAMES or not said[-1].isdigit():

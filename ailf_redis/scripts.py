@@ -4,14 +4,15 @@ What several transitions share stands in a file of its own, which goes before th
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from ailf_redis.connection import Executor
-from ailf_redis.errors import ScriptMissingError, mapped
+from ailf_redis.errors import MISREAD, ScriptMissingError, mapped, misread
+from ailf_redis.replies import as_flags
 
 __all__ = [
     "ACQUIRE",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
+
 @attrs.frozen
 class Script:
     """One script.
@@ -57,16 +61,35 @@ class Script:
     text: str
     sha: str
 
-    async def run(self, executor: Executor, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def run(
+        self, executor: Executor, keys: Sequence[str], arguments: Sequence[Any], read: Callable[[Any], T], page: int = 0
+    ) -> T:
         """Run it in one round trip; in two where the server has to learn it first.
 
         A script that is missing did nothing, so sending the text instead is safe for every transition.
+
+        Arguments:
+            executor: Where it is sent.
+            keys: Its keys.
+            arguments: Its arguments.
+            read: What to make of the reply.
+            page: How many entries of a stream the reply may hold.
+
+        Raises:
+            ProtocolError: The reply isn't of the shape that is read.
         """
         rest = (str(len(keys)), *keys, *arguments)
         try:
-            return await executor.call("EVALSHA", self.sha, *rest)
+            if page:
+                reply = await executor.call_page(page, "EVALSHA", self.sha, *rest)
+            else:
+                reply = await executor.call("EVALSHA", self.sha, *rest)
         except ScriptMissingError:
-            return await executor.call("EVAL", self.text, *rest)
+            reply = await executor.call_page(page, "EVAL", self.text, *rest)
+        try:
+            return read(reply)
+        except MISREAD as error:
+            raise misread(error, executor.where) from error
 
     async def run_many(self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Run it several times in one write; what is refused for one of them alone is its result."""
@@ -82,8 +105,8 @@ class Script:
 
     async def run_together(
         self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]
-    ) -> list[Any]:
-        """Run it once for all requests, whose keys and arguments it takes one after another; return a result for each.
+    ) -> list[bool]:
+        """Run it once for all requests, whose keys and arguments it takes one after another; return a flag for each.
 
         In a cluster it is run once for each slot. The keys of one request have to be of one slot.
 
@@ -92,13 +115,19 @@ class Script:
         """
         shares = executor.apart([keys[0] for keys, _ in requests])
         joined = [_joined([requests[at] for at in share]) for share in shares]
-        replies = [await self.run(executor, *joined[0])] if len(joined) == 1 else await self.run_many(executor, joined)
-        told: list[Any] = [None] * len(requests)
+        if len(joined) == 1:
+            replies: list[Any] = [await self.run(executor, *joined[0], read=as_flags)]
+        else:
+            replies = await self.run_many(executor, joined)
+        told = [False] * len(requests)
         for share, reply in zip(shares, replies, strict=True):
             if isinstance(reply, Exception):
                 raise reply
-            for at, each in zip(share, reply, strict=True):
-                told[at] = each
+            try:
+                for at, each in zip(share, reply, strict=True):
+                    told[at] = bool(each)
+            except MISREAD as error:
+                raise misread(error, executor.where) from error
         return told
 
 

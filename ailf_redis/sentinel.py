@@ -5,8 +5,11 @@ from typing import Any, Final
 
 import attrs
 
-from ailf_redis.connection import Command
-from ailf_redis.origins import Address, Direct, answer, done, hang_up
+from ailf.clock import SystemClock
+from ailf_redis.connection import READ_SIZE, Command, packed
+from ailf_redis.errors import MISREAD
+from ailf_redis.origins import Address, Direct, hang_up
+from ailf_redis.ports import Port, port_of
 
 __all__ = ["SWITCHES", "MasterState", "Watched", "ask", "is_master", "new_master", "questions"]
 
@@ -51,7 +54,7 @@ class MasterState:
                 healthy=[host, port] != [fields[b"ip"], fields[b"port"]]
                 or (b"master" in flags and not flags & {b"s_down", b"o_down", b"disconnected"}),
             )
-        except (TypeError, LookupError, ValueError, AttributeError):
+        except MISREAD:
             return None
 
 
@@ -101,25 +104,29 @@ async def ask(sentinel: Direct, service: str) -> MasterState | None:
     """Return what a Sentinel says of a master; None: it doesn't know it.
 
     Raises:
-        RedisError, OSError: It doesn't say.
+        RedisError, OSError, hiredis.HiredisError: It doesn't say.
     """
     connection = await sentinel.connect()
     try:
-        for question in questions(service):
-            await done(connection.send_command(*question, check_health=False))
-        return MasterState.of(await answer(connection), await answer(connection))
+        master, address = await _exchange(port_of(connection), questions(service), sentinel.options["socket_timeout"])
     finally:
         await hang_up(connection)
+    return MasterState.of(master, address)
 
 
-async def is_master(connection: Any) -> bool:
+async def is_master(port: Port, timeout: float) -> bool:
     """Ask a server whether it is a master.
 
     Raises:
-        RedisError, OSError: It doesn't say.
+        RedisError, OSError, hiredis.HiredisError: It doesn't say.
     """
-    await done(connection.send_command("ROLE", check_health=False))
-    reply = await answer(connection)
-    if isinstance(reply, Exception):
-        raise reply
-    return bool(reply[0] == b"master")
+    (role,) = await _exchange(port, [("ROLE",)], timeout)
+    if isinstance(role, Exception):
+        raise role
+    return isinstance(role, list) and role[:1] == [b"master"]
+
+
+async def _exchange(port: Port, commands: Sequence[Command], timeout: float) -> list[Any]:
+    until = SystemClock.wait_time() + timeout
+    await port.send(packed(commands), until)
+    return await port.receive(len(commands), until, READ_SIZE)

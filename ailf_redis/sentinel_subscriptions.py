@@ -11,13 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-import hiredis
-from redis.exceptions import RedisError
-
 from ailf.errors import BackendError, ClosedError
 from ailf.events import start_task
 from ailf.runtime import Runtime
 from ailf_redis.connection import Executor, Link
+from ailf_redis.errors import BROKEN
 from ailf_redis.links import ThreadLink
 from ailf_redis.loop_links import LoopLink
 from ailf_redis.origins import Address, Direct
@@ -39,7 +37,7 @@ LONG: Final = 0.25
 PAUSES: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the next try to subscribe, by how often it has failed before."""
 
-FAILURES: Final = (RedisError, OSError, hiredis.HiredisError, BackendError, ClosedError)
+FAILURES: Final = (*BROKEN, BackendError, ClosedError)
 """The errors of a Sentinel, or of the master, that doesn't answer or refuses."""
 
 

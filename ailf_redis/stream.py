@@ -2,25 +2,29 @@
 
 import itertools
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ailf.checks import floor_ms, to_ms
+from ailf.clock import SystemClock
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.memo import Memo
 from ailf.stream import AsyncStream, Stream
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
-from ailf_redis.connection import Executor, Link, Stem
+from ailf_redis.connection import IDLE, Executor, Link, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
     BODY,
-    as_dead_letter,
+    as_dead_letters,
     as_fetched,
+    as_flags,
     as_info,
-    as_record,
+    as_nothing,
+    as_records,
     entry_fields,
     headers_field,
     text,
@@ -50,8 +54,12 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRedisStream", "RedisStream", "RedisStreamDriver"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
+
+STEPS: Final = 1000
+"""In how many steps a consumer leaves at most, of 800 messages each; any others come back when it counts as dead."""
 
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
@@ -104,6 +112,30 @@ def _alone(entry_id: bytes) -> list[str]:
     return [entry_id.decode()]
 
 
+def _as_added(count: int, reply: Sequence[Any]) -> tuple[int, list[str]]:
+    """Return what ``add.lua`` says: below 0 that there is no room, else whether it was a duplicate, and the ids."""
+    state, *ids = reply
+    if state >= 0 and len(ids) != count:
+        raise ValueError
+    return state, [text(each) for each in ids]
+
+
+def _as_swept(reply: Sequence[Any]) -> Swept:
+    removed, unsettled, more = reply
+    return Swept(removed, unsettled, text(more))
+
+
+def _as_last_id(entries: Sequence[Any]) -> str:
+    return text(entries[0][0]) if entries else "0-0"
+
+
+def _as_outcomes(count: int, reply: Sequence[Any]) -> list[Outcome]:
+    outcomes = [_OUTCOMES[each] for each in reply]
+    if len(outcomes) != count:
+        raise ValueError
+    return outcomes
+
+
 def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
     """Return a retention as ``lua/room.lua`` takes it."""
     if retention is None:
@@ -131,19 +163,20 @@ class RedisStreamDriver(StreamDriver):
 
     async def _add_headed(self, stream: str, draft: Draft) -> list[str]:
         fields = entry_fields(draft.body, draft.headers)
-        return _alone(await self._executor.call("XADD", self._keys.stream(stream), "*", *fields))
+        command = ("XADD", self._keys.stream(stream), "*", *fields)
+        return await self._executor.read_page(0, _alone, *command)
 
     async def _add_all(self, stream: str, drafts: Sequence[Draft], retention: Retention | None) -> list[str]:
-        reply = await self._add(stream, self._keys.stream(stream), drafts, retention)
-        return [text(each) for each in reply[1:]]
+        _, ids = await self._add(stream, self._keys.stream(stream), drafts, retention)
+        return ids
 
     async def add_once(
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
-        duplicate, added = await self._add(
+        duplicate, (added,) = await self._add(
             stream, self._keys.once(stream, dedup_id), [draft], retention, token, to_ms(window)
         )
-        return Added(text(added), bool(duplicate))
+        return Added(added, bool(duplicate))
 
     async def _add(
         self,
@@ -153,30 +186,29 @@ class RedisStreamDriver(StreamDriver):
         retention: Retention | None,
         token: str = "",
         window_ms: int = 0,
-    ) -> list[Any]:
+    ) -> tuple[int, list[str]]:
+        """Add, and return whether it was a duplicate, and the ids."""
         key, meta = self._keys.stream(stream), self._keys.meta(stream)
         arguments: list[Any] = [*_limits(retention), *self._keys.gone_prefixes(stream), token, window_ms]
         for each in drafts:
             arguments += (to_ms(each.delay), to_ms(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
-        reply: list[Any] = await ADD.run(self._executor, [key, meta, once], arguments)
-        if reply[0] < 0:
+        state, ids = await ADD.run(self._executor, [key, meta, once], arguments, partial(_as_added, len(drafts)))
+        if state < 0:
             raise StreamFullError(f"{self._executor.where}: {key} has no room for {len(drafts)} more")
-        return reply
+        return state, ids
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.gone_prefixes(stream))
-        return bool(await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments))
+        return await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments, bool)
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
         arguments = (*_limits(retention), *self._keys.gone_prefixes(stream), _whole(after) if after else "0-0")
-        removed, unsettled, more = await TRIM.run(self._executor, keys, arguments)
-        return Swept(removed, unsettled, text(more))
+        return await TRIM.run(self._executor, keys, arguments, _as_swept)
 
     async def length(self, stream: str) -> int:
-        length: int = await self._executor.call("XLEN", self._keys.stream(stream))
-        return length
+        return await self._executor.read_page(0, int, "XLEN", self._keys.stream(stream))
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
@@ -184,77 +216,83 @@ class RedisStreamDriver(StreamDriver):
         if after and low == _LAST_ID:  # which no range can begin after
             return []
         key = self._keys.stream(stream)
-        entries = await self._executor.call("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
-        return [as_record(*entry) for entry in entries]
+        command = ("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
+        return await self._executor.read_page(limit, as_records, *command)
 
     async def last_id(self, stream: str) -> str:
-        entries = await self._executor.call("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
-        return text(entries[0][0]) if entries else "0-0"
+        command = ("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
+        return await self._executor.read_page(1, _as_last_id, *command)
 
     def id_before(self, timestamp: float) -> str:
         return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
 
     async def delete(self, stream: str) -> None:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
-        await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream))
+        await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream), as_nothing)
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        return bool(await self._run(OPEN, stream, group, "$" if start == LATEST else _start(start)))
+        return await self._run(OPEN, stream, group, ["$" if start == LATEST else _start(start)], bool)
 
     async def delete_group(self, stream: str, group: str) -> None:
-        await self._run(UNGROUP, stream, group)
+        await self._run(UNGROUP, stream, group, [], as_nothing)
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
-        return bool(await self._run(SEEK, stream, group, "$" if position == LATEST else _start(position)))
+        return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], bool)
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
-        return bool(await self._run(PAUSE, stream, group, int(paused)))
+        return await self._run(PAUSE, stream, group, [int(paused)], bool)
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
-        return as_info(await INFO.run(self._executor, keys, [group]))
+        # Its reply grows with the consumers: it may be as large as a page.
+        return await INFO.run(self._executor, keys, [group], as_info, page=1)
 
-    async def _run(self, script: Script, stream: str, group: str, *arguments: Any) -> Any:
+    async def _run(
+        self, script: Script, stream: str, group: str, arguments: Sequence[Any], read: Callable[[Any], R], page: int = 0
+    ) -> R:
         """Run a transition of a group."""
-        return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments))
+        return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments), read, page)
 
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (consumer, str(count), str(to_ms(lease)), str(to_ms(alive)), str(max_deliveries))
-        return as_fetched(await self._run(FETCH, stream, group, *arguments), consumer)
+        arguments = (group, consumer, str(count), str(to_ms(lease)), str(to_ms(alive)), str(max_deliveries))
+        keys, read = self._keys.group(stream, group), partial(as_fetched, consumer)
+        return await FETCH.run(self._executor, keys, arguments, read, count)
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[Outcome]:
-        arguments: list[Any] = []
+        arguments: list[Any] = [group, str(max_deliveries)]
         for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _said):
             members = [each.receipt.id for each in alike]
             arguments += (consumer, str(grant), action.value, str(to_ms(delay)), reason, error)
             arguments += (str(len(members)), *members)
-        return [_OUTCOMES[each] for each in await self._run(SETTLE, stream, group, str(max_deliveries), *arguments)]
+        keys, read = self._keys.group(stream, group), partial(_as_outcomes, len(settlements))
+        return await SETTLE.run(self._executor, keys, arguments, read)
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        arguments: list[Any] = []
+        arguments: list[Any] = [to_ms(lease)]
         for each in receipts:
             arguments += (each.id, each.consumer, each.grant)
-        return [bool(kept) for kept in await self._run(EXTEND, stream, group, to_ms(lease), *arguments)]
+        return await self._run(EXTEND, stream, group, arguments, as_flags)
 
     async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await self._run(BEAT, stream, group, to_ms(alive), *consumers)
+        await self._run(BEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        await self._run(LEAVE, stream, group, consumer)
+        for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
+            if await self._run(LEAVE, stream, group, [consumer], bool):
+                return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
-        letters = await self._executor.call("XRANGE", key, low, "+", "COUNT", limit)
-        return [as_dead_letter(*letter) for letter in letters]
+        return await self._executor.read_page(limit, as_dead_letters, "XRANGE", key, low, "+", "COUNT", limit)
 
     async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         ids = [_whole(each) for each in letters]
-        return [bool(taken) for taken in await self._run(LETTERS, stream, group, int(redrive), *ids)]
+        return await self._run(LETTERS, stream, group, [int(redrive), *ids], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         bell = None if group is None else self._keys.group(stream, group).bell
@@ -265,18 +303,20 @@ class RedisWaiter(Waiter):
     """XREAD BLOCK without a group on the stream and the group's bell: it sees what comes, and takes nothing."""
 
     MARGIN: Final = 2.0
-    """Seconds that the server may be late with saying that nothing came."""
+    """Seconds that the server may be late with saying that nothing came, but no more than `timeout`."""
 
     def __init__(self, executor: Executor, keys: Keys, stream: str, bell: str | None) -> None:
         self._executor = executor
         self._stream = keys.stream(stream)
         self._bell = bell
         self._link: Link | None = None
+        self._used = 0.0
+        self._margin = min(self.MARGIN, executor.settings.timeout)
         self._interrupted = False
 
     async def wait(self, position: Any, timeout: float) -> bool:
         try:
-            replies = await self._exchange(self._command(position, timeout), timeout + self.MARGIN)
+            replies = await self._exchange(position, SystemClock.wait_time() + timeout)
         except (BackendError, ClosedError):
             await self._drop()
             if self._interrupted:
@@ -289,19 +329,37 @@ class RedisWaiter(Waiter):
             raise mapped(replies[0], self._executor.where, sent=True)
         return not replies or replies[0] is not None
 
-    async def _exchange(self, command: list[Any], timeout: float) -> list[Any]:
+    async def _exchange(self, position: Any, until: float) -> list[Any]:
         if self._interrupted:
             return []
-        link = self._link
-        if link is None:
-            link = self._link = await self._executor.link(self._stream)
-        await link.send([command])
+        link = await self._working()
+        now = SystemClock.wait_time()
+        if now >= until:  # connecting took all of the time
+            return []
+        self._used = now
+        await link.send([self._command(position, until - now)])
         if self._interrupted:  # between the look above and the link's being there to be interrupted
             raise ClosedError("interrupted")
-        replies = await link.receive(timeout)
+        replies = await link.receive(until + self._margin - SystemClock.wait_time())
         if not replies:
             raise BackendTimeoutError(f"{self._executor.where} did not answer in time", maybe_applied=True)
         return replies
+
+    async def _working(self) -> Link:
+        """Return the link; one that was idle for long is asked first, as a firewall may have forgotten it."""
+        link = self._link
+        if link is not None and SystemClock.wait_time() - self._used >= IDLE:
+            try:
+                await link.send([("PING",)])
+                if await link.receive(self._margin):
+                    return link
+            except BackendError:
+                pass
+            await self._drop()
+            link = None
+        if link is None:
+            link = self._link = await self._executor.link(self._stream)
+        return link
 
     def _command(self, position: Any, timeout: float) -> list[Any]:
         last, ring = (position, None) if isinstance(position, str) else position

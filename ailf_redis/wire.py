@@ -8,14 +8,13 @@ from os import getpid
 from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
-from redis import asyncio as aredis
-from redis.exceptions import RedisError
 
-from ailf.errors import BackendTimeoutError
-from ailf.events import check_ended
-from ailf_redis.connection import TEXT, Command, Executor, Link, Stem, as_texts, packed
-from ailf_redis.errors import mapped
+from ailf.errors import BackendTimeoutError, ClosedError
+from ailf.events import check_ended, start_task
+from ailf_redis.connection import IDLE, TEXT, Command, Executor, Link, Stem, as_texts, packed
+from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.loop_links import LoopLink, Received, discard
+from ailf_redis.origins import Origin, server_of
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncioExecutor"]
@@ -23,24 +22,15 @@ __all__ = ["AsyncioExecutor"]
 T = TypeVar("T")
 
 
-async def _connect(settings: Settings) -> Any:
-    kinds = {True: aredis.SSLConnection, False: aredis.Connection}
-    kind = aredis.UnixDomainSocketConnection if settings.path is not None else kinds[settings.tls]
-    connection: Any = kind(**settings.connection_options())
-    try:
-        await connection.connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
-
-
 def _as_it_is(reply: Any) -> Any:
     return reply
 
 
-_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float]]
-"""Who waits, for how many replies (0: for one itself), what is made of that, and when it was sent, once it is."""
+_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float], int]
+"""Who waits, for how many replies (0: for one itself), what is made of that, when it was sent, once it is, and how many
+entries of a stream each reply may hold."""
+
+PING: Final = packed([("PING",)])
 
 
 class _Wire(Received):
@@ -61,7 +51,8 @@ class _Wire(Received):
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
         self.pid = getpid()
-        self.broken = self.retired = False
+        self.broken = self.retired = self.dormant = False
+        self._fresh_until = self.loop.time() + IDLE
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -80,8 +71,11 @@ class _Wire(Received):
 
     def is_ready(self) -> bool:
         """Tell whether one can ask from here, without waiting."""
+        if not self._queue and self.loop.time() > self._fresh_until:
+            self.dormant = True
         return (
             not self._choked
+            and not self.dormant
             and len(self._queue) < self.MOST
             and self.loop is get_running_loop()
             and self.pid == getpid()
@@ -89,41 +83,70 @@ class _Wire(Received):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    def ask(self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is) -> "asyncio.Future[Any]":
+    def ask(
+        self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is, entries: int = 0
+    ) -> "asyncio.Future[Any]":
         """Send what is packed; return what will be its reply, or raise what the server refuses.
 
         Arguments:
             data: A command, or several.
             count: Of several: how many. Then all replies are the result, errors among them.
             read: What to make of a single reply.
+            entries: How many entries of a stream each reply may hold.
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         if not self._out:
             self.loop.call_soon(self._flush)
         self._out.append(data)
-        self._queue.append((answer, count, read, self._sent))
+        self._queue.append((answer, count, read, self._sent, entries))
         if len(self._out) >= self.MUCH:
             self._flush()
         return answer
 
-    async def room(self) -> None:
-        """Wait until one can ask.
+    async def room(self, until: float) -> bool:
+        """Wait until one can ask; return whether that took time.
 
         Raises:
             ConnectionLostError: The server is silent, or gone; nothing was sent.
+            BackendTimeoutError: The call's time is over; nothing was sent.
         """
+        waited = False
         while self._choked or len(self._queue) >= self.MOST:
             waiting: asyncio.Future[None] = self.loop.create_future()
             self._full.append(waiting)
-            await waiting
+            waited = True
+            await asyncio.wait([waiting], timeout=max(0.0, until - self.loop.time()))
             if self.broken or self.retired:
                 raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
+            if not waiting.done():
+                waiting.cancel()
+                raise self._executor.lost(TimeoutError(), sent=False)
+        return waited
+
+    def hurry(self, answer: "asyncio.Future[Any]", until: float) -> None:
+        """Give up on a request earlier than others, as its call has less time left."""
+        timer = self.loop.call_at(until, self._give_up, answer)
+        answer.add_done_callback(lambda _: timer.cancel())
+
+    async def answers(self, until: float) -> bool:
+        """Tell whether the server answers a PING, whatever it says."""
+        self.dormant = True  # meanwhile nobody else asks
+        answer = self.ask(PING)
+        await asyncio.wait([answer], timeout=max(0.0, until - self.loop.time()))
+        if self.broken or not answer.done():
+            answer.cancel()
+            return False
+        answer.exception()  # also that it may not PING is an answer
+        self.dormant = False
+        return True
 
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.broken:
-            self._sent.append(self.loop.time())
+            now = self.loop.time()
+            self._sent.append(now)
             self._sent = []
+            self._fresh_until = now + IDLE
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self._timeout, self._look)
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -135,7 +158,7 @@ class _Wire(Received):
         """
         self._deadline = None
         overdue = self.loop.time() - self._timeout
-        for answer, _, _, sent in self._queue:
+        for answer, _, _, sent, _ in self._queue:
             if answer.done():
                 continue
             if not sent:  # which arms it again
@@ -143,11 +166,15 @@ class _Wire(Received):
             if sent[0] > overdue:
                 self._deadline = self.loop.call_at(sent[0] + self._timeout, self._look)
                 break
+            self._give_up(answer)
+        if self.retired:
+            self._let_in()
+
+    def _give_up(self, answer: "asyncio.Future[Any]") -> None:
+        if not answer.done():
             self._executor.retire(self)
             where = self._executor.where
             answer.set_exception(BackendTimeoutError(f"{where} did not answer in time", maybe_applied=True))
-        if self.retired:
-            self._let_in()
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -157,7 +184,7 @@ class _Wire(Received):
         try:
             for reply in replies:
                 asked = queue.popleft()
-                answer, count, read, _ = asked
+                answer, count, read, _, _ = asked
                 if count:
                     self._part(asked, reply)
                 elif answer.done():
@@ -167,6 +194,8 @@ class _Wire(Received):
                 else:
                     try:
                         answer.set_result(read(reply))
+                    except MISREAD as error:
+                        answer.set_exception(misread(error, self._executor.where))
                     except Exception as error:  # noqa: BLE001 - it is the caller's alone
                         answer.set_exception(error)
         except BaseException:
@@ -178,7 +207,7 @@ class _Wire(Received):
 
     def _part(self, asked: _Asked, reply: Any) -> None:
         """Take one of the replies that belong together; the others are to come."""
-        answer, count, _, _ = asked
+        answer, count, _, _, _ = asked
         self._parts.append(reply)
         if len(self._parts) < count:
             self._queue.appendleft(asked)
@@ -186,6 +215,9 @@ class _Wire(Received):
         parts, self._parts = self._parts, []
         if not answer.done():
             answer.set_result(parts)
+
+    def limit(self) -> int:
+        return self._executor.page(self._queue[0][4] if self._queue else 0)
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -240,11 +272,12 @@ class _Wire(Received):
 class AsyncioExecutor(Executor):
     """One connection for all calls of an event loop, and when that has ended, of the next one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, origin: Origin | None = None) -> None:
         super().__init__(settings)
+        self._origin = origin or server_of(settings, "asyncio")
         self._wire: _Wire | None = None
         self._retired: set[_Wire] = set()
-        self._connecting = asyncio.Lock()
+        self._making: asyncio.Task[_Wire] | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._pid = getpid()
 
@@ -261,43 +294,78 @@ class AsyncioExecutor(Executor):
             return wire.ask(stem.ending(last), 0, read)
         return self._finish(stem, last, read)
 
-    async def _call(self, command: Command) -> Any:
-        wire = await self._ready()
-        return await wire.ask(packed([command]))
+    def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
+        wire = self._wire
+        if wire is not None and wire.is_ready():
+            data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
+            return wire.ask(data, 0, _as_it_is, entries)
+        return self._call(command, entries)
 
-    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+    async def _call(self, command: Command, entries: int = 0) -> Any:
+        return await self._ask(packed([command]), 0, entries)
+
+    async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        wire = await self._ready()
-        replies: list[Any] = await wire.ask(packed(commands), len(commands))
+        replies: list[Any] = await self._ask(packed(commands), len(commands), entries)
         return replies
 
-    async def _ready(self) -> _Wire:
-        """Return the connection when there is room on it."""
-        wire = self._wire
-        if wire is None or not wire.is_here():
-            wire = await self._connect()
-        await wire.room()
-        return wire
+    async def _ask(self, data: bytes, count: int, entries: int) -> Any:
+        """Ask, when there is a connection, and room on it."""
+        until = get_running_loop().time() + self.settings.timeout
+        wire, late = self._wire, False
+        if wire is None or wire.dormant or not wire.is_here():
+            wire, late = await self._connected(until), True
+            if wire.retired:  # it broke before this task's turn came
+                raise self.lost(ConnectionError("it broke while the call waited for it"), sent=False)
+        late = await wire.room(until) or late
+        answer = wire.ask(data, count, _as_it_is, entries)
+        if late:
+            wire.hurry(answer, until)
+        return await answer
 
-    async def _connect(self) -> _Wire:
-        """Make the connection once for all who want it; the next one tries where this one fails or is cancelled."""
+    async def _connected(self, until: float) -> _Wire:
+        """Return a connection that works, made or looked at once for all who want it.
+
+        A cancelled caller leaves it being made, and so does one whose time is over.
+        """
         self.check_open()
         self._move()
-        async with self._connecting:
-            wire = self._wire
-            if wire is None or not wire.is_here():
-                self.check_open()
-                if wire is not None:
-                    self.retire(wire)
-                try:
-                    wire = self._wire = _Wire(await _connect(self.settings), self)
-                except (RedisError, OSError) as error:
-                    raise self.lost(error, sent=False) from error
-                if self.closed:  # while it was being made
-                    await wire.close()
-                    self.check_open()
-            return wire
+        making = self._making
+        if making is None:
+            making = self._making = start_task(self._make(), name="ailf-connect")
+            making.add_done_callback(self._made)
+        await asyncio.wait([making], timeout=max(0.0, until - get_running_loop().time()))
+        if not making.done():
+            raise self.lost(TimeoutError(), sent=False)
+        try:
+            return making.result()
+        except BROKEN as error:
+            raise self.lost(error, sent=False) from error
+        except asyncio.CancelledError:
+            raise self.lost(ConnectionError("connecting was cancelled"), sent=False) from None
+
+    def _made(self, making: "asyncio.Task[_Wire]") -> None:
+        if self._making is making:
+            self._making = None
+        if not making.cancelled():
+            making.exception()  # whoever waits is told; nobody may
+
+    async def _make(self) -> _Wire:
+        """Ask over a connection that was idle for long whether it works; else make one."""
+        wire = self._wire
+        if wire is not None and wire.is_here():
+            if await wire.answers(get_running_loop().time() + self.settings.timeout / 2):  # the rest is for the call
+                return wire
+            wire.drop()
+        if wire is not None:
+            self.retire(wire)
+        wire = _Wire(await self._origin.connect(), self)
+        if self.closed:  # while it was being made
+            await wire.close()
+            raise ClosedError(f"the backend {self.where} is closed")
+        self._wire = wire
+        return wire
 
     def _move(self) -> None:
         """Belong to the running loop; close what is of one that has ended, but not what is of a parent process."""
@@ -310,7 +378,7 @@ class AsyncioExecutor(Executor):
             check_ended(self._home, f"the connection to {self.where}")
             while self._retired:
                 self._retired.pop().discard()
-        self._connecting, self._home, self._pid = asyncio.Lock(), here, pid
+        self._making, self._home, self._pid = None, here, pid
 
     def retire(self, wire: _Wire) -> None:
         """Use it no more for new calls."""
@@ -326,8 +394,8 @@ class AsyncioExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            return LoopLink(self, await _connect(self.settings))
-        except (RedisError, OSError) as error:
+            return LoopLink(self, await self._origin.connect())
+        except BROKEN as error:
             raise self.lost(error, sent=False) from error
 
     def abandon(self) -> bool:
@@ -339,6 +407,9 @@ class AsyncioExecutor(Executor):
     async def close(self) -> None:
         self.closed = True
         self._move()
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait([self._making])
         wires = {*self._retired, *([self._wire] if self._wire is not None else [])}
         self._retired.clear()
         self._wire = None

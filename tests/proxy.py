@@ -6,6 +6,7 @@ Two threads per connection, one for each direction; every method acts on all con
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Self
 
 HOST = "127.0.0.1"
@@ -18,6 +19,7 @@ class Proxy:
     Attributes:
         port: Where clients connect to.
         url: The same as a Redis URL.
+        forge: What becomes of the bytes of replies; by default they stay as they are.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -30,6 +32,7 @@ class Proxy:
         self._stalled = False
         self._dropping = False
         self._closing = False
+        self.forge: Callable[[bytes], bytes] = bytes
         self._acceptor = threading.Thread(target=self._accept, name="proxy-accept", daemon=True)
 
     @property
@@ -163,5 +166,5 @@ class _Link:
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK):
                 if self._proxy.may_pass(self, is_reply=is_reply):
-                    sink.sendall(data)
+                    sink.sendall(self._proxy.forge(data) if is_reply else data)
         self._proxy.end(self)

@@ -58,7 +58,12 @@ class BackendDriver(ABC):
         runtime: The runtime it is bound to.
         max_payload: The largest body in bytes that core sends or accepts (B5).
         url: What it was opened with, credentials hidden, for messages.
+        timeout: Seconds within which each request of its drivers *must* end, whatever the backend does (B10). They are
+            counted once, from the request's beginning: an answer that comes bit by bit doesn't begin them anew. A
+            `Waiter` and a `Listener` have them beside the time that they are given.
     """
+
+    timeout: float = 5.0
 
     capabilities: frozenset[Capability]
     runtime: Runtime

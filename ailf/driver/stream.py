@@ -317,7 +317,10 @@ class StreamDriver(ABC):
 
     @abstractmethod
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        """Release everything the consumer holds and forget it, in one step, so that nothing is dropped (S6, S11)."""
+        """Release everything the consumer holds and forget it (S6, S11).
+
+        It *may* take several steps, but *must not* forget it before the last: nothing is dropped where one fails.
+        """
 
     # --- what a group gave up on ---------------------------------------------------------------------------------
 

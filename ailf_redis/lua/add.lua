@@ -6,6 +6,7 @@
 --         then for each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
 -- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
 -- writes  KEYS[3] with the window as its TTL
+-- bound   the entries that are added; see room.lua
 
 local token, window = ARGV[8], ARGV[9]
 local FIRST, EACH = 10, 6

@@ -2,6 +2,7 @@
 --
 -- ARGV    group, alive_ms, consumers…
 -- returns how many were not counted as alive before
+-- bound   the consumers that are named
 
 local limit = number(now + ARGV[2])
 local new = 0

@@ -2,6 +2,7 @@
 --
 -- ARGV    fence
 -- returns 1, or 0 where there is none
+-- bound   the grants of one lock: no more than its permits, and those that have ended
 
 local lock = lock_at(1)
 local grants = redis.call('HGETALL', lock.fences)

@@ -7,6 +7,7 @@
 -- latest, debt: the time that counts, and the debt then. Who changes the state alone must not ask for a wait any more.
 -- Where the debt is above the capacity, "!<rate>,<capacity>" follows: the limit that made it. Of what another one made
 -- no more counts than the capacity.
+-- bound   the lows of a state, which are at most FLOORS and one
 
 makers.b = function()
   local FLOORS = 4

@@ -5,6 +5,7 @@
 -- returns now, then for each call 1 or 0, ms after which another try may do better (-1 for never), and for each limit:
 --         remaining, ms to wait (-1 for never), ms until it is as good as fresh, and the two numbers that settling wants
 --         to be told
+-- bound   the calls, each times the limits
 
 local told, limits, changed = { now }, {}, false
 local at = 2

@@ -5,6 +5,7 @@
 -- ARGV    what the helper keys of every group begin with; the group's name follows, and the hash tag is the stream's
 -- returns how many groups it had
 -- writes  removes KEYS[1], KEYS[2] and the helpers of its groups
+-- bound   the groups of the stream
 
 redis.call('DEL', KEYS[2])
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])

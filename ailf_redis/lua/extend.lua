@@ -2,6 +2,7 @@
 --
 -- ARGV    group, lease_ms, then for each delivery: member, consumer, grant
 -- returns for each delivery 1, or 0 where its lease has ended
+-- bound   the deliveries that are named
 
 local limit = number(now + ARGV[2])
 local EACH = 3

@@ -3,6 +3,7 @@
 -- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries
 -- returns { what is due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of
 --         these, ids of the dead, reset, last id ('' where there may be more at once), last ring, next due in ms or -1 }
+-- bound   ROUNDS looks for up to `count` entries each, ROUNDS dead consumers, and a page of what others left pending
 
 local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -32,14 +33,20 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMI
   if not give_back(name, false) then more = true end
 end
 
-if redis.call('HGET', notes, 'paused') then
+local paused, sweep, anew = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew'))
+if anew and not take_up(anew) then -- nothing is leased before all of it is taken up, which ends leases
+  ring()
+  return { claims, fresh, first_grant, buried, reset, '', '', -1 }
+end
+
+if paused then
   local last, bells = rests()
   ring()
   return { claims, fresh, first_grant, buried, reset, last, bells, -1 }
 end
 
 -- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
-if now >= tonumber(redis.call('HGET', notes, 'sweep') or 0) then
+if now >= tonumber(sweep or 0) then
   local from = redis.call('HGET', notes, 'cursor') or '-'
   local rows = redis.call('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
   for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now_text, row[1]) end

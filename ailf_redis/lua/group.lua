@@ -5,7 +5,8 @@
 --                  inf: it waits for its turn
 -- KEYS[3] notes    hash: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering key,
 --                  ":m" max deliveries of its own; "base" what is added to delivery counts, "paused",
---                  "cursor" and "sweep" where and when to look for entries that other programs left pending
+--                  "cursor" and "sweep" where and when to look for entries that other programs left pending,
+--                  "anew" where to go on with what was put back before the group began anew
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     stream of one entry, replaced in order to wake who waits
 -- KEYS[6] again    stream: dead letters that were put back, with a group "g" of its own
@@ -15,6 +16,7 @@
 -- returns nothing by itself; an error reply of the server's where the stream's key holds something else
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member, KEYS[3]
 --         with the group; KEYS[5] with a TTL of 10 s
+-- bound   PAGE messages of each kind, and the fields of an entry that becomes a dead letter
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
@@ -187,6 +189,35 @@ local function give_back(consumer, forgiven)
   return not left
 end
 
+-- Where a group has begun anew, take up a page of what was put back before: it is for everybody, as though it had not
+-- been delivered since. Return whether all of it is.
+local function take_up(from)
+  local rows = redis.pcall('XPENDING', again, 'g', from, '+', PAGE)
+  if rows.err then rows = {} end
+  for _, row in ipairs(rows) do
+    local member = '~' .. row[1]
+    local fields = fields_of(member)
+    local how = fields and how_of(fields, begin_of(member, fields))
+    redis.call('HSET', notes, member .. ':f', row[4])
+    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
+    redis.call('ZADD', due, number(now), member)
+    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
+    if how and how.key then
+      local first = first_of(how.key)
+      if first and first ~= member then redis.call('ZADD', due, 'inf', member) end
+      redis.call('ZADD', queue, 0, place(how.key, member))
+      redis.call('HSET', notes, member .. ':k', how.key)
+    end
+  end
+  if #rows < PAGE then
+    redis.call('HDEL', notes, 'anew')
+  else
+    redis.call('HSET', notes, 'anew', '(' .. rows[PAGE][1])
+  end
+  rung = true
+  return #rows < PAGE
+end
+
 -- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
 -- less often than microseconds pass; where the clock was set back, less often than 4096 times.
 local function restart()
@@ -196,22 +227,7 @@ local function restart()
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
-  local rows = redis.pcall('XPENDING', again, 'g', '-', '+', 1000000)
-  for _, row in ipairs(not rows.err and rows or {}) do
-    local member = '~' .. row[1]
-    local fields = fields_of(member)
-    local how = fields and how_of(fields, begin_of(member, fields))
-    redis.call('HSET', notes, member .. ':f', row[4])
-    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
-    redis.call('ZADD', due, number(now), member)
-    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
-    if how and how.key then
-      if first_of(how.key) then redis.call('ZADD', due, 'inf', member) end
-      redis.call('ZADD', queue, 0, place(how.key, member))
-      redis.call('HSET', notes, member .. ':k', how.key)
-    end
-  end
-  rung = true
+  take_up('-')
 end
 
 local function ring()

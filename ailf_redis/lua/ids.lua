@@ -1,6 +1,7 @@
 -- What several texts need of ids, replies and ordering keys; it stands before them (see scripts.py). Pure.
 --
 -- returns nothing by itself
+-- bound   one reply
 
 local function parts(id) return string.match(id, '^(%d+)%-(%d+)$') end
 

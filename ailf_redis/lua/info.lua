@@ -4,6 +4,7 @@
 -- ARGV    group
 -- returns { length, lag or -1, in hand, waiting, dead letters, { consumer, messages in hand }…, age of the oldest
 --         unsettled in ms or -1, evicted, paused, 1 or 0 where the group is missing }
+-- bound   the consumers of the group, and MOST entries
 
 local MOST = 1000 -- entries to count where the server can't be believed
 
@@ -35,8 +36,7 @@ end
 local held, waiting, consumers, oldest = 0, 0, {}, nil
 
 local function older(id)
-  local ms = id and tonumber(string.match(id, '^%d+'))
-  if ms and (not oldest or ms < oldest) then oldest = ms end
+  if id and (not oldest or before(id, oldest)) then oldest = id end
 end
 
 local function count(key, name)
@@ -66,5 +66,5 @@ for name, messages in pairs(consumers) do
   names[#names + 1] = name
   names[#names + 1] = messages
 end
-return { length, behind, held, waiting, redis.call('XLEN', dead), names, oldest and math.max(0, now - oldest) or -1, evicted,
+return { length, behind, held, waiting, redis.call('XLEN', dead), names, oldest and math.max(0, now - parts(oldest)) or -1, evicted,
   redis.call('HEXISTS', notes, 'paused'), 1 }

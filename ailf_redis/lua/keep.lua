@@ -4,6 +4,7 @@
 -- ARGV    for each call: token, how many keys, and so many ttls in ms
 -- returns for each call 1, or 0 where one of its places has ended
 -- writes  each key with the end of its last place as TTL
+-- bound   the places that the calls have
 
 redis.call('ZREM', KEYS[1], '') -- a first write, of nothing: see relief.lua
 local told, key, at = {}, 0, 1

@@ -1,9 +1,13 @@
--- Release everything a consumer holds and forget the consumer, in one step, so that nothing is dropped with it.
+-- Release what a consumer holds, and with the last of it forget the consumer, so that nothing is dropped with it.
 --
 -- ARGV    group, consumer
--- returns 1, or 0 where the group has vanished
+-- returns 1 where nothing is left, also where the group has vanished, or 0 where the next step goes on
+-- bound   ROUNDS pages of messages of each kind (see group.lua)
 
-if missing then return 0 end
-while not give_back(ARGV[2], true) do end
-ring()
-return 1
+local ROUNDS = 8
+local done = missing
+for _ = 1, ROUNDS do
+  done = done or give_back(ARGV[2], true)
+end
+if not missing then ring() end
+return done and 1 or 0

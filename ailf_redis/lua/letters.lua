@@ -2,6 +2,7 @@
 --
 -- ARGV    group, 1 (put back) or 0 (remove for good), ids of letters…
 -- returns for each id 1, or 0 where it was not there any more
+-- bound   the letters that are named
 
 local KNOWN = 8 -- the first fields of a letter are our own; see `bury` in group.lua
 local taken = {}

@@ -21,6 +21,7 @@
 --   drop(token)           give back what somebody has; of concurrency alone
 -- and with capacity, the largest cost that can ever pass; where it has a text: id, entry (what is stored of it, if
 -- something is), changed (whether that is to be stored anew).
+-- bound   the limits at hand
 
 local LARGEST = 9007199254740992
 local MARGIN = 1000

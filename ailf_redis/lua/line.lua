@@ -6,10 +6,13 @@
 --           <channel where it is woken>"
 -- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
+-- bound   one look passes at most MOST waiters that have died or don't hear; the next look goes on with those behind them
 
 -- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
 -- waits in a cluster has a "{" before it.
 local function deaf(channel) return string.byte(channel) == 123 end
+
+local MOST = 100
 
 -- What can be done with a line. It is made when the first one is wanted: most calls find nobody waiting.
 local function line_methods()
@@ -27,11 +30,13 @@ local function line_methods()
     return nil
   end
 
-  -- The first in line that lives: its token, until when, and when it looks again.
+  -- The first in line that lives: its token, until when, and when it looks again. Behind MOST that have died, the next
+  -- one counts as alive for a millisecond.
   local function head(line)
-    while true do
+    for looked = 1, MOST + 1 do
       local token = redis.call('ZRANGE', line.queue, 0, 0)[1]
       if not token then return nil end
+      if looked > MOST then return token, now + 1, now + 1 end
       local alive, looks = waiter(line, token)
       if alive then return token, alive, looks end
     end
@@ -46,10 +51,10 @@ local function line_methods()
   end
 
   -- Wake the first in line, after a token if that is given, and if a time is given only one that would look again after
-  -- it; and the next one where nobody hears it.
+  -- it; and the next one where nobody hears it. Behind MOST of these, everybody looks again by itself.
   local function wake(line, after, before)
     local place = after and redis.call('ZRANK', line.queue, after) or -1
-    while true do
+    for _ = 1, MOST do
       place = place + 1
       local token = redis.call('ZRANGE', line.queue, place, place)[1]
       if not token then return end

@@ -7,6 +7,7 @@
 -- KEYS[4] queue, KEYS[5] waiters   see line.lua
 -- returns nothing by itself
 -- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day
+-- bound   the names that are asked for; of each, MOST grants that have ended
 
 local EACH = 5
 local IDLE = 86400000
@@ -21,9 +22,9 @@ local function all_locks()
   return found
 end
 
--- Let what has ended be gone; how much that was.
+-- Let what has ended be gone, at most MOST grants; how many that were. Others count as held until the next look.
 local function expire(lock)
-  local ended = redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now))
+  local ended = redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now), 'LIMIT', 0, MOST)
   for _, token in ipairs(ended) do
     redis.call('ZREM', lock.holders, token)
     redis.call('HDEL', lock.fences, token)

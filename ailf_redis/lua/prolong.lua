@@ -2,6 +2,7 @@
 --
 -- ARGV    for each grant: how many names (their keys follow each other), token, ttl_ms
 -- returns for each grant 1, or 0 where it had ended
+-- bound   the grants that are named
 
 redis.call('ZREM', KEYS[1], '') -- a first write, of nothing: see relief.lua
 local kept = {}

@@ -3,6 +3,7 @@
 -- ARGV    group, max_deliveries, then for deliveries of which the same is said: consumer, grant,
 --         action (ack | nack | reject | release), delay in ms, reason, error, how many they are, their members
 -- returns for each delivery 0 where its lease has ended, 1 when it is done, 2 when it is a dead letter now
+-- bound   the deliveries
 
 local most = tonumber(ARGV[2])
 local SAID = 7 -- how many arguments come before the members
@@ -13,7 +14,7 @@ local over = {} -- what is settled: a receipt for it is worth nothing any more
 -- Whether there are notes on any message, besides those on the group itself.
 local function noted()
   local own = 0
-  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep')) do
+  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'anew')) do
     if value then own = own + 1 end
   end
   return redis.call('HLEN', notes) > own
@@ -89,9 +90,10 @@ while ARGV[at] do
   end
   at = at + SAID + count
 end
-if #acked > 0 then
-  redis.call('XACK', stream, group, unpack(acked))
-  redis.call('ZREM', due, unpack(acked))
+for first = 1, #acked, MANY do
+  local last = math.min(first + MANY - 1, #acked)
+  redis.call('XACK', stream, group, unpack(acked, first, last))
+  redis.call('ZREM', due, unpack(acked, first, last))
 end
 ring()
 return done

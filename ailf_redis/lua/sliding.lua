@@ -2,6 +2,7 @@
 --
 -- returns nothing by itself
 -- writes  nothing
+-- bound   each loop goes once through the buckets of a state, which are those of `per` and one more
 --
 -- state: the time of the last charge, what was charged in its bucket, in the one before, …; empty for a fresh one
 
@@ -38,8 +39,9 @@ makers.s = function()
 
   local function add(sliding, last, counted, oldest, bucket, cost)
     counted[bucket] = max(0, min((counted[bucket] or 0) + cost, LARGEST))
-    local state = { last }
-    for each = floor(last / sliding.width), min(oldest or bucket, bucket), -1 do state[#state + 1] = counted[each] or 0 end
+    local state, first = { last }, floor((last + 1 - sliding.per) / sliding.width) -- those before the first are gone
+    first = max(first, min(oldest or bucket, bucket))
+    for each = floor(last / sliding.width), first, -1 do state[#state + 1] = counted[each] or 0 end
     while #state > 2 and state[#state] == 0 do state[#state] = nil end
     sliding.state = state
   end
@@ -49,11 +51,13 @@ makers.s = function()
     local _, counted, sum, oldest = buckets(sliding)
     local over = sum - sliding.capacity + cost
     if cost == 0 or over <= 0 then return 0 end
-    while true do
-      over = over - (counted[oldest] or 0)
-      if over <= 0 then return gone(sliding, sliding.state[1], oldest) - now end
-      oldest = oldest + 1
+    local last = sliding.state[1]
+    local newest = floor(last / sliding.width)
+    for bucket = oldest, newest - 1 do
+      over = over - (counted[bucket] or 0)
+      if over <= 0 then return gone(sliding, last, bucket) - now end
     end
+    return gone(sliding, last, newest) - now -- nothing is left then, whatever the sum beyond LARGEST was rounded to
   end
 
   local function charge(sliding, cost)

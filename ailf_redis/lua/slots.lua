@@ -3,6 +3,7 @@
 -- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
 -- returns nothing by itself
 -- writes  KEYS[4…] with the end of the last as TTL
+-- bound   the places of one call, which are no more than the limit allows
 
 makers.c = function()
   local last = 3 -- the last key that is taken

@@ -2,6 +2,7 @@
 --
 -- ARGV    token, then for each limit five, what was charged, what it should have been, and the mark's two numbers
 -- returns 1
+-- bound   the limits at hand
 
 local token = ARGV[1]
 local changed, freed = false, false

@@ -355,7 +355,7 @@ def perform(
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ailf.hub.CONFIRM_WITHIN", PATIENCE)
+    monkeypatch.setattr("ailf.driver.BackendDriver.timeout", PATIENCE / 2)
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])

@@ -226,6 +226,8 @@ def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
             ailf.Added(each.id, duplicate=True) for each in added
         ]
         assert (admin.get(f"{key}:once:text"), admin.hgetall(f"{key}:once:hash")) == (b"as it was", {b"as": b"it was"})
+        malformed = admin.xadd(key, {"ailf.how": "soon", "ailf.body": "1"})
+        assert not stream.cancel(malformed.decode())
         for each in (stream, other):
             each.delete()
 

@@ -231,7 +231,7 @@ class Glances:
         wire._pause = wire._pausing = 0  # whatever its first call was like
         self._executor = executor
         self._socket, wire._socket = wire._socket, self  # type: ignore[assignment]  # only what calls need
-        self.sendall, self.shutdown = self._socket.sendall, self._socket.shutdown
+        self.send, self.shutdown = self._socket.send, self._socket.shutdown
         self._count = 0
 
     def recv_into(self, buffer: bytearray, size: int = 0, flags: int = 0) -> int:

@@ -10,7 +10,7 @@ import attrs
 import pytest
 import uvloop
 
-from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
+from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError, ProtocolError
 from ailf.runtime import run
 from ailf_redis.connection import Stem
 from ailf_redis.pool import BlockingExecutor
@@ -267,7 +267,7 @@ def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEve
         garbage = b"what is this?\r\n"
         wire.get_buffer(-1)[: len(garbage)] = garbage
         wire.buffer_updated(len(garbage))
-        with pytest.raises(ConnectionLostError, match="no reply") as caught:
+        with pytest.raises(ProtocolError, match="Is it a Redis server") as caught:
             await call
         assert caught.value.maybe_applied
         assert await executor.call("PING") == b"PONG"

@@ -131,6 +131,14 @@ def test_script_headers(name: str) -> None:
         assert "-- ARGV" in header(name)
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_script_loops_are_bounded(name: str) -> None:
+    """Each script that loops says how often at most; none loops until something that data may keep from coming."""
+    code = re.sub(r"--.*", "", TEXTS[name])
+    assert bool(re.search(r"\b(for|while|repeat)\b", code)) == ("-- bound " in header(name))
+    assert not re.search(r"\bwhile (true|1|not)\b", code)
+
+
 @pytest.mark.parametrize("script", [each for each in vars(scripts).values() if isinstance(each, scripts.Script)])
 def test_scripts_name_their_keys(script: scripts.Script) -> None:
     """The headers of a script and of what stands before it name every key that it uses, and no other."""

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import ailf
+import ailf_redis
 from tests.servers import NewServer
 
+LUA = Path(ailf_redis.__file__).parent / "lua"
 GUIDE = Path(__file__).parents[2] / "docs" / "source" / "guides" / "redis.md"
 
 
@@ -22,6 +24,16 @@ def published(version: str) -> list[str]:
         words = [each for each in words if each not in ("+spublish", "+ssubscribe", "+sunsubscribe")]
         words = [re.sub(r"\+(xgroup|xinfo)\|.*", r"+\1", word) for word in words]
     return words
+
+
+def test_published_rights_name_what_scripts_call() -> None:
+    """Each command that a script calls is among the rules, with its subcommand where the rules say that."""
+    rules = published("8.2")
+    for script in sorted(LUA.glob("*.lua")):
+        code = re.sub(r"--.*", "", script.read_text())
+        for command, sub in re.findall(r"redis\.p?call\('(\w+)'(?:, '([A-Z]+)')?", code):
+            name = f"+{command}".lower()
+            assert name in rules or f"{name}|{sub}".lower() in rules, f"{script.name}: {command} {sub}"
 
 
 def test_published_rights_are_enough(redis_versions: list[str], new_server: NewServer) -> None:

@@ -1,0 +1,82 @@
+"""A server that says what a test tells it to say, byte by byte where the test likes: what no real server does."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+import hiredis
+
+__all__ = ["HELLO", "Scripted", "trickled"]
+
+HOST = "127.0.0.1"
+HELLO = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.0.0\r\n"
+
+Answer = Callable[[list[bytes]], Iterable[bytes]]
+"""What is said to a command, piece by piece."""
+
+
+def trickled(reply: bytes, pause: float = 0.02) -> Iterable[bytes]:
+    """Say a reply byte by byte."""
+    for at in range(len(reply)):
+        yield reply[at : at + 1]
+        time.sleep(pause)
+
+
+class Scripted:
+    """The server, from `with` to the end of it.
+
+    Attributes:
+        url: Where it is.
+        port: The same as a number.
+        answer: What it says; HELLO it answers as a server does.
+        commands: What it was asked, connection by connection.
+        finished: How many answers it has said to their ends.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.commands: list[list[list[bytes]]] = []
+        self.finished = 0
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://{HOST}:{self.port}/0"
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, name="scripted", daemon=True)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                thread = threading.Thread(target=self._serve, args=(client,), name="scripted-client", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        heard: list[list[bytes]] = []
+        self.commands.append(heard)
+        reader: Any = hiredis.Reader()
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                reader.feed(data)
+                while (command := reader.gets()) is not False:
+                    heard.append(command)
+                    for piece in (HELLO,) if command[0] == b"HELLO" else self.answer(command):
+                        client.sendall(piece)
+                    self.finished += 1
