@@ -155,7 +155,7 @@ class PlainExecutor(Executor):
             await port.send(packed(commands), until)
             sent = True
             if self._tracker is not None and not self._on_asyncio:
-                await self._tracker.wait_for_reply(connection, connection._sock, until)
+                await self._tracker.wait_for_reply(connection, sock_of(connection), until)
             replies = await port.receive(len(commands), until, most)
             if self._tracker is not None:
                 self._tracker.check(connection)  # what a former master has done is lost
@@ -314,7 +314,7 @@ class PlainExecutor(Executor):
             if self._on_asyncio:
                 self._end(connection)
             else:
-                shut(connection._sock)
+                shut(sock_of(connection))
 
     def _end(self, connection: Any) -> None:
         """End a connection without waiting."""
