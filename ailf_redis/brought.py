@@ -19,8 +19,9 @@ from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.connection import Executor
-from ailf_redis.origins import Direct, Nodes, Watched, clean, on_threads
+from ailf_redis.origins import Direct, Nodes, clean, on_threads
 from ailf_redis.plain import PlainExecutor
+from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
 
 __all__ = ["Brought"]

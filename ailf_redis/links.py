@@ -47,6 +47,10 @@ class ThreadLink(Link):
         self._gone = False
         executor.linked(self)
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor, so that a thread can wait for several; -1 when it is closed."""
+        return self._socket.fileno()
+
     async def send(self, commands: Sequence[Command]) -> None:
         rest = memoryview(packed(commands))
         until = SystemClock.wait_time() + self._executor.settings.timeout

@@ -16,7 +16,6 @@ import attrs
 import redis
 from redis import asyncio as aredis
 from redis import connection as blocking
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from ailf.errors import UnsupportedError
@@ -30,7 +29,6 @@ __all__ = [
     "Direct",
     "Nodes",
     "Origin",
-    "Watched",
     "answer",
     "clean",
     "done",
@@ -104,11 +102,9 @@ class Origin(ABC):
 
     Attributes:
         where: The server, for messages, without credentials.
-        follows: Whether the next connection may lead to another server: to the new master.
     """
 
     where: str
-    follows: bool
 
     @abstractmethod
     async def connect(self) -> Any:
@@ -132,7 +128,6 @@ class Direct(Origin):
     kind: Any = attrs.field()
     options: Mapping[str, Any] = attrs.field(repr=False)
     where: str = attrs.field()
-    follows = False
 
     async def connect(self) -> Any:
         # Its own timeout is for signing in alone: from then on ailf counts.
@@ -151,57 +146,10 @@ class Direct(Origin):
         host, port = address
         return attrs.evolve(self, options={**self.options, "host": host, "port": port}, where=f"redis://{host}:{port}")
 
-
-@attrs.frozen
-class Watched(Origin):
-    """The master that Sentinels know, asked for again for every connection.
-
-    Attributes:
-        master: How to connect to it; the address is what the Sentinels say.
-        sentinels: The Sentinels, the one first that answered last.
-        service: The master's name.
-        peers: How many other Sentinels one must know to be believed.
-        forced_host: What to take for the master's host, whatever they say; None: believe them.
-        where: See `Origin`.
-    """
-
-    master: Direct
-    sentinels: list[Direct]
-    service: str
-    peers: int
-    forced_host: str | None
-    where: str
-    follows = True
-
-    async def connect(self) -> Any:
-        host, port = await self._address()
-        return await self.master.at((self.forced_host or host, port)).connect()
-
-    async def _address(self) -> Address:
-        for sentinel in tuple(self.sentinels):
-            try:
-                state = await self._ask(sentinel)
-            except (RedisError, OSError):
-                continue
-            if state is not None and self._sound(state):
-                # In one step: other threads look through the list.
-                self.sentinels[:] = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
-                return state[b"ip"].decode(), int(state[b"port"])
-        raise RedisConnectionError(f"no Sentinel knows a healthy master {self.service!r}")
-
-    async def _ask(self, sentinel: Direct) -> Mapping[bytes, bytes] | None:
-        connection = await sentinel.connect()
-        try:
-            await done(connection.send_command("SENTINEL", "MASTER", self.service, check_health=False))
-            reply = await answer(connection)
-        finally:
-            await hang_up(connection)
-        return None if isinstance(reply, Exception) else dict(zip(reply[::2], reply[1::2], strict=True))
-
-    def _sound(self, state: Mapping[bytes, bytes]) -> bool:
-        flags = state[b"flags"].split(b",")
-        down = {b"s_down", b"o_down", b"disconnected"}.intersection(flags)
-        return b"master" in flags and not down and int(state[b"num-other-sentinels"]) >= self.peers
+    def within(self, seconds: float) -> "Direct":
+        """Return the same with timeouts of at most `seconds`."""
+        limits = {name: min(self.options[name], seconds) for name in ("socket_timeout", "socket_connect_timeout")}
+        return attrs.evolve(self, options={**self.options, **limits})
 
 
 @attrs.frozen

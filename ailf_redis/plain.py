@@ -25,8 +25,10 @@ from ailf_redis.connection import IDLE, Command, Executor, Link, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.loop_links import LoopLink, discard
-from ailf_redis.origins import Origin, answer, done, hang_up
+from ailf_redis.master import MasterTracker
+from ailf_redis.origins import Direct, Origin, answer, done, hang_up
 from ailf_redis.ports import GLANCE, Port, port_of
+from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
 from ailf_redis.versions import can_read, drop, is_asyncio, reader_of, sock_of, writer_of
 
@@ -80,11 +82,16 @@ class _Slots:
 class PlainExecutor(Executor):
     """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
 
-    def __init__(self, settings: Settings, origin: Origin, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, origin: Direct | Watched, runtime: Runtime) -> None:
         super().__init__(settings)
         self.where = origin.where
         self.runtime = runtime
-        self._origin = origin
+        self._tracker: MasterTracker | None = None
+        self._origin: Origin
+        if isinstance(origin, Watched):
+            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave_master)
+        else:
+            self._origin = origin
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
         self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
@@ -114,6 +121,8 @@ class PlainExecutor(Executor):
             check_ended(loop, f"the connections to {self.where}")
             for connection in left:
                 discard(connection, loop)
+        if self._tracker is not None:
+            self._tracker.move(forked=pid != os.getpid())
         self._begin(here)
 
     async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
@@ -145,7 +154,11 @@ class PlainExecutor(Executor):
             port.used = self.runtime.now()
             await port.send(packed(commands), until)
             sent = True
+            if self._tracker is not None and not self._on_asyncio:
+                await self._tracker.wait_for_reply(connection, sock_of(connection), until)
             replies = await port.receive(len(commands), until, most)
+            if self._tracker is not None:
+                self._tracker.check(connection)  # what a former master has done is lost
         except BROKEN as error:
             if connection is not None:
                 await self._drop(connection)
@@ -154,7 +167,7 @@ class PlainExecutor(Executor):
         except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
             await self._drop(connection)
             raise
-        if self._origin.follows and any(map(_demoted, replies)):
+        if self._tracker is not None and any(map(_demoted, replies)):
             await self._drop(connection)
             await self._drop_idle()
             applied = not all(map(_demoted, replies))
@@ -164,17 +177,24 @@ class PlainExecutor(Executor):
         return replies
 
     async def _take(self, until: float) -> Any:
-        """Return a connection that the server has not closed meanwhile."""
-        connection = await self._kept(until)
-        if connection is None:
-            connection = await self._connect(until)
-        if connection not in self._ports:
-            self._ports[connection] = port_of(connection)
-        self._busy.add(connection)
-        if self.closed:  # while it was being made
+        """Return a connection that the server has not closed meanwhile, and that leads to the master."""
+        while True:
+            connection = await self._kept(until)
+            if connection is None:
+                connection = await self._connect(until)
+            port = self._ports.get(connection)
+            if port is None:
+                port = self._ports[connection] = port_of(connection)
+            self._busy.add(connection)  # from here on it is found when the backend is closed or the master changes
+            try:
+                self.check_open()  # it may have been closed while the connection was being made
+                if self._tracker is None or await self._tracker.leads_to_master(connection, port, until):
+                    return connection
+                await self._drop_idle()  # the others most likely don't, either
+            except BaseException:
+                await self._drop(connection)
+                raise
             await self._drop(connection)
-            self.check_open()
-        return connection
 
     async def _kept(self, until: float) -> Any:
         """Return an idle connection that can be used, or None."""
@@ -192,7 +212,7 @@ class PlainExecutor(Executor):
     async def _still_there(self, connection: Any, until: float) -> bool:
         """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
         port, now = self._ports.get(connection), self.runtime.now()
-        if port is None or now - port.used < IDLE:
+        if port is None or now - port.used < IDLE or self._tracker is not None:  # which asks for the role
             return True
         self._busy.add(connection)  # so that closing the backend wakes this
         try:
@@ -275,11 +295,34 @@ class PlainExecutor(Executor):
         if self.closed:  # while it was being made
             await hang_up(connection)
             self.check_open()
+        link = self._new_link(connection)
+        return link if self._tracker is None else self._tracker.link(link, connection)
+
+    def _new_link(self, connection: Any) -> Link:
         if self._on_asyncio:
             return (LoopLink if isinstance(reader_of(connection), asyncio.StreamReader) else _LoopLink)(
                 self, connection
             )
         return (ThreadLink if isinstance(sock_of(connection), socket.socket) else _FakeLink)(self, connection)
+
+    def _leave_master(self) -> None:
+        """End every connection for calls, those under way too, as the master is another server now."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._end(self._idle.pop())
+        for connection in tuple(self._busy):  # each caller gives back its own
+            if self._on_asyncio:
+                self._end(connection)
+            else:
+                shut(sock_of(connection))
+
+    def _end(self, connection: Any) -> None:
+        """End a connection without waiting."""
+        _, loop = self._home
+        if loop is None:
+            connection.disconnect()
+        else:
+            discard(connection, loop)
 
     def interrupt(self) -> None:
         self.closed = True
@@ -289,14 +332,10 @@ class PlainExecutor(Executor):
 
     def abandon(self) -> bool:
         had = super().abandon()
-        pid, loop = self._home
-        connections = [*self._idle, *self._busy] if pid == os.getpid() else []
+        connections = [*self._idle, *self._busy] if self._home[0] == os.getpid() else []
         self._idle.clear()
         for each in connections:
-            if loop is None:
-                each.disconnect()
-            else:
-                discard(each, loop)
+            self._end(each)
         return bool(connections) or had
 
     async def close(self) -> None:
@@ -305,6 +344,8 @@ class PlainExecutor(Executor):
         if self._on_asyncio:
             for connection in tuple(self._busy):
                 await hang_up(connection)
+        if self._tracker is not None:
+            await self._tracker.close()
         for making in tuple(self._making):
             making.cancel()
         until = self.runtime.now() + self.settings.timeout

@@ -134,49 +134,114 @@ class Cluster:
 
 
 class Watch:
-    """A master, a replica, and the Sentinel that makes the replica the master when the master is gone.
+    """A master, its replicas, and the Sentinels that make a replica the master when the master is gone.
+
+    Arguments:
+        binary: The server's binary.
+        version: Its version.
+        options: Further options of the master and its replicas.
+        replicas: How many replicas there are.
+        sentinels: How many Sentinels there are; most of them decide.
+        down_after_ms: After how many milliseconds of silence a Sentinel takes a server for dead.
 
     Attributes:
-        servers: The two servers; either may be the master.
-        sentinel: The Sentinel.
+        servers: The master and its replicas; any of them may be the master later.
+        sentinels: The Sentinels.
     """
 
     SERVICE = "watched"
 
-    def __init__(self, binary: Path, version: str) -> None:
-        self._servers: list[Server] = []
+    def __init__(
+        self, binary: Path, version: str, *options: str, replicas: int = 1, sentinels: int = 1, down_after_ms: int = 300
+    ) -> None:
+        self._down_after_ms = down_after_ms
+        self._all: list[Server] = []
         try:
-            master = self._start(binary, version, *SYNC)
-            replica = self._start(
-                binary, version, "--replicaof", f"{HOST} {master.port}", "--repl-diskless-sync-delay", "0"
-            )
-            until("the replica did not get ready", lambda: ask(replica, "INFO")["master_link_status"] == "up")
-            self.sentinel = self._start(binary, version, "--sentinel")
-            ask(self.sentinel, "SENTINEL", "MONITOR", self.SERVICE, HOST, master.port, 1)
-            for name, value in (("down-after-milliseconds", 300), ("failover-timeout", 2000)):
-                ask(self.sentinel, "SENTINEL", "SET", self.SERVICE, name, value)
-            self.servers = (master, replica)
-            until(
-                "the Sentinel did not find the replica",
-                lambda: ask(self.sentinel, "SENTINEL", "REPLICAS", self.SERVICE),
-            )
+            master = self._start(binary, version, *SYNC, *options)
+            follow = ("--replicaof", HOST, str(master.port))
+            self.servers = [master, *(self._start(binary, version, *SYNC, *options, *follow) for _ in range(replicas))]
+            for replica in self.servers[1:]:
+                until("a replica did not get ready", lambda: ask(replica, "INFO")["master_link_status"] == "up")  # noqa: B023 - called here
+            self.sentinels = [self._start(binary, version, "--sentinel") for _ in range(sentinels)]
+            for sentinel in self.sentinels:
+                self.monitor(sentinel, master, quorum=sentinels // 2 + 1)
+            until("the Sentinels did not find each other", lambda: all(map(self._knows_all, self.sentinels)))
         except BaseException:
             self.close()
             raise
 
     def _start(self, binary: Path, version: str, *options: str) -> Server:
-        self._servers.append(Server.start(binary, *options, version=version))
-        return self._servers[-1]
+        self._all.append(Server.start(binary, *options, version=version))
+        return self._all[-1]
+
+    def monitor(self, sentinel: Server, master: Server, *, quorum: int = 1) -> None:
+        """Have a Sentinel watch a master."""
+        ask(sentinel, "SENTINEL", "MONITOR", self.SERVICE, HOST, master.port, quorum)
+        for name, value in (("down-after-milliseconds", self._down_after_ms), ("failover-timeout", 2000)):
+            ask(sentinel, "SENTINEL", "SET", self.SERVICE, name, value)
+
+    def _knows_all(self, sentinel: Server) -> bool:
+        replicas = ask(sentinel, "SENTINEL", "REPLICAS", self.SERVICE)
+        others = ask(sentinel, "SENTINEL", "SENTINELS", self.SERVICE)
+        return (len(replicas), len(others)) == (len(self.servers) - 1, len(self.sentinels) - 1)
+
+    @property
+    def sentinel(self) -> Server:
+        """The first Sentinel that runs."""
+        return next(each for each in self.sentinels if each.running)
 
     @property
     def master(self) -> Server:
-        """The server that is the master, as the Sentinel says."""
-        _, port = ask(self.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
-        return next(each for each in self.servers if each.port == int(port))
+        """The server that is the master, as the first Sentinel says that runs."""
+        return self._named_by(self.sentinel)
+
+    def _named_by(self, sentinel: Server) -> Server:
+        """The master that a Sentinel names; it changes as the Sentinel publishes ``+switch-master``."""
+        reply = ask(sentinel, "SENTINEL", "MASTER", self.SERVICE)
+        port = int(reply[reply.index(b"port") + 1])
+        return next(each for each in self.servers if each.port == port)
+
+    def fail_over(self) -> Server:
+        """Have a replica made the master while the master lives and goes on taking writes; return the former one.
+
+        This returns when the first Sentinel publishes it. Some 10 s later they make a replica of the former one.
+        """
+        master = self.master
+
+        def accepted() -> bool:
+            try:
+                return bool(ask(self.sentinel, "SENTINEL", "FAILOVER", self.SERVICE))
+            except redis.ResponseError as error:  # it doesn't yet know enough of the replica
+                if "NOGOODSLAVE" not in str(error):
+                    raise
+                return False
+
+        until("no replica can be promoted", accepted)
+        running = [each for each in self.sentinels if each.running]
+        until("no failover", lambda: any(self._named_by(each) is not master for each in running))
+        return master
+
+    def agree(self) -> bool:
+        """Tell whether all Sentinels that run name the same master."""
+        return len({self._named_by(each) for each in self.sentinels if each.running}) == 1
+
+    def settled(self) -> bool:
+        """Tell whether every other server follows the master and has everything."""
+        try:
+            states = {each.port: ask(each, "ROLE") for each in self.servers}
+        except redis.ConnectionError:  # a server that is made a replica ends its connections
+            return False
+        first, *others = sorted(states.values(), key=lambda state: state[0] != b"master")
+        port = self.master.port
+        return (
+            states[port] is first
+            and first[0] == b"master"
+            and all(state[0] == b"slave" and (state[2], state[3]) == (port, b"connected") for state in others)
+        )
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where the Sentinels are: one that is gone, and the one that runs."""
-        return [(HOST, 1), (HOST, self.sentinel.port)]
+        """Where the Sentinels are: one that is gone, and those that were started."""
+        return [(HOST, 1), *((HOST, each.port) for each in self.sentinels)]
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +250,6 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Stop all three."""
-        for each in reversed(self._servers):
+        """Stop them all."""
+        for each in reversed(self._all):
             each.close()

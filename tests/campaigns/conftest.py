@@ -1,6 +1,18 @@
-"""Long runs, for `make campaign`: collected only where AILF_CAMPAIGN=1 says so."""
+"""Long runs, for `make campaign`: collected only where AILF_CAMPAIGN=1 says so. The figures are printed at the end."""
+
+import itertools
+
+import pytest
 
 from contract_tests.conftest import *  # noqa: F403 - the contract's fixtures
 from tests.effort import CAMPAIGN
 
 collect_ignore_glob = [] if CAMPAIGN else ["*"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have recorded as their figures, also from other processes."""
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        for name, figures in getattr(report, "user_properties", ()):
+            if name == "figures" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid}: {figures}")
