@@ -57,13 +57,16 @@ class ClusterExecutor(Executor):
             groups.setdefault(slot_of(key), []).append(at)
         return list(groups.values())
 
-    async def owner(self, slot: int | None) -> Address:
-        """Return the master that serves a slot, or any of no slot."""
+    async def owner(self, slot: int | None, until: float | None = None) -> Address:
+        """Return the master that serves a slot, or any of no slot; within the time of a call, where that is told."""
         self.check_open()
         slots = self._map
         if slots is None:
-            await self._asking.join(self._ask_around)
+            now = self.runtime.now()
+            await self._asking.join(self._ask_around, None if until is None else max(0.0, until - now))
             slots = self._map
+            if slots is None and until is not None and self.runtime.now() >= until:
+                raise self.lost(TimeoutError(), sent=False)
         found = slots.owner(slot) if slots is not None else None
         if found is None:
             self.doubt()
@@ -77,13 +80,20 @@ class ClusterExecutor(Executor):
             self._known = [*(each for each in self._known if each != suspect), suspect]
 
     async def _ask_around(self) -> None:
-        """Ask one node after another until one answers."""
+        """Ask one node after another until one answers, within the time of one request.
+
+        Each node has half of what is left, so that the first one may be silent.
+        """
         if self._map is not None:
             return
         errors: list[Exception] = []
-        for address in tuple(self._known):
+        until = self.runtime.now() + self.settings.timeout
+        *others, last = self._known
+        for address in (*others, last):
+            now = self.runtime.now()
+            mine = until if address is last else now + (until - now) / 2
             try:
-                (reply,) = await self._at(address).call_many([("CLUSTER", "SLOTS")])
+                (reply,) = await self._at(address).call_many([("CLUSTER", "SLOTS")], until=mine)
             except (ConnectionLostError, BackendTimeoutError) as error:
                 errors.append(error)
                 continue
@@ -110,31 +120,33 @@ class ClusterExecutor(Executor):
     # --- calls ---------------------------------------------------------------------------------------------------
 
     async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
+        until = self.runtime.now() + self.settings.timeout
         shares: dict[Address, list[int]] = {}
         for at, command in enumerate(commands):
             key = key_of(command, self.meeting)
-            shares.setdefault(await self.owner(None if key is None else slot_of(key)), []).append(at)
+            owner = await self.owner(None if key is None else slot_of(key), until)
+            shares.setdefault(owner, []).append(at)
         replies: list[Any] = [None] * len(commands)
         begun = False
         for address, share in shares.items():
             try:
-                told = await self._ask_node(address, [commands[at] for at in share], entries)
+                told = await self._ask_node(address, [commands[at] for at in share], entries, until)
                 begun = True
                 for at, reply in zip(share, told, strict=True):
-                    replies[at] = await self._followed(commands[at], address, reply, entries)
+                    replies[at] = await self._followed(commands[at], address, reply, entries, until)
             except BackendError as error:
                 error.maybe_applied = error.maybe_applied or begun
                 raise
         return replies
 
-    async def _ask_node(self, address: Address, commands: Sequence[Command], entries: int = 0) -> list[Any]:
+    async def _ask_node(self, address: Address, commands: Sequence[Command], entries: int, until: float) -> list[Any]:
         try:
-            return await self._at(address).call_many(commands, entries)
+            return await self._at(address).call_many(commands, entries, until)
         except (ConnectionLostError, BackendTimeoutError):
             self.doubt(address)
             raise
 
-    async def _followed(self, command: Command, address: Address, reply: Any, entries: int) -> Any:
+    async def _followed(self, command: Command, address: Address, reply: Any, entries: int, until: float) -> Any:
         """Return the reply of the node that has the key."""
         for _ in range(_HOPS):
             if not isinstance(reply, AskError):
@@ -142,9 +154,9 @@ class ClusterExecutor(Executor):
             address = self._told_address(reply, address)
             if isinstance(reply, MovedError):
                 self._moved(reply.slot_id, address)
-                (reply,) = await self._ask_node(address, [command], entries)
+                (reply,) = await self._ask_node(address, [command], entries, until)
             else:
-                _, reply = await self._ask_node(address, [("ASKING",), command], entries)
+                _, reply = await self._ask_node(address, [("ASKING",), command], entries, until)
         if isinstance(reply, _UNSETTLED):
             self.doubt()
         return reply

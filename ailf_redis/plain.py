@@ -132,6 +132,8 @@ class PlainExecutor(Executor):
         slots, count, timeout = self._slots, self.settings.max_connections, self.settings.timeout
         begin = self.runtime.now()
         until = begin + timeout if until is None else min(until, begin + timeout)
+        if until <= begin:
+            raise self.lost(TimeoutError(), sent=False)
         if not await slots.take(max(0.0, until - begin)):
             raise BackendTimeoutError(
                 f"all {count} connections to {self.where} were busy for {until - begin:g} s; "
@@ -248,7 +250,8 @@ class PlainExecutor(Executor):
             self._making.add(making)
             making.add_done_callback(self._making.discard)
         try:
-            await asyncio.wait([making], timeout=max(0.0, until - self.runtime.now()))
+            left = None if until == math.inf else max(0.0, until - self.runtime.now())
+            await asyncio.wait([making], timeout=left)
         except asyncio.CancelledError:
             self._leave(making)
             raise

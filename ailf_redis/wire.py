@@ -250,12 +250,15 @@ class _Wire(Received):
             self.gone.set_result(None)
 
     def _fail(self, cause: Exception) -> None:
+        """End all requests: the oldest with what its answer did, the others since the connection is gone."""
         while self._queue:
             answer = self._queue.popleft()[0]
             if not answer.done():
                 error = self._executor.lost(cause, sent=True)
                 error.__cause__ = cause
                 answer.set_exception(error)
+            if not isinstance(cause, OSError):
+                cause = ConnectionError("the answer to an earlier request can't be understood")
 
     async def close(self) -> None:
         self._transport.abort()

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ailf
@@ -79,6 +80,14 @@ class Harness:
 
     async def publish_broken(self, channel: str) -> None:
         """Optional: publish what is no text, on a channel whose name is this one with bytes behind it that are none."""
+        raise NotImplementedError
+
+    def hasty(self, timeout: float) -> "AbstractContextManager[Harness]":
+        """Optional: enter a harness whose backends' requests have that many seconds, and which has `freeze`."""
+        raise NotImplementedError
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Let the backend be silent, or answer again: of a `hasty` harness. Connecting *may* work meanwhile."""
         raise NotImplementedError
 
     def lacks(self, need: Capability | str) -> str:

@@ -22,6 +22,7 @@ NAMES = [
     "é" * (MAX_NAME // 2),
 ]  # fmt: skip
 NEEDS = (Capability.PUBSUB, Capability.STREAM)
+WAITS = (*NEEDS, Capability.LOCK, Capability.RATE_LIMITER)
 BODIES = [b"", b"\0", bytes(range(256)), b"\0AILF\1", b"\0AILF\1\xff\xff\xff\xff", b"{", b"\r\n+OK\r\n"]
 
 
@@ -370,3 +371,30 @@ async def test_two_processes(world: World) -> None:
         assert await world.soon(in_thread(child.wait), 2 * world.patience) == 0
     async with backend.stream("tasks").group("g").consumer() as consumer:
         await world.nothing(consumer)
+
+
+@needs("hasty", *WAITS)
+async def test_a_silent_backend(world: World) -> None:
+    """B10: while the backend says nothing, each call ends within its timeout and one request's, with our error."""
+    with world.harness.hasty(0.4) as place:
+        backend = await world.connect(harness=place)
+        stream, limiter = backend.stream("s"), backend.rate_limiter("r", "9/day")
+        async with stream.group("g").consumer() as consumer:
+            assert await consumer.get(0) is None
+            await limiter.acquire("k", timeout=0.1)
+            waits: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+                "stream.add": lambda: stream.add(1),  # it isn't repeated
+                "limiter.acquire": lambda: limiter.acquire("k", timeout=0.1),
+                "lock.acquire": lambda: backend.lock("l").acquire(timeout=0.1),
+                "consumer.get": lambda: consumer.get(timeout=0.1),
+                "request": lambda: backend.pubsub().request("c", 1, timeout=0.1),
+            }
+            place.freeze(frozen=True)
+            calls = {name: asyncio.ensure_future(call()) for name, call in waits.items()}
+            _, unended = await asyncio.wait(calls.values(), timeout=2.0)
+            late = sorted(name for name, call in calls.items() if call in unended)
+            place.freeze(frozen=False)
+            ends = await world.soon(asyncio.gather(*calls.values(), return_exceptions=True))
+            assert not late
+            assert all(each is None or isinstance(each, ailf.AilfError) for each in ends), ends
+        await world.soon(limiter.acquire("k", timeout=world.patience))

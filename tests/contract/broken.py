@@ -4,11 +4,13 @@ Streams have files of their own: `broken_streams`, `broken_groups`, `broken_memb
 """
 
 import asyncio
+import contextlib
 import fnmatch
 import functools
+import inspect
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import ailf
@@ -26,6 +28,7 @@ from ailf_memory.backend import MemoryDriver
 from ailf_memory.group import GroupState
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
 from ailf_memory.stream import MemoryStreamDriver
+from contract_tests.harness import Harness
 from tests.contract.harnesses import MemoryHarness
 
 
@@ -37,6 +40,20 @@ class BrokenHarness(MemoryHarness):
     stream_driver: ClassVar[type[MemoryStreamDriver]] = MemoryStreamDriver
     blocking: type[ailf.Backend] = ailf.Backend
     on_asyncio: type[ailf.AsyncBackend] = ailf.AsyncBackend
+    keeps_time: ClassVar[bool] = True
+    request_time = 0.0
+    frozen = False
+
+    @contextlib.contextmanager
+    def hasty(self, timeout: float) -> Iterator[Harness]:
+        """Open backends whose drivers can be silent."""
+        place = type(self)()
+        place.request_time = timeout
+        yield place
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Be silent, or answer again."""
+        self.frozen = frozen
 
     def connect(self) -> ailf.Backend:
         """Open a blocking backend over the broken drivers."""
@@ -51,16 +68,60 @@ class BrokenHarness(MemoryHarness):
         harness = self
 
         class Driver(self.driver_class):  # type: ignore[name-defined, misc]  # the harness chooses
-            def pubsub(self) -> MemoryPubSubDriver:
-                return harness.pubsub_driver(self)
+            def pubsub(self) -> Any:
+                return freezable(harness.pubsub_driver(self), harness, self.runtime)
 
-            def stream(self) -> MemoryStreamDriver:
-                return harness.stream_driver(self)
+            def stream(self) -> Any:
+                return freezable(harness.stream_driver(self), harness, self.runtime)
+
+            def lock(self) -> Any:
+                return freezable(super().lock(), harness, self.runtime)
+
+            def rate_limiter(self) -> Any:
+                return freezable(super().rate_limiter(), harness, self.runtime)
 
             def twin(self, runtime: Runtime) -> Any:
                 return harness.driver(runtime)
 
-        return Driver(self.store, runtime)
+        driver = Driver(self.store, runtime)
+        if self.request_time:
+            driver.timeout = self.request_time
+        return driver
+
+
+class _Freezable:
+    """A driver that says nothing while its harness is frozen, and gives each request up when its time is over."""
+
+    def __init__(self, inner: Any, harness: BrokenHarness, runtime: Runtime) -> None:
+        self._inner = inner
+        self._harness = harness
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def request(*args: Any, **options: Any) -> Any:
+            until = time.monotonic() + (self._harness.request_time if self._harness.keeps_time else 60)
+            while self._harness.frozen:
+                if time.monotonic() > until:
+                    raise ailf.BackendTimeoutError("it says nothing", maybe_applied=True)
+                await self._runtime.event().wait(0.02)
+            return await found(*args, **options)
+
+        return request
+
+
+def freezable(driver: Any, harness: BrokenHarness, runtime: Runtime) -> Any:
+    """Return a driver as it is, or for a harness that can be frozen one that can be, too."""
+    return _Freezable(driver, harness, runtime) if harness.request_time else driver
+
+
+class WaitsForEver(BrokenHarness):
+    """Its drivers wait for an answer however long that takes."""
+
+    keeps_time = False
 
 
 class SharesNamespaces(BrokenHarness):

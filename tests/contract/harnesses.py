@@ -1,6 +1,8 @@
 """The harnesses of our own backends."""
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +19,7 @@ from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from contract_tests.harness import Harness, UrlHarness
 from tests.clusters import Cluster
+from tests.proxy import Proxy
 
 __all__ = ["BroughtHarness", "ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness"]
 
@@ -83,6 +86,23 @@ BROKEN: Final = {b"ailf.body": b"1", b"ailf.headers": b'{"h": "\xff"}'}
 class RedisHarness(UrlHarness):
     """A Redis server, and what another program may do to it."""
 
+    _proxy: Proxy
+
+    @contextlib.contextmanager
+    def hasty(self, timeout: float) -> Iterator[Harness]:
+        """Open backends through a network that can be silent."""
+        with Proxy(urlsplit(self._base).port or 6379) as proxy:
+            place = type(self)(f"{proxy.url}?timeout={timeout}")
+            place._proxy = proxy
+            yield place
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Hold all bytes, or pass them on again."""
+        if frozen:
+            self._proxy.stall()
+        else:
+            self._proxy.resume()
+
     async def interrupt_subscriptions(self) -> None:
         """Have the server cut every subscriber."""
         with redis.Redis.from_url(self._base) as raw:
@@ -112,15 +132,23 @@ class BroughtHarness(RedisHarness):
 
     def connect(self) -> ailf.Backend:
         """Bring a client with retries, whose replies are text."""
-        client = redis.Redis.from_url(self._base, decode_responses=True, protocol=3)
-        backend = RedisBackend.from_client(client, namespace=self._namespace())
+        client = redis.Redis.from_url(self._bare(), decode_responses=True, protocol=3)
+        backend = RedisBackend.from_client(client, namespace=self._namespace(), timeout=self._timeout())
         backend.ping()
         return backend
 
     def connect_async(self) -> ailf.AsyncBackend:
         """Bring one for asyncio."""
-        client = redis.asyncio.Redis.from_url(self._base, decode_responses=True, protocol=3)
-        return AsyncRedisBackend.from_client(client, namespace=self._namespace())
+        client = redis.asyncio.Redis.from_url(self._bare(), decode_responses=True, protocol=3)
+        return AsyncRedisBackend.from_client(client, namespace=self._namespace(), timeout=self._timeout())
+
+    def _bare(self) -> str:
+        """Return the server's URL without ailf's own options."""
+        return self._base.partition("?")[0]
+
+    def _timeout(self) -> float | None:
+        told = parse_qs(urlsplit(self._url).query).get("timeout")
+        return float(told[0]) if told else None
 
     def _namespace(self) -> str:
         (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]

@@ -61,6 +61,7 @@ BROKEN: list[tuple[type[BrokenHarness], Test, dict[str, Any]]] = [
     (with_driver(broken.LeavesThreads), c.test_close_leaves_nothing, {}),
     (with_driver(broken.IsForgottenSilently), c.test_dropped, {}),
     (with_driver(broken.IsNotGivenBack), c.test_dropped, {}),
+    (broken.WaitsForEver, b.test_a_silent_backend, {}),
     (broken.SharesNamespaces, b.test_same_url_same_things, {}),
     (broken.SharesNothing, b.test_same_url_same_things, {}),
     (with_backend(broken.SharesObjects, broken.AsyncSharesObjects), b.test_payloads_are_copies, {}),

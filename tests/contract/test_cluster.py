@@ -18,6 +18,7 @@ LACKS = {
     Capability.SEVERAL_LOCKS: "names are of different slots",
     Capability.PROCESSES: "a process of its own would need a URL",
     "step_back": "a server's clock can't be set back",
+    "hasty": "a cluster's nodes tell their own addresses, past any network that could be silent",
     "url": "a cluster is brought, it has no URL",
     "unreachable_url": "a cluster is brought, it has no URL",
 }

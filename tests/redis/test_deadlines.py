@@ -18,8 +18,9 @@ import ailf
 from ailf.errors import BackendTimeoutError
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
+from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.connection import Executor
-from ailf_redis.origins import Direct, clean
+from ailf_redis.origins import Direct, Nodes, clean
 from ailf_redis.plain import PlainExecutor
 from ailf_redis.pool import BlockingExecutor
 from ailf_redis.versions import SILENT
@@ -348,3 +349,47 @@ def test_a_short_wait_beside_a_long_one(new_server: NewServer, flavour: str) -> 
 
     got = on_threads() if flavour == "blocking" else asyncio.run(on_asyncio())
     assert [each.data for each in got] == [1]
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+@pytest.mark.parametrize("silent", [3, 4])
+def test_a_cluster_of_which_nodes_are_silent(flavour: str, silent: int) -> None:
+    """B10: asking who serves what takes one request's time in all; one node that answers in it is enough."""
+    answered: list[bytes] = []
+
+    def answer(number: int, command: list[bytes]) -> Iterator[bytes]:
+        if number < silent:
+            yield from trickled(BULK, 0.1)
+        elif command[0] == b"CLUSTER":
+            host = HOST.encode()
+            yield b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (len(host), host, servers[number].port)
+        else:
+            answered.append(command[0])
+            yield b"+PONG\r\n"
+
+    servers = [Scripted(partial(answer, number)) for number in range(4)]
+    runtime = AsyncioRuntime() if flavour == "asyncio" else ThreadRuntime()
+    told = {**clean({}, 1.0), **SILENT}
+    kind = aredis.Connection if flavour == "asyncio" else redis.Connection
+    seeds = [(HOST, server.port) for server in servers]
+    nodes = Nodes(Direct(kind, told, ""), seeds, lambda address: address, "cluster://test")
+
+    async def flow() -> None:
+        cluster = ClusterExecutor(Settings(timeout=1.0), nodes, runtime)
+        begin = time.monotonic()
+        if silent == 4:
+            with pytest.raises(ailf.BackendError) as raised:
+                await cluster.call("PING")
+            assert not raised.value.maybe_applied
+        else:
+            assert await cluster.call("PING") == b"PONG"
+        assert time.monotonic() - begin < 1.0 + SLACK
+        await cluster.close()
+
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        if flavour == "asyncio":
+            asyncio.run(flow())
+        else:
+            run(flow())

@@ -10,9 +10,11 @@ from redis import asyncio as aredis
 
 import ailf
 from ailf.runtime import run
-from ailf_redis import AsyncRedisBackend, RedisBackend
+from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.keys import Keys
+from ailf_redis.pool import BlockingExecutor
 from ailf_redis.versions import SILENT
+from ailf_redis.wire import AsyncioExecutor
 from tests.scripted import Scripted
 from tests.servers import Server
 
@@ -69,9 +71,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def opened(server: Scripted, kind: str) -> Any:
+def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
     """Return a backend on the server, opened by URL or over a client that was brought."""
-    told = {"timeout": 1.0, "retry_for": 0.0, "max_payload": 1000}
+    told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
     if not kind.startswith("brought"):
         url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
         return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
@@ -81,9 +83,9 @@ def opened(server: Scripted, kind: str) -> Any:
     return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **told)  # type: ignore[arg-type]  # as above
 
 
-async def ends(server: Scripted, kind: str, call: Callable[[Any], Any]) -> Exception | None:
+async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
     """Make one call on a backend of its own; return what it raised that is ours."""
-    backend = opened(server, kind)
+    backend = opened(server, kind, timeout)
     try:
         await waited(call(backend))
     except ailf.AilfError as error:
@@ -154,9 +156,9 @@ def test_an_answer_without_end(kind: str) -> None:
 
     async def flow() -> None:
         with Scripted(flood) as server:
-            assert isinstance(await ends(server, kind, CALLS["add"]), ailf.ProtocolError)
+            assert isinstance(await ends(server, kind, CALLS["add"], 20.0), ailf.ProtocolError)
             assert sent[-1] < 30, "megabytes: the limit is one, and what the system holds on the way"
-            assert isinstance(await ends(server, kind, CALLS["read"]), ailf.ProtocolError)
+            assert isinstance(await ends(server, kind, CALLS["read"], 20.0), ailf.ProtocolError)
             assert 64 < sent[-1] < 200
 
     play(kind, flow())
@@ -193,3 +195,44 @@ def test_entries_of_others_may_be_large(any_server: Server, namespace: str) -> N
             delivery.ack()
         assert [len(letter.body) for letter in group.dead_letters.list()] == [5_000_000]
         stream.delete()
+
+
+def test_who_comes_behind_nonsense() -> None:
+    """Of requests that share a connection the first one's answer is nonsense; for the others the connection broke."""
+
+    async def main() -> None:
+        with Scripted(lambda _: [b"what?\r\n"]) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            with pytest.raises(ailf.ProtocolError):
+                await executor.call("PING")
+            ends = await asyncio.gather(*(executor.call("PING") for _ in range(4)), return_exceptions=True)
+            assert [type(each) for each in ends] == [ailf.ProtocolError, *[ailf.ConnectionLostError] * 3]
+            await executor.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_flood_on_a_link(flavour: str) -> None:
+    """A dedicated connection is given up when more has come than a page may have."""
+    sent = [0]
+
+    def flood(_: list[bytes]) -> Iterable[bytes]:
+        yield b"$2000000000\r\n"
+        for _ in range(1000):
+            sent[0] += 1
+            yield b"x" * 1_000_000
+
+    async def flow() -> None:
+        with Scripted(flood) as server:
+            settings = Settings.from_url(f"{server.url}?max_payload=1000")
+            executor: Any = BlockingExecutor(settings) if flavour == "blocking" else AsyncioExecutor(settings)
+            link = await executor.link()
+            await link.send([("SUBSCRIBE", "c")])
+            with pytest.raises(ailf.ProtocolError):
+                await link.receive(20)
+            assert 64 < sent[0] < 200
+            await link.close()
+            await executor.close()
+
+    play(flavour, flow())
