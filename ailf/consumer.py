@@ -65,8 +65,7 @@ class ConsumerFlow:
         self._position: Any = None
         self._look_at = 0.0
         self._pid = os.getpid()
-        self._opened = False
-        self._closed = False
+        self._opened = self._failing = self._closed = False
         group.engine.keep(self)
         weakref.finalize(self, _abandon, group.engine.renewer, self._held).atexit = False
 
@@ -105,6 +104,7 @@ class ConsumerFlow:
                 try:
                     await self._crew.more(functools.partial(self._lead, left), left)
                 except AWAY as error:
+                    self.failed(error)
                     await self._repeat(error, begin, until)
         finally:  # however it ends: what it was called for, or led, is the next one's now
             self._crew.rouse()
@@ -126,11 +126,23 @@ class ConsumerFlow:
         while True:
             await engine.wait_out(error, begin, tries, until)
             tries += 1
-            left = None if until is None else max(0.0, until - engine.runtime.now())
+            left = None if until is None else until - engine.runtime.now()
+            if left is not None and left <= 0:
+                raise error
             try:
                 return await self._crew.more(functools.partial(self._lead, left), left)
             except AWAY as latest:
+                self.failed(latest)
                 error = latest
+
+    def failed(self, error: Exception) -> None:
+        """Note that the group can't be asked for messages just now."""
+        self._failing = True
+        self.group.engine.outages.failed(f"fetch from {self.group}", error)
+
+    def _worked(self) -> None:
+        self._failing = False
+        self.group.engine.outages.worked()
 
     @property
     def empty(self) -> bool:
@@ -173,6 +185,8 @@ class ConsumerFlow:
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
         self._pulse.confirm(since)
+        if self._failing:
+            self._worked()
         self._position = fetched.position
         soon = self.group.options.look
         self._look_at = since + (soon if fetched.next_due is None else min(soon, max(fetched.next_due, 0.001)))

@@ -24,6 +24,7 @@ from ailf.errors import (
     UnsupportedError,
 )
 from ailf.hub import Hub
+from ailf.outages import OutageLog
 from ailf.renewal import Renewer
 from ailf.requests import Desk
 from ailf.turnstile import Turnstile
@@ -105,6 +106,7 @@ class Engine:
         retry_for: For how many seconds a request is repeated.
         closed: Whether it was closed.
         here: Returns the process or the event loop that runs; see `Runtime`.
+        outages: What the log says of them.
         home: The one that it belongs to; None before its first use. Each public call compares the two.
         patience: Seconds that opening the backend may take longer than one try.
     """
@@ -131,7 +133,8 @@ class Engine:
         self._closing = self.runtime.event()
         self._ending = self.runtime.flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
-        self.renewer = self._left.renewer = Renewer(self.driver)
+        self.outages = OutageLog(self.driver)
+        self.renewer = self._left.renewer = Renewer(self.driver, self.outages)
         self._tokens: list[str] = []
         self._start_in_loop()
 
@@ -217,7 +220,7 @@ class Engine:
         """The subscriptions of this backend, over one connection."""
         self.check_open()
         if self._hub is None:
-            self._hub = self._left.hub = Hub(self.driver, self._weak_check())
+            self._hub = self._left.hub = Hub(self.driver, self._weak_check(), self.outages)
         return self._hub
 
     @property
@@ -276,7 +279,7 @@ class Engine:
         tries = 0
         while True:
             try:
-                return await request(*args, **options)
+                answer = await request(*args, **options)
             except AWAY as error:
                 said = what if isinstance(what, str) else what(*args)
                 if self.closed:
@@ -289,6 +292,10 @@ class Engine:
                     ) from error
                 await self.wait_out(error, begin, tries, until)
                 tries += 1
+            else:
+                if tries:
+                    self.outages.worked()
+                return answer
 
     async def wait_out(self, error: Exception, begin: float, tries: int, until: float | None = None) -> None:
         """Pause before a request is repeated, or raise its error where the time for that is over.

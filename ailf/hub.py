@@ -15,6 +15,7 @@ import attrs
 from ailf.clock import SystemClock
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
 from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, PermissionDeniedError
+from ailf.outages import OutageLog
 from ailf.patterns import matches
 from ailf.runtime import Event, Task
 from ailf.values import Gap, Overflow
@@ -218,8 +219,9 @@ def _joined(one: Gap, other: Gap) -> Gap:
 class Hub:
     """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
 
-    def __init__(self, driver: BackendDriver, check_home: Callable[[], None]) -> None:
+    def __init__(self, driver: BackendDriver, check_home: Callable[[], None], outages: OutageLog | None = None) -> None:
         self._driver = driver
+        self._outages = outages or OutageLog(driver)
         self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
@@ -383,7 +385,7 @@ class Hub:
 
     async def _recover(self, cause: Exception) -> bool:
         """Come back on a new connection and ask for everything again; return False where that was closed for good."""
-        log.warning("subscriptions interrupted, reconnecting: %s", cause)
+        self._outages.failed("receive what is subscribed to", cause)
         if self._outage is None:
             self._outage = _Outage(str(cause), self._runtime.now())
         tries = 0
@@ -394,8 +396,7 @@ class Hub:
             except ClosedError:
                 return False
             except Exception as error:  # noqa: BLE001 - see _read
-                if tries == 1:
-                    log.warning("subscriptions can't reconnect yet, trying on: %s", error)
+                self._outages.failed("subscribe again", error)
                 if isinstance(error, PermissionDeniedError):
                     self._refuse_all(error)
             else:
@@ -417,7 +418,7 @@ class Hub:
         """Tell every subscription that it may have missed something."""
         self._outage = None
         gap = Gap(outage.cause, self._runtime.now() - outage.since)
-        log.warning("subscriptions are back after %.2f s", gap.seconds)
+        self._outages.worked()
         for inbox in tuple(self._inboxes):
             if any(self._interests[each].established for each in tuple(inbox.filters) if each in self._interests):
                 inbox.put(gap)

@@ -113,6 +113,7 @@ class LimiterFlow(Generic[P]):
         self._ones = (1,) * len(self._limits)
         self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
         self._usual = Memo(self._usual_call)
+        self._alone = False  # whether the last decision was made without the backend
         self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
         far = Capability.PROCESSES in engine.driver.capabilities
@@ -242,6 +243,8 @@ class LimiterFlow(Generic[P]):
         ]
         try:
             await self._driver.settle(demand.account, demand.token, charges)
+        except AWAY as error:
+            self.engine.outages.failed(self._what("withdraw from", demand.account.key), error)
         except AilfError as error:
             log.warning("rate limiter %r: a call that was given up stays charged: %s", self._options.name, error)
 
@@ -257,6 +260,9 @@ class LimiterFlow(Generic[P]):
 
     def _decision(self, ruling: Ruling, demand: Demand) -> Decision[P]:
         """Return what a user sees of a ruling."""
+        if self._alone:
+            self._alone = False
+            self.engine.outages.worked()
         levels = ruling.levels
         if len(levels) == 1:
             limits = {self._names[0]: levels[0]}
@@ -285,7 +291,9 @@ class LimiterFlow(Generic[P]):
         if self._options.on_backend_error == "raise":
             raise error
         allowed = self._options.on_backend_error == "allow"
-        log.warning("%s without the backend: %s", "allowed" if allowed else "denied", error)
+        what = f"rate limiter {self._options.name!r}, which {'allows' if allowed else 'denies'} every call meanwhile"
+        self.engine.outages.failed(what, error)
+        self._alone = True
         retry_after = 0.0 if allowed else 1.0
         limits = {name: LimitState(0, retry_after, 0.0) for name, _ in self._limits}
         permit = self._free(demand) if allowed else None

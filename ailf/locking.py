@@ -160,6 +160,8 @@ class LockFlow:
         async def release() -> None:
             try:
                 await self._driver.release(bid)
+            except AWAY as error:
+                self.engine.outages.failed(f"withdraw from {self}", error)
             except AilfError as error:
                 log.warning("%s: could not be withdrawn from; what was granted ends by itself: %s", self, error)
 

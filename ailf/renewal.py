@@ -23,6 +23,7 @@ from typing import Any
 
 from ailf.clock import SystemClock
 from ailf.driver import BackendDriver, Receipt
+from ailf.outages import OutageLog
 from ailf.runtime import ThreadRuntime, run
 
 __all__ = ["ALIVE", "Hold", "MessageHold", "Pulse", "Renewer"]
@@ -204,15 +205,16 @@ class MessageHold(Hold):
 class Renewer:
     """Renews the leases it is given until they are given up."""
 
-    def __init__(self, driver: BackendDriver) -> None:
+    def __init__(self, driver: BackendDriver, outages: OutageLog | None = None) -> None:
         self._driver = driver
+        self._outages = outages or OutageLog(driver)
         self._twin: BackendDriver | None = None
         self._holds: set[Hold] = set()
         self._guard = threading.RLock()  # entered by itself it costs a third of what it does as the condition's
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
         self._thread: threading.Thread | None = None
-        self._looking = self._hangs = False
+        self._looking = self._hangs = self._failing = False
         self._closed = False
         self._now = driver.runtime.lease_now
         self._clock = driver.runtime.clock
@@ -364,7 +366,7 @@ class Renewer:
             since = self._now()
             beat = partial(self._beat, stream, group, [each.consumer for each in members], takeover * ALIVE)
             what = f"{len(members)} consumer(s) of group {group!r}, stream {stream!r}, gave no sign of life"
-            done, _ = _ask(over, what, beat)
+            done, _ = self._ask(over, what, beat)
             for pulse in members if done else ():
                 yield pulse, since
 
@@ -375,26 +377,32 @@ class Renewer:
     def _renew(self, holds: list[Hold]) -> None:
         since = self._now()
         what = f"{holds[0]} and {len(holds) - 1} more not renewed" if len(holds) > 1 else f"{holds[0]} not renewed"
-        done, kept = _ask(self._own, what, lambda driver: holds[0].renew(driver, holds))
+        done, kept = self._ask(self._own, what, lambda driver: holds[0].renew(driver, holds))
         for hold, mine in zip(holds, kept if done else (), strict=done):
             if mine and not hold.lost:
                 hold.confirm(since, hold.lease)
             elif hold in self._holds:  # settled meanwhile is not lost
                 self._lose(hold, "another consumer or holder has it")
 
+    def _ask(
+        self, over: Callable[[], BackendDriver], what: str, request: Callable[[BackendDriver], Any]
+    ) -> tuple[bool, Any]:
+        """Make a request over a driver of the thread runtime; return whether it was answered, and the answer."""
+        try:
+            answer = run(request(over()))
+        except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
+            self._failing = True
+            self._outages.failed(what, error)
+            return False, None
+        if self._failing:
+            self._failing = False
+            self._outages.worked()
+        return True, answer
+
     def _lose(self, hold: Hold, why: str) -> None:
         self._holds.discard(hold)
         log.warning("%s is lost: %s", hold, why)
         hold.take()
-
-
-def _ask(over: Callable[[], BackendDriver], what: str, request: Callable[[BackendDriver], Any]) -> tuple[bool, Any]:
-    """Make a request over a driver of the thread runtime; return whether it was answered, and the answer."""
-    try:
-        return True, run(request(over()))
-    except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
-        log.warning("%s, trying again: %s", what, error)
-        return False, None
 
 
 def _why_lost(hold: Hold, now: float) -> str:

@@ -5,7 +5,6 @@ repaired by trying again when what is in the way ends, or after `RECHECK` second
 out as well (`Outage`).
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -16,8 +15,6 @@ from ailf.requests import Ticket
 from ailf.runtime import Event
 
 __all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
-
-log = logging.getLogger("ailf.waiting")
 
 T = TypeVar("T")
 
@@ -67,14 +64,17 @@ class Outage:
         while True:
             if error is None:
                 try:
-                    return await request()
+                    answer = await request()
                 except AWAY as raised:
                     error = raised
+                else:
+                    if failures:
+                        self._engine.outages.worked()
+                    return answer
             left = self._until - self._engine.runtime.now()
             if left <= 0:
                 raise error
-            if not failures:
-                log.warning("%s: the backend is away, so this waits until it is back: %s", self._what, error)
+            self._engine.outages.failed(self._what, error)
             await self._engine.pause(min(left, _PAUSES[min(failures, len(_PAUSES) - 1)]))
             self._engine.check_open()
             failures, error = failures + 1, None

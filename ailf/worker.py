@@ -245,7 +245,7 @@ class Worker:
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is away."""
-        log.warning("%s: the backend is away, trying on: %s", self._group, error)
+        consumer.failed(error)
         await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
     async def _warn_of_length(self) -> None:

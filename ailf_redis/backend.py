@@ -64,7 +64,7 @@ class RedisDriver(BackendDriver):
         if isinstance(self.executor, ClusterExecutor):
             self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
         self._brought = brought
-        self._raw = RawClient(settings.client_options())
+        self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
 
     async def ping(self) -> None:
@@ -134,7 +134,7 @@ class RedisDriver(BackendDriver):
         if on_asyncio:
             return self._raw.get()
         if self._raw_blocking is None:
-            self._raw_blocking = redis.Redis(**self.settings.client_options())
+            self._raw_blocking = redis.Redis(**self.settings.client_options(on_asyncio=False))
         return self._raw_blocking
 
 

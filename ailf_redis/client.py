@@ -77,8 +77,8 @@ class _ClientBase:
         self.config = config or RedisConfig()
         self.settings = self.config.settings()
 
-    def _options(self) -> dict[str, Any]:
-        return {**self.settings.client_options(), "decode_responses": self.config.decode_responses}
+    def _options(self, *, on_asyncio: bool) -> dict[str, Any]:
+        return {**self.settings.client_options(on_asyncio=on_asyncio), "decode_responses": self.config.decode_responses}
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -119,7 +119,7 @@ class RedisClient(_ClientBase):
     def client(self) -> redis.Redis:
         """The raw redis-py client."""
         if self._client is None:
-            self._client = redis.Redis(**self._options())
+            self._client = redis.Redis(**self._options(on_asyncio=False))
         return self._client
 
     def connect(self) -> "RedisClient":
@@ -187,7 +187,7 @@ class AsyncRedisClient(_ClientBase):
 
     def __init__(self, config: RedisConfig | None = None) -> None:
         super().__init__(config)
-        self._raw = RawClient(self._options())
+        self._raw = RawClient(self._options(on_asyncio=True))
 
     @property
     def client(self) -> redis.asyncio.Redis:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from ailf.clock import SystemClock
 from ailf_redis.connection import Command, Executor, Link, Replies, check_size, packed
 from ailf_redis.errors import BROKEN
+from ailf_redis.versions import parse_error_of, sock_of
 
 __all__ = ["ThreadLink", "shut"]
 
@@ -37,9 +38,9 @@ class ThreadLink(Link):
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
         self._connection = connection
-        self._socket: socket.socket = connection._sock
+        self._socket: socket.socket = sock_of(connection)
         self._socket.settimeout(0)
-        self._replies = Replies(connection._parser.parse_error)
+        self._replies = Replies(parse_error_of(connection))
         self._turn = threading.Lock()
         self._reading = threading.Lock()
         self._writing = threading.Lock()

@@ -13,6 +13,7 @@ import hiredis
 
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection import Command, Executor, Link, Replies, check_size, packed
+from ailf_redis.versions import drop, parse_error_of, writer_of
 
 __all__ = ["LoopLink", "Received", "discard"]
 
@@ -27,7 +28,7 @@ def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
         connection: One of redis-py, for asyncio.
         loop: The loop that it belongs to.
     """
-    writer = connection._writer
+    writer = writer_of(connection)
     if writer is None:
         return False
     transport: Any = getattr(writer, "transport", None)
@@ -37,12 +38,12 @@ def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
     if loop.is_closed():
         _end_without_loop(transport)
         with contextlib.suppress(RuntimeError):
-            connection._close()
+            drop(connection)
         return True
 
     def end() -> None:
         transport.abort()
-        connection._close()
+        drop(connection)
 
     if loop is _get_running_loop():
         end()
@@ -68,9 +69,9 @@ class Received(asyncio.BufferedProtocol):
     def __init__(self, connection: Any) -> None:
         self.loop = get_running_loop()
         self._connection = connection
-        self._replies = Replies(connection._parser.parse_error)
+        self._replies = Replies(parse_error_of(connection))
         self._buffer = memoryview(self._replies.buffer)  # TLS fills a part of it, and a part of a bytearray is a copy
-        self._transport: asyncio.Transport = connection._writer.transport
+        self._transport: asyncio.Transport = writer_of(connection).transport
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
 
@@ -178,7 +179,7 @@ class LoopLink(Received, Link):
         if self._lost is None:
             self._lost = exc or ConnectionError("the server closed it")
             self._before.connection_lost(exc)
-            self._connection._close()
+            drop(self._connection)
             self._wake()
 
     def interrupt(self) -> None:

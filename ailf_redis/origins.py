@@ -17,12 +17,12 @@ import redis
 from redis import asyncio as aredis
 from redis import connection as blocking
 from redis.exceptions import RedisError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from ailf.errors import UnsupportedError
 from ailf_redis.connection import packed
 from ailf_redis.links import shut
 from ailf_redis.settings import Settings
+from ailf_redis.versions import SILENT, pack_by, quiet, sock_of
 
 __all__ = [
     "Address",
@@ -125,14 +125,15 @@ class Direct(Origin):
         where: See `Origin`.
     """
 
-    kind: type = attrs.field()
+    kind: Any = attrs.field()
     options: Mapping[str, Any] = attrs.field(repr=False)
     where: str = attrs.field()
 
     async def connect(self) -> Any:
         # Its own timeout is for signing in alone: from then on ailf counts.
         seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
-        connection = self.kind(**{**self.options, "socket_timeout": seconds})
+        own = {"socket_timeout": seconds, **quiet(on_asyncio=inspect.iscoroutinefunction(self.kind.connect))}
+        connection = self.kind(**{**self.options, **own})
         try:
             await _connected(connection, self.options)
         except BaseException:
@@ -192,9 +193,8 @@ async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
         async with asyncio.timeout(seconds):
             await connection.connect()
         return
-    if hasattr(connection, "_command_packer"):
-        connection._command_packer = _TextPacker()
-    if any(options.get(each) for each in _SIGN_IN) or options.get("driver_info", "redis-py") is not None:
+    pack_by(connection, _TextPacker())
+    if any(options.get(each) for each in _SIGN_IN) or not SILENT.items() <= options.items():
         with _ended_after(seconds, connection):
             connection.connect()
     else:
@@ -209,9 +209,9 @@ def _ended_after(seconds: float, connection: Any) -> Iterator[None]:
     def watch() -> None:
         if not over.wait(seconds):
             late.set()
-            shut(connection._sock)
+            shut(sock_of(connection))
             while not over.wait(_AGAIN):  # it may have been reached only now
-                shut(connection._sock)
+                shut(sock_of(connection))
 
     with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
         threading.Thread(target=watch, name="ailf-connect", daemon=True).start()
@@ -242,7 +242,6 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
         "socket_connect_timeout": kept.get("socket_connect_timeout") or seconds,
         "protocol": 2,
         "decode_responses": False,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 

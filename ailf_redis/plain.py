@@ -30,6 +30,7 @@ from ailf_redis.origins import Direct, Origin, answer, done, hang_up
 from ailf_redis.ports import GLANCE, Port, port_of
 from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
+from ailf_redis.versions import can_read, drop, is_asyncio, reader_of, sock_of, writer_of
 
 __all__ = ["PlainExecutor"]
 
@@ -154,7 +155,7 @@ class PlainExecutor(Executor):
             await port.send(packed(commands), until)
             sent = True
             if self._tracker is not None and not self._on_asyncio:
-                await self._tracker.wait_for_reply(connection, connection._sock, until)
+                await self._tracker.wait_for_reply(connection, sock_of(connection), until)
             replies = await port.receive(len(commands), until, most)
             if self._tracker is not None:
                 self._tracker.check(connection)  # what a former master has done is lost
@@ -270,7 +271,7 @@ class PlainExecutor(Executor):
         if made.cancelled() or made.exception() is not None:
             return
         if self.closed:
-            made.result()._close()
+            drop(made.result())
         else:
             self._idle.append(made.result())
 
@@ -299,8 +300,10 @@ class PlainExecutor(Executor):
 
     def _new_link(self, connection: Any) -> Link:
         if self._on_asyncio:
-            return (LoopLink if isinstance(connection._reader, asyncio.StreamReader) else _LoopLink)(self, connection)
-        return (ThreadLink if isinstance(connection._sock, socket.socket) else _FakeLink)(self, connection)
+            return (LoopLink if isinstance(reader_of(connection), asyncio.StreamReader) else _LoopLink)(
+                self, connection
+            )
+        return (ThreadLink if isinstance(sock_of(connection), socket.socket) else _FakeLink)(self, connection)
 
     def _leave_master(self) -> None:
         """End every connection for calls, those under way too, as the master is another server now."""
@@ -311,7 +314,7 @@ class PlainExecutor(Executor):
             if self._on_asyncio:
                 self._end(connection)
             else:
-                shut(connection._sock)
+                shut(sock_of(connection))
 
     def _end(self, connection: Any) -> None:
         """End a connection without waiting."""
@@ -325,7 +328,7 @@ class PlainExecutor(Executor):
         self.closed = True
         if not self._on_asyncio and self._home == self._here():  # else they are a parent's
             for connection in tuple(self._busy):
-                shut(connection._sock)  # a fake's never blocks for long
+                shut(sock_of(connection))  # a fake's never blocks for long
 
     def abandon(self) -> bool:
         had = super().abandon()
@@ -355,10 +358,10 @@ class PlainExecutor(Executor):
 
 def _write(connection: Any, data: bytes) -> None:
     """Send bytes; on asyncio they go out with the loop's next turns, and the reply's deadline is theirs too."""
-    if hasattr(connection, "_reader"):
-        connection._writer.writelines([data])
+    if is_asyncio(connection):
+        writer_of(connection).writelines([data])
     else:
-        connection._sock.sendall(data)
+        sock_of(connection).sendall(data)
 
 
 def _demoted(reply: Any) -> bool:
@@ -369,7 +372,7 @@ def _demoted(reply: Any) -> bool:
 async def _stale(connection: Any) -> bool:
     """Tell whether the server has closed it, or said something that nobody asked for."""
     try:
-        return bool(await done(connection.can_read()))
+        return bool(await done(can_read(connection)))
     except BROKEN:
         return True
 
@@ -402,7 +405,7 @@ class _PlainLink(Link):
         replies: list[Any] = []
         try:
             replies = await self._first(timeout)
-            while replies and len(replies) < _MOST and await done(self._connection.can_read()):
+            while replies and len(replies) < _MOST and await done(can_read(self._connection)):
                 replies.append(await answer(self._connection))
         except BROKEN as error:
             if not replies:  # else the next one finds it broken too
@@ -497,8 +500,8 @@ class _LoopLink(_PlainLink):
         self._gone = True
         if self._loop is not _get_running_loop():
             discard(self._connection, self._loop)
-        elif self._connection._writer is not None:
-            self._connection._writer.close()
+        elif writer_of(self._connection) is not None:
+            writer_of(self._connection).close()
 
     async def close(self) -> None:
         if self._loop is asyncio.get_running_loop():

@@ -40,6 +40,7 @@ from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.links import ThreadLink, shut
 from ailf_redis.origins import Origin, server_of
 from ailf_redis.settings import Settings
+from ailf_redis.versions import parse_error_of, sock_of
 
 __all__ = ["BlockingExecutor"]
 
@@ -67,8 +68,8 @@ class _Wire:
 
     def __init__(self, connection: Any, timeout: float) -> None:
         self._connection = connection
-        self._socket: socket.socket = connection._sock
-        self._replies = Replies(connection._parser.parse_error)
+        self._socket: socket.socket = sock_of(connection)
+        self._replies = Replies(parse_error_of(connection))
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
         self._timeout = timeout
         self._watch = select.poll()

@@ -13,6 +13,7 @@ from ailf.clock import SystemClock
 from ailf_redis.connection import NOTHING, READ_SIZE, Replies, check_size, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.origins import answer, done
+from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, writer_of
 
 __all__ = ["GLANCE", "Port", "port_of"]
 
@@ -62,9 +63,9 @@ class Port(ABC):
 
 def port_of(connection: Any) -> Port:
     """Return what sends and receives over a connection of redis-py, of either flavour, or of a fake."""
-    if not hasattr(connection, "_reader"):
-        return _SocketPort(connection) if isinstance(connection._sock, socket.socket) else _FakePort(connection)
-    kind = _StreamPort if isinstance(connection._reader, asyncio.StreamReader) else _FakeLoopPort
+    if not is_asyncio(connection):
+        return _SocketPort(connection) if isinstance(sock_of(connection), socket.socket) else _FakePort(connection)
+    kind = _StreamPort if isinstance(reader_of(connection), asyncio.StreamReader) else _FakeLoopPort
     return kind(connection)
 
 
@@ -80,7 +81,7 @@ class _ReadPort(Port):
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
-        self._replies = Replies(connection._parser.parse_error)
+        self._replies = Replies(parse_error_of(connection))
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:
         replies: list[Any] = []
@@ -110,11 +111,11 @@ class _SocketPort(_ReadPort):
     async def send(self, data: bytes, until: float) -> None:
         rest = memoryview(data)
         while rest:
-            self._connection._sock.settimeout(_left(until))
-            rest = rest[self._connection._sock.send(rest) :]
+            sock_of(self._connection).settimeout(_left(until))
+            rest = rest[sock_of(self._connection).send(rest) :]
 
     async def _read(self, until: float) -> int:
-        sock = self._connection._sock
+        sock = sock_of(self._connection)
         if sock is None:  # closed by another thread
             raise ConnectionError("it was closed")
         sock.settimeout(_left(until))
@@ -124,10 +125,10 @@ class _SocketPort(_ReadPort):
 
 class _StreamPort(_ReadPort):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - asyncio's writer takes everything
-        self._connection._writer.write(data)
+        writer_of(self._connection).write(data)
 
     async def _read(self, until: float) -> int:
-        reader: asyncio.StreamReader | None = self._connection._reader
+        reader: asyncio.StreamReader | None = reader_of(self._connection)
         if reader is None:
             raise ConnectionError("it was closed")
         async with asyncio.timeout(_left(until)):
@@ -138,7 +139,7 @@ class _StreamPort(_ReadPort):
 
 class _FakePort(Port):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - a fake does at once what it is asked
-        self._connection._sock.sendall(data)
+        sock_of(self._connection).sendall(data)
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - nothing is sent
         replies: list[Any] = []
@@ -151,7 +152,7 @@ class _FakePort(Port):
 
 class _FakeLoopPort(Port):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - as above
-        self._connection._writer.writelines([data])
+        writer_of(self._connection).writelines([data])
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - as above
         replies = []

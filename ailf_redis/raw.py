@@ -10,6 +10,7 @@ from redis import asyncio as aredis
 
 from ailf.events import check_ended
 from ailf_redis.loop_links import discard
+from ailf_redis.versions import connections_of
 
 __all__ = ["RawClient"]
 
@@ -46,7 +47,7 @@ class RawClient:
         else:
             check_ended(self._home, "the client")
             pool = self._client.connection_pool
-            for connection in (*pool._available_connections, *pool._in_use_connections):
+            for connection in connections_of(pool):
                 discard(connection, self._home)
         self._client = None
 

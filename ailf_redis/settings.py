@@ -11,12 +11,12 @@ from typing import Any, Self
 import attrs
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from ailf.checks import check_count, check_flag, check_seconds, check_text
 from ailf.errors import InvalidArgumentError
 from ailf.urls import Url, check_options, split_url
+from ailf_redis.versions import SILENT, quiet
 
 __all__ = ["Settings"]
 
@@ -189,10 +189,9 @@ class Settings:
             "protocol": 2,
             "decode_responses": False,
             "health_check_interval": 0,
-            "driver_info": None,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            **SILENT,
         }
         if self.credentials is not None:
             options["credential_provider"] = self.credentials
@@ -210,9 +209,9 @@ class Settings:
             )
         return options
 
-    def client_options(self) -> dict[str, Any]:
+    def client_options(self, *, on_asyncio: bool) -> dict[str, Any]:
         """Return redis-py's options for a raw client on the same server."""
-        options = self.connection_options()
+        options = {**self.connection_options(), **quiet(on_asyncio=on_asyncio)}
         if self.tls:
             options["ssl"] = True
         if self.path is not None:

@@ -16,6 +16,7 @@ from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.loop_links import LoopLink, Received, discard
 from ailf_redis.origins import Origin, server_of
 from ailf_redis.settings import Settings
+from ailf_redis.versions import drop
 
 __all__ = ["AsyncioExecutor"]
 
@@ -52,7 +53,7 @@ class _Wire(Received):
         self.loop = get_running_loop()
         self.pid = getpid()
         self.broken = self.retired = self.dormant = False
-        self._fresh_until = self.loop.time() + IDLE
+        self._used = self.loop.time()
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -71,7 +72,7 @@ class _Wire(Received):
 
     def is_ready(self) -> bool:
         """Tell whether one can ask from here, without waiting."""
-        if not self._queue and self.loop.time() > self._fresh_until:
+        if not self._queue and self.loop.time() - self._used >= IDLE:
             self.dormant = True
         return (
             not self._choked
@@ -143,10 +144,9 @@ class _Wire(Received):
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.broken:
-            now = self.loop.time()
-            self._sent.append(now)
+            self._used = self.loop.time()
+            self._sent.append(self._used)
             self._sent = []
-            self._fresh_until = now + IDLE
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self._timeout, self._look)
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -244,7 +244,7 @@ class _Wire(Received):
         self._fail(exc or ConnectionError("the server closed it"))
         self._let_in()
         self._before.connection_lost(exc)
-        self._connection._close()
+        drop(self._connection)
         self._executor.forget(self)
         if not self.gone.done():
             self.gone.set_result(None)

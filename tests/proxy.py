@@ -1,4 +1,4 @@
-"""A bad network in a few lines: a TCP proxy that stalls, loses replies or cuts, when told to.
+"""A bad network in a few lines: a TCP proxy that stalls, loses replies, cuts or forgets, when told to.
 
 Two threads per connection, one for each direction; every method acts on all connections at once.
 """
@@ -54,6 +54,15 @@ class Proxy:
     def stall(self) -> None:
         """Hold all bytes in both directions, until `resume`. Connecting still works, as with a hung host behind."""
         self._set(stalled=True, dropping=False)
+
+    def forget(self) -> None:
+        """Drop the bytes of every connection there is, in both directions, without a word. New connections work.
+
+        A firewall does so with connections that were idle for too long.
+        """
+        with self._changed:
+            for link in self._links:
+                link.forgotten = True
 
     def drop_replies(self) -> None:
         """Pass requests on and lose the replies, until `resume`.
@@ -118,7 +127,7 @@ class Proxy:
         """Wait while stalled; say whether what was read goes on, or is lost."""
         with self._changed:
             self._changed.wait_for(lambda: link.closed or not self._stalled)
-            return not (link.closed or (is_reply and self._dropping))
+            return not (link.closed or link.forgotten or (is_reply and self._dropping))
 
     def end(self, link: "_Link") -> None:
         """One side has hung up: so does the other, and a thread that is held by a stall lets go."""
@@ -131,7 +140,7 @@ class _Link:
     """One client's connection and its counterpart at the target."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, target: socket.socket) -> None:
-        self.closed = False
+        self.closed = self.forgotten = False
         self._proxy = proxy
         self._sockets = (client, target)
         self._pumps = (

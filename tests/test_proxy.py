@@ -112,6 +112,17 @@ def test_drop_replies_lets_requests_through(echo_port: int) -> None:
         assert echo(client, b"kept") == b"kept"
 
 
+def test_forget_silences_what_there_is(echo_port: int) -> None:
+    """A forgotten connection stays silent for ever and is not ended; a new one works."""
+    with Proxy(echo_port) as proxy, dial(proxy) as old:
+        proxy.forget()
+        old.sendall(b"lost")
+        with pytest.raises(TimeoutError):
+            old.recv(4)
+        with dial(proxy) as new:
+            assert echo(new, b"again") == b"again"
+
+
 def test_hang_up_is_passed_on(echo_port: int) -> None:
     """A client that leaves is no connection any more."""
     with Proxy(echo_port) as proxy:

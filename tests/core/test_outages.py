@@ -5,11 +5,13 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import ailf
+from ailf.outages import OutageLog
 from ailf.runtime import run
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
 
@@ -79,7 +81,7 @@ both = pytest.mark.parametrize("make", [_lock, _limiter], ids=["lock", "limiter"
 
 @both
 def test_waiting_an_outage_out(make: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> None:
-    """Without a timeout, on threads: acquire returns when the backend is back; the log has one warning."""
+    """Without a timeout, on threads: acquire returns when the backend is back; the log has a line for each end."""
     with _impatient(MemoryBackend()) as backend:
         outage, got = Outage(backend), list[Any]()
         waiting = threading.Thread(target=lambda: got.append(make(backend).acquire()), daemon=True)
@@ -91,7 +93,10 @@ def test_waiting_an_outage_out(make: Callable[[Any], Any], caplog: pytest.LogCap
             outage.on = False
             waiting.join(5)
         assert len(got) == 1
-        assert ["is back" in each.getMessage() for each in caplog.records] == [True]
+        told = [each.getMessage() for each in caplog.records]
+        assert len(told) == 2
+        assert told[0].startswith("the backend memory:// is away, and what needs it tries on: acquire ")
+        assert told[1].startswith("the backend memory:// is back after ")
         got[0].release()
 
 
@@ -205,3 +210,66 @@ def test_a_release_that_fails_while_the_lease_lasts() -> None:
         outage.on = False
         lease.release()
         assert run(backend.lock("l")._flow.inspect()) == ailf.LockInfo()
+
+
+class _Driver:
+    """What an outage's log needs of a driver, and a clock that a test moves."""
+
+    url, timeout = "test://", 5.0
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.runtime = SimpleNamespace(now=lambda: self.time)
+
+
+def test_the_lines_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """One when it begins, one when it ends, and one for each ten seconds between, however many report how often."""
+    driver: Any = _Driver()
+    outages = OutageLog(driver)
+    for _ in range(2):
+        caplog.clear()
+        for _ in range(300):
+            outages.failed("fetch", AWAY)
+            outages.failed("subscribe", AWAY)
+            driver.time += 0.1
+        outages.worked()
+        outages.worked()
+        assert [each.getMessage() for each in caplog.records] == [
+            "the backend test:// is away, and what needs it tries on: fetch: no connection",
+            "the backend test:// is still away after 10 s: fetch: no connection",
+            "the backend test:// is still away after 20 s: fetch: no connection",
+            "the backend test:// is back after 30.00 s",
+        ]
+        driver.time += 5.1
+
+
+def test_a_request_that_outlasts_its_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails just after the end was asked before it, so that no outage begins; what fails later begins one."""
+    driver: Any = _Driver()
+    outages = OutageLog(driver)
+    outages.failed("fetch", AWAY)
+    outages.worked()
+    caplog.clear()
+    driver.time += 4.9
+    outages.failed("subscribe", AWAY)
+    assert not caplog.records
+    driver.time += 0.2
+    outages.failed("subscribe", AWAY)
+    driver.time += 61  # nobody has asked again
+    outages.failed("fetch", AWAY)
+    assert ["is away" in each.getMessage() for each in caplog.records] == [True, True]
+
+
+def test_a_limiter_that_decides_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand decisions without the backend are no thousand lines."""
+    with _impatient(MemoryBackend()) as backend:
+        outage = Outage(backend)
+        limiter = backend.rate_limiter("r", "5 parallel", on_backend_error="allow")
+        for _ in range(100):
+            assert limiter.try_acquire("k").allowed
+        outage.on = False
+        limiter.acquire("k").release()
+    told = [each.getMessage() for each in caplog.records]
+    assert len(told) == 2
+    assert "rate limiter 'r', which allows every call meanwhile" in told[0]
+    assert "is back" in told[1]

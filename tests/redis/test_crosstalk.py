@@ -129,7 +129,7 @@ class Storm:
 async def _ask(executor: Executor, token: str, kind: str) -> Any:
     """Return what should be the token."""
     if kind == "script":
-        return await ECHO.run(executor, [], [token])
+        return await ECHO.run(executor, [], [token], bytes)
     if kind == "refused":
         return await executor.call(f"NO-{token}")
     if kind == "many":

@@ -22,6 +22,7 @@ from ailf_redis.connection import Executor
 from ailf_redis.origins import Direct, clean
 from ailf_redis.plain import PlainExecutor
 from ailf_redis.pool import BlockingExecutor
+from ailf_redis.versions import SILENT
 from ailf_redis.wire import AsyncioExecutor
 from tests.scripted import Scripted, trickled
 from tests.servers import NewServer, Server
@@ -41,7 +42,7 @@ def executor(kind: str, settings: Settings) -> Executor:
         "brought-asyncio": (aredis.Connection, AsyncioRuntime()),
     }[kind]
     told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
-    told |= {"driver_info": None, "socket_connect_timeout": settings.connect_timeout}
+    told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
     return PlainExecutor(settings, Direct(connection, told, settings.url), runtime)
 
 
@@ -202,7 +203,7 @@ def away(request: pytest.FixtureRequest, new_server: NewServer) -> Iterator[tupl
         server.resume()
 
 
-WAIT, REQUEST, REPEAT = 0.3, 0.5, 0.2
+WAIT, REQUEST, REPEAT = 0.2, 1.0, 0.2
 SLACK = 0.6
 """Seconds that a loaded machine may add."""
 

@@ -1,0 +1,32 @@
+"""Which releases of redis-py work, and what an unsupported one is told."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ailf_redis import versions
+
+PROGRAM = """
+import redis
+redis.__version__ = {version!r}
+import ailf
+try:
+    ailf.connect("redis://127.0.0.1:1")
+except ailf.UnsupportedError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("version", ["4.6.0", "5.0.8", "9.0.0", "10.1"])
+def test_an_unsupported_release_is_named(version: str) -> None:
+    """A release of redis-py that is too old or too new is an error that names it, when Redis is to be used."""
+    program = PROGRAM.format(version=version)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert f"redis-py {version} is installed; ailf_redis works with 5.1 to 8: pip install" in told.stdout
+
+
+@pytest.mark.parametrize("version", ["5.1.0", "5.1.0b7", "6.0", "7.4.1", "8.99.9"])
+def test_supported_releases(version: str) -> None:
+    """Every release from 5.1 to 8 is taken, also one that has not come out yet."""
+    versions.check_version(version)
