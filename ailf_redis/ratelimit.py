@@ -94,7 +94,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
         if len(demands) == 1:
             keys, arguments = self._request(limits, demands)
-            return await DECIDE.run(self._executor, keys, arguments, partial(self._rulings, 1))
+            return await DECIDE.run(self._executor, keys, arguments, partial(self._rulings, len(limits), 1))
         accounts: dict[Account, list[int]] = {}
         for number, each in enumerate(demands):
             accounts.setdefault(each.account, []).append(number)
@@ -105,7 +105,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
                 rulings: Sequence[Any] = [reply] * len(numbers)
             else:
                 try:
-                    rulings = self._rulings(len(numbers), reply)
+                    rulings = self._rulings(len(limits), len(numbers), reply)
                 except MISREAD as error:
                     rulings = [misread(error, self._executor.where)] * len(numbers)
             for number, ruling in zip(numbers, rulings, strict=True):
@@ -125,10 +125,10 @@ class RedisRateLimiterDriver(RateLimiterDriver):
     def _waits_at(self, place: Place) -> tuple[str, str]:
         return self._keys.place(place.channel), str(to_ms(place.lease))
 
-    def _rulings(self, count: int, reply: list[int]) -> list[Ruling]:
-        """Return what a reply says of so many calls."""
+    def _rulings(self, limits: int, count: int, reply: list[int]) -> list[Ruling]:
+        """Return what a reply says of that many calls, each with that many limits."""
         at, size = reply[0] / 1000, (len(reply) - 1) // count
-        if len(reply) != 1 + count * size or size < ALL:
+        if len(reply) != 1 + count * size or size != ALL + LEVEL * limits:
             raise ValueError
         rulings = []
         for begin in range(1, len(reply), size):

@@ -31,13 +31,15 @@ class Scripted:
     Attributes:
         url: Where it is.
         port: The same as a number.
-        answer: What it says; HELLO it answers as a server does.
+        answer: What it says.
+        greets: Whether it answers HELLO as a server does.
         commands: What it was asked, connection by connection.
         finished: How many answers it has said to their ends.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, *, greets: bool = True) -> None:
         self.answer = answer
+        self.greets = greets
         self.commands: list[list[list[bytes]]] = []
         self.finished = 0
         self._listener = socket.create_server((HOST, 0))
@@ -77,6 +79,6 @@ class Scripted:
                 reader.feed(data)
                 while (command := reader.gets()) is not False:
                     heard.append(command)
-                    for piece in (HELLO,) if command[0] == b"HELLO" else self.answer(command):
+                    for piece in (HELLO,) if self.greets and command[0] == b"HELLO" else self.answer(command):
                         client.sendall(piece)
                     self.finished += 1

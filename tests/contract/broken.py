@@ -147,7 +147,7 @@ class _Unpacked:
     def pack(self, data: Any, headers: Any) -> Any:
         return data, headers or {}
 
-    def unpack(self, body: Any, headers: Any, *, foreign: bool = False) -> Any:
+    def unpack(self, body: Any, headers: Any, **_: Any) -> Any:
         return body, headers
 
 
