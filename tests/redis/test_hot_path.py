@@ -37,7 +37,7 @@ HANDLED: Final = {
     ("memory", "blocking"): 91,
     ("memory", "asyncio"): 138,
 }
-"""Python calls of a worker for one message: fetch, handle, ack; one more or less where it lets others run."""
+"""Python calls of a worker for one message: fetch, handle, ack."""
 
 SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 263), "message": (2, 818)}
 """Requests of one operation, and their bytes."""
@@ -114,8 +114,11 @@ def test_python_calls(any_server: Server, namespace: str, place: str, flavour: s
 
 
 @pytest.mark.parametrize(("place", "flavour"), HANDLED)
-def test_python_calls_of_a_worker(any_server: Server, namespace: str, place: str, flavour: str) -> None:
+def test_python_calls_of_a_worker(
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, place: str, flavour: str
+) -> None:
     """A worker takes no more Python calls for each message than it did."""
+    monkeypatch.setattr("ailf.worker._SPELL", 1000.0)  # how often it lets others run depends on how busy the machine is
     url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
 
     async def handled(backend: Any, count: int) -> int:
@@ -130,7 +133,7 @@ def test_python_calls_of_a_worker(any_server: Server, namespace: str, place: str
         return await python_calls(lambda: group.process(handler, prefetch=1))
 
     async def each(backend: Any) -> int:
-        few, many = [min([await handled(backend, count) for _ in range(5)]) for count in (ROUNDS, 2 * ROUNDS)]
+        few, many = [min([await handled(backend, count) for _ in range(8)]) for count in (ROUNDS, 2 * ROUNDS)]
         return (many - few) // ROUNDS
 
     assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[place, flavour]) <= 1
