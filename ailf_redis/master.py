@@ -144,6 +144,8 @@ class MasterTracker(Origin):
         Raises:
             TimeoutError: Nothing arrives until then.
         """
+        if sock is None:  # closed by another thread
+            return
         poller = self._held.get(connection) or self._watched(connection, sock)
         here = sock.fileno()
         while (left := until - self._runtime.now()) > 0:

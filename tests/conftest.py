@@ -2,16 +2,13 @@
 
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests import binaries
 from tests.clusters import Cluster
-from tests.effort import Tell
 from tests.servers import NewServer, Server, SharedServers
-
-FIGURES = "figures"
 
 
 def pytest_configure() -> None:
@@ -33,18 +30,9 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what campaigns measured, and again what was not tested: the header is far up, and -q hides it."""
-    ended = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    for line in [str(value) for each in ended for name, value in each.user_properties if name == FIGURES]:
-        terminalreporter.write_line(line)
+    """Say again at the end what was not tested: the header is far up, and -q hides it."""
     for line in _missing():
         terminalreporter.write_line(line, yellow=True)
-
-
-@pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Tell:
-    """Print a line of figures at the end of the run."""
-    return lambda line: record_property(FIGURES, line)
 
 
 def _missing() -> list[str]:

@@ -107,8 +107,17 @@ CALLS: dict[str, tuple[Callable[[Any], Any], float]] = {
 }
 
 
-def test_a_frozen_server(own_server: Server, tell: Tell) -> None:
+AWAY: dict[str, tuple[Callable[[Server], None], Callable[[Server], None]]] = {
+    "frozen": (Server.pause, Server.resume),
+    "refusing": (Server.kill, Server.restart),
+}
+"""How a server goes away, and how it comes back."""
+
+
+@pytest.mark.parametrize("away", AWAY)
+def test_a_server_that_is_away(own_server: Server, away: str, tell: Tell) -> None:
     """Every call ends within its timeout and `timeout`, or within `retry_for` and `timeout`, and works afterwards."""
+    leave, come_back = AWAY[away]
     late: dict[str, float] = {}
     chance = random.Random(6)
     retry_for = 2.0
@@ -119,7 +128,7 @@ def test_a_frozen_server(own_server: Server, tell: Tell) -> None:
             for _ in range(3):
                 with contextlib.suppress(ailf.AilfError):
                     call(backend)
-                freezing = threading.Timer(chance.uniform(0, 0.2), own_server.pause)
+                freezing = threading.Timer(chance.uniform(0, 0.2), leave, [own_server])
                 freezing.start()
                 begin = time.monotonic()
                 while not freezing.finished.is_set() or time.monotonic() < begin + 0.3:
@@ -129,11 +138,11 @@ def test_a_frozen_server(own_server: Server, tell: Tell) -> None:
                     most = (patience or retry_for) + TIMEOUT
                     late[name] = max(late.get(name, -most), time.monotonic() - begin_call - most)
                 freezing.join()
-                own_server.resume()
+                come_back(own_server)
         backend.consumer.close()  # type: ignore[attr-defined]
         assert backend.stream("s").add(2)
     beyond = {name: round(by, 2) for name, by in late.items()}
-    tell(f"{own_server.version}, frozen: seconds beyond the deadline {beyond}")
+    tell(f"{own_server.version}, {away}: seconds beyond the deadline {beyond}")
     assert all(by < 0.5 for by in late.values())
 
 

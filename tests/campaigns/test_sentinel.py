@@ -3,45 +3,42 @@
 The guide quotes these figures, with and without `min-replicas-to-write`.
 """
 
-from collections.abc import Callable
-
 import pytest
 
 from tests import binaries
+from tests.effort import Tell
 from tests.redis.failovers import Plan, Report, run
 
 FAULTS = ("kill", "freeze", "cut")
 
-Record = Callable[[str, object], None]
 
-
-def measured(record_property: Record, plan: Plan) -> Report:
+def measured(tell: Tell, plan: Plan) -> Report:
     """Run a plan on the newest server, and have its figures printed."""
     version, binary = next(reversed(binaries.found().items()))
     report = run(binary, version, plan)
     what = f"{version}, {plan.faults} x {'/'.join(plan.kinds)}, min-replicas-to-write {plan.min_replicas}"
-    record_property("figures", f"{what}: {report}")
+    tell(f"{what}: {report}")
     assert report.twice == 0
     assert report.pause < 15
     return report
 
 
 @pytest.mark.timeout(900)
-def test_failovers_without_min_replicas(record_property: Record) -> None:
+def test_failovers_without_min_replicas(tell: Tell) -> None:
     """What a master that is cut off takes until there is a new one is lost; nothing is added twice."""
-    report = measured(record_property, Plan(kinds=FAULTS, faults=12))
+    report = measured(tell, Plan(kinds=FAULTS, faults=12))
     assert report.lost < report.acknowledged / 5
 
 
 @pytest.mark.timeout(900)
-def test_failovers_with_min_replicas(record_property: Record) -> None:
+def test_failovers_with_min_replicas(tell: Tell) -> None:
     """A master that has lost its replicas takes nothing, so next to nothing is lost."""
-    report = measured(record_property, Plan(kinds=FAULTS, faults=12, min_replicas=1))
+    report = measured(tell, Plan(kinds=FAULTS, faults=12, min_replicas=1))
     assert report.lost < report.acknowledged / 1000
 
 
 @pytest.mark.timeout(900)
-def test_failovers_by_hand(record_property: Record) -> None:
+def test_failovers_by_hand(tell: Tell) -> None:
     """SENTINEL FAILOVER: what the former master takes from the promotion to the first message is lost."""
-    report = measured(record_property, Plan(kinds=("switch",), faults=4, min_replicas=1))
+    report = measured(tell, Plan(kinds=("switch",), faults=4, min_replicas=1))
     assert report.lost < report.acknowledged / 5

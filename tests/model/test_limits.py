@@ -180,11 +180,11 @@ def turned(
         text = text.replace("'PX', left", "'PX', 3600000")  # what is stored goes by the real clock
 
         class Turned(Script):
-            async def run(self, executor: Executor, keys: Any, arguments: Any) -> Any:
-                await executor.call("SET", key, clock.ms)
-                reply = await executor.call("EVAL", self.text, len(keys), *keys, *arguments)
+            async def run(self, executor: Executor, keys: Any, arguments: Any, read: Any, page: int = 0) -> Any:
+                await executor.call("SET", key, str(clock.ms))
+                reply = await executor.call("EVAL", self.text, str(len(keys)), *keys, *arguments)
                 await executor.call_many([("PERSIST", each) for each in keys])  # what lives on the real clock
-                return reply
+                return read(reply)
 
         return Turned(script.name, text, script.sha)
 

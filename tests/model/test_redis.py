@@ -167,7 +167,7 @@ def test_delays_are_asked_for_in_whole_milliseconds(backend: RedisDriver, monkey
     driver = backend.stream()
     run(driver.add("s", [Draft(b"x", delay=2.007)], retention=None))
     run(driver.settle("s", "g", [Settlement(Receipt("1-0", "me", 1), Action.NACK, 2.007)], max_deliveries=3))
-    assert [arguments.count(2007) for arguments in asked] == [1, 1]
+    assert [[str(each) for each in arguments].count("2007") for arguments in asked] == [1, 1]
 
 
 NOTES_WHAT_IS_READ = """
