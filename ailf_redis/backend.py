@@ -198,7 +198,7 @@ class RedisBackend(Backend):
             client: ``redis.Redis(…)``, ``Sentinel(…).master_for(…)``, ``redis.RedisCluster(…)`` or
                 ``fakeredis.FakeRedis()``.
             namespace: What all keys and channels begin with; "" for plain names that other programs share.
-            timeout: Seconds for one answer; None: the client's ``socket_timeout``, or 5 where that is None.
+            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 where that is None.
             max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
             max_payload: The largest body in bytes.
             retry_for: For how many seconds a request is repeated where that does no harm.
@@ -262,7 +262,7 @@ class AsyncRedisBackend(AsyncBackend):
             blocking: A blocking client on the same server, for the thread that renews leases; None: connections like
                 the client's are made, which is possible unless their class is your own.
             namespace: What all keys and channels begin with; "" for plain names that other programs share.
-            timeout: Seconds for one answer; None: the client's ``socket_timeout``, or 5 where that is None.
+            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 where that is None.
             max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
             max_payload: The largest body in bytes.
             retry_for: For how many seconds a request is repeated where that does no harm.

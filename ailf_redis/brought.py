@@ -45,7 +45,7 @@ class Brought:
         flavour: Its flavour.
         origin: Where connections of its flavour come from.
         threads: Where blocking ones come from.
-        timeout: Seconds for one answer.
+        timeout: Seconds for one call, its answer included.
     """
 
     client: Any
@@ -61,7 +61,7 @@ class Brought:
         Arguments:
             client: A client of redis-py of this flavour.
             flavour: "blocking" or "asyncio".
-            timeout: Seconds for one answer; None: the client's own, or 5 where it would wait for ever.
+            timeout: Seconds for one call; None: the client's own, or 5 where it would wait for ever.
             twin: For an asyncio client, a blocking one on the same server; None: one like it is made.
 
         Raises:

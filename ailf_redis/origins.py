@@ -187,7 +187,10 @@ class _TextPacker:
 
 
 async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
-    """Connect, within the time for that in all, sign-in included: redis-py counts it anew for each read."""
+    """Connect within the time for that, sign-in included, which redis-py counts anew for each read.
+
+    On threads each address of a name, and TLS' handshake, has that time by itself: redis-py shows their socket to nobody.
+    """
     seconds = options["socket_connect_timeout"]
     if inspect.iscoroutinefunction(connection.connect):
         async with asyncio.timeout(seconds):
@@ -233,7 +236,7 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
 
     Arguments:
         options: The client's, for its own connections.
-        timeout: Seconds for one answer; None: the client's, or 5 where it waits for ever.
+        timeout: Seconds for one call; None: the client's, or 5 where it waits for ever.
     """
     kept = {name: value for name, value in options.items() if name not in _FORGOTTEN}
     seconds = timeout or kept.get("socket_timeout") or 5.0

@@ -112,8 +112,8 @@ class Settings:
         tls_ca: A file of CA certificates to trust instead of the system's.
         tls_verify: False switches verification off: for tests only.
         credentials: A redis-py credential provider instead of username and password.
-        connect_timeout: Seconds for making a connection.
-        timeout: Seconds for one answer.
+        connect_timeout: Seconds for making a connection, sign-in included.
+        timeout: Seconds for one call, its answer included.
         keepalive: Whether TCP keepalive is on.
         max_connections: How many connections blocking calls may use at once; further callers wait.
         namespace: What all keys and channels begin with; "" for plain names that other programs share.
