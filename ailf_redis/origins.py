@@ -189,7 +189,7 @@ class _TextPacker:
 async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
     """Connect within the time for that, sign-in included, which redis-py counts anew for each read.
 
-    On threads each address of a name, and TLS' handshake, has that time by itself: redis-py shows their socket to nobody.
+    On threads each address of a name, and TLS' handshake, has that time by itself: redis-py hides their socket.
     """
     seconds = options["socket_connect_timeout"]
     if inspect.iscoroutinefunction(connection.connect):
