@@ -236,7 +236,7 @@ def test_an_answer_that_comes_with_the_change(watch: Watch, monkeypatch: pytest.
 
     errors: list[Exception] = []
     monkeypatch.setattr(master, "Poller", LatePoller)
-    with RedisBackend.from_client(blocking_client(watch)) as backend:
+    with RedisBackend.from_client(blocking_client(watch), timeout=60) as backend:
         stream = backend.stream("s")
         stream.add(1)
         former, before = watch.master, calls(watch.master, "xadd")
@@ -248,6 +248,7 @@ def test_an_answer_that_comes_with_the_change(watch: Watch, monkeypatch: pytest.
         look.set()
         adding.join(10)
     assert [type(each) for each in errors] == [ailf.OutcomeUnknownError]
+    assert "the master has changed" in str(errors[0])
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
