@@ -332,14 +332,15 @@ class Renewer:
         """Renew what is due, in one request for all that can share it; mark what can't be saved."""
         beats: set[Pulse] = set()
         batches: dict[Hashable, list[Hold]] = defaultdict(list)
-        for hold in tuple(self._holds):
-            if hold.lost or hold.limit <= now:
-                self._lose(hold, _why_lost(hold, now))
-                continue
-            if isinstance(hold, MessageHold) and hold.pulse.due() <= now:
-                beats.add(hold.pulse)
-            if hold.due() <= now < hold.last:
-                batches[type(hold), hold.batch].append(hold)
+        with self._clock.step_lock():  # in the middle of a move by hand living holders look dead
+            for hold in tuple(self._holds):
+                if hold.lost or hold.limit <= now:
+                    self._lose(hold, _why_lost(hold, now))
+                    continue
+                if isinstance(hold, MessageHold) and hold.pulse.due() <= now:
+                    beats.add(hold.pulse)
+                if hold.due() <= now < hold.last:
+                    batches[type(hold), hold.batch].append(hold)
         for pulse, since in self._beat_all(beats, self._own):
             if self._now() < pulse.ends:  # one that was late may have been taken for dead, and stays it
                 pulse.outlast(since)
