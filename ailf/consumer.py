@@ -169,7 +169,7 @@ class ConsumerFlow:
         No request is repeated in here: each caller does that, for as long as its own time lasts.
         """
         now = self.group.engine.runtime.lease_now()
-        if not self._opened:  # a request of its own: between two of them those who wait look at the time
+        if not self._opened:  # a request of its own: between two of them the callers look at the time
             await self.open(0.0)
         elif self._position is None or now >= self._look_at:
             await self._looking.fly(self._look)

@@ -136,7 +136,7 @@ class ThreadFlight(Flight):
             if self._lock.acquire(blocking=False):
                 await flow()
             else:
-                self._lock.acquire(timeout=-1 if timeout is None else timeout)
+                self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         finally:  # by its owner, not by what `acquire` returned: Ctrl-C may come in between
             if self._lock._is_owned():
                 self._lock.release()

@@ -160,7 +160,7 @@ class GroupFlow:
         """Fetch; a repeat is harmless: what a lost answer had claimed comes back when its lease ends."""
         options = self.options
         fetched: Fetched = await self._ask(
-            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # who waits for it repeats it
+            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # its callers repeat it
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
         )  # fmt: skip
         return fetched

@@ -7,7 +7,6 @@ answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
 """
 
 import functools
-import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -148,8 +147,6 @@ class Desk:
         Raises:
             BackendTimeoutError: It isn't until then.
         """
-        if until == math.inf:
-            until = None
         # A thread opens it itself, within its own time. A task shares the opening with others, and only leaves it then.
         last = until if self._runtime.uses_caller else None
         while not self.ready:

@@ -11,7 +11,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Runtime
-from ailf_redis.connection import Command, Executor, Link
+from ailf_redis.connection import Command, Executor, Link, LinkAround
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.origins import Address, Nodes
 from ailf_redis.plain import PlainExecutor
@@ -88,10 +88,10 @@ class ClusterExecutor(Executor):
             return
         errors: list[Exception] = []
         until = self.runtime.now() + self.settings.timeout
-        *others, last = self._known
-        for address in (*others, last):
+        known = tuple(self._known)
+        for address in known:
             now = self.runtime.now()
-            mine = until if address is last else now + (until - now) / 2
+            mine = until if address is known[-1] else now + (until - now) / 2
             try:
                 (reply,) = await self._at(address).call_many([("CLUSTER", "SLOTS")], until=mine)
             except (ConnectionLostError, BackendTimeoutError) as error:
@@ -201,20 +201,17 @@ class ClusterExecutor(Executor):
             await each.close()
 
 
-class _NodeLink(Link):
+class _NodeLink(LinkAround):
     """A link that is lost when its node no longer has what it is for: the next one leads to the right node."""
 
     def __init__(self, link: Link, executor: ClusterExecutor, address: Address) -> None:
-        self._link = link
+        super().__init__(link)
         self._executor = executor
         self._address = address
 
-    async def send(self, commands: Sequence[Command]) -> None:
-        await self._link.send(commands)
-
     async def receive(self, timeout: float) -> list[Any]:
         try:
-            replies = await self._link.receive(timeout)
+            replies = await super().receive(timeout)
         except (ConnectionLostError, BackendTimeoutError):
             self._executor.doubt(self._address)
             raise
@@ -223,12 +220,3 @@ class _NodeLink(Link):
                 self._executor.doubt()
                 raise mapped(reply, self._executor.where, sent=True)
         return replies
-
-    def interrupt(self) -> None:
-        self._link.interrupt()
-
-    def drop(self) -> bool:
-        return self._link.drop()
-
-    async def close(self) -> None:
-        await self._link.close()

@@ -26,6 +26,7 @@ __all__ = [
     "Command",
     "Executor",
     "Link",
+    "LinkAround",
     "Replies",
     "Stem",
     "as_texts",
@@ -141,7 +142,7 @@ class Executor(ABC):
         Raises:
             BackendError: By kind; see `ailf_redis.errors`.
         """
-        return self._call(command)
+        return self.call_page(0, *command)
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
         """Send one command whose reply may hold that many entries of a stream, and return its reply."""
@@ -164,11 +165,7 @@ class Executor(ABC):
         return self._finish(stem, last, read)
 
     async def _finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        reply = await self.call(*stem.command, last)
-        try:
-            return read(reply)
-        except MISREAD as error:
-            raise misread(error, self.where) from error
+        return await self.read_page(0, read, *stem.command, last)
 
     async def _call(self, command: Command, entries: int = 0) -> Any:
         reply = (await self.call_many([command], entries))[0]
@@ -250,6 +247,28 @@ class Link(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give back the connection. It is idempotent."""
+
+
+class LinkAround(Link):
+    """A link around another one, which sends and receives."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        await self._link.send(commands)
+
+    async def receive(self, timeout: float) -> list[Any]:
+        return await self._link.receive(timeout)
+
+    def interrupt(self) -> None:
+        self._link.interrupt()
+
+    def drop(self) -> bool:
+        return self._link.drop()
+
+    async def close(self) -> None:
+        await self._link.close()
 
 
 class Replies:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ailf.runtime import Runtime
-from ailf_redis.connection import Command, Executor, Link
+from ailf_redis.connection import Command, Executor, Link, LinkAround
 from ailf_redis.errors import BROKEN
 from ailf_redis.origins import Address, Origin, hang_up
 from ailf_redis.ports import Port, port_of
@@ -216,32 +216,23 @@ class MasterTracker(Origin):
         await self._subscriptions.close()
 
 
-class _MasterLink(Link):
+class _MasterLink(LinkAround):
     """A dedicated connection to the master: it is lost when another server becomes the master."""
 
     def __init__(self, tracker: MasterTracker, link: Link, connection: Any) -> None:
+        super().__init__(link)
         self._tracker = tracker
-        self._link = link
         self._connection = connection
 
     async def send(self, commands: Sequence[Command]) -> None:
         await self._tracker.look(self._connection)
-        await self._link.send(commands)
+        await super().send(commands)
 
     async def receive(self, timeout: float) -> list[Any]:
         while True:
             await self._tracker.look(self._connection)
             part = min(timeout, SLICE)
-            replies = await self._link.receive(part)
+            replies = await super().receive(part)
             timeout -= part
             if replies or timeout <= 0:
                 return replies
-
-    def interrupt(self) -> None:
-        self._link.interrupt()
-
-    def drop(self) -> bool:
-        return self._link.drop()
-
-    async def close(self) -> None:
-        await self._link.close()

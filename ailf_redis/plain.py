@@ -30,7 +30,7 @@ from ailf_redis.origins import Direct, Origin, answer, done, hang_up
 from ailf_redis.ports import GLANCE, Port, port_of
 from ailf_redis.sentinel import Watched
 from ailf_redis.settings import Settings
-from ailf_redis.versions import can_read, drop, is_asyncio, reader_of, sock_of, writer_of
+from ailf_redis.versions import can_read, drop, reader_of, sock_of, writer_of
 
 __all__ = ["PlainExecutor"]
 
@@ -103,7 +103,7 @@ class PlainExecutor(Executor):
         self._busy: set[Any] = set()
         self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
         self._making: set[asyncio.Task[Any]] = set()
-        self._left: list[asyncio.Task[Any]] = []  # those of them for which nobody waits
+        self._left: list[asyncio.Task[Any]] = []  # those of them for which no call waits
 
     def _here(self) -> tuple[int, Any]:
         return os.getpid(), _get_running_loop() if self._on_asyncio else None
@@ -268,7 +268,7 @@ class PlainExecutor(Executor):
         making.add_done_callback(self._keep)
 
     def _keep(self, made: "asyncio.Task[Any]") -> None:
-        if made not in self._left:  # somebody waits for it
+        if made not in self._left:  # a call waits for it
             return
         self._left.remove(made)
         if made.cancelled() or made.exception() is not None:
@@ -359,14 +359,6 @@ class PlainExecutor(Executor):
             await done(self._idle.pop().disconnect())
 
 
-def _write(connection: Any, data: bytes) -> None:
-    """Send bytes; on asyncio they go out with the loop's next turns, and the reply's deadline is theirs too."""
-    if is_asyncio(connection):
-        writer_of(connection).writelines([data])
-    else:
-        sock_of(connection).sendall(data)
-
-
 def _demoted(reply: Any) -> bool:
     """Tell whether a reply says that the server is a replica; old servers say it inside a script's error."""
     return isinstance(reply, ReadOnlyError) or (isinstance(reply, Exception) and "READONLY" in str(reply))
@@ -398,7 +390,8 @@ class _PlainLink(Link):
             raise self._executor.lost(error, sent=True) from error
 
     def _send(self, data: bytes) -> None:
-        _write(self._connection, data)
+        """Send bytes."""
+        raise NotImplementedError
 
     async def _first(self, timeout: float) -> list[Any]:
         """Return the first reply; none after so many seconds without it."""
@@ -439,7 +432,7 @@ class _FakeLink(_PlainLink):
 
     def _send(self, data: bytes) -> None:
         with self._writing:
-            super()._send(data)
+            sock_of(self._connection).sendall(data)
 
     def _block(self, data: bytes) -> None:
         self._send(data)
@@ -485,6 +478,9 @@ class _LoopLink(_PlainLink):
         if self._loop is not asyncio.get_running_loop():
             self._gone = True
         await super().send(commands)
+
+    def _send(self, data: bytes) -> None:
+        writer_of(self._connection).writelines([data])
 
     async def _first(self, timeout: float) -> list[Any]:
         loop = asyncio.get_running_loop()

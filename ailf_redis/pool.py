@@ -238,9 +238,6 @@ class BlockingExecutor(Executor):
         self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
         self._busy: set[_Wire] = set()
 
-    async def call(self, *command: Any) -> Any:
-        return self._ask(hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command)))
-
     async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._ask(stem.ending(last))
         try:
@@ -249,7 +246,7 @@ class BlockingExecutor(Executor):
             raise misread(error, self.where) from error
 
     def _ask(self, data: bytes) -> Any:
-        """Send a command that is packed; return its reply."""
+        """Send a command that is packed; return its reply, which holds no entries."""
         reply = self._exchange(data, 1, self.most)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)

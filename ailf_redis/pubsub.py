@@ -13,6 +13,7 @@ from ailf.pubsub import AsyncPubSub, PubSub
 from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
+from ailf_redis.replies import is_text
 
 if TYPE_CHECKING:
     from ailf_redis.backend import RedisDriver
@@ -86,14 +87,6 @@ def _alone(heard: int) -> Sequence[int]:
 def _decoded(name: bytes) -> str:
     """Return a channel's name; other programs may publish to one that is not UTF-8."""
     return name.decode("utf-8", "surrogateescape")
-
-
-def _problem(channel: bytes) -> str:
-    try:
-        channel.decode()
-    except UnicodeDecodeError:
-        return "the name of its channel is not UTF-8"
-    return ""
 
 
 def _kind(each: Filter) -> str:
@@ -181,7 +174,8 @@ class RedisListener(Listener):
         match reply:
             case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, body]:
                 channel = matched[0] if matched else name  # of a pattern's message both are told
-                return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, _problem(channel))]
+                problem = "" if is_text(channel) else "the name of its channel is not UTF-8"
+                return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, problem)]
             case [b"subscribe" | b"psubscribe" | b"ssubscribe" as kind, name, _]:
                 return self._confirmed(self._filter(kind, name))
             case [b"sunsubscribe" as kind, name, _]:

@@ -24,6 +24,7 @@ __all__ = [
     "as_records",
     "entry_fields",
     "headers_field",
+    "is_text",
     "text",
 ]
 
@@ -61,7 +62,7 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
         return Record(text(entry_id), fields[1], {})
     known = dict(zip(fields[::2], fields[1::2], strict=True))
     if BODY not in known:
-        problem = "" if all(map(_is_text, fields)) else "another program added it, and its fields are not UTF-8"
+        problem = "" if all(map(is_text, fields)) else "another program added it, and its fields are not UTF-8"
         body = _json.encode({text(key): text(value) for key, value in known.items()})
         return Record(text(entry_id), body, {}, foreign=True, problem=problem)
     headers: dict[str, str] = {}
@@ -74,7 +75,8 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     return Record(text(entry_id), known[BODY], headers, problem=problem)
 
 
-def _is_text(raw: bytes) -> bool:
+def is_text(raw: bytes) -> bool:
+    """Tell whether it is UTF-8; other programs may write anything."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -103,7 +105,7 @@ def as_flags(reply: Sequence[int]) -> list[bool]:
 
 
 def as_records(reply: Sequence[Any]) -> list[Record]:
-    """Return stored entries, whoever wrote them."""
+    """Return stored entries, of any program."""
     return [as_record(*entry) for entry in reply]
 
 

@@ -80,10 +80,7 @@ class Script:
         """
         rest = (str(len(keys)), *keys, *arguments)
         try:
-            if page:
-                reply = await executor.call_page(page, "EVALSHA", self.sha, *rest)
-            else:
-                reply = await executor.call("EVALSHA", self.sha, *rest)
+            reply = await executor.call_page(page, "EVALSHA", self.sha, *rest)
         except ScriptMissingError:
             reply = await executor.call_page(page, "EVAL", self.text, *rest)
         try:

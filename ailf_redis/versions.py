@@ -64,13 +64,11 @@ def quiet(*, on_asyncio: bool) -> dict[str, Any]:
     return {"maint_notifications_config": maintenance.MaintNotificationsConfig(enabled=False)}
 
 
-def can_read(connection: Any, timeout: float | None = None) -> Any:
+def can_read(connection: Any) -> Any:
     """Return whether a connection of either flavour has something to read; a fake's answer is to be awaited on asyncio.
 
     Before redis-py 8 a connection of asyncio reads in order to tell, and can be cancelled there.
     """
-    if timeout is not None:
-        return connection.can_read(timeout)
     reader = getattr(connection, "_reader", None)
     if isinstance(reader, asyncio.StreamReader):
         return bool(reader._buffer) or reader.at_eof() or reader.exception() is not None  # type: ignore[attr-defined]

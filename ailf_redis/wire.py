@@ -28,8 +28,8 @@ def _as_it_is(reply: Any) -> Any:
 
 
 _Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float], int]
-"""Who waits, for how many replies (0: for one itself), what is made of that, when it was sent, once it is, and how many
-entries of a stream each reply may hold."""
+"""A request: its answer; for how many replies that stands (0: for one, which is the result itself); what is made of a
+reply; when it was sent, once it is; how many entries of a stream each reply may hold."""
 
 PING: Final = packed([("PING",)])
 
@@ -284,13 +284,6 @@ class AsyncioExecutor(Executor):
         self._home: asyncio.AbstractEventLoop | None = None
         self._pid = getpid()
 
-    def call(self, *command: Any) -> Awaitable[Any]:
-        # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
-        wire = self._wire
-        if wire is not None and wire.is_ready():
-            return wire.ask(hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command)))
-        return self._call(command)
-
     def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         wire = self._wire
         if wire is not None and wire.is_ready():
@@ -298,6 +291,7 @@ class AsyncioExecutor(Executor):
         return self._finish(stem, last, read)
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
+        # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
         wire = self._wire
         if wire is not None and wire.is_ready():
             data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
@@ -328,7 +322,7 @@ class AsyncioExecutor(Executor):
         return await answer
 
     async def _connected(self, until: float) -> _Wire:
-        """Return a connection that works, made or looked at once for all who want it.
+        """Return a connection that works, made or looked at once for all calls.
 
         A cancelled caller leaves it being made, and so does one whose time is over.
         """
@@ -352,7 +346,7 @@ class AsyncioExecutor(Executor):
         if self._making is making:
             self._making = None
         if not making.cancelled():
-            making.exception()  # whoever waits is told; nobody may
+            making.exception()  # each call that waits is told; there may be none
 
     async def _make(self) -> _Wire:
         """Ask over a connection that was idle for long whether it works; else make one."""

@@ -1,7 +1,7 @@
 -- Who has a lock, and how many wait; changes nothing.
 --
 -- returns { { fence, ms left }…, how many are in line }
--- bound   those who hold the lock and those in line
+-- bound   the holders of the lock and the waiters in line
 
 local lock = lock_at(1)
 local holders, waiting = {}, 0

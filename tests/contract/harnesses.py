@@ -110,21 +110,22 @@ class RedisHarness(UrlHarness):
 
     async def add_foreign(self, stream: str) -> None:
         """Add an entry with fields of another program's."""
-        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
-            raw.xadd(Keys(namespace).stream(stream), {"job": "sweep"})
+            raw.xadd(Keys(self._namespace()).stream(stream), {"job": "sweep"})
 
     async def add_broken(self, stream: str) -> None:
         """Add an entry whose fields are no text."""
-        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
-            raw.xadd(Keys(namespace).stream(stream), BROKEN)
+            raw.xadd(Keys(self._namespace()).stream(stream), BROKEN)
 
     async def publish_broken(self, channel: str) -> None:
         """Publish on a channel whose name is no text."""
-        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
         with redis.Redis.from_url(self._base) as raw:
-            raw.publish(Keys(namespace).channel(channel).encode() + b"\xff", b"\xff")
+            raw.publish(Keys(self._namespace()).channel(channel).encode() + b"\xff", b"\xff")
+
+    def _namespace(self) -> str:
+        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
+        return namespace
 
 
 class BroughtHarness(RedisHarness):
@@ -149,10 +150,6 @@ class BroughtHarness(RedisHarness):
     def _timeout(self) -> float | None:
         told = parse_qs(urlsplit(self._url).query).get("timeout")
         return float(told[0]) if told else None
-
-    def _namespace(self) -> str:
-        (namespace,) = parse_qs(urlsplit(self._url).query)["namespace"]
-        return namespace
 
 
 class FakeHarness(Harness):

@@ -159,11 +159,11 @@ def test_delays_are_asked_for_in_whole_milliseconds(backend: RedisDriver, monkey
 
     replies: list[list[Any]] = [[0, b"1-0"], [1]]
 
-    async def call(*arguments: Any) -> Any:
+    async def call_page(entries: int, *arguments: Any) -> Any:
         asked.append(arguments)
         return replies.pop(0)
 
-    monkeypatch.setattr(backend.executor, "call", call)
+    monkeypatch.setattr(backend.executor, "call_page", call_page)
     driver = backend.stream()
     run(driver.add("s", [Draft(b"x", delay=2.007)], retention=None))
     run(driver.settle("s", "g", [Settlement(Receipt("1-0", "me", 1), Action.NACK, 2.007)], max_deliveries=3))
@@ -195,12 +195,12 @@ def test_adds_read_only_what_they_remove(
     settlements = [Settlement(each.receipt, Action.ACK) for each in claims if each.record.body == b"settled"]
     side.ask("settle", GROUPS[0], settlements, max_deliveries=3)
     side.ask("add", [Draft(b"unread")], retention=None)
-    call = backend.executor.call
+    call, call_page = backend.executor.call, backend.executor.call_page
 
-    async def watched(command: str, sha: str, *rest: Any) -> Any:
-        return await call("EVAL", NOTES_WHAT_IS_READ + ADD.text, *rest)
+    async def watched(entries: int, command: str, sha: str, *rest: Any) -> Any:
+        return await call_page(entries, "EVAL", NOTES_WHAT_IS_READ + ADD.text, *rest)
 
-    monkeypatch.setattr(backend.executor, "call", watched)
+    monkeypatch.setattr(backend.executor, "call_page", watched)
     side.ask("add", [Draft(b"new")], retention=retention)
     monkeypatch.undo()
     left = [each.id for each in side.ask("read", EARLIEST, LATEST, 100)]

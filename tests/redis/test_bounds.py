@@ -104,7 +104,7 @@ def dead_waiters(raw: redis.Redis, key: str) -> None:
 
 
 def test_a_line_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L12, R10: however many have died in line, each look passes some of them, and somebody gets the lock."""
+    """L12, R10: however many waiters have died, each look passes some of them, and a living one gets the lock."""
     limiter = backend.rate_limiter("r", "5/minute")
     for key, attempt in (
         ("{ailf:lock:l}", lambda: backend.lock("l", fair=True).try_acquire()),

@@ -315,7 +315,7 @@ async def entered_async(result: Any) -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_short_wait_beside_a_long_one(new_server: NewServer, flavour: str) -> None:
-    """Who waits briefly on a consumer ends in time; who waits longer gets the message when the server is back."""
+    """A short wait on a consumer ends in time; a longer one gets the message when the server is back."""
     server = new_server(appendonly=True)
     url = f"{server.url}?timeout=0.3&retry_for=10"
 

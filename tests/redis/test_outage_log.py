@@ -45,7 +45,7 @@ def leave_for_a_while(server: Server) -> None:
 
 
 def test_on_threads(private: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Two workers of several threads, a subscription, a lock that is renewed, and somebody who waits for it."""
+    """Two workers of several threads, a subscription, a lock that is renewed, and a waiter for it."""
     with ailf.connect(f"{private.url}?timeout=0.5&retry_for=0.3") as backend:
         done: list[Any] = []
         groups = [backend.stream("s").group(name) for name in ("one", "two")]

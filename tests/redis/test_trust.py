@@ -36,7 +36,7 @@ def test_a_namespace_is_one_trust_zone(any_server: Server, namespace: str) -> No
 
 
 def test_a_reply_stays_within_the_namespace(any_server: Server, namespace: str) -> None:
-    """Whoever asks names the channel of the reply; it is always one of the responder's own namespace."""
+    """The request names the channel of the reply, which is always one of the responder's own namespace."""
     raw = redis.Redis(port=any_server.port)
     with raw, raw.pubsub() as everything, ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         responder = backend.pubsub()
