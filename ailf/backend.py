@@ -95,48 +95,6 @@ def _chosen(url: str | None) -> str:
     return DEFAULT_URL
 
 
-class _BackendStream(Stream[T]):
-    """The stream of a backend that has no class of its own for it."""
-
-    def _open_engine(self) -> Engine:
-        return connect().engine
-
-
-class _AsyncBackendStream(AsyncStream[T]):
-    def _open_engine(self) -> Engine:
-        return connect_async().engine
-
-
-class _BackendPubSub(PubSub[T]):
-    def _open_engine(self) -> Engine:
-        return connect().engine
-
-
-class _AsyncBackendPubSub(AsyncPubSub[T]):
-    def _open_engine(self) -> Engine:
-        return connect_async().engine
-
-
-class _BackendLock(Lock):
-    def _open_engine(self) -> Engine:
-        return connect().engine
-
-
-class _AsyncBackendLock(AsyncLock):
-    def _open_engine(self) -> Engine:
-        return connect_async().engine
-
-
-class _BackendRateLimiter(RateLimiter):
-    def _open_engine(self) -> Engine:
-        return connect().engine
-
-
-class _AsyncBackendRateLimiter(AsyncRateLimiter):
-    def _open_engine(self) -> Engine:
-        return connect_async().engine
-
-
 class _BackendBase:
     """What both faces share: the engine over a driver."""
 
@@ -185,10 +143,10 @@ class Backend(_BackendBase):
     A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
     """
 
-    stream_class: ClassVar[type[Stream[Any]]] = _BackendStream
-    lock_class: ClassVar[type[Lock]] = _BackendLock
-    rate_limiter_class: ClassVar[type[RateLimiter]] = _BackendRateLimiter
-    pubsub_class: ClassVar[type[PubSub[Any]]] = _BackendPubSub
+    stream_class: ClassVar[type[Stream[Any]]] = Stream
+    lock_class: ClassVar[type[Lock]] = Lock
+    rate_limiter_class: ClassVar[type[RateLimiter]] = RateLimiter
+    pubsub_class: ClassVar[type[PubSub[Any]]] = PubSub
 
     @overload
     def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> PubSub[Any]: ...
@@ -331,10 +289,10 @@ class AsyncBackend(_BackendBase):
     A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
     """
 
-    stream_class: ClassVar[type[AsyncStream[Any]]] = _AsyncBackendStream
-    lock_class: ClassVar[type[AsyncLock]] = _AsyncBackendLock
-    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = _AsyncBackendRateLimiter
-    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = _AsyncBackendPubSub
+    stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncStream
+    lock_class: ClassVar[type[AsyncLock]] = AsyncLock
+    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncRateLimiter
+    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncPubSub
 
     @overload
     def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> AsyncPubSub[Any]: ...

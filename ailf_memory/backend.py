@@ -1,26 +1,40 @@
 """The memory backend: `MemoryBackend` and `AsyncMemoryBackend`, and the driver under both."""
 
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 from ailf.backend import AsyncBackend, Backend
 from ailf.checks import check_kind, check_text
 from ailf.clock import Clock
 from ailf.driver import BackendDriver, Capability
 from ailf.driver.backend import Takeable
-from ailf.errors import ClosedError, InvalidArgumentError
+from ailf.errors import InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf.urls import shown
-from ailf_memory.lock import AsyncMemoryLock, MemoryLock, MemoryLockDriver
-from ailf_memory.pubsub import AsyncMemoryPubSub, MemoryPubSub, MemoryPubSubDriver
-from ailf_memory.ratelimit import AsyncMemoryRateLimiter, MemoryRateLimiter, MemoryRateLimiterDriver
-from ailf_memory.store import MemoryStore
-from ailf_memory.stream import AsyncMemoryStream, MemoryStream, MemoryStreamDriver
+from ailf_memory.lock import MemoryLockDriver
+from ailf_memory.pubsub import MemoryPubSubDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver
+from ailf_memory.store import MemoryStore, StoreHandle
+from ailf_memory.stream import MemoryStreamDriver
 
-__all__ = ["AsyncMemoryBackend", "MemoryBackend", "MemoryDriver"]
+__all__ = [
+    "AsyncMemoryBackend",
+    "AsyncMemoryLock",
+    "AsyncMemoryPubSub",
+    "AsyncMemoryRateLimiter",
+    "AsyncMemoryStream",
+    "MemoryBackend",
+    "MemoryDriver",
+    "MemoryLock",
+    "MemoryPubSub",
+    "MemoryRateLimiter",
+    "MemoryStream",
+]
+
+T = TypeVar("T")
 
 MAX_PAYLOAD = 1024 * 1024
 
@@ -48,26 +62,21 @@ class MemoryDriver(BackendDriver):
         self.runtime = runtime
         self.url = shown(check_text("url", url))
         self.max_payload = max_payload
-        self.closed = False
-
-    def check_open(self) -> None:
-        """Raise `ClosedError` after close."""
-        if self.closed:
-            raise ClosedError(f"the backend {self.url} is closed")
+        self.handle = StoreHandle(store, runtime, self.url)
 
     async def ping(self) -> None:
-        self.check_open()
+        self.handle.check_open()
 
     async def close(self) -> None:
-        self.closed = True
+        self.handle.closed = True
 
     def interrupt(self) -> None:
-        self.closed = True
+        self.handle.closed = True
 
     def abandon(self) -> bool:
-        self.closed = True
+        self.handle.closed = True
         with self.store.lock:
-            mine = [each for each in self.store.listeners if each.is_of(self)]
+            mine = [each for each in self.store.listeners if each.is_of(self.handle)]
             # Another list: somebody may be in the middle of the old one.
             self.store.listeners = [each for each in self.store.listeners if each not in mine]
         return bool(mine)
@@ -76,16 +85,16 @@ class MemoryDriver(BackendDriver):
         return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
 
     def pubsub(self) -> MemoryPubSubDriver:
-        return MemoryPubSubDriver(self)
+        return MemoryPubSubDriver(self.handle)
 
     def lock(self) -> MemoryLockDriver:
-        return MemoryLockDriver(self)
+        return MemoryLockDriver(self.handle)
 
     def rate_limiter(self) -> MemoryRateLimiterDriver:
-        return MemoryRateLimiterDriver(self)
+        return MemoryRateLimiterDriver(self.handle)
 
     def stream(self) -> MemoryStreamDriver:
-        return MemoryStreamDriver(self)
+        return MemoryStreamDriver(self.handle)
 
     def watch(self, token: str, lease: Takeable) -> None:
         self.store.leases[token] = lease
@@ -118,11 +127,6 @@ class MemoryBackend(Backend):
         url: What messages call it; credentials and options are left out.
     """
 
-    stream_class: ClassVar[type[Stream[Any]]] = MemoryStream
-    lock_class: ClassVar[type[Lock]] = MemoryLock
-    rate_limiter_class: ClassVar[type[RateLimiter]] = MemoryRateLimiter
-    pubsub_class: ClassVar[type[PubSub[Any]]] = MemoryPubSub
-
     def __init__(
         self,
         clock: Clock | None = None,
@@ -147,11 +151,6 @@ class AsyncMemoryBackend(AsyncBackend):
         url: What messages call it; credentials and options are left out.
     """
 
-    stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncMemoryStream
-    lock_class: ClassVar[type[AsyncLock]] = AsyncMemoryLock
-    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncMemoryRateLimiter
-    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncMemoryPubSub
-
     def __init__(
         self,
         clock: Clock | None = None,
@@ -162,3 +161,46 @@ class AsyncMemoryBackend(AsyncBackend):
     ) -> None:
         self.store = _store(clock, store)
         super().__init__(MemoryDriver(self.store, AsyncioRuntime(self.store.clock), url=url, max_payload=max_payload))
+
+
+class MemoryStream(Stream[T], opens=MemoryBackend):
+    """`Stream` in memory; one made alone has a store of its own."""
+
+
+class AsyncMemoryStream(AsyncStream[T], opens=AsyncMemoryBackend):
+    """`AsyncStream` in memory; one made alone has a store of its own."""
+
+
+class MemoryPubSub(PubSub[T], opens=MemoryBackend):
+    """`PubSub` in memory; one made alone has a store of its own."""
+
+
+class AsyncMemoryPubSub(AsyncPubSub[T], opens=AsyncMemoryBackend):
+    """`AsyncPubSub` in memory; one made alone has a store of its own."""
+
+
+class MemoryLock(Lock, opens=MemoryBackend):
+    """`Lock` in memory; one made alone has a store of its own."""
+
+
+class AsyncMemoryLock(AsyncLock, opens=AsyncMemoryBackend):
+    """`AsyncLock` in memory; one made alone has a store of its own."""
+
+
+class MemoryRateLimiter(RateLimiter, opens=MemoryBackend):
+    """`RateLimiter` in memory; one made alone has a store of its own."""
+
+
+class AsyncMemoryRateLimiter(AsyncRateLimiter, opens=AsyncMemoryBackend):
+    """`AsyncRateLimiter` in memory; one made alone has a store of its own."""
+
+
+# A backend's class and those of what it hands out name each other, so these stand below both.
+MemoryBackend.stream_class = MemoryStream
+MemoryBackend.pubsub_class = MemoryPubSub
+MemoryBackend.lock_class = MemoryLock
+MemoryBackend.rate_limiter_class = MemoryRateLimiter
+AsyncMemoryBackend.stream_class = AsyncMemoryStream
+AsyncMemoryBackend.pubsub_class = AsyncMemoryPubSub
+AsyncMemoryBackend.lock_class = AsyncMemoryLock
+AsyncMemoryBackend.rate_limiter_class = AsyncMemoryRateLimiter

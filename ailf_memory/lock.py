@@ -1,44 +1,20 @@
 """Locks in memory: the same transitions as elsewhere, each one step under the store's lock."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
-from ailf.engine import Engine
-from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
 from ailf_memory.line import Line
-from ailf_memory.store import sweep
+from ailf_memory.store import StoreHandle, sweep
 
-if TYPE_CHECKING:
-    from ailf_memory.backend import MemoryDriver
-
-__all__ = ["AsyncMemoryLock", "LockState", "MemoryLock", "MemoryLockDriver"]
+__all__ = ["LockState", "MemoryLockDriver"]
 
 
 IDLE_MS = 86_400_000
 """For how long the last fence is kept: after that the next one is higher anyway (L2)."""
-
-
-class MemoryLock(Lock):
-    """`Lock` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return MemoryBackend().engine
-
-
-class AsyncMemoryLock(AsyncLock):
-    """`AsyncLock` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncMemoryBackend().engine
 
 
 class _Grant(msgspec.Struct):
@@ -85,9 +61,9 @@ class LockState:
 class MemoryLockDriver(LockDriver):
     """The transitions of locks."""
 
-    def __init__(self, backend: "MemoryDriver") -> None:
-        self._backend = backend
-        self._store = backend.store
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
+        self._store = handle.store
 
     def _state(self, name: str) -> LockState:
         state = self._store.locks.get(name)
@@ -97,8 +73,8 @@ class MemoryLockDriver(LockDriver):
         return state
 
     def _now(self) -> int:
-        if self._backend.closed:
-            self._backend.check_open()
+        if self._handle.closed:
+            self._handle.check_open()
         return self._store.clock.now_ms()
 
     async def acquire(self, bid: Bid) -> Grant | Denied:

@@ -2,76 +2,51 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
 
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
-from ailf.engine import Engine
 from ailf.errors import ConnectionLostError
 from ailf.patterns import matches
-from ailf.pubsub import AsyncPubSub, PubSub
+from ailf_memory.store import StoreHandle
 
-if TYPE_CHECKING:
-    from ailf_memory.backend import MemoryDriver
-
-__all__ = ["AsyncMemoryPubSub", "MemoryListener", "MemoryPubSub", "MemoryPubSubDriver"]
-
-T = TypeVar("T")
-
-
-class MemoryPubSub(PubSub[T]):
-    """`PubSub` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return MemoryBackend().engine
-
-
-class AsyncMemoryPubSub(AsyncPubSub[T]):
-    """`AsyncPubSub` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncMemoryBackend().engine
+__all__ = ["MemoryListener", "MemoryPubSubDriver"]
 
 
 class MemoryPubSubDriver(PubSubDriver):
     """Broadcast within the store."""
 
-    def __init__(self, backend: "MemoryDriver") -> None:
-        self._backend = backend
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
-        self._backend.check_open()
-        store = self._backend.store
+        self._handle.check_open()
+        store = self._handle.store
         with store.lock:
             return [store.publish(channel, body, sharded=sharded) for channel, body in messages]
 
     async def listen(self) -> "MemoryListener":
-        self._backend.check_open()
-        listener = MemoryListener(self._backend)
-        with self._backend.store.lock:
-            self._backend.store.listeners.append(listener)
+        self._handle.check_open()
+        listener = MemoryListener(self._handle)
+        with self._handle.store.lock:
+            self._handle.store.listeners.append(listener)
         return listener
 
 
 class MemoryListener(Listener):
     """One queue, any number of filters."""
 
-    def __init__(self, backend: "MemoryDriver") -> None:
-        self._backend = backend
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
         self._channels: dict[str, Filter] = {}
         self._sharded: dict[str, Filter] = {}
         self._patterns: dict[str, Filter] = {}
         self._queue: deque[Frame | Confirmed | Refused] = deque()
-        self._ready = backend.runtime.event()
+        self._ready = handle.runtime.event()
         self._failure: str | None = None
         self._interrupted = False
 
-    def is_of(self, backend: "MemoryDriver") -> bool:
+    def is_of(self, handle: StoreHandle) -> bool:
         """Tell whether it belongs to this backend."""
-        return self._backend is backend
+        return self._handle is handle
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         """Take a copy for each filter that matches, as a server sends one; return whether one did."""
@@ -86,13 +61,13 @@ class MemoryListener(Listener):
 
     def fail(self, reason: str) -> None:
         """Lose what is queued, as a broken connection does."""
-        with self._backend.store.lock:
+        with self._handle.store.lock:
             self._failure = reason
             self._queue.clear()
         self._ready.set()
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
-        with self._backend.store.lock:
+        with self._handle.store.lock:
             for each in add:
                 self._table(each)[each.text] = each
                 self._queue.append(Confirmed(each))
@@ -106,7 +81,7 @@ class MemoryListener(Listener):
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         if not self._interrupted:
             await self._ready.wait(timeout)
-        with self._backend.store.lock:
+        with self._handle.store.lock:
             if self._failure is not None:
                 raise ConnectionLostError(self._failure)
             arrived = tuple(self._queue)
@@ -123,6 +98,6 @@ class MemoryListener(Listener):
         self._leave()
 
     def _leave(self) -> None:
-        with self._backend.store.lock:
-            if self in self._backend.store.listeners:
-                self._backend.store.listeners.remove(self)
+        with self._handle.store.lock:
+            if self in self._handle.store.listeners:
+                self._handle.store.listeners.remove(self)

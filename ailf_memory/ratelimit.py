@@ -2,41 +2,18 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ailf.algorithms import Algorithm, State, algorithm
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
-from ailf.engine import Engine
 from ailf.limits import Concurrency, Limit, TokenBucket
-from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
 from ailf.verdicts import Verdict, decide
 from ailf_memory.line import Line
-from ailf_memory.store import sweep
+from ailf_memory.store import StoreHandle, sweep
 
-if TYPE_CHECKING:
-    from ailf_memory.backend import MemoryDriver
-
-__all__ = ["AccountState", "AsyncMemoryRateLimiter", "MemoryRateLimiter", "MemoryRateLimiterDriver"]
-
-
-class MemoryRateLimiter(RateLimiter):
-    """`RateLimiter` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return MemoryBackend().engine
-
-
-class AsyncMemoryRateLimiter(AsyncRateLimiter):
-    """`AsyncRateLimiter` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncMemoryBackend().engine
+__all__ = ["AccountState", "MemoryRateLimiterDriver"]
 
 
 def kept_under(name: str, limit: Limit) -> str:
@@ -98,15 +75,15 @@ class AccountState:
 class MemoryRateLimiterDriver(RateLimiterDriver):
     """The transitions of rate limiters."""
 
-    def __init__(self, backend: "MemoryDriver") -> None:
-        self._backend = backend
-        self._store = backend.store
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
+        self._store = handle.store
         self._limits: Limits = ()
         self._known: list[tuple[str, Any]] = []
 
     def _now(self) -> int:
-        if self._backend.closed:
-            self._backend.check_open()
+        if self._handle.closed:
+            self._handle.check_open()
         return self._store.clock.now_ms()
 
     def _account(self, account: Account, now_ms: int) -> AccountState:
@@ -120,8 +97,8 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
 
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> list[Ruling]:
         with self._store.lock:
-            if self._backend.closed:
-                self._backend.check_open()
+            if self._handle.closed:
+                self._handle.check_open()
             now_ms = self._store.clock.now_ms()
             if len(demands) == 1:
                 return [self._decide(limits, demands[0], now_ms)]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ailf.clock import Clock, SystemClock
+from ailf.errors import ClosedError
+from ailf.runtime import Runtime
 
 if TYPE_CHECKING:
     from ailf.driver import Account
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ailf_memory.ratelimit import AccountState
     from ailf_memory.state import StreamState
 
-__all__ = ["MemoryStore", "sweep"]
+__all__ = ["MemoryStore", "StoreHandle", "sweep"]
 
 SWEEP = 1024
 
@@ -99,3 +101,25 @@ class MemoryStore:
             listeners = tuple(self.listeners)
         for listener in listeners:
             listener.fail(reason)
+
+
+class StoreHandle:
+    """What the drivers of one backend share: its store, until the backend is closed.
+
+    Attributes:
+        store: The store, which other backends may share.
+        runtime: What the backend's flows wait with.
+        url: What messages call the backend.
+        closed: Whether the backend was closed.
+    """
+
+    def __init__(self, store: MemoryStore, runtime: Runtime, url: str) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.url = url
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` after close."""
+        if self.closed:
+            raise ClosedError(f"the backend {self.url} is closed")

@@ -1,44 +1,20 @@
 """Streams in memory: each step of the driver is one transition of `StreamState`, under the store's lock."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
-from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, StreamFullError
-from ailf.stream import AsyncStream, Stream
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
 from ailf_memory.entries import FIRST, id_before, key_of, text_of
 from ailf_memory.group import GroupState
 from ailf_memory.state import StreamState
+from ailf_memory.store import StoreHandle
 
-if TYPE_CHECKING:
-    from ailf_memory.backend import MemoryDriver
-
-__all__ = ["AsyncMemoryStream", "MemoryStream", "MemoryStreamDriver", "MemoryWaiter"]
-
-T = TypeVar("T")
-
-
-class MemoryStream(Stream[T]):
-    """`Stream` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import MemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return MemoryBackend().engine
-
-
-class AsyncMemoryStream(AsyncStream[T]):
-    """`AsyncStream` in memory; one made alone has a store of its own."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_memory.backend import AsyncMemoryBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncMemoryBackend().engine
+__all__ = ["MemoryStreamDriver", "MemoryWaiter"]
 
 
 class MemoryStreamDriver(StreamDriver):
@@ -50,13 +26,13 @@ class MemoryStreamDriver(StreamDriver):
 
     group_class: ClassVar[type[GroupState]] = GroupState
 
-    def __init__(self, backend: "MemoryDriver") -> None:
-        self._backend = backend
-        self._store = backend.store
+    def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
+        self._store = handle.store
 
     def _state(self, stream: str) -> StreamState:
         """Return the stream, made where it doesn't exist, as elsewhere."""
-        self._backend.check_open()
+        self._handle.check_open()
         state = self._store.streams.get(stream)
         if state is None:
             state = self._store.streams[stream] = StreamState(self.group_class)
@@ -89,7 +65,7 @@ class MemoryStreamDriver(StreamDriver):
     def _make_room(self, stream: str, count: int, retention: Retention) -> None:
         if not self._state(stream).make_room(count, retention, self._now()):
             raise StreamFullError(
-                f"stream {stream!r} of {self._backend.url} keeps at most {retention.max_len} messages and has no room "
+                f"stream {stream!r} of {self._handle.url} keeps at most {retention.max_len} messages and has no room "
                 f"for {count} more that are not settled; let its groups settle some, or add with a retention that waits"
             )
 
@@ -137,7 +113,7 @@ class MemoryStreamDriver(StreamDriver):
 
     async def delete(self, stream: str) -> None:
         with self._store.lock:
-            self._backend.check_open()
+            self._handle.check_open()
             self._store.streams.pop(stream, None)
             self._changed()
 
@@ -238,7 +214,7 @@ class MemoryStreamDriver(StreamDriver):
             return taken
 
     def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - one bell serves all groups
-        return MemoryWaiter(self._backend, stream)
+        return MemoryWaiter(self._handle, stream)
 
 
 def _number(letter: str) -> int:
@@ -251,11 +227,11 @@ def _number(letter: str) -> int:
 class MemoryWaiter(Waiter):
     """Waits for the store's bell."""
 
-    def __init__(self, backend: "MemoryDriver", stream: str) -> None:
-        self._backend = backend
-        self._store = backend.store
+    def __init__(self, handle: StoreHandle, stream: str) -> None:
+        self._handle = handle
+        self._store = handle.store
         self._stream = stream
-        self._bell = backend.runtime.event()
+        self._bell = handle.runtime.event()
         self._interrupted = False
 
     async def wait(self, position: Any, timeout: float) -> bool:

@@ -1,6 +1,6 @@
 """The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self, TypeVar
 
 import redis
 import redis.asyncio
@@ -19,18 +19,32 @@ from ailf_redis.cluster import ClusterExecutor
 from ailf_redis.connection import Executor
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
-from ailf_redis.lock import AsyncRedisLock, RedisLock, RedisLockDriver
+from ailf_redis.lock import RedisLockDriver
 from ailf_redis.pool import BlockingExecutor
-from ailf_redis.pubsub import AsyncRedisPubSub, RedisPubSub, RedisPubSubDriver
-from ailf_redis.ratelimit import AsyncRedisRateLimiter, RedisRateLimiter, RedisRateLimiterDriver
+from ailf_redis.pubsub import RedisPubSubDriver
+from ailf_redis.ratelimit import RedisRateLimiterDriver
 from ailf_redis.raw import RawClient
 from ailf_redis.replies import text
 from ailf_redis.settings import DEFAULT_URL, SCHEMES, Settings
 from ailf_redis.shards import ClusterPubSubDriver
-from ailf_redis.stream import AsyncRedisStream, RedisStream, RedisStreamDriver
+from ailf_redis.stream import RedisStreamDriver
 from ailf_redis.wire import AsyncioExecutor
 
-__all__ = ["AsyncRedisBackend", "RedisBackend", "RedisDriver"]
+__all__ = [
+    "AsyncRedisBackend",
+    "AsyncRedisLock",
+    "AsyncRedisPubSub",
+    "AsyncRedisRateLimiter",
+    "AsyncRedisStream",
+    "RedisBackend",
+    "RedisDriver",
+    "RedisLock",
+    "RedisPubSub",
+    "RedisRateLimiter",
+    "RedisStream",
+]
+
+T = TypeVar("T")
 
 OLDEST = (6, 2)
 """The oldest server that has what the scripts use (XAUTOCLAIM's release: XPENDING IDLE, exclusive ranges)."""
@@ -111,17 +125,17 @@ class RedisDriver(BackendDriver):
 
     def pubsub(self) -> RedisPubSubDriver:
         if isinstance(self.executor, ClusterExecutor):
-            return ClusterPubSubDriver(self, self.executor)
-        return RedisPubSubDriver(self)
+            return ClusterPubSubDriver(self.executor, self.keys)
+        return RedisPubSubDriver(self.executor, self.keys)
 
     def lock(self) -> RedisLockDriver:
-        return RedisLockDriver(self)
+        return RedisLockDriver(self.executor, self.keys)
 
     def rate_limiter(self) -> RedisRateLimiterDriver:
-        return RedisRateLimiterDriver(self)
+        return RedisRateLimiterDriver(self.executor, self.keys)
 
     def stream(self) -> RedisStreamDriver:
-        return RedisStreamDriver(self)
+        return RedisStreamDriver(self.executor, self.keys)
 
     def unwrap(self, kind: type[Any]) -> Any:
         if self._brought is not None:
@@ -167,11 +181,6 @@ class RedisBackend(Backend):
     Raises:
         InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
     """
-
-    stream_class: ClassVar[type[Stream[Any]]] = RedisStream
-    lock_class: ClassVar[type[Lock]] = RedisLock
-    rate_limiter_class: ClassVar[type[RateLimiter]] = RedisRateLimiter
-    pubsub_class: ClassVar[type[PubSub[Any]]] = RedisPubSub
 
     def __init__(self, where: str | Settings | None = None) -> None:
         settings = _settings(where)
@@ -229,11 +238,6 @@ class AsyncRedisBackend(AsyncBackend):
         InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
     """
 
-    stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncRedisStream
-    lock_class: ClassVar[type[AsyncLock]] = AsyncRedisLock
-    rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncRedisRateLimiter
-    pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncRedisPubSub
-
     def __init__(self, where: str | Settings | None = None) -> None:
         settings = _settings(where)
         super().__init__(RedisDriver(settings, AsyncioRuntime()), retry_for=settings.retry_for)
@@ -282,3 +286,46 @@ class AsyncRedisBackend(AsyncBackend):
         backend = cls.__new__(cls)
         AsyncBackend.__init__(backend, RedisDriver(settings, AsyncioRuntime(), brought), retry_for=retry_for)
         return backend
+
+
+class RedisStream(Stream[T], opens=RedisBackend):
+    """`Stream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class AsyncRedisStream(AsyncStream[T], opens=AsyncRedisBackend):
+    """`AsyncStream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class RedisPubSub(PubSub[T], opens=RedisBackend):
+    """`PubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class AsyncRedisPubSub(AsyncPubSub[T], opens=AsyncRedisBackend):
+    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class RedisLock(Lock, opens=RedisBackend):
+    """`Lock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class AsyncRedisLock(AsyncLock, opens=AsyncRedisBackend):
+    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class RedisRateLimiter(RateLimiter, opens=RedisBackend):
+    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+
+
+class AsyncRedisRateLimiter(AsyncRateLimiter, opens=AsyncRedisBackend):
+    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL``, or if unset the default server."""
+
+
+# A backend's class and those of what it hands out name each other, so these stand below both.
+RedisBackend.stream_class = RedisStream
+RedisBackend.pubsub_class = RedisPubSub
+RedisBackend.lock_class = RedisLock
+RedisBackend.rate_limiter_class = RedisRateLimiter
+AsyncRedisBackend.stream_class = AsyncRedisStream
+AsyncRedisBackend.pubsub_class = AsyncRedisPubSub
+AsyncRedisBackend.lock_class = AsyncRedisLock
+AsyncRedisBackend.rate_limiter_class = AsyncRedisRateLimiter

@@ -1,45 +1,24 @@
 """Locks over Redis: a sorted set of grants, the last fence, and a line of waiters, who are woken over pub/sub."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
-from ailf.engine import Engine
-from ailf.lock import AsyncLock, Lock
 from ailf.values import LockHolder, LockInfo
+from ailf_redis.connection import Executor
+from ailf_redis.keys import Keys
 from ailf_redis.scripts import ACQUIRE, BREAK, INSPECT, PROLONG, RELEASE
 
-if TYPE_CHECKING:
-    from ailf_redis.backend import RedisDriver
-
-__all__ = ["AsyncRedisLock", "RedisLock", "RedisLockDriver"]
-
-
-class RedisLock(Lock):
-    """`Lock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return RedisBackend().engine
-
-
-class AsyncRedisLock(AsyncLock):
-    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncRedisBackend().engine
+__all__ = ["RedisLockDriver"]
 
 
 class RedisLockDriver(LockDriver):
     """The transitions of locks, each one script."""
 
-    def __init__(self, backend: "RedisDriver") -> None:
-        self._executor = backend.executor
-        self._keys = backend.keys
+    def __init__(self, executor: Executor, keys: Keys) -> None:
+        self._executor = executor
+        self._keys = keys
 
     def _all(self, bid: Bid) -> Sequence[str]:
         """Return the keys of everything that is bid for."""

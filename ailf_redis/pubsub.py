@@ -2,25 +2,19 @@
 
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
 
 from ailf.clock import SystemClock
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
-from ailf.engine import Engine
 from ailf.errors import ConnectionLostError
 from ailf.memo import Memo
-from ailf.pubsub import AsyncPubSub, PubSub
 from ailf_redis.connection import Executor, Link, Stem
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.replies import is_text
 
-if TYPE_CHECKING:
-    from ailf_redis.backend import RedisDriver
+__all__ = ["RedisPubSubDriver"]
 
-__all__ = ["AsyncRedisPubSub", "RedisPubSub", "RedisPubSubDriver"]
-
-T = TypeVar("T")
 
 QUIET: Final = 10.0
 """Seconds without anything after which a listener asks the server whether it is still there."""
@@ -32,30 +26,12 @@ PATIENCE: Final = 5.0
 _SHARDED: Final = {b"smessage", b"ssubscribe", b"sunsubscribe"}
 
 
-class RedisPubSub(PubSub[T]):
-    """`PubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return RedisBackend().engine
-
-
-class AsyncRedisPubSub(AsyncPubSub[T]):
-    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncRedisBackend().engine
-
-
 class RedisPubSubDriver(PubSubDriver):
     """PUBLISH, and listeners."""
 
-    def __init__(self, backend: "RedisDriver") -> None:
-        self._executor = backend.executor
-        self._keys = backend.keys
+    def __init__(self, executor: Executor, keys: Keys) -> None:
+        self._executor = executor
+        self._keys = keys
         self._publishing: Memo[str, Stem] = Memo(lambda channel: Stem.of("PUBLISH", self._keys.channel(channel)))
         self._sharding: Memo[str, Stem] = Memo(lambda channel: Stem.of("SPUBLISH", self._keys.channel(channel)))
 

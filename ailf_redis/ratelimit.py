@@ -3,45 +3,24 @@
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
-from ailf.engine import Engine
 from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
-from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.values import LimitState
+from ailf_redis.connection import Executor
 from ailf_redis.errors import MISREAD, misread
+from ailf_redis.keys import Keys
 from ailf_redis.replies import as_nothing
 from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
 
-if TYPE_CHECKING:
-    from ailf_redis.backend import RedisDriver
-
-__all__ = ["AsyncRedisRateLimiter", "RedisRateLimiter", "RedisRateLimiterDriver"]
+__all__ = ["RedisRateLimiterDriver"]
 
 NEVER = -1
 ALL, LEVEL = 2, 5
 """How many numbers a reply has for a call, and for each limit of it besides."""
-
-
-class RedisRateLimiter(RateLimiter):
-    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return RedisBackend().engine
-
-
-class AsyncRedisRateLimiter(AsyncRateLimiter):
-    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL``, or if unset the default server."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncRedisBackend().engine
 
 
 @lru_cache(maxsize=1024)
@@ -84,9 +63,9 @@ def _slots(limits: Limits) -> tuple[str, ...]:
 class RedisRateLimiterDriver(RateLimiterDriver):
     """The transitions of rate limiters, each one script."""
 
-    def __init__(self, backend: "RedisDriver") -> None:
-        self._executor = backend.executor
-        self._keys = backend.keys
+    def __init__(self, executor: Executor, keys: Keys) -> None:
+        self._executor = executor
+        self._keys = keys
 
     def _account(self, account: Account, limits: Limits) -> tuple[str, ...]:
         return self._keys.account(account, _slots(limits))

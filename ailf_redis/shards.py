@@ -7,18 +7,15 @@ to. They are one to the core: when one breaks, all begin anew, behind one gap.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ailf.driver import Confirmed, Filter, Frame, Listener, Refused
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import Task
 from ailf_redis.cluster import ClusterExecutor
+from ailf_redis.keys import Keys
 from ailf_redis.origins import Address
 from ailf_redis.pubsub import RedisListener, RedisPubSubDriver
 from ailf_redis.slots import slot_of
-
-if TYPE_CHECKING:
-    from ailf_redis.backend import RedisDriver
 
 __all__ = ["ClusterListener", "ClusterPubSubDriver"]
 
@@ -29,8 +26,8 @@ _Event = Frame | Confirmed | Refused
 class ClusterPubSubDriver(RedisPubSubDriver):
     """PUBLISH, and listeners, as a cluster needs them."""
 
-    def __init__(self, backend: "RedisDriver", executor: ClusterExecutor) -> None:
-        super().__init__(backend)
+    def __init__(self, executor: ClusterExecutor, keys: Keys) -> None:
+        super().__init__(executor, keys)
         self._cluster = executor
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> None:

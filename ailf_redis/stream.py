@@ -4,15 +4,13 @@ import itertools
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ailf.checks import floor_ms, to_ms
 from ailf.clock import SystemClock
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
-from ailf.engine import Engine
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.memo import Memo
-from ailf.stream import AsyncStream, Stream
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection import IDLE, Executor, Link, Stem
 from ailf_redis.errors import mapped
@@ -48,12 +46,8 @@ from ailf_redis.scripts import (
     Script,
 )
 
-if TYPE_CHECKING:
-    from ailf_redis.backend import RedisDriver
+__all__ = ["RedisStreamDriver"]
 
-__all__ = ["AsyncRedisStream", "RedisStream", "RedisStreamDriver"]
-
-T = TypeVar("T")
 R = TypeVar("R")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
@@ -64,24 +58,6 @@ STEPS: Final = 1000
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
-
-
-class RedisStream(Stream[T]):
-    """`Stream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import RedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return RedisBackend().engine
-
-
-class AsyncRedisStream(AsyncStream[T]):
-    """`AsyncStream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
-
-    def _open_engine(self) -> Engine:
-        from ailf_redis.backend import AsyncRedisBackend  # noqa: PLC0415 - the backend names this class
-
-        return AsyncRedisBackend().engine
 
 
 def _start(position: str) -> str:
@@ -147,9 +123,9 @@ def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
 class RedisStreamDriver(StreamDriver):
     """The transitions of streams and groups, each one command or script."""
 
-    def __init__(self, backend: "RedisDriver") -> None:
-        self._executor = backend.executor
-        self._keys = backend.keys
+    def __init__(self, executor: Executor, keys: Keys) -> None:
+        self._executor = executor
+        self._keys = keys
         self._adding: Memo[str, Stem] = Memo(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:

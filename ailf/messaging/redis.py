@@ -31,7 +31,6 @@ except ModuleNotFoundError as error:
 from ailf.checks import check_count
 from ailf.codecs import codec_for
 from ailf.delivery import Delivery
-from ailf.engine import Engine
 from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError, LockTimeoutError
 from ailf.leases import Lease
 from ailf.limits import SlidingWindow
@@ -66,11 +65,12 @@ class _JsonOrText:
             return body.decode()
 
 
-def _open(client: RedisClient | None) -> Engine:
-    return RedisBackend((client or RedisClient()).settings).engine
+def _open(made: Any) -> RedisBackend:
+    """Open the backend of an object that was made alone."""
+    return RedisBackend((made._redis_client or RedisClient()).settings)  # noqa: SLF001 - one of the classes below
 
 
-class RedisPubSub(_PubSub[Any]):
+class RedisPubSub(_PubSub[Any], opens=_open):
     """Broadcast on channels with their plain names.
 
     Arguments:
@@ -80,9 +80,6 @@ class RedisPubSub(_PubSub[Any]):
     def __init__(self, redis_client: RedisClient | None = None) -> None:
         super().__init__(type=_JsonOrText())
         self._redis_client = redis_client
-
-    def _open_engine(self) -> Engine:
-        return _open(self._redis_client)
 
     def publish(  # type: ignore[override]  # the result of earlier code
         self, channel: str, data: Any, *, headers: Mapping[str, str] | None = None
@@ -106,7 +103,7 @@ class RedisPubSub(_PubSub[Any]):
         return super().run_in_thread(daemon=daemon)
 
 
-class RedisStream(_Stream[Any]):
+class RedisStream(_Stream[Any], opens=_open):
     """A stream under its plain name.
 
     Arguments:
@@ -121,9 +118,6 @@ class RedisStream(_Stream[Any]):
         self._reader: Any = None
         self._group: Any = None
         self._consumer_name: str | None = None
-
-    def _open_engine(self) -> Engine:
-        return _open(self._redis_client)
 
     def read(  # type: ignore[override]  # the signature of earlier code
         self, count: int = 10, block: int | None = None, last_id: str = "$"
@@ -244,7 +238,7 @@ class RedisStream(_Stream[Any]):
             reader.close()
 
 
-class RedisLock(_Lock):
+class RedisLock(_Lock, opens=_open):
     """A lock that remembers its lease, as earlier code expects: one object is one holder, and `with` closes it.
 
     Arguments:
@@ -265,9 +259,6 @@ class RedisLock(_Lock):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Close it."""
         self.close()
-
-    def _open_engine(self) -> Engine:
-        return _open(self._redis_client)
 
     def acquire(  # type: ignore[override]  # the signature of earlier code
         self, retry: int = 3, retry_delay: float = 0.2
@@ -301,7 +292,7 @@ class RedisLock(_Lock):
                 self.release()
 
 
-class RedisRateLimiter(_RateLimiter):
+class RedisRateLimiter(_RateLimiter, opens=_open):
     """A limiter that says yes or no, as earlier code expects: so many calls per key in any period.
 
     Arguments:
@@ -316,9 +307,6 @@ class RedisRateLimiter(_RateLimiter):
     ) -> None:
         super().__init__(key_prefix, SlidingWindow(rate, per=float(period)))
         self._redis_client = redis_client
-
-    def _open_engine(self) -> Engine:
-        return _open(self._redis_client)
 
     def __enter__(self) -> Self:
         """Return the object itself."""

@@ -69,10 +69,10 @@ class BrokenHarness(MemoryHarness):
 
         class Driver(self.driver_class):  # type: ignore[name-defined, misc]  # the harness chooses
             def pubsub(self) -> Any:
-                return freezable(harness.pubsub_driver(self), harness, self.runtime)
+                return freezable(harness.pubsub_driver(self.handle), harness, self.runtime)
 
             def stream(self) -> Any:
-                return freezable(harness.stream_driver(self), harness, self.runtime)
+                return freezable(harness.stream_driver(self.handle), harness, self.runtime)
 
             def lock(self) -> Any:
                 return freezable(super().lock(), harness, self.runtime)
@@ -171,8 +171,8 @@ def with_listener(listener: type[MemoryListener]) -> type[BrokenHarness]:
 
     class Driver(MemoryPubSubDriver):
         async def listen(self) -> MemoryListener:
-            made = listener(self._backend)
-            self._backend.store.listeners.append(made)
+            made = listener(self._handle)
+            self._handle.store.listeners.append(made)
             return made
 
     return type(listener.__name__, (BrokenHarness,), {"pubsub_driver": Driver})
@@ -351,7 +351,7 @@ class HidesGaps(MemoryListener):
     """An interruption loses what was on its way and is not told."""
 
     def fail(self, reason: str) -> None:
-        with self._backend.store.lock:
+        with self._handle.store.lock:
             self._queue.clear()
 
 
@@ -360,7 +360,7 @@ class KeepsItsFirstLoop(MemoryPubSubDriver):
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
         here = asyncio.get_running_loop()
-        first = vars(self._backend).setdefault("first_loop", here)
+        first = vars(self._handle).setdefault("first_loop", here)
         return await super().publish(messages, sharded=sharded) if here is first else [1]
 
 

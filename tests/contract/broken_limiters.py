@@ -19,7 +19,7 @@ def with_limiter(limiter: type[MemoryRateLimiterDriver]) -> type[BrokenHarness]:
 
     class Driver(MemoryDriver):
         def rate_limiter(self) -> MemoryRateLimiterDriver:
-            return limiter(self)
+            return limiter(self.handle)
 
     return with_driver(type(limiter.__name__, (Driver,), {}))
 

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
-from ailf.engine import Engine
 from ailf_memory.backend import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
 from tests.contract.broken import BrokenHarness, with_driver
@@ -18,7 +17,7 @@ def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
 
     class Driver(MemoryDriver):
         def lock(self) -> MemoryLockDriver:
-            return lock(self)
+            return lock(self.handle)
 
     return with_driver(type(lock.__name__, (Driver,), {}))
 
@@ -48,9 +47,6 @@ class Broken(MemoryLockDriver):
 
 
 class _UnlockedLock(ailf.Lock):
-    def _open_engine(self) -> Engine:
-        raise NotImplementedError
-
     def __enter__(self) -> ailf.Lease:
         lease = self.acquire()
         lease.release()
@@ -61,9 +57,6 @@ class _UnlockedLock(ailf.Lock):
 
 
 class _AsyncUnlockedLock(ailf.AsyncLock):
-    def _open_engine(self) -> Engine:
-        raise NotImplementedError
-
     async def __aenter__(self) -> ailf.AsyncLease:
         lease = await self.acquire()
         await lease.release()
@@ -103,18 +96,12 @@ class _OneTask(dict[Any, Any]):
 
 
 class _SharedLock(ailf.Lock):
-    def _open_engine(self) -> Engine:
-        raise NotImplementedError
-
     @staticmethod
     def _nothing_entered() -> Any:
         return _OneEntry()
 
 
 class _AsyncSharedLock(ailf.AsyncLock):
-    def _open_engine(self) -> Engine:
-        raise NotImplementedError
-
     @staticmethod
     def _nothing_entered() -> Any:
         return _OneTask()

@@ -224,7 +224,7 @@ class AddsFirst(MemoryStreamDriver):
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
-        await self._backend.runtime.event().wait(0.005)
+        await self._handle.runtime.event().wait(0.005)
         if known is None:
             self._state(stream)._once.clear()
         return await super().add_once(stream, draft, **options)
@@ -397,7 +397,7 @@ class NeverCloses(MemoryStreamDriver):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._backend, stream)
+        return Deaf(self._handle, stream)
 
 
 class ClosesLate(MemoryStreamDriver):
@@ -408,7 +408,7 @@ class ClosesLate(MemoryStreamDriver):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._backend, stream)
+        return Deaf(self._handle, stream)
 
 
 class DeafToSteps(MemoryStreamDriver):
@@ -453,7 +453,7 @@ class DeafToTime(MemoryStreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         waiter = super().waiter(stream, group)
-        waiter._bell = self._backend.runtime._event()  # one that a move of the clock doesn't ring
+        waiter._bell = self._handle.runtime._event()  # one that a move of the clock doesn't ring
         return waiter
 
 

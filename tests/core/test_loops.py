@@ -260,8 +260,8 @@ def test_subscriptions_end_with_their_reader(error: BaseException, monkeypatch: 
     """However the reader's thread ends, who waits for a message or a reply gets an error, and the next one works."""
 
     async def listen(driver: Any) -> Listener:
-        listener = Ends(driver._backend)
-        driver._backend.store.listeners.append(listener)
+        listener = Ends(driver._handle)
+        driver._handle.store.listeners.append(listener)
         return listener
 
     monkeypatch.setattr("ailf_memory.pubsub.MemoryPubSubDriver.listen", listen)
