@@ -1,8 +1,7 @@
 """Messaging and coordination for agents: interfaces that don't depend on a broker, and how to open a backend."""
 
-from ailf.backend import AsyncBackend, Backend, connect, connect_async
-from ailf.consumer import AsyncConsumer, Consumer
-from ailf.delivery import AsyncDelivery, Delivery
+from ailf.backend import AsyncBackend, Backend
+from ailf.connect import connect, connect_async
 from ailf.errors import (
     AilfError,
     BackendError,
@@ -30,17 +29,12 @@ from ailf.errors import (
     StreamFullError,
     UnsupportedError,
 )
-from ailf.group import AsyncGroup, Group
 from ailf.hookspecs import hookimpl
-from ailf.leases import AsyncLease, Lease
 from ailf.limits import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket, parse_limit
-from ailf.lock import AsyncLock, Lock
-from ailf.message import AsyncMessage, Message
-from ailf.permits import AsyncPermit, Permit
-from ailf.pubsub import AsyncPubSub, PubSub
-from ailf.ratelimit import AsyncRateLimiter, RateLimiter
-from ailf.stream import AsyncStream, Stream
-from ailf.subscription import AsyncSubscription, Subscription
+from ailf.lock import AsyncLease, AsyncLock, Lease, Lock
+from ailf.pubsub import AsyncMessage, AsyncPubSub, AsyncSubscription, Message, PubSub, Subscription
+from ailf.ratelimit import AsyncPermit, AsyncRateLimiter, Permit, RateLimiter
+from ailf.stream import AsyncConsumer, AsyncDelivery, AsyncGroup, AsyncStream, Consumer, Delivery, Group, Stream
 from ailf.values import (
     EARLIEST,
     LATEST,

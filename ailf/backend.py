@@ -5,94 +5,26 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
-from ailf.checks import check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import Engine
 from ailf.errors import BackendTimeoutError, ConnectionLostError, InvalidArgumentError
-from ailf.limiting import OnBackendError
 from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
-from ailf.locking import require_locks
-from ailf.pubsub import AsyncPubSub, PubSub
-from ailf.ratelimit import AsyncRateLimiter, RateLimiter
-from ailf.registry import plugin_for
+from ailf.lock.flow import require_locks
+from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
+from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
-from ailf.subscription import ErrorHook
-from ailf.urls import environment_url
 from ailf.values import Retention
 
-__all__ = ["AsyncBackend", "Backend", "connect", "connect_async"]
+__all__ = ["AsyncBackend", "Backend"]
 
 T = TypeVar("T")
 
 log = logging.getLogger("ailf")
 
-DEFAULT_URL = "memory://"
-
 _OPENING_DELAYS = (0.1, 0.2, 0.5, 1.0)
 """Seconds between tries to open a backend that is not there yet."""
-
-
-def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
-    """Open a backend by URL, and check that it answers.
-
-    Arguments:
-        url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
-            variable ``AILF_URL``, or else ``memory://``, which is logged as a warning.
-        wait: Seconds to try again while the backend can't be reached, is not ready, or doesn't answer; what waiting
-            can't mend is raised at once. The last try begins before they are over.
-
-    Raises:
-        InvalidArgumentError: Nobody knows the scheme, the URL has an option that its backend doesn't, the URL or
-            ``AILF_URL`` is empty, or ``wait`` is no number of seconds.
-        UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
-        ConnectionLostError: The server can't be reached.
-        BackendTimeoutError: The server doesn't answer.
-        PermissionDeniedError: The server refuses the credentials.
-    """
-    patience = check_seconds("wait", wait)
-    chosen = _chosen(url)
-    backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
-    try:
-        run(_open(backend.engine, patience))
-    except BaseException:
-        backend.close()
-        raise
-    return backend
-
-
-def connect_async(url: str | None = None, *, wait: float = 0.0) -> "AsyncBackend":
-    """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
-
-    It can be awaited instead: ``backend = await ailf.connect_async(…)``. Either checks that it answers, with the errors
-    of `connect`.
-
-    Arguments:
-        url: See `connect`.
-        wait: See `connect`; it counts from when the backend is entered or awaited.
-
-    Raises:
-        InvalidArgumentError: As for `connect`.
-        UnsupportedError: The backend's package is missing, or has no asyncio flavour.
-    """
-    patience = check_seconds("wait", wait)
-    chosen = _chosen(url)
-    backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
-    backend.engine.patience = patience
-    return backend
-
-
-def _chosen(url: str | None) -> str:
-    """Return the URL to open: the one that was given, that of the environment, or that of the memory backend."""
-    chosen = environment_url() if url is None else url
-    if chosen is not None:
-        return chosen
-    log.warning(
-        "no URL was given and AILF_URL is not set: this backend is in memory, where no other process sees it. "
-        "Set AILF_URL, or ask for memory:// to choose it"
-    )
-    return DEFAULT_URL
 
 
 class _BackendBase:

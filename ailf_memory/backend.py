@@ -1,24 +1,18 @@
 """The memory backend: `MemoryBackend` and `AsyncMemoryBackend`, and the driver under both."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ailf.backend import AsyncBackend, Backend
-from ailf.checks import check_kind, check_text
-from ailf.clock import Clock
-from ailf.driver import BackendDriver, Capability
-from ailf.driver.backend import Takeable
+from ailf.checks import check_kind
 from ailf.errors import InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
-from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
+from ailf.runtime import AsyncioRuntime, ThreadRuntime
+from ailf.runtime.clock import Clock
 from ailf.stream import AsyncStream, Stream
-from ailf.urls import shown
-from ailf_memory.lock import MemoryLockDriver
-from ailf_memory.pubsub import MemoryPubSubDriver
-from ailf_memory.ratelimit import MemoryRateLimiterDriver
-from ailf_memory.store import MemoryStore, StoreHandle
-from ailf_memory.stream import MemoryStreamDriver
+from ailf_memory.driver import MAX_PAYLOAD, MemoryDriver
+from ailf_memory.store import MemoryStore
 
 __all__ = [
     "AsyncMemoryBackend",
@@ -27,7 +21,6 @@ __all__ = [
     "AsyncMemoryRateLimiter",
     "AsyncMemoryStream",
     "MemoryBackend",
-    "MemoryDriver",
     "MemoryLock",
     "MemoryPubSub",
     "MemoryRateLimiter",
@@ -35,72 +28,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-MAX_PAYLOAD = 1024 * 1024
-
-
-class MemoryDriver(BackendDriver):
-    """The drivers over one store."""
-
-    capabilities: frozenset[Capability] = frozenset(
-        {
-            Capability.PUBSUB,
-            Capability.PATTERNS,
-            Capability.SHARDED,
-            Capability.STREAM,
-            Capability.ORDERING,
-            Capability.LOCK,
-            Capability.SEVERAL_LOCKS,
-            Capability.RATE_LIMITER,
-        }
-    )
-
-    def __init__(
-        self, store: MemoryStore, runtime: Runtime, *, url: str = "memory://", max_payload: int = MAX_PAYLOAD
-    ) -> None:
-        self.store = store
-        self.runtime = runtime
-        self.url = shown(check_text("url", url))
-        self.max_payload = max_payload
-        self.handle = StoreHandle(store, runtime, self.url)
-
-    async def ping(self) -> None:
-        self.handle.check_open()
-
-    async def close(self) -> None:
-        self.handle.closed = True
-
-    def interrupt(self) -> None:
-        self.handle.closed = True
-
-    def abandon(self) -> bool:
-        self.handle.closed = True
-        with self.store.lock:
-            mine = [each for each in self.store.listeners if each.is_of(self.handle)]
-            # Another list: somebody may be in the middle of the old one.
-            self.store.listeners = [each for each in self.store.listeners if each not in mine]
-        return bool(mine)
-
-    def twin(self, runtime: Runtime) -> "MemoryDriver":
-        return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
-
-    def pubsub(self) -> MemoryPubSubDriver:
-        return MemoryPubSubDriver(self.handle)
-
-    def lock(self) -> MemoryLockDriver:
-        return MemoryLockDriver(self.handle)
-
-    def rate_limiter(self) -> MemoryRateLimiterDriver:
-        return MemoryRateLimiterDriver(self.handle)
-
-    def stream(self) -> MemoryStreamDriver:
-        return MemoryStreamDriver(self.handle)
-
-    def watch(self, token: str, lease: Takeable) -> None:
-        self.store.leases[token] = lease
-
-    def unwrap(self, kind: type[Any]) -> Any:
-        return self.store if isinstance(self.store, kind) else None
 
 
 def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:

@@ -2,60 +2,14 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.values import LockHolder, LockInfo
-from ailf_memory.line import Line
+from ailf_memory.state.lock import GrantState, LockState
+from ailf_memory.state.wait_queue import Line
 from ailf_memory.store import StoreHandle, sweep
 
-__all__ = ["LockState", "MemoryLockDriver"]
-
-
-IDLE_MS = 86_400_000
-"""For how long the last fence is kept: after that the next one is higher anyway (L2)."""
-
-
-class _Grant(msgspec.Struct):
-    """Who has it: the fence, and when it ends."""
-
-    fence: int
-    ends_ms: int
-
-
-class LockState:
-    """One lock: who has it, the last fence, who is in line."""
-
-    def __init__(self, line: Line) -> None:
-        self.grants: dict[str, _Grant] = {}
-        self.fence = 0
-        self.line = line
-
-    def grant_of(self, token: str, now_ms: int) -> _Grant | None:
-        """Return a token's grant, while it lasts."""
-        grant = self.grants.get(token)
-        return grant if grant is not None and grant.ends_ms > now_ms else None
-
-    def expire(self, now_ms: int) -> None:
-        """Let what has ended be gone."""
-        for token in [each for each, grant in self.grants.items() if grant.ends_ms <= now_ms]:
-            del self.grants[token]
-
-    def idle(self, now_ms: int) -> bool:
-        """Tell whether nobody has it, wants it, or had it within a day."""
-        self.expire(now_ms)
-        return not self.grants and self.line.head(now_ms) is None and self.fence < (now_ms - IDLE_MS) * 1000
-
-    def blocked_until(self, bid: Bid, now_ms: int) -> int | None:
-        """Return when something in the way of a bid changes by itself; None where nothing is."""
-        if self.grants:
-            self.expire(now_ms)
-            others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
-            if len(others) >= bid.permits:
-                return min(others)
-        first = self.line.head(now_ms) if bid.fair else None
-        return None if first is None or first == bid.token else self.line.waiters[first].alive_ms
+__all__ = ["MemoryLockDriver"]
 
 
 class MemoryLockDriver(LockDriver):
@@ -69,7 +23,7 @@ class MemoryLockDriver(LockDriver):
         state = self._store.locks.get(name)
         if state is None:
             sweep(self._store.locks, self._now())
-            state = self._store.locks[name] = LockState(Line(self._store))
+            state = self._store.locks[name] = LockState(Line(self._store.publish))
         return state
 
     def _now(self) -> int:
@@ -103,7 +57,7 @@ class MemoryLockDriver(LockDriver):
                 fence = state.fence + 1
         for state in states:
             state.fence = fence
-            state.grants[bid.token] = _Grant(fence, ends_ms)
+            state.grants[bid.token] = GrantState(fence, ends_ms)
             if not state.line.waiters:
                 continue
             state.line.leave(bid.token)
@@ -160,7 +114,7 @@ class MemoryLockDriver(LockDriver):
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
             now_ms = self._now()
-            state = self._store.locks.get(name) or LockState(Line(self._store))
+            state = self._store.locks.get(name) or LockState(Line(self._store.publish))
             held = sorted(
                 (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
             )

@@ -7,7 +7,8 @@ from typing import Any
 from ailf.errors import InvalidArgumentError
 from ailf.hookspecs import hookimpl
 from ailf.urls import check_options, split_url
-from ailf_memory.backend import MAX_PAYLOAD, AsyncMemoryBackend, MemoryBackend
+from ailf_memory.backend import AsyncMemoryBackend, MemoryBackend
+from ailf_memory.driver import MAX_PAYLOAD
 from ailf_memory.store import MemoryStore
 
 __all__ = ["memory"]

@@ -1,75 +1,18 @@
 """Rate limiters in memory: the reference arithmetic itself, each decision one step under the store's lock."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-from ailf.algorithms import Algorithm, State, algorithm
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, RateLimiterDriver, Ruling, SlotLease
-from ailf.limits import Concurrency, Limit, TokenBucket
+from ailf.limits import decide
+from ailf.limits.decide import Verdict
 from ailf.values import LimitState
-from ailf.verdicts import Verdict, decide
-from ailf_memory.line import Line
+from ailf_memory.state.ratelimit import AccountState, algorithms_of
+from ailf_memory.state.wait_queue import Line
 from ailf_memory.store import StoreHandle, sweep
 
-__all__ = ["AccountState", "MemoryRateLimiterDriver"]
-
-
-def kept_under(name: str, limit: Limit) -> str:
-    """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
-    period = 0 if isinstance(limit, Concurrency) else limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
-    return f"{type(limit).__name__} {period} {name}"
-
-
-@lru_cache(maxsize=1024)
-def _known(limits: Limits) -> list[tuple[str, Any]]:
-    """Return under what the state of each limit is kept, and its arithmetic."""
-    return [(kept_under(name, limit), algorithm(limit)) for name, limit in limits]
-
-
-class AccountState:
-    """What one key was charged, by limit, and who is in line.
-
-    Attributes:
-        states: The state of each limit.
-        kinds: The arithmetic by which each was charged, and under what its state is kept.
-        line: Who is in line.
-    """
-
-    def __init__(self, line: Line) -> None:
-        self.states: dict[str, State] = {}
-        self.kinds: dict[Algorithm, str] = {}
-        self.line = line
-
-    def put(self, key: str, its: Algorithm, state: State) -> None:
-        """Keep a limit's state."""
-        self.states[key] = state
-        self.kinds[its] = key
-
-    def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> Ruling | None:
-        """Let a call pass that every limit allows, as nearly all do; return None for one to be thought about."""
-        after: dict[str, State] = {}
-        levels, marks = [], []
-        for (key, its), cost in zip(known, costs):  # noqa: B905 - the core counts them; a third of a microsecond
-            taken = its.take(self.states.get(key, ()), now_ms, cost)
-            if taken is None:
-                return None
-            after[key], mark, remaining, reset_ms = taken
-            self.kinds[its] = key
-            levels.append(LimitState(remaining, 0.0, reset_ms / 1000))
-            marks.append(mark)
-        self.states.update(after)
-        return Ruling(True, 0.0, now_ms / 1000, tuple(levels), tuple(marks))  # noqa: FBT003 - its first field
-
-    @property
-    def ends_ms(self) -> int:
-        """The time from which it is as good as fresh, for whatever limits it was charged by."""
-        return max((its.ends(self.states.get(key, ())) for its, key in self.kinds.items()), default=0)
-
-    def idle(self, now_ms: int) -> bool:
-        """Tell whether nothing of it matters any more."""
-        return self.ends_ms <= now_ms and self.line.head(now_ms) is None
+__all__ = ["MemoryRateLimiterDriver"]
 
 
 class MemoryRateLimiterDriver(RateLimiterDriver):
@@ -92,7 +35,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         state = accounts.get(account)
         if state is None:
             sweep(accounts, now_ms)
-            state = accounts[account] = AccountState(Line(self._store))
+            state = accounts[account] = AccountState(Line(self._store.publish))
         return state
 
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> list[Ruling]:
@@ -107,7 +50,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         account = self._store.accounts.get(demand.account)
         if limits is not self._limits:  # one who decides asks again and again for the same
-            self._limits, self._known = limits, _known(limits)
+            self._limits, self._known = limits, algorithms_of(limits)
         known = self._known
         if account is not None and not (demand.token or account.line.waiters or 0 in demand.costs):
             ruling = account.take(known, demand.costs, now_ms)
@@ -152,7 +95,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         with self._store.lock:
             now_ms = self._now()
             state = self._store.accounts.get(account)
-            known = _known(tuple((each.name, each.limit) for each in charges))
+            known = algorithms_of(tuple((each.name, each.limit) for each in charges))
             for (key, its), each in zip(known, charges, strict=True):
                 before = state.states.get(key, ()) if state is not None else ()
                 after = its.true_up(before, now_ms, token, each.mark, each.cost, each.actual)
@@ -174,7 +117,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         account = self._store.accounts.get(lease.account)
         if account is None:
             return False
-        known = _known(lease.limits)
+        known = algorithms_of(lease.limits)
         kept = [its.extend(account.states.get(key, ()), now_ms, lease.token) for key, its in known]
         for (key, its), state in zip(known, kept, strict=True):
             if state is not None and None not in kept:
@@ -184,7 +127,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
     async def observe(self, account: Account, observation: Observation) -> None:
         with self._store.lock:
             now_ms = self._now()
-            ((key, its),) = _known(((observation.name, observation.limit),))
+            ((key, its),) = algorithms_of(((observation.name, observation.limit),))
             state = self._store.accounts.get(account)
             before = state.states.get(key, ()) if state is not None else ()
             reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
@@ -197,7 +140,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             now_ms = self._now()
             state = self._store.accounts.get(account)
             if state is not None:
-                for key, _ in _known(limits):
+                for key, _ in algorithms_of(limits):
                     state.states.pop(key, None)
                 state.line.wake(now_ms)
 

@@ -2,19 +2,16 @@
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from ailf.clock import Clock, SystemClock
+from ailf.driver import Account
+from ailf.driver.backend import Takeable
 from ailf.errors import ClosedError
 from ailf.runtime import Runtime
-
-if TYPE_CHECKING:
-    from ailf.driver import Account
-    from ailf.driver.backend import Takeable
-    from ailf_memory.lock import LockState
-    from ailf_memory.pubsub import MemoryListener
-    from ailf_memory.ratelimit import AccountState
-    from ailf_memory.state import StreamState
+from ailf.runtime.clock import Clock, SystemClock
+from ailf_memory.state.lock import LockState
+from ailf_memory.state.ratelimit import AccountState
+from ailf_memory.state.stream import StreamState
 
 __all__ = ["MemoryStore", "StoreHandle", "sweep"]
 
@@ -39,6 +36,19 @@ def sweep(kept: dict[K, V], now_ms: int) -> None:
             del kept[name]
 
 
+class StoreListener(Protocol):
+    """Receives what is published in a store."""
+
+    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
+        """Take a body if it was asked for; return whether it was."""
+
+    def fail(self, reason: str) -> None:
+        """Lose what is queued, as a broken connection does."""
+
+    def is_of(self, handle: "StoreHandle") -> bool:
+        """Tell whether it belongs to the backend of this handle."""
+
+
 class MemoryStore:
     """The state that memory backends share when they are opened on it, blocking and asyncio alike.
 
@@ -60,7 +70,7 @@ class MemoryStore:
         self.locks: dict[str, LockState] = {}
         self.accounts: dict[Account, AccountState] = {}
         self.leases: weakref.WeakValueDictionary[str, Takeable] = weakref.WeakValueDictionary()
-        self.listeners: list[MemoryListener] = []
+        self.listeners: list[StoreListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []
         self.clock.on_move(self.ring)

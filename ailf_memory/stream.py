@@ -9,9 +9,9 @@ from ailf.checks import to_ms
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
-from ailf_memory.entries import FIRST, id_before, key_of, text_of
-from ailf_memory.group import GroupState
-from ailf_memory.state import StreamState
+from ailf_memory.state.entries import FIRST, id_before, key_of, text_of
+from ailf_memory.state.group import GroupState
+from ailf_memory.state.stream import StreamState
 from ailf_memory.store import StoreHandle
 
 __all__ = ["MemoryStreamDriver", "MemoryWaiter"]

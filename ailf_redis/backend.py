@@ -1,34 +1,21 @@
 """The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
 
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import redis
 import redis.asyncio
 
 from ailf.backend import AsyncBackend, Backend
-from ailf.driver import BackendDriver, Capability
-from ailf.errors import ClosedError, InvalidArgumentError, PermissionDeniedError, UnsupportedError
+from ailf.errors import InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
-from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
+from ailf.runtime import AsyncioRuntime, ThreadRuntime
 from ailf.stream import AsyncStream, Stream
 from ailf.urls import environment_url, scheme_of
-from ailf_redis.brought import Brought
-from ailf_redis.cluster import ClusterExecutor
-from ailf_redis.connection import Executor
-from ailf_redis.errors import MISREAD, mapped, misread
-from ailf_redis.keys import Keys
-from ailf_redis.lock import RedisLockDriver
-from ailf_redis.pool import BlockingExecutor
-from ailf_redis.pubsub import RedisPubSubDriver
-from ailf_redis.ratelimit import RedisRateLimiterDriver
-from ailf_redis.raw import RawClient
-from ailf_redis.replies import text
+from ailf_redis.driver import RedisDriver
 from ailf_redis.settings import DEFAULT_URL, SCHEMES, Settings
-from ailf_redis.shards import ClusterPubSubDriver
-from ailf_redis.stream import RedisStreamDriver
-from ailf_redis.wire import AsyncioExecutor
+from ailf_redis.user_client import Brought
 
 __all__ = [
     "AsyncRedisBackend",
@@ -37,7 +24,6 @@ __all__ = [
     "AsyncRedisRateLimiter",
     "AsyncRedisStream",
     "RedisBackend",
-    "RedisDriver",
     "RedisLock",
     "RedisPubSub",
     "RedisRateLimiter",
@@ -45,117 +31,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-OLDEST = (6, 2)
-"""The oldest server that has what the scripts use (XAUTOCLAIM's release: XPENDING IDLE, exclusive ranges)."""
-
-
-class RedisDriver(BackendDriver):
-    """The drivers over one server."""
-
-    capabilities: frozenset[Capability] = frozenset(
-        {
-            Capability.PUBSUB,
-            Capability.PATTERNS,
-            Capability.SHARDED,
-            Capability.STREAM,
-            Capability.ORDERING,
-            Capability.LOCK,
-            Capability.SEVERAL_LOCKS,
-            Capability.RATE_LIMITER,
-            Capability.PROCESSES,
-        }
-    )
-
-    def __init__(self, settings: Settings, runtime: Runtime, brought: Brought | None = None) -> None:
-        self.settings = settings
-        self.runtime = runtime
-        self.max_payload = settings.max_payload
-        self.timeout = settings.timeout
-        self.executor = _executor(settings, runtime, brought)
-        self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
-        self.url = self.executor.where
-        if isinstance(self.executor, ClusterExecutor):
-            self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
-        self._brought = brought
-        self._raw = RawClient(settings.client_options(on_asyncio=True))
-        self._raw_blocking: redis.Redis | None = None
-
-    async def ping(self) -> None:
-        (hello,) = await self.executor.call_many([("HELLO",)])
-        if isinstance(hello, Exception):
-            error = mapped(hello, self.url, sent=True)
-            if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
-                await self.executor.call("PING")  # a user who may not HELLO: the version stays unknown
-                return
-            if "unknown command" in str(hello).lower() or "wrong number" in str(hello).lower():
-                raise self._too_old("before 6.2") from hello
-            raise error from hello
-        try:
-            told = dict(zip(hello[::2], hello[1::2], strict=True))
-            version = text(told.get(b"version", b"0"))
-        except MISREAD as error:
-            raise misread(error, self.url) from error
-        if told.get(b"server") == b"fakeredis":  # its version is its own
-            return
-        if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
-            raise self._too_old(version)
-        if version.startswith("6."):
-            self.capabilities -= {Capability.SHARDED}
-
-    def _too_old(self, version: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"the server at {self.url} is too old ({version}); ailf needs Redis 6.2, Valkey 7.2 or newer"
-        )
-
-    async def close(self) -> None:
-        await self.executor.close()
-        await self._raw.aclose()
-        if self._raw_blocking is not None:
-            self._raw_blocking.close()
-
-    def interrupt(self) -> None:
-        self.executor.interrupt()
-
-    def abandon(self) -> bool:
-        return self.executor.abandon()
-
-    def twin(self, runtime: Runtime) -> "RedisDriver":
-        return RedisDriver(self.settings, runtime, self._brought)
-
-    def pubsub(self) -> RedisPubSubDriver:
-        if isinstance(self.executor, ClusterExecutor):
-            return ClusterPubSubDriver(self.executor, self.keys)
-        return RedisPubSubDriver(self.executor, self.keys)
-
-    def lock(self) -> RedisLockDriver:
-        return RedisLockDriver(self.executor, self.keys)
-
-    def rate_limiter(self) -> RedisRateLimiterDriver:
-        return RedisRateLimiterDriver(self.executor, self.keys)
-
-    def stream(self) -> RedisStreamDriver:
-        return RedisStreamDriver(self.executor, self.keys)
-
-    def unwrap(self, kind: type[Any]) -> Any:
-        if self._brought is not None:
-            return self._brought.client if isinstance(self._brought.client, kind) else None
-        on_asyncio = self.runtime.flavour == "asyncio"
-        if kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
-            return None
-        if self.executor.closed:
-            raise ClosedError(f"the backend {self.url} is closed")
-        if on_asyncio:
-            return self._raw.get()
-        if self._raw_blocking is None:
-            self._raw_blocking = redis.Redis(**self.settings.client_options(on_asyncio=False))
-        return self._raw_blocking
-
-
-def _executor(settings: Settings, runtime: Runtime, brought: Brought | None) -> Executor:
-    if brought is not None:
-        return brought.executor(settings, runtime)
-    return AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)
 
 
 def _settings(where: str | Settings | None) -> Settings:

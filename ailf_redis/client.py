@@ -17,7 +17,7 @@ from redis.exceptions import DataError, RedisError
 from ailf.codecs import codec_for
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 from ailf_redis.errors import mapped
-from ailf_redis.raw import RawClient
+from ailf_redis.raw_client import RawClient
 from ailf_redis.settings import Settings
 
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]

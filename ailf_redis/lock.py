@@ -6,7 +6,7 @@ from typing import Any
 from ailf.checks import to_ms
 from ailf.driver import Bid, Denied, Grant, LockDriver
 from ailf.values import LockHolder, LockInfo
-from ailf_redis.connection import Executor
+from ailf_redis.connection.executor import Executor
 from ailf_redis.keys import Keys
 from ailf_redis.scripts import ACQUIRE, BREAK, INSPECT, PROLONG, RELEASE
 

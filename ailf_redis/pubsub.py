@@ -4,11 +4,12 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
-from ailf.clock import SystemClock
+from ailf.cache import Memo
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.errors import ConnectionLostError
-from ailf.memo import Memo
-from ailf_redis.connection import Executor, Link, Stem
+from ailf.runtime.clock import SystemClock
+from ailf_redis.connection.executor import Executor, Link
+from ailf_redis.connection.resp import Stem
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.replies import is_text

@@ -10,7 +10,7 @@ from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, Rat
 from ailf.errors import BackendError
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.values import LimitState
-from ailf_redis.connection import Executor
+from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
 from ailf_redis.keys import Keys
 from ailf_redis.replies import as_nothing

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ailf_redis.connection import Executor
+from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, ScriptMissingError, mapped, misread
 from ailf_redis.replies import as_flags
 

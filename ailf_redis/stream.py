@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from ailf.cache import Memo
 from ailf.checks import floor_ms, to_ms
-from ailf.clock import SystemClock
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
-from ailf.memo import Memo
+from ailf.runtime.clock import SystemClock
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
-from ailf_redis.connection import IDLE, Executor, Link, Stem
+from ailf_redis.connection.executor import Executor, Link
+from ailf_redis.connection.resp import IDLE, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 import ailf
-from ailf.group import DeadLetters
-from ailf.holding import Holding
-from ailf.ratelimit import PermitHolding
+from ailf.lock.hold import Holding
+from ailf.ratelimit.ratelimit import PermitHolding
+from ailf.stream.group import DeadLetters
 from contract_tests.harness import Harness
 from contract_tests.rival import Rival
 from contract_tests.threads import OneThread, in_thread

@@ -32,9 +32,10 @@ BACKEND = '''
     """A backend of a third party's: the memory backend under another name."""
 
     import ailf
-    from ailf.runtime import AsyncioRuntime, ThreadRuntime
+    from ailf.runtime import AsyncioRuntime
+    from ailf.runtime import ThreadRuntime
     from ailf_memory import MemoryStore
-    from ailf_memory.backend import MemoryDriver
+    from ailf_memory.driver import MemoryDriver
 
 
     class ToyBackend(ailf.Backend):

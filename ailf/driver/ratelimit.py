@@ -6,10 +6,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from ailf.algorithms import Mark
 from ailf.driver.lock import Place
 from ailf.errors import BackendError
-from ailf.limits import Concurrency, Limit
+from ailf.limits import Concurrency, Limit, Mark
 from ailf.values import LimitState
 
 __all__ = ["Account", "Charge", "Demand", "Limits", "Observation", "RateLimiterDriver", "Ruling", "SlotLease"]
@@ -107,7 +106,7 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 class RateLimiterDriver(ABC):
-    """Rate limiters. Every method is one atomic step on *now*, by the arithmetic of `ailf.algorithms`, to the bit.
+    """Rate limiters. Every method is one atomic step on *now*, by the arithmetic of `ailf.limits`, to the bit.
 
     What is stored *must* go by itself when it is as good as fresh, and *must not* go before (R8).
     """
@@ -116,7 +115,7 @@ class RateLimiterDriver(ABC):
     async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
         """Charge calls, each if every limit allows it or nothing (R1), one after another, in one round trip.
 
-        Each is decided on as `ailf.verdicts.decide` does. What is refused for one alone *may* be its result.
+        Each is decided on as `ailf.limits.decide` does. What is refused for one alone *may* be its result.
 
         A call that isn't first in line *must* be denied while somebody alive is (R10). With a place, a denied call
         *must* be put at the end of the line of its account, or keep its place there. Who passes leaves the line, and

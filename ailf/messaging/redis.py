@@ -30,12 +30,12 @@ except ModuleNotFoundError as error:
 
 from ailf.checks import check_count
 from ailf.codecs import codec_for
-from ailf.delivery import Delivery
 from ailf.errors import BackendError, InvalidArgumentError, LeaseLostError, LockTimeoutError
-from ailf.leases import Lease
 from ailf.limits import SlidingWindow
-from ailf.message import Message
+from ailf.lock import Lease
+from ailf.pubsub import Message
 from ailf.runtime import run
+from ailf.stream import Delivery
 from ailf.values import EARLIEST, LATEST, Backoff
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ailf.checks import check_seconds
-from ailf.clock import Clock, Follower, SystemClock
+from ailf.runtime.clock import Clock, Follower, SystemClock
 
 __all__ = ["Clock", "ManualClock", "SystemClock"]
 

@@ -1,4 +1,4 @@
--- The token bucket, as ailf/algorithms.py has it; it stands after limit.lua.
+-- The token bucket, as ailf/limits has it; it stands after limit.lua.
 --
 -- returns nothing by itself
 -- writes  nothing

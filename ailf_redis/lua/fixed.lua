@@ -1,4 +1,4 @@
--- The fixed window, as ailf/algorithms.py has it; it stands after limit.lua.
+-- The fixed window, as ailf/limits has it; it stands after limit.lua.
 --
 -- returns nothing by itself
 -- writes  nothing

@@ -1,4 +1,4 @@
--- The sliding window, as ailf/algorithms.py has it; it stands after limit.lua.
+-- The sliding window, as ailf/limits has it; it stands after limit.lua.
 --
 -- returns nothing by itself
 -- writes  nothing

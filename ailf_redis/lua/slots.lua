@@ -1,4 +1,4 @@
--- Concurrency, as ailf/algorithms.py has it; it stands after limit.lua.
+-- Concurrency, as ailf/limits has it; it stands after limit.lua.
 --
 -- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
 -- returns nothing by itself

@@ -24,9 +24,9 @@ from ailf.driver import (
 from ailf.patterns import matches
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf_memory import AsyncMemoryStream, MemoryStore, MemoryStream
-from ailf_memory.backend import MemoryDriver
-from ailf_memory.group import GroupState
+from ailf_memory.driver import MemoryDriver
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
+from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 from contract_tests.harness import Harness
 from tests.contract.harnesses import MemoryHarness

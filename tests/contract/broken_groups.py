@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
-from ailf_memory.group import GroupState
+from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 
 # --- leases and attempts -----------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
-from ailf.algorithms import Bucket
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
-from ailf_memory.backend import MemoryDriver
-from ailf_memory.ratelimit import MemoryRateLimiterDriver, kept_under
+from ailf.limits.token_bucket import Bucket
+from ailf_memory.driver import MemoryDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver
+from ailf_memory.state.ratelimit import kept_under
 from tests.contract.broken import BrokenHarness, with_driver
 
 

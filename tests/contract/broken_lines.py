@@ -7,8 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from ailf.driver import Bid, Denied, Grant, Place
-from ailf_memory.line import Line
-from ailf_memory.lock import LockState, MemoryLockDriver
+from ailf_memory.lock import MemoryLockDriver
+from ailf_memory.state.lock import LockState
+from ailf_memory.state.wait_queue import Line
 from tests.contract.broken_locks import Broken
 
 

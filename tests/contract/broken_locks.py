@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
-from ailf_memory.backend import MemoryDriver
+from ailf_memory.driver import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
 from tests.contract.broken import BrokenHarness, with_driver
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Fetched
-from ailf_memory.group import GroupState
+from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 
 # --- consumers ---------------------------------------------------------------------------------------------------

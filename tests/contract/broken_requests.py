@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ailf.codecs import open_envelope
-from ailf.requests import REPLY_TO, REQUEST
+from ailf.engine.inbox import REPLY_TO, REQUEST
 from ailf_memory.pubsub import MemoryPubSubDriver
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ailf.batching import Batcher, batcher
 from ailf.errors import OutcomeUnknownError
 from ailf.runtime import AsyncioRuntime, run
+from ailf.runtime.batching import Batcher, batcher
 
 Scenario = Callable[["Asked", Batcher[int, int]], Coroutine[Any, Any, None]]
 

@@ -8,7 +8,7 @@ import pytest
 
 import ailf
 from ailf_memory import MemoryBackend, MemoryLock
-from ailf_memory.backend import MemoryDriver
+from ailf_memory.driver import MemoryDriver
 from ailf_redis import AsyncRedisBackend, RedisBackend, RedisLock
 
 Open = Callable[..., str]

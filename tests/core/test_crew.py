@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import ailf
-from ailf.crew import Crew
 from ailf.runtime import AsyncioRuntime, Event, Runtime, ThreadRuntime, run
+from ailf.runtime.leader import Crew
 from ailf_memory import AsyncMemoryBackend
 
 Fetch = Callable[[], Awaitable[None]]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import ailf
-from ailf.clock import SystemClock
+from ailf.runtime.clock import SystemClock
 
 NAMES = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "time", "time_ns")
 

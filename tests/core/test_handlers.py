@@ -11,10 +11,11 @@ from unittest import mock
 import pytest
 
 import ailf
-from ailf import Backoff, OnLost, Reject, Retry, worker
-from ailf.delivery import verdict
+from ailf import Backoff, OnLost, Reject, Retry
 from ailf.driver import Action
-from ailf.worker import LARGE, Tally
+from ailf.stream import worker
+from ailf.stream.delivery import verdict
+from ailf.stream.worker import LARGE, Tally
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 AT_ONCE = Backoff(initial=0.0, jitter=0.0)

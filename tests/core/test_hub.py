@@ -8,8 +8,8 @@ import pytest
 
 from ailf import ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
-from ailf.hub import Inbox
-from ailf.requests import Ticket
+from ailf.engine.inbox import Ticket
+from ailf.engine.subscriptions import Inbox
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryBackend, MemoryStore
 

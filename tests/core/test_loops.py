@@ -11,7 +11,7 @@ import pytest
 
 import ailf
 from ailf.driver import Confirmed, Frame, Listener, Refused
-from ailf.group import AsyncDeadLetters
+from ailf.stream.group import AsyncDeadLetters
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
 from ailf_memory.pubsub import MemoryListener
 

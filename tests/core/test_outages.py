@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ailf
-from ailf.outages import OutageLog
+from ailf.engine.outages import OutageLog
 from ailf.runtime import run
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
 

@@ -6,7 +6,9 @@ import re
 import pytest
 
 import ailf
-from ailf import group, holding, ratelimit
+from ailf.lock import hold as holding
+from ailf.ratelimit import ratelimit
+from ailf.stream import group
 
 PAIRS = {
     "Backend": (ailf.Backend, ailf.AsyncBackend),

@@ -9,9 +9,10 @@ import pytest
 
 from ailf import Concurrency
 from ailf.driver import BackendDriver, Capability, Receipt
+from ailf.engine.renewal import Renewer
 from ailf.errors import ClosedError, ConnectionLostError
-from ailf.renewal import ALIVE, MessageHold, Pulse, Renewer
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
+from ailf.stream.lease import ALIVE, MessageHold, Pulse
 from ailf_memory import MemoryBackend
 
 LEASE = 0.3

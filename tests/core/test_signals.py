@@ -17,7 +17,7 @@ import pytest
 import ailf
 import ailf_memory
 from ailf import InvalidArgumentError
-from ailf.signals import stopped_by_signals
+from ailf.runtime.signals import stopped_by_signals
 from ailf_memory import MemoryBackend
 
 STANDARD = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 import ailf
 from ailf import Backoff, Reject, Retry
-from ailf.delivery import verdict
 from ailf.driver import Action, Receipt
+from ailf.stream.delivery import verdict
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 

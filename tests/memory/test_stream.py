@@ -12,7 +12,7 @@ from ailf.runtime import ThreadRuntime, run
 from ailf.testing import Clock, ManualClock
 from ailf.values import EARLIEST, LATEST, Retention
 from ailf_memory import MemoryStore
-from ailf_memory.backend import MemoryDriver
+from ailf_memory.driver import MemoryDriver
 
 STREAM, GROUP = "tasks", "workers"
 

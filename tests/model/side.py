@@ -18,7 +18,7 @@ from ailf.errors import StreamFullError
 from ailf.runtime import ThreadRuntime, run
 from ailf.testing import ManualClock
 from ailf_memory import MemoryStore
-from ailf_memory.backend import MemoryDriver
+from ailf_memory.driver import MemoryDriver
 from tests.model.model import Entry, Found, Letter, Stands
 
 __all__ = ["MOST", "NEVER", "MemorySide", "Side", "Times", "Timing", "Wanted"]

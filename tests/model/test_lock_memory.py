@@ -5,7 +5,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from ailf.runtime import ThreadRuntime
 from ailf.testing import Clock
 from ailf_memory import MemoryStore
-from ailf_memory.backend import MemoryDriver
+from ailf_memory.driver import MemoryDriver
 from tests.effort import SLOW, examples
 from tests.model.lock_machine import LockMachine, LockSide, LockTimes
 from tests.model.lock_model import HEARD

@@ -13,7 +13,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from ailf.runtime import ThreadRuntime, run
-from ailf_redis.backend import RedisDriver
+from ailf_redis.driver import RedisDriver
 from ailf_redis.settings import Settings
 from tests.effort import SLOW, examples
 from tests.model.lock_machine import NAMES, LockMachine, LockSide, LockTimes

@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from ailf.driver import Action, Draft, Fetched, Receipt, Settlement, Swept
 from ailf.runtime import ThreadRuntime, run
 from ailf.values import EARLIEST, LATEST, Retention
-from ailf_redis.backend import RedisDriver
+from ailf_redis.driver import RedisDriver
 from ailf_redis.scripts import ADD, FETCH, UNGROUP
 from ailf_redis.settings import Settings
 from tests.effort import SLOW, examples

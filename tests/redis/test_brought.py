@@ -16,8 +16,8 @@ from redis.retry import Retry
 import ailf
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
-from ailf_redis.origins import Direct, clean
-from ailf_redis.plain import PlainExecutor
+from ailf_redis.connection.endpoint import Direct, clean
+from ailf_redis.pooled.executor import PlainExecutor
 from tests.proxy import Proxy
 from tests.servers import NewServer, Server
 

@@ -12,8 +12,8 @@ from redis.crc import key_slot
 import ailf
 from ailf.driver import Capability
 from ailf_redis import AsyncRedisBackend, RedisBackend
+from ailf_redis.cluster.slots import SlotMap, key_of, slot_of
 from ailf_redis.keys import Keys
-from ailf_redis.slots import SlotMap, key_of, slot_of
 from tests import binaries
 from tests.clusters import Cluster, until
 from tests.effort import SLOW

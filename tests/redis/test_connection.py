@@ -15,10 +15,10 @@ import redis
 import ailf
 from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
 from ailf.runtime import run
-from ailf_redis import pool
-from ailf_redis.pool import BlockingExecutor
+from ailf_redis.connection import blocking as pool
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
-from ailf_redis.wire import AsyncioExecutor
 from tests.proxy import Proxy
 from tests.servers import NewServer, Server
 

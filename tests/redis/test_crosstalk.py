@@ -22,11 +22,11 @@ import redis
 
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
 from ailf.runtime import run
-from ailf_redis.connection import Executor
-from ailf_redis.pool import BlockingExecutor
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.executor import Executor
 from ailf_redis.scripts import Script
 from ailf_redis.settings import Settings
-from ailf_redis.wire import AsyncioExecutor
 from tests.effort import CAMPAIGN
 from tests.servers import NewServer, Server
 

@@ -18,13 +18,13 @@ import ailf
 from ailf.errors import BackendTimeoutError
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
-from ailf_redis.cluster import ClusterExecutor
-from ailf_redis.connection import Executor
-from ailf_redis.origins import Direct, Nodes, clean
-from ailf_redis.plain import PlainExecutor
-from ailf_redis.pool import BlockingExecutor
+from ailf_redis.cluster.executor import ClusterExecutor
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.endpoint import Direct, Nodes, clean
+from ailf_redis.connection.executor import Executor
+from ailf_redis.pooled.executor import PlainExecutor
 from ailf_redis.versions import SILENT
-from ailf_redis.wire import AsyncioExecutor
 from tests.scripted import Scripted, trickled
 from tests.servers import NewServer, Server
 from tests.tls import HOST, Certificates, Terminator

@@ -12,10 +12,10 @@ import uvloop
 
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError, ProtocolError
 from ailf.runtime import run
-from ailf_redis.connection import Stem
-from ailf_redis.pool import BlockingExecutor
+from ailf_redis.connection.aio import AsyncioExecutor, _Wire
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import Stem
 from ailf_redis.settings import Settings
-from ailf_redis.wire import AsyncioExecutor, _Wire
 from tests.servers import NewServer, Server
 from tests.tls import HOST, Certificates, Terminator
 

@@ -14,7 +14,12 @@ from ailf_redis import AsyncRedisBackend, RedisBackend
 from tests.proxy import Proxy
 from tests.servers import Server
 
-IDLE = ("ailf_redis.pool.IDLE", "ailf_redis.wire.IDLE", "ailf_redis.plain.IDLE", "ailf_redis.stream.IDLE")
+IDLE = (
+    "ailf_redis.connection.blocking.IDLE",
+    "ailf_redis.connection.aio.IDLE",
+    "ailf_redis.pooled.executor.IDLE",
+    "ailf_redis.stream.IDLE",
+)
 OPTIONS = "timeout=0.4&retry_for=0"
 
 

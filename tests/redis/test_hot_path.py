@@ -118,7 +118,9 @@ def test_python_calls_of_a_worker(
     any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, place: str, flavour: str
 ) -> None:
     """A worker takes no more Python calls for each message than it did."""
-    monkeypatch.setattr("ailf.worker._SPELL", 1000.0)  # how often it lets others run depends on how busy the machine is
+    monkeypatch.setattr(
+        "ailf.stream.worker._SPELL", 1000.0
+    )  # how often it lets others run depends on how busy the machine is
     url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
 
     async def handled(backend: Any, count: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 import ailf
 from ailf import Concurrency, TokenBucket, parse_limit
-from ailf.waiting import PLACE
+from ailf.engine.wait_queue import PLACE
 from contract_tests.envelopes import Call, excess
 from tests.effort import CAMPAIGN
 from tests.servers import Server

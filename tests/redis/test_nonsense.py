@@ -11,10 +11,10 @@ from redis import asyncio as aredis
 import ailf
 from ailf.runtime import run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.keys import Keys
-from ailf_redis.pool import BlockingExecutor
 from ailf_redis.versions import SILENT
-from ailf_redis.wire import AsyncioExecutor
 from tests.scripted import Scripted
 from tests.servers import Server
 

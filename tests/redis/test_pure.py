@@ -15,12 +15,12 @@ from ailf.errors import InvalidArgumentError
 from ailf.runtime import run
 from ailf_redis import keys as spelled
 from ailf_redis import scripts
-from ailf_redis.connection import packed
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import packed
 from ailf_redis.keys import Keys
-from ailf_redis.pool import BlockingExecutor
 from ailf_redis.replies import as_record, entry_fields
 from ailf_redis.settings import Settings
-from ailf_redis.wire import AsyncioExecutor
 
 LUA = Path(spelled.__file__).parent / "lua"
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.text("{}%:a", min_size=1)

@@ -12,7 +12,7 @@ import redis
 
 import ailf
 from ailf.errors import BackendError, BackendFullError, BackendReadOnlyError, ConnectionLostError
-from ailf.permits import SlotHold
+from ailf.ratelimit.permit import SlotHold
 from ailf.runtime import run
 from tests import binaries
 from tests.servers import Server

@@ -18,8 +18,10 @@ from redis.asyncio import sentinel as asentinel
 from redis.sentinel import Sentinel
 
 import ailf
-from ailf_redis import AsyncRedisBackend, RedisBackend, master, sentinel_subscriptions
-from ailf_redis.sentinel import MasterState, new_master
+from ailf_redis import AsyncRedisBackend, RedisBackend
+from ailf_redis.sentinel import master
+from ailf_redis.sentinel import subscriptions as sentinel_subscriptions
+from ailf_redis.sentinel.endpoint import MasterState, new_master
 from tests import binaries
 from tests.clusters import Watch, until
 from tests.redis.test_rights import published

@@ -8,7 +8,7 @@ import ailf
 from ailf.driver import Confirmed, Filter, Frame
 from ailf.errors import ConnectionLostError, PermissionDeniedError
 from ailf.runtime import ThreadRuntime, run
-from ailf_redis.backend import RedisDriver
+from ailf_redis.driver import RedisDriver
 from ailf_redis.settings import Settings
 from tests.servers import NewServer, Server
 

@@ -12,7 +12,7 @@ import uvloop
 
 import ailf
 from ailf.runtime import run
-from ailf_redis.pool import BlockingExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
 from contract_tests import test_backend as b
 from contract_tests import test_cancel as cancel

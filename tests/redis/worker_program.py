@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 import ailf
-from ailf.delivery import Parcel
+from ailf.stream.delivery import Parcel
 
 STALL = 0.05
 """Seconds that this process may stand still before it is written down."""

@@ -1,0 +1,152 @@
+"""The sliding window: `limit` in any period, counted in buckets."""
+
+import attrs
+
+from ailf.checks import valid_count
+from ailf.errors import InvalidArgumentError
+from ailf.limits.base import (
+    LARGEST,
+    MAX_BUCKETS,
+    Algorithm,
+    Mark,
+    State,
+    Taken,
+    check_size,
+    left_of_window,
+    period_text,
+    valid_period,
+)
+
+__all__ = ["Sliding", "SlidingWindow"]
+
+
+@attrs.frozen(cache_hash=True)
+class SlidingWindow:
+    """So much in any ``per`` seconds, wherever they begin.
+
+    What was admitted is counted in buckets of ``per / buckets`` seconds. Of the newest bucket it is known when its last
+    call was admitted; an older one counts until the last call that it may hold is ``per`` seconds old, so up to
+    ``per / buckets`` longer than it had to. No wait is longer than ``per``.
+
+    Attributes:
+        limit: What any window admits.
+        per: Its seconds, to the millisecond.
+        buckets: How finely it is counted.
+    """
+
+    limit: int = attrs.field(validator=valid_count)
+    per: float = attrs.field(default=1.0, validator=valid_period)
+    buckets: int = attrs.field(default=10, validator=valid_count)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what can't be counted exactly, or so finely."""
+        check_size(f"a limit of {self.limit}", self.limit)
+        if self.buckets > min(MAX_BUCKETS, self.per_ms):
+            most = min(MAX_BUCKETS, self.per_ms)
+            raise InvalidArgumentError(f"at most {most} buckets are possible in {self.per:g} s, not {self.buckets}")
+
+    @property
+    def per_ms(self) -> int:
+        """The window in milliseconds."""
+        return round(self.per * 1000)
+
+    @property
+    def width_ms(self) -> int:
+        """A bucket in milliseconds."""
+        return -(-self.per_ms // self.buckets)
+
+    @property
+    def capacity(self) -> int:
+        """The largest cost that can ever pass."""
+        return self.limit
+
+    def __str__(self) -> str:
+        buckets = "" if self.buckets == SlidingWindow(1, 1).buckets else f" in {self.buckets}"
+        return f"{self.limit}/{period_text(self.per_ms)} sliding{buckets}"
+
+
+class Sliding(Algorithm):
+    """`SlidingWindow`: a state is (time of the last charge, what was charged in its bucket, in the one before, …).
+
+    Of the newest bucket it is known when its last charge was made, so no wait is longer than the window.
+    """
+
+    def __init__(self, limit: SlidingWindow) -> None:
+        self.width, self.per, self.capacity = limit.width_ms, limit.per_ms, limit.limit
+
+    def _gone(self, last: int, bucket: int) -> int:
+        """Return the time from which a bucket counts no more, given when the last charge of all was made."""
+        return min(last, (bucket + 1) * self.width - 1) + self.per
+
+    def _at(self, state: State, now: int) -> tuple[int, dict[int, int]]:
+        """Return the time that counts, and what was charged in the buckets that do, the newest first."""
+        if not state:
+            return now, {}
+        last = state[0]
+        latest, newest = max(now, last), last // self.width
+        counted = {newest - age: count for age, count in enumerate(state[1:])}
+        return latest, {bucket: count for bucket, count in counted.items() if self._gone(last, bucket) > latest}
+
+    def remaining(self, state: State, now: int) -> int:
+        return max(0, self.capacity - sum(self._at(state, now)[1].values()))
+
+    def ends(self, state: State) -> int:
+        newest = state[0] // self.width if state else 0
+        return next((self._gone(state[0], newest - age) for age, count in enumerate(state[1:]) if count), 0)
+
+    def wait(self, state: State, now: int, cost: int) -> int | None:
+        if cost > self.capacity:
+            return None
+        _, counted = self._at(state, now)
+        over = sum(counted.values()) + cost - self.capacity
+        if not cost or over <= 0:
+            return 0
+        for bucket in sorted(counted):
+            over -= counted[bucket]
+            if over <= 0:
+                return self._gone(state[0], bucket) - now
+        raise AssertionError("a cost within the capacity passes when every bucket is gone")
+
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+        latest, counted = self._at(state, now)
+        bucket = latest // self.width
+        return self._add(latest, counted, bucket, cost), (bucket,)
+
+    def take(self, state: State, now: int, cost: int) -> Taken | None:
+        if not state or now >= state[0] + self.per:
+            return super().take((), now, cost)
+        last = state[0]
+        latest, known = max(now, last), last // self.width
+        newest, oldest = latest // self.width, (latest + 1 - self.per) // self.width
+        counts = state[1 : max(1, known - oldest + 2)]  # the others are gone
+        left = self.capacity - sum(counts) - cost
+        if left < 0:
+            return None
+        older = counts[1:] if newest == known else ((0,) * (newest - known - 1) + counts)
+        counts = (cost + (counts[0] if newest == known else 0), *older)
+        while not counts[-1]:
+            counts = counts[:-1]
+        return (latest, *counts), (newest,), left, latest + self.per - now
+
+    def _add(self, last: int, counted: dict[int, int], bucket: int, cost: int) -> State:
+        """Return the state with a cost in a bucket, where the last charge of all was made then."""
+        counted[bucket] = max(0, min(counted.get(bucket, 0) + cost, LARGEST))
+        first = max(min(counted), (last + 1 - self.per) // self.width)  # those before it are gone
+        counts = [counted.get(each, 0) for each in range(last // self.width, first - 1, -1)]
+        while len(counts) > 1 and not counts[-1]:
+            counts.pop()
+        return (last, *counts)
+
+    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+        latest, counted = self._at(state, now)
+        bucket = mark[0]
+        end = (bucket + 1) * self.width - 1
+        last = state[0] if state and state[0] // self.width >= bucket else end
+        if self._gone(last, bucket) <= latest or not (state or actual > charged):
+            return state
+        return self._add(last, counted, bucket, actual - charged)
+
+    def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
+        latest, counted = self._at(state, now)
+        over = self.remaining(state, now) - left_of_window(remaining, pause_ms, self.capacity)
+        return self._add(latest, counted, latest // self.width, over) if over > 0 else state

@@ -1,0 +1,76 @@
+"""The options of a rate limiter, checked where they are given."""
+
+import logging
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+import attrs
+
+from ailf.checks import check_flag, check_name
+from ailf.errors import InvalidArgumentError
+from ailf.limits import Concurrency, Limit, as_limit
+
+__all__ = ["LimiterOptions", "OnBackendError"]
+
+log = logging.getLogger("ailf.rate_limiter")
+
+P = TypeVar("P")
+OnBackendError = Literal["raise", "allow", "deny"]
+
+RESERVED = {"key", "timeout", "within", "cost", "limit"}
+"""What limits can't be called: the arguments of the methods that take costs by name."""
+
+MAX_LIMITS = 16
+
+
+@attrs.frozen(kw_only=True)
+class LimiterOptions:
+    """What a limiter is; see `RateLimiter`."""
+
+    name: str
+    limits: Mapping[str, Limit]
+    on_backend_error: OnBackendError
+    count_denied: bool
+    cache_denials: bool
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        limit: Limit | str | None,
+        limits: Mapping[str, Limit | str],
+        *,
+        on_backend_error: OnBackendError,
+        count_denied: bool,
+        cache_denials: bool,
+    ) -> "LimiterOptions":
+        """Check them."""
+        check_name("rate limiter", name)
+        what = f"rate limiter {name!r}"
+        if (limit is None) is (not limits):
+            raise InvalidArgumentError(
+                f"{what} needs one limit, as in rate_limiter(name, TokenBucket(10)), or several by name, as in "
+                "rate_limiter(name, requests='60/minute', tokens='100000/minute')"
+            )
+        if taken := RESERVED & set(limits):
+            raise InvalidArgumentError(f"{what}: a limit can't be called {min(taken)!r}, which is an argument's name")
+        if len(limits) > MAX_LIMITS:
+            raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are possible")
+        check_flag("count_denied", count_denied)
+        check_flag("cache_denials", cache_denials)
+        if on_backend_error not in ("raise", "allow", "deny"):
+            raise InvalidArgumentError(f"on_backend_error must be 'raise', 'allow' or 'deny', not {on_backend_error!r}")
+        known = {each: as_limit(f"the limit {each!r}", limits[each]) for each in limits}
+        if limit is not None:
+            known = {"": as_limit("the limit", limit)}
+        if cache_denials and any(isinstance(each, Concurrency) for each in known.values()):
+            raise InvalidArgumentError(
+                f"{what}: cache_denials doesn't go with Concurrency, whose places are given back at any time"
+            )
+        return cls(
+            name=name,
+            limits=known,
+            on_backend_error=on_backend_error,
+            count_denied=count_denied,
+            cache_denials=cache_denials,
+        )

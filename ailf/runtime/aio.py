@@ -1,0 +1,256 @@
+"""Flows on asyncio: tasks of the running event loop."""
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import logging
+from asyncio import _get_running_loop
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from ailf.errors import InvalidArgumentError
+from ailf.runtime.base import Event, Flight, Flow, Runtime, Task
+from ailf.runtime.user_code import check_callable, check_result
+from ailf.safe_text import log_failure
+from ailf.user_errors import is_cancelled
+
+__all__ = ["AsyncioRuntime", "LoopEvent", "LoopFlight", "check_ended", "start_task"]
+
+
+start_task = asyncio.Task
+"""Starts a task that begins with the next turn of the running loop.
+
+It is the class itself: the loop's own task factory is passed by, as an eager one (`asyncio.eager_task_factory`) would
+run the first step within the call. Callers count on it that nothing runs before the call has returned.
+"""
+
+
+def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:
+    """Refuse to take over what belongs to an event loop that still runs, which then is one of another thread.
+
+    Arguments:
+        loop: The loop that it belongs to.
+        what: What is to be taken over, for the message.
+
+    Raises:
+        InvalidArgumentError: The loop still runs.
+    """
+    if loop.is_running():
+        raise InvalidArgumentError(
+            f"{what} belongs to another event loop, which still runs; open a backend of its own in each event loop"
+        )
+
+
+class LoopEvent(Event):
+    """An event whose waiters are futures, each woken through its own loop."""
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def set(self) -> None:
+        self._flag = True
+        for waiter in tuple(self._waiters):
+            loop = waiter.get_loop()
+            if loop is asyncio._get_running_loop():
+                _finish(waiter)
+            else:
+                with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody to wake
+                    loop.call_soon_threadsafe(_finish, waiter)
+
+    def clear(self) -> None:
+        self._flag = False
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        if self._flag:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
+        try:
+            if not self._flag:  # set by another thread just before it could see the waiter
+                await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+        return self._flag
+
+
+def _finish(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class _Trip:
+    """A flight under way: when it is over, and how it ended."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[None] | None = None
+        self.over = LoopEvent()
+        self._error: BaseException | None = None
+
+    def end(self, error: BaseException | None) -> None:
+        """Wake everybody: it is over."""
+        if not self.over.is_set():
+            self._error = error
+            self.over.set()
+
+    def check(self) -> None:
+        """Raise what it ended with."""
+        if self._error is not None:
+            raise self._error
+
+
+class LoopFlight(Flight):
+    """A flight in a task of its own, which goes on when who started it is cancelled."""
+
+    def __init__(self) -> None:
+        self._trip: _Trip | None = None
+
+    def _under_way(self) -> _Trip | None:
+        """Return the trip under way; one of a loop that has ended never lands."""
+        trip = self._trip
+        return trip if trip is None or trip.loop is asyncio.get_running_loop() else None
+
+    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+        trip = self._under_way()
+        if trip is None:
+            trip = self._trip = _Trip()
+            trip.task = start_task(self._fly(trip, flow))
+            trip.task.add_done_callback(functools.partial(self._ended, trip))
+            if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
+                timeout = None
+        if await trip.over.wait(timeout):
+            trip.check()
+
+    async def fly(self, flow: Flow) -> None:
+        trip = self._under_way()
+        if trip is None:
+            trip = self._trip = _Trip()
+            await self._fly(trip, flow)
+        else:
+            await trip.over.wait()
+        trip.check()
+
+    async def _fly(self, trip: _Trip, flow: Flow) -> None:
+        try:
+            await flow()
+        except BaseException as error:
+            self._land(trip, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        else:
+            self._land(trip, None)
+
+    def _land(self, trip: _Trip, error: BaseException | None) -> None:
+        if self._trip is trip:
+            self._trip = None
+        trip.end(error)
+
+    def _ended(self, trip: _Trip, _: "asyncio.Task[None]") -> None:
+        """See that the trip is over, also where its task was cancelled before it began."""
+        self._land(trip, asyncio.CancelledError())
+
+    async def landed(self, timeout: float) -> bool:
+        trip = self._under_way()
+        return trip is None or await trip.over.wait(timeout)
+
+
+T = TypeVar("T")
+
+log = logging.getLogger("ailf")
+
+
+class _LoopTask(Task):
+    def __init__(self, flow: Flow, name: str) -> None:
+        self._task = start_task(self._run(flow), name=name)
+
+    async def _run(self, flow: Flow) -> None:
+        try:
+            await flow()
+        except Exception as error:  # noqa: BLE001 - as above
+            log_failure(log, logging.ERROR, "%s failed", self._task.get_name(), error=error)
+
+    async def join(self, timeout: float | None = None) -> bool:
+        if self._task is not asyncio.current_task():
+            await asyncio.wait([self._task], timeout=timeout)
+        return self._task.done()
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class AsyncioRuntime(Runtime):
+    """Flows are tasks of the running event loop."""
+
+    flavour = "asyncio"
+    uses_caller = False
+    here = staticmethod(_get_running_loop)
+
+    def _event(self) -> Event:
+        return LoopEvent()
+
+    def flight(self) -> Flight:
+        return LoopFlight()
+
+    def guard(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def spawn(self, flow: Flow, *, name: str) -> Task:
+        return _LoopTask(flow, name)
+
+    async def breathe(self) -> None:
+        await asyncio.sleep(0)
+
+    async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
+        try:
+            result = function(*args)
+            while type(result) is CoroutineType or (result is not None and inspect.isawaitable(result)):
+                result = await result
+        except asyncio.CancelledError as error:
+            if task is not None and task.cancelling() > cancelled:
+                raise
+            return None, error
+        except GeneratorExit as error:
+            if _current_task() is not task:  # the loop has ended, and closes what it leaves
+                raise
+            return None, error
+        except BaseException as error:
+            if task is not None and task.cancelling() > cancelled and is_cancelled(error):  # in a group
+                raise asyncio.CancelledError from error
+            return None, error
+        if result is None or type(result) is bool:
+            return result, None
+        return result, check_result(function, result)
+
+    def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
+        check_callable(what, function, may_yield=may_yield)
+
+    def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        def call() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing of it is left to be stopped
+                loop.call_soon_threadsafe(callback)
+
+        return call
+
+
+# --- the functions of users ------------------------------------------------------------------------------------------
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

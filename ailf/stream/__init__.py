@@ -1,0 +1,8 @@
+"""Work that must not be lost: `Stream` and `AsyncStream`."""
+
+from ailf.stream.consumer import AsyncConsumer, Consumer
+from ailf.stream.delivery import AsyncDelivery, Delivery
+from ailf.stream.group import AsyncGroup, Group
+from ailf.stream.stream import AsyncStream, Stream
+
+__all__ = ["AsyncConsumer", "AsyncDelivery", "AsyncGroup", "AsyncStream", "Consumer", "Delivery", "Group", "Stream"]

@@ -1,0 +1,255 @@
+"""What streams do under both faces: `StreamFlow` adds, reads and joins groups; `Tail` follows without a group."""
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import attrs
+
+from ailf.checks import (
+    check_count,
+    check_kind,
+    check_list,
+    check_name,
+    check_seconds,
+    check_text,
+    check_time,
+    valid_count,
+    valid_key,
+    valid_wait,
+)
+from ailf.codecs import Payloads
+from ailf.driver import Capability, Draft, Record
+from ailf.engine import Engine
+from ailf.engine.standalone import Attached
+from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
+from ailf.stream.group_flow import GroupFlow, GroupOptions
+from ailf.stream.worker import ProcessOptions, Worker
+from ailf.values import Added, Entry, Position, Retention, Trimmed
+
+__all__ = ["AddOptions", "StreamBase", "StreamFlow"]
+
+R = TypeVar("R")
+
+log = logging.getLogger("ailf.stream")
+
+PAGE = 500
+"""How many entries one request reads at most."""
+
+
+@attrs.frozen
+class AddOptions:
+    """How a message is added; see `Stream.add`."""
+
+    headers: Mapping[str, str] | None = None
+    key: str | None = attrs.field(default=None, validator=attrs.validators.optional(valid_key))
+    delay: float = attrs.field(default=0.0, validator=valid_wait)
+    at: datetime | None = None
+    max_deliveries: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+
+    @classmethod
+    def of(
+        cls,
+        headers: Mapping[str, str] | None,
+        key: str | None,
+        delay: float,
+        at: datetime | None,
+        max_deliveries: int | None,
+    ) -> "AddOptions":
+        """Return these options; the usual ones are checked already."""
+        if headers is None and key is None and delay == 0 and at is None and max_deliveries is None:
+            return PLAIN
+        return cls(headers, key, delay, at, max_deliveries)
+
+    def timestamp(self) -> float:
+        """Return ``at`` in seconds since 1970, 0 where there is none."""
+        return 0.0 if self.at is None else check_time("at", self.at)
+
+
+PLAIN = AddOptions()
+"""How a message is added of which nothing special is said."""
+
+
+class StreamFlow:
+    """The one text of both flavours."""
+
+    def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None) -> None:
+        engine.require(Capability.STREAM, "streams")
+        self.engine = engine
+        self.name = name
+        self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
+        self.driver = engine.driver.stream()
+        self.retention = retention
+        self._joined: GroupFlow | None = None
+        self._consumer: str | None = None
+        self._adding = f"add a message to stream {name!r}"
+
+    # --- adding --------------------------------------------------------------------------------------------------
+
+    def draft(self, data: Any, options: AddOptions) -> Draft:
+        body, headers = self.payloads.pack(data, options.headers)
+        if options is PLAIN:
+            return Draft(body, headers)
+        if options.key is not None:
+            self.engine.require(Capability.ORDERING, "ordering keys")
+        return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
+
+    def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
+        if self.retention is not None:
+            return self.add_many([data], options)
+        drafts = [self.draft(data, options)]
+        return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
+
+    async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
+        drafts = [self.draft(data, options) for data in check_list("items", items)]
+        if not drafts:
+            return []
+        return await self._make_room(len(drafts), self.driver.add, drafts, again=False)
+
+    async def add_once(self, dedup_id: str, data: Any, window: float, options: AddOptions) -> Added:
+        check_name("dedup id", dedup_id)
+        check_seconds("window", window, least=0.001)
+        drafted, token = self.draft(data, options), self.engine.token()
+        return await self._make_room(
+            1, self.driver.add_once, drafted, again=True, dedup_id=dedup_id, token=token, window=window
+        )
+
+    async def _make_room(
+        self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
+    ) -> R:
+        """Add, where a full stream makes it wait for as long as its retention says."""
+        retention = self.retention
+        what = self._adding if count == 1 else f"add {count} messages to stream {self.name!r}"
+        if retention is None:
+            return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
+        if retention.max_len is not None and count > retention.max_len:
+            raise InvalidArgumentError(f"{what}: its retention allows {retention.max_len} entries")
+        until = self.engine.runtime.now() + retention.wait
+        pause, last = 0.02, None
+        while True:
+            try:
+                return await self.engine.call(
+                    what, request, self.name, *args, again=again, until=last, retention=retention, **options
+                )
+            except StreamFullError as error:
+                left = until - self.engine.runtime.now()
+                if left <= 0:
+                    raise StreamFullError(f"{what}: {_full(retention)}") from error
+            await self.engine.pause(min(pause, left))
+            pause, last = min(2 * pause, 0.25), until
+
+    async def cancel(self, entry_id: str) -> bool:
+        check_text("the id of the message", entry_id)
+        what = f"cancel entry {entry_id} of stream {self.name!r}"
+        return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
+
+    async def trim(self, retention: Retention | None) -> Trimmed:
+        chosen = self.retention if retention is None else check_kind("retention", retention, Retention)
+        if chosen is None or (chosen.max_len is None and chosen.max_age is None and chosen.keep_settled):
+            raise InvalidArgumentError(
+                f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…) or Retention.settled()"
+            )
+        what = f"trim stream {self.name!r}"
+        removed = unsettled = 0
+        after = ""
+        while True:
+            swept = await self.engine.call(what, self.driver.trim, self.name, chosen, again=True, after=after)
+            removed, unsettled, after = removed + swept.removed, unsettled + swept.unsettled, swept.after
+            if not after:
+                return Trimmed(removed, unsettled)
+
+    async def delete(self) -> None:
+        await self.engine.call(f"delete stream {self.name!r}", self.driver.delete, self.name, again=True)
+
+    # --- reading without a group ---------------------------------------------------------------------------------
+
+    async def read(self, first: Position, last: Position, limit: int) -> list[Entry[Any]]:
+        check_count("limit", limit)
+        start, end = self.driver.locate(first), self.driver.locate(last)
+        found: list[Record] = []
+        while len(found) < limit:
+            page = min(PAGE, limit - len(found))
+            records = await self.page(found[-1].id if found else start, end, page, after=bool(found))
+            found += records
+            if len(records) < page:
+                break
+        return [self.entry(record) for record in found]
+
+    async def page(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
+        what = f"read stream {self.name!r}"
+        return await self.engine.call(what, self.driver.read, self.name, start, end, limit, again=True, after=after)
+
+    def entry(self, record: Record) -> Entry[Any]:
+        try:
+            data, headers = self.payloads.unpack(
+                record.body, record.headers, foreign=record.foreign, problem=record.problem
+            )
+            return Entry(record.id, data, headers)
+        except DecodeError as error:
+            raise DecodeError(f"entry {record.id}: {error}") from error
+
+    # --- the short way -------------------------------------------------------------------------------------------
+
+    def group(self, name: str, options: GroupOptions) -> GroupFlow:
+        return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options, self.retention)
+
+    async def join(self, group: str, consumer: str | None, options: GroupOptions) -> None:
+        flow = self.group(group, options)
+        if consumer is not None:
+            check_name("consumer", consumer)
+        await flow.open()
+        self._joined, self._consumer = flow, consumer
+
+    async def process(self, handler: Callable[[Any], Any], options: ProcessOptions) -> None:
+        if self._joined is None:
+            raise InvalidArgumentError(
+                f"stream {self.name!r}: create_consumer_group(group, consumer) first, then process_messages(handler)"
+            )
+        await Worker(self._joined, handler, options, self._consumer, plain=True).run()
+
+    def stop(self) -> None:
+        if self._joined is not None:
+            self._joined.stop()
+
+
+def _full(retention: Retention) -> str:
+    return (
+        f"it is full: it may have {retention.max_len} entries, and as many are not settled by all of its groups. "
+        "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
+    )
+
+
+class StreamBase(Attached):
+    """What both faces share: the name, and how the flow is made."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        type: Any = Any,  # noqa: A002 - `type=` is the API
+        retention: Retention | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        super().__init__(engine)
+        self._name = check_name("stream", name)
+        self._type = type
+        self._retention = None if retention is None else check_kind("retention", retention, Retention)
+
+    @functools.cached_property
+    def _flow(self) -> StreamFlow:
+        return StreamFlow(self._engine, self._name, self._type, self._retention)
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self._name
+
+    def stop(self) -> None:
+        """End `process_messages` gently, from any thread, a handler or a signal (S14)."""
+        if "_flow" in vars(self):
+            self._flow.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}>"

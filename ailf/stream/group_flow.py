@@ -1,0 +1,249 @@
+"""What a group asks of the driver: lease, settle, extend, steer; and the options by which it treats its messages."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
+from ailf.codecs import Payloads
+from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
+from ailf.engine import Engine
+from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.runtime.batching import Batcher, batcher
+from ailf.safe_text import log_failure
+from ailf.stream.lease import ALIVE
+from ailf.user_errors import interrupts
+from ailf.values import (
+    EARLIEST,
+    Backoff,
+    DeadLetter,
+    DeadLettered,
+    GroupEvent,
+    GroupInfo,
+    GroupReset,
+    LeaseLost,
+    Position,
+    Retention,
+)
+
+__all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
+
+log = logging.getLogger("ailf.stream")
+
+SETTLED_AT_ONCE = 100
+"""How many deliveries one request settles at most."""
+
+PAGE = 100
+"""How many dead letters one request handles at most."""
+
+
+class Stoppable(Protocol):
+    """A worker of the group."""
+
+    def stop(self) -> None:
+        """Drain and end, from any thread."""
+
+
+def _valid_position(value: object, field: "attrs.Attribute[Any]", position: object) -> None:  # noqa: ARG001 - attrs' form
+    if isinstance(position, str):
+        check_text(field.name, position)
+    else:
+        check_time(field.name, position)
+
+
+def _valid_backoff(value: object, field: "attrs.Attribute[Any]", backoff: object) -> None:  # noqa: ARG001 - as above
+    check_kind(field.name, backoff, Backoff)
+
+
+@attrs.frozen
+class GroupOptions:
+    """How a group treats its messages; see `Stream.group`."""
+
+    start: Position = attrs.field(default=EARLIEST, validator=_valid_position)
+    lease: float = attrs.field(default=30.0, validator=valid_seconds)
+    takeover: float = attrs.field(default=10.0, validator=valid_seconds)
+    max_deliveries: int = attrs.field(default=5, validator=valid_count)
+    backoff: Backoff = attrs.field(factory=Backoff, validator=_valid_backoff)
+    max_processing: float = attrs.field(default=86_400.0, validator=valid_seconds)
+    on_event: Callable[[GroupEvent], Any] | None = None
+
+    @property
+    def look(self) -> float:
+        """Seconds after which an idle consumer looks for leases that have ended and consumers that have died."""
+        return min(self.lease, self.takeover) / 4
+
+
+class GroupFlow:
+    """The one text of both flavours.
+
+    Attributes:
+        retention: How much of the stream is kept, as its object was told; None for everything.
+        settling: Settles deliveries; those that tasks settle at the same time go in one request.
+        workers: Those at work on it in this process, by this object.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        driver: StreamDriver,
+        payloads: Payloads,
+        stream: str,
+        name: str,
+        options: GroupOptions,
+        retention: Retention | None = None,
+    ) -> None:
+        self.engine = engine
+        self.driver = driver
+        self.payloads = payloads
+        self.stream = stream
+        self.name = check_name("group", name)
+        self.options = options
+        self.retention = retention
+        self.workers: set[Stoppable] = set()
+        on_asyncio = engine.runtime.flavour == "asyncio"
+        self.settling: Batcher[Settlement, Outcome] = batcher(
+            self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio, check_loop=engine.check_open
+        )
+        if options.on_event is not None:
+            engine.runtime.check_callable("the hook for events", options.on_event)
+
+    def stop(self) -> None:
+        """End every `process` under way gently."""
+        for worker in tuple(self.workers):
+            worker.stop()
+
+    def __str__(self) -> str:
+        return f"group {self.name!r} of stream {self.stream!r}"
+
+    async def _ask(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
+        def said(*_: Any) -> str:
+            return f"{what} {self}"
+
+        return await self.engine.call(said, request, self.stream, self.name, *args, again=again, **options)
+
+    # --- steering ------------------------------------------------------------------------------------------------
+
+    async def open(self, until: float | None = None) -> bool:
+        """Make the group; return False where it exists."""
+        start = self.driver.locate(self.options.start)
+        made: bool = await self._ask("open", self.driver.open_group, start, again=True, until=until)
+        return made
+
+    async def delete(self) -> None:
+        """Remove the group."""
+        await self._ask("delete", self.driver.delete_group, again=True)
+
+    async def seek(self, position: Position) -> None:
+        """Move the group; a repetition would forget what was fetched in between."""
+        if not await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False):
+            raise self._missing("seek in")
+
+    async def pause(self, *, paused: bool) -> None:
+        """Let consumers be handed nothing, or again something."""
+        what = "pause" if paused else "resume"
+        if not await self._ask(what, self.driver.pause, again=True, paused=paused):
+            raise self._missing(what)
+
+    def _missing(self, what: str) -> NotFoundError:
+        return NotFoundError(f"{what} {self}: there is no such group; open it first: group.open()")
+
+    async def info(self) -> GroupInfo:
+        """Return how the group stands."""
+        info: GroupInfo = await self._ask("look at", self.driver.info, again=True)
+        return info
+
+    # --- deliveries ----------------------------------------------------------------------------------------------
+
+    async def fetch(self, consumer: str, count: int) -> Fetched:
+        """Fetch; a repeat is harmless: what a lost answer had claimed comes back when its lease ends."""
+        options = self.options
+        fetched: Fetched = await self._ask(
+            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # its callers repeat it
+            count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
+        )  # fmt: skip
+        return fetched
+
+    async def announce(self, fetched: Fetched) -> None:
+        """Say what else a fetch did."""
+        for dead in fetched.dead:
+            log.error("%s: %s was delivered too often and is a dead letter now", self, dead)
+            await self.tell(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
+        if fetched.reset:
+            log.warning("%s had vanished and was made again at the beginning of the stream", self)
+            await self.tell(GroupReset(self.stream, self.name))
+
+    async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
+        """Settle deliveries; for each, what became of it, or that nobody can tell.
+
+        After a lost answer the request is repeated once: a lease that still holds settles it for certain. One that
+        doesn't may have been settled by the first request or have ended, which nobody can tell any more.
+        """
+        what = f"settle {len(settlements)} message(s) of"
+        most = self.options.max_deliveries
+        outcomes: Sequence[Outcome | Exception]
+        until = self.engine.runtime.now() + self.engine.retry_for
+        try:
+            outcomes = await self._ask(what, self.driver.settle, settlements, again=False, max_deliveries=most)
+        except OutcomeUnknownError as unknown:
+            told = await self._ask(what, self.driver.settle, settlements, again=True, until=until, max_deliveries=most)
+            outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in told]
+        return outcomes
+
+    async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
+        """Tell the user's hook where a message became a dead letter."""
+        if outcome is Outcome.DEAD:
+            reason = settlement.reason if settlement.action is Action.REJECT else "max_deliveries"
+            await self.tell(DeadLettered(self.stream, self.name, entry_id, reason))
+
+    async def report_lost(self, entry_id: str) -> None:
+        """Tell the user's hook that a delivery turned out to be another consumer's."""
+        await self.tell(LeaseLost(self.stream, self.name, entry_id))
+
+    async def extend(self, receipt: Receipt, lease: float) -> bool:
+        """Let a lease end so many seconds from now; return whether it still held."""
+        kept: list[bool] = await self._ask("extend a lease of", self.driver.extend, [receipt], again=True, lease=lease)
+        return kept[0]
+
+    async def tell(self, event: GroupEvent) -> None:
+        """Tell the user's hook."""
+        if self.options.on_event is None:
+            return
+        _, failure = await self.engine.runtime.call_user_code(self.options.on_event, event)
+        if failure is not None:
+            if interrupts(failure):
+                raise failure
+            log_failure(log, logging.ERROR, "%s: the hook for events failed", self, error=failure)
+
+    # --- dead letters --------------------------------------------------------------------------------------------
+
+    async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
+        """Return a page of dead letters."""
+        check_count("limit", limit)
+        if after != "":
+            check_text("after", after)
+        letters: list[DeadLetter] = await self._ask(
+            "list the dead letters of", self.driver.dead_letters, after, limit, again=True
+        )
+        return letters
+
+    async def take_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
+        """Redrive or purge these dead letters; return how many were there."""
+        what = "redrive" if redrive else "purge"
+        if not letters:
+            raise InvalidArgumentError(f"{what} of {self}: name the letters by their ids; {what}_all takes all")
+        for letter in letters:
+            check_text("the id of a dead letter", letter)
+        taken: list[bool] = await self._ask(
+            f"{what} {len(letters)} dead letter(s) of", self.driver.take_letters, letters, again=True, redrive=redrive
+        )
+        return sum(taken)
+
+    async def take_all_letters(self, *, redrive: bool) -> int:
+        """Redrive or purge the dead letters that there are now; return how many."""
+        found: list[str] = []
+        while page := await self.dead_letters(found[-1] if found else "", PAGE):
+            found += [letter.id for letter in page]
+        pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
+        return sum([await self.take_letters(page, redrive=redrive) for page in pages])

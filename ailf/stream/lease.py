@@ -1,0 +1,115 @@
+"""The lease of a delivered message, and the heartbeat of the consumer that holds it."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+from ailf.driver import BackendDriver, Receipt
+from ailf.engine.renewal import MARGIN, Hold, Liveness
+from ailf.runtime.clock import SystemClock
+
+__all__ = ["ALIVE", "MessageHold", "Pulse"]
+
+ALIVE = 0.7
+"""The share of `takeover` for which a sign of life counts; the rest is for others to notice that it was the last."""
+
+BEAT = 0.25
+"""The share of `takeover` after which a consumer with messages in hand gives a sign of life."""
+
+
+class Pulse(Liveness):
+    """The life of one consumer, as the backend sees it.
+
+    Attributes:
+        stream: The stream's name.
+        group: The group's name.
+        consumer: The consumer's name.
+        takeover: Seconds of silence after which it is taken for dead.
+        ends: When, on this process's clock, it must take itself for dead unless confirmed again.
+        life: Which of its lives this is: what it held when it was dead once is lost, also when it lives again.
+        now: Returns the time on this process's clock.
+    """
+
+    __slots__ = ("consumer", "ends", "group", "life", "now", "stream", "takeover")
+
+    def __init__(
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        takeover: float,
+        now: Callable[[], float] = SystemClock.lease_time,
+    ) -> None:
+        self.stream = stream
+        self.group = group
+        self.consumer = consumer
+        self.takeover = takeover
+        self.ends = 0.0
+        self.life = 0
+        self.now = now
+
+    def confirm(self, since: float) -> None:
+        """The backend counts it as alive in answer to a request sent then."""
+        if self.now() >= self.ends:
+            self.life += 1
+        ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
+            self.ends = ends
+
+    def outlast(self, since: float) -> None:
+        """As `confirm`, where it certainly was alive until then."""
+        self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
+
+    def due(self) -> float:
+        return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - BEAT)
+
+    @property
+    def batch(self) -> Hashable:
+        return (self.stream, self.group, self.takeover)
+
+    @classmethod
+    async def beat(cls, members: Sequence["Pulse"], driver: BackendDriver) -> None:
+        first = members[0]
+        names = [each.consumer for each in members]
+        await driver.stream().beat(first.stream, first.group, names, alive=first.takeover * ALIVE)
+
+    @classmethod
+    def describe(cls, members: Sequence["Pulse"]) -> str:
+        first = members[0]
+        return f"{len(members)} consumer(s) of group {first.group!r}, stream {first.stream!r}, gave no sign of life"
+
+
+class MessageHold(Hold):
+    """The lease of a delivered message, which lasts no longer than the life of its consumer.
+
+    Attributes:
+        liveness: Its consumer's.
+        receipt: What proves it.
+    """
+
+    __slots__ = ("life", "liveness", "receipt")
+
+    def __init__(self, liveness: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
+        self.liveness: Pulse = liveness
+        self.life = liveness.life
+        self.receipt = receipt
+        super().__init__(lease, since, longest, liveness.now)
+
+    @property
+    def lost(self) -> bool:
+        pulse = self.liveness
+        return self.taken or self.life != pulse.life or pulse.now() >= min(self.ends, pulse.ends)
+
+    def next_look(self) -> float:
+        return min(super().next_look(), self.liveness.due())
+
+    @property
+    def batch(self) -> Hashable:
+        return (self.liveness.stream, self.liveness.group, self.lease)
+
+    @classmethod
+    async def renew(cls, driver: BackendDriver, holds: Sequence["MessageHold"]) -> list[bool]:
+        pulse, lease = holds[0].liveness, holds[0].lease
+        receipts = [hold.receipt for hold in holds]
+        return await driver.stream().extend(pulse.stream, pulse.group, receipts, lease=lease)
+
+    def __str__(self) -> str:
+        return f"the lease on {self.receipt.id} of group {self.liveness.group!r}, stream {self.liveness.stream!r}"

@@ -1,0 +1,1 @@
+"""A cluster: commands and pub/sub over many nodes."""

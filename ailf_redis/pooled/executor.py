@@ -1,0 +1,370 @@
+"""The plain executor: redis-py connections as they are, one call at a time each, for clients that the user brought.
+
+One text for both flavours, for any class of connection, a fake's too; `ailf_redis.ports` sends and receives over them.
+`ailf_redis.pool` and `ailf_redis.wire` are faster and need real sockets.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+import weakref
+from asyncio import _get_running_loop
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ReadOnlyError
+
+from ailf.errors import BackendTimeoutError, ConnectionLostError
+from ailf.runtime import Event, Runtime
+from ailf.runtime.aio import check_ended, start_task
+from ailf_redis.connection.aio_link import LoopLink, discard
+from ailf_redis.connection.blocking_link import ThreadLink, shut
+from ailf_redis.connection.endpoint import Direct, Origin, done, hang_up
+from ailf_redis.connection.exchange import Port, port_of
+from ailf_redis.connection.executor import Executor, Link
+from ailf_redis.connection.resp import IDLE, Command, packed
+from ailf_redis.errors import BROKEN
+from ailf_redis.pooled.fake import AsyncioFakeLink, BlockingFakeLink
+from ailf_redis.sentinel.endpoint import Watched
+from ailf_redis.sentinel.master import MasterTracker
+from ailf_redis.settings import Settings
+from ailf_redis.versions import can_read, drop, reader_of, sock_of
+
+__all__ = ["PlainExecutor"]
+
+
+class _Slots:
+    """How many calls may have a connection at once; the others wait in line."""
+
+    def __init__(self, runtime: Runtime, count: int) -> None:
+        self._runtime = runtime
+        self._guard = runtime.guard()
+        self._free = count
+        self._line: deque[Event] = deque()
+
+    async def take(self, timeout: float) -> bool:
+        """Return whether there was one within so many seconds."""
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return True
+            turn = self._runtime.event()
+            self._line.append(turn)
+        try:
+            return await turn.wait(timeout) or not self._left(turn)
+        except BaseException:
+            if not self._left(turn):
+                self.release()
+            raise
+
+    def _left(self, turn: Event) -> bool:
+        """Leave the line; return whether one was still in it."""
+        with self._guard:
+            waited = turn in self._line
+            if waited:
+                self._line.remove(turn)
+        return waited
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        with self._guard:
+            if self._line:
+                self._line.popleft().set()
+            else:
+                self._free += 1
+
+
+class PlainExecutor(Executor):
+    """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
+
+    def __init__(self, settings: Settings, origin: Direct | Watched, runtime: Runtime) -> None:
+        super().__init__(settings)
+        self.where = origin.where
+        self.runtime = runtime
+        self._tracker: MasterTracker | None = None
+        self._origin: Origin
+        if isinstance(origin, Watched):
+            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave_master)
+        else:
+            self._origin = origin
+        self._on_asyncio = runtime.flavour == "asyncio"
+        self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
+        self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
+
+    def _begin(self, home: tuple[int, Any]) -> None:
+        self._home = home
+        self._slots = _Slots(self.runtime, self.settings.max_connections)
+        self._idle: deque[Any] = deque()
+        self._busy: set[Any] = set()
+        self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
+        self._making: set[asyncio.Task[Any]] = set()
+        self._left: list[asyncio.Task[Any]] = []  # those of them for which no call waits
+
+    def _here(self) -> tuple[int, Any]:
+        return os.getpid(), _get_running_loop() if self._on_asyncio else None
+
+    def _move(self) -> None:
+        """Begin anew in a forked child or the next event loop; close what is of a loop that has ended."""
+        here = self._here()
+        if self._home == here:
+            return
+        pid, loop = self._home
+        left = (*self._idle, *self._busy)
+        if pid != os.getpid():
+            self._inherited += left
+        elif loop is not None:
+            check_ended(loop, f"the connections to {self.where}")
+            for connection in left:
+                discard(connection, loop)
+        if self._tracker is not None:
+            self._tracker.move(forked=pid != os.getpid())
+        self._begin(here)
+
+    async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
+        """See `Executor.call_many`; it may have to end earlier, by the runtime's clock."""
+        self.check_open()
+        self._move()
+        slots, count, timeout = self._slots, self.settings.max_connections, self.settings.timeout
+        begin = self.runtime.now()
+        until = begin + timeout if until is None else min(until, begin + timeout)
+        if until <= begin:
+            raise self.lost(TimeoutError(), sent=False)
+        if not await slots.take(max(0.0, until - begin)):
+            raise BackendTimeoutError(
+                f"all {count} connections to {self.where} were busy for {until - begin:g} s; "
+                "allow more with max_connections"
+            )
+        try:
+            return await self._exchange(commands, self.page(entries), until)
+        finally:
+            slots.release()
+
+    async def _exchange(self, commands: Sequence[Command], most: int, until: float) -> list[Any]:
+        connection = None
+        sent = False
+        try:
+            connection = await self._take(until)
+            port = self._ports[connection]
+            # Of several commands the first may arrive whole; one that is cut short is nothing. asyncio's writer takes
+            # everything, and nobody knows how far it gets.
+            sent = len(commands) > 1 or self._on_asyncio
+            port.used = self.runtime.now()
+            await port.send(packed(commands), until)
+            sent = True
+            if self._tracker is not None and not self._on_asyncio:
+                await self._tracker.wait_for_reply(connection, sock_of(connection), until)
+            replies = await port.receive(len(commands), until, most)
+            if self._tracker is not None:
+                self._tracker.check(connection)  # what a former master has done is lost
+        except BROKEN as error:
+            if connection is not None:
+                await self._drop(connection)
+                await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
+            raise self.lost(error, sent=sent) from error
+        except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
+            await self._drop(connection)
+            raise
+        if self._tracker is not None and any(map(_demoted, replies)):
+            await self._drop(connection)
+            await self._drop_idle()
+            applied = not all(map(_demoted, replies))
+            raise ConnectionLostError(f"{self.where}: the master is a replica now", maybe_applied=applied)
+        self._busy.discard(connection)
+        self._idle.append(connection)
+        return replies
+
+    async def _take(self, until: float) -> Any:
+        """Return a connection that the server has not closed meanwhile, and that leads to the master."""
+        while True:
+            connection = await self._kept(until)
+            if connection is None:
+                connection = await self._connect(until)
+            port = self._ports.get(connection)
+            if port is None:
+                port = self._ports[connection] = port_of(connection)
+            self._busy.add(connection)  # from here on it is found when the backend is closed or the master changes
+            try:
+                self.check_open()  # it may have been closed while the connection was being made
+                if self._tracker is None or await self._tracker.leads_to_master(connection, port, until):
+                    return connection
+                await self._drop_idle()  # the others most likely don't, either
+            except BaseException:
+                await self._drop(connection)
+                raise
+            await self._drop(connection)
+
+    async def _kept(self, until: float) -> Any:
+        """Return an idle connection that can be used, or None."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if await _stale(connection):
+                await hang_up(connection)
+            elif await self._still_there(connection, until):
+                return connection
+        return None
+
+    async def _still_there(self, connection: Any, until: float) -> bool:
+        """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
+        port, now = self._ports.get(connection), self.runtime.now()
+        if port is None or now - port.used < IDLE or self._tracker is not None:  # which asks for the role
+            return True
+        self._busy.add(connection)  # so that closing the backend wakes this
+        try:
+            if await port.answers(now + (until - now) / 2):  # the other half is for a new connection and the call
+                return True
+        except BaseException:
+            await self._drop(connection)
+            raise
+        finally:
+            self._busy.discard(connection)
+        await self._drop(connection)
+        await self._drop_idle()
+        return False
+
+    async def _connect(self, until: float) -> Any:
+        """Return a new connection; one that is late, or whose caller was cancelled, is kept for the next call.
+
+        On Python 3.11 a handshake can swallow a cancellation (asyncio.wait_for), so no caller waits in it itself.
+
+        Raises:
+            TimeoutError: It wasn't made in time.
+        """
+        if not self._on_asyncio:
+            connection = await self._origin.connect()
+            if self.runtime.now() < until:
+                return connection
+            self._idle.append(connection)
+            raise TimeoutError("connecting took longer than the call has")
+        if self._left:
+            making = self._left.pop()
+        else:
+            making = start_task(self._origin.connect(), name="ailf-connect")
+            self._making.add(making)
+            making.add_done_callback(self._making.discard)
+        try:
+            left = None if until == math.inf else max(0.0, until - self.runtime.now())
+            await asyncio.wait([making], timeout=left)
+        except asyncio.CancelledError:
+            self._leave(making)
+            raise
+        if making.cancelled():
+            raise ConnectionError("the backend was closed while it connected")
+        if making.done():
+            return making.result()
+        self._leave(making)
+        raise TimeoutError("connecting takes longer than the call has")
+
+    def _leave(self, making: "asyncio.Task[Any]") -> None:
+        """Leave a connection that is being made to the next caller that needs one."""
+        self._left.append(making)
+        making.add_done_callback(self._keep)
+
+    def _keep(self, made: "asyncio.Task[Any]") -> None:
+        if made not in self._left:  # a call waits for it
+            return
+        self._left.remove(made)
+        if made.cancelled() or made.exception() is not None:
+            return
+        if self.closed:
+            drop(made.result())
+        else:
+            self._idle.append(made.result())
+
+    async def _drop(self, connection: Any) -> None:
+        if connection is not None:
+            self._busy.discard(connection)
+            await hang_up(connection)
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                await hang_up(self._idle.pop())
+
+    async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
+        self.check_open()
+        self._move()
+        try:
+            connection = await self._connect(math.inf)
+        except BROKEN as error:
+            raise self.lost(error, sent=False) from error
+        if self.closed:  # while it was being made
+            await hang_up(connection)
+            self.check_open()
+        link = self._new_link(connection)
+        return link if self._tracker is None else self._tracker.link(link, connection)
+
+    def _new_link(self, connection: Any) -> Link:
+        if self._on_asyncio:
+            return (LoopLink if isinstance(reader_of(connection), asyncio.StreamReader) else AsyncioFakeLink)(
+                self, connection
+            )
+        return (ThreadLink if isinstance(sock_of(connection), socket.socket) else BlockingFakeLink)(self, connection)
+
+    def _leave_master(self) -> None:
+        """End every connection for calls, those under way too, as the master is another server now."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._end(self._idle.pop())
+        for connection in tuple(self._busy):  # each caller gives back its own
+            if self._on_asyncio:
+                self._end(connection)
+            else:
+                shut(sock_of(connection))
+
+    def _end(self, connection: Any) -> None:
+        """End a connection without waiting."""
+        _, loop = self._home
+        if loop is None:
+            connection.disconnect()
+        else:
+            discard(connection, loop)
+
+    def interrupt(self) -> None:
+        self.closed = True
+        if not self._on_asyncio and self._home == self._here():  # else they are a parent's
+            for connection in tuple(self._busy):
+                shut(sock_of(connection))  # a fake's never blocks for long
+
+    def abandon(self) -> bool:
+        had = super().abandon()
+        connections = [*self._idle, *self._busy] if self._home[0] == os.getpid() else []
+        self._idle.clear()
+        for each in connections:
+            self._end(each)
+        return bool(connections) or had
+
+    async def close(self) -> None:
+        self.interrupt()
+        self._move()
+        if self._on_asyncio:
+            for connection in tuple(self._busy):
+                await hang_up(connection)
+        if self._tracker is not None:
+            await self._tracker.close()
+        for making in tuple(self._making):
+            making.cancel()
+        until = self.runtime.now() + self.settings.timeout
+        # Each caller gives back its own, woken by the interrupt.
+        while (self._busy or self._making) and self.runtime.now() < until:
+            await self.runtime.event().wait(0.001)
+        while self._idle:
+            await done(self._idle.pop().disconnect())
+
+
+def _demoted(reply: Any) -> bool:
+    """Tell whether a reply says that the server is a replica; old servers say it inside a script's error."""
+    return isinstance(reply, ReadOnlyError) or (isinstance(reply, Exception) and "READONLY" in str(reply))
+
+
+async def _stale(connection: Any) -> bool:
+    """Tell whether the server has closed it, or said something that nobody asked for."""
+    try:
+        return bool(await done(can_read(connection)))
+    except BROKEN:
+        return True

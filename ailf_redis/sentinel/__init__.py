@@ -1,0 +1,1 @@
+"""Sentinels: which server is the master, and connections to that one only."""
