@@ -56,8 +56,8 @@ _OUTCOMES: Final = {each.value: each for each in Outcome}
 STEPS: Final = 1000
 """In how many steps a consumer leaves at most, of 800 messages each; any others come back when it counts as dead."""
 
-_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
-_WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+_WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 
 
@@ -263,6 +263,8 @@ class RedisStreamDriver(StreamDriver):
                 return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+        if after == _LAST_ID:  # which no range can begin after
+            return []
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
         return await self._executor.read_page(limit, as_dead_letters, "XRANGE", key, low, "+", "COUNT", limit)

@@ -47,11 +47,13 @@ end
 
 -- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
 if now >= tonumber(sweep or 0) then
-  local from = redis.call('HGET', notes, 'cursor') or '-'
-  local rows = redis.call('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
+  local from = redis.call('HGET', notes, 'cursor')
+  local rows = from and redis.pcall('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
+  if not rows or rows.err then rows = redis.call('XPENDING', stream, group, 'IDLE', lease, '-', '+', PAGE) end
   for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now_text, row[1]) end
-  if #rows == PAGE then
-    redis.call('HSET', notes, 'cursor', '(' .. rows[PAGE][1])
+  local rest = #rows == PAGE and after(rows[PAGE][1])
+  if rest then
+    redis.call('HSET', notes, 'cursor', rest)
     more = true
   else
     redis.call('HDEL', notes, 'cursor')

@@ -12,6 +12,10 @@ local function before(one, other) -- whether one id is smaller; they have up to 
   return #seq < #seq2 or #seq == #seq2 and seq < seq2
 end
 
+local LAST = '18446744073709551615-18446744073709551615' -- the largest id: no range begins after it
+
+local function after(id) return id ~= LAST and '(' .. id or nil end -- where the range after an entry begins
+
 local function map(flat) -- a reply of names and values
   local found = {}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end

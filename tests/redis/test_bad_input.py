@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,96 @@ def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
         else:
             with pytest.raises(BackendError, match="last possible ID"):
                 stream.add(1)
+
+
+LAST = f"{2**64 - 1}-{2**64 - 1}"
+"""The largest id: no range begins after it, and no entry can be added after one of it."""
+
+
+def acked(group: ailf.Group[Any], prefetch: int = 10, wait: float = 0) -> list[ailf.Delivery[Any]]:
+    """Take and acknowledge all that a group can deliver."""
+    with group.consumer(prefetch=prefetch) as consumer:
+        taken = list(iter(lambda: consumer.get(wait), None))
+        for each in taken:
+            each.ack()
+        return taken
+
+
+@pytest.mark.parametrize("cursor", [None, f"({LAST}", "no id"])
+def test_a_page_that_ends_with_the_largest_id(server: Server, namespace: str, cursor: str | None) -> None:
+    """S12: what another program left pending is delivered, also where the largest id ends a page of a hundred."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        group = backend.stream("s").group("g", lease=0.5)
+        group.open()
+        ids = [f"5-{number}" for number in range(99)] + [LAST]
+        for each in ids:
+            admin.xadd(key, {"x": "y"}, id=each)
+        admin.xreadgroup("g", "other", {key: ">"}, count=100)
+        admin.xclaim(key, "g", "other", 0, ids, idle=60_000, justid=True)
+        if cursor:
+            admin.hset(f"{key}:notes:g", "cursor", cursor)
+        assert sorted(each.id for each in acked(group)) == sorted(ids)
+        assert admin.hget(f"{key}:notes:g", "cursor") is None
+
+
+def test_what_was_put_back_has_odd_ids(server: Server, namespace: str) -> None:
+    """S9, S16: after a seek all that was put back is delivered, whatever its ids, and wherever that was to go on."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        group = backend.stream("s").group("g")
+        group.open()
+        for each in (*(f"5-{number}" for number in range(199)), LAST):
+            admin.xadd(f"{key}:again:g", {"x": "y"}, id=each)
+        admin.xgroup_create(f"{key}:again:g", "g", "0")
+        admin.xreadgroup("g", "other", {f"{key}:again:g": ">"}, count=200)
+        group.seek(ailf.LATEST)
+        admin.hset(f"{key}:notes:g", "anew", "no id")
+        assert len(acked(group, wait=0.2)) == 200  # not all is taken up in one step
+        assert not admin.hexists(f"{key}:notes:g", "anew")
+
+
+def test_the_largest_id_of_a_dead_letter(server: Server, namespace: str) -> None:
+    """S5, S16: where another program's entry has the largest id, messages still become dead letters, and come back."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        stream = backend.stream("s")
+        group, letters = stream.group("g", max_deliveries=1), stream.group("g").dead_letters
+        group.open()
+        for helper in ("dead", "bell"):
+            admin.xadd(f"{key}:{helper}:g", {"x": "y"}, id=LAST)
+        assert letters.list(after=LAST) == []
+        assert [each.id for each in letters.list()] == [LAST]
+        stream.add("dies")
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            delivery.reject("no")
+        assert sorted(str(each.body, "utf-8") for each in letters.list()) == ['"dies"', '{"x":"y"}']
+        assert letters.redrive_all() == 2
+        assert [each.data for each in acked(group)] == [{"x": "y"}, "dies"]
+        admin.xadd(f"{key}:dead:g", {"x": "y"}, id=LAST)
+        assert letters.purge_all() == 1
+
+
+def test_trimming_around_the_largest_id(server: Server, namespace: str) -> None:
+    """S8: a stream is trimmed whose last entry has the largest id and is out in several groups."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        ids = ["5-1", "5-2", "5-3", LAST]
+        for each in ids:
+            admin.xadd(key, {"x": "y"}, id=each)
+        for group in "gh":
+            admin.xgroup_create(key, group, "0")
+            admin.xreadgroup(group, "other", {key: ">"})
+            admin.xack(key, group, "5-2")
+        assert stream.trim(ailf.Retention(max_len=1)).removed == 1
+        for group in "gh":
+            admin.xack(key, group, "5-1", "5-3")
+        assert stream.trim(ailf.Retention.settled(max_len=1)).removed == 2
+        with pytest.raises(BackendError, match=r"last possible ID|equal or smaller|room"):
+            backend.stream("s", retention=ailf.Retention(max_len=1)).add(1)
+        assert [each.id for each in stream.read()] == [LAST]
 
 
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
