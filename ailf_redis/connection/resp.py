@@ -6,6 +6,8 @@ from typing import Any, Final, TypeVar
 import hiredis
 import msgspec
 
+from ailf.checks import MAX_HEADER_BYTES
+
 __all__ = ["IDLE", "NOTHING", "TEXT", "Command", "Replies", "Stem", "as_texts", "check_size", "packed"]
 
 T = TypeVar("T")
@@ -21,7 +23,17 @@ A firewall between the two may have forgotten it, and drops what is sent over it
 """
 
 SLACK: Final = 1024 * 1024
-"""The bytes that a reply may have beside the bodies in it."""
+"""The bytes that a reply may have beside the entries in it."""
+
+HEADERS: Final = 6 * MAX_HEADER_BYTES
+"""The bytes that an entry's headers may have as JSON, where a control character is six: \\u0001."""
+
+AROUND: Final = 32 * 1024
+"""The bytes that an entry may have beside its body and headers.
+
+JSON puts 6 around each of 64 headers. A reply names the fields. An ordering key has up to 512, the key of a dedup id up
+to 8 kB, and a dead letter's reason and error up to 8 kB each.
+"""
 
 FOREIGN: Final = 64 * 1024 * 1024
 """The least limit of bytes where a reply holds entries of a stream.

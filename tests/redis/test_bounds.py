@@ -1,5 +1,6 @@
 """However much there is, a step of the server is short: its commands are counted, and later steps do the rest."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,16 @@ import pytest
 import redis
 
 import ailf
+from ailf.checks import MAX_NAME, check_headers
 from ailf.driver import Account, Charge
 from ailf.limits.sliding_window import Sliding
 from ailf.runtime import run
+from ailf.safe_text import LONGEST
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import packed
+from ailf_redis.keys import Keys
+from ailf_redis.replies import headers_field
+from ailf_redis.settings import Settings
 from tests.servers import NewServer, Server
 
 MANY = 1000
@@ -167,3 +175,37 @@ def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backen
     assert raw.get("{ailf:limit:r:k}").split(b":")[1].count(b",") <= 12  # type: ignore[union-attr]
     state: Any = Sliding(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
     assert len(state) <= 12
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_page_of_the_largest_headers(any_server: Server, namespace: str, flavour: str) -> None:
+    """S1, S17: what is added can be read, however much longer its headers become as JSON: here 70 MB of six a byte."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    headers = {"h": "\x01" * 65_000}
+
+    async def main() -> list[ailf.Entry[Any]]:
+        async with ailf.connect_async(url) as backend:
+            return await backend.stream("s").read(limit=180)
+
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s")
+        stream.add_many(range(180), headers=headers)
+        entries = stream.read(limit=180) if flavour == "blocking" else asyncio.run(main())
+        assert [each.data for each in entries] == list(range(180))
+        assert entries[-1].headers == headers
+        stream.delete()
+
+
+def test_an_entry_of_ours_at_its_largest() -> None:
+    """B5: with all that it may have an entry or a dead letter is no larger than what a page allows for each."""
+    headers = check_headers({f"{number:02}" + "\x01" * 510: "\x01" * 512 for number in range(64)})
+    said = ("\U0001f98a" * LONGEST).encode()
+    head = [b"ailf.origin", b"9" * 41, b"ailf.reason", said, b"ailf.error", said, b"ailf.attempts", b"9" * 20]
+    name, namespace = "}" * MAX_NAME, "n" * MAX_NAME
+    how = [b"ailf.how", b"9" * 60 + b"k" * MAX_NAME, b"ailf.once", Keys(namespace).once(name, name).encode()]
+    fields = [*head, *how, b"ailf.body", b"x" * 1000, b"ailf.headers", headers_field(headers)]
+    executor = BlockingExecutor(Settings.from_url("redis://h?max_payload=1000"))
+    assert executor.entry > len(packed([fields]))
+    assert executor.page(1000) >= 1000 * executor.entry
+    with pytest.raises(ailf.InvalidArgumentError):
+        check_headers({**headers, "one": "more"})
