@@ -46,7 +46,7 @@ if paused then
 end
 
 -- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
-if now >= tonumber(sweep or 0) then
+if now >= (tonumber(sweep) or 0) then
   local from = redis.call('HGET', notes, 'cursor')
   local rows = from and redis.pcall('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
   if not rows or rows.err then rows = redis.call('XPENDING', stream, group, 'IDLE', lease, '-', '+', PAGE) end
@@ -68,8 +68,8 @@ local function take(member)
     return
   end
   local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
-  local attempt = row[4] - (forgiven or 0)
-  if attempt >= tonumber(own or most) then
+  local attempt = attempts(row, forgiven)
+  if attempt >= (tonumber(own) or most) then
     local why = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
     buried[#buried + 1] = bury(member, attempt, 'max_deliveries', why)
     return
@@ -123,4 +123,4 @@ ring()
 if more or #claims + #fresh + #buried > 0 then return { claims, fresh, first_grant, buried, reset, '', '', -1 } end
 local last, bells = rests()
 local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-return { claims, fresh, first_grant, buried, reset, last, bells, first and first ~= 'inf' and math.max(0, first - now) or -1 }
+return { claims, fresh, first_grant, buried, reset, last, bells, first and first ~= 'inf' and math.min(LATEST, math.max(0, first - now)) or -1 }

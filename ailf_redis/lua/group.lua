@@ -30,7 +30,7 @@ local turned = false -- whether a turn was passed, so that what is due has chang
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base = tonumber(redis.call('HGET', notes, 'base') or 0)
+local base = math.min(tonumber(redis.call('HGET', notes, 'base') or 0) or 0, LATEST)
 
 -- Where a member lives: the key, the group in it, the id.
 local function home(member)
@@ -152,7 +152,7 @@ local function bury(member, attempt, reason, why)
   local fields = fields_of(member)
   local origin = fields and origin_of(member, fields)
   if fields then
-    add_letter('ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why, 'ailf.attempts', attempt,
+    add_letter('ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why, 'ailf.attempts', number(attempt),
       packed(fields, begin_of(member, fields)))
   end
   finish(member)
@@ -171,6 +171,9 @@ local function park(member, at)
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
   redis.call('ZADD', due, at, member)
 end
+
+-- How often it was delivered before, as far as that counts. Another program may have set the count to anything.
+local function attempts(row, forgiven) return math.max(0, row[4] - (tonumber(forgiven) or 0)) end
 
 local function forgive(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
 

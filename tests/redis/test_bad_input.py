@@ -301,6 +301,69 @@ def test_trimming_around_the_largest_id(server: Server, namespace: str) -> None:
         assert [each.id for each in stream.read()] == [LAST]
 
 
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flavour: str) -> None:
+    """S13, S16: a dead letter of another program whose numbers Python refuses to read costs no other message."""
+    url, endless = f"{any_server.url}?namespace={namespace}", "9" * 5000
+    head = {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2"}
+
+    async def letters() -> list[ailf.DeadLetter]:
+        async with ailf.connect_async(url) as backend:
+            return await backend.stream("s").group("g").dead_letters.list()
+
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        for fields in ({**head, "ailf.attempts": endless, "ailf.body": "1"}, {**head, "ailf.packed": f"{endless}:x"}):
+            admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields)  # type: ignore[arg-type]
+        stream.add("innocent")
+        listed = asyncio.run(letters()) if flavour == "asyncio" else group.dead_letters.list()
+        assert [each.attempts for each in listed] == [0, 2]
+        assert group.dead_letters.redrive_all() == 2
+        assert [each.data for each in acked(group)] == [1, {"ailf.packed": f"{endless}:x"}, "innocent"]
+
+
+def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> None:
+    """S5, S16: however often another program says that a message was delivered, its dead letter is one of ours."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream, count = f"{{{namespace}:stream:s}}", backend.stream("s"), 2**63 - 1
+        entry = stream.add("poison")
+        stream.add("innocent")
+        group = stream.group("g")
+        group.open()
+        admin.xreadgroup("g", "other", {key: ">"}, count=1)
+        admin.xclaim(key, "g", "other", 0, [entry], idle=60_000, retrycount=count, justid=True)
+        assert [each.data for each in acked(group)] == ["innocent"]
+        ((letter_id, fields),) = admin.xrange(f"{key}:dead:g")
+        assert abs(int(fields[b"ailf.attempts"]) - count) <= 1  # Lua has 53 bits
+        (letter,) = group.dead_letters.list()
+        assert (letter.id, letter.origin, letter.body) == (letter_id.decode(), entry, b'"poison"')
+
+
+def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> None:
+    """S5, S9, S10: what another program writes where the counts of a group are stops neither its messages nor info."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        entry = stream.add(1)
+        group = stream.group("g", max_deliveries=2)
+        group.open()
+        for each in ("junk", "", "9" * 400):
+            admin.hset(f"{key}:meta", "evicted", each)
+            admin.hset(f"{key}:notes:g", mapping=dict.fromkeys(("base", "sweep", f"{entry}:f", f"{entry}:m"), each))
+            with group.consumer() as consumer:
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.nack(0)
+            admin.hdel(f"{key}:notes:g", f"{entry}:f")
+            admin.xclaim(key, "g", "other", 0, [entry], retrycount=0, justid=True)
+            assert (group.info().pending, group.info().delayed) == (1, 0)
+            admin.zadd(f"{key}:due:g", {entry: 1e300})
+            with group.consumer() as consumer:
+                assert consumer.get(0) is None
+            admin.zadd(f"{key}:due:g", {entry: 1})
+
+
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
     """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
