@@ -12,7 +12,8 @@ local function put_back(letter, fields)
   if fields[1] ~= 'ailf.origin' or not fields[first] then origin, first = letter, 1 end -- another program's
   local id = redis.call('XADD', again, '*', 'ailf.origin', origin, packed(fields, first))
   redis.pcall('XGROUP', 'CREATE', again, 'g', '0')
-  redis.call('XREADGROUP', 'GROUP', 'g', WAITING, 'COUNT', 1, 'STREAMS', again, '>')
+  -- By its id: what is read next may be another program's entry.
+  redis.call('XCLAIM', again, 'g', WAITING, 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
   local member = '~' .. id
   local how = how_of(fields, first)
   if not (how and hold_back(member, how)) then

@@ -364,6 +364,27 @@ def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> N
             admin.zadd(f"{key}:due:g", {entry: 1})
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_foreign_entries_among_what_is_put_back(server: Server, namespace: str, key: str | None) -> None:
+    """S16: what is redriven is delivered, whatever another program adds to the stream where that waits."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream, again = backend.stream("s"), f"{{{namespace}:stream:s}}:again:g"
+        group = stream.group("g")
+        group.open()
+        for number in range(3):
+            admin.xadd(again, {"raw": "1"})
+            stream.add(number, key=key)
+            with group.consumer() as consumer:
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.reject("no")
+            assert group.dead_letters.redrive_all() == 1
+            if number == 1:
+                group.seek(ailf.LATEST)
+            assert [(each.data, each.attempt) for each in acked(group)] == [(number, 1)]
+        assert group.info().delayed == 0
+
+
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
     """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
