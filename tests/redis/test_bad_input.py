@@ -385,6 +385,29 @@ def test_foreign_entries_among_what_is_put_back(server: Server, namespace: str, 
         assert group.info().delayed == 0
 
 
+HEAD = {"ailf.origin": "forged", "ailf.reason": "r", "ailf.error": "e", "ailf.attempts": "1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ailf.origin": "forged", "a": "1", "b": "2", "c": "3", "d": "4"},
+        {**HEAD, "ailf.attempts": "-1", "d": "4"},
+        {**HEAD, "ailf.attempts": "1" * 21, "d": "4"},
+        {**HEAD, "ailf.attempts": "", "d": "4"},
+    ],
+)
+def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, fields: dict[str, str]) -> None:
+    """S16: a letter that is listed as another program's is redriven as that, with all of its fields and its own id."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        group = backend.stream("s").group("g")
+        group.open()
+        letter = admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields).decode()  # type: ignore[arg-type]
+        assert [(each.origin, json.loads(each.body)) for each in group.dead_letters.list()] == [(letter, fields)]
+        assert group.dead_letters.redrive_all() == 1
+        assert [(each.id, each.data) for each in acked(group)] == [(letter, fields)]
+
+
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
     """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
