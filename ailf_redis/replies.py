@@ -19,13 +19,18 @@ __all__ = [
     "as_dead_letters",
     "as_fetched",
     "as_flags",
+    "as_ids",
     "as_info",
     "as_nothing",
     "as_record",
     "as_records",
+    "as_sizes",
     "entry_fields",
     "headers_field",
     "is_text",
+    "oversize",
+    "oversize_letter",
+    "pieces",
     "text",
 ]
 
@@ -81,15 +86,51 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     return Record(text(entry_id), known[BODY], headers, problem=problem)
 
 
-def _unreadable(error: Exception, entry_id: bytes, fields: Sequence[bytes]) -> Record:
-    """Return a record of an entry that can't be read, so that it costs itself alone.
+def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
+    """Return a record of an entry that can't be read, so that it costs itself alone. A number is how many bytes it has.
 
     Raises:
         Exception: It is the error, where this is no entry at all.
     """
+    if type(entry_id) is bytes and type(fields) is int:
+        return oversize(text(entry_id), fields)
     if type(entry_id) is not bytes or set(map(type, fields)) != {bytes} or len(fields) % 2:
         raise error
     return Record(text(entry_id), b"", {}, problem=f"it can't be read ({type(error).__name__})")
+
+
+def oversize(entry_id: str, size: int) -> Record:
+    """Return the record of an entry for which no reply has room."""
+    return Record(entry_id, b"", {}, problem=f"its {size} bytes are more than an answer may have")
+
+
+def oversize_letter(letter_id: str, size: int) -> DeadLetter:
+    """Return a dead letter for which no reply has room; it can be redriven and purged as any other."""
+    error = f"its {size} bytes are more than an answer may have"
+    return DeadLetter(letter_id, letter_id, b"", {}, reason="undecodable", error=error, attempts=0)
+
+
+def as_sizes(reply: Sequence[Any]) -> list[tuple[str, int]]:
+    """Return what ``sizes.lua`` says: of each entry its id, and how many bytes a reply has for it."""
+    return [(text(entry_id), int(size)) for entry_id, size in reply]
+
+
+def as_ids(reply: Sequence[Any]) -> list[str]:
+    """Return the ids in what ``sizes.lua`` says."""
+    return [text(entry_id) for entry_id, _ in reply]
+
+
+def pieces(sizes: Sequence[tuple[str, int]], most: int) -> list[list[tuple[str, int]]]:
+    """Return entries in pieces of at most ``most`` bytes; one that has more is a piece by itself."""
+    found: list[list[tuple[str, int]]] = []
+    left = 0
+    for each in sizes:
+        left -= each[1]
+        if not found or left < 0:
+            found.append([])
+            left = most - each[1]
+        found[-1].append(each)
+    return found
 
 
 def _as_some_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
@@ -177,8 +218,10 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
 
 def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
     if member.startswith(AGAIN):
-        origin, fields = (fields[1], fields[2:]) if fields[0] == ORIGIN else (member[1:], fields)
+        origin = member[1:]
         try:
+            if fields[0] == ORIGIN:
+                origin, fields = fields[1], fields[2:]
             record = as_record(origin, _unpacked(fields))
         except UNREADABLE as error:
             record = _unreadable(error, origin, fields)

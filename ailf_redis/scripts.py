@@ -37,6 +37,7 @@ __all__ = [
     "RESET",
     "SEEK",
     "SETTLE",
+    "SIZES",
     "TRIM",
     "TRUE_UP",
     "UNGROUP",
@@ -148,6 +149,7 @@ ADD = _load("add", "clock", "ids", "gone", "room")
 TRIM = _load("trim", "clock", "ids", "gone", "room")
 CANCEL = _load("cancel", "clock", "ids", "gone")
 DELETE = _load("delete")
+SIZES = _load("sizes", "ids")
 
 _GROUP = ("clock", "relief", "ids", "group")
 FETCH = _load("fetch", *_GROUP)

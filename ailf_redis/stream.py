@@ -9,11 +9,18 @@ from typing import Any, Final, TypeVar
 from ailf.cache import Memo
 from ailf.checks import floor_ms, to_ms
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
-from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
+from ailf.errors import (
+    BackendError,
+    BackendTimeoutError,
+    ClosedError,
+    InvalidArgumentError,
+    ProtocolError,
+    StreamFullError,
+)
 from ailf.runtime.clock import SystemClock
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import IDLE, Stem
+from ailf_redis.connection.resp import FOREIGN, IDLE, PIECE, SLACK, OversizeError, Stem
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -21,11 +28,16 @@ from ailf_redis.replies import (
     as_dead_letters,
     as_fetched,
     as_flags,
+    as_ids,
     as_info,
     as_nothing,
     as_records,
+    as_sizes,
     entry_fields,
     headers_field,
+    oversize,
+    oversize_letter,
+    pieces,
     text,
 )
 from ailf_redis.scripts import (
@@ -42,6 +54,7 @@ from ailf_redis.scripts import (
     PAUSE,
     SEEK,
     SETTLE,
+    SIZES,
     TRIM,
     UNGROUP,
     Script,
@@ -102,6 +115,11 @@ def _as_swept(reply: Sequence[Any]) -> Swept:
     return Swept(removed, unsettled, text(more))
 
 
+def _is_oversize(error: ProtocolError) -> bool:
+    """Tell whether a reply was refused for its size alone."""
+    return isinstance(error.__cause__, OversizeError)
+
+
 def _as_last_id(entries: Sequence[Any]) -> str:
     return text(entries[0][0]) if entries else "0-0"
 
@@ -127,6 +145,8 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
+        most = executor.entry  # sent where it is more than the script takes it to be
+        self._most = (str(most),) if most > FOREIGN - SLACK else ()
         self._adding: Memo[str, Stem] = Memo(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
@@ -193,12 +213,51 @@ class RedisStreamDriver(StreamDriver):
         if after and low == _LAST_ID:  # which no range can begin after
             return []
         key = self._keys.stream(stream)
-        command = ("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
-        return await self._executor.read_page(limit, as_records, *command)
+        return await self._page(key, f"({low}" if after else low, high, limit, as_records, oversize)
+
+    async def _page(
+        self,
+        key: str,
+        low: str,
+        high: str,
+        limit: int,
+        read: Callable[[Any], list[R]],
+        too_large: Callable[[str, int], R],
+    ) -> list[R]:
+        """Read a range; in pieces where other programs' entries make it larger than a reply may be.
+
+        Arguments:
+            key: The stream.
+            low: Where the range begins.
+            high: Where it ends.
+            limit: How many entries at most.
+            read: What to make of a reply.
+            too_large: What to make of an entry that no reply has room for, of its id and size.
+        """
+        try:
+            return await self._executor.read_page(limit, read, "XRANGE", key, low, high, "COUNT", limit)
+        except ProtocolError as error:
+            if not _is_oversize(error):
+                raise
+        sizes = await SIZES.run(self._executor, [key], (low, high, limit, 0), as_sizes, limit)
+        found: list[R] = []
+        for piece in pieces(sizes, PIECE):
+            (first, size), (last, _) = piece[0], piece[-1]
+            if size > self._executor.page(1) - SLACK:
+                found.append(too_large(first, size))
+            else:
+                count = len(piece)
+                found += await self._executor.read_page(count, read, "XRANGE", key, first, last, "COUNT", count)
+        return found
 
     async def last_id(self, stream: str) -> str:
-        command = ("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
-        return await self._executor.read_page(1, _as_last_id, *command)
+        key = self._keys.stream(stream)
+        try:
+            return await self._executor.read_page(1, _as_last_id, "XREVRANGE", key, "+", "-", "COUNT", 1)
+        except ProtocolError as error:
+            if not _is_oversize(error):
+                raise
+        return await SIZES.run(self._executor, [key], ("+", "-", 1, 1), _as_last_id)
 
     def id_before(self, timestamp: float) -> str:
         return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
@@ -233,7 +292,15 @@ class RedisStreamDriver(StreamDriver):
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (group, consumer, str(count), str(to_ms(lease)), str(to_ms(alive)), str(max_deliveries))
+        arguments = (
+            group,
+            consumer,
+            str(count),
+            str(to_ms(lease)),
+            str(to_ms(alive)),
+            str(max_deliveries),
+            *self._most,
+        )
         keys, read = self._keys.group(stream, group), partial(as_fetched, consumer)
         return await FETCH.run(self._executor, keys, arguments, read, count)
 
@@ -267,7 +334,14 @@ class RedisStreamDriver(StreamDriver):
             return []
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
-        return await self._executor.read_page(limit, as_dead_letters, "XRANGE", key, low, "+", "COUNT", limit)
+        return await self._page(key, low, "+", limit, as_dead_letters, oversize_letter)
+
+    async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
+        if after == _LAST_ID:
+            return []
+        key = self._keys.group(stream, group).dead
+        low = f"({_start(after)}" if after else "-"
+        return await SIZES.run(self._executor, [key], (low, "+", limit, 0), as_ids, limit)
 
     async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         ids = [_whole(each) for each in letters]
@@ -296,9 +370,9 @@ class RedisWaiter(Waiter):
     async def wait(self, position: Any, timeout: float) -> bool:
         try:
             replies = await self._exchange(position, SystemClock.wait_time() + timeout)
-        except (BackendError, ClosedError):
+        except (BackendError, ClosedError) as error:
             await self._drop()
-            if self._interrupted:
+            if self._interrupted or (isinstance(error, ProtocolError) and _is_oversize(error)):  # something came
                 return True
             raise
         except BaseException:  # cancelled: the answer still comes, to nobody

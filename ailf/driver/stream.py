@@ -287,6 +287,8 @@ class StreamDriver(ABC):
     ) -> Fetched:
         """Lease up to ``count`` entries to the consumer: those due again first, then new ones in id order (S2, S3).
 
+        It *may* lease fewer where they are large; `Fetched.position` is None then.
+
         At any instant at most one valid lease per entry and group *must* exist. An entry delivered ``max_deliveries``
         times *must* become a dead letter in this same step instead (S5). A group that is missing *must* be made again
         at EARLIEST and reported (S9). An entry that vanished from the stream *must not* come back nor stop the others.
@@ -327,6 +329,10 @@ class StreamDriver(ABC):
     @abstractmethod
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         """Return the group's dead letters whose own id is after this one ("" for the first), oldest first."""
+
+    async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
+        """Return the ids of what `dead_letters` returns; a driver *may* tell them without reading the letters."""
+        return [each.id for each in await self.dead_letters(stream, group, after, limit)]
 
     @abstractmethod
     async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:

@@ -243,7 +243,8 @@ class GroupFlow:
     async def take_all_letters(self, *, redrive: bool) -> int:
         """Redrive or purge the dead letters that there are now; return how many."""
         found: list[str] = []
-        while page := await self.dead_letters(found[-1] if found else "", PAGE):
-            found += [letter.id for letter in page]
+        what = f"{'redrive' if redrive else 'purge'} the dead letters of"
+        while page := await self._ask(what, self.driver.letter_ids, found[-1] if found else "", PAGE, again=True):
+            found += page
         pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
         return sum([await self.take_letters(page, redrive=redrive) for page in pages])

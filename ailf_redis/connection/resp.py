@@ -8,7 +8,19 @@ import msgspec
 
 from ailf.checks import MAX_HEADER_BYTES
 
-__all__ = ["IDLE", "NOTHING", "TEXT", "Command", "Replies", "Stem", "as_texts", "check_size", "packed"]
+__all__ = [
+    "IDLE",
+    "NOTHING",
+    "PIECE",
+    "TEXT",
+    "Command",
+    "OversizeError",
+    "Replies",
+    "Stem",
+    "as_texts",
+    "check_size",
+    "packed",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +53,9 @@ FOREIGN: Final = 64 * 1024 * 1024
 Another program may have written them, larger than `max_payload`: such an entry has to arrive, to be told from ours and
 to become a dead letter. A limit below it would stop the whole group.
 """
+
+PIECE: Final = 32 * 1024 * 1024
+"""The bytes of entries that one reply returns where a page is read in pieces, unless a single one has more."""
 
 NOTHING: Final = object()
 """What stands for a reply that has not arrived whole."""
@@ -94,14 +109,18 @@ class Stem(msgspec.Struct, frozen=True):
         return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
 
 
+class OversizeError(hiredis.ProtocolError):
+    """A reply is larger than it can have been meant to be."""
+
+
 def check_size(size: int, most: int) -> None:
     """Refuse a reply of which more has arrived than it can have.
 
     Raises:
-        hiredis.ProtocolError: It is too large.
+        OversizeError: It is too large.
     """
     if size > most:
-        raise hiredis.ProtocolError(f"a reply of over {size} bytes, where at most {most} are possible")
+        raise OversizeError(f"a reply of over {size} bytes, where at most {most} are possible")
 
 
 class Replies:

@@ -16,6 +16,14 @@ local LAST = '18446744073709551615-18446744073709551615' -- the largest id: no r
 
 local function after(id) return id ~= LAST and '(' .. id or nil end -- where the range after an entry begins
 
+local AROUND = 16 -- bytes that a reply has around a text, at most
+
+local function bytes_of(fields) -- in a reply
+  local bytes = AROUND * #fields
+  for n = 1, #fields do bytes = bytes + #fields[n] end
+  return bytes
+end
+
 local function map(flat) -- a reply of names and values
   local found = {}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end

@@ -37,10 +37,10 @@ local function put_back(letter, fields)
 end
 
 for i = 3, #ARGV do
-  local letter = redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
+  local letter = ARGV[2] == '1' and redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
   -- First, as a server without memory refuses it only where nothing was written before.
-  if letter and ARGV[2] == '1' then put_back(letter[1], letter[2]) end
-  taken[#taken + 1] = letter and redis.call('XDEL', dead, ARGV[i]) or 0
+  if letter then put_back(letter[1], letter[2]) end
+  taken[#taken + 1] = redis.call('XDEL', dead, ARGV[i])
 end
 if redis.call('XLEN', dead) == 0 then redis.call('DEL', dead) end
 ring()

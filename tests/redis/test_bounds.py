@@ -209,3 +209,106 @@ def test_an_entry_of_ours_at_its_largest() -> None:
     assert executor.page(1000) >= 1000 * executor.entry
     with pytest.raises(ailf.InvalidArgumentError):
         check_headers({**headers, "one": "more"})
+
+
+LARGE, HUGE = 23_000_000, 68_000_000
+"""Bytes of an entry of which three are more than a reply may have, and of one that is by itself."""
+
+
+def test_large_entries_of_others(server: Server, namespace: str) -> None:
+    """S5, S13, S16: entries of others that no page can hold together cost only themselves, and their letters can go."""
+    url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, server.client() as admin:
+        stream = backend.stream("s")
+        ids = [stream.add("first", key="k")]
+        ids += [admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * LARGE}).decode() for _ in range(3)]
+        stream.add("second", key="k")
+        stream.add("third")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            for expected in ("first", "third", "second"):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert (delivery.data, delivery.attempt) == (expected, 1)
+                delivery.ack()
+        assert (group.info().dead, group.info().pending, group.info().delayed) == (3, 0, 0)
+        with pytest.raises(ailf.DecodeError, match=ids[1]):
+            stream.read(limit=10)
+        letters = group.dead_letters.list()
+        assert [(each.origin, len(each.body) > LARGE) for each in letters] == [(each, True) for each in ids[1:]]
+        assert group.dead_letters.purge_all() == 3
+        stream.delete()
+
+
+def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> None:
+    """S2, S3: what has no room in one reply comes with the next ones, in order, to anybody, and for the first time."""
+    url = f"{server.url}?namespace={namespace}&max_payload=5000000&timeout=20"
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s", type=bytes)
+        stream.add_many([b"%02d" % number + bytes(4_000_000) for number in range(13)])
+        group = stream.group("g", max_deliveries=1, lease=60, takeover=60)
+        with group.consumer(prefetch=13) as one, group.consumer(prefetch=13) as other:
+            first = one.get(5)
+            assert first is not None
+            begun = [other.get(5) for _ in range(5)]
+            taken = [first, *(one.get(5) for _ in range(7)), *begun]
+            assert [each and (int(each.data[:2]), each.attempt) for each in taken] == [(n, 1) for n in range(13)]
+            for each in taken:
+                assert each is not None
+                each.ack()
+        assert (group.info().pending, group.info().dead) == (0, 0)
+        stream.delete()
+
+
+def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> None:
+    """S13, S16: such an entry becomes a dead letter, which is listed by its id, redriven and purged."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        entry = admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * HUGE}).decode()
+        stream.add("behind it")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            assert delivery.data == "behind it"
+            delivery.ack()
+            letters = group.dead_letters
+            assert [(each.reason, each.body, str(HUGE)[:2] in each.error) for each in letters.list()] == [
+                ("undecodable", b"", True)
+            ]
+            assert letters.redrive_all() == 1
+            assert consumer.get(0) is None
+        assert letters.purge_all() == 1
+        with pytest.raises(ailf.DecodeError, match=f"{entry}.*more than an answer"):
+            stream.read(limit=2)
+        stream.delete()
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str, flavour: str) -> None:
+    """S17: a follower comes past it, where it is read, waited for, or the last one."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+
+    async def flow() -> None:
+        backend: Any = await ailf.connect_async(url) if flavour == "asyncio" else ailf.connect(url)
+        driver = backend.engine.driver.stream()
+        with any_server.client() as admin:
+            key = f"{{{namespace}:stream:s}}"
+            waiter = driver.waiter("s", None)
+            entry = admin.xadd(key, {"x": b"x" * HUGE}).decode()
+            assert await waiter.wait("0-0", 1.0)
+            await waiter.close()
+            assert await driver.last_id("s") == entry
+            admin.xadd(key, {"ailf.body": "1"})
+            records = await driver.read("s", ailf.EARLIEST, ailf.LATEST, 10)
+            assert [(each.id == entry, each.body, "bytes" in each.problem) for each in records] == [
+                (True, b"", True), (False, b"1", False)
+            ]  # fmt: skip
+            admin.delete(key)
+        await backend.aclose() if flavour == "asyncio" else backend.close()
+
+    if flavour == "asyncio":
+        asyncio.run(flow())
+    else:
+        run(flow())

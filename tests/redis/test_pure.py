@@ -140,6 +140,17 @@ def test_an_entry_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyP
             replies.as_fetched("c", [[], [nonsense], 7, [], 0, b"", b"", -1])
 
 
+@given(st.lists(st.integers(1, 20)), st.integers(1, 30))
+def test_pieces(sizes: list[int], most: int) -> None:
+    """A page is read in as many pieces as it needs, in order; none is larger than it may be, unless it is one entry."""
+    entries = [(str(at), size) for at, size in enumerate(sizes)]
+    cut = replies.pieces(entries, most)
+    assert [each for piece in cut for each in piece] == entries
+    totals = [sum(size for _, size in piece) for piece in cut]
+    assert all(total <= most or len(piece) == 1 for total, piece in zip(totals, cut, strict=True))
+    assert all(total + piece[0][1] > most for total, piece in zip(totals, cut[1:], strict=False))
+
+
 TEXTS = {path.stem: path.read_text() for path in sorted(LUA.glob("*.lua"))}
 
 
