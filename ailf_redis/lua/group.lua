@@ -69,7 +69,11 @@ local function first_of(key)
   local from = lane(key)
   local found = redis.call('ZRANGEBYLEX', queue, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
   if not found then return nil end
-  local tilde, ms, seq = string.match(string.sub(found, #from + 1), '^(~?)0*(%d+)%-0*(%d+)$')
+  local tilde, ms, seq = string.match(short(string.sub(found, #from + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
+  if not tilde then -- another program's
+    redis.call('ZREM', queue, found)
+    return nil
+  end
   return tilde .. ms .. '-' .. seq
 end
 

@@ -16,6 +16,10 @@ local LAST = '18446744073709551615-18446744073709551615' -- the largest id: no r
 
 local function after(id) return id ~= LAST and '(' .. id or nil end -- where the range after an entry begins
 
+local LONGEST = 400 -- bytes of a text of ours; to match a pattern takes the square of a longer one of another program's
+
+local function short(text) return text and #text <= LONGEST and text or '' end
+
 local AROUND = 16 -- bytes that a reply has around a text, at most
 
 local function bytes_of(fields) -- in a reply

@@ -312,3 +312,39 @@ def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, name
         asyncio.run(flow())
     else:
         run(flow())
+
+
+@pytest.mark.parametrize("known", ["a b " + "x" * 60_000 + "  ", "{epoch} t 1-1" + " " * 60_000, "{epoch} t x", ""])
+def test_a_dedup_key_of_another_program(server: Server, namespace: str, known: str) -> None:
+    """S7: what isn't ours is no duplicate, however long it is, and is replaced."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        stream.add_once("first", 1)
+        admin.set(f"{key}:once:id", known.replace("{epoch}", admin.hget(f"{key}:meta", "epoch").decode()))
+        timed = admin.xadd(key, {"ailf.how": f"{2**52}||", "ailf.once": f"{key}:once:id", "ailf.body": "1"})
+        assert stream.cancel(timed.decode())
+        added = stream.add_once("id", 2)
+        assert not added.duplicate
+        assert stream.add_once("id", 3) == ailf.Added(added.id, duplicate=True)
+        for junk in ("", "a b", "x" * 60_000):
+            admin.hset(f"{key}:meta", "epoch", junk)
+            assert [stream.add_once("id", 4).duplicate for _ in range(2)] == [False, True]
+        stream.delete()
+
+
+@pytest.mark.parametrize("junk", ["junk", "0" * 20_000 + "x", ""])
+def test_a_line_of_a_key_with_junk_in_it(server: Server, namespace: str, junk: str) -> None:
+    """S3: messages with a key are delivered, whatever another program puts in their line."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        admin.zadd(f"{{{namespace}:stream:s}}:queue:g", {f"1:k:{junk}": 0})
+        stream.add_many(range(3), key="k")
+        with group.consumer() as consumer:
+            for number in range(3):
+                delivery = consumer.get(1)
+                assert delivery is not None
+                assert delivery.data == number
+                delivery.ack()
+        stream.delete()
