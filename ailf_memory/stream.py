@@ -9,7 +9,7 @@ from ailf.checks import to_ms
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
-from ailf_memory.state.entries import FIRST, id_before, key_of, text_of
+from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
 from ailf_memory.store import StoreHandle
@@ -219,7 +219,7 @@ class MemoryStreamDriver(StreamDriver):
 
 def _number(letter: str) -> int:
     """Return what orders a dead letter's id."""
-    if not (letter.isascii() and letter.isdecimal()):
+    if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
         raise InvalidArgumentError(f"{letter!r} is not the id of a dead letter; use one that dead_letters returned")
     return int(letter)
 

@@ -71,7 +71,8 @@ STEPS: Final = 1000
 
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+LARGEST: Final = 2**64 - 1
+_LAST_ID: Final = f"{LARGEST}-{LARGEST}"
 
 
 def _start(position: str) -> str:
@@ -85,7 +86,7 @@ def _whole(entry_id: str) -> str:
 
 
 def _checked(position: str, form: re.Pattern[str]) -> str:
-    if form.fullmatch(position) is None:
+    if form.fullmatch(position) is None or any(int(part) > LARGEST for part in position.split("-")):
         raise InvalidArgumentError(
             f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
         )

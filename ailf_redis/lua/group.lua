@@ -202,6 +202,10 @@ local PAGE = 100
 -- return whether nothing is. A delivery that is given back counts, unless it is forgiven.
 local function give_back(consumer, forgiven)
   local left = false
+  if consumer == WAITING then -- another program's sign of life: forgetting it would drop what waits
+    redis.call('ZREM', alive, consumer)
+    return true
+  end
   for prefix, place_of in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
     local key, name = unpack(place_of)
     local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)

@@ -28,6 +28,14 @@ local function bytes_of(fields) -- in a reply
   return bytes
 end
 
+-- Whether a text is an id, as the server takes it.
+local function is_id(text)
+  for _, part in ipairs({ parts(text) }) do
+    if #part > 20 or #part == 20 and part > '18446744073709551615' then return false end
+  end
+  return parts(text) ~= nil
+end
+
 local function map(flat) -- a reply of names and values
   local found = {}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end

@@ -112,7 +112,7 @@ local function trim(added, start)
   -- Behind it, what lies between those that are out is settled.
   local many = out > PAGE
   local cursor = start or many and redis.call('HGET', meta, 'cursor')
-  if cursor and before(first, cursor) and before(cursor, read) then from = cursor end
+  if cursor and is_id(cursor) and before(first, cursor) and before(cursor, read) then from = cursor end
   local begun, pressed, horizon, ids = from, excess > 0, read, {}
   local most = many and math.max(1, math.floor(PAGE / #all)) or PAGE
   for _, each in ipairs(all) do

@@ -408,6 +408,50 @@ def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, f
         assert [(each.id, each.data) for each in acked(group)] == [(letter, fields)]
 
 
+def test_ids_that_are_none(any_server: Server, namespace: str) -> None:
+    """A position whose numbers no id can have, or of digits that are not ASCII's, is refused before it is sent."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        for wrong in (f"{2**64}-0", f"0-{2**64}", str(2**64), "\u0661-\u0661"):
+            for call in (stream.read, group.seek, stream.cancel, group.dead_letters.purge):
+                with pytest.raises(InvalidArgumentError):
+                    call(wrong)
+            with pytest.raises(InvalidArgumentError):
+                group.dead_letters.list(after=wrong)
+
+
+@pytest.mark.parametrize("cursor", ["junk", "", f"5-{2**64}"])
+def test_a_trim_that_was_to_go_on_nowhere(server: Server, namespace: str, cursor: str) -> None:
+    """S8: an add makes room, whatever another program says where the last one stopped."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        for number in range(102):
+            admin.xadd(key, {"ailf.body": "1"}, id=f"5-{number + 1}")
+        admin.xadd(key, {"ailf.body": "1"}, id="6-1")
+        admin.xgroup_create(key, "g", "0")
+        admin.xreadgroup("g", "other", {key: ">"})
+        admin.xack(key, "g", "5-2")
+        admin.hset(f"{key}:meta", "cursor", cursor)
+        assert backend.stream("s", retention=ailf.Retention(max_len=103)).add(2)
+        assert admin.xlen(key) == 103
+
+
+def test_a_sign_of_life_of_what_waits(server: Server, namespace: str) -> None:
+    """S11: what waits is not dropped where another program says that its place is a consumer that has died."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add(1)
+        group = stream.group("g")
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            delivery.nack(60)
+        admin.zadd(f"{{{namespace}:stream:s}}:alive:g", {"ailf.waiting": 1})
+        assert acked(group) == []
+        assert group.info().delayed == 1
+
+
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
     """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
