@@ -12,7 +12,7 @@ import ailf
 from ailf.driver import Bid, Capability, Place
 from contract_tests.fixtures import needs
 from contract_tests.helpers.names import NAMES
-from contract_tests.helpers.raw_lock import AWAY, TICK, Bidder, fences, same
+from contract_tests.lock.raw_lock import AWAY, TICK, Bidder, fences, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)

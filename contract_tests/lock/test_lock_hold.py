@@ -17,8 +17,8 @@ import ailf
 from ailf.driver import Bid, Capability
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.helpers.raw_lock import AWAY, Bidder, fences, in_line, same
 from contract_tests.helpers.threads import at_work, in_thread
+from contract_tests.lock.raw_lock import AWAY, Bidder, fences, in_line, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)

@@ -14,7 +14,7 @@ import ailf
 from ailf.driver import Bid, Capability, Place
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.helpers.raw_lock import AWAY, TICK, Bidder, fences, in_line
+from contract_tests.lock.raw_lock import AWAY, TICK, Bidder, fences, in_line
 from contract_tests.lock.test_lock_hold import Tap
 from contract_tests.world import World
 
