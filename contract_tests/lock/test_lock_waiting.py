@@ -401,3 +401,19 @@ async def test_a_waiter_that_was_away(world: World) -> None:
     await bidder.ask("release", b)
     await bidder.lose(away)
     await bidder.win(there)
+
+
+@needs(Capability.SEVERAL_LOCKS)
+async def test_breaking_what_has_ended(world: World) -> None:
+    """L3, L12: to break a grant that has ended changes nothing: its token keeps its place in the queue."""
+    backend = await world.connect()
+    bidder = Bidder(world, backend)
+    pair = Bid(("a", "b"), "pair", world.lease, 1, False, Place("c", AWAY))
+    fence = await bidder.win(pair)
+    assert await bidder.ask("break_", "a", fence)
+    await bidder.win(Bid(("a",), "single", AWAY))
+    await bidder.win(Bid(("b",), "other", AWAY, 2))
+    await bidder.lose(pair)
+    await world.advance(world.lease * 1.2)
+    assert not await bidder.ask("break_", "b", fence)
+    assert (await backend.lock("b").inspect()).waiting == 1
