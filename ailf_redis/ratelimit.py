@@ -8,7 +8,7 @@ from typing import Any
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
 from ailf.errors import BackendError
-from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from ailf.limits import Limit
 from ailf.values import LimitState
 from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
@@ -27,25 +27,10 @@ ALL, LEVEL = 2, 5
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
     """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
 
-    Its id is what its state is kept under: a limit of another kind or period has a state of its own.
+    Its id is what its state is kept under: a limit of another `Limit.identity` has a state of its own.
     """
-    if isinstance(limit, TokenBucket):
-        kind, numbers = "b", (limit.unit_rate, limit.unit_ms, limit.burst)
-    elif isinstance(limit, FixedWindow):
-        kind, numbers = "f", (limit.per_ms, limit.limit, 0)
-    elif isinstance(limit, Concurrency):
-        kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
-    else:
-        kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
-    digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
-    return (kind[0], digest[:8], *map(str, numbers))
-
-
-def _period(limit: Limit) -> int:
-    """Return the period by which a limit's state is counted, in ms; 0 for a limit that has none."""
-    if isinstance(limit, Concurrency):
-        return 0
-    return limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
+    digest = hashlib.sha1(f"{limit.identity} {name}".encode(), usedforsecurity=False).hexdigest()
+    return (limit.code, digest[:8], *map(str, limit.numbers))
 
 
 @lru_cache(maxsize=1024)
@@ -57,7 +42,7 @@ def _all_arguments(limits: Limits) -> list[str]:
 @lru_cache(maxsize=1024)
 def _slots(limits: Limits) -> tuple[str, ...]:
     """Return the names of the limits of concurrency."""
-    return tuple(name for name, limit in limits if isinstance(limit, Concurrency))
+    return tuple(name for name, limit in limits if limit.leased)
 
 
 class RedisRateLimiterDriver(RateLimiterDriver):
