@@ -62,9 +62,9 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         accounts: dict[Account, list[int]] = {}
         for number, each in enumerate(demands):
             accounts.setdefault(each.account, []).append(number)
-        requests = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
+        calls = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
         told: list[Any] = [None] * len(demands)
-        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, requests), strict=True):
+        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, calls), strict=True):
             if isinstance(reply, BackendError):
                 rulings: Sequence[Any] = [reply] * len(numbers)
             else:
@@ -87,7 +87,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, str]:
-        return self._keys.place(place.channel), str(to_ms(place.lease))
+        return self._keys.waiter_channel(place.channel), str(to_ms(place.lease))
 
     def _rulings(self, limits: int, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of that many calls, each with that many limits."""
@@ -113,14 +113,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         await TRUE_UP.run(self._executor, keys, arguments, as_nothing)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
-        requests = [
+        calls = [
             (
                 self._account(each.account, each.limits)[3:],
                 [each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits)],
             )
             for each in slots
         ]
-        return await KEEP.run_together(self._executor, requests)
+        return await KEEP.run_together(self._executor, calls)
 
     async def observe(self, account: Account, observation: Observation) -> None:
         name, limit = observation.name, observation.limit
