@@ -216,12 +216,13 @@ LARGE, HUGE = 23_000_000, 68_000_000
 
 
 def test_large_entries_of_others(server: Server, namespace: str) -> None:
-    """S5, S13, S16: entries of others that no page can hold together cost only themselves, and their letters can go."""
+    """S5, S13, S16: entries of others that no fetch can return together cost only themselves; their letters can go."""
     url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"
     with ailf.connect(url) as backend, server.client() as admin:
         stream = backend.stream("s")
-        ids = [stream.add("first", key="k")]
-        ids += [admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * LARGE}).decode() for _ in range(3)]
+        stream.add("first", key="k")
+        for _ in range(3):
+            admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * LARGE})
         stream.add("second", key="k")
         stream.add("third")
         group = stream.group("g", max_deliveries=1)
@@ -232,11 +233,24 @@ def test_large_entries_of_others(server: Server, namespace: str) -> None:
                 assert (delivery.data, delivery.attempt) == (expected, 1)
                 delivery.ack()
         assert (group.info().dead, group.info().pending, group.info().delayed) == (3, 0, 0)
-        with pytest.raises(ailf.DecodeError, match=ids[1]):
-            stream.read(limit=10)
-        letters = group.dead_letters.list()
-        assert [(each.origin, len(each.body) > LARGE) for each in letters] == [(each, True) for each in ids[1:]]
         assert group.dead_letters.purge_all() == 3
+        stream.delete()
+
+
+def test_a_page_of_large_entries_of_others(any_server: Server, namespace: str) -> None:
+    """S16, S17: a page of entries or dead letters that no reply can hold together is read in pieces, in order."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream, key = backend.stream("s"), f"{{{namespace}:stream:s}}"
+        group = stream.group("g")
+        group.open()
+        for each in (key, f"{key}:dead:g"):
+            ids = [admin.xadd(each, {"x": b"x" * LARGE}).decode() for _ in range(3)]
+        assert [(each.id, len(each.body) > LARGE) for each in group.dead_letters.list()] == [
+            (each, True) for each in ids
+        ]
+        with pytest.raises(ailf.DecodeError, match="max_payload"):
+            stream.read(limit=10)
         stream.delete()
 
 
