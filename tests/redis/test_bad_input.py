@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -254,14 +255,22 @@ def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
                 backend.stream(name + namespace).delete()
 
 
-def test_wrong_type_of_key(any_server: Server, namespace: str) -> None:
-    """A key that another program uses otherwise is an error that says so."""
-    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
-        admin.set(f"{{{namespace}:stream:s}}", "text")
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").add(1)
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").group("g").open()
+def test_wrong_type_of_key(server: Server, namespace: str) -> None:
+    """A key that another program uses otherwise is an error that says so in the server's words, and no more."""
+    said = re.escape(f"{server.url} refused the request: WRONGTYPE Operation against a key holding the wrong kind of")
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        for key in ("stream:s}", "stream:s}:notes:g", "lock:l}", "limit:r:k}:queue"):
+            admin.set(f"{{{namespace}:{key}", "text")
+        admin.hset(f"{{{namespace}:limit:r:k}}", "a", "hash")
+        for attempt in (
+            lambda: backend.stream("s").add(1),
+            lambda: backend.stream("s").add_once("id", 1),
+            backend.stream("s").group("g").open,
+            backend.lock("l").try_acquire,
+            lambda: backend.rate_limiter("r", "5/minute").try_acquire("k"),
+        ):
+            with pytest.raises(BackendError, match=f"{said} value$"):
+                attempt()
 
 
 def test_out_of_memory(new_server: NewServer) -> None:
