@@ -273,6 +273,50 @@ def test_wrong_type_of_key(server: Server, namespace: str) -> None:
                 attempt()
 
 
+JUNK_TRACES = (
+    {"traceparent": ""},
+    {"traceparent": "00-a", "tracestate": "x" * 100_000},
+    {"traceparent": "", "ailf-reply-to": "replies", "ailf-request": "1"},
+    {"traceparent": f"00-{1:032x}-{1:016x}-01", "tracestate": "x" * 100_000},
+)
+
+
+def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespace: str) -> None:
+    """S15: whatever another program sends as a trace, what a handler sends, and replies, goes out."""
+    headers = [json.dumps(each).encode() for each in JUNK_TRACES]
+    carried = [{}, {}, {}, {"traceparent": JUNK_TRACES[3]["traceparent"]}]
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        out, group = backend.stream("out"), backend.stream("s").group("g", backoff=ailf.Backoff(initial=0.0))
+        for each in headers:
+            admin.xadd(f"{{{namespace}:stream:s}}", {"ailf.body": b"1", "ailf.headers": each})
+
+        def handle(delivery: ailf.Delivery[object]) -> None:
+            out.add("sent")
+            if delivery.headers == JUNK_TRACES[-1]:
+                group.stop()
+
+        group.process(handle)
+        assert [each.headers for each in out.read()] == carried
+        assert group.dead_letters.list() == []
+
+        failures: list[BaseException] = []
+        listening = backend.pubsub(on_error=lambda error, _: failures.append(error))
+
+        def answer(message: ailf.Message[object]) -> str:
+            out.add("sent")
+            if message.data == len(headers):
+                listening.stop()
+            return "answered"
+
+        listening.subscribe("c", answer)
+        for number, each in enumerate(headers, 1):
+            sealed = b"\0AILF\1" + len(each).to_bytes(4, "big") + each + b"%d" % number
+            admin.publish(f"{namespace}:channel:c", sealed)
+        listening.run()
+        assert failures == []
+        assert [each.headers for each in out.read()] == carried * 2
+
+
 def test_out_of_memory(new_server: NewServer) -> None:
     """A full server is a BackendFullError, and what is there can still be settled."""
     server = new_server()
