@@ -1,4 +1,4 @@
-"""Deciding on calls: one try, a reservation, or waiting in line (`ailf.engine.wait_queue`). What both flavours share."""
+"""Deciding on calls: one try, a reservation, or waiting in a queue (`ailf.engine.wait_queue`), for both flavours."""
 
 import asyncio
 import contextlib
