@@ -6,6 +6,7 @@
 --           <channel where it is woken>"
 -- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
+-- A waiter whose times can't be ours counts as dead, and a place that can't be ours as none.
 -- bound   one look passes at most MOST waiters that have died or don't hear; the next look goes on with those behind them
 
 -- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
@@ -25,7 +26,8 @@ local function line_methods()
   -- that is over.
   local function waiter(line, token)
     local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
-    if alive and tonumber(alive) > now then return tonumber(alive), tonumber(looks), channel end
+    alive, looks = tonumber(alive), tonumber(looks)
+    if alive and alive > now and alive <= LARGEST and looks <= LARGEST then return alive, looks, channel end
     leave(line, token)
     return nil
   end
@@ -70,11 +72,12 @@ local function line_methods()
   -- Put a token at the end of a line, or let it keep its place.
   local function stand(line, token, lease, looks, channel)
     if not redis.call('ZSCORE', line.queue, token) then
-      local last = tonumber(redis.call('ZREVRANGE', line.queue, 0, 0, 'WITHSCORES')[2] or 0)
-      redis.call('ZADD', line.queue, number(math.max(now_us, last + 1)), token)
+      local last = redis.call('ZREVRANGEBYSCORE', line.queue, '(' .. number(LARGEST), 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      redis.call('ZADD', line.queue, number(math.max(now_us, (last or 0) + 1)), token)
     end
+    looks = math.min(looks, LARGEST)
     redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
-    local longest = number(math.max(lease, redis.call('PTTL', line.waiters)))
+    local longest = number(math.min(math.max(lease, redis.call('PTTL', line.waiters)), LARGEST))
     redis.call('PEXPIRE', line.queue, longest)
     redis.call('PEXPIRE', line.waiters, longest)
   end
