@@ -15,6 +15,13 @@ local function deaf(channel) return string.byte(channel) == 123 end
 
 local MOST = 100
 
+-- What is stored of a waiter that lives: ms until which it counts as alive, ms when it looks again, its channel.
+local function living(known)
+  local alive, looks, channel = string.match(known, '^(%d+) (%d+) (.*)$')
+  alive, looks = tonumber(alive), tonumber(looks)
+  if alive and alive > now and alive <= LARGEST and looks <= LARGEST then return alive, looks, channel end
+end
+
 -- What can be done with a line. It is made when the first one is wanted: most calls find nobody waiting.
 local function line_methods()
   local function leave(line, token)
@@ -25,9 +32,8 @@ local function line_methods()
   -- A waiter: ms until which it counts as alive, ms when it looks again, its channel; nil, and out of the line, when
   -- that is over.
   local function waiter(line, token)
-    local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
-    alive, looks = tonumber(alive), tonumber(looks)
-    if alive and alive > now and alive <= LARGEST and looks <= LARGEST then return alive, looks, channel end
+    local alive, looks, channel = living(redis.call('HGET', line.waiters, token) or '')
+    if alive then return alive, looks, channel end
     leave(line, token)
     return nil
   end
