@@ -51,11 +51,12 @@ local function line_methods()
   end
 
   -- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it
-  -- look again by themselves when its place ends.
+  -- look again by themselves when its place ends. One of another program may name a channel where we have no right to
+  -- publish: it doesn't hear, and what frees the lock mustn't fail.
   local function tell(channel, token)
-    if not deaf(channel) then return redis.call('PUBLISH', channel, token) > 0 end
-    redis.call('PUBLISH', string.sub(channel, 2), token)
-    return true
+    local silent = deaf(channel)
+    local heard = redis.pcall('PUBLISH', silent and string.sub(channel, 2) or channel, token)
+    return type(heard) == 'number' and (silent or heard > 0)
   end
 
   -- Wake the first in line, after a token if that is given, and if a time is given only one that would look again after
