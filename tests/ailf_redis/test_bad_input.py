@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from redis.client import PubSub
 
 import ailf
+from ailf.codecs import open_envelope, seal_envelope
 from ailf.errors import (
     BackendError,
     BackendFullError,
@@ -19,6 +21,7 @@ from ailf.errors import (
     EncodeError,
     InvalidArgumentError,
     PermissionDeniedError,
+    RequestFailedError,
     UnsupportedError,
 )
 from tests.support.servers import NewServer, Server
@@ -315,6 +318,26 @@ def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespac
         listening.run()
         assert failures == []
         assert [each.headers for each in out.read()] == carried * 2
+
+
+def test_a_responder_that_says_too_much(any_server: Server, namespace: str) -> None:
+    """P9: why another program's responder failed is cut in the error that quotes it."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+
+        def respond(listening: PubSub) -> None:
+            message = next(each for each in listening.listen() if each["type"] == "message")
+            _, headers = open_envelope(message["data"])
+            said = {"ailf-request": headers["ailf-request"], "ailf-failed": "no" * 10**6}
+            admin.publish(f"{namespace}:channel:{headers['ailf-reply-to']}", seal_envelope(b"", said))
+
+        with admin.pubsub() as listening:
+            listening.subscribe(f"{namespace}:channel:c")
+            responder = threading.Thread(target=respond, args=[listening])
+            responder.start()
+            with pytest.raises(RequestFailedError, match="the responder failed: nono") as caught:
+                backend.pubsub().request("c", 1, timeout=5)
+            responder.join()
+        assert len(str(caught.value)) < 2100
 
 
 def test_out_of_memory(new_server: NewServer) -> None:
