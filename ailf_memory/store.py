@@ -4,13 +4,13 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from ailf.driver import Account
-from ailf.driver.backend import Takeable
+from ailf.driver import LimiterKey
+from ailf.driver.backend import Revocable
 from ailf.errors import ClosedError
 from ailf.runtime import Runtime
 from ailf.runtime.clock import Clock, SystemClock
 from ailf_memory.state.lock import LockState
-from ailf_memory.state.ratelimit import AccountState
+from ailf_memory.state.ratelimit import LimiterState
 from ailf_memory.state.stream import StreamState
 
 __all__ = ["MemoryStore", "StoreHandle", "sweep"]
@@ -68,8 +68,8 @@ class MemoryStore:
         self.lock = self.clock.step_lock()
         self.streams: dict[str, StreamState] = {}
         self.locks: dict[str, LockState] = {}
-        self.accounts: dict[Account, AccountState] = {}
-        self.leases: weakref.WeakValueDictionary[str, Takeable] = weakref.WeakValueDictionary()
+        self.accounts: dict[LimiterKey, LimiterState] = {}
+        self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []

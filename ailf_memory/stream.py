@@ -184,7 +184,7 @@ class MemoryStreamDriver(StreamDriver):
             known, now_ms, until_ms = self._group(stream, group), self._now(), self._after(lease)
             return [known is not None and known.extend(each, until_ms, now_ms) for each in receipts]
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         with self._store.lock:
             known = self._group(stream, group)
             if known is not None:
@@ -205,7 +205,7 @@ class MemoryStreamDriver(StreamDriver):
             known = self._group(stream, group)
             return [] if known is None else known.letters(number, limit)
 
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         numbers = [_number(each) for each in letters]
         with self._store.lock:
             known, now_ms = self._group(stream, group), self._now()

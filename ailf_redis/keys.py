@@ -9,7 +9,7 @@ programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is wh
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ailf.driver import Account
+from ailf.driver import LimiterKey
 
 __all__ = ["GroupKeys", "Keys"]
 
@@ -83,7 +83,7 @@ class Keys:
         """Return the keys of a lock, as ``lua/lock.lua`` takes them."""
         return _lock_keys(self._namespace, name)
 
-    def account(self, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
+    def account(self, account: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
         """Return the keys of what a rate limiter charges, as ``lua/limit.lua`` takes them.
 
         Arguments:
@@ -144,7 +144,7 @@ def _lock_keys(namespace: str, name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=CACHED)
-def _account_keys(namespace: str, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
+def _account_keys(namespace: str, account: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
     kind = "final" if account.final else "limit"
     whose = f"{_escape(account.limiter, '%{}:')}:{_escape(account.key, '%{}:')}"
     key = f"{{{namespace}:{kind}:{whose}}}" if namespace else f"{{{whose}}}:ailf:{kind}"

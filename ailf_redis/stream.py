@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ailf.cache import Memo
+from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
 from ailf.runtime.clock import SystemClock
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import IDLE, Stem
+from ailf_redis.connection.resp import IDLE, CommandPrefix
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -30,20 +30,20 @@ from ailf_redis.replies import (
 )
 from ailf_redis.scripts import (
     ADD,
-    BEAT,
     CANCEL,
     DELETE,
+    DELETE_GROUP,
     EXTEND,
     FETCH,
+    HEARTBEAT,
     INFO,
     LEAVE,
-    LETTERS,
-    OPEN,
+    OPEN_GROUP,
     PAUSE,
     SEEK,
     SETTLE,
+    TAKE_DEAD_LETTERS,
     TRIM,
-    UNGROUP,
     Script,
 )
 
@@ -127,7 +127,9 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
-        self._adding: Memo[str, Stem] = Memo(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
+        self._adding: KeyedCache[str, CommandPrefix] = KeyedCache(
+            lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
+        )
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:
@@ -135,7 +137,7 @@ class RedisStreamDriver(StreamDriver):
             if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # it is added as any client would
                 if draft.headers:
                     return self._add_headed(stream, draft)
-                return self._executor.finish(self._adding[stream], draft.body, _alone)
+                return self._executor.call_prefixed(self._adding[stream], draft.body, _alone)
         return self._add_all(stream, drafts, retention)
 
     async def _add_headed(self, stream: str, draft: Draft) -> list[str]:
@@ -208,10 +210,10 @@ class RedisStreamDriver(StreamDriver):
         await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream), as_nothing)
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        return await self._run(OPEN, stream, group, ["$" if start == LATEST else _start(start)], bool)
+        return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], bool)
 
     async def delete_group(self, stream: str, group: str) -> None:
-        await self._run(UNGROUP, stream, group, [], as_nothing)
+        await self._run(DELETE_GROUP, stream, group, [], as_nothing)
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
         return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], bool)
@@ -254,8 +256,8 @@ class RedisStreamDriver(StreamDriver):
             arguments += (each.id, each.consumer, each.grant)
         return await self._run(EXTEND, stream, group, arguments, as_flags)
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await self._run(BEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        await self._run(HEARTBEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
@@ -267,9 +269,9 @@ class RedisStreamDriver(StreamDriver):
         low = f"({_start(after)}" if after else "-"
         return await self._executor.read_page(limit, as_dead_letters, "XRANGE", key, low, "+", "COUNT", limit)
 
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         ids = [_whole(each) for each in letters]
-        return await self._run(LETTERS, stream, group, [int(redrive), *ids], as_flags)
+        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         bell = None if group is None else self._keys.group(stream, group).bell

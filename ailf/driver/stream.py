@@ -312,7 +312,7 @@ class StreamDriver(ABC):
         """Let leases end ``lease`` seconds from now; for each, False where it had ended, and nothing changed (S4)."""
 
     @abstractmethod
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         """Count these consumers as alive for so many seconds (S12)."""
 
     @abstractmethod
@@ -329,7 +329,7 @@ class StreamDriver(ABC):
         """Return the group's dead letters whose own id is after this one ("" for the first), oldest first."""
 
     @abstractmethod
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         """Remove dead letters; with ``redrive`` deliver them to this group again as new ones, attempt 1 (S16).
 
         For each, return False where it was not there any more, so that each is redriven once. It *must* work for

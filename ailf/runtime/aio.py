@@ -11,12 +11,12 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
-from ailf.runtime.base import Event, Flight, Flow, Runtime, Task
+from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
 from ailf.runtime.user_code import check_callable, check_result
 from ailf.safe_text import log_failure
 from ailf.user_errors import is_cancelled
 
-__all__ = ["AsyncioRuntime", "LoopEvent", "LoopFlight", "check_ended", "start_task"]
+__all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "start_task"]
 
 
 start_task = asyncio.Task
@@ -109,7 +109,7 @@ class _Trip:
             raise self._error
 
 
-class LoopFlight(Flight):
+class LoopSingleFlight(SingleFlight):
     """A flight in a task of its own, which goes on when who started it is cancelled."""
 
     def __init__(self) -> None:
@@ -124,42 +124,42 @@ class LoopFlight(Flight):
         trip = self._under_way()
         if trip is None:
             trip = self._trip = _Trip()
-            trip.task = start_task(self._fly(trip, flow))
+            trip.task = start_task(self._run_inline(trip, flow))
             trip.task.add_done_callback(functools.partial(self._ended, trip))
             if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
                 timeout = None
         if await trip.over.wait(timeout):
             trip.check()
 
-    async def fly(self, flow: Flow) -> None:
+    async def run_inline(self, flow: Flow) -> None:
         trip = self._under_way()
         if trip is None:
             trip = self._trip = _Trip()
-            await self._fly(trip, flow)
+            await self._run_inline(trip, flow)
         else:
             await trip.over.wait()
         trip.check()
 
-    async def _fly(self, trip: _Trip, flow: Flow) -> None:
+    async def _run_inline(self, trip: _Trip, flow: Flow) -> None:
         try:
             await flow()
         except BaseException as error:
-            self._land(trip, error)
+            self._finish(trip, error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
-            self._land(trip, None)
+            self._finish(trip, None)
 
-    def _land(self, trip: _Trip, error: BaseException | None) -> None:
+    def _finish(self, trip: _Trip, error: BaseException | None) -> None:
         if self._trip is trip:
             self._trip = None
         trip.end(error)
 
     def _ended(self, trip: _Trip, _: "asyncio.Task[None]") -> None:
         """See that the trip is over, also where its task was cancelled before it began."""
-        self._land(trip, asyncio.CancelledError())
+        self._finish(trip, asyncio.CancelledError())
 
-    async def landed(self, timeout: float) -> bool:
+    async def wait_idle(self, timeout: float) -> bool:
         trip = self._under_way()
         return trip is None or await trip.over.wait(timeout)
 
@@ -198,8 +198,8 @@ class AsyncioRuntime(Runtime):
     def _event(self) -> Event:
         return LoopEvent()
 
-    def flight(self) -> Flight:
-        return LoopFlight()
+    def single_flight(self) -> SingleFlight:
+        return LoopSingleFlight()
 
     def guard(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
@@ -207,7 +207,7 @@ class AsyncioRuntime(Runtime):
     def spawn(self, flow: Flow, *, name: str) -> Task:
         return _LoopTask(flow, name)
 
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -58,7 +58,7 @@ class ClusterListener(Listener):
         self._driver = driver
         self._executor = executor
         self._runtime = executor.runtime
-        self._opening = self._runtime.flight()
+        self._opening = self._runtime.single_flight()
         self._parts: dict[Address, RedisListener] = {}
         self._readers: list[Task] = []
         self._places: dict[Filter, Address] = {}

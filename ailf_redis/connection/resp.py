@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 import hiredis
 import msgspec
 
-__all__ = ["IDLE", "NOTHING", "TEXT", "Command", "Replies", "Stem", "as_texts", "check_size", "packed"]
+__all__ = ["IDLE", "NOTHING", "TEXT", "Command", "CommandPrefix", "Replies", "as_texts", "check_size", "packed"]
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join([hiredis.pack_command(as_texts(command)) for command in commands])
 
 
-class Stem(msgspec.Struct, frozen=True):
+class CommandPrefix(msgspec.Struct, frozen=True):
     """A command but for its last argument, packed once for all the times that it is sent.
 
     Attributes:
@@ -73,11 +73,11 @@ class Stem(msgspec.Struct, frozen=True):
     packed: bytes
 
     @classmethod
-    def of(cls, *command: Any) -> "Stem":
+    def of(cls, *command: Any) -> "CommandPrefix":
         """Pack it."""
         return cls(command, packed([(*command, b"")]).removesuffix(b"$0\r\n\r\n"))
 
-    def ending(self, last: bytes) -> bytes:
+    def with_last_argument(self, last: bytes) -> bytes:
         """Return the whole command as it goes over the wire."""
         return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
 

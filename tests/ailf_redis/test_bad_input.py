@@ -158,8 +158,8 @@ def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, for
             if forged == "a time without end":
                 assert not letters
                 break
-            ((origin, body),) = [(each.origin, each.body) for each in letters]
-            assert origin == entry
+            ((endpoint, body),) = [(each.endpoint, each.body) for each in letters]
+            assert endpoint == entry
             if "ailf.body" not in raw:
                 assert set(json.loads(body)) == set(FORGED[forged]) | {f"field-{number}" for number in range(many)}
             assert group.dead_letters.redrive_all() == 1

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 import ailf
-from ailf.driver import Account, Charge
+from ailf.driver import Charge, LimiterKey
 from ailf.limits.sliding_window import SlidingWindowAlgorithm
 from ailf.runtime import run
 from tests.support.servers import NewServer, Server
@@ -160,10 +160,10 @@ def test_a_window_with_sums_that_are_rounded(backend: ailf.Backend, raw: redis.R
 
 def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backend, raw: redis.Redis) -> None:
     """R6, R9: a call of another time is settled in as many steps as a window has buckets, on both backends."""
-    account, far = Account("r", "k"), int(time.time() * 10) + 2_000_000
+    limiter_key, far = LimiterKey("r", "k"), int(time.time() * 10) + 2_000_000
     driver = backend.engine.driver.rate_limiter()
     backend.rate_limiter("r", WINDOW).try_acquire("k")
-    run(driver.settle(account, "token", [Charge("", WINDOW, 1, (far,), 5)]))
+    run(driver.settle(limiter_key, "token", [Charge("", WINDOW, 1, (far,), 5)]))
     assert raw.get("{ailf:limit:r:k}").split(b":")[1].count(b",") <= 12  # type: ignore[union-attr]
     state: Any = SlidingWindowAlgorithm(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
     assert len(state) <= 12

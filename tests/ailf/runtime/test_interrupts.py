@@ -17,7 +17,7 @@ FAR = 100.0
 """Seconds that a lease lasts: nothing ends by itself within a test."""
 
 
-UNTOUCHED = ("GrantFlow.__del__", "PlacedPermitFlow.__del__", "Renewer.discard", "Lock.__exit__", "<genexpr>")
+UNTOUCHED = ("LeaseFlow.__del__", "LeasedPermitFlow.__del__", "Renewer.discard", "Lock.__exit__", "<genexpr>")
 """What runs when a grant is dropped, and what begins to release: what is tested is the way to a holder."""
 
 

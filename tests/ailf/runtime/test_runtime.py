@@ -140,7 +140,7 @@ def test_no_wakeup_is_lost_between_threads() -> None:
 def test_threads_share_a_flight() -> None:
     """Who joins while a thread's flight is under way waits for it instead of starting another."""
     runtime = ThreadRuntime()
-    flight, started, finish, flown = runtime.flight(), threading.Event(), threading.Event(), []
+    flight, started, finish, flown = runtime.single_flight(), threading.Event(), threading.Event(), []
 
     async def flow() -> None:
         flown.append(True)
@@ -152,7 +152,7 @@ def test_threads_share_a_flight() -> None:
     assert started.wait(5)
     for each in threads[1:]:
         each.start()
-    assert not run(flight.landed(0.02))
+    assert not run(flight.wait_idle(0.02))
     began = runtime.now()
     run(flight.join(flow, 0.02))
     assert runtime.now() - began < 2
@@ -160,14 +160,14 @@ def test_threads_share_a_flight() -> None:
     for each in threads:
         each.join(5)
     assert flown == [True]
-    assert run(flight.landed(1))
+    assert run(flight.wait_idle(1))
 
 
 def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
     """A flight outlives the caller who started it, and its effect reaches the others."""
 
     async def scenario() -> None:
-        flight, finish, flown = AsyncioRuntime().flight(), asyncio.Event(), []
+        flight, finish, flown = AsyncioRuntime().single_flight(), asyncio.Event(), []
 
         async def flow() -> None:
             await finish.wait()
@@ -178,13 +178,13 @@ def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
         await asyncio.sleep(0)
         first.cancel()
         await flight.join(flow, 0.01)
-        assert not await flight.landed(0.01)
+        assert not await flight.wait_idle(0.01)
         finish.set()
         await second
         with pytest.raises(asyncio.CancelledError):
             await first
         assert flown == [True]
-        assert await flight.landed(1)
+        assert await flight.wait_idle(1)
 
     asyncio.run(scenario())
 
@@ -193,11 +193,11 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
     """Who waits for it is told, and the next one starts a flight of his own; nobody waits for ever."""
     flown = []
 
-    async def fly() -> None:
+    async def run_inline() -> None:
         flown.append(1)
 
     async def scenario() -> None:
-        flight = AsyncioRuntime().flight()
+        flight = AsyncioRuntime().single_flight()
         before = asyncio.all_tasks()
         joining = asyncio.ensure_future(flight.join(fly))
         await asyncio.sleep(0)  # it has started the flight, which has not begun
@@ -205,7 +205,7 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
         trip.cancel()
         with pytest.raises(asyncio.CancelledError):
             await joining
-        assert await flight.landed(5)
+        assert await flight.wait_idle(5)
         assert not flown
         await flight.join(fly)
         assert flown
@@ -219,13 +219,13 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
 
 def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
     """What was under way in it never lands, and whoever comes later doesn't wait for that."""
-    flight = AsyncioRuntime().flight()
+    flight = AsyncioRuntime().single_flight()
     flown = []
 
     async def never() -> None:
         await asyncio.Event().wait()
 
-    async def fly() -> None:
+    async def run_inline() -> None:
         flown.append(1)
 
     async def main() -> None:
@@ -249,12 +249,12 @@ def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew
     """A failed flight is over."""
 
     async def scenario(runtime: Runtime) -> None:
-        flight, flown = runtime.flight(), []
+        flight, flown = runtime.single_flight(), []
 
         async def fail() -> None:
             raise KeyError("x")
 
-        async def fly() -> None:
+        async def run_inline() -> None:
             flown.append(True)
 
         with pytest.raises(KeyError):

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 import ailf
-from ailf.driver import Bid, Grant, Place
+from ailf.driver import Granted, LockRequest, WaiterInfo
 from ailf.runtime import run
 from tests.support import binaries
 from tests.support.servers import Server
@@ -77,7 +77,7 @@ def test_holders_that_never_end(backend: ailf.Backend, raw: redis.Redis) -> None
         raw.zadd(KEY, HOLDERS)
         assert semaphore.acquire(timeout=0.5)
     assert semaphore.try_acquire() is None
-    assert not run(backend.engine.driver.lock().extend([Bid(("l",), "a", 30.0)]))[0]
+    assert not run(backend.engine.driver.lock().extend([LockRequest(("l",), "a", 30.0)]))[0]
 
 
 def test_many_holders_that_never_end(backend: ailf.Backend, raw: redis.Redis) -> None:
@@ -134,15 +134,15 @@ def test_the_largest_fence(backend: ailf.Backend, raw: redis.Redis) -> None:
 @pytest.mark.parametrize("known", [None, "junk", INFINITE, f"{2**53}"])
 def test_a_grant_whose_fence_was_taken(backend: ailf.Backend, raw: redis.Redis, known: str | None) -> None:
     """L4: the same try sent again is granted, with a fence; also where the lock is fair and somebody waits."""
-    driver, bid = backend.engine.driver.lock(), Bid(("l",), "mine", 30.0, fair=True)
+    driver, bid = backend.engine.driver.lock(), LockRequest(("l",), "mine", 30.0, fair=True)
     first = run(driver.acquire(bid))
-    run(driver.acquire(Bid(("l",), "other", 30.0, fair=True, place=Place("c", 60.0))))
+    run(driver.acquire(LockRequest(("l",), "other", 30.0, fair=True, place=WaiterInfo("c", 60.0))))
     raw.hdel(FENCES, "mine")
     if known is not None:
         raw.hset(FENCES, "mine", known)
     again = run(driver.acquire(bid))
-    assert isinstance(first, Grant)
-    assert isinstance(again, Grant)
+    assert isinstance(first, Granted)
+    assert isinstance(again, Granted)
     assert again.fence > first.fence
     assert run(driver.release(bid))
 
@@ -173,12 +173,12 @@ def test_waiters_that_nobody_is(backend: ailf.Backend, raw: redis.Redis, place: 
     if place != "-inf":
         raw.zadd(QUEUE, {"behind": place})
     for token in ("first", "second", "alphabetically before"):
-        run(driver.acquire(Bid(("l",), token, 30.0, fair=True, place=Place("c", 60.0))))
+        run(driver.acquire(LockRequest(("l",), token, 30.0, fair=True, place=WaiterInfo("c", 60.0))))
     order = [each for each in raw.zrange(QUEUE, 0, -1) if b" " in each or each in (b"first", b"second")]
     assert order == [b"first", b"second", b"alphabetically before"]
     assert backend.lock("l").inspect().waiting == 3
     lease.release()
-    assert isinstance(run(driver.acquire(Bid(("l",), "first", 30.0, fair=True))), Grant)
+    assert isinstance(run(driver.acquire(LockRequest(("l",), "first", 30.0, fair=True))), Granted)
     assert limiter.acquire("k", timeout=0.5)
     assert [limiter.try_acquire("k").allowed for _ in range(5)] == [True] * 4 + [False]
 
@@ -191,7 +191,7 @@ def test_a_line_that_lives_until_the_end_of_numbers(backend: ailf.Backend, raw: 
         raw.hset(WAITERS, "a", f"{10**13} 1 c")
         for key in (QUEUE, WAITERS, KEY, FENCES, FENCE):
             raw.pexpireat(key, 2**63 - 1 - early)
-        run(driver.acquire(Bid(("l",), f"{early}", 30.0, place=Place("c", 60.0))))
+        run(driver.acquire(LockRequest(("l",), f"{early}", 30.0, place=WaiterInfo("c", 60.0))))
     assert backend.lock("l").inspect().waiting == 21
     lease.release()
     assert backend.lock("l").acquire(timeout=0.5)

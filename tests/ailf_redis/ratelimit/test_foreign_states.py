@@ -9,7 +9,7 @@ import pytest
 import redis
 
 import ailf
-from ailf.driver import Account, Charge, Demand, SlotLease
+from ailf.driver import Charge, LimiterKey, LimitRequest, SlotLease
 from ailf.errors import RateLimitedError
 from ailf.runtime import run
 from tests.support import binaries
@@ -23,7 +23,7 @@ LIMITS = {
     "fixed": ailf.FixedWindow(5, YEARS),
     "sliding": ailf.SlidingWindow(5, 3600),
 }
-ACCOUNT = Account("r", "k")
+ACCOUNT = LimiterKey("r", "k")
 KEY = "{ailf:limit:r:k}"
 INFINITE = "9" * 400
 
@@ -80,17 +80,17 @@ def test_no_states_are_fresh(backend: ailf.Backend, raw: redis.Redis, kind: str)
     """R2: after each call the limit is where it would be if nothing had been stored."""
     limiter, driver = backend.rate_limiter("r", LIMITS[kind]), backend.engine.driver.rate_limiter()
     limits = (("", LIMITS[kind]),)
-    (first,) = run(driver.decide(limits, [Demand(ACCOUNT, (1,))]))
+    (first,) = run(driver.decide(limits, [LimitRequest(ACCOUNT, (1,))]))
     key = id_of(raw)
-    charge = Charge("", LIMITS[kind], 1, first.marks[0], 3)  # type: ignore[union-attr]
+    charge = Charge("", LIMITS[kind], 1, first.receipts[0], 3)  # type: ignore[union-attr]
     calls: dict[str, Any] = {
         "try_acquire": lambda: limiter.try_acquire("k"),
-        "reserve": lambda: run(driver.decide(limits, [Demand(ACCOUNT, (5,), patience=60)])),
-        "count denied": lambda: run(driver.decide(limits, [Demand(ACCOUNT, (6,), count_denied=True)])),
+        "reserve": lambda: run(driver.decide(limits, [LimitRequest(ACCOUNT, (5,), max_wait=60)])),
+        "count denied": lambda: run(driver.decide(limits, [LimitRequest(ACCOUNT, (6,), count_denied=True)])),
         "observe 2": lambda: limiter.observe("k", remaining=2),
         "observe a pause": lambda: limiter.observe("k", retry_after=1),
         "settle": lambda: run(driver.settle(ACCOUNT, "", [charge])),
-        "refund": lambda: run(driver.settle(ACCOUNT, "", [Charge("", LIMITS[kind], 3, charge.mark, 1)])),
+        "refund": lambda: run(driver.settle(ACCOUNT, "", [Charge("", LIMITS[kind], 3, charge.receipt, 1)])),
     }
     states = [each.replace("T", f"{time.time() * 1000:.0f}") for each in NO_STATES]
     for what, call in calls.items():
@@ -156,12 +156,12 @@ def test_places_that_nobody_has(backend: ailf.Backend, raw: redis.Redis) -> None
     """R5: places that end after any time count for nothing, and disturb no call; one that ends soon is waited for."""
     limit = ailf.Concurrency(2)
     limiter, driver, limits = backend.rate_limiter("r", limit), backend.engine.driver.rate_limiter(), (("", limit),)
-    (_, _, _, slots) = driver._account(ACCOUNT, limits)  # type: ignore[attr-defined]
+    (_, _, _, slots) = driver._limiter_key(ACCOUNT, limits)  # type: ignore[attr-defined]
     foreign = {"a 1": "inf", "b 1": "-inf", "c 1": 1e300, "d 1": 2**53 + 2, "e": "inf", b"\xff": "inf"}
     for _ in range(2):
         raw.zadd(slots, foreign)
         permits = [limiter.acquire("k", timeout=1), limiter.acquire("k", timeout=1)]
-        assert run(driver.extend([SlotLease(ACCOUNT, permits[0]._flow.demand.token, limits)])) == [True]
+        assert run(driver.extend([SlotLease(ACCOUNT, permits[0]._flow.request.token, limits)])) == [True]
         assert run(driver.extend([SlotLease(ACCOUNT, "a", limits)])) == [False]
         denied = limiter.try_acquire("k")
         assert not denied.allowed
