@@ -29,13 +29,13 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             self._handle.check_open()
         return self._store.clock.now_ms()
 
-    def _limiter_key(self, limiter_key: LimiterKey, now_ms: int) -> LimiterState:
-        """Return an account to be charged; those that nobody needs any more go (R8)."""
-        accounts = self._store.accounts
-        state = accounts.get(limiter_key)
+    def _state(self, limiter_key: LimiterKey, now_ms: int) -> LimiterState:
+        """Return the state of a key to be charged; those that nobody needs any more go (R8)."""
+        limiters = self._store.limiters
+        state = limiters.get(limiter_key)
         if state is None:
-            sweep(accounts, now_ms)
-            state = accounts[limiter_key] = LimiterState(WaitQueue(self._store.publish))
+            sweep(limiters, now_ms)
+            state = limiters[limiter_key] = LimiterState(WaitQueue(self._store.publish))
         return state
 
     async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> list[LimitResult]:
@@ -48,24 +48,24 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             return [self._decide(limits, each, now_ms) for each in requests]
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        limiter_key = self._store.accounts.get(request.limiter_key)
+        state = self._store.limiters.get(request.limiter_key)
         if limits is not self._limits:  # one who decides asks again and again for the same
             self._limits, self._known = limits, algorithms_of(limits)
         known = self._known
-        if limiter_key is not None and not (request.token or limiter_key.line.waiters or 0 in request.costs):
-            result = limiter_key.take(known, request.costs, now_ms)
+        if state is not None and not (request.token or state.line.waiters or 0 in request.costs):
+            result = state.take(known, request.costs, now_ms)
             if result is not None:
                 return result
-        states = limiter_key.states if limiter_key is not None else {}
-        first = limiter_key.line.head(now_ms) if limiter_key is not None and any(request.costs) else None
+        states = state.states if state is not None else {}
+        first = state.line.head(now_ms) if state is not None and any(request.costs) else None
         asked = [(its, states.get(key, ()), cost) for (key, its), cost in zip(known, request.costs, strict=True)]
         max_wait = to_ms(request.max_wait) if first is None or first == request.token else -1
         verdict = decide(asked, now_ms, request.token, max_wait=max_wait, count_denied=request.count_denied)
         levels = []
         for (key, its), (_, before, _), after, wait in zip(known, asked, verdict.states, verdict.waits, strict=True):
             if after is not before:
-                limiter_key = limiter_key or self._limiter_key(request.limiter_key, now_ms)
-                limiter_key.put(key, its, after)
+                state = state or self._state(request.limiter_key, now_ms)
+                state.put(key, its, after)
             left = max(0, its.ends(after) - now_ms)
             levels.append(LimitState(its.remaining(after, now_ms), _seconds(wait), left / 1000))
         wait = verdict.wait
@@ -75,7 +75,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
 
     def _line_up(self, request: LimitRequest, first: str | None, verdict: JointDecision, now_ms: int) -> int | None:
         """Let who passes leave the line, and who has to wait stand in it; return the time to wait."""
-        line = self._limiter_key(request.limiter_key, now_ms).line
+        line = self._state(request.limiter_key, now_ms).line
         if verdict.allowed and first is not None:
             line.leave(request.token)
             line.wake(now_ms)
@@ -94,13 +94,13 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         with self._store.lock:
             now_ms = self._now()
-            state = self._store.accounts.get(limiter_key)
+            state = self._store.limiters.get(limiter_key)
             known = algorithms_of(tuple((each.name, each.limit) for each in charges))
             for (key, its), each in zip(known, charges, strict=True):
                 before = state.states.get(key, ()) if state is not None else ()
                 after = its.true_up(before, now_ms, token, each.receipt, each.cost, each.actual)
                 if after != before:
-                    state = state or self._limiter_key(limiter_key, now_ms)
+                    state = state or self._state(limiter_key, now_ms)
                     state.put(key, its, after)
             if state is not None:
                 freed = state.line.head(now_ms) == token or any(each.actual < each.cost for each in charges)
@@ -114,31 +114,32 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             return [self._extend(each, now_ms) for each in slots]
 
     def _extend(self, lease: SlotLease, now_ms: int) -> bool:
-        limiter_key = self._store.accounts.get(lease.limiter_key)
-        if limiter_key is None:
+        state = self._store.limiters.get(lease.limiter_key)
+        if state is None:
             return False
         known = algorithms_of(lease.limits)
-        kept = [its.extend(limiter_key.states.get(key, ()), now_ms, lease.token) for key, its in known]
-        for (key, its), state in zip(known, kept, strict=True):
-            if state is not None and None not in kept:
-                limiter_key.put(key, its, state)
-        return None not in kept
+        extended = [its.extend(state.states.get(key, ()), now_ms, lease.token) for key, its in known]
+        if None in extended:
+            return False
+        for (key, its), after in zip(known, extended, strict=True):
+            state.put(key, its, after)
+        return True
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         with self._store.lock:
             now_ms = self._now()
             ((key, its),) = algorithms_of(((observation.name, observation.limit),))
-            state = self._store.accounts.get(limiter_key)
+            state = self._store.limiters.get(limiter_key)
             before = state.states.get(key, ()) if state is not None else ()
             reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
             after = its.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
             if after != before:
-                (state or self._limiter_key(limiter_key, now_ms)).put(key, its, after)
+                (state or self._state(limiter_key, now_ms)).put(key, its, after)
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         with self._store.lock:
             now_ms = self._now()
-            state = self._store.accounts.get(limiter_key)
+            state = self._store.limiters.get(limiter_key)
             if state is not None:
                 for key, _ in algorithms_of(limits):
                     state.states.pop(key, None)

@@ -63,7 +63,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         self._keys = keys
 
     def _limiter_key(self, limiter_key: LimiterKey, limits: Limits) -> tuple[str, ...]:
-        return self._keys.limiter_key(limiter_key, _slots(limits))
+        return self._keys.limiter(limiter_key, _slots(limits))
 
     async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | BackendError]:
         if len(requests) == 1:

@@ -351,7 +351,7 @@ class Engine:
         if not self.closed:
             self.check_open()
         self.closed = True
-        await self._ending.join(self._end)
+        await self._ending.run(self._end)
 
     async def _end(self) -> None:
         """Close, once; a caller who was cancelled meanwhile leaves this running, and the next one waits for it."""

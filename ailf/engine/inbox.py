@@ -151,7 +151,7 @@ class ReplyInbox:
         last = until if self._runtime.uses_caller else None
         while not self.ready:
             left = None if until is None else max(0.0, until - self._runtime.now())
-            await self._opening.join(functools.partial(self._open, last), left)
+            await self._opening.run(functools.partial(self._open, last), left)
             if left is not None and left <= 0 and not self.ready:
                 raise BackendTimeoutError("the inbox for replies was not subscribed in time")
 

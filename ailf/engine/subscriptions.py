@@ -269,7 +269,7 @@ class SubscriptionManager:
         until = last if until is None else min(until, last)
         try:
             if self._reader is None:
-                await self._starting.join(self._start)
+                await self._starting.run(self._start)
             with self._guard:
                 await self._change(self._enter(inbox, wanted), ())
             await self._confirmed(wanted, begin, until)

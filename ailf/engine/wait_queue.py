@@ -14,7 +14,7 @@ from ailf.engine.inbox import PendingReply
 from ailf.errors import ClosedError
 from ailf.runtime import Event
 
-__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
+__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_queue"]
 
 T = TypeVar("T")
 

@@ -41,7 +41,7 @@ def decide(
         limits: Each limit, its state, and what the call costs of it.
         now: The time.
         token: Whose call it is.
-        patience: How many ms it may have to wait after it is charged: a reservation.
+        max_wait: How many ms it may have to wait after it is charged: a reservation.
         count_denied: Whether a denied call is charged all the same, as far as there is room.
     """
     if token:

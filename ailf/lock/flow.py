@@ -164,7 +164,7 @@ class LockFlow:
             except AilfError as error:
                 log.warning("%s: could not be withdrawn from; what was granted ends by itself: %s", self, error)
 
-        await self.engine.runtime.single_flight().join(release, WITHDRAW)
+        await self.engine.runtime.single_flight().run(release, WITHDRAW)
 
     def _too_late(self, timeout: float | None, why: str = "another holder kept it") -> LockTimeoutError:
         return LockTimeoutError(f"acquire {self}: not within {timeout:g} s; {why}")

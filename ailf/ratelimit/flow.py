@@ -177,9 +177,9 @@ class LimiterFlow(Generic[P]):
 
         flight = self.engine.runtime.single_flight()
         try:
-            await flight.join(ask)
+            await flight.run(ask)
         except BaseException:
-            await self.engine.runtime.single_flight().join(give_back, WITHDRAW)
+            await self.engine.runtime.single_flight().run(give_back, WITHDRAW)
             raise
         return asked[0]
 
@@ -204,7 +204,7 @@ class LimiterFlow(Generic[P]):
         async def settle() -> None:
             await self._settle_quietly(request)
 
-        await self.engine.runtime.single_flight().join(settle, WITHDRAW)
+        await self.engine.runtime.single_flight().run(settle, WITHDRAW)
 
     # --- what is told --------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class SingleFlight(ABC):
     """Work that runs at most once at a time, for everybody who wants its effect."""
 
     @abstractmethod
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+    async def run(self, flow: Flow, timeout: float | None = None) -> None:
         """Start the flow, or wait for the one under way, for so many seconds (a thread's own flow bounds itself).
 
         A cancelled caller leaves it running.
@@ -52,7 +52,7 @@ class SingleFlight(ABC):
 
     @abstractmethod
     async def run_inline(self, flow: Flow) -> None:
-        """As `join`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
+        """As `run`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
 
     @abstractmethod
     async def wait_idle(self, timeout: float) -> bool:

@@ -29,7 +29,7 @@ class ThreadSingleFlight(SingleFlight):
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
 
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+    async def run(self, flow: Flow, timeout: float | None = None) -> None:
         try:
             if self._lock.acquire(blocking=False):
                 await flow()
@@ -40,7 +40,7 @@ class ThreadSingleFlight(SingleFlight):
                 self._lock.release()
 
     async def run_inline(self, flow: Flow) -> None:
-        await self.join(flow)
+        await self.run(flow)
 
     async def wait_idle(self, timeout: float) -> bool:
         if not self._lock.acquire(timeout=timeout):

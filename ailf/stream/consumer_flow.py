@@ -97,7 +97,7 @@ class ConsumerFlow:
                 if engine.home != engine.here():
                     engine.check_open()
                 if timeout == 0:  # beside a wait that is under way: it sees less than a look
-                    await self._looking.join(self._look)
+                    await self._looking.run(self._look)
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
@@ -115,7 +115,7 @@ class ConsumerFlow:
         """Return what there is at the end of a wait."""
         runtime = self.group.engine.runtime
         if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
-            await self._looking.join(self._look)  # what a move made due comes before the end of the wait
+            await self._looking.run(self._look)  # what a move made due comes before the end of the wait
         return await self._buffered()
 
     async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
@@ -153,7 +153,7 @@ class ConsumerFlow:
 
     async def _lead(self, left: float | None) -> None:
         """Fetch or wait once, for all who wait here."""
-        await self._filling.join(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
+        await self._filling.run(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
 
     async def _buffered(self) -> DeliveryState | None:
         """Return the next message of the buffer; one that was lost meanwhile is somebody else's."""

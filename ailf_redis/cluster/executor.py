@@ -64,7 +64,7 @@ class ClusterExecutor(Executor):
         slots = self._map
         if slots is None:
             now = self.runtime.now()
-            await self._asking.join(self._ask_around, None if until is None else max(0.0, until - now))
+            await self._asking.run(self._ask_around, None if until is None else max(0.0, until - now))
             slots = self._map
             if slots is None and until is not None and self.runtime.now() >= until:
                 raise self.lost(TimeoutError(), sent=False)

@@ -78,7 +78,7 @@ class UnmanagedConsumer:
 
     async def heartbeat(self) -> None:
         """Give a sign of life."""
-        await in_thread(self._here, "beat", [self.name], alive=self.alive)
+        await in_thread(self._here, "heartbeat", [self.name], alive=self.alive)
 
     def _here(self, method: str, *args: Any, **options: Any) -> Any:
         return run(getattr(self._driver, method)(*self._where, *args, **options))

@@ -251,7 +251,7 @@ def dump(store: MemoryStore) -> Any:
             if each.keys or each.groups
         },
         sorted(map(repr, store.locks)),
-        {account: dict(each.states) for account, each in store.accounts.items()},
+        {account: dict(each.states) for account, each in store.limiters.items()},
         len(store.listeners),
     )
 

@@ -110,7 +110,7 @@ WAKING = {
     "leave": Case(held, lambda place, _: place.ask("leave", GROUP, "anna")),
     "cancel of the one before": Case(parked, lambda place, ids: place.ask("cancel", ids[0])),
     "trim of the one before": Case(parked, lambda place, _: place.ask("trim", Retention(max_len=1, hard=True))),
-    "redrive": Case(dead, lambda place, _: place.ask("take_letters", GROUP, ["1"], redrive=True)),
+    "redrive": Case(dead, lambda place, _: place.ask("take_dead_letters", GROUP, ["1"], redrive=True)),
     "seek": Case(dead, lambda place, _: place.ask("seek", GROUP, EARLIEST)),
     "delete the group": Case(dead, lambda place, _: place.ask("delete_group", GROUP)),
     "another's death": Case(two_held, left_over),
@@ -203,7 +203,7 @@ def test_a_text_that_is_no_id_is_refused(text: str) -> None:
         with pytest.raises(InvalidArgumentError, match="is not the id of"):
             place.ask(method, *args)
     with pytest.raises(InvalidArgumentError, match="is not the id of a dead letter"):
-        place.ask("take_letters", GROUP, ["1", text], redrive=True)
+        place.ask("take_dead_letters", GROUP, ["1", text], redrive=True)
 
 
 @pytest.mark.parametrize("position", [EARLIEST, LATEST])

@@ -322,7 +322,7 @@ class Machine(RuleBasedStateMachine):
         known = self.group(group)
         if known:
             known.alive.update(dict.fromkeys(who, self.model.now + self.times.alive))
-            self.each("beat", group, who, alive=self.times.alive)
+            self.each("heartbeat", group, who, alive=self.times.alive)
 
     @rule(group=groups, consumer=consumers, busy=st.booleans())
     def leave(self, group: str, consumer: str, *, busy: bool) -> None:
@@ -366,7 +366,7 @@ class Machine(RuleBasedStateMachine):
         taken = self.model.take_dead_letters(self.group(group), numbers, redrive=redrive)
         for side in self.sides:
             letters = [side.letters[number] for number in numbers]
-            assert side.ask("take_letters", group, letters, redrive=redrive) == taken
+            assert side.ask("take_dead_letters", group, letters, redrive=redrive) == taken
 
     # --- agreement -----------------------------------------------------------------------------------------------
 

@@ -290,7 +290,7 @@ class Player:
 
     def agree(self) -> None:
         """See that all states are equal, but for places that have ended."""
-        kept = self.store.accounts.get(self.limiter_key)
+        kept = self.store.limiters.get(self.limiter_key)
         for name, limit in self.limits.items():
             memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
             assert self._alive(memory) == self._alive(self.states[name]), name

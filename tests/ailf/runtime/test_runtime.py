@@ -147,14 +147,14 @@ def test_threads_share_a_flight() -> None:
         started.set()
         finish.wait(5)
 
-    threads = [threading.Thread(target=lambda: run(flight.join(flow))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: run(flight.run(flow))) for _ in range(3)]
     threads[0].start()
     assert started.wait(5)
     for each in threads[1:]:
         each.start()
     assert not run(flight.wait_idle(0.02))
     began = runtime.now()
-    run(flight.join(flow, 0.02))
+    run(flight.run(flow, 0.02))
     assert runtime.now() - began < 2
     finish.set()
     for each in threads:
@@ -173,11 +173,11 @@ def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
             await finish.wait()
             flown.append(True)
 
-        first, second = (asyncio.create_task(flight.join(flow)) for _ in range(2))
+        first, second = (asyncio.create_task(flight.run(flow)) for _ in range(2))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         first.cancel()
-        await flight.join(flow, 0.01)
+        await flight.run(flow, 0.01)
         assert not await flight.wait_idle(0.01)
         finish.set()
         await second
@@ -199,7 +199,7 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
     async def scenario() -> None:
         flight = AsyncioRuntime().single_flight()
         before = asyncio.all_tasks()
-        joining = asyncio.ensure_future(flight.join(fly))
+        joining = asyncio.ensure_future(flight.run(run_inline))
         await asyncio.sleep(0)  # it has started the flight, which has not begun
         (trip,) = asyncio.all_tasks() - before - {joining}
         trip.cancel()
@@ -207,7 +207,7 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
             await joining
         assert await flight.wait_idle(5)
         assert not flown
-        await flight.join(fly)
+        await flight.run(run_inline)
         assert flown
 
     async def main() -> None:
@@ -230,10 +230,10 @@ def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
 
     async def main() -> None:
         async with asyncio.timeout(5):
-            await flight.join(fly)
+            await flight.run(run_inline)
 
     loop = asyncio.new_event_loop()
-    left_behind = {loop.create_task(flight.join(never))}
+    left_behind = {loop.create_task(flight.run(never))}
     loop.run_until_complete(asyncio.sleep(0.01))
     left_behind |= asyncio.all_tasks(loop)
     asyncio.run(main())
@@ -258,8 +258,8 @@ def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew
             flown.append(True)
 
         with pytest.raises(KeyError):
-            await flight.join(fail)
-        await flight.join(fly, 1)
+            await flight.run(fail)
+        await flight.run(run_inline, 1)
         assert flown == [True]
 
     play(scenario)

@@ -119,7 +119,7 @@ class TrustsTheClock(MemoryRateLimiterDriver):
     """Time that steps back mints what has been charged since."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.accounts.get(request.limiter_key)
+        known = self._store.limiters.get(request.limiter_key)
         if known is not None:
             now = self._now()
             known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
@@ -130,7 +130,7 @@ class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
     """A limit that is made smaller counts all that a larger one charged."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.accounts.get(request.limiter_key)
+        known = self._store.limiters.get(request.limiter_key)
         states = known.states if known is not None else {}
         for name, limit in limits:
             state = states.get(kept_under(name, limit), ())
@@ -215,9 +215,9 @@ class ForgetsSoon(MemoryRateLimiterDriver):
     """What is stored goes too early."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.accounts.get(request.limiter_key)
+        known = self._store.limiters.get(request.limiter_key)
         if known is not None and self._now() > known.ends_ms - 100:
-            del self._store.accounts[request.limiter_key]
+            del self._store.limiters[request.limiter_key]
         return super()._decide(limits, request, now_ms)
 
 
@@ -242,7 +242,7 @@ class GivesBackLate(MemoryRateLimiterDriver):
     """A refund counts although what it was charged for counts no longer."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.accounts.get(limiter_key)
+        known = self._store.limiters.get(limiter_key)
         for each in charges:
             for name, state in (known.states if known else {}).items():
                 if known and each.actual < each.cost and not isinstance(each.limit, Concurrency):
@@ -282,7 +282,7 @@ class ResetsAll(MemoryRateLimiterDriver):
     """All keys are made fresh."""
 
     async def reset(self, limiter_key: LimiterKey, limits: Sequence[Any]) -> None:
-        self._store.accounts.clear()
+        self._store.limiters.clear()
 
 
 class BelievesTheProvider(MemoryRateLimiterDriver):
@@ -314,7 +314,7 @@ class WakesNobody(MemoryRateLimiterDriver):
     """Who waits looks again by himself."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.accounts.get(limiter_key)
+        known = self._store.limiters.get(limiter_key)
         waiters = dict(known.line.waiters) if known else {}
         if known:
             known.line.waiters.clear()
@@ -329,7 +329,7 @@ class LastComeFirst(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
-        known = self._store.accounts.get(request.limiter_key)
+        known = self._store.limiters.get(request.limiter_key)
         if known and request.waiter and not result.allowed:
             for token in [each for each in known.line.waiters if each != request.token]:
                 known.line.waiters[token] = known.line.waiters.pop(token)
@@ -340,7 +340,7 @@ class NeverLeaves(MemoryRateLimiterDriver):
     """Who gives up stays in line."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.accounts.get(limiter_key)
+        known = self._store.limiters.get(limiter_key)
         waiter = known.line.waiters.get(token) if known else None
         await super().settle(limiter_key, token, charges)
         if known and waiter:
@@ -353,7 +353,7 @@ class RemembersForLonger(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         if request.limiter_key.no_refunds and not result.allowed and result.retry_after:
-            states = self._store.accounts[request.limiter_key].states
+            states = self._store.limiters[request.limiter_key].states
             for name, limit in limits:
                 if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
                     its = TokenBucketAlgorithm(limit)
