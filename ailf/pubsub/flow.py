@@ -137,9 +137,10 @@ class PubSubFlow:
                 log.warning("request on channel %r: a reply is left out: %s", channel, error)
                 return []
             return [self._face(channel, data, _shown(shown))]
+        why = safe_text(headers[FAILED])  # of a responder that may not be ours
         if only:
-            raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {headers[FAILED]}")
-        log.warning("request on channel %r: a responder failed: %s", channel, headers[FAILED])
+            raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {why}")
+        log.warning("request on channel %r: a responder failed: %s", channel, why)
         return []
 
     def _answer_to(self, asked: Mapping[str, str]) -> Answer | None:

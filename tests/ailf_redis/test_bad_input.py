@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from redis.client import PubSub
 
 import ailf
+from ailf.codecs import open_envelope, seal_envelope
 from ailf.errors import (
     BackendError,
     BackendFullError,
@@ -19,6 +22,7 @@ from ailf.errors import (
     EncodeError,
     InvalidArgumentError,
     PermissionDeniedError,
+    RequestFailedError,
     UnsupportedError,
 )
 from tests.support.servers import NewServer, Server
@@ -496,14 +500,86 @@ def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
                 backend.stream(name + namespace).delete()
 
 
-def test_wrong_type_of_key(any_server: Server, namespace: str) -> None:
-    """A key that another program uses otherwise is an error that says so."""
+def test_wrong_type_of_key(server: Server, namespace: str) -> None:
+    """A key that another program uses otherwise is an error that says so in the server's words, and no more."""
+    said = re.escape(f"{server.url} refused the request: WRONGTYPE Operation against a key holding the wrong kind of")
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        for key in ("stream:s}", "stream:s}:notes:g", "lock:l}", "limit:r:k}:queue"):
+            admin.set(f"{{{namespace}:{key}", "text")
+        admin.hset(f"{{{namespace}:limit:r:k}}", "a", "hash")
+        for attempt in (
+            lambda: backend.stream("s").add(1),
+            lambda: backend.stream("s").add_once("id", 1),
+            backend.stream("s").group("g").open,
+            backend.lock("l").try_acquire,
+            lambda: backend.rate_limiter("r", "5/minute").try_acquire("k"),
+        ):
+            with pytest.raises(BackendError, match=f"{said} value$"):
+                attempt()
+
+
+JUNK_TRACES = (
+    {"traceparent": ""},
+    {"traceparent": "00-a", "tracestate": "x" * 100_000},
+    {"traceparent": "", "ailf-reply-to": "replies", "ailf-request": "1"},
+    {"traceparent": f"00-{1:032x}-{1:016x}-01", "tracestate": "x" * 100_000},
+)
+
+
+def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespace: str) -> None:
+    """S15: whatever another program sends as a trace, what a handler sends, and replies, goes out."""
+    headers = [json.dumps(each).encode() for each in JUNK_TRACES]
+    carried = [{}, {}, {}, {"traceparent": JUNK_TRACES[3]["traceparent"]}]
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
-        admin.set(f"{{{namespace}:stream:s}}", "text")
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").add(1)
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").group("g").open()
+        out, group = backend.stream("out"), backend.stream("s").group("g", backoff=ailf.Backoff(initial=0.0))
+        for each in headers:
+            admin.xadd(f"{{{namespace}:stream:s}}", {"ailf.body": b"1", "ailf.headers": each})
+
+        def handle(delivery: ailf.Delivery[object]) -> None:
+            out.add("sent")
+            if delivery.headers == JUNK_TRACES[-1]:
+                group.stop()
+
+        group.process(handle)
+        assert [each.headers for each in out.read()] == carried
+        assert group.dead_letters.list() == []
+
+        failures: list[BaseException] = []
+        listening = backend.pubsub(on_error=lambda error, _: failures.append(error))
+
+        def answer(message: ailf.Message[object]) -> str:
+            out.add("sent")
+            if message.data == len(headers):
+                listening.stop()
+            return "answered"
+
+        listening.subscribe("c", answer)
+        for number, each in enumerate(headers, 1):
+            sealed = b"\0AILF\1" + len(each).to_bytes(4, "big") + each + b"%d" % number
+            admin.publish(f"{namespace}:channel:c", sealed)
+        listening.run()
+        assert failures == []
+        assert [each.headers for each in out.read()] == carried * 2
+
+
+def test_a_responder_that_says_too_much(any_server: Server, namespace: str) -> None:
+    """P9: why another program's responder failed is cut in the error that quotes it."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+
+        def respond(listening: PubSub) -> None:
+            message = next(each for each in listening.listen() if each["type"] == "message")
+            _, headers = open_envelope(message["data"])
+            said = {"ailf-request": headers["ailf-request"], "ailf-failed": "no" * 10**6}
+            admin.publish(f"{namespace}:channel:{headers['ailf-reply-to']}", seal_envelope(b"", said))
+
+        with admin.pubsub() as listening:
+            listening.subscribe(f"{namespace}:channel:c")
+            responder = threading.Thread(target=respond, args=[listening])
+            responder.start()
+            with pytest.raises(RequestFailedError, match="the responder failed: nono") as caught:
+                backend.pubsub().request("c", 1, timeout=5)
+            responder.join()
+        assert len(str(caught.value)) < 2100
 
 
 def test_out_of_memory(new_server: NewServer) -> None:
