@@ -9,10 +9,12 @@ import ailf
 from ailf.driver import Fetched
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
+from tests.contract.planted.base import caught_by
 
 # --- consumers ---------------------------------------------------------------------------------------------------
 
 
+@caught_by("backend.test_close.test_close_gives_back", "stream.test_stream.test_leaving_drops_nothing")
 class DropsOnLeave(MemoryStreamDriver):
     """What a consumer held goes with it."""
 
@@ -23,6 +25,7 @@ class DropsOnLeave(MemoryStreamDriver):
                 known.finish(name, self._now())
 
 
+@caught_by("backend.test_close.test_close_gives_back")
 class KeepsOnLeave(MemoryStreamDriver):
     """What a consumer held waits for its lease."""
 
@@ -30,6 +33,11 @@ class KeepsOnLeave(MemoryStreamDriver):
         return
 
 
+@caught_by(
+    "stream.test_takeover.test_a_dead_consumer",
+    "stream.test_takeover.test_signs_of_life",
+    "stream.test_takeover.test_signs_of_life_end_with_the_work",
+)
 class NeverDie(MemoryStreamDriver):
     """One sign of life counts for ever."""
 
@@ -40,6 +48,7 @@ class NeverDie(MemoryStreamDriver):
         await super().beat(stream, group, consumers, alive=1e9)
 
 
+@caught_by("stream.test_takeover.test_signs_of_life", "stream.test_takeover.test_a_slow_one_keeps_its_message")
 class IgnoresSignsOfLife(MemoryStreamDriver):
     """Only fetching is a sign of life."""
 
@@ -47,6 +56,7 @@ class IgnoresSignsOfLife(MemoryStreamDriver):
         return
 
 
+@caught_by("stream.test_takeover.test_a_dead_consumer")
 class LosesWorkOfTheDead(GroupState):
     """What a dead consumer held is nobody's."""
 
@@ -57,6 +67,7 @@ class LosesWorkOfTheDead(GroupState):
         super()._end_leases(now_ms)
 
 
+@caught_by("stream.test_takeover.test_a_dead_consumer")
 class ForgivesTheDead(GroupState):
     """What a dead consumer held was not delivered."""
 
@@ -66,6 +77,7 @@ class ForgivesTheDead(GroupState):
         super()._end_leases(now_ms)
 
 
+@caught_by("stream.test_takeover.test_signs_of_life")
 class RemembersTheDead(GroupState):
     """A dead consumer is still listed."""
 
@@ -78,6 +90,7 @@ class RemembersTheDead(GroupState):
 # --- steering ----------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_stream.test_group_starts")
 class MovesGroups(MemoryStreamDriver):
     """Opening a group again moves it."""
 
@@ -88,6 +101,7 @@ class MovesGroups(MemoryStreamDriver):
         return made
 
 
+@caught_by("stream.test_stream.test_group_starts")
 class StartsLate(MemoryStreamDriver):
     """A new group starts at the end."""
 
@@ -95,6 +109,7 @@ class StartsLate(MemoryStreamDriver):
         return await super().open_group(stream, group, ailf.LATEST if start == ailf.EARLIEST else start)
 
 
+@caught_by("stream.test_stream.test_a_vanished_group_is_made_again")
 class KeepsGroupsSilently(MemoryStreamDriver):
     """A group that vanished is made again and nobody is told."""
 
@@ -102,6 +117,7 @@ class KeepsGroupsSilently(MemoryStreamDriver):
         return replace(await super().fetch(stream, group, consumer, **options), reset=False)
 
 
+@caught_by("stream.test_events.test_a_reset_is_told_once")
 class TellsResetsTwice(MemoryStreamDriver):
     """Each consumer is told anew that the group had vanished."""
 
@@ -113,6 +129,8 @@ class TellsResetsTwice(MemoryStreamDriver):
         return replace(fetched, reset=self.vanished)
 
 
+@caught_by("stream.test_positions.test_seek", where="latest")
+@caught_by("stream.test_positions.test_what_a_seek_keeps")
 class SeeksSoftly(GroupState):
     """A seek moves the group and leaves what is out."""
 
@@ -120,6 +138,9 @@ class SeeksSoftly(GroupState):
         self.position = position
 
 
+@caught_by(
+    "stream.test_positions.test_what_a_seek_keeps", "stream.test_positions.test_an_entry_and_its_redriven_letter"
+)
 class SeekLosesRedriven(GroupState):
     """A seek forgets what was redriven."""
 
@@ -128,6 +149,7 @@ class SeekLosesRedriven(GroupState):
         self.position = position
 
 
+@caught_by("stream.test_positions.test_what_a_seek_keeps")
 class SeekLosesLetters(GroupState):
     """A seek forgets the dead letters."""
 
@@ -136,6 +158,7 @@ class SeekLosesLetters(GroupState):
         self.dead.clear()
 
 
+@caught_by("stream.test_positions.test_pause")
 class IgnoresPauses(MemoryStreamDriver):
     """A paused group goes on."""
 
@@ -143,6 +166,8 @@ class IgnoresPauses(MemoryStreamDriver):
         return True
 
 
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=True)
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
 class SeeksTheMissing(MemoryStreamDriver):
     """A seek makes the group that it is to move."""
 
@@ -151,6 +176,7 @@ class SeeksTheMissing(MemoryStreamDriver):
         return await super().seek(stream, group, position)
 
 
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
 class PausesTheMissing(MemoryStreamDriver):
     """A group that is missing can be paused, and nothing happens."""
 
@@ -159,6 +185,7 @@ class PausesTheMissing(MemoryStreamDriver):
         return True
 
 
+@caught_by("stream.test_positions.test_a_pause_buries_nothing")
 class BuriesWhilePaused(GroupState):
     """A paused group still gives up on messages."""
 
@@ -170,6 +197,7 @@ class BuriesWhilePaused(GroupState):
         return super().fetch(consumer, count, **options)
 
 
+@caught_by("stream.test_positions.test_delete_a_group")
 class DeletesNoLetters(MemoryStreamDriver):
     """The dead letters of a group outlive it."""
 
@@ -183,6 +211,9 @@ class DeletesNoLetters(MemoryStreamDriver):
 # --- what goes ---------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_retention.test_what_is_spared", state="in hand")
+@caught_by("stream.test_retention.test_what_is_spared", state="scheduled")
+@caught_by("stream.test_retention.test_what_queues_is_spared")
 class SparesOnlyUnread(GroupState):
     """What a group has read counts as settled."""
 
@@ -197,6 +228,8 @@ class _SparesOnlyOut(GroupState):
         return name not in self.pending
 
 
+@caught_by("stream.test_retention.test_what_is_spared", state="unread")
+@caught_by("stream.test_retention.test_two_groups")
 class SparesOnlyRead(MemoryStreamDriver):
     """What a group has not read counts as settled, wherever it is asked for."""
 
@@ -208,6 +241,7 @@ class SparesOnlyRead(MemoryStreamDriver):
         return state
 
 
+@caught_by("stream.test_retention.test_hard_takes_what_is_out")
 class KeepsTheGone(GroupState):
     """What was taken from the stream still comes to those who had read it."""
 
@@ -218,6 +252,7 @@ class KeepsTheGone(GroupState):
 # --- info --------------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_info.test_info_of_what_is_missing")
 class MistakenInfo(MemoryStreamDriver):
     """Info makes the group that it is asked for."""
 
@@ -226,6 +261,7 @@ class MistakenInfo(MemoryStreamDriver):
         return await super().info(stream, group)
 
 
+@caught_by("stream.test_info.test_info_of_what_is_missing")
 class SaysItExists(MemoryStreamDriver):
     """Every group exists."""
 
@@ -245,6 +281,7 @@ class CountsWrong(GroupState):
         return replace(info, **self.wrong(info))
 
 
+@caught_by("stream.test_info.test_counts_after_anything")
 class WrongLag(CountsWrong):
     """The lag is what Redis would say: how many entries were added since, whatever was removed."""
 
@@ -253,6 +290,11 @@ class WrongLag(CountsWrong):
         return {"lag": (info.lag or 0) + self.longest - info.length}
 
 
+@caught_by(
+    "stream.test_info.test_counts_after_anything",
+    "stream.test_info.test_info_in_every_state",
+    "stream.test_info.test_info_of_what_queues",
+)
 class WrongPending(CountsWrong):
     """What waits is counted as if somebody had it."""
 
@@ -260,6 +302,7 @@ class WrongPending(CountsWrong):
         return {"pending": info.pending + info.delayed}
 
 
+@caught_by("stream.test_info.test_info_in_every_state")
 class WrongConsumers(CountsWrong):
     """Only those who have something are listed."""
 
@@ -267,6 +310,7 @@ class WrongConsumers(CountsWrong):
         return {"consumers": {name: count for name, count in info.consumers.items() if count}}
 
 
+@caught_by("stream.test_info.test_the_oldest")
 class WrongOldest(CountsWrong):
     """Only what is out counts for the oldest."""
 

@@ -10,10 +10,12 @@ import ailf
 from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
+from tests.contract.planted.base import caught_by
 
 # --- leases and attempts -----------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_delivery.test_one_lease_at_a_time", "stream.test_stream.test_many_producers")
 class DeliversTwice(MemoryStreamDriver):
     """The group's position doesn't move."""
 
@@ -25,6 +27,7 @@ class DeliversTwice(MemoryStreamDriver):
         return fetched
 
 
+@caught_by("stream.test_delivery.test_expired_leases_come_back", "stream.test_takeover.test_max_processing")
 class IgnoresLeases(MemoryStreamDriver):
     """A lease never ends by itself."""
 
@@ -35,6 +38,7 @@ class IgnoresLeases(MemoryStreamDriver):
         return await super().extend(stream, group, receipts, lease=1e9)
 
 
+@caught_by("stream.test_delivery.test_one_lease_at_a_time")
 class LeasesNothing(MemoryStreamDriver):
     """A message is for anybody again as soon as it was delivered."""
 
@@ -42,6 +46,7 @@ class LeasesNothing(MemoryStreamDriver):
         return await super().fetch(stream, group, consumer, **{**options, "lease": 0.0})
 
 
+@caught_by("stream.test_delivery.test_fenced_settles")
 class SettlesStale(GroupState):
     """Whoever once had a message may settle it."""
 
@@ -49,6 +54,7 @@ class SettlesStale(GroupState):
         return self.pending.get(receipt.id)
 
 
+@caught_by("stream.test_delivery.test_settling_two_ways_at_once", asyncio_only=True)
 class SettlesTogether(MemoryStreamDriver):
     """A lease that one request settles twice holds both times."""
 
@@ -58,6 +64,8 @@ class SettlesTogether(MemoryStreamDriver):
         return [outcomes[each.receipt] for each in settlements]
 
 
+@caught_by("stream.test_positions.test_old_deliveries_after_a_seek")
+@caught_by("stream.test_positions.test_old_deliveries_after_a_reset", what="group")
 class RepeatsGrants(GroupState):
     """A lease is numbered by its attempt, which begins anew after a seek."""
 
@@ -67,6 +75,7 @@ class RepeatsGrants(GroupState):
         return replace(claim, receipt=replace(claim.receipt, grant=claim.attempt))
 
 
+@caught_by("stream.test_delivery.test_attempts", "stream.test_delivery.test_a_release_with_a_delay")
 class CountsReleases(GroupState):
     """A release counts as an attempt."""
 
@@ -74,6 +83,7 @@ class CountsReleases(GroupState):
         self.park(name, due_ms, now_ms)
 
 
+@caught_by("stream.test_delivery.test_a_release_with_a_delay")
 class ReleasesAtOnce(GroupState):
     """The delay of a release is ignored."""
 
@@ -81,6 +91,7 @@ class ReleasesAtOnce(GroupState):
         super().release(name, now_ms, now_ms)
 
 
+@caught_by("stream.test_delivery.test_attempts")
 class AcksOnNack(MemoryStreamDriver):
     """A nack loses the message."""
 
@@ -89,6 +100,7 @@ class AcksOnNack(MemoryStreamDriver):
         return await super().settle(stream, group, changed, **options)
 
 
+@caught_by("stream.test_delivery.test_nack_delays")
 class NacksAtOnce(MemoryStreamDriver):
     """A nack's delay is forgotten."""
 
@@ -96,6 +108,8 @@ class NacksAtOnce(MemoryStreamDriver):
         return await super().settle(stream, group, [replace(each, delay=0.0) for each in settlements], **options)
 
 
+@caught_by("stream.test_delivery.test_dead_letters", way="nack")
+@caught_by("stream.test_delivery.test_dead_letters", way="expire")
 class TriesForEver(MemoryStreamDriver):
     """No number of deliveries is too many."""
 
@@ -106,6 +120,7 @@ class TriesForEver(MemoryStreamDriver):
         return await super().settle(stream, group, settlements, max_deliveries=10**9)
 
 
+@caught_by("stream.test_scheduling.test_delays")
 class HoldsUpOthers(GroupState):
     """What is for later holds up what is behind it."""
 
@@ -114,6 +129,7 @@ class HoldsUpOthers(GroupState):
         return super()._admit(name, attrs.evolve(out, terms=attrs.evolve(out.terms, at_ms=held_up)), now_ms)
 
 
+@caught_by("stream.test_scheduling.test_delays")
 class CountsParking(GroupState):
     """Taking in what is for later is its first attempt."""
 
@@ -127,6 +143,7 @@ class CountsParking(GroupState):
 # --- dead letters ------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_stream.test_broken_entries")
 class StumblesOverProblems(MemoryStreamDriver):
     """A fetch fails with the first entry that can't be read."""
 
@@ -137,6 +154,7 @@ class StumblesOverProblems(MemoryStreamDriver):
         return fetched
 
 
+@caught_by("stream.test_stream.test_broken_entries")
 class IgnoresProblems(MemoryStreamDriver):
     """An entry that can't be read is handed out as though it could."""
 
@@ -146,6 +164,8 @@ class IgnoresProblems(MemoryStreamDriver):
         return replace(fetched, claims=claims)
 
 
+@caught_by("stream.test_delivery.test_dead_letters", way="reject")
+@caught_by("stream.test_stream.test_undecodable")
 class LosesDeadLetters(GroupState):
     """What a group gives up on is gone."""
 
@@ -154,6 +174,7 @@ class LosesDeadLetters(GroupState):
         return Outcome.DEAD
 
 
+@caught_by("stream.test_delivery.test_dead_letters", way="nack")
 class ForgetsErrors(GroupState):
     """A dead letter doesn't say what went wrong."""
 
@@ -161,6 +182,7 @@ class ForgetsErrors(GroupState):
         return super().bury(name, reason, "", now_ms)
 
 
+@caught_by("stream.test_events.test_dead_letters_are_told")
 class HidesDeaths(MemoryStreamDriver):
     """Nobody is told what a fetch has buried."""
 
@@ -168,6 +190,7 @@ class HidesDeaths(MemoryStreamDriver):
         return replace(await super().fetch(stream, group, consumer, **options), dead=())
 
 
+@caught_by("stream.test_dead_letters.test_redrive", "stream.test_dead_letters.test_redriven_and_failed_again")
 class CountsOn(GroupState):
     """A message that is redriven goes on with its attempts."""
 
@@ -179,6 +202,7 @@ class CountsOn(GroupState):
         return taken
 
 
+@caught_by("stream.test_dead_letters.test_redriven_once")
 class RedrivesTwice(GroupState):
     """A letter is redriven by each who asks."""
 
@@ -190,6 +214,7 @@ class RedrivesTwice(GroupState):
         return taken
 
 
+@caught_by("stream.test_dead_letters.test_purge")
 class PurgesNothing(GroupState):
     """Purging puts back."""
 
@@ -197,6 +222,7 @@ class PurgesNothing(GroupState):
         return super().take_letter(number, now_ms, redrive=True)
 
 
+@caught_by("stream.test_dead_letters.test_redrive")
 class RedrivesToAll(MemoryStreamDriver):
     """A letter is redriven by adding it to the stream again, for every group."""
 
@@ -208,6 +234,7 @@ class RedrivesToAll(MemoryStreamDriver):
         return taken
 
 
+@caught_by("stream.test_dead_letters.test_redriven_after_its_entry_is_gone")
 class NeedsTheEntry(GroupState):
     """A letter can't be redriven when its entry is gone."""
 
@@ -220,6 +247,7 @@ class NeedsTheEntry(GroupState):
 # --- ordering keys -----------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_ordering.test_failures_keep_the_turn", "stream.test_ordering.test_closing_keeps_the_turn")
 class PassesTurns(GroupState):
     """Whatever comes back gives its turn to the next of its key."""
 
@@ -230,6 +258,8 @@ class PassesTurns(GroupState):
             self.schedule(queued, now_ms)
 
 
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="reject")
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="expire")
 class KeepsTurns(GroupState):
     """Whose message is a dead letter keeps the turn of its key."""
 
@@ -240,6 +270,7 @@ class KeepsTurns(GroupState):
         return super().bury(name, reason, error, now_ms)
 
 
+@caught_by("stream.test_ordering.test_a_redriven_letter_queues")
 class RedrivesFirst(GroupState):
     """What is redriven goes before all others of its key."""
 

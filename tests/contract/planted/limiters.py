@@ -9,20 +9,12 @@ from msgspec.structs import replace
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.limits.token_bucket import Bucket
-from ailf_memory.driver import MemoryDriver
 from ailf_memory.ratelimit import MemoryRateLimiterDriver
 from ailf_memory.state.ratelimit import kept_under
-from tests.contract.planted.base import BrokenHarness, with_driver
+from contract_tests.ratelimit.test_ratelimit import MADE_SMALLER, QUICK, SLOW
+from tests.contract.planted.base import caught_by
 
-
-def with_limiter(limiter: type[MemoryRateLimiterDriver]) -> type[BrokenHarness]:
-    """Return a harness with this driver of rate limiters."""
-
-    class Driver(MemoryDriver):
-        def rate_limiter(self) -> MemoryRateLimiterDriver:
-            return limiter(self.handle)
-
-    return with_driver(type(limiter.__name__, (Driver,), {}))
+SMALLER = dict(zip(("large", "small", "longest"), MADE_SMALLER[0], strict=True))
 
 
 def _each(ruling: Ruling, change: Any) -> Ruling:
@@ -33,6 +25,8 @@ def _each(ruling: Ruling, change: Any) -> Ruling:
 # --- what passes -------------------------------------------------------------------------------------------------
 
 
+@caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
+@caught_by("ratelimit.test_ratelimit.test_together", limit=SLOW[0])
 class LetsAllPass(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
@@ -40,6 +34,7 @@ class LetsAllPass(MemoryRateLimiterDriver):
         return replace(super()._decide(limits, demand, now_ms), allowed=True)
 
 
+@caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
 class ChargesParts(MemoryRateLimiterDriver):
     """Each limit is asked by itself, and charged if it agrees."""
 
@@ -54,6 +49,7 @@ class ChargesParts(MemoryRateLimiterDriver):
         )
 
 
+@caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[0])
 class ChargesTheDenied(MemoryRateLimiterDriver):
     """Denied calls count."""
 
@@ -61,6 +57,7 @@ class ChargesTheDenied(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, count_denied=True), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[1])
 class IgnoresTheDenied(MemoryRateLimiterDriver):
     """Denied calls never count, also where that is asked for."""
 
@@ -68,6 +65,7 @@ class IgnoresTheDenied(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, count_denied=False), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[2])
 class AllowsOneMore(MemoryRateLimiterDriver):
     """It compares with the wrong sign."""
 
@@ -81,6 +79,7 @@ def _larger(limit: Limit) -> Limit:
     return attrs.evolve(limit, limit=limit.limit + 1)
 
 
+@caught_by("ratelimit.test_ratelimit.test_a_window_slides", limit=QUICK[2])
 class AlignsWindows(MemoryRateLimiterDriver):
     """Every window is a fixed one, so that twice its limit passes around its end."""
 
@@ -92,6 +91,7 @@ class AlignsWindows(MemoryRateLimiterDriver):
         return super()._decide(fixed, demand, now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
 class ChargesOne(MemoryRateLimiterDriver):
     """Every call costs 1."""
 
@@ -99,6 +99,7 @@ class ChargesOne(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, costs=tuple(min(1, each) for each in demand.costs)), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
 class SharesKeys(MemoryRateLimiterDriver):
     """All keys are one."""
 
@@ -106,6 +107,7 @@ class SharesKeys(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, account=replace(demand.account, key="")), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
 class CountsPeeks(MemoryRateLimiterDriver):
     """To look costs 1."""
 
@@ -113,6 +115,7 @@ class CountsPeeks(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, costs=tuple(max(1, each) for each in demand.costs)), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_time_steps_back", limit=SLOW[0])
 class TrustsTheClock(MemoryRateLimiterDriver):
     """Time that steps back mints what has been charged since."""
 
@@ -124,6 +127,7 @@ class TrustsTheClock(MemoryRateLimiterDriver):
         return super()._decide(limits, demand, now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_a_limit_is_made_smaller", **SMALLER)
 class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
     """A limit that is made smaller counts all that a larger one charged."""
 
@@ -137,6 +141,7 @@ class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
         return super()._decide(limits, demand, now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_large_numbers")
 class SumsInDoubles(MemoryRateLimiterDriver):
     """What it counts loses its last digits where it is large."""
 
@@ -151,6 +156,7 @@ def _cut(cost: int) -> int:
 # --- what is told ------------------------------------------------------------------------------------------------
 
 
+@caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[0])
 class TellsNoTime(MemoryRateLimiterDriver):
     """It isn't told when another try passes."""
 
@@ -159,6 +165,7 @@ class TellsNoTime(MemoryRateLimiterDriver):
         return replace(ruling, retry_after=None if ruling.retry_after is None else 0.0)
 
 
+@caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[1])
 class RoundsTime(MemoryRateLimiterDriver):
     """It is told in whole hundredths of a second."""
 
@@ -167,6 +174,7 @@ class RoundsTime(MemoryRateLimiterDriver):
         return replace(ruling, retry_after=ruling.retry_after and round(ruling.retry_after, 2))
 
 
+@caught_by("ratelimit.test_ratelimit.test_too_large", limit=SLOW[0])
 class NeverSaysNever(MemoryRateLimiterDriver):
     """What is too large is told to come again."""
 
@@ -175,6 +183,7 @@ class NeverSaysNever(MemoryRateLimiterDriver):
         return replace(ruling, retry_after=1.0 if ruling.retry_after is None else ruling.retry_after)
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
 class TellsOneLess(MemoryRateLimiterDriver):
     """One more remains than it says."""
 
@@ -185,6 +194,7 @@ class TellsOneLess(MemoryRateLimiterDriver):
         )
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
 class TellsWhatWas(MemoryRateLimiterDriver):
     """What remains is what remained before the call."""
 
@@ -195,6 +205,7 @@ class TellsWhatWas(MemoryRateLimiterDriver):
         return replace(ruling, levels=tuple(replace(now, remaining=was.remaining) for now, was in levels))
 
 
+@caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
 class NeverFresh(MemoryRateLimiterDriver):
     """It takes longer to be fresh than it says."""
 
@@ -204,6 +215,7 @@ class NeverFresh(MemoryRateLimiterDriver):
         )
 
 
+@caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
 class ForgetsSoon(MemoryRateLimiterDriver):
     """What is stored goes too early."""
 
@@ -217,6 +229,7 @@ class ForgetsSoon(MemoryRateLimiterDriver):
 # --- what is settled ---------------------------------------------------------------------------------------------
 
 
+@caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[0])
 class SettlesNothing(MemoryRateLimiterDriver):
     """An estimate stays."""
 
@@ -224,6 +237,7 @@ class SettlesNothing(MemoryRateLimiterDriver):
         await super().settle(account, token, ())
 
 
+@caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[1])
 class OnlyGivesBack(MemoryRateLimiterDriver):
     """What a call cost beyond its estimate is given to it."""
 
@@ -231,6 +245,7 @@ class OnlyGivesBack(MemoryRateLimiterDriver):
         await super().settle(account, token, [each for each in charges if each.actual < each.cost])
 
 
+@caught_by("ratelimit.test_ratelimit.test_settled_late", limit=QUICK[0])
 class GivesBackLate(MemoryRateLimiterDriver):
     """A refund counts although what it was charged for counts no longer."""
 
@@ -242,6 +257,7 @@ class GivesBackLate(MemoryRateLimiterDriver):
                     known.states[name] = (state[0], *(0 for _ in state[1:]))
 
 
+@caught_by("ratelimit.test_ratelimit.test_settled_once", limit=SLOW[0])
 class GivesBackTwice(MemoryRateLimiterDriver):
     """Every refund counts twice."""
 
@@ -250,6 +266,7 @@ class GivesBackTwice(MemoryRateLimiterDriver):
         await super().settle(account, token, charges)
 
 
+@caught_by("ratelimit.test_ratelimit.test_parallel_places")
 class KeepsPlaces(MemoryRateLimiterDriver):
     """A place in a limit of concurrency is kept until its ttl is over."""
 
@@ -257,6 +274,7 @@ class KeepsPlaces(MemoryRateLimiterDriver):
         await super().settle(account, token, [each for each in charges if not isinstance(each.limit, Concurrency)])
 
 
+@caught_by("ratelimit.test_ratelimit.test_places_end")
 class ExtendsNothing(MemoryRateLimiterDriver):
     """A place ends after its ttl, whatever its owner does."""
 
@@ -264,6 +282,7 @@ class ExtendsNothing(MemoryRateLimiterDriver):
         return [True for _ in slots]
 
 
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
 class ResetsNothing(MemoryRateLimiterDriver):
     """What was charged stays."""
 
@@ -271,6 +290,7 @@ class ResetsNothing(MemoryRateLimiterDriver):
         return
 
 
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
 class ResetsAll(MemoryRateLimiterDriver):
     """All keys are made fresh."""
 
@@ -278,6 +298,7 @@ class ResetsAll(MemoryRateLimiterDriver):
         self._store.accounts.clear()
 
 
+@caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
 class BelievesTheProvider(MemoryRateLimiterDriver):
     """What a provider says counts also where it is more."""
 
@@ -286,6 +307,7 @@ class BelievesTheProvider(MemoryRateLimiterDriver):
         await super().observe(account, observation)
 
 
+@caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
 class HearsNothing(MemoryRateLimiterDriver):
     """What a provider says is ignored."""
 
@@ -296,6 +318,7 @@ class HearsNothing(MemoryRateLimiterDriver):
 # --- the line ----------------------------------------------------------------------------------------------------
 
 
+@caught_by("ratelimit.test_ratelimit_waiting.test_small_calls_do_not_starve_a_large_one")
 class HasNoLine(MemoryRateLimiterDriver):
     """Whoever comes at the right time passes."""
 
@@ -303,6 +326,7 @@ class HasNoLine(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(demand, place=None), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit_waiting.test_what_is_given_back_wakes_who_waits")
 class WakesNobody(MemoryRateLimiterDriver):
     """Who waits looks again by himself."""
 
@@ -317,6 +341,7 @@ class WakesNobody(MemoryRateLimiterDriver):
             known.line.waiters.update(waiters)
 
 
+@caught_by("ratelimit.test_ratelimit_waiting.test_in_turn")
 class LastComeFirst(MemoryRateLimiterDriver):
     """The line is a stack."""
 
@@ -329,6 +354,7 @@ class LastComeFirst(MemoryRateLimiterDriver):
         return ruling
 
 
+@caught_by("ratelimit.test_ratelimit_waiting.test_who_gives_up_gives_everything_back")
 class NeverLeaves(MemoryRateLimiterDriver):
     """Who gives up stays in line."""
 
@@ -340,6 +366,7 @@ class NeverLeaves(MemoryRateLimiterDriver):
             known.line.waiters[token] = waiter
 
 
+@caught_by("ratelimit.test_ratelimit.test_remembered_denials")
 class RemembersForLonger(MemoryRateLimiterDriver):
     """Where nothing is given back, denials last longer than they have to."""
 

@@ -7,19 +7,8 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Bid, Denied, Grant, Place
-from ailf_memory.driver import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
-from tests.contract.planted.base import BrokenHarness, with_driver
-
-
-def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
-    """Return a harness with this lock driver."""
-
-    class Driver(MemoryDriver):
-        def lock(self) -> MemoryLockDriver:
-            return lock(self.handle)
-
-    return with_driver(type(lock.__name__, (Driver,), {}))
+from tests.contract.planted.base import BrokenHarness, caught_by
 
 
 class Broken(MemoryLockDriver):
@@ -66,16 +55,20 @@ class _AsyncUnlockedLock(ailf.AsyncLock):
         pass
 
 
-class EntersUnlocked(ailf.Backend):
-    """The body of a `with` block runs without the lock."""
-
+class _UnlockedBackend(ailf.Backend):
     lock_class = _UnlockedLock
 
 
-class AsyncEntersUnlocked(ailf.AsyncBackend):
+class _AsyncUnlockedBackend(ailf.AsyncBackend):
+    lock_class = _AsyncUnlockedLock
+
+
+@caught_by("lock.test_lock_hold.test_entering")
+class EntersUnlocked(BrokenHarness):
     """The body of a `with` block runs without the lock."""
 
-    lock_class = _AsyncUnlockedLock
+    blocking = _UnlockedBackend
+    on_asyncio = _AsyncUnlockedBackend
 
 
 class _OneEntry:
@@ -107,21 +100,27 @@ class _AsyncSharedLock(ailf.AsyncLock):
         return _OneTask()
 
 
-class SharesEntries(ailf.Backend):
-    """Leaving a lock in any thread or task ends the latest entry of all."""
-
+class _SharedBackend(ailf.Backend):
     lock_class = _SharedLock
 
 
-class AsyncSharesEntries(ailf.AsyncBackend):
+class _AsyncSharedBackend(ailf.AsyncBackend):
+    lock_class = _AsyncSharedLock
+
+
+@caught_by("lock.test_lock_hold.test_leaving_elsewhere")
+class SharesEntries(BrokenHarness):
     """Leaving a lock in any thread or task ends the latest entry of all."""
 
-    lock_class = _AsyncSharedLock
+    blocking = _SharedBackend
+    on_asyncio = _AsyncSharedBackend
 
 
 # --- who has it --------------------------------------------------------------------------------------------------
 
 
+@caught_by("lock.test_lock.test_nobody_has_it_twice")
+@caught_by("lock.test_lock_waiting.test_never_too_many", permits=1)
 class GrantsTwice(MemoryLockDriver):
     """One more may have it."""
 
@@ -129,6 +128,7 @@ class GrantsTwice(MemoryLockDriver):
         return await super().acquire(replace(bid, permits=bid.permits + 1))
 
 
+@caught_by("lock.test_lock.test_permits")
 class IgnoresPermits(MemoryLockDriver):
     """A semaphore is a lock."""
 
@@ -136,6 +136,7 @@ class IgnoresPermits(MemoryLockDriver):
         return await super().acquire(replace(bid, permits=1))
 
 
+@caught_by("lock.test_lock.test_locks_are_apart")
 class SharesLocks(MemoryLockDriver):
     """All names are one."""
 
@@ -146,6 +147,7 @@ class SharesLocks(MemoryLockDriver):
         return await super().inspect("all")
 
 
+@caught_by("lock.test_lock.test_several_names")
 class GrantsParts(MemoryLockDriver):
     """Of several names those are taken that are free."""
 
@@ -157,6 +159,7 @@ class GrantsParts(MemoryLockDriver):
         return reply
 
 
+@caught_by("lock.test_lock.test_several_names")
 class LooksAtOne(MemoryLockDriver):
     """Of several names only the first counts."""
 
@@ -167,6 +170,7 @@ class LooksAtOne(MemoryLockDriver):
 # --- fences ------------------------------------------------------------------------------------------------------
 
 
+@caught_by("lock.test_lock.test_fences_rise")
 class RepeatsFences(Broken):
     """A fence is the time in milliseconds."""
 
@@ -175,6 +179,7 @@ class RepeatsFences(Broken):
         return self._number(bid, self._now()) if isinstance(reply, Grant) else reply
 
 
+@caught_by("lock.test_lock.test_fences_rise")
 class ForgetsFences(Broken):
     """Fences are counted, anew after a grant has run out."""
 
@@ -186,6 +191,7 @@ class ForgetsFences(Broken):
         return self._number(bid, known + 1) if isinstance(reply, Grant) else reply
 
 
+@caught_by("lock.test_lock.test_the_same_bid_again")
 class NumbersTries(Broken):
     """The same bid again has another fence."""
 
@@ -195,6 +201,7 @@ class NumbersTries(Broken):
         return self._number(bid, reply.fence + 1) if again and isinstance(reply, Grant) else reply
 
 
+@caught_by("lock.test_lock.test_fences_rise")
 class NumbersNames(Broken):
     """The fence of several names is that of the first."""
 
@@ -209,6 +216,7 @@ class NumbersNames(Broken):
 # --- how long ----------------------------------------------------------------------------------------------------
 
 
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
 class EndsLate(MemoryLockDriver):
     """A grant lasts longer than was asked."""
 
@@ -216,6 +224,7 @@ class EndsLate(MemoryLockDriver):
         return await super().acquire(replace(bid, ttl=bid.ttl + 0.005))
 
 
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
 class EndsEarly(MemoryLockDriver):
     """A grant lasts a tenth less than was asked."""
 
@@ -223,6 +232,7 @@ class EndsEarly(MemoryLockDriver):
         return await super().acquire(replace(bid, ttl=bid.ttl * 0.9))
 
 
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
 class CutsSeconds(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
@@ -230,6 +240,7 @@ class CutsSeconds(MemoryLockDriver):
         return await super().acquire(replace(bid, ttl=float(int(bid.ttl))))
 
 
+@caught_by("lock.test_lock.test_extending")
 class AddsTime(Broken):
     """Extending adds to what is left."""
 
@@ -241,6 +252,7 @@ class AddsTime(Broken):
         return kept
 
 
+@caught_by("lock.test_lock.test_extending")
 class ExtendsByHalf(MemoryLockDriver):
     """Extending gives half of the time."""
 
@@ -248,6 +260,7 @@ class ExtendsByHalf(MemoryLockDriver):
         return await super().extend([replace(bid, ttl=bid.ttl / 2) for bid in bids])
 
 
+@caught_by("lock.test_lock.test_extending")
 class NeverShortens(Broken):
     """Extending to less is ignored."""
 
@@ -259,6 +272,7 @@ class NeverShortens(Broken):
         return kept
 
 
+@caught_by("lock.test_lock.test_extending")
 class NeverExtends(MemoryLockDriver):
     """Extending does nothing and says it did."""
 
@@ -266,6 +280,7 @@ class NeverExtends(MemoryLockDriver):
         return [True] * len(bids)
 
 
+@caught_by("lock.test_lock.test_extending")
 class ExtendsOne(MemoryLockDriver):
     """Of several grants only the first is extended."""
 
@@ -273,6 +288,7 @@ class ExtendsOne(MemoryLockDriver):
         return (await super().extend(bids[:1])) + [True] * (len(bids) - 1)
 
 
+@caught_by("lock.test_lock.test_several_names")
 class ExtendsParts(Broken):
     """Of several names those are extended that are left."""
 
@@ -284,6 +300,7 @@ class ExtendsParts(Broken):
         return kept
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class RevivesLocks(MemoryLockDriver):
     """Extending brings back what has ended."""
 
@@ -291,6 +308,7 @@ class RevivesLocks(MemoryLockDriver):
         return [isinstance(await self.acquire(bid), Grant) for bid in bids]
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
 class ExtendsOthers(Broken):
     """Extending helps whoever has it."""
 
@@ -302,6 +320,7 @@ class ExtendsOthers(Broken):
         return kept
 
 
+@caught_by("lock.test_lock.test_the_same_bid_again")
 class KeepsTime(Broken):
     """The same bid again doesn't begin its time anew."""
 
@@ -316,6 +335,7 @@ class KeepsTime(Broken):
 # --- how it ends -------------------------------------------------------------------------------------------------
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
 class ReleasesOthers(Broken):
     """Releasing ends the grant of whoever has it."""
 
@@ -326,6 +346,7 @@ class ReleasesOthers(Broken):
         return mine
 
 
+@caught_by("lock.test_lock.test_several_names")
 class ReleasesParts(MemoryLockDriver):
     """Of several names only the first is released."""
 
@@ -333,6 +354,7 @@ class ReleasesParts(MemoryLockDriver):
         return await super().release(replace(bid, names=bid.names[:1]))
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class ReleasesGladly(MemoryLockDriver):
     """Releasing what has ended is called a success."""
 
@@ -341,6 +363,7 @@ class ReleasesGladly(MemoryLockDriver):
         return True
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="broken", successor=False)
 class IgnoresBreaks(MemoryLockDriver):
     """Breaking does nothing and says it did."""
 
@@ -348,6 +371,7 @@ class IgnoresBreaks(MemoryLockDriver):
         return any(holder.fence == fence for holder in (await self.inspect(name)).holders)
 
 
+@caught_by("lock.test_lock.test_permits")
 class BreaksAnybody(MemoryLockDriver):
     """Breaking doesn't look at the fence."""
 
@@ -356,6 +380,7 @@ class BreaksAnybody(MemoryLockDriver):
         return bool(held) and await super().break_(name, held[0].fence)
 
 
+@caught_by("lock.test_lock.test_several_names")
 class InspectsByTrying(MemoryLockDriver):
     """Inspecting stands in line."""
 
@@ -365,6 +390,7 @@ class InspectsByTrying(MemoryLockDriver):
         return info
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class ShowsTheEnded(Broken):
     """Inspecting shows grants that have run out."""
 

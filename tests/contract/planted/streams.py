@@ -10,6 +10,7 @@ from msgspec.structs import replace
 import ailf
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, Swept
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
+from tests.contract.planted.base import caught_by
 
 # --- adding and reading ------------------------------------------------------------------------------------------
 
@@ -26,36 +27,43 @@ class ChangesDrafts(MemoryStreamDriver):
         return await super().add_once(stream, replace(draft, **self.changes), **options)
 
 
+@caught_by("backend.test_backend.test_largest", "stream.test_scheduling.test_every_way_to_add_has_the_options")
 class ForgetsHeaders(ChangesDrafts):
     """Entries lose their headers."""
 
     changes = {"headers": {}}  # noqa: RUF012 - nobody changes it
 
 
+@caught_by("stream.test_ordering.test_each_at_its_own_time", "stream.test_scheduling.test_delays")
 class IgnoresDelays(ChangesDrafts):
     """Whatever is for later comes at once."""
 
     changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - nobody changes it
 
 
+@caught_by("stream.test_scheduling.test_delays")
 class IgnoresTimes(ChangesDrafts):
     """A delay counts, a time does not."""
 
     changes = {"at": 0.0}  # noqa: RUF012 - nobody changes it
 
 
+@caught_by("stream.test_ordering.test_one_after_another", "stream.test_ordering.test_ordered_work")
 class IgnoresKeys(ChangesDrafts):
     """The messages of one key are delivered at once."""
 
     changes = {"key": ""}  # noqa: RUF012 - nobody changes it
 
 
+@caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="nack")
+@caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="expire")
 class IgnoresOverrides(ChangesDrafts):
     """A message's own number of deliveries doesn't count."""
 
     changes = {"max_deliveries": None}  # noqa: RUF012 - nobody changes it
 
 
+@caught_by("stream.test_stream.test_readable_on_return")
 class LosesMessages(MemoryStreamDriver):
     """Every third entry is answered with an id and not kept."""
 
@@ -71,6 +79,7 @@ class LosesMessages(MemoryStreamDriver):
         return ids
 
 
+@caught_by("backend.test_backend.test_largest")
 class CutsBodies(MemoryStreamDriver):
     """A body ends at its first zero byte."""
 
@@ -79,6 +88,7 @@ class CutsBodies(MemoryStreamDriver):
         return await super().add(stream, cut, **options)
 
 
+@caught_by("backend.test_cancel.test_cancelled_adds", asyncio_only=True)
 class MixesReplies(MemoryStreamDriver):
     """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
 
@@ -92,6 +102,7 @@ class MixesReplies(MemoryStreamDriver):
         return self._replies.pop(0)
 
 
+@caught_by("backend.test_backend.test_names")
 class SharesNames(MemoryStreamDriver):
     """What stands in braces is all that counts of a name."""
 
@@ -100,6 +111,8 @@ class SharesNames(MemoryStreamDriver):
         return super()._state("braces" if "{" in stream else inside or stream)
 
 
+@caught_by("stream.test_stream.test_read")
+@caught_by("stream.test_stream.test_tail", begin="earliest")
 class ReadsTwice(MemoryStreamDriver):
     """Reading on begins with what was read last."""
 
@@ -107,6 +120,7 @@ class ReadsTwice(MemoryStreamDriver):
         return await super().read(stream, start, end, limit)
 
 
+@caught_by("stream.test_positions.test_times")
 class MistakesTimes(MemoryStreamDriver):
     """A time is the place after what was added since the second began."""
 
@@ -114,6 +128,7 @@ class MistakesTimes(MemoryStreamDriver):
         return super().id_before(int(timestamp) + 1)
 
 
+@caught_by("stream.test_scheduling.test_cancel_changes_nothing_else")
 class CancelsAnything(MemoryStreamDriver):
     """Cancelling removes an entry, whether its time has come or not."""
 
@@ -126,6 +141,7 @@ class CancelsAnything(MemoryStreamDriver):
         return bool(found)
 
 
+@caught_by("stream.test_scheduling.test_cancel")
 class CancelsNothing(MemoryStreamDriver):
     """Cancelling is answered and not done."""
 
@@ -134,6 +150,8 @@ class CancelsNothing(MemoryStreamDriver):
         return state.parked(state.locate(entry_id), self._now())
 
 
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="cancel")
+@caught_by("stream.test_scheduling.test_cancel", "stream.test_info.test_counts_after_anything")
 class CancelsSilently(MemoryStreamDriver):
     """A cancelled entry leaves the stream, and the groups that had read it wait for it."""
 
@@ -149,6 +167,7 @@ class CancelsSilently(MemoryStreamDriver):
 # --- adding once -------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_scheduling.test_add_once")
 class ForgetsDedupIds(MemoryStreamDriver):
     """Every id is new."""
 
@@ -157,6 +176,7 @@ class ForgetsDedupIds(MemoryStreamDriver):
         return await super().add_once(stream, draft, **options)
 
 
+@caught_by("stream.test_scheduling.test_add_once")
 class RemembersForEver(MemoryStreamDriver):
     """A window never ends."""
 
@@ -164,6 +184,7 @@ class RemembersForEver(MemoryStreamDriver):
         return await super().add_once(stream, draft, **{**options, "window": 1e9})
 
 
+@caught_by("stream.test_scheduling.test_add_once")
 class SlidesWindows(MemoryStreamDriver):
     """A window begins anew with each that finds its id."""
 
@@ -176,6 +197,7 @@ class SlidesWindows(MemoryStreamDriver):
         return added
 
 
+@caught_by("stream.test_scheduling.test_add_once_after_cancel")
 class CancelsWithoutTheId(MemoryStreamDriver):
     """The dedup id of a message that is cancelled stays taken."""
 
@@ -187,6 +209,7 @@ class CancelsWithoutTheId(MemoryStreamDriver):
         return done
 
 
+@caught_by("stream.test_scheduling.test_add_once_again_after_cancel")
 class ForgetsTheCall(MemoryStreamDriver):
     """After a cancel the call that had added the message adds it again, when it is repeated."""
 
@@ -197,6 +220,7 @@ class ForgetsTheCall(MemoryStreamDriver):
         return done
 
 
+@caught_by("stream.test_scheduling.test_add_once_after_cancel")
 class FreesAnyId(MemoryStreamDriver):
     """Cancelling frees the dedup id that a message was added under, although it stands for another one by now."""
 
@@ -209,6 +233,7 @@ class FreesAnyId(MemoryStreamDriver):
         return done
 
 
+@caught_by("stream.test_scheduling.test_add_once_after_trim", retention=ailf.Retention.settled())
 class ForgetsWhatIsTrimmed(MemoryStreamDriver):
     """A dedup id is forgotten with its entry."""
 
@@ -219,6 +244,7 @@ class ForgetsWhatIsTrimmed(MemoryStreamDriver):
         return await super().add_once(stream, draft, **options)
 
 
+@caught_by("stream.test_scheduling.test_add_once_by_many")
 class AddsFirst(MemoryStreamDriver):
     """Whether an id is known is looked up in one step, and added in another."""
 
@@ -230,6 +256,7 @@ class AddsFirst(MemoryStreamDriver):
         return await super().add_once(stream, draft, **options)
 
 
+@caught_by("stream.test_retention.test_full")
 class RemembersRefused(MemoryStreamDriver):
     """The id of what a full stream refused is taken."""
 
@@ -243,6 +270,7 @@ class RemembersRefused(MemoryStreamDriver):
             raise
 
 
+@caught_by("stream.test_scheduling.test_add_once_ids")
 class KeepsDedupIds(MemoryStreamDriver):
     """Deleting a stream leaves its dedup ids."""
 
@@ -256,6 +284,7 @@ class KeepsDedupIds(MemoryStreamDriver):
 # --- retention ---------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_retention.test_full", "stream.test_retention.test_two_groups")
 class TrimsUnsettled(MemoryStreamDriver):
     """Every retention is hard."""
 
@@ -266,6 +295,7 @@ class TrimsUnsettled(MemoryStreamDriver):
         return await super().trim(stream, attrs.evolve(retention, hard=True), **options)
 
 
+@caught_by("stream.test_retention.test_without_groups")
 class NeverTrims(MemoryStreamDriver):
     """Adding removes nothing."""
 
@@ -273,6 +303,7 @@ class NeverTrims(MemoryStreamDriver):
         return
 
 
+@caught_by("stream.test_retention.test_full", "stream.test_retention.test_waiting_for_room")
 class NeverFull(MemoryStreamDriver):
     """What can't be removed is exceeded."""
 
@@ -281,6 +312,8 @@ class NeverFull(MemoryStreamDriver):
             self._state(stream).make_room(count, retention, self._now())
 
 
+@caught_by("stream.test_retention.test_full")
+@caught_by("stream.test_retention.test_one_that_waits_fills_nothing", retention="settled", state="scheduled")
 class StopsAtTheUnsettled(MemoryStreamDriver):
     """A stream whose oldest entry is not settled is full, whatever is behind it."""
 
@@ -291,6 +324,7 @@ class StopsAtTheUnsettled(MemoryStreamDriver):
         super()._make_room(stream, count, retention)
 
 
+@caught_by("stream.test_retention.test_what_is_behind")
 class RefusesWhenBehind(MemoryStreamDriver):
     """A stream is full while it is too long, also where more could be removed."""
 
@@ -300,6 +334,7 @@ class RefusesWhenBehind(MemoryStreamDriver):
             raise ailf.StreamFullError("full")
 
 
+@caught_by("stream.test_retention.test_full_of_many")
 class RefusesOnlyWhenSure(MemoryStreamDriver):
     """A stream of which not everything was looked at is never full."""
 
@@ -311,6 +346,8 @@ class RefusesOnlyWhenSure(MemoryStreamDriver):
             super()._make_room(stream, count, retention)
 
 
+@caught_by("stream.test_retention.test_a_trim_finds_all", way="age", share=0.5)
+@caught_by("stream.test_retention.test_many_at_once")
 class TrimsAPage(MemoryStreamDriver):
     """The first step of a trim is the last."""
 
@@ -318,6 +355,7 @@ class TrimsAPage(MemoryStreamDriver):
         return replace(await super().trim(stream, retention, **options), after="")
 
 
+@caught_by("stream.test_retention.test_settled")
 class KeepsTheSettled(MemoryStreamDriver):
     """What is settled is kept by every retention without a length."""
 
@@ -328,6 +366,7 @@ class KeepsTheSettled(MemoryStreamDriver):
         super()._make_room(stream, count, attrs.evolve(retention, keep_settled=True))
 
 
+@caught_by("stream.test_retention.test_settled", "stream.test_retention.test_settled_and_full")
 class SettlesForNobody(MemoryStreamDriver):
     """Where a stream has no group, everything counts as settled."""
 
@@ -338,6 +377,7 @@ class SettlesForNobody(MemoryStreamDriver):
         super()._make_room(stream, count, retention)
 
 
+@caught_by("stream.test_retention.test_length")
 class CountsWhatWas(MemoryStreamDriver):
     """The length is that which the stream once had."""
 
@@ -347,6 +387,7 @@ class CountsWhatWas(MemoryStreamDriver):
         return int(known["longest"])
 
 
+@caught_by("stream.test_retention.test_full")
 class AddsHalf(MemoryStreamDriver):
     """Of many, those are added that there is room for."""
 
@@ -357,6 +398,7 @@ class AddsHalf(MemoryStreamDriver):
         return ids
 
 
+@caught_by("stream.test_retention.test_hard")
 class CountsNoEvictions(MemoryStreamDriver):
     """What a hard retention took unsettled is not counted."""
 
@@ -365,6 +407,7 @@ class CountsNoEvictions(MemoryStreamDriver):
         self._state(stream).evicted = 0
 
 
+@caught_by("stream.test_retention.test_age")
 class IgnoresAge(MemoryStreamDriver):
     """Nothing is too old."""
 
@@ -378,6 +421,9 @@ class IgnoresAge(MemoryStreamDriver):
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
+@caught_by(
+    "stream.test_delivery.test_what_comes_back_wakes_others", "stream.test_ordering.test_the_turn_wakes_who_waits"
+)
 class RingsNobody(MemoryStreamDriver):
     """Who waits is not told that something came."""
 
@@ -385,6 +431,7 @@ class RingsNobody(MemoryStreamDriver):
         return
 
 
+@caught_by("backend.test_close.test_close_wakes_everybody")
 class NeverCloses(MemoryStreamDriver):
     """A wait is deaf to the end."""
 
@@ -400,6 +447,8 @@ class NeverCloses(MemoryStreamDriver):
         return Deaf(self._handle, stream)
 
 
+@caught_by("backend.test_close.test_consuming_ends_promptly", way="backend")
+@caught_by("backend.test_close.test_consuming_ends_promptly", way="process")
 class ClosesLate(MemoryStreamDriver):
     """A wait is waited out, whatever ends meanwhile."""
 
@@ -432,18 +481,24 @@ class DeafToSteps(MemoryStreamDriver):
         return silently
 
 
+@caught_by("stream.test_dead_letters.test_a_redrive_wakes_who_waits", way="one")
 class DeafToRedrives(DeafToSteps):
     """Who waits is not told what was redriven."""
 
     deaf_to = frozenset({"take_letters"})
 
 
+@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="resume")
+@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="seek")
 class DeafToSteering(DeafToSteps):
     """Who waits is not told that the group goes on, or where."""
 
     deaf_to = frozenset({"pause", "seek"})
 
 
+@caught_by("stream.test_scheduling.test_in_time", way="delay")
+@caught_by("stream.test_scheduling.test_in_time", way="at")
+@caught_by("stream.test_scheduling.test_in_time", way="nack")
 class DeafToTime(MemoryStreamDriver):
     """Who waits is not told that something has come due."""
 
@@ -460,6 +515,11 @@ class DeafToTime(MemoryStreamDriver):
 # --- messages in general -----------------------------------------------------------------------------------------
 
 
+@caught_by(
+    "backend.test_backend.test_pairs_of_names",
+    "stream.test_stream.test_groups_are_apart",
+    "stream.test_ordering.test_groups_keep_their_own_turns",
+)
 class SharesGroups(MemoryStreamDriver):
     """All groups of a stream are one."""
 
@@ -470,6 +530,7 @@ class SharesGroups(MemoryStreamDriver):
         return self._state(stream).groups.get("")
 
 
+@caught_by("stream.test_stream.test_read")
 class DeletesOnAck(MemoryStreamDriver):
     """What one group has done is gone for everybody."""
 
@@ -483,6 +544,7 @@ class DeletesOnAck(MemoryStreamDriver):
         return outcomes
 
 
+@caught_by("stream.test_stream.test_id_order")
 class Reorders(MemoryStreamDriver):
     """A page of new entries leaves last first."""
 
@@ -491,6 +553,7 @@ class Reorders(MemoryStreamDriver):
         return replace(fetched, claims=fetched.claims[::-1])
 
 
+@caught_by("stream.test_delivery.test_extend", "stream.test_delivery.test_leases_are_renewed")
 class NeverExtends(MemoryStreamDriver):
     """Extending is answered and not done."""
 
@@ -502,6 +565,7 @@ class NeverExtends(MemoryStreamDriver):
         return await super().fetch(stream, group, consumer, **options)
 
 
+@caught_by("stream.test_delivery.test_fenced_settles")
 class RevivesLeases(MemoryStreamDriver):
     """A lease that has ended can be extended."""
 

@@ -10,6 +10,7 @@ from ailf.driver import Bid, Denied, Grant, Place
 from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.state.lock import LockState
 from ailf_memory.state.wait_queue import Line
+from tests.contract.planted.base import caught_by
 from tests.contract.planted.locks import Broken
 
 
@@ -35,12 +36,14 @@ class Silent(Line):
         return
 
 
+@caught_by("lock.test_lock_waiting.test_a_freed_lock_wakes_a_waiter", fair=True, way="release")
 class WakesNobody(_OnLine):
     """Whoever waits looks again by himself."""
 
     line = Silent
 
 
+@caught_by("lock.test_lock_waiting.test_turns")
 class WakesEverybody(Broken):
     """All who wait are woken, and one of them gets it."""
 
@@ -52,6 +55,7 @@ class WakesEverybody(Broken):
         return mine
 
 
+@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
 class WakesOnlyOne(MemoryLockDriver):
     """Where two permits are free one waiter is woken."""
 
@@ -74,6 +78,7 @@ class Selfish(Line):
             super().wake(now_ms)
 
 
+@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
 class KeepsWakeUps(_OnLine):
     """Who is woken in vain, wanting more than that, doesn't pass it on."""
 
@@ -91,6 +96,7 @@ class LeavesSilently(Broken):
         return False
 
 
+@caught_by("lock.test_lock.test_nobody_barges")
 class LetsBarge(MemoryLockDriver):
     """Fair or not, whoever comes at the right time has it."""
 
@@ -98,6 +104,7 @@ class LetsBarge(MemoryLockDriver):
         return await super().acquire(replace(bid, fair=False))
 
 
+@caught_by("lock.test_lock_waiting.test_turns")
 class LastComeFirst(Broken):
     """The line is a stack."""
 
@@ -110,6 +117,7 @@ class LastComeFirst(Broken):
         return reply
 
 
+@caught_by("lock.test_lock.test_places")
 class QueuesAnew(Broken):
     """Who comes again stands at the end."""
 
@@ -121,6 +129,7 @@ class QueuesAnew(Broken):
         return reply
 
 
+@caught_by("lock.test_lock.test_several_names")
 class QueuesTries(MemoryLockDriver):
     """Who doesn't want to wait is put in line too."""
 
@@ -141,6 +150,7 @@ class _StaysInLine(Broken):
                 line[bid.token] = waiter
 
 
+@caught_by("lock.test_lock.test_nobody_barges")
 class NeverLeaves(_StaysInLine):
     """A place in line is kept when its owner has gone."""
 
@@ -149,6 +159,7 @@ class NeverLeaves(_StaysInLine):
             return await super().release(bid)
 
 
+@caught_by("lock.test_lock.test_places")
 class KeepsPlaces(_StaysInLine):
     """Who has got it stays in line."""
 
@@ -157,6 +168,7 @@ class KeepsPlaces(_StaysInLine):
             return await super().acquire(bid)
 
 
+@caught_by("lock.test_lock_waiting.test_a_dead_waiter")
 class KeepsTheDead(MemoryLockDriver):
     """A place in line never ends by itself."""
 
@@ -165,6 +177,7 @@ class KeepsTheDead(MemoryLockDriver):
         return await super().acquire(replace(bid, place=place))
 
 
+@caught_by("lock.test_lock.test_places")
 class GivesNoTime(MemoryLockDriver):
     """It isn't told when another try may do better."""
 
@@ -173,6 +186,7 @@ class GivesNoTime(MemoryLockDriver):
         return Denied(1e9) if isinstance(reply, Denied) else reply
 
 
+@caught_by("lock.test_lock_waiting.test_a_waiter_that_was_away")
 class KeepsHalfAPlace(Broken):
     """Who lost his place in one line keeps that in another."""
 
