@@ -15,7 +15,7 @@ from tests.contract.planted.base import BrokenHarness, caught_by
 
 @caught_by("backend.test_close.test_close_leaves_nothing")
 class LeavesThreads(MemoryDriver):
-    """A thread of it outlives it."""
+    """One of its threads goes on after `close`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -23,8 +23,8 @@ class LeavesThreads(MemoryDriver):
 
 
 @caught_by("backend.test_close.test_dropped")
-class IsForgottenSilently(MemoryDriver):
-    """Nobody learns that it was dropped."""
+class DropsWithoutWarning(MemoryDriver):
+    """It says of itself that it had nothing to give back when it was dropped."""
 
     def abandon(self) -> bool:
         super().abandon()
@@ -32,8 +32,8 @@ class IsForgottenSilently(MemoryDriver):
 
 
 @caught_by("backend.test_close.test_dropped")
-class IsNotGivenBack(MemoryDriver):
-    """What it has when it is dropped stays."""
+class DropsWithoutCleanup(MemoryDriver):
+    """One of its threads goes on after it was dropped."""
 
     def abandon(self) -> bool:
         threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
@@ -41,24 +41,24 @@ class IsNotGivenBack(MemoryDriver):
 
 
 @caught_by("backend.test_backend.test_a_silent_backend")
-class WaitsForEver(BrokenHarness):
-    """Its drivers wait for an answer however long that takes."""
+class IgnoresTimeouts(BrokenHarness):
+    """Its drivers wait for an answer without a deadline."""
 
     keeps_time = False
 
 
 @caught_by("backend.test_backend.test_same_url_same_things")
 class SharesNamespaces(BrokenHarness):
-    """Another namespace is the same place."""
+    """Two namespaces share everything."""
 
     def elsewhere(self) -> "SharesNamespaces":
-        """Return the very same."""
+        """Return this harness itself."""
         return self
 
 
 @caught_by("backend.test_backend.test_same_url_same_things")
 class SharesNothing(BrokenHarness):
-    """Whoever opens it gets a place of its own."""
+    """Each backend that opens the URL has a store of its own."""
 
     def driver(self, runtime: Runtime) -> BackendDriver:
         """Return a driver on a new store."""
@@ -67,7 +67,7 @@ class SharesNothing(BrokenHarness):
 
 
 class _Unpacked:
-    """Payloads that never become bytes."""
+    """A codec whose payloads never become bytes."""
 
     def pack(self, data: Any, headers: Any) -> Any:
         return data, headers or {}

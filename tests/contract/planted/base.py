@@ -9,6 +9,7 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -25,7 +26,7 @@ from ailf_memory.stream import MemoryStreamDriver
 from contract_tests.harness import Harness
 from tests.contract.harnesses import MemoryHarness
 
-__all__ = ["BrokenHarness", "ContractTest", "Planted", "caught_by", "planted_bugs"]
+__all__ = ["BrokenHarness", "ContractTest", "Planted", "caught_by", "modules_of_bugs", "planted_bugs"]
 
 ContractTest = Callable[..., Coroutine[Any, Any, None]]
 Bug = TypeVar("Bug", bound=type)
@@ -227,9 +228,17 @@ def _subscribing_by(listener: type[MemoryListener]) -> type[MemoryPubSubDriver]:
     return Driver
 
 
+def modules_of_bugs() -> list[ModuleType]:
+    """Return the modules beside this one, which have the planted bugs."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    return [
+        importlib.import_module(f"tests.contract.planted.{name}")
+        for name in names
+        if name != "base" and not name.startswith("test_")
+    ]
+
+
 def planted_bugs() -> list[Planted]:
-    """Return the planted bugs of all modules beside this one."""
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if not path.stem.startswith("test_"):
-            importlib.import_module(f"tests.contract.planted.{path.stem}")
+    """Return the planted bugs of all modules."""
+    modules_of_bugs()  # importing them registers the bugs
     return list(_registry)

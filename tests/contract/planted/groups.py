@@ -1,4 +1,4 @@
-"""Groups of memory streams, and their drivers, each broken in one way: leases, dead letters, ordering keys."""
+"""Groups of memory streams with planted bugs: leases, dead letters, ordering keys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,8 @@ class DeliversTwice(MemoryStreamDriver):
 
 
 @caught_by("stream.test_delivery.test_expired_leases_come_back", "stream.test_takeover.test_max_processing")
-class IgnoresLeases(MemoryStreamDriver):
-    """A lease never ends by itself."""
+class NeverExpiresLeases(MemoryStreamDriver):
+    """A lease lasts until its message is settled."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "lease": 1e9})
@@ -39,24 +39,24 @@ class IgnoresLeases(MemoryStreamDriver):
 
 
 @caught_by("stream.test_delivery.test_one_lease_at_a_time")
-class LeasesNothing(MemoryStreamDriver):
-    """A message is for anybody again as soon as it was delivered."""
+class GrantsNoLeases(MemoryStreamDriver):
+    """A message is available again as soon as it was delivered."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "lease": 0.0})
 
 
 @caught_by("stream.test_delivery.test_fenced_settles")
-class SettlesStale(GroupState):
-    """Whoever once had a message may settle it."""
+class AcceptsStaleReceipts(GroupState):
+    """A consumer may settle a message after its lease has ended."""
 
     def mine(self, receipt: Receipt, now_ms: int) -> Any:
         return self.pending.get(receipt.id)
 
 
 @caught_by("stream.test_delivery.test_settling_two_ways_at_once", asyncio_only=True)
-class SettlesTogether(MemoryStreamDriver):
-    """A lease that one request settles twice holds both times."""
+class AcceptsTwoSettlements(MemoryStreamDriver):
+    """One request may settle a lease in two ways."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         last = {each.receipt: each for each in settlements}
@@ -66,7 +66,7 @@ class SettlesTogether(MemoryStreamDriver):
 
 @caught_by("stream.test_positions.test_old_deliveries_after_a_seek")
 @caught_by("stream.test_positions.test_old_deliveries_after_a_reset", what="group")
-class RepeatsGrants(GroupState):
+class RepeatsLeaseNumbers(GroupState):
     """A lease is numbered by its attempt, which begins anew after a seek."""
 
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
@@ -84,7 +84,7 @@ class CountsReleases(GroupState):
 
 
 @caught_by("stream.test_delivery.test_a_release_with_a_delay")
-class ReleasesAtOnce(GroupState):
+class IgnoresReleaseDelays(GroupState):
     """The delay of a release is ignored."""
 
     def release(self, name: str, due_ms: int, now_ms: int) -> None:
@@ -101,8 +101,8 @@ class AcksOnNack(MemoryStreamDriver):
 
 
 @caught_by("stream.test_delivery.test_nack_delays")
-class NacksAtOnce(MemoryStreamDriver):
-    """A nack's delay is forgotten."""
+class IgnoresNackDelays(MemoryStreamDriver):
+    """The delay of a nack is ignored."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         return await super().settle(stream, group, [replace(each, delay=0.0) for each in settlements], **options)
@@ -110,7 +110,7 @@ class NacksAtOnce(MemoryStreamDriver):
 
 @caught_by("stream.test_delivery.test_dead_letters", way="nack")
 @caught_by("stream.test_delivery.test_dead_letters", way="expire")
-class TriesForEver(MemoryStreamDriver):
+class IgnoresMaxDeliveries(MemoryStreamDriver):
     """No number of deliveries is too many."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
@@ -121,8 +121,8 @@ class TriesForEver(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_delays")
-class HoldsUpOthers(GroupState):
-    """What is for later holds up what is behind it."""
+class DelaysEntriesBehindScheduledOnes(GroupState):
+    """A scheduled message delays those behind it."""
 
     def _admit(self, name: str, out: Any, now_ms: int) -> bool:
         held_up = max([out.terms.at_ms, *(each.terms.at_ms for each in self.pending.values())])
@@ -130,8 +130,8 @@ class HoldsUpOthers(GroupState):
 
 
 @caught_by("stream.test_scheduling.test_delays")
-class CountsParking(GroupState):
-    """Taking in what is for later is its first attempt."""
+class CountsScheduling(GroupState):
+    """Reading a scheduled message counts as its first attempt."""
 
     def schedule(self, name: str, due_ms: int) -> None:
         out = self.pending[name]
@@ -144,7 +144,7 @@ class CountsParking(GroupState):
 
 
 @caught_by("stream.test_stream.test_broken_entries")
-class StumblesOverProblems(MemoryStreamDriver):
+class FailsOnBrokenEntries(MemoryStreamDriver):
     """A fetch fails with the first entry that can't be read."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
@@ -155,8 +155,8 @@ class StumblesOverProblems(MemoryStreamDriver):
 
 
 @caught_by("stream.test_stream.test_broken_entries")
-class IgnoresProblems(MemoryStreamDriver):
-    """An entry that can't be read is handed out as though it could."""
+class DeliversBrokenEntries(MemoryStreamDriver):
+    """An entry that can't be read is delivered as if it could."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
@@ -167,7 +167,7 @@ class IgnoresProblems(MemoryStreamDriver):
 @caught_by("stream.test_delivery.test_dead_letters", way="reject")
 @caught_by("stream.test_stream.test_undecodable")
 class LosesDeadLetters(GroupState):
-    """What a group gives up on is gone."""
+    """A message is dropped where it should become a dead letter."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         self.finish(name, now_ms)
@@ -183,16 +183,16 @@ class ForgetsErrors(GroupState):
 
 
 @caught_by("stream.test_events.test_dead_letters_are_told")
-class HidesDeaths(MemoryStreamDriver):
-    """Nobody is told what a fetch has buried."""
+class HidesDeadLetters(MemoryStreamDriver):
+    """A fetch reports no dead letter that it made."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return replace(await super().fetch(stream, group, consumer, **options), dead=())
 
 
 @caught_by("stream.test_dead_letters.test_redrive", "stream.test_dead_letters.test_redriven_and_failed_again")
-class CountsOn(GroupState):
-    """A message that is redriven goes on with its attempts."""
+class RedrivesWithOldAttempts(GroupState):
+    """The attempts of a redriven message go on from those of its dead letter."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         before, letter = set(self.pending), self.dead.get(number)
@@ -204,7 +204,7 @@ class CountsOn(GroupState):
 
 @caught_by("stream.test_dead_letters.test_redriven_once")
 class RedrivesTwice(GroupState):
-    """A letter is redriven by each who asks."""
+    """A dead letter stays when it is redriven, so that it can be redriven again."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
@@ -215,16 +215,16 @@ class RedrivesTwice(GroupState):
 
 
 @caught_by("stream.test_dead_letters.test_purge")
-class PurgesNothing(GroupState):
-    """Purging puts back."""
+class RedrivesOnPurge(GroupState):
+    """Purging redrives."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         return super().take_letter(number, now_ms, redrive=True)
 
 
 @caught_by("stream.test_dead_letters.test_redrive")
-class RedrivesToAll(MemoryStreamDriver):
-    """A letter is redriven by adding it to the stream again, for every group."""
+class RedrivesToAllGroups(MemoryStreamDriver):
+    """A dead letter is redriven by adding it to the stream again, for every group."""
 
     async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         known = self._group(stream, group)
@@ -235,8 +235,8 @@ class RedrivesToAll(MemoryStreamDriver):
 
 
 @caught_by("stream.test_dead_letters.test_redriven_after_its_entry_is_gone")
-class NeedsTheEntry(GroupState):
-    """A letter can't be redriven when its entry is gone."""
+class RedrivesOnlyKeptEntries(GroupState):
+    """A dead letter can't be redriven when its entry is gone."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
@@ -248,8 +248,8 @@ class NeedsTheEntry(GroupState):
 
 
 @caught_by("stream.test_ordering.test_failures_keep_the_turn", "stream.test_ordering.test_closing_keeps_the_turn")
-class PassesTurns(GroupState):
-    """Whatever comes back gives its turn to the next of its key."""
+class PassesTurnsOnFailure(GroupState):
+    """A message that comes back gives its turn to the next of its ordering key."""
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
         super().park(name, due_ms, now_ms)
@@ -260,8 +260,8 @@ class PassesTurns(GroupState):
 
 @caught_by("stream.test_ordering.test_what_passes_the_turn", way="reject")
 @caught_by("stream.test_ordering.test_what_passes_the_turn", way="expire")
-class KeepsTurns(GroupState):
-    """Whose message is a dead letter keeps the turn of its key."""
+class KeepsTurnsOfDeadLetters(GroupState):
+    """A dead letter keeps the turn of its ordering key."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
@@ -271,8 +271,8 @@ class KeepsTurns(GroupState):
 
 
 @caught_by("stream.test_ordering.test_a_redriven_letter_queues")
-class RedrivesFirst(GroupState):
-    """What is redriven goes before all others of its key."""
+class RedrivesAheadOfTheQueue(GroupState):
+    """A redriven message goes before all others of its ordering key."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         taken = super().take_letter(number, now_ms, redrive=redrive)

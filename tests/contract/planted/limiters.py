@@ -1,4 +1,4 @@
-"""Memory rate limiters, each broken in one way, that the contract suite must catch."""
+"""Memory rate limiters with planted bugs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +22,12 @@ def _each(ruling: Ruling, change: Any) -> Ruling:
     return replace(ruling, levels=tuple(map(change, ruling.levels)))
 
 
-# --- what passes -------------------------------------------------------------------------------------------------
+# --- charges -----------------------------------------------------------------------------------------------------
 
 
 @caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
 @caught_by("ratelimit.test_ratelimit.test_together", limit=SLOW[0])
-class LetsAllPass(MemoryRateLimiterDriver):
+class DeniesNothing(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
@@ -35,13 +35,14 @@ class LetsAllPass(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
-class ChargesParts(MemoryRateLimiterDriver):
-    """Each limit is asked by itself, and charged if it agrees."""
+class ChargesEachLimit(MemoryRateLimiterDriver):
+    """Each limit is asked by itself, and charged if it allows the call."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         pairs = zip(limits, demand.costs, strict=True)
         rulings = [
-            super(ChargesParts, self)._decide((each,), replace(demand, costs=(cost,)), now_ms) for each, cost in pairs
+            super(ChargesEachLimit, self)._decide((each,), replace(demand, costs=(cost,)), now_ms)
+            for each, cost in pairs
         ]
         worst = min(rulings, key=lambda each: each.allowed)
         return replace(
@@ -50,16 +51,16 @@ class ChargesParts(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[0])
-class ChargesTheDenied(MemoryRateLimiterDriver):
-    """Denied calls count."""
+class ChargesDeniedCalls(MemoryRateLimiterDriver):
+    """Denied calls are charged."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(limits, replace(demand, count_denied=True), now_ms)
 
 
 @caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[1])
-class IgnoresTheDenied(MemoryRateLimiterDriver):
-    """Denied calls never count, also where that is asked for."""
+class IgnoresCountDenied(MemoryRateLimiterDriver):
+    """Denied calls are never charged, also with `count_denied`."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(limits, replace(demand, count_denied=False), now_ms)
@@ -67,7 +68,7 @@ class IgnoresTheDenied(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[2])
 class AllowsOneMore(MemoryRateLimiterDriver):
-    """It compares with the wrong sign."""
+    """A comparison has the wrong sign: one call more passes."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(tuple((name, _larger(limit)) for name, limit in limits), demand, now_ms)
@@ -108,8 +109,8 @@ class SharesKeys(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
-class CountsPeeks(MemoryRateLimiterDriver):
-    """To look costs 1."""
+class ChargesPeeks(MemoryRateLimiterDriver):
+    """A peek costs 1."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(limits, replace(demand, costs=tuple(max(1, each) for each in demand.costs)), now_ms)
@@ -117,7 +118,7 @@ class CountsPeeks(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_time_steps_back", limit=SLOW[0])
 class TrustsTheClock(MemoryRateLimiterDriver):
-    """Time that steps back mints what has been charged since."""
+    """A clock that is set back makes charges void."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         known = self._store.accounts.get(demand.account)
@@ -128,8 +129,8 @@ class TrustsTheClock(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_a_limit_is_made_smaller", **SMALLER)
-class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
-    """A limit that is made smaller counts all that a larger one charged."""
+class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
+    """A limit that is made smaller counts everything that the larger one charged."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         known = self._store.accounts.get(demand.account)
@@ -142,8 +143,8 @@ class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_large_numbers")
-class SumsInDoubles(MemoryRateLimiterDriver):
-    """What it counts loses its last digits where it is large."""
+class RoundsLargeCosts(MemoryRateLimiterDriver):
+    """A large cost loses its last digits."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(limits, replace(demand, costs=tuple(map(_cut, demand.costs))), now_ms)
@@ -153,12 +154,12 @@ def _cut(cost: int) -> int:
     return int(float(f"{cost:.6g}"))
 
 
-# --- what is told ------------------------------------------------------------------------------------------------
+# --- decisions ---------------------------------------------------------------------------------------------------
 
 
 @caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[0])
-class TellsNoTime(MemoryRateLimiterDriver):
-    """It isn't told when another try passes."""
+class HidesRetryAfter(MemoryRateLimiterDriver):
+    """`retry_after` is 0."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
@@ -166,8 +167,8 @@ class TellsNoTime(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[1])
-class RoundsTime(MemoryRateLimiterDriver):
-    """It is told in whole hundredths of a second."""
+class RoundsRetryAfter(MemoryRateLimiterDriver):
+    """`retry_after` is rounded to a hundredth of a second."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
@@ -175,8 +176,8 @@ class RoundsTime(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_too_large", limit=SLOW[0])
-class NeverSaysNever(MemoryRateLimiterDriver):
-    """What is too large is told to come again."""
+class PromisesImpossibleCosts(MemoryRateLimiterDriver):
+    """A call that can never pass is told to come again."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
@@ -184,8 +185,8 @@ class NeverSaysNever(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
-class TellsOneLess(MemoryRateLimiterDriver):
-    """One more remains than it says."""
+class ReportsOneLess(MemoryRateLimiterDriver):
+    """`remaining` is one too few."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return _each(
@@ -195,8 +196,8 @@ class TellsOneLess(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
-class TellsWhatWas(MemoryRateLimiterDriver):
-    """What remains is what remained before the call."""
+class ReportsRemainingBefore(MemoryRateLimiterDriver):
+    """`remaining` is that before the call."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         before = super()._decide(limits, replace(demand, costs=(0,) * len(limits)), now_ms)
@@ -206,8 +207,8 @@ class TellsWhatWas(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
-class NeverFresh(MemoryRateLimiterDriver):
-    """It takes longer to be fresh than it says."""
+class HalvesResetAfter(MemoryRateLimiterDriver):
+    """`reset_after` is half of the time that it takes."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return _each(
@@ -216,8 +217,8 @@ class NeverFresh(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
-class ForgetsSoon(MemoryRateLimiterDriver):
-    """What is stored goes too early."""
+class ExpiresKeysEarly(MemoryRateLimiterDriver):
+    """The stored state of a key goes too early."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         known = self._store.accounts.get(demand.account)
@@ -226,28 +227,28 @@ class ForgetsSoon(MemoryRateLimiterDriver):
         return super()._decide(limits, demand, now_ms)
 
 
-# --- what is settled ---------------------------------------------------------------------------------------------
+# --- settlements, resets, observations ---------------------------------------------------------------------------
 
 
 @caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[0])
-class SettlesNothing(MemoryRateLimiterDriver):
-    """An estimate stays."""
+class IgnoresSettlements(MemoryRateLimiterDriver):
+    """An estimated cost stays."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(account, token, ())
 
 
 @caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[1])
-class OnlyGivesBack(MemoryRateLimiterDriver):
-    """What a call cost beyond its estimate is given to it."""
+class ChargesNothingMore(MemoryRateLimiterDriver):
+    """A call that cost more than its estimate is not charged the difference."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(account, token, [each for each in charges if each.actual < each.cost])
 
 
 @caught_by("ratelimit.test_ratelimit.test_settled_late", limit=QUICK[0])
-class GivesBackLate(MemoryRateLimiterDriver):
-    """A refund counts although what it was charged for counts no longer."""
+class RefundsLate(MemoryRateLimiterDriver):
+    """A refund counts although its charge counts no longer."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.accounts.get(account)
@@ -258,7 +259,7 @@ class GivesBackLate(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_settled_once", limit=SLOW[0])
-class GivesBackTwice(MemoryRateLimiterDriver):
+class RefundsTwice(MemoryRateLimiterDriver):
     """Every refund counts twice."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
@@ -267,40 +268,40 @@ class GivesBackTwice(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_parallel_places")
-class KeepsPlaces(MemoryRateLimiterDriver):
-    """A place in a limit of concurrency is kept until its ttl is over."""
+class KeepsSlots(MemoryRateLimiterDriver):
+    """A slot of a concurrency limit is kept until its ttl is over."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(account, token, [each for each in charges if not isinstance(each.limit, Concurrency)])
 
 
 @caught_by("ratelimit.test_ratelimit.test_places_end")
-class ExtendsNothing(MemoryRateLimiterDriver):
-    """A place ends after its ttl, whatever its owner does."""
+class NeverExtendsSlots(MemoryRateLimiterDriver):
+    """A slot ends after its ttl, although its owner renews it."""
 
     async def extend(self, slots: Sequence[Any]) -> list[bool]:
         return [True for _ in slots]
 
 
 @caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
-class ResetsNothing(MemoryRateLimiterDriver):
-    """What was charged stays."""
+class IgnoresResets(MemoryRateLimiterDriver):
+    """A reset is answered and not done."""
 
     async def reset(self, account: Account, limits: Sequence[Any]) -> None:
         return
 
 
 @caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
-class ResetsAll(MemoryRateLimiterDriver):
-    """All keys are made fresh."""
+class ResetsAllKeys(MemoryRateLimiterDriver):
+    """A reset resets all keys."""
 
     async def reset(self, account: Account, limits: Sequence[Any]) -> None:
         self._store.accounts.clear()
 
 
 @caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
-class BelievesTheProvider(MemoryRateLimiterDriver):
-    """What a provider says counts also where it is more."""
+class ObservesHigherLimits(MemoryRateLimiterDriver):
+    """An observation counts also where it allows more."""
 
     async def observe(self, account: Account, observation: Observation) -> None:
         await self.reset(account, ((observation.name, observation.limit),))
@@ -308,27 +309,27 @@ class BelievesTheProvider(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
-class HearsNothing(MemoryRateLimiterDriver):
-    """What a provider says is ignored."""
+class IgnoresObservations(MemoryRateLimiterDriver):
+    """An observation is ignored."""
 
     async def observe(self, account: Account, observation: Observation) -> None:
         return
 
 
-# --- the line ----------------------------------------------------------------------------------------------------
+# --- the wait queue ----------------------------------------------------------------------------------------------
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_small_calls_do_not_starve_a_large_one")
-class HasNoLine(MemoryRateLimiterDriver):
-    """Whoever comes at the right time passes."""
+class HasNoQueue(MemoryRateLimiterDriver):
+    """A call that comes at the right time passes all that wait."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         return super()._decide(limits, replace(demand, place=None), now_ms)
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_what_is_given_back_wakes_who_waits")
-class WakesNobody(MemoryRateLimiterDriver):
-    """Who waits looks again by himself."""
+class WakesNoCaller(MemoryRateLimiterDriver):
+    """A refund wakes no waiting call; each looks again by itself."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.accounts.get(account)
@@ -342,8 +343,8 @@ class WakesNobody(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_in_turn")
-class LastComeFirst(MemoryRateLimiterDriver):
-    """The line is a stack."""
+class ServesTheLastCallFirst(MemoryRateLimiterDriver):
+    """The wait queue is a stack."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:
         ruling = super()._decide(limits, demand, now_ms)
@@ -355,8 +356,8 @@ class LastComeFirst(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_who_gives_up_gives_everything_back")
-class NeverLeaves(MemoryRateLimiterDriver):
-    """Who gives up stays in line."""
+class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
+    """A call that gives up stays in the wait queue."""
 
     async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.accounts.get(account)
@@ -367,7 +368,7 @@ class NeverLeaves(MemoryRateLimiterDriver):
 
 
 @caught_by("ratelimit.test_ratelimit.test_remembered_denials")
-class RemembersForLonger(MemoryRateLimiterDriver):
+class RemembersDenialsTooLong(MemoryRateLimiterDriver):
     """Where nothing is given back, denials last longer than they have to."""
 
     def _decide(self, limits: Limits, demand: Demand, now_ms: int) -> Ruling:

@@ -1,4 +1,4 @@
-"""Memory locks, each broken in one way, that the contract suite must catch."""
+"""Memory locks with planted bugs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from ailf_memory.lock import MemoryLockDriver
 from tests.contract.planted.base import BrokenHarness, caught_by
 
 
-class Broken(MemoryLockDriver):
-    """What helps to break something."""
+class LockWithGrants(MemoryLockDriver):
+    """Access to the grants of a bid, for the planted bugs."""
 
     def _grants(self, bid: Bid) -> list[Any]:
         """Return all grants of the names."""
@@ -32,7 +32,7 @@ class Broken(MemoryLockDriver):
         return Grant(fence)
 
 
-# --- how it is entered -------------------------------------------------------------------------------------------
+# --- entering ----------------------------------------------------------------------------------------------------
 
 
 class _UnlockedLock(ailf.Lock):
@@ -116,13 +116,13 @@ class SharesEntries(BrokenHarness):
     on_asyncio = _AsyncSharedBackend
 
 
-# --- who has it --------------------------------------------------------------------------------------------------
+# --- holders -----------------------------------------------------------------------------------------------------
 
 
 @caught_by("lock.test_lock.test_nobody_has_it_twice")
 @caught_by("lock.test_lock_waiting.test_never_too_many", permits=1)
-class GrantsTwice(MemoryLockDriver):
-    """One more may have it."""
+class GrantsOnePermitMore(MemoryLockDriver):
+    """There is one permit more than there should be."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(replace(bid, permits=bid.permits + 1))
@@ -138,7 +138,7 @@ class IgnoresPermits(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_locks_are_apart")
 class SharesLocks(MemoryLockDriver):
-    """All names are one."""
+    """All names are one lock."""
 
     def _state(self, name: str) -> Any:
         return super()._state("all")
@@ -148,8 +148,8 @@ class SharesLocks(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_several_names")
-class GrantsParts(MemoryLockDriver):
-    """Of several names those are taken that are free."""
+class GrantsFreeNames(MemoryLockDriver):
+    """Of several names those are granted that are free."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         reply = await super().acquire(bid)
@@ -160,7 +160,7 @@ class GrantsParts(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_several_names")
-class LooksAtOne(MemoryLockDriver):
+class GrantsFirstName(MemoryLockDriver):
     """Of several names only the first counts."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -171,7 +171,7 @@ class LooksAtOne(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_fences_rise")
-class RepeatsFences(Broken):
+class UsesTheTimeAsFence(LockWithGrants):
     """A fence is the time in milliseconds."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -180,8 +180,8 @@ class RepeatsFences(Broken):
 
 
 @caught_by("lock.test_lock.test_fences_rise")
-class ForgetsFences(Broken):
-    """Fences are counted, anew after a grant has run out."""
+class RestartsFences(LockWithGrants):
+    """Fences begin anew after a grant has run out."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         known = max(self._state(name).fence for name in bid.names)
@@ -192,8 +192,8 @@ class ForgetsFences(Broken):
 
 
 @caught_by("lock.test_lock.test_the_same_bid_again")
-class NumbersTries(Broken):
-    """The same bid again has another fence."""
+class ChangesFencesOfRepeatedBids(LockWithGrants):
+    """A repeated bid has another fence."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         again = bool(self._mine(bid))
@@ -202,7 +202,7 @@ class NumbersTries(Broken):
 
 
 @caught_by("lock.test_lock.test_fences_rise")
-class NumbersNames(Broken):
+class FencesByTheFirstName(LockWithGrants):
     """The fence of several names is that of the first."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -213,27 +213,27 @@ class NumbersNames(Broken):
         return reply
 
 
-# --- how long ----------------------------------------------------------------------------------------------------
+# --- ttls --------------------------------------------------------------------------------------------------------
 
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
-class EndsLate(MemoryLockDriver):
-    """A grant lasts longer than was asked."""
+class ExpiresLate(MemoryLockDriver):
+    """A grant lasts longer than its ttl."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(replace(bid, ttl=bid.ttl + 0.005))
 
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
-class EndsEarly(MemoryLockDriver):
-    """A grant lasts a tenth less than was asked."""
+class ExpiresEarly(MemoryLockDriver):
+    """A grant lasts a tenth less than its ttl."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(replace(bid, ttl=bid.ttl * 0.9))
 
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
-class CutsSeconds(MemoryLockDriver):
+class TruncatesTtls(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
@@ -241,8 +241,8 @@ class CutsSeconds(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_extending")
-class AddsTime(Broken):
-    """Extending adds to what is left."""
+class ExtendsFromTheEnd(LockWithGrants):
+    """Extending adds to the time that is left."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
@@ -254,15 +254,15 @@ class AddsTime(Broken):
 
 @caught_by("lock.test_lock.test_extending")
 class ExtendsByHalf(MemoryLockDriver):
-    """Extending gives half of the time."""
+    """Extending gives half of the ttl."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         return await super().extend([replace(bid, ttl=bid.ttl / 2) for bid in bids])
 
 
 @caught_by("lock.test_lock.test_extending")
-class NeverShortens(Broken):
-    """Extending to less is ignored."""
+class NeverShortens(LockWithGrants):
+    """Extending to a shorter time is ignored."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
@@ -273,24 +273,24 @@ class NeverShortens(Broken):
 
 
 @caught_by("lock.test_lock.test_extending")
-class NeverExtends(MemoryLockDriver):
-    """Extending does nothing and says it did."""
+class NeverExtendsGrants(MemoryLockDriver):
+    """Extending is answered and not done."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         return [True] * len(bids)
 
 
 @caught_by("lock.test_lock.test_extending")
-class ExtendsOne(MemoryLockDriver):
-    """Of several grants only the first is extended."""
+class ExtendsFirstBid(MemoryLockDriver):
+    """Of several bids only the first is extended."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         return (await super().extend(bids[:1])) + [True] * (len(bids) - 1)
 
 
 @caught_by("lock.test_lock.test_several_names")
-class ExtendsParts(Broken):
-    """Of several names those are extended that are left."""
+class ExtendsHeldNames(LockWithGrants):
+    """Of several names those are extended that are still held."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         kept = await super().extend(bids)
@@ -301,16 +301,16 @@ class ExtendsParts(Broken):
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
-class RevivesLocks(MemoryLockDriver):
-    """Extending brings back what has ended."""
+class ExtendsEndedGrants(MemoryLockDriver):
+    """Extending grants the lock again after its lease has ended."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         return [isinstance(await self.acquire(bid), Grant) for bid in bids]
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
-class ExtendsOthers(Broken):
-    """Extending helps whoever has it."""
+class ExtendsAnyGrant(LockWithGrants):
+    """Extending extends the grants of other tokens too."""
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
         kept = await super().extend(bids)
@@ -321,8 +321,8 @@ class ExtendsOthers(Broken):
 
 
 @caught_by("lock.test_lock.test_the_same_bid_again")
-class KeepsTime(Broken):
-    """The same bid again doesn't begin its time anew."""
+class KeepsTheTimeOfRepeatedBids(LockWithGrants):
+    """A repeated bid doesn't begin its ttl anew."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         before = [grant.ends_ms for grant in self._mine(bid)]
@@ -332,12 +332,12 @@ class KeepsTime(Broken):
         return reply
 
 
-# --- how it ends -------------------------------------------------------------------------------------------------
+# --- ends of grants ----------------------------------------------------------------------------------------------
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
-class ReleasesOthers(Broken):
-    """Releasing ends the grant of whoever has it."""
+class ReleasesAnyGrant(LockWithGrants):
+    """Releasing ends the grants of other tokens too."""
 
     async def release(self, bid: Bid) -> bool:
         mine = await super().release(bid)
@@ -347,7 +347,7 @@ class ReleasesOthers(Broken):
 
 
 @caught_by("lock.test_lock.test_several_names")
-class ReleasesParts(MemoryLockDriver):
+class ReleasesFirstName(MemoryLockDriver):
     """Of several names only the first is released."""
 
     async def release(self, bid: Bid) -> bool:
@@ -355,8 +355,8 @@ class ReleasesParts(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
-class ReleasesGladly(MemoryLockDriver):
-    """Releasing what has ended is called a success."""
+class ReleasesEndedGrants(MemoryLockDriver):
+    """Releasing a lease that has ended is called a success."""
 
     async def release(self, bid: Bid) -> bool:
         await super().release(bid)
@@ -365,14 +365,14 @@ class ReleasesGladly(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_stale_leases", way="broken", successor=False)
 class IgnoresBreaks(MemoryLockDriver):
-    """Breaking does nothing and says it did."""
+    """Breaking is answered and not done."""
 
     async def break_(self, name: str, fence: int) -> bool:
         return any(holder.fence == fence for holder in (await self.inspect(name)).holders)
 
 
 @caught_by("lock.test_lock.test_permits")
-class BreaksAnybody(MemoryLockDriver):
+class BreaksAnyFence(MemoryLockDriver):
     """Breaking doesn't look at the fence."""
 
     async def break_(self, name: str, fence: int) -> bool:
@@ -381,8 +381,8 @@ class BreaksAnybody(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_several_names")
-class InspectsByTrying(MemoryLockDriver):
-    """Inspecting stands in line."""
+class InspectJoinsTheQueue(MemoryLockDriver):
+    """Inspecting joins the wait queue."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         if (info := await super().inspect(name)).holders:
@@ -391,7 +391,7 @@ class InspectsByTrying(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
-class ShowsTheEnded(Broken):
+class ShowsEndedGrants(LockWithGrants):
     """Inspecting shows grants that have run out."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:

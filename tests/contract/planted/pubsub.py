@@ -15,8 +15,8 @@ from tests.contract.planted.base import caught_by
 
 
 @caught_by("pubsub.test_pubsub.test_confirmed_on_entry")
-class LosesPublished(MemoryListener):
-    """The first message after a subscription is lost: it was confirmed too early."""
+class ConfirmsTooEarly(MemoryListener):
+    """A subscription is confirmed too early, so that its first message is lost."""
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         await super().change(add, drop)
@@ -31,7 +31,7 @@ class LosesPublished(MemoryListener):
 
 @caught_by("pubsub.test_pubsub.test_once_per_subscription")
 class RepeatsMessages(MemoryListener):
-    """A frame comes twice."""
+    """Each message arrives twice."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         super().offer(channel, body, sharded=sharded)
@@ -39,8 +39,8 @@ class RepeatsMessages(MemoryListener):
 
 
 @caught_by("pubsub.test_pubsub.test_order_and_no_replay")
-class SwapsMessages(MemoryListener):
-    """Messages that arrive together are handed over last first."""
+class ReversesMessages(MemoryListener):
+    """Messages that arrive together are delivered in reverse."""
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         if self._ready.is_set():
@@ -57,8 +57,8 @@ class SwapsMessages(MemoryListener):
 
 
 @caught_by("pubsub.test_pubsub.test_pattern_grammar")
-class LiteralPatterns(MemoryListener):
-    """A pattern is taken for a name."""
+class TakesPatternsLiterally(MemoryListener):
+    """A pattern matches only the channel of the same name."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         for chosen in (self._channels.get(channel), self._patterns.get(channel)):
@@ -70,15 +70,15 @@ class LiteralPatterns(MemoryListener):
 
 @caught_by("pubsub.test_pubsub.test_confirmed_on_entry")
 class NeverConfirms(MemoryListener):
-    """A subscription is never confirmed."""
+    """No subscription is ever confirmed."""
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
         return [each for each in await super().receive(timeout) if not isinstance(each, Confirmed)]
 
 
 @caught_by("pubsub.test_pubsub.test_order_and_no_replay")
-class Replays(MemoryListener):
-    """A new subscription begins with what was published before."""
+class ReplaysMessages(MemoryListener):
+    """A new subscription begins with an earlier message."""
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         await super().change(add, drop)
@@ -86,8 +86,8 @@ class Replays(MemoryListener):
 
 
 @caught_by("pubsub.test_pubsub.test_leaving_one_of_two")
-class LeavesAll(MemoryListener):
-    """Giving up one filter gives up all."""
+class UnsubscribesFromAll(MemoryListener):
+    """Unsubscribing from one channel unsubscribes from all."""
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
         await super().change(add, drop)
@@ -97,13 +97,13 @@ class LeavesAll(MemoryListener):
 
 
 def like_a_shell(pattern: str, channel: str) -> bool:
-    """Tell whether the shell agrees that this matches."""
+    """Return whether the pattern matches by the grammar of a shell too."""
     return matches(pattern, channel) and fnmatch.fnmatchcase(channel, pattern)
 
 
 @caught_by("pubsub.test_pubsub.test_pattern_grammar")
-class ShellPatterns(MemoryListener):
-    """Patterns are those of a shell."""
+class UsesShellPatterns(MemoryListener):
+    """Patterns have the grammar of a shell."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         chosen = [self._channels[channel]] if channel in self._channels else []
@@ -114,7 +114,7 @@ class ShellPatterns(MemoryListener):
 
 
 @caught_by("pubsub.test_pubsub.test_broken_messages")
-class ReadsOnlyText(MemoryListener):
+class BreaksOnUndecodableChannels(MemoryListener):
     """A message on a channel that is not UTF-8 breaks the connection."""
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
@@ -126,8 +126,8 @@ class ReadsOnlyText(MemoryListener):
 
 
 @caught_by("pubsub.test_pubsub.test_broken_messages")
-class HidesWhatIsNoText(MemoryListener):
-    """A message on a channel that is not UTF-8 is dropped, and nobody is told."""
+class DropsUndecodableChannels(MemoryListener):
+    """A message on a channel that is not UTF-8 is dropped, and no hook is called."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         return "\udcff" not in channel and super().offer(channel, body, sharded=sharded)
@@ -135,7 +135,7 @@ class HidesWhatIsNoText(MemoryListener):
 
 @caught_by("pubsub.test_pubsub.test_gaps")
 class HidesGaps(MemoryListener):
-    """An interruption loses what was on its way and is not told."""
+    """An interruption loses the messages under way, and yields no Gap."""
 
     def fail(self, reason: str) -> None:
         with self._handle.store.lock:
@@ -143,8 +143,8 @@ class HidesGaps(MemoryListener):
 
 
 @caught_by("backend.test_close.test_ends_promptly")
-class EndsLate(MemoryListener):
-    """Who waits is not told of the end."""
+class IgnoresInterrupts(MemoryListener):
+    """Ending a subscription doesn't wake its reader."""
 
     def interrupt(self) -> None:
         return
@@ -154,8 +154,8 @@ class EndsLate(MemoryListener):
 
 
 @caught_by("backend.test_backend.test_one_loop_after_another", asyncio_only=True)
-class KeepsItsFirstLoop(MemoryPubSubDriver):
-    """Whatever event loop asks, it publishes over a connection of the first one."""
+class KeepsItsFirstEventLoop(MemoryPubSubDriver):
+    """In every event loop it publishes over a connection of the first one."""
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
         here = asyncio.get_running_loop()
@@ -164,8 +164,8 @@ class KeepsItsFirstLoop(MemoryPubSubDriver):
 
 
 @caught_by("pubsub.test_request.test_a_return_value_answers")
-class HearsNobody(MemoryPubSubDriver):
-    """It says of every message that nobody heard it."""
+class ReportsNoSubscribers(MemoryPubSubDriver):
+    """Each publish reports that there was no subscriber."""
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
         await super().publish(messages, sharded=sharded)
@@ -173,7 +173,7 @@ class HearsNobody(MemoryPubSubDriver):
 
 
 @caught_by("pubsub.test_request.test_sharded_channels")
-class SharesShards(MemoryPubSubDriver):
+class IgnoresSharding(MemoryPubSubDriver):
     """Sharded channels are ordinary ones."""
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
@@ -183,7 +183,7 @@ class SharesShards(MemoryPubSubDriver):
 
 @caught_by("pubsub.test_request.test_everybody_gets_his_own_reply")
 class LosesReplies(MemoryPubSubDriver):
-    """Every second reply doesn't arrive."""
+    """Every second reply is lost."""
 
     sent = 0
 

@@ -1,4 +1,4 @@
-"""Stream drivers of memory, each broken in one way: adding, reading, retention, waiting; see `broken_groups` too."""
+"""Memory streams with planted bugs: adding, reading, retention, waiting. Those of groups: `groups`, `consumers`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tests.contract.planted.base import caught_by
 
 
 class ChangesDrafts(MemoryStreamDriver):
-    """Entries are added otherwise than they were drafted: how is what the others say."""
+    """Entries are added otherwise than they were drafted: subclasses say in what."""
 
     changes: dict[str, Any]
 
@@ -31,36 +31,36 @@ class ChangesDrafts(MemoryStreamDriver):
 class ForgetsHeaders(ChangesDrafts):
     """Entries lose their headers."""
 
-    changes = {"headers": {}}  # noqa: RUF012 - nobody changes it
+    changes = {"headers": {}}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_ordering.test_each_at_its_own_time", "stream.test_scheduling.test_delays")
-class IgnoresDelays(ChangesDrafts):
-    """Whatever is for later comes at once."""
+class IgnoresSchedules(ChangesDrafts):
+    """A scheduled message comes at once."""
 
-    changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - nobody changes it
+    changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_scheduling.test_delays")
 class IgnoresTimes(ChangesDrafts):
     """A delay counts, a time does not."""
 
-    changes = {"at": 0.0}  # noqa: RUF012 - nobody changes it
+    changes = {"at": 0.0}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_ordering.test_one_after_another", "stream.test_ordering.test_ordered_work")
-class IgnoresKeys(ChangesDrafts):
-    """The messages of one key are delivered at once."""
+class IgnoresOrderingKeys(ChangesDrafts):
+    """The messages of one ordering key are delivered at once."""
 
-    changes = {"key": ""}  # noqa: RUF012 - nobody changes it
+    changes = {"key": ""}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="nack")
 @caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="expire")
-class IgnoresOverrides(ChangesDrafts):
-    """A message's own number of deliveries doesn't count."""
+class IgnoresMaxDeliveriesOfMessages(ChangesDrafts):
+    """A message's own `max_deliveries` doesn't count."""
 
-    changes = {"max_deliveries": None}  # noqa: RUF012 - nobody changes it
+    changes = {"max_deliveries": None}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_stream.test_readable_on_return")
@@ -90,7 +90,7 @@ class CutsBodies(MemoryStreamDriver):
 
 @caught_by("backend.test_cancel.test_cancelled_adds", asyncio_only=True)
 class MixesReplies(MemoryStreamDriver):
-    """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
+    """Replies wait in one queue, where a cancelled call leaves its own to the next one."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -103,8 +103,8 @@ class MixesReplies(MemoryStreamDriver):
 
 
 @caught_by("backend.test_backend.test_names")
-class SharesNames(MemoryStreamDriver):
-    """What stands in braces is all that counts of a name."""
+class TreatsBracesAsHashTags(MemoryStreamDriver):
+    """Only the part of a stream's name that stands in braces counts."""
 
     def _state(self, stream: str) -> Any:
         inside = stream.partition("{")[2].partition("}")[0]
@@ -113,16 +113,16 @@ class SharesNames(MemoryStreamDriver):
 
 @caught_by("stream.test_stream.test_read")
 @caught_by("stream.test_stream.test_tail", begin="earliest")
-class ReadsTwice(MemoryStreamDriver):
-    """Reading on begins with what was read last."""
+class ReadsLastEntryTwice(MemoryStreamDriver):
+    """Reading on begins with the entry that was read last."""
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         return await super().read(stream, start, end, limit)
 
 
 @caught_by("stream.test_positions.test_times")
-class MistakesTimes(MemoryStreamDriver):
-    """A time is the place after what was added since the second began."""
+class RoundsTimes(MemoryStreamDriver):
+    """A time is the position at the end of its second."""
 
     def id_before(self, timestamp: float) -> str:
         return super().id_before(int(timestamp) + 1)
@@ -152,8 +152,8 @@ class CancelsNothing(MemoryStreamDriver):
 
 @caught_by("stream.test_ordering.test_what_passes_the_turn", way="cancel")
 @caught_by("stream.test_scheduling.test_cancel", "stream.test_info.test_counts_after_anything")
-class CancelsSilently(MemoryStreamDriver):
-    """A cancelled entry leaves the stream, and the groups that had read it wait for it."""
+class CancelsOutsideGroups(MemoryStreamDriver):
+    """A cancelled entry leaves the stream, and stays pending in the groups that had read it."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -169,7 +169,7 @@ class CancelsSilently(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_add_once")
 class ForgetsDedupIds(MemoryStreamDriver):
-    """Every id is new."""
+    """Every dedup id is new."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         self._state(stream)._once.clear()
@@ -177,16 +177,16 @@ class ForgetsDedupIds(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once")
-class RemembersForEver(MemoryStreamDriver):
-    """A window never ends."""
+class NeverEndsDedupWindows(MemoryStreamDriver):
+    """A dedup window never ends."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         return await super().add_once(stream, draft, **{**options, "window": 1e9})
 
 
 @caught_by("stream.test_scheduling.test_add_once")
-class SlidesWindows(MemoryStreamDriver):
-    """A window begins anew with each that finds its id."""
+class SlidesDedupWindows(MemoryStreamDriver):
+    """A dedup window begins anew with each duplicate."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         added = await super().add_once(stream, draft, **options)
@@ -198,8 +198,8 @@ class SlidesWindows(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_after_cancel")
-class CancelsWithoutTheId(MemoryStreamDriver):
-    """The dedup id of a message that is cancelled stays taken."""
+class KeepsDedupIdsOfCancelled(MemoryStreamDriver):
+    """The dedup id of a cancelled message stays taken."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -210,8 +210,8 @@ class CancelsWithoutTheId(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_again_after_cancel")
-class ForgetsTheCall(MemoryStreamDriver):
-    """After a cancel the call that had added the message adds it again, when it is repeated."""
+class AddsAgainAfterCancel(MemoryStreamDriver):
+    """After a cancel the call that had added the message adds it again when it is repeated."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         done = await super().cancel(stream, entry_id)
@@ -221,8 +221,8 @@ class ForgetsTheCall(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_after_cancel")
-class FreesAnyId(MemoryStreamDriver):
-    """Cancelling frees the dedup id that a message was added under, although it stands for another one by now."""
+class FreesReusedDedupIds(MemoryStreamDriver):
+    """Cancelling frees the dedup id of a message, although another message has it by now."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -234,7 +234,7 @@ class FreesAnyId(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_after_trim", retention=ailf.Retention.settled())
-class ForgetsWhatIsTrimmed(MemoryStreamDriver):
+class ForgetsDedupIdsOfTrimmed(MemoryStreamDriver):
     """A dedup id is forgotten with its entry."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
@@ -245,8 +245,8 @@ class ForgetsWhatIsTrimmed(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_by_many")
-class AddsFirst(MemoryStreamDriver):
-    """Whether an id is known is looked up in one step, and added in another."""
+class ChecksDedupIdsSeparately(MemoryStreamDriver):
+    """A dedup id is looked up in one step, and its message added in another."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
@@ -257,8 +257,8 @@ class AddsFirst(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_full")
-class RemembersRefused(MemoryStreamDriver):
-    """The id of what a full stream refused is taken."""
+class KeepsDedupIdsOfRefused(MemoryStreamDriver):
+    """The dedup id of a message that a full stream refused is taken."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         try:
@@ -271,7 +271,7 @@ class RemembersRefused(MemoryStreamDriver):
 
 
 @caught_by("stream.test_scheduling.test_add_once_ids")
-class KeepsDedupIds(MemoryStreamDriver):
+class KeepsDedupIdsOfDeletedStreams(MemoryStreamDriver):
     """Deleting a stream leaves its dedup ids."""
 
     async def delete(self, stream: str) -> None:
@@ -305,7 +305,7 @@ class NeverTrims(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_full", "stream.test_retention.test_waiting_for_room")
 class NeverFull(MemoryStreamDriver):
-    """What can't be removed is exceeded."""
+    """A stream grows beyond its length where nothing can be removed."""
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         if retention is not None:
@@ -314,8 +314,8 @@ class NeverFull(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_full")
 @caught_by("stream.test_retention.test_one_that_waits_fills_nothing", retention="settled", state="scheduled")
-class StopsAtTheUnsettled(MemoryStreamDriver):
-    """A stream whose oldest entry is not settled is full, whatever is behind it."""
+class StopsTrimmingAtUnsettled(MemoryStreamDriver):
+    """A stream is full when its oldest entry is not settled, although later ones are."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state, most = self._state(stream), retention.max_len
@@ -325,8 +325,8 @@ class StopsAtTheUnsettled(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_what_is_behind")
-class RefusesWhenBehind(MemoryStreamDriver):
-    """A stream is full while it is too long, also where more could be removed."""
+class RefusesWhileTrimming(MemoryStreamDriver):
+    """A stream is full while it is too long, although more can be removed."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         super()._make_room(stream, count, retention)
@@ -335,8 +335,8 @@ class RefusesWhenBehind(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_full_of_many")
-class RefusesOnlyWhenSure(MemoryStreamDriver):
-    """A stream of which not everything was looked at is never full."""
+class NeverFullBeyondOneStep(MemoryStreamDriver):
+    """A stream is never full where one step doesn't look at all of it."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state = self._state(stream)
@@ -348,16 +348,16 @@ class RefusesOnlyWhenSure(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_a_trim_finds_all", way="age", share=0.5)
 @caught_by("stream.test_retention.test_many_at_once")
-class TrimsAPage(MemoryStreamDriver):
-    """The first step of a trim is the last."""
+class TrimsOnePage(MemoryStreamDriver):
+    """A trim ends after its first step."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return replace(await super().trim(stream, retention, **options), after="")
 
 
 @caught_by("stream.test_retention.test_settled")
-class KeepsTheSettled(MemoryStreamDriver):
-    """What is settled is kept by every retention without a length."""
+class KeepsSettled(MemoryStreamDriver):
+    """A retention without a length keeps settled entries."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return await super().trim(stream, attrs.evolve(retention, keep_settled=True), **options)
@@ -367,7 +367,7 @@ class KeepsTheSettled(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_settled", "stream.test_retention.test_settled_and_full")
-class SettlesForNobody(MemoryStreamDriver):
+class TrimsWithoutGroups(MemoryStreamDriver):
     """Where a stream has no group, everything counts as settled."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
@@ -378,8 +378,8 @@ class SettlesForNobody(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_length")
-class CountsWhatWas(MemoryStreamDriver):
-    """The length is that which the stream once had."""
+class ReportsLongestLength(MemoryStreamDriver):
+    """The length is the largest that the stream ever had."""
 
     async def length(self, stream: str) -> int:
         known = vars(self._state(stream))
@@ -388,8 +388,8 @@ class CountsWhatWas(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_full")
-class AddsHalf(MemoryStreamDriver):
-    """Of many, those are added that there is room for."""
+class AddsInParts(MemoryStreamDriver):
+    """`add_many` adds as many as there is room for."""
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: ailf.Retention | None) -> list[str]:
         ids: list[str] = []
@@ -400,7 +400,7 @@ class AddsHalf(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_hard")
 class CountsNoEvictions(MemoryStreamDriver):
-    """What a hard retention took unsettled is not counted."""
+    """Unsettled entries that a hard retention removed are not counted."""
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         super()._make_room(stream, count, retention)
@@ -408,8 +408,8 @@ class CountsNoEvictions(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_age")
-class IgnoresAge(MemoryStreamDriver):
-    """Nothing is too old."""
+class IgnoresMaxAge(MemoryStreamDriver):
+    """No entry is too old."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return await super().trim(stream, attrs.evolve(retention, max_age=None), **options)
@@ -424,19 +424,19 @@ class IgnoresAge(MemoryStreamDriver):
 @caught_by(
     "stream.test_delivery.test_what_comes_back_wakes_others", "stream.test_ordering.test_the_turn_wakes_who_waits"
 )
-class RingsNobody(MemoryStreamDriver):
-    """Who waits is not told that something came."""
+class WakesNoConsumer(MemoryStreamDriver):
+    """A waiting consumer is not woken by new messages."""
 
     def _changed(self) -> None:
         return
 
 
 @caught_by("backend.test_close.test_close_wakes_everybody")
-class NeverCloses(MemoryStreamDriver):
-    """A wait is deaf to the end."""
+class NeverEndsWaits(MemoryStreamDriver):
+    """A wait ignores the end of its consumer."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
-        class Deaf(MemoryWaiter):
+        class Uninterruptible(MemoryWaiter):
             async def wait(self, position: Any, timeout: float) -> bool:
                 self._interrupted = False
                 return await super().wait(position, 60.0)
@@ -444,30 +444,34 @@ class NeverCloses(MemoryStreamDriver):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._handle, stream)
+        return Uninterruptible(self._handle, stream)
 
 
 @caught_by("backend.test_close.test_consuming_ends_promptly", way="backend")
 @caught_by("backend.test_close.test_consuming_ends_promptly", way="process")
-class ClosesLate(MemoryStreamDriver):
-    """A wait is waited out, whatever ends meanwhile."""
+class EndsWaitsLate(MemoryStreamDriver):
+    """A wait lasts for its whole time, although its consumer has ended."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
-        class Deaf(MemoryWaiter):
+        class Uninterruptible(MemoryWaiter):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._handle, stream)
+        return Uninterruptible(self._handle, stream)
 
 
-class DeafToSteps(MemoryStreamDriver):
-    """Who waits is not told of some steps: which is what the others say."""
+class WakesNoConsumerAfterSteps(MemoryStreamDriver):
+    """A waiting consumer is not woken by some steps: subclasses say by which.
 
-    deaf_to: frozenset[str]
+    Attributes:
+        silent: The methods that wake no consumer.
+    """
+
+    silent: frozenset[str]
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name in {"deaf_to", "_store"} or name not in self.deaf_to:
+        if name in {"silent", "_store"} or name not in self.silent:
             return found
 
         async def silently(*args: Any, **options: Any) -> Any:
@@ -482,25 +486,25 @@ class DeafToSteps(MemoryStreamDriver):
 
 
 @caught_by("stream.test_dead_letters.test_a_redrive_wakes_who_waits", way="one")
-class DeafToRedrives(DeafToSteps):
-    """Who waits is not told what was redriven."""
+class WakesNoConsumerAfterRedrives(WakesNoConsumerAfterSteps):
+    """A waiting consumer is not woken by a redrive."""
 
-    deaf_to = frozenset({"take_letters"})
+    silent = frozenset({"take_letters"})
 
 
 @caught_by("stream.test_positions.test_steering_wakes_who_waits", way="resume")
 @caught_by("stream.test_positions.test_steering_wakes_who_waits", way="seek")
-class DeafToSteering(DeafToSteps):
-    """Who waits is not told that the group goes on, or where."""
+class WakesNoConsumerAfterSteering(WakesNoConsumerAfterSteps):
+    """A waiting consumer is not woken by a resume or a seek."""
 
-    deaf_to = frozenset({"pause", "seek"})
+    silent = frozenset({"pause", "seek"})
 
 
 @caught_by("stream.test_scheduling.test_in_time", way="delay")
 @caught_by("stream.test_scheduling.test_in_time", way="at")
 @caught_by("stream.test_scheduling.test_in_time", way="nack")
-class DeafToTime(MemoryStreamDriver):
-    """Who waits is not told that something has come due."""
+class WakesNoConsumerOnTime(MemoryStreamDriver):
+    """A waiting consumer is not woken when a message becomes due."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -532,7 +536,7 @@ class SharesGroups(MemoryStreamDriver):
 
 @caught_by("stream.test_stream.test_read")
 class DeletesOnAck(MemoryStreamDriver):
-    """What one group has done is gone for everybody."""
+    """An ack in one group removes the entry for all groups."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         state = self._state(stream)
@@ -545,8 +549,8 @@ class DeletesOnAck(MemoryStreamDriver):
 
 
 @caught_by("stream.test_stream.test_id_order")
-class Reorders(MemoryStreamDriver):
-    """A page of new entries leaves last first."""
+class DeliversInReverse(MemoryStreamDriver):
+    """A page of new entries is delivered in reverse."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
@@ -554,7 +558,7 @@ class Reorders(MemoryStreamDriver):
 
 
 @caught_by("stream.test_delivery.test_extend", "stream.test_delivery.test_leases_are_renewed")
-class NeverExtends(MemoryStreamDriver):
+class NeverExtendsLeases(MemoryStreamDriver):
     """Extending is answered and not done."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
@@ -566,8 +570,8 @@ class NeverExtends(MemoryStreamDriver):
 
 
 @caught_by("stream.test_delivery.test_fenced_settles")
-class RevivesLeases(MemoryStreamDriver):
-    """A lease that has ended can be extended."""
+class ExtendsEndedLeases(MemoryStreamDriver):
+    """Extending a lease that has ended is called a success."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         await super().extend(stream, group, receipts, lease=lease)

@@ -1,6 +1,7 @@
 """The contract suite catches each planted bug, and passes where there is none."""
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import ailf
 from contract_tests.fixtures import clauses
 from contract_tests.harness import Harness
 from contract_tests.world import World, live
-from tests.contract.planted.base import BrokenHarness, ContractTest, Planted, planted_bugs
+from tests.contract.planted.base import BrokenHarness, ContractTest, Planted, modules_of_bugs, planted_bugs
 from tests.contract.test_clauses import covered
 from tests.support.effort import TRIES
 
@@ -17,24 +18,24 @@ PLANTED = planted_bugs()
 
 KEPT_BY_CORE = {
     "B1": "opening by URL is the registry's work, and each plugin's: tests/ailf, tests/ailf_redis",
-    "B2": "the core looks at what is declared, and every other test at what that is worth",
+    "B2": "the core checks the declared capabilities, and every other test that they are true",
     "P4": "the buffers are the core's",
-    "P6": "the core returns nothing, whatever a driver does",
+    "P6": "the core returns None, whatever a driver returns",
     "S15": "the worker is the core's",
-    "L7": "what remains is told by this process's clock",
-    "L8": "losses are told by this process's clock",
+    "L7": "the remaining time is computed by this process's clock",
+    "L8": "losses are noticed by this process's clock",
     "L9": "holding is the core's",
     "L10": "withdrawing is the core's",
     "L13": "waiting is the core's",
     "L17": "renewing is the core's",
 }
-"""Clauses that no driver can break, so that no backend here does."""
+"""Clauses that no driver can break, and why: they have no planted bug."""
 
 CAUGHT = (AssertionError, ailf.AilfError, pytest.fail.Exception, NotImplementedError)
-"""How a test of the suite fails. A backend that breaks down with anything else would be broken in the wrong way."""
+"""How a contract test may fail because of a bug. Any other exception is a mistake in the planted bug itself."""
 
 PATIENCE = 0.4
-"""Seconds. What is broken is not waited for as long as what is not."""
+"""Seconds to wait on a backend with a bug: less than on one without, as the test is to fail."""
 
 
 def each_case(*, asyncio_only: bool) -> list[Any]:
@@ -110,3 +111,16 @@ def test_every_clause_has_a_planted_bug() -> None:
     caught = {clause for bug in PLANTED for clause in clauses(bug.test)}
     assert caught.isdisjoint(KEPT_BY_CORE)
     assert covered() == caught | set(KEPT_BY_CORE)
+
+
+def test_every_planted_bug_is_caught_by_a_test() -> None:
+    """Each public class of the modules names a test that catches it, or is the base of one that does."""
+    registered = {bug.harness.__name__ for bug in PLANTED}
+    left_out = [
+        name
+        for module in modules_of_bugs()
+        for name, member in vars(module).items()
+        if inspect.isclass(member) and member.__module__ == module.__name__ and not name.startswith("_")
+        if name not in registered and not member.__subclasses__()
+    ]
+    assert left_out == []

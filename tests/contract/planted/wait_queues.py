@@ -1,4 +1,4 @@
-"""Memory locks whose lines of waiters are broken, each in one way, that the contract suite must catch."""
+"""Wait queues of memory locks with planted bugs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,41 +11,41 @@ from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.state.lock import LockState
 from ailf_memory.state.wait_queue import Line
 from tests.contract.planted.base import caught_by
-from tests.contract.planted.locks import Broken
+from tests.contract.planted.locks import LockWithGrants
 
 
-class _OnLine(MemoryLockDriver):
-    """What helps to break the lines themselves.
+class _WithQueue(MemoryLockDriver):
+    """A lock whose wait queues are of another class.
 
     Attributes:
-        line: What the lines are.
+        queue: That class.
     """
 
-    line: type[Line] = Line
+    queue: type[Line] = Line
 
     def _state(self, name: str) -> LockState:
         state = super()._state(name)
-        state.line.__class__ = self.line
+        state.line.__class__ = self.queue
         return state
 
 
-class Silent(Line):
-    """It wakes nobody."""
+class _WakesNone(Line):
+    """A wait queue that wakes no waiter."""
 
     def wake(self, *_: Any, **__: Any) -> None:
         return
 
 
 @caught_by("lock.test_lock_waiting.test_a_freed_lock_wakes_a_waiter", fair=True, way="release")
-class WakesNobody(_OnLine):
-    """Whoever waits looks again by himself."""
+class WakesNoWaiter(_WithQueue):
+    """No waiter is woken; each looks again by itself."""
 
-    line = Silent
+    queue = _WakesNone
 
 
 @caught_by("lock.test_lock_waiting.test_turns")
-class WakesEverybody(Broken):
-    """All who wait are woken, and one of them gets it."""
+class WakesAllWaiters(LockWithGrants):
+    """All waiters are woken, and one of them gets the lock."""
 
     async def release(self, bid: Bid) -> bool:
         mine = await super().release(bid)
@@ -56,22 +56,22 @@ class WakesEverybody(Broken):
 
 
 @caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
-class WakesOnlyOne(MemoryLockDriver):
-    """Where two permits are free one waiter is woken."""
+class WakesOneWaiter(MemoryLockDriver):
+    """One waiter is woken where two permits are free."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line for name in bid.names]
-        for line in lines:
-            line.__class__ = Silent
+        queues = [self._state(name).line for name in bid.names]
+        for queue in queues:
+            queue.__class__ = _WakesNone
         try:
             return await super().acquire(bid)
         finally:
-            for line in lines:
-                line.__class__ = Line
+            for queue in queues:
+                queue.__class__ = Line
 
 
-class Selfish(Line):
-    """It wakes nobody behind another."""
+class _PassesNothingOn(Line):
+    """A wait queue that wakes its first waiter only."""
 
     def wake(self, now_ms: int, after: str | None = None) -> None:
         if after is None:
@@ -79,98 +79,87 @@ class Selfish(Line):
 
 
 @caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
-class KeepsWakeUps(_OnLine):
-    """Who is woken in vain, wanting more than that, doesn't pass it on."""
+class PassesNoWakeUpOn(_WithQueue):
+    """A waiter that is woken in vain, because it wants more, doesn't pass the wake-up on."""
 
-    line = Selfish
-
-
-class LeavesSilently(Broken):
-    """Who leaves the line when it was his turn doesn't pass it on."""
-
-    async def release(self, bid: Bid) -> bool:
-        if self._mine(bid):
-            return await super().release(bid)
-        for name in bid.names:
-            self._state(name).line.leave(bid.token)
-        return False
+    queue = _PassesNothingOn
 
 
 @caught_by("lock.test_lock.test_nobody_barges")
-class LetsBarge(MemoryLockDriver):
-    """Fair or not, whoever comes at the right time has it."""
+class AllowsBarging(MemoryLockDriver):
+    """A fair lock is granted to any bid that comes at the right time."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(replace(bid, fair=False))
 
 
 @caught_by("lock.test_lock_waiting.test_turns")
-class LastComeFirst(Broken):
-    """The line is a stack."""
+class ServesTheLastWaiterFirst(LockWithGrants):
+    """The wait queue is a stack."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         reply = await super().acquire(bid)
         for name in bid.names if isinstance(reply, Denied) and bid.place else ():
-            line = self._state(name).line.waiters
-            for token in [each for each in line if each != bid.token]:
-                line[token] = line.pop(token)
+            queue = self._state(name).line.waiters
+            for token in [each for each in queue if each != bid.token]:
+                queue[token] = queue.pop(token)
         return reply
 
 
 @caught_by("lock.test_lock.test_places")
-class QueuesAnew(Broken):
-    """Who comes again stands at the end."""
+class RequeuesRepeatedBids(LockWithGrants):
+    """A waiter that asks again goes to the end of the wait queue."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         reply = await super().acquire(bid)
         for name in bid.names if isinstance(reply, Denied) and bid.place else ():
-            line = self._state(name).line.waiters
-            line[bid.token] = line.pop(bid.token)
+            queue = self._state(name).line.waiters
+            queue[bid.token] = queue.pop(bid.token)
         return reply
 
 
 @caught_by("lock.test_lock.test_several_names")
 class QueuesTries(MemoryLockDriver):
-    """Who doesn't want to wait is put in line too."""
+    """A bid that doesn't wait joins the wait queue too."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         return await super().acquire(replace(bid, place=bid.place or Place("", 60.0)))
 
 
-class _StaysInLine(Broken):
-    """What helps to leave somebody in line."""
+class _KeepsPlaces(LockWithGrants):
+    """Keeps a waiter's place in the wait queues."""
 
     @contextlib.contextmanager
-    def _staying(self, bid: Bid) -> Iterator[None]:
-        lines = [self._state(name).line.waiters for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
+    def _kept_places(self, bid: Bid) -> Iterator[None]:
+        queues = [self._state(name).line.waiters for name in bid.names]
+        before = [queue.get(bid.token) for queue in queues]
         yield
-        for line, waiter in zip(lines, before, strict=True):
+        for queue, waiter in zip(queues, before, strict=True):
             if waiter is not None:
-                line[bid.token] = waiter
+                queue[bid.token] = waiter
 
 
 @caught_by("lock.test_lock.test_nobody_barges")
-class NeverLeaves(_StaysInLine):
-    """A place in line is kept when its owner has gone."""
+class KeepsPlacesOfLeavers(_KeepsPlaces):
+    """A place in the wait queue stays when its waiter leaves."""
 
     async def release(self, bid: Bid) -> bool:
-        with self._staying(bid):
+        with self._kept_places(bid):
             return await super().release(bid)
 
 
 @caught_by("lock.test_lock.test_places")
-class KeepsPlaces(_StaysInLine):
-    """Who has got it stays in line."""
+class KeepsPlacesOfHolders(_KeepsPlaces):
+    """A place in the wait queue stays when its waiter gets the lock."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        with self._staying(bid):
+        with self._kept_places(bid):
             return await super().acquire(bid)
 
 
 @caught_by("lock.test_lock_waiting.test_a_dead_waiter")
-class KeepsTheDead(MemoryLockDriver):
-    """A place in line never ends by itself."""
+class KeepsDeadWaiters(MemoryLockDriver):
+    """A place in the wait queue never ends by itself."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         place = bid.place and replace(bid.place, lease=1e9)
@@ -178,8 +167,8 @@ class KeepsTheDead(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_places")
-class GivesNoTime(MemoryLockDriver):
-    """It isn't told when another try may do better."""
+class HidesTheNextTry(MemoryLockDriver):
+    """A denial doesn't say when another try may succeed."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
         reply = await super().acquire(bid)
@@ -187,17 +176,17 @@ class GivesNoTime(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock_waiting.test_a_waiter_that_was_away")
-class KeepsHalfAPlace(Broken):
-    """Who lost his place in one line keeps that in another."""
+class KeepsPlacesInOtherQueues(LockWithGrants):
+    """A waiter that lost its place in one wait queue keeps that in another."""
 
     async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line.waiters for name in bid.names]
-        orders = [list(line) for line in lines]
+        queues = [self._state(name).line.waiters for name in bid.names]
+        orders = [list(queue) for queue in queues]
         reply = await super().acquire(bid)
-        for line, order in zip(lines, orders, strict=True):
+        for queue, order in zip(queues, orders, strict=True):
             for token in order:
-                if token in line:
-                    line[token] = line.pop(token)
-            for token in [each for each in line if each not in order]:
-                line[token] = line.pop(token)
+                if token in queue:
+                    queue[token] = queue.pop(token)
+            for token in [each for each in queue if each not in order]:
+                queue[token] = queue.pop(token)
         return reply
