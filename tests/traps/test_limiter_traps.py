@@ -40,20 +40,12 @@ def dump(raw: redis.Redis, namespace: str) -> Callable[[], Keys]:
 
 @pytest.fixture
 def naive(raw: redis.Redis, namespace: str) -> Callable[..., int]:
-    """Run a limiter as others wrote it, on a key that nobody else has."""
+    """Run a limiter as others wrote it, on a key of this test's own."""
 
     def run(script: str, *arguments: object) -> int:
         return raw.eval(script, 1, f"{namespace}:naive", *arguments)  # type: ignore[arg-type]
 
     return run
-
-
-def in_line(raw: redis.Redis, namespace: str, count: int) -> None:
-    """Return when so many are in line for the key "k" of the limiter "r"."""
-    until = time.monotonic() + 10
-    while raw.zcard(f"{{{namespace}:limit:r:k}}:queue") != count:
-        assert time.monotonic() < until, f"no {count} came into line"
-        time.sleep(0.005)
 
 
 # --- 26: the state goes too early ----------------------------------------------------------------------------------
@@ -95,8 +87,8 @@ return redis.call('ZCARD', KEYS[1]) <= limit and 1 or 0
 """A sliding log that notes a call before it decides; it is told the time."""
 
 
-def test_trap_27_who_retries_starves(backend: ailf.Backend, naive: Callable[..., int]) -> None:
-    """R1, trap 27: where denied calls are noted, who retries soon never passes again; with ours he always does."""
+def test_trap_27_retries_starve(backend: ailf.Backend, naive: Callable[..., int]) -> None:
+    """R1, trap 27: where denied calls are noted, a caller that retries soon never passes again; with ours it does."""
     passed = sum(naive(DENIED_COUNTS, 10 * turn, 500, 3, turn) for turn in range(1000))
     assert passed == 3, "of 60 in ten seconds"
     limiter = backend.rate_limiter("r", SlidingWindow(3, per=0.5))
@@ -178,7 +170,7 @@ return 1
 def test_trap_29_a_cost_above_the_capacity(
     backend: ailf.Backend, naive: Callable[..., int], dump: Callable[[], Keys], limit: Limit
 ) -> None:
-    """R3, trap 29: who wants more than there can ever be is told to come back later, for ever; ours says so at once."""
+    """R3, trap 29: a call that can never pass is told to come back later, for ever; ours refuses it at once."""
     assert [naive(LATER, 11, 10, 10) for _ in range(3)] == [100] * 3, "and again, and again"
     limiter = backend.rate_limiter("r", limit)
     assert limiter.try_acquire(cost=11).retry_after is None
@@ -226,7 +218,7 @@ def test_trap_29_work_for_each_token(new_server: NewServer) -> None:
             assert many > 30 * large
 
 
-# --- 30: clocks, lost scripts, refunds, waiters who give up --------------------------------------------------------
+# --- 30: clocks, lost scripts, refunds, waiters that give up ------------------------------------------------------
 
 CLIENTS_CLOCK = """
 local capacity, rate, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -331,10 +323,10 @@ return math.max(0, debt + 1 - tonumber(ARGV[1]))
 """It charges a call, and tells after how many intervals it may begin."""
 
 
-def test_trap_30_waiters_who_give_up(
+def test_trap_30_waiters_that_give_up(
     backend: ailf.Backend, raw: redis.Redis, naive: Callable[..., int], dump: Callable[[], Keys]
 ) -> None:
-    """R10, trap 30: where a call is charged before it waits, who gives up stays charged; ours leaves no trace."""
+    """R10, trap 30: where a call is charged before it waits, one that gives up stays charged; ours leaves no trace."""
     assert [naive(CHARGE_FIRST, 1) for _ in range(5)] == [0, 1, 2, 3, 4], (
         "four have given up, and the next waits for all"
     )
@@ -362,7 +354,7 @@ return 1
 
 @pytest.fixture
 def several(backend: ailf.Backend) -> ailf.RateLimiter:
-    """A limiter as those ask for whose model has limits of requests, tokens, and calls at once."""
+    """A limiter as a model's provider has it: limits of requests, tokens, and parallel calls."""
     requests, tokens = TokenBucket(10, per=HOUR), TokenBucket(1000, per=HOUR)
     return backend.rate_limiter("r", requests=requests, tokens=tokens, parallel=Concurrency(3, ttl=60.0))
 

@@ -92,7 +92,7 @@ def test_trap_22_a_watchdog_that_dies_of_one_error(new_server: NewServer) -> Non
         server.resume()
         assert died.wait(5)
         time.sleep(3.2)
-        assert raw.get("naive") is None, "nobody renewed it any more"
+        assert raw.get("naive") is None, "nothing renewed it any more"
         assert not lease.lost
         lease.release()
 
@@ -147,7 +147,7 @@ def test_trap_25_wakeups(backend: ailf.Backend, raw: redis.Redis, namespace: str
     assert time.monotonic() - begun < 0.6
     with backend.lock("dead", ttl=0.5, renew=False).hold(), pytest.raises(ailf.LockTimeoutError):
         backend.lock("dead").acquire(0.1)
-    backend.lock("silent", ttl=0.5, renew=False).acquire()  # and dies: nobody will say that it is free
+    backend.lock("silent", ttl=0.5, renew=False).acquire()  # and dies: no release will wake a waiter
     begun = time.monotonic()
     backend.lock("silent").acquire(5)
     assert 0.3 < time.monotonic() - begun < 1.5

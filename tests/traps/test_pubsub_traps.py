@@ -113,7 +113,7 @@ def test_trap_18_a_slow_subscriber(new_server: NewServer) -> None:
 
 
 def test_trap_19_replies_on_a_connection_of_their_own(new_server: NewServer) -> None:
-    """P9, trap 19: who publishes before his reply subscription is confirmed misses the reply; ours never does."""
+    """P9, trap 19: a request that is sent before its reply subscription is confirmed misses the reply; ours doesn't."""
     server = new_server()
     with redis.Redis(port=server.port) as raw, raw.pubsub() as requests:
         requests.subscribe("ask")

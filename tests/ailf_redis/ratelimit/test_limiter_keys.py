@@ -1,4 +1,4 @@
-"""What rate limiters store on a server and do there: keys, TTLs, memory, commands, clocks, lost scripts and answers."""
+"""Rate limiters on a server: their keys, TTLs, memory, commands and clock; lost scripts and answers; several limits."""
 
 import asyncio
 import secrets

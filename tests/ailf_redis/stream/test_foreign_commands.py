@@ -1,4 +1,4 @@
-"""What another program does to a stream with the server's own commands: XDEL, XTRIM, DEL, FLUSHALL, and a restart."""
+"""Another program's commands on a stream: XDEL, XTRIM, DEL, FLUSHALL; and a restart of the server."""
 
 import time
 
