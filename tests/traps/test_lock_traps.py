@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 
 import ailf
+from ailf.driver import LockRequest
 from ailf.runtime import run
 from tests.support.servers import NewServer, Server
 
@@ -62,10 +63,9 @@ def test_trap_21_a_lost_answer(backend: ailf.Backend, raw: redis.Redis, namespac
     token = uuid.uuid4().hex
     assert raw.set(f"{namespace}:naive", token, nx=True, px=1000)
     assert not raw.set(f"{namespace}:naive", token, nx=True, px=1000), "held, by ourselves"
-    flow = backend.lock("l", ttl=1)._flow
-    bid = flow._bid(token)
+    request = LockRequest(("l",), token, ttl=1.0)
     driver = backend.engine.driver.lock()
-    first, again = (run(driver.acquire(bid)) for _ in range(2))
+    first, again = (run(driver.acquire(request)) for _ in range(2))
     assert first == again
     assert len(backend.lock("l").inspect().holders) == 1
 

@@ -21,9 +21,9 @@ from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
-from ailf_redis.connection.endpoint import Direct, Nodes, clean
+from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, clean
 from ailf_redis.connection.executor import Executor
-from ailf_redis.pooled.executor import PlainExecutor
+from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.versions import SILENT
 from tests.support.scripted import Scripted, trickled
 from tests.support.servers import NewServer, Server
@@ -44,7 +44,7 @@ def executor(kind: str, settings: Settings) -> Executor:
     }[kind]
     told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
     told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
-    return PlainExecutor(settings, Direct(connection, told, settings.url), runtime)
+    return PooledExecutor(settings, ServerEndpoint(connection, told, settings.url), runtime)
 
 
 def play(kind: str, settings: Settings, flow: Callable[[Executor], Coroutine[Any, Any, None]]) -> None:
@@ -162,7 +162,7 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
         backend = RedisBackend.from_client(fakeredis.FakeRedis())
     else:
         backend = AsyncRedisBackend.from_client(fakeredis.FakeAsyncRedis())
-    opened: PlainExecutor = backend.engine.driver.executor
+    opened: PooledExecutor = backend.engine.driver.executor
 
     async def flow() -> None:
         assert await opened.call("PING") == b"PONG"
@@ -229,10 +229,10 @@ CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
 
 @pytest.mark.parametrize("brought", [False, True], ids=["url", "brought"])
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, brought: bool) -> None:
+def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
     """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""
     server, leave = away
-    open_one = partial(_opened, server, flavour, brought)
+    open_one = partial(_opened, server, flavour, user_client)
     took = _on_threads(open_one, leave) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one, leave))
     assert took.keys() == CALLS.keys()
     assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
@@ -287,8 +287,8 @@ def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[
     return took
 
 
-def _opened(server: Server, flavour: str, brought: bool) -> Any:
-    if not brought:
+def _opened(server: Server, flavour: str, user_client: bool) -> Any:
+    if not user_client:
         url = f"{server.url}?timeout={REQUEST}&connect_timeout={REQUEST}&retry_for={REPEAT}"
         return RedisBackend(url) if flavour == "blocking" else AsyncRedisBackend(url)
     options: dict[str, Any] = {"port": server.port, "socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
@@ -372,7 +372,7 @@ def test_a_cluster_of_which_nodes_are_silent(flavour: str, silent: int) -> None:
     told = {**clean({}, 1.0), **SILENT}
     kind = aredis.Connection if flavour == "asyncio" else redis.Connection
     seeds = [(HOST, server.port) for server in servers]
-    nodes = Nodes(Direct(kind, told, ""), seeds, lambda address: address, "cluster://test")
+    nodes = ClusterEndpoints(ServerEndpoint(kind, told, ""), seeds, lambda address: address, "cluster://test")
 
     async def flow() -> None:
         cluster = ClusterExecutor(Settings(timeout=1.0), nodes, runtime)

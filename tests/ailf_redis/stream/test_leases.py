@@ -6,7 +6,7 @@ from typing import Any
 
 import ailf
 from ailf.driver import Action, Outcome
-from contract_tests.helpers.unmanaged_consumer import Rival
+from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 from tests.support.servers import NewServer, Server
 
 SHORT = 0.1
@@ -53,7 +53,7 @@ def test_the_owner_is_no_fence(any_server: Server, namespace: str) -> None:
         stream = backend.stream("s")
         stream.add(1)
         stream.group("g").open()
-        consumer = Rival(backend, "s", "g", "c", lease=SHORT)
+        consumer = UnmanagedConsumer(backend, "s", "g", "c", lease=SHORT)
         first = consumer.claim_here().claims
         time.sleep(SHORT * 1.2)
         second = consumer.claim_here().claims

@@ -98,7 +98,7 @@ class BrokenHarness(MemoryHarness):
             def rate_limiter(self) -> Any:
                 return freezable(harness.limiter_driver(self.handle), harness, self.runtime)
 
-            def twin(self, runtime: Runtime) -> Any:
+            def with_runtime(self, runtime: Runtime) -> Any:
                 return harness.driver(runtime)
 
         driver = Driver(self.store, runtime)

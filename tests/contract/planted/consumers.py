@@ -44,15 +44,15 @@ class NeverExpiresConsumers(MemoryStreamDriver):
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "alive": 1e9})
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await super().beat(stream, group, consumers, alive=1e9)
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        await super().heartbeat(stream, group, consumers, alive=1e9)
 
 
 @caught_by("stream.test_takeover.test_signs_of_life", "stream.test_takeover.test_a_slow_one_keeps_its_message")
 class IgnoresHeartbeats(MemoryStreamDriver):
     """Only a fetch is a heartbeat."""
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         return
 
 

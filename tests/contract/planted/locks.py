@@ -6,30 +6,30 @@ from typing import Any
 from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Bid, Denied, Grant, Place
+from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
 from tests.contract.planted.base import BrokenHarness, caught_by
 
 
 class LockWithGrants(MemoryLockDriver):
-    """Access to the grants of a bid, for the planted bugs."""
+    """Access to the grants of a request, for the planted bugs."""
 
-    def _grants(self, bid: Bid) -> list[Any]:
+    def _grants(self, request: LockRequest) -> list[Any]:
         """Return all grants of the names."""
-        return [grant for name in bid.names for grant in self._state(name).grants.values()]
+        return [grant for name in request.names for grant in self._state(name).grants.values()]
 
-    def _mine(self, bid: Bid) -> list[Any]:
+    def _mine(self, request: LockRequest) -> list[Any]:
         """Return the grants of the token, ended or not."""
-        states = [self._state(name) for name in bid.names]
-        return [state.grants[bid.token] for state in states if bid.token in state.grants]
+        states = [self._state(name) for name in request.names]
+        return [state.grants[request.token] for state in states if request.token in state.grants]
 
-    def _number(self, bid: Bid, fence: int) -> Grant:
+    def _number(self, request: LockRequest, fence: int) -> Granted:
         """Give the token's grant another fence."""
-        for name in bid.names:
+        for name in request.names:
             self._state(name).fence = fence
-        for grant in self._mine(bid):
+        for grant in self._mine(request):
             grant.fence = fence
-        return Grant(fence)
+        return Granted(fence)
 
 
 # --- entering ----------------------------------------------------------------------------------------------------
@@ -124,16 +124,16 @@ class SharesEntries(BrokenHarness):
 class GrantsOnePermitMore(MemoryLockDriver):
     """There is one permit more than there should be."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, permits=bid.permits + 1))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, permits=request.permits + 1))
 
 
 @caught_by("lock.test_lock.test_permits")
 class IgnoresPermits(MemoryLockDriver):
     """A semaphore is a lock."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, permits=1))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, permits=1))
 
 
 @caught_by("lock.test_lock.test_locks_are_apart")
@@ -151,11 +151,11 @@ class SharesLocks(MemoryLockDriver):
 class GrantsFreeNames(MemoryLockDriver):
     """Of several names those are granted that are free."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
         if isinstance(reply, Denied):
-            for name in bid.names:
-                await super().acquire(replace(bid, names=(name,), place=None))
+            for name in request.names:
+                await super().acquire(replace(request, names=(name,), waiter=None))
         return reply
 
 
@@ -163,8 +163,8 @@ class GrantsFreeNames(MemoryLockDriver):
 class GrantsFirstName(MemoryLockDriver):
     """Of several names only the first counts."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, names=bid.names[:1]))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, names=request.names[:1]))
 
 
 # --- fences ------------------------------------------------------------------------------------------------------
@@ -174,42 +174,42 @@ class GrantsFirstName(MemoryLockDriver):
 class UsesTheTimeAsFence(LockWithGrants):
     """A fence is the time in milliseconds."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        return self._number(bid, self._now()) if isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        return self._number(request, self._now()) if isinstance(reply, Granted) else reply
 
 
 @caught_by("lock.test_lock.test_fences_rise")
 class RestartsFences(LockWithGrants):
     """Fences begin anew after a grant has run out."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        known = max(self._state(name).fence for name in bid.names)
-        known *= all(grant.ends_ms > self._now() for grant in self._grants(bid))
-        known = max((grant.fence - 1 for grant in self._mine(bid)), default=known)
-        reply = await super().acquire(bid)
-        return self._number(bid, known + 1) if isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        known = max(self._state(name).fence for name in request.names)
+        known *= all(grant.ends_ms > self._now() for grant in self._grants(request))
+        known = max((grant.fence - 1 for grant in self._mine(request)), default=known)
+        reply = await super().acquire(request)
+        return self._number(request, known + 1) if isinstance(reply, Granted) else reply
 
 
 @caught_by("lock.test_lock.test_the_same_bid_again")
-class ChangesFencesOfRepeatedBids(LockWithGrants):
-    """A repeated bid has another fence."""
+class ChangesFencesOfRepeatedRequests(LockWithGrants):
+    """A repeated request has another fence."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        again = bool(self._mine(bid))
-        reply = await super().acquire(bid)
-        return self._number(bid, reply.fence + 1) if again and isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        again = bool(self._mine(request))
+        reply = await super().acquire(request)
+        return self._number(request, reply.fence + 1) if again and isinstance(reply, Granted) else reply
 
 
 @caught_by("lock.test_lock.test_fences_rise")
 class FencesByTheFirstName(LockWithGrants):
     """The fence of several names is that of the first."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        known = [self._state(name).fence for name in bid.names]
-        reply = await super().acquire(bid)
-        if isinstance(reply, Grant) and len(known) > 1:
-            return self._number(bid, known[0] + 1)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        known = [self._state(name).fence for name in request.names]
+        reply = await super().acquire(request)
+        if isinstance(reply, Granted) and len(known) > 1:
+            return self._number(request, known[0] + 1)
         return reply
 
 
@@ -220,34 +220,36 @@ class FencesByTheFirstName(LockWithGrants):
 class ExpiresLate(MemoryLockDriver):
     """A grant lasts longer than its ttl."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=bid.ttl + 0.005))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=request.ttl + 0.005))
 
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
 class ExpiresEarly(MemoryLockDriver):
     """A grant lasts a tenth less than its ttl."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=bid.ttl * 0.9))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=request.ttl * 0.9))
 
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
 class TruncatesTtls(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=float(int(bid.ttl))))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=float(int(request.ttl))))
 
 
 @caught_by("lock.test_lock.test_extending")
 class ExtendsFromTheEnd(LockWithGrants):
     """Extending adds to the time that is left."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
-        kept = await super().extend(bids)
-        for grant, ends_ms in zip([grant for bid in bids for grant in self._mine(bid)], before, strict=True):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        kept = await super().extend(requests)
+        for grant, ends_ms in zip(
+            [grant for request in requests for grant in self._mine(request)], before, strict=True
+        ):
             grant.ends_ms += max(0, ends_ms - self._now())
         return kept
 
@@ -256,18 +258,20 @@ class ExtendsFromTheEnd(LockWithGrants):
 class ExtendsByHalf(MemoryLockDriver):
     """Extending gives half of the ttl."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return await super().extend([replace(bid, ttl=bid.ttl / 2) for bid in bids])
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return await super().extend([replace(request, ttl=request.ttl / 2) for request in requests])
 
 
 @caught_by("lock.test_lock.test_extending")
 class NeverShortens(LockWithGrants):
     """Extending to a shorter time is ignored."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
-        kept = await super().extend(bids)
-        for grant, ends_ms in zip([grant for bid in bids for grant in self._mine(bid)], before, strict=True):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        kept = await super().extend(requests)
+        for grant, ends_ms in zip(
+            [grant for request in requests for grant in self._mine(request)], before, strict=True
+        ):
             grant.ends_ms = max(grant.ends_ms, ends_ms)
         return kept
 
@@ -276,27 +280,27 @@ class NeverShortens(LockWithGrants):
 class NeverExtendsGrants(MemoryLockDriver):
     """Extending is answered and not done."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return [True] * len(bids)
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return [True] * len(requests)
 
 
 @caught_by("lock.test_lock.test_extending")
-class ExtendsFirstBid(MemoryLockDriver):
-    """Of several bids only the first is extended."""
+class ExtendsFirstRequest(MemoryLockDriver):
+    """Of several requests only the first is extended."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return (await super().extend(bids[:1])) + [True] * (len(bids) - 1)
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return (await super().extend(requests[:1])) + [True] * (len(requests) - 1)
 
 
 @caught_by("lock.test_lock.test_several_names")
 class ExtendsHeldNames(LockWithGrants):
     """Of several names those are extended that are still held."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        kept = await super().extend(bids)
-        for bid in bids:
-            for name in bid.names:
-                await super().extend([replace(bid, names=(name,))])
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        kept = await super().extend(requests)
+        for request in requests:
+            for name in request.names:
+                await super().extend([replace(request, names=(name,))])
         return kept
 
 
@@ -304,30 +308,30 @@ class ExtendsHeldNames(LockWithGrants):
 class ExtendsEndedGrants(MemoryLockDriver):
     """Extending grants the lock again after its lease has ended."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return [isinstance(await self.acquire(bid), Grant) for bid in bids]
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return [isinstance(await self.acquire(request), Granted) for request in requests]
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
 class ExtendsAnyGrant(LockWithGrants):
     """Extending extends the grants of other tokens too."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        kept = await super().extend(bids)
-        for bid in bids:
-            for grant in self._grants(bid):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        kept = await super().extend(requests)
+        for request in requests:
+            for grant in self._grants(request):
                 grant.ends_ms = max(grant.ends_ms, self._now() + 1_000_000)
         return kept
 
 
 @caught_by("lock.test_lock.test_the_same_bid_again")
-class KeepsTheTimeOfRepeatedBids(LockWithGrants):
-    """A repeated bid doesn't begin its ttl anew."""
+class KeepsTheTimeOfRepeatedRequests(LockWithGrants):
+    """A repeated request doesn't begin its ttl anew."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        before = [grant.ends_ms for grant in self._mine(bid)]
-        reply = await super().acquire(bid)
-        for grant, ends_ms in zip(self._mine(bid), before, strict=False):
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        before = [grant.ends_ms for grant in self._mine(request)]
+        reply = await super().acquire(request)
+        for grant, ends_ms in zip(self._mine(request), before, strict=False):
             grant.ends_ms = ends_ms
         return reply
 
@@ -339,9 +343,9 @@ class KeepsTheTimeOfRepeatedBids(LockWithGrants):
 class ReleasesAnyGrant(LockWithGrants):
     """Releasing ends the grants of other tokens too."""
 
-    async def release(self, bid: Bid) -> bool:
-        mine = await super().release(bid)
-        for name in bid.names:
+    async def release(self, request: LockRequest) -> bool:
+        mine = await super().release(request)
+        for name in request.names:
             self._state(name).grants.clear()
         return mine
 
@@ -350,16 +354,16 @@ class ReleasesAnyGrant(LockWithGrants):
 class ReleasesFirstName(MemoryLockDriver):
     """Of several names only the first is released."""
 
-    async def release(self, bid: Bid) -> bool:
-        return await super().release(replace(bid, names=bid.names[:1]))
+    async def release(self, request: LockRequest) -> bool:
+        return await super().release(replace(request, names=request.names[:1]))
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class ReleasesEndedGrants(MemoryLockDriver):
     """Releasing a lease that has ended is called a success."""
 
-    async def release(self, bid: Bid) -> bool:
-        await super().release(bid)
+    async def release(self, request: LockRequest) -> bool:
+        await super().release(request)
         return True
 
 
@@ -386,7 +390,7 @@ class InspectJoinsTheQueue(MemoryLockDriver):
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         if (info := await super().inspect(name)).holders:
-            await self.acquire(Bid((name,), f"inspector {info.waiting}", 1.0, place=Place("", 1.0)))
+            await self.acquire(LockRequest((name,), f"inspector {info.waiting}", 1.0, waiter=WaiterInfo("", 1.0)))
         return info
 
 
@@ -396,5 +400,5 @@ class ShowsEndedGrants(LockWithGrants):
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         info = await super().inspect(name)
-        held = self._grants(Bid((name,), "", 0.0))
+        held = self._grants(LockRequest((name,), "", 0.0))
         return replace(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))

@@ -489,7 +489,7 @@ class WakesNoConsumerAfterSteps(MemoryStreamDriver):
 class WakesNoConsumerAfterRedrives(WakesNoConsumerAfterSteps):
     """A waiting consumer is not woken by a redrive."""
 
-    silent = frozenset({"take_letters"})
+    silent = frozenset({"take_dead_letters"})
 
 
 @caught_by("stream.test_positions.test_steering_wakes_who_waits", way="resume")

@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ailf.driver import Bid, Denied, Grant, Place
+from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.state.lock import LockState
-from ailf_memory.state.wait_queue import Line
+from ailf_memory.state.wait_queue import WaitQueue
 from tests.contract.planted.base import caught_by
 from tests.contract.planted.locks import LockWithGrants
 
@@ -21,7 +21,7 @@ class _WithQueue(MemoryLockDriver):
         queue: That class.
     """
 
-    queue: type[Line] = Line
+    queue: type[WaitQueue] = WaitQueue
 
     def _state(self, name: str) -> LockState:
         state = super()._state(name)
@@ -29,7 +29,7 @@ class _WithQueue(MemoryLockDriver):
         return state
 
 
-class _WakesNone(Line):
+class _WakesNone(WaitQueue):
     """A wait queue that wakes no waiter."""
 
     def wake(self, *_: Any, **__: Any) -> None:
@@ -47,9 +47,9 @@ class WakesNoWaiter(_WithQueue):
 class WakesAllWaiters(LockWithGrants):
     """All waiters are woken, and one of them gets the lock."""
 
-    async def release(self, bid: Bid) -> bool:
-        mine = await super().release(bid)
-        for name in bid.names:
+    async def release(self, request: LockRequest) -> bool:
+        mine = await super().release(request)
+        for name in request.names:
             for token, waiter in self._state(name).line.waiters.items():
                 self._store.publish(waiter.channel, token.encode())
         return mine
@@ -59,18 +59,18 @@ class WakesAllWaiters(LockWithGrants):
 class WakesOneWaiter(MemoryLockDriver):
     """One waiter is woken where two permits are free."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        queues = [self._state(name).line for name in bid.names]
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        queues = [self._state(name).line for name in request.names]
         for queue in queues:
             queue.__class__ = _WakesNone
         try:
-            return await super().acquire(bid)
+            return await super().acquire(request)
         finally:
             for queue in queues:
-                queue.__class__ = Line
+                queue.__class__ = WaitQueue
 
 
-class _PassesNothingOn(Line):
+class _PassesNothingOn(WaitQueue):
     """A wait queue that wakes its first waiter only."""
 
     def wake(self, now_ms: int, after: str | None = None) -> None:
@@ -87,91 +87,91 @@ class PassesNoWakeUpOn(_WithQueue):
 
 @caught_by("lock.test_lock.test_nobody_barges")
 class AllowsBarging(MemoryLockDriver):
-    """A fair lock is granted to any bid that comes at the right time."""
+    """A fair lock is granted to any request that comes at the right time."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, fair=False))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, fair=False))
 
 
 @caught_by("lock.test_lock_waiting.test_turns")
 class ServesTheLastWaiterFirst(LockWithGrants):
     """The wait queue is a stack."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        for name in request.names if isinstance(reply, Denied) and request.waiter else ():
             queue = self._state(name).line.waiters
-            for token in [each for each in queue if each != bid.token]:
+            for token in [each for each in queue if each != request.token]:
                 queue[token] = queue.pop(token)
         return reply
 
 
 @caught_by("lock.test_lock.test_places")
-class RequeuesRepeatedBids(LockWithGrants):
+class RequeuesRepeatedRequests(LockWithGrants):
     """A waiter that asks again goes to the end of the wait queue."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        for name in request.names if isinstance(reply, Denied) and request.waiter else ():
             queue = self._state(name).line.waiters
-            queue[bid.token] = queue.pop(bid.token)
+            queue[request.token] = queue.pop(request.token)
         return reply
 
 
 @caught_by("lock.test_lock.test_several_names")
 class QueuesTries(MemoryLockDriver):
-    """A bid that doesn't wait joins the wait queue too."""
+    """A request that doesn't wait joins the wait queue too."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, place=bid.place or Place("", 60.0)))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, waiter=request.waiter or WaiterInfo("", 60.0)))
 
 
 class _KeepsPlaces(LockWithGrants):
     """Keeps a waiter's place in the wait queues."""
 
     @contextlib.contextmanager
-    def _kept_places(self, bid: Bid) -> Iterator[None]:
-        queues = [self._state(name).line.waiters for name in bid.names]
-        before = [queue.get(bid.token) for queue in queues]
+    def _kept_places(self, request: LockRequest) -> Iterator[None]:
+        queues = [self._state(name).line.waiters for name in request.names]
+        before = [queue.get(request.token) for queue in queues]
         yield
         for queue, waiter in zip(queues, before, strict=True):
             if waiter is not None:
-                queue[bid.token] = waiter
+                queue[request.token] = waiter
 
 
 @caught_by("lock.test_lock.test_nobody_barges")
 class KeepsPlacesOfLeavers(_KeepsPlaces):
     """A place in the wait queue stays when its waiter leaves."""
 
-    async def release(self, bid: Bid) -> bool:
-        with self._kept_places(bid):
-            return await super().release(bid)
+    async def release(self, request: LockRequest) -> bool:
+        with self._kept_places(request):
+            return await super().release(request)
 
 
 @caught_by("lock.test_lock.test_places")
 class KeepsPlacesOfHolders(_KeepsPlaces):
     """A place in the wait queue stays when its waiter gets the lock."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        with self._kept_places(bid):
-            return await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        with self._kept_places(request):
+            return await super().acquire(request)
 
 
 @caught_by("lock.test_lock_waiting.test_a_dead_waiter")
 class KeepsDeadWaiters(MemoryLockDriver):
     """A place in the wait queue never ends by itself."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        place = bid.place and replace(bid.place, lease=1e9)
-        return await super().acquire(replace(bid, place=place))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        waiter = request.waiter and replace(request.waiter, lease=1e9)
+        return await super().acquire(replace(request, waiter=waiter))
 
 
 @caught_by("lock.test_lock.test_places")
 class HidesTheNextTry(MemoryLockDriver):
     """A denial doesn't say when another try may succeed."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
         return Denied(1e9) if isinstance(reply, Denied) else reply
 
 
@@ -179,10 +179,10 @@ class HidesTheNextTry(MemoryLockDriver):
 class KeepsPlacesInOtherQueues(LockWithGrants):
     """A waiter that lost its place in one wait queue keeps that in another."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        queues = [self._state(name).line.waiters for name in bid.names]
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        queues = [self._state(name).line.waiters for name in request.names]
         orders = [list(queue) for queue in queues]
-        reply = await super().acquire(bid)
+        reply = await super().acquire(request)
         for queue, order in zip(queues, orders, strict=True):
             for token in order:
                 if token in queue:
