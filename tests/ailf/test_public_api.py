@@ -93,12 +93,14 @@ def _module(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [each for each in _inits() if _module(each) not in COMMANDS | LAZY], ids=_module)
 def test_an_init_is_imports_and_a_sorted_all(path: Path) -> None:
-    """A package's `__init__` imports what it offers, lists it in order, and does nothing else."""
+    """A package's `__init__` imports what it offers, lists it in order, may show that list, and does nothing else."""
     docstring, *body = ast.parse(path.read_text()).body
     assert isinstance(docstring, ast.Expr)
     assert isinstance(docstring.value, ast.Constant), "a docstring comes first"
     if not body:
         return
+    if isinstance(body[-1], ast.FunctionDef):
+        assert body.pop().name == "__dir__", "only `__dir__` may follow `__all__`"
     *imports, last = body
     assert all(isinstance(each, ast.ImportFrom) for each in imports), "only `from … import …`"
     assert isinstance(last, ast.Assign | ast.AnnAssign), "`__all__` comes last"
@@ -119,6 +121,13 @@ def test_every_public_name_exists(path: Path) -> None:
     """What `__all__` promises can be imported."""
     module = importlib.import_module(_module(path))
     assert [each for each in getattr(module, "__all__", ()) if not hasattr(module, each)] == []
+
+
+@pytest.mark.parametrize("name", ["ailf", "ailf_redis", "ailf_memory"])
+def test_dir_shows_the_public_names(name: str) -> None:
+    """`dir` shows what a package offers, not its modules."""
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
 
 
 # --- abstract classes --------------------------------------------------------------------------------------------

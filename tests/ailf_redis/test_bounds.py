@@ -9,7 +9,7 @@ import redis
 
 import ailf
 from ailf.driver import Account, Charge
-from ailf.limits.sliding_window import Sliding
+from ailf.limits.sliding_window import SlidingWindowAlgorithm
 from ailf.runtime import run
 from tests.support.servers import NewServer, Server
 
@@ -165,5 +165,5 @@ def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backen
     backend.rate_limiter("r", WINDOW).try_acquire("k")
     run(driver.settle(account, "token", [Charge("", WINDOW, 1, (far,), 5)]))
     assert raw.get("{ailf:limit:r:k}").split(b":")[1].count(b",") <= 12  # type: ignore[union-attr]
-    state: Any = Sliding(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
+    state: Any = SlidingWindowAlgorithm(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
     assert len(state) <= 12

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
 from ailf.driver import Account, Charge, Demand, Observation, RateLimiterDriver, Ruling, SlotLease
-from ailf.limits import LARGEST, State, algorithm, decide
+from ailf.limits import LARGEST, State, decide
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryStore
 from ailf_memory.driver import MemoryDriver
@@ -55,7 +55,7 @@ steps = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 6)), max_size=40
 @examples(300)
 def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, int]]) -> None:
     """R3, R4: what remains, what passes, and when the rest will, is what the list of all charges says."""
-    its, state, history, now = algorithm(limit), (), History(limit), START
+    its, state, history, now = limit.algorithm(), (), History(limit), START
     admitted = []
     for passing, share in steps:
         now += passing
@@ -83,7 +83,7 @@ def test_a_settled_charge_is_as_though_it_had_been_made_so(
     So it is in a window, too, unless the charge was out of it when the last one was made: a bucket that is gone by then
     may count for the rest of its width once more.
     """
-    its, state, history, now = algorithm(limit), (), History(limit), START
+    its, state, history, now = limit.algorithm(), (), History(limit), START
     granted: list[tuple[Any, Any, int]] = []
     for passing, share in steps:
         now += passing
@@ -108,7 +108,7 @@ def test_a_settled_charge_is_as_though_it_had_been_made_so(
 
 def test_a_busy_bucket_gives_back_all() -> None:
     """R7: where others kept the bucket busy since, a refund is whole; where it was full meanwhile, it is nothing."""
-    its = algorithm(TokenBucket(10, per=1.0, burst=100))
+    its = TokenBucket(10, per=1.0, burst=100).algorithm()
     state, mark = its.charge((), 0, 80, "me")
     for now in range(1000, 60_000, 1000):
         state, _ = its.charge(state, now, 10, "others")
@@ -122,7 +122,7 @@ def test_a_busy_bucket_gives_back_all() -> None:
 @examples(200)
 def test_time_that_steps_back_mints_nothing(limit: Limit, steps: list[tuple[int, int]]) -> None:
     """R6: whatever the clock does, no more is admitted than the latest time that was seen allows."""
-    its, state, now = algorithm(limit), (), START
+    its, state, now = limit.algorithm(), (), START
     admitted, latest = [], 0
     for passing, share in steps:
         now += passing
@@ -147,7 +147,7 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
     now = last = START
     for limit, passing, share, advance in steps:
         now += passing
-        its = algorithm(limit)
+        its = limit.algorithm()
         cost = share * limit.capacity // 4
         longest = -(-limit.capacity * limit.per_ms // limit.rate)
         assert its.ends(state) <= last + longest, "before it charges anything itself"
@@ -159,7 +159,7 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
             state, _ = its.charge(state, now, cost, "me")
             last = now
             if its.ends(state) - now > longest:  # it counts for this limit, and for no other one
-                other = algorithm(TokenBucket(limit.rate + 1, limit.per, limit.burst))
+                other = TokenBucket(limit.rate + 1, limit.per, limit.burst).algorithm()
                 assert other.ends(state) <= now + longest
                 state = ()
 
@@ -226,7 +226,7 @@ class Player:
         charges = [Charge(name, limit, costs[name]) for name, limit in self.limits.items()]
         demand = Demand(self.account, tuple(costs[name] for name in self.limits), token, patience / 1000, count_denied)
         (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [demand])
-        asked = [(algorithm(each.limit), self.states[each.name], each.cost) for each in charges]
+        asked = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
         verdict = decide(asked, self.clock.ms, token, patience=patience, count_denied=count_denied)
         self.states = dict(zip(self.limits, verdict.states, strict=True))
         assert memory.allowed is verdict.allowed
@@ -246,7 +246,7 @@ class Player:
         ]
         self.every("settle", self.account, token, told)
         for each in told:
-            its, state = algorithm(each.limit), self.states[each.name]
+            its, state = each.limit.algorithm(), self.states[each.name]
             self.states[each.name] = its.true_up(state, self.clock.ms, token, each.mark, each.cost, each.actual)
 
     def extend(self, pick: int) -> None:
@@ -258,14 +258,14 @@ class Player:
         memory, redis = self.every("extend", [SlotLease(self.account, token, held)])
         assert memory == redis
         for name, limit in held:
-            its = algorithm(limit)
+            its = limit.algorithm()
             self.states[name] = its.extend(self.states[name], self.clock.ms, token) or self.states[name]  # type: ignore[attr-defined]
 
     def observe(self, name: str, remaining: int | None, reset: int, pause: int) -> None:
         """Take note of what a provider said."""
         limit = self.limits[name]
         self.every("observe", self.account, Observation(name, limit, remaining, reset / 1000, pause / 1000))
-        self.states[name] = algorithm(limit).observe(self.states[name], self.clock.ms, remaining, reset, pause)
+        self.states[name] = limit.algorithm().observe(self.states[name], self.clock.ms, remaining, reset, pause)
 
     def change(self, name: str, chance: random.Random) -> None:
         """Let the limit be larger or smaller from now on; what is granted stays granted by the one that it was."""

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Ruling
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
-from ailf.limits.token_bucket import Bucket
+from ailf.limits.token_bucket import TokenBucketAlgorithm
 from ailf_memory.driver import MemoryDriver
 from ailf_memory.ratelimit import MemoryRateLimiterDriver
 from ailf_memory.state.ratelimit import kept_under
@@ -132,8 +132,13 @@ class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
         states = known.states if known is not None else {}
         for name, limit in limits:
             state = states.get(kept_under(name, limit), ())
-            if isinstance(limit, TokenBucket) and state and len(state) % 2 == 0 and state[1] > Bucket(limit).full:
-                states[kept_under(name, limit)] = (*state, Bucket(limit).mark)
+            if (
+                isinstance(limit, TokenBucket)
+                and state
+                and len(state) % 2 == 0
+                and state[1] > TokenBucketAlgorithm(limit).full
+            ):
+                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).mark)
         return super()._decide(limits, demand, now_ms)
 
 
@@ -349,7 +354,7 @@ class RemembersForLonger(MemoryRateLimiterDriver):
             states = self._store.accounts[demand.account].states
             for name, limit in limits:
                 if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
-                    its = Bucket(limit)
+                    its = TokenBucketAlgorithm(limit)
                     latest, debt, *lows = its._mine(states[kept])
                     states[kept] = its._marked((latest, debt + debt // 2, *lows))
         return ruling
