@@ -24,17 +24,20 @@ define install
 	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' $(3) && touch $(1)/.installed; fi
 endef
 
-.PHONY: test lint test-here test-newer campaign bench demo venv clean
+.PHONY: help test lint test-here test-newer campaign bench demo build venv clean
 
-test: lint test-here test-newer
+help: ## list the targets (this is the default)
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1: \2/p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
-lint: venv
+test: lint test-here test-newer ## everything that has to pass before a commit
+
+lint: venv ## ruff, mypy and import-linter
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy --strict
 	$(VENV)/bin/lint-imports
 
-test-here: venv
+test-here: venv ## all tests, on this Python and every server that is here
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # On the newest Python here, if there is a newer one, and with the oldest redis-py that is supported: what either could
@@ -46,7 +49,7 @@ NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs examples models \
     $(addprefix contract/test_,memory.py redis.py user_client.py) \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
     $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))
-test-newer: venv
+test-newer: venv ## the tests that a newer Python or the oldest redis-py could change
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \
 	$(MAKE) --no-print-directory run-newer NEWER="$${newer:-$(PYTHON)}"
@@ -60,7 +63,7 @@ run-newer:
 
 # Under eager tasks, on Redis: what `make test` does on memory.
 .PHONY: test-eager
-test-eager: venv
+test-eager: venv ## the asyncio half of the contract on Redis, with eager tasks (Python 3.12)
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; test -n "$$newer" || { echo "needs Python 3.12 or newer"; exit 1; }; \
 	$(MAKE) --no-print-directory run-eager NEWER="$$newer"
 
@@ -72,7 +75,7 @@ run-eager:
 
 # The Redis part of the contract, and what connects, with each line of redis-py that is supported, on the newest server.
 .PHONY: test-redis-py
-test-redis-py: $(addprefix redis-py-,$(REDIS_PYS))
+test-redis-py: $(addprefix redis-py-,$(REDIS_PYS)) ## what connects, with each line of redis-py that is supported
 redis-py-%: venv
 	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
 	$(ON_NEWEST) .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
@@ -81,31 +84,35 @@ redis-py-%: venv
 	    $(addprefix tests/ailf_redis/connection/test_,connection.py deadlines.py executors.py transports.py)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; the whole contract over
-# clients that users bring; Sentinels under load, whose figures are printed at the end. It takes three quarters of an
+# users' own clients; Sentinels under load, whose figures are printed at the end. It takes three quarters of an
 # hour.
-campaign: venv
+campaign: venv ## the same proofs for longer and at random; three quarters of an hour
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
 
-# What other designs fall into, and this one doesn't: each trap is shown on the naive way first.
+# Faults that naive designs have and this one doesn't: each is shown on the naive design first.
 .PHONY: traps
-traps: venv
+traps: venv ## naive designs that fail, beside this one
 	AILF_TRAPS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/traps
 
 # Peers are installed into an environment of their own. `make bench QUICK=--quick` takes a few minutes, without it about
 # half an hour; `make bench BENCHES=calls` runs one of them.
 BENCHES ?= calls queues pubsub limiters locks
-bench:
+bench: ## measure ailf beside its peers; QUICK=--quick for a few minutes
 	$(PYTHON) benchmarks/peers.py .venv-bench
 	@for each in $(BENCHES); do echo; echo "== $$each"; \
 	    .venv-bench/bin/python benchmarks/$$each.py $(QUICK) || exit 1; done
 
-demo: venv
+demo: venv ## a crew at work, one of which dies; URL=redis://localhost:6379/0 for processes
 	$(VENV)/bin/python examples/crew.py --url $(URL)
 
-venv:
+build: venv ## the source distribution and the wheel, in dist/
+	rm -rf dist
+	$(VENV)/bin/python -m build --no-isolation
+
+venv: ## install what is needed into .venv
 	$(call install,$(VENV),$(PYTHON))
 
-clean:
+clean: ## remove environments, builds and caches
 	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
