@@ -266,14 +266,20 @@ class Hub:
         last = begin + 2 * self._driver.timeout
         until = last if until is None else min(until, last)
         try:
-            if self._reader is None:
-                await self._starting.join(self._start)
+            await self._connected(begin, until)
             with self._guard:
                 await self._change(self._enter(inbox, wanted), ())
             await self._confirmed(wanted, begin, until)
         except BaseException:
             await self.drop(inbox, wanted)
             raise
+
+    async def _connected(self, begin: float, until: float) -> None:
+        """Return when there is a connection that is read; a filter noted before that would never be asked for."""
+        if self._reader is None:
+            await self._starting.join(self._start, until - begin)
+        if not (self._reader or self._closed):
+            raise BackendTimeoutError(f"subscribing: there was no connection within {until - begin:.3g} s")
 
     async def drop(self, inbox: Inbox, filters: Sequence[Filter]) -> None:
         """Let these filters feed the inbox no more."""
@@ -328,7 +334,7 @@ class Hub:
             if interest is None:
                 raise ClosedError(f"the subscription to {each.text!r} was closed while it was being made")
             if not await interest.confirmed.wait(max(0.0, until - self._runtime.now())):
-                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:g} s")
+                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:.3g} s")
             if interest.error is not None:
                 raise interest.error
             if self._closed:

@@ -1,17 +1,19 @@
 """Many subscriptions over one connection: what they drop is counted, copies come once, and interruptions are told."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from ailf import ClosedError, Gap, Message, Overflow, PubSub
+from ailf import AsyncMessage, BackendTimeoutError, ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
 from ailf.engine.inbox import Ticket
 from ailf.engine.subscriptions import Inbox
 from ailf.runtime import ThreadRuntime, run
-from ailf_memory import MemoryBackend, MemoryStore
+from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 
 @pytest.fixture
@@ -39,6 +41,32 @@ def data(item: Message[int] | Gap | None) -> int:
     """Return the payload of what must be a message."""
     assert isinstance(item, Message)
     return item.data
+
+
+def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B10: a subscriber waits for the connection of all no longer than its time; the next one finds it made."""
+
+    async def main() -> None:
+        may = asyncio.Event()
+        async with asyncio.timeout(10), AsyncMemoryBackend(store=store) as backend:
+            hub, runtime = backend.engine.hub, backend.engine.runtime
+            kind = type(backend.engine.driver.pubsub())
+            listen = kind.listen
+
+            async def listen_late(driver: Any) -> Any:
+                await may.wait()
+                return await listen(driver)
+
+            monkeypatch.setattr(kind, "listen", listen_late)
+            inbox = Inbox(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
+            with pytest.raises(BackendTimeoutError, match=r"no connection within 0\.05 s"):
+                await hub.attach(inbox, [Filter("news")], runtime.now() + 0.05)
+            may.set()
+            async with backend.pubsub().listen("news") as events:
+                await backend.pubsub().publish("news", 1)
+                assert await events.get(5) == AsyncMessage("news", 1)
+
+    asyncio.run(main())
 
 
 # --- overflow ----------------------------------------------------------------------------------------------------

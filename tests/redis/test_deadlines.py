@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -13,6 +14,8 @@ import fakeredis
 import pytest
 import redis
 from redis import asyncio as aredis
+from redis.asyncio import sentinel as asentinel
+from redis.sentinel import Sentinel
 
 import ailf
 from ailf.errors import BackendTimeoutError
@@ -238,6 +241,26 @@ def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str
     assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
 
 
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_calls_end_in_time_where_all_sentinels_are_silent(flavour: str) -> None:
+    """B10: Sentinels that accept a connection and say nothing cost a call one request's time, however many they are."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server((HOST, 0))).getsockname() for _ in range(5)]
+        options: dict[str, Any] = {"socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
+
+        def open_one() -> Any:
+            if flavour == "blocking":
+                client = Sentinel(silent, **options).master_for("watched")
+                return RedisBackend.from_client(client, retry_for=REPEAT)
+            return AsyncRedisBackend.from_client(
+                asentinel.Sentinel(silent, **options).master_for("watched"), retry_for=REPEAT
+            )
+
+        took = _on_threads(open_one) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one))
+    assert took.keys() == CALLS.keys()
+    assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
+
+
 @contextlib.contextmanager
 def timed(took: dict[str, float], name: str) -> Iterator[None]:
     """Note how long a call takes, however it ends."""
@@ -247,8 +270,8 @@ def timed(took: dict[str, float], name: str) -> Iterator[None]:
     took[name] = time.monotonic() - begin
 
 
-async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
-    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile."""
+async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None] | None = None) -> dict[str, float]:
+    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile, or before."""
     took: dict[str, float] = {}
 
     async def one(name: str, backend: Any) -> None:
@@ -256,16 +279,17 @@ async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None]) ->
             await entered_async(CALLS[name][1](backend))
 
     backends = {name: open_one() for name in CALLS}
-    for each in backends.values():
-        await each.ping()
-    leave()
+    if leave is not None:
+        for each in backends.values():
+            await each.ping()
+        leave()
     await asyncio.gather(*(one(name, each) for name, each in backends.items()))
     for each in backends.values():
         await each.aclose()
     return took
 
 
-def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
+def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None] | None = None) -> dict[str, float]:
     """Do the same on threads."""
     took: dict[str, float] = {}
 
@@ -274,9 +298,10 @@ def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[
             entered(CALLS[name][1](backend))
 
     backends = {name: open_one() for name in CALLS}
-    for each in backends.values():
-        each.ping()
-    leave()
+    if leave is not None:
+        for each in backends.values():
+            each.ping()
+        leave()
     threads = [threading.Thread(target=one, args=pair) for pair in backends.items()]
     for thread in threads:
         thread.start()
