@@ -485,8 +485,8 @@ class Hub:
         if self._listener is not None and self._runtime.flavour == "blocking":
             self._listener.interrupt()
 
-    async def close(self) -> None:
-        """End every inbox with `ClosedError`, the reader, and the connection (B3)."""
+    def stop(self) -> None:
+        """End every inbox with `ClosedError`, and wake the reader (B3)."""
         self._closed = True
         for inbox in tuple(self._inboxes):
             inbox.end(ClosedError("the backend was closed"))
@@ -495,9 +495,13 @@ class Hub:
         self._stopping.set()
         if self._listener is not None:
             self._listener.interrupt()
-        if self._reader is not None and not await self._reader.join(2 * _SLICE):
+
+    async def close(self, until: float) -> None:
+        """End the reader, which has until then to end by itself, and the connection (B3)."""
+        self.stop()
+        if self._reader is not None and not await self._reader.join(max(0.0, until - self._runtime.now())):
             self._reader.cancel()
-            await self._reader.join(2 * _SLICE)
+            await self._reader.join(_SLICE)
         if self._listener is not None:
             await self._listener.close()
 

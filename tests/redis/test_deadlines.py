@@ -18,8 +18,10 @@ from redis.asyncio import sentinel as asentinel
 from redis.sentinel import Sentinel
 
 import ailf
+from ailf.engine import engine
 from ailf.errors import BackendTimeoutError
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
+from ailf.stream import consumer_flow
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.connection.aio import AsyncioExecutor
@@ -336,6 +338,73 @@ async def entered_async(result: Any) -> None:
     if hasattr(result, "__aenter__"):
         async with result:
             pass
+
+
+# --- closing ------------------------------------------------------------------------------------------------------
+
+LEAVING = 0.4
+
+
+@pytest.mark.parametrize("way", ["idle", "fetching", "one consumer"])
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_closing_at_a_frozen_server(
+    new_server: NewServer, monkeypatch: pytest.MonkeyPatch, flavour: str, way: str
+) -> None:
+    """B3: the time for handing messages back is one for all consumers, and for all that a consumer waits for."""
+    monkeypatch.setattr(engine, "LEAVING", LEAVING)
+    monkeypatch.setattr(consumer_flow, "LEAVING", LEAVING)
+    server = new_server()
+    took = _closed_on_threads(server, way) if flavour == "blocking" else asyncio.run(_closed_on_asyncio(server, way))
+    server.resume()
+    assert took < LEAVING + 0.5, "one request alone may take a second"
+
+
+def _closed_on_threads(server: Server, way: str) -> float:
+    """Return how long closing takes at a frozen server, with consumers that hold a message, and may be fetching one."""
+    backend = _opened(server, "blocking", brought=False)
+    backend.stream("s").add_many(range(3))
+    consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
+    held = [each.get(5) for each in consumers]
+    server.pause()
+
+    def fetch(consumer: Any) -> None:
+        with contextlib.suppress(ailf.AilfError):
+            consumer.get(20)
+
+    fetching = [threading.Thread(target=fetch, args=(each,)) for each in consumers if way != "idle"]
+    for thread in fetching:
+        thread.start()
+    time.sleep(0.05)
+    begin = time.monotonic()
+    if way == "one consumer":
+        consumers[0].close()
+    else:
+        backend.close()
+    took = time.monotonic() - begin
+    backend.close()
+    for thread in fetching:
+        thread.join(5)
+    assert len(held) == 3
+    return took
+
+
+async def _closed_on_asyncio(server: Server, way: str) -> float:
+    """Do the same on asyncio."""
+    backend = _opened(server, "asyncio", brought=False)
+    await backend.stream("s").add_many(range(3))
+    consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
+    held = [await each.get(5) for each in consumers]
+    server.pause()
+    fetching = [asyncio.ensure_future(each.get(20)) for each in consumers if way != "idle"]
+    await asyncio.sleep(0.05)
+    begin = time.monotonic()
+    await (consumers[0] if way == "one consumer" else backend).aclose()
+    took = time.monotonic() - begin
+    await backend.aclose()
+    await asyncio.gather(*fetching, return_exceptions=True)
+    assert len(held) == 3
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    return took
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
