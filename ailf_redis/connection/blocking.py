@@ -24,7 +24,7 @@ from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import Origin, server_of
+from ailf_redis.connection.endpoint import Direct, server_of
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import IDLE, NOTHING, TEXT, Command, Replies, Stem, as_texts, check_size, packed
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
@@ -213,9 +213,10 @@ class _Wire:
 class BlockingExecutor(Executor):
     """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
 
-    def __init__(self, settings: Settings, origin: Origin | None = None) -> None:
+    def __init__(self, settings: Settings, origin: Direct | None = None) -> None:
         super().__init__(settings)
         self._origin = origin or server_of(settings, "blocking")
+        self._under_way = self._origin.under_way
         self._timeout = settings.timeout
         self._begin()
 
@@ -226,6 +227,7 @@ class BlockingExecutor(Executor):
             self._slots.put(None)
         self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
         self._busy: set[_Wire] = set()
+        self._under_way.forget()
 
     async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._ask(stem.ending(last))
@@ -377,6 +379,7 @@ class BlockingExecutor(Executor):
         if self._pid == os.getpid():  # else they are the parent's
             for wire in tuple(self._busy):
                 wire.shut()
+            self._under_way.interrupt()
 
     def abandon(self) -> bool:
         had = super().abandon() or bool(self._idle or self._busy)
@@ -390,7 +393,8 @@ class BlockingExecutor(Executor):
             return
         self._disconnect_idle()
         until = SystemClock.wait_time() + self.settings.timeout
-        while self._busy and SystemClock.wait_time() < until:  # each thread gives back its own, woken by the interrupt
+        # Each thread gives back its own, woken by the interrupt.
+        while (self._under_way.interrupt() or self._busy) and SystemClock.wait_time() < until:
             time.sleep(0.001)  # noqa: ASYNC251 - a flow of the thread runtime
         self._disconnect_idle()
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import attrs
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, Direct, hang_up
+from ailf_redis.connection.endpoint import Address, Direct, UnderWay, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.resp import READ_SIZE, Command, packed
 from ailf_redis.errors import MISREAD
@@ -91,6 +91,11 @@ class Watched:
     forced_host: str | None
     where: str
 
+    def counted_in(self, under_way: UnderWay) -> "Watched":
+        """Return the same for one executor, which has the connections that are being made counted there."""
+        sentinels = [attrs.evolve(each, under_way=under_way) for each in self.sentinels]
+        return attrs.evolve(self, master=attrs.evolve(self.master, under_way=under_way), sentinels=sentinels)
+
 
 # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -109,7 +114,8 @@ async def ask(sentinel: Direct, service: str, seconds: float) -> MasterState | N
     until = SystemClock.wait_time() + seconds
     connection = await sentinel.within(seconds).connect()
     try:
-        master, address = await _exchange(port_of(connection), questions(service), until)
+        with sentinel.under_way.making(connection):
+            master, address = await _exchange(port_of(connection), questions(service), until)
     finally:
         await hang_up(connection)
     return MasterState.of(master, address)

@@ -79,7 +79,8 @@ class MasterTracker(Origin):
         master = self._origin.master.at((self._origin.forced_host or host, port))
         connection = await master.within(self._share(until, 0)).connect()
         try:
-            confirmed = await is_master(port_of(connection), until)
+            with master.under_way.making(connection):
+                confirmed = await is_master(port_of(connection), until)
         except BaseException:
             await hang_up(connection)
             raise

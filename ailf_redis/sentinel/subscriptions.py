@@ -286,8 +286,9 @@ class Subscriptions:
         link = kind(self._executor, connection)
         try:
             commands = [*questions(self._origin.service), ("SUBSCRIBE", SWITCHES)]
-            await link.send(commands)
-            return link, await _received(link, len(commands), self._runtime, until)
+            with sentinel.under_way.making(connection):
+                await link.send(commands)
+                return link, await _received(link, len(commands), self._runtime, until)
         except BaseException:
             await link.close()
             raise
@@ -338,7 +339,9 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Give them back. The executor is closed, so none is made any more."""
-        until = self._runtime.now() + 2 * PATIENCE
+        if self._task is not None:
+            self._task.cancel()
+        until = self._runtime.now() + PATIENCE
         while self._tending and self._runtime.now() < until:
             await self._runtime.event().wait(0.001)
         for each in self._all:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -405,6 +407,72 @@ async def _closed_on_asyncio(server: Server, way: str) -> float:
     assert len(held) == 3
     assert asyncio.all_tasks() == {asyncio.current_task()}
     return took
+
+
+@pytest.mark.parametrize(
+    "call", [lambda b: b.ping(), lambda b: entered(b.pubsub().listen("c"))], ids=["ping", "listen"]
+)
+@pytest.mark.parametrize("kind", ["url", "brought", "sentinels", "cluster"])
+def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> None:
+    """B3: a thread that waits for its sign-in, or for a Sentinel's word, is woken when the backend is closed."""
+    with socket.create_server((HOST, 0)) as silent:
+        host, port = silent.getsockname()
+        options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+        if kind == "url":
+            backend = RedisBackend(f"redis://{host}:{port}/1?timeout=5&connect_timeout=5")
+        elif kind == "brought":
+            backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
+        elif kind == "sentinels":
+            backend = RedisBackend.from_client(Sentinel([(host, port)], **options).master_for("watched", **options))
+        else:
+            backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
+            node = Direct(redis.Connection, clean({"host": host, "port": port, "db": 1}, 5.0), "")
+            nodes = Nodes(node, [(host, port)], lambda address: address, "cluster://test")
+            backend.engine.driver.executor = ClusterExecutor(Settings(timeout=5.0), nodes, ThreadRuntime())
+        errors: list[BaseException] = []
+
+        def make() -> None:
+            try:
+                call(backend)
+            except ailf.AilfError as error:
+                errors.append(error)
+
+        calling = threading.Thread(target=make)
+        calling.start()
+        time.sleep(0.1)
+        begin = time.monotonic()
+        backend.close()
+        calling.join(20)
+        assert time.monotonic() - begin < SLACK, "connecting has five seconds, and asking a Sentinel one"
+    assert [type(each) for each in errors] == [ailf.ClosedError]
+
+
+def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
+    """B4: a child that closes its copy of the backend ends nothing that a thread of the parent waits for."""
+    with socket.create_server((HOST, 0)) as silent:
+        host, port = silent.getsockname()
+        backend = RedisBackend.from_client(redis.Redis(host, port, 1, socket_timeout=5.0))
+
+        def ping() -> None:
+            with contextlib.suppress(ailf.AilfError):
+                backend.ping()
+
+        calling = threading.Thread(target=ping)
+        calling.start()
+        time.sleep(0.1)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # whatever it hangs in
+            with contextlib.suppress(BaseException):
+                backend.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        calling.join(0.2)
+        assert calling.is_alive()
+        backend.close()
+        calling.join(5)
+        assert not calling.is_alive()
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
