@@ -277,9 +277,9 @@ class Hub:
     async def _connected(self, begin: float, until: float) -> None:
         """Return when there is a connection that is read; a filter noted before that would never be asked for."""
         if self._reader is None:
-            await self._starting.join(self._start, until - begin)
+            await self._starting.join(self._start, max(0.0, until - begin))
         if not (self._reader or self._closed):
-            raise BackendTimeoutError(f"subscribing: there was no connection within {until - begin:.3g} s")
+            raise BackendTimeoutError(f"subscribing: there was no connection within {max(0.0, until - begin):.3g} s")
 
     async def drop(self, inbox: Inbox, filters: Sequence[Filter]) -> None:
         """Let these filters feed the inbox no more."""

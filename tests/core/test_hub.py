@@ -69,6 +69,34 @@ def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.Monke
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("left", [0.05, -1.5])
+def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, left: float) -> None:
+    """B10: the same where another thread makes the connection, also for who comes when its time is over already."""
+    may = threading.Event()
+    with MemoryBackend(store=store) as backend:
+        hub, runtime = backend.engine.hub, backend.engine.runtime
+        kind = type(backend.engine.driver.pubsub())
+        listen = kind.listen
+
+        async def listen_late(driver: Any) -> Any:
+            may.wait(10)
+            return await listen(driver)
+
+        monkeypatch.setattr(kind, "listen", listen_late)
+        first = backend.pubsub(type=int).listen("news")
+        starting = threading.Thread(target=first.__enter__)
+        starting.start()
+        time.sleep(0.05)
+        inbox, begin = Inbox(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
+        with pytest.raises(BackendTimeoutError, match="no connection within"):
+            run(hub.attach(inbox, [Filter("news")], runtime.now() + left))
+        assert time.monotonic() - begin < 2
+        may.set()
+        starting.join(5)
+        backend.pubsub().publish("news", 1)
+        assert data(first.get(5)) == 1
+
+
 # --- overflow ----------------------------------------------------------------------------------------------------
 
 
