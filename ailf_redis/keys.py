@@ -96,7 +96,7 @@ class Keys:
         """Return the channel of a name."""
         return self._channel + name
 
-    def place(self, name: str) -> str:
+    def waiter_channel(self, name: str) -> str:
         """Return the channel where a waiter is woken, as ``lua/line.lua`` takes it: no channel begins with a brace."""
         return self._mark + self.channel(name)
 

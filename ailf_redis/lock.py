@@ -29,12 +29,12 @@ class RedisLockDriver(LockDriver):
     async def acquire(self, bid: Bid) -> Grant | Denied:
         arguments = [bid.token, str(to_ms(bid.ttl)), str(bid.permits), "1" if bid.fair else "0", "", "0"]
         if bid.place is not None:
-            arguments[4:] = (self._keys.place(bid.place.channel), str(to_ms(bid.place.lease)))
+            arguments[4:] = (self._keys.waiter_channel(bid.place.channel), str(to_ms(bid.place.lease)))
         return await ACQUIRE.run(self._executor, self._all(bid), arguments, _as_answer)
 
     async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        requests = [(self._all(bid), [len(bid.names), bid.token, to_ms(bid.ttl)]) for bid in bids]
-        return await PROLONG.run_together(self._executor, requests)
+        calls = [(self._all(bid), [len(bid.names), bid.token, to_ms(bid.ttl)]) for bid in bids]
+        return await PROLONG.run_together(self._executor, calls)
 
     async def release(self, bid: Bid) -> bool:
         return await RELEASE.run(self._executor, self._all(bid), [bid.token], bool)

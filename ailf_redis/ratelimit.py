@@ -8,7 +8,7 @@ from typing import Any
 from ailf.checks import to_ms
 from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
 from ailf.errors import BackendError
-from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from ailf.limits import Limit
 from ailf.values import LimitState
 from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
@@ -27,25 +27,10 @@ ALL, LEVEL = 2, 5
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
     """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
 
-    Its id is what its state is kept under: a limit of another kind or period has a state of its own.
+    Its id is what its state is kept under: a limit of another `Limit.identity` has a state of its own.
     """
-    if isinstance(limit, TokenBucket):
-        kind, numbers = "b", (limit.unit_rate, limit.unit_ms, limit.burst)
-    elif isinstance(limit, FixedWindow):
-        kind, numbers = "f", (limit.per_ms, limit.limit, 0)
-    elif isinstance(limit, Concurrency):
-        kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
-    else:
-        kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
-    digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
-    return (kind[0], digest[:8], *map(str, numbers))
-
-
-def _period(limit: Limit) -> int:
-    """Return the period by which a limit's state is counted, in ms; 0 for a limit that has none."""
-    if isinstance(limit, Concurrency):
-        return 0
-    return limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
+    digest = hashlib.sha1(f"{limit.identity} {name}".encode(), usedforsecurity=False).hexdigest()
+    return (limit.code, digest[:8], *map(str, limit.numbers))
 
 
 @lru_cache(maxsize=1024)
@@ -57,7 +42,7 @@ def _all_arguments(limits: Limits) -> list[str]:
 @lru_cache(maxsize=1024)
 def _slots(limits: Limits) -> tuple[str, ...]:
     """Return the names of the limits of concurrency."""
-    return tuple(name for name, limit in limits if isinstance(limit, Concurrency))
+    return tuple(name for name, limit in limits if limit.leased)
 
 
 class RedisRateLimiterDriver(RateLimiterDriver):
@@ -77,9 +62,9 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         accounts: dict[Account, list[int]] = {}
         for number, each in enumerate(demands):
             accounts.setdefault(each.account, []).append(number)
-        requests = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
+        calls = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
         told: list[Any] = [None] * len(demands)
-        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, requests), strict=True):
+        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, calls), strict=True):
             if isinstance(reply, BackendError):
                 rulings: Sequence[Any] = [reply] * len(numbers)
             else:
@@ -102,7 +87,7 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         return self._account(demands[0].account, limits), arguments
 
     def _waits_at(self, place: Place) -> tuple[str, str]:
-        return self._keys.place(place.channel), str(to_ms(place.lease))
+        return self._keys.waiter_channel(place.channel), str(to_ms(place.lease))
 
     def _rulings(self, limits: int, count: int, reply: list[int]) -> list[Ruling]:
         """Return what a reply says of that many calls, each with that many limits."""
@@ -128,14 +113,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         await TRUE_UP.run(self._executor, keys, arguments, as_nothing)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
-        requests = [
+        calls = [
             (
                 self._account(each.account, each.limits)[3:],
                 [each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits)],
             )
             for each in slots
         ]
-        return await KEEP.run_together(self._executor, requests)
+        return await KEEP.run_together(self._executor, calls)
 
     async def observe(self, account: Account, observation: Observation) -> None:
         name, limit = observation.name, observation.limit

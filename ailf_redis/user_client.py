@@ -1,7 +1,7 @@
 """A client that the user brought: what ailf takes from it, and the executor that serves it.
 
-Taken are its address, credentials, TLS and topology (`ailf_redis.connection.endpoint`). Its own connections and pool stay its own:
-ailf neither borrows from them nor closes them.
+Taken are its address, credentials, TLS and topology (`ailf_redis.connection.endpoint`). The client's connections and
+pool stay its own: ailf neither borrows from them nor closes them.
 """
 
 from collections.abc import Mapping

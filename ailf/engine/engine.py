@@ -302,6 +302,24 @@ class Engine:
                     self.outages.worked()
                 return answer
 
+    async def call_timed(
+        self,
+        what: str,
+        request: Callable[..., Awaitable[T]],
+        *args: Any,
+        until: float | None = None,
+    ) -> tuple[float, T]:
+        """Make one request as `call` does, which may be repeated; return also when the one that was answered was sent.
+
+        That time is on the clock for leases: what the answer grants for a time counts from then.
+        """
+
+        async def timed() -> tuple[float, T]:
+            since = self.runtime.lease_now()
+            return since, await request(*args)
+
+        return await self.call(what, timed, again=True, until=until)
+
     async def wait_out(self, error: Exception, begin: float, tries: int, until: float | None = None) -> None:
         """Pause before a request is repeated, or raise its error where the time for that is over.
 

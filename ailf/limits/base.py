@@ -1,7 +1,14 @@
-"""What every limit is made of: its arithmetic (`Algorithm`), the state of a key, and the bounds of its numbers."""
+"""What every limit is made of: the value (`Limit`), its arithmetic (`Algorithm`), and the state of a key.
+
+The arithmetic is pure, on integers, and the reference for every backend. Time is the backend's, in milliseconds. A
+state is a tuple, ``()`` where nothing was ever charged. If time steps back, the latest time that a state has seen
+counts on (R6). A limit may change while its state is there (R12).
+
+A new kind of limit is a file beside this one, with a value and an algorithm, and a file in ``ailf_redis/lua``.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
@@ -14,6 +21,7 @@ __all__ = [
     "MAX_BUCKETS",
     "NAMED",
     "Algorithm",
+    "Limit",
     "Mark",
     "State",
     "Taken",
@@ -57,6 +65,47 @@ Taken: TypeAlias = tuple[State, Mark, int, int]
 
 FLOORS: Final = 4
 """How many lows of a bucket's debt are remembered."""
+
+
+class Limit(ABC):
+    """A limit of a `RateLimiter`: a `TokenBucket`, a `FixedWindow`, a `SlidingWindow` or a `Concurrency`.
+
+    Attributes:
+        code: The letter by which scripts know the kind.
+        leased: Whether each call holds a lease for as long as it takes.
+        reservable: Whether a call can be charged in advance, by `RateLimiter.reserve`.
+        longest_wait: Seconds: the longest that `RateLimiter.observe` can be told.
+    """
+
+    __slots__ = ()
+
+    code: ClassVar[str]
+    leased: ClassVar[bool] = False
+    reservable: ClassVar[bool] = False
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds: the longest wait that can be observed."""
+        return float("inf")
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """The largest cost that can ever pass."""
+
+    @property
+    @abstractmethod
+    def numbers(self) -> tuple[int, int, int]:
+        """The limit as backends count by it, in milliseconds and whole units; 0 where the kind has no number."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What a key's state depends on: where it differs, the state of another limit is not taken over (R12)."""
+
+    @abstractmethod
+    def algorithm(self) -> "Algorithm":
+        """Return the arithmetic of this limit."""
 
 
 class Algorithm(ABC):

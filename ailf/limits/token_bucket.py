@@ -1,17 +1,38 @@
-"""The token bucket: holds up to `burst` tokens and is refilled at a steady rate."""
+"""The token bucket: holds up to `burst` tokens and is refilled at a steady rate.
+
+Its state keeps no tokens but a debt, in units of cost times the period, of which `rate` leaks away per millisecond: so
+nothing is ever rounded. (The generic cell rate algorithm of ITU-T I.371 is the same bucket with the debt counted in
+time.) It also keeps how low the debt has been since when, coarsely: a charge that is taken back later can only give
+back what would still be owed without it (R7).
+
+A debt above the capacity is one of two things (R12). Either this limit charged it, in advance or beyond what there was:
+then it counts. Or a larger limit did: then no more of it counts than the capacity, from when it was charged. A text at
+the end of the state tells which limit made it.
+"""
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
 from ailf.checks import valid_count
 from ailf.errors import InvalidArgumentError
-from ailf.limits.base import FLOORS, LARGEST, Algorithm, Mark, State, Taken, check_size, period_text, valid_period
+from ailf.limits.base import (
+    FLOORS,
+    LARGEST,
+    Algorithm,
+    Limit,
+    Mark,
+    State,
+    Taken,
+    check_size,
+    period_text,
+    valid_period,
+)
 
-__all__ = ["Bucket", "TokenBucket"]
+__all__ = ["TokenBucket", "TokenBucketAlgorithm"]
 
 
 DIVISORS: Final = (1, 10, 100, 1000, 10_000, 100_000)
@@ -29,7 +50,7 @@ def _in_units(rate: int, per_ms: int, burst: int) -> tuple[int, int] | None:
 
 
 @attrs.frozen(cache_hash=True)
-class TokenBucket:
+class TokenBucket(Limit):
     """So much per time, and so much at once: a bucket that is refilled evenly.
 
     Over any time t no more than ``burst + rate * t / per`` is admitted.
@@ -39,6 +60,9 @@ class TokenBucket:
         per: Seconds, to the millisecond.
         burst: What the bucket holds, so what passes at once after a pause; ``rate`` unless told.
     """
+
+    code: ClassVar[str] = "b"
+    reservable: ClassVar[bool] = True
 
     rate: int = attrs.field(validator=valid_count)
     per: float = attrs.field(default=1.0, validator=valid_period)
@@ -77,12 +101,31 @@ class TokenBucket:
         """The largest cost that can ever pass."""
         return self.burst
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds: what is owed after a longer one can't be counted exactly."""
+        return LARGEST / 2 / (self.unit_rate * 1000)
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Rate, period in milliseconds, burst."""
+        return self.unit_rate, self.unit_ms, self.burst
+
+    @property
+    def identity(self) -> str:
+        """The kind and the period."""
+        return f"b {self.unit_ms}"
+
+    def algorithm(self) -> Algorithm:
+        """Return its arithmetic."""
+        return TokenBucketAlgorithm(self)
+
     def __str__(self) -> str:
         burst = "" if self.burst == self.rate else f" burst {self.burst}"
         return f"{self.rate}/{period_text(self.per_ms)}{burst}"
 
 
-class Bucket(Algorithm):
+class TokenBucketAlgorithm(Algorithm):
     """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising.
 
     Where the debt is above the capacity, a text follows: the limit that made it.

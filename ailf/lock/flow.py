@@ -67,7 +67,7 @@ class LockFlow:
 
     async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
-        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, until=until)
+        since, reply = await self.engine.call_timed(self._acquiring, self._driver.acquire, bid, until=until)
         if not isinstance(reply, Grant):
             return reply
         hold = LockHold(bid, since, self.engine.runtime.lease_now)
@@ -76,11 +76,6 @@ class LockFlow:
         if self._options.renew:  # from here on only: where Ctrl-C comes before, or drops the grant, nothing is renewed
             self.engine.renewer.add([hold])
         return grant
-
-    async def _request(self, bid: Bid) -> tuple[float, Grant | Denied]:
-        """Make one request; return when it was made, and the answer."""
-        since = self.engine.runtime.lease_now()
-        return since, await self._driver.acquire(bid)
 
     async def try_acquire(self, until: float | None = None) -> GrantFlow | None:
         bid = self._bid(self.engine.token())

@@ -81,15 +81,10 @@ class GrantFlow(msgspec.Struct, eq=False):
         """Begin its time anew."""
         if self.released:
             raise LeaseLostError(f"extend {self}: it was released")
-        since = 0.0
-
-        async def extend() -> list[bool]:
-            nonlocal since
-            since = self.hold.now()  # of the request that is answered
-            return await self._driver.extend([self.bid])
-
-        kept = not self.hold.taken and all(await self.engine.call(f"extend {self}", extend, again=True))
-        if not kept or self.hold.taken:  # called lost while the request was under way: it stays that
+        if self.hold.taken:
+            raise self.give_up("extend")
+        since, kept = await self.engine.call_timed(f"extend {self}", self._driver.extend, [self.bid])
+        if not all(kept) or self.hold.taken:  # called lost while the request was under way: it stays that
             raise self.give_up("extend")
         self.hold.confirm(since, self.bid.ttl)
 

@@ -1,4 +1,4 @@
-"""Deciding on calls: one try, a reservation, or waiting in line (`ailf.engine.wait_queue`). What both flavours share."""
+"""Deciding on calls: one try, a reservation, or waiting in a queue (`ailf.engine.wait_queue`), for both flavours."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Obs
 from ailf.engine import AWAY, Engine
 from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_line
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
-from ailf.limits import LARGEST, Concurrency, Limit, Mark, TokenBucket
+from ailf.limits import Limit, Mark
 from ailf.ratelimit.denial_cache import Denials
 from ailf.ratelimit.options import LimiterOptions
 from ailf.ratelimit.permit import Iteration, PermitFlow, PlacedPermitFlow
@@ -51,7 +51,7 @@ class LimiterFlow(Generic[P]):
         self._limits: Limits = tuple(options.limits.items())
         self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
-        self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
+        self._slots = any(limit.leased for _, limit in self._limits)
         self._usual = Memo(self._usual_call)
         self._alone = False  # whether the last decision was made without the backend
         self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
@@ -177,9 +177,7 @@ class LimiterFlow(Generic[P]):
         """Give back what a call was charged, or may have been, that was given up, and its place in line."""
         told = zip(self._limits, demand.costs, marks or ((),) * len(self._limits), strict=True)
         charges = [
-            Charge(name, limit, cost, mark)
-            for (name, limit), cost, mark in told
-            if cost and (marks or isinstance(limit, Concurrency))
+            Charge(name, limit, cost, mark) for (name, limit), cost, mark in told if cost and (marks or limit.leased)
         ]
         try:
             await self._driver.settle(demand.account, demand.token, charges)
@@ -363,9 +361,9 @@ class LimiterFlow(Generic[P]):
         caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()
         held = self._iterating.get((caller, key), [])
         for index, (name, limit) in enumerate(self._limits):
-            if isinstance(limit, Concurrency) and timeout is None:
+            if limit.leased and timeout is None:
                 mine = sum(each[index] for each in held)
-                if mine and mine + asked[index] > limit.limit:
+                if mine and mine + asked[index] > limit.capacity:
                     raise RateLimitedError(
                         f"{self._what('acquire', key)}: generators that this thread or task has not finished hold "
                         f"{mine} of {_shown(name, limit)}, so it would wait for itself for ever. Finish or close "
@@ -390,7 +388,7 @@ class LimiterFlow(Generic[P]):
         patience = 86_400.0 if within is None else check_seconds("within", within)
         demand = Demand(self._account(key), self._costs(costs), "", patience, self._options.count_denied)
         for (_, limit), cost in zip(self._limits, demand.costs, strict=True):
-            if not isinstance(limit, TokenBucket) and cost:
+            if cost and not limit.reservable:
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
         self._check_possible(what, demand.costs)
         decision = await self._decided(demand)
@@ -415,10 +413,10 @@ class LimiterFlow(Generic[P]):
             0.0 if reset_after is None else check_seconds("reset_after", reset_after),
             0.0 if retry_after is None else check_seconds("retry_after", retry_after),
         )
-        if isinstance(limits[limit], Concurrency):
+        if limits[limit].leased:
             raise InvalidArgumentError(f"observe {limit!r}: a provider's numbers say nothing of calls under way")
-        bucket, longest = limits[limit], max(seen.reset_after, seen.pause)
-        if isinstance(bucket, TokenBucket) and bucket.unit_rate * longest * 1000 > LARGEST / 2:
+        longest = max(seen.reset_after, seen.pause)
+        if longest > limits[limit].longest_wait:
             raise InvalidArgumentError(f"observe {limit!r}: a wait of {longest:g} s is too long")
         await self.engine.call(self._what("observe", key), self._driver.observe, self._account(key), seen, again=True)
 

@@ -107,7 +107,7 @@ class PermitFlow(msgspec.Struct, eq=False):
         marks = self.ruling.marks or ((),) * len(self.limits)
         told = zip(self.limits, self.demand.costs, marks, strict=True)
         charges = [Charge(name, limit, cost, mark) for (name, limit), cost, mark in told]
-        return {each.name: each for each in charges if not isinstance(each.limit, Concurrency)}
+        return {each.name: each for each in charges if not each.limit.leased}
 
     async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: dict[str, int]) -> None:
         if self._settled is not None:
@@ -150,7 +150,7 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     def _places(self) -> list[Charge]:
         told = zip(self.limits, self.demand.costs, strict=True)
-        return [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
+        return [Charge(*limit, cost) for limit, cost in told if cost and limit[1].leased]
 
     async def give_back(self) -> None:
         """Give back its places while the backend is being closed, once."""

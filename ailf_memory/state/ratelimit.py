@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from ailf.driver import Limits, Ruling
-from ailf.limits import Algorithm, Concurrency, Limit, State, TokenBucket, algorithm
+from ailf.limits import Algorithm, Limit, State
 from ailf.values import LimitState
 from ailf_memory.state.wait_queue import Line
 
@@ -13,15 +13,14 @@ __all__ = ["AccountState", "algorithms_of"]
 
 
 def kept_under(name: str, limit: Limit) -> str:
-    """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
-    period = 0 if isinstance(limit, Concurrency) else limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
-    return f"{type(limit).__name__} {period} {name}"
+    """Return under what a limit's state is kept: one of another `Limit.identity` has a state of its own."""
+    return f"{limit.identity} {name}"
 
 
 @lru_cache(maxsize=1024)
 def algorithms_of(limits: Limits) -> list[tuple[str, Any]]:
     """Return under what the state of each limit is kept, and its arithmetic."""
-    return [(kept_under(name, limit), algorithm(limit)) for name, limit in limits]
+    return [(kept_under(name, limit), limit.algorithm()) for name, limit in limits]
 
 
 class AccountState:

@@ -1,4 +1,4 @@
-"""Sentinels: what they say of a master, asked for or published. `ailf_redis.sentinel.master` decides what follows from it."""
+"""Sentinels: what they say of a master, asked or published. `ailf_redis.sentinel.master` decides what follows."""
 
 from collections.abc import Sequence
 from typing import Any, Final

@@ -18,8 +18,8 @@ from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from contract_tests.harness import Harness, UrlHarness
-from tests.clusters import Cluster
-from tests.proxy import Proxy
+from tests.support.clusters import Cluster
+from tests.support.proxy import Proxy
 
 __all__ = ["BroughtHarness", "ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness"]
 
