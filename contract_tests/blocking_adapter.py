@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 import ailf
-from ailf.lock.hold import Holding
-from ailf.ratelimit.ratelimit import PermitHolding
+from ailf.lock.hold import LockContext
+from ailf.ratelimit.ratelimit import PermitContext
 from ailf.stream.group import DeadLetters
 from contract_tests.helpers.threads import OneThread, in_thread
 
-__all__ = ["BLOCKING", "Dressed"]
+__all__ = ["BLOCKING", "BlockingAdapter"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
-    ailf.Lock, ailf.Lease, Holding, ailf.RateLimiter, ailf.Permit, PermitHolding,
+    ailf.Lock, ailf.Lease, LockContext, ailf.RateLimiter, ailf.Permit, PermitContext,
 )  # fmt: skip
 IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
@@ -31,7 +31,7 @@ END = object()
 T = TypeVar("T")
 
 
-class Dressed:
+class BlockingAdapter:
     """A blocking object that looks like its asyncio twin."""
 
     def __init__(self, undress: Callable[[Any], Any], inner: Any) -> None:
@@ -59,7 +59,7 @@ class Dressed:
     def _dress(self, value: Any) -> Any:
         if isinstance(value, ailf.Decision) and value.permit is not None:
             return replace(value, permit=self._dress(value.permit))
-        return Dressed(self._undress, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
+        return BlockingAdapter(self._undress, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
 
     async def __aenter__(self) -> Any:
         """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio.
@@ -91,7 +91,7 @@ class Dressed:
             raise left[0]
         return left[0]
 
-    def __aiter__(self) -> "Dressed":
+    def __aiter__(self) -> "BlockingAdapter":
         return self
 
     async def __anext__(self) -> Any:

@@ -1,6 +1,6 @@
 """One text for both flavours: tests are written against the asyncio API, and blocking objects are dressed as it.
 
-`Dressed` turns each blocking call into one that runs in a thread of its own, so that many may block at once.
+`BlockingAdapter` turns each blocking call into one that runs in a thread of its own, so that many may block at once.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import ailf
-from contract_tests.blocking_adapter import BLOCKING, Dressed
+from contract_tests.blocking_adapter import BLOCKING, BlockingAdapter
 from contract_tests.harness import Harness
 from contract_tests.helpers.threads import in_thread
-from contract_tests.helpers.unmanaged_consumer import Rival
+from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 
 __all__ = ["World", "live"]
 DEADLINE = 6
@@ -41,9 +41,11 @@ class World:
         self.patience = harness.patience
         self._opened: list[Any] = []
 
-    def rival(self, backend: Any, stream: str, group: str = "g", name: str = "rival", **options: Any) -> Rival:
+    def rival(
+        self, backend: Any, stream: str, group: str = "g", name: str = "rival", **options: Any
+    ) -> UnmanagedConsumer:
         """Return a member of a group that is in another process, as it were."""
-        rival = Rival(backend, stream, group, name, **options)
+        rival = UnmanagedConsumer(backend, stream, group, name, **options)
         self._opened.append(rival)
         return rival
 
@@ -53,7 +55,7 @@ class World:
         if (flavour or self.flavour) == "asyncio":
             backend: Any = await place.connect_async()
         else:
-            backend = Dressed(self.undress, await in_thread(place.connect))
+            backend = BlockingAdapter(self.undress, await in_thread(place.connect))
         self._opened.append(backend)
         return backend
 
@@ -67,7 +69,7 @@ class World:
             return value
 
         def blocking(argument: Any) -> Any:
-            shown = Dressed(self.undress, argument) if isinstance(argument, BLOCKING) else argument
+            shown = BlockingAdapter(self.undress, argument) if isinstance(argument, BLOCKING) else argument
             return asyncio.run_coroutine_threadsafe(value(shown), self.loop).result(DEADLINE * self.patience)
 
         return blocking

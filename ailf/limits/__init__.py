@@ -1,6 +1,6 @@
 """Rate limits as values: what may pass, and the arithmetic that decides."""
 
-from ailf.limits.base import LARGEST, Algorithm, Limit, Mark, State
+from ailf.limits.base import LARGEST, Algorithm, ChargeReceipt, Limit, State
 from ailf.limits.concurrency import Concurrency
 from ailf.limits.decide import decide
 from ailf.limits.fixed_window import FixedWindow
@@ -11,10 +11,10 @@ from ailf.limits.token_bucket import TokenBucket
 __all__ = [
     "LARGEST",
     "Algorithm",
+    "ChargeReceipt",
     "Concurrency",
     "FixedWindow",
     "Limit",
-    "Mark",
     "SlidingWindow",
     "State",
     "TokenBucket",

@@ -21,8 +21,8 @@ __all__ = [
     "MAX_BUCKETS",
     "NAMED",
     "Algorithm",
+    "ChargeReceipt",
     "Limit",
-    "Mark",
     "State",
     "Taken",
     "check_size",
@@ -57,10 +57,10 @@ def period_text(milliseconds: int) -> str:
 
 
 State: TypeAlias = tuple[Any, ...]
-Mark: TypeAlias = tuple[Any, ...]
+ChargeReceipt: TypeAlias = tuple[Any, ...]
 """What a charge is remembered by when it is settled."""
 
-Taken: TypeAlias = tuple[State, Mark, int, int]
+Taken: TypeAlias = tuple[State, ChargeReceipt, int, int]
 """What became of a charge that passed: the state, its mark, what remains, ms until it is as good as fresh."""
 
 FLOORS: Final = 4
@@ -130,7 +130,7 @@ class Algorithm(ABC):
         """Return after how many ms a cost passes if nothing else happens: 0 for now, None for never (R3)."""
 
     @abstractmethod
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         """Charge a cost, whether it fits or not; the token tells whose it is."""
 
     def take(self, state: State, now: int, cost: int) -> "Taken | None":
@@ -140,11 +140,11 @@ class Algorithm(ABC):
         """
         if self.wait(state, now, cost) != 0:
             return None
-        after, mark = self.charge(state, now, cost, "")
-        return after, mark, self.remaining(after, now), self.ends(after) - now
+        after, receipt = self.charge(state, now, cost, "")
+        return after, receipt, self.remaining(after, now), self.ends(after) - now
 
     @abstractmethod
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         """Return the state as though ``actual`` had been charged instead, when it was (R7)."""
 
     @abstractmethod
@@ -159,10 +159,10 @@ class Algorithm(ABC):
             pause_ms: How long nothing may pass, for a bucket.
         """
 
-    def true_up(self, state: State, now: int, token: str, mark: Mark, charged: int, actual: int) -> State:
+    def true_up(self, state: State, now: int, token: str, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         """Return the state as `settle` does; a call that was charged nothing is charged now."""
         if charged:
-            return self.settle(state, now, mark or (token,), charged, actual)
+            return self.settle(state, now, receipt or (token,), charged, actual)
         return self.charge(state, now, actual, token)[0] if actual else state
 
     def without(self, state: State, token: str) -> State:

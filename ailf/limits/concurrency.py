@@ -5,7 +5,7 @@ from typing import ClassVar
 import attrs
 
 from ailf.checks import valid_count
-from ailf.limits.base import NAMED, Algorithm, Limit, Mark, State, period_text, valid_period
+from ailf.limits.base import NAMED, Algorithm, ChargeReceipt, Limit, State, period_text, valid_period
 
 __all__ = ["Concurrency", "ConcurrencyAlgorithm"]
 
@@ -77,12 +77,12 @@ class ConcurrencyAlgorithm(Algorithm):
         over = len(ends) + cost - self.capacity
         return ends[over - 1] - now if cost and over > 0 else 0
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         alive = [each for each in state if each[0] > now]
         return tuple(sorted([*alive, *[(now + self.ttl, token)] * cost])), (token,)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
-        return state if actual else self.without(state, *mark)
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
+        return state if actual else self.without(state, *receipt)
 
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
         return state

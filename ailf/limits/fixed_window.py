@@ -8,8 +8,8 @@ from ailf.checks import valid_count
 from ailf.limits.base import (
     LARGEST,
     Algorithm,
+    ChargeReceipt,
     Limit,
-    Mark,
     State,
     Taken,
     check_size,
@@ -92,7 +92,7 @@ class FixedWindowAlgorithm(Algorithm):
         begin, used = self._at(state, now)
         return begin + self.per - now if cost and used + cost > self.capacity else 0
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         begin, used = self._at(state, now)
         return (begin, min(used + cost, LARGEST)), (begin,)
 
@@ -101,9 +101,9 @@ class FixedWindowAlgorithm(Algorithm):
         left = self.capacity - used - cost
         return None if left < 0 else ((begin, used + cost), (begin,), left, begin + self.per - now)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         begin, used = self._at(state, now)
-        if mark[0] != begin or not (state or actual > charged):
+        if receipt[0] != begin or not (state or actual > charged):
             return state
         return begin, max(0, min(used + actual - charged, LARGEST))
 

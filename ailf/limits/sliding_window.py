@@ -10,8 +10,8 @@ from ailf.limits.base import (
     LARGEST,
     MAX_BUCKETS,
     Algorithm,
+    ChargeReceipt,
     Limit,
-    Mark,
     State,
     Taken,
     check_size,
@@ -126,7 +126,7 @@ class SlidingWindowAlgorithm(Algorithm):
                 return self._gone(state[0], bucket) - now
         raise AssertionError("a cost within the capacity passes when every bucket is gone")
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         latest, counted = self._at(state, now)
         bucket = latest // self.width
         return self._add(latest, counted, bucket, cost), (bucket,)
@@ -156,9 +156,9 @@ class SlidingWindowAlgorithm(Algorithm):
             counts.pop()
         return (last, *counts)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         latest, counted = self._at(state, now)
-        bucket = mark[0]
+        bucket = receipt[0]
         end = (bucket + 1) * self.width - 1
         last = state[0] if state and state[0] // self.width >= bucket else end
         if self._gone(last, bucket) <= latest or not (state or actual > charged):

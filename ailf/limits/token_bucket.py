@@ -23,8 +23,8 @@ from ailf.limits.base import (
     FLOORS,
     LARGEST,
     Algorithm,
+    ChargeReceipt,
     Limit,
-    Mark,
     State,
     Taken,
     check_size,
@@ -134,18 +134,20 @@ class TokenBucketAlgorithm(Algorithm):
     def __init__(self, limit: TokenBucket) -> None:
         self.rate, self.per, self.capacity = limit.unit_rate, limit.unit_ms, limit.burst
         self.full = self.capacity * self.per
-        self.mark = f"{self.rate},{self.capacity}"
+        self.receipt = f"{self.rate},{self.capacity}"
 
     def _mine(self, state: State) -> State:
         """Return a state without the text, and with no more debt than this limit can have made (R12)."""
         if not len(state) % 2 and (not state or state[1] <= self.full):
             return state
         numbers = state[:-1] if len(state) % 2 else state
-        return numbers if state[-1] == self.mark or numbers[1] <= self.full else (numbers[0], self.full, *numbers[2:])
+        return (
+            numbers if state[-1] == self.receipt or numbers[1] <= self.full else (numbers[0], self.full, *numbers[2:])
+        )
 
     def _marked(self, state: State) -> State:
         """Return a state as it is kept: with whose debt it is, where that is above the capacity."""
-        return (*state, self.mark) if state[1] > self.full else state
+        return (*state, self.receipt) if state[1] > self.full else state
 
     def _at(self, state: State, now: int) -> tuple[int, int]:
         """Return the time that counts, and the debt then; of a state as `_mine` returns it."""
@@ -172,7 +174,7 @@ class TokenBucketAlgorithm(Algorithm):
         over = debt + cost * self.per - self.full
         return latest - now - -over // self.rate if cost and over > 0 else 0
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         state = self._mine(state)
         latest, debt = self._at(state, now)
         raised = self._raise(state, latest, debt, debt + cost * self.per)
@@ -205,8 +207,8 @@ class TokenBucketAlgorithm(Algorithm):
             lows[at : at + 2] = [(lows[at + 1][0], lows[at][1])]
         return _with_lows(latest, target, lows)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
-        since, owed = mark
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
+        since, owed = receipt
         kept, state = state, self._mine(state)
         more = (actual - charged) * self.per
         if more >= 0:

@@ -11,10 +11,10 @@ from ailf.runtime import ThreadRuntime, run
 from ailf.values import Added
 from contract_tests.helpers.threads import in_thread
 
-__all__ = ["Rival"]
+__all__ = ["UnmanagedConsumer"]
 
 
-class Rival:
+class UnmanagedConsumer:
     """Speaks to the driver itself, bound to threads, over connections of its own.
 
     Attributes:
@@ -35,7 +35,7 @@ class Rival:
         alive: float = 1000.0,
         max_deliveries: int = 5,
     ) -> None:
-        self._twin = backend.engine.driver.twin(ThreadRuntime())
+        self._twin = backend.engine.driver.with_runtime(ThreadRuntime())
         self._driver = self._twin.stream()
         self._where = stream, group
         self.name = name
@@ -76,9 +76,9 @@ class Rival:
         length: int = await in_thread(lambda: run(self._driver.length(self._where[0])))
         return length
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Give a sign of life."""
-        await in_thread(self._here, "beat", [self.name], alive=self.alive)
+        await in_thread(self._here, "heartbeat", [self.name], alive=self.alive)
 
     def _here(self, method: str, *args: Any, **options: Any) -> Any:
         return run(getattr(self._driver, method)(*self._where, *args, **options))

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import ailf
-from ailf.driver import Bid, Denied, Grant
+from ailf.driver import Denied, Granted, LockRequest
 from ailf.runtime import ThreadRuntime, run
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
-__all__ = ["AWAY", "TICK", "Bidder", "fences", "in_line", "same"]
+__all__ = ["AWAY", "TICK", "RawLocks", "fences", "in_line", "same"]
 
 AWAY = 60.0
 """Seconds: longer than any test."""
@@ -20,11 +20,11 @@ TICK = 0.00099
 """Seconds: a backend may count in whole milliseconds, and what it rounds is less than one."""
 
 
-class Bidder:
+class RawLocks:
     """Speaks to the driver of locks itself, over connections of its own, as somebody in another process does."""
 
     def __init__(self, world: World, backend: Any) -> None:
-        self._twin = backend.engine.driver.twin(ThreadRuntime())
+        self._twin = backend.engine.driver.with_runtime(ThreadRuntime())
         self._driver = self._twin.lock()
         world._opened.append(self)
 
@@ -32,15 +32,15 @@ class Bidder:
         """Ask the driver."""
         return await in_thread(lambda: run(getattr(self._driver, method)(*args)))
 
-    async def win(self, bid: Bid) -> int:
+    async def win(self, request: LockRequest) -> int:
         """Bid, which must succeed, and return the fence."""
-        reply = await self.ask("acquire", bid)
-        assert isinstance(reply, Grant), reply
+        reply = await self.ask("acquire", request)
+        assert isinstance(reply, Granted), reply
         return reply.fence
 
-    async def lose(self, bid: Bid) -> float:
+    async def lose(self, request: LockRequest) -> float:
         """Bid, which must be denied, and return after how long another try may do better."""
-        reply = await self.ask("acquire", bid)
+        reply = await self.ask("acquire", request)
         assert isinstance(reply, Denied), reply
         return reply.retry_after
 

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Bid, Capability, Place
+from ailf.driver import Capability, LockRequest, WaiterInfo
 from contract_tests.fixtures import needs
 from contract_tests.helpers.names import NAMES
-from contract_tests.lock.raw_lock import AWAY, TICK, Bidder, fences, same
+from contract_tests.lock.raw_lock import AWAY, TICK, RawLocks, fences, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
@@ -67,9 +67,9 @@ async def test_fences_rise(world: World) -> None:
 async def test_the_same_bid_again(world: World) -> None:
     """L4, L2: trap 21: a bid sent again is the same grant, with the same fence, and its time begins anew."""
     backend = await world.connect()
-    bidder, lock = Bidder(world, backend), backend.lock("b")
+    bidder, lock = RawLocks(world, backend), backend.lock("b")
     ttl = 4 * world.lease
-    mine, other = Bid(("a", "b"), "mine", ttl), Bid(("b",), "other", ttl)
+    mine, other = LockRequest(("a", "b"), "mine", ttl), LockRequest(("b",), "other", ttl)
     fence = await begins_anew(world, lock, ttl, bidder.win(mine))
     await world.advance(world.lease)
     assert await begins_anew(world, lock, ttl, bidder.win(mine)) == fence
@@ -79,8 +79,8 @@ async def test_the_same_bid_again(world: World) -> None:
     assert await bidder.win(other) > fence
     assert not await bidder.ask("release", mine)
     assert await fences(backend.lock("a")) == []
-    permits = [Bid(("s",), token, ttl, permits=2) for token in ("one", "one", "two", "three")]
-    first, again, second = [await bidder.win(bid) for bid in permits[:3]]
+    permits = [LockRequest(("s",), token, ttl, permits=2) for token in ("one", "one", "two", "three")]
+    first, again, second = [await bidder.win(request) for request in permits[:3]]
     assert first == again < second
     await bidder.lose(permits[3])
 
@@ -91,7 +91,7 @@ async def test_stale_leases(world: World, way: str, successor: bool) -> None:
     """L3, L4, L6: traps 20, 23: what a lease asks for after its end changes and revives nothing, and harms nobody."""
     backend, other = await world.connect(), await world.connect()
     lock, later = backend.lock("l", ttl=world.lease, renew=False), other.lock("l", ttl=AWAY, renew=False)
-    bidder, stale = Bidder(world, other), await lock.acquire(timeout=0)
+    bidder, stale = RawLocks(world, other), await lock.acquire(timeout=0)
     if way == "expired":
         await world.advance(world.lease * 1.2)
     elif way == "broken":
@@ -99,7 +99,7 @@ async def test_stale_leases(world: World, way: str, successor: bool) -> None:
     else:
         await stale.release()
     current = await later.acquire(timeout=0) if successor else None
-    before, old = await lock.inspect(), Bid(("l",), stale.token, world.lease)
+    before, old = await lock.inspect(), LockRequest(("l",), stale.token, world.lease)
     for _ in range(2):
         assert await bidder.ask("extend", [old]) == [False]
         assert not await bidder.ask("release", old)
@@ -111,7 +111,7 @@ async def test_stale_leases(world: World, way: str, successor: bool) -> None:
     assert same(before, await lock.inspect())
     assert (stale.lost, stale.remaining()) == (way != "released", 0)
     if current is not None:
-        new = Bid(("l",), current.token, AWAY)
+        new = LockRequest(("l",), current.token, AWAY)
         assert await bidder.ask("extend", [old, new, old]) == [False, True, False]
         await current.release()
         assert not current.lost
@@ -160,14 +160,14 @@ async def test_extending(world: World) -> None:
     lease = await begins_anew(world, lock, world.lease, lock.try_acquire())
     await world.advance(world.lease / 2)
     await begins_anew(world, lock, world.lease, lease.extend())
-    bidder = Bidder(world, backend)
-    bids = [Bid((name,), name, AWAY) for name in ("a", "b")]
-    for bid in bids:
-        await bidder.win(bid)
-    changed = [replace(bid, ttl=ttl) for bid, ttl in zip(bids, (5.0, 70.0), strict=True)]
-    for bid in changed:  # one request for both
+    bidder = RawLocks(world, backend)
+    requests = [LockRequest((name,), name, AWAY) for name in ("a", "b")]
+    for request in requests:
+        await bidder.win(request)
+    changed = [replace(request, ttl=ttl) for request, ttl in zip(requests, (5.0, 70.0), strict=True)]
+    for request in changed:  # one request for both
         asking = bidder.ask("extend", changed)
-        assert await begins_anew(world, backend.lock(bid.token), bid.ttl, asking) == [True, True]
+        assert await begins_anew(world, backend.lock(request.token), request.ttl, asking) == [True, True]
     await world.advance(world.lease * 1.2)
     with pytest.raises(ailf.LeaseLostError):
         await lease.extend()
@@ -228,7 +228,7 @@ async def test_locks_are_apart(world: World) -> None:
 async def test_several_names(world: World) -> None:
     """L15, L2: several names are had all or none, whatever their order; a denied try changes nothing."""
     backend, other = await world.connect(), await world.connect()
-    bidder = Bidder(world, backend)
+    bidder = RawLocks(world, backend)
     pair, a, b = backend.lock("b", "a", "b", ttl=AWAY), other.lock("a", ttl=AWAY), other.lock("b", ttl=AWAY)
     assert pair.names == ("a", "b")
     for one, free in ((a, b), (b, a)):
@@ -256,7 +256,9 @@ async def test_several_names(world: World) -> None:
     await world.advance(0.1)
     with pytest.raises(ailf.LeaseLostError):
         await torn.extend()
-    assert await bidder.ask("extend", [Bid(("a", "b"), torn.token, AWAY)]) == [False]  # nor does what is left last
+    assert await bidder.ask("extend", [LockRequest(("a", "b"), torn.token, AWAY)]) == [
+        False
+    ]  # nor does what is left last
     assert (await b.inspect()).holders[0].remaining <= left.remaining - 0.1 + TICK
 
 
@@ -320,9 +322,9 @@ async def test_permits(world: World) -> None:
 async def test_nobody_barges(world: World) -> None:
     """L12, L3: nobody overtakes who is first in line of a fair lock that is free, and trying to changes nothing."""
     backend = await world.connect()
-    bidder, lock = Bidder(world, backend), backend.lock("l", fair=True)
+    bidder, lock = RawLocks(world, backend), backend.lock("l", fair=True)
     holder = await lock.acquire(timeout=0)
-    first = Bid(("l",), "first", AWAY, fair=True, place=Place("nobody listens", AWAY))
+    first = LockRequest(("l",), "first", AWAY, fair=True, waiter=WaiterInfo("nobody listens", AWAY))
     await bidder.lose(first)
     await holder.release()
     for _ in range(3):
@@ -337,12 +339,12 @@ async def test_nobody_barges(world: World) -> None:
 
 async def test_places(world: World) -> None:
     """L12: each place has an end of its own, which coming again puts off."""
-    bidder = Bidder(world, await world.connect())
-    holder, late = [Bid(("l",), token, 1000.0, fair=True) for token in ("holder", "late")]
+    bidder = RawLocks(world, await world.connect())
+    holder, late = [LockRequest(("l",), token, 1000.0, fair=True) for token in ("holder", "late")]
     await bidder.win(holder)
-    short, long = [Bid(("l",), f"{end}", AWAY, 1, True, Place("c", end)) for end in (world.lease, 900.0)]
-    for bid in (short, long):
-        await bidder.lose(bid)
+    short, long = [LockRequest(("l",), f"{end}", AWAY, 1, True, WaiterInfo("c", end)) for end in (world.lease, 900.0)]
+    for request in (short, long):
+        await bidder.lose(request)
     for _ in range(2):
         await bidder.lose(short)
         await world.advance(world.lease * 0.6)

@@ -14,11 +14,11 @@ from unittest.mock import patch
 import pytest
 
 import ailf
-from ailf.driver import Bid, Capability
+from ailf.driver import Capability, LockRequest
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.helpers.threads import at_work, in_thread
-from contract_tests.lock.raw_lock import AWAY, Bidder, fences, in_line, same
+from contract_tests.lock.raw_lock import AWAY, RawLocks, fences, in_line, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
@@ -48,9 +48,9 @@ class Tap:
         self.asked: list[tuple[str, Any]] = []
         self.spoil: Callable[[], object] = lambda: None
         driver = backend.engine.driver
-        lock, twin = driver.lock, driver.twin
+        lock, twin = driver.lock, driver.with_runtime
         driver.lock = lambda: _Tapped(self, lock(), lambda: None)
-        driver.twin = lambda runtime: self._tapped(twin(runtime))
+        driver.with_runtime = lambda runtime: self._tapped(twin(runtime))
 
     def _tapped(self, twin: Any) -> Any:
         lock = twin.lock
@@ -355,11 +355,11 @@ async def test_lost_at_the_very_end(world: World) -> None:
 async def test_one_of_several_is_lost(world: World) -> None:
     """L15, L3, L9: who lost one of several locks has lost them all: none of them is extended, or kept from others."""
     backend = await world.connect()
-    bidder, a, b = Bidder(world, backend), backend.lock("a"), backend.lock("b")
+    bidder, a, b = RawLocks(world, backend), backend.lock("a"), backend.lock("b")
     lease = await backend.lock("a", "b", ttl=AWAY, renew=False).acquire(timeout=0)
     assert await a.break_(lease.fence)
     before = await b.inspect()
-    assert await bidder.ask("extend", [Bid(("a", "b"), lease.token, 1000.0)]) == [False]
+    assert await bidder.ask("extend", [LockRequest(("a", "b"), lease.token, 1000.0)]) == [False]
     assert same(before, await b.inspect())
     assert await a.inspect() == ailf.LockInfo()
     with pytest.raises(ailf.LeaseLostError):
@@ -440,7 +440,7 @@ async def test_errors_of_the_body(world: World) -> None:
 async def test_kept_for_as_long_as_it_takes(world: World) -> None:
     """L17: trap 22: leases are renewed while they are held, all at once, through errors and beside a blocked loop."""
     backend, other = await world.connect(), await world.connect()
-    tap, rival = Tap(backend), Bidder(world, other)
+    tap, rival = Tap(backend), RawLocks(world, other)
     errors: list[Exception] = [ailf.ConnectionLostError("gone"), RuntimeError("bug")]
 
     def fail() -> None:
@@ -454,7 +454,7 @@ async def test_kept_for_as_long_as_it_takes(world: World) -> None:
         for _ in range(2):
             time.sleep(0.9 * TTL)  # noqa: ASYNC251 - that it blocks is what is tested
             for name in "abcd":
-                await rival.lose(Bid((name,), "rival", AWAY))
+                await rival.lose(LockRequest((name,), "rival", AWAY))
             assert await fences(other.lock("s")) == [permit.fence]
             assert not any(lease.lost for lease in leases)
         assert errors == []

@@ -11,10 +11,10 @@ import attrs
 import pytest
 
 import ailf
-from ailf.driver import Bid, Capability, Place
+from ailf.driver import Capability, LockRequest, WaiterInfo
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.lock.raw_lock import AWAY, TICK, Bidder, fences, in_line
+from contract_tests.lock.raw_lock import AWAY, TICK, RawLocks, fences, in_line
 from contract_tests.lock.test_lock_hold import Tap
 from contract_tests.world import World
 
@@ -234,10 +234,10 @@ async def test_a_freed_lock_wakes_a_waiter(world: World, fair: bool, way: str) -
 async def test_an_expired_lock_reaches_a_waiter(world: World, fair: bool) -> None:
     """L11, L5: trap 25: a dead holder's lock is a waiter's when its ttl is over, and not before."""
     backend, other = await world.connect(), await world.connect()
-    bidder, now, late = Bidder(world, backend), world.harness.now, list[float]()
+    bidder, now, late = RawLocks(world, backend), world.harness.now, list[float]()
     for turn in range(TURNS):
         begin = now()
-        await bidder.win(Bid(("l",), f"dead {turn}", world.lease))
+        await bidder.win(LockRequest(("l",), f"dead {turn}", world.lease))
         waiting = {waits(each.lock("l", fair=fair)) for each in (backend, other)}
         await in_line(world, backend.lock("l"), 2)
         await world.advance(max(0.0, begin + world.lease * 0.9 - now()))
@@ -257,8 +257,11 @@ async def test_an_expired_lock_reaches_a_waiter(world: World, fair: bool) -> Non
 async def test_a_successor_that_died(world: World) -> None:
     """L11, L12: who waits looks again when the grant ends that is there now, not that which was there when he came."""
     backend = await world.connect()
-    bidder, late = Bidder(world, backend), list[float]()
-    holder, first = Bid(("l",), "holder", AWAY), Bid(("l",), "first", world.lease, fair=True, place=Place("c", AWAY))
+    bidder, late = RawLocks(world, backend), list[float]()
+    holder, first = (
+        LockRequest(("l",), "holder", AWAY),
+        LockRequest(("l",), "first", world.lease, fair=True, waiter=WaiterInfo("c", AWAY)),
+    )
     for _ in range(2):
         await bidder.win(holder)
         await bidder.lose(first)
@@ -297,7 +300,7 @@ async def test_nobody_polls(world: World) -> None:
             await other.semaphore(name, permits, ttl=AWAY).acquire(timeout=0)
         with pytest.raises(ailf.LockTimeoutError):
             await backend.semaphore(name, permits, fair=fair).acquire(timeout=0.3)
-        assert sum(method == "acquire" and bid.names == (name,) for method, bid in tap.asked) <= 3
+        assert sum(method == "acquire" and request.names == (name,) for method, request in tap.asked) <= 3
 
     await world.soon(asyncio.gather(*itertools.starmap(waiter, itertools.product((False, True), (1, 2)))))
 
@@ -306,15 +309,15 @@ async def test_nobody_polls(world: World) -> None:
 async def test_permits_wake_as_many(world: World, fair: bool) -> None:
     """L11, L16: as many waiters have their permits soon as are freed at once."""
     backend, other = await world.connect(), await world.connect()
-    bidder, semaphore = Bidder(world, backend), other.semaphore("s", 3, fair=fair)
-    held = [Bid(("s",), f"holder {number}", AWAY, permits=3) for number in range(3)]
-    for bid in held:
-        await bidder.win(bid)
+    bidder, semaphore = RawLocks(world, backend), other.semaphore("s", 3, fair=fair)
+    held = [LockRequest(("s",), f"holder {number}", AWAY, permits=3) for number in range(3)]
+    for request in held:
+        await bidder.win(request)
     order: list[object] = []
     waiting = [waits(each.semaphore("s", 3, fair=fair), order) for each in (backend, other) * 2]
     await in_line(world, semaphore, 4 if fair else 2)
     begin = time.monotonic()
-    await asyncio.gather(*(bidder.ask("release", bid) for bid in held))
+    await asyncio.gather(*(bidder.ask("release", request) for request in held))
     await world.until(lambda: len(order) == 3)
     assert time.monotonic() - begin < 3 * PROMPT
     assert len(await fences(semaphore)) == 3
@@ -345,18 +348,22 @@ async def test_a_pair_starves_nobody(world: World) -> None:
 async def test_turns(world: World) -> None:
     """L12: a fair lock is granted in the order in which those came who still wait, in whatever backend."""
     backends = [await world.connect(), await world.connect()]
-    bidder, lock, taps = Bidder(world, backends[0]), backends[0].lock("l", fair=True), [Tap(each) for each in backends]
+    bidder, lock, taps = (
+        RawLocks(world, backends[0]),
+        backends[0].lock("l", fair=True),
+        [Tap(each) for each in backends],
+    )
     holder = await lock.acquire(timeout=0)
     order, waiting, leavers = list[object](), list[Any](), (0, 3, 4)
-    left = [Bid(("l",), f"leaver {number}", AWAY, 1, True, Place("c", AWAY)) for number in leavers]
+    left = [LockRequest(("l",), f"leaver {number}", AWAY, 1, True, WaiterInfo("c", AWAY)) for number in leavers]
     for number in range(10):
         if number in leavers:
             await bidder.lose(left[leavers.index(number)])
         else:
             waiting.append(waits(backends[number // 2 % 2].lock("l", fair=True), order, number))
         await in_line(world, lock, number + 1)
-    for bid in left:
-        assert not await bidder.ask("release", bid)
+    for request in left:
+        assert not await bidder.ask("release", request)
     for each in waiting:
         await holder.release()
         holder = await world.soon(each)
@@ -368,11 +375,13 @@ async def test_turns(world: World) -> None:
 async def test_a_dead_waiter(world: World) -> None:
     """L12: waiters that died hold up those behind them until their places end, and not longer."""
     backend = await world.connect()
-    bidder, lock = Bidder(world, backend), backend.lock("l", fair=True, ttl=AWAY)
+    bidder, lock = RawLocks(world, backend), backend.lock("l", fair=True, ttl=AWAY)
     holder = await lock.acquire(timeout=0)
     begin = world.harness.now()
     for number in range(3):
-        await bidder.lose(Bid(("l",), f"dead {number}", AWAY, 1, True, Place(f"dead {number}", world.lease)))
+        await bidder.lose(
+            LockRequest(("l",), f"dead {number}", AWAY, 1, True, WaiterInfo(f"dead {number}", world.lease))
+        )
     waiting = waits(lock)
     await in_line(world, lock, 4)
     await holder.release()
@@ -386,18 +395,18 @@ async def test_a_dead_waiter(world: World) -> None:
 @needs(Capability.SEVERAL_LOCKS)
 async def test_a_waiter_that_was_away(world: World) -> None:
     """L12, L15: who lost his place in one of two lines has lost it in both: two don't wait for each other for ever."""
-    bidder = Bidder(world, await world.connect())
-    a, b = [Bid((name,), name, AWAY) for name in ("a", "b")]
-    away = Bid(("a", "b"), "away", AWAY, 1, True, Place("c", world.lease))
-    there = Bid(("a", "b"), "there", AWAY, 1, True, Place("d", AWAY))
-    for bid in (a, b):
-        await bidder.win(bid)
-    for bid in (away, there):
-        await bidder.lose(bid)
+    bidder = RawLocks(world, await world.connect())
+    a, b = [LockRequest((name,), name, AWAY) for name in ("a", "b")]
+    away = LockRequest(("a", "b"), "away", AWAY, 1, True, WaiterInfo("c", world.lease))
+    there = LockRequest(("a", "b"), "there", AWAY, 1, True, WaiterInfo("d", AWAY))
+    for request in (a, b):
+        await bidder.win(request)
+    for request in (away, there):
+        await bidder.lose(request)
     await world.advance(world.lease * 1.2)
     await bidder.ask("release", a)
-    for bid in (there, away):
-        await bidder.lose(bid)
+    for request in (there, away):
+        await bidder.lose(request)
     await bidder.ask("release", b)
     await bidder.lose(away)
     await bidder.win(there)
@@ -407,12 +416,12 @@ async def test_a_waiter_that_was_away(world: World) -> None:
 async def test_breaking_what_has_ended(world: World) -> None:
     """L3, L12: to break a grant that has ended changes nothing: its token keeps its place in the queue."""
     backend = await world.connect()
-    bidder = Bidder(world, backend)
-    pair = Bid(("a", "b"), "pair", world.lease, 1, False, Place("c", AWAY))
+    bidder = RawLocks(world, backend)
+    pair = LockRequest(("a", "b"), "pair", world.lease, 1, False, WaiterInfo("c", AWAY))
     fence = await bidder.win(pair)
     assert await bidder.ask("break_", "a", fence)
-    await bidder.win(Bid(("a",), "single", AWAY))
-    await bidder.win(Bid(("b",), "other", AWAY, 2))
+    await bidder.win(LockRequest(("a",), "single", AWAY))
+    await bidder.win(LockRequest(("b",), "other", AWAY, 2))
     await bidder.lose(pair)
     await world.advance(world.lease * 1.2)
     assert not await bidder.ask("break_", "b", fence)

@@ -185,9 +185,12 @@ async def test_letters_that_are_none(world: World) -> None:
     missing = stream.group("missing")
     for call in (group.dead_letters.redrive, group.dead_letters.purge):
         assert await call(letters[0].id) == 0
-        for wrong in ((), ("not an id",), (letters[1].id, "not an id"), ("",), ("-1",)):
+        for wrong in ((), ("not an id",), (letters[1].id, "not an id"), ("",), ("-1",), ("9" * 5000,)):
             with pytest.raises(ailf.InvalidArgumentError):
                 await call(*wrong)
+    for nowhere in ("not an id", "9" * 5000):
+        with pytest.raises(ailf.InvalidArgumentError):
+            await group.dead_letters.list(after=nowhere)
     for call in (missing.dead_letters.redrive, missing.dead_letters.purge):
         assert await call(letters[1].id) == 0
     assert await missing.dead_letters.redrive_all() == await missing.dead_letters.purge_all() == 0

@@ -69,7 +69,7 @@ async def test_what_is_no_position(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
-    for wrong in ("not an id", "", "1-x", datetime(2030, 1, 1), 7, None):  # noqa: DTZ001 - the case is that it has no zone
+    for wrong in ("not an id", "", "1-x", "9" * 5000, datetime(2030, 1, 1), 7, None):  # noqa: DTZ001 - the case is that it has no zone
         for call in (
             stream.read,
             lambda position: stream.read(end=position),

@@ -65,7 +65,7 @@ async def test_signs_of_life(world: World) -> None:
         await world.nothing(consumer)
         assert (await group.info()).consumers == {"alive": 1, "dead": 1, consumer.name: 0}
         await world.advance(world.lease * 0.6)
-        await alive.beat()
+        await alive.heartbeat()
         await world.advance(world.lease * 0.6)
         delivery = await world.take(consumer)
         assert (delivery.id, delivery.attempt) == (ids[1], 2)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,30 @@ def test_published_rights_are_enough(redis_versions: list[str], new_server: NewS
             take_turns(backend)
             stay_within(backend)
             ask(backend, sharded=version != "6.2")
+
+
+def test_a_waiter_at_a_channel_without_rights(redis_versions: list[str], new_server: NewServer) -> None:
+    """L11: where another program's waiter names a channel that is not ours, releases work, and wake the next one."""
+    for version in redis_versions:
+        server = new_server(version=version)
+        with server.client() as admin:
+            admin.execute_command("ACL", "SETUSER", "agent", "reset", "on", ">pw", *published(version))
+            with ailf.connect(f"redis://agent:pw@127.0.0.1:{server.port}/0") as backend:
+                for place in (1, 2**52):  # before and behind a waiter of ours
+                    lease, got = backend.lock("l").acquire(), []
+                    admin.zadd("{ailf:lock:l}:queue", {"foreign": place})
+                    admin.hset("{ailf:lock:l}:waiters", "foreign", f"{10**13} {10**13} elsewhere")
+                    waiting = threading.Thread(target=lambda: got.append(backend.lock("l").acquire(timeout=5)))  # noqa: B023
+                    waiting.start()
+                    until = time.monotonic() + 5
+                    while admin.zcard("{ailf:lock:l}:queue") < 2:
+                        assert time.monotonic() < until
+                    began = time.monotonic()
+                    lease.release()
+                    waiting.join()
+                    assert time.monotonic() - began < 1
+                    got[0].release()
+                    admin.delete("{ailf:lock:l}:queue", "{ailf:lock:l}:waiters")
 
 
 def use(backend: ailf.Backend) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from redis.client import PubSub
 
 import ailf
+from ailf.codecs import open_envelope, seal_envelope
 from ailf.errors import (
     BackendError,
     BackendFullError,
@@ -18,6 +22,7 @@ from ailf.errors import (
     EncodeError,
     InvalidArgumentError,
     PermissionDeniedError,
+    RequestFailedError,
     UnsupportedError,
 )
 from tests.support.servers import NewServer, Server
@@ -154,8 +159,8 @@ def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, for
             if forged == "a time without end":
                 assert not letters
                 break
-            ((origin, body),) = [(each.origin, each.body) for each in letters]
-            assert origin == entry
+            ((endpoint, body),) = [(each.endpoint, each.body) for each in letters]
+            assert endpoint == entry
             if "ailf.body" not in raw:
                 assert set(json.loads(body)) == set(FORGED[forged]) | {f"field-{number}" for number in range(many)}
             assert group.dead_letters.redrive_all() == 1
@@ -210,6 +215,247 @@ def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
                 stream.add(1)
 
 
+LAST = f"{2**64 - 1}-{2**64 - 1}"
+"""The largest id: no range begins after it, and no entry can be added after one of it."""
+
+
+def acked(group: ailf.Group[Any], prefetch: int = 10, wait: float = 0) -> list[ailf.Delivery[Any]]:
+    """Take and acknowledge all that a group can deliver."""
+    with group.consumer(prefetch=prefetch) as consumer:
+        taken = list(iter(lambda: consumer.get(wait), None))
+        for each in taken:
+            each.ack()
+        return taken
+
+
+@pytest.mark.parametrize("cursor", [None, f"({LAST}", "no id"])
+def test_a_page_that_ends_with_the_largest_id(server: Server, namespace: str, cursor: str | None) -> None:
+    """S12: what another program left pending is delivered, also where the largest id ends a page of a hundred."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        group = backend.stream("s").group("g", lease=0.5)
+        group.open()
+        ids = [f"5-{number}" for number in range(99)] + [LAST]
+        for each in ids:
+            admin.xadd(key, {"x": "y"}, id=each)
+        admin.xreadgroup("g", "other", {key: ">"}, count=100)
+        admin.xclaim(key, "g", "other", 0, ids, idle=60_000, justid=True)
+        if cursor:
+            admin.hset(f"{key}:notes:g", "cursor", cursor)
+        assert sorted(each.id for each in acked(group)) == sorted(ids)
+        assert admin.hget(f"{key}:notes:g", "cursor") is None
+
+
+def test_what_was_put_back_has_odd_ids(server: Server, namespace: str) -> None:
+    """S9, S16: after a seek all that was put back is delivered, whatever its ids, and wherever that was to go on."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        group = backend.stream("s").group("g")
+        group.open()
+        for each in (*(f"5-{number}" for number in range(199)), LAST):
+            admin.xadd(f"{key}:again:g", {"x": "y"}, id=each)
+        admin.xgroup_create(f"{key}:again:g", "g", "0")
+        admin.xreadgroup("g", "other", {f"{key}:again:g": ">"}, count=200)
+        group.seek(ailf.LATEST)
+        admin.hset(f"{key}:notes:g", "anew", "no id")
+        assert len(acked(group, wait=0.2)) == 200  # not all is taken up in one step
+        assert not admin.hexists(f"{key}:notes:g", "anew")
+
+
+def test_the_largest_id_of_a_dead_letter(server: Server, namespace: str) -> None:
+    """S5, S16: where another program's entry has the largest id, messages still become dead letters, and come back."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        stream = backend.stream("s")
+        group, letters = stream.group("g", max_deliveries=1), stream.group("g").dead_letters
+        group.open()
+        for helper in ("dead", "bell"):
+            admin.xadd(f"{key}:{helper}:g", {"x": "y"}, id=LAST)
+        assert letters.list(after=LAST) == []
+        assert [each.id for each in letters.list()] == [LAST]
+        stream.add("dies")
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            delivery.reject("no")
+        assert sorted(str(each.body, "utf-8") for each in letters.list()) == ['"dies"', '{"x":"y"}']
+        assert letters.redrive_all() == 2
+        assert [each.data for each in acked(group)] == [{"x": "y"}, "dies"]
+        admin.xadd(f"{key}:dead:g", {"x": "y"}, id=LAST)
+        assert letters.purge_all() == 1
+
+
+def test_trimming_around_the_largest_id(server: Server, namespace: str) -> None:
+    """S8: a stream is trimmed whose last entry has the largest id and is out in several groups."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        ids = ["5-1", "5-2", "5-3", LAST]
+        for each in ids:
+            admin.xadd(key, {"x": "y"}, id=each)
+        for group in "gh":
+            admin.xgroup_create(key, group, "0")
+            admin.xreadgroup(group, "other", {key: ">"})
+            admin.xack(key, group, "5-2")
+        assert stream.trim(ailf.Retention(max_len=1)).removed == 1
+        for group in "gh":
+            admin.xack(key, group, "5-1", "5-3")
+        assert stream.trim(ailf.Retention.settled(max_len=1)).removed == 2
+        with pytest.raises(BackendError, match=r"last possible ID|equal or smaller|room"):
+            backend.stream("s", retention=ailf.Retention(max_len=1)).add(1)
+        assert [each.id for each in stream.read()] == [LAST]
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flavour: str) -> None:
+    """S13, S16: a dead letter of another program whose numbers Python refuses to read costs no other message."""
+    url, endless = f"{any_server.url}?namespace={namespace}", "9" * 5000
+    head = {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2"}
+
+    async def letters() -> list[ailf.DeadLetter]:
+        async with ailf.connect_async(url) as backend:
+            return await backend.stream("s").group("g").dead_letters.list()
+
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        for fields in ({**head, "ailf.attempts": endless, "ailf.body": "1"}, {**head, "ailf.packed": f"{endless}:x"}):
+            admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields)  # type: ignore[arg-type]
+        stream.add("innocent")
+        listed = asyncio.run(letters()) if flavour == "asyncio" else group.dead_letters.list()
+        assert [each.attempts for each in listed] == [0, 2]
+        assert group.dead_letters.redrive_all() == 2
+        assert [each.data for each in acked(group)] == [1, {"ailf.packed": f"{endless}:x"}, "innocent"]
+
+
+def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> None:
+    """S5, S16: however often another program says that a message was delivered, its dead letter is one of ours."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream, count = f"{{{namespace}:stream:s}}", backend.stream("s"), 2**63 - 1
+        entry = stream.add("poison")
+        stream.add("innocent")
+        group = stream.group("g")
+        group.open()
+        admin.xreadgroup("g", "other", {key: ">"}, count=1)
+        admin.xclaim(key, "g", "other", 0, [entry], idle=60_000, retrycount=count, justid=True)
+        assert [each.data for each in acked(group)] == ["innocent"]
+        ((letter_id, fields),) = admin.xrange(f"{key}:dead:g")
+        assert abs(int(fields[b"ailf.attempts"]) - count) <= 1  # Lua has 53 bits
+        (letter,) = group.dead_letters.list()
+        assert (letter.id, letter.endpoint, letter.body) == (letter_id.decode(), entry, b'"poison"')
+
+
+def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> None:
+    """S5, S9, S10: what another program writes where the counts of a group are stops neither its messages nor info."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        entry = stream.add(1)
+        group = stream.group("g", max_deliveries=2)
+        group.open()
+        for each in ("junk", "", "9" * 400):
+            admin.hset(f"{key}:meta", "evicted", each)
+            admin.hset(f"{key}:notes:g", mapping=dict.fromkeys(("base", "sweep", f"{entry}:f", f"{entry}:m"), each))
+            with group.consumer() as consumer:
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.nack(0)
+            admin.hdel(f"{key}:notes:g", f"{entry}:f")
+            admin.xclaim(key, "g", "other", 0, [entry], retrycount=0, justid=True)
+            assert (group.info().pending, group.info().delayed) == (1, 0)
+            admin.zadd(f"{key}:due:g", {entry: 1e300})
+            with group.consumer() as consumer:
+                assert consumer.get(0) is None
+            admin.zadd(f"{key}:due:g", {entry: 1})
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_foreign_entries_among_what_is_put_back(server: Server, namespace: str, key: str | None) -> None:
+    """S16: what is redriven is delivered, whatever another program adds to the stream where that waits."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream, again = backend.stream("s"), f"{{{namespace}:stream:s}}:again:g"
+        group = stream.group("g")
+        group.open()
+        for number in range(3):
+            admin.xadd(again, {"raw": "1"})
+            stream.add(number, key=key)
+            with group.consumer() as consumer:
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.reject("no")
+            assert group.dead_letters.redrive_all() == 1
+            if number == 1:
+                group.seek(ailf.LATEST)
+            assert [(each.data, each.attempt) for each in acked(group)] == [(number, 1)]
+        assert group.info().delayed == 0
+
+
+HEAD = {"ailf.origin": "forged", "ailf.reason": "r", "ailf.error": "e", "ailf.attempts": "1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ailf.origin": "forged", "a": "1", "b": "2", "c": "3", "d": "4"},
+        {**HEAD, "ailf.attempts": "-1", "d": "4"},
+        {**HEAD, "ailf.attempts": "1" * 21, "d": "4"},
+        {**HEAD, "ailf.attempts": "", "d": "4"},
+    ],
+)
+def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, fields: dict[str, str]) -> None:
+    """S16: a letter that is listed as another program's is redriven as that, with all of its fields and its own id."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        group = backend.stream("s").group("g")
+        group.open()
+        letter = admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields).decode()  # type: ignore[arg-type]
+        assert [(each.endpoint, json.loads(each.body)) for each in group.dead_letters.list()] == [(letter, fields)]
+        assert group.dead_letters.redrive_all() == 1
+        assert [(each.id, each.data) for each in acked(group)] == [(letter, fields)]
+
+
+def test_ids_that_are_none(any_server: Server, namespace: str) -> None:
+    """A position whose numbers no id can have, or of digits that are not ASCII's, is refused before it is sent."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        for wrong in (f"{2**64}-0", f"0-{2**64}", str(2**64), "\u0661-\u0661"):
+            for call in (stream.read, group.seek, stream.cancel, group.dead_letters.purge):
+                with pytest.raises(InvalidArgumentError):
+                    call(wrong)
+            with pytest.raises(InvalidArgumentError):
+                group.dead_letters.list(after=wrong)
+
+
+@pytest.mark.parametrize("cursor", ["junk", "", f"5-{2**64}"])
+def test_a_trim_that_was_to_go_on_nowhere(server: Server, namespace: str, cursor: str) -> None:
+    """S8: an add makes room, whatever another program says where the last one stopped."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        key = f"{{{namespace}:stream:s}}"
+        for number in range(102):
+            admin.xadd(key, {"ailf.body": "1"}, id=f"5-{number + 1}")
+        admin.xadd(key, {"ailf.body": "1"}, id="6-1")
+        admin.xgroup_create(key, "g", "0")
+        admin.xreadgroup("g", "other", {key: ">"})
+        admin.xack(key, "g", "5-2")
+        admin.hset(f"{key}:meta", "cursor", cursor)
+        assert backend.stream("s", retention=ailf.Retention(max_len=103)).add(2)
+        assert admin.xlen(key) == 103
+
+
+def test_a_sign_of_life_of_what_waits(server: Server, namespace: str) -> None:
+    """S11: what waits is not dropped where another program says that its place is a consumer that has died."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add(1)
+        group = stream.group("g")
+        with group.consumer() as consumer:
+            delivery = consumer.get(0)
+            assert delivery is not None
+            delivery.nack(60)
+        admin.zadd(f"{{{namespace}:stream:s}}:alive:g", {"ailf.waiting": 1})
+        assert acked(group) == []
+        assert group.info().delayed == 1
+
+
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
     """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
@@ -254,14 +500,86 @@ def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
                 backend.stream(name + namespace).delete()
 
 
-def test_wrong_type_of_key(any_server: Server, namespace: str) -> None:
-    """A key that another program uses otherwise is an error that says so."""
+def test_wrong_type_of_key(server: Server, namespace: str) -> None:
+    """A key that another program uses otherwise is an error that says so in the server's words, and no more."""
+    said = re.escape(f"{server.url} refused the request: WRONGTYPE Operation against a key holding the wrong kind of")
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        for key in ("stream:s}", "stream:s}:notes:g", "lock:l}", "limit:r:k}:queue"):
+            admin.set(f"{{{namespace}:{key}", "text")
+        admin.hset(f"{{{namespace}:limit:r:k}}", "a", "hash")
+        for attempt in (
+            lambda: backend.stream("s").add(1),
+            lambda: backend.stream("s").add_once("id", 1),
+            backend.stream("s").group("g").open,
+            backend.lock("l").try_acquire,
+            lambda: backend.rate_limiter("r", "5/minute").try_acquire("k"),
+        ):
+            with pytest.raises(BackendError, match=f"{said} value$"):
+                attempt()
+
+
+JUNK_TRACES = (
+    {"traceparent": ""},
+    {"traceparent": "00-a", "tracestate": "x" * 100_000},
+    {"traceparent": "", "ailf-reply-to": "replies", "ailf-request": "1"},
+    {"traceparent": f"00-{1:032x}-{1:016x}-01", "tracestate": "x" * 100_000},
+)
+
+
+def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespace: str) -> None:
+    """S15: whatever another program sends as a trace, what a handler sends, and replies, goes out."""
+    headers = [json.dumps(each).encode() for each in JUNK_TRACES]
+    carried = [{}, {}, {}, {"traceparent": JUNK_TRACES[3]["traceparent"]}]
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
-        admin.set(f"{{{namespace}:stream:s}}", "text")
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").add(1)
-        with pytest.raises(BackendError, match=r"WRONGTYPE|wrong kind"):
-            backend.stream("s").group("g").open()
+        out, group = backend.stream("out"), backend.stream("s").group("g", backoff=ailf.Backoff(initial=0.0))
+        for each in headers:
+            admin.xadd(f"{{{namespace}:stream:s}}", {"ailf.body": b"1", "ailf.headers": each})
+
+        def handle(delivery: ailf.Delivery[object]) -> None:
+            out.add("sent")
+            if delivery.headers == JUNK_TRACES[-1]:
+                group.stop()
+
+        group.process(handle)
+        assert [each.headers for each in out.read()] == carried
+        assert group.dead_letters.list() == []
+
+        failures: list[BaseException] = []
+        listening = backend.pubsub(on_error=lambda error, _: failures.append(error))
+
+        def answer(message: ailf.Message[object]) -> str:
+            out.add("sent")
+            if message.data == len(headers):
+                listening.stop()
+            return "answered"
+
+        listening.subscribe("c", answer)
+        for number, each in enumerate(headers, 1):
+            sealed = b"\0AILF\1" + len(each).to_bytes(4, "big") + each + b"%d" % number
+            admin.publish(f"{namespace}:channel:c", sealed)
+        listening.run()
+        assert failures == []
+        assert [each.headers for each in out.read()] == carried * 2
+
+
+def test_a_responder_that_says_too_much(any_server: Server, namespace: str) -> None:
+    """P9: why another program's responder failed is cut in the error that quotes it."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+
+        def respond(listening: PubSub) -> None:
+            message = next(each for each in listening.listen() if each["type"] == "message")
+            _, headers = open_envelope(message["data"])
+            said = {"ailf-request": headers["ailf-request"], "ailf-failed": "no" * 10**6}
+            admin.publish(f"{namespace}:channel:{headers['ailf-reply-to']}", seal_envelope(b"", said))
+
+        with admin.pubsub() as listening:
+            listening.subscribe(f"{namespace}:channel:c")
+            responder = threading.Thread(target=respond, args=[listening])
+            responder.start()
+            with pytest.raises(RequestFailedError, match="the responder failed: nono") as caught:
+                backend.pubsub().request("c", 1, timeout=5)
+            responder.join()
+        assert len(str(caught.value)) < 2100
 
 
 def test_out_of_memory(new_server: NewServer) -> None:

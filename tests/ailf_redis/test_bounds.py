@@ -1,5 +1,6 @@
 """However much there is, a step of the server is short: its commands are counted, and later steps do the rest."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,16 @@ import pytest
 import redis
 
 import ailf
-from ailf.driver import Account, Charge
+from ailf.checks import MAX_NAME, check_headers
+from ailf.driver import Charge, LimiterKey
 from ailf.limits.sliding_window import SlidingWindowAlgorithm
 from ailf.runtime import run
+from ailf.safe_text import LONGEST
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import packed
+from ailf_redis.keys import Keys
+from ailf_redis.replies import headers_field
+from ailf_redis.settings import Settings
 from tests.support.servers import NewServer, Server
 
 MANY = 1000
@@ -160,10 +168,197 @@ def test_a_window_with_sums_that_are_rounded(backend: ailf.Backend, raw: redis.R
 
 def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backend, raw: redis.Redis) -> None:
     """R6, R9: a call of another time is settled in as many steps as a window has buckets, on both backends."""
-    account, far = Account("r", "k"), int(time.time() * 10) + 2_000_000
+    limiter_key, far = LimiterKey("r", "k"), int(time.time() * 10) + 2_000_000
     driver = backend.engine.driver.rate_limiter()
     backend.rate_limiter("r", WINDOW).try_acquire("k")
-    run(driver.settle(account, "token", [Charge("", WINDOW, 1, (far,), 5)]))
+    run(driver.settle(limiter_key, "token", [Charge("", WINDOW, 1, (far,), 5)]))
     assert raw.get("{ailf:limit:r:k}").split(b":")[1].count(b",") <= 12  # type: ignore[union-attr]
     state: Any = SlidingWindowAlgorithm(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
     assert len(state) <= 12
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_page_of_the_largest_headers(any_server: Server, namespace: str, flavour: str) -> None:
+    """S1, S17: what is added can be read, however much longer its headers become as JSON: here 70 MB of six a byte."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    headers = {"h": "\x01" * 65_000}
+
+    async def main() -> list[ailf.Entry[Any]]:
+        async with ailf.connect_async(url) as backend:
+            return await backend.stream("s").read(limit=180)
+
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s")
+        stream.add_many(range(180), headers=headers)
+        entries = stream.read(limit=180) if flavour == "blocking" else asyncio.run(main())
+        assert [each.data for each in entries] == list(range(180))
+        assert entries[-1].headers == headers
+        stream.delete()
+
+
+def test_an_entry_of_ours_at_its_largest() -> None:
+    """B5: with all that it may have an entry or a dead letter is no larger than what a page allows for each."""
+    headers = check_headers({f"{number:02}" + "\x01" * 510: "\x01" * 512 for number in range(64)})
+    said = ("\U0001f98a" * LONGEST).encode()
+    head = [b"ailf.origin", b"9" * 41, b"ailf.reason", said, b"ailf.error", said, b"ailf.attempts", b"9" * 20]
+    name, namespace = "}" * MAX_NAME, "n" * MAX_NAME
+    how = [b"ailf.how", b"9" * 60 + b"k" * MAX_NAME, b"ailf.once", Keys(namespace).once(name, name).encode()]
+    fields = [*head, *how, b"ailf.body", b"x" * 1000, b"ailf.headers", headers_field(headers)]
+    executor = BlockingExecutor(Settings.from_url("redis://h?max_payload=1000"))
+    assert executor.entry > len(packed([fields]))
+    assert executor.page(1000) >= 1000 * executor.entry
+    with pytest.raises(ailf.InvalidArgumentError):
+        check_headers({**headers, "one": "more"})
+
+
+LARGE, HUGE = 23_000_000, 68_000_000
+"""Bytes of an entry of which three are more than a reply may have, and of one that is by itself."""
+
+
+def test_large_entries_of_others(server: Server, namespace: str) -> None:
+    """S5, S13, S16: entries of others that no fetch can return together cost only themselves; their letters can go."""
+    url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add("first", key="k")
+        for _ in range(3):
+            admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * LARGE})
+        stream.add("second", key="k")
+        stream.add("third")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            for expected in ("first", "third", "second"):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert (delivery.data, delivery.attempt) == (expected, 1)
+                delivery.ack()
+        assert (group.info().dead, group.info().pending, group.info().delayed) == (3, 0, 0)
+        assert group.dead_letters.purge_all() == 3
+        stream.delete()
+
+
+def test_a_page_of_large_entries_of_others(any_server: Server, namespace: str) -> None:
+    """S16, S17: a page of entries or dead letters that no reply can hold together is read in pieces, in order."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream, key = backend.stream("s"), f"{{{namespace}:stream:s}}"
+        group = stream.group("g")
+        group.open()
+        for each in (key, f"{key}:dead:g"):
+            ids = [admin.xadd(each, {"x": b"x" * LARGE}).decode() for _ in range(3)]
+        assert [(each.id, len(each.body) > LARGE) for each in group.dead_letters.list()] == [
+            (each, True) for each in ids
+        ]
+        with pytest.raises(ailf.DecodeError, match="max_payload"):
+            stream.read(limit=10)
+        stream.delete()
+
+
+def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> None:
+    """S2, S3: what has no room in one reply comes with the next ones, in order, to anybody, and for the first time."""
+    url = f"{server.url}?namespace={namespace}&max_payload=5000000&timeout=20"
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s", type=bytes)
+        stream.add_many([b"%02d" % number + bytes(4_000_000) for number in range(13)])
+        group = stream.group("g", max_deliveries=1, lease=60, takeover=60)
+        with group.consumer(prefetch=13) as one, group.consumer(prefetch=13) as other:
+            first = one.get(5)
+            assert first is not None
+            begun = [other.get(5) for _ in range(5)]
+            taken = [first, *(one.get(5) for _ in range(7)), *begun]
+            assert [each and (int(each.data[:2]), each.attempt) for each in taken] == [(n, 1) for n in range(13)]
+            for each in taken:
+                assert each is not None
+                each.ack()
+        assert (group.info().pending, group.info().dead) == (0, 0)
+        stream.delete()
+
+
+def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> None:
+    """S13, S16: such an entry becomes a dead letter, which is listed by its id, redriven and purged."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        entry = admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * HUGE}).decode()
+        stream.add("behind it")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            assert delivery.data == "behind it"
+            delivery.ack()
+            letters = group.dead_letters
+            assert [(each.reason, each.body, str(HUGE)[:2] in each.error) for each in letters.list()] == [
+                ("undecodable", b"", True)
+            ]
+            assert letters.redrive_all() == 1
+            assert consumer.get(0) is None
+        assert letters.purge_all() == 1
+        with pytest.raises(ailf.DecodeError, match=f"{entry}.*more than an answer"):
+            stream.read(limit=2)
+        stream.delete()
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str, flavour: str) -> None:
+    """S17: a follower comes past it, where it is read, waited for, or the last one."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+
+    async def flow() -> None:
+        backend: Any = await ailf.connect_async(url) if flavour == "asyncio" else ailf.connect(url)
+        driver = backend.engine.driver.stream()
+        with any_server.client() as admin:
+            key = f"{{{namespace}:stream:s}}"
+            waiter = driver.waiter("s", None)
+            entry = admin.xadd(key, {"x": b"x" * HUGE}).decode()
+            assert await waiter.wait("0-0", 1.0)
+            await waiter.close()
+            assert await driver.last_id("s") == entry
+            admin.xadd(key, {"ailf.body": "1"})
+            records = await driver.read("s", ailf.EARLIEST, ailf.LATEST, 10)
+            assert [(each.id == entry, each.body, "bytes" in each.problem) for each in records] == [
+                (True, b"", True), (False, b"1", False)
+            ]  # fmt: skip
+            admin.delete(key)
+        await backend.aclose() if flavour == "asyncio" else backend.close()
+
+    if flavour == "asyncio":
+        asyncio.run(flow())
+    else:
+        run(flow())
+
+
+@pytest.mark.parametrize("known", ["a b " + "x" * 60_000 + "  ", "{epoch} t 1-1" + " " * 60_000, "{epoch} t x", ""])
+def test_a_dedup_key_of_another_program(server: Server, namespace: str, known: str) -> None:
+    """S7: what isn't ours is no duplicate, however long it is, and is replaced."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        stream.add_once("first", 1)
+        admin.set(f"{key}:once:id", known.replace("{epoch}", admin.hget(f"{key}:meta", "epoch").decode()))
+        timed = admin.xadd(key, {"ailf.how": f"{2**52}||", "ailf.once": f"{key}:once:id", "ailf.body": "1"})
+        assert stream.cancel(timed.decode())
+        added = stream.add_once("id", 2)
+        assert not added.duplicate
+        assert stream.add_once("id", 3) == ailf.Added(added.id, duplicate=True)
+        for junk in ("", "a b", "x" * 60_000):
+            admin.hset(f"{key}:meta", "epoch", junk)
+            assert [stream.add_once("id", 4).duplicate for _ in range(2)] == [False, True]
+        stream.delete()
+
+
+@pytest.mark.parametrize("junk", ["junk", "0" * 20_000 + "x", ""])
+def test_a_line_of_a_key_with_junk_in_it(server: Server, namespace: str, junk: str) -> None:
+    """S3: messages with a key are delivered, whatever another program puts in their line."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        admin.zadd(f"{{{namespace}:stream:s}}:queue:g", {f"1:k:{junk}": 0})
+        stream.add_many(range(3), key="k")
+        with group.consumer() as consumer:
+            for number in range(3):
+                delivery = consumer.get(1)
+                assert delivery is not None
+                assert delivery.data == number
+                delivery.ack()
+        stream.delete()

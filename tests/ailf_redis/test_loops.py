@@ -27,7 +27,7 @@ def open_backend(
 ) -> Iterator[Open]:
     """Return what makes a backend, outside of any event loop, over each way to the server."""
     if request.param == "cluster":
-        yield lambda: AsyncRedisBackend.from_client(asyncio.run(brought(cluster)))
+        yield lambda: AsyncRedisBackend.from_client(asyncio.run(user_client(cluster)))
         return
     server = new_server(unixsocket=True)
     if request.param == "tls":
@@ -40,7 +40,7 @@ def open_backend(
         yield lambda: AsyncRedisBackend(server.unix_url if request.param == "unix" else server.url)
 
 
-async def brought(cluster: Cluster) -> "redis.asyncio.RedisCluster":
+async def user_client(cluster: Cluster) -> "redis.asyncio.RedisCluster":
     """Return a client of a cluster that has no connection open."""
     client = cluster.async_client()
     await client.initialize()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from ailf.errors import InvalidArgumentError
 from ailf.runtime import run
 from ailf_redis import keys as spelled
-from ailf_redis import scripts
+from ailf_redis import replies, scripts
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.resp import packed
+from ailf_redis.errors import MISREAD
 from ailf_redis.keys import Keys
 from ailf_redis.replies import as_record, entry_fields
 from ailf_redis.settings import Settings
@@ -107,6 +108,47 @@ def test_foreign_entries_are_their_fields() -> None:
     record = as_record(b"1-0", [b"task_id", b"123", b"type", b"doc"])
     assert record.foreign
     assert record.body == b'{"task_id":"123","type":"doc"}'
+
+
+def test_an_entry_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reading an entry raises, there is a record that names the problem; what is no entry is an error."""
+
+    def fails(_: bytes) -> dict[str, str]:
+        raise RecursionError
+
+    monkeypatch.setattr(replies, "_headers", SimpleNamespace(decode=fails))
+    bad, good = [b"ailf.body", b"1", b"ailf.headers", b"{}"], [b"ailf.body", b"2"]
+    entries = [[b"1-1", bad], [b"1-2", good]]
+    again = [[b"1-3", bad, 1, 2], [b"~1-4", [b"ailf.origin", b"1-0", *bad], 1, 2], [b"1-5", good, 1, 2]]
+    fetched = replies.as_fetched("c", [again, entries, 7, [], 0, b"", b"", -1])
+    records = [(each.record.id, each.record.body, bool(each.record.problem)) for each in fetched.claims]
+    assert records == [
+        ("1-3", b"", True),
+        ("1-0", b"", True),
+        ("1-5", b"2", False),
+        ("1-1", b"", True),
+        ("1-2", b"2", False),
+    ]
+    assert [each.receipt.id for each in fetched.claims] == ["1-3", "~1-4", "1-5", "1-1", "1-2"]
+    assert [bool(each.problem) for each in replies.as_records(entries)] == [True, False]
+    assert [each.body for each in replies.as_dead_letters(entries)] == [b"", b"2"]
+    for nonsense in ([7, good], [b"1-1", [b"ailf.body"]], [b"1-1", [1, 2]], [b"1-1"], [b"1-1", None]):
+        for read in (replies.as_records, replies.as_dead_letters):
+            with pytest.raises(MISREAD):
+                read([nonsense])
+        with pytest.raises(MISREAD):
+            replies.as_fetched("c", [[], [nonsense], 7, [], 0, b"", b"", -1])
+
+
+@given(st.lists(st.integers(1, 20)), st.integers(1, 30))
+def test_pieces(sizes: list[int], most: int) -> None:
+    """A page is read in as many pieces as it needs, in order; none is larger than it may be, unless it is one entry."""
+    entries = [(str(at), size) for at, size in enumerate(sizes)]
+    cut = replies.pieces(entries, most)
+    assert [each for piece in cut for each in piece] == entries
+    totals = [sum(size for _, size in piece) for piece in cut]
+    assert all(total <= most or len(piece) == 1 for total, piece in zip(totals, cut, strict=True))
+    assert all(total + piece[0][1] > most for total, piece in zip(totals, cut[1:], strict=False))
 
 
 TEXTS = {path.stem: path.read_text() for path in sorted(LUA.glob("*.lua"))}

@@ -12,7 +12,7 @@ import redis
 
 import ailf
 from ailf.errors import BackendError, BackendFullError, BackendReadOnlyError, ConnectionLostError
-from ailf.ratelimit.permit import SlotHold
+from ailf.ratelimit.permit import PermitLease
 from ailf.runtime import run
 from tests.support import binaries
 from tests.support.servers import Server
@@ -120,7 +120,7 @@ def test_locks_and_permits_without_memory(own_server: Server, namespace: str) ->
         with full(own_server):
             lease.extend()
             assert lock.inspect().holders
-            assert run(SlotHold.renew(backend.engine.driver, [each._flow._hold for each in (permit, other)])) == [
+            assert run(PermitLease.renew(backend.engine.driver, [each._flow._hold for each in (permit, other)])) == [
                 True,
                 True,
             ]

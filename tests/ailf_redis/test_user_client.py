@@ -16,8 +16,8 @@ from redis.retry import Retry
 import ailf
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
-from ailf_redis.connection.endpoint import Direct, clean
-from ailf_redis.pooled.executor import PlainExecutor
+from ailf_redis.connection.endpoint import ServerEndpoint, clean
+from ailf_redis.pooled.executor import PooledExecutor
 from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, Server
 
@@ -28,12 +28,12 @@ def clients(server: Server) -> int:
         return len(admin.client_list()) - 1
 
 
-def executor(server: Server, runtime: Runtime, **options: object) -> PlainExecutor:
+def executor(server: Server, runtime: Runtime, **options: object) -> PooledExecutor:
     """Return a plain executor on a server."""
     kind = aredis.Connection if runtime.flavour == "asyncio" else redis.Connection
     settings = Settings(**options)  # type: ignore[arg-type]  # a test's shorthand
     told = clean({"host": "127.0.0.1", "port": server.port}, settings.timeout)
-    return PlainExecutor(settings, Direct(kind, told, server.url), runtime)
+    return PooledExecutor(settings, ServerEndpoint(kind, told, server.url), runtime)
 
 
 def test_the_client_stays_the_users(new_server: NewServer) -> None:
@@ -241,7 +241,7 @@ def test_a_unix_socket_and_a_password(new_server: NewServer) -> None:
     client = redis.Redis(unix_socket_path=str(server.socket_path), password="secret")
     with RedisBackend.from_client(client) as backend:
         backend.ping()
-        assert "secret" not in f"{backend!r}{backend.engine.driver.executor._origin!r}"
+        assert "secret" not in f"{backend!r}{backend.engine.driver.executor._endpoint!r}"
     wrong = redis.Redis(unix_socket_path=str(server.socket_path), password="wrong")
     with RedisBackend.from_client(wrong) as backend, pytest.raises(ailf.PermissionDeniedError):
         backend.ping()

@@ -10,7 +10,7 @@ from contract_tests.fixtures import NewHarness
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403
 from contract_tests.stream.test_worker import *  # noqa: F403
-from tests.contract.harnesses import BroughtHarness
+from tests.contract.harnesses import UserClientHarness
 from tests.contract.test_redis import LACKS  # noqa: F401 - the suite looks for it here
 from tests.support.servers import Server
 
@@ -18,4 +18,4 @@ from tests.support.servers import Server
 @pytest.fixture
 def new_harness(any_server: Server) -> NewHarness:
     """An empty namespace on the server."""
-    return lambda: BroughtHarness(any_server.url)
+    return lambda: UserClientHarness(any_server.url)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from ailf.driver import Bid, Denied, Grant, LockDriver, Place
+from ailf.driver import Denied, Granted, LockDriver, LockRequest, WaiterInfo
 from ailf.runtime import run
 from tests.models.lock_model import DEAF, HEARD, LockModel
 
@@ -87,19 +87,19 @@ class LockSide(ABC):
         """Return what the side calls a name."""
         return name + self._suffix
 
-    def bid(self, bid: Bid) -> Bid:
+    def request(self, request: LockRequest) -> LockRequest:
         """Return a bid for the side's names."""
-        return replace(bid, names=tuple(map(self.name, bid.names)))
+        return replace(request, names=tuple(map(self.name, request.names)))
 
-    def agree_on_grant(self, answer: Grant | Denied, fence: int | None, wait: int, earlier: Iterable[int]) -> None:
+    def agree_on_grant(self, answer: Granted | Denied, fence: int | None, wait: int, earlier: Iterable[int]) -> None:
         """Compare what a bid was told, where these fences were given out before."""
         if fence is None:
             assert isinstance(answer, Denied)
             self.agree_on_time(answer.retry_after, wait)
         elif fence in self.fences:
-            assert answer == Grant(self.fences[fence])
+            assert answer == Granted(self.fences[fence])
         else:
-            assert isinstance(answer, Grant)
+            assert isinstance(answer, Granted)
             assert answer.fence > max((self.fences[each] for each in earlier), default=0)
             self.fences[fence] = answer.fence
 
@@ -127,7 +127,7 @@ class LockMachine(RuleBasedStateMachine):
         self.times = times
         self.sides = sides
         self.model = LockModel(NAMES)
-        self.bids: dict[str, Bid] = {}
+        self.requests: dict[str, LockRequest] = {}
         self.called: list[str] = []
         self.agreed = False
 
@@ -139,7 +139,7 @@ class LockMachine(RuleBasedStateMachine):
 
     def live(self, token: str) -> bool:
         """Tell whether somebody has something, or is in line."""
-        return any(token in each.grants or each.place(token) is not None for each in self.model.names.values())
+        return any(token in each.grants or each.waiter(token) is not None for each in self.model.names.values())
 
     def holders(self) -> list[str]:
         """Return who has something."""
@@ -151,17 +151,17 @@ class LockMachine(RuleBasedStateMachine):
         return [
             each
             for each in self.holders()
-            if {key for key, its in names if each in its.grants} != {*self.bids[each].names}
+            if {key for key, its in names if each in its.grants} != {*self.requests[each].names}
         ]
 
     def waiters(self) -> list[str]:
         """Return who is in line."""
         return sorted({waiter.token for each in self.model.names.values() for waiter in each.line})
 
-    def chosen(self, pick: int, tokens: Sequence[str]) -> Bid:
+    def chosen(self, pick: int, tokens: Sequence[str]) -> LockRequest:
         """Return the bid of one of these, or of anybody where there is none."""
-        among = tokens or list(self.bids)
-        return self.bids[among[-1 - pick % len(among)]]
+        among = tokens or list(self.requests)
+        return self.requests[among[-1 - pick % len(among)]]
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass for all."""
@@ -169,13 +169,13 @@ class LockMachine(RuleBasedStateMachine):
         for side in self.sides:
             side.let_pass(seconds)
 
-    def bid(self, bid: Bid) -> None:
+    def request(self, request: LockRequest) -> None:
         """Bid on every side."""
-        self.bids[bid.token] = bid
-        earlier = [fence for name in bid.names for fence in self.model.names[name].fences]
-        fence, wait = self.model.acquire(bid)
+        self.requests[request.token] = request
+        earlier = [fence for name in request.names for fence in self.model.names[name].fences]
+        fence, wait = self.model.acquire(request)
         for side in self.sides:
-            side.agree_on_grant(side.ask("acquire", side.bid(bid)), fence, wait, earlier)
+            side.agree_on_grant(side.ask("acquire", side.request(request)), fence, wait, earlier)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -201,48 +201,48 @@ class LockMachine(RuleBasedStateMachine):
         self, token: str, names: tuple[str, ...], ttl: int, permits: int, fair: int, lease: int, channel: str | None
     ) -> None:
         """Somebody wants something; who has or wants something already asks again for the same."""
-        place = None if channel is None else Place(channel, self.times.leases[lease])
+        place = None if channel is None else WaiterInfo(channel, self.times.leases[lease])
         permitted, fairly = self.permits[permits % len(self.permits)], self.fair[fair % len(self.fair)]
-        new = Bid(names, token, self.times.ttls[ttl], permitted, fairly, place)
+        new = LockRequest(names, token, self.times.ttls[ttl], permitted, fairly, place)
         if self.live(token):
-            known = self.bids[token]
+            known = self.requests[token]
             new = replace(new, names=known.names, permits=known.permits, fair=known.fair)
-        self.bid(new)
+        self.request(new)
 
-    @precondition(lambda self: self.bids)
+    @precondition(lambda self: self.requests)
     @rule(pick=picks)
     def try_again(self, pick: int) -> None:
         """Somebody in line was woken, or looks whether he should have been."""
         called, self.called = self.called, []
-        self.bid(self.chosen(pick, called or self.waiters()))
+        self.request(self.chosen(pick, called or self.waiters()))
 
-    @precondition(lambda self: self.bids)
+    @precondition(lambda self: self.requests)
     @rule(pick=picks)
     def send_again(self, pick: int) -> None:
         """An answer was lost: the bid is sent again, where something may have been taken away meanwhile."""
-        self.bid(self.chosen(pick, self.torn() or self.holders()))
+        self.request(self.chosen(pick, self.torn() or self.holders()))
 
-    @precondition(lambda self: self.bids)
+    @precondition(lambda self: self.requests)
     @rule(asked=st.lists(st.tuples(picks, kinds, st.booleans()), min_size=1, max_size=3))
     def extend(self, asked: Sequence[tuple[int, int, bool]]) -> None:
         """Grants are extended, several in one step; one that has ended stays so."""
-        bids = [
+        requests = [
             replace(self.chosen(pick, self.holders() if live else ()), ttl=self.times.ttls[ttl])
             for pick, ttl, live in asked
         ]
-        kept = self.model.extend(bids)
+        kept = self.model.extend(requests)
         for side in self.sides:
-            assert side.ask("extend", [side.bid(each) for each in bids]) == kept
+            assert side.ask("extend", [side.request(each) for each in requests]) == kept
 
-    @precondition(lambda self: self.bids)
+    @precondition(lambda self: self.requests)
     @rule(pick=picks, who=st.sampled_from(["holder", "holder", "waiter", "anybody"]))
     def release(self, pick: int, who: str) -> None:
         """A holder releases, a waiter gives up, and somebody releases what he has no longer."""
         known = {"holder": self.holders(), "waiter": self.waiters()}
-        bid = self.chosen(pick, known.get(who, []))
-        kept = self.model.release(bid)
+        request = self.chosen(pick, known.get(who, []))
+        kept = self.model.release(request)
         for side in self.sides:
-            assert side.ask("release", side.bid(bid)) is kept
+            assert side.ask("release", side.request(request)) is kept
 
     @precondition(lambda self: self.model.granted)
     @rule(name=st.sampled_from(NAMES), pick=picks, live=st.sampled_from([True, True, False]))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from ailf.driver import Bid
+from ailf.driver import LockRequest
 
 __all__ = ["DEAF", "HEARD", "LockModel", "LockName"]
 
@@ -49,7 +49,7 @@ class LockName:
         """Return when the grants of others end."""
         return [grant.ends for each, grant in self.grants.items() if each != token]
 
-    def place(self, token: str) -> int | None:
+    def waiter(self, token: str) -> int | None:
         """Return a token's place in line."""
         return next((place for place, each in enumerate(self.line) if each.token == token), None)
 
@@ -88,44 +88,44 @@ class LockModel:
 
     # --- the driver's methods ------------------------------------------------------------------------------------
 
-    def acquire(self, bid: Bid) -> tuple[int | None, int]:
+    def acquire(self, request: LockRequest) -> tuple[int | None, int]:
         """Return the fence, or None and the ms after which another try may do better."""
         self.woken = []
-        names = [self.names[each] for each in bid.names]
-        if all(bid.token in each.grants for each in names):
-            return self._prolong(bid), 0
-        obstacles = [end for each in names for end in self._in_the_way(each, bid)]
+        names = [self.names[each] for each in request.names]
+        if all(request.token in each.grants for each in names):
+            return self._prolong(request), 0
+        obstacles = [end for each in names for end in self._in_the_way(each, request)]
         if obstacles:
-            self._stand_in_line(bid, names, min(obstacles))
+            self._stand_in_line(request, names, min(obstacles))
             return None, min(obstacles) - self.now
         self.granted += 1
         for each in names:
             each.fences.append(self.granted)
-            each.grants[bid.token] = Held(self.granted, self.now + _ms(bid.ttl))
-            each.leave(bid.token)
-            if len(each.grants) < bid.permits:
+            each.grants[request.token] = Held(self.granted, self.now + _ms(request.ttl))
+            each.leave(request.token)
+            if len(each.grants) < request.permits:
                 self._wake(each.line)
             else:
                 self._hurry(each)
         return self.granted, 0
 
-    def extend(self, bids: Sequence[Bid]) -> list[bool]:
+    def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         """Return for each whether its grant lasted."""
         self.woken = []
         kept = []
-        for bid in bids:
-            kept.append(all(bid.token in self.names[each].grants for each in bid.names))
+        for request in requests:
+            kept.append(all(request.token in self.names[each].grants for each in request.names))
             if kept[-1]:
-                self._prolong(bid)
+                self._prolong(request)
         return kept
 
-    def release(self, bid: Bid) -> bool:
+    def release(self, request: LockRequest) -> bool:
         """Return whether the grant lasted."""
         self.woken = []
-        names = [self.names[each] for each in bid.names]
-        kept = all(bid.token in each.grants for each in names)
+        names = [self.names[each] for each in request.names]
+        kept = all(request.token in each.grants for each in names)
         for each in names:
-            self._end(each, bid.token)
+            self._end(each, request.token)
         return kept
 
     def break_(self, name: str, fence: int) -> bool:
@@ -139,37 +139,37 @@ class LockModel:
 
     # --- what they are made of -----------------------------------------------------------------------------------
 
-    def _prolong(self, bid: Bid) -> int:
-        for each in bid.names:
-            self.names[each].grants[bid.token].ends = self.now + _ms(bid.ttl)
-        return self.names[bid.names[0]].grants[bid.token].fence
+    def _prolong(self, request: LockRequest) -> int:
+        for each in request.names:
+            self.names[each].grants[request.token].ends = self.now + _ms(request.ttl)
+        return self.names[request.names[0]].grants[request.token].fence
 
-    def _in_the_way(self, name: LockName, bid: Bid) -> Iterator[int]:
+    def _in_the_way(self, name: LockName, request: LockRequest) -> Iterator[int]:
         """Tell when what is in the way changes by itself."""
-        others = name.others(bid.token)
-        if len(others) >= bid.permits:
+        others = name.others(request.token)
+        if len(others) >= request.permits:
             yield min(others)
-        elif bid.fair and name.line and name.line[0].token != bid.token:
+        elif request.fair and name.line and name.line[0].token != request.token:
             yield name.line[0].alive
 
-    def _stand_in_line(self, bid: Bid, names: Sequence[LockName], looks: int) -> None:
-        if bid.place is None:
+    def _stand_in_line(self, request: LockRequest, names: Sequence[LockName], looks: int) -> None:
+        if request.waiter is None:
             return
-        waiter = Waiter(bid.token, bid.place.channel, self.now + _ms(bid.place.lease), looks)
-        if any(each.place(bid.token) is None for each in names):  # one place lost is all lost
+        waiter = Waiter(request.token, request.waiter.channel, self.now + _ms(request.waiter.lease), looks)
+        if any(each.waiter(request.token) is None for each in names):  # one place lost is all lost
             for each in names:
-                each.leave(bid.token)
+                each.leave(request.token)
         for each in names:
-            place = each.place(bid.token)
+            place = each.waiter(request.token)
             if place is None:
                 place = len(each.line)
             each.line[place : place + 1] = [waiter]
-            if len(each.grants) < bid.permits and not bid.fair:  # it waits for another of its names
+            if len(each.grants) < request.permits and not request.fair:  # it waits for another of its names
                 self._wake(each.line[place + 1 :])
 
     def _end(self, name: LockName, token: str) -> None:
         """End a grant, and give up a place in line; where that was the first, the next one is."""
-        freed = name.grants.pop(token, None) is not None or name.place(token) == 0
+        freed = name.grants.pop(token, None) is not None or name.waiter(token) == 0
         name.leave(token)
         if freed:
             self._wake(name.line)

@@ -32,7 +32,7 @@ picks = st.integers(0, 99)
 
 
 @attrs.frozen
-class Ticket:
+class PendingReply:
     """A lease: what it is to the model, and the receipt on each side."""
 
     group: str
@@ -59,7 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.times = times
         self.sides = sides
         self.model = Model(times.lease, times.alive, MOST)
-        self.tickets: list[Ticket] = []
+        self.tickets: list[PendingReply] = []
         self.agreed = False
 
     # --- helpers -------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Machine(RuleBasedStateMachine):
         known = self.group(name)
         return list(known.dead) if known else []
 
-    def live(self) -> list[Ticket]:
+    def live(self) -> list[PendingReply]:
         """Return the leases that hold, or all where none does."""
         holding = [each for each in self.tickets if self.model.find(self.group(each.group), each.consumer, each.lease)]
         return holding or self.tickets
@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
             side.agree_on_fetched(group, answer, found, full=len(found.claims) == count)
         for index, claim in enumerate(found.claims):
             receipts = tuple(answer.claims[index].receipt for answer in answers)
-            self.tickets.append(Ticket(group, consumer, claim.lease, receipts))
+            self.tickets.append(PendingReply(group, consumer, claim.lease, receipts))
 
     @rule(group=groups, consumer=consumers)
     def fetch_all(self, group: str, consumer: str) -> None:
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         if tickets:
             self.settle(group, [(tickets[-1 - each[0] % len(tickets)], *each[1:]) for each in asked])
 
-    def settle(self, group: str, asked: Sequence[tuple[Ticket, Action, int]]) -> None:
+    def settle(self, group: str, asked: Sequence[tuple[PendingReply, Action, int]]) -> None:
         """Settle deliveries of one group."""
         known, delays = self.group(group), self.times.delays
         outcomes = [
@@ -317,12 +317,12 @@ class Machine(RuleBasedStateMachine):
             assert side.ask("extend", ticket.group, [ticket.receipts[index]], lease=lease) == [kept]
 
     @rule(group=groups, who=st.lists(consumers, min_size=1, max_size=2))
-    def beat(self, group: str, who: Sequence[str]) -> None:
+    def heartbeat(self, group: str, who: Sequence[str]) -> None:
         """Consumers give a sign of life."""
         known = self.group(group)
         if known:
             known.alive.update(dict.fromkeys(who, self.model.now + self.times.alive))
-            self.each("beat", group, who, alive=self.times.alive)
+            self.each("heartbeat", group, who, alive=self.times.alive)
 
     @rule(group=groups, consumer=consumers, busy=st.booleans())
     def leave(self, group: str, consumer: str, *, busy: bool) -> None:
@@ -341,7 +341,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.buriers())
     @rule(pick=picks, chosen=st.lists(picks, min_size=1, max_size=3), redrive=st.sampled_from([True, True, False]))
-    def take_letters(self, pick: int, chosen: Sequence[int], *, redrive: bool) -> None:
+    def take_dead_letters(self, pick: int, chosen: Sequence[int], *, redrive: bool) -> None:
         """Letters are put back or removed, each once; there are old ones among those that are asked for."""
         group = self.buriers()[pick % len(self.buriers())]
         buried = self.model.groups[group].buried
@@ -363,10 +363,10 @@ class Machine(RuleBasedStateMachine):
 
     def take(self, group: str, numbers: Sequence[int], *, redrive: bool) -> None:
         """Take letters."""
-        taken = self.model.take_letters(self.group(group), numbers, redrive=redrive)
+        taken = self.model.take_dead_letters(self.group(group), numbers, redrive=redrive)
         for side in self.sides:
             letters = [side.letters[number] for number in numbers]
-            assert side.ask("take_letters", group, letters, redrive=redrive) == taken
+            assert side.ask("take_dead_letters", group, letters, redrive=redrive) == taken
 
     # --- agreement -----------------------------------------------------------------------------------------------
 

@@ -358,7 +358,7 @@ class Model:
             self.tidy(group)
         return group is not None
 
-    def take_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
+    def take_dead_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
         """Remove letters, and put them back."""
         return [group is not None and self.take_letter(group, number, redrive=redrive) for number in numbers]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
-from ailf.driver import Account, Charge, Demand, Observation, RateLimiterDriver, Ruling, SlotLease
+from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Observation, RateLimiterDriver, SlotLease
 from ailf.limits import LARGEST, State, decide
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryStore
@@ -89,14 +89,14 @@ def test_a_settled_charge_is_as_though_it_had_been_made_so(
         now += passing
         cost = share * limit.capacity // 4
         if cost and its.wait(state, now, cost) == 0:
-            state, mark = its.charge(state, now, cost, "me")
-            granted.append((history.charge(now, cost), mark, cost))
+            state, receipt = its.charge(state, now, cost, "me")
+            granted.append((history.charge(now, cost), receipt, cost))
     if not granted:
         return
-    charged, mark, cost = granted[at % len(granted)]
+    charged, receipt, cost = granted[at % len(granted)]
     should = actual * limit.capacity // 4
     before = its.remaining(state, now)
-    state = its.settle(state, now, mark, cost, should)
+    state = its.settle(state, now, receipt, cost, should)
     charged.cost = should
     assert its.remaining(state, now) <= history.remaining(now) or should >= cost
     in_window = isinstance(limit, SlidingWindow) and charged.at + limit.per_ms > granted[-1][0].at
@@ -109,13 +109,13 @@ def test_a_settled_charge_is_as_though_it_had_been_made_so(
 def test_a_busy_bucket_gives_back_all() -> None:
     """R7: where others kept the bucket busy since, a refund is whole; where it was full meanwhile, it is nothing."""
     its = TokenBucket(10, per=1.0, burst=100).algorithm()
-    state, mark = its.charge((), 0, 80, "me")
+    state, receipt = its.charge((), 0, 80, "me")
     for now in range(1000, 60_000, 1000):
         state, _ = its.charge(state, now, 10, "others")
     assert its.remaining(state, 60_000) == 30
-    assert its.remaining(its.settle(state, 60_000, mark, 80, 10), 60_000) == 100
+    assert its.remaining(its.settle(state, 60_000, receipt, 80, 10), 60_000) == 100
     state, _ = its.charge(state, 90_000, 50, "others")
-    assert its.settle(state, 90_000, mark, 80, 10) == (90_000, 50_000, *state[2:])
+    assert its.settle(state, 90_000, receipt, 80, 10) == (90_000, 50_000, *state[2:])
 
 
 @given(limit=rates, steps=st.lists(st.tuples(st.integers(-5000, 1500), st.integers(0, 6)), max_size=40))
@@ -191,7 +191,7 @@ def turned(
 
         return Turned(script.name, text, script.sha)
 
-    for name in ("DECIDE", "TRUE_UP", "OBSERVE", "RESET", "KEEP"):
+    for name in ("DECIDE", "SETTLE_CHARGES", "OBSERVE", "RESET", "EXTEND_SLOTS"):
         monkeypatch.setattr(redis_ratelimit, name, on_clock(getattr(redis_ratelimit, name)))
     driver = RedisDriver(Settings.from_url(f"{server.url}?namespace={namespace}"), ThreadRuntime())
     yield driver, clock
@@ -205,7 +205,7 @@ class Player:
     def __init__(self, redis: RedisDriver, clock: TurnedClock, limits: dict[str, Limit], key: str) -> None:
         self.clock = clock
         self.limits = limits
-        self.account = Account("limiter", key)
+        self.limiter_key = LimiterKey("limiter", key)
         self.states: dict[str, State] = dict.fromkeys(limits, ())
         self.store = MemoryStore(clock)
         self.redis = redis
@@ -220,21 +220,23 @@ class Player:
         """Make a call on both backends."""
         return [run(getattr(driver, method)(*args)) for driver in self.drivers]
 
-    def decide(self, costs: dict[str, int], *, patience: int, count_denied: bool) -> None:
+    def decide(self, costs: dict[str, int], *, max_wait: int, count_denied: bool) -> None:
         """Decide on a call."""
         token = next(self.tokens)
         charges = [Charge(name, limit, costs[name]) for name, limit in self.limits.items()]
-        demand = Demand(self.account, tuple(costs[name] for name in self.limits), token, patience / 1000, count_denied)
-        (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [demand])
+        request = LimitRequest(
+            self.limiter_key, tuple(costs[name] for name in self.limits), token, max_wait / 1000, count_denied
+        )
+        (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [request])
         asked = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
-        verdict = decide(asked, self.clock.ms, token, patience=patience, count_denied=count_denied)
+        verdict = decide(asked, self.clock.ms, token, max_wait=max_wait, count_denied=count_denied)
         self.states = dict(zip(self.limits, verdict.states, strict=True))
         assert memory.allowed is verdict.allowed
         assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in verdict.waits]
         assert _shown(redis) == _shown(memory)
         if memory.allowed:
-            pairs = zip(charges, memory.marks, strict=True)
-            self.granted.append((token, [replace(each, mark=mark) for each, mark in pairs]))
+            pairs = zip(charges, memory.receipts, strict=True)
+            self.granted.append((token, [replace(each, receipt=receipt) for each, receipt in pairs]))
 
     def settle(self, pick: int, share: float) -> None:
         """Settle one of the calls that were let through."""
@@ -244,10 +246,10 @@ class Player:
             for each in charges
             if each.cost or not isinstance(each.limit, Concurrency)
         ]
-        self.every("settle", self.account, token, told)
+        self.every("settle", self.limiter_key, token, told)
         for each in told:
             its, state = each.limit.algorithm(), self.states[each.name]
-            self.states[each.name] = its.true_up(state, self.clock.ms, token, each.mark, each.cost, each.actual)
+            self.states[each.name] = its.true_up(state, self.clock.ms, token, each.receipt, each.cost, each.actual)
 
     def extend(self, pick: int) -> None:
         """Let the places of one call last."""
@@ -255,7 +257,7 @@ class Player:
         held = tuple((each.name, each.limit) for each in charges if each.cost and isinstance(each.limit, Concurrency))
         if not held:
             return
-        memory, redis = self.every("extend", [SlotLease(self.account, token, held)])
+        memory, redis = self.every("extend", [SlotLease(self.limiter_key, token, held)])
         assert memory == redis
         for name, limit in held:
             its = limit.algorithm()
@@ -264,7 +266,7 @@ class Player:
     def observe(self, name: str, remaining: int | None, reset: int, pause: int) -> None:
         """Take note of what a provider said."""
         limit = self.limits[name]
-        self.every("observe", self.account, Observation(name, limit, remaining, reset / 1000, pause / 1000))
+        self.every("observe", self.limiter_key, Observation(name, limit, remaining, reset / 1000, pause / 1000))
         self.states[name] = limit.algorithm().observe(self.states[name], self.clock.ms, remaining, reset, pause)
 
     def change(self, name: str, chance: random.Random) -> None:
@@ -282,13 +284,13 @@ class Player:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.every("reset", self.account, tuple(self.limits.items()))
+        self.every("reset", self.limiter_key, tuple(self.limits.items()))
         self.states = dict.fromkeys(self.limits, ())
         self.granted.clear()
 
     def agree(self) -> None:
         """See that all states are equal, but for places that have ended."""
-        kept = self.store.accounts.get(self.account)
+        kept = self.store.limiters.get(self.limiter_key)
         for name, limit in self.limits.items():
             memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
             assert self._alive(memory) == self._alive(self.states[name]), name
@@ -303,12 +305,14 @@ class Player:
 
     def _stored(self) -> dict[str, State]:
         """Return what Redis stores, by the id of the limit."""
-        text = (run(self.redis.executor.call("GET", self.redis.keys.account(self.account, ())[0])) or b"").decode()
+        text = (
+            run(self.redis.executor.call("GET", self.redis.keys.limiter_key(self.limiter_key, ())[0])) or b""
+        ).decode()
         parts = (each.split(":") for each in text.split(";") if each)
         marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
         return {
-            id_: (*(int(number) for number in numbers.split(",")), *([mark] if sign else []))
-            for id_, numbers, sign, mark in marked
+            id_: (*(int(number) for number in numbers.split(",")), *([receipt] if sign else []))
+            for id_, numbers, sign, receipt in marked
         }
 
 
@@ -316,10 +320,12 @@ def _share(number: int, share: float) -> int:
     return max(1, min(round(number * share), 2**40))
 
 
-def _shown(ruling: Ruling) -> Any:
+def _shown(result: LimitResult) -> Any:
     """Return a ruling without the marks of places, and of nothing, which are a backend's own business."""
-    marks = [mark if any(isinstance(each, int) and each for each in mark) else () for mark in ruling.marks]
-    return replace(ruling, marks=[tuple(each for each in mark if each) for mark in marks])
+    receipts = [
+        receipt if any(isinstance(each, int) and each for each in receipt) else () for receipt in result.receipts
+    ]
+    return replace(result, receipts=[tuple(each for each in receipt if each) for receipt in receipts])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -344,8 +350,8 @@ def test_redis_and_memory_agree_with_the_arithmetic(turned: tuple[RedisDriver, T
             costs = {each: chance.choice([0, 1, 1, 2, limit.capacity // 2, limit.capacity, limit.capacity + 1])
                      for each, limit in player.limits.items()}  # fmt: skip
             buckets = all(isinstance(limit, TokenBucket) for limit in player.limits.values())
-            patience = 3000 if buckets and chance.random() < 0.2 else 0
-            player.decide(costs, patience=patience, count_denied=chance.random() < 0.1)
+            max_wait = 3000 if buckets and chance.random() < 0.2 else 0
+            player.decide(costs, max_wait=max_wait, count_denied=chance.random() < 0.1)
         elif kind < 0.85:
             player.settle(chance.randrange(100), chance.choice([0.0, 0.5, 1.0, 1.5, 3.0]))
         elif kind < 0.92:

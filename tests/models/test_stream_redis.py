@@ -19,7 +19,7 @@ from ailf.driver import Action, Draft, Fetched, Receipt, Settlement, Swept
 from ailf.runtime import ThreadRuntime, run
 from ailf.values import EARLIEST, LATEST, Retention
 from ailf_redis.driver import RedisDriver
-from ailf_redis.scripts import ADD, FETCH, UNGROUP
+from ailf_redis.scripts import ADD, DELETE_GROUP, FETCH
 from ailf_redis.settings import Settings
 from tests.models.side import NEVER, MemorySide, Side, Times
 from tests.models.stream_machine import GROUPS, Machine
@@ -220,7 +220,7 @@ def test_a_group_made_again_at_once(backend: RedisDriver) -> None:
     run(backend.stream().add("s", [Draft(b"message")], retention=None))
     key, keys = backend.keys.stream("s"), backend.keys.group("s", "g")
     fetch = ("EVAL", FETCH.text, len(keys), *keys, "g", "me", 1, 60_000, 60_000, 5)
-    delete = ("EVAL", UNGROUP.text, len(keys), *keys, "g")
+    delete = ("EVAL", DELETE_GROUP.text, len(keys), *keys, "g")
     replies = run(backend.executor.call_many([fetch, delete] * 200))
     grants = [grant for _, fresh, grant, *_ in replies[::2] if fresh]
     assert len(set(grants)) == 200

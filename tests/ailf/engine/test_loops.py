@@ -281,7 +281,7 @@ def test_subscriptions_end_with_their_reader(error: BaseException, monkeypatch: 
             threads = [threading.Thread(target=wait_for, args=(call,), daemon=True) for call in calls]
             for thread in threads:
                 thread.start()
-            while not backend.engine.desk.ready:
+            while not backend.engine.reply_inbox.ready:
                 threading.Event().wait(0.001)
             monkeypatch.setattr(Ends, "error", error)
             pubsub.publish("c", 1)

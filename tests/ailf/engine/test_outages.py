@@ -34,14 +34,14 @@ class Outage:
         driver = backend.engine.driver
         for name in ("lock", "rate_limiter"):
             setattr(driver, name, self._cut(getattr(driver, name)))
-        twin = driver.twin
+        twin = driver.with_runtime
 
         def cut(runtime: Any) -> Any:
             made = twin(runtime)
             made.lock = self._cut(made.lock)
             return made
 
-        driver.twin = cut
+        driver.with_runtime = cut
 
     def _cut(self, make: Callable[[], Any]) -> Callable[[], Any]:
         def made() -> Any:

@@ -13,7 +13,7 @@ from ailf.driver import BackendDriver, Capability, Receipt
 from ailf.engine.renewal import Renewer
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
-from ailf.stream.lease import ALIVE, MessageHold, Pulse
+from ailf.stream.lease import ALIVE, ConsumerLiveness, DeliveryLease
 from ailf_memory import MemoryBackend
 
 LEASE = 0.3
@@ -55,7 +55,7 @@ class FakeDriver(BackendDriver):
         """Wake up a request that hangs."""
         self.closed.set()
 
-    def twin(self, runtime: Runtime) -> "FakeDriver":
+    def with_runtime(self, runtime: Runtime) -> "FakeDriver":
         """Make one for the thread."""
         self.twins.append(FakeDriver(runtime, self))
         return self.twins[-1]
@@ -70,15 +70,15 @@ class FakeDriver(BackendDriver):
         self.of.threads.add(threading.current_thread().name)
         return self.of.answer(self, receipts)
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         """Note the sign of life, and answer it by the same script."""
         self.of.beaten.append((time.monotonic(), list(consumers)))
         self.of.answer(self, [])
 
 
-def pulse(name: str = "c", takeover: float = 600.0) -> Pulse:
+def pulse(name: str = "c", takeover: float = 600.0) -> ConsumerLiveness:
     """Return the life of a consumer that has just fetched."""
-    made = Pulse("s", "g", name, takeover)
+    made = ConsumerLiveness("s", "g", name, takeover)
     made.confirm(time.monotonic())
     return made
 
@@ -89,11 +89,11 @@ def hold(
     lease: float = LEASE,
     longest: float = 60.0,
     since: float | None = None,
-    of: Pulse | None = None,
-) -> MessageHold:
+    of: ConsumerLiveness | None = None,
+) -> DeliveryLease:
     """Return a lease that begins now, unless told when, of a consumer that lives long, unless told whose."""
     began = time.monotonic() if since is None else since
-    return MessageHold(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
+    return DeliveryLease(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
 
 
 def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
@@ -346,7 +346,7 @@ def test_who_is_late_with_his_sign_has_lost_everything() -> None:
     renewer.add([mine, other])
     assert soon(lambda: mine.lost, within=2)
     late.set()
-    assert soon(lambda: mine.taken)
+    assert soon(lambda: mine.revoked)
     time.sleep(0.1)
     assert mine.lost
     assert not other.lost

@@ -10,8 +10,8 @@ import pytest
 
 from ailf import AsyncMessage, BackendTimeoutError, ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
-from ailf.engine.inbox import Ticket
-from ailf.engine.subscriptions import Inbox
+from ailf.engine.inbox import PendingReply
+from ailf.engine.subscriptions import MessageBuffer
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
@@ -49,7 +49,7 @@ def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.Monke
     async def main() -> None:
         may = asyncio.Event()
         async with asyncio.timeout(10), AsyncMemoryBackend(store=store) as backend:
-            hub, runtime = backend.engine.hub, backend.engine.runtime
+            subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
             kind = type(backend.engine.driver.pubsub())
             listen = kind.listen
 
@@ -58,9 +58,9 @@ def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.Monke
                 return await listen(driver)
 
             monkeypatch.setattr(kind, "listen", listen_late)
-            inbox = Inbox(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
+            inbox = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
             with pytest.raises(BackendTimeoutError, match=r"no connection within 0\.05 s"):
-                await hub.attach(inbox, [Filter("news")], runtime.now() + 0.05)
+                await subscriptions.attach(inbox, [Filter("news")], runtime.now() + 0.05)
             may.set()
             async with backend.pubsub().listen("news") as events:
                 await backend.pubsub().publish("news", 1)
@@ -74,7 +74,7 @@ def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: p
     """B10: the same where another thread makes the connection, also for who comes when its time is over already."""
     may = threading.Event()
     with MemoryBackend(store=store) as backend:
-        hub, runtime = backend.engine.hub, backend.engine.runtime
+        subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
         kind = type(backend.engine.driver.pubsub())
         listen = kind.listen
 
@@ -87,9 +87,9 @@ def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: p
         starting = threading.Thread(target=first.__enter__)
         starting.start()
         time.sleep(0.05)
-        inbox, begin = Inbox(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
+        inbox, begin = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
         with pytest.raises(BackendTimeoutError, match="no connection within"):
-            run(hub.attach(inbox, [Filter("news")], runtime.now() + left))
+            run(subscriptions.attach(inbox, [Filter("news")], runtime.now() + left))
         assert time.monotonic() - begin < 2
         may.set()
         starting.join(5)
@@ -159,7 +159,7 @@ def frame(number: int) -> Frame:
 
 def full(overflow: Overflow, items: Sequence[int | Gap], size: int = 2) -> tuple[list[int | Gap], int]:
     """Put frames and gaps into an inbox that nobody reads; return what it holds then, and how many it has dropped."""
-    inbox = Inbox(ThreadRuntime().event(), size=size, overflow=overflow)
+    inbox = MessageBuffer(ThreadRuntime().event(), size=size, overflow=overflow)
     for each in items:
         inbox.put(each if isinstance(each, Gap) else frame(each))
     taken = iter(inbox.take, None)
@@ -200,7 +200,7 @@ def test_a_gap_takes_no_room_from_messages(items: list[int | Gap], held: list[in
 
 def test_a_gap_does_not_close_a_subscription() -> None:
     """With CLOSE only messages fill the buffer, and the gap is read before the error."""
-    inbox = Inbox(ThreadRuntime().event(), size=2, overflow=Overflow.CLOSE)
+    inbox = MessageBuffer(ThreadRuntime().event(), size=2, overflow=Overflow.CLOSE)
     for each in (G1, frame(1), G2, frame(2)):
         inbox.put(each)
     assert not inbox.ended
@@ -221,7 +221,7 @@ def test_the_buffer_stays_bounded_whatever_comes() -> None:
 
 def test_gaps_and_messages_stay_in_order_while_both_sides_are_busy() -> None:
     """A reader beside a flood gets rising numbers, every gap before the next message, and each loss is counted."""
-    inbox = Inbox(ThreadRuntime().event(), size=3, overflow=Overflow.DROP_OLDEST)
+    inbox = MessageBuffer(ThreadRuntime().event(), size=3, overflow=Overflow.DROP_OLDEST)
     seen: list[Frame | Gap] = []
 
     def read() -> None:
@@ -246,7 +246,7 @@ def test_gaps_and_messages_stay_in_order_while_both_sides_are_busy() -> None:
 
 def test_no_item_waits_for_the_next_one_to_wake_its_reader() -> None:
     """However putting and reading interleave, who reads is woken for the last item, too."""
-    inbox = Inbox(ThreadRuntime().event(), size=5000, overflow=Overflow.CLOSE)
+    inbox = MessageBuffer(ThreadRuntime().event(), size=5000, overflow=Overflow.CLOSE)
     seen: list[Frame | Gap | None] = []
     reader = threading.Thread(target=lambda: seen.extend(run(inbox.get(5)) for _ in range(2000)))
     reader.start()
@@ -409,11 +409,11 @@ def test_a_message_that_is_there_is_found_behind_bad_ones(store: MemoryStore, pu
 def test_an_inbox_ends_its_wait_whoever_takes_what_comes() -> None:
     """Another reader of the same inbox may be quicker every time."""
     ready = ThreadRuntime().event()
-    inbox = Inbox(ready, size=1, overflow=Overflow.DROP_OLDEST)
+    inbox = MessageBuffer(ready, size=1, overflow=Overflow.DROP_OLDEST)
     assert ends(lambda: run(inbox.get(0.3)), ready.set) is None
 
 
 def test_a_ticket_ends_its_wait_whatever_interrupts_it() -> None:
     """A request's time is not begun anew by interruptions of its subscription."""
-    ticket = Ticket(ThreadRuntime().event(), time.monotonic)
+    ticket = PendingReply(ThreadRuntime().event(), time.monotonic)
     assert ends(lambda: run(ticket.next(0.3)), lambda: ticket.interrupt("a test")) is None

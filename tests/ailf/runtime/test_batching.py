@@ -168,7 +168,7 @@ def test_tasks_of_the_librarys_own_pass_by_the_loops_task_factory() -> None:
         task = runtime.spawn(flow, name="spawned")
         assert done == []
         assert await task.join(5)
-        await runtime.flight().join(flow)
+        await runtime.single_flight().run(flow)
         assert done == ["begun", "begun"]
         loop.set_task_factory(None)
 

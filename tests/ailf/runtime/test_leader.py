@@ -10,7 +10,7 @@ import pytest
 
 import ailf
 from ailf.runtime import AsyncioRuntime, Event, Runtime, ThreadRuntime, run
-from ailf.runtime.leader import Crew
+from ailf.runtime.leader import LeaderFollowers
 from ailf_memory import AsyncMemoryBackend
 
 Fetch = Callable[[], Awaitable[None]]
@@ -24,7 +24,7 @@ class Scene:
     def __init__(self, runtime: Runtime) -> None:
         self.there: deque[int] = deque()
         self.ending: Event = runtime.event()
-        self.crew = Crew(runtime, self.there)
+        self.crew = LeaderFollowers(runtime, self.there)
         self.turns = 0
         self.fed = asyncio.Semaphore(0)
         self.failure: Exception | None = None

@@ -140,51 +140,51 @@ def test_no_wakeup_is_lost_between_threads() -> None:
 def test_threads_share_a_flight() -> None:
     """Who joins while a thread's flight is under way waits for it instead of starting another."""
     runtime = ThreadRuntime()
-    flight, started, finish, flown = runtime.flight(), threading.Event(), threading.Event(), []
+    flight, started, finish, flown = runtime.single_flight(), threading.Event(), threading.Event(), []
 
     async def flow() -> None:
         flown.append(True)
         started.set()
         finish.wait(5)
 
-    threads = [threading.Thread(target=lambda: run(flight.join(flow))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: run(flight.run(flow))) for _ in range(3)]
     threads[0].start()
     assert started.wait(5)
     for each in threads[1:]:
         each.start()
-    assert not run(flight.landed(0.02))
+    assert not run(flight.wait_idle(0.02))
     began = runtime.now()
-    run(flight.join(flow, 0.02))
+    run(flight.run(flow, 0.02))
     assert runtime.now() - began < 2
     finish.set()
     for each in threads:
         each.join(5)
     assert flown == [True]
-    assert run(flight.landed(1))
+    assert run(flight.wait_idle(1))
 
 
 def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
     """A flight outlives the caller who started it, and its effect reaches the others."""
 
     async def scenario() -> None:
-        flight, finish, flown = AsyncioRuntime().flight(), asyncio.Event(), []
+        flight, finish, flown = AsyncioRuntime().single_flight(), asyncio.Event(), []
 
         async def flow() -> None:
             await finish.wait()
             flown.append(True)
 
-        first, second = (asyncio.create_task(flight.join(flow)) for _ in range(2))
+        first, second = (asyncio.create_task(flight.run(flow)) for _ in range(2))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         first.cancel()
-        await flight.join(flow, 0.01)
-        assert not await flight.landed(0.01)
+        await flight.run(flow, 0.01)
+        assert not await flight.wait_idle(0.01)
         finish.set()
         await second
         with pytest.raises(asyncio.CancelledError):
             await first
         assert flown == [True]
-        assert await flight.landed(1)
+        assert await flight.wait_idle(1)
 
     asyncio.run(scenario())
 
@@ -193,21 +193,21 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
     """Who waits for it is told, and the next one starts a flight of his own; nobody waits for ever."""
     flown = []
 
-    async def fly() -> None:
+    async def run_inline() -> None:
         flown.append(1)
 
     async def scenario() -> None:
-        flight = AsyncioRuntime().flight()
+        flight = AsyncioRuntime().single_flight()
         before = asyncio.all_tasks()
-        joining = asyncio.ensure_future(flight.join(fly))
+        joining = asyncio.ensure_future(flight.run(run_inline))
         await asyncio.sleep(0)  # it has started the flight, which has not begun
         (trip,) = asyncio.all_tasks() - before - {joining}
         trip.cancel()
         with pytest.raises(asyncio.CancelledError):
             await joining
-        assert await flight.landed(5)
+        assert await flight.wait_idle(5)
         assert not flown
-        await flight.join(fly)
+        await flight.run(run_inline)
         assert flown
 
     async def main() -> None:
@@ -219,21 +219,21 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
 
 def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
     """What was under way in it never lands, and whoever comes later doesn't wait for that."""
-    flight = AsyncioRuntime().flight()
+    flight = AsyncioRuntime().single_flight()
     flown = []
 
     async def never() -> None:
         await asyncio.Event().wait()
 
-    async def fly() -> None:
+    async def run_inline() -> None:
         flown.append(1)
 
     async def main() -> None:
         async with asyncio.timeout(5):
-            await flight.join(fly)
+            await flight.run(run_inline)
 
     loop = asyncio.new_event_loop()
-    left_behind = {loop.create_task(flight.join(never))}
+    left_behind = {loop.create_task(flight.run(never))}
     loop.run_until_complete(asyncio.sleep(0.01))
     left_behind |= asyncio.all_tasks(loop)
     asyncio.run(main())
@@ -249,17 +249,17 @@ def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew
     """A failed flight is over."""
 
     async def scenario(runtime: Runtime) -> None:
-        flight, flown = runtime.flight(), []
+        flight, flown = runtime.single_flight(), []
 
         async def fail() -> None:
             raise KeyError("x")
 
-        async def fly() -> None:
+        async def run_inline() -> None:
             flown.append(True)
 
         with pytest.raises(KeyError):
-            await flight.join(fail)
-        await flight.join(fly, 1)
+            await flight.run(fail)
+        await flight.run(run_inline, 1)
         assert flown == [True]
 
     play(scenario)

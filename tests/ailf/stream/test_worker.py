@@ -291,7 +291,7 @@ def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
             await stream.add("a task")
 
             def handler(delivery: ailf.AsyncDelivery[str]) -> None:
-                delivery._parcel.hold.taken = True
+                delivery._parcel.hold.revoked = True
                 assert delivery.lost
                 group.stop()
 

@@ -22,7 +22,7 @@ MANY = 24
 """So many names that every node has some."""
 
 
-def brought(cluster: Cluster, namespace: str, **options: object) -> RedisBackend:
+def user_client(cluster: Cluster, namespace: str, **options: object) -> RedisBackend:
     """Bring a blocking client."""
     with cluster.client() as client:
         return RedisBackend.from_client(client, namespace=namespace, **options)  # type: ignore[arg-type]  # shorthand
@@ -55,7 +55,7 @@ def test_slot_maps() -> None:
 
 def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:
     """Streams, locks and limiters work whatever slot they are in, and leases of all nodes are renewed together."""
-    with brought(cluster, namespace) as backend, contextlib.ExitStack() as held:
+    with user_client(cluster, namespace) as backend, contextlib.ExitStack() as held:
         leases = [held.enter_context(backend.lock(f"l{n}", ttl=0.6).hold(timeout=5)) for n in range(MANY)]
         limiter = backend.rate_limiter("r", "1 parallel ttl 0.6")
         for number in range(MANY):
@@ -79,7 +79,7 @@ def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:
 
 def test_a_slot_that_moves(cluster: Cluster, namespace: str) -> None:
     """A stream whose slot moves is followed: what adds, and a consumer that waits on the node that had it."""
-    with brought(cluster, namespace, retry_for=10.0) as backend:
+    with user_client(cluster, namespace, retry_for=10.0) as backend:
         stream = backend.stream("s")
         stream.add(1)
         with stream.group("g").consumer() as consumer:
@@ -101,7 +101,7 @@ def test_a_slot_on_its_way(cluster: Cluster, namespace: str) -> None:
     """While a slot moves, a key that is not there any more is asked for at the other node, once and without a retry."""
     key = Keys(namespace).stream("s")
     source, target = cluster.begin_to_move(key)
-    with brought(cluster, namespace, retry_for=0.0) as backend:
+    with user_client(cluster, namespace, retry_for=0.0) as backend:
         backend.stream("s").add("asked")
         with target.client() as raw:
             raw.execute_command("ASKING")
@@ -131,7 +131,7 @@ def test_sharded_channels(cluster: Cluster, namespace: str) -> None:
 
 def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
     """When its slot moves, a sharded channel is subscribed at its new node, behind a gap."""
-    with brought(cluster, namespace) as backend:
+    with user_client(cluster, namespace) as backend:
         shards = backend.pubsub(sharded=True)
         with shards.listen("c") as events:
             shards.publish("c", 1)
@@ -147,7 +147,7 @@ def test_a_master_that_dies() -> None:
     """Its replica is found: calls wait for it, consumers and subscriptions come back, and nothing added is lost."""
     version, binary = next(reversed(binaries.found().items()))
     # A vote that comes to nothing is repeated after eight seconds, and on a busy machine it may come to nothing twice.
-    with contextlib.closing(Cluster(binary, version)) as cluster, brought(cluster, "ns", retry_for=60.0) as backend:
+    with contextlib.closing(Cluster(binary, version)) as cluster, user_client(cluster, "ns", retry_for=60.0) as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         master = cluster.owner(slot_of(Keys("ns").stream("s")))
         cluster.add_replica(master)
@@ -166,7 +166,7 @@ def test_a_master_that_dies() -> None:
 
 def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
     """B2: locks of several names would need several slots in one step: not declared, and refused when they are made."""
-    with brought(cluster, namespace) as backend:
+    with user_client(cluster, namespace) as backend:
         assert Capability.SEVERAL_LOCKS not in backend.capabilities
         with pytest.raises(ailf.UnsupportedError, match="locks of several names"):
             backend.lock("a", "b")

@@ -28,9 +28,9 @@ from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
-from ailf_redis.connection.endpoint import Direct, Nodes, clean
+from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, clean
 from ailf_redis.connection.executor import Executor
-from ailf_redis.pooled.executor import PlainExecutor
+from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.versions import SILENT
 from tests.support.scripted import Scripted, trickled
 from tests.support.servers import NewServer, Server
@@ -51,7 +51,7 @@ def executor(kind: str, settings: Settings) -> Executor:
     }[kind]
     told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
     told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
-    return PlainExecutor(settings, Direct(connection, told, settings.url), runtime)
+    return PooledExecutor(settings, ServerEndpoint(connection, told, settings.url), runtime)
 
 
 def play(kind: str, settings: Settings, flow: Callable[[Executor], Coroutine[Any, Any, None]]) -> None:
@@ -169,7 +169,7 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
         backend = RedisBackend.from_client(fakeredis.FakeRedis())
     else:
         backend = AsyncRedisBackend.from_client(fakeredis.FakeAsyncRedis())
-    opened: PlainExecutor = backend.engine.driver.executor
+    opened: PooledExecutor = backend.engine.driver.executor
 
     async def flow() -> None:
         assert await opened.call("PING") == b"PONG"
@@ -234,12 +234,12 @@ CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
 """What is called, and for how many seconds it may take besides one request's."""
 
 
-@pytest.mark.parametrize("brought", [False, True], ids=["url", "brought"])
+@pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, brought: bool) -> None:
+def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
     """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""
     server, leave = away
-    open_one = partial(_opened, server, flavour, brought)
+    open_one = partial(_opened, server, flavour, user_client)
     took = _on_threads(open_one, leave) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one, leave))
     assert took.keys() == CALLS.keys()
     assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
@@ -316,8 +316,8 @@ def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None] | None = 
     return took
 
 
-def _opened(server: Server, flavour: str, brought: bool) -> Any:
-    if not brought:
+def _opened(server: Server, flavour: str, user_client: bool) -> Any:
+    if not user_client:
         url = f"{server.url}?timeout={REQUEST}&connect_timeout={REQUEST}&retry_for={REPEAT}"
         return RedisBackend(url) if flavour == "blocking" else AsyncRedisBackend(url)
     options: dict[str, Any] = {"port": server.port, "socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
@@ -363,7 +363,7 @@ def test_closing_at_a_frozen_server(
 
 def _closed_on_threads(server: Server, way: str) -> float:
     """Return how long closing takes at a frozen server, with consumers that hold a message, and may be fetching one."""
-    backend = _opened(server, "blocking", brought=False)
+    backend = _opened(server, "blocking", user_client=False)
     backend.stream("s").add_many(range(3))
     consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
     held = [each.get(5) for each in consumers]
@@ -392,7 +392,7 @@ def _closed_on_threads(server: Server, way: str) -> float:
 
 async def _closed_on_asyncio(server: Server, way: str) -> float:
     """Do the same on asyncio."""
-    backend = _opened(server, "asyncio", brought=False)
+    backend = _opened(server, "asyncio", user_client=False)
     await backend.stream("s").add_many(range(3))
     consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
     held = [await each.get(5) for each in consumers]
@@ -426,8 +426,8 @@ def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> No
             backend = RedisBackend.from_client(Sentinel([(host, port)], **options).master_for("watched", **options))
         else:
             backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
-            node = Direct(redis.Connection, clean({"host": host, "port": port, "db": 1}, 5.0), "")
-            nodes = Nodes(node, [(host, port)], lambda address: address, "cluster://test")
+            node = ServerEndpoint(redis.Connection, clean({"host": host, "port": port, "db": 1}, 5.0), "")
+            nodes = ClusterEndpoints(node, [(host, port)], lambda address: address, "cluster://test")
             backend.engine.driver.executor = ClusterExecutor(Settings(timeout=5.0), nodes, ThreadRuntime())
         errors: list[BaseException] = []
 
@@ -534,7 +534,7 @@ def test_a_cluster_of_which_nodes_are_silent(flavour: str, silent: int) -> None:
     told = {**clean({}, 1.0), **SILENT}
     kind = aredis.Connection if flavour == "asyncio" else redis.Connection
     seeds = [(HOST, server.port) for server in servers]
-    nodes = Nodes(Direct(kind, told, ""), seeds, lambda address: address, "cluster://test")
+    nodes = ClusterEndpoints(ServerEndpoint(kind, told, ""), seeds, lambda address: address, "cluster://test")
 
     async def flow() -> None:
         cluster = ClusterExecutor(Settings(timeout=1.0), nodes, runtime)

@@ -30,9 +30,9 @@ def proxy(any_server: Server) -> Iterator[Proxy]:
         yield between
 
 
-def opened(proxy: Proxy, flavour: str, namespace: str, *, brought: bool) -> Any:
+def opened(proxy: Proxy, flavour: str, namespace: str, *, user_client: bool) -> Any:
     """Return a backend through the proxy."""
-    if not brought:
+    if not user_client:
         backend: Any = RedisBackend if flavour == "blocking" else AsyncRedisBackend
         return backend(f"{proxy.url}?{OPTIONS}&namespace={namespace}")
     if flavour == "blocking":
@@ -98,11 +98,11 @@ def play(flow: Callable[[], Any], flavour: str) -> None:
 
 @both
 @kinds
-def test_forgotten_connections_cost_one_timeout(proxy: Proxy, namespace: str, flavour: str, brought: bool) -> None:
+def test_forgotten_connections_cost_one_timeout(proxy: Proxy, namespace: str, flavour: str, user_client: bool) -> None:
     """The call that finds out fails, and takes all idle connections with it: the next ones work."""
 
     async def flow() -> None:
-        backend = opened(proxy, flavour, namespace, brought=brought)
+        backend = opened(proxy, flavour, namespace, user_client=user_client)
         await used_at_once(backend, flavour)
         proxy.forget()
         assert await added(backend, 8) == 1
@@ -114,12 +114,12 @@ def test_forgotten_connections_cost_one_timeout(proxy: Proxy, namespace: str, fl
 @both
 @kinds
 def test_a_connection_is_asked_after_a_quiet_time(
-    proxy: Proxy, namespace: str, flavour: str, brought: bool, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was idle for 30 s is asked with PING first, so no call over a forgotten one fails."""
 
     async def flow() -> None:
-        backend = opened(proxy, flavour, namespace, brought=brought)
+        backend = opened(proxy, flavour, namespace, user_client=user_client)
         await used_at_once(backend, flavour)
         for name in IDLE:
             monkeypatch.setattr(name, -1.0)
@@ -135,7 +135,7 @@ def test_a_connection_is_asked_after_a_quiet_time(
 @both
 @kinds
 def test_a_connection_in_use_is_not_asked(
-    any_server: Server, namespace: str, flavour: str, brought: bool, monkeypatch: pytest.MonkeyPatch
+    any_server: Server, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is asked before 30 s; what answers is used again, on the same connection, whatever it says to PING."""
 
@@ -145,7 +145,7 @@ def test_a_connection_in_use_is_not_asked(
 
     async def flow() -> None:
         with any_server.client() as raw, Proxy(any_server.port) as between:
-            backend = opened(between, flavour, namespace, brought=brought)
+            backend = opened(between, flavour, namespace, user_client=user_client)
             before = pings(raw)
             assert await added(backend, 5) == 0
             assert pings(raw) == before
@@ -162,12 +162,12 @@ def test_a_connection_in_use_is_not_asked(
 @both
 @kinds
 def test_a_forgotten_link(
-    proxy: Proxy, namespace: str, flavour: str, brought: bool, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consumer that nobody has asked for long waits over a connection of its own, which is asked as well."""
 
     async def flow() -> None:
-        backend = opened(proxy, flavour, namespace, brought=brought)
+        backend = opened(proxy, flavour, namespace, user_client=user_client)
         consumer = backend.stream("s").group("g").consumer()
         assert await waited(consumer.get(timeout=0.1)) is None
         if flavour == "asyncio":

@@ -1,6 +1,6 @@
 """A caller as a process of its own: python limiter_program.py URL LIMIT REPORT WHAT, with what it is to do.
 
-- ``demand``: as many calls as it gets, for the seconds that come with a line on its standard input;
+- ``request``: as many calls as it gets, for the seconds that come with a line on its standard input;
 - ``wait``: one call, and it waits in line for it for as long as that takes;
 - ``hold``: one call, whose place it keeps until the process is ended.
 
@@ -24,7 +24,7 @@ Say = Callable[..., None]
 COSTS = (1, 3, 1, 2)
 
 
-def demand(limiter: ailf.RateLimiter, say: Say) -> None:
+def request(limiter: ailf.RateLimiter, say: Say) -> None:
     """Call, and call again."""
     until = time.monotonic() + float(sys.stdin.readline())
     for cost in itertools.cycle(COSTS):
@@ -57,7 +57,7 @@ def main(url: str, limit: str, report: str, what: str) -> None:
 
         limiter = backend.rate_limiter("r", limit)
         say(ready=os.getpid())
-        {"demand": demand, "wait": wait, "hold": hold}[what](limiter, say)
+        {"demand": request, "wait": wait, "hold": hold}[what](limiter, say)
 
 
 if __name__ == "__main__":

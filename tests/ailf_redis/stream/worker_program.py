@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 import ailf
-from ailf.stream.delivery import Parcel
+from ailf.stream.delivery import DeliveryState
 
 STALL = 0.05
 """Seconds that this process may stand still before it is written down."""
@@ -69,7 +69,7 @@ class Diary:
         os.write(self._file, line.encode() + b"\n")
 
 
-class Watched:
+class SentinelEndpoint:
     """The group's driver: it does what that does, and writes it down."""
 
     def __init__(self, driver: Any, diary: Diary) -> None:
@@ -105,13 +105,13 @@ class Watched:
 
 def watch_losses(diary: Diary) -> None:
     """Write down what is found to be lost, whoever finds it: a message may be lost before any handler has it."""
-    lose = Parcel.lose
+    lose = DeliveryState.lose
 
-    async def noted(parcel: Parcel) -> None:
+    async def noted(parcel: DeliveryState) -> None:
         diary.write("missed", id=parcel.claim.receipt.id, grant=parcel.claim.receipt.grant)
         await lose(parcel)
 
-    Parcel.lose = noted  # type: ignore[method-assign]  # what nobody has yet, nobody can be asked about
+    DeliveryState.lose = noted  # type: ignore[method-assign]  # what nobody has yet, nobody can be asked about
 
 
 class Watch:
@@ -214,7 +214,7 @@ async def main(orders: Orders) -> None:
             max_deliveries=orders.max_deliveries,
             backoff=ailf.Backoff(initial=0.02, maximum=0.2),
         )
-        group._flow.driver = Watched(group._flow.driver, diary)  # type: ignore[assignment]  # it looks like one
+        group._flow.driver = SentinelEndpoint(group._flow.driver, diary)  # type: ignore[assignment]  # it looks like one
         await group.process(
             Handler(orders, diary),
             concurrency=orders.concurrency,

@@ -80,7 +80,7 @@ class BrokenHarness(MemoryHarness):
             def rate_limiter(self) -> Any:
                 return freezable(super().rate_limiter(), harness, self.runtime)
 
-            def twin(self, runtime: Runtime) -> Any:
+            def with_runtime(self, runtime: Runtime) -> Any:
                 return harness.driver(runtime)
 
         driver = Driver(self.store, runtime)

@@ -36,14 +36,14 @@ class NeverDie(MemoryStreamDriver):
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "alive": 1e9})
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await super().beat(stream, group, consumers, alive=1e9)
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        await super().heartbeat(stream, group, consumers, alive=1e9)
 
 
 class IgnoresSignsOfLife(MemoryStreamDriver):
     """Only fetching is a sign of life."""
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         return
 
 

@@ -200,10 +200,10 @@ class PurgesNothing(GroupState):
 class RedrivesToAll(MemoryStreamDriver):
     """A letter is redriven by adding it to the stream again, for every group."""
 
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         known = self._group(stream, group)
         bodies = {str(number): letter.record.body for number, letter in known.dead.items()} if known else {}
-        taken = await super().take_letters(stream, group, letters, redrive=False)
+        taken = await super().take_dead_letters(stream, group, letters, redrive=False)
         await self.add(stream, [Draft(bodies[each]) for each in letters if redrive and each in bodies], retention=None)
         return taken
 

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Bid, Denied, Grant, Place
+from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.driver import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
 from tests.contract.planted.base import BrokenHarness, with_driver
@@ -25,22 +25,22 @@ def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
 class Broken(MemoryLockDriver):
     """What helps to break something."""
 
-    def _grants(self, bid: Bid) -> list[Any]:
+    def _grants(self, request: LockRequest) -> list[Any]:
         """Return all grants of the names."""
-        return [grant for name in bid.names for grant in self._state(name).grants.values()]
+        return [grant for name in request.names for grant in self._state(name).grants.values()]
 
-    def _mine(self, bid: Bid) -> list[Any]:
+    def _mine(self, request: LockRequest) -> list[Any]:
         """Return the grants of the token, ended or not."""
-        states = [self._state(name) for name in bid.names]
-        return [state.grants[bid.token] for state in states if bid.token in state.grants]
+        states = [self._state(name) for name in request.names]
+        return [state.grants[request.token] for state in states if request.token in state.grants]
 
-    def _number(self, bid: Bid, fence: int) -> Grant:
+    def _number(self, request: LockRequest, fence: int) -> Granted:
         """Give the token's grant another fence."""
-        for name in bid.names:
+        for name in request.names:
             self._state(name).fence = fence
-        for grant in self._mine(bid):
+        for grant in self._mine(request):
             grant.fence = fence
-        return Grant(fence)
+        return Granted(fence)
 
 
 # --- how it is entered -------------------------------------------------------------------------------------------
@@ -125,15 +125,15 @@ class AsyncSharesEntries(ailf.AsyncBackend):
 class GrantsTwice(MemoryLockDriver):
     """One more may have it."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, permits=bid.permits + 1))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, permits=request.permits + 1))
 
 
 class IgnoresPermits(MemoryLockDriver):
     """A semaphore is a lock."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, permits=1))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, permits=1))
 
 
 class SharesLocks(MemoryLockDriver):
@@ -149,19 +149,19 @@ class SharesLocks(MemoryLockDriver):
 class GrantsParts(MemoryLockDriver):
     """Of several names those are taken that are free."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
         if isinstance(reply, Denied):
-            for name in bid.names:
-                await super().acquire(replace(bid, names=(name,), place=None))
+            for name in request.names:
+                await super().acquire(replace(request, names=(name,), waiter=None))
         return reply
 
 
 class LooksAtOne(MemoryLockDriver):
     """Of several names only the first counts."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, names=bid.names[:1]))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, names=request.names[:1]))
 
 
 # --- fences ------------------------------------------------------------------------------------------------------
@@ -170,39 +170,39 @@ class LooksAtOne(MemoryLockDriver):
 class RepeatsFences(Broken):
     """A fence is the time in milliseconds."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        return self._number(bid, self._now()) if isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        return self._number(request, self._now()) if isinstance(reply, Granted) else reply
 
 
 class ForgetsFences(Broken):
     """Fences are counted, anew after a grant has run out."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        known = max(self._state(name).fence for name in bid.names)
-        known *= all(grant.ends_ms > self._now() for grant in self._grants(bid))
-        known = max((grant.fence - 1 for grant in self._mine(bid)), default=known)
-        reply = await super().acquire(bid)
-        return self._number(bid, known + 1) if isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        known = max(self._state(name).fence for name in request.names)
+        known *= all(grant.ends_ms > self._now() for grant in self._grants(request))
+        known = max((grant.fence - 1 for grant in self._mine(request)), default=known)
+        reply = await super().acquire(request)
+        return self._number(request, known + 1) if isinstance(reply, Granted) else reply
 
 
 class NumbersTries(Broken):
     """The same bid again has another fence."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        again = bool(self._mine(bid))
-        reply = await super().acquire(bid)
-        return self._number(bid, reply.fence + 1) if again and isinstance(reply, Grant) else reply
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        again = bool(self._mine(request))
+        reply = await super().acquire(request)
+        return self._number(request, reply.fence + 1) if again and isinstance(reply, Granted) else reply
 
 
 class NumbersNames(Broken):
     """The fence of several names is that of the first."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        known = [self._state(name).fence for name in bid.names]
-        reply = await super().acquire(bid)
-        if isinstance(reply, Grant) and len(known) > 1:
-            return self._number(bid, known[0] + 1)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        known = [self._state(name).fence for name in request.names]
+        reply = await super().acquire(request)
+        if isinstance(reply, Granted) and len(known) > 1:
+            return self._number(request, known[0] + 1)
         return reply
 
 
@@ -212,31 +212,33 @@ class NumbersNames(Broken):
 class EndsLate(MemoryLockDriver):
     """A grant lasts longer than was asked."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=bid.ttl + 0.005))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=request.ttl + 0.005))
 
 
 class EndsEarly(MemoryLockDriver):
     """A grant lasts a tenth less than was asked."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=bid.ttl * 0.9))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=request.ttl * 0.9))
 
 
 class CutsSeconds(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, ttl=float(int(bid.ttl))))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, ttl=float(int(request.ttl))))
 
 
 class AddsTime(Broken):
     """Extending adds to what is left."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
-        kept = await super().extend(bids)
-        for grant, ends_ms in zip([grant for bid in bids for grant in self._mine(bid)], before, strict=True):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        kept = await super().extend(requests)
+        for grant, ends_ms in zip(
+            [grant for request in requests for grant in self._mine(request)], before, strict=True
+        ):
             grant.ends_ms += max(0, ends_ms - self._now())
         return kept
 
@@ -244,17 +246,19 @@ class AddsTime(Broken):
 class ExtendsByHalf(MemoryLockDriver):
     """Extending gives half of the time."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return await super().extend([replace(bid, ttl=bid.ttl / 2) for bid in bids])
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return await super().extend([replace(request, ttl=request.ttl / 2) for request in requests])
 
 
 class NeverShortens(Broken):
     """Extending to less is ignored."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        before = [grant.ends_ms for bid in bids for grant in self._mine(bid)]
-        kept = await super().extend(bids)
-        for grant, ends_ms in zip([grant for bid in bids for grant in self._mine(bid)], before, strict=True):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        kept = await super().extend(requests)
+        for grant, ends_ms in zip(
+            [grant for request in requests for grant in self._mine(request)], before, strict=True
+        ):
             grant.ends_ms = max(grant.ends_ms, ends_ms)
         return kept
 
@@ -262,42 +266,42 @@ class NeverShortens(Broken):
 class NeverExtends(MemoryLockDriver):
     """Extending does nothing and says it did."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return [True] * len(bids)
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return [True] * len(requests)
 
 
 class ExtendsOne(MemoryLockDriver):
     """Of several grants only the first is extended."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return (await super().extend(bids[:1])) + [True] * (len(bids) - 1)
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return (await super().extend(requests[:1])) + [True] * (len(requests) - 1)
 
 
 class ExtendsParts(Broken):
     """Of several names those are extended that are left."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        kept = await super().extend(bids)
-        for bid in bids:
-            for name in bid.names:
-                await super().extend([replace(bid, names=(name,))])
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        kept = await super().extend(requests)
+        for request in requests:
+            for name in request.names:
+                await super().extend([replace(request, names=(name,))])
         return kept
 
 
 class RevivesLocks(MemoryLockDriver):
     """Extending brings back what has ended."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        return [isinstance(await self.acquire(bid), Grant) for bid in bids]
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        return [isinstance(await self.acquire(request), Granted) for request in requests]
 
 
 class ExtendsOthers(Broken):
     """Extending helps whoever has it."""
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        kept = await super().extend(bids)
-        for bid in bids:
-            for grant in self._grants(bid):
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        kept = await super().extend(requests)
+        for request in requests:
+            for grant in self._grants(request):
                 grant.ends_ms = max(grant.ends_ms, self._now() + 1_000_000)
         return kept
 
@@ -305,10 +309,10 @@ class ExtendsOthers(Broken):
 class KeepsTime(Broken):
     """The same bid again doesn't begin its time anew."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        before = [grant.ends_ms for grant in self._mine(bid)]
-        reply = await super().acquire(bid)
-        for grant, ends_ms in zip(self._mine(bid), before, strict=False):
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        before = [grant.ends_ms for grant in self._mine(request)]
+        reply = await super().acquire(request)
+        for grant, ends_ms in zip(self._mine(request), before, strict=False):
             grant.ends_ms = ends_ms
         return reply
 
@@ -319,9 +323,9 @@ class KeepsTime(Broken):
 class ReleasesOthers(Broken):
     """Releasing ends the grant of whoever has it."""
 
-    async def release(self, bid: Bid) -> bool:
-        mine = await super().release(bid)
-        for name in bid.names:
+    async def release(self, request: LockRequest) -> bool:
+        mine = await super().release(request)
+        for name in request.names:
             self._state(name).grants.clear()
         return mine
 
@@ -329,15 +333,15 @@ class ReleasesOthers(Broken):
 class ReleasesParts(MemoryLockDriver):
     """Of several names only the first is released."""
 
-    async def release(self, bid: Bid) -> bool:
-        return await super().release(replace(bid, names=bid.names[:1]))
+    async def release(self, request: LockRequest) -> bool:
+        return await super().release(replace(request, names=request.names[:1]))
 
 
 class ReleasesGladly(MemoryLockDriver):
     """Releasing what has ended is called a success."""
 
-    async def release(self, bid: Bid) -> bool:
-        await super().release(bid)
+    async def release(self, request: LockRequest) -> bool:
+        await super().release(request)
         return True
 
 
@@ -361,7 +365,7 @@ class InspectsByTrying(MemoryLockDriver):
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         if (info := await super().inspect(name)).holders:
-            await self.acquire(Bid((name,), f"inspector {info.waiting}", 1.0, place=Place("", 1.0)))
+            await self.acquire(LockRequest((name,), f"inspector {info.waiting}", 1.0, waiter=WaiterInfo("", 1.0)))
         return info
 
 
@@ -370,5 +374,5 @@ class ShowsTheEnded(Broken):
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         info = await super().inspect(name)
-        held = self._grants(Bid((name,), "", 0.0))
+        held = self._grants(LockRequest((name,), "", 0.0))
         return replace(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))

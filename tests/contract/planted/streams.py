@@ -435,7 +435,7 @@ class DeafToSteps(MemoryStreamDriver):
 class DeafToRedrives(DeafToSteps):
     """Who waits is not told what was redriven."""
 
-    deaf_to = frozenset({"take_letters"})
+    deaf_to = frozenset({"take_dead_letters"})
 
 
 class DeafToSteering(DeafToSteps):

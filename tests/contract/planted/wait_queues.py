@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ailf.driver import Bid, Denied, Grant, Place
+from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.state.lock import LockState
-from ailf_memory.state.wait_queue import Line
+from ailf_memory.state.wait_queue import WaitQueue
 from tests.contract.planted.locks import Broken
 
 
@@ -20,7 +20,7 @@ class _OnLine(MemoryLockDriver):
         line: What the lines are.
     """
 
-    line: type[Line] = Line
+    line: type[WaitQueue] = WaitQueue
 
     def _state(self, name: str) -> LockState:
         state = super()._state(name)
@@ -28,7 +28,7 @@ class _OnLine(MemoryLockDriver):
         return state
 
 
-class Silent(Line):
+class Silent(WaitQueue):
     """It wakes nobody."""
 
     def wake(self, *_: Any, **__: Any) -> None:
@@ -44,9 +44,9 @@ class WakesNobody(_OnLine):
 class WakesEverybody(Broken):
     """All who wait are woken, and one of them gets it."""
 
-    async def release(self, bid: Bid) -> bool:
-        mine = await super().release(bid)
-        for name in bid.names:
+    async def release(self, request: LockRequest) -> bool:
+        mine = await super().release(request)
+        for name in request.names:
             for token, waiter in self._state(name).line.waiters.items():
                 self._store.publish(waiter.channel, token.encode())
         return mine
@@ -55,18 +55,18 @@ class WakesEverybody(Broken):
 class WakesOnlyOne(MemoryLockDriver):
     """Where two permits are free one waiter is woken."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line for name in bid.names]
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        lines = [self._state(name).line for name in request.names]
         for line in lines:
             line.__class__ = Silent
         try:
-            return await super().acquire(bid)
+            return await super().acquire(request)
         finally:
             for line in lines:
-                line.__class__ = Line
+                line.__class__ = WaitQueue
 
 
-class Selfish(Line):
+class Selfish(WaitQueue):
     """It wakes nobody behind another."""
 
     def wake(self, now_ms: int, after: str | None = None) -> None:
@@ -83,29 +83,29 @@ class KeepsWakeUps(_OnLine):
 class LeavesSilently(Broken):
     """Who leaves the line when it was his turn doesn't pass it on."""
 
-    async def release(self, bid: Bid) -> bool:
-        if self._mine(bid):
-            return await super().release(bid)
-        for name in bid.names:
-            self._state(name).line.leave(bid.token)
+    async def release(self, request: LockRequest) -> bool:
+        if self._mine(request):
+            return await super().release(request)
+        for name in request.names:
+            self._state(name).line.leave(request.token)
         return False
 
 
 class LetsBarge(MemoryLockDriver):
     """Fair or not, whoever comes at the right time has it."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, fair=False))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, fair=False))
 
 
 class LastComeFirst(Broken):
     """The line is a stack."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        for name in request.names if isinstance(reply, Denied) and request.waiter else ():
             line = self._state(name).line.waiters
-            for token in [each for each in line if each != bid.token]:
+            for token in [each for each in line if each != request.token]:
                 line[token] = line.pop(token)
         return reply
 
@@ -113,73 +113,73 @@ class LastComeFirst(Broken):
 class QueuesAnew(Broken):
     """Who comes again stands at the end."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
-        for name in bid.names if isinstance(reply, Denied) and bid.place else ():
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
+        for name in request.names if isinstance(reply, Denied) and request.waiter else ():
             line = self._state(name).line.waiters
-            line[bid.token] = line.pop(bid.token)
+            line[request.token] = line.pop(request.token)
         return reply
 
 
 class QueuesTries(MemoryLockDriver):
     """Who doesn't want to wait is put in line too."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        return await super().acquire(replace(bid, place=bid.place or Place("", 60.0)))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        return await super().acquire(replace(request, waiter=request.waiter or WaiterInfo("", 60.0)))
 
 
 class _StaysInLine(Broken):
     """What helps to leave somebody in line."""
 
     @contextlib.contextmanager
-    def _staying(self, bid: Bid) -> Iterator[None]:
-        lines = [self._state(name).line.waiters for name in bid.names]
-        before = [line.get(bid.token) for line in lines]
+    def _staying(self, request: LockRequest) -> Iterator[None]:
+        lines = [self._state(name).line.waiters for name in request.names]
+        before = [line.get(request.token) for line in lines]
         yield
         for line, waiter in zip(lines, before, strict=True):
             if waiter is not None:
-                line[bid.token] = waiter
+                line[request.token] = waiter
 
 
 class NeverLeaves(_StaysInLine):
     """A place in line is kept when its owner has gone."""
 
-    async def release(self, bid: Bid) -> bool:
-        with self._staying(bid):
-            return await super().release(bid)
+    async def release(self, request: LockRequest) -> bool:
+        with self._staying(request):
+            return await super().release(request)
 
 
 class KeepsPlaces(_StaysInLine):
     """Who has got it stays in line."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        with self._staying(bid):
-            return await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        with self._staying(request):
+            return await super().acquire(request)
 
 
 class KeepsTheDead(MemoryLockDriver):
     """A place in line never ends by itself."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        place = bid.place and replace(bid.place, lease=1e9)
-        return await super().acquire(replace(bid, place=place))
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        place = request.waiter and replace(request.waiter, lease=1e9)
+        return await super().acquire(replace(request, waiter=place))
 
 
 class GivesNoTime(MemoryLockDriver):
     """It isn't told when another try may do better."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        reply = await super().acquire(bid)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        reply = await super().acquire(request)
         return Denied(1e9) if isinstance(reply, Denied) else reply
 
 
 class KeepsHalfAPlace(Broken):
     """Who lost his place in one line keeps that in another."""
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        lines = [self._state(name).line.waiters for name in bid.names]
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        lines = [self._state(name).line.waiters for name in request.names]
         orders = [list(line) for line in lines]
-        reply = await super().acquire(bid)
+        reply = await super().acquire(request)
         for line, order in zip(lines, orders, strict=True):
             for token in order:
                 if token in line:
