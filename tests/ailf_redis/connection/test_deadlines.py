@@ -38,16 +38,16 @@ from tests.support.tls import HOST, Certificates, Terminator
 
 BULK = b"$40\r\n" + b"x" * 40 + b"\r\n"
 TIMEOUT = 0.3
-KINDS = ("blocking", "asyncio", "brought-blocking", "brought-asyncio")
+KINDS = ("blocking", "asyncio", "user_client-blocking", "user_client-asyncio")
 
 
 def executor(kind: str, settings: Settings) -> Executor:
     """Return an executor: one that a URL opens, or one for a client that was brought."""
-    if not kind.startswith("brought"):
+    if not kind.startswith("user_client"):
         return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
     connection, runtime = {
-        "brought-blocking": (redis.Connection, ThreadRuntime()),
-        "brought-asyncio": (aredis.Connection, AsyncioRuntime()),
+        "user_client-blocking": (redis.Connection, ThreadRuntime()),
+        "user_client-asyncio": (aredis.Connection, AsyncioRuntime()),
     }[kind]
     told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
     told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
@@ -186,7 +186,7 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
         asyncio.run(flow())
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "brought-asyncio"])
+@pytest.mark.parametrize("kind", ["asyncio", "user_client-asyncio"])
 def test_many_tasks_wait_for_one_connection(kind: str) -> None:
     """B10: a server that lets nobody in costs each of many tasks its time once, and not one after another."""
     with Scripted(lambda command: trickled(b"+" + b"O" * 999)) as server:
@@ -234,7 +234,7 @@ CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
 """What is called, and for how many seconds it may take besides one request's."""
 
 
-@pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
+@pytest.mark.parametrize("user_client", [False, True], ids=["url", "user_client"])
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
     """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""
@@ -412,7 +412,7 @@ async def _closed_on_asyncio(server: Server, way: str) -> float:
 @pytest.mark.parametrize(
     "call", [lambda b: b.ping(), lambda b: entered(b.pubsub().listen("c"))], ids=["ping", "listen"]
 )
-@pytest.mark.parametrize("kind", ["url", "brought", "sentinels", "cluster"])
+@pytest.mark.parametrize("kind", ["url", "user_client", "sentinels", "cluster"])
 def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> None:
     """B3: a thread that waits for its sign-in, or for a Sentinel's word, is woken when the backend is closed."""
     with socket.create_server((HOST, 0)) as silent:
@@ -420,7 +420,7 @@ def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> No
         options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
         if kind == "url":
             backend = RedisBackend(f"redis://{host}:{port}/1?timeout=5&connect_timeout=5")
-        elif kind == "brought":
+        elif kind == "user_client":
             backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
         elif kind == "sentinels":
             backend = RedisBackend.from_client(Sentinel([(host, port)], **options).master_for("watched", **options))

@@ -245,7 +245,7 @@ def test_what_is_interrupted_while_replies_are_taken_reaches_nobody_else(
 
     async def several() -> list[Any]:
         ask = [
-            executor.finish(CommandPrefix.of("ECHO"), b"1", interrupted),
+            executor.call_prefixed(CommandPrefix.of("ECHO"), b"1", interrupted),
             *(executor.call("ECHO", each) for each in range(9)),
         ]
         return await asyncio.gather(*ask, return_exceptions=True)
