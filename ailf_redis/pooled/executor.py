@@ -362,7 +362,7 @@ class PooledExecutor(Executor):
         while (self._under_way.interrupt() or self._busy or self._making) and self.runtime.now() < until:
             await self.runtime.event().wait(0.001)
         while self._idle:
-            await done(self._idle.pop().disconnect())
+            self._end(self._idle.pop())  # a polite end of TLS waits for the server's
 
 
 def _demoted(reply: Any) -> bool:

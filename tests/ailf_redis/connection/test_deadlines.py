@@ -447,6 +447,25 @@ def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> No
     assert [type(each) for each in errors] == [ailf.ClosedError]
 
 
+def test_closing_over_frozen_tls(any_server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """B3: closing on asyncio doesn't wait for the server's end of a TLS session, and raises nothing without it."""
+    certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
+
+    async def main(port: int, process: int) -> float:
+        backend = AsyncRedisBackend(f"rediss://{HOST}:{port}/0?tls_ca={certificates.ca}&timeout=2&connect_timeout=2")
+        async with backend.pubsub().listen("c"):
+            os.kill(process, signal.SIGSTOP)
+            begin = time.monotonic()
+            await backend.aclose()
+            return time.monotonic() - begin
+
+    with Terminator(certificates, any_server.port) as tls:
+        try:
+            assert asyncio.run(main(tls.port, tls._process.pid)) < SLACK
+        finally:
+            os.kill(tls._process.pid, signal.SIGCONT)
+
+
 def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
     """B4: a child that closes its copy of the backend ends nothing that a thread of the parent waits for."""
     with socket.create_server((HOST, 0)) as silent:
