@@ -6,11 +6,12 @@ Otherwise it is an `OutcomeUnknownError`.
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
@@ -27,6 +28,7 @@ from ailf.errors import (
     OutcomeUnknownError,
     UnsupportedError,
 )
+from ailf.runtime import Task
 from ailf.runtime.semaphore import Turnstile
 
 __all__ = ["AWAY", "Closable", "Engine"]
@@ -37,7 +39,10 @@ AWAY: Final = (ConnectionLostError, BackendTimeoutError)
 """The errors of a backend that is away and may come back."""
 
 LEAVING = 5.0
-"""Seconds that closing spends at most on handing messages back."""
+"""Seconds that closing spends at most on handing messages back, of all consumers together."""
+
+GRACE = 2.0
+"""Seconds that what was interrupted has for its end, all together."""
 
 TOKEN, TOKENS = 16, 64
 """The bytes of a random token, and how many tokens are made at once."""
@@ -359,16 +364,47 @@ class Engine:
             return
         self._ended = True
         self._drop.detach()
-        await self._end_users()
+        leaving = await self._end_users()
+        self.driver.interrupt()  # from here on nothing is asked of the backend
+        until = self.runtime.now() + GRACE
+        if self._subscriptions is not None:
+            await self._subscriptions.close(until)
+        await self.renewer.close(until)
         await self.driver.close()
+        for each in leaving:
+            if not await each.join(max(0.0, until - self.runtime.now())):
+                each.cancel()
 
-    async def _end_users(self) -> None:
+    async def _end_users(self) -> list[Task]:
+        """Wake everybody, and close what users hold, within `LEAVING` seconds; return what still closes then."""
         self._closing.set()
         closables = list(self._open)
         for closable in closables:
             closable.stop()
-        for closable in closables:
-            await closable.close()
         if self._subscriptions is not None:
-            await self._subscriptions.close()
-        await self.renewer.close()
+            self._subscriptions.stop()
+        if self.runtime.uses_caller:
+            await self._close_in_turn(closables)
+            return []
+        until = self.runtime.now() + LEAVING
+        leaving = [self.runtime.spawn(each.close, name="ailf-leave") for each in closables]
+        return [each for each in leaving if not await each.join(max(0.0, until - self.runtime.now()))]
+
+    async def _close_in_turn(self, closables: Sequence[Closable]) -> None:
+        """Close one after another; when the time for all is over, end the request under way, and those that follow."""
+        over = self.runtime.event()
+
+        async def watch() -> None:
+            if not await over.wait(LEAVING):
+                self.driver.interrupt()
+
+        watcher = None
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+            watcher = self.runtime.spawn(watch, name="ailf-close") if closables else None
+        try:
+            for closable in closables:
+                await closable.close()
+        finally:
+            over.set()
+            if watcher is not None:
+                await watcher.join(GRACE)

@@ -36,6 +36,9 @@ MARGIN = 0.05
 SOON = 0.05
 """Seconds between two looks at least."""
 
+POLL = 0.001
+"""Seconds between two looks whether the thread has ended."""
+
 LOOKS_WITHIN = 5.0
 """Seconds for which a move of the clock waits at most until the thread has renewed what is due: it hangs then."""
 
@@ -199,16 +202,22 @@ class Renewer:
         """Don't renew this any more."""
         self._holds.discard(hold)
 
-    async def close(self) -> None:
-        """End the thread and give back its connection."""
+    async def close(self, until: float = float("inf")) -> None:
+        """End the thread and give back its connection; it has until then, on the runtime's clock.
+
+        Its request is interrupted. The time is for a driver that can't be.
+        """
         with self._wake:
             self._closed = True
             self._wake.notify()
             thread = self._thread
         if self._twin is not None:
             self._twin.interrupt()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(10.0)  # its request was interrupted; the bound is for a driver that can't be
+        if thread is None or thread is threading.current_thread():
+            return
+        runtime = self._driver.runtime
+        while thread.is_alive() and runtime.now() < until:
+            await runtime.event().wait(POLL)  # an event loop goes on meanwhile
 
     def abandon(self) -> None:
         """End the thread without waiting for it: nobody can have a lease any more."""

@@ -268,14 +268,20 @@ class SubscriptionManager:
         last = begin + 2 * self._driver.timeout
         until = last if until is None else min(until, last)
         try:
-            if self._reader is None:
-                await self._starting.run(self._start)
+            await self._connected(begin, until)
             with self._guard:
                 await self._change(self._enter(inbox, wanted), ())
             await self._confirmed(wanted, begin, until)
         except BaseException:
             await self.drop(inbox, wanted)
             raise
+
+    async def _connected(self, begin: float, until: float) -> None:
+        """Return when there is a connection that is read; a filter noted before that would never be asked for."""
+        if self._reader is None:
+            await self._starting.run(self._start, max(0.0, until - begin))
+        if not (self._reader or self._closed):
+            raise BackendTimeoutError(f"subscribing: there was no connection within {max(0.0, until - begin):.3g} s")
 
     async def drop(self, inbox: MessageBuffer, filters: Sequence[Filter]) -> None:
         """Let these filters feed the inbox no more."""
@@ -330,7 +336,7 @@ class SubscriptionManager:
             if interest is None:
                 raise ClosedError(f"the subscription to {each.text!r} was closed while it was being made")
             if not await interest.confirmed.wait(max(0.0, until - self._runtime.now())):
-                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:g} s")
+                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:.3g} s")
             if interest.error is not None:
                 raise interest.error
             if self._closed:
@@ -481,8 +487,8 @@ class SubscriptionManager:
         if self._listener is not None and self._runtime.flavour == "blocking":
             self._listener.interrupt()
 
-    async def close(self) -> None:
-        """End every inbox with `ClosedError`, the reader, and the connection (B3)."""
+    def stop(self) -> None:
+        """End every inbox with `ClosedError`, and wake the reader (B3)."""
         self._closed = True
         for inbox in tuple(self._inboxes):
             inbox.end(ClosedError("the backend was closed"))
@@ -491,9 +497,13 @@ class SubscriptionManager:
         self._stopping.set()
         if self._listener is not None:
             self._listener.interrupt()
-        if self._reader is not None and not await self._reader.join(2 * _SLICE):
+
+    async def close(self, until: float) -> None:
+        """End the reader, which has until then to end by itself, and the connection (B3)."""
+        self.stop()
+        if self._reader is not None and not await self._reader.join(max(0.0, until - self._runtime.now())):
             self._reader.cancel()
-            await self._reader.join(2 * _SLICE)
+            await self._reader.join(_SLICE)
         if self._listener is not None:
             await self._listener.close()
 

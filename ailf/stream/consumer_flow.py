@@ -20,7 +20,7 @@ from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
 from ailf.engine.renewal import RenewedLease, Renewer
-from ailf.errors import AilfError, ClosedError, DecodeError
+from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import GroupFlow
@@ -245,14 +245,19 @@ class ConsumerFlow:
         self.stopping.set()
         self._waiter.interrupt()
 
-    async def _landed(self) -> None:
-        """Let a fetch under way come to its end: what it brings must be given back."""
-        await self._filling.wait_idle(LEAVING)
-        await self._looking.wait_idle(LEAVING)
+    async def _landed(self, until: float) -> None:
+        """Let a fetch under way come to its end until then: what it brings must be given back."""
+        now = self.group.engine.runtime.now
+        await self._filling.wait_idle(max(0.0, until - now()))
+        await self._looking.wait_idle(max(0.0, until - now()))
 
-    async def hand_back(self) -> None:
-        """Release what is fetched and not handed out: available to others at once, the attempt not counted (S14)."""
-        await self._landed()
+    async def hand_back(self, until: float | None = None) -> None:
+        """Release what is fetched and not handed out: available to others at once, the attempt not counted (S14).
+
+        Arguments:
+            until: When the time for a fetch under way is over; None: in `LEAVING` seconds.
+        """
+        await self._landed(self.group.engine.runtime.now() + LEAVING if until is None else until)
         unstarted = []
         while self._buffer:
             unstarted.append(self._buffer.popleft())
@@ -275,13 +280,11 @@ class ConsumerFlow:
         self.group.engine.check_home()
         self._closed = True
         self.stop()
-        await self._landed()
+        until = self.group.engine.runtime.now() + LEAVING
+        await self._landed(until)
         await self._waiter.close()
         try:
-            if self.in_hand:
-                await self.hand_back()
-            else:
-                await self.group.driver.leave(self.group.stream, self.group.name, self.name)
+            await self._leave(until)
         except AilfError as error:
             log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
         for hold in tuple(self._held):
@@ -289,6 +292,15 @@ class ConsumerFlow:
         _abandon(self.group.engine.renewer, self._held)
         self._buffer.clear()
         self.group.engine.forget(self)
+
+    async def _leave(self, until: float) -> None:
+        """Give back what it holds; a backend that left the last fetch without an answer until then is not asked."""
+        if self.group.engine.runtime.now() >= until:
+            raise BackendTimeoutError("the backend does not answer")
+        if self.in_hand:
+            await self.hand_back(until)
+        else:
+            await self.group.driver.leave(self.group.stream, self.group.name, self.name)
 
 
 def _undecodable(claim: Claim, error: DecodeError) -> Settlement:

@@ -185,12 +185,11 @@ class LoopLink(ReplyProtocol, Link):
 
     def interrupt(self) -> None:
         if self._loop is _get_running_loop():
-            self._transport.close()
+            self._transport.abort()
         else:
             discard(self._connection, self._loop)
 
     async def close(self) -> None:
+        discard(self._connection, self._loop)  # a polite end of TLS waits for the server's
         if self._loop is get_running_loop():
-            await self._connection.disconnect()
-        else:
-            discard(self._connection, self._loop)
+            await asyncio.sleep(0)  # in which the transport says that it is gone

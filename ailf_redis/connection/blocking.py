@@ -24,7 +24,7 @@ from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import Endpoint, server_of
+from ailf_redis.connection.endpoint import ServerEndpoint, server_of
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import (
     IDLE,
@@ -223,9 +223,10 @@ class _Wire:
 class BlockingExecutor(Executor):
     """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
 
-    def __init__(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, settings: Settings, endpoint: ServerEndpoint | None = None) -> None:
         super().__init__(settings)
         self._endpoint = endpoint or server_of(settings, "blocking")
+        self._under_way = self._endpoint.under_way
         self._timeout = settings.timeout
         self._begin()
 
@@ -236,6 +237,7 @@ class BlockingExecutor(Executor):
             self._slots.put(None)
         self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
         self._busy: set[_Wire] = set()
+        self._under_way.forget()
 
     async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._ask(prefix.with_last_argument(last))
@@ -387,6 +389,7 @@ class BlockingExecutor(Executor):
         if self._pid == os.getpid():  # else they are the parent's
             for wire in tuple(self._busy):
                 wire.shut()
+            self._under_way.interrupt()
 
     def abandon(self) -> bool:
         had = super().abandon() or bool(self._idle or self._busy)
@@ -400,7 +403,8 @@ class BlockingExecutor(Executor):
             return
         self._disconnect_idle()
         until = SystemClock.wait_time() + self.settings.timeout
-        while self._busy and SystemClock.wait_time() < until:  # each thread gives back its own, woken by the interrupt
+        # Each thread gives back its own, woken by the interrupt.
+        while (self._under_way.interrupt() or self._busy) and SystemClock.wait_time() < until:
             time.sleep(0.001)  # noqa: ASYNC251 - a flow of the thread runtime
         self._disconnect_idle()
 

@@ -22,13 +22,14 @@ from ailf.errors import UnsupportedError
 from ailf_redis.connection.blocking_link import shut
 from ailf_redis.connection.resp import packed
 from ailf_redis.settings import Settings
-from ailf_redis.versions import SILENT, pack_by, quiet, sock_of
+from ailf_redis.versions import SILENT, is_asyncio, pack_by, quiet, sock_of
 
 __all__ = [
     "Address",
     "ClusterEndpoints",
     "Endpoint",
     "ServerEndpoint",
+    "UnderWay",
     "answer",
     "clean",
     "done",
@@ -94,6 +95,53 @@ async def hang_up(connection: Any) -> None:
     await done(connection.disconnect(**nowait))
 
 
+# --- connections being made ---------------------------------------------------------------------------------------
+
+
+class UnderWay:
+    """The connections of one executor that threads wait for before the first call over them, so that closing ends that.
+
+    A thread makes one at a time. On asyncio a task makes it, which is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, Any] = {}
+        self._over = False
+
+    @contextlib.contextmanager
+    def making(self, connection: Any) -> Iterator[None]:
+        """Let `interrupt` end what this thread waits for at a connection; on asyncio do nothing.
+
+        Raises:
+            ConnectionError: It was called already.
+        """
+        if is_asyncio(connection):
+            yield
+            return
+        try:
+            self._of[threading.get_ident()] = connection
+            if self._over:
+                raise ConnectionError("the backend was closed")
+            yield
+        finally:
+            self._of.pop(threading.get_ident(), None)
+
+    def interrupt(self) -> bool:
+        """End every wait, from any thread, and begin none; return whether there was one.
+
+        A connection that has no socket yet is missed, so it is to be called until there is none.
+        """
+        self._over = True
+        connections = tuple(self._of.values())
+        for each in connections:
+            shut(sock_of(each))
+        return bool(connections)
+
+    def forget(self) -> None:
+        """Leave the parent's alone, in a forked child."""
+        self._of.clear()
+
+
 # --- origins ------------------------------------------------------------------------------------------------------
 
 
@@ -123,11 +171,13 @@ class ServerEndpoint(Endpoint):
         kind: redis-py's class of connection, or one derived from it.
         options: Its arguments.
         where: See `Endpoint`.
+        under_way: The connections that are being made.
     """
 
     kind: Any = attrs.field()
     options: Mapping[str, Any] = attrs.field(repr=False)
     where: str = attrs.field()
+    under_way: UnderWay = attrs.field(factory=UnderWay, repr=False, eq=False)
 
     async def connect(self) -> Any:
         # Its own timeout is for signing in alone: from then on ailf counts.
@@ -135,7 +185,7 @@ class ServerEndpoint(Endpoint):
         own = {"socket_timeout": seconds, **quiet(on_asyncio=inspect.iscoroutinefunction(self.kind.connect))}
         connection = self.kind(**{**self.options, **own})
         try:
-            await _connected(connection, self.options)
+            await _connected(connection, self.options, self.under_way)
         except BaseException:
             await hang_up(connection)
             raise
@@ -186,7 +236,7 @@ class _TextPacker:
         return [packed([command])]
 
 
-async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
+async def _connected(connection: Any, options: Mapping[str, Any], under_way: UnderWay) -> None:
     """Connect within the time for that, sign-in included, which redis-py counts anew for each read.
 
     On threads each address of a name, and TLS' handshake, has that time by itself: redis-py hides their socket.
@@ -198,7 +248,7 @@ async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
         return
     pack_by(connection, _TextPacker())
     if any(options.get(each) for each in _SIGN_IN) or not SILENT.items() <= options.items():
-        with _ended_after(seconds, connection):
+        with _ended_after(seconds, connection), under_way.making(connection):
             connection.connect()
     else:
         connection.connect()

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from redis.exceptions import ReadOnlyError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
@@ -22,7 +23,7 @@ from ailf.runtime import Event, Runtime
 from ailf.runtime.aio import check_ended, start_task
 from ailf_redis.connection.aio_link import LoopLink, discard
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import Endpoint, ServerEndpoint, done, hang_up
+from ailf_redis.connection.endpoint import Endpoint, ServerEndpoint, UnderWay, done, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import IDLE, Command, packed
@@ -85,11 +86,13 @@ class PooledExecutor(Executor):
         self.where = endpoint.where
         self.runtime = runtime
         self._tracker: MasterTracker | None = None
+        self._under_way = UnderWay()
         self._endpoint: Endpoint
         if isinstance(endpoint, SentinelEndpoint):
-            self._endpoint = self._tracker = MasterTracker(endpoint, self, runtime, self._leave_master)
+            mine = endpoint.counted_in(self._under_way)
+            self._endpoint = self._tracker = MasterTracker(mine, self, runtime, self._leave_master)
         else:
-            self._endpoint = endpoint
+            self._endpoint = attrs.evolve(endpoint, under_way=self._under_way)
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
         self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
@@ -100,6 +103,7 @@ class PooledExecutor(Executor):
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
         self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
+        self._under_way.forget()
         self._making: set[asyncio.Task[Any]] = set()
         self._left: list[asyncio.Task[Any]] = []  # those of them for which no call waits
 
@@ -330,10 +334,14 @@ class PooledExecutor(Executor):
         if not self._on_asyncio and self._home == self._here():  # else they are a parent's
             for connection in tuple(self._busy):
                 shut(sock_of(connection))  # a fake's never blocks for long
+            self._under_way.interrupt()
 
     def abandon(self) -> bool:
         had = super().abandon()
-        connections = [*self._idle, *self._busy] if self._home[0] == os.getpid() else []
+        connections: list[Any] = []
+        if self._home[0] == os.getpid():  # else they are a parent's
+            connections = [*self._idle, *self._busy]
+            self._under_way.interrupt()
         self._idle.clear()
         for each in connections:
             self._end(each)
@@ -351,10 +359,10 @@ class PooledExecutor(Executor):
             making.cancel()
         until = self.runtime.now() + self.settings.timeout
         # Each caller gives back its own, woken by the interrupt.
-        while (self._busy or self._making) and self.runtime.now() < until:
+        while (self._under_way.interrupt() or self._busy or self._making) and self.runtime.now() < until:
             await self.runtime.event().wait(0.001)
         while self._idle:
-            await done(self._idle.pop().disconnect())
+            self._end(self._idle.pop())  # a polite end of TLS waits for the server's
 
 
 def _demoted(reply: Any) -> bool:

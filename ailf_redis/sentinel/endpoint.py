@@ -6,7 +6,7 @@ from typing import Any, Final
 import attrs
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, ServerEndpoint, hang_up
+from ailf_redis.connection.endpoint import Address, ServerEndpoint, UnderWay, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.resp import READ_SIZE, Command, packed
 from ailf_redis.errors import MISREAD
@@ -91,6 +91,11 @@ class SentinelEndpoint:
     forced_host: str | None
     where: str
 
+    def counted_in(self, under_way: UnderWay) -> "SentinelEndpoint":
+        """Return the same for one executor, which has the connections that are being made counted there."""
+        sentinels = [attrs.evolve(each, under_way=under_way) for each in self.sentinels]
+        return attrs.evolve(self, master=attrs.evolve(self.master, under_way=under_way), sentinels=sentinels)
+
 
 # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -100,33 +105,34 @@ def questions(service: str) -> list[Command]:
     return [("SENTINEL", "MASTER", service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)]
 
 
-async def ask(sentinel: ServerEndpoint, service: str) -> MasterState | None:
-    """Return what a Sentinel says of a master; None: it doesn't know it.
+async def ask(sentinel: ServerEndpoint, service: str, seconds: float) -> MasterState | None:
+    """Return what a Sentinel says of a master within `seconds`, connecting included; None: it doesn't know it.
 
     Raises:
         RedisError, OSError, hiredis.HiredisError: It doesn't say.
     """
-    connection = await sentinel.connect()
+    until = SystemClock.wait_time() + seconds
+    connection = await sentinel.within(seconds).connect()
     try:
-        master, address = await _exchange(port_of(connection), questions(service), sentinel.options["socket_timeout"])
+        with sentinel.under_way.making(connection):
+            master, address = await _exchange(port_of(connection), questions(service), until)
     finally:
         await hang_up(connection)
     return MasterState.of(master, address)
 
 
-async def is_master(port: Port, timeout: float) -> bool:
-    """Ask a server whether it is a master.
+async def is_master(port: Port, until: float) -> bool:
+    """Ask a server whether it is a master; `until` is on the system's clock.
 
     Raises:
         RedisError, OSError, hiredis.HiredisError: It doesn't say.
     """
-    (role,) = await _exchange(port, [("ROLE",)], timeout)
+    (role,) = await _exchange(port, [("ROLE",)], until)
     if isinstance(role, Exception):
         raise role
     return isinstance(role, list) and role[:1] == [b"master"]
 
 
-async def _exchange(port: Port, commands: Sequence[Command], timeout: float) -> list[Any]:
-    until = SystemClock.wait_time() + timeout
+async def _exchange(port: Port, commands: Sequence[Command], until: float) -> list[Any]:
     await port.send(packed(commands), until)
     return await port.receive(len(commands), until, READ_SIZE)

@@ -1,8 +1,9 @@
 """The master that Sentinels name: connections to it, and the end of those to a former one.
 
 A connection is made to the server that the Sentinel with the newest configuration names, and only if that server says
-itself (ROLE) that it is a master. When the master changes, all connections to the former one end, those of calls under
-way too: it may be alive, and take writes that will be lost.
+itself (ROLE) that it is a master. All of that has one deadline, and each step an even share of what is left of it, so
+that a Sentinel that is silent leaves time for the others. When the master changes, all connections to the former one
+end, those of calls under way too: it may be alive, and take writes that will be lost.
 """
 
 import logging
@@ -13,13 +14,14 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ailf.runtime import Runtime
+from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.endpoint import Address, Endpoint, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, Link, LinkAround
 from ailf_redis.connection.resp import Command
 from ailf_redis.errors import BROKEN
 from ailf_redis.sentinel.endpoint import MasterState, SentinelEndpoint, ask, is_master
-from ailf_redis.sentinel.subscriptions import FAILURES, Poller, Subscriptions
+from ailf_redis.sentinel.subscriptions import FAILURES, PATIENCE, Poller, Subscriptions
 
 __all__ = ["MasterTracker"]
 
@@ -67,15 +69,20 @@ class MasterTracker(Endpoint):
     async def connect(self) -> Any:
         """Return a new connection to the master, which has confirmed that it is one.
 
+        It has the master's ``socket_connect_timeout`` in all, whatever the Sentinels do.
+
         Raises:
             RedisError, OSError: It can't be made; nothing is left of it.
         """
-        await self._subscriptions.look_after()
+        until = self._runtime.now() + self._endpoint.master.options["socket_connect_timeout"]
+        await self._subscriptions.look_after(self._share(until, len(self._endpoint.sentinels) + 1))
         changes = self._changes
-        host, port = await self._address()
-        connection = await self._endpoint.master.at((self._endpoint.forced_host or host, port)).connect()
+        host, port = await self._address(until)
+        master = self._endpoint.master.at((self._endpoint.forced_host or host, port))
+        connection = await master.within(self._share(until, 0)).connect()
         try:
-            confirmed = await is_master(port_of(connection), self._executor.settings.timeout)
+            with master.under_way.making(connection):
+                confirmed = await is_master(port_of(connection), until)
         except BaseException:
             await hang_up(connection)
             raise
@@ -87,7 +94,18 @@ class MasterTracker(Endpoint):
         why = "the master has just changed" if confirmed else f"{host}:{port}, which a Sentinel named, is a replica"
         raise RedisConnectionError(why)
 
-    async def _address(self) -> Address:
+    def _share(self, until: float, others: int) -> float:
+        """Return the seconds that one step may take, where `others` are to come after it.
+
+        Raises:
+            TimeoutError: None are left.
+        """
+        left = until - self._runtime.now()
+        if left <= 0:
+            raise TimeoutError("the Sentinels took all of the time for a connection")
+        return left / (others + 1)
+
+    async def _address(self, until: float) -> Address:
         """Ask the Sentinels; believe one whose configuration is not older than what is known already.
 
         Just after a failover one Sentinel may still name the former master, and one that knows better may not yet have
@@ -95,9 +113,10 @@ class MasterTracker(Endpoint):
         """
         changes = self._changes
         states: list[MasterState] = []
-        for sentinel in self._subscriptions.sentinels():
+        sentinels = self._subscriptions.sentinels()
+        for others, sentinel in zip(range(len(sentinels), 0, -1), sentinels, strict=True):
             try:
-                state = await ask(sentinel, self._endpoint.service)
+                state = await ask(sentinel, self._endpoint.service, min(PATIENCE, self._share(until, others)))
             except BROKEN:
                 continue
             if state is None:
@@ -129,11 +148,11 @@ class MasterTracker(Endpoint):
             until: When the call has to end, on the runtime's clock.
         """
         if self._subscriptions.has_news():
-            await self._subscriptions.attend()
+            await self._subscriptions.attend((until - self._runtime.now()) / 2)  # the other half is for what follows
         now = self._runtime.now()
         if connection in self._held and now - port.used > QUIET:
             try:
-                if not await is_master(port, (until - now) / 2):  # the other half is for a new connection and the call
+                if not await is_master(port, now + (until - now) / 2):  # the other half: a new connection, the call
                     return False
             except FAILURES:
                 return False
@@ -171,10 +190,10 @@ class MasterTracker(Endpoint):
         """Return a dedicated connection that is lost when the master changes."""
         return _MasterLink(self, link, connection)
 
-    async def look(self, connection: Any) -> None:
-        """Take note of what the Sentinels have published, and then `check`."""
+    async def look(self, connection: Any, patience: float) -> None:
+        """Take note, within `patience` seconds, of what the Sentinels have published, and then `check`."""
         if self._subscriptions.has_news():
-            await self._subscriptions.attend()
+            await self._subscriptions.attend(patience)
         self.check(connection)
 
     def check(self, connection: Any) -> None:
@@ -228,14 +247,16 @@ class _MasterLink(LinkAround):
         self._connection = connection
 
     async def send(self, commands: Sequence[Command]) -> None:
-        await self._tracker.look(self._connection)
+        await self._tracker.look(self._connection, 0.0)  # who receives looks after the subscriptions
         await super().send(commands)
 
     async def receive(self, timeout: float) -> list[Any]:
+        until = SystemClock.wait_time() + timeout
+        left = timeout
         while True:
-            await self._tracker.look(self._connection)
-            part = min(timeout, SLICE)
-            replies = await super().receive(part)
-            timeout -= part
-            if replies or timeout <= 0:
+            await self._tracker.look(self._connection, left)
+            left = until - SystemClock.wait_time()
+            replies = await super().receive(max(0.0, min(left, SLICE)))
+            left = until - SystemClock.wait_time()
+            if replies or left <= 0:
                 return replies

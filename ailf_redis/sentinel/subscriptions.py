@@ -1,7 +1,7 @@
 """The subscriptions of an executor to what Sentinels publish.
 
-The rule of this file: looking after the subscriptions takes at most about `PATIENCE` seconds of a call, whatever the
-Sentinels do.
+The rule of this file: looking after the subscriptions takes at most the seconds of a call that the call gives it, and
+at most `PATIENCE` of them, whatever the Sentinels do.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.errors import BROKEN
 from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, SentinelEndpoint, new_master, questions
 
-__all__ = ["FAILURES", "Poller", "Subscriptions"]
+__all__ = ["FAILURES", "PATIENCE", "Poller", "Subscriptions"]
 
 log = logging.getLogger("ailf.redis")
 
@@ -29,7 +29,7 @@ QUIET: Final = 10.0
 """Seconds after which a Sentinel that has said nothing is asked for a PONG."""
 
 PATIENCE: Final = 1.0
-"""Seconds that a Sentinel has to accept a subscription, or to answer a PING."""
+"""Seconds that a Sentinel has at most to say who the master is, to accept a subscription, or to answer a PING."""
 
 LONG: Final = 0.25
 """Seconds of a call after which the next one goes on with looking after the subscriptions."""
@@ -176,12 +176,12 @@ class Subscriptions:
                 return True
         return self._runtime.now() >= self._due
 
-    async def attend(self) -> None:
-        """Handle what has arrived, and look after the subscriptions where one is due."""
+    async def attend(self, patience: float) -> None:
+        """Handle what has arrived, and look after the subscriptions where one is due; see `look_after`."""
         if not self._on_asyncio:
             await self.read()
         if self._runtime.now() >= self._due:
-            await self.look_after()
+            await self.look_after(patience)
 
     async def read(self) -> None:
         """On threads, handle what has arrived."""
@@ -207,39 +207,46 @@ class Subscriptions:
 
     # --- looking after them --------------------------------------------------------------------------------------
 
-    async def look_after(self) -> None:
-        """Subscribe, and find out which Sentinel is silent: one call does it, and others pass by meanwhile."""
+    async def look_after(self, patience: float) -> None:
+        """Subscribe, and find out which Sentinel is silent: one call does it, and others pass by meanwhile.
+
+        Arguments:
+            patience: Seconds that it may take; on asyncio it takes none, as a task does it.
+        """
+        if not self._on_asyncio and patience <= 0:
+            return
         with self._guard:
             if self._tending or self._executor.closed or self._runtime.now() < self._due:
                 return
             self._tending = True
         if self._on_asyncio:
-            self._task = start_task(self._tend())
+            self._task = start_task(self._tend(PATIENCE))
         else:
-            await self._tend()
+            await self._tend(min(PATIENCE, patience))
 
-    async def _tend(self) -> None:
+    async def _tend(self, patience: float) -> None:
         begin = self._runtime.now()
+        until = begin + patience
         try:
             for each in self._all:
                 now = self._runtime.now()
-                if now - begin > LONG or self._executor.closed:
+                if now - begin > LONG or now >= until or self._executor.closed:
                     break
                 if now >= each.due:
-                    await self._tend_one(each)
+                    await self._tend_one(each, until)
             with self._guard:
                 self._due = min((each.due for each in self._all), default=float("inf"))
             self._say_whether_deaf()
         finally:
             self._tending = False
 
-    async def _tend_one(self, subscription: _Subscription) -> None:
+    async def _tend_one(self, subscription: _Subscription, until: float) -> None:
         link = subscription.link
         if link is None:
-            await self._subscribe(subscription)
+            await self._subscribe(subscription, until)
         elif subscription.pinged:
             await self._end(subscription, link)
-            await self._subscribe(subscription)
+            await self._subscribe(subscription, until)
         else:
             subscription.pinged, subscription.due = True, self._runtime.now() + PATIENCE
             try:
@@ -247,9 +254,9 @@ class Subscriptions:
             except FAILURES:
                 await self._end(subscription, link)
 
-    async def _subscribe(self, subscription: _Subscription) -> None:
+    async def _subscribe(self, subscription: _Subscription, until: float) -> None:
         try:
-            link, replies = await self._subscribed(subscription.sentinel)
+            link, replies = await self._subscribed(subscription.sentinel, until)
         except FAILURES as error:
             log.debug("can't subscribe to the Sentinel %s: %s", subscription.sentinel.where, error)
             subscription.due = self._runtime.now() + PAUSES[min(subscription.failures, len(PAUSES) - 1)]
@@ -268,19 +275,20 @@ class Subscriptions:
         if self._executor.closed:  # while it was being made
             await self._end(subscription, link)
 
-    async def _subscribed(self, sentinel: ServerEndpoint) -> tuple[Link, list[Any]]:
-        """Return a subscribed connection, and what has arrived on it: the replies to `questions` first.
+    async def _subscribed(self, sentinel: ServerEndpoint, until: float) -> tuple[Link, list[Any]]:
+        """Return a subscribed connection, and what has arrived on it until then: the replies to `questions` first.
 
         The master's state is asked for in the same write, which the Sentinel reads at once. So no change can fall
         between the state and the first message.
         """
-        connection = await sentinel.within(PATIENCE).connect()
+        connection = await sentinel.within(until - self._runtime.now()).connect()
         kind: Callable[[Executor, Any], Link] = _LoopSubscription if self._on_asyncio else ThreadLink
         link = kind(self._executor, connection)
         try:
             commands = [*questions(self._endpoint.service), ("SUBSCRIBE", SWITCHES)]
-            await link.send(commands)
-            return link, await _received(link, len(commands), self._runtime)
+            with sentinel.under_way.making(connection):
+                await link.send(commands)
+                return link, await _received(link, len(commands), self._runtime, until)
         except BaseException:
             await link.close()
             raise
@@ -331,7 +339,9 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Give them back. The executor is closed, so none is made any more."""
-        until = self._runtime.now() + 2 * PATIENCE
+        if self._task is not None:
+            self._task.cancel()
+        until = self._runtime.now() + PATIENCE
         while self._tending and self._runtime.now() < until:
             await self._runtime.event().wait(0.001)
         for each in self._all:
@@ -339,10 +349,9 @@ class Subscriptions:
                 await self._end(each, each.link)
 
 
-async def _received(link: Link, count: int, runtime: Runtime) -> list[Any]:
+async def _received(link: Link, count: int, runtime: Runtime, until: float) -> list[Any]:
     """Return at least `count` replies, of which the last must be no error."""
     replies: list[Any] = []
-    until = runtime.now() + PATIENCE
     while len(replies) < count:
         arrived = await link.receive(max(0.0, until - runtime.now()))
         if not arrived:

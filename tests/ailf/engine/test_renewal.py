@@ -1,5 +1,6 @@
 """Leases are kept alive whatever happens around them, and called lost in time when they can't be."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from ailf import Concurrency
 from ailf.driver import BackendDriver, Capability, Receipt
 from ailf.engine.renewal import Renewer
 from ailf.errors import ClosedError, ConnectionLostError
-from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
+from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream.lease import ALIVE, ConsumerLiveness, DeliveryLease
 from ailf_memory import MemoryBackend
 
@@ -131,7 +132,7 @@ def test_a_lease_is_renewed_after_a_third() -> None:
     assert held.ends > began + LEASE
     assert driver.threads == {"ailf-renewal"}
     assert [type(each.runtime) for each in driver.twins] == [ThreadRuntime]
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_leases_of_one_group_are_renewed_in_one_request() -> None:
@@ -141,7 +142,7 @@ def test_leases_of_one_group_are_renewed_in_one_request() -> None:
     renewer.add([hold(str(number), since=fetched) for number in range(20)])
     assert soon(lambda: driver.asked)
     assert len(driver.asked[0][1]) == 20
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_a_shorter_lease_wakes_the_thread_earlier() -> None:
@@ -152,7 +153,7 @@ def test_a_shorter_lease_wakes_the_thread_earlier() -> None:
     renewer.add([hold("short", lease=0.15)])
     assert soon(lambda: driver.asked, within=2)
     assert driver.asked[0][1] == ["short"]
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_renewing_survives_errors() -> None:
@@ -172,7 +173,7 @@ def test_renewing_survives_errors() -> None:
     assert soon(lambda: held.ends > before)
     assert failures == []
     assert not held.lost
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_a_lease_that_somebody_else_has_is_lost_alone() -> None:
@@ -185,7 +186,7 @@ def test_a_lease_that_somebody_else_has_is_lost_alone() -> None:
     assert soon(lambda: theirs.lost)
     assert not mine.lost
     assert soon(lambda: driver.asked[-1][1] == ["mine"])
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_a_lease_is_lost_by_the_own_clock_while_the_driver_hangs() -> None:
@@ -204,7 +205,7 @@ def test_a_lease_is_lost_by_the_own_clock_while_the_driver_hangs() -> None:
     assert soon(lambda: held.lost, within=2)
     assert time.monotonic() - began >= LEASE * 0.9
     assert began + LEASE * 0.9 <= held.ends < began + LEASE + 0.05
-    run(renewer.close())
+    asyncio.run(renewer.close())
     assert renewing() == []
 
 
@@ -222,7 +223,7 @@ def test_an_answer_counts_from_when_the_request_was_sent() -> None:
     before = held.ends
     assert soon(lambda: held.ends > before)
     assert held.ends <= driver.asked[0][0] + LEASE
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_renewing_stops_at_max_processing() -> None:
@@ -232,7 +233,7 @@ def test_renewing_stops_at_max_processing() -> None:
     renewer.add([held])
     assert soon(lambda: held.lost, within=2)
     assert driver.asked == []
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_the_thread_ends_when_nothing_is_left_and_comes_again() -> None:
@@ -247,7 +248,7 @@ def test_the_thread_ends_when_nothing_is_left_and_comes_again() -> None:
     renewer.add([again := hold("again", lease=0.15)])
     assert soon(lambda: driver.asked[-1][1] == ["again"])
     assert not again.lost
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_what_was_given_up_is_not_renewed() -> None:
@@ -259,7 +260,7 @@ def test_what_was_given_up_is_not_renewed() -> None:
     renewer.discard(gone)
     assert soon(lambda: driver.asked)
     assert driver.asked[0][1] == ["kept"]
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 @pytest.mark.parametrize("lease", [30.0, 0.03])
@@ -269,10 +270,36 @@ def test_close_joins_the_thread(lease: float) -> None:
     renewer = Renewer(driver)
     renewer.add([hold(lease=lease)])
     time.sleep(0.05)
-    run(renewer.close())
+    asyncio.run(renewer.close())
     assert renewing() == []
     assert all(each.closed.is_set() for each in driver.twins)
-    run(renewer.close())
+    asyncio.run(renewer.close())
+
+
+def test_close_waits_beside_the_event_loop() -> None:
+    """A request that can't be interrupted holds up neither the event loop nor, past its time, the closing."""
+    driver, over = FakeDriver(), threading.Event()
+
+    def hang(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        over.wait(10)
+        return [True] * len(receipts)
+
+    async def main() -> int:
+        turns = 0
+        closing = asyncio.ensure_future(renewer.close(time.monotonic() + 0.3))
+        async with asyncio.timeout(5):
+            while not closing.done():
+                await asyncio.sleep(0.01)
+                turns += 1
+        return turns
+
+    driver.answer = hang
+    renewer = Renewer(driver)
+    renewer.add([hold(lease=0.03)])
+    assert soon(lambda: driver.asked)
+    assert asyncio.run(main()) > 5
+    over.set()
+    assert soon(lambda: not renewing())
 
 
 # --- the life of consumers ---------------------------------------------------------------------------------------
@@ -289,7 +316,7 @@ def test_consumers_with_messages_give_signs_of_life() -> None:
     assert 0.8 / 4 * 0.9 <= driver.beaten[0][0] - began < 0.8 * ALIVE
     assert not any(each.lost for each in held)
     assert driver.asked == [], "leases of a minute need no renewal yet"
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_a_consumer_without_messages_gives_none() -> None:
@@ -302,7 +329,7 @@ def test_a_consumer_without_messages_gives_none() -> None:
     given = len(driver.beaten)
     time.sleep(0.3)
     assert len(driver.beaten) <= given + 1
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_who_is_late_with_his_sign_has_lost_everything() -> None:
@@ -323,7 +350,7 @@ def test_who_is_late_with_his_sign_has_lost_everything() -> None:
     time.sleep(0.1)
     assert mine.lost
     assert not other.lost
-    run(renewer.close())
+    asyncio.run(renewer.close())
 
 
 def test_what_nobody_has_any_more_ends_by_itself() -> None:

@@ -1,17 +1,19 @@
 """Many subscriptions over one connection: what they drop is counted, copies come once, and interruptions are told."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from ailf import ClosedError, Gap, Message, Overflow, PubSub
+from ailf import AsyncMessage, BackendTimeoutError, ClosedError, Gap, Message, Overflow, PubSub
 from ailf.driver import Filter, Frame
 from ailf.engine.inbox import PendingReply
 from ailf.engine.subscriptions import MessageBuffer
 from ailf.runtime import ThreadRuntime, run
-from ailf_memory import MemoryBackend, MemoryStore
+from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 
 @pytest.fixture
@@ -39,6 +41,60 @@ def data(item: Message[int] | Gap | None) -> int:
     """Return the payload of what must be a message."""
     assert isinstance(item, Message)
     return item.data
+
+
+def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B10: a subscriber waits for the connection of all no longer than its time; the next one finds it made."""
+
+    async def main() -> None:
+        may = asyncio.Event()
+        async with asyncio.timeout(10), AsyncMemoryBackend(store=store) as backend:
+            subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
+            kind = type(backend.engine.driver.pubsub())
+            listen = kind.listen
+
+            async def listen_late(driver: Any) -> Any:
+                await may.wait()
+                return await listen(driver)
+
+            monkeypatch.setattr(kind, "listen", listen_late)
+            inbox = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
+            with pytest.raises(BackendTimeoutError, match=r"no connection within 0\.05 s"):
+                await subscriptions.attach(inbox, [Filter("news")], runtime.now() + 0.05)
+            may.set()
+            async with backend.pubsub().listen("news") as events:
+                await backend.pubsub().publish("news", 1)
+                assert await events.get(5) == AsyncMessage("news", 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("left", [0.05, -1.5])
+def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, left: float) -> None:
+    """B10: the same where another thread makes the connection, also for who comes when its time is over already."""
+    may = threading.Event()
+    with MemoryBackend(store=store) as backend:
+        subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
+        kind = type(backend.engine.driver.pubsub())
+        listen = kind.listen
+
+        async def listen_late(driver: Any) -> Any:
+            may.wait(10)
+            return await listen(driver)
+
+        monkeypatch.setattr(kind, "listen", listen_late)
+        first = backend.pubsub(type=int).listen("news")
+        starting = threading.Thread(target=first.__enter__)
+        starting.start()
+        time.sleep(0.05)
+        inbox, begin = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
+        with pytest.raises(BackendTimeoutError, match="no connection within"):
+            run(subscriptions.attach(inbox, [Filter("news")], runtime.now() + left))
+        assert time.monotonic() - begin < 2
+        may.set()
+        starting.join(5)
+        backend.pubsub().publish("news", 1)
+        assert data(first.get(5)) == 1
 
 
 # --- overflow ----------------------------------------------------------------------------------------------------

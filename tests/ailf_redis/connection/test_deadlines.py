@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -13,10 +16,14 @@ import fakeredis
 import pytest
 import redis
 from redis import asyncio as aredis
+from redis.asyncio import sentinel as asentinel
+from redis.sentinel import Sentinel
 
 import ailf
+from ailf.engine import engine
 from ailf.errors import BackendTimeoutError
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
+from ailf.stream import consumer_flow
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.connection.aio import AsyncioExecutor
@@ -31,7 +38,7 @@ from tests.support.tls import HOST, Certificates, Terminator
 
 BULK = b"$40\r\n" + b"x" * 40 + b"\r\n"
 TIMEOUT = 0.3
-KINDS = ("blocking", "asyncio", "brought-blocking", "brought-asyncio")
+KINDS = ("blocking", "asyncio", "user_client-blocking", "user_client-asyncio")
 
 
 def executor(kind: str, settings: Settings) -> Executor:
@@ -39,8 +46,8 @@ def executor(kind: str, settings: Settings) -> Executor:
     if not kind.startswith("brought"):
         return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
     connection, runtime = {
-        "brought-blocking": (redis.Connection, ThreadRuntime()),
-        "brought-asyncio": (aredis.Connection, AsyncioRuntime()),
+        "user_client-blocking": (redis.Connection, ThreadRuntime()),
+        "user_client-asyncio": (aredis.Connection, AsyncioRuntime()),
     }[kind]
     told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
     told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
@@ -179,7 +186,7 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
         asyncio.run(flow())
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "brought-asyncio"])
+@pytest.mark.parametrize("kind", ["asyncio", "user_client-asyncio"])
 def test_many_tasks_wait_for_one_connection(kind: str) -> None:
     """B10: a server that lets nobody in costs each of many tasks its time once, and not one after another."""
     with Scripted(lambda command: trickled(b"+" + b"O" * 999)) as server:
@@ -238,6 +245,26 @@ def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str
     assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
 
 
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_calls_end_in_time_where_all_sentinels_are_silent(flavour: str) -> None:
+    """B10: Sentinels that accept a connection and say nothing cost a call one request's time, however many they are."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server((HOST, 0))).getsockname() for _ in range(5)]
+        options: dict[str, Any] = {"socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
+
+        def open_one() -> Any:
+            if flavour == "blocking":
+                client = Sentinel(silent, **options).master_for("watched")
+                return RedisBackend.from_client(client, retry_for=REPEAT)
+            return AsyncRedisBackend.from_client(
+                asentinel.Sentinel(silent, **options).master_for("watched"), retry_for=REPEAT
+            )
+
+        took = _on_threads(open_one) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one))
+    assert took.keys() == CALLS.keys()
+    assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
+
+
 @contextlib.contextmanager
 def timed(took: dict[str, float], name: str) -> Iterator[None]:
     """Note how long a call takes, however it ends."""
@@ -247,8 +274,8 @@ def timed(took: dict[str, float], name: str) -> Iterator[None]:
     took[name] = time.monotonic() - begin
 
 
-async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
-    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile."""
+async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None] | None = None) -> dict[str, float]:
+    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile, or before."""
     took: dict[str, float] = {}
 
     async def one(name: str, backend: Any) -> None:
@@ -256,16 +283,17 @@ async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None]) ->
             await entered_async(CALLS[name][1](backend))
 
     backends = {name: open_one() for name in CALLS}
-    for each in backends.values():
-        await each.ping()
-    leave()
+    if leave is not None:
+        for each in backends.values():
+            await each.ping()
+        leave()
     await asyncio.gather(*(one(name, each) for name, each in backends.items()))
     for each in backends.values():
         await each.aclose()
     return took
 
 
-def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
+def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None] | None = None) -> dict[str, float]:
     """Do the same on threads."""
     took: dict[str, float] = {}
 
@@ -274,9 +302,10 @@ def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[
             entered(CALLS[name][1](backend))
 
     backends = {name: open_one() for name in CALLS}
-    for each in backends.values():
-        each.ping()
-    leave()
+    if leave is not None:
+        for each in backends.values():
+            each.ping()
+        leave()
     threads = [threading.Thread(target=one, args=pair) for pair in backends.items()]
     for thread in threads:
         thread.start()
@@ -311,6 +340,158 @@ async def entered_async(result: Any) -> None:
     if hasattr(result, "__aenter__"):
         async with result:
             pass
+
+
+# --- closing ------------------------------------------------------------------------------------------------------
+
+LEAVING = 0.4
+
+
+@pytest.mark.parametrize("way", ["idle", "fetching", "one consumer"])
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_closing_at_a_frozen_server(
+    new_server: NewServer, monkeypatch: pytest.MonkeyPatch, flavour: str, way: str
+) -> None:
+    """B3: the time for handing messages back is one for all consumers, and for all that a consumer waits for."""
+    monkeypatch.setattr(engine, "LEAVING", LEAVING)
+    monkeypatch.setattr(consumer_flow, "LEAVING", LEAVING)
+    server = new_server()
+    took = _closed_on_threads(server, way) if flavour == "blocking" else asyncio.run(_closed_on_asyncio(server, way))
+    server.resume()
+    assert took < LEAVING + 0.5, "one request alone may take a second"
+
+
+def _closed_on_threads(server: Server, way: str) -> float:
+    """Return how long closing takes at a frozen server, with consumers that hold a message, and may be fetching one."""
+    backend = _opened(server, "blocking", user_client=False)
+    backend.stream("s").add_many(range(3))
+    consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
+    held = [each.get(5) for each in consumers]
+    server.pause()
+
+    def fetch(consumer: Any) -> None:
+        with contextlib.suppress(ailf.AilfError):
+            consumer.get(20)
+
+    fetching = [threading.Thread(target=fetch, args=(each,)) for each in consumers if way != "idle"]
+    for thread in fetching:
+        thread.start()
+    time.sleep(0.05)
+    begin = time.monotonic()
+    if way == "one consumer":
+        consumers[0].close()
+    else:
+        backend.close()
+    took = time.monotonic() - begin
+    backend.close()
+    for thread in fetching:
+        thread.join(5)
+    assert len(held) == 3
+    return took
+
+
+async def _closed_on_asyncio(server: Server, way: str) -> float:
+    """Do the same on asyncio."""
+    backend = _opened(server, "asyncio", user_client=False)
+    await backend.stream("s").add_many(range(3))
+    consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
+    held = [await each.get(5) for each in consumers]
+    server.pause()
+    fetching = [asyncio.ensure_future(each.get(20)) for each in consumers if way != "idle"]
+    await asyncio.sleep(0.05)
+    begin = time.monotonic()
+    await (consumers[0] if way == "one consumer" else backend).aclose()
+    took = time.monotonic() - begin
+    await backend.aclose()
+    await asyncio.gather(*fetching, return_exceptions=True)
+    assert len(held) == 3
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    return took
+
+
+@pytest.mark.parametrize(
+    "call", [lambda b: b.ping(), lambda b: entered(b.pubsub().listen("c"))], ids=["ping", "listen"]
+)
+@pytest.mark.parametrize("kind", ["url", "user_client", "sentinels", "cluster"])
+def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> None:
+    """B3: a thread that waits for its sign-in, or for a Sentinel's word, is woken when the backend is closed."""
+    with socket.create_server((HOST, 0)) as silent:
+        host, port = silent.getsockname()
+        options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+        if kind == "url":
+            backend = RedisBackend(f"redis://{host}:{port}/1?timeout=5&connect_timeout=5")
+        elif kind == "user_client":
+            backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
+        elif kind == "sentinels":
+            backend = RedisBackend.from_client(Sentinel([(host, port)], **options).master_for("watched", **options))
+        else:
+            backend = RedisBackend.from_client(redis.Redis(host, port, 1, **options))
+            node = ServerEndpoint(redis.Connection, clean({"host": host, "port": port, "db": 1}, 5.0), "")
+            nodes = ClusterEndpoints(node, [(host, port)], lambda address: address, "cluster://test")
+            backend.engine.driver.executor = ClusterExecutor(Settings(timeout=5.0), nodes, ThreadRuntime())
+        errors: list[BaseException] = []
+
+        def make() -> None:
+            try:
+                call(backend)
+            except ailf.AilfError as error:
+                errors.append(error)
+
+        calling = threading.Thread(target=make)
+        calling.start()
+        time.sleep(0.1)
+        begin = time.monotonic()
+        backend.close()
+        calling.join(20)
+        assert time.monotonic() - begin < SLACK, "connecting has five seconds, and asking a Sentinel one"
+    assert [type(each) for each in errors] == [ailf.ClosedError]
+
+
+def test_closing_over_frozen_tls(any_server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """B3: closing on asyncio doesn't wait for the server's end of a TLS session, and raises nothing without it."""
+    certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
+
+    async def main(port: int, process: int) -> float:
+        backend = AsyncRedisBackend(f"rediss://{HOST}:{port}/0?tls_ca={certificates.ca}&timeout=2&connect_timeout=2")
+        async with backend.pubsub().listen("c"):
+            os.kill(process, signal.SIGSTOP)
+            begin = time.monotonic()
+            await backend.aclose()
+            return time.monotonic() - begin
+
+    with Terminator(certificates, any_server.port) as tls:
+        try:
+            assert asyncio.run(main(tls.port, tls._process.pid)) < SLACK
+        finally:
+            os.kill(tls._process.pid, signal.SIGCONT)
+
+
+def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
+    """B4: a child that closes its copy of the backend ends nothing that a thread of the parent waits for."""
+    with socket.create_server((HOST, 0)) as silent:
+        host, port = silent.getsockname()
+        backend = RedisBackend.from_client(redis.Redis(host, port, 1, socket_timeout=5.0))
+
+        def ping() -> None:
+            with contextlib.suppress(ailf.AilfError):
+                backend.ping()
+
+        calling = threading.Thread(target=ping)
+        calling.start()
+        time.sleep(0.1)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # whatever it hangs in
+            with contextlib.suppress(BaseException):
+                backend.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        calling.join(0.2)
+        assert calling.is_alive()
+        backend.close()
+        calling.join(5)
+        assert not calling.is_alive()
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])

@@ -361,6 +361,28 @@ def test_a_silent_sentinel(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Non
         until("not subscribed anew", lambda: bool(stream.add(3)) and subscriptions(watch.sentinel) > before)
 
 
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_silent_sentinels_leave_time_for_the_next_one(flavour: str) -> None:
+    """B10: where two of three are silent, a connection is made within the time for one, with the word of the third."""
+    with Watch(*newest(), sentinels=3) as watch:
+        for each in watch.sentinels[:2]:
+            each.pause()
+
+        async def on_asyncio() -> None:
+            async with AsyncRedisBackend.from_client(asyncio_client(watch), retry_for=0) as backend:
+                await backend.stream("s").add(1)
+
+        begin = time.monotonic()
+        if flavour == "asyncio":
+            asyncio.run(on_asyncio())
+        else:
+            with RedisBackend.from_client(blocking_client(watch), retry_for=0) as backend:
+                backend.stream("s").add(1)
+        assert time.monotonic() - begin < 2.0, "it has a second"
+        for each in watch.sentinels[:2]:
+            each.resume()
+
+
 def test_idle_connections_ask_for_the_role(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was idle for long asks whether its server is still the master, and sends nothing to a replica."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
@@ -533,6 +555,6 @@ def test_which_sentinel_is_believed(
         tracker._epoch = 4
         if expected is None:
             with pytest.raises(redis.ConnectionError, match="no Sentinel knows a healthy master"):
-                ailf.runtime.run(tracker._address())
+                ailf.runtime.run(tracker._address(float("inf")))
         else:
-            assert ailf.runtime.run(tracker._address()) == ("h", expected)
+            assert ailf.runtime.run(tracker._address(float("inf"))) == ("h", expected)
