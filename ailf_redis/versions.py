@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import redis
+from redis import connection as blocking
+from redis.asyncio import connection as aio
+from redis.exceptions import InvalidResponse, ResponseError
 
 from ailf.errors import UnsupportedError
 
@@ -21,6 +24,7 @@ __all__ = [
     "is_asyncio",
     "pack_by",
     "parse_error_of",
+    "parser_class",
     "quiet",
     "reader_of",
     "sock_of",
@@ -62,6 +66,39 @@ def quiet(*, on_asyncio: bool) -> dict[str, Any]:
         return {}
     maintenance = importlib.import_module("redis.maint_notifications")
     return {"maint_notifications_config": maintenance.MaintNotificationsConfig(enabled=False)}
+
+
+class _Guarded:
+    """Makes redis-py's parser, which reads the answers to a sign-in, raise redis-py's errors whatever a server says."""
+
+    def parse_error(self, said: str) -> Exception:
+        """Return the error for an error reply; hiredis, which calls this, dies of an error that is raised here."""
+        try:
+            error: Exception = super().parse_error(said)  # type: ignore[misc]  # the parser's
+        except Exception:  # noqa: BLE001 - a redirection to nowhere, for example
+            return ResponseError(said)
+        return error
+
+
+class _BlockingParser(_Guarded, blocking.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py chooses it
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)
+        except (TypeError, ValueError) as error:
+            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+
+
+class _AsyncioParser(_Guarded, aio.DefaultParser):  # type: ignore[misc, valid-type]  # as above
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except (TypeError, ValueError) as error:
+            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+
+
+def parser_class(*, on_asyncio: bool) -> type:
+    """Return what reads the answers while a connection is made."""
+    return _AsyncioParser if on_asyncio else _BlockingParser
 
 
 def can_read(connection: Any) -> Any:

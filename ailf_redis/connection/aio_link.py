@@ -13,7 +13,7 @@ import hiredis
 
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import Command, Replies, check_size, packed
+from ailf_redis.connection.resp import Command, Replies, packed
 from ailf_redis.versions import drop, parse_error_of, writer_of
 
 __all__ = ["LoopLink", "Received", "discard"]
@@ -83,7 +83,7 @@ class Received(asyncio.BufferedProtocol):
         try:
             self.take(self._replies.taken(nbytes))
             if self._replies.unfinished:
-                check_size(self._replies.unfinished, self.limit())
+                self._replies.check(self.limit())
         except (hiredis.HiredisError, MemoryError) as error:
             self.connection_lost(error)
             self._transport.abort()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import Command, Replies, check_size, packed
+from ailf_redis.connection.resp import Command, Replies, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.versions import parse_error_of, sock_of
 
@@ -69,13 +69,14 @@ class ThreadLink(Link):
                 while True:
                     if self._gone:
                         raise ConnectionError("it was closed")
+                    if self._replies.unfinished:
+                        self._replies.check(self._executor.page(1))
                     size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
                     if not size:
                         raise ConnectionError("the server closed it")
                     replies = self._replies.taken(size)
                     if replies:
                         return replies
-                    check_size(self._replies.unfinished, self._executor.page(1))
             except TimeoutError:
                 return []
             except BROKEN as error:

@@ -22,7 +22,7 @@ from ailf.errors import UnsupportedError
 from ailf_redis.connection.blocking_link import shut
 from ailf_redis.connection.resp import packed
 from ailf_redis.settings import Settings
-from ailf_redis.versions import SILENT, pack_by, quiet, sock_of
+from ailf_redis.versions import SILENT, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
     "Address",
@@ -132,7 +132,9 @@ class Direct(Origin):
     async def connect(self) -> Any:
         # Its own timeout is for signing in alone: from then on ailf counts.
         seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
-        own = {"socket_timeout": seconds, **quiet(on_asyncio=inspect.iscoroutinefunction(self.kind.connect))}
+        on_asyncio = inspect.iscoroutinefunction(self.kind.connect)
+        own = {"socket_timeout": seconds, "parser_class": parser_class(on_asyncio=on_asyncio)}
+        own |= quiet(on_asyncio=on_asyncio)
         connection = self.kind(**{**self.options, **own})
         try:
             await _connected(connection, self.options)

@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 import hiredis
 import msgspec
+from redis.exceptions import ResponseError
 
 __all__ = ["IDLE", "NOTHING", "TEXT", "Command", "Replies", "Stem", "as_texts", "check_size", "packed"]
 
@@ -95,35 +96,88 @@ def check_size(size: int, most: int) -> None:
 class Replies:
     """Cuts what arrives into replies.
 
+    hiredis makes error replies by itself, as its own class in C: it goes on with NULL where a class of Python raises, be
+    it redis-py's (which refuses ``-MOVED`` without an address) or a signal's handler within it, and the process dies.
+    They become redis-py's errors here, where Python sees what is raised. An error within a list stays hiredis'.
+
     Attributes:
         buffer: Where what arrives is put, before `taken` or `first` is told how much that is.
-        unfinished: About how many bytes have arrived of a reply that isn't whole; `taken` counts them.
+        unfinished: About how many bytes have arrived of a reply that isn't whole; `taken` counts them. Not 0 either
+            after what is no reply. `check` tells what is wrong.
     """
 
     def __init__(self, parse_error: Callable[[str], Exception]) -> None:
         self.unfinished = 0
-        reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=parse_error, notEnoughData=NOTHING)
+        reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=_Said, notEnoughData=NOTHING)
         self.buffer = bytearray(READ_SIZE)
+        self._parse_error = parse_error
+        self._broken: Exception | None = None
         self._feed: Callable[[Any, int, int], None] = reader.feed  # any buffer, whatever its stub says
-        self.following: Callable[[], Any] = reader.gets
+        self._next: Callable[[], Any] = reader.gets
         self.has_more: Callable[[], bool] = reader.has_data
 
     def taken(self, size: int) -> list[Any]:
-        """Take so many bytes of the buffer; return the replies they complete."""
+        """Take so many bytes of the buffer; return the replies they complete, those before what is no reply too."""
         self._feed(self.buffer, 0, size)
         replies = []
-        while (reply := self.following()) is not NOTHING:
-            replies.append(reply)
+        try:
+            while (reply := self._next()) is not NOTHING:
+                replies.append(reply if type(reply) is not _Said else self._as_error(reply))
+        except _CHOKED as error:
+            self._broken, self.unfinished = _no_reply(error), 1
+            return replies
         if not replies:
             self.unfinished += size
         elif self.unfinished:
             self.unfinished = 0
         return replies
 
+    def check(self, most: int) -> None:
+        """Refuse what is no reply, or has grown larger than `most` bytes.
+
+        Raises:
+            hiredis.ProtocolError, MemoryError: It is.
+        """
+        if self._broken is not None:
+            raise self._broken
+        check_size(self.unfinished, most)
+
     def first(self, size: int) -> Any:
         """Take so many bytes of the buffer; return the next reply, or `NOTHING` while it isn't whole.
 
         `has_more` tells of bytes behind it.
+
+        Raises:
+            hiredis.ProtocolError, MemoryError: It is no reply.
         """
         self._feed(self.buffer, 0, size)
-        return self.following()
+        try:
+            reply = self._next()
+        except _CHOKED as error:
+            raise _no_reply(error) from error
+        return reply if type(reply) is not _Said else self._as_error(reply)
+
+    def following(self) -> Any:
+        """Return the reply behind the last one, or `NOTHING` while it isn't whole; see `first`."""
+        return self.first(0)
+
+    def _as_error(self, said: hiredis.ReplyError) -> Exception:
+        """Return redis-py's error for an error reply, whatever a server says in it."""
+        words = str(said)
+        try:
+            return self._parse_error(words)
+        except Exception:  # noqa: BLE001 - a redirection to nowhere, for example
+            return ResponseError(words)
+
+
+_Said: Final = hiredis.ReplyError
+
+_CHOKED: Final = (hiredis.HiredisError, MemoryError, TypeError, ValueError)
+"""What hiredis raises for what is no reply: the last two for what Python can not hold, such as a map whose keys are lists."""
+
+
+def _no_reply(error: Exception) -> Exception:
+    """Return the error that says so: hiredis' own, or one like it."""
+    if isinstance(error, hiredis.HiredisError | MemoryError):
+        return error
+    return hiredis.ProtocolError(f"it can't be made a value of: {error}")

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import gc
-import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 import ailf
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
+from tests.interruption import Interruption
 
 FAR = 100.0
 """Seconds that a lease lasts: nothing ends by itself within a test."""
@@ -19,36 +18,6 @@ FAR = 100.0
 
 UNTOUCHED = ("GrantFlow.__del__", "PlacedPermitFlow.__del__", "Renewer.discard", "Lock.__exit__", "<genexpr>")
 """What runs when a grant is dropped, and what begins to release: what is tested is the way to a holder."""
-
-
-class Interruption:
-    """Raises KeyboardInterrupt at the k-th line or call in ailf's own code, as a signal's handler might.
-
-    Attributes:
-        at: Where it was raised; "" where the code ended before.
-    """
-
-    def __init__(self, moment: int) -> None:
-        self.at = ""
-        self._left = moment
-
-    def __enter__(self) -> Self:
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if "/ailf" not in frame.f_code.co_filename or frame.f_code.co_qualname.endswith(UNTOUCHED):
-            return None
-        if event in ("line", "call"):
-            self._left -= 1
-            if self._left == 0:
-                self.at = f"{frame.f_code.co_qualname} {event} {frame.f_lineno}"
-                sys.settrace(None)
-                raise KeyboardInterrupt(self.at)
-        return self._trace
 
 
 def _lock(backend: Any) -> Any:
@@ -84,7 +53,7 @@ def test_ctrl_c_anywhere(make: Callable[[Any], Any], use: Callable[[Any], Any]) 
         moment += 1
         with MemoryBackend() as backend:
             thing = make(backend)
-            with Interruption(moment) as interruption, contextlib.suppress(KeyboardInterrupt):
+            with Interruption(moment, spared=UNTOUCHED) as interruption, contextlib.suppress(KeyboardInterrupt):
                 use(thing)
             if backend.engine.renewer._holds:
                 gc.collect()

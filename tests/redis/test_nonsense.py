@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 import redis
 from redis import asyncio as aredis
+from redis._parsers import BaseParser
+from redis.connection import parse_url
 
 import ailf
 from ailf.runtime import run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import Replies
 from ailf_redis.keys import Keys
 from ailf_redis.versions import SILENT
+from tests.interruption import Interruption
 from tests.scripted import Scripted
 from tests.servers import Server
 
@@ -24,8 +28,10 @@ BROKEN = [
     b"*-7\r\n",
     b"$-9\r\n",
     b"\xff\xfe\r\n",
+    b"%1\r\n*0\r\n:1\r\n",
+    b"*2\r\n:1\r\n%1\r\n*0\r\n:1\r\n",
 ]
-"""What is no reply."""
+"""What is no reply. A map with a list for a key is none that Python can hold."""
 
 WRONG = [
     b"+OK\r\n",
@@ -71,16 +77,34 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+REFUSALS = [
+    b"-\r\n",
+    b"-MOVED\r\n",
+    b"-MOVED 1\r\n",
+    b"-MOVED x y:z\r\n",
+    b"-ASK 1 :\r\n",
+    b"-ERR \xff\xfe\r\n",
+    b"*1\r\n-MOVED\r\n",
+    b"*3\r\n-MOVED\r\n-ASK 1\r\n%1\r\n+a\r\n:1\r\n",
+]
+"""Error replies of which redis-py makes no error, alone and within others."""
+
+
 def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
     """Return a backend on the server, opened by URL or over a client that was brought."""
     told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
     if not kind.startswith("brought"):
         url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
         return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
-    quiet: dict[str, Any] = {"port": server.port, **SILENT}
+    quiet: dict[str, Any] = {**options_of(server.url), **SILENT}
     if kind == "brought-blocking":
         return RedisBackend.from_client(redis.Redis(**quiet), **told)  # type: ignore[arg-type]  # numbers, all of them
     return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **told)  # type: ignore[arg-type]  # as above
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return a URL as the options of a client."""
+    return {name: value for name, value in parse_url(url).items() if value}
 
 
 async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
@@ -125,6 +149,52 @@ def test_what_is_no_reply(kind: str) -> None:
                     assert "Is it a Redis server" in str(error)
 
     play(kind, flow())
+
+
+@kinds
+def test_errors_that_are_none(kind: str) -> None:
+    """Error replies that say nonsense are errors of ours: hiredis, which reads them, crashed where one was raised."""
+
+    async def flow() -> None:
+        for said in REFUSALS:
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                for name, call in CALLS.items():
+                    error = await ends(server, kind, call)
+                    assert said.startswith(b"*") or isinstance(error, ailf.BackendError), (said, name)
+
+    play(kind, flow())
+
+
+@kinds
+def test_a_sign_in_to_nonsense(kind: str) -> None:
+    """A server that answers the sign-in with nonsense ends the call with an error of ours."""
+
+    async def flow() -> None:
+        for said in (*BROKEN, *WRONG, *REFUSALS):
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                server.url = server.url.replace("redis://", "redis://user:word@").replace("/0", "/1")
+                error = await ends(server, kind, CALLS["ping"])
+                assert error is not None, said
+
+    play(kind, flow())
+
+
+@pytest.mark.parametrize("words", ["MOVED", "MOVED 1 a:1", "NOSCRIPT"])
+def test_an_interrupt_while_an_error_is_read(words: str) -> None:
+    """Ctrl-C anywhere on the way from an error reply to the error is raised, and kills nobody."""
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        replies = Replies(BaseParser.parse_error)
+        said = f"*3\r\n-{words}\r\n-{words}\r\n%1\r\n+a\r\n:1\r\n-{words}\r\n".encode()
+        replies.buffer[: len(said)] = said
+        interrupted = False
+        try:
+            with Interruption(moment, within=("resp.py", "redis")):
+                replies.taken(len(said))
+        except KeyboardInterrupt:
+            interrupted = True
+    assert moment > 10
 
 
 @kinds
@@ -207,6 +277,21 @@ def test_who_comes_behind_nonsense() -> None:
                 await executor.call("PING")
             ends = await asyncio.gather(*(executor.call("PING") for _ in range(4)), return_exceptions=True)
             assert [type(each) for each in ends] == [ailf.ProtocolError, *[ailf.ConnectionLostError] * 3]
+            await executor.close()
+
+    asyncio.run(main())
+
+
+def test_who_comes_before_nonsense() -> None:
+    """An answer that arrives together with nonsense is its caller's all the same."""
+    said = iter([(), (b"+PONG\r\nwhat?\r\n",)])
+
+    async def main() -> None:
+        with Scripted(lambda _: next(said)) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            ends = await asyncio.gather(*(executor.call("PING") for _ in range(2)), return_exceptions=True)
+            assert ends[0] == b"PONG"
+            assert isinstance(ends[1], ailf.ProtocolError)
             await executor.close()
 
     asyncio.run(main())

@@ -1,0 +1,47 @@
+"""Ctrl-C at a chosen moment: what a signal's handler does that raises, without waiting for luck."""
+
+import sys
+from types import FrameType
+from typing import Any, Self
+
+__all__ = ["Interruption"]
+
+
+class Interruption:
+    """Raises KeyboardInterrupt at the k-th line or call in some files, as a signal's handler might.
+
+    Attributes:
+        at: Where it was raised; "" where the code ended before.
+    """
+
+    def __init__(self, moment: int, *, within: tuple[str, ...] = ("/ailf",), spared: tuple[str, ...] = ()) -> None:
+        """Choose the moment.
+
+        Arguments:
+            moment: The how many-th line or call it is.
+            within: What a file's path has to contain, one of these, for its lines to count.
+            spared: What the qualified names of functions end with whose lines don't.
+        """
+        self.at = ""
+        self._left = moment
+        self._within = within
+        self._spared = spared
+
+    def __enter__(self) -> Self:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        code = frame.f_code
+        if not any(each in code.co_filename for each in self._within) or code.co_qualname.endswith(self._spared):
+            return None
+        if event in ("line", "call"):
+            self._left -= 1
+            if self._left == 0:
+                self.at = f"{code.co_qualname} {event} {frame.f_lineno}"
+                sys.settrace(None)
+                raise KeyboardInterrupt(self.at)
+        return self._trace
