@@ -1,5 +1,6 @@
 """Ctrl-C at a chosen moment: what a signal's handler does that raises, without waiting for luck."""
 
+import linecache
 import sys
 from types import FrameType
 from typing import Any, Self
@@ -9,6 +10,9 @@ __all__ = ["Interruption"]
 
 class Interruption:
     """Raises KeyboardInterrupt at the k-th line or call in some files, as a signal's handler might.
+
+    Lines with ``with`` and ``try`` don't count. That of ``with`` is told once more where the block ends; no handler of
+    a signal runs between that and ``__exit__``, nor at a ``try``.
 
     Attributes:
         at: Where it was raised; "" where the code ended before.
@@ -38,10 +42,18 @@ class Interruption:
         code = frame.f_code
         if not any(each in code.co_filename for each in self._within) or code.co_qualname.endswith(self._spared):
             return None
-        if event in ("line", "call"):
+        if event == "call" or (event == "line" and not _enters(frame)):
             self._left -= 1
             if self._left == 0:
                 self.at = f"{code.co_qualname} {event} {frame.f_lineno}"
                 sys.settrace(None)
                 raise KeyboardInterrupt(self.at)
         return self._trace
+
+
+def _enters(frame: FrameType) -> bool:
+    return (
+        linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        .lstrip()
+        .startswith(("with ", "async with ", "try:"))
+    )

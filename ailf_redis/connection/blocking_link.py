@@ -61,26 +61,36 @@ class ThreadLink(Link):
                     rest = rest[self._step(self._socket.send, rest, select.POLLOUT, until) :]
         except OSError as error:
             raise self._executor.lost(error, sent=True) from error
+        except BaseException:  # Ctrl-C: a part may have been sent, into which the next one's would go
+            self.interrupt()
+            raise
 
     async def receive(self, timeout: float) -> list[Any]:
         until = SystemClock.wait_time() + timeout
         with self._reading:
             try:
-                while True:
-                    if self._gone:
-                        raise ConnectionError("it was closed")
-                    if self._replies.unfinished:
-                        self._replies.check(self._executor.page(1))
-                    size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
-                    if not size:
-                        raise ConnectionError("the server closed it")
-                    replies = self._replies.taken(size)
-                    if replies:
-                        return replies
+                return self._received(until)
             except TimeoutError:
                 return []
             except BROKEN as error:
                 raise self._executor.lost(error, sent=True) from error
+            except BaseException:  # Ctrl-C: a part may have been read, which is lost
+                self.interrupt()
+                raise
+
+    def _received(self, until: float) -> list[Any]:
+        """Return what has arrived, at least one reply."""
+        while True:
+            if self._gone:
+                raise ConnectionError("it was closed")
+            if self._replies.unfinished:
+                self._replies.check(self._executor.page(1))
+            size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
+            if not size:
+                raise ConnectionError("the server closed it")
+            replies = self._replies.taken(size)
+            if replies:
+                return replies
 
     def _step(self, do: Callable[[Any], Any], what: Any, ready: int, until: float) -> Any:
         """Do something with the socket as soon as it can be done at once.

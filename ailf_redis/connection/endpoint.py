@@ -4,10 +4,13 @@ Nothing in here uses such a client's connections. They may decode, retry, or sta
 RESP2, bytes, no retries, every timeout explicit. `Direct.connect` is the one place where a connection is made.
 """
 
+import _thread
 import asyncio
 import contextlib
 import inspect
+import queue
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -209,25 +212,38 @@ async def _connected(connection: Any, options: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _ended_after(seconds: float, connection: Any) -> Iterator[None]:
     """Wake the thread that reads from a connection after that many seconds."""
-    over, late = threading.Event(), threading.Event()
+    # No thread or event of `threading` is waited for here: Ctrl-C at the wrong moment leaves their locks locked.
+    over: queue.SimpleQueue[object] = queue.SimpleQueue()
+    late = threading.Event()
+    reached = weakref.ref(connection, over.put)  # who is kept from saying that it is over drops the connection
+
+    def is_over(seconds: float) -> bool:
+        with contextlib.suppress(queue.Empty):
+            over.get(timeout=seconds)
+            return True
+        return False
+
+    def wake() -> None:
+        if (found := reached()) is not None:
+            shut(sock_of(found))
 
     def watch() -> None:
-        if not over.wait(seconds):
+        if not is_over(seconds):
             late.set()
-            shut(sock_of(connection))
-            while not over.wait(_AGAIN):  # it may have been reached only now
-                shut(sock_of(connection))
+            wake()
+            while reached() is not None and not is_over(_AGAIN):
+                wake()  # it may have been connected only now
 
-    with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
-        threading.Thread(target=watch, name="ailf-connect", daemon=True).start()
     try:
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+            _thread.start_new_thread(watch, ())
         yield
     except (RedisError, OSError) as error:
         if late.is_set():
             raise TimeoutError(f"signing in took over {seconds:g} s") from error
         raise
     finally:
-        over.set()
+        over.put(None)
 
 
 # --- options ------------------------------------------------------------------------------------------------------

@@ -96,8 +96,8 @@ def check_size(size: int, most: int) -> None:
 class Replies:
     """Cuts what arrives into replies.
 
-    hiredis makes error replies by itself, as its own class in C: it goes on with NULL where a class of Python raises, be
-    it redis-py's (which refuses ``-MOVED`` without an address) or a signal's handler within it, and the process dies.
+    hiredis makes error replies of its own class, in C. It goes on with NULL where a class of Python raises, be it
+    redis-py's (which refuses ``-MOVED`` without an address) or a signal's handler within it, and the process dies.
     They become redis-py's errors here, where Python sees what is raised. An error within a list stays hiredis'.
 
     Attributes:
@@ -173,7 +173,7 @@ class Replies:
 _Said: Final = hiredis.ReplyError
 
 _CHOKED: Final = (hiredis.HiredisError, MemoryError, TypeError, ValueError)
-"""What hiredis raises for what is no reply: the last two for what Python can not hold, such as a map whose keys are lists."""
+"""What hiredis raises for what is no reply: the last two for what Python can't hold, as a map with lists for keys."""
 
 
 def _no_reply(error: Exception) -> Exception:
