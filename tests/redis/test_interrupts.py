@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from ailf.errors import ConnectionLostError
 from ailf.runtime import run
+from ailf_redis import RedisBackend
 from ailf_redis.connection import blocking as pool
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
 from tests.interruption import Interruption
 from tests.servers import Server
+
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
 CONNECTION = ("ailf_redis/connection/", "ailf_redis/pooled/")
 
@@ -49,7 +53,7 @@ def check_whole(executor: Any, places: int, at: str, threads: int) -> None:
     """Check that a pool has all of its places, that nothing is in use, and that calls get their own replies."""
     assert not executor._busy, at
     assert len(executor._idle) <= places, at
-    assert executor._slots.qsize() == places, at
+    assert (executor._slots.qsize if isinstance(executor, BlockingExecutor) else executor._slots.free)() == places, at
     assert run(executor.call("ECHO", at)) == at.encode(), at
     assert settled(lambda: _thread._count() <= threads), at
 
@@ -112,6 +116,32 @@ def test_ctrl_c_while_a_call_waits_for_its_turn(any_server: Server, namespace: s
     for at in interruptions(act):
         check_whole(executor, 1, at, threads)
     run(executor.close())
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "waits"])
+def test_ctrl_c_during_a_call_of_a_client(any_server: Server, namespace: str, waits: bool) -> None:
+    """Over the connections of a client that was brought, too, the pool is whole wherever it comes."""
+    client = redis.Redis(port=any_server.port)
+    backend = RedisBackend.from_client(client, timeout=2.0, max_connections=1)
+    executor: Any = backend.engine.driver.executor
+    threads = _thread._count()
+
+    def act() -> None:
+        other = threading.Thread(target=lambda: run(executor.call("BLPOP", namespace, 0.01)))
+        if waits:
+            other.start()
+        try:
+            while waits and not executor._busy:
+                time.sleep(0.0001)
+            run(executor.call("ECHO", "an interrupted one"))
+        finally:
+            if waits:
+                other.join(5)
+
+    for at in interruptions(act):
+        check_whole(executor, 1, at, threads)
+    backend.close()
+    client.close()
 
 
 def test_ctrl_c_on_a_link(any_server: Server) -> None:
