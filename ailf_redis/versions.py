@@ -22,6 +22,7 @@ __all__ = [
     "connections_of",
     "drop",
     "is_asyncio",
+    "left_over",
     "pack_by",
     "parse_error_of",
     "parser_class",
@@ -134,6 +135,16 @@ def reader_of(connection: Any) -> Any:
 def writer_of(connection: Any) -> Any:
     """Return the stream that a connection of asyncio writes to, or None."""
     return connection._writer
+
+
+def left_over(connection: Any) -> tuple[bytes, bool]:
+    """Return, and take away, what a connection of asyncio has read and not used, and whether it has ended."""
+    reader = connection._reader
+    if reader is None:
+        return b"", True
+    data = bytes(reader._buffer)
+    reader._buffer.clear()
+    return data, reader.at_eof() or reader.exception() is not None
 
 
 def parse_error_of(connection: Any) -> Callable[[str], Exception]:

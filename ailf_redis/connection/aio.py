@@ -32,6 +32,12 @@ _Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[f
 """A request: its answer; for how many replies that stands (0: for one, which is the result itself); what is made of a
 reply; when it was sent, once it is; how many entries of a stream each reply may hold."""
 
+
+def _unasked(reply: Any) -> _Asked:
+    """End a connection on which something is said that nobody asked for: a server's refusal says why."""
+    raise reply if isinstance(reply, BROKEN) else hiredis.ProtocolError("a reply that nobody asked for")
+
+
 PING: Final = packed([("PING",)])
 
 
@@ -42,6 +48,9 @@ class _Wire(Received):
     server is at work before the last is asked; replies go to the oldest request. A caller that was cancelled leaves its
     place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and so is what waits to be
     written: further callers wait.
+
+    Attributes:
+        cause: Why it is used no more, once it isn't.
     """
 
     MOST: Final = 8192
@@ -55,6 +64,7 @@ class _Wire(Received):
         self.pid = getpid()
         self.broken = self.retired = self.dormant = False
         self._used = self.loop.time()
+        self.cause: Exception = ConnectionError("the server left a request without an answer")
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -119,7 +129,7 @@ class _Wire(Received):
             waited = True
             await asyncio.wait([waiting], timeout=max(0.0, until - self.loop.time()))
             if self.broken or self.retired:
-                raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
+                raise self._executor.lost(self.cause, sent=False) from self.cause
             if not waiting.done():
                 waiting.cancel()
                 raise self._executor.lost(TimeoutError(), sent=False)
@@ -184,7 +194,7 @@ class _Wire(Received):
         asked = None
         try:
             for reply in replies:
-                asked = queue.popleft()
+                asked = queue.popleft() if queue else _unasked(reply)
                 answer, count, read, _, _ = asked
                 if count:
                     self._part(asked, reply)
@@ -242,7 +252,8 @@ class _Wire(Received):
         self._executor.retire(self)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._fail(exc or ConnectionError("the server closed it"))
+        self.cause = exc or ConnectionError("the server closed it")
+        self._fail(self.cause)
         self._let_in()
         self._before.connection_lost(exc)
         drop(self._connection)
@@ -315,7 +326,7 @@ class AsyncioExecutor(Executor):
         if wire is None or wire.dormant or not wire.is_here():
             wire, late = await self._connected(until), True
             if wire.retired:  # it broke before this task's turn came
-                raise self.lost(ConnectionError("it broke while the call waited for it"), sent=False)
+                raise self.lost(wire.cause, sent=False) from wire.cause
         late = await wire.room(until) or late
         answer = wire.ask(data, count, _as_it_is, entries)
         if late:

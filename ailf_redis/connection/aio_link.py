@@ -9,12 +9,10 @@ from asyncio import _get_running_loop, get_running_loop
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
-
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import Command, Replies, packed
-from ailf_redis.versions import drop, parse_error_of, writer_of
+from ailf_redis.versions import can_read, drop, left_over, parse_error_of, writer_of
 
 __all__ = ["LoopLink", "Received", "discard"]
 
@@ -75,6 +73,18 @@ class Received(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = writer_of(connection).transport
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
+        if can_read(connection):
+            self.loop.call_soon(self._take_over)
+
+    def _take_over(self) -> None:
+        """Take what had arrived before, as a server refuses whom it has no room for without being asked."""
+        data, ended = left_over(self._connection)
+        self._buffer[: len(data)] = data
+        if data:
+            self.buffer_updated(len(data))
+        if ended:
+            self.connection_lost(None)
+            self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's form
         return self._buffer
@@ -84,7 +94,7 @@ class Received(asyncio.BufferedProtocol):
             self.take(self._replies.taken(nbytes))
             if self._replies.unfinished:
                 self._replies.check(self.limit())
-        except (hiredis.HiredisError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next reply would be taken for another's
             self.connection_lost(error)
             self._transport.abort()
         except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
