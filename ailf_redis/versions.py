@@ -21,6 +21,7 @@ __all__ = [
     "check_version",
     "connections_of",
     "drop",
+    "forced_host_of",
     "is_asyncio",
     "left_over",
     "pack_by",
@@ -162,6 +163,12 @@ def pack_by(connection: Any, packer: object) -> None:
 def drop(connection: Any) -> None:
     """Close a connection of asyncio at once, in any thread, whatever has become of its event loop."""
     connection._close()
+
+
+def forced_host_of(manager: Any) -> str | None:
+    """Return the host that a Sentinel client puts in place of the master's; None: none, or it can't."""
+    host: str | None = getattr(manager, "_force_master_ip", None)
+    return host
 
 
 def connections_of(pool: Any) -> list[Any]:
