@@ -140,3 +140,8 @@ __all__ = [
     "hookimpl",
     "parse_limit",
 ]
+
+
+def __dir__() -> list[str]:
+    """Show the public names, not the modules that they come from."""
+    return __all__

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-__all__ = ["Memo"]
+__all__ = ["KeyedCache"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Memo(dict[K, V]):
+class KeyedCache(dict[K, V]):
     """A dictionary that makes what it doesn't have, and keeps as much as is worth keeping.
 
     What it has, ``memo[key]`` finds as quickly as any dictionary does; `functools.lru_cache` looks at arguments first.

@@ -119,7 +119,12 @@ class Payloads:
         if headers is not None:
             check_mapping("headers", headers)
         given = stamped(headers)
-        sent = check_headers(given) if given else {}
+        try:
+            sent = check_headers(given) if given else {}
+        except InvalidArgumentError:
+            if given is headers:
+                raise
+            sent = check_headers(headers)  # there is no room for the trace: it must not make a send fail
         if sent and sent.get(CONTENT_TYPE) == BYTES:
             raise InvalidArgumentError(f"the header {CONTENT_TYPE}: {BYTES} is how {self.what} marks bytes; send bytes")
         if self._marks_bytes and isinstance(data, bytes | bytearray | memoryview):

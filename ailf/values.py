@@ -70,7 +70,7 @@ class LockHolder(msgspec.Struct, frozen=True):
     """Somebody who has a lock.
 
     Attributes:
-        fence: The number of the grant.
+        fence: The number of the grant; 0 where another program stored it without one.
         remaining: Seconds that it lasts unless it is extended.
     """
 

@@ -27,3 +27,8 @@ __all__ = [
     "MemoryStore",
     "MemoryStream",
 ]
+
+
+def __dir__() -> list[str]:
+    """Show the public names, not the modules that they come from."""
+    return __all__

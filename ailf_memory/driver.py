@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from ailf.checks import check_text
 from ailf.driver import BackendDriver, Capability
-from ailf.driver.backend import Takeable
+from ailf.driver.backend import Revocable
 from ailf.runtime import Runtime
 from ailf.urls import shown
 from ailf_memory.lock import MemoryLockDriver
@@ -62,7 +62,7 @@ class MemoryDriver(BackendDriver):
             self.store.listeners = [each for each in self.store.listeners if each not in mine]
         return bool(mine)
 
-    def twin(self, runtime: Runtime) -> "MemoryDriver":
+    def with_runtime(self, runtime: Runtime) -> "MemoryDriver":
         return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)
 
     def pubsub(self) -> MemoryPubSubDriver:
@@ -77,7 +77,7 @@ class MemoryDriver(BackendDriver):
     def stream(self) -> MemoryStreamDriver:
         return MemoryStreamDriver(self.handle)
 
-    def watch(self, token: str, lease: Takeable) -> None:
+    def watch(self, token: str, lease: Revocable) -> None:
         self.store.leases[token] = lease
 
     def unwrap(self, kind: type[Any]) -> Any:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from ailf.checks import to_ms
-from ailf.driver import Bid, Denied, Grant, LockDriver
+from ailf.driver import Denied, Granted, LockDriver, LockRequest
 from ailf.values import LockHolder, LockInfo
 from ailf_memory.state.lock import GrantState, LockState
-from ailf_memory.state.wait_queue import Line
+from ailf_memory.state.wait_queue import WaitQueue
 from ailf_memory.store import StoreHandle, sweep
 
 __all__ = ["MemoryLockDriver"]
@@ -23,7 +23,7 @@ class MemoryLockDriver(LockDriver):
         state = self._store.locks.get(name)
         if state is None:
             sweep(self._store.locks, self._now())
-            state = self._store.locks[name] = LockState(Line(self._store.publish))
+            state = self._store.locks[name] = LockState(WaitQueue(self._store.publish))
         return state
 
     def _now(self) -> int:
@@ -31,72 +31,74 @@ class MemoryLockDriver(LockDriver):
             self._handle.check_open()
         return self._store.clock.now_ms()
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
         with self._store.lock:
             now_ms = self._now()
-            states = [self._state(name) for name in bid.names]
+            states = [self._state(name) for name in request.names]
             held, blocked = [], []
             for state in states:
-                if (grant := state.grant_of(bid.token, now_ms)) is not None:
+                if (grant := state.grant_of(request.token, now_ms)) is not None:
                     held.append(grant)
-                if (until := state.blocked_until(bid, now_ms)) is not None:
+                if (until := state.blocked_until(request, now_ms)) is not None:
                     blocked.append(until)
             if len(held) == len(states):  # the same bid again: the same grant
                 for grant in held:
-                    grant.ends_ms = now_ms + to_ms(bid.ttl)
-                return Grant(held[0].fence)
+                    grant.ends_ms = now_ms + to_ms(request.ttl)
+                return Granted(held[0].fence)
             if blocked:
-                self._stand_in_line(bid, states, now_ms, min(blocked))
+                self._stand_in_line(request, states, now_ms, min(blocked))
                 return Denied(max(1, min(blocked) - now_ms) / 1000)
-            return Grant(self._grant(bid, states, now_ms))
+            return Granted(self._grant(request, states, now_ms))
 
-    def _grant(self, bid: Bid, states: Sequence[LockState], now_ms: int) -> int:
-        fence, ends_ms = now_ms * 1000, now_ms + to_ms(bid.ttl)
+    def _grant(self, request: LockRequest, states: Sequence[LockState], now_ms: int) -> int:
+        fence, ends_ms = now_ms * 1000, now_ms + to_ms(request.ttl)
         for state in states:
             if state.fence >= fence:
                 fence = state.fence + 1
         for state in states:
             state.fence = fence
-            state.grants[bid.token] = GrantState(fence, ends_ms)
+            state.grants[request.token] = GrantState(fence, ends_ms)
             if not state.line.waiters:
                 continue
-            state.line.leave(bid.token)
-            if len(state.grants) < bid.permits:  # there is room for the next one
+            state.line.leave(request.token)
+            if len(state.grants) < request.permits:  # there is room for the next one
                 state.line.wake(now_ms)
             else:
                 state.line.hurry(min([grant.ends_ms for grant in state.grants.values()]), now_ms)
         return fence
 
-    def _stand_in_line(self, bid: Bid, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
-        if bid.place is None:
+    def _stand_in_line(self, request: LockRequest, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
+        if request.waiter is None:
             return
-        kept = all(state.line.alive(bid.token, now_ms) for state in states)
+        kept = all(state.line.alive(request.token, now_ms) for state in states)
         for state in states:
             if not kept:  # who lost his place in one line has lost it in all, or two could wait for each other
-                state.line.leave(bid.token)
-            state.line.stand(bid.token, bid.place, now_ms, until_ms)
-            if len(state.grants) < bid.permits and not bid.fair:  # free, but not for us: another may want only this
-                state.line.wake(now_ms, after=bid.token)
+                state.line.leave(request.token)
+            state.line.stand(request.token, request.waiter, now_ms, until_ms)
+            if (
+                len(state.grants) < request.permits and not request.fair
+            ):  # free, but not for us: another may want only this
+                state.line.wake(now_ms, after=request.token)
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         with self._store.lock:
             now_ms = self._now()
             kept = []
-            for bid in bids:
-                grants = [self._state(name).grant_of(bid.token, now_ms) for name in bid.names]
+            for request in requests:
+                grants = [self._state(name).grant_of(request.token, now_ms) for name in request.names]
                 mine = all(grant is not None for grant in grants)
                 for grant in grants:
                     if mine and grant is not None:
-                        grant.ends_ms = now_ms + to_ms(bid.ttl)
+                        grant.ends_ms = now_ms + to_ms(request.ttl)
                 kept.append(mine)
             return kept
 
-    async def release(self, bid: Bid) -> bool:
+    async def release(self, request: LockRequest) -> bool:
         with self._store.lock:
             now_ms = self._now()
             kept = True
-            for name in bid.names:
-                kept = self._release(self._state(name), bid.token, now_ms) and kept
+            for name in request.names:
+                kept = self._release(self._state(name), request.token, now_ms) and kept
             return kept
 
     def _release(self, state: LockState, token: str, now_ms: int) -> bool:
@@ -114,7 +116,7 @@ class MemoryLockDriver(LockDriver):
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
             now_ms = self._now()
-            state = self._store.locks.get(name) or LockState(Line(self._store.publish))
+            state = self._store.locks.get(name) or LockState(WaitQueue(self._store.publish))
             held = sorted(
                 (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
             )

@@ -4,13 +4,13 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from ailf.driver import Account
-from ailf.driver.backend import Takeable
+from ailf.driver import LimiterKey
+from ailf.driver.backend import Revocable
 from ailf.errors import ClosedError
 from ailf.runtime import Runtime
 from ailf.runtime.clock import Clock, SystemClock
 from ailf_memory.state.lock import LockState
-from ailf_memory.state.ratelimit import AccountState
+from ailf_memory.state.ratelimit import LimiterState
 from ailf_memory.state.stream import StreamState
 
 __all__ = ["MemoryStore", "StoreHandle", "sweep"]
@@ -57,7 +57,7 @@ class MemoryStore:
         lock: Held by every step.
         streams: The streams by name.
         locks: The locks by name.
-        accounts: What rate limiters have charged.
+        limiters: What rate limiters have charged.
         leases: Those of this process's locks by token, to be told when they are broken.
         listeners: Who receives published messages.
         version: How often something may have become available in any of the streams.
@@ -68,8 +68,8 @@ class MemoryStore:
         self.lock = self.clock.step_lock()
         self.streams: dict[str, StreamState] = {}
         self.locks: dict[str, LockState] = {}
-        self.accounts: dict[Account, AccountState] = {}
-        self.leases: weakref.WeakValueDictionary[str, Takeable] = weakref.WeakValueDictionary()
+        self.limiters: dict[LimiterKey, LimiterState] = {}
+        self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
         self.version = 0
         self._bells: list[Callable[[], None]] = []
@@ -102,7 +102,7 @@ class MemoryStore:
     def wake_lines(self) -> None:
         """Wake everybody who stands in line for a lock or at a limiter: the clock was moved."""
         with self.lock:
-            for line in [each.line for each in self.locks.values()] + [each.line for each in self.accounts.values()]:
+            for line in [each.line for each in self.locks.values()] + [each.line for each in self.limiters.values()]:
                 line.wake_all()
 
     def break_subscriptions(self, reason: str = "broken by a test") -> None:

@@ -9,7 +9,7 @@ from ailf.checks import to_ms
 from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
-from ailf_memory.state.entries import FIRST, id_before, key_of, text_of
+from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
 from ailf_memory.store import StoreHandle
@@ -184,7 +184,7 @@ class MemoryStreamDriver(StreamDriver):
             known, now_ms, until_ms = self._group(stream, group), self._now(), self._after(lease)
             return [known is not None and known.extend(each, until_ms, now_ms) for each in receipts]
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         with self._store.lock:
             known = self._group(stream, group)
             if known is not None:
@@ -205,7 +205,7 @@ class MemoryStreamDriver(StreamDriver):
             known = self._group(stream, group)
             return [] if known is None else known.letters(number, limit)
 
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         numbers = [_number(each) for each in letters]
         with self._store.lock:
             known, now_ms = self._group(stream, group), self._now()
@@ -219,7 +219,7 @@ class MemoryStreamDriver(StreamDriver):
 
 def _number(letter: str) -> int:
     """Return what orders a dead letter's id."""
-    if not (letter.isascii() and letter.isdecimal()):
+    if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
         raise InvalidArgumentError(f"{letter!r} is not the id of a dead letter; use one that dead_letters returned")
     return int(letter)
 

@@ -15,7 +15,7 @@ from ailf.stream import AsyncStream, Stream
 from ailf.urls import environment_url, scheme_of
 from ailf_redis.driver import RedisDriver
 from ailf_redis.settings import DEFAULT_URL, SCHEMES, Settings
-from ailf_redis.user_client import Brought
+from ailf_redis.user_client import UserClient
 
 __all__ = [
     "AsyncRedisBackend",
@@ -90,16 +90,16 @@ class RedisBackend(Backend):
         Raises:
             InvalidArgumentError: It is not a blocking client of redis-py, or one of replicas.
         """
-        brought = Brought.of(client, "blocking", timeout)
+        user_client = UserClient.of(client, "blocking", timeout)
         settings = Settings(
             namespace=namespace,
-            timeout=brought.timeout,
+            timeout=user_client.timeout,
             max_connections=max_connections,
             max_payload=max_payload,
             retry_for=retry_for,
         )
         backend = cls.__new__(cls)
-        Backend.__init__(backend, RedisDriver(settings, ThreadRuntime(), brought), retry_for=retry_for)
+        Backend.__init__(backend, RedisDriver(settings, ThreadRuntime(), user_client), retry_for=retry_for)
         return backend
 
 
@@ -150,16 +150,16 @@ class AsyncRedisBackend(AsyncBackend):
             InvalidArgumentError: It is not a client of ``redis.asyncio``, or one of replicas.
             UnsupportedError: Its connections are of a class of your own, and there is no ``blocking``.
         """
-        brought = Brought.of(client, "asyncio", timeout, blocking)
+        user_client = UserClient.of(client, "asyncio", timeout, blocking)
         settings = Settings(
             namespace=namespace,
-            timeout=brought.timeout,
+            timeout=user_client.timeout,
             max_connections=max_connections,
             max_payload=max_payload,
             retry_for=retry_for,
         )
         backend = cls.__new__(cls)
-        AsyncBackend.__init__(backend, RedisDriver(settings, AsyncioRuntime(), brought), retry_for=retry_for)
+        AsyncBackend.__init__(backend, RedisDriver(settings, AsyncioRuntime(), user_client), retry_for=retry_for)
         return backend
 
 

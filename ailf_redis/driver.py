@@ -22,7 +22,7 @@ from ailf_redis.raw_client import RawClient
 from ailf_redis.replies import text
 from ailf_redis.settings import Settings
 from ailf_redis.stream import RedisStreamDriver
-from ailf_redis.user_client import Brought
+from ailf_redis.user_client import UserClient
 
 __all__ = ["RedisDriver"]
 
@@ -49,17 +49,17 @@ class RedisDriver(BackendDriver):
         }
     )
 
-    def __init__(self, settings: Settings, runtime: Runtime, brought: Brought | None = None) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, user_client: UserClient | None = None) -> None:
         self.settings = settings
         self.runtime = runtime
         self.max_payload = settings.max_payload
         self.timeout = settings.timeout
-        self.executor = _executor(settings, runtime, brought)
+        self.executor = _executor(settings, runtime, user_client)
         self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
         self.url = self.executor.where
         if isinstance(self.executor, ClusterExecutor):
             self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
-        self._brought = brought
+        self._user_client = user_client
         self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
 
@@ -102,8 +102,8 @@ class RedisDriver(BackendDriver):
     def abandon(self) -> bool:
         return self.executor.abandon()
 
-    def twin(self, runtime: Runtime) -> "RedisDriver":
-        return RedisDriver(self.settings, runtime, self._brought)
+    def with_runtime(self, runtime: Runtime) -> "RedisDriver":
+        return RedisDriver(self.settings, runtime, self._user_client)
 
     def pubsub(self) -> RedisPubSubDriver:
         if isinstance(self.executor, ClusterExecutor):
@@ -120,8 +120,8 @@ class RedisDriver(BackendDriver):
         return RedisStreamDriver(self.executor, self.keys)
 
     def unwrap(self, kind: type[Any]) -> Any:
-        if self._brought is not None:
-            return self._brought.client if isinstance(self._brought.client, kind) else None
+        if self._user_client is not None:
+            return self._user_client.client if isinstance(self._user_client.client, kind) else None
         on_asyncio = self.runtime.flavour == "asyncio"
         if kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
             return None
@@ -134,7 +134,7 @@ class RedisDriver(BackendDriver):
         return self._raw_blocking
 
 
-def _executor(settings: Settings, runtime: Runtime, brought: Brought | None) -> Executor:
-    if brought is not None:
-        return brought.executor(settings, runtime)
+def _executor(settings: Settings, runtime: Runtime, user_client: UserClient | None) -> Executor:
+    if user_client is not None:
+        return user_client.executor(settings, runtime)
     return AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)

@@ -54,8 +54,10 @@ _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can
 _READ_ONLY = ("READONLY", "MISCONF")
 _LONGEST = 160
 
-_IN_SCRIPT: Final = re.compile(r"Error running script \(call to f_\w+\): @user_script:\d+: @user_script: \d+: -?")
-"""What Redis 6.2 puts before an error of a command within a script."""
+_IN_SCRIPT: Final = re.compile(
+    r"Error running script \(call to f_\w+\): @user_script:\d+: (?:@?user_script: ?\d+: -?)?(?:ERR )?"
+)
+"""What Redis 6.2 puts before an error within a script: of its own, of Lua's, or of a command, whose kind follows."""
 
 
 def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:

@@ -9,7 +9,7 @@ programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is wh
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ailf.driver import Account
+from ailf.driver import LimiterKey
 
 __all__ = ["GroupKeys", "Keys"]
 
@@ -83,20 +83,20 @@ class Keys:
         """Return the keys of a lock, as ``lua/lock.lua`` takes them."""
         return _lock_keys(self._namespace, name)
 
-    def account(self, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
+    def limiter(self, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
         """Return the keys of what a rate limiter charges, as ``lua/limit.lua`` takes them.
 
         Arguments:
-            account: Whose they are.
+            limiter_key: Whose they are.
             slots: The names of its limits of concurrency.
         """
-        return _account_keys(self._namespace, account, slots)
+        return _limiter_keys(self._namespace, limiter_key, slots)
 
     def channel(self, name: str) -> str:
         """Return the channel of a name."""
         return self._channel + name
 
-    def place(self, name: str) -> str:
+    def waiter_channel(self, name: str) -> str:
         """Return the channel where a waiter is woken, as ``lua/line.lua`` takes it: no channel begins with a brace."""
         return self._mark + self.channel(name)
 
@@ -144,9 +144,9 @@ def _lock_keys(namespace: str, name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=CACHED)
-def _account_keys(namespace: str, account: Account, slots: tuple[str, ...]) -> tuple[str, ...]:
-    kind = "final" if account.final else "limit"
-    whose = f"{_escape(account.limiter, '%{}:')}:{_escape(account.key, '%{}:')}"
+def _limiter_keys(namespace: str, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
+    kind = "final" if limiter_key.no_refunds else "limit"
+    whose = f"{_escape(limiter_key.limiter, '%{}:')}:{_escape(limiter_key.key, '%{}:')}"
     key = f"{{{namespace}:{kind}:{whose}}}" if namespace else f"{{{whose}}}:ailf:{kind}"
     return key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(name)}" for name in slots)
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ailf.checks import to_ms
-from ailf.driver import Bid, Denied, Grant, LockDriver
+from ailf.driver import Denied, Granted, LockDriver, LockRequest
 from ailf.values import LockHolder, LockInfo
 from ailf_redis.connection.executor import Executor
 from ailf_redis.keys import Keys
-from ailf_redis.scripts import ACQUIRE, BREAK, INSPECT, PROLONG, RELEASE
+from ailf_redis.scripts import ACQUIRE, BREAK, EXTEND_LOCK, INSPECT, RELEASE
 
 __all__ = ["RedisLockDriver"]
 
@@ -20,24 +20,31 @@ class RedisLockDriver(LockDriver):
         self._executor = executor
         self._keys = keys
 
-    def _all(self, bid: Bid) -> Sequence[str]:
+    def _all(self, request: LockRequest) -> Sequence[str]:
         """Return the keys of everything that is bid for."""
-        if len(bid.names) == 1:
-            return self._keys.lock(bid.names[0])
-        return [key for name in bid.names for key in self._keys.lock(name)]
+        if len(request.names) == 1:
+            return self._keys.lock(request.names[0])
+        return [key for name in request.names for key in self._keys.lock(name)]
 
-    async def acquire(self, bid: Bid) -> Grant | Denied:
-        arguments = [bid.token, str(to_ms(bid.ttl)), str(bid.permits), "1" if bid.fair else "0", "", "0"]
-        if bid.place is not None:
-            arguments[4:] = (self._keys.place(bid.place.channel), str(to_ms(bid.place.lease)))
-        return await ACQUIRE.run(self._executor, self._all(bid), arguments, _as_answer)
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
+        arguments = [
+            request.token,
+            str(to_ms(request.ttl)),
+            str(request.permits),
+            "1" if request.fair else "0",
+            "",
+            "0",
+        ]
+        if request.waiter is not None:
+            arguments[4:] = (self._keys.waiter_channel(request.waiter.channel), str(to_ms(request.waiter.lease)))
+        return await ACQUIRE.run(self._executor, self._all(request), arguments, _as_answer)
 
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
-        requests = [(self._all(bid), [len(bid.names), bid.token, to_ms(bid.ttl)]) for bid in bids]
-        return await PROLONG.run_together(self._executor, requests)
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
+        calls = [(self._all(request), [len(request.names), request.token, to_ms(request.ttl)]) for request in requests]
+        return await EXTEND_LOCK.run_together(self._executor, calls)
 
-    async def release(self, bid: Bid) -> bool:
-        return await RELEASE.run(self._executor, self._all(bid), [bid.token], bool)
+    async def release(self, request: LockRequest) -> bool:
+        return await RELEASE.run(self._executor, self._all(request), [request.token], bool)
 
     async def inspect(self, name: str) -> LockInfo:
         # Its reply grows with the holders, of which a semaphore has any number: it may be as large as a page.
@@ -47,9 +54,9 @@ class RedisLockDriver(LockDriver):
         return await BREAK.run(self._executor, self._keys.lock(name), [fence], bool)
 
 
-def _as_answer(reply: Sequence[Any]) -> Grant | Denied:
+def _as_answer(reply: Sequence[Any]) -> Granted | Denied:
     granted, told = reply
-    return Grant(int(told)) if granted else Denied(told / 1000)
+    return Granted(int(told)) if granted else Denied(told / 1000)
 
 
 def _as_info(reply: Sequence[Any]) -> LockInfo:

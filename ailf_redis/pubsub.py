@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
-from ailf.cache import Memo
+from ailf.cache import KeyedCache
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.errors import ConnectionLostError
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import Stem
+from ailf_redis.connection.resp import CommandPrefix
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.replies import is_text
@@ -33,8 +33,12 @@ class RedisPubSubDriver(PubSubDriver):
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
-        self._publishing: Memo[str, Stem] = Memo(lambda channel: Stem.of("PUBLISH", self._keys.channel(channel)))
-        self._sharding: Memo[str, Stem] = Memo(lambda channel: Stem.of("SPUBLISH", self._keys.channel(channel)))
+        self._publishing: KeyedCache[str, CommandPrefix] = KeyedCache(
+            lambda channel: CommandPrefix.of("PUBLISH", self._keys.channel(channel))
+        )
+        self._sharding: KeyedCache[str, CommandPrefix] = KeyedCache(
+            lambda channel: CommandPrefix.of("SPUBLISH", self._keys.channel(channel))
+        )
 
     def publish(
         self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
@@ -42,7 +46,7 @@ class RedisPubSubDriver(PubSubDriver):
         if len(messages) != 1:
             return self._publish_many("SPUBLISH" if sharded else "PUBLISH", messages)
         ((channel, body),) = messages
-        return self._executor.finish((self._sharding if sharded else self._publishing)[channel], body, _alone)
+        return self._executor.call_prefixed((self._sharding if sharded else self._publishing)[channel], body, _alone)
 
     async def _publish_many(self, verb: str, messages: Sequence[tuple[str, bytes]]) -> Sequence[int]:
         replies = await self._executor.call_many(

@@ -6,15 +6,25 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ailf.checks import to_ms
-from ailf.driver import Account, Charge, Demand, Limits, Observation, Place, RateLimiterDriver, Ruling, SlotLease
+from ailf.driver import (
+    Charge,
+    LimiterKey,
+    LimitRequest,
+    LimitResult,
+    Limits,
+    Observation,
+    RateLimiterDriver,
+    SlotLease,
+    WaiterInfo,
+)
 from ailf.errors import BackendError
-from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
+from ailf.limits import Limit
 from ailf.values import LimitState
 from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
 from ailf_redis.keys import Keys
 from ailf_redis.replies import as_nothing
-from ailf_redis.scripts import DECIDE, KEEP, OBSERVE, RESET, TRUE_UP
+from ailf_redis.scripts import DECIDE, EXTEND_SLOTS, OBSERVE, RESET, SETTLE_CHARGES
 
 __all__ = ["RedisRateLimiterDriver"]
 
@@ -27,25 +37,10 @@ ALL, LEVEL = 2, 5
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
     """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
 
-    Its id is what its state is kept under: a limit of another kind or period has a state of its own.
+    Its id is what its state is kept under: a limit of another `Limit.identity` has a state of its own.
     """
-    if isinstance(limit, TokenBucket):
-        kind, numbers = "b", (limit.unit_rate, limit.unit_ms, limit.burst)
-    elif isinstance(limit, FixedWindow):
-        kind, numbers = "f", (limit.per_ms, limit.limit, 0)
-    elif isinstance(limit, Concurrency):
-        kind, numbers = "c", (limit.ttl_ms, limit.limit, 0)
-    else:
-        kind, numbers = f"s{limit.width_ms}", (limit.width_ms, limit.per_ms, limit.limit)
-    digest = hashlib.sha1(f"{kind} {_period(limit)} {name}".encode(), usedforsecurity=False).hexdigest()
-    return (kind[0], digest[:8], *map(str, numbers))
-
-
-def _period(limit: Limit) -> int:
-    """Return the period by which a limit's state is counted, in ms; 0 for a limit that has none."""
-    if isinstance(limit, Concurrency):
-        return 0
-    return limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
+    digest = hashlib.sha1(f"{limit.identity} {name}".encode(), usedforsecurity=False).hexdigest()
+    return (limit.code, digest[:8], *map(str, limit.numbers))
 
 
 @lru_cache(maxsize=1024)
@@ -57,7 +52,7 @@ def _all_arguments(limits: Limits) -> list[str]:
 @lru_cache(maxsize=1024)
 def _slots(limits: Limits) -> tuple[str, ...]:
     """Return the names of the limits of concurrency."""
-    return tuple(name for name, limit in limits if isinstance(limit, Concurrency))
+    return tuple(name for name, limit in limits if limit.leased)
 
 
 class RedisRateLimiterDriver(RateLimiterDriver):
@@ -67,85 +62,85 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         self._executor = executor
         self._keys = keys
 
-    def _account(self, account: Account, limits: Limits) -> tuple[str, ...]:
-        return self._keys.account(account, _slots(limits))
+    def _limiter_key(self, limiter_key: LimiterKey, limits: Limits) -> tuple[str, ...]:
+        return self._keys.limiter(limiter_key, _slots(limits))
 
-    async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
-        if len(demands) == 1:
-            keys, arguments = self._request(limits, demands)
-            return await DECIDE.run(self._executor, keys, arguments, partial(self._rulings, len(limits), 1))
-        accounts: dict[Account, list[int]] = {}
-        for number, each in enumerate(demands):
-            accounts.setdefault(each.account, []).append(number)
-        requests = [self._request(limits, [demands[each] for each in numbers]) for numbers in accounts.values()]
-        told: list[Any] = [None] * len(demands)
-        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, requests), strict=True):
+    async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | BackendError]:
+        if len(requests) == 1:
+            keys, arguments = self._request(limits, requests)
+            return await DECIDE.run(self._executor, keys, arguments, partial(self._results, len(limits), 1))
+        accounts: dict[LimiterKey, list[int]] = {}
+        for number, each in enumerate(requests):
+            accounts.setdefault(each.limiter_key, []).append(number)
+        calls = [self._request(limits, [requests[each] for each in numbers]) for numbers in accounts.values()]
+        told: list[Any] = [None] * len(requests)
+        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, calls), strict=True):
             if isinstance(reply, BackendError):
-                rulings: Sequence[Any] = [reply] * len(numbers)
+                results: Sequence[Any] = [reply] * len(numbers)
             else:
                 try:
-                    rulings = self._rulings(len(limits), len(numbers), reply)
+                    results = self._results(len(limits), len(numbers), reply)
                 except MISREAD as error:
-                    rulings = [misread(error, self._executor.where)] * len(numbers)
-            for number, ruling in zip(numbers, rulings, strict=True):
-                told[number] = ruling
+                    results = [misread(error, self._executor.where)] * len(numbers)
+            for number, result in zip(numbers, results, strict=True):
+                told[number] = result
         return told
 
-    def _request(self, limits: Limits, demands: Sequence[Demand]) -> tuple[tuple[str, ...], list[Any]]:
+    def _request(self, limits: Limits, requests: Sequence[LimitRequest]) -> tuple[tuple[str, ...], list[Any]]:
         """Return the keys and arguments of calls on one account."""
         arguments = list(_all_arguments(limits))
-        for each in demands:
-            channel, lease = ("", "0") if each.place is None else self._waits_at(each.place)
-            patience = str(to_ms(each.patience)) if each.patience else "0"
+        for each in requests:
+            channel, lease = ("", "0") if each.waiter is None else self._waits_at(each.waiter)
+            max_wait = str(to_ms(each.max_wait)) if each.max_wait else "0"
             costs = map(str, each.costs)
-            arguments += (each.token, patience, "1" if each.count_denied else "0", channel, lease, *costs)
-        return self._account(demands[0].account, limits), arguments
+            arguments += (each.token, max_wait, "1" if each.count_denied else "0", channel, lease, *costs)
+        return self._limiter_key(requests[0].limiter_key, limits), arguments
 
-    def _waits_at(self, place: Place) -> tuple[str, str]:
-        return self._keys.place(place.channel), str(to_ms(place.lease))
+    def _waits_at(self, waiter: WaiterInfo) -> tuple[str, str]:
+        return self._keys.waiter_channel(waiter.channel), str(to_ms(waiter.lease))
 
-    def _rulings(self, limits: int, count: int, reply: list[int]) -> list[Ruling]:
+    def _results(self, limits: int, count: int, reply: list[int]) -> list[LimitResult]:
         """Return what a reply says of that many calls, each with that many limits."""
         at, size = reply[0] / 1000, (len(reply) - 1) // count
         if len(reply) != 1 + count * size or size != ALL + LEVEL * limits:
             raise ValueError
-        rulings = []
+        results = []
         for begin in range(1, len(reply), size):
-            levels, marks = [], []
+            levels, receipts = [], []
             for level in range(begin + ALL, begin + size, LEVEL):
                 remaining, wait, reset, one, two = reply[level : level + LEVEL]
                 levels.append(LimitState(remaining, _seconds(wait), reset / 1000))
-                marks.append((one, two))
+                receipts.append((one, two))
             allowed, wait = reply[begin : begin + ALL]
-            rulings.append(Ruling(allowed == 1, _seconds(wait), at, tuple(levels), tuple(marks)))
-        return rulings
+            results.append(LimitResult(allowed == 1, _seconds(wait), at, tuple(levels), tuple(receipts)))
+        return results
 
-    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+    async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         arguments: list[Any] = [token]
         for each in charges:
-            arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.mark, 0, 0)[:2])
-        keys = self._account(account, tuple((each.name, each.limit) for each in charges))
-        await TRUE_UP.run(self._executor, keys, arguments, as_nothing)
+            arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.receipt, 0, 0)[:2])
+        keys = self._limiter_key(limiter_key, tuple((each.name, each.limit) for each in charges))
+        await SETTLE_CHARGES.run(self._executor, keys, arguments, as_nothing)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
-        requests = [
+        calls = [
             (
-                self._account(each.account, each.limits)[3:],
+                self._limiter_key(each.limiter_key, each.limits)[3:],
                 [each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits)],
             )
             for each in slots
         ]
-        return await KEEP.run_together(self._executor, requests)
+        return await EXTEND_SLOTS.run_together(self._executor, calls)
 
-    async def observe(self, account: Account, observation: Observation) -> None:
+    async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         name, limit = observation.name, observation.limit
         remaining = NEVER if observation.remaining is None else observation.remaining
         told = (remaining, to_ms(observation.reset_after), to_ms(observation.pause))
         arguments = [*told, *_arguments(name, limit)]
-        await OBSERVE.run(self._executor, self._account(account, ((name, limit),)), arguments, as_nothing)
+        await OBSERVE.run(self._executor, self._limiter_key(limiter_key, ((name, limit),)), arguments, as_nothing)
 
-    async def reset(self, account: Account, limits: Limits) -> None:
-        await RESET.run(self._executor, self._account(account, limits), [], as_nothing)
+    async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
+        await RESET.run(self._executor, self._limiter_key(limiter_key, limits), [], as_nothing)
 
 
 def _seconds(wait_ms: int) -> float | None:

@@ -2,7 +2,8 @@
 
 An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.headers`` as JSON. Any other entry was
 written by another program: its body is then a JSON object of its fields. Other programs may write anything, also into
-what only we write: whatever it is, there is a record of it, which names the problem.
+what only we write: whatever it is, there is a record of it, which names the problem. Each entry is read by itself, so
+one that can't be read costs no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,18 @@ __all__ = [
     "as_dead_letters",
     "as_fetched",
     "as_flags",
+    "as_ids",
     "as_info",
     "as_nothing",
     "as_record",
     "as_records",
+    "as_sizes",
     "entry_fields",
     "headers_field",
     "is_text",
+    "oversize",
+    "oversize_letter",
+    "pieces",
     "text",
 ]
 
@@ -36,6 +42,11 @@ LETTER_FIELDS: Final = 2 * len(LETTER_NAMES)
 PACKED: Final = b"ailf.packed"
 AGAIN: Final = b"~"
 ALONE: Final = 2
+DIGITS: Final = 20
+"""How many digits a number may have that a script has written. Python refuses to read one of over 4300."""
+
+UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError, msgspec.MsgspecError, RecursionError)
+"""What reading an entry may raise."""
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _json = msgspec.json.Encoder()
@@ -75,6 +86,66 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     return Record(text(entry_id), known[BODY], headers, problem=problem)
 
 
+def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
+    """Return a record of an entry that can't be read, so that it costs itself alone. A number is how many bytes it has.
+
+    Raises:
+        Exception: It is the error, where this is no entry at all.
+    """
+    if type(entry_id) is bytes and type(fields) is int:
+        return oversize(text(entry_id), fields)
+    if type(entry_id) is not bytes or set(map(type, fields)) != {bytes} or len(fields) % 2:
+        raise error
+    return Record(text(entry_id), b"", {}, problem=f"it can't be read ({type(error).__name__})")
+
+
+def oversize(entry_id: str, size: int) -> Record:
+    """Return the record of an entry for which no reply has room."""
+    return Record(entry_id, b"", {}, problem=f"its {size} bytes are more than an answer may have")
+
+
+def oversize_letter(letter_id: str, size: int) -> DeadLetter:
+    """Return a dead letter for which no reply has room; it can be redriven and purged as any other."""
+    error = f"its {size} bytes are more than an answer may have"
+    return DeadLetter(letter_id, letter_id, b"", {}, reason="undecodable", error=error, attempts=0)
+
+
+def as_sizes(reply: Sequence[Any]) -> list[tuple[str, int]]:
+    """Return what ``sizes.lua`` says: of each entry its id, and how many bytes a reply has for it."""
+    return [(text(entry_id), int(size)) for entry_id, size in reply]
+
+
+def as_ids(reply: Sequence[Any]) -> list[str]:
+    """Return the ids in what ``sizes.lua`` says."""
+    return [text(entry_id) for entry_id, _ in reply]
+
+
+def pieces(sizes: Sequence[tuple[str, int]], most: int) -> list[list[tuple[str, int]]]:
+    """Return entries in pieces of at most ``most`` bytes; one that has more is a piece by itself."""
+    found: list[list[tuple[str, int]]] = []
+    left = 0
+    for each in sizes:
+        left -= each[1]
+        if not found or left < 0:
+            found.append([])
+            left = most - each[1]
+        found[-1].append(each)
+    return found
+
+
+def _as_some_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
+    """Return a stored entry, or that it can't be read."""
+    try:
+        return as_record(entry_id, fields)
+    except UNREADABLE as error:
+        return _unreadable(error, entry_id, fields)
+
+
+def _is_number(raw: bytes) -> bool:
+    """Tell whether it is a number as the scripts write them."""
+    return raw.isdigit() and len(raw) <= DIGITS
+
+
 def is_text(raw: bytes) -> bool:
     """Tell whether it is UTF-8; other programs may write anything."""
     try:
@@ -89,7 +160,7 @@ def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
     if len(fields) != ALONE or fields[0] != PACKED:
         return fields
     packed, found, at = fields[1], [], 0
-    while (colon := packed.find(b":", at)) >= 0 and (length := packed[at:colon]).isdigit():
+    while (colon := packed.find(b":", at)) >= 0 and _is_number(length := packed[at:colon]):
         at = colon + 1 + int(length)
         found.append(packed[colon + 1 : at])
     return found if at == len(packed) and not len(found) % 2 else fields
@@ -106,7 +177,7 @@ def as_flags(reply: Sequence[int]) -> list[bool]:
 
 def as_records(reply: Sequence[Any]) -> list[Record]:
     """Return stored entries, of any program."""
-    return [as_record(*entry) for entry in reply]
+    return [_as_some_record(*entry) for entry in reply]
 
 
 def as_info(reply: Sequence[Any]) -> GroupInfo:
@@ -131,7 +202,10 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     again, fresh, grant, dead, reset, last, ring, next_due = reply
     claims = [_again(consumer, *claim) for claim in again]
     for entry in fresh:
-        record = as_record(*entry)
+        try:  # no call more for each entry
+            record = as_record(*entry)
+        except UNREADABLE as error:
+            record = _unreadable(error, *entry)
         claims.append(Claim(record, Receipt(record.id, consumer, grant), 1))
     return Fetched(
         claims=claims,
@@ -144,9 +218,15 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
 
 def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
     if member.startswith(AGAIN):
-        origin, fields = (fields[1], fields[2:]) if fields[0] == ORIGIN else (member[1:], fields)
-        return Claim(as_record(origin, _unpacked(fields)), Receipt(text(member), consumer, grant), attempt)
-    record = as_record(member, fields)
+        origin = member[1:]
+        try:
+            if fields[0] == ORIGIN:
+                origin, fields = fields[1], fields[2:]
+            record = as_record(origin, _unpacked(fields))
+        except UNREADABLE as error:
+            record = _unreadable(error, origin, fields)
+        return Claim(record, Receipt(text(member), consumer, grant), attempt)
+    record = _as_some_record(member, fields)
     return Claim(record, Receipt(record.id, consumer, grant), attempt)
 
 
@@ -158,12 +238,12 @@ def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
 def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """Return a dead letter as ``bury`` in the scripts writes it: what is known of it first, then the entry's fields."""
     names, said = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
-    if names != LETTER_NAMES or not said[-1].isdigit():
+    if names != LETTER_NAMES or not _is_number(said[-1]):
         said = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")
     else:
         fields = _unpacked(fields[LETTER_FIELDS:])
     origin, reason, error, attempts = said
-    record = as_record(letter_id, fields)
+    record = _as_some_record(letter_id, fields)
     return DeadLetter(
         id=record.id,
         origin=text(origin),

@@ -17,29 +17,30 @@ from ailf_redis.replies import as_flags
 __all__ = [
     "ACQUIRE",
     "ADD",
-    "BEAT",
     "BREAK",
     "CANCEL",
     "DECIDE",
     "DELETE",
+    "DELETE_GROUP",
     "EXTEND",
+    "EXTEND_LOCK",
+    "EXTEND_SLOTS",
     "FETCH",
+    "HEARTBEAT",
     "INFO",
     "INSPECT",
-    "KEEP",
     "LEAVE",
-    "LETTERS",
     "OBSERVE",
-    "OPEN",
+    "OPEN_GROUP",
     "PAUSE",
-    "PROLONG",
     "RELEASE",
     "RESET",
     "SEEK",
     "SETTLE",
+    "SETTLE_CHARGES",
+    "SIZES",
+    "TAKE_DEAD_LETTERS",
     "TRIM",
-    "TRUE_UP",
-    "UNGROUP",
     "Script",
 ]
 
@@ -148,29 +149,30 @@ ADD = _load("add", "clock", "ids", "gone", "room")
 TRIM = _load("trim", "clock", "ids", "gone", "room")
 CANCEL = _load("cancel", "clock", "ids", "gone")
 DELETE = _load("delete")
+SIZES = _load("sizes", "ids")
 
 _GROUP = ("clock", "relief", "ids", "group")
 FETCH = _load("fetch", *_GROUP)
 SETTLE = _load("settle", *_GROUP)
 EXTEND = _load("extend", *_GROUP)
-BEAT = _load("beat", *_GROUP)
+HEARTBEAT = _load("beat", *_GROUP)
 LEAVE = _load("leave", *_GROUP)
 SEEK = _load("seek", *_GROUP)
-OPEN = _load("open", *_GROUP)
+OPEN_GROUP = _load("open", *_GROUP)
 PAUSE = _load("pause", *_GROUP)
 INFO = _load("info", "clock", "ids", "group")
-LETTERS = _load("letters", "clock", "ids", "group")
-UNGROUP = _load("ungroup", *_GROUP)
+TAKE_DEAD_LETTERS = _load("letters", "clock", "ids", "group")
+DELETE_GROUP = _load("ungroup", *_GROUP)
 
 ACQUIRE = _load("acquire", "clock", "line", "lock")
-PROLONG = _load("prolong", "clock", "line", "lock")
+EXTEND_LOCK = _load("prolong", "clock", "line", "lock")
 RELEASE = _load("release", "clock", "line", "lock")
 INSPECT = _load("inspect", "clock", "line", "lock")
 BREAK = _load("break", "clock", "line", "lock")
 
 _LIMITS = ("clock", "line", "limit", "bucket", "fixed", "sliding", "slots")
 DECIDE = _load("decide", *_LIMITS)
-TRUE_UP = _load("trueup", "relief", *_LIMITS)
+SETTLE_CHARGES = _load("trueup", "relief", *_LIMITS)
 OBSERVE = _load("observe", "relief", *_LIMITS)
 RESET = _load("reset", "clock", "line", "limit")
-KEEP = _load("keep", "clock")
+EXTEND_SLOTS = _load("keep", "clock")

@@ -6,14 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ailf.cache import Memo
+from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
-from ailf.errors import BackendError, BackendTimeoutError, ClosedError, InvalidArgumentError, StreamFullError
+from ailf.errors import (
+    BackendError,
+    BackendTimeoutError,
+    ClosedError,
+    InvalidArgumentError,
+    ProtocolError,
+    StreamFullError,
+)
 from ailf.runtime.clock import SystemClock
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import IDLE, Stem
+from ailf_redis.connection.resp import FOREIGN, IDLE, PIECE, SLACK, CommandPrefix, OversizeError
 from ailf_redis.errors import mapped
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -21,29 +28,35 @@ from ailf_redis.replies import (
     as_dead_letters,
     as_fetched,
     as_flags,
+    as_ids,
     as_info,
     as_nothing,
     as_records,
+    as_sizes,
     entry_fields,
     headers_field,
+    oversize,
+    oversize_letter,
+    pieces,
     text,
 )
 from ailf_redis.scripts import (
     ADD,
-    BEAT,
     CANCEL,
     DELETE,
+    DELETE_GROUP,
     EXTEND,
     FETCH,
+    HEARTBEAT,
     INFO,
     LEAVE,
-    LETTERS,
-    OPEN,
+    OPEN_GROUP,
     PAUSE,
     SEEK,
     SETTLE,
+    SIZES,
+    TAKE_DEAD_LETTERS,
     TRIM,
-    UNGROUP,
     Script,
 )
 
@@ -56,9 +69,10 @@ _OUTCOMES: Final = {each.value: each for each in Outcome}
 STEPS: Final = 1000
 """In how many steps a consumer leaves at most, of 800 messages each; any others come back when it counts as dead."""
 
-_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
-_WHOLE_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
-_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+_ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+_WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+LARGEST: Final = 2**64 - 1
+_LAST_ID: Final = f"{LARGEST}-{LARGEST}"
 
 
 def _start(position: str) -> str:
@@ -72,7 +86,7 @@ def _whole(entry_id: str) -> str:
 
 
 def _checked(position: str, form: re.Pattern[str]) -> str:
-    if form.fullmatch(position) is None:
+    if form.fullmatch(position) is None or any(int(part) > LARGEST for part in position.split("-")):
         raise InvalidArgumentError(
             f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
         )
@@ -102,6 +116,11 @@ def _as_swept(reply: Sequence[Any]) -> Swept:
     return Swept(removed, unsettled, text(more))
 
 
+def _is_oversize(error: ProtocolError) -> bool:
+    """Tell whether a reply was refused for its size alone."""
+    return isinstance(error.__cause__, OversizeError)
+
+
 def _as_last_id(entries: Sequence[Any]) -> str:
     return text(entries[0][0]) if entries else "0-0"
 
@@ -127,7 +146,11 @@ class RedisStreamDriver(StreamDriver):
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
-        self._adding: Memo[str, Stem] = Memo(lambda stream: Stem.of("XADD", self._keys.stream(stream), "*", BODY))
+        most = executor.entry  # sent where it is more than the script takes it to be
+        self._most = (str(most),) if most > FOREIGN - SLACK else ()
+        self._adding: KeyedCache[str, CommandPrefix] = KeyedCache(
+            lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
+        )
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:
@@ -135,7 +158,7 @@ class RedisStreamDriver(StreamDriver):
             if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # it is added as any client would
                 if draft.headers:
                     return self._add_headed(stream, draft)
-                return self._executor.finish(self._adding[stream], draft.body, _alone)
+                return self._executor.call_prefixed(self._adding[stream], draft.body, _alone)
         return self._add_all(stream, drafts, retention)
 
     async def _add_headed(self, stream: str, draft: Draft) -> list[str]:
@@ -193,12 +216,51 @@ class RedisStreamDriver(StreamDriver):
         if after and low == _LAST_ID:  # which no range can begin after
             return []
         key = self._keys.stream(stream)
-        command = ("XRANGE", key, f"({low}" if after else low, high, "COUNT", limit)
-        return await self._executor.read_page(limit, as_records, *command)
+        return await self._page(key, f"({low}" if after else low, high, limit, as_records, oversize)
+
+    async def _page(
+        self,
+        key: str,
+        low: str,
+        high: str,
+        limit: int,
+        read: Callable[[Any], list[R]],
+        too_large: Callable[[str, int], R],
+    ) -> list[R]:
+        """Read a range; in pieces where other programs' entries make it larger than a reply may be.
+
+        Arguments:
+            key: The stream.
+            low: Where the range begins.
+            high: Where it ends.
+            limit: How many entries at most.
+            read: What to make of a reply.
+            too_large: What to make of an entry that no reply has room for, of its id and size.
+        """
+        try:
+            return await self._executor.read_page(limit, read, "XRANGE", key, low, high, "COUNT", limit)
+        except ProtocolError as error:
+            if not _is_oversize(error):
+                raise
+        sizes = await SIZES.run(self._executor, [key], (low, high, limit, 0), as_sizes, limit)
+        found: list[R] = []
+        for piece in pieces(sizes, PIECE):
+            (first, size), (last, _) = piece[0], piece[-1]
+            if size > self._executor.page(1) - SLACK:
+                found.append(too_large(first, size))
+            else:
+                count = len(piece)
+                found += await self._executor.read_page(count, read, "XRANGE", key, first, last, "COUNT", count)
+        return found
 
     async def last_id(self, stream: str) -> str:
-        command = ("XREVRANGE", self._keys.stream(stream), "+", "-", "COUNT", 1)
-        return await self._executor.read_page(1, _as_last_id, *command)
+        key = self._keys.stream(stream)
+        try:
+            return await self._executor.read_page(1, _as_last_id, "XREVRANGE", key, "+", "-", "COUNT", 1)
+        except ProtocolError as error:
+            if not _is_oversize(error):
+                raise
+        return await SIZES.run(self._executor, [key], ("+", "-", 1, 1), _as_last_id)
 
     def id_before(self, timestamp: float) -> str:
         return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
@@ -208,10 +270,10 @@ class RedisStreamDriver(StreamDriver):
         await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream), as_nothing)
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        return await self._run(OPEN, stream, group, ["$" if start == LATEST else _start(start)], bool)
+        return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], bool)
 
     async def delete_group(self, stream: str, group: str) -> None:
-        await self._run(UNGROUP, stream, group, [], as_nothing)
+        await self._run(DELETE_GROUP, stream, group, [], as_nothing)
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
         return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], bool)
@@ -233,7 +295,15 @@ class RedisStreamDriver(StreamDriver):
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
-        arguments = (group, consumer, str(count), str(to_ms(lease)), str(to_ms(alive)), str(max_deliveries))
+        arguments = (
+            group,
+            consumer,
+            str(count),
+            str(to_ms(lease)),
+            str(to_ms(alive)),
+            str(max_deliveries),
+            *self._most,
+        )
         keys, read = self._keys.group(stream, group), partial(as_fetched, consumer)
         return await FETCH.run(self._executor, keys, arguments, read, count)
 
@@ -254,8 +324,8 @@ class RedisStreamDriver(StreamDriver):
             arguments += (each.id, each.consumer, each.grant)
         return await self._run(EXTEND, stream, group, arguments, as_flags)
 
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        await self._run(BEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        await self._run(HEARTBEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
@@ -263,13 +333,22 @@ class RedisStreamDriver(StreamDriver):
                 return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+        if after == _LAST_ID:  # which no range can begin after
+            return []
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
-        return await self._executor.read_page(limit, as_dead_letters, "XRANGE", key, low, "+", "COUNT", limit)
+        return await self._page(key, low, "+", limit, as_dead_letters, oversize_letter)
 
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
+        if after == _LAST_ID:
+            return []
+        key = self._keys.group(stream, group).dead
+        low = f"({_start(after)}" if after else "-"
+        return await SIZES.run(self._executor, [key], (low, "+", limit, 0), as_ids, limit)
+
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         ids = [_whole(each) for each in letters]
-        return await self._run(LETTERS, stream, group, [int(redrive), *ids], as_flags)
+        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         bell = None if group is None else self._keys.group(stream, group).bell
@@ -294,9 +373,9 @@ class RedisWaiter(Waiter):
     async def wait(self, position: Any, timeout: float) -> bool:
         try:
             replies = await self._exchange(position, SystemClock.wait_time() + timeout)
-        except (BackendError, ClosedError):
+        except (BackendError, ClosedError) as error:
             await self._drop()
-            if self._interrupted:
+            if self._interrupted or (isinstance(error, ProtocolError) and _is_oversize(error)):  # something came
                 return True
             raise
         except BaseException:  # cancelled: the answer still comes, to nobody

@@ -1,7 +1,7 @@
 """A client that the user brought: what ailf takes from it, and the executor that serves it.
 
-Taken are its address, credentials, TLS and topology (`ailf_redis.connection.endpoint`). Its own connections and pool stay its own:
-ailf neither borrows from them nor closes them.
+Taken are its address, credentials, TLS and topology (`ailf_redis.connection.endpoint`). The client's connections and
+pool stay its own: ailf neither borrows from them nor closes them.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from ailf.checks import check_seconds
 from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
-from ailf_redis.connection.endpoint import Direct, Nodes, clean, on_threads
+from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, clean, on_threads
 from ailf_redis.connection.executor import Executor
-from ailf_redis.pooled.executor import PlainExecutor
-from ailf_redis.sentinel.endpoint import Watched
+from ailf_redis.pooled.executor import PooledExecutor
+from ailf_redis.sentinel.endpoint import SentinelEndpoint
 from ailf_redis.settings import Settings
 from ailf_redis.versions import forced_host_of
 
-__all__ = ["Brought"]
+__all__ = ["UserClient"]
 
-Home = Direct | Watched | Nodes
+Home = ServerEndpoint | SentinelEndpoint | ClusterEndpoints
 
 _CLIENTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "blocking": (redis.Redis, redis.RedisCluster),
@@ -38,7 +38,7 @@ _TLS: Final[Mapping[str, Any]] = {"blocking": blocking.SSLConnection, "asyncio":
 
 
 @attrs.frozen
-class Brought:
+class UserClient:
     """A client, and where its connections come from.
 
     Attributes:
@@ -51,12 +51,12 @@ class Brought:
 
     client: Any
     flavour: str
-    origin: Home
+    endpoint: Home
     threads: Home
     timeout: float
 
     @classmethod
-    def of(cls, client: Any, flavour: str, timeout: float | None, twin: Any = None) -> "Brought":
+    def of(cls, client: Any, flavour: str, timeout: float | None, twin: Any = None) -> "UserClient":
         """Look at a client.
 
         Arguments:
@@ -71,12 +71,12 @@ class Brought:
         """
         if timeout is not None:
             check_seconds("timeout", timeout, least=0.001)
-        origin = _origin(client, flavour, timeout)
+        endpoint = _endpoint(client, flavour, timeout)
         if flavour == "blocking":
-            threads = origin
+            threads = endpoint
         else:
-            threads = _on_threads(origin) if twin is None else _origin(twin, "blocking", timeout)
-        return cls(client, flavour, origin, threads, _node(origin).options["socket_timeout"])
+            threads = _on_threads(endpoint) if twin is None else _endpoint(twin, "blocking", timeout)
+        return cls(client, flavour, endpoint, threads, _node(endpoint).options["socket_timeout"])
 
     def executor(self, settings: Settings, runtime: Runtime) -> Executor:
         """Return what serves it.
@@ -86,28 +86,28 @@ class Brought:
         """
         if runtime.flavour not in ("blocking", self.flavour):
             raise UnsupportedError("a blocking client was brought; for asyncio bring one of redis.asyncio")
-        origin = self.origin if runtime.flavour == self.flavour else self.threads
-        if isinstance(origin, Nodes):
-            return ClusterExecutor(settings, origin, runtime)
-        return PlainExecutor(settings, origin, runtime)
+        endpoint = self.endpoint if runtime.flavour == self.flavour else self.threads
+        if isinstance(endpoint, ClusterEndpoints):
+            return ClusterExecutor(settings, endpoint, runtime)
+        return PooledExecutor(settings, endpoint, runtime)
 
 
-def _node(origin: Home) -> Direct:
-    if isinstance(origin, Nodes):
-        return origin.node
-    return origin.master if isinstance(origin, Watched) else origin
+def _node(endpoint: Home) -> ServerEndpoint:
+    if isinstance(endpoint, ClusterEndpoints):
+        return endpoint.node
+    return endpoint.master if isinstance(endpoint, SentinelEndpoint) else endpoint
 
 
-def _on_threads(origin: Home) -> Home:
-    if isinstance(origin, Nodes):
-        return attrs.evolve(origin, node=on_threads(origin.node))
-    if isinstance(origin, Watched):
-        sentinels = [on_threads(each) for each in origin.sentinels]
-        return attrs.evolve(origin, master=on_threads(origin.master), sentinels=sentinels)
-    return on_threads(origin)
+def _on_threads(endpoint: Home) -> Home:
+    if isinstance(endpoint, ClusterEndpoints):
+        return attrs.evolve(endpoint, node=on_threads(endpoint.node))
+    if isinstance(endpoint, SentinelEndpoint):
+        sentinels = [on_threads(each) for each in endpoint.sentinels]
+        return attrs.evolve(endpoint, master=on_threads(endpoint.master), sentinels=sentinels)
+    return on_threads(endpoint)
 
 
-def _origin(client: Any, flavour: str, timeout: float | None) -> Home:
+def _endpoint(client: Any, flavour: str, timeout: float | None) -> Home:
     """Return where connections like the client's come from."""
     if not isinstance(client, _CLIENTS[flavour]):
         raise _unusable(client, flavour)
@@ -131,16 +131,16 @@ def _unusable(client: Any, flavour: str) -> InvalidArgumentError:
     )
 
 
-def _direct(pool: Any, timeout: float | None) -> Direct:
+def _direct(pool: Any, timeout: float | None) -> ServerEndpoint:
     kind, options = pool.connection_class, clean(pool.connection_kwargs, timeout)
     if "path" in options:
-        return Direct(kind, options, f"unix://{options['path']}")
+        return ServerEndpoint(kind, options, f"unix://{options['path']}")
     scheme = "redis" if kind.__module__.startswith("redis.") else kind.__module__.partition(".")[0]
     where = f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
-    return Direct(kind, options, f"{scheme}://{where}")
+    return ServerEndpoint(kind, options, f"{scheme}://{where}")
 
 
-def _watched(pool: Any, flavour: str, timeout: float | None) -> Watched:
+def _watched(pool: Any, flavour: str, timeout: float | None) -> SentinelEndpoint:
     if not pool.is_master:
         raise InvalidArgumentError(f"replicas can't write: bring Sentinel.master_for({pool.service_name!r})")
     manager = pool.sentinel_manager
@@ -149,8 +149,8 @@ def _watched(pool: Any, flavour: str, timeout: float | None) -> Watched:
     sentinels = [_direct(each.connection_pool, timeout) for each in manager.sentinels]
     shown = ",".join(each.where.partition("//")[2].rpartition("/")[0] for each in sentinels)
     options = clean(pool.connection_kwargs, timeout)
-    return Watched(
-        master=Direct((_TLS if tls else _PLAIN)[flavour], options, ""),
+    return SentinelEndpoint(
+        master=ServerEndpoint((_TLS if tls else _PLAIN)[flavour], options, ""),
         sentinels=sentinels,
         service=service,
         peers=manager.min_other_sentinels,
@@ -159,7 +159,7 @@ def _watched(pool: Any, flavour: str, timeout: float | None) -> Watched:
     )
 
 
-def _cluster(client: Any, flavour: str, timeout: float | None) -> Nodes:
+def _cluster(client: Any, flavour: str, timeout: float | None) -> ClusterEndpoints:
     """Return the nodes that a cluster's client knows now; from here on ailf follows the cluster by itself."""
     manager = client.nodes_manager
     known = {**manager.startup_nodes, **manager.nodes_cache}
@@ -172,4 +172,6 @@ def _cluster(client: Any, flavour: str, timeout: float | None) -> Nodes:
     # What redis_connect_func does there is to allow reading from replicas.
     options = clean(told, timeout) | {"redis_connect_func": None}
     where = f"cluster://{','.join(f'{host}:{port}' for host, port in seeds)}"
-    return Nodes(Direct(kind, options, ""), seeds, lambda address: manager.remap_host_port(*address), where)
+    return ClusterEndpoints(
+        ServerEndpoint(kind, options, ""), seeds, lambda address: manager.remap_host_port(*address), where
+    )

@@ -99,8 +99,8 @@ def server(url: str | None = None) -> Iterator[str]:
         yield url
         return
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests import binaries  # noqa: PLC0415 - only from a checkout
-    from tests.servers import Server  # noqa: PLC0415 - as above
+    from tests.support import binaries  # noqa: PLC0415 - only from a checkout
+    from tests.support.servers import Server  # noqa: PLC0415 - as above
 
     version, binary = list(binaries.found().items())[-1]
     with Server.start(binary, version=version) as started:

@@ -17,8 +17,8 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from ailf.urls import shown
-from contract_tests.flavours import World, live
 from contract_tests.harness import Harness, UrlHarness
+from contract_tests.world import World, live
 
 __all__ = [
     "NewHarness",

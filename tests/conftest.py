@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import binaries
-from tests.clusters import Cluster
-from tests.servers import NewServer, Server, SharedServers
+from tests.support import binaries
+from tests.support.clusters import Cluster
+from tests.support.servers import NewServer, Server, SharedServers
 
 
 def pytest_configure() -> None:

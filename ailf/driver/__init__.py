@@ -13,16 +13,16 @@ sent; after `BackendDriver.close` every call *must* raise `ClosedError`.
 """
 
 from ailf.driver.backend import BackendDriver, Capability
-from ailf.driver.lock import Bid, Denied, Grant, LockDriver, Place
+from ailf.driver.lock import Denied, Granted, LockDriver, LockRequest, WaiterInfo
 from ailf.driver.pubsub import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.driver.ratelimit import (
-    Account,
     Charge,
-    Demand,
+    LimiterKey,
+    LimitRequest,
+    LimitResult,
     Limits,
     Observation,
     RateLimiterDriver,
-    Ruling,
     SlotLease,
 )
 from ailf.driver.stream import (
@@ -40,36 +40,36 @@ from ailf.driver.stream import (
 )
 
 __all__ = [
-    "Account",
     "Action",
     "BackendDriver",
-    "Bid",
     "Capability",
     "Charge",
     "Claim",
     "Confirmed",
-    "Demand",
     "Denied",
     "Draft",
     "Fetched",
     "Filter",
     "Frame",
-    "Grant",
+    "Granted",
+    "LimitRequest",
+    "LimitResult",
+    "LimiterKey",
     "Limits",
     "Listener",
     "LockDriver",
+    "LockRequest",
     "Observation",
     "Outcome",
-    "Place",
     "PubSubDriver",
     "RateLimiterDriver",
     "Receipt",
     "Record",
     "Refused",
-    "Ruling",
     "Settlement",
     "SlotLease",
     "StreamDriver",
     "Swept",
     "Waiter",
+    "WaiterInfo",
 ]

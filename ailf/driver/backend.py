@@ -35,7 +35,7 @@ class Capability(enum.Enum):
     """Several processes that open the same URL see the same things."""
 
 
-class Takeable(Protocol):
+class Revocable(Protocol):
     """A lease that can be taken away."""
 
     def take(self) -> None:
@@ -96,7 +96,7 @@ class BackendDriver(ABC):
         return False
 
     @abstractmethod
-    def twin(self, runtime: Runtime) -> "BackendDriver":
+    def with_runtime(self, runtime: Runtime) -> "BackendDriver":
         """Return another driver on the same place, bound to another runtime.
 
         Leases are renewed by a thread, so one that declares `Capability.STREAM`, `Capability.LOCK` or
@@ -122,7 +122,7 @@ class BackendDriver(ABC):
         """Return the driver for rate limiters; declared by `Capability.RATE_LIMITER`."""
         raise NotImplementedError
 
-    def watch(self, token: str, lease: "Takeable") -> None:  # noqa: B027 - elsewhere only a request can tell
+    def watch(self, token: str, lease: "Revocable") -> None:  # noqa: B027 - elsewhere only a request can tell
         """Tell a lease, by `take`, as soon as the grant with this token is broken (L8).
 
         A driver that learns it only by a request does nothing. It *must not* keep the lease alive.

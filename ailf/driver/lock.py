@@ -7,10 +7,10 @@ import msgspec
 
 from ailf.values import LockInfo
 
-__all__ = ["Bid", "Denied", "Grant", "LockDriver", "Place"]
+__all__ = ["Denied", "Granted", "LockDriver", "LockRequest", "WaiterInfo"]
 
 
-class Place(msgspec.Struct, frozen=True):
+class WaiterInfo(msgspec.Struct, frozen=True):
     """A waiter's place in the line of the names it wants.
 
     Attributes:
@@ -22,7 +22,7 @@ class Place(msgspec.Struct, frozen=True):
     lease: float
 
 
-class Bid(msgspec.Struct, frozen=True):
+class LockRequest(msgspec.Struct, frozen=True):
     """A try to get one or several names, all or none (L15).
 
     Attributes:
@@ -39,10 +39,10 @@ class Bid(msgspec.Struct, frozen=True):
     ttl: float
     permits: int = 1
     fair: bool = False
-    place: Place | None = None
+    waiter: WaiterInfo | None = None
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Granted(msgspec.Struct, frozen=True):
     """It is granted.
 
     Attributes:
@@ -71,7 +71,7 @@ class LockDriver(ABC):
     """
 
     @abstractmethod
-    async def acquire(self, bid: Bid) -> Grant | Denied:
+    async def acquire(self, request: LockRequest) -> Granted | Denied:
         """Grant the names where each has a permit left, and, if fair, nobody alive in line before; else deny.
 
         A token that has the grant already *must* get the same one, with the same fence, and its time begins anew (L4).
@@ -80,14 +80,14 @@ class LockDriver(ABC):
         """
 
     @abstractmethod
-    async def extend(self, bids: Sequence[Bid]) -> list[bool]:
+    async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         """Let grants end ``ttl`` from now, in one round trip; for each, False where it had ended (L6).
 
         Then nothing *must* change (L3).
         """
 
     @abstractmethod
-    async def release(self, bid: Bid) -> bool:
+    async def release(self, request: LockRequest) -> bool:
         """End the grant of this token, and give up its place in line; return whether it had an unexpired grant (L3).
 
         Whoever is first in line of a name with a free permit *must* be woken (L11).

@@ -6,18 +6,27 @@ from typing import TypeAlias
 
 import msgspec
 
-from ailf.driver.lock import Place
+from ailf.driver.lock import WaiterInfo
 from ailf.errors import BackendError
-from ailf.limits import Concurrency, Limit, Mark
+from ailf.limits import ChargeReceipt, Concurrency, Limit
 from ailf.values import LimitState
 
-__all__ = ["Account", "Charge", "Demand", "Limits", "Observation", "RateLimiterDriver", "Ruling", "SlotLease"]
+__all__ = [
+    "Charge",
+    "LimitRequest",
+    "LimitResult",
+    "LimiterKey",
+    "Limits",
+    "Observation",
+    "RateLimiterDriver",
+    "SlotLease",
+]
 
 Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 """The limits of a limiter with their names."""
 
 
-class Account(msgspec.Struct, frozen=True, cache_hash=True):
+class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True):
     """What is charged: one key of a limiter.
 
     Attributes:
@@ -28,10 +37,10 @@ class Account(msgspec.Struct, frozen=True, cache_hash=True):
 
     limiter: str
     key: str
-    final: bool = False
+    no_refunds: bool = False
 
 
-class Demand(msgspec.Struct, frozen=True):
+class LimitRequest(msgspec.Struct, frozen=True):
     """A call that wants to pass.
 
     Attributes:
@@ -43,15 +52,15 @@ class Demand(msgspec.Struct, frozen=True):
         place: Where it waits in line when it is denied; None for not waiting.
     """
 
-    account: Account
+    limiter_key: LimiterKey
     costs: tuple[int, ...]
     token: str = ""
-    patience: float = 0.0
+    max_wait: float = 0.0
     count_denied: bool = False
-    place: Place | None = None
+    waiter: WaiterInfo | None = None
 
 
-class Ruling(msgspec.Struct, frozen=True):
+class LimitResult(msgspec.Struct, frozen=True):
     """A decision.
 
     Attributes:
@@ -66,7 +75,7 @@ class Ruling(msgspec.Struct, frozen=True):
     retry_after: float | None
     at: float
     levels: tuple[LimitState, ...]
-    marks: tuple[Mark, ...]
+    receipts: tuple[ChargeReceipt, ...]
 
 
 class Charge(msgspec.Struct, frozen=True):
@@ -83,14 +92,14 @@ class Charge(msgspec.Struct, frozen=True):
     name: str
     limit: Limit
     cost: int
-    mark: Mark = ()
+    receipt: ChargeReceipt = ()
     actual: int = 0
 
 
 class SlotLease(msgspec.Struct, frozen=True):
     """The places that one call has of limits of concurrency."""
 
-    account: Account
+    limiter_key: LimiterKey
     token: str
     limits: tuple[tuple[str, Concurrency], ...]
 
@@ -112,7 +121,7 @@ class RateLimiterDriver(ABC):
     """
 
     @abstractmethod
-    async def decide(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | BackendError]:
+    async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | BackendError]:
         """Charge calls, each if every limit allows it or nothing (R1), one after another, in one round trip.
 
         Each is decided on as `ailf.limits.decide` does. What is refused for one alone *may* be its result.
@@ -124,7 +133,7 @@ class RateLimiterDriver(ABC):
         """
 
     @abstractmethod
-    async def settle(self, account: Account, token: str, charges: Sequence[Charge]) -> None:
+    async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         """Let charges be as though they had been ``actual`` (R7), and let the token leave the line (R10).
 
         Whoever is first in line *must* be woken if that may help him.
@@ -135,9 +144,9 @@ class RateLimiterDriver(ABC):
         """Let places of calls last for their whole time again; for each call, False where one has ended."""
 
     @abstractmethod
-    async def observe(self, account: Account, observation: Observation) -> None:
+    async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         """Let no more pass than a provider said."""
 
     @abstractmethod
-    async def reset(self, account: Account, limits: Limits) -> None:
+    async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         """Forget everything that was charged (R5), and wake the first in line."""

@@ -287,6 +287,8 @@ class StreamDriver(ABC):
     ) -> Fetched:
         """Lease up to ``count`` entries to the consumer: those due again first, then new ones in id order (S2, S3).
 
+        It *may* lease fewer where they are large; `Fetched.position` is None then.
+
         At any instant at most one valid lease per entry and group *must* exist. An entry delivered ``max_deliveries``
         times *must* become a dead letter in this same step instead (S5). A group that is missing *must* be made again
         at EARLIEST and reported (S9). An entry that vanished from the stream *must not* come back nor stop the others.
@@ -312,7 +314,7 @@ class StreamDriver(ABC):
         """Let leases end ``lease`` seconds from now; for each, False where it had ended, and nothing changed (S4)."""
 
     @abstractmethod
-    async def beat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         """Count these consumers as alive for so many seconds (S12)."""
 
     @abstractmethod
@@ -328,8 +330,12 @@ class StreamDriver(ABC):
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         """Return the group's dead letters whose own id is after this one ("" for the first), oldest first."""
 
+    async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
+        """Return the ids of what `dead_letters` returns; a driver *may* tell them without reading the letters."""
+        return [each.id for each in await self.dead_letters(stream, group, after, limit)]
+
     @abstractmethod
-    async def take_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         """Remove dead letters; with ``redrive`` deliver them to this group again as new ones, attempt 1 (S16).
 
         For each, return False where it was not there any more, so that each is redriven once. It *must* work for

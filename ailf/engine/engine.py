@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
-from ailf.engine.inbox import Desk
+from ailf.engine.inbox import ReplyInbox
 from ailf.engine.outages import OutageLog
 from ailf.engine.renewal import Renewer
-from ailf.engine.subscriptions import Hub
+from ailf.engine.subscriptions import SubscriptionManager
 from ailf.errors import (
     BackendTimeoutError,
     ClosedError,
@@ -65,13 +65,13 @@ class _Left:
         hub: The subscriptions, where there were any.
     """
 
-    __slots__ = ("driver", "hub", "pid", "renewer")
+    __slots__ = ("driver", "pid", "renewer", "subscriptions")
 
     def __init__(self, driver: BackendDriver) -> None:
         self.driver = driver
         self.pid = 0
         self.renewer: Renewer | None = None
-        self.hub: Hub | None = None
+        self.subscriptions: SubscriptionManager | None = None
 
     def give_back(self) -> None:
         """Give back connections and threads, and warn where there were any (B9)."""
@@ -79,11 +79,11 @@ class _Left:
             return
         if self.renewer is not None:
             self.renewer.abandon()
-        if self.hub is not None:
-            self.hub.give_back()
+        if self.subscriptions is not None:
+            self.subscriptions.give_back()
         had = self.driver.abandon()  # before the reader ends, and closes its connection itself
-        if self.hub is not None:
-            self.hub.wake()
+        if self.subscriptions is not None:
+            self.subscriptions.wake()
         if had:
             warnings.warn(
                 f"the backend {self.driver.url} was dropped without being closed; its connections were given back. "
@@ -131,7 +131,7 @@ class Engine:
         """Make what belongs to one process: after a fork the child makes its own."""
         self._pid = self._left.pid = os.getpid()
         self._closing = self.runtime.event()
-        self._ending = self.runtime.flight()
+        self._ending = self.runtime.single_flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.outages = OutageLog(self.driver)
         self.renewer = self._left.renewer = Renewer(self.driver, self.outages)
@@ -140,9 +140,9 @@ class Engine:
 
     def _start_in_loop(self) -> None:
         """Make what belongs to one event loop."""
-        self._hub: Hub | None = None
-        self._left.hub = None
-        self._desk: Desk | None = None
+        self._subscriptions: SubscriptionManager | None = None
+        self._left.subscriptions = None
+        self._reply_inbox: ReplyInbox | None = None
         self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Engine:
         """Belong to the process and event loop that runs now."""
         here = self.here()
         if self._pid != os.getpid():
-            hub = self._hub
+            hub = self._subscriptions
             self._start()
             if hub is not None:
                 hub.disown(ClosedError("the subscription belongs to the parent process; listen again in this one"))
@@ -194,7 +194,7 @@ class Engine:
                     f"the backend {self.driver.url} belongs to the event loop of thread {self._thread!r}, which still "
                     "runs; open a backend of its own in each event loop"
                 )
-            hub = self._hub
+            hub = self._subscriptions
             self._start_in_loop()
             if hub is not None:
                 hub.abandon(ClosedError("the event loop of the subscription has ended; listen again in this one"))
@@ -216,20 +216,22 @@ class Engine:
         self._open.discard(closable)
 
     @property
-    def hub(self) -> Hub:
+    def subscriptions(self) -> SubscriptionManager:
         """The subscriptions of this backend, over one connection."""
         self.check_open()
-        if self._hub is None:
-            self._hub = self._left.hub = Hub(self.driver, self._weak_check(), self.outages)
-        return self._hub
+        if self._subscriptions is None:
+            self._subscriptions = self._left.subscriptions = SubscriptionManager(
+                self.driver, self._weak_check(), self.outages
+            )
+        return self._subscriptions
 
     @property
-    def desk(self) -> Desk:
+    def reply_inbox(self) -> ReplyInbox:
         """The requests of this backend that wait for replies."""
-        hub = self.hub
-        if self._desk is None:
-            self._desk = Desk(hub, self.runtime)
-        return self._desk
+        hub = self.subscriptions
+        if self._reply_inbox is None:
+            self._reply_inbox = ReplyInbox(hub, self.runtime)
+        return self._reply_inbox
 
     def token(self) -> str:
         """Return 128 random bits, as text; they are asked of the system for many at once, which takes it as long."""
@@ -297,6 +299,24 @@ class Engine:
                     self.outages.worked()
                 return answer
 
+    async def call_timed(
+        self,
+        what: str,
+        request: Callable[..., Awaitable[T]],
+        *args: Any,
+        until: float | None = None,
+    ) -> tuple[float, T]:
+        """Make one request as `call` does, which may be repeated; return also when the one that was answered was sent.
+
+        That time is on the clock for leases: what the answer grants for a time counts from then.
+        """
+
+        async def timed() -> tuple[float, T]:
+            since = self.runtime.lease_now()
+            return since, await request(*args)
+
+        return await self.call(what, timed, again=True, until=until)
+
     async def wait_out(self, error: Exception, begin: float, tries: int, until: float | None = None) -> None:
         """Pause before a request is repeated, or raise its error where the time for that is over.
 
@@ -331,7 +351,7 @@ class Engine:
         if not self.closed:
             self.check_open()
         self.closed = True
-        await self._ending.join(self._end)
+        await self._ending.run(self._end)
 
     async def _end(self) -> None:
         """Close, once; a caller who was cancelled meanwhile leaves this running, and the next one waits for it."""
@@ -349,6 +369,6 @@ class Engine:
             closable.stop()
         for closable in closables:
             await closable.close()
-        if self._hub is not None:
-            await self._hub.close()
+        if self._subscriptions is not None:
+            await self._subscriptions.close()
         await self.renewer.close()

@@ -14,12 +14,12 @@ from typing import Final
 
 from ailf.codecs import open_envelope
 from ailf.driver import Filter, Frame
-from ailf.engine.subscriptions import Hub, Inbox
+from ailf.engine.subscriptions import MessageBuffer, SubscriptionManager
 from ailf.errors import BackendTimeoutError, DecodeError, InvalidArgumentError
 from ailf.runtime import Event, Runtime
 from ailf.values import Gap, Overflow
 
-__all__ = ["FAILED", "MARKS", "REPLY_TO", "REQUEST", "Desk", "Ticket", "check_free"]
+__all__ = ["FAILED", "MARKS", "REPLY_TO", "REQUEST", "PendingReply", "ReplyInbox", "check_free"]
 
 REPLY_TO: Final = "ailf-reply-to"
 """The channel that waits for the reply."""
@@ -39,7 +39,7 @@ def check_free(headers: Mapping[str, str] | None) -> None:
         raise InvalidArgumentError(f"the header {min(taken)} is how requests and replies travel; choose another name")
 
 
-class Ticket:
+class PendingReply:
     """Somebody who waits.
 
     Attributes:
@@ -92,12 +92,12 @@ class Ticket:
         return self._frames.popleft()
 
 
-class _Mail(Inbox):
+class _Mail(MessageBuffer):
     """An inbox that nobody reads: each frame goes to its ticket at once, and one that nobody waits for is dropped."""
 
     def __init__(self, ready: Event) -> None:
         super().__init__(ready, size=1, overflow=Overflow.DROP_OLDEST)
-        self.tickets: dict[str, Ticket] = {}
+        self.tickets: dict[str, PendingReply] = {}
 
     def put(self, item: Frame | Gap) -> None:
         if isinstance(item, Gap):
@@ -118,18 +118,18 @@ class _Mail(Inbox):
             ticket.fail(error or InvalidArgumentError("the inbox was given up"))
 
 
-class Desk:
+class ReplyInbox:
     """Everybody of one backend who waits for something over pub/sub.
 
     Attributes:
         channel: Where it comes to.
     """
 
-    def __init__(self, hub: Hub, runtime: Runtime) -> None:
+    def __init__(self, hub: SubscriptionManager, runtime: Runtime) -> None:
         self.channel = f"ailf.inbox.{secrets.token_hex(8)}"
-        self._hub = hub
+        self._subscriptions = hub
         self._runtime = runtime
-        self._opening = runtime.flight()
+        self._opening = runtime.single_flight()
         self._mail = _Mail(runtime.event())
         self._opened = False
 
@@ -151,7 +151,7 @@ class Desk:
         last = until if self._runtime.uses_caller else None
         while not self.ready:
             left = None if until is None else max(0.0, until - self._runtime.now())
-            await self._opening.join(functools.partial(self._open, last), left)
+            await self._opening.run(functools.partial(self._open, last), left)
             if left is not None and left <= 0 and not self.ready:
                 raise BackendTimeoutError("the inbox for replies was not subscribed in time")
 
@@ -159,15 +159,15 @@ class Desk:
         if self.ready:
             return
         self._opened, self._mail = False, _Mail(self._runtime.event())
-        await self._hub.attach(self._mail, [Filter(self.channel)], until)
+        await self._subscriptions.attach(self._mail, [Filter(self.channel)], until)
         self._opened = True
 
-    def expect(self) -> Ticket:
+    def expect(self) -> PendingReply:
         """Return the ticket of somebody new."""
-        ticket = Ticket(self._runtime.event(), self._runtime.now)
+        ticket = PendingReply(self._runtime.event(), self._runtime.now)
         self._mail.tickets[ticket.id] = ticket
         return ticket
 
-    def forget(self, ticket: Ticket) -> None:
+    def forget(self, ticket: PendingReply) -> None:
         """Drop what still comes for it."""
         self._mail.tickets.pop(ticket.id, None)

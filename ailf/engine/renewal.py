@@ -26,7 +26,7 @@ from ailf.engine.outages import OutageLog
 from ailf.runtime import ThreadRuntime, run
 from ailf.runtime.clock import SystemClock
 
-__all__ = ["Hold", "Renewer"]
+__all__ = ["RenewedLease", "Renewer"]
 
 log = logging.getLogger("ailf.renewal")
 
@@ -66,7 +66,7 @@ class Liveness(ABC):
 
     @classmethod
     @abstractmethod
-    async def beat(cls, members: Sequence[Any], driver: BackendDriver) -> None:
+    async def heartbeat(cls, members: Sequence[Any], driver: BackendDriver) -> None:
         """Give the heartbeats of one batch."""
 
     @classmethod
@@ -75,7 +75,7 @@ class Liveness(ABC):
         """Return what a log calls one batch."""
 
 
-class Hold(ABC):
+class RenewedLease(ABC):
     """One lease of this process.
 
     Attributes:
@@ -89,7 +89,7 @@ class Hold(ABC):
         now: Returns the time on this process's clock.
     """
 
-    __slots__ = ("ends", "last", "lease", "limit", "now", "on_lost", "taken")
+    __slots__ = ("ends", "last", "lease", "limit", "now", "on_lost", "revoked")
 
     liveness: Liveness | None = None
 
@@ -104,14 +104,14 @@ class Hold(ABC):
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
         self.limit = float("inf")
-        self.taken = False
+        self.revoked = False
         self.on_lost: Callable[[], None] | None = None
         self.now = now
 
     @property
     def lost(self) -> bool:
         """Whether it is lost: taken, or not confirmed in time; it needs no answer from anybody to know."""
-        return self.taken or self.now() >= self.ends
+        return self.revoked or self.now() >= self.ends
 
     def confirm(self, since: float, lease: float) -> None:
         """The backend granted so many seconds in answer to a request sent then."""
@@ -119,7 +119,7 @@ class Hold(ABC):
 
     def take(self) -> None:
         """Somebody else may have it: it is lost for good."""
-        self.taken = True
+        self.revoked = True
         on_lost = self.on_lost  # another thread may take it back just now
         if on_lost is not None:
             on_lost()
@@ -155,7 +155,7 @@ class Renewer:
         self._driver = driver
         self._outages = outages or OutageLog(driver)
         self._twin: BackendDriver | None = None
-        self._holds: set[Hold] = set()
+        self._holds: set[RenewedLease] = set()
         self._guard = threading.RLock()  # entered by itself it costs a third of what it does as the condition's
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
@@ -166,7 +166,7 @@ class Renewer:
         self._clock = driver.runtime.clock
         self._clock.follow(self)
 
-    def add(self, holds: Sequence[Hold]) -> None:
+    def add(self, holds: Sequence[RenewedLease]) -> None:
         """Renew these, which began together, from now on."""
         with self._guard:
             self._holds.update(holds)
@@ -178,7 +178,7 @@ class Renewer:
                 self._next = due
                 self._wake.notify()
 
-    def limit(self, hold: Hold, until: float) -> None:
+    def limit(self, hold: RenewedLease, until: float) -> None:
         """Give this one up then, on this process's clock, although it could be renewed."""
         with self._guard:
             hold.limit = until
@@ -195,7 +195,7 @@ class Renewer:
             self._thread = None
             raise
 
-    def discard(self, hold: Hold) -> None:
+    def discard(self, hold: RenewedLease) -> None:
         """Don't renew this any more."""
         self._holds.discard(hold)
 
@@ -227,7 +227,7 @@ class Renewer:
         alive = {hold.liveness for hold in tuple(self._holds) if hold.liveness and now < hold.liveness.ends}
         yield
         if alive:
-            twin = self._driver.twin(ThreadRuntime())  # the thread may be busy with its own
+            twin = self._driver.with_runtime(ThreadRuntime())  # the thread may be busy with its own
             for each, since in self._beat_all(alive, lambda: twin):
                 each.outlast(since)
             run(twin.close())
@@ -276,7 +276,7 @@ class Renewer:
     def _round(self, now: float) -> None:
         """Renew what is due, in one request for all that can share it; mark what can't be saved."""
         beats: set[Liveness] = set()
-        batches: dict[Hashable, list[Hold]] = defaultdict(list)
+        batches: dict[Hashable, list[RenewedLease]] = defaultdict(list)
         with self._clock.step_lock():  # in the middle of a move by hand living holders look dead
             for hold in tuple(self._holds):
                 if hold.lost or hold.limit <= now:
@@ -300,7 +300,7 @@ class Renewer:
     def _own(self) -> BackendDriver:
         """Return the thread's own driver."""
         if self._twin is None:
-            self._twin = self._driver.twin(ThreadRuntime())
+            self._twin = self._driver.with_runtime(ThreadRuntime())
         return self._twin
 
     def _beat_all(
@@ -312,11 +312,11 @@ class Renewer:
             batches[type(each), each.batch].append(each)
         for members in batches.values():
             since = self._now()
-            done, _ = self._ask(over, members[0].describe(members), partial(members[0].beat, members))
+            done, _ = self._ask(over, members[0].describe(members), partial(members[0].heartbeat, members))
             for each in members if done else ():
                 yield each, since
 
-    def _renew(self, holds: list[Hold]) -> None:
+    def _renew(self, holds: list[RenewedLease]) -> None:
         since = self._now()
         what = f"{holds[0]} and {len(holds) - 1} more not renewed" if len(holds) > 1 else f"{holds[0]} not renewed"
         done, kept = self._ask(self._own, what, lambda driver: holds[0].renew(driver, holds))
@@ -341,14 +341,14 @@ class Renewer:
             self._outages.worked()
         return True, answer
 
-    def _lose(self, hold: Hold, why: str) -> None:
+    def _lose(self, hold: RenewedLease, why: str) -> None:
         self._holds.discard(hold)
         log.warning("%s is lost: %s", hold, why)
         hold.take()
 
 
-def _why_lost(hold: Hold, now: float) -> str:
+def _why_lost(hold: RenewedLease, now: float) -> str:
     """Return why a lease has to be given up."""
-    if hold.taken:
+    if hold.revoked:
         return "another consumer or holder has it"
     return "its handler's timeout is over" if hold.limit <= now else "it could not be renewed in time"

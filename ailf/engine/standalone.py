@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from ailf.engine.engine import Engine
 
-__all__ = ["Attached"]
+__all__ = ["StandaloneObject"]
 
 
 class HasEngine(Protocol):
@@ -21,7 +21,7 @@ def _opens_class(backend: Callable[[], HasEngine]) -> Callable[[Any], HasEngine]
     return lambda _: backend()
 
 
-class Attached:
+class StandaloneObject:
     """Knows the engine of its backend.
 
     An object that a backend handed out uses that backend. One that was made alone opens a backend at its first use, not

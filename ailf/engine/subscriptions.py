@@ -20,7 +20,7 @@ from ailf.runtime import Event, Task
 from ailf.runtime.clock import SystemClock
 from ailf.values import Gap, Overflow
 
-__all__ = ["Hub", "Inbox"]
+__all__ = ["MessageBuffer", "SubscriptionManager"]
 
 log = logging.getLogger("ailf.pubsub")
 
@@ -33,7 +33,9 @@ class _Interest:
     """What is known of one filter: who wants it, and whether the backend has confirmed it."""
 
     confirmed: Event
-    inboxes: tuple["Inbox", ...] = ()  # replaced and never changed: the reader goes through it while others subscribe
+    inboxes: tuple[
+        "MessageBuffer", ...
+    ] = ()  # replaced and never changed: the reader goes through it while others subscribe
     error: Exception | None = None
     established: bool = False
 
@@ -47,7 +49,7 @@ class _Outage:
     awaiting: set[Filter] = attrs.field(factory=set)
 
 
-class Inbox:
+class MessageBuffer:
     """The bounded buffer of one subscription.
 
     It holds at most `size` frames. Gaps are never dropped and don't count, as no two of them are ever adjacent: where
@@ -216,7 +218,7 @@ def _joined(one: Gap, other: Gap) -> Gap:
     return Gap(other.reason, one.seconds + other.seconds)
 
 
-class Hub:
+class SubscriptionManager:
     """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
 
     def __init__(self, driver: BackendDriver, check_home: Callable[[], None], outages: OutageLog | None = None) -> None:
@@ -225,9 +227,9 @@ class Hub:
         self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
-        self._inboxes: list[Inbox] = []
+        self._inboxes: list[MessageBuffer] = []
         self._guard = self._runtime.guard()  # what is asked for is sent in the order in which the table changes
-        self._starting = self._runtime.flight()
+        self._starting = self._runtime.single_flight()
         self._listener: Listener | None = None
         self._reader: Task | None = None
         self._stopping = self._runtime.event()
@@ -237,7 +239,7 @@ class Hub:
 
     # --- asked by subscriptions ----------------------------------------------------------------------------------
 
-    async def attach(self, inbox: Inbox, filters: Iterable[Filter], until: float | None = None) -> None:
+    async def attach(self, inbox: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
         """Take in a new inbox with what it asks for first; see `add`."""
         inbox.check_home = self._check_home
         self._inboxes.append(inbox)
@@ -247,7 +249,7 @@ class Hub:
             await self.remove(inbox)
             raise
 
-    async def add(self, inbox: Inbox, filters: Iterable[Filter], until: float | None = None) -> None:
+    async def add(self, inbox: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
         """Let these filters feed the inbox; return when the backend has confirmed them all (P2).
 
         It has twice the driver's `timeout` for that, since an interruption may have to be mended first.
@@ -267,7 +269,7 @@ class Hub:
         until = last if until is None else min(until, last)
         try:
             if self._reader is None:
-                await self._starting.join(self._start)
+                await self._starting.run(self._start)
             with self._guard:
                 await self._change(self._enter(inbox, wanted), ())
             await self._confirmed(wanted, begin, until)
@@ -275,19 +277,19 @@ class Hub:
             await self.drop(inbox, wanted)
             raise
 
-    async def drop(self, inbox: Inbox, filters: Sequence[Filter]) -> None:
+    async def drop(self, inbox: MessageBuffer, filters: Sequence[Filter]) -> None:
         """Let these filters feed the inbox no more."""
         with self._guard:
             await self._change((), self._withdraw(inbox, filters))
 
-    async def remove(self, inbox: Inbox) -> None:
+    async def remove(self, inbox: MessageBuffer) -> None:
         """End the inbox."""
         inbox.end()
         await self.drop(inbox, tuple(inbox.filters))
         if inbox in self._inboxes:
             self._inboxes.remove(inbox)
 
-    def _enter(self, inbox: Inbox, filters: Iterable[Filter]) -> list[Filter]:
+    def _enter(self, inbox: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
         """Note the inbox's interest; return the filters that nobody had asked for."""
         new = []
         for each in filters:
@@ -298,7 +300,7 @@ class Hub:
             inbox.filters[each] = None
         return new
 
-    def _withdraw(self, inbox: Inbox, filters: Iterable[Filter]) -> list[Filter]:
+    def _withdraw(self, inbox: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
         """Forget the inbox's interest; return the filters that nobody asks for any more."""
         unwanted = []
         for each in filters:
@@ -496,7 +498,7 @@ class Hub:
             await self._listener.close()
 
 
-def _end(inboxes: Iterable[Inbox], interests: Iterable[_Interest], error: Exception) -> None:
+def _end(inboxes: Iterable[MessageBuffer], interests: Iterable[_Interest], error: Exception) -> None:
     """End these inboxes, and who waits for these filters to be confirmed."""
     for interest in interests:
         interest.error = error

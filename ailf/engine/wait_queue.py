@@ -8,13 +8,13 @@ out as well (`Outage`).
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from ailf.driver import Denied, Place
+from ailf.driver import Denied, WaiterInfo
 from ailf.engine.engine import AWAY, Engine
-from ailf.engine.inbox import Ticket
+from ailf.engine.inbox import PendingReply
 from ailf.errors import ClosedError
 from ailf.runtime import Event
 
-__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_line"]
+__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_queue"]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class _Waiter:
         gone: Set when he has left.
     """
 
-    def __init__(self, ticket: Ticket, gone: Event) -> None:
+    def __init__(self, ticket: PendingReply, gone: Event) -> None:
         self._ticket = ticket
         self.gone = gone
 
@@ -98,10 +98,10 @@ class _Waiter:
         await self.gone.wait(WITHDRAW)
 
 
-async def wait_in_line(
+async def wait_in_queue(
     engine: Engine,
     what: str,
-    attempt: Callable[[str, Place], Awaitable[T | Denied]],
+    attempt: Callable[[str, WaiterInfo], Awaitable[T | Denied]],
     withdraw: Callable[[str], Coroutine[Any, Any, None]],
     until: float,
 ) -> T | None:
@@ -117,14 +117,16 @@ async def wait_in_line(
     Raises:
         BackendError: What a try failed with; where the backend is away, only when the time is over.
     """
-    desk, outage = engine.desk, Outage(engine, what, until)
+    desk, outage = engine.reply_inbox, Outage(engine, what, until)
     await outage.ask(lambda: desk.open(until))
     ticket = desk.expect()
     waiter = _Waiter(ticket, engine.runtime.event())
     engine.keep(waiter)
     try:
         engine.check_open()  # a close that has begun before it was kept doesn't wait for it
-        while isinstance(found := await outage.ask(lambda: attempt(ticket.id, Place(desk.channel, PLACE))), Denied):
+        while isinstance(
+            found := await outage.ask(lambda: attempt(ticket.id, WaiterInfo(desk.channel, PLACE))), Denied
+        ):
             left = until - engine.runtime.now()
             if left <= -LATE:
                 engine.runtime.spawn(lambda: withdraw(ticket.id), name="ailf-withdraw")  # the caller's time is over

@@ -1,10 +1,9 @@
 """Rate limits as values: what may pass, and the arithmetic that decides."""
 
-from ailf.limits.base import LARGEST, Algorithm, Mark, State
+from ailf.limits.base import LARGEST, Algorithm, ChargeReceipt, Limit, State
 from ailf.limits.concurrency import Concurrency
 from ailf.limits.decide import decide
 from ailf.limits.fixed_window import FixedWindow
-from ailf.limits.kinds import Limit, algorithm
 from ailf.limits.sliding_window import SlidingWindow
 from ailf.limits.text import as_limit, parse_limit
 from ailf.limits.token_bucket import TokenBucket
@@ -12,14 +11,13 @@ from ailf.limits.token_bucket import TokenBucket
 __all__ = [
     "LARGEST",
     "Algorithm",
+    "ChargeReceipt",
     "Concurrency",
     "FixedWindow",
     "Limit",
-    "Mark",
     "SlidingWindow",
     "State",
     "TokenBucket",
-    "algorithm",
     "as_limit",
     "decide",
     "parse_limit",

@@ -1,7 +1,14 @@
-"""What every limit is made of: its arithmetic (`Algorithm`), the state of a key, and the bounds of its numbers."""
+"""What every limit is made of: the value (`Limit`), its arithmetic (`Algorithm`), and the state of a key.
+
+The arithmetic is pure, on integers, and the reference for every backend. Time is the backend's, in milliseconds. A
+state is a tuple, ``()`` where nothing was ever charged. If time steps back, the latest time that a state has seen
+counts on (R6). A limit may change while its state is there (R12).
+
+A new kind of limit is a file beside this one, with a value and an algorithm, and a file in ``ailf_redis/lua``.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 
@@ -14,7 +21,8 @@ __all__ = [
     "MAX_BUCKETS",
     "NAMED",
     "Algorithm",
-    "Mark",
+    "ChargeReceipt",
+    "Limit",
     "State",
     "Taken",
     "check_size",
@@ -49,14 +57,55 @@ def period_text(milliseconds: int) -> str:
 
 
 State: TypeAlias = tuple[Any, ...]
-Mark: TypeAlias = tuple[Any, ...]
+ChargeReceipt: TypeAlias = tuple[Any, ...]
 """What a charge is remembered by when it is settled."""
 
-Taken: TypeAlias = tuple[State, Mark, int, int]
+Taken: TypeAlias = tuple[State, ChargeReceipt, int, int]
 """What became of a charge that passed: the state, its mark, what remains, ms until it is as good as fresh."""
 
 FLOORS: Final = 4
 """How many lows of a bucket's debt are remembered."""
+
+
+class Limit(ABC):
+    """A limit of a `RateLimiter`: a `TokenBucket`, a `FixedWindow`, a `SlidingWindow` or a `Concurrency`.
+
+    Attributes:
+        code: The letter by which scripts know the kind.
+        leased: Whether each call holds a lease for as long as it takes.
+        reservable: Whether a call can be charged in advance, by `RateLimiter.reserve`.
+        longest_wait: Seconds: the longest that `RateLimiter.observe` can be told.
+    """
+
+    __slots__ = ()
+
+    code: ClassVar[str]
+    leased: ClassVar[bool] = False
+    reservable: ClassVar[bool] = False
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds: the longest wait that can be observed."""
+        return float("inf")
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """The largest cost that can ever pass."""
+
+    @property
+    @abstractmethod
+    def numbers(self) -> tuple[int, int, int]:
+        """The limit as backends count by it, in milliseconds and whole units; 0 where the kind has no number."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What a key's state depends on: where it differs, the state of another limit is not taken over (R12)."""
+
+    @abstractmethod
+    def algorithm(self) -> "Algorithm":
+        """Return the arithmetic of this limit."""
 
 
 class Algorithm(ABC):
@@ -81,7 +130,7 @@ class Algorithm(ABC):
         """Return after how many ms a cost passes if nothing else happens: 0 for now, None for never (R3)."""
 
     @abstractmethod
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         """Charge a cost, whether it fits or not; the token tells whose it is."""
 
     def take(self, state: State, now: int, cost: int) -> "Taken | None":
@@ -91,11 +140,11 @@ class Algorithm(ABC):
         """
         if self.wait(state, now, cost) != 0:
             return None
-        after, mark = self.charge(state, now, cost, "")
-        return after, mark, self.remaining(after, now), self.ends(after) - now
+        after, receipt = self.charge(state, now, cost, "")
+        return after, receipt, self.remaining(after, now), self.ends(after) - now
 
     @abstractmethod
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         """Return the state as though ``actual`` had been charged instead, when it was (R7)."""
 
     @abstractmethod
@@ -110,10 +159,10 @@ class Algorithm(ABC):
             pause_ms: How long nothing may pass, for a bucket.
         """
 
-    def true_up(self, state: State, now: int, token: str, mark: Mark, charged: int, actual: int) -> State:
+    def true_up(self, state: State, now: int, token: str, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         """Return the state as `settle` does; a call that was charged nothing is charged now."""
         if charged:
-            return self.settle(state, now, mark or (token,), charged, actual)
+            return self.settle(state, now, receipt or (token,), charged, actual)
         return self.charge(state, now, actual, token)[0] if actual else state
 
     def without(self, state: State, token: str) -> State:

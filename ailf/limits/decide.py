@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ailf.limits.base import Algorithm, Mark, State
+from ailf.limits.base import Algorithm, ChargeReceipt, State
 
-__all__ = ["Verdict", "decide"]
+__all__ = ["JointDecision", "decide"]
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class JointDecision(msgspec.Struct, frozen=True):
     """What becomes of a call that several limits must allow.
 
     Attributes:
@@ -24,7 +24,7 @@ class Verdict(msgspec.Struct, frozen=True):
     wait: int | None
     waits: tuple[int | None, ...]
     states: tuple[State, ...]
-    marks: tuple[Mark, ...]
+    receipts: tuple[ChargeReceipt, ...]
 
 
 def decide(
@@ -32,32 +32,32 @@ def decide(
     now: int,
     token: str,
     *,
-    patience: int = 0,
+    max_wait: int = 0,
     count_denied: bool = False,
-) -> Verdict:
+) -> JointDecision:
     """Decide on a call, all or nothing (R1).
 
     Arguments:
         limits: Each limit, its state, and what the call costs of it.
         now: The time.
         token: Whose call it is.
-        patience: How many ms it may have to wait after it is charged: a reservation.
+        max_wait: How many ms it may have to wait after it is charged: a reservation.
         count_denied: Whether a denied call is charged all the same, as far as there is room.
     """
     if token:
         limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
     waits = [limit.wait(state, now, cost) for limit, state, cost in limits]
     wait = _longest(waits)
-    allowed = wait is not None and wait <= patience
-    states, marks = [], []
+    allowed = wait is not None and wait <= max_wait
+    states, receipts = [], []
     for number, (limit, state, asked) in enumerate(limits):
         cost = asked if allowed else min(asked, limit.remaining(state, now)) if count_denied else 0
-        after, mark = limit.charge(state, now, cost, token) if cost else (state, ())
+        after, receipt = limit.charge(state, now, cost, token) if cost else (state, ())
         states.append(after)
-        marks.append(mark)
+        receipts.append(receipt)
         if cost and not allowed:
             waits[number] = limit.wait(after, now, asked)
-    return Verdict(allowed, wait if allowed else _longest(waits), tuple(waits), tuple(states), tuple(marks))
+    return JointDecision(allowed, wait if allowed else _longest(waits), tuple(waits), tuple(states), tuple(receipts))
 
 
 def _longest(waits: Sequence[int | None]) -> int | None:

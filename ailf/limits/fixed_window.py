@@ -1,12 +1,15 @@
 """The fixed window: `limit` per period; every period begins anew."""
 
+from typing import ClassVar
+
 import attrs
 
 from ailf.checks import valid_count
 from ailf.limits.base import (
     LARGEST,
     Algorithm,
-    Mark,
+    ChargeReceipt,
+    Limit,
     State,
     Taken,
     check_size,
@@ -15,11 +18,11 @@ from ailf.limits.base import (
     valid_period,
 )
 
-__all__ = ["Fixed", "FixedWindow"]
+__all__ = ["FixedWindow", "FixedWindowAlgorithm"]
 
 
 @attrs.frozen(cache_hash=True)
-class FixedWindow:
+class FixedWindow(Limit):
     """So much per window, where windows begin at whole multiples of ``per`` on the backend's clock, for all alike.
 
     Twice the limit can pass around the end of a window; `SlidingWindow` doesn't allow that.
@@ -28,6 +31,8 @@ class FixedWindow:
         limit: What a window admits.
         per: Its seconds, to the millisecond.
     """
+
+    code: ClassVar[str] = "f"
 
     limit: int = attrs.field(validator=valid_count)
     per: float = attrs.field(default=1.0, validator=valid_period)
@@ -46,11 +51,25 @@ class FixedWindow:
         """The largest cost that can ever pass."""
         return self.limit
 
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Period in milliseconds, limit."""
+        return self.per_ms, self.limit, 0
+
+    @property
+    def identity(self) -> str:
+        """The kind and the period."""
+        return f"f {self.per_ms}"
+
+    def algorithm(self) -> Algorithm:
+        """Return its arithmetic."""
+        return FixedWindowAlgorithm(self)
+
     def __str__(self) -> str:
         return f"{self.limit}/{period_text(self.per_ms)} fixed"
 
 
-class Fixed(Algorithm):
+class FixedWindowAlgorithm(Algorithm):
     """`FixedWindow`: a state is (begin of the window, what was charged in it)."""
 
     def __init__(self, limit: FixedWindow) -> None:
@@ -73,7 +92,7 @@ class Fixed(Algorithm):
         begin, used = self._at(state, now)
         return begin + self.per - now if cost and used + cost > self.capacity else 0
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         begin, used = self._at(state, now)
         return (begin, min(used + cost, LARGEST)), (begin,)
 
@@ -82,9 +101,9 @@ class Fixed(Algorithm):
         left = self.capacity - used - cost
         return None if left < 0 else ((begin, used + cost), (begin,), left, begin + self.per - now)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         begin, used = self._at(state, now)
-        if mark[0] != begin or not (state or actual > charged):
+        if receipt[0] != begin or not (state or actual > charged):
             return state
         return begin, max(0, min(used + actual - charged, LARGEST))
 

@@ -1,5 +1,7 @@
 """The sliding window: `limit` in any period, counted in buckets."""
 
+from typing import ClassVar
+
 import attrs
 
 from ailf.checks import valid_count
@@ -8,7 +10,8 @@ from ailf.limits.base import (
     LARGEST,
     MAX_BUCKETS,
     Algorithm,
-    Mark,
+    ChargeReceipt,
+    Limit,
     State,
     Taken,
     check_size,
@@ -17,11 +20,11 @@ from ailf.limits.base import (
     valid_period,
 )
 
-__all__ = ["Sliding", "SlidingWindow"]
+__all__ = ["SlidingWindow", "SlidingWindowAlgorithm"]
 
 
 @attrs.frozen(cache_hash=True)
-class SlidingWindow:
+class SlidingWindow(Limit):
     """So much in any ``per`` seconds, wherever they begin.
 
     What was admitted is counted in buckets of ``per / buckets`` seconds. Of the newest bucket it is known when its last
@@ -33,6 +36,8 @@ class SlidingWindow:
         per: Its seconds, to the millisecond.
         buckets: How finely it is counted.
     """
+
+    code: ClassVar[str] = "s"
 
     limit: int = attrs.field(validator=valid_count)
     per: float = attrs.field(default=1.0, validator=valid_period)
@@ -60,12 +65,26 @@ class SlidingWindow:
         """The largest cost that can ever pass."""
         return self.limit
 
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Width of a bucket and period in milliseconds, limit."""
+        return self.width_ms, self.per_ms, self.limit
+
+    @property
+    def identity(self) -> str:
+        """The kind, the width of a bucket and the period."""
+        return f"s{self.width_ms} {self.per_ms}"
+
+    def algorithm(self) -> Algorithm:
+        """Return its arithmetic."""
+        return SlidingWindowAlgorithm(self)
+
     def __str__(self) -> str:
         buckets = "" if self.buckets == SlidingWindow(1, 1).buckets else f" in {self.buckets}"
         return f"{self.limit}/{period_text(self.per_ms)} sliding{buckets}"
 
 
-class Sliding(Algorithm):
+class SlidingWindowAlgorithm(Algorithm):
     """`SlidingWindow`: a state is (time of the last charge, what was charged in its bucket, in the one before, …).
 
     Of the newest bucket it is known when its last charge was made, so no wait is longer than the window.
@@ -107,7 +126,7 @@ class Sliding(Algorithm):
                 return self._gone(state[0], bucket) - now
         raise AssertionError("a cost within the capacity passes when every bucket is gone")
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         latest, counted = self._at(state, now)
         bucket = latest // self.width
         return self._add(latest, counted, bucket, cost), (bucket,)
@@ -137,9 +156,9 @@ class Sliding(Algorithm):
             counts.pop()
         return (last, *counts)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
         latest, counted = self._at(state, now)
-        bucket = mark[0]
+        bucket = receipt[0]
         end = (bucket + 1) * self.width - 1
         last = state[0] if state and state[0] // self.width >= bucket else end
         if self._gone(last, bucket) <= latest or not (state or actual > charged):

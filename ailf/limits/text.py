@@ -4,13 +4,16 @@ import re
 
 from ailf.checks import check_count
 from ailf.errors import InvalidArgumentError
+from ailf.limits.base import Limit
 from ailf.limits.concurrency import Concurrency
 from ailf.limits.fixed_window import FixedWindow
-from ailf.limits.kinds import Limit
 from ailf.limits.sliding_window import SlidingWindow
 from ailf.limits.token_bucket import TokenBucket
 
 __all__ = ["as_limit", "parse_limit"]
+
+KINDS = (TokenBucket, SlidingWindow, FixedWindow, Concurrency)
+"""The limits that every backend can count by."""
 
 UNITS = {"ms": 1, "s": 1000, "second": 1000, "m": 60_000, "minute": 60_000, "h": 3_600_000, "hour": 3_600_000}
 UNITS |= {"sec": 1000, "min": 60_000, "d": 86_400_000, "day": 86_400_000}
@@ -57,7 +60,7 @@ def as_limit(what: str, limit: object) -> Limit:
     """
     if isinstance(limit, str):
         return parse_limit(limit)
-    if isinstance(limit, TokenBucket | SlidingWindow | FixedWindow | Concurrency):
+    if isinstance(limit, KINDS):
         return limit
     raise InvalidArgumentError(
         f"{what} must be a TokenBucket, SlidingWindow, FixedWindow, Concurrency, or a text like '60/minute', "

@@ -1,17 +1,38 @@
-"""The token bucket: holds up to `burst` tokens and is refilled at a steady rate."""
+"""The token bucket: holds up to `burst` tokens and is refilled at a steady rate.
+
+Its state keeps no tokens but a debt, in units of cost times the period, of which `rate` leaks away per millisecond: so
+nothing is ever rounded. (The generic cell rate algorithm of ITU-T I.371 is the same bucket with the debt counted in
+time.) It also keeps how low the debt has been since when, coarsely: a charge that is taken back later can only give
+back what would still be owed without it (R7).
+
+A debt above the capacity is one of two things (R12). Either this limit charged it, in advance or beyond what there was:
+then it counts. Or a larger limit did: then no more of it counts than the capacity, from when it was charged. A text at
+the end of the state tells which limit made it.
+"""
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
 from ailf.checks import valid_count
 from ailf.errors import InvalidArgumentError
-from ailf.limits.base import FLOORS, LARGEST, Algorithm, Mark, State, Taken, check_size, period_text, valid_period
+from ailf.limits.base import (
+    FLOORS,
+    LARGEST,
+    Algorithm,
+    ChargeReceipt,
+    Limit,
+    State,
+    Taken,
+    check_size,
+    period_text,
+    valid_period,
+)
 
-__all__ = ["Bucket", "TokenBucket"]
+__all__ = ["TokenBucket", "TokenBucketAlgorithm"]
 
 
 DIVISORS: Final = (1, 10, 100, 1000, 10_000, 100_000)
@@ -29,7 +50,7 @@ def _in_units(rate: int, per_ms: int, burst: int) -> tuple[int, int] | None:
 
 
 @attrs.frozen(cache_hash=True)
-class TokenBucket:
+class TokenBucket(Limit):
     """So much per time, and so much at once: a bucket that is refilled evenly.
 
     Over any time t no more than ``burst + rate * t / per`` is admitted.
@@ -39,6 +60,9 @@ class TokenBucket:
         per: Seconds, to the millisecond.
         burst: What the bucket holds, so what passes at once after a pause; ``rate`` unless told.
     """
+
+    code: ClassVar[str] = "b"
+    reservable: ClassVar[bool] = True
 
     rate: int = attrs.field(validator=valid_count)
     per: float = attrs.field(default=1.0, validator=valid_period)
@@ -77,12 +101,31 @@ class TokenBucket:
         """The largest cost that can ever pass."""
         return self.burst
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds: what is owed after a longer one can't be counted exactly."""
+        return LARGEST / 2 / (self.unit_rate * 1000)
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Rate, period in milliseconds, burst."""
+        return self.unit_rate, self.unit_ms, self.burst
+
+    @property
+    def identity(self) -> str:
+        """The kind and the period."""
+        return f"b {self.unit_ms}"
+
+    def algorithm(self) -> Algorithm:
+        """Return its arithmetic."""
+        return TokenBucketAlgorithm(self)
+
     def __str__(self) -> str:
         burst = "" if self.burst == self.rate else f" burst {self.burst}"
         return f"{self.rate}/{period_text(self.per_ms)}{burst}"
 
 
-class Bucket(Algorithm):
+class TokenBucketAlgorithm(Algorithm):
     """`TokenBucket`: a state is (time, debt, age of a low, low, age, low, …), the lows and their times rising.
 
     Where the debt is above the capacity, a text follows: the limit that made it.
@@ -91,18 +134,20 @@ class Bucket(Algorithm):
     def __init__(self, limit: TokenBucket) -> None:
         self.rate, self.per, self.capacity = limit.unit_rate, limit.unit_ms, limit.burst
         self.full = self.capacity * self.per
-        self.mark = f"{self.rate},{self.capacity}"
+        self.receipt = f"{self.rate},{self.capacity}"
 
     def _mine(self, state: State) -> State:
         """Return a state without the text, and with no more debt than this limit can have made (R12)."""
         if not len(state) % 2 and (not state or state[1] <= self.full):
             return state
         numbers = state[:-1] if len(state) % 2 else state
-        return numbers if state[-1] == self.mark or numbers[1] <= self.full else (numbers[0], self.full, *numbers[2:])
+        return (
+            numbers if state[-1] == self.receipt or numbers[1] <= self.full else (numbers[0], self.full, *numbers[2:])
+        )
 
     def _marked(self, state: State) -> State:
         """Return a state as it is kept: with whose debt it is, where that is above the capacity."""
-        return (*state, self.mark) if state[1] > self.full else state
+        return (*state, self.receipt) if state[1] > self.full else state
 
     def _at(self, state: State, now: int) -> tuple[int, int]:
         """Return the time that counts, and the debt then; of a state as `_mine` returns it."""
@@ -129,7 +174,7 @@ class Bucket(Algorithm):
         over = debt + cost * self.per - self.full
         return latest - now - -over // self.rate if cost and over > 0 else 0
 
-    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, Mark]:
+    def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
         state = self._mine(state)
         latest, debt = self._at(state, now)
         raised = self._raise(state, latest, debt, debt + cost * self.per)
@@ -162,8 +207,8 @@ class Bucket(Algorithm):
             lows[at : at + 2] = [(lows[at + 1][0], lows[at][1])]
         return _with_lows(latest, target, lows)
 
-    def settle(self, state: State, now: int, mark: Mark, charged: int, actual: int) -> State:
-        since, owed = mark
+    def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
+        since, owed = receipt
         kept, state = state, self._mine(state)
         more = (actual - charged) * self.per
         if more >= 0:

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 import attrs
 
 from ailf.checks import check_count, check_name, check_seconds, valid_count, valid_flag, valid_seconds
-from ailf.driver import Bid, Capability, Denied, Grant, Place
+from ailf.driver import Capability, Denied, Granted, LockRequest, WaiterInfo
 from ailf.engine import AWAY, Engine
-from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_line
+from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_queue
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
-from ailf.lock.lease import GrantFlow, LockHold
+from ailf.lock.lease import LeaseFlow, LockGrantLease
 from ailf.values import LockInfo
 
 __all__ = ["LockFlow", "LockOptions", "require_locks"]
@@ -61,56 +61,55 @@ class LockFlow:
     def __str__(self) -> str:
         return f"lock {' + '.join(map(repr, self.names))}"
 
-    def _bid(self, token: str, place: Place | None = None) -> Bid:
+    def _request_for(self, token: str, waiter: WaiterInfo | None = None) -> LockRequest:
         options = self._options
-        return Bid(self.names, token, options.ttl, options.permits, options.fair, place)
+        return LockRequest(self.names, token, options.ttl, options.permits, options.fair, waiter)
 
-    async def _try(self, bid: Bid, until: float | None = None) -> GrantFlow | Denied:
+    async def _try(self, request: LockRequest, until: float | None = None) -> LeaseFlow | Denied:
         """Bid once; sent again after a lost answer it is the same bid (L4)."""
-        since, reply = await self.engine.call(self._acquiring, self._request, bid, again=True, until=until)
-        if not isinstance(reply, Grant):
+        since, reply = await self.engine.call_timed(self._acquiring, self._driver.acquire, request, until=until)
+        if not isinstance(reply, Granted):
             return reply
-        hold = LockHold(bid, since, self.engine.runtime.lease_now)
-        grant = GrantFlow(self.engine, bid, reply.fence, hold, self._driver)
-        self.engine.driver.watch(bid.token, hold)
+        hold = LockGrantLease(request, since, self.engine.runtime.lease_now)
+        grant = LeaseFlow(self.engine, request, reply.fence, hold, self._driver)
+        self.engine.driver.watch(request.token, hold)
         if self._options.renew:  # from here on only: where Ctrl-C comes before, or drops the grant, nothing is renewed
             self.engine.renewer.add([hold])
         return grant
 
-    async def _request(self, bid: Bid) -> tuple[float, Grant | Denied]:
-        """Make one request; return when it was made, and the answer."""
-        since = self.engine.runtime.lease_now()
-        return since, await self._driver.acquire(bid)
-
-    async def try_acquire(self, until: float | None = None) -> GrantFlow | None:
-        bid = self._bid(self.engine.token())
+    async def try_acquire(self, until: float | None = None) -> LeaseFlow | None:
+        request = self._request_for(self.engine.token())
         try:
-            found = await self._try(bid, until)
+            found = await self._try(request, until)
         except AWAY:
-            self.engine.runtime.spawn(lambda: self._withdraw(bid), name="ailf-withdraw")  # the caller's time is over
+            self.engine.runtime.spawn(
+                lambda: self._withdraw(request), name="ailf-withdraw"
+            )  # the caller's time is over
             raise
         except BaseException:
-            await self._withdraw(bid)
+            await self._withdraw(request)
             raise
-        return found if isinstance(found, GrantFlow) else None
+        return found if isinstance(found, LeaseFlow) else None
 
-    async def _try_first(self, until: float) -> GrantFlow | None:
+    async def _try_first(self, until: float) -> LeaseFlow | None:
         """Bid without a place in line, until the backend answers: that costs one round trip where the lock is free."""
-        bid = self._bid(self.engine.token())
+        request = self._request_for(self.engine.token())
         try:
             try:
-                found = await self._try(bid, until)
+                found = await self._try(request, until)
             except AWAY as error:
-                found = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(bid, until), error)
+                found = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(request, until), error)
         except AWAY:
-            self.engine.runtime.spawn(lambda: self._withdraw(bid), name="ailf-withdraw")  # the caller's time is over
+            self.engine.runtime.spawn(
+                lambda: self._withdraw(request), name="ailf-withdraw"
+            )  # the caller's time is over
             raise
         except BaseException:
-            await self._withdraw(bid)
+            await self._withdraw(request)
             raise
-        return found if isinstance(found, GrantFlow) else None
+        return found if isinstance(found, LeaseFlow) else None
 
-    async def acquire(self, timeout: float | None) -> GrantFlow:
+    async def acquire(self, timeout: float | None) -> LeaseFlow:
         if timeout is not None:
             check_seconds("timeout", timeout)
         if timeout == 0:
@@ -127,10 +126,10 @@ class LockFlow:
             raise self._too_late(timeout)
         return found
 
-    async def _acquire(self, until: float) -> GrantFlow | None:
+    async def _acquire(self, until: float) -> LeaseFlow | None:
         """Try once, then stand in line; return None when the time is over."""
         turnstile = self.engine.turnstile(self.names)
-        if not (turnstile.busy or (self._options.fair and self.engine.desk.ready)):
+        if not (turnstile.busy or (self._options.fair and self.engine.reply_inbox.ready)):
             found = await self._try_first(until)
             if found is not None:
                 return found
@@ -144,28 +143,28 @@ class LockFlow:
         finally:
             turnstile.leave(turn)
 
-    async def _wait(self, until: float) -> GrantFlow | None:
+    async def _wait(self, until: float) -> LeaseFlow | None:
         """Stand in line."""
-        return await wait_in_line(
+        return await wait_in_queue(
             self.engine,
             self._acquiring,
-            lambda token, place: self._try(self._bid(token, place), until),
-            lambda token: self._withdraw(self._bid(token)),
+            lambda token, waiter: self._try(self._request_for(token, waiter), until),
+            lambda token: self._withdraw(self._request_for(token)),
             until,
         )
 
-    async def _withdraw(self, bid: Bid) -> None:
+    async def _withdraw(self, request: LockRequest) -> None:
         """Leave the line, and give back what may have been granted meanwhile (L10)."""
 
         async def release() -> None:
             try:
-                await self._driver.release(bid)
+                await self._driver.release(request)
             except AWAY as error:
                 self.engine.outages.failed(f"withdraw from {self}", error)
             except AilfError as error:
                 log.warning("%s: could not be withdrawn from; what was granted ends by itself: %s", self, error)
 
-        await self.engine.runtime.flight().join(release, WITHDRAW)
+        await self.engine.runtime.single_flight().run(release, WITHDRAW)
 
     def _too_late(self, timeout: float | None, why: str = "another holder kept it") -> LockTimeoutError:
         return LockTimeoutError(f"acquire {self}: not within {timeout:g} s; {why}")

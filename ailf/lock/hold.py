@@ -1,4 +1,4 @@
-"""Holding a lock for the length of a block: `Holding` and `AsyncHolding`, what `Lock.hold` returns.
+"""Holding a lock for the length of a block: `LockContext` and `AsyncLockContext`, what `Lock.hold` returns.
 
 On asyncio the block is cancelled when the lease is lost, by our own deadline at the latest, in the way of
 `asyncio.timeout`: only a cancellation of ours becomes `LeaseLostError`, one of somebody else's passes through.
@@ -12,11 +12,11 @@ from types import TracebackType
 from ailf.checks import check_member, check_seconds
 from ailf.errors import AilfError, InvalidArgumentError
 from ailf.lock.flow import LockFlow
-from ailf.lock.lease import AsyncLease, GrantFlow, Lease
+from ailf.lock.lease import AsyncLease, Lease, LeaseFlow
 from ailf.runtime import run
 from ailf.values import OnLost
 
-__all__ = ["AsyncHolding", "Holding"]
+__all__ = ["AsyncLockContext", "LockContext"]
 
 log = logging.getLogger("ailf.lock")
 
@@ -28,9 +28,9 @@ class _Held:
         self._flow = flow
         self._timeout = None if timeout is None else check_seconds("timeout", timeout)
         self._on_lost = check_member("on_lost", on_lost, OnLost)
-        self._grant: GrantFlow | None = None
+        self._grant: LeaseFlow | None = None
 
-    async def _acquire(self) -> GrantFlow:
+    async def _acquire(self) -> LeaseFlow:
         if self._grant is not None:
             raise InvalidArgumentError(f"hold {self._flow}: it is entered already; each `with` needs a hold of its own")
         self._grant = await self._flow.acquire(self._timeout)
@@ -49,7 +49,7 @@ class _Held:
             log.warning("%s", failed)
 
 
-class Holding(_Held):
+class LockContext(_Held):
     """A context manager: the lock is acquired on entry and released on leaving."""
 
     def __enter__(self) -> Lease:
@@ -73,7 +73,7 @@ class Holding(_Held):
         run(self._release(error))
 
 
-class AsyncHolding(_Held):
+class AsyncLockContext(_Held):
     """A context manager: the lock is acquired on entry and released on leaving."""
 
     async def __aenter__(self) -> AsyncLease:
@@ -106,7 +106,7 @@ class AsyncHolding(_Held):
 class _Watch:
     """Cancels the task that holds a lock when the lease is lost."""
 
-    def __init__(self, grant: GrantFlow) -> None:
+    def __init__(self, grant: LeaseFlow) -> None:
         task = asyncio.current_task()
         assert task is not None, "a coroutine that is awaited has a task"  # noqa: S101 - asyncio says so
         self._grant = grant

@@ -6,28 +6,28 @@ from typing import Any
 
 import msgspec
 
-from ailf.driver import BackendDriver, Bid, LockDriver
+from ailf.driver import BackendDriver, LockDriver, LockRequest
 from ailf.engine import Engine
-from ailf.engine.renewal import Hold
+from ailf.engine.renewal import RenewedLease
 from ailf.errors import AilfError, BackendError, LeaseLostError, OutcomeUnknownError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 
-__all__ = ["AsyncLease", "GrantFlow", "Lease", "LockHold"]
+__all__ = ["AsyncLease", "Lease", "LeaseFlow", "LockGrantLease"]
 
 
-class LockHold(Hold):
+class LockGrantLease(RenewedLease):
     """The grant of a lock, as the renewal thread keeps it.
 
     Attributes:
         bid: What was granted.
     """
 
-    __slots__ = ("__weakref__", "bid")
+    __slots__ = ("__weakref__", "request")
 
-    def __init__(self, bid: Bid, since: float, now: Callable[[], float] = SystemClock.lease_time) -> None:
-        self.bid = bid
-        super().__init__(bid.ttl, since, now=now)
+    def __init__(self, request: LockRequest, since: float, now: Callable[[], float] = SystemClock.lease_time) -> None:
+        self.request = request
+        super().__init__(request.ttl, since, now=now)
 
     @property
     def batch(self) -> Hashable:
@@ -37,13 +37,13 @@ class LockHold(Hold):
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
         """Renew them all in one round trip."""
-        return await driver.lock().extend([hold.bid for hold in holds])
+        return await driver.lock().extend([hold.request for hold in holds])
 
     def __str__(self) -> str:
-        return f"the lease on lock {' + '.join(map(repr, self.bid.names))}"
+        return f"the lease on lock {' + '.join(map(repr, self.request.names))}"
 
 
-class GrantFlow(msgspec.Struct, eq=False):
+class LeaseFlow(msgspec.Struct, eq=False):
     """The one text of both flavours: a grant, until it is released or lost.
 
     Attributes:
@@ -55,9 +55,9 @@ class GrantFlow(msgspec.Struct, eq=False):
     """
 
     engine: Engine
-    bid: Bid
+    request: LockRequest
     fence: int
-    hold: LockHold
+    hold: LockGrantLease
     _driver: LockDriver
     released: bool = False
     _asked: int = 0  # how often to release it
@@ -73,7 +73,7 @@ class GrantFlow(msgspec.Struct, eq=False):
 
     def remaining(self) -> float:
         """Return the seconds for which it certainly lasts (L7)."""
-        if self.released or self.hold.taken:
+        if self.released or self.hold.revoked:
             return 0.0
         return max(0.0, self.hold.ends - self.hold.now())
 
@@ -81,17 +81,12 @@ class GrantFlow(msgspec.Struct, eq=False):
         """Begin its time anew."""
         if self.released:
             raise LeaseLostError(f"extend {self}: it was released")
-        since = 0.0
-
-        async def extend() -> list[bool]:
-            nonlocal since
-            since = self.hold.now()  # of the request that is answered
-            return await self._driver.extend([self.bid])
-
-        kept = not self.hold.taken and all(await self.engine.call(f"extend {self}", extend, again=True))
-        if not kept or self.hold.taken:  # called lost while the request was under way: it stays that
+        if self.hold.revoked:
             raise self.give_up("extend")
-        self.hold.confirm(since, self.bid.ttl)
+        since, kept = await self.engine.call_timed(f"extend {self}", self._driver.extend, [self.request])
+        if not all(kept) or self.hold.revoked:  # called lost while the request was under way: it stays that
+            raise self.give_up("extend")
+        self.hold.confirm(since, self.request.ttl)
 
     async def release(self) -> None:
         """Give the lock back; again changes nothing."""
@@ -108,7 +103,7 @@ class GrantFlow(msgspec.Struct, eq=False):
             raise
         if not kept and self._asked > 1:  # another call, at the same time or cancelled, may have been the one
             kept = not self.hold.lost
-        if not kept or self.hold.taken:
+        if not kept or self.hold.revoked:
             raise self.give_up("release")
         self.released = True
 
@@ -117,11 +112,11 @@ class GrantFlow(msgspec.Struct, eq=False):
 
         While the backend is away it is tried again for as long as the lease lasts, and no longer.
         """
-        release, bid = self._driver.release, self.bid
+        release, request = self._driver.release, self.request
         try:
-            return await self.engine.call(self._releasing, release, bid, again=False, until=self._deadline())
+            return await self.engine.call(self._releasing, release, request, again=False, until=self._deadline())
         except OutcomeUnknownError:
-            await self.engine.call(self._releasing, release, bid, again=True, until=self._deadline())
+            await self.engine.call(self._releasing, release, request, again=True, until=self._deadline())
             return not self.hold.lost
 
     def _deadline(self) -> float:
@@ -129,7 +124,7 @@ class GrantFlow(msgspec.Struct, eq=False):
         left = self.remaining()
         return self.engine.runtime.now() + left  # in this order, so that it is not before the lease's own end
 
-    def _releasing(self, _: Bid) -> str:
+    def _releasing(self, _: LockRequest) -> str:
         return f"release {self}"
 
     def abandon(self) -> None:
@@ -137,13 +132,13 @@ class GrantFlow(msgspec.Struct, eq=False):
 
         async def release() -> None:
             with contextlib.suppress(AilfError):
-                await self._driver.release(self.bid)
+                await self._driver.release(self.request)
 
         self.engine.runtime.spawn(release, name="ailf-abandon")
 
     def give_up(self, asked: str) -> LeaseLostError:
         """Take note that it is lost, and return what to raise."""
-        self.hold.taken = True
+        self.hold.revoked = True
         self.engine.renewer.discard(self.hold)
         return LeaseLostError(
             f"{asked} {self}: it is lost, and somebody else may have the lock; nothing was changed. Let what the lock "
@@ -157,22 +152,22 @@ class GrantFlow(msgspec.Struct, eq=False):
 class _Shown(msgspec.Struct, eq=False, weakref=True):
     """What both faces show."""
 
-    _flow: GrantFlow
+    _flow: LeaseFlow
 
     @property
     def name(self) -> str:
         """The name of the lock; of several, all, with ``+`` between."""
-        return " + ".join(self._flow.bid.names)
+        return " + ".join(self._flow.request.names)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names that it holds, sorted."""
-        return self._flow.bid.names
+        return self._flow.request.names
 
     @property
     def token(self) -> str:
         """What proves to the backend that it is ours; random, of this lease alone."""
-        return self._flow.bid.token
+        return self._flow.request.token
 
     @property
     def fence(self) -> int:

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any
 
 from ailf.engine import Engine
-from ailf.engine.standalone import Attached
+from ailf.engine.standalone import StandaloneObject
 from ailf.errors import InvalidArgumentError
 from ailf.lock.flow import LockFlow, LockOptions
-from ailf.lock.hold import AsyncHolding, Holding
+from ailf.lock.hold import AsyncLockContext, LockContext
 from ailf.lock.lease import AsyncLease, Lease
 from ailf.runtime import run
 from ailf.values import LockInfo, OnLost
@@ -24,7 +24,7 @@ from ailf.values import LockInfo, OnLost
 __all__ = ["AsyncLock", "Lock"]
 
 
-class _LockBase(Attached):
+class _LockBase(StandaloneObject):
     """What both faces share: the names, and how the flow is made."""
 
     def __init__(
@@ -97,7 +97,7 @@ class _Entered(threading.local):
     """The `with` blocks of one thread, the innermost last."""
 
     def __init__(self) -> None:
-        self.holdings: list[Holding] = []
+        self.holdings: list[LockContext] = []
 
 
 class Lock(_LockBase):
@@ -142,14 +142,14 @@ class Lock(_LockBase):
         """
         return Lease(run(self._flow.acquire(timeout)))
 
-    def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> Holding:
+    def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> LockContext:
         """Return a context manager that acquires the lock, gives its body the lease, and releases it.
 
         Arguments:
             timeout: Seconds to wait for the lock; None: for ever.
             on_lost: What happens to the body when the lease is lost (L9).
         """
-        return Holding(self._flow, timeout, on_lost)
+        return LockContext(self._flow, timeout, on_lost)
 
     def inspect(self) -> LockInfo:
         """Return who has the lock, by fence, and how many wait; changes nothing."""
@@ -165,9 +165,9 @@ class Lock(_LockBase):
 
     def __enter__(self) -> Lease:
         """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
-        holding: Holding | None = None
+        holding: LockContext | None = None
         try:
-            holding = Holding(self._begin(), None, OnLost.CANCEL)
+            holding = LockContext(self._begin(), None, OnLost.CANCEL)
             lease = holding.__enter__()
             self._entered.holdings.append(holding)
             return lease  # noqa: TRY300 - Ctrl-C may come up to here
@@ -214,7 +214,7 @@ class AsyncLock(_LockBase):
     """
 
     @staticmethod
-    def _nothing_entered() -> "weakref.WeakKeyDictionary[asyncio.Task[Any], list[AsyncHolding]]":
+    def _nothing_entered() -> "weakref.WeakKeyDictionary[asyncio.Task[Any], list[AsyncLockContext]]":
         return weakref.WeakKeyDictionary()
 
     async def try_acquire(self) -> AsyncLease | None:
@@ -235,14 +235,14 @@ class AsyncLock(_LockBase):
         """
         return AsyncLease(await self._flow.acquire(timeout))
 
-    def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> AsyncHolding:
+    def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> AsyncLockContext:
         """Return a context manager that acquires the lock, gives its body the lease, and releases it.
 
         Arguments:
             timeout: Seconds to wait for the lock; None: for ever.
             on_lost: What happens to the body when the lease is lost (L9).
         """
-        return AsyncHolding(self._flow, timeout, on_lost)
+        return AsyncLockContext(self._flow, timeout, on_lost)
 
     async def inspect(self) -> LockInfo:
         """Return who has the lock, by fence, and how many wait; changes nothing."""
@@ -258,9 +258,9 @@ class AsyncLock(_LockBase):
 
     async def __aenter__(self) -> AsyncLease:
         """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
-        holding: AsyncHolding | None = None
+        holding: AsyncLockContext | None = None
         try:
-            holding = AsyncHolding(self._begin(), None, OnLost.CANCEL)
+            holding = AsyncLockContext(self._begin(), None, OnLost.CANCEL)
             lease = await holding.__aenter__()
             self._entered.setdefault(asyncio.current_task(), []).append(holding)
             return lease  # noqa: TRY300 - as on threads

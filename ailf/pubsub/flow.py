@@ -9,8 +9,8 @@ from ailf.checks import check_count, check_name, check_pairs, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
 from ailf.engine import Engine
-from ailf.engine.inbox import FAILED, MARKS, REPLY_TO, REQUEST, Ticket, check_free
-from ailf.engine.subscriptions import Inbox
+from ailf.engine.inbox import FAILED, MARKS, REPLY_TO, REQUEST, PendingReply, check_free
+from ailf.engine.subscriptions import MessageBuffer
 from ailf.errors import (
     AilfError,
     DecodeError,
@@ -58,7 +58,7 @@ class PubSubFlow:
         self._on_error = on_error
         self._driver = engine.driver.pubsub()
         self._handlers: dict[Filter, list[Handler]] = {}
-        self._inbox: Inbox | None = None
+        self._inbox: MessageBuffer | None = None
 
     # --- publishing ----------------------------------------------------------------------------------------------
 
@@ -103,14 +103,14 @@ class PubSubFlow:
 
     async def _ask(
         self, channel: str, data: Any, count: int | None, timeout: float, headers: Mapping[str, str] | None
-    ) -> tuple[Ticket, list[Message[Any]]]:
+    ) -> tuple[PendingReply, list[Message[Any]]]:
         """Ask, and collect replies until there are enough, or the time is over."""
         check_free(headers)
         check_name("channel", channel)
         now = self.engine.runtime.now
         until = now() + check_seconds("timeout", timeout, least=0.001)
         body, packed = self.payloads.pack(data, headers)
-        desk = self.engine.desk
+        desk = self.engine.reply_inbox
         await desk.open(until)
         ticket = desk.expect()
         try:
@@ -137,9 +137,10 @@ class PubSubFlow:
                 log.warning("request on channel %r: a reply is left out: %s", channel, error)
                 return []
             return [self._face(channel, data, _shown(shown))]
+        why = safe_text(headers[FAILED])  # of a responder that may not be ours
         if only:
-            raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {headers[FAILED]}")
-        log.warning("request on channel %r: a responder failed: %s", channel, headers[FAILED])
+            raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {why}")
+        log.warning("request on channel %r: a responder failed: %s", channel, why)
         return []
 
     def _answer_to(self, asked: Mapping[str, str]) -> Answer | None:
@@ -170,12 +171,12 @@ class PubSubFlow:
             raise InvalidArgumentError("name at least one channel, or a pattern, to listen to")
         return chosen
 
-    async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> Inbox:
-        inbox = Inbox(self.engine.runtime.event(), size=size, overflow=overflow, now=self.engine.runtime.now)
-        await self.engine.hub.attach(inbox, filters)
+    async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> MessageBuffer:
+        inbox = MessageBuffer(self.engine.runtime.event(), size=size, overflow=overflow, now=self.engine.runtime.now)
+        await self.engine.subscriptions.attach(inbox, filters)
         return inbox
 
-    async def next(self, inbox: Inbox, timeout: float | None = None) -> Any:
+    async def next(self, inbox: MessageBuffer, timeout: float | None = None) -> Any:
         """Return the next message that can be decoded, or gap; None at the end or after `timeout` seconds.
 
         Messages that are there when it is called are looked at in any case, also where most can't be decoded.
@@ -254,7 +255,7 @@ class PubSubFlow:
             if self._inbox is None or self._inbox.ended:
                 self._inbox = await self.open((wanted,), BUFFER, Overflow.DROP_OLDEST)
             else:
-                await self.engine.hub.add(self._inbox, (wanted,))
+                await self.engine.subscriptions.add(self._inbox, (wanted,))
         except BaseException:
             handlers.remove(handler)
             raise
@@ -263,7 +264,7 @@ class PubSubFlow:
         unwanted = Filter(channel, is_pattern=pattern, is_sharded=self._sharded)
         self._handlers.pop(unwanted, None)
         if self._inbox is not None:
-            await self.engine.hub.drop(self._inbox, (unwanted,))
+            await self.engine.subscriptions.drop(self._inbox, (unwanted,))
 
     async def run(self, signals: bool | None) -> None:  # noqa: FBT001 - as the option has it
         if (inbox := self._inbox) is None:
@@ -271,7 +272,7 @@ class PubSubFlow:
         with stopped_by_signals(self.engine.runtime.from_signal(self.stop), signals):
             await self._run(inbox)
 
-    async def _run(self, inbox: Inbox) -> None:
+    async def _run(self, inbox: MessageBuffer) -> None:
         while (item := await inbox.get()) is not None:
             if isinstance(item, Gap):
                 log.warning("messages may be missing: %s", item.reason)
@@ -315,7 +316,7 @@ class PubSubFlow:
         if inbox is not None:
             inbox.end()
             if not self.engine.closed:
-                await self.engine.hub.remove(inbox)
+                await self.engine.subscriptions.remove(inbox)
 
 
 def _publishing(sealed: Sequence[tuple[str, bytes]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ailf.checks import check_flag, check_list, check_name
 from ailf.engine import Engine
-from ailf.engine.standalone import Attached
+from ailf.engine.standalone import StandaloneObject
 from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.pubsub.flow import BUFFER, ErrorHook, Handler, PubSubFlow
 from ailf.pubsub.message import AsyncMessage, Message
@@ -29,7 +29,7 @@ T = TypeVar("T")
 log = logging.getLogger("ailf.pubsub")
 
 
-class _PubSubBase(Attached):
+class _PubSubBase(StandaloneObject):
     """What both faces share: how the flow is made."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Generic, Self, TypeVar
 
 from ailf.checks import check_count, check_member
 from ailf.driver import Filter
-from ailf.engine.subscriptions import Inbox
+from ailf.engine.subscriptions import MessageBuffer
 from ailf.errors import (
     InvalidArgumentError,
 )
@@ -31,7 +31,7 @@ class _Subscribed:
         self._filters = filters
         self._size = check_count("buffer", size)
         self._overflow = check_member("overflow", overflow, Overflow)
-        self._inbox: Inbox | None = None
+        self._inbox: MessageBuffer | None = None
 
     @property
     def dropped(self) -> int:
@@ -44,7 +44,7 @@ class _Subscribed:
         return self._opened.dropped_bytes
 
     @property
-    def _opened(self) -> Inbox:
+    def _opened(self) -> MessageBuffer:
         if self._inbox is None:
             raise InvalidArgumentError("a subscription must be entered first: `with pubsub.listen(…) as subscription`")
         return self._inbox
@@ -58,7 +58,7 @@ class _Subscribed:
             self._flow.engine.check_home()
             self._inbox.end()
             if not self._flow.engine.closed:
-                await self._flow.engine.hub.remove(self._inbox)
+                await self._flow.engine.subscriptions.remove(self._inbox)
 
 
 class Subscription(_Subscribed, Generic[T]):

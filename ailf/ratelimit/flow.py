@@ -1,4 +1,4 @@
-"""Deciding on calls: one try, a reservation, or waiting in line (`ailf.engine.wait_queue`). What both flavours share."""
+"""Deciding on calls: one try, a reservation, or waiting in a queue (`ailf.engine.wait_queue`), for both flavours."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,26 @@ from typing import Any, Generic, TypeVar
 
 from msgspec.structs import asdict, replace
 
-from ailf.cache import Memo
+from ailf.cache import KeyedCache
 from ailf.checks import check_count, check_name, check_seconds
-from ailf.driver import Account, Capability, Charge, Demand, Denied, Limits, Observation, Place, Ruling
+from ailf.driver import (
+    Capability,
+    Charge,
+    Denied,
+    LimiterKey,
+    LimitRequest,
+    LimitResult,
+    Limits,
+    Observation,
+    WaiterInfo,
+)
 from ailf.engine import AWAY, Engine
-from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_line
+from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_queue
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
-from ailf.limits import LARGEST, Concurrency, Limit, Mark, TokenBucket
-from ailf.ratelimit.denial_cache import Denials
+from ailf.limits import ChargeReceipt, Limit
+from ailf.ratelimit.denial_cache import DenialCache
 from ailf.ratelimit.options import LimiterOptions
-from ailf.ratelimit.permit import Iteration, PermitFlow, PlacedPermitFlow
+from ailf.ratelimit.permit import Iteration, LeasedPermitFlow, PermitFlow
 from ailf.runtime.batching import Batcher, batcher
 from ailf.values import Decision, LimitState
 
@@ -33,7 +43,7 @@ DECIDED_AT_ONCE = 25
 """How many calls one request asks for at most: the backend decides on them while the next ones are put together."""
 
 
-class _Timed(Ruling, frozen=True):
+class _Timed(LimitResult, frozen=True):
     """A decision, and since when what it granted is had, on this process's clock: since it was asked for."""
 
     since: float
@@ -51,8 +61,8 @@ class LimiterFlow(Generic[P]):
         self._limits: Limits = tuple(options.limits.items())
         self._names = tuple(options.limits)
         self._ones = (1,) * len(self._limits)
-        self._slots = any(isinstance(limit, Concurrency) for _, limit in self._limits)
-        self._usual = Memo(self._usual_call)
+        self._slots = any(limit.leased for _, limit in self._limits)
+        self._usual = KeyedCache(self._usual_call)
         self._alone = False  # whether the last decision was made without the backend
         self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
         # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
@@ -60,28 +70,28 @@ class LimiterFlow(Generic[P]):
         patient = options.on_backend_error == "raise"
         self._decide = self._asks(None if patient else 0.0) if far or self._slots else self._decide_here
         self._decide_once = self._asks(0.0) if patient and (far or self._slots) else self._decide
-        self._denials = Denials(engine.runtime.now) if far and options.cache_denials else None
+        self._denials = DenialCache(engine.runtime.now) if far and options.cache_denials else None
 
-    def _asks(self, until: float | None) -> Callable[[Demand], Awaitable[Ruling]]:
+    def _asks(self, until: float | None) -> Callable[[LimitRequest], Awaitable[LimitResult]]:
         """Return what asks the backend; with 0 only once, with None again where no answer comes."""
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         decide = self._timed if self._slots else self._driver.decide
         ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, until=until)
         in_turns = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
-        deciding: Batcher[Demand, Ruling] = batcher(
+        deciding: Batcher[LimitRequest, LimitResult] = batcher(
             ask, DECIDED_AT_ONCE, in_turns=in_turns, check_loop=self.engine.check_open
         )
         return deciding.do
 
-    def _asking(self, _: Limits, demands: Sequence[Demand]) -> str:
-        return self._what("ask", demands[0].account.key)
+    def _asking(self, _: Limits, requests: Sequence[LimitRequest]) -> str:
+        return self._what("ask", requests[0].limiter_key.key)
 
     def _what(self, verb: str, key: str) -> str:
         return f"{verb} rate limiter {self._options.name!r}, key {key!r}"
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
-    def _usual_of(self, key: str) -> Demand:
+    def _usual_of(self, key: str) -> LimitRequest:
         """Return the usual call for a key."""
         try:
             return self._usual[key]
@@ -90,15 +100,15 @@ class LimiterFlow(Generic[P]):
                 f"rate limiter {self._options.name!r}: a key must be text, not {type(key).__name__}"
             ) from None
 
-    def _account(self, key: str) -> Account:
-        return self._usual_of(key).account
+    def _limiter_key(self, key: str) -> LimiterKey:
+        return self._usual_of(key).limiter_key
 
-    def _usual_call(self, key: str) -> Demand:
+    def _usual_call(self, key: str) -> LimitRequest:
         """Return the usual call for a key, which costs 1 of everything."""
         if key != "":
             check_name("rate limiter's key", key)
-        account = Account(self._options.name, key, self._options.cache_denials)
-        return Demand(account, self._ones, count_denied=self._options.count_denied)
+        limiter_key = LimiterKey(self._options.name, key, self._options.cache_denials)
+        return LimitRequest(limiter_key, self._ones, count_denied=self._options.count_denied)
 
     def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
         """Return what a call costs of every limit: 1 of each that is not named."""
@@ -121,7 +131,7 @@ class LimiterFlow(Generic[P]):
         self, key: str, costs: Mapping[str, int], timeout: float | None
     ) -> tuple[str, Mapping[str, int], float | None]:
         """Return what a later `acquire` is to be asked for, or say what is wrong with it."""
-        self._account(key)
+        self._limiter_key(key)
         self._costs(costs)
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -132,78 +142,78 @@ class LimiterFlow(Generic[P]):
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    async def _decide_here(self, demand: Demand) -> Ruling:
+    async def _decide_here(self, request: LimitRequest) -> LimitResult:
         """Ask a backend in this process: nothing is lost on the way there, so there is nothing to ask again."""
         engine = self.engine
         if engine.home != engine.here():
             engine.check_open()
-        (ruling,) = await self._driver.decide(self._limits, (demand,))
-        if isinstance(ruling, Exception):
-            raise ruling
-        return ruling
+        (result,) = await self._driver.decide(self._limits, (request,))
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def _timed(self, limits: Limits, demands: Sequence[Demand]) -> Sequence[Ruling | Exception]:
+    async def _timed(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | Exception]:
         """Ask, and note down when: from then on the places are had that are granted."""
         since = self.engine.runtime.lease_now()
-        rulings = await self._driver.decide(limits, demands)
-        return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in rulings]
+        results = await self._driver.decide(limits, requests)
+        return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in results]
 
-    async def _decided(self, demand: Demand) -> Decision[P]:
+    async def _decided(self, request: LimitRequest) -> Decision[P]:
         try:
-            return self._decision(await self._decide(demand), demand)
+            return self._decision(await self._decide(request), request)
         except BackendError as error:
-            return self._without_backend(demand, error)
+            return self._without_backend(request, error)
 
-    async def _ask_safely(self, demand: Demand) -> Ruling:
+    async def _ask_safely(self, request: LimitRequest) -> LimitResult:
         """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
-        asked: list[Ruling] = []
+        asked: list[LimitResult] = []
 
         async def ask() -> None:
-            asked.append(await self._decide_once(demand))
+            asked.append(await self._decide_once(request))
 
         async def give_back() -> None:
-            if await flight.landed(WITHDRAW) and asked and asked[0].allowed and not demand.account.final:
-                await self._settle_quietly(demand, asked[0].marks)
+            if await flight.wait_idle(WITHDRAW) and asked and asked[0].allowed and not request.limiter_key.no_refunds:
+                await self._settle_quietly(request, asked[0].receipts)
 
-        flight = self.engine.runtime.flight()
+        flight = self.engine.runtime.single_flight()
         try:
-            await flight.join(ask)
+            await flight.run(ask)
         except BaseException:
-            await self.engine.runtime.flight().join(give_back, WITHDRAW)
+            await self.engine.runtime.single_flight().run(give_back, WITHDRAW)
             raise
         return asked[0]
 
-    async def _settle_quietly(self, demand: Demand, marks: Sequence[Mark] = ()) -> None:
+    async def _settle_quietly(self, request: LimitRequest, receipts: Sequence[ChargeReceipt] = ()) -> None:
         """Give back what a call was charged, or may have been, that was given up, and its place in line."""
-        told = zip(self._limits, demand.costs, marks or ((),) * len(self._limits), strict=True)
+        told = zip(self._limits, request.costs, receipts or ((),) * len(self._limits), strict=True)
         charges = [
-            Charge(name, limit, cost, mark)
-            for (name, limit), cost, mark in told
-            if cost and (marks or isinstance(limit, Concurrency))
+            Charge(name, limit, cost, receipt)
+            for (name, limit), cost, receipt in told
+            if cost and (receipts or limit.leased)
         ]
         try:
-            await self._driver.settle(demand.account, demand.token, charges)
+            await self._driver.settle(request.limiter_key, request.token, charges)
         except AWAY as error:
-            self.engine.outages.failed(self._what("withdraw from", demand.account.key), error)
+            self.engine.outages.failed(self._what("withdraw from", request.limiter_key.key), error)
         except AilfError as error:
             log.warning("rate limiter %r: a call that was given up stays charged: %s", self._options.name, error)
 
-    async def _withdraw(self, demand: Demand) -> None:
+    async def _withdraw(self, request: LimitRequest) -> None:
         """Leave the line, and give back places that may have been granted meanwhile."""
 
         async def settle() -> None:
-            await self._settle_quietly(demand)
+            await self._settle_quietly(request)
 
-        await self.engine.runtime.flight().join(settle, WITHDRAW)
+        await self.engine.runtime.single_flight().run(settle, WITHDRAW)
 
     # --- what is told --------------------------------------------------------------------------------------------
 
-    def _decision(self, ruling: Ruling, demand: Demand) -> Decision[P]:
+    def _decision(self, result: LimitResult, request: LimitRequest) -> Decision[P]:
         """Return what a user sees of a ruling."""
         if self._alone:
             self._alone = False
             self.engine.outages.worked()
-        levels = ruling.levels
+        levels = result.levels
         if len(levels) == 1:
             limits = {self._names[0]: levels[0]}
             remaining, reset_after = levels[0].remaining, levels[0].reset_after
@@ -211,22 +221,22 @@ class LimiterFlow(Generic[P]):
             limits = dict(zip(self._names, levels, strict=True))
             remaining = min([each.remaining for each in levels])
             reset_after = max([each.reset_after for each in levels])
-        if not ruling.allowed:
-            return Decision(False, remaining, ruling.retry_after, reset_after, limits, _latest(limits), ruling.at)  # noqa: FBT003 - its first field
-        permit = self._permit(demand, ruling) if demand.costs is self._ones or any(demand.costs) else None
-        return Decision(True, remaining, ruling.retry_after, reset_after, limits, None, ruling.at, permit)  # noqa: FBT003 - as above
+        if not result.allowed:
+            return Decision(False, remaining, result.retry_after, reset_after, limits, _latest(limits), result.at)  # noqa: FBT003 - its first field
+        permit = self._permit(request, result) if request.costs is self._ones or any(request.costs) else None
+        return Decision(True, remaining, result.retry_after, reset_after, limits, None, result.at, permit)  # noqa: FBT003 - as above
 
-    def _permit(self, demand: Demand, ruling: Ruling) -> P:
-        if isinstance(ruling, _Timed):
-            placed = PlacedPermitFlow(self.engine, self._limits, demand, ruling)
-            placed.keep_places(ruling.since)
+    def _permit(self, request: LimitRequest, result: LimitResult) -> P:
+        if isinstance(result, _Timed):
+            placed = LeasedPermitFlow(self.engine, self._limits, request, result)
+            placed.renew_slots(result.since)
             return self._face(placed)
-        flow = PermitFlow(self.engine, self._limits, demand, ruling)
-        if ruling.retry_after:
-            flow.ready_at = self.engine.runtime.now() + ruling.retry_after
+        flow = PermitFlow(self.engine, self._limits, request, result)
+        if result.retry_after:
+            flow.ready_at = self.engine.runtime.now() + result.retry_after
         return self._face(flow)
 
-    def _without_backend(self, demand: Demand, error: BackendError) -> Decision[P]:
+    def _without_backend(self, request: LimitRequest, error: BackendError) -> Decision[P]:
         """Return what is decided where the backend can't be asked."""
         if self._options.on_backend_error == "raise":
             raise error
@@ -236,65 +246,67 @@ class LimiterFlow(Generic[P]):
         self._alone = True
         retry_after = 0.0 if allowed else 1.0
         limits = {name: LimitState(0, retry_after, 0.0) for name, _ in self._limits}
-        permit = self._free(demand) if allowed else None
+        permit = self._free(request) if allowed else None
         return Decision(allowed, 0, retry_after, 0.0, limits, None, 0.0, permit, error)
 
-    def _free(self, demand: Demand) -> P:
+    def _free(self, request: LimitRequest) -> P:
         """Return the permit of a call that was charged nothing."""
-        nothing = replace(demand, costs=(0,) * len(self._limits))
-        ruling = Ruling(allowed=True, retry_after=0.0, at=0.0, levels=(), marks=())
-        return self._permit(nothing, ruling)
+        nothing = replace(request, costs=(0,) * len(self._limits))
+        result = LimitResult(allowed=True, retry_after=0.0, at=0.0, levels=(), receipts=())
+        return self._permit(nothing, result)
 
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
         try:
-            demand = self._usual[key]
+            request = self._usual[key]
         except TypeError:  # it can't be looked up
-            demand = self._usual_of(key)
+            request = self._usual_of(key)
         if costs or self._slots:
-            demand = Demand(demand.account, self._costs(costs), self._token(), 0.0, demand.count_denied)
+            request = LimitRequest(request.limiter_key, self._costs(costs), self._token(), 0.0, request.count_denied)
         denials, since = self._denials, 0.0
         if denials is not None:
-            if (denied := denials.of(demand)) is not None:
+            if (denied := denials.of(request)) is not None:
                 self.engine.check_open()
-                return self._decision(denied, demand)
+                return self._decision(denied, request)
             since = self.engine.runtime.now()
         try:
-            ruling = await self._decide(demand)
+            result = await self._decide(request)
         except BackendError as error:
-            return self._without_backend(demand, error)
+            return self._without_backend(request, error)
         except BaseException:
             if self._slots:
-                await self._withdraw(demand)
+                await self._withdraw(request)
             raise
         if denials is not None:
-            denials.note(demand, ruling, since)
-        return self._decision(ruling, demand)
+            denials.note(request, result, since)
+        return self._decision(result, request)
 
     async def acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
         if timeout is not None:
             check_seconds("timeout", timeout)
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
-        asked = Demand(self._account(key), self._costs(costs))  # who waits doesn't retry, and is not charged for it
+        asked = LimitRequest(
+            self._limiter_key(key), self._costs(costs)
+        )  # who waits doesn't retry, and is not charged for it
         what = self._what("acquire", key)
         self._check_possible(what, asked.costs)
         latest: list[Decision[P]] = []
 
-        async def attempt(token: str, place: Place | None) -> P | Denied:
-            demand = replace(asked, token=token, place=place)
+        async def attempt(token: str, waiter: WaiterInfo | None) -> P | Denied:
+            request = replace(asked, token=token, waiter=waiter)
             try:
-                decision = self._decision(await self._ask_safely(demand), demand)
+                decision = self._decision(await self._ask_safely(request), request)
             except BackendError as error:
-                decision = self._without_backend(demand, error)
+                decision = self._without_backend(request, error)
             latest[:] = [decision]
-            return self._granted(decision, demand) if decision.allowed else Denied(decision.retry_after or 0.0)
+            return self._granted(decision, request) if decision.allowed else Denied(decision.retry_after or 0.0)
 
         found: P | Denied | None = Denied(0.0)
         failed: tuple[str, Exception] | None = (
             None  # a try without an answer; a place may have been granted to its token
         )
-        if timeout == 0 or not self.engine.desk.ready:
+        if timeout == 0 or not self.engine.reply_inbox.ready:
             token = self._token()
             try:
                 found = await attempt(token, None)
@@ -315,8 +327,8 @@ class LimiterFlow(Generic[P]):
     async def _wait(
         self,
         what: str,
-        asked: Demand,
-        attempt: Callable[[str, Place | None], Awaitable[P | Denied]],
+        asked: LimitRequest,
+        attempt: Callable[[str, WaiterInfo | None], Awaitable[P | Denied]],
         failed: tuple[str, Exception] | None,
         until: float,
     ) -> P | Denied | None:
@@ -334,11 +346,11 @@ class LimiterFlow(Generic[P]):
                 raise
             if not isinstance(found, Denied):
                 return found
-        return await wait_in_line(self.engine, what, attempt, withdraw, until)
+        return await wait_in_queue(self.engine, what, attempt, withdraw, until)
 
-    def _granted(self, decision: Decision[P], demand: Demand) -> P:
+    def _granted(self, decision: Decision[P], request: LimitRequest) -> P:
         """Return the permit of a call that was allowed, also where it costs nothing."""
-        return decision.permit if decision.permit is not None else self._free(demand)
+        return decision.permit if decision.permit is not None else self._free(request)
 
     def _check_possible(self, what: str, costs: tuple[int, ...]) -> None:
         """Refuse at once what can never pass (R3)."""
@@ -363,9 +375,9 @@ class LimiterFlow(Generic[P]):
         caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()
         held = self._iterating.get((caller, key), [])
         for index, (name, limit) in enumerate(self._limits):
-            if isinstance(limit, Concurrency) and timeout is None:
+            if limit.leased and timeout is None:
                 mine = sum(each[index] for each in held)
-                if mine and mine + asked[index] > limit.limit:
+                if mine and mine + asked[index] > limit.capacity:
                     raise RateLimitedError(
                         f"{self._what('acquire', key)}: generators that this thread or task has not finished hold "
                         f"{mine} of {_shown(name, limit)}, so it would wait for itself for ever. Finish or close "
@@ -387,19 +399,19 @@ class LimiterFlow(Generic[P]):
 
     async def reserve(self, key: str, costs: Mapping[str, int], within: float | None) -> P:
         what = self._what("reserve", key)
-        patience = 86_400.0 if within is None else check_seconds("within", within)
-        demand = Demand(self._account(key), self._costs(costs), "", patience, self._options.count_denied)
-        for (_, limit), cost in zip(self._limits, demand.costs, strict=True):
-            if not isinstance(limit, TokenBucket) and cost:
+        max_wait = 86_400.0 if within is None else check_seconds("within", within)
+        request = LimitRequest(self._limiter_key(key), self._costs(costs), "", max_wait, self._options.count_denied)
+        for (_, limit), cost in zip(self._limits, request.costs, strict=True):
+            if cost and not limit.reservable:
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
-        self._check_possible(what, demand.costs)
-        decision = await self._decided(demand)
+        self._check_possible(what, request.costs)
+        decision = await self._decided(request)
         if not decision.allowed:
-            raise self._too_late(what, patience, decision)
-        return self._granted(decision, demand)
+            raise self._too_late(what, max_wait, decision)
+        return self._granted(decision, request)
 
     async def peek(self, key: str) -> Decision[P]:
-        return await self._decided(Demand(self._account(key), (0,) * len(self._limits)))
+        return await self._decided(LimitRequest(self._limiter_key(key), (0,) * len(self._limits)))
 
     async def observe(
         self, key: str, limit: str, remaining: int | None, reset_after: float | None, retry_after: float | None
@@ -415,18 +427,20 @@ class LimiterFlow(Generic[P]):
             0.0 if reset_after is None else check_seconds("reset_after", reset_after),
             0.0 if retry_after is None else check_seconds("retry_after", retry_after),
         )
-        if isinstance(limits[limit], Concurrency):
+        if limits[limit].leased:
             raise InvalidArgumentError(f"observe {limit!r}: a provider's numbers say nothing of calls under way")
-        bucket, longest = limits[limit], max(seen.reset_after, seen.pause)
-        if isinstance(bucket, TokenBucket) and bucket.unit_rate * longest * 1000 > LARGEST / 2:
+        longest = max(seen.reset_after, seen.pause)
+        if longest > limits[limit].longest_wait:
             raise InvalidArgumentError(f"observe {limit!r}: a wait of {longest:g} s is too long")
-        await self.engine.call(self._what("observe", key), self._driver.observe, self._account(key), seen, again=True)
+        await self.engine.call(
+            self._what("observe", key), self._driver.observe, self._limiter_key(key), seen, again=True
+        )
 
     async def reset(self, key: str) -> None:
         what = self._what("reset", key)
         if self._options.cache_denials:
             raise UnsupportedError(f"{what}: nothing is given back by a limiter that remembers denials (cache_denials)")
-        await self.engine.call(what, self._driver.reset, self._account(key), self._limits, again=True)
+        await self.engine.call(what, self._driver.reset, self._limiter_key(key), self._limits, again=True)
 
     # --- bad ends -----------------------------------------------------------------------------------------------------
 

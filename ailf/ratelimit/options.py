@@ -8,7 +8,7 @@ import attrs
 
 from ailf.checks import check_flag, check_name
 from ailf.errors import InvalidArgumentError
-from ailf.limits import Concurrency, Limit, as_limit
+from ailf.limits import Limit, as_limit
 
 __all__ = ["LimiterOptions", "OnBackendError"]
 
@@ -63,7 +63,7 @@ class LimiterOptions:
         known = {each: as_limit(f"the limit {each!r}", limits[each]) for each in limits}
         if limit is not None:
             known = {"": as_limit("the limit", limit)}
-        if cache_denials and any(isinstance(each, Concurrency) for each in known.values()):
+        if cache_denials and any(each.leased for each in known.values()):
             raise InvalidArgumentError(
                 f"{what}: cache_denials doesn't go with Concurrency, whose places are given back at any time"
             )

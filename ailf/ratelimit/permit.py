@@ -9,20 +9,20 @@ import msgspec
 from msgspec.structs import replace
 
 from ailf.checks import check_count
-from ailf.driver import Account, BackendDriver, Charge, Demand, Limits, Ruling, SlotLease
+from ailf.driver import BackendDriver, Charge, LimiterKey, LimitRequest, LimitResult, Limits, SlotLease
 from ailf.engine import Engine
-from ailf.engine.renewal import Hold
+from ailf.engine.renewal import RenewedLease
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
 from ailf.runtime import run
 from ailf.values import LimitState
 
-__all__ = ["AsyncPermit", "Iteration", "Permit", "PermitFlow", "PlacedPermitFlow"]
+__all__ = ["AsyncPermit", "Iteration", "LeasedPermitFlow", "Permit", "PermitFlow"]
 
 log = logging.getLogger("ailf.rate_limiter")
 
 
-class SlotHold(Hold):
+class PermitLease(RenewedLease):
     """The places that a call has of limits of concurrency, as the renewal thread keeps them.
 
     Attributes:
@@ -46,8 +46,8 @@ class SlotHold(Hold):
         return await driver.rate_limiter().extend([hold.slots for hold in holds])
 
     def __str__(self) -> str:
-        account = self.slots.account
-        return f"the place of a call in rate limiter {account.limiter!r}, key {account.key!r}"
+        limiter_key = self.slots.limiter_key
+        return f"the place of a call in rate limiter {limiter_key.limiter!r}, key {limiter_key.key!r}"
 
 
 class PermitFlow(msgspec.Struct, eq=False):
@@ -63,19 +63,19 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     engine: Engine
     limits: Limits
-    demand: Demand
-    ruling: Ruling
+    request: LimitRequest
+    result: LimitResult
     ready_at: float = 0.0
     _settled: dict[str, int] | None = None
-    _hold: SlotHold | None = None
+    _hold: PermitLease | None = None
 
     def __str__(self) -> str:
-        return f"a call of rate limiter {self.account.limiter!r}, key {self.account.key!r}"
+        return f"a call of rate limiter {self.limiter_key.limiter!r}, key {self.limiter_key.key!r}"
 
     @property
-    def account(self) -> Account:
+    def limiter_key(self) -> LimiterKey:
         """What was charged."""
-        return self.demand.account
+        return self.request.limiter_key
 
     @property
     def lost(self) -> bool:
@@ -104,10 +104,10 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     def _rates(self) -> dict[str, Charge]:
         """Return what can be settled, by name; places are given back."""
-        marks = self.ruling.marks or ((),) * len(self.limits)
-        told = zip(self.limits, self.demand.costs, marks, strict=True)
-        charges = [Charge(name, limit, cost, mark) for (name, limit), cost, mark in told]
-        return {each.name: each for each in charges if not isinstance(each.limit, Concurrency)}
+        receipts = self.result.receipts or ((),) * len(self.limits)
+        told = zip(self.limits, self.request.costs, receipts, strict=True)
+        charges = [Charge(name, limit, cost, receipt) for (name, limit), cost, receipt in told]
+        return {each.name: each for each in charges if not each.limit.leased}
 
     async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: dict[str, int]) -> None:
         if self._settled is not None:
@@ -116,18 +116,18 @@ class PermitFlow(msgspec.Struct, eq=False):
         changed = [each for each in told if each.actual != each.cost]
         # What may have been given back is not given back again; what was charged in addition may be charged twice.
         again = all(each.actual > each.cost for each in changed)
-        if self.account.final and not again:
+        if self.limiter_key.no_refunds and not again:
             raise UnsupportedError(
                 f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
                 "would then be wrong"
             )
         self.engine.check_home()
         self._settled = actual
-        if not changed or not self.ruling.marks:  # it was not charged: the backend could not be asked
+        if not changed or not self.result.receipts:  # it was not charged: the backend could not be asked
             return
         settle = self.engine.driver.rate_limiter().settle
         try:
-            await self.engine.call(f"{what} {self}", settle, self.account, self.demand.token, changed, again=again)
+            await self.engine.call(f"{what} {self}", settle, self.limiter_key, self.request.token, changed, again=again)
         except BackendError as error:
             if not error.maybe_applied:
                 self._settled = None
@@ -141,7 +141,7 @@ class PermitFlow(msgspec.Struct, eq=False):
         hold, self._hold = self._hold, None
         if hold is not None:
             settle = self.engine.driver.rate_limiter().settle
-            told = (self.account, self.demand.token, self._places())
+            told = (self.limiter_key, self.request.token, self._places())
             try:
                 await self.engine.call(f"release {self}", settle, *told, again=True)
             except BackendError:
@@ -149,15 +149,15 @@ class PermitFlow(msgspec.Struct, eq=False):
                 raise
 
     def _places(self) -> list[Charge]:
-        told = zip(self.limits, self.demand.costs, strict=True)
-        return [Charge(*limit, cost) for limit, cost in told if cost and isinstance(limit[1], Concurrency)]
+        told = zip(self.limits, self.request.costs, strict=True)
+        return [Charge(*limit, cost) for limit, cost in told if cost and limit[1].leased]
 
     async def give_back(self) -> None:
         """Give back its places while the backend is being closed, once."""
         hold, self._hold = self._hold, None
         if hold is not None:
             self.engine.renewer.discard(hold)
-            await self.engine.driver.rate_limiter().settle(self.account, self.demand.token, self._places())
+            await self.engine.driver.rate_limiter().settle(self.limiter_key, self.request.token, self._places())
 
     async def leave(self) -> None:
         """Give back its places at the end of a block; if that fails they end by themselves, and nobody is disturbed."""
@@ -174,16 +174,16 @@ class PermitFlow(msgspec.Struct, eq=False):
                 self.engine.check_open()
 
 
-class PlacedPermitFlow(PermitFlow, eq=False):
+class LeasedPermitFlow(PermitFlow, eq=False):
     """A permit that may have places in limits of concurrency."""
 
-    def keep_places(self, since: float) -> None:
+    def renew_slots(self, since: float) -> None:
         """Renew the places that it has, since the time when they were asked for."""
-        told = zip(self.limits, self.demand.costs, strict=True)
+        told = zip(self.limits, self.request.costs, strict=True)
         slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
         if slots:
-            lease = SlotLease(self.account, self.demand.token, slots)
-            self._hold = SlotHold(lease, since, self.engine.runtime.lease_now)
+            lease = SlotLease(self.limiter_key, self.request.token, slots)
+            self._hold = PermitLease(lease, since, self.engine.runtime.lease_now)
             self.engine.renewer.add([self._hold])
 
     def __del__(self) -> None:
@@ -222,17 +222,17 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
     @property
     def key(self) -> str:
         """The key that was charged."""
-        return self._flow.account.key
+        return self._flow.limiter_key.key
 
     @property
     def limits(self) -> Mapping[str, LimitState]:
         """How each limit stood right after this was charged."""
-        return {name: level for (name, _), level in zip(self._flow.limits, self._flow.ruling.levels, strict=False)}
+        return {name: level for (name, _), level in zip(self._flow.limits, self._flow.result.levels, strict=False)}
 
     @property
     def at(self) -> float:
         """The backend's time of the decision, in seconds since 1970; 0 where it was not asked."""
-        return self._flow.ruling.at
+        return self._flow.result.at
 
     @property
     def ready_at(self) -> float:
@@ -245,7 +245,7 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
         return self._flow.lost
 
     def __repr__(self) -> str:
-        told = zip(self._flow.limits, self._flow.demand.costs, strict=True)
+        told = zip(self._flow.limits, self._flow.request.costs, strict=True)
         costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in told if cost)
         return f"<{type(self).__name__} {self.key!r} {costs}>"
 

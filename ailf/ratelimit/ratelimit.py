@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ailf.engine import Engine
-from ailf.engine.standalone import Attached
+from ailf.engine.standalone import StandaloneObject
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Limit
 from ailf.ratelimit.decorating import called, within, within_async
@@ -17,12 +17,12 @@ from ailf.ratelimit.permit import AsyncPermit, Permit
 from ailf.runtime import run
 from ailf.values import Decision
 
-__all__ = ["AsyncPermitHolding", "AsyncRateLimiter", "PermitHolding", "RateLimiter"]
+__all__ = ["AsyncPermitContext", "AsyncRateLimiter", "PermitContext", "RateLimiter"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _RateLimiterBase(Attached):
+class _RateLimiterBase(StandaloneObject):
     """What both faces share: the limits, and how the flow is made."""
 
     def __init__(
@@ -69,7 +69,7 @@ def _check_limited(flow: LimiterFlow[Any], key: object, costs: Mapping[str, int]
     flow.checked(key if isinstance(key, str) else "", costs, timeout)
 
 
-class PermitHolding:
+class PermitContext:
     """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
 
     def __init__(self, flow: LimiterFlow[Permit], key: str, timeout: float | None, costs: Mapping[str, int]) -> None:
@@ -99,7 +99,7 @@ class PermitHolding:
             permit.__exit__(kind, error, at)
 
 
-class AsyncPermitHolding:
+class AsyncPermitContext:
     """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
 
     def __init__(
@@ -179,7 +179,7 @@ class RateLimiter(_RateLimiterBase):
         """
         return run(self._flow.acquire(key, costs, timeout))
 
-    def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> PermitHolding:
+    def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> PermitContext:
         """Return a context manager that acquires on entry, and on leaving gives back places in limits of concurrency.
 
         Arguments:
@@ -187,7 +187,7 @@ class RateLimiter(_RateLimiterBase):
             timeout: As for `acquire`.
             costs: As for `acquire`.
         """
-        return PermitHolding(self._flow, key, timeout, costs)
+        return PermitContext(self._flow, key, timeout, costs)
 
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
@@ -210,7 +210,7 @@ class RateLimiter(_RateLimiterBase):
         def whose(*args: Any, **options: Any) -> str:
             return key if isinstance(key, str) else key(*args, **options)
 
-        def hold(*args: Any, **options: Any) -> PermitHolding:
+        def hold(*args: Any, **options: Any) -> PermitContext:
             return self.hold(whose(*args, **options), timeout=timeout, **costs)
 
         @contextlib.contextmanager
@@ -324,7 +324,7 @@ class AsyncRateLimiter(_RateLimiterBase):
         """
         return await self._flow.acquire(key, costs, timeout)
 
-    def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> AsyncPermitHolding:
+    def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> AsyncPermitContext:
         """Return a context manager that acquires on entry, and on leaving gives back places in limits of concurrency.
 
         Arguments:
@@ -332,7 +332,7 @@ class AsyncRateLimiter(_RateLimiterBase):
             timeout: As for `acquire`.
             costs: As for `acquire`.
         """
-        return AsyncPermitHolding(self._flow, key, timeout, costs)
+        return AsyncPermitContext(self._flow, key, timeout, costs)
 
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
@@ -355,7 +355,7 @@ class AsyncRateLimiter(_RateLimiterBase):
         def whose(*args: Any, **options: Any) -> str:
             return key if isinstance(key, str) else key(*args, **options)
 
-        def hold(*args: Any, **options: Any) -> AsyncPermitHolding:
+        def hold(*args: Any, **options: Any) -> AsyncPermitContext:
             return self.hold(whose(*args, **options), timeout=timeout, **costs)
 
         @contextlib.asynccontextmanager

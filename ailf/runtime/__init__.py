@@ -1,8 +1,8 @@
 """What flows wait with, on threads and on asyncio."""
 
 from ailf.runtime.aio import AsyncioRuntime
-from ailf.runtime.base import Event, Flight, Runtime, Task, run
+from ailf.runtime.base import Event, Runtime, SingleFlight, Task, run
 from ailf.runtime.threads import ThreadRuntime
 from ailf.runtime.user_code import name_of
 
-__all__ = ["AsyncioRuntime", "Event", "Flight", "Runtime", "Task", "ThreadRuntime", "name_of", "run"]
+__all__ = ["AsyncioRuntime", "Event", "Runtime", "SingleFlight", "Task", "ThreadRuntime", "name_of", "run"]

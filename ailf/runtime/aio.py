@@ -11,12 +11,12 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
-from ailf.runtime.base import Event, Flight, Flow, Runtime, Task
+from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
 from ailf.runtime.user_code import check_callable, check_result
 from ailf.safe_text import log_failure
 from ailf.user_errors import is_cancelled
 
-__all__ = ["AsyncioRuntime", "LoopEvent", "LoopFlight", "check_ended", "start_task"]
+__all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "start_task"]
 
 
 start_task = asyncio.Task
@@ -88,7 +88,7 @@ def _finish(waiter: "asyncio.Future[None]") -> None:
         waiter.set_result(None)
 
 
-class _Trip:
+class _Call:
     """A flight under way: when it is over, and how it ended."""
 
     def __init__(self) -> None:
@@ -109,59 +109,59 @@ class _Trip:
             raise self._error
 
 
-class LoopFlight(Flight):
+class LoopSingleFlight(SingleFlight):
     """A flight in a task of its own, which goes on when who started it is cancelled."""
 
     def __init__(self) -> None:
-        self._trip: _Trip | None = None
+        self._call: _Call | None = None
 
-    def _under_way(self) -> _Trip | None:
-        """Return the trip under way; one of a loop that has ended never lands."""
-        trip = self._trip
-        return trip if trip is None or trip.loop is asyncio.get_running_loop() else None
+    def _under_way(self) -> _Call | None:
+        """Return the call under way; one of a loop that has ended never lands."""
+        call = self._call
+        return call if call is None or call.loop is asyncio.get_running_loop() else None
 
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
-        trip = self._under_way()
-        if trip is None:
-            trip = self._trip = _Trip()
-            trip.task = start_task(self._fly(trip, flow))
-            trip.task.add_done_callback(functools.partial(self._ended, trip))
+    async def run(self, flow: Flow, timeout: float | None = None) -> None:
+        call = self._under_way()
+        if call is None:
+            call = self._call = _Call()
+            call.task = start_task(self._run_inline(call, flow))
+            call.task.add_done_callback(functools.partial(self._ended, call))
             if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
                 timeout = None
-        if await trip.over.wait(timeout):
-            trip.check()
+        if await call.over.wait(timeout):
+            call.check()
 
-    async def fly(self, flow: Flow) -> None:
-        trip = self._under_way()
-        if trip is None:
-            trip = self._trip = _Trip()
-            await self._fly(trip, flow)
+    async def run_inline(self, flow: Flow) -> None:
+        call = self._under_way()
+        if call is None:
+            call = self._call = _Call()
+            await self._run_inline(call, flow)
         else:
-            await trip.over.wait()
-        trip.check()
+            await call.over.wait()
+        call.check()
 
-    async def _fly(self, trip: _Trip, flow: Flow) -> None:
+    async def _run_inline(self, call: _Call, flow: Flow) -> None:
         try:
             await flow()
         except BaseException as error:
-            self._land(trip, error)
+            self._finish(call, error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
-            self._land(trip, None)
+            self._finish(call, None)
 
-    def _land(self, trip: _Trip, error: BaseException | None) -> None:
-        if self._trip is trip:
-            self._trip = None
-        trip.end(error)
+    def _finish(self, call: _Call, error: BaseException | None) -> None:
+        if self._call is call:
+            self._call = None
+        call.end(error)
 
-    def _ended(self, trip: _Trip, _: "asyncio.Task[None]") -> None:
-        """See that the trip is over, also where its task was cancelled before it began."""
-        self._land(trip, asyncio.CancelledError())
+    def _ended(self, call: _Call, _: "asyncio.Task[None]") -> None:
+        """See that the call is over, also where its task was cancelled before it began."""
+        self._finish(call, asyncio.CancelledError())
 
-    async def landed(self, timeout: float) -> bool:
-        trip = self._under_way()
-        return trip is None or await trip.over.wait(timeout)
+    async def wait_idle(self, timeout: float) -> bool:
+        call = self._under_way()
+        return call is None or await call.over.wait(timeout)
 
 
 T = TypeVar("T")
@@ -198,8 +198,8 @@ class AsyncioRuntime(Runtime):
     def _event(self) -> Event:
         return LoopEvent()
 
-    def flight(self) -> Flight:
-        return LoopFlight()
+    def single_flight(self) -> SingleFlight:
+        return LoopSingleFlight()
 
     def guard(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
@@ -207,7 +207,7 @@ class AsyncioRuntime(Runtime):
     def spawn(self, flow: Flow, *, name: str) -> Task:
         return _LoopTask(flow, name)
 
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ailf.runtime.clock import Clock, SystemClock
 
-__all__ = ["Event", "Flight", "Flow", "MovedEvent", "Runtime", "Task", "run"]
+__all__ = ["Event", "Flow", "MovedEvent", "Runtime", "SingleFlight", "Task", "run"]
 
 Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -40,22 +40,22 @@ class Event(ABC):
         """Wait until the flag is up, or for so many seconds; return whether it is."""
 
 
-class Flight(ABC):
+class SingleFlight(ABC):
     """Work that runs at most once at a time, for everybody who wants its effect."""
 
     @abstractmethod
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+    async def run(self, flow: Flow, timeout: float | None = None) -> None:
         """Start the flow, or wait for the one under way, for so many seconds (a thread's own flow bounds itself).
 
         A cancelled caller leaves it running.
         """
 
     @abstractmethod
-    async def fly(self, flow: Flow) -> None:
-        """As `join`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
+    async def run_inline(self, flow: Flow) -> None:
+        """As `run`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
 
     @abstractmethod
-    async def landed(self, timeout: float) -> bool:
+    async def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
 
 
@@ -174,7 +174,7 @@ class Runtime(ABC):
         """Make an event for time that flows."""
 
     @abstractmethod
-    def flight(self) -> Flight:
+    def single_flight(self) -> SingleFlight:
         """Make a flight."""
 
     @abstractmethod
@@ -186,7 +186,7 @@ class Runtime(ABC):
         """Start a flow beside this one. What it raises is logged."""
 
     @abstractmethod
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         """Let others run, where they have to be let."""
 
     @abstractmethod

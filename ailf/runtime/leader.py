@@ -13,7 +13,7 @@ import attrs
 
 from ailf.runtime.base import Event, Runtime
 
-__all__ = ["Crew"]
+__all__ = ["LeaderFollowers"]
 
 AT_ONCE = 2
 """How many are called by one."""
@@ -27,7 +27,7 @@ class _Turn:
     error: Exception | None = None
 
 
-class Crew:
+class LeaderFollowers:
     """Those who wait for the same things.
 
     Attributes:

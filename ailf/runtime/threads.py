@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ailf.errors import InvalidArgumentError
-from ailf.runtime.base import Event, Flight, Flow, Runtime, Task, run
+from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task, run
 from ailf.runtime.user_code import check_callable, check_result, is_one_of, name_of
 from ailf.safe_text import log_failure
 
-__all__ = ["ThreadEvent", "ThreadFlight", "ThreadRuntime"]
+__all__ = ["ThreadEvent", "ThreadRuntime", "ThreadSingleFlight"]
 
 
 class ThreadEvent(threading.Event, Event):
@@ -23,13 +23,13 @@ class ThreadEvent(threading.Event, Event):
         return threading.Event.wait(self, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
-class ThreadFlight(Flight):
+class ThreadSingleFlight(SingleFlight):
     """A flight that the first thread flies itself."""
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
 
-    async def join(self, flow: Flow, timeout: float | None = None) -> None:
+    async def run(self, flow: Flow, timeout: float | None = None) -> None:
         try:
             if self._lock.acquire(blocking=False):
                 await flow()
@@ -39,10 +39,10 @@ class ThreadFlight(Flight):
             if self._lock._is_owned():
                 self._lock.release()
 
-    async def fly(self, flow: Flow) -> None:
-        await self.join(flow)
+    async def run_inline(self, flow: Flow) -> None:
+        await self.run(flow)
 
-    async def landed(self, timeout: float) -> bool:
+    async def wait_idle(self, timeout: float) -> bool:
         if not self._lock.acquire(timeout=timeout):
             return False
         self._lock.release()
@@ -85,8 +85,8 @@ class ThreadRuntime(Runtime):
     def _event(self) -> Event:
         return ThreadEvent()
 
-    def flight(self) -> Flight:
-        return ThreadFlight()
+    def single_flight(self) -> SingleFlight:
+        return ThreadSingleFlight()
 
     def guard(self) -> contextlib.AbstractContextManager[object]:
         return threading.Lock()
@@ -94,7 +94,7 @@ class ThreadRuntime(Runtime):
     def spawn(self, flow: Flow, *, name: str) -> Task:
         return _Thread(flow, name)
 
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         pass
 
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -59,15 +59,15 @@ class Consumer(_ConsumerBase, Generic[T]):
             ClosedError: The backend was closed.
             BackendError: The backend is away; the next call tries again.
         """
-        parcel = run(self._flow.next())
-        if parcel is None:
+        state = run(self._flow.next())
+        if state is None:
             raise StopIteration
-        return Delivery(parcel)
+        return Delivery(state)
 
     def get(self, timeout: float | None = None) -> Delivery[T] | None:
         """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
-        parcel = run(self._flow.next(timeout))
-        return None if parcel is None else Delivery(parcel)
+        state = run(self._flow.next(timeout))
+        return None if state is None else Delivery(state)
 
     def close(self) -> None:
         """Stop, and give back what was not settled. Its deliveries can't be settled any more."""
@@ -102,15 +102,15 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
             ClosedError: The backend was closed.
             BackendError: The backend is away; the next call tries again.
         """
-        parcel = await self._flow.next()
-        if parcel is None:
+        state = await self._flow.next()
+        if state is None:
             raise StopAsyncIteration
-        return AsyncDelivery(parcel)
+        return AsyncDelivery(state)
 
     async def get(self, timeout: float | None = None) -> AsyncDelivery[T] | None:
         """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
-        parcel = await self._flow.next(timeout)
-        return None if parcel is None else AsyncDelivery(parcel)
+        state = await self._flow.next(timeout)
+        return None if state is None else AsyncDelivery(state)
 
     async def aclose(self) -> None:
         """Stop, and give back what was not settled. Its deliveries can't be settled any more."""

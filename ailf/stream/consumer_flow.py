@@ -19,12 +19,12 @@ from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
-from ailf.engine.renewal import Hold, Renewer
+from ailf.engine.renewal import RenewedLease, Renewer
 from ailf.errors import AilfError, ClosedError, DecodeError
-from ailf.runtime.leader import Crew
-from ailf.stream.delivery import Parcel
+from ailf.runtime.leader import LeaderFollowers
+from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import GroupFlow
-from ailf.stream.lease import MessageHold, Pulse
+from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
 
@@ -53,15 +53,17 @@ class ConsumerFlow:
         told = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
         self.name = f"{check_name('consumer', told)}:{secrets.token_hex(4)}"
         self.stopping = group.engine.runtime.event()
-        self.in_hand: dict[str, Parcel] = {}
+        self.in_hand: dict[str, DeliveryState] = {}
         self._prefetch = check_count("prefetch", prefetch)
-        self._buffer: deque[Parcel] = deque()
-        self._crew = Crew(group.engine.runtime, self._buffer)
-        self._held: set[Hold] = set()
-        self._filling = group.engine.runtime.flight()
-        self._looking = group.engine.runtime.flight()
+        self._buffer: deque[DeliveryState] = deque()
+        self._crew = LeaderFollowers(group.engine.runtime, self._buffer)
+        self._held: set[RenewedLease] = set()
+        self._filling = group.engine.runtime.single_flight()
+        self._looking = group.engine.runtime.single_flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
-        self._pulse = Pulse(group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now)
+        self._pulse = ConsumerLiveness(
+            group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
+        )
         self._position: Any = None
         self._look_at = 0.0
         self._pid = os.getpid()
@@ -77,7 +79,7 @@ class ConsumerFlow:
 
     # --- handing out ---------------------------------------------------------------------------------------------
 
-    async def next(self, timeout: float | None = None) -> Parcel | None:
+    async def next(self, timeout: float | None = None) -> DeliveryState | None:
         """Return the next message; None when stopped, or after so many seconds."""
         now = self.group.engine.runtime.now
         if timeout is not None and (type(timeout) not in NUMBERS or not 0 <= timeout <= MAX_SECONDS):
@@ -89,13 +91,13 @@ class ConsumerFlow:
                     raise ClosedError(f"the backend of {self.group} was closed")
                 if self.stopping.is_set():
                     return None
-                if self._buffer and (parcel := await self._buffered()) is not None:
-                    return parcel
+                if self._buffer and (state := await self._buffered()) is not None:
+                    return state
                 engine = self.group.engine
                 if engine.home != engine.here():
                     engine.check_open()
                 if timeout == 0:  # beside a wait that is under way: it sees less than a look
-                    await self._looking.join(self._look)
+                    await self._looking.run(self._look)
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
@@ -109,11 +111,11 @@ class ConsumerFlow:
         finally:  # however it ends: what it was called for, or led, is the next one's now
             self._crew.rouse()
 
-    async def _last_look(self) -> Parcel | None:
+    async def _last_look(self) -> DeliveryState | None:
         """Return what there is at the end of a wait."""
         runtime = self.group.engine.runtime
         if runtime.clock.by_hand and runtime.lease_now() >= self._look_at:
-            await self._looking.join(self._look)  # what a move made due comes before the end of the wait
+            await self._looking.run(self._look)  # what a move made due comes before the end of the wait
         return await self._buffered()
 
     async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
@@ -151,16 +153,16 @@ class ConsumerFlow:
 
     async def _lead(self, left: float | None) -> None:
         """Fetch or wait once, for all who wait here."""
-        await self._filling.join(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
+        await self._filling.run(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
 
-    async def _buffered(self) -> Parcel | None:
+    async def _buffered(self) -> DeliveryState | None:
         """Return the next message of the buffer; one that was lost meanwhile is somebody else's."""
         while self._buffer:
             with contextlib.suppress(IndexError):  # another thread was quicker
-                parcel = self._buffer.popleft()
-                if not parcel.hold.lost:
-                    return parcel
-                await parcel.lose()
+                state = self._buffer.popleft()
+                if not state.hold.lost:
+                    return state
+                await state.lose()
         return None
 
     async def _fill(self, patience: float) -> None:
@@ -172,7 +174,7 @@ class ConsumerFlow:
         if not self._opened:  # a request of its own: between two of them the callers look at the time
             await self.open(0.0)
         elif self._position is None or now >= self._look_at:
-            await self._looking.fly(self._look)
+            await self._looking.run_inline(self._look)
         elif not (self._buffer or self.stopping.is_set()):
             await self._wait(min(patience, self._look_at - now))
 
@@ -215,12 +217,12 @@ class ConsumerFlow:
                 log.error("%s: %s goes to the dead letters: %s", self.group, record.id, error)  # noqa: TRY400 - said whole
                 undecodable.append((record.id, _undecodable(claim, error)))
                 continue
-            hold = MessageHold(
+            hold = DeliveryLease(
                 self._pulse, claim.receipt, lease=options.lease, since=since, longest=options.max_processing
             )
-            parcels.append(Parcel(self, claim, hold, data, headers))
+            parcels.append(DeliveryState(self, claim, hold, data, headers))
         if parcels:
-            holds = [parcel.hold for parcel in parcels]
+            holds = [state.hold for state in parcels]
             self._held.update(holds)
             self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
@@ -231,10 +233,10 @@ class ConsumerFlow:
                 if outcome is Outcome.DEAD:
                     await self.group.report(entry_id, settlement, outcome)
 
-    def let_go(self, parcel: Parcel) -> None:
+    def let_go(self, state: DeliveryState) -> None:
         """It is settled or lost: renew it no more."""
-        self._held.discard(parcel.hold)
-        self.group.engine.renewer.discard(parcel.hold)
+        self._held.discard(state.hold)
+        self.group.engine.renewer.discard(state.hold)
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -245,8 +247,8 @@ class ConsumerFlow:
 
     async def _landed(self) -> None:
         """Let a fetch under way come to its end: what it brings must be given back."""
-        await self._filling.landed(LEAVING)
-        await self._looking.landed(LEAVING)
+        await self._filling.wait_idle(LEAVING)
+        await self._looking.wait_idle(LEAVING)
 
     async def hand_back(self) -> None:
         """Release what is fetched and not handed out: available to others at once, the attempt not counted (S14)."""
@@ -254,11 +256,11 @@ class ConsumerFlow:
         unstarted = []
         while self._buffer:
             unstarted.append(self._buffer.popleft())
-        for parcel in unstarted:
-            parcel.settled = Action.RELEASE
-            self.let_go(parcel)
+        for state in unstarted:
+            state.settled = Action.RELEASE
+            self.let_go(state)
         if unstarted:
-            releases = [Settlement(parcel.claim.receipt, Action.RELEASE) for parcel in unstarted]
+            releases = [Settlement(state.claim.receipt, Action.RELEASE) for state in unstarted]
             group = self.group
             await group.driver.settle(group.stream, group.name, releases, max_deliveries=group.options.max_deliveries)
 
@@ -283,7 +285,7 @@ class ConsumerFlow:
         except AilfError as error:
             log.warning("%s: messages could not be handed back and wait for their leases to end: %s", self.group, error)
         for hold in tuple(self._held):
-            hold.taken = True
+            hold.revoked = True
         _abandon(self.group.engine.renewer, self._held)
         self._buffer.clear()
         self.group.engine.forget(self)
@@ -293,7 +295,7 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
     return Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error))
 
 
-def _abandon(renewer: Renewer, held: set[Hold]) -> None:
+def _abandon(renewer: Renewer, held: set[RenewedLease]) -> None:
     """Renew these no more: their consumer was closed, or dropped without that; then the leases end by themselves."""
     while held:
         renewer.discard(held.pop())

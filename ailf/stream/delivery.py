@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
-from ailf.engine.renewal import Hold
+from ailf.engine.renewal import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
@@ -22,7 +22,7 @@ from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, leaves_of
 
-__all__ = ["AsyncDelivery", "Delivery", "Parcel", "instruction", "verdict"]
+__all__ = ["AsyncDelivery", "Delivery", "DeliveryState", "instruction", "verdict"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -34,9 +34,9 @@ class Holder(Protocol):
 
     group: GroupFlow
     name: str
-    in_hand: dict[str, "Parcel"]
+    in_hand: dict[str, "DeliveryState"]
 
-    def let_go(self, parcel: "Parcel") -> None:
+    def let_go(self, state: "DeliveryState") -> None:
         """It is settled or lost: renew it no more."""
 
 
@@ -71,7 +71,7 @@ def instruction(error: BaseException | None) -> Reject | Retry | None:
     return cast(Reject | Retry, said[0]) if said else None
 
 
-class Parcel:
+class DeliveryState:
     """The state of one delivery, whichever face it shows."""
 
     __slots__ = (
@@ -92,7 +92,9 @@ class Parcel:
         "trace",
     )
 
-    def __init__(self, consumer: Holder, claim: Claim, hold: Hold, data: Any, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, consumer: Holder, claim: Claim, hold: RenewedLease, data: Any, headers: Mapping[str, str]
+    ) -> None:
         self.consumer = consumer
         self.claim = claim
         self.hold = hold
@@ -142,7 +144,7 @@ class Parcel:
 
     async def ask(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
         """Return what to ask of the backend in order to settle it; one that was lost can't be."""
-        if self.hold.taken:
+        if self.hold.revoked:
             raise await self._lost(action.value)
         if action is Action.ACK:  # nearly all; nothing else is said of them
             return Settlement(self.claim.receipt, action)
@@ -186,7 +188,7 @@ class Parcel:
 
     async def lose(self) -> None:
         """Take note that its lease has ended, and tell the group's hook, once."""
-        self.hold.taken = True
+        self.hold.revoked = True
         self.consumer.let_go(self)
         if not self.told:
             self.told = True
@@ -210,8 +212,8 @@ class _Shown(Generic[T_co]):
 
     __slots__ = ("_parcel",)
 
-    def __init__(self, parcel: Parcel) -> None:
-        self._parcel = parcel
+    def __init__(self, state: DeliveryState) -> None:
+        self._parcel = state
 
     @property
     def data(self) -> T_co:
@@ -381,7 +383,7 @@ class AsyncDelivery(_Shown[T_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool:
         """Settle it by how the body ended, unless the body did."""
-        parcel = self._parcel
-        if isinstance(error, asyncio.CancelledError) and parcel.body and parcel.body.cancelling() > parcel.entered:
-            return await asyncio.shield(parcel.leave(error, cancelled=parcel.struck is None))
+        state = self._parcel
+        if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.entered:
+            return await asyncio.shield(state.leave(error, cancelled=state.struck is None))
         return await self._parcel.leave(error)

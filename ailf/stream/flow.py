@@ -23,7 +23,7 @@ from ailf.checks import (
 from ailf.codecs import Payloads
 from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
-from ailf.engine.standalone import Attached
+from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.worker import ProcessOptions, Worker
@@ -221,7 +221,7 @@ def _full(retention: Retention) -> str:
     )
 
 
-class StreamBase(Attached):
+class StreamBase(StandaloneObject):
     """What both faces share: the name, and how the flow is made."""
 
     def __init__(

@@ -43,7 +43,7 @@ class DeadLetters:
         Returns:
             How many of them were still there.
         """
-        return run(self._flow.take_letters(letters, redrive=True))
+        return run(self._flow.take_dead_letters(letters, redrive=True))
 
     def redrive_all(self) -> int:
         """Redrive every dead letter that there is now; return how many."""
@@ -58,7 +58,7 @@ class DeadLetters:
         Returns:
             How many of them were still there.
         """
-        return run(self._flow.take_letters(letters, redrive=False))
+        return run(self._flow.take_dead_letters(letters, redrive=False))
 
     def purge_all(self) -> int:
         """Remove every dead letter that there is now; return how many."""
@@ -89,7 +89,7 @@ class AsyncDeadLetters:
         Returns:
             How many of them were still there.
         """
-        return await self._flow.take_letters(letters, redrive=True)
+        return await self._flow.take_dead_letters(letters, redrive=True)
 
     async def redrive_all(self) -> int:
         """Redrive every dead letter that there is now; return how many."""
@@ -104,7 +104,7 @@ class AsyncDeadLetters:
         Returns:
             How many of them were still there.
         """
-        return await self._flow.take_letters(letters, redrive=False)
+        return await self._flow.take_dead_letters(letters, redrive=False)
 
     async def purge_all(self) -> int:
         """Remove every dead letter that there is now; return how many."""

@@ -228,7 +228,7 @@ class GroupFlow:
         )
         return letters
 
-    async def take_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
+    async def take_dead_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
         """Redrive or purge these dead letters; return how many were there."""
         what = "redrive" if redrive else "purge"
         if not letters:
@@ -236,14 +236,19 @@ class GroupFlow:
         for letter in letters:
             check_text("the id of a dead letter", letter)
         taken: list[bool] = await self._ask(
-            f"{what} {len(letters)} dead letter(s) of", self.driver.take_letters, letters, again=True, redrive=redrive
+            f"{what} {len(letters)} dead letter(s) of",
+            self.driver.take_dead_letters,
+            letters,
+            again=True,
+            redrive=redrive,
         )
         return sum(taken)
 
     async def take_all_letters(self, *, redrive: bool) -> int:
         """Redrive or purge the dead letters that there are now; return how many."""
         found: list[str] = []
-        while page := await self.dead_letters(found[-1] if found else "", PAGE):
-            found += [letter.id for letter in page]
+        what = f"{'redrive' if redrive else 'purge'} the dead letters of"
+        while page := await self._ask(what, self.driver.letter_ids, found[-1] if found else "", PAGE, again=True):
+            found += page
         pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
-        return sum([await self.take_letters(page, redrive=redrive) for page in pages])
+        return sum([await self.take_dead_letters(page, redrive=redrive) for page in pages])

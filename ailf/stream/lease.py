@@ -3,19 +3,19 @@
 from collections.abc import Callable, Hashable, Sequence
 
 from ailf.driver import BackendDriver, Receipt
-from ailf.engine.renewal import MARGIN, Hold, Liveness
+from ailf.engine.renewal import MARGIN, Liveness, RenewedLease
 from ailf.runtime.clock import SystemClock
 
-__all__ = ["ALIVE", "MessageHold", "Pulse"]
+__all__ = ["ALIVE", "ConsumerLiveness", "DeliveryLease"]
 
 ALIVE = 0.7
 """The share of `takeover` for which a sign of life counts; the rest is for others to notice that it was the last."""
 
-BEAT = 0.25
+HEARTBEAT = 0.25
 """The share of `takeover` after which a consumer with messages in hand gives a sign of life."""
 
 
-class Pulse(Liveness):
+class ConsumerLiveness(Liveness):
     """The life of one consumer, as the backend sees it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Pulse(Liveness):
         now: Returns the time on this process's clock.
     """
 
-    __slots__ = ("consumer", "ends", "group", "life", "now", "stream", "takeover")
+    __slots__ = ("consumer", "ends", "generation", "group", "now", "stream", "takeover")
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Pulse(Liveness):
         self.consumer = consumer
         self.takeover = takeover
         self.ends = 0.0
-        self.life = 0
+        self.generation = 0
         self.now = now
 
     def confirm(self, since: float) -> None:
         """The backend counts it as alive in answer to a request sent then."""
         if self.now() >= self.ends:
-            self.life += 1
+            self.generation += 1
         ends = since + self.takeover * ALIVE * (1 - MARGIN)
         if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
             self.ends = ends
@@ -59,25 +59,25 @@ class Pulse(Liveness):
         self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
     def due(self) -> float:
-        return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - BEAT)
+        return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - HEARTBEAT)
 
     @property
     def batch(self) -> Hashable:
         return (self.stream, self.group, self.takeover)
 
     @classmethod
-    async def beat(cls, members: Sequence["Pulse"], driver: BackendDriver) -> None:
+    async def heartbeat(cls, members: Sequence["ConsumerLiveness"], driver: BackendDriver) -> None:
         first = members[0]
         names = [each.consumer for each in members]
-        await driver.stream().beat(first.stream, first.group, names, alive=first.takeover * ALIVE)
+        await driver.stream().heartbeat(first.stream, first.group, names, alive=first.takeover * ALIVE)
 
     @classmethod
-    def describe(cls, members: Sequence["Pulse"]) -> str:
+    def describe(cls, members: Sequence["ConsumerLiveness"]) -> str:
         first = members[0]
         return f"{len(members)} consumer(s) of group {first.group!r}, stream {first.stream!r}, gave no sign of life"
 
 
-class MessageHold(Hold):
+class DeliveryLease(RenewedLease):
     """The lease of a delivered message, which lasts no longer than the life of its consumer.
 
     Attributes:
@@ -85,18 +85,20 @@ class MessageHold(Hold):
         receipt: What proves it.
     """
 
-    __slots__ = ("life", "liveness", "receipt")
+    __slots__ = ("generation", "liveness", "receipt")
 
-    def __init__(self, liveness: Pulse, receipt: Receipt, *, lease: float, since: float, longest: float) -> None:
-        self.liveness: Pulse = liveness
-        self.life = liveness.life
+    def __init__(
+        self, liveness: ConsumerLiveness, receipt: Receipt, *, lease: float, since: float, longest: float
+    ) -> None:
+        self.liveness: ConsumerLiveness = liveness
+        self.generation = liveness.generation
         self.receipt = receipt
         super().__init__(lease, since, longest, liveness.now)
 
     @property
     def lost(self) -> bool:
         pulse = self.liveness
-        return self.taken or self.life != pulse.life or pulse.now() >= min(self.ends, pulse.ends)
+        return self.revoked or self.generation != pulse.generation or pulse.now() >= min(self.ends, pulse.ends)
 
     def next_look(self) -> float:
         return min(super().next_look(), self.liveness.due())
@@ -106,7 +108,7 @@ class MessageHold(Hold):
         return (self.liveness.stream, self.liveness.group, self.lease)
 
     @classmethod
-    async def renew(cls, driver: BackendDriver, holds: Sequence["MessageHold"]) -> list[bool]:
+    async def renew(cls, driver: BackendDriver, holds: Sequence["DeliveryLease"]) -> list[bool]:
         pulse, lease = holds[0].liveness, holds[0].lease
         receipts = [hold.receipt for hold in holds]
         return await driver.stream().extend(pulse.stream, pulse.group, receipts, lease=lease)

@@ -32,7 +32,7 @@ from ailf.errors import (
 from ailf.runtime.signals import check_signals, stopped_by_signals
 from ailf.safe_text import describe, log_failure, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
-from ailf.stream.delivery import AsyncDelivery, Delivery, Parcel, instruction, verdict
+from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, instruction, verdict
 from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import is_fatal
@@ -143,7 +143,7 @@ class Worker:
         self._face = AsyncDelivery if self._on_asyncio else Delivery
         self._cancels = self._on_asyncio and options.on_lost is OnLost.CANCEL
         self._consumer: ConsumerFlow | None = None
-        self._acking: set[Parcel] = set()
+        self._acking: set[DeliveryState] = set()
         self._answered = self._runtime.event()
         self._breathed = self._runtime.now()
         self._failure: BaseException | None = None
@@ -219,7 +219,7 @@ class Worker:
         try:
             while True:
                 try:
-                    parcel = await consumer.next()
+                    state = await consumer.next()
                     failures = 0
                 except PermissionDeniedError:
                     raise
@@ -227,15 +227,15 @@ class Worker:
                     await self._wait_out(consumer, error, failures)
                     failures += 1
                     continue
-                if parcel is None:
+                if state is None:
                     return
-                await self._handle(parcel)
+                await self._handle(state)
                 if self._looks_at_length:
                     await self._warn_of_length()
                 now = self._runtime.now()
                 if now >= self._breathed + _SPELL:
                     self._breathed = now
-                    await self._runtime.breathe()
+                    await self._runtime.checkpoint()
         except asyncio.CancelledError:
             if not consumer.stopping.is_set():
                 self._fail(AilfError(f"{self._group}: other code has cancelled the task of a worker loop"))
@@ -274,160 +274,162 @@ class Worker:
             log_failure(log, logging.ERROR, "%s: another worker loop has failed", self._group, error=error)
         self.stop()
 
-    async def _handle(self, parcel: Parcel) -> None:
-        in_hand, name = parcel.consumer.in_hand, parcel.claim.record.id
+    async def _handle(self, state: DeliveryState) -> None:
+        in_hand, name = state.consumer.in_hand, state.claim.record.id
         if name in in_hand:
-            await self._postpone(parcel, in_hand[name])
+            await self._postpone(state, in_hand[name])
             return
-        in_hand[name] = parcel
+        in_hand[name] = state
         acks = False
         try:
             try:
-                result, error = await self._run_handler(parcel)
+                result, error = await self._run_handler(state)
             finally:
                 del in_hand[name]
-            if parcel.settled is None and error is parcel.struck is not None and isinstance(error, LeaseLostError):
-                log.warning("%s: its lease was lost, so its handler was cancelled", parcel)
-                await parcel.lose()
-            elif parcel.settled is None:
+            if state.settled is None and error is state.struck is not None and isinstance(error, LeaseLostError):
+                log.warning("%s: its lease was lost, so its handler was cancelled", state)
+                await state.lose()
+            elif state.settled is None:
                 action, why, delay = verdict(result, error)
                 acks = action is Action.ACK
                 if not acks:
-                    await self._settle(parcel, action, why, delay, error)
+                    await self._settle(state, action, why, delay, error)
             elif error is not None:
-                settled = parcel.settled.value
-                log_failure(log, logging.ERROR, "%s failed after it was settled by %s", parcel, settled, error=error)
+                settled = state.settled.value
+                log_failure(log, logging.ERROR, "%s failed after it was settled by %s", state, settled, error=error)
         finally:
-            if not acks and parcel.settled is None:  # whatever ended the handler: its lease is renewed no more
-                parcel.consumer.let_go(parcel)
+            if not acks and state.settled is None:  # whatever ended the handler: its lease is renewed no more
+                state.consumer.let_go(state)
         if acks:
-            await self._ack(parcel)
+            await self._ack(state)
             return
-        self._count(parcel)
+        self._count(state)
         if error is not None and is_fatal(error):
             raise error
 
-    async def _postpone(self, parcel: Parcel, earlier: Parcel) -> None:
+    async def _postpone(self, state: DeliveryState, earlier: DeliveryState) -> None:
         """Give back a message whose earlier attempt still runs here, for others to have, or for later."""
         delay = self._group.options.takeover
         if earlier.settled is not None:  # by its handler, which is probably about to end
             delay = min(delay, _SOON)
-        log.warning("%s: an earlier attempt still runs here; given back, and not before %g s", parcel, delay)
-        await self._settle(parcel, Action.RELEASE, "", delay, None)
+        log.warning("%s: an earlier attempt still runs here; given back, and not before %g s", state, delay)
+        await self._settle(state, Action.RELEASE, "", delay, None)
 
-    async def _run_handler(self, parcel: Parcel) -> tuple[Any, BaseException | None]:
+    async def _run_handler(self, state: DeliveryState) -> tuple[Any, BaseException | None]:
         """Call the handler, and return what it returned or raised; give the message back where we are cancelled."""
         task = asyncio.current_task() if self._on_asyncio else None
         if task is not None:
-            parcel.task, parcel.cancels = task, task.cancelling()
+            state.task, state.cancels = task, task.cancelling()
         if self._cancels:
-            parcel.hold.on_lost = functools.partial(self._lease_lost, parcel)
-            if parcel.hold.taken:  # just now
-                self._lease_lost(parcel)
-        stop_timer = None if self._options.timeout is None else self._start_timer(parcel, self._options.timeout)
+            state.hold.on_lost = functools.partial(self._lease_lost, state)
+            if state.hold.revoked:  # just now
+                self._lease_lost(state)
+        stop_timer = None if self._options.timeout is None else self._start_timer(state, self._options.timeout)
         try:
-            with carrying(parcel.headers):
+            with carrying(state.headers):
                 result, error = await self._runtime.call_user_code(
-                    self._handler, parcel.data if self._plain else self._face(parcel)
+                    self._handler, state.data if self._plain else self._face(state)
                 )
         except asyncio.CancelledError as cancelled:
-            if parcel.struck is None:
-                await self._give_back(parcel)
+            if state.struck is None:
+                await self._give_back(state)
                 raise
             result, error = None, cancelled
         finally:
-            parcel.task = parcel.hold.on_lost = None
+            state.task = state.hold.on_lost = None
             if stop_timer is not None:
                 stop_timer()
-        if parcel.struck is not None:
-            error = await self._why_cancelled(parcel, parcel.struck, error)
+        if state.struck is not None:
+            error = await self._why_cancelled(state, state.struck, error)
         return result, error
 
     # --- handlers that take too long, or have lost their lease ---------------------------------------------------
 
-    def _start_timer(self, parcel: Parcel, timeout: float) -> Callable[[], None]:
+    def _start_timer(self, state: DeliveryState, timeout: float) -> Callable[[], None]:
         """Let the handler's time end: asyncio cancels it, a thread's lease is let go; return what stops the timer."""
         if not self._on_asyncio:
-            renewer, hold = self._group.engine.renewer, parcel.hold
+            renewer, hold = self._group.engine.renewer, state.hold
             renewer.limit(hold, hold.now() + timeout)
             return functools.partial(renewer.limit, hold, float("inf"))
         loop = asyncio.get_running_loop()
         late = TimeoutError(f"the handler took longer than its timeout of {timeout:g} s")
-        timer = loop.call_later(timeout, self._cancel, parcel, late)
+        timer = loop.call_later(timeout, self._cancel, state, late)
 
         def stop() -> None:
             timer.cancel()
-            if parcel.struck is None and loop.time() > timer.when():
-                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", parcel, late)
+            if state.struck is None and loop.time() > timer.when():
+                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", state, late)
 
         return stop
 
-    def _lease_lost(self, parcel: Parcel) -> None:
+    def _lease_lost(self, state: DeliveryState) -> None:
         """Cancel the handler, from the renewal thread."""
-        task = parcel.task
+        task = state.task
         if task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be cancelled
-                task.get_loop().call_soon_threadsafe(self._cancel, parcel, LeaseLostError(f"{parcel}: lost"))
+                task.get_loop().call_soon_threadsafe(self._cancel, state, LeaseLostError(f"{state}: lost"))
 
-    def _cancel(self, parcel: Parcel, why: Exception) -> None:
+    def _cancel(self, state: DeliveryState, why: Exception) -> None:
         """Cancel the handler, if it still runs, once.
 
         A handler that is settling its message learns from the answer whether the lease held; a lease that has ended
         because the message was settled must not cancel it.
         """
-        if isinstance(why, LeaseLostError) and parcel.settling:
+        if isinstance(why, LeaseLostError) and state.settling:
             return
-        if parcel.task is not None and parcel.struck is None:
-            parcel.struck = why
-            parcel.task.cancel()
+        if state.task is not None and state.struck is None:
+            state.struck = why
+            state.task.cancel()
 
-    async def _why_cancelled(self, parcel: Parcel, why: Exception, error: BaseException | None) -> BaseException | None:
+    async def _why_cancelled(
+        self, state: DeliveryState, why: Exception, error: BaseException | None
+    ) -> BaseException | None:
         """Take our own cancellation back, and return what the handler ended with."""
         task = asyncio.current_task()
-        if task is not None and task.uncancel() > parcel.cancels:  # others have cancelled it too
-            await self._give_back(parcel)
+        if task is not None and task.uncancel() > state.cancels:  # others have cancelled it too
+            await self._give_back(state)
             raise asyncio.CancelledError
         return why if isinstance(error, asyncio.CancelledError) else error
 
     # --- acks ----------------------------------------------------------------------------------------------------
 
-    async def _ack(self, parcel: Parcel) -> None:
+    async def _ack(self, state: DeliveryState) -> None:
         """Have it acked; wait only where there would be more acks under way than handlers may run."""
         try:
-            asked = await parcel.ask(Action.ACK)
+            asked = await state.ask(Action.ACK)
         except LeaseLostError as lost:
-            self._done(parcel, lost)
+            self._done(state, lost)
             return
         try:
             if self._on_asyncio:
-                self._acking.add(parcel)
-            await self._group.settling.post(asked, functools.partial(self._acked, parcel, asked))
+                self._acking.add(state)
+            await self._group.settling.post(asked, functools.partial(self._acked, state, asked))
             while len(self._acking) >= self._concurrency:
                 await self._answered.wait()
         except BaseException:  # interrupted: whether it was acked isn't known, and nobody will say
             if not self._on_asyncio:
-                parcel.consumer.let_go(parcel)
+                state.consumer.let_go(state)
             raise
 
-    async def _acked(self, parcel: Parcel, asked: Settlement, outcome: Outcome | BaseException) -> None:
+    async def _acked(self, state: DeliveryState, asked: Settlement, outcome: Outcome | BaseException) -> None:
         """Take note of what became of an ack."""
         failure = outcome if isinstance(outcome, BaseException) else None
         if not isinstance(outcome, BaseException):
             try:
-                await parcel.answered(asked, outcome)
+                await state.answered(asked, outcome)
             except AilfError as lost:
                 failure = lost
-        self._done(parcel, failure)
+        self._done(state, failure)
 
-    def _done(self, parcel: Parcel, failure: BaseException | None) -> None:
+    def _done(self, state: DeliveryState, failure: BaseException | None) -> None:
         if failure is not None:
-            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
-            log.warning("%s: ack failed: %s", parcel, text_of(failure))
-        self._count(parcel)
+            state.consumer.let_go(state)  # its lease ends, and it comes again
+            log.warning("%s: ack failed: %s", state, text_of(failure))
+        self._count(state)
         if not self._on_asyncio:
             return
         awaited = len(self._acking) >= self._concurrency
-        self._acking.discard(parcel)
+        self._acking.discard(state)
         if awaited or not self._acking:
             self._answered.set()
             self._answered.clear()
@@ -438,22 +440,22 @@ class Worker:
         while self._acking and (left := until - self._runtime.now()) > 0:
             await self._answered.wait(left)
 
-    def _count(self, parcel: Parcel) -> None:
-        self._tally.count(parcel.settled, parcel.outcome)
+    def _count(self, state: DeliveryState) -> None:
+        self._tally.count(state.settled, state.outcome)
         if self._tally.due(self._runtime.now()):
-            log.info("%s: %s so far: %s", self._group, parcel.consumer.name, self._tally)
+            log.info("%s: %s so far: %s", self._group, state.consumer.name, self._tally)
             self._looks_at_length = self._group.retention is None and not self._warned
 
     async def _settle(
-        self, parcel: Parcel, action: Action, why: str, delay: float | None, error: BaseException | None
+        self, state: DeliveryState, action: Action, why: str, delay: float | None, error: BaseException | None
     ) -> None:
         """Settle, and say in the log, with the handler's error, what became of the message."""
         said = instruction(error)
         level = logging.ERROR if why else logging.WARNING
         try:
-            outcome = await parcel.settle(action, delay=delay, error=why)
+            outcome = await state.settle(action, delay=delay, error=why)
         except Exception as failure:  # noqa: BLE001 - a backoff of the user's own may raise anything
-            parcel.consumer.let_go(parcel)  # its lease ends, and it comes again
+            state.consumer.let_go(state)  # its lease ends, and it comes again
             fate = f"{action.value} failed: {text_of(failure) if isinstance(failure, AilfError) else describe(failure)}"
         else:
             if not why:
@@ -463,8 +465,8 @@ class Worker:
                 level = logging.INFO
         # `Reject` and `Retry` are words, and have said it all; of any other error the traceback helps.
         shown = f"{why}; {fate}" if why else fate
-        log_failure(log, level, "%s: %s", parcel, shown, error=error if said is None else None)
+        log_failure(log, level, "%s: %s", state, shown, error=error if said is None else None)
 
-    async def _give_back(self, parcel: Parcel) -> None:
-        if parcel.settled is None:
-            await self._settle(parcel, Action.RELEASE, "", None, None)
+    async def _give_back(self, state: DeliveryState) -> None:
+        if state.settled is None:
+            await self._settle(state, Action.RELEASE, "", None, None)

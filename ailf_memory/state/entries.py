@@ -10,12 +10,14 @@ from ailf.driver import Draft, Record
 from ailf.errors import InvalidArgumentError
 from ailf.values import EARLIEST, LATEST
 
-__all__ = ["FIRST", "PLAIN", "Entries", "Key", "Terms", "id_before", "key_of", "text_of"]
+__all__ = ["FIRST", "LONGEST", "PLAIN", "Entries", "Key", "Terms", "id_before", "key_of", "text_of"]
 
 Key = tuple[int, int]
 
 FIRST: Final[Key] = (0, 0)
 MAX_SEQUENCE: Final = 2**64 - 1
+LONGEST: Final = 41
+"""How many characters an id may have; Python refuses to make a number of over 4300 digits."""
 
 
 def text_of(key: Key) -> str:
@@ -26,7 +28,7 @@ def text_of(key: Key) -> str:
 def key_of(text: str) -> Key:
     """Return what orders an id."""
     ms, dash, seq = text.partition("-")
-    if not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
+    if len(text) > LONGEST or not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
         raise InvalidArgumentError(f"{text!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST")
     return int(ms), int(seq or 0)
 

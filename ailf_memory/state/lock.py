@@ -2,8 +2,8 @@
 
 import msgspec
 
-from ailf.driver import Bid
-from ailf_memory.state.wait_queue import Line
+from ailf.driver import LockRequest
+from ailf_memory.state.wait_queue import WaitQueue
 
 __all__ = ["GrantState", "LockState"]
 
@@ -22,7 +22,7 @@ class GrantState(msgspec.Struct):
 class LockState:
     """One lock: who has it, the last fence, who is in line."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: WaitQueue) -> None:
         self.grants: dict[str, GrantState] = {}
         self.fence = 0
         self.line = line
@@ -42,12 +42,12 @@ class LockState:
         self.expire(now_ms)
         return not self.grants and self.line.head(now_ms) is None and self.fence < (now_ms - IDLE_MS) * 1000
 
-    def blocked_until(self, bid: Bid, now_ms: int) -> int | None:
+    def blocked_until(self, request: LockRequest, now_ms: int) -> int | None:
         """Return when something in the way of a bid changes by itself; None where nothing is."""
         if self.grants:
             self.expire(now_ms)
-            others = [grant.ends_ms for token, grant in self.grants.items() if token != bid.token]
-            if len(others) >= bid.permits:
+            others = [grant.ends_ms for token, grant in self.grants.items() if token != request.token]
+            if len(others) >= request.permits:
                 return min(others)
-        first = self.line.head(now_ms) if bid.fair else None
-        return None if first is None or first == bid.token else self.line.waiters[first].alive_ms
+        first = self.line.head(now_ms) if request.fair else None
+        return None if first is None or first == request.token else self.line.waiters[first].alive_ms

@@ -4,27 +4,26 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ailf.driver import Limits, Ruling
-from ailf.limits import Algorithm, Concurrency, Limit, State, TokenBucket, algorithm
+from ailf.driver import LimitResult, Limits
+from ailf.limits import Algorithm, Limit, State
 from ailf.values import LimitState
-from ailf_memory.state.wait_queue import Line
+from ailf_memory.state.wait_queue import WaitQueue
 
-__all__ = ["AccountState", "algorithms_of"]
+__all__ = ["LimiterState", "algorithms_of"]
 
 
 def kept_under(name: str, limit: Limit) -> str:
-    """Return under what a limit's state is kept: one of another kind or period has a state of its own."""
-    period = 0 if isinstance(limit, Concurrency) else limit.unit_ms if isinstance(limit, TokenBucket) else limit.per_ms
-    return f"{type(limit).__name__} {period} {name}"
+    """Return under what a limit's state is kept: one of another `Limit.identity` has a state of its own."""
+    return f"{limit.identity} {name}"
 
 
 @lru_cache(maxsize=1024)
 def algorithms_of(limits: Limits) -> list[tuple[str, Any]]:
     """Return under what the state of each limit is kept, and its arithmetic."""
-    return [(kept_under(name, limit), algorithm(limit)) for name, limit in limits]
+    return [(kept_under(name, limit), limit.algorithm()) for name, limit in limits]
 
 
-class AccountState:
+class LimiterState:
     """What one key was charged, by limit, and who is in line.
 
     Attributes:
@@ -33,7 +32,7 @@ class AccountState:
         line: Who is in line.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: WaitQueue) -> None:
         self.states: dict[str, State] = {}
         self.kinds: dict[Algorithm, str] = {}
         self.line = line
@@ -43,20 +42,20 @@ class AccountState:
         self.states[key] = state
         self.kinds[its] = key
 
-    def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> Ruling | None:
+    def take(self, known: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int) -> LimitResult | None:
         """Let a call pass that every limit allows, as nearly all do; return None for one to be thought about."""
         after: dict[str, State] = {}
-        levels, marks = [], []
+        levels, receipts = [], []
         for (key, its), cost in zip(known, costs):  # noqa: B905 - the core counts them; a third of a microsecond
             taken = its.take(self.states.get(key, ()), now_ms, cost)
             if taken is None:
                 return None
-            after[key], mark, remaining, reset_ms = taken
+            after[key], receipt, remaining, reset_ms = taken
             self.kinds[its] = key
             levels.append(LimitState(remaining, 0.0, reset_ms / 1000))
-            marks.append(mark)
+            receipts.append(receipt)
         self.states.update(after)
-        return Ruling(True, 0.0, now_ms / 1000, tuple(levels), tuple(marks))  # noqa: FBT003 - its first field
+        return LimitResult(True, 0.0, now_ms / 1000, tuple(levels), tuple(receipts))  # noqa: FBT003 - its first field
 
     @property
     def ends_ms(self) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import attrs
 
 from ailf.checks import to_ms
-from ailf.driver import Place
+from ailf.driver import WaiterInfo
 
-__all__ = ["Line", "Waiter"]
+__all__ = ["WaitQueue", "Waiter"]
 
 
 @attrs.define
@@ -19,7 +19,7 @@ class Waiter:
     looks_ms: int
 
 
-class Line:
+class WaitQueue:
     """A line. Everything happens under the store's lock.
 
     Arguments:
@@ -48,11 +48,11 @@ class Line:
             del self.waiters[token]
         return None
 
-    def stand(self, token: str, place: Place, now_ms: int, looks_ms: int) -> None:
+    def stand(self, token: str, waiter: WaiterInfo, now_ms: int, looks_ms: int) -> None:
         """Put somebody at the end; who is in line already keeps his place."""
         if not self.alive(token, now_ms):
             self.waiters.pop(token, None)
-        self.waiters[token] = Waiter(place.channel, now_ms + to_ms(place.lease), looks_ms)
+        self.waiters[token] = Waiter(waiter.channel, now_ms + to_ms(waiter.lease), looks_ms)
 
     def leave(self, token: str) -> None:
         """Let somebody go."""

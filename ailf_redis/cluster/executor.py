@@ -12,11 +12,11 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.slots import SlotMap, key_of, slot_of
-from ailf_redis.connection.endpoint import Address, Nodes
+from ailf_redis.connection.endpoint import Address, ClusterEndpoints
 from ailf_redis.connection.executor import Executor, Link, LinkAround
 from ailf_redis.connection.resp import Command
 from ailf_redis.errors import MISREAD, mapped, misread
-from ailf_redis.pooled.executor import PlainExecutor
+from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.settings import Settings
 
 __all__ = ["ClusterExecutor"]
@@ -38,16 +38,16 @@ class ClusterExecutor(Executor):
         meeting: The key whose node carries the plain channels of this namespace.
     """
 
-    def __init__(self, settings: Settings, nodes: Nodes, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, nodes: ClusterEndpoints, runtime: Runtime) -> None:
         super().__init__(settings)
         self.where = nodes.where
         self.runtime = runtime
         self.meeting = settings.namespace
         self._nodes = nodes
-        self._asking = runtime.flight()
+        self._asking = runtime.single_flight()
         self._map: SlotMap | None = None
         self._known: list[Address] = list(nodes.seeds)
-        self._executors: dict[Address, PlainExecutor] = {}
+        self._executors: dict[Address, PooledExecutor] = {}
         self._guard = runtime.guard()
 
     # --- who serves what -----------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class ClusterExecutor(Executor):
         slots = self._map
         if slots is None:
             now = self.runtime.now()
-            await self._asking.join(self._ask_around, None if until is None else max(0.0, until - now))
+            await self._asking.run(self._ask_around, None if until is None else max(0.0, until - now))
             slots = self._map
             if slots is None and until is not None and self.runtime.now() >= until:
                 raise self.lost(TimeoutError(), sent=False)
@@ -108,11 +108,11 @@ class ClusterExecutor(Executor):
             return
         raise ConnectionLostError(f"can't reach any node of {self.where}: {errors[0]}") from errors[0]
 
-    def _at(self, address: Address) -> PlainExecutor:
+    def _at(self, address: Address) -> PooledExecutor:
         with self._guard:
             found = self._executors.get(address)
             if found is None:
-                found = PlainExecutor(self.settings, self._nodes.node.at(address), self.runtime)
+                found = PooledExecutor(self.settings, self._nodes.node.at(address), self.runtime)
                 self._executors[address] = found
         if self.closed:  # closed while it was being made
             found.interrupt()

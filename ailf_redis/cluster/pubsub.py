@@ -58,7 +58,7 @@ class ClusterListener(Listener):
         self._driver = driver
         self._executor = executor
         self._runtime = executor.runtime
-        self._opening = self._runtime.flight()
+        self._opening = self._runtime.single_flight()
         self._parts: dict[Address, RedisListener] = {}
         self._readers: list[Task] = []
         self._places: dict[Filter, Address] = {}
@@ -78,7 +78,7 @@ class ClusterListener(Listener):
         while address not in self._parts:
             if self._over.is_set():
                 raise ClosedError("the listener is closed")
-            await self._opening.join(lambda: self._make(address))
+            await self._opening.run(lambda: self._make(address))
         return self._parts[address]
 
     async def _make(self, address: Address) -> None:

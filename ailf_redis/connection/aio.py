@@ -11,10 +11,10 @@ import hiredis
 
 from ailf.errors import BackendTimeoutError, ClosedError
 from ailf.runtime.aio import check_ended, start_task
-from ailf_redis.connection.aio_link import LoopLink, Received, discard
-from ailf_redis.connection.endpoint import Origin, server_of
+from ailf_redis.connection.aio_link import LoopLink, ReplyProtocol, discard
+from ailf_redis.connection.endpoint import Endpoint, server_of
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import IDLE, TEXT, Command, Stem, as_texts, packed
+from ailf_redis.connection.resp import IDLE, TEXT, Command, CommandPrefix, as_texts, packed
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 from ailf_redis.versions import drop
@@ -41,7 +41,7 @@ def _unasked(reply: Any) -> _Asked:
 PING: Final = packed([("PING",)])
 
 
-class _Wire(Received):
+class _Wire(ReplyProtocol):
     """One connection that many tasks use at once, and that pipelines by itself.
 
     What is asked in one turn of the event loop goes out in one write, or in several where it is much, so that the
@@ -287,20 +287,20 @@ class _Wire(Received):
 class AsyncioExecutor(Executor):
     """One connection for all calls of an event loop, and when that has ended, of the next one."""
 
-    def __init__(self, settings: Settings, origin: Origin | None = None) -> None:
+    def __init__(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
         super().__init__(settings)
-        self._origin = origin or server_of(settings, "asyncio")
+        self._endpoint = endpoint or server_of(settings, "asyncio")
         self._wire: _Wire | None = None
         self._retired: set[_Wire] = set()
         self._making: asyncio.Task[_Wire] | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._pid = getpid()
 
-    def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
+    def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         wire = self._wire
         if wire is not None and wire.is_ready():
-            return wire.ask(stem.ending(last), 0, read)
-        return self._finish(stem, last, read)
+            return wire.ask(prefix.with_last_argument(last), 0, read)
+        return self._call_prefixed(prefix, last, read)
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
         # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
@@ -369,7 +369,7 @@ class AsyncioExecutor(Executor):
             wire.drop()
         if wire is not None:
             self.retire(wire)
-        wire = _Wire(await self._origin.connect(), self)
+        wire = _Wire(await self._endpoint.connect(), self)
         if self.closed:  # while it was being made
             await wire.close()
             raise ClosedError(f"the backend {self.where} is closed")
@@ -403,7 +403,7 @@ class AsyncioExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            return LoopLink(self, await self._origin.connect())
+            return LoopLink(self, await self._endpoint.connect())
         except BROKEN as error:
             raise self.lost(error, sent=False) from error
 

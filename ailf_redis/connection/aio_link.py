@@ -1,4 +1,4 @@
-"""What arrives on asyncio: `Received` hands replies on, and a `LoopLink` keeps them for who receives.
+"""What arrives on asyncio: `ReplyProtocol` hands replies on, and a `LoopLink` keeps them for who receives.
 
 A connection belongs to the event loop that made it. `discard` ends it from elsewhere.
 """
@@ -14,7 +14,7 @@ from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import Command, Replies, packed
 from ailf_redis.versions import can_read, drop, left_over, parse_error_of, writer_of
 
-__all__ = ["LoopLink", "Received", "discard"]
+__all__ = ["LoopLink", "ReplyProtocol", "discard"]
 
 
 def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
@@ -62,7 +62,7 @@ def _end_without_loop(transport: Any) -> None:
             finish(None)
 
 
-class Received(asyncio.BufferedProtocol):
+class ReplyProtocol(asyncio.BufferedProtocol):
     """Takes the place of a connection's own protocol, for which each read would be a new quarter of a megabyte."""
 
     def __init__(self, connection: Any) -> None:
@@ -115,7 +115,7 @@ class Received(asyncio.BufferedProtocol):
         raise NotImplementedError
 
 
-class LoopLink(Received, Link):
+class LoopLink(ReplyProtocol, Link):
     """What has arrived waits for who receives it; the transport rests while that is much."""
 
     MUCH, LARGE = 4096, 1024 * 1024

@@ -28,9 +28,19 @@ from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import Origin, server_of
+from ailf_redis.connection.endpoint import Endpoint, server_of
 from ailf_redis.connection.executor import Executor, IdentityRef, Link
-from ailf_redis.connection.resp import IDLE, NOTHING, TEXT, Command, Replies, Stem, as_texts, check_size, packed
+from ailf_redis.connection.resp import (
+    IDLE,
+    NOTHING,
+    TEXT,
+    Command,
+    CommandPrefix,
+    Replies,
+    as_texts,
+    check_size,
+    packed,
+)
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 from ailf_redis.versions import parse_error_of, sock_of
@@ -239,9 +249,9 @@ class _Slot:
 class BlockingExecutor(Executor):
     """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
 
-    def __init__(self, settings: Settings, origin: Origin | None = None) -> None:
+    def __init__(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
         super().__init__(settings)
-        self._origin = origin or server_of(settings, "blocking")
+        self._endpoint = endpoint or server_of(settings, "blocking")
         self._timeout = settings.timeout
         self._begin()
 
@@ -254,8 +264,8 @@ class BlockingExecutor(Executor):
         self._busy: set[IdentityRef[_Wire]] = set()
         self._pid = os.getpid()  # last: where Ctrl-C comes before it, a child begins anew once more
 
-    async def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        reply = self._ask(stem.ending(last))
+    async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
+        reply = self._ask(prefix.with_last_argument(last))
         try:
             return read(reply)
         except MISREAD as error:
@@ -381,7 +391,7 @@ class BlockingExecutor(Executor):
         Raises:
             TimeoutError: It took longer.
         """
-        wire = _Wire(run(self._origin.connect()), self._timeout, self._busy.discard)
+        wire = _Wire(run(self._endpoint.connect()), self._timeout, self._busy.discard)
         wire.late = True
         if (now := SystemClock.wait_time()) >= until:
             wire.used, wire.late = now, False
@@ -397,7 +407,7 @@ class BlockingExecutor(Executor):
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
         try:
-            return ThreadLink(self, await self._origin.connect())
+            return ThreadLink(self, await self._endpoint.connect())
         except BROKEN as error:
             raise self.lost(error, sent=False) from error
 

@@ -1,7 +1,7 @@
 """Where connections come from: the settings of a URL, or the address, credentials and TLS of a client that was brought.
 
 Nothing in here uses such a client's connections. They may decode, retry, or stand half-read; those made here never do:
-RESP2, bytes, no retries, every timeout explicit. `Direct.connect` is the one place where a connection is made.
+RESP2, bytes, no retries, every timeout explicit. `ServerEndpoint.connect` is the one place where a connection is made.
 """
 
 import _thread
@@ -29,9 +29,9 @@ from ailf_redis.versions import SILENT, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
     "Address",
-    "Direct",
-    "Nodes",
-    "Origin",
+    "ClusterEndpoints",
+    "Endpoint",
+    "ServerEndpoint",
     "answer",
     "clean",
     "done",
@@ -100,7 +100,7 @@ async def hang_up(connection: Any) -> None:
 # --- origins ------------------------------------------------------------------------------------------------------
 
 
-class Origin(ABC):
+class Endpoint(ABC):
     """Makes connections to one server.
 
     Attributes:
@@ -119,13 +119,13 @@ class Origin(ABC):
 
 
 @attrs.frozen
-class Direct(Origin):
+class ServerEndpoint(Endpoint):
     """A server at a known place.
 
     Attributes:
         kind: redis-py's class of connection, or one derived from it.
         options: Its arguments.
-        where: See `Origin`.
+        where: See `Endpoint`.
     """
 
     kind: Any = attrs.field()
@@ -146,19 +146,19 @@ class Direct(Origin):
             raise
         return connection
 
-    def at(self, address: Address) -> "Direct":
+    def at(self, address: Address) -> "ServerEndpoint":
         """Return the same for another server, with the same credentials."""
         host, port = address
         return attrs.evolve(self, options={**self.options, "host": host, "port": port}, where=f"redis://{host}:{port}")
 
-    def within(self, seconds: float) -> "Direct":
+    def within(self, seconds: float) -> "ServerEndpoint":
         """Return the same with timeouts of at most `seconds`."""
         limits = {name: min(self.options[name], seconds) for name in ("socket_timeout", "socket_connect_timeout")}
         return attrs.evolve(self, options={**self.options, **limits})
 
 
 @attrs.frozen
-class Nodes:
+class ClusterEndpoints:
     """The nodes of a cluster.
 
     Attributes:
@@ -168,17 +168,17 @@ class Nodes:
         where: The cluster, for messages.
     """
 
-    node: Direct
+    node: ServerEndpoint
     seeds: Sequence[Address]
     remap: Callable[[Address], Address]
     where: str
 
 
-def server_of(settings: Settings, flavour: str) -> Direct:
+def server_of(settings: Settings, flavour: str) -> ServerEndpoint:
     """Return the server that settings name."""
     plain, tls, local = _KINDS[flavour]
     kind = local if settings.path is not None else tls if settings.tls else plain
-    return Direct(kind, settings.connection_options(), settings.url)
+    return ServerEndpoint(kind, settings.connection_options(), settings.url)
 
 
 # --- connecting ---------------------------------------------------------------------------------------------------
@@ -266,22 +266,22 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
     }
 
 
-def on_threads(origin: Direct) -> Direct:
+def on_threads(endpoint: ServerEndpoint) -> ServerEndpoint:
     """Return the blocking twin of an asyncio origin: leases are renewed by a thread.
 
     Raises:
         UnsupportedError: Its connections are of a class of somebody's own.
     """
-    kind = _TWINS.get(origin.kind) or _blocking_fake(origin.kind)
-    if kind is None or origin.options.get("redis_connect_func") is not None:
+    kind = _TWINS.get(endpoint.kind) or _blocking_fake(endpoint.kind)
+    if kind is None or endpoint.options.get("redis_connect_func") is not None:
         raise UnsupportedError(
-            f"leases are renewed by a thread, and {origin.kind.__qualname__} connections are for asyncio only; "
+            f"leases are renewed by a thread, and {endpoint.kind.__qualname__} connections are for asyncio only; "
             "bring a blocking client for it too: AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))"
         )
-    options = {name: value for name, value in origin.options.items() if name != "event_dispatcher"}
+    options = {name: value for name, value in endpoint.options.items() if name != "event_dispatcher"}
     if "client_class" in options:  # a fake's
         options["client_class"] = redis.Redis
-    return attrs.evolve(origin, kind=kind, options=options)
+    return attrs.evolve(endpoint, kind=kind, options=options)
 
 
 def _blocking_fake(kind: type) -> type | None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from ailf.errors import ClosedError
-from ailf_redis.connection.resp import FOREIGN, SLACK, Command, Stem
+from ailf_redis.connection.resp import AROUND, FOREIGN, HEADERS, SLACK, Command, CommandPrefix
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 
@@ -39,11 +39,13 @@ class Executor(ABC):
 
     Attributes:
         most: How many bytes a reply may have that holds no entries of a stream.
+        entry: How many bytes an entry of ours may have in a reply, with its headers.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.most = settings.max_payload + SLACK
+        self.entry = settings.max_payload + HEADERS + AROUND
         self.where = settings.url
         self.closed = False
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -70,14 +72,14 @@ class Executor(ABC):
 
     def page(self, entries: int) -> int:
         """Return how many bytes a reply may have that may hold that many entries."""
-        return max(entries * self.settings.max_payload + SLACK, FOREIGN) if entries else self.most
+        return max(entries * self.entry + SLACK, FOREIGN) if entries else self.most
 
-    def finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
+    def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         """Send a command by its stem and last argument, and return what ``read`` makes of its reply."""
-        return self._finish(stem, last, read)
+        return self._call_prefixed(prefix, last, read)
 
-    async def _finish(self, stem: Stem, last: bytes, read: Callable[[Any], T]) -> T:
-        return await self.read_page(0, read, *stem.command, last)
+    async def _call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
+        return await self.read_page(0, read, *prefix.command, last)
 
     async def _call(self, command: Command, entries: int = 0) -> Any:
         reply = (await self.call_many([command], entries))[0]

@@ -7,7 +7,21 @@ import hiredis
 import msgspec
 from redis.exceptions import ResponseError
 
-__all__ = ["IDLE", "NOTHING", "TEXT", "Command", "Replies", "Stem", "as_texts", "check_size", "packed"]
+from ailf.checks import MAX_HEADER_BYTES
+
+__all__ = [
+    "IDLE",
+    "NOTHING",
+    "PIECE",
+    "TEXT",
+    "Command",
+    "CommandPrefix",
+    "OversizeError",
+    "Replies",
+    "as_texts",
+    "check_size",
+    "packed",
+]
 
 T = TypeVar("T")
 
@@ -22,7 +36,17 @@ A firewall between the two may have forgotten it, and drops what is sent over it
 """
 
 SLACK: Final = 1024 * 1024
-"""The bytes that a reply may have beside the bodies in it."""
+"""The bytes that a reply may have beside the entries in it."""
+
+HEADERS: Final = 6 * MAX_HEADER_BYTES
+"""The bytes that an entry's headers may have as JSON, where a control character is six: \\u0001."""
+
+AROUND: Final = 32 * 1024
+"""The bytes that an entry may have beside its body and headers.
+
+JSON puts 6 around each of 64 headers. A reply names the fields. An ordering key has up to 512, the key of a dedup id up
+to 8 kB, and a dead letter's reason and error up to 8 kB each.
+"""
 
 FOREIGN: Final = 64 * 1024 * 1024
 """The least limit of bytes where a reply holds entries of a stream.
@@ -30,6 +54,9 @@ FOREIGN: Final = 64 * 1024 * 1024
 Another program may have written them, larger than `max_payload`: such an entry has to arrive, to be told from ours and
 to become a dead letter. A limit below it would stop the whole group.
 """
+
+PIECE: Final = 32 * 1024 * 1024
+"""The bytes of entries that one reply returns where a page is read in pieces, unless a single one has more."""
 
 NOTHING: Final = object()
 """What stands for a reply that has not arrived whole."""
@@ -62,7 +89,7 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join([hiredis.pack_command(as_texts(command)) for command in commands])
 
 
-class Stem(msgspec.Struct, frozen=True):
+class CommandPrefix(msgspec.Struct, frozen=True):
     """A command but for its last argument, packed once for all the times that it is sent.
 
     Attributes:
@@ -74,23 +101,27 @@ class Stem(msgspec.Struct, frozen=True):
     packed: bytes
 
     @classmethod
-    def of(cls, *command: Any) -> "Stem":
+    def of(cls, *command: Any) -> "CommandPrefix":
         """Pack it."""
         return cls(command, packed([(*command, b"")]).removesuffix(b"$0\r\n\r\n"))
 
-    def ending(self, last: bytes) -> bytes:
+    def with_last_argument(self, last: bytes) -> bytes:
         """Return the whole command as it goes over the wire."""
         return b"%b$%d\r\n%b\r\n" % (self.packed, len(last), last)
+
+
+class OversizeError(hiredis.ProtocolError):
+    """A reply is larger than it can have been meant to be."""
 
 
 def check_size(size: int, most: int) -> None:
     """Refuse a reply of which more has arrived than it can have.
 
     Raises:
-        hiredis.ProtocolError: It is too large.
+        OversizeError: It is too large.
     """
     if size > most:
-        raise hiredis.ProtocolError(f"a reply of over {size} bytes, where at most {most} are possible")
+        raise OversizeError(f"a reply of over {size} bytes, where at most {most} are possible")
 
 
 class Replies:

@@ -17,7 +17,8 @@ end
 -- When the first grant of somebody else ends.
 local function others_end(lock)
   local first = redis.call('ZRANGE', lock.holders, 0, 1, 'WITHSCORES')
-  return tonumber(first[1] == token and first[4] or first[2])
+  local ends = tonumber(first[1] == token and first[4] or first[2])
+  return ends <= LARGEST and ends or now + 1 -- one of those that expire_foreign has left for the next look
 end
 
 -- Somebody else who is first in line may be waited for until he counts as dead.
@@ -30,17 +31,18 @@ end
 for _, lock in ipairs(locks) do
   lock.taken = redis.call('ZCARD', lock.holders)
   if lock.taken > 0 then -- most are free
-    lock.taken = lock.taken - expire(lock)
+    lock.taken = lock.taken - expire(lock) - expire_foreign(lock)
     lock.mine = ends_of(lock, token)
     if lock.mine then held = held + 1 end
   end
 end
 
-local function fence_of(lock) return redis.call('HGET', lock.fences, token) end
-
-if held == #locks then -- the same bid again: the same grant
-  for _, lock in ipairs(locks) do grant(lock, token, now + ttl) end
-  return { 1, fence_of(locks[1]) }
+if held == #locks then -- the same bid again: the same grant, unless somebody has taken its fence away
+  local fence = redis.call('HGET', locks[1].fences, token)
+  if fence_in(fence) then
+    for _, lock in ipairs(locks) do grant(lock, token, now + ttl) end
+    return { 1, fence }
+  end
 end
 
 for _, lock in ipairs(locks) do
@@ -48,14 +50,17 @@ for _, lock in ipairs(locks) do
   lock.room = permits - others
   if lock.room <= 0 then
     blocked(others_end(lock))
-  elseif fair then
+  elseif fair and held < #locks then
     yield_to_first(crowd(lock.queue, lock.waiters))
   end
 end
 
 if not retry then
   local fence = now_us
-  for _, lock in ipairs(locks) do fence = math.max(fence, tonumber(redis.call('GET', lock.fence) or 0) + 1) end
+  for _, lock in ipairs(locks) do
+    local last = fence_in(redis.call('GET', lock.fence)) or 0
+    if last < LARGEST - 1 then fence = math.max(fence, last + 1) end -- nothing can follow the largest one
+  end
   for _, lock in ipairs(locks) do
     redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
     redis.call('HSET', lock.fences, token, number(fence))

@@ -14,9 +14,9 @@ local drafts = (#ARGV - FIRST + 1) / EACH
 local epoch
 
 if token ~= '' then
-  epoch = redis.call('HGET', meta, 'epoch')
+  epoch = string.match(short(redis.call('HGET', meta, 'epoch')), '^%S+$')
   local known = epoch and redis.call('GET', KEYS[3])
-  local era, mine, id, cancelled = string.match(known or '', '^(%S+) (%S+) (%S+)( ?%S*)$')
+  local era, mine, id, cancelled = string.match(short(known), '^(%S+) (%S+) (%d+%-%d+)( ?%S*)$')
   if era and era == epoch and (cancelled == '' or mine == token) then return { mine == token and 0 or 1, id } end
 end
 

@@ -7,6 +7,8 @@
 local lock = lock_at(1)
 local grants = redis.call('HGETALL', lock.fences)
 for i = 1, #grants, 2 do
-  if grants[i + 1] == ARGV[1] then return end_grant(lock, grants[i]) end
+  if grants[i + 1] == ARGV[1] and ends_of(lock, grants[i]) then -- or its token may wait for the lock again
+    return end_grant(lock, grants[i])
+  end
 end
 return 0

@@ -15,13 +15,33 @@ makers.b = function()
 
   local function mark_of(rate, capacity) return format('!%.0f,%.0f', rate, capacity) end
 
+  local LONGEST = 2 * FLOORS * #',9007199254740992'
+
+  -- Whether a text is one of lows: pairs of numbers, no more than are kept, and none that is infinite.
+  local function are_lows(text)
+    if text == ',0,0' then return true end -- most
+    if #text > LONGEST then return false end
+    local rest, count = string.gsub(text, ',%d+', '')
+    return rest == '' and count % 2 == 0 and count <= 2 * FLOORS
+  end
+
+  -- What is stored: the time, the debt, the lows as text, the mark; nothing where it can't be ours.
+  local function read(entry, from)
+    if string.byte(entry, -1) ~= 59 then return nil end -- a ";", without which the pattern is tried in all ways
+    local since, owed, lows, mark = match(entry, '^(%d+),(%d+)([%d,]*)(.*);$', from)
+    since, owed = tonumber(since), tonumber(owed)
+    if not owed or since > LARGEST or owed > LARGEST or not are_lows(lows) then return nil end
+    if mark ~= '' and not match(mark, '^!%d+,%d+$') then return nil end
+    return since, owed, lows, mark
+  end
+
   local function load(id, entry, rate, per, capacity)
-    if not entry then
-      return { id = id, rate = rate, per = per, capacity = capacity, entry = nil, since = nil, owed = 0, lows = '',
+    local since, owed, lows, mark
+    if entry then since, owed, lows, mark = read(entry, #id + 2) end
+    if not since then
+      return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = nil, owed = 0, lows = '',
         latest = now, debt = 0 }
     end
-    local since, owed, lows, mark = match(entry, '(%d+),(%d+)([%d,]*)(.*);', #id + 2)
-    since, owed = since + 0, owed + 0
     if owed > capacity * per and mark ~= mark_of(rate, capacity) then owed = capacity * per end
     local latest = max(now, since)
     return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed, lows = lows,

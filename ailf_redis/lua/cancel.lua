@@ -16,7 +16,7 @@ redis.call('XDEL', stream, id)
 local function free(once)
   if string.sub(once, 1, #ARGV[2]) ~= ARGV[2] then return end
   local known = redis.pcall('GET', once)
-  if type(known) == 'string' and string.match(known, '^%S+ %S+ (%S+)$') == entry[1] then
+  if type(known) == 'string' and string.match(short(known), '^%S+ %S+ (%S+)$') == entry[1] then
     redis.call('SET', once, known .. ' cancelled', 'KEEPTTL')
   end
 end

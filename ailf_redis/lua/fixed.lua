@@ -8,8 +8,10 @@
 makers.f = function()
   local function load(id, entry, per, capacity)
     local begin, used
-    if entry then begin, used = string.match(entry, '(%d+),(%d+)', #id + 2) end
-    return { id = id, per = per, capacity = capacity, entry = entry, begin = tonumber(begin), used = tonumber(used) }
+    if entry then begin, used = string.match(entry, '^(%d+),(%d+);$', #id + 2) end
+    begin, used = tonumber(begin), tonumber(used)
+    if used and (begin > LARGEST or used > LARGEST) then begin, used = nil, nil end
+    return { id = id, per = per, capacity = capacity, entry = entry, begin = begin, used = used }
   end
 
   -- The begin of the window that counts, and what was charged in it.

@@ -17,7 +17,10 @@ local function let_find(stream, group, entry, now, due, bell, notes, queue)
     if key then redis.call('ZREM', queue, place(key, id)) end
   elseif score and tonumber(score) > now then
     redis.call('ZADD', due, string.format('%.0f', now), id)
-    redis.call('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)
+    if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- as `ring` in group.lua
+      redis.call('DEL', bell)
+      redis.call('XADD', bell, '*', 'r', 1)
+    end
     redis.call('PEXPIRE', bell, 10000)
   end
 end

@@ -16,7 +16,7 @@
 -- returns nothing by itself; an error reply of the server's where the stream's key holds something else
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member, KEYS[3]
 --         with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, and the fields of an entry that becomes a dead letter
+-- bound   PAGE messages of each kind, the fields of an entry that becomes a dead letter, and MOST_LETTERS that are written anew
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
@@ -30,7 +30,7 @@ local turned = false -- whether a turn was passed, so that what is due has chang
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base = tonumber(redis.call('HGET', notes, 'base') or 0)
+local base = math.min(tonumber(redis.call('HGET', notes, 'base') or 0) or 0, LATEST)
 
 -- Where a member lives: the key, the group in it, the id.
 local function home(member)
@@ -69,7 +69,11 @@ local function first_of(key)
   local from = lane(key)
   local found = redis.call('ZRANGEBYLEX', queue, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
   if not found then return nil end
-  local tilde, ms, seq = string.match(string.sub(found, #from + 1), '^(~?)0*(%d+)%-0*(%d+)$')
+  local tilde, ms, seq = string.match(short(string.sub(found, #from + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
+  if not tilde then -- another program's
+    redis.call('ZREM', queue, found)
+    return nil
+  end
   return tilde .. ms .. '-' .. seq
 end
 
@@ -117,6 +121,31 @@ local function packed(fields, first)
   return 'ailf.packed', table.concat(parts)
 end
 
+local MOST_LETTERS = 1000 -- how many dead letters are written anew at most
+local MOST_ARGUMENTS = 7000
+
+-- Add a dead letter. Behind an entry of the largest id, which another program added, the server adds none: then all of
+-- them are written anew, that one under an id of now.
+local function add_letter(...)
+  local added = redis.pcall('XADD', dead, '*', ...)
+  if type(added) == 'string' then return end
+  local last = redis.pcall('XINFO', 'STREAM', dead)
+  if last.err or map(last)['last-generated-id'] ~= LAST or redis.call('XLEN', dead) > MOST_LETTERS then
+    redis.call('XADD', dead, '*', ...) -- which raises the error
+  end
+  local letters = redis.call('XRANGE', dead, '-', '+')
+  redis.call('DEL', dead)
+  for _, letter in ipairs(letters) do
+    local id, fields = letter[1] ~= LAST and letter[1] or '*', letter[2]
+    if #fields < MOST_ARGUMENTS then
+      redis.call('XADD', dead, id, unpack(fields))
+    else
+      redis.call('XADD', dead, id, packed(fields, 1))
+    end
+  end
+  redis.call('XADD', dead, '*', ...)
+end
+
 local function origin_of(member, fields)
   return begin_of(member, fields) == 3 and fields[2] or member
 end
@@ -127,8 +156,8 @@ local function bury(member, attempt, reason, why)
   local fields = fields_of(member)
   local origin = fields and origin_of(member, fields)
   if fields then
-    redis.call('XADD', dead, '*', 'ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why,
-      'ailf.attempts', attempt, packed(fields, begin_of(member, fields)))
+    add_letter('ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why, 'ailf.attempts', number(attempt),
+      packed(fields, begin_of(member, fields)))
   end
   finish(member)
   return origin
@@ -146,6 +175,9 @@ local function park(member, at)
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
   redis.call('ZADD', due, at, member)
 end
+
+-- How often it was delivered before, as far as that counts. Another program may have set the count to anything.
+local function attempts(row, forgiven) return math.max(0, row[4] - (tonumber(forgiven) or 0)) end
 
 local function forgive(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
 
@@ -170,6 +202,10 @@ local PAGE = 100
 -- return whether nothing is. A delivery that is given back counts, unless it is forgiven.
 local function give_back(consumer, forgiven)
   local left = false
+  if consumer == WAITING then -- another program's sign of life: forgetting it would drop what waits
+    redis.call('ZREM', alive, consumer)
+    return true
+  end
   for prefix, place_of in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
     local key, name = unpack(place_of)
     local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
@@ -193,6 +229,7 @@ end
 -- been delivered since. Return whether all of it is.
 local function take_up(from)
   local rows = redis.pcall('XPENDING', again, 'g', from, '+', PAGE)
+  if rows.err then rows = redis.pcall('XPENDING', again, 'g', '-', '+', PAGE) end -- the cursor may be no id
   if rows.err then rows = {} end
   for _, row in ipairs(rows) do
     local member = '~' .. row[1]
@@ -209,13 +246,14 @@ local function take_up(from)
       redis.call('HSET', notes, member .. ':k', how.key)
     end
   end
-  if #rows < PAGE then
-    redis.call('HDEL', notes, 'anew')
+  local rest = #rows == PAGE and after(rows[PAGE][1])
+  if rest then
+    redis.call('HSET', notes, 'anew', rest)
   else
-    redis.call('HSET', notes, 'anew', '(' .. rows[PAGE][1])
+    redis.call('HDEL', notes, 'anew')
   end
   rung = true
-  return #rows < PAGE
+  return not rest
 end
 
 -- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
@@ -232,6 +270,9 @@ end
 
 local function ring()
   if not rung then return end
-  redis.call('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)
+  if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- there is an entry of the largest id
+    redis.call('DEL', bell)
+    redis.call('XADD', bell, '*', 'r', 1)
+  end
   redis.call('PEXPIRE', bell, 10000)
 end

@@ -9,7 +9,7 @@
 local MOST = 1000 -- entries to count where the server can't be believed
 
 local length = redis.call('XLEN', stream)
-local evicted = tonumber(redis.call('HGET', KEYS[9], 'evicted') or 0)
+local evicted = tonumber(redis.call('HGET', KEYS[9], 'evicted') or 0) or 0
 if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0, 0 } end
 
 local position = '0-0'

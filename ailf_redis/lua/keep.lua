@@ -12,7 +12,8 @@ while ARGV[at] do
   local token, count = ARGV[at], tonumber(ARGV[at + 1])
   local kept = 1
   for n = 1, count do
-    if tonumber(redis.call('ZSCORE', KEYS[key + n], token .. ' 1') or 0) <= now then kept = 0 end
+    local ends = tonumber(redis.call('ZSCORE', KEYS[key + n], token .. ' 1') or 0)
+    if ends <= now or ends > LARGEST then kept = 0 end
   end
   for n = 1, kept == 1 and count or 0 do
     local slots, ttl = KEYS[key + n], tonumber(ARGV[at + 1 + n])
@@ -21,7 +22,8 @@ while ARGV[at] do
       redis.call('ZADD', slots, number(now + ttl), token .. ' ' .. slot)
       slot = slot + 1
     end
-    redis.call('PEXPIRE', slots, number(redis.call('ZREVRANGE', slots, 0, 0, 'WITHSCORES')[2] - now))
+    local last = redis.call('ZREVRANGEBYSCORE', slots, number(LARGEST), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    redis.call('PEXPIRE', slots, number(last[2] - now))
   end
   told[#told + 1] = kept
   key, at = key + count, at + 2 + count

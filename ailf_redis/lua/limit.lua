@@ -11,7 +11,8 @@
 -- The arithmetic is that of ailf/limits, where it is explained, to the bit; here no sum may exceed LARGEST, so
 -- what is subtracted comes first. A limit is a table with the methods of its kind, which is b (bucket.lua), f (fixed.lua),
 -- s (sliding.lua) or c (slots.lua):
---   load(id, entry, …)    a new one, of what is stored of it, if something is, and its three parameters
+--   load(id, entry, …)    a new one, of what is stored of it, if something is, and its three parameters; a fresh one
+--                         where what is stored can't be ours
 --   wait(cost)            after how many ms it passes: 0 for now, nil for never
 --   charge(cost, token)   charge it, whether it fits or not; the two numbers that it is remembered by
 --   remaining(), ends()   the largest cost that passes now; the time from which it is as good as fresh, 0 for a fresh one
@@ -23,7 +24,6 @@
 -- something is), changed (whether that is to be stored anew).
 -- bound   the limits at hand
 
-local LARGEST = 9007199254740992
 local MARGIN = 1000
 local EACH = 5
 local QUEUE, WAITERS = KEYS[2], KEYS[3]
@@ -54,12 +54,13 @@ local function store()
   for _, limit in ipairs(loaded) do
     if foreign > 0 and limit.entry then
       local from, to = string.find(stored, limit.entry, 1, true)
-      stored = string.sub(stored, 1, from - 1) .. string.sub(stored, to + 1)
+      if from then stored = string.sub(stored, 1, from - 1) .. string.sub(stored, to + 1) end -- or it was within another
     end
     ends = max(ends, limit:ends())
     kept = kept .. (limit.changed and limit.id .. ':' .. limit:text() .. ';' or limit.entry or '')
   end
-  if foreign > 0 then kept = stored .. kept end
+  if foreign > 0 then kept = kept .. stored end -- ours first: what is stored of the same id behind it counts for nothing
   local left = max(1, ends - now + MARGIN, redis.call('PTTL', KEYS[1])) -- others may know of it for longer
+  left = number(min(left, LARGEST))
   if kept ~= '' then redis.call('SET', KEYS[1], kept, 'PX', left) end
 end

@@ -6,6 +6,7 @@
 --           <channel where it is woken>"
 -- returns nothing by itself
 -- writes  both with the longest lease of a waiter as TTL
+-- A waiter whose times can't be ours counts as dead, and a place that can't be ours as none.
 -- bound   one look passes at most MOST waiters that have died or don't hear; the next look goes on with those behind them
 
 -- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
@@ -13,6 +14,13 @@
 local function deaf(channel) return string.byte(channel) == 123 end
 
 local MOST = 100
+
+-- What is stored of a waiter that lives: ms until which it counts as alive, ms when it looks again, its channel.
+local function living(known)
+  local alive, looks, channel = string.match(known, '^(%d+) (%d+) (.*)$')
+  alive, looks = tonumber(alive), tonumber(looks)
+  if alive and alive > now and alive <= LARGEST and looks <= LARGEST then return alive, looks, channel end
+end
 
 -- What can be done with a line. It is made when the first one is wanted: most calls find nobody waiting.
 local function line_methods()
@@ -24,8 +32,8 @@ local function line_methods()
   -- A waiter: ms until which it counts as alive, ms when it looks again, its channel; nil, and out of the line, when
   -- that is over.
   local function waiter(line, token)
-    local alive, looks, channel = string.match(redis.call('HGET', line.waiters, token) or '', '^(%d+) (%d+) (.*)$')
-    if alive and tonumber(alive) > now then return tonumber(alive), tonumber(looks), channel end
+    local alive, looks, channel = living(redis.call('HGET', line.waiters, token) or '')
+    if alive then return alive, looks, channel end
     leave(line, token)
     return nil
   end
@@ -43,11 +51,12 @@ local function line_methods()
   end
 
   -- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it
-  -- look again by themselves when its place ends.
+  -- look again by themselves when its place ends. One of another program may name a channel where we have no right to
+  -- publish: it doesn't hear, and what frees the lock mustn't fail.
   local function tell(channel, token)
-    if not deaf(channel) then return redis.call('PUBLISH', channel, token) > 0 end
-    redis.call('PUBLISH', string.sub(channel, 2), token)
-    return true
+    local silent = deaf(channel)
+    local heard = redis.pcall('PUBLISH', silent and string.sub(channel, 2) or channel, token)
+    return type(heard) == 'number' and (silent or heard > 0)
   end
 
   -- Wake the first in line, after a token if that is given, and if a time is given only one that would look again after
@@ -70,11 +79,12 @@ local function line_methods()
   -- Put a token at the end of a line, or let it keep its place.
   local function stand(line, token, lease, looks, channel)
     if not redis.call('ZSCORE', line.queue, token) then
-      local last = tonumber(redis.call('ZREVRANGE', line.queue, 0, 0, 'WITHSCORES')[2] or 0)
-      redis.call('ZADD', line.queue, number(math.max(now_us, last + 1)), token)
+      local last = redis.call('ZREVRANGEBYSCORE', line.queue, '(' .. number(LARGEST), 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      redis.call('ZADD', line.queue, number(math.max(now_us, (last or 0) + 1)), token)
     end
+    looks = math.min(looks, LARGEST)
     redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
-    local longest = number(math.max(lease, redis.call('PTTL', line.waiters)))
+    local longest = number(math.min(math.max(lease, redis.call('PTTL', line.waiters)), LARGEST))
     redis.call('PEXPIRE', line.queue, longest)
     redis.call('PEXPIRE', line.waiters, longest)
   end

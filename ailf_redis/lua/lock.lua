@@ -7,7 +7,8 @@
 -- KEYS[4] queue, KEYS[5] waiters   see line.lua
 -- returns nothing by itself
 -- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day
--- bound   the names that are asked for; of each, MOST grants that have ended
+-- A grant that ends after LARGEST isn't ours and counts as ended; a fence that can't be ours counts as none.
+-- bound   the names that are asked for; of each, MOST grants that have ended, and MOST that aren't ours
 
 local EACH = 5
 local IDLE = 86400000
@@ -22,9 +23,9 @@ local function all_locks()
   return found
 end
 
--- Let what has ended be gone, at most MOST grants; how many that were. Others count as held until the next look.
-local function expire(lock)
-  local ended = redis.call('ZRANGEBYSCORE', lock.holders, '-inf', number(now), 'LIMIT', 0, MOST)
+-- Let grants that end from then to then be gone, at most MOST; how many that were.
+local function forget(lock, from, to)
+  local ended = redis.call('ZRANGEBYSCORE', lock.holders, from, to, 'LIMIT', 0, MOST)
   for _, token in ipairs(ended) do
     redis.call('ZREM', lock.holders, token)
     redis.call('HDEL', lock.fences, token)
@@ -32,15 +33,30 @@ local function expire(lock)
   return #ended
 end
 
+-- Let what has ended be gone, at most MOST grants; how many that were. Others count as held until the next look.
+local function expire(lock) return forget(lock, '-inf', number(now)) end
+
+-- The same of what another program stored, which would never end.
+local function expire_foreign(lock) return forget(lock, '(' .. number(LARGEST), '+inf') end
+
 local function ends_of(lock, token)
   local ends = tonumber(redis.call('ZSCORE', lock.holders, token) or 0)
-  return ends > now and ends or nil
+  return ends > now and ends <= LARGEST and ends or nil
+end
+
+-- A fence of a text that is stored, where it can be ours.
+local function fence_in(text)
+  local fence = text and string.match(text, '^%d+$') and tonumber(text)
+  return fence and fence < LARGEST and fence or nil
 end
 
 -- Let a token's grant end then, and the keys with the last of them, which it is itself where nobody else has one.
 local function grant(lock, token, ends, alone)
   redis.call('ZADD', lock.holders, number(ends), token)
-  local last = alone and ends or redis.call('ZREVRANGE', lock.holders, 0, 0, 'WITHSCORES')[2]
+  local last = ends
+  if not alone then
+    last = redis.call('ZREVRANGEBYSCORE', lock.holders, number(LARGEST), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  end
   local ttl = number(math.max(1, last - now))
   redis.call('PEXPIRE', lock.holders, ttl)
   redis.call('PEXPIRE', lock.fences, ttl)

@@ -107,12 +107,12 @@ local function trim(added, start)
   local from = first
   local function wanted() return budget > 0 and (excess > 0 or oldest and before(from, oldest)) end
   all_goes = false
-  if not (blocked and wanted()) then return told('', true) end
+  if not (blocked and wanted() and before(first, read)) then return told('', true) end
 
   -- Behind it, what lies between those that are out is settled.
   local many = out > PAGE
   local cursor = start or many and redis.call('HGET', meta, 'cursor')
-  if cursor and before(first, cursor) and before(cursor, read) then from = cursor end
+  if cursor and is_id(cursor) and before(first, cursor) and before(cursor, read) then from = cursor end
   local begun, pressed, horizon, ids = from, excess > 0, read, {}
   local most = many and math.max(1, math.floor(PAGE / #all)) or PAGE
   for _, each in ipairs(all) do
@@ -123,7 +123,7 @@ local function trim(added, start)
   table.sort(ids, before)
   for _, id in ipairs(ids) do
     if before(horizon, id) or not wanted() then break end
-    clear('(' .. from, '(' .. id)
+    if id ~= from then clear('(' .. from, '(' .. id) end -- several groups may have it
     from = id
   end
   local after = ''

@@ -71,8 +71,8 @@ local function settle(member, consumer, grant, action, delay, reason, why)
     return 1
   end
   local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
-  local attempt = row[4] - (forgiven or 0)
-  if action == 'reject' or attempt >= tonumber(own or most) then
+  local attempt = attempts(row, forgiven)
+  if action == 'reject' or attempt >= (tonumber(own) or most) then
     return bury(member, attempt, action == 'reject' and reason or 'max_deliveries', why) and 2 or 1
   end
   redis.call('HSET', notes, member .. ':e', why)

@@ -9,11 +9,21 @@
 makers.s = function()
   local EXACT = 99999999999999 -- what Lua itself writes in full
 
-  local function load(id, entry, width, per, capacity)
+  -- What is stored, at most so many numbers with a ";" behind the last one; nothing where it can't be ours.
+  local function read(entry, from, most)
     local state = {}
-    if entry then
-      for digits in string.gmatch(string.sub(entry, #id + 2), '%d+') do state[#state + 1] = digits + 0 end
+    for at = 1, most do
+      local _, to, digits, sign = string.find(entry, '^(%d+)([,;])', from)
+      local each = tonumber(digits)
+      if not each or each > LARGEST then return nil end
+      state[at] = each
+      if sign == ';' then return at > 1 and state or nil end
+      from = to + 1
     end
+  end
+
+  local function load(id, entry, width, per, capacity)
+    local state = entry and read(entry, #id + 2, floor(per / width) + 4) or {}
     return { id = id, width = width, per = per, capacity = capacity, entry = entry, state = state }
   end
 

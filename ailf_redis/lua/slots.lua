@@ -1,12 +1,14 @@
 -- Concurrency, as ailf/limits has it; it stands after limit.lua.
 --
--- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends
+-- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends;
+--                  one that ends after LARGEST isn't ours and counts for nothing
 -- returns nothing by itself
 -- writes  KEYS[4…] with the end of the last as TTL
 -- bound   the places of one call, which are no more than the limit allows
 
 makers.c = function()
   local last = 3 -- the last key that is taken
+  local after, latest = '(' .. number(now), number(LARGEST)
 
   local function load(_, _, ttl, capacity)
     last = last + 1
@@ -21,17 +23,19 @@ makers.c = function()
     end
   end
 
-  local function taken(slots) return redis.call('ZCOUNT', slots.key, '(' .. number(now), '+inf') end
+  local function taken(slots) return redis.call('ZCOUNT', slots.key, after, latest) end
 
   local function wait(slots, cost)
     if cost > slots.capacity then return nil end
     local over = taken(slots) + cost - slots.capacity
     if cost == 0 or over <= 0 then return 0 end
-    local ends = redis.call('ZRANGEBYSCORE', slots.key, '(' .. number(now), '+inf', 'WITHSCORES', 'LIMIT', over - 1, 1)
-    return ends[2] - now
+    local ends = redis.call('ZRANGEBYSCORE', slots.key, after, latest, 'WITHSCORES', 'LIMIT', over - 1, 1)
+    return ceil(ends[2] - now)
   end
 
-  local function ends(slots) return tonumber(redis.call('ZREVRANGE', slots.key, 0, 0, 'WITHSCORES')[2] or 0) end
+  local function ends(slots)
+    return tonumber(redis.call('ZREVRANGEBYSCORE', slots.key, latest, after, 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0)
+  end
 
   local function charge(slots, cost, token)
     for slot = 1, cost do redis.call('ZADD', slots.key, number(now + slots.ttl), token .. ' ' .. slot) end

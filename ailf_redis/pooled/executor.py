@@ -22,18 +22,18 @@ from ailf.runtime import Event, Runtime
 from ailf.runtime.aio import check_ended, start_task
 from ailf_redis.connection.aio_link import LoopLink, discard
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import Direct, Origin, done, hang_up
+from ailf_redis.connection.endpoint import Endpoint, ServerEndpoint, done, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, IdentityRef, Link
 from ailf_redis.connection.resp import IDLE, Command, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.pooled.fake import AsyncioFakeLink, BlockingFakeLink
-from ailf_redis.sentinel.endpoint import Watched
+from ailf_redis.sentinel.endpoint import SentinelEndpoint
 from ailf_redis.sentinel.master import MasterTracker
 from ailf_redis.settings import Settings
 from ailf_redis.versions import can_read, drop, reader_of, sock_of
 
-__all__ = ["PlainExecutor"]
+__all__ = ["PooledExecutor"]
 
 
 class _Slot:
@@ -106,19 +106,19 @@ class _Slots:
             self._line.popleft().set()
 
 
-class PlainExecutor(Executor):
+class PooledExecutor(Executor):
     """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
 
-    def __init__(self, settings: Settings, origin: Direct | Watched, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, endpoint: ServerEndpoint | SentinelEndpoint, runtime: Runtime) -> None:
         super().__init__(settings)
-        self.where = origin.where
+        self.where = endpoint.where
         self.runtime = runtime
         self._tracker: MasterTracker | None = None
-        self._origin: Origin
-        if isinstance(origin, Watched):
-            self._origin = self._tracker = MasterTracker(origin, self, runtime, self._leave_master)
+        self._endpoint: Endpoint
+        if isinstance(endpoint, SentinelEndpoint):
+            self._endpoint = self._tracker = MasterTracker(endpoint, self, runtime, self._leave_master)
         else:
-            self._origin = origin
+            self._endpoint = endpoint
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # a parent's connections: to be neither used nor collected
         self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
@@ -276,7 +276,7 @@ class PlainExecutor(Executor):
             TimeoutError: It wasn't made in time.
         """
         if not self._on_asyncio:
-            connection = await self._origin.connect()
+            connection = await self._endpoint.connect()
             if self.runtime.now() < until:
                 return connection
             self._idle.append(port_of(connection))
@@ -284,7 +284,7 @@ class PlainExecutor(Executor):
         if self._left:
             making = self._left.pop()
         else:
-            making = start_task(self._origin.connect(), name="ailf-connect")
+            making = start_task(self._endpoint.connect(), name="ailf-connect")
             self._making.add(making)
             making.add_done_callback(self._making.discard)
         try:

@@ -1,4 +1,4 @@
-"""Sentinels: what they say of a master, asked for or published. `ailf_redis.sentinel.master` decides what follows from it."""
+"""Sentinels: what they say of a master, asked or published. `ailf_redis.sentinel.master` decides what follows."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -6,12 +6,12 @@ from typing import Any, Final
 import attrs
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, Direct, hang_up
+from ailf_redis.connection.endpoint import Address, ServerEndpoint, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.resp import READ_SIZE, Command, packed
 from ailf_redis.errors import MISREAD
 
-__all__ = ["SWITCHES", "MasterState", "Watched", "ask", "is_master", "new_master", "questions"]
+__all__ = ["SWITCHES", "MasterState", "SentinelEndpoint", "ask", "is_master", "new_master", "questions"]
 
 SWITCHES: Final = "+switch-master"
 """The channel on which a Sentinel publishes that another server has become a master."""
@@ -72,7 +72,7 @@ def new_master(reply: Any, service: str) -> Address | None:
 
 
 @attrs.frozen
-class Watched:
+class SentinelEndpoint:
     """The master that Sentinels know; each executor connects to it through a `MasterTracker`.
 
     Attributes:
@@ -84,8 +84,8 @@ class Watched:
         where: The Sentinels and the master's name, for messages.
     """
 
-    master: Direct
-    sentinels: Sequence[Direct]
+    master: ServerEndpoint
+    sentinels: Sequence[ServerEndpoint]
     service: str
     peers: int
     forced_host: str | None
@@ -100,7 +100,7 @@ def questions(service: str) -> list[Command]:
     return [("SENTINEL", "MASTER", service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)]
 
 
-async def ask(sentinel: Direct, service: str) -> MasterState | None:
+async def ask(sentinel: ServerEndpoint, service: str) -> MasterState | None:
     """Return what a Sentinel says of a master; None: it doesn't know it.
 
     Raises:

@@ -13,12 +13,12 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ailf.runtime import Runtime
-from ailf_redis.connection.endpoint import Address, Origin, hang_up
+from ailf_redis.connection.endpoint import Address, Endpoint, hang_up
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, Link, LinkAround
 from ailf_redis.connection.resp import Command
 from ailf_redis.errors import BROKEN
-from ailf_redis.sentinel.endpoint import MasterState, Watched, ask, is_master
+from ailf_redis.sentinel.endpoint import MasterState, SentinelEndpoint, ask, is_master
 from ailf_redis.sentinel.subscriptions import FAILURES, Poller, Subscriptions
 
 __all__ = ["MasterTracker"]
@@ -32,7 +32,7 @@ SLICE: Final = 0.25
 """Seconds after which a wait on a dedicated connection looks whether the master has changed."""
 
 
-class MasterTracker(Origin):
+class MasterTracker(Endpoint):
     """Connections of one executor to the master, whichever server that is.
 
     Arguments:
@@ -42,13 +42,15 @@ class MasterTracker(Origin):
         leave: Ends the executor's connections for calls, from any of its threads, because the master has changed.
     """
 
-    def __init__(self, origin: Watched, executor: Executor, runtime: Runtime, leave: Callable[[], None]) -> None:
-        self.where = origin.where
-        self._origin = origin
+    def __init__(
+        self, endpoint: SentinelEndpoint, executor: Executor, runtime: Runtime, leave: Callable[[], None]
+    ) -> None:
+        self.where = endpoint.where
+        self._endpoint = endpoint
         self._executor = executor
         self._runtime = runtime
         self._leave = leave
-        self._subscriptions = Subscriptions(origin, executor, runtime, self._heard, self._told)
+        self._subscriptions = Subscriptions(endpoint, executor, runtime, self._heard, self._told)
         self._epoch = 0
         self._begin()
 
@@ -71,7 +73,7 @@ class MasterTracker(Origin):
         await self._subscriptions.look_after()
         changes = self._changes
         host, port = await self._address()
-        connection = await self._origin.master.at((self._origin.forced_host or host, port)).connect()
+        connection = await self._endpoint.master.at((self._endpoint.forced_host or host, port)).connect()
         try:
             confirmed = await is_master(port_of(connection), self._executor.settings.timeout)
         except BaseException:
@@ -95,7 +97,7 @@ class MasterTracker(Origin):
         states: list[MasterState] = []
         for sentinel in self._subscriptions.sentinels():
             try:
-                state = await ask(sentinel, self._origin.service)
+                state = await ask(sentinel, self._endpoint.service)
             except BROKEN:
                 continue
             if state is None:
@@ -107,14 +109,14 @@ class MasterTracker(Origin):
         newest = max((each.epoch for each in states), default=0)
         found = next((each for each in states if each.epoch == newest and self._believable(each)), None)
         if found is None:
-            raise RedisConnectionError(f"no Sentinel knows a healthy master {self._origin.service!r}")
+            raise RedisConnectionError(f"no Sentinel knows a healthy master {self._endpoint.service!r}")
         with self._guard:
             if changes == self._changes:  # else what was said may be of before the change
                 self._epoch, self._master, self._announced = found.epoch, found.address, None
         return found.address
 
     def _believable(self, state: MasterState) -> bool:
-        return state.healthy and state.peers >= self._origin.peers
+        return state.healthy and state.peers >= self._endpoint.peers
 
     # --- using connections ---------------------------------------------------------------------------------------
 

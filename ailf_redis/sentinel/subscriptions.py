@@ -16,10 +16,10 @@ from ailf.runtime import Runtime
 from ailf.runtime.aio import start_task
 from ailf_redis.connection.aio_link import LoopLink
 from ailf_redis.connection.blocking_link import ThreadLink
-from ailf_redis.connection.endpoint import Address, Direct
+from ailf_redis.connection.endpoint import Address, ServerEndpoint
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.errors import BROKEN
-from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, Watched, new_master, questions
+from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, SentinelEndpoint, new_master, questions
 
 __all__ = ["FAILURES", "Poller", "Subscriptions"]
 
@@ -52,7 +52,7 @@ class _Subscription:
         failures: How often in a row subscribing has failed.
     """
 
-    def __init__(self, sentinel: Direct) -> None:
+    def __init__(self, sentinel: ServerEndpoint) -> None:
         self.sentinel = sentinel
         self.link: Link | None = None
         self.due = 0.0
@@ -127,13 +127,13 @@ class Subscriptions:
 
     def __init__(
         self,
-        origin: Watched,
+        endpoint: SentinelEndpoint,
         executor: Executor,
         runtime: Runtime,
         heard: Callable[[Address], None],
         told: Callable[[MasterState], None],
     ) -> None:
-        self._origin = origin
+        self._endpoint = endpoint
         self._executor = executor
         self._runtime = runtime
         self._heard = heard
@@ -144,7 +144,7 @@ class Subscriptions:
 
     def _begin(self) -> None:
         self._guard = self._runtime.guard()
-        self._all = [_Subscription(each) for each in self._origin.sentinels]
+        self._all = [_Subscription(each) for each in self._endpoint.sentinels]
         self.version = object()
         self._pollers = threading.local()
         self._due = 0.0
@@ -152,11 +152,11 @@ class Subscriptions:
         self._task: asyncio.Task[None] | None = None
         self._deaf = False
 
-    def sentinels(self) -> list[Direct]:
+    def sentinels(self) -> list[ServerEndpoint]:
         """Return the Sentinels in the order in which to ask them: those that live first, then by `prefer`."""
         return [each.sentinel for each in sorted(self._all, key=lambda each: each.link is None)]
 
-    def prefer(self, sentinel: Direct) -> None:
+    def prefer(self, sentinel: ServerEndpoint) -> None:
         """Ask this Sentinel first from now on."""
         # In one step: other threads look through the list.
         self._all = sorted(self._all, key=lambda each: each.sentinel is not sentinel)
@@ -200,7 +200,7 @@ class Subscriptions:
             subscription.pinged = False
             subscription.due = self._runtime.now() + QUIET
         for reply in replies:
-            address = new_master(reply, self._origin.service)
+            address = new_master(reply, self._endpoint.service)
             if address is not None:
                 self.prefer(subscription.sentinel)  # another one may still name the former master
                 self._heard(address)
@@ -268,7 +268,7 @@ class Subscriptions:
         if self._executor.closed:  # while it was being made
             await self._end(subscription, link)
 
-    async def _subscribed(self, sentinel: Direct) -> tuple[Link, list[Any]]:
+    async def _subscribed(self, sentinel: ServerEndpoint) -> tuple[Link, list[Any]]:
         """Return a subscribed connection, and what has arrived on it: the replies to `questions` first.
 
         The master's state is asked for in the same write, which the Sentinel reads at once. So no change can fall
@@ -278,7 +278,7 @@ class Subscriptions:
         kind: Callable[[Executor, Any], Link] = _LoopSubscription if self._on_asyncio else ThreadLink
         link = kind(self._executor, connection)
         try:
-            commands = [*questions(self._origin.service), ("SUBSCRIBE", SWITCHES)]
+            commands = [*questions(self._endpoint.service), ("SUBSCRIBE", SWITCHES)]
             await link.send(commands)
             return link, await _received(link, len(commands), self._runtime)
         except BaseException:
@@ -312,10 +312,10 @@ class Subscriptions:
         deaf = all(each.link is None and each.failures for each in self._all)
         if deaf and not self._deaf:
             log.warning(
-                "%s: no Sentinel can be subscribed to; a change of the master may be noticed late", self._origin.where
+                "%s: no Sentinel can be subscribed to; a change of the master may be noticed late", self._endpoint.where
             )
         elif self._deaf and not deaf:
-            log.warning("%s: a Sentinel can be subscribed to again", self._origin.where)
+            log.warning("%s: a Sentinel can be subscribed to again", self._endpoint.where)
         self._deaf = deaf
 
     # --- the end -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from contract_tests.conftest import *  # noqa: F403 - the contract's fixtures
-from tests.effort import CAMPAIGN, Tell
+from tests.support.effort import CAMPAIGN, Tell
 
 FIGURES = "figures"
 

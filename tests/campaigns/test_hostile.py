@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import ailf
-from tests import binaries
-from tests.effort import Tell
-from tests.proxy import Proxy
-from tests.servers import Server
+from tests.support import binaries
+from tests.support.effort import Tell
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 
 LASTING = 20.0
 TIMEOUT = 1.0

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.effort import Tell
-from tests.redis.histories import faults
-from tests.redis.mayhem import Plan, run
-from tests.servers import Server
+from tests.ailf_redis.stream.chaos import Plan, run
+from tests.ailf_redis.stream.histories import faults
+from tests.support.effort import Tell
+from tests.support.servers import Server
 
 
 @pytest.mark.timeout(600)

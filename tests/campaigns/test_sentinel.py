@@ -5,9 +5,9 @@ The guide quotes these figures, with and without `min-replicas-to-write`.
 
 import pytest
 
-from tests import binaries
-from tests.effort import Tell
-from tests.redis.failovers import Plan, Report, run
+from tests.ailf_redis.sentinel.failovers import Plan, Report, run
+from tests.support import binaries
+from tests.support.effort import Tell
 
 FAULTS = ("kill", "freeze", "cut")
 

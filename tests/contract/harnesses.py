@@ -18,10 +18,10 @@ from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from contract_tests.harness import Harness, UrlHarness
-from tests.clusters import Cluster
-from tests.proxy import Proxy
+from tests.support.clusters import Cluster
+from tests.support.proxy import Proxy
 
-__all__ = ["BroughtHarness", "ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness"]
+__all__ = ["ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness", "UserClientHarness"]
 
 
 class MemoryHarness(Harness):
@@ -128,7 +128,7 @@ class RedisHarness(UrlHarness):
         return namespace
 
 
-class BroughtHarness(RedisHarness):
+class UserClientHarness(RedisHarness):
     """The same over clients that the user brings; what he set on them for himself doesn't matter."""
 
     def connect(self) -> ailf.Backend:

@@ -18,9 +18,15 @@ def clauses() -> set[str]:
     return set(re.findall(r"^- ([BPSLR]\d+) ", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE))
 
 
+def modules_of_the_suite() -> list[str]:
+    """Return the names of the modules that have the suite's tests, sorted."""
+    files = sorted(SUITE.rglob("test_*.py"))
+    return [".".join(("contract_tests", *each.relative_to(SUITE).with_suffix("").parts)) for each in files]
+
+
 def suite() -> list[tuple[str, object]]:
     """Return the suite's tests, with the modules that they are in."""
-    modules = [importlib.import_module(f"contract_tests.{path.stem}") for path in sorted(SUITE.glob("test_*.py"))]
+    modules = [importlib.import_module(name) for name in modules_of_the_suite()]
     return [
         (module.__name__, member)
         for module in modules
@@ -49,21 +55,25 @@ def test_every_test_names_a_clause() -> None:
     assert [test for _, test in suite() if not clauses_of(test)] == []
 
 
+def test_one_module_has_the_whole_suite() -> None:
+    """`contract_tests.suite` has each test: none is forgotten, and none hides another of its name."""
+    text = (SUITE / "suite.py").read_text()
+    assert re.findall(r"^from (contract_tests[\w.]+) import \*", text, re.MULTILINE) == modules_of_the_suite()
+    names = [getattr(test, "__name__", "") for _, test in suite()]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize(
     "module",
     [
         "contract/test_memory",
         "contract/test_redis",
-        "campaigns/test_brought",
+        "campaigns/test_user_client",
         "campaigns/test_cluster",
         "campaigns/test_fake",
     ],
 )
 def test_our_backends_run_the_whole_suite(module: str) -> None:
-    """Each test of the suite is in our own runs: none is forgotten, and none hides another of its name."""
+    """Our own runs import the whole suite."""
     text = (ROOT / "tests" / f"{module}.py").read_text()
-    assert re.findall(r"^from (contract_tests\.test_\w+) import \*", text, re.MULTILINE) == sorted(
-        {module for module, _ in suite()}
-    )
-    names = [getattr(test, "__name__", "") for _, test in suite()]
-    assert sorted(names) == sorted(set(names))
+    assert "\nfrom contract_tests.suite import *" in text

@@ -4,15 +4,15 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
+from contract_tests.backend.test_close import *  # noqa: F403
 from contract_tests.fixtures import NewHarness
-from contract_tests.flavours import World
-from contract_tests.test_close import *  # noqa: F403
-from contract_tests.test_lock_holding import *  # noqa: F403
-from contract_tests.test_pubsub import *  # noqa: F403
-from contract_tests.test_request import *  # noqa: F403
-from contract_tests.test_stream import *  # noqa: F403
-from tests.clusters import Cluster
+from contract_tests.lock.test_lock_hold import *  # noqa: F403
+from contract_tests.pubsub.test_pubsub import *  # noqa: F403
+from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.stream.test_stream import *  # noqa: F403
+from contract_tests.world import World
 from tests.contract.harnesses import ClusterHarness
+from tests.support.clusters import Cluster
 
 LACKS = {
     Capability.SEVERAL_LOCKS: "names are of different slots",

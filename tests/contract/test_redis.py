@@ -3,32 +3,11 @@
 import pytest
 
 from contract_tests.fixtures import NewHarness
-from contract_tests.test_backend import *  # noqa: F403 - every test of the suite
-from contract_tests.test_cancel import *  # noqa: F403
-from contract_tests.test_close import *  # noqa: F403
-from contract_tests.test_delivery import *  # noqa: F403
-from contract_tests.test_events import *  # noqa: F403
-from contract_tests.test_info import *  # noqa: F403
-from contract_tests.test_letters import *  # noqa: F403
-from contract_tests.test_liveness import *  # noqa: F403
-from contract_tests.test_lock import *  # noqa: F403
-from contract_tests.test_lock_holding import *  # noqa: F403
-from contract_tests.test_lock_waiting import *  # noqa: F403
-from contract_tests.test_opening import *  # noqa: F403
-from contract_tests.test_ordering import *  # noqa: F403
-from contract_tests.test_pubsub import *  # noqa: F403
-from contract_tests.test_rate_limiter import *  # noqa: F403
-from contract_tests.test_rate_limiter_waiting import *  # noqa: F403
-from contract_tests.test_request import *  # noqa: F403
-from contract_tests.test_retention import *  # noqa: F403
-from contract_tests.test_scheduling import *  # noqa: F403
-from contract_tests.test_steering import *  # noqa: F403
-from contract_tests.test_stream import *  # noqa: F403
-from contract_tests.test_worker import *  # noqa: F403
+from contract_tests.suite import *  # noqa: F403 - every test of the suite
 from tests.contract.harnesses import RedisHarness
-from tests.servers import Server
+from tests.support.servers import Server
 
-LACKS = {"step_back": "a server's clock can't be set back; tests/model/test_limits.py turns the one of its scripts"}
+LACKS = {"step_back": "a server's clock can't be set back; tests/models/test_limits.py turns the one of its scripts"}
 
 
 @pytest.fixture

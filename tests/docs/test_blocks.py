@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 import ailf
-from tests.servers import Server
+from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

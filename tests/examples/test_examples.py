@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.servers import Server
+from tests.support.servers import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

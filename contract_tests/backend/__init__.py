@@ -1,0 +1,1 @@
+"""The contract: opening, closing and cancelling."""

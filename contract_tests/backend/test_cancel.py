@@ -1,0 +1,209 @@
+"""B8, S6: what is cancelled or interrupted, at whatever await, harms nobody and loses nothing."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+import ailf
+from ailf.driver import Capability
+from contract_tests.fixtures import asyncio_only, needs
+from contract_tests.helpers.threads import in_thread
+from contract_tests.world import World
+
+NEEDS: tuple[Capability, ...] = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
+
+MOMENTS: list[float] = [*range(12), 0.0003, 0.001, 0.003]
+"""When to cancel: after so many steps of the event loop (int), or so many seconds (float)."""
+
+
+async def cancelled(world: World, moment: float, call: "Coroutine[Any, Any, Any] | asyncio.Future[Any]") -> Any:
+    """Start a call, cancel it at this moment, and return what came of it: a result or an exception."""
+    task = asyncio.ensure_future(call)
+    if isinstance(moment, int):
+        for _ in range(moment):
+            await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(moment)
+    task.cancel()
+    return (await world.soon(asyncio.gather(task, return_exceptions=True)))[0]
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_adds(world: World) -> None:
+    """B8: a cancelled add happens once or not at all; calls beside it and after it get their own replies."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    kept = []
+    for moment in MOMENTS:
+        beside = asyncio.ensure_future(backend.stream("empty").read())
+        outcome = await cancelled(world, moment, stream.add(["cancelled", moment]))
+        entry_id = await stream.add(["kept", moment])
+        assert await world.soon(beside) == []
+        assert [entry.data for entry in await stream.read(entry_id, entry_id)] == [["kept", moment]]
+        kept.append(["kept", moment])
+        if isinstance(outcome, str):
+            assert [entry.data for entry in await stream.read(outcome, outcome)] == [["cancelled", moment]]
+    stored = [entry.data for entry in await stream.read(limit=1000)]
+    assert [data for data in stored if data[0] == "kept"] == kept
+    assert all(stored.count(data) == 1 for data in stored)
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_publishes(world: World) -> None:
+    """B8: a cancelled publish arrives once or not at all, and those after it arrive in order."""
+    backend = await world.connect()
+    pubsub = backend.pubsub()
+    async with pubsub.listen("c") as subscription:
+        for moment in MOMENTS:
+            await cancelled(world, moment, pubsub.publish("c", ["cancelled", moment]))
+            await pubsub.publish("c", ["kept", moment])
+        await pubsub.publish("c", "end")
+        arrived = []
+        while (data := (await world.take(subscription)).data) != "end":
+            arrived.append(data)
+    assert [data for data in arrived if data[0] == "kept"] == [["kept", moment] for moment in MOMENTS]
+    assert all(arrived.count(data) == 1 for data in arrived)
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_subscribing(world: World) -> None:
+    """B8, P2: a cancelled listen or subscribe leaves nothing behind, and the same names can be asked for at once."""
+    backend = await world.connect()
+    pubsub = backend.pubsub()
+    called: list[Any] = []
+    async with pubsub.listen("c", "other") as standing:
+        for moment in MOMENTS:
+            await cancelled(world, moment, pubsub.listen("c", "d", pattern="d*").__aenter__())
+            handling = backend.pubsub()
+            outcome = await cancelled(world, moment, handling.subscribe("d", called.append))
+            async with pubsub.listen("c", pattern="d*") as again:
+                await pubsub.publish_many([("d", moment), ("c", moment)])
+                assert [(await world.take(again)).channel for _ in range(2)] == ["d", "c"]
+                assert (await world.take(standing)).data == moment
+            if isinstance(outcome, asyncio.CancelledError):
+                with pytest.raises(ailf.InvalidArgumentError):  # there is nothing to run
+                    await world.soon(handling.run())
+            await handling.aclose()
+    assert called == []
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_waits_lose_nothing(world: World) -> None:
+    """S6: a wait that is cancelled at any await loses no message: it stays receivable at once."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    got = []
+    async with stream.group("g", lease=60).consumer() as consumer:
+        for number, moment in enumerate(MOMENTS * 2):
+            waiting = asyncio.ensure_future(consumer.get(world.patience))
+            if number % 2:
+                await asyncio.sleep(0.01)  # it waits on the backend by now
+            adding = asyncio.ensure_future(stream.add(number))
+            outcome = await cancelled(world, moment, waiting)
+            await adding
+            delivery = await world.take(consumer) if isinstance(outcome, BaseException) else outcome
+            got.append((delivery.data, delivery.attempt))
+            await delivery.ack()
+    assert got == [(number, 1) for number in range(len(got))]
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_settles(world: World) -> None:
+    """B8, S4: a cancelled ack is done or not; asked again, the message is done, and the next one comes."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=60)
+    async with group.consumer() as consumer:
+        for moment in MOMENTS:
+            await stream.add(moment)
+            delivery = await world.take(consumer)
+            assert (delivery.data, delivery.attempt) == (moment, 1)
+            await cancelled(world, moment, delivery.ack())
+            with contextlib.suppress(ailf.LeaseLostError):  # the cancelled one was carried out, and nobody was told
+                await delivery.ack()
+            await world.nothing(consumer)
+    async with group.consumer() as consumer:
+        await world.nothing(consumer)
+    assert await group.dead_letters.list() == []
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_opening(world: World) -> None:
+    """B8: opening a backend, a group or a consumer can be cancelled and done again."""
+    for moment in MOMENTS:
+        backend = world.harness.connect_async()
+        outcome = await cancelled(world, moment, backend.__aenter__())
+        if isinstance(outcome, BaseException):
+            assert backend.closed or moment == 0  # it had not begun
+            backend = await world.connect()
+        stream = backend.stream(f"s{moment}")
+        await cancelled(world, moment, stream.group("g").open())
+        await cancelled(world, moment, stream.group("g").consumer().__aenter__())
+        await stream.add(moment)
+        async with stream.group("g").consumer() as consumer:
+            assert (await world.take(consumer)).data == moment
+        await backend.aclose()
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_process(world: World) -> None:
+    """S6, S14: cancelling process gives everything back, what was in a handler's hands too."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=60)
+    await stream.add_many(range(6))
+    begun = []
+
+    async def handler(delivery: Any) -> None:
+        begun.append(delivery.data)
+        await asyncio.Event().wait()
+
+    working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=4))
+    await world.until(lambda: len(begun) == 2)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await world.soon(working)
+    async with group.consumer() as other:
+        back = [await world.take(other) for _ in range(6)]
+        assert sorted((delivery.data, delivery.attempt) for delivery in back) == [(number, 1) for number in range(6)]
+
+
+@needs("url")
+@asyncio_only("the program under test is a blocking one of its own")
+async def test_ctrl_c(world: World) -> None:
+    """B8: Ctrl-C in any blocked call raises KeyboardInterrupt there, and the backend is as usable as before."""
+    program = """if True:
+        import os, signal, sys, threading, ailf
+
+        with ailf.connect(sys.argv[1]) as backend:
+            stream, pubsub = backend.stream("s"), backend.pubsub()
+            heard = []
+            pubsub.subscribe("h", lambda message: (heard.append(message.data), pubsub.stop()))
+            with stream.group("g").consumer() as consumer, pubsub.listen("c") as subscription:
+                run = lambda: pubsub.run(signals=False)
+                for blocked in (consumer.get, subscription.get, lambda: next(stream.tail()), run) * 2:
+                    threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT)).start()
+                    try:
+                        blocked()
+                    except KeyboardInterrupt:
+                        continue
+                    sys.exit(f"{blocked} was not interrupted")
+                stream.add(1)
+                delivery = consumer.get(5)
+                assert (delivery.data, delivery.attempt) == (1, 1)
+                delivery.ack()
+                pubsub.publish_many([("c", 2), ("h", 3)])
+                assert subscription.get(5).data == 2
+                pubsub.run()
+                assert heard == [3]
+    """
+    child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
+        [sys.executable, "-c", program, str(world.harness.url)], stderr=subprocess.PIPE, text=True
+    )
+    _, errors = await world.soon(in_thread(child.communicate), 4 * world.patience)
+    assert (child.returncode, errors) == (0, "")

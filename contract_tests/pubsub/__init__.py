@@ -1,0 +1,1 @@
+"""The contract: PubSub, and requests over it."""

@@ -1,0 +1,1 @@
+"""The contract: Stream, its groups and workers."""

@@ -1,0 +1,286 @@
+"""S: leases, attempts and dead letters: what becomes of one message in a group."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+import ailf
+from ailf.driver import Action, Capability, Outcome
+from contract_tests.world import World
+
+NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
+
+
+async def test_one_lease_at_a_time(world: World) -> None:
+    """S2: within a group a message is leased to one consumer; each group gets every message."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(20))
+    for name in ("g", "h"):
+        group = stream.group(name, lease=60)
+        async with group.consumer() as one, group.consumer() as two:
+            got = [
+                (await world.take(one if number % 2 else two)).data for number in range(20)
+            ]  # none is settled, and none comes twice
+            assert got == list(range(20))
+            await world.nothing(one)
+            await world.nothing(two)
+
+
+async def test_expired_leases_come_back(world: World) -> None:
+    """S2, S5: a lease that ends unsettled makes the message available again, and counts an attempt."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add("x")
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    async with group.consumer() as one, group.consumer() as two:
+        first = await world.take(one)
+        await world.nothing(two)
+        await world.advance(world.lease * 1.2)
+        again = await world.take(two)
+        assert (first.attempt, again.attempt, again.data) == (1, 2, "x")
+
+
+async def test_fenced_settles(world: World) -> None:
+    """S4: after its lease was lost, settling raises LeaseLostError, sets lost, and changes nothing."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    actions = {"ack": (), "nack": (0,), "reject": ("why",), "release": (), "extend": (60.0,)}
+    await stream.add_many(list(actions))
+    async with group.consumer() as one, group.consumer() as two:
+        stale = [await world.take(one) for _ in actions]
+        await world.advance(world.lease * 1.2)
+        for delivery, (action, arguments) in zip(stale, actions.items(), strict=True):
+            current = await world.take(two)
+            assert (current.data, current.attempt) == (action, 2)
+            with pytest.raises(ailf.LeaseLostError):
+                await getattr(delivery, action)(*arguments)
+            assert delivery.lost
+            await current.ack()
+    assert await group.dead_letters.list() == []
+    async with group.consumer() as consumer:
+        await world.nothing(consumer)
+
+
+async def test_settling_twice(world: World) -> None:
+    """S4: settling twice the same way is a no-op; another way raises SettledError."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        delivery = await world.take(consumer)
+        await delivery.ack()
+        await delivery.ack()
+        for other in (delivery.nack, delivery.release, lambda: delivery.reject("x"), lambda: delivery.extend(5)):
+            with pytest.raises(ailf.SettledError):
+                await other()
+        assert delivery.settled
+        assert not delivery.lost
+
+
+async def test_settling_two_ways_at_once(world: World) -> None:
+    """S4: of two ways to settle at the same time one counts, and the other raises."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        delivery = await world.take(consumer)
+        ways = await asyncio.gather(delivery.ack(), delivery.nack(0), return_exceptions=True)
+        acked, nacked = (error is None for error in ways)
+        assert acked is not nacked
+        assert all(isinstance(error, ailf.SettledError | ailf.LeaseLostError) for error in ways if error)
+        if acked:
+            await world.nothing(consumer)
+        else:
+            assert (await world.take(consumer)).attempt == 2
+
+
+async def test_leases_are_renewed(world: World) -> None:
+    """S4: a message stays leased while its consumer lives, in its hands and in its buffer."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["in hand", "buffered"])
+    group = stream.group("g", lease=0.3)
+    async with group.consumer(prefetch=2) as holder, group.consumer() as other:
+        delivery = await world.take(holder)
+        for _ in range(4):
+            await asyncio.sleep(0.2)  # real time: it is the renewal that must go on
+            await world.nothing(other)
+        assert not delivery.lost
+        await delivery.ack()
+        await (await world.take(holder)).ack()
+
+
+async def test_extend(world: World) -> None:
+    """S4: extend moves the end of a lease."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    async with group.consumer() as one, group.consumer() as two:
+        delivery = await world.take(one)
+        await delivery.extend(world.lease * 10)
+        await world.advance(world.lease * 1.2)
+        await world.nothing(two)
+        await delivery.ack()
+
+
+async def test_attempts(world: World) -> None:
+    """S5: attempts start at 1; nack and expiry add one, release and close add none."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    group = stream.group("g", lease=world.lease, max_processing=0.001, max_deliveries=10)
+    seen = []
+    async with group.consumer() as consumer:
+        for settle in ("nack", "release", "expire", "release", "nack"):
+            delivery = await world.take(consumer)
+            seen.append(delivery.attempt)
+            if settle == "expire":
+                await world.advance(world.lease * 1.2)
+            else:
+                await getattr(delivery, settle)(*((0,) if settle == "nack" else ()))
+        seen.append((await world.take(consumer)).attempt)
+    async with group.consumer() as consumer:
+        seen.append((await world.take(consumer)).attempt)
+    assert seen == [1, 2, 2, 3, 3, 4, 4]
+
+
+async def test_a_release_with_a_delay(world: World) -> None:
+    """S5: what a driver is told to release with a delay comes after it, and this delivery doesn't count."""
+    backend = await world.connect()
+    entry_id = await backend.stream("s").add(1)
+    rival = world.rival(backend, "s", max_deliveries=1)
+    claims = (await rival.claim()).claims
+    assert await rival.settle(claims, Action.RELEASE, delay=world.lease) == [Outcome.DONE]
+    assert await rival.settle(claims, Action.ACK) == [Outcome.LOST]
+    found = await rival.claim()
+    assert (found.claims, found.dead) == ([], [])
+    assert found.next_due is not None
+    assert 0 < found.next_due <= world.lease
+    info = await backend.stream("s").group("g").info()
+    assert (info.pending, info.delayed) == (0, 1)
+    await world.advance(world.lease * 1.1)
+    assert await rival.fetch() == [(entry_id, 1)]
+
+
+@pytest.mark.parametrize("way", ["nack", "expire", "reject"])
+async def test_dead_letters(world: World, way: str) -> None:
+    """S5: beyond max_deliveries, or rejected, an entry is never delivered again and is a dead letter, whole."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    entry_id = await stream.add({"n": 1}, headers={"h": "v"})
+    group = stream.group("g", lease=world.lease, max_processing=0.001, max_deliveries=2)
+    async with group.consumer() as consumer:
+        for _ in range(1 if way == "reject" else 2):
+            delivery = await world.take(consumer)
+            if way == "expire":
+                await world.advance(world.lease * 1.2)
+            elif way == "nack":
+                await delivery.nack(0, "it broke")
+            else:
+                await delivery.reject("no such customer")
+        await world.nothing(consumer)
+    letters = await group.dead_letters.list()
+    assert len(letters) == 1
+    letter = letters[0]
+    assert (letter.origin, letter.body, letter.headers) == (entry_id, b'{"n":1}', {"h": "v"})
+    expected = {
+        "nack": ("max_deliveries", "it broke", 2),
+        "expire": ("max_deliveries", letter.error, 2),
+        "reject": ("rejected", "no such customer", 1),
+    }
+    assert (letter.reason, letter.error, letter.attempts) == expected[way]
+    assert letter.error
+    assert await stream.group("other").dead_letters.list() == []
+
+
+async def test_nack_delays(world: World) -> None:
+    """S5: a nacked message comes back after its delay on *now*, not before, and a waiting consumer gets it."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    async with stream.group("g").consumer() as consumer:
+        await (await world.take(consumer)).nack(world.lease)
+        await world.nothing(consumer)
+        waiting = asyncio.ensure_future(consumer.get(world.patience))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await world.advance(world.lease)
+        assert (await world.soon(waiting)).attempt == 2
+
+
+async def test_what_comes_back_wakes_others(world: World) -> None:
+    """S5, S6: a consumer that waits gets at once what another gives back, and what is added."""
+    one, two = await world.connect(), await world.connect()
+    await one.stream("s").add(1)
+    async with one.stream("s").group("g").consumer() as holder, two.stream("s").group("g").consumer() as other:
+        took = []
+        for turn in range(6):
+            delivery = await world.take(holder)
+            waiting = asyncio.ensure_future(other.get(world.patience))
+            await asyncio.sleep(0.05)
+            begin = time.monotonic()
+            await (delivery.release() if turn % 2 else delivery.nack(0))
+            back = await world.soon(waiting)
+            took.append(time.monotonic() - begin)
+            assert back is not None
+            assert back.data == turn // 2 + 1
+            await back.ack() if turn % 2 else await back.release()
+            if turn % 2:
+                waiting = asyncio.ensure_future(other.get(world.patience))
+                await asyncio.sleep(0.05)
+                begin = time.monotonic()
+                await one.stream("s").add(turn // 2 + 2)
+                await (await world.soon(waiting)).release()
+                took.append(time.monotonic() - begin)
+        assert sorted(took)[len(took) // 2] < 0.5, took  # the most by far; a busy machine may be late now and then
+
+
+async def test_every_settlement_in_its_group(world: World) -> None:
+    """S2, S5: what is settled in one way or the other never comes again to its group, and comes to another."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["ack", "reject", "nack"])
+    group = stream.group("g", max_deliveries=1)
+    async with group.consumer(prefetch=3) as consumer:
+        for _ in range(3):
+            delivery = await world.take(consumer)
+            await getattr(delivery, delivery.data)(*(["no"] if delivery.data == "reject" else []))
+        await world.advance(world.lease * 1.2)
+        await world.nothing(consumer)
+    async with stream.group("h").consumer() as consumer:
+        assert [(await world.take(consumer)).data for _ in range(3)] == ["ack", "reject", "nack"]
+    letters = await group.dead_letters.list()
+    assert [letter.reason for letter in letters] == ["rejected", "max_deliveries"]
+    assert await group.dead_letters.list(limit=1) == letters[:1]
+    assert await group.dead_letters.list(after=letters[0].id) == letters[1:]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, ValueError("odd"), ailf.Reject("never"), ailf.Retry("later")],
+    ids=["fine", "raises", "rejects", "retries"],
+)
+async def test_delivery_as_context(world: World, error: Exception | None) -> None:
+    """S4: leaving a delivery's context acks, or nacks with the exception or on Retry, or rejects on Reject."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(1)
+    group = stream.group("g", max_deliveries=1)
+    async with group.consumer() as consumer:
+        with contextlib.suppress(ValueError):
+            async with await world.take(consumer):
+                if error is not None:
+                    raise error
+        await world.nothing(consumer)
+    expected = {
+        "None": [],
+        "ValueError('odd')": [("max_deliveries", "ValueError: odd")],
+        "Reject('never')": [("rejected", "never")],
+        "Retry('later')": [("max_deliveries", "later")],
+    }
+    assert [(each.reason, each.error) for each in await group.dead_letters.list()] == expected[repr(error)]

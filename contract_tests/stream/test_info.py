@@ -1,0 +1,240 @@
+"""S10: what `info` says of a group is so, in every state, and asking changes nothing."""
+
+import random
+from typing import Any
+
+from msgspec.structs import replace
+
+import ailf
+from ailf.driver import Capability
+from contract_tests.fixtures import needs
+from contract_tests.world import World
+
+NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
+
+TICK = 0.01
+"""Seconds that two clocks may differ by."""
+
+
+async def test_info_of_what_is_missing(world: World) -> None:
+    """S10: a stream or group that doesn't exist has an info, and is not made by asking for it."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g")
+    assert await group.info() == ailf.GroupInfo(exists=False)
+    assert await group.open()
+    assert await group.info() == ailf.GroupInfo()
+    await stream.add_many(range(3))
+    other = stream.group("other")
+    assert await other.info() == ailf.GroupInfo(length=3, lag=3, exists=False)
+    assert await other.open()
+
+
+async def test_info_in_every_state(world: World) -> None:
+    """S10: length, lag, pending, delayed, dead, consumers and paused are right after each step."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group, other = stream.group("g", lease=60), stream.group("other")
+    rival = world.rival(backend, "s")
+
+    async def stands(lag: int, **expected: Any) -> None:
+        info = await group.info()
+        assert {name: getattr(info, name) for name in expected} == expected
+        assert info.lag in {lag, None}
+        assert info.length == len(await stream.read())
+
+    await group.open()
+    await stream.add_many(range(4))
+    await stream.add("later", delay=1000)
+    async with group.consumer("me") as consumer, other.consumer():
+        me = consumer.name
+        await stands(5, pending=0, delayed=0, dead=0, consumers={}, paused=False, evicted=0)
+        first, second = await world.take(consumer), await world.take(consumer)
+        await stands(3, pending=2, delayed=0, consumers={me: 2})
+        await second.nack(1000)
+        await stands(3, pending=1, delayed=1, consumers={me: 1})
+        await rival.fetch()
+        await stands(2, pending=2, delayed=1, consumers={me: 1, "rival": 1})
+        await first.reject("no")
+        third = await world.take(consumer)
+        await stands(1, pending=2, delayed=1, dead=1, consumers={me: 1, "rival": 1})
+        await world.nothing(consumer)  # which finds that the last one is for later
+        await stands(0, pending=2, delayed=2, dead=1)
+        await third.release()
+        await stands(0, pending=1, delayed=3, dead=1, consumers={me: 0, "rival": 1})
+        await group.dead_letters.redrive_all()
+        await stands(0, pending=1, delayed=4, dead=0)
+        await group.pause()
+        await stands(0, pending=1, delayed=4, paused=True)
+        await group.resume()
+        await (await world.take(consumer)).ack()
+        await (await world.take(consumer)).ack()
+        await stands(0, pending=1, delayed=2, dead=0, consumers={me: 0, "rival": 1}, paused=False)
+        await group.seek(ailf.EARLIEST)
+        await stands(5, pending=0, delayed=0, dead=0)
+    await group.seek(ailf.LATEST)
+    await stands(0, pending=0, delayed=0, consumers={"rival": 0})
+    assert replace(await other.info(), oldest=None) == ailf.GroupInfo(length=5, lag=5)
+
+
+@needs(Capability.ORDERING)
+async def test_info_of_what_queues(world: World) -> None:
+    """S10, S3: what waits for its turn is counted as delayed."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(3), key="k")
+    group = stream.group("g", lease=60)
+    async with group.consumer(prefetch=5) as consumer:
+        for left in (2, 1, 0):
+            delivery = await world.take(consumer)
+            await world.nothing(consumer)
+            info = await group.info()
+            assert (info.pending, info.delayed, info.length) == (1, left, 3)
+            assert info.lag in {0, None}
+            await delivery.ack()
+
+
+async def test_the_oldest(world: World) -> None:
+    """S10: oldest is the age of the oldest entry not settled, read or not; of a redriven one since then."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=1000, takeover=1000)
+    await group.open()
+    assert (await group.info()).oldest is None
+    begin = world.harness.now()
+
+    async def age() -> float:
+        oldest = (await group.info()).oldest
+        assert oldest is not None
+        assert oldest <= world.harness.now() - begin + TICK
+        return float(oldest)
+
+    await stream.add("first")
+    await world.advance(world.lease)
+    later = world.harness.now()
+    await stream.add_many(["second", "third"])
+    assert await age() >= world.lease - TICK
+    async with group.consumer() as consumer:
+        first = await world.take(consumer)
+        assert await age() >= world.lease - TICK
+        begin = later
+        await first.reject("no")
+        assert await age() <= world.lease / 2
+        await (await world.take(consumer)).ack()
+        await (await world.take(consumer)).ack()
+        assert (await group.info()).oldest is None
+        assert await group.dead_letters.redrive_all() == 1
+        assert await age() <= world.lease / 2
+        await (await world.take(consumer)).ack()
+        assert (await group.info()).oldest is None
+
+
+async def test_counts_after_anything(world: World) -> None:
+    """S10: whatever was added, taken, settled, cancelled, trimmed and sought, the counts are exact, or lag is None."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    for seed in range(6):
+        await stream.delete()
+        group = stream.group("g", lease=60)
+        async with group.consumer() as one, group.consumer() as two:
+            history = History(random.Random(seed), stream, group, [one, two])
+            for _ in range(40):
+                await history.go_on()
+
+
+class History:
+    """Does one thing after another with a group, and compares what it says of itself with what it must be."""
+
+    def __init__(self, chance: random.Random, stream: Any, group: Any, consumers: list[Any]) -> None:
+        self.chance = chance
+        self.stream = stream
+        self.group = group
+        self.consumers = consumers
+        self.ids: list[str] = []
+        self.open: set[str] = set()
+        self.held: dict[str, Any] = {}
+        self.parked: set[str] = set()
+        self.dead = 0
+        self.steps: list[str] = []
+
+    async def go_on(self) -> None:
+        """Do one more thing, and compare."""
+        step = self.chance.choice(["add", "add", "delay", "take", "take", "take", "settle", "settle", "other"])
+        if step == "settle" and self.held:
+            step = self.chance.choice(["ack", "ack", "reject", "nack", "release"])
+        elif step == "other":
+            step = self.chance.choice(["cancel", "trim", "seek"])
+        self.steps.append(step)
+        await getattr(self, f"_{step}", self._take)()
+        await self._compare()
+
+    async def _compare(self) -> None:
+        info = await self.group.info()
+        shown = f"{info} after {self.steps}; open {len(self.open)}, held {len(self.held)}"
+        assert info.length == len(self.ids), shown
+        assert info.pending == len(self.held) == sum(info.consumers.values()), shown
+        assert info.dead == self.dead, shown
+        if info.lag is not None:
+            assert info.lag + info.delayed == len(self.open) - len(self.held), shown
+        assert (info.oldest is None) == (not self.open), shown
+
+    async def _add(self) -> None:
+        added = await self.stream.add_many(range(self.chance.randint(1, 3)))
+        self.ids += added
+        self.open |= set(added)
+
+    async def _delay(self) -> None:
+        entry_id = await self.stream.add("later", delay=1000)
+        self.ids.append(entry_id)
+        self.open.add(entry_id)
+        self.parked.add(entry_id)
+
+    async def _take(self) -> None:
+        delivery = await self.chance.choice(self.consumers).get(0)
+        if delivery is None:
+            return
+        assert delivery.id in self.open - set(self.held) - self.parked, f"{delivery} after {self.steps}"
+        self.held[delivery.id] = delivery
+
+    def _some(self) -> Any:
+        return self.held.pop(self.chance.choice(sorted(self.held)))
+
+    async def _ack(self) -> None:
+        delivery = self._some()
+        await delivery.ack()
+        self.open.remove(delivery.id)
+
+    async def _reject(self) -> None:
+        delivery = self._some()
+        await delivery.reject("no")
+        self.open.remove(delivery.id)
+        self.dead += 1
+
+    async def _nack(self) -> None:
+        await self._some().nack(0)
+
+    async def _release(self) -> None:
+        await self._some().release()
+
+    async def _cancel(self) -> None:
+        if self.parked:
+            entry_id = self.parked.pop()
+            assert await self.stream.cancel(entry_id)
+            self.ids.remove(entry_id)
+            self.open.discard(entry_id)
+            await self._take()  # the group may learn of it now
+
+    async def _trim(self) -> None:
+        before = len(self.ids)
+        trimmed = await self.stream.trim(ailf.Retention(max_len=self.chance.randint(1, 8)))
+        self.ids = [entry.id for entry in await self.stream.read(limit=1000)]
+        assert trimmed == ailf.Trimmed(before - len(self.ids), 0)
+        assert self.open <= set(self.ids)
+        self.parked &= set(self.ids)
+
+    async def _seek(self) -> None:
+        index = self.chance.randint(0, len(self.ids))
+        position = self.ids[index - 1] if index else ailf.EARLIEST
+        await self.group.seek(position if index < len(self.ids) else ailf.LATEST)
+        self.held.clear()
+        self.open = set(self.ids[index:])

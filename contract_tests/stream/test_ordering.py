@@ -1,0 +1,286 @@
+"""S3: the messages of one ordering key, which a group handles one after another."""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+import ailf
+from ailf.checks import MAX_NAME
+from ailf.driver import Capability
+from contract_tests.helpers.names import NAMES
+from contract_tests.world import World
+
+NEEDS: tuple[Capability, ...] = (Capability.STREAM, Capability.ORDERING)
+
+PROMPT = 0.25
+"""Seconds."""
+
+
+async def test_one_after_another(world: World) -> None:
+    """S3: of one key a group is handed the next when the one before is settled; other keys and none don't wait."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["a0", "a1"], key="a")
+    await stream.add("b0", key="b")
+    await stream.add("plain")
+    await stream.add_once("a2", "a2", key="a")
+    await stream.add("b1", key="b")
+    group = stream.group("g", lease=60)
+    async with group.consumer(prefetch=10) as one, group.consumer() as two:
+        first, b, plain = [await world.take(one) for _ in range(3)]
+        assert [first.data, b.data, plain.data] == ["a0", "b0", "plain"]
+        await world.nothing(one)
+        await world.nothing(two)
+        await plain.ack()
+        await world.nothing(two)
+        await first.ack()
+        second = await world.take(two)
+        assert (second.data, second.attempt) == ("a1", 1)
+        await world.nothing(one)
+        await b.ack()
+        assert (await world.take(one)).data == "b1"
+        await second.ack()
+        assert (await world.take(one)).data == "a2"
+        await stream.add("a3", key="a")
+        await stream.add("c0", key="c")
+        assert (await world.take(two)).data == "c0"
+        await world.nothing(two)
+
+
+async def test_failures_keep_the_turn(world: World) -> None:
+    """S3, S5: a message of a key that is nacked, released or not settled in time comes again before the next one."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["a0", "a1"], key="a")
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    seen = []
+    async with group.consumer() as one, group.consumer(prefetch=5) as two:
+        for settle in ("release", "nack", "expire", "ack"):
+            delivery = await world.take(one)
+            seen.append((delivery.data, delivery.attempt))
+            await (delivery.nack(world.lease / 2) if settle == "nack" else asyncio.sleep(0))
+            await world.nothing(two)
+            await stream.add("b", key="b")
+            other = await world.take(two)  # the other key goes on meanwhile
+            assert other.data == "b"
+            await other.ack()
+            if settle == "nack":
+                await world.advance(world.lease * 0.6)
+            elif settle == "expire":
+                await world.advance(world.lease * 1.2)
+            else:
+                await getattr(delivery, settle)()
+        seen.append(((await world.take(two)).data, 1))
+    assert seen == [("a0", 1), ("a0", 1), ("a0", 2), ("a0", 3), ("a1", 1)]
+
+
+@pytest.mark.parametrize("way", ["ack", "reject", "nack", "expire", "cancel", "trim"])
+async def test_what_passes_the_turn(world: World, way: str) -> None:
+    """S3, S5: the next of a key comes when the one before is acked, a dead letter, cancelled, or no longer there."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    first = await stream.add(0, key="k", delay=1000 if way == "cancel" else 0)
+    await stream.add_many([1, 2], key="k")
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001, max_deliveries=1)
+    async with group.consumer() as one, group.consumer(prefetch=3) as two:
+        if way != "cancel":
+            delivery = await world.take(one)
+            assert delivery.data == 0
+        await world.nothing(two)
+        if way == "expire":
+            await world.advance(world.lease * 1.2)
+        elif way == "cancel":
+            assert await stream.cancel(first)
+        elif way == "trim":
+            await stream.trim(ailf.Retention(max_len=2, hard=True))
+            with contextlib.suppress(ailf.LeaseLostError):  # a backend may take it away at once, or leave it to end
+                await delivery.ack()
+        elif way == "nack":
+            await delivery.nack(0)
+        else:
+            await getattr(delivery, way)(*(["no"] if way == "reject" else []))
+        following = await world.take(two)
+        assert (following.data, following.attempt) == (1, 1)
+        await world.nothing(one)
+        await following.ack()
+        assert (await world.take(two)).data == 2
+    assert len(await group.dead_letters.list()) == (way in {"reject", "nack", "expire"})
+
+
+async def test_the_turn_wakes_who_waits(world: World) -> None:
+    """S3, S6: a consumer that waits is promptly handed the next message of a key, whoever settles the one before."""
+    one, two = await world.connect(), await world.connect()
+    stream = one.stream("s")
+    await stream.add_many(range(7), key="k")
+    took = []
+    async with stream.group("g").consumer() as busy, two.stream("s").group("g").consumer() as idle:
+        delivery = await world.take(busy)
+        for number in range(1, 7):
+            waiting = asyncio.ensure_future((idle if number % 2 else busy).get(world.patience))
+            await asyncio.sleep(0.03)
+            assert not waiting.done()
+            begin = time.monotonic()
+            await (delivery.reject("no") if number % 3 == 0 else delivery.ack())
+            delivery = await world.came(waiting)
+            took.append(time.monotonic() - begin)
+            assert delivery.data == number
+    assert sorted(took)[len(took) // 2] < PROMPT, took  # the most by far; a busy machine may be late now and then
+
+
+async def test_each_at_its_own_time(world: World) -> None:
+    """S3, S7: whose turn it is comes at its own time, not before, and holds up those behind it."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add(0, key="k")
+    await stream.add(1, key="k", delay=world.lease)
+    await stream.add(2, key="k")
+    await stream.add("other", key="l")
+    group = stream.group("g", lease=60, takeover=1000)
+    async with group.consumer() as consumer:
+        await (await world.take(consumer)).ack()
+        await (await world.take(consumer)).ack()
+        await world.nothing(consumer)
+        await world.advance(world.lease * 1.1)
+        for expected in (1, 2):
+            delivery = await world.take(consumer)
+            assert (delivery.data, delivery.attempt) == (expected, 1)
+            await world.nothing(consumer)
+            await delivery.ack()
+
+
+async def test_groups_keep_their_own_turns(world: World) -> None:
+    """S3, S11: where one group stands with a key is nothing to another."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(4), key="k")
+    slow, quick = stream.group("slow"), stream.group("quick")
+    async with slow.consumer() as waiting, quick.consumer() as consumer:
+        held = await world.take(waiting)
+        for number in range(4):
+            delivery = await world.take(consumer)
+            assert delivery.data == number
+            await delivery.ack()
+        await world.nothing(waiting)
+        await held.ack()
+        assert (await world.take(waiting)).data == 1
+
+
+async def test_a_redriven_letter_queues(world: World) -> None:
+    """S3, S16: a redriven message of a key waits behind those that wait already, and comes when nobody has the turn."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(3), key="k")
+    group = stream.group("g", lease=60)
+    async with group.consumer(prefetch=5) as consumer:
+        await (await world.take(consumer)).reject("later")
+        held = await world.take(consumer)
+        await world.nothing(consumer)
+        assert await group.dead_letters.redrive_all() == 1
+        await world.nothing(consumer)
+        await held.ack()
+        seen = []
+        for _ in range(2):
+            delivery = await world.take(consumer)
+            await world.nothing(consumer)
+            seen.append((delivery.data, delivery.attempt))
+            await (delivery.ack() if len(seen) == 1 else delivery.reject("again"))
+        assert seen == [(2, 1), (0, 1)]
+        assert await group.dead_letters.redrive_all() == 1
+        await stream.add(3, key="k")
+        delivery = await world.take(consumer)
+        assert (delivery.data, delivery.attempt) == (0, 1)
+        await world.nothing(consumer)
+        await delivery.ack()
+        assert (await world.take(consumer)).data == 3
+
+
+async def test_closing_keeps_the_turn(world: World) -> None:
+    """S3, S6: what a consumer that closes had of a key comes to the next one first."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(3), key="k")
+    group = stream.group("g", lease=60)
+    for expected in range(3):
+        async with group.consumer(prefetch=5) as consumer:
+            assert (await world.take(consumer)).data == expected
+        async with group.consumer(prefetch=5) as consumer:
+            delivery = await world.take(consumer)
+            assert (delivery.data, delivery.attempt) == (expected, 1)
+            await delivery.ack()
+
+
+async def test_keys(world: World) -> None:
+    """S3, B5: a key is any non-empty text, and no two share a turn; what is none is refused."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    for name in NAMES:
+        await stream.add_many([[name, 0], [name, 1]], key=name)
+    group = stream.group("g", lease=60)
+    async with group.consumer(prefetch=7) as consumer:
+        held = [await world.take(consumer) for _ in NAMES]
+        assert [each.data for each in held] == [[name, 0] for name in NAMES]
+        await world.nothing(consumer)
+        for each in held:
+            await each.ack()
+            assert (await world.take(consumer)).data == [each.data[0], 1]
+    before = await stream.read(limit=1000)
+    for key in ("", 7, b"k", "\ud800", "k" * (MAX_NAME + 1)):
+        for call in (stream.add(1, key=key), stream.add_many([1], key=key), stream.add_once("once", 1, key=key)):
+            with pytest.raises(ailf.InvalidArgumentError):
+                await call
+    assert await stream.read(limit=1000) == before
+
+
+async def test_ordered_work(world: World) -> None:
+    """S3: workers with many hands never handle two messages of a key at once, and each key in order."""
+    one, two = await world.connect(), await world.connect()
+    keys, most = "abcde", 8
+    for number in range(most):
+        for key in keys:
+            await one.stream("s").add([key, number], key=key)
+    groups = [each.stream("s").group("g", backoff=ailf.Backoff(initial=0.0)) for each in (one, two)]
+    running: defaultdict[str, int] = defaultdict(int)
+    done: defaultdict[str, list[int]] = defaultdict(list)
+    widest, clashes = 0, []
+
+    async def handler(delivery: Any) -> None:
+        nonlocal widest
+        key, number = delivery.data
+        running[key] += 1
+        widest = max(widest, sum(running.values()))
+        if running[key] > 1:
+            clashes.append(delivery.data)
+        await asyncio.sleep(0.002)
+        running[key] -= 1
+        if number % 3 == 1 and delivery.attempt == 1:
+            raise ailf.Retry("once more")
+        done[key].append(number)
+        if sum(map(len, done.values())) == most * len(keys):
+            for group in groups:
+                group.stop()
+
+    await world.soon(asyncio.gather(*(group.process(handler, concurrency=4) for group in groups)), 2 * world.patience)
+    assert clashes == []
+    assert done == {key: list(range(most)) for key in keys}
+    assert 1 < widest <= len(keys)
+
+
+async def test_a_long_queue_holds_up_nobody(world: World) -> None:
+    """S3: a message of another key is found behind many that wait for their turn, and they still come in order."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(300), key="long")
+    await stream.add("short", key="short")
+    group = stream.group("g", lease=60)
+    async with group.consumer() as one, group.consumer(prefetch=2) as two:
+        first = await world.take(one)
+        assert (first.data, (await world.take(two)).data) == (0, "short")
+        await first.ack()
+        for expected in range(1, 20):
+            delivery = await world.take(one if expected % 2 else two)
+            assert delivery.data == expected
+            await delivery.ack()

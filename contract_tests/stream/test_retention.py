@@ -1,0 +1,476 @@
+"""S8: what a retention removes, what it spares, and what becomes of a stream that is full."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import ailf
+from ailf import Retention, Trimmed
+from ailf.driver import Action, Capability
+from contract_tests.fixtures import needs
+from contract_tests.world import World
+
+NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
+
+TWO = Retention(max_len=2)
+
+
+async def kept(stream: Any) -> list[Any]:
+    """Return what a stream has."""
+    return [entry.data for entry in await stream.read(limit=1000)]
+
+
+async def test_without_groups(world: World) -> None:
+    """S8: where no group wants them the oldest go, whatever they are, and adding never fails."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=TWO)
+    for number in range(5):
+        await stream.add(number)
+    assert await kept(stream) == [3, 4]
+    await stream.add_many([5, 6])
+    assert await kept(stream) == [5, 6]
+    assert not (await stream.add_once("seven", 7)).duplicate
+    assert await kept(stream) == [6, 7]
+    assert await stream.trim() == Trimmed(0, 0)
+    assert await stream.trim(Retention(max_len=1)) == Trimmed(1, 0)
+    await backend.stream("s").add_many(range(8, 12))  # who is told of no retention removes nothing
+    assert await kept(stream) == [7, 8, 9, 10, 11]
+    assert await backend.stream("missing").trim(TWO) == Trimmed(0, 0)
+
+
+async def test_full(world: World) -> None:
+    """S8: what a group has not settled stays, and a full stream refuses: nothing is added or remembered."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=Retention(max_len=3))
+    group = stream.group("g")
+    async with group.consumer() as consumer:
+        await stream.add_many([0, 1, 2])
+        for number in (0, 1):  # unread, and then in hand
+            for add, arguments in ((stream.add, ["x"]), (stream.add_many, [["x"]]), (stream.add_once, ["id", "x"])):
+                with pytest.raises(ailf.StreamFullError):
+                    await add(*arguments)
+            assert await stream.trim(TWO) == Trimmed(0, 0)
+            delivery = await world.take(consumer)
+            assert delivery.data == number
+        assert await kept(stream) == [0, 1, 2]
+        await delivery.ack()
+        with pytest.raises(ailf.StreamFullError):
+            await stream.add_many([3, 4])  # there is room for one
+        once = await stream.add_once("id", 3)  # 1 goes, although 0, before it, is not settled
+        assert not once.duplicate
+        assert await kept(stream) == [0, 2, 3]
+        with pytest.raises(ailf.BackendFullError):
+            await stream.add("more")
+    async with group.consumer() as consumer:
+        await (await world.take(consumer)).ack()
+        await stream.add(4)
+        assert await stream.add_once("id", "again") == ailf.Added(once.id, duplicate=True)  # that needs no room
+        assert await kept(stream) == [2, 3, 4]
+        assert [(await world.take(consumer)).data for _ in range(3)] == [2, 3, 4]
+
+
+async def test_two_groups(world: World) -> None:
+    """S8: an entry goes when the last of the groups has settled it; one that is deleted waits no more."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    quick, slow, idle = (stream.group(name) for name in ("quick", "slow", "idle"))
+    await stream.add_many(range(6))
+    assert await idle.open()
+    async with quick.consumer() as one, slow.consumer() as two:
+        for number in range(4):
+            await (await world.take(one)).ack()
+            if number < 2:
+                await (await world.take(two)).ack()
+        assert await stream.trim(TWO) == Trimmed(0, 0)
+        await idle.delete()
+        assert await stream.trim(Retention(max_len=5)) == Trimmed(1, 0)
+        assert await stream.trim(TWO) == Trimmed(1, 0)
+        assert await kept(stream) == [2, 3, 4, 5]
+        for _ in range(2):
+            await (await world.take(two)).reject("no")  # a dead letter is settled
+        assert await stream.trim(Retention(max_len=1)) == Trimmed(2, 0)
+        assert [(await world.take(each)).data for each in (one, one, two, two)] == [4, 5, 4, 5]
+    assert [letter.body for letter in await slow.dead_letters.list()] == [b"2", b"3"]
+
+
+@pytest.mark.parametrize("state", ["nacked", "released", "in hand", "scheduled", "unread"])
+async def test_what_is_spared(world: World, state: str) -> None:
+    """S8: an entry that a group has yet to settle is spared, whatever it waits for; what is settled behind it goes."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(["spared"], delay=1000 if state in {"scheduled", "unread"} else 0)
+    await stream.add_many(["behind", "last"])
+    async with stream.group("g", lease=60, takeover=1000).consumer() as consumer:
+        if state != "unread":
+            taken = [await world.take(consumer) for _ in range(2 if state == "scheduled" else 3)]
+            assert [each.data for each in taken[-2:]] == ["behind", "last"]
+            await taken[-1].ack()
+            await taken[-2].ack()
+            if state == "nacked":
+                await taken[0].nack(1000)
+            elif state == "released":
+                await taken[0].release()
+        await world.advance(0.01)
+        settled = int(state != "unread")
+        assert await stream.trim(Retention.settled()) == Trimmed(0, 0)  # which goes up to the first that is spared
+        for retention in (Retention(max_len=2), Retention(max_age=0.001)):
+            assert await stream.trim(retention) == Trimmed(settled, 0)
+        for retention in (Retention(max_len=1), Retention(max_age=0.001), Retention.settled(max_len=1)):
+            assert await stream.trim(retention) == Trimmed(0, 0)
+    assert await kept(stream) == (["spared"] if settled else ["spared", "behind", "last"])
+
+
+@needs(Capability.ORDERING)
+async def test_what_queues_is_spared(world: World) -> None:
+    """S8, S3: an entry that waits for its turn is spared."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many([0, 1], key="k")
+    await stream.add(2)
+    async with stream.group("g", lease=60).consumer(prefetch=5) as consumer:
+        held, plain = [await world.take(consumer) for _ in range(2)]
+        await plain.ack()
+        await held.ack()
+        assert await stream.trim(Retention(max_len=1)) == Trimmed(2, 0)
+        assert await kept(stream) == [1]
+        delivery = await world.take(consumer)
+        assert delivery.data == 1
+        await delivery.ack()
+        await stream.add(3)
+        assert await stream.trim(Retention(max_len=1)) == Trimmed(1, 0)
+
+
+async def test_waiting_for_room(world: World) -> None:
+    """S8: adding waits for room as long as it is told to: till a worker has settled something, or in vain."""
+    backend, other = await world.connect(), await world.connect()
+    stream = backend.stream("s", retention=Retention(max_len=2, wait=world.patience))
+    hasty = backend.stream("s", retention=Retention(max_len=2, wait=0.1))
+    group = other.stream("s").group("g")
+    await group.open()
+    await stream.add_many([0, 1])
+    begin = time.monotonic()
+    with pytest.raises(ailf.StreamFullError):
+        await hasty.add("in vain")
+    assert 0.1 <= time.monotonic() - begin < world.patience / 2
+    calls: list[Callable[[], Any]] = [
+        lambda: stream.add(2),
+        lambda: stream.add_many([3]),
+        lambda: stream.add_once("four", 4),
+    ]
+    async with group.consumer() as consumer:
+        for number, call in enumerate(calls):
+            adding = asyncio.ensure_future(call())
+            delivery = await world.take(consumer)
+            assert delivery.data == number
+            await asyncio.sleep(0.03)
+            assert not adding.done()
+            await delivery.ack()
+            await world.soon(adding, world.patience / 2)
+    assert await kept(stream) == [3, 4]
+
+
+async def test_hard(world: World) -> None:
+    """S8: a hard retention takes unsettled entries too, counts them once each, and the stream is never full."""
+    backend = await world.connect()
+    hard = Retention(max_len=2, hard=True)
+    stream = backend.stream("s", retention=hard)
+    one, two = stream.group("one"), stream.group("two")
+    await stream.add_many([0, 1])
+    async with one.consumer() as first, two.consumer() as second:
+        for consumer in (first, second):
+            await (await world.take(consumer)).ack()
+        await (await world.take(first)).ack()
+        assert [(await each.info()).evicted for each in (one, two)] == [0, 0]
+        await stream.add(2)  # takes 0, which both have settled
+        assert [(await each.info()).evicted for each in (one, two)] == [0, 0]
+        await stream.add(3)  # takes 1, which one of them has not
+        assert [(await each.info()).evicted for each in (one, two)] == [1, 1]
+        await stream.add_many([4, 5])  # takes 2 and 3, which nobody has
+        assert (await one.info()).evicted == 3
+        assert await kept(stream) == [4, 5]
+        assert await stream.trim(Retention(max_len=1, hard=True)) == Trimmed(1, 1)
+        assert (await two.info()).evicted == 4
+        assert (await one.info()).length == 1
+        for consumer in (first, second):  # the groups go on with what there is
+            assert (await world.take(consumer)).data == 5
+    assert await stream.trim(Retention(max_age=1000, hard=True)) == Trimmed(0, 0)
+    with pytest.raises(ailf.InvalidArgumentError):
+        await stream.add_many([6, 7, 8])  # too much for its length, hard or not
+
+
+async def test_hard_takes_what_is_out(world: World) -> None:
+    """S8, S2: a group whose messages were taken in hand, waiting or unread goes on, and none of them comes again."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
+    await stream.add("scheduled", delay=world.lease)
+    await stream.add_many(["nacked", "held", "expired", "unread"])
+    async with group.consumer() as consumer:
+        nacked, held, _ = [await world.take(consumer) for _ in range(3)]
+        await nacked.nack(0)
+        assert await stream.trim(Retention(max_len=1, hard=True)) == Trimmed(4, 4)
+        await stream.add("new")
+        assert await stream.trim(Retention(max_len=1, hard=True)) == Trimmed(1, 1)
+        outcome = (await asyncio.gather(held.ack(), return_exceptions=True))[0]
+        assert outcome is None or isinstance(outcome, ailf.LeaseLostError)
+        await world.advance(world.lease * 1.2)
+        assert (await world.take(consumer)).data == "new"
+        await world.nothing(consumer)
+        info = await group.info()
+        assert (info.length, info.pending, info.delayed, info.dead, info.evicted) == (1, 1, 0, 0, 5)
+        assert info.lag in {0, None}
+
+
+async def test_age(world: World) -> None:
+    """S8: entries older than max_age go, when something is added or trim is called, and not if they are unsettled."""
+    backend = await world.connect()
+    aged = Retention(max_age=world.lease)
+    stream = backend.stream("s", retention=aged)
+    group = stream.group("g", takeover=1000)
+    await stream.add_many([0, 1])
+    async with group.consumer() as consumer:
+        await (await world.take(consumer)).ack()
+        assert await stream.trim() == Trimmed(0, 0)
+        await world.advance(world.lease * 1.1)
+        assert await kept(stream) == [0, 1]
+        await stream.add(2)  # it is never full
+        assert await kept(stream) == [1, 2]
+        assert await stream.trim(Retention(max_age=world.lease, max_len=1, hard=True)) == Trimmed(1, 1)
+        assert [(await world.take(consumer)).data for _ in range(1)] == [2]
+        assert (await group.info()).evicted == 1
+    assert await stream.trim() == Trimmed(0, 0)
+
+
+async def test_many_at_once(world: World) -> None:
+    """S8: a long backlog goes to the last entry, at once or in steps, and the length is exact."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(3000))
+    assert (await stream.group("g", start=ailf.LATEST).open()) is True
+    assert await stream.trim(Retention(max_len=7)) == Trimmed(2993, 0)
+    assert await kept(stream) == list(range(2993, 3000))
+    assert (await stream.group("g").info()).length == 7
+
+
+BOUNDED = {"length": Retention(max_len=5), "settled": Retention.settled(max_len=5)}
+
+
+@pytest.mark.parametrize("state", ["scheduled", "nacked", "in hand"])
+@pytest.mark.parametrize("retention", BOUNDED)
+async def test_one_that_waits_fills_nothing(world: World, retention: str, state: str) -> None:
+    """S8: one message that isn't settled for long doesn't fill a stream in which everything else is; it comes still."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=BOUNDED[retention])
+    group = stream.group("g", lease=1000, takeover=1000)
+    waiting = await stream.add("reminder", delay=world.lease if state == "scheduled" else 0)
+    async with group.consumer() as other, group.consumer() as consumer:
+        if state != "scheduled":
+            taken = await world.take(other)
+            if state == "nacked":
+                await taken.nack(world.lease)
+        for number in range(12):
+            await stream.add(number)
+            delivery = await world.take(consumer)
+            if delivery.data == "reminder":  # where the clock is the real one, its time may have come
+                state = "came"
+                await delivery.ack()
+                delivery = await world.take(consumer)
+            assert delivery.data == number
+            await delivery.ack()
+            info = await group.info()
+            assert info.length <= 5
+            assert info.lag in {0, None}
+        if state in {"scheduled", "nacked"}:
+            assert (await stream.read(limit=1))[0].id == waiting
+            await world.advance(world.lease * 1.1)
+            assert (await world.take(consumer)).id == waiting
+        elif state == "in hand":
+            await taken.ack()
+
+
+async def test_many_that_wait_fill_nothing(world: World) -> None:
+    """S8: nor do more than one step looks at: where settled entries may be left, adding goes on."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=Retention(max_len=300))
+    group = stream.group("g", lease=1000, takeover=1000)
+    ids = []
+    async with group.consumer(prefetch=100) as consumer:
+        for turn in range(50):  # at the front five of six wait, and behind them nothing does
+            if turn < 20:
+                ids += await stream.add_many(["reminder"] * 13, delay=1000)
+            await stream.add_many(range(20))
+            for number in range(20):
+                delivery = await world.take(consumer)
+                assert delivery.data == number
+                await delivery.ack()
+        assert len(await kept(stream)) <= 400
+    for _ in range(20):  # in the end it is full of those that wait, and says so
+        await stream.trim()
+        try:
+            ids.append(await stream.add("reminder", delay=1000))
+        except ailf.StreamFullError:
+            break
+    assert len(ids) >= 260
+    assert (await stream.trim(Retention(max_len=1))).unsettled == 0
+    assert [entry.id for entry in await stream.read(limit=1000)] == ids
+    info = await group.info()
+    assert info.pending + info.delayed + (len(ids) - 260 if info.lag is None else info.lag) == len(ids)
+
+
+async def test_full_of_many(world: World) -> None:
+    """S8: a stream that is full of unsettled messages refuses soon, also where more are out than a step looks at."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=Retention(max_len=250))
+    rival = world.rival(backend, "s")
+    ids = await stream.add_many(range(250))
+    found = await rival.claim(250)
+    assert len(found.claims) == 250
+    with pytest.raises(ailf.StreamFullError):
+        for _ in range(101):
+            ids.append(await stream.add("more"))
+    assert [entry.id for entry in await stream.read(limit=1000)] == ids
+    await rival.settle(found.claims[100:], Action.ACK)
+    ids.append(await stream.add("last"))
+    assert (await stream.trim(Retention(max_len=100))).unsettled == 0
+    assert [entry.id for entry in await stream.read(limit=1000)] == ids[:100] + ids[250:]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("way", ["length", "age"])
+async def test_a_trim_finds_all(world: World, way: str, share: float) -> None:
+    """S8: a trim removes all that is settled and too much or too old, however it lies among what is not settled."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    old = await stream.add_many(range(300))
+    await world.advance(world.lease / 2)
+    mark = world.harness.now()
+    await world.advance(world.lease / 2)
+    ids = old + await stream.add_many(range(150))
+    chance = random.Random(share)
+    goes = set(ids if way == "length" else old)
+    for group, count in (("one", 430), ("two", 400)):
+        rival = world.rival(backend, "s", group)
+        claims = (await rival.claim(count)).claims
+        acked = [each for each in claims if chance.random() < share]
+        await rival.settle(acked, Action.ACK)
+        goes &= {each.record.id for each in acked}
+    retention = Retention(max_len=1) if way == "length" else Retention(max_age=world.harness.now() - mark)
+    assert await stream.trim(retention) == Trimmed(len(goes), 0)
+    assert [entry.id for entry in await stream.read(limit=1000)] == [each for each in ids if each not in goes]
+
+
+async def test_what_is_behind(world: World) -> None:
+    """S8: where more has to go than one add removes, the add passes all the same, and the rest goes with later ones."""
+    backend = await world.connect()
+    await backend.stream("s").add_many(range(1000))
+    stream = backend.stream("s", retention=Retention(max_len=10))
+    group = stream.group("g", start=ailf.LATEST)
+    await group.open()
+    lengths = []
+    async with group.consumer() as consumer:
+        for number in range(20):
+            await stream.add(number)
+            await (await world.take(consumer)).ack()
+            lengths.append((await group.info()).length)
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == 10
+    assert await kept(stream) == list(range(10, 20))
+
+
+# --- only what is not settled -------------------------------------------------------------------------------------
+
+
+async def test_settled(world: World) -> None:
+    """S8: a retention for work queues keeps all until there is a group, then only what some group has not settled."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=Retention.settled())
+    first, second = stream.group("first"), stream.group("second")
+    await stream.add_many([0, 1])
+    await stream.add(2)
+    assert await stream.trim() == Trimmed(0, 0)
+    async with first.consumer() as one:
+        for number in range(3):
+            assert (await world.take(one)).data == number
+    async with first.consumer() as one:
+        for _ in range(2):
+            await (await world.take(one)).ack()
+        await stream.add(3)
+        assert await kept(stream) == [2, 3]
+        assert await second.open()
+        for _ in range(2):
+            await (await world.take(one)).ack()
+        await stream.add_many([4, 5])
+        assert await kept(stream) == [2, 3, 4, 5]
+        async with second.consumer() as two:
+            assert (await world.take(two)).data == 2
+        await second.delete()
+        assert await stream.trim() == Trimmed(2, 0)
+        await (await world.take(one)).reject("no")  # a dead letter is settled
+        assert not (await stream.add_once("six", 6)).duplicate
+        assert await kept(stream) == [5, 6]
+        info = await first.info()
+        assert (info.length, info.evicted, info.dead) == (2, 0, 1)
+        assert info.lag in {2, None}
+    await first.delete()
+    await stream.add(7)
+    assert await stream.trim() == Trimmed(0, 0)
+    assert await kept(stream) == [5, 6, 7]
+    assert [letter.body for letter in await first.dead_letters.list()] == []
+
+
+async def test_settled_and_full(world: World) -> None:
+    """S8: with a length it is full of what is not settled, which is everything while there is no group."""
+    backend = await world.connect()
+    stream = backend.stream("s", retention=Retention.settled(max_len=2))
+    await stream.add_many([0, 1])
+    with pytest.raises(ailf.StreamFullError):
+        await stream.add(2)
+    async with stream.group("g").consumer() as consumer:
+        with pytest.raises(ailf.StreamFullError):
+            await stream.add(2)
+        await (await world.take(consumer)).ack()
+        await stream.add(2)
+        assert await kept(stream) == [1, 2]
+        held = await world.take(consumer)
+        await (await world.take(consumer)).ack()
+        await stream.add(3)  # 2 goes, although 1, before it, is not settled
+        assert await kept(stream) == [1, 3]
+        await held.ack()
+        await stream.add(4)
+        assert await kept(stream) == [3, 4]
+
+
+async def test_length(world: World) -> None:
+    """S10: a driver tells how many entries a stream has."""
+    backend = await world.connect()
+    stream, rival = backend.stream("s"), world.rival(backend, "s")
+    assert await rival.length() == 0
+    assert not (await stream.group("g").info()).exists
+    ids = await stream.add_many(range(5), delay=1000)
+    assert await rival.length() == 5
+    await stream.cancel(ids[2])
+    assert await rival.length() == 4
+    await stream.trim(Retention(max_len=1))
+    assert await rival.length() == 1
+
+
+async def test_bad_retentions(world: World) -> None:
+    """S8: what is no retention is refused, and so is more at once than it would ever allow."""
+    backend = await world.connect()
+    for wrong in ({"max_len": 0}, {"max_len": 1.5}, {"max_age": 0}, {"max_age": float("nan")}, {"wait": -1}):
+        with pytest.raises(ailf.InvalidArgumentError):
+            Retention(**wrong)
+    for nonsense in ({"max_age": 60.0}, {"hard": True}):
+        with pytest.raises(ailf.InvalidArgumentError, match="keep_settled"):
+            Retention(keep_settled=False, **nonsense)
+    stream = backend.stream("s", retention=TWO)
+    with pytest.raises(ailf.InvalidArgumentError):
+        await stream.add_many(range(3))
+    for trimmed, retention in ((backend.stream("s"), None), (stream, Retention()), (stream, Retention(hard=True))):
+        with pytest.raises(ailf.InvalidArgumentError):
+            await trimmed.trim(retention)
+    assert await kept(stream) == []

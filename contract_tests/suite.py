@@ -1,0 +1,28 @@
+"""Every test of the contract, to be imported by a module that runs the whole suite on one backend.
+
+``from contract_tests.suite import *`` beside a `HARNESS`, and ``from contract_tests.conftest import *`` in the folder's
+``conftest.py``.
+"""
+
+from contract_tests.backend.test_backend import *  # noqa: F403
+from contract_tests.backend.test_cancel import *  # noqa: F403
+from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_opening import *  # noqa: F403
+from contract_tests.lock.test_lock import *  # noqa: F403
+from contract_tests.lock.test_lock_hold import *  # noqa: F403
+from contract_tests.lock.test_lock_waiting import *  # noqa: F403
+from contract_tests.pubsub.test_pubsub import *  # noqa: F403
+from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.ratelimit.test_ratelimit import *  # noqa: F403
+from contract_tests.ratelimit.test_ratelimit_waiting import *  # noqa: F403
+from contract_tests.stream.test_dead_letters import *  # noqa: F403
+from contract_tests.stream.test_delivery import *  # noqa: F403
+from contract_tests.stream.test_events import *  # noqa: F403
+from contract_tests.stream.test_info import *  # noqa: F403
+from contract_tests.stream.test_ordering import *  # noqa: F403
+from contract_tests.stream.test_positions import *  # noqa: F403
+from contract_tests.stream.test_retention import *  # noqa: F403
+from contract_tests.stream.test_scheduling import *  # noqa: F403
+from contract_tests.stream.test_stream import *  # noqa: F403
+from contract_tests.stream.test_takeover import *  # noqa: F403
+from contract_tests.stream.test_worker import *  # noqa: F403

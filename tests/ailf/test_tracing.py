@@ -1,0 +1,58 @@
+"""A trace is carried only where it has W3C's form and room, so that none makes a send fail."""
+
+from typing import Any
+
+import pytest
+
+from ailf.codecs import Payloads
+from ailf.errors import InvalidArgumentError
+from ailf.tracing import carried, carrying
+
+PAYLOADS = Payloads("stream 's'", Any, 1 << 20)
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+TRACE = {"traceparent": PARENT, "tracestate": "rojo=00f067aa0ba902b7,\tcongo=t61rcWkgMzE"}
+
+
+def sent_within(headers: dict[str, str], own: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the headers of what is sent on the trace of others."""
+    with carrying(headers):
+        return PAYLOADS.pack(1, own)[1]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        "", "x", "00-a", PARENT.upper(), PARENT + "\n", PARENT + "-", PARENT + "-more", PARENT[:-1], " " + PARENT,
+        "ff" + PARENT[2:], "01" + PARENT[2:] + "-" + "x" * 300, "01" + PARENT[2:] + "-\x00", "01" + PARENT[2:] + "more",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", "é" * 55,
+        "x" * 100_000, "\ud800",
+    ],
+)  # fmt: skip
+def test_what_is_no_trace_is_not_carried(parent: str) -> None:
+    """S15: what a handler sends goes without a trace where its message has none of W3C's form."""
+    assert sent_within({"traceparent": parent, "tracestate": "a=b"}) == {}
+    assert sent_within({"traceparent": parent}, {"h": "v"}) == {"h": "v"}
+    with carrying(TRACE), carrying({"traceparent": parent}):
+        assert carried() == {}
+
+
+@pytest.mark.parametrize("parent", [PARENT, "01" + PARENT[2:], "cc" + PARENT[2:] + "-what-the-future=will/be.like"])
+@pytest.mark.parametrize("state", ["a=b", "x" * 512, TRACE["tracestate"]])
+def test_a_trace_is_carried_as_it_is(parent: str, state: str) -> None:
+    """S15: a trace of this version or a later one goes along, beside the sender's own headers."""
+    trace = {"traceparent": parent, "tracestate": state}
+    assert sent_within({**trace, "other": "not carried"}, {"h": "v"}) == {**trace, "h": "v"}
+
+
+@pytest.mark.parametrize("state", ["", "x" * 513, "x" * 100_000, "a=\x00", "a=é", "a=b\n", "\ud800"])
+def test_a_trace_goes_on_without_a_state_that_is_none(state: str) -> None:
+    """S15: a `tracestate` that is too long or no printable ASCII is left out, and the trace goes along."""
+    assert sent_within({**TRACE, "tracestate": state}) == {"traceparent": PARENT}
+
+
+@pytest.mark.parametrize("own", [{f"h{n}": "v" for n in range(63)}, {"h": "v" * (64 * 1024 - 10)}])
+def test_a_trace_that_has_no_room_is_left_out(own: dict[str, str]) -> None:
+    """S15, B5: headers that may be sent without a trace may be sent with one; others are refused as ever."""
+    assert sent_within(TRACE, own) == own
+    with pytest.raises(InvalidArgumentError, match="header 'h': keys and values must be non-empty"):
+        sent_within(TRACE, {"h": ""})

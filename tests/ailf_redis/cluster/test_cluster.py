@@ -1,0 +1,185 @@
+"""A real cluster: keys on every node, slots that move under the work, sharded channels, and what a cluster lacks."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+from redis.asyncio import RedisCluster
+from redis.crc import key_slot
+
+import ailf
+from ailf.driver import Capability
+from ailf_redis import AsyncRedisBackend, RedisBackend
+from ailf_redis.cluster.slots import SlotMap, key_of, slot_of
+from ailf_redis.keys import Keys
+from tests.support import binaries
+from tests.support.clusters import Cluster, until
+from tests.support.effort import SLOW
+
+MANY = 24
+"""So many names that every node has some."""
+
+
+def user_client(cluster: Cluster, namespace: str, **options: object) -> RedisBackend:
+    """Bring a blocking client."""
+    with cluster.client() as client:
+        return RedisBackend.from_client(client, namespace=namespace, **options)  # type: ignore[arg-type]  # shorthand
+
+
+def test_slots_agree_with_the_servers(cluster: Cluster) -> None:
+    """What we take for the slot of a key is what a node says."""
+    with cluster.nodes[0].client() as raw:
+        for key in ("a", "{a}b", "{}a", "a{b}{c}", "{ailf:stream:s}:due:g", "ü"):
+            assert slot_of(key) == raw.execute_command("CLUSTER", "KEYSLOT", key)
+
+
+def test_where_commands_go() -> None:
+    """A script goes where its first key is, a plain channel where its namespace meets, a HELLO anywhere."""
+    assert key_of(["EVALSHA", "sha", 2, "k", "l", "argument"], "meeting") == "k"
+    assert key_of(["XADD", "k", "*", "a", 1], "meeting") == "k"
+    assert key_of(["PUBLISH", "channel", b"body"], "meeting") == "meeting"
+    assert key_of(["SPUBLISH", "channel", b"body"], "meeting") == "channel"
+    assert key_of(["HELLO"], "meeting") is None
+
+
+def test_slot_maps() -> None:
+    """A node without a name is the one that was asked; a moved slot has its new owner; what nobody serves has none."""
+    reply = [[0, 99, [b"", 7001, b"id"], [b"b", 7002, b"id"]], [100, 199, [b"c", 7003, b"id"]]]
+    slots = SlotMap.told(reply, ("a", 7001), lambda address: address)
+    assert [slots.owner(each) for each in (0, 99, 100, 200)] == [("a", 7001), ("a", 7001), ("c", 7003), None]
+    assert slots.after(99, ("c", 7003)).owner(99) == ("c", 7003)
+    assert list(slots.everybody()) == [("a", 7001), ("c", 7003), ("b", 7002)]
+
+
+def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:
+    """Streams, locks and limiters work whatever slot they are in, and leases of all nodes are renewed together."""
+    with user_client(cluster, namespace) as backend, contextlib.ExitStack() as held:
+        leases = [held.enter_context(backend.lock(f"l{n}", ttl=0.6).hold(timeout=5)) for n in range(MANY)]
+        limiter = backend.rate_limiter("r", "1 parallel ttl 0.6")
+        for number in range(MANY):
+            held.enter_context(limiter.hold(f"k{number}", timeout=5))
+            stream = backend.stream(f"s{number}")
+            stream.add_many([number, number])
+            with stream.group("g").consumer() as consumer:
+                deliveries = [consumer.get(5), consumer.get(5)]
+                for each in deliveries:
+                    assert each is not None
+                    assert each.data == number
+                    each.ack()
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            assert not any(each.lost for each in leases)
+            time.sleep(0.05)
+        assert not any(limiter.try_acquire(f"k{number}").allowed for number in range(MANY))
+    slots = {key_slot(Keys(namespace).stream(f"s{number}").encode()) for number in range(MANY)}
+    assert len({cluster.owner(slot).port for slot in slots}) == len(cluster.nodes)
+
+
+def test_a_slot_that_moves(cluster: Cluster, namespace: str) -> None:
+    """A stream whose slot moves is followed: what adds, and a consumer that waits on the node that had it."""
+    with user_client(cluster, namespace, retry_for=10.0) as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        with stream.group("g").consumer() as consumer:
+            first = consumer.get(5)
+            assert first is not None
+            mover = threading.Timer(0.2, cluster.move, [Keys(namespace).stream("s")])
+            mover.start()
+            assert consumer.get(0.6) is None  # it waits while the slot goes
+            mover.join(10)
+            first.ack()
+            stream.add(2)
+            second = consumer.get(5)
+            assert second is not None
+            assert (second.data, second.attempt) == (2, 1)
+            second.ack()
+
+
+def test_a_slot_on_its_way(cluster: Cluster, namespace: str) -> None:
+    """While a slot moves, a key that is not there any more is asked for at the other node, once and without a retry."""
+    key = Keys(namespace).stream("s")
+    source, target = cluster.begin_to_move(key)
+    with user_client(cluster, namespace, retry_for=0.0) as backend:
+        backend.stream("s").add("asked")
+        with target.client() as raw:
+            raw.execute_command("ASKING")
+            assert raw.execute_command("CLUSTER", "COUNTKEYSINSLOT", key_slot(key.encode())) == 1
+        cluster.finish(key, source, target)
+        assert [each.data for each in backend.stream("s").read()] == ["asked"]
+
+
+def test_sharded_channels(cluster: Cluster, namespace: str) -> None:
+    """Sharded channels of every node come through one subscription, beside plain channels and patterns."""
+
+    async def main() -> None:
+        backend = AsyncRedisBackend.from_client(cluster.async_client(), namespace=namespace)
+        async with backend:
+            shards, plain = backend.pubsub(sharded=True), backend.pubsub()
+            names = [f"c{number}" for number in range(MANY)]
+            async with shards.listen(*names) as some, plain.listen("p", pattern="q.*") as others:
+                for name in names:
+                    await shards.publish(name, name)
+                await plain.publish_many([("p", 1), ("q.1", 2)])
+                got = {(await some.get(5)).data for _ in names}  # type: ignore[union-attr]
+                assert got == set(names)
+                assert [(await others.get(5)).data for _ in range(2)] == [1, 2]  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
+    """When its slot moves, a sharded channel is subscribed at its new node, behind a gap."""
+    with user_client(cluster, namespace) as backend:
+        shards = backend.pubsub(sharded=True)
+        with shards.listen("c") as events:
+            shards.publish("c", 1)
+            assert events.get(5) == ailf.Message("c", 1)
+            cluster.move(Keys(namespace).channel("c"))
+            assert isinstance(events.get(10), ailf.Gap)
+            shards.publish("c", 2)
+            assert events.get(5) == ailf.Message("c", 2)
+
+
+@SLOW
+def test_a_master_that_dies() -> None:
+    """Its replica is found: calls wait for it, consumers and subscriptions come back, and nothing added is lost."""
+    version, binary = next(reversed(binaries.found().items()))
+    # A vote that comes to nothing is repeated after eight seconds, and on a busy machine it may come to nothing twice.
+    with contextlib.closing(Cluster(binary, version)) as cluster, user_client(cluster, "ns", retry_for=60.0) as backend:
+        stream, pubsub = backend.stream("s"), backend.pubsub()
+        master = cluster.owner(slot_of(Keys("ns").stream("s")))
+        cluster.add_replica(master)
+        with pubsub.listen("c") as events, stream.group("g").consumer() as consumer:
+            stream.add(1)
+            with master.client() as raw:
+                raw.publish("nobody", "so that there is something to wait for")
+                until("the replica has not got it", lambda: raw.wait(1, 1000) == 1)
+            master.kill()
+            stream.add(2)
+            deliveries = [consumer.get(60) for _ in range(2)]
+            assert [each and each.data for each in deliveries] == [1, 2]
+            pubsub.publish("c", "after")
+            assert ailf.Message("c", "after") in (events.get(60), events.get(1))
+
+
+def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
+    """B2: locks of several names would need several slots in one step: not declared, and refused when they are made."""
+    with user_client(cluster, namespace) as backend:
+        assert Capability.SEVERAL_LOCKS not in backend.capabilities
+        with pytest.raises(ailf.UnsupportedError, match="locks of several names"):
+            backend.lock("a", "b")
+        assert backend.lock("a", "a").names == ("a",)
+
+
+def test_a_cluster_that_is_away() -> None:
+    """Where no node answers, a call ends with an error that names them."""
+
+    async def main() -> None:
+        backend = AsyncRedisBackend.from_client(RedisCluster(host="127.0.0.1", port=1), retry_for=0)
+        with pytest.raises(ailf.ConnectionLostError, match=r"any node of cluster://127\.0\.0\.1:1"):
+            await backend.ping()
+        await backend.aclose()
+
+    asyncio.run(main())

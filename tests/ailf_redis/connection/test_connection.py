@@ -1,0 +1,473 @@
+"""Connections that break, stall or are given up: nobody gets another's reply, and errors say what is known."""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+import ailf
+from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
+from ailf.runtime import run
+from ailf_redis.connection import blocking as pool
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.settings import Settings
+from tests.support.proxy import Proxy
+from tests.support.scripted import Scripted
+from tests.support.servers import NewServer, Server
+
+
+def settings(server: Server, **options: object) -> Settings:
+    """Return settings for a server."""
+    return Settings(host="127.0.0.1", port=server.port, **options)  # type: ignore[arg-type]  # a test's shorthand
+
+
+def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
+    """B8: with tasks cancelled and connections killed at random, every reply that arrives is the caller's own."""
+    chance = random.Random(7)
+    outcomes = {"ok": 0, "cancelled": 0, "lost": 0}
+
+    async def caller(executor: AsyncioExecutor, number: int) -> None:
+        for turn in range(100):
+            task = asyncio.ensure_future(executor.call("ECHO", f"{number}-{turn}"))
+            if chance.random() < 0.3:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+                task.cancel()
+            try:
+                assert await task == f"{number}-{turn}".encode()
+                outcomes["ok"] += 1
+            except asyncio.CancelledError:
+                outcomes["cancelled"] += 1
+            except ConnectionLostError:
+                outcomes["lost"] += 1
+
+    async def main() -> None:
+        executor = AsyncioExecutor(settings(any_server))
+        with any_server.client() as admin:
+            callers = asyncio.gather(*(caller(executor, number) for number in range(50)))
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+                admin.client_kill_filter(_type="normal", skipme=True)
+            await callers
+        await executor.close()
+
+    asyncio.run(main())
+    assert outcomes["ok"] > 1000
+    assert outcomes["cancelled"] > 100
+
+
+def test_threads_never_get_anothers_reply(any_server: Server) -> None:
+    """B4: threads that share an executor, with connections killed at random, get their own replies."""
+    executor = BlockingExecutor(settings(any_server, max_connections=8))
+    wrong: list[object] = []
+    answered = [0]
+
+    def caller(number: int) -> None:
+        for turn in range(200):
+            try:
+                reply = run(executor.call("ECHO", f"{number}-{turn}"))
+            except ConnectionLostError:
+                continue
+            answered[0] += 1
+            if reply != f"{number}-{turn}".encode():
+                wrong.append((number, turn, reply))
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    with any_server.client() as admin:
+        for _ in range(10):
+            time.sleep(0.01)
+            admin.client_kill_filter(_type="normal", skipme=True)
+    for thread in threads:
+        thread.join(30)
+    run(executor.close())
+    assert not wrong
+    assert answered[0] > 1000
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str) -> None:
+    """Nothing hangs: a server that is stopped in its tracks costs the timeout, and works again afterwards."""
+    server = new_server()
+    url = f"{server.url}?timeout=0.3&retry_for=0"
+
+    async def on_asyncio() -> float:
+        async with ailf.connect_async(url) as backend:
+            stream = backend.stream("s")
+            server.pause()
+            begun = time.monotonic()
+            with pytest.raises(OutcomeUnknownError):
+                await stream.add(1)
+            took = time.monotonic() - begun
+            server.resume()
+            await stream.add(2)
+            return took
+
+    def on_threads() -> float:
+        with ailf.connect(url) as backend:
+            stream = backend.stream("s")
+            server.pause()
+            begun = time.monotonic()
+            with pytest.raises(OutcomeUnknownError):
+                stream.add(1)
+            took = time.monotonic() - begun
+            server.resume()
+            stream.add(2)
+            return took
+
+    took = asyncio.run(on_asyncio()) if flavour == "asyncio" else on_threads()
+    assert 0.2 < took < 2.0
+
+
+def test_a_lost_reply_is_unknown_and_not_repeated(any_server: Server, namespace: str) -> None:
+    """An add whose reply is lost raises OutcomeUnknownError and happened once, not twice."""
+    with Proxy(any_server.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}/0?namespace={namespace}&timeout=0.3"
+        with ailf.connect(url) as backend:
+            stream = backend.stream("s")
+            stream.add("before")
+            proxy.drop_replies()
+            with pytest.raises(OutcomeUnknownError, match="add a message"):
+                stream.add("lost")
+            proxy.cut()
+            proxy.resume()
+            assert [entry.data for entry in stream.read()] == ["before", "lost"]
+
+
+def test_a_restart_is_waited_out(new_server: NewServer) -> None:
+    """What was certainly not sent is sent again until the server is back."""
+    server = new_server(appendonly=True)
+    with ailf.connect(server.url) as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        server.stop()
+        back = threading.Timer(0.5, server.restart)
+        back.start()
+        stream.add(2)
+        back.join()
+        assert [entry.data for entry in stream.read()] == [1, 2]
+
+
+def test_a_server_that_stays_away_is_an_error(new_server: NewServer) -> None:
+    """A call gives up after retry_for with an error that names the server and what to do."""
+    server = new_server()
+    with ailf.connect(f"{server.url}?retry_for=0.2") as backend:
+        stream = backend.stream("s")
+        server.stop()
+        with pytest.raises(ConnectionLostError, match="Is the server running"):
+            stream.add(1)
+
+
+def test_scripts_survive_a_flush(any_server: Server, namespace: str) -> None:
+    """A server that forgets its scripts gets them again, in the middle of the work."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        stream.add_many(range(50))
+        with stream.group("g").consumer() as consumer:
+            for number in range(50):
+                admin.script_flush()
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert delivery.data == number
+                admin.script_flush()
+                delivery.ack()
+
+
+def test_pool_is_bounded_and_waits(any_server: Server) -> None:
+    """More threads than connections wait for one, and none is opened beyond the bound."""
+    executor = BlockingExecutor(settings(any_server, max_connections=2, timeout=5.0))
+    done: list[object] = []
+
+    def caller() -> None:
+        done.extend(run(executor.call("PING")) for _ in range(50))
+
+    threads = [threading.Thread(target=caller) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    with any_server.client() as admin:
+        seen = max(len(admin.client_list()) for _ in range(20))
+    for thread in threads:
+        thread.join(20)
+    run(executor.close())
+    assert len(done) == 500
+    assert seen <= 2 + 1 + 2, "two of ours, the admin's, and what other tests keep open on a shared server"
+
+
+def test_busy_pool_says_so(new_server: NewServer) -> None:
+    """Who waits too long for a connection is told which bound to raise."""
+    server = new_server()
+    executor = BlockingExecutor(settings(server, max_connections=1, timeout=0.5))
+    run(executor.call("PING"))
+
+    def hold() -> None:
+        with contextlib.suppress(BackendTimeoutError):
+            run(executor.call("PING"))
+
+    hog = threading.Thread(target=hold)
+    server.pause()
+    hog.start()
+    time.sleep(0.2)
+    with pytest.raises(BackendTimeoutError):
+        run(executor.call("PING"))
+    server.resume()
+    hog.join(5)
+    run(executor.close())
+
+
+class Glances:
+    """Stands in for the socket of an executor's one idle connection; counts looks for a reply that do not sleep."""
+
+    def __init__(self, executor: BlockingExecutor) -> None:
+        run(executor.call("PING"))
+        (wire,) = executor._idle
+        wire._pause = wire._pausing = 0  # whatever its first call was like
+        self._executor = executor
+        self._socket, wire._socket = wire._socket, self  # type: ignore[assignment]  # only what calls need
+        self.send, self.shutdown = self._socket.send, self._socket.shutdown
+        self._count = 0
+
+    def recv_into(self, buffer: bytearray, size: int = 0, flags: int = 0) -> int:
+        """Receive."""
+        self._count += flags == socket.MSG_DONTWAIT
+        return self._socket.recv_into(buffer, size, flags)
+
+    def during(self, *command: object) -> int:
+        """Return how often it was looked for the reply to a command."""
+        self._count = 0
+        run(self._executor.call(*command))
+        return self._count
+
+
+@pytest.fixture
+def blocking(any_server: Server) -> Iterator[BlockingExecutor]:
+    """A blocking executor, closed at the end."""
+    executor = BlockingExecutor(settings(any_server))
+    yield executor
+    run(executor.close())
+
+
+def test_who_waits_in_vain_sleeps_the_next_times(
+    blocking: BlockingExecutor, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call looks for its reply for a moment before it sleeps; after slow replies ever fewer calls do."""
+    glances, slow = Glances(blocking), ("BLPOP", namespace, 0.01)
+    looked = [glances.during(*slow) > 0 for _ in range(12)]
+    assert looked == [each in {0, 2, 6} for each in range(12)], "none, then one, then three, then seven sleep at once"
+    monkeypatch.setattr(pool, "LINGER", 10.0)
+    assert [glances.during("PING") > 0 for _ in range(4)] == [False, False, True, True], "and a quick one ends that"
+
+
+def test_who_is_not_alone_sleeps(blocking: BlockingExecutor, namespace: str) -> None:
+    """While other threads make calls, none keeps a core from them by looking for its reply."""
+    glances = Glances(blocking)
+    other = threading.Thread(target=run, args=(blocking.call("BLPOP", namespace, 5),))
+    wire = blocking._idle.pop()
+    other.start()
+    while not blocking._busy:
+        time.sleep(0.001)
+    blocking._idle.append(wire)
+    assert glances.during("BLPOP", f"{namespace}:none", 0.01) == 0
+    run(blocking.call("RPUSH", namespace, "wake up"))
+    other.join(10)
+
+
+def test_a_forked_child_has_connections_of_its_own(any_server: Server, namespace: str) -> None:
+    """B4: parent and child use the same backend object after a fork and never share a socket."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        stream.add("parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                for number in range(50):
+                    stream.add(number)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+                os._exit(1)
+        for number in range(50):
+            stream.add(1000 + number)
+        assert os.waitpid(child, 0)[1] == 0
+        data = [entry.data for entry in stream.read(limit=200)]
+        assert sorted(each for each in data if isinstance(each, int)) == [*range(50), *range(1000, 1050)]
+
+
+def test_a_forked_child_that_closes_leaves_its_parents_calls_alone(blocking: BlockingExecutor, namespace: str) -> None:
+    """B4: what the parent waits for in another thread when it forks is not ended by the child."""
+    answers: list[object] = []
+    waiting = threading.Thread(target=lambda: answers.append(run(blocking.call("BLPOP", namespace, 5))))
+    waiting.start()
+    while not blocking._busy:
+        time.sleep(0.001)
+    time.sleep(0.05)  # it is in its wait
+    child = os.fork()
+    if child == 0:
+        try:
+            run(blocking.close())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    run(blocking.call("RPUSH", namespace, "x"))
+    waiting.join(10)
+    assert answers == [[namespace.encode(), b"x"]]
+
+
+def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> None:
+    """redis-py shows a connection's socket, streams and parser to nobody; this tells when they move."""
+    connection = redis.Connection(**settings(any_server).connection_options())
+    connection.connect()
+    assert connection._sock.fileno() > 0
+    assert callable(connection._parser.parse_error)
+    connection.disconnect()
+
+    async def on_asyncio() -> None:
+        other = redis.asyncio.Connection(**settings(any_server).connection_options())
+        await other.connect()
+        assert isinstance(other._reader, asyncio.StreamReader)
+        assert isinstance(other._writer, asyncio.StreamWriter)
+        await other.disconnect()
+
+    asyncio.run(on_asyncio())
+
+
+def test_unix_socket(new_server: NewServer) -> None:
+    """A unix socket is as good as a port, on both flavours."""
+    server = new_server(unixsocket=True)
+    with ailf.connect(server.unix_url) as backend:
+        assert isinstance(backend.stream("s").add(1), str)
+
+    async def main() -> None:
+        async with ailf.connect_async(server.unix_url) as backend:
+            assert [entry.data for entry in await backend.stream("s").read()] == [1]
+
+    asyncio.run(main())
+
+
+def test_a_look_without_waiting_sees_what_is_there(any_server: Server, namespace: str) -> None:
+    """get(0) on asyncio waits for its own fetch, so what was added is there at the first look."""
+
+    async def main() -> None:
+        async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
+            stream = backend.stream("s")
+            async with stream.group("g").consumer() as consumer:
+                assert await consumer.get(0) is None
+                await stream.add(1)
+                delivery = await consumer.get(0)
+                assert delivery is not None
+                await delivery.ack()
+            await stream.delete()
+
+    asyncio.run(main())
+
+
+def test_a_look_while_another_thread_waits(any_server: Server, namespace: str) -> None:
+    """get(0) beside a thread that waits in get() answers at once."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        with stream.group("g").consumer() as consumer:
+            waiting = threading.Thread(target=consumer.get, args=(5,))
+            waiting.start()
+            time.sleep(0.1)
+            assert consumer.get(0) is None
+            stream.add(1)
+            waiting.join(5)
+        stream.delete()
+
+
+def test_a_forked_child_gives_back_nothing_of_its_parents(any_server: Server, namespace: str) -> None:
+    """B4: a child that leaves the parent's contexts neither releases its messages nor ends its subscription."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream, pubsub = backend.stream("s"), backend.pubsub()
+        stream.add(1)
+        with pubsub.listen("c") as subscription, stream.group("g").consumer() as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            child = os.fork()
+            if child == 0:
+                try:
+                    consumer.close()
+                    subscription.close()
+                    os._exit(0)
+                except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
+                    os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+            delivery.ack()
+            pubsub.publish("c", 1)
+            assert subscription.get(5) == ailf.Message("c", 1)
+        stream.delete()
+
+
+def test_a_cancelled_close_is_finished(any_server: Server, namespace: str) -> None:
+    """B3, B8: an aclose that was cancelled goes on to its end, and a second one waits for it."""
+
+    async def main(steps: int) -> None:
+        backend = ailf.connect_async(f"{any_server.url}?namespace={namespace}")
+        stream = backend.stream("s")
+        await stream.add(1)
+        consumer = stream.group(f"g{steps}").consumer()
+        assert await consumer.get(5) is not None
+        async with backend.pubsub().listen("c"):
+            closing = asyncio.ensure_future(backend.aclose())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+            await backend.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not [each for each in threading.enumerate() if each.name == "ailf-renewal"]
+
+    for steps in range(6):
+        asyncio.run(main(steps))
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_server_that_is_full(new_server: NewServer, flavour: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own words are told, nothing was carried out, and it isn't asyncio's to report."""
+    server = new_server("--maxclients", "1")
+    with server.client() as only:
+        only.ping()
+
+        async def flow() -> None:
+            told = settings(server, timeout=1.0)
+            executor = BlockingExecutor(told) if flavour == "blocking" else AsyncioExecutor(told)
+            for _ in range(20):
+                with pytest.raises(ConnectionLostError, match=r"max number of clients|closed|reset|pipe") as lost:
+                    await executor.call("PING")
+                said.append(str(lost.value))
+                assert "max number of clients" not in said[-1] or not lost.value.maybe_applied
+            await executor.close()
+
+        said: list[str] = []
+        asyncio.run(flow()) if flavour == "asyncio" else run(flow())
+        assert any("max number of clients" in each for each in said)
+    assert caplog.records == []
+
+
+def test_what_nobody_asked_for_ends_a_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A server's words out of turn end the connection, quietly, and whoever waits for it is told them."""
+
+    async def main() -> None:
+        with Scripted(lambda _: [b":1\r\n"]) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            for words, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "nobody asked for")):
+                assert await executor.call("PING") == 1
+                wire = executor._wire
+                assert wire is not None
+                server.say(words)
+                await asyncio.wait_for(wire.gone, 5)
+                assert cause in str(wire.cause)
+                assert executor._wire is None
+            assert await executor.call("PING") == 1
+            await executor.close()
+
+    asyncio.run(main())
+    assert caplog.records == []

@@ -1,0 +1,395 @@
+"""A call's time is counted once: an answer that trickles, a server that is frozen, and one that refuses end in it."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import fakeredis
+import pytest
+import redis
+from redis import asyncio as aredis
+
+import ailf
+from ailf.errors import BackendTimeoutError
+from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
+from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
+from ailf_redis.cluster.executor import ClusterExecutor
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, clean
+from ailf_redis.connection.executor import Executor
+from ailf_redis.pooled.executor import PooledExecutor
+from ailf_redis.versions import SILENT
+from tests.support.scripted import Scripted, trickled
+from tests.support.servers import NewServer, Server
+from tests.support.tls import HOST, Certificates, Terminator
+
+BULK = b"$40\r\n" + b"x" * 40 + b"\r\n"
+TIMEOUT = 0.3
+KINDS = ("blocking", "asyncio", "brought-blocking", "brought-asyncio")
+
+
+def executor(kind: str, settings: Settings) -> Executor:
+    """Return an executor: one that a URL opens, or one for a client that was brought."""
+    if not kind.startswith("brought"):
+        return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
+    connection, runtime = {
+        "brought-blocking": (redis.Connection, ThreadRuntime()),
+        "brought-asyncio": (aredis.Connection, AsyncioRuntime()),
+    }[kind]
+    told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
+    told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
+    return PooledExecutor(settings, ServerEndpoint(connection, told, settings.url), runtime)
+
+
+def play(kind: str, settings: Settings, flow: Callable[[Executor], Coroutine[Any, Any, None]]) -> None:
+    """Run a flow with an executor, within a deadline."""
+
+    async def within() -> None:
+        opened = executor(kind, settings)
+        try:
+            await flow(opened)
+        finally:
+            await opened.close()
+
+    async def on_asyncio() -> None:
+        async with asyncio.timeout(20):
+            await within()
+
+    if kind.endswith("asyncio"):
+        asyncio.run(on_asyncio())
+    else:
+        run(within())
+
+
+async def late(call: Awaitable[Any], *, applied: bool = True) -> None:
+    """Expect that a call ends since its time is over."""
+    with pytest.raises(BackendTimeoutError) as told:
+        await call
+    assert told.value.maybe_applied is applied
+
+
+# --- one call -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_trickles(kind: str) -> None:
+    """B10: its bytes don't begin the call's time anew, whether the first or a later reply trickles."""
+    answers = {b"ECHO": trickled, b"PING": lambda reply: [reply]}
+    with Scripted(lambda command: answers[command[0]](BULK)) as server:
+
+        async def flow(opened: Executor) -> None:
+            assert await opened.call("PING") == b"x" * 40
+            await late(opened.call("ECHO"))
+            await late(opened.call_many([("PING",), ("ECHO",)]))
+            assert await opened.call("PING") == b"x" * 40
+
+        play(kind, Settings(HOST, server.port, timeout=TIMEOUT), flow)
+    assert server.finished == 3, "each call ended before its answer had come whole"
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_an_answer_that_trickles_over_tls(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """B10: the same within TLS."""
+    certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
+    with Scripted(lambda command: trickled(BULK)) as server, Terminator(certificates, server.port) as tls:
+
+        async def flow(opened: Executor) -> None:
+            await late(opened.call("ECHO"))
+            await late(opened.call("ECHO"))
+
+        settings = Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=TIMEOUT, connect_timeout=5.0)
+        play(kind, settings, flow)
+    assert server.finished == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_answer_in_time(kind: str, any_server: Server) -> None:
+    """What comes in many pieces, and quickly, comes whole, and the socket is as before for the next call."""
+    large = b"x" * 3_000_000
+
+    async def flow(opened: Executor) -> None:
+        for _ in range(3):
+            assert await opened.call_page(4, "ECHO", large) == large
+            assert await opened.call_many([("ECHO", b"1"), ("ECHO", large), ("ECHO", b"2")], 4) == [b"1", large, b"2"]
+            assert await opened.call("PING") == b"PONG"
+
+    play(kind, attrs.evolve(Settings.from_url(any_server.url), timeout=10.0), flow)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sign_in_that_trickles(kind: str) -> None:
+    """B10: making a connection has its time in all, and nothing was sent after it."""
+    with Scripted(lambda command: trickled(b"+OK\r\n" if command[0] != b"AUTH" else b"+" + b"O" * 99, 0.05)) as server:
+
+        async def flow(opened: Executor) -> None:
+            await late(opened.call("ECHO"), applied=False)
+
+        settings = Settings(HOST, server.port, timeout=TIMEOUT, connect_timeout=TIMEOUT, password="secret")
+        begin = time.monotonic()
+        play(kind, settings, flow)
+        assert time.monotonic() - begin < 3, "the answer takes five seconds"
+        assert [command[0] for heard in server.commands for command in heard] == [b"AUTH"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_that_is_late_is_kept(kind: str) -> None:
+    """A call ends when connecting takes longer than it has; the next one finds the connection made."""
+    with Scripted(lambda command: trickled(b"+OK\r\n", 0.1) if command[0] == b"AUTH" else [b"+PONG\r\n"]) as server:
+
+        async def flow(opened: Executor) -> None:
+            await late(opened.call("PING"), applied=False)
+            for _ in range(10):
+                with contextlib.suppress(BackendTimeoutError):
+                    assert await opened.call("PING") == b"PONG"
+                    break
+
+        settings = Settings(HOST, server.port, timeout=TIMEOUT, connect_timeout=5.0, password="secret")
+        play(kind, settings, flow)
+        assert len(server.commands) == 1
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_fake_keeps_deadlines(flavour: str) -> None:
+    """B10: a fake, which never answers what blocks for longer, is given up after the call's time."""
+    backend: Any
+    if flavour == "blocking":
+        backend = RedisBackend.from_client(fakeredis.FakeRedis())
+    else:
+        backend = AsyncRedisBackend.from_client(fakeredis.FakeAsyncRedis())
+    opened: PooledExecutor = backend.engine.driver.executor
+
+    async def flow() -> None:
+        assert await opened.call("PING") == b"PONG"
+        (port,) = opened._idle
+        begin = opened.runtime.now()
+        with pytest.raises(TimeoutError):
+            await port.receive(1, begin + TIMEOUT, 99)
+        assert TIMEOUT <= opened.runtime.now() - begin < TIMEOUT + 1
+        await opened.close()
+
+    if flavour == "blocking":
+        run(flow())
+    else:
+        asyncio.run(flow())
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "brought-asyncio"])
+def test_many_tasks_wait_for_one_connection(kind: str) -> None:
+    """B10: a server that lets nobody in costs each of many tasks its time once, and not one after another."""
+    with Scripted(lambda command: trickled(b"+" + b"O" * 999)) as server:
+
+        async def flow(opened: Executor) -> None:
+            calls = [asyncio.ensure_future(late(opened.call("PING"), applied=False)) for _ in range(50)]
+            await asyncio.wait_for(asyncio.gather(*calls), 10 * TIMEOUT)
+
+        play(kind, Settings(HOST, server.port, timeout=TIMEOUT, connect_timeout=TIMEOUT, password="secret"), flow)
+
+
+# --- what users call ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["frozen", "refusing"])
+def away(request: pytest.FixtureRequest, new_server: NewServer) -> Iterator[tuple[Server, Callable[[], None]]]:
+    """A server, and what makes it go away; it comes back by itself at the end."""
+    server = new_server()
+    leave = server.pause if request.param == "frozen" else server.kill
+    yield server, leave
+    if server.running:
+        server.resume()
+
+
+WAIT, REQUEST, REPEAT = 0.2, 1.0, 0.2
+SLACK = 0.6
+"""Seconds that a loaded machine may add."""
+
+CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
+    "limiter.acquire": (WAIT, lambda b: b.rate_limiter("r", "9/day").acquire("k", timeout=WAIT)),
+    "limiter.acquire 0": (0.0, lambda b: b.rate_limiter("r", "9/day").acquire("k", timeout=0)),
+    "lock.acquire": (WAIT, lambda b: b.lock("l").acquire(timeout=WAIT)),
+    "lock.acquire 0": (0.0, lambda b: b.lock("l").acquire(timeout=0)),
+    "consumer.get": (WAIT, lambda b: b.stream("s").group("g").consumer().get(timeout=WAIT)),
+    "consumer.get 0": (REPEAT, lambda b: b.stream("s").group("g").consumer().get(timeout=0)),
+    "request": (WAIT, lambda b: b.pubsub().request("c", 1, timeout=WAIT)),
+    "request_many": (WAIT, lambda b: b.pubsub().request_many("c", 1, timeout=WAIT)),
+    "limiter.try_acquire": (REPEAT, lambda b: b.rate_limiter("r", "9/day").try_acquire("k")),
+    "lock.try_acquire": (REPEAT, lambda b: b.lock("l").try_acquire()),
+    "stream.add": (REPEAT, lambda b: b.stream("s").add(1)),
+    "stream.read": (REPEAT, lambda b: b.stream("s").read()),
+    "publish": (REPEAT, lambda b: b.pubsub().publish("c", 1)),
+    "listen": (2 * REQUEST, lambda b: b.pubsub().listen("c")),
+}
+"""What is called, and for how many seconds it may take besides one request's."""
+
+
+@pytest.mark.parametrize("brought", [False, True], ids=["url", "brought"])
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
+    """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""
+    server, leave = away
+    open_one = partial(_opened, server, flavour, user_client)
+    took = _on_threads(open_one, leave) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one, leave))
+    assert took.keys() == CALLS.keys()
+    assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
+
+
+@contextlib.contextmanager
+def timed(took: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long a call takes, however it ends."""
+    begin = time.monotonic()
+    with contextlib.suppress(ailf.AilfError, TimeoutError):
+        yield
+    took[name] = time.monotonic() - begin
+
+
+async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
+    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile."""
+    took: dict[str, float] = {}
+
+    async def one(name: str, backend: Any) -> None:
+        with timed(took, name):
+            await entered_async(CALLS[name][1](backend))
+
+    backends = {name: open_one() for name in CALLS}
+    for each in backends.values():
+        await each.ping()
+    leave()
+    await asyncio.gather(*(one(name, each) for name, each in backends.items()))
+    for each in backends.values():
+        await each.aclose()
+    return took
+
+
+def _on_threads(open_one: Callable[[], Any], leave: Callable[[], None]) -> dict[str, float]:
+    """Do the same on threads."""
+    took: dict[str, float] = {}
+
+    def one(name: str, backend: Any) -> None:
+        with timed(took, name):
+            entered(CALLS[name][1](backend))
+
+    backends = {name: open_one() for name in CALLS}
+    for each in backends.values():
+        each.ping()
+    leave()
+    threads = [threading.Thread(target=one, args=pair) for pair in backends.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for each in backends.values():
+        each.close()
+    return took
+
+
+def _opened(server: Server, flavour: str, user_client: bool) -> Any:
+    if not user_client:
+        url = f"{server.url}?timeout={REQUEST}&connect_timeout={REQUEST}&retry_for={REPEAT}"
+        return RedisBackend(url) if flavour == "blocking" else AsyncRedisBackend(url)
+    options: dict[str, Any] = {"port": server.port, "socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
+    if flavour == "blocking":
+        return RedisBackend.from_client(redis.Redis(**options), retry_for=REPEAT)
+    return AsyncRedisBackend.from_client(aredis.Redis(**options), retry_for=REPEAT)
+
+
+def entered(result: Any) -> None:
+    """Enter what is a context."""
+    if hasattr(result, "__enter__"):
+        with result:
+            pass
+
+
+async def entered_async(result: Any) -> None:
+    """Await what can be awaited, and enter what is a context."""
+    if hasattr(result, "__await__"):
+        result = await result
+    if hasattr(result, "__aenter__"):
+        async with result:
+            pass
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_short_wait_beside_a_long_one(new_server: NewServer, flavour: str) -> None:
+    """A short wait on a consumer ends in time; a longer one gets the message when the server is back."""
+    server = new_server(appendonly=True)
+    url = f"{server.url}?timeout=0.3&retry_for=10"
+
+    def back() -> None:
+        server.restart()
+        with RedisBackend(url) as other:
+            other.stream("s").add(1)
+
+    def on_threads() -> list[Any]:
+        with ailf.connect(url) as backend, backend.stream("s").group("g").consumer() as consumer:
+            server.kill()
+            got: list[Any] = []
+            long = threading.Thread(target=lambda: got.append(consumer.get(timeout=20)))
+            long.start()
+            time.sleep(0.05)
+            with pytest.raises(ailf.BackendError):
+                consumer.get(timeout=0.2)
+            back()
+            long.join(20)
+            return got
+
+    async def on_asyncio() -> list[Any]:
+        async with ailf.connect_async(url) as backend, backend.stream("s").group("g").consumer() as consumer:
+            server.kill()
+            long = asyncio.ensure_future(consumer.get(timeout=20))
+            await asyncio.sleep(0.05)
+            with pytest.raises(ailf.BackendError):
+                await consumer.get(timeout=0.2)
+            await asyncio.to_thread(back)
+            return [await long]
+
+    got = on_threads() if flavour == "blocking" else asyncio.run(on_asyncio())
+    assert [each.data for each in got] == [1]
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+@pytest.mark.parametrize("silent", [3, 4])
+def test_a_cluster_of_which_nodes_are_silent(flavour: str, silent: int) -> None:
+    """B10: asking who serves what takes one request's time in all; one node that answers in it is enough."""
+    answered: list[bytes] = []
+
+    def answer(number: int, command: list[bytes]) -> Iterator[bytes]:
+        if number < silent:
+            yield from trickled(BULK, 0.1)
+        elif command[0] == b"CLUSTER":
+            host = HOST.encode()
+            yield b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (len(host), host, servers[number].port)
+        else:
+            answered.append(command[0])
+            yield b"+PONG\r\n"
+
+    servers = [Scripted(partial(answer, number)) for number in range(4)]
+    runtime = AsyncioRuntime() if flavour == "asyncio" else ThreadRuntime()
+    told = {**clean({}, 1.0), **SILENT}
+    kind = aredis.Connection if flavour == "asyncio" else redis.Connection
+    seeds = [(HOST, server.port) for server in servers]
+    nodes = ClusterEndpoints(ServerEndpoint(kind, told, ""), seeds, lambda address: address, "cluster://test")
+
+    async def flow() -> None:
+        cluster = ClusterExecutor(Settings(timeout=1.0), nodes, runtime)
+        begin = time.monotonic()
+        if silent == 4:
+            with pytest.raises(ailf.BackendError) as raised:
+                await cluster.call("PING")
+            assert not raised.value.maybe_applied
+        else:
+            assert await cluster.call("PING") == b"PONG"
+        assert time.monotonic() - begin < 1.0 + SLACK
+        await cluster.close()
+
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        if flavour == "asyncio":
+            asyncio.run(flow())
+        else:
+            run(flow())

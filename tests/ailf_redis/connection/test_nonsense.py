@@ -1,0 +1,323 @@
+"""A server that answers nonsense: each call ends with an error of ours, and takes no more memory than an answer may."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import pytest
+import redis
+from redis import asyncio as aredis
+from redis._parsers import BaseParser
+from redis.connection import parse_url
+
+import ailf
+from ailf.runtime import run
+from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import Replies
+from ailf_redis.keys import Keys
+from ailf_redis.versions import SILENT
+from tests.support.interruption import Interruption
+from tests.support.scripted import Scripted
+from tests.support.servers import Server
+
+BROKEN = [
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"*4294967295\r\n",
+    b"*-7\r\n",
+    b"$-9\r\n",
+    b"\xff\xfe\r\n",
+    b"%1\r\n*0\r\n:1\r\n",
+    b"*2\r\n:1\r\n%1\r\n*0\r\n:1\r\n",
+]
+"""What is no reply. A map with a list for a key is none that Python can hold."""
+
+WRONG = [
+    b"+OK\r\n",
+    b":7\r\n",
+    b":-7\r\n",
+    b"$-1\r\n",
+    b"*-1\r\n",
+    b"*0\r\n",
+    b"$3\r\n\xff\xfe\xfd\r\n",
+    b"*1\r\n:1\r\n",
+    b"*2\r\n:1\r\n$1\r\nx\r\n",
+    b"*3\r\n*0\r\n*0\r\n$-1\r\n",
+    b"*2\r\n*1\r\n:1\r\n*2\r\n:1\r\n:2\r\n",
+    b"*8\r\n" + b":1\r\n" * 8,
+    b"*8\r\n" + b"*1\r\n:1\r\n" * 8,
+    b"*10\r\n" + b"$1\r\nx\r\n" * 10,
+]
+"""Replies of other shapes than a call's."""
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "add": lambda b: b.stream("s").add(1),
+    "add with headers": lambda b: b.stream("s").add(1, headers={"a": "b"}),
+    "add_many": lambda b: b.stream("s").add_many([1, 2]),
+    "add_once": lambda b: b.stream("s").add_once("id", 1, window=60),
+    "cancel": lambda b: b.stream("s").cancel("1-1"),
+    "trim": lambda b: b.stream("s").trim(ailf.Retention(max_len=1)),
+    "read": lambda b: b.stream("s").read(),
+    "delete": lambda b: b.stream("s").delete(),
+    "open": lambda b: b.stream("s").group("g").open(),
+    "info": lambda b: b.stream("s").group("g").info(),
+    "seek": lambda b: b.stream("s").group("g").seek(ailf.EARLIEST),
+    "pause": lambda b: b.stream("s").group("g").pause(),
+    "get": lambda b: b.stream("s").group("g").consumer().get(timeout=0),
+    "letters": lambda b: b.stream("s").group("g").dead_letters.list(),
+    "lock": lambda b: b.lock("l").try_acquire(),
+    "inspect": lambda b: b.lock("l").inspect(),
+    "break": lambda b: b.lock("l").break_(1),
+    "decide": lambda b: b.rate_limiter("r", "5/minute").try_acquire("k"),
+    "reset": lambda b: b.rate_limiter("r", "5/minute").reset("k"),
+    "publish": lambda b: b.pubsub().publish("c", 1),
+    "publish_many": lambda b: b.pubsub().publish_many([("c", 1), ("d", 2)]),
+    "ping": lambda b: b.ping(),
+}
+
+
+REFUSALS = [
+    b"-\r\n",
+    b"-MOVED\r\n",
+    b"-MOVED 1\r\n",
+    b"-MOVED x y:z\r\n",
+    b"-ASK 1 :\r\n",
+    b"-ERR \xff\xfe\r\n",
+    b"*1\r\n-MOVED\r\n",
+    b"*3\r\n-MOVED\r\n-ASK 1\r\n%1\r\n+a\r\n:1\r\n",
+]
+"""Error replies of which redis-py makes no error, alone and within others."""
+
+
+def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
+    """Return a backend on the server, opened by URL or over a client that was brought."""
+    told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
+    if not kind.startswith("brought"):
+        url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
+        return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
+    quiet: dict[str, Any] = {**options_of(server.url), **SILENT}
+    if kind == "brought-blocking":
+        return RedisBackend.from_client(redis.Redis(**quiet), **told)  # type: ignore[arg-type]  # numbers, all of them
+    return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **told)  # type: ignore[arg-type]  # as above
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return a URL as the options of a client."""
+    return {name: value for name, value in parse_url(url).items() if value}
+
+
+async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
+    """Make one call on a backend of its own; return what it raised that is ours."""
+    backend = opened(server, kind, timeout)
+    try:
+        await waited(call(backend))
+    except ailf.AilfError as error:
+        return error
+    finally:
+        await waited(backend.close() if isinstance(backend, RedisBackend) else backend.aclose())
+    return None
+
+
+async def waited(result: Any) -> Any:
+    """Return a result, awaited where it is asyncio's."""
+    return await result if hasattr(result, "__await__") else result
+
+
+def play(kind: str, flow: Coroutine[Any, Any, None]) -> None:
+    """Run a flow that awaits nothing where it is blocking."""
+    if kind.endswith("asyncio"):
+        asyncio.run(flow)
+    else:
+        run(flow)
+
+
+kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio", "brought-blocking", "brought-asyncio"])
+
+
+@kinds
+def test_what_is_no_reply(kind: str) -> None:
+    """Each call ends with a ProtocolError that says that it may have been carried out."""
+
+    async def flow() -> None:
+        for said in BROKEN:
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # said is bytes
+                for name, call in CALLS.items():
+                    error = await ends(server, kind, call)
+                    assert isinstance(error, ailf.ProtocolError), (said, name, error)
+                    assert error.maybe_applied
+                    assert "Is it a Redis server" in str(error)
+
+    play(kind, flow())
+
+
+@kinds
+def test_errors_that_are_none(kind: str) -> None:
+    """Error replies that say nonsense are errors of ours: hiredis, which reads them, crashed where one was raised."""
+
+    async def flow() -> None:
+        for said in REFUSALS:
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                for name, call in CALLS.items():
+                    error = await ends(server, kind, call)
+                    assert said.startswith(b"*") or isinstance(error, ailf.BackendError), (said, name)
+
+    play(kind, flow())
+
+
+@kinds
+def test_a_sign_in_to_nonsense(kind: str) -> None:
+    """A server that answers the sign-in with nonsense ends the call with an error of ours."""
+
+    async def flow() -> None:
+        for said in (*BROKEN, *WRONG, *REFUSALS):
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                server.url = server.url.replace("redis://", "redis://user:word@").replace("/0", "/1")
+                error = await ends(server, kind, CALLS["ping"])
+                assert error is not None, said
+
+    play(kind, flow())
+
+
+@pytest.mark.parametrize("words", ["MOVED", "MOVED 1 a:1", "NOSCRIPT"])
+def test_an_interrupt_while_an_error_is_read(words: str) -> None:
+    """Ctrl-C anywhere on the way from an error reply to the error is raised, and kills nobody."""
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        replies = Replies(BaseParser.parse_error)
+        said = f"*3\r\n-{words}\r\n-{words}\r\n%1\r\n+a\r\n:1\r\n-{words}\r\n".encode()
+        replies.buffer[: len(said)] = said
+        interrupted = False
+        try:
+            with Interruption(moment, within=("/ailf_redis/connection/resp.py", "/redis/")):
+                replies.taken(len(said))
+        except KeyboardInterrupt:
+            interrupted = True
+    assert moment > 10
+
+
+@kinds
+def test_replies_of_another_shape(kind: str) -> None:
+    """A call takes such a reply for what it may mean, or ends with one of our errors: never a bare TypeError."""
+
+    async def flow() -> None:
+        misread = 0
+        for said in WRONG:
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                for call in CALLS.values():
+                    misread += isinstance(await ends(server, kind, call), ailf.ProtocolError)
+        assert misread > 100
+
+    play(kind, flow())
+
+
+@kinds
+def test_an_answer_without_end(kind: str) -> None:
+    """What is larger than any answer to the request is given up once it is; pages may be larger than other answers."""
+    sent: list[int] = []
+
+    def flood(_: list[bytes]) -> Iterable[bytes]:
+        sent.append(0)
+        yield b"$2000000000\r\n"
+        for _ in range(2000):
+            sent[-1] += 1
+            yield b"x" * 1_000_000
+
+    async def flow() -> None:
+        with Scripted(flood) as server:
+            assert isinstance(await ends(server, kind, CALLS["add"], 20.0), ailf.ProtocolError)
+            assert sent[-1] < 30, "megabytes: the limit is one, and what the system holds on the way"
+            assert isinstance(await ends(server, kind, CALLS["read"], 20.0), ailf.ProtocolError)
+            assert 64 < sent[-1] < 200
+
+    play(kind, flow())
+
+
+@kinds
+def test_a_subscription_to_nonsense(kind: str) -> None:
+    """It ends with an error where it is made, and nothing hangs."""
+
+    async def flow() -> None:
+        with Scripted(lambda _: [b"*3\r\n:1\r\n:2\r\n:3\r\n"]) as server:
+            backend = opened(server, kind)
+            listening = backend.pubsub().listen("c")
+            with pytest.raises(ailf.AilfError):
+                await waited(listening.__enter__() if isinstance(backend, RedisBackend) else listening.__aenter__())
+            await waited(backend.close() if isinstance(backend, RedisBackend) else backend.aclose())
+
+    play(kind, flow())
+
+
+def test_entries_of_others_may_be_large(any_server: Server, namespace: str) -> None:
+    """An entry of another program that is larger than `max_payload` becomes a dead letter, and the next one comes."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000"
+    with ailf.connect(url) as backend, any_server.client() as raw:
+        stream = backend.stream("s")
+        key = Keys(namespace).stream("s")
+        raw.xadd(key, {"ailf.body": b"x" * 5_000_000})
+        stream.add("next")
+        group = stream.group("g")
+        with group.consumer() as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            assert delivery.data == "next"
+            delivery.ack()
+        assert [len(letter.body) for letter in group.dead_letters.list()] == [5_000_000]
+        stream.delete()
+
+
+def test_who_comes_behind_nonsense() -> None:
+    """Of requests that share a connection the first one's answer is nonsense; for the others the connection broke."""
+
+    async def main() -> None:
+        with Scripted(lambda _: [b"what?\r\n"]) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            with pytest.raises(ailf.ProtocolError):
+                await executor.call("PING")
+            ends = await asyncio.gather(*(executor.call("PING") for _ in range(4)), return_exceptions=True)
+            assert [type(each) for each in ends] == [ailf.ProtocolError, *[ailf.ConnectionLostError] * 3]
+            await executor.close()
+
+    asyncio.run(main())
+
+
+def test_who_comes_before_nonsense() -> None:
+    """An answer that arrives together with nonsense is its caller's all the same."""
+    said = iter([(), (b"+PONG\r\nwhat?\r\n",)])
+
+    async def main() -> None:
+        with Scripted(lambda _: next(said)) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            ends = await asyncio.gather(*(executor.call("PING") for _ in range(2)), return_exceptions=True)
+            assert ends[0] == b"PONG"
+            assert isinstance(ends[1], ailf.ProtocolError)
+            await executor.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_flood_on_a_link(flavour: str) -> None:
+    """A dedicated connection is given up when more has come than a page may have."""
+    sent = [0]
+
+    def flood(_: list[bytes]) -> Iterable[bytes]:
+        yield b"$2000000000\r\n"
+        for _ in range(1000):
+            sent[0] += 1
+            yield b"x" * 1_000_000
+
+    async def flow() -> None:
+        with Scripted(flood) as server:
+            settings = Settings.from_url(f"{server.url}?max_payload=1000")
+            executor: Any = BlockingExecutor(settings) if flavour == "blocking" else AsyncioExecutor(settings)
+            link = await executor.link()
+            await link.send([("SUBSCRIBE", "c")])
+            with pytest.raises(ailf.ProtocolError):
+                await link.receive(20)
+            assert 64 < sent[0] < 200
+            await link.close()
+            await executor.close()
+
+    play(flavour, flow())

@@ -1,0 +1,198 @@
+"""TCP, unix sockets and TLS; threads, asyncio and uvloop: each carries everything, and TLS trusts nobody by default."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+import uvloop
+
+import ailf
+from ailf.runtime import run
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.settings import Settings
+from contract_tests.backend import test_backend as b
+from contract_tests.backend import test_cancel as cancel
+from contract_tests.backend import test_close as close
+from contract_tests.lock import test_lock_hold as lh
+from contract_tests.pubsub import test_pubsub as p
+from contract_tests.pubsub import test_request as req
+from contract_tests.ratelimit import test_ratelimit as rl
+from contract_tests.stream import test_delivery as d
+from contract_tests.stream import test_stream as s
+from contract_tests.stream import test_worker as w
+from contract_tests.world import World, live
+from tests.contract.harnesses import RedisHarness
+from tests.support.binaries import found
+from tests.support.servers import NewServer, Server, ServerStartError, free_port
+from tests.support.tls import HOST, Certificates, Terminator
+
+SENDERS, SENT = 4, 500
+
+LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
+    "blocking": asyncio.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+"""Where a test of the suite runs, by how the backend is used."""
+
+OF_ALL = [
+    b.test_one_backend_for_all,
+    b.test_one_consumer_for_all,
+    b.test_largest,
+    close.test_close_wakes_everybody,
+    close.test_close_leaves_nothing,
+    close.test_ends_promptly,
+    d.test_fenced_settles,
+    lh.test_holding,
+    p.test_confirmed_on_entry,
+    p.test_order_of_each_publisher,
+    req.test_everybody_gets_his_own_reply,
+    rl.test_parallel_places,
+    s.test_many_producers,
+    w.test_verdicts,
+]
+OF_TASKS = [
+    cancel.test_cancelled_adds,
+    cancel.test_cancelled_publishes,
+    cancel.test_cancelled_subscribing,
+    cancel.test_cancelled_waits_lose_nothing,
+    cancel.test_cancelled_settles,
+    cancel.test_cancelled_opening,
+    cancel.test_cancelled_process,
+    req.test_cancelled_requests,
+]
+
+CASES = [
+    pytest.param(transport, loop, test, id=f"{transport}-{loop}-{test.__name__}")
+    for transport in ("tcp", "unix", "tls")
+    for loop in LOOPS
+    if transport != "tcp" or loop == "uvloop"  # the suite itself runs the others
+    for test in OF_ALL + (OF_TASKS if loop != "blocking" else [])
+]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of this module's servers."""
+    return Certificates.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def urls(certificates: Certificates) -> Iterator[dict[str, str]]:
+    """One server, by each transport."""
+    version, binary = next(reversed(found().items()))
+    with (
+        Server.start(binary, version=version, unixsocket=True) as server,
+        Terminator(certificates, server.port) as tls,
+    ):
+        yield {
+            "tcp": server.url,
+            "unix": server.unix_url,
+            "tls": f"rediss://{HOST}:{tls.port}/0?tls_ca={certificates.ca}",
+        }
+
+
+@pytest.mark.parametrize(("transport", "loop", "test"), CASES)
+def test_everything_goes(urls: dict[str, str], transport: str, loop: str, test: Callable[..., Any]) -> None:
+    """Each transport carries what the suite asks for, on threads, asyncio and uvloop."""
+    world = World(RedisHarness(urls[transport]), "blocking" if loop == "blocking" else "asyncio")
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(live(world, test))
+
+
+# --- what TLS refuses --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["terminated", "native"])
+def tls_port(
+    request: pytest.FixtureRequest, certificates: Certificates, any_server: Server, new_server: NewServer
+) -> Iterator[int]:
+    """A port with TLS: of what stands before a server, or a server's own."""
+    if request.param == "native":
+        yield _native(new_server, certificates)
+        return
+    with Terminator(certificates, any_server.port) as terminator:
+        yield terminator.port
+
+
+def _native(new_server: NewServer, certificates: Certificates) -> int:
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-auth-clients", "no", *certificates.options())
+    for version in found():
+        with contextlib.suppress(ServerStartError):
+            new_server(*options, version=version)
+            return port
+    pytest.skip("no server here was built with TLS")
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_tls(tls_port: int, certificates: Certificates, namespace: str, flavour: str) -> None:
+    """A server that a trusted authority vouches for, under the name that was asked for, is talked to."""
+    url = f"rediss://{HOST}:{tls_port}/0?tls_ca={certificates.ca}&namespace={namespace}"
+    assert talk(url, flavour) == "hello"
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+@pytest.mark.parametrize(
+    ("host", "options"), [(HOST, ""), ("127.0.0.1", "?tls_ca={ca}")], ids=["unknown authority", "another name"]
+)
+def test_tls_trusts_nobody_else(
+    tls_port: int, certificates: Certificates, host: str, options: str, flavour: str
+) -> None:
+    """An authority that nobody named, and a certificate for another name, are refused, and the error says so."""
+    url = f"rediss://{host}:{tls_port}/0{options.format(ca=certificates.ca)}"
+    with pytest.raises(ailf.BackendError, match=r"(?i)certificate") as raised:
+        talk(f"{url}{'&' if options else '?'}retry_for=0", flavour)
+    assert f"rediss://{host}:{tls_port}" in str(raised.value)
+
+
+def test_tls_with_many_threads(tls_port: int, certificates: Certificates) -> None:
+    """What several threads send over one link, while another reads, arrives whole, and so does every reply."""
+    executor = BlockingExecutor(Settings.from_url(f"rediss://{HOST}:{tls_port}/0?tls_ca={certificates.ca}"))
+    link = run(executor.link())
+
+    def send(who: int) -> None:
+        for number in range(SENT):
+            run(link.send([("ECHO", f"{who} {number} {'x' * number}")]))
+
+    threads = [threading.Thread(target=send, args=(who,)) for who in range(SENDERS)]
+    for each in threads:
+        each.start()
+    told: list[bytes] = []
+    until = time.monotonic() + 20
+    while len(told) < SENDERS * SENT and time.monotonic() < until:
+        told += run(link.receive(1.0))
+    for each in threads:
+        each.join(5)
+    run(link.close())
+    run(executor.close())
+    assert len(told) == SENDERS * SENT
+    for who in range(SENDERS):
+        mine = [each.split(b" ") for each in told if each.startswith(b"%d " % who)]
+        assert [(int(number), len(rest)) for _, number, rest in mine] == [(each, each) for each in range(SENT)]
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_tls_against_a_server_without(any_server: Server, flavour: str) -> None:
+    """A server that doesn't speak TLS is an error within the time for connecting, and not a wait for ever."""
+    with pytest.raises(ailf.BackendError, match=r"rediss://"):
+        talk(f"rediss://{HOST}:{any_server.port}/0?retry_for=0&connect_timeout=2&timeout=2", flavour)
+
+
+def talk(url: str, flavour: str) -> Any:
+    """Have a message go out and come back."""
+
+    async def tell() -> Any:
+        async with ailf.connect_async(url) as backend, backend.pubsub().listen("c") as messages:
+            await backend.pubsub().publish("c", "hello")
+            return (await messages.get(5)).data
+
+    if flavour == "asyncio":
+        return asyncio.run(tell())
+    with ailf.connect(url) as backend, backend.pubsub().listen("c") as messages:
+        backend.pubsub().publish("c", "hello")
+        return messages.get(5).data

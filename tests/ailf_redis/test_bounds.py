@@ -1,0 +1,364 @@
+"""However much there is, a step of the server is short: its commands are counted, and later steps do the rest."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+import ailf
+from ailf.checks import MAX_NAME, check_headers
+from ailf.driver import Charge, LimiterKey
+from ailf.limits.sliding_window import SlidingWindowAlgorithm
+from ailf.runtime import run
+from ailf.safe_text import LONGEST
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import packed
+from ailf_redis.keys import Keys
+from ailf_redis.replies import headers_field
+from ailf_redis.settings import Settings
+from tests.support.servers import NewServer, Server
+
+MANY = 1000
+"""How much there is: several times what one step may take."""
+
+STEP = 900
+"""Commands that a step may run."""
+
+
+@pytest.fixture
+def private(new_server: NewServer) -> Server:
+    """A server whose commands nobody else counts."""
+    return new_server()
+
+
+@pytest.fixture
+def raw(private: Server) -> Iterator[redis.Redis]:
+    """A client of redis-py's."""
+    with private.client() as client:
+        yield client
+
+
+@pytest.fixture
+def backend(private: Server) -> Iterator[ailf.Backend]:
+    """A backend of ours, which doesn't wait long for a server that is stuck."""
+    with ailf.connect(f"{private.url}?timeout=2&retry_for=0") as opened:
+        yield opened
+
+
+def steps(raw: redis.Redis) -> tuple[int, float]:
+    """Return how many scripts were run since the last call, and how many commands each ran on average."""
+    ran = {name: each["calls"] - each["failed_calls"] for name, each in raw.info("commandstats").items()}
+    raw.config_resetstat()
+    scripts = ran.get("cmdstat_evalsha", 0) + ran.get("cmdstat_eval", 0)
+    return scripts, sum(ran.values()) / max(1, scripts)
+
+
+def test_leaving_with_much_in_hand(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S6, S11: a consumer gives back all that it has, uncounted, in steps."""
+    stream = backend.stream("s")
+    stream.add_many(range(MANY))
+    group = stream.group("g", lease=60)
+    with group.consumer(prefetch=MANY) as consumer:
+        assert consumer.get(5) is not None
+        steps(raw)
+    scripts, commands = steps(raw)
+    assert scripts >= 2
+    assert commands < 8 * STEP
+    assert group.info().consumers == {}
+    with group.consumer(prefetch=MANY) as consumer:
+        taken = [consumer.get(0) for _ in range(MANY)]
+        assert {(each.data, each.attempt) for each in taken if each} == {(number, 1) for number in range(MANY)}
+
+
+def test_beginning_anew_with_much_put_back(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S9, S16: what was redriven before a seek is delivered after it, attempt 1, each key in its order, in steps."""
+    stream = backend.stream("s")
+    for number in range(MANY // 100):
+        stream.add_many(range(number * 100, number * 100 + 100), key="one" if number % 5 == 0 else None)
+    group = stream.group("g", lease=60, takeover=60)
+    with group.consumer(prefetch=MANY) as consumer:
+        for _ in range(MANY):
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.reject("no")
+    assert group.dead_letters.redrive_all() == MANY
+    held = group.consumer(prefetch=MANY // 2)
+    assert held.get(5) is not None
+    steps(raw)
+    group.seek(ailf.LATEST)
+    scripts, commands = steps(raw)
+    assert scripts == 1
+    assert commands < 2 * STEP
+    held.close()
+    seen = []
+    with group.consumer(prefetch=MANY) as consumer:
+        while (delivery := consumer.get(0.2)) is not None:
+            assert delivery.attempt == 1
+            seen.append(delivery.data)
+            delivery.ack()
+    assert sorted(seen) == list(range(MANY))
+    keyed = [each for each in seen if each // 100 % 5 == 0]
+    assert keyed == sorted(keyed)
+    assert set(raw.hkeys("{ailf:stream:s}:notes:g")) == {b"base", b"sweep"}
+
+
+def dead_waiters(raw: redis.Redis, key: str) -> None:
+    """Put waiters in line that have died."""
+    raw.zadd(f"{key}:queue", {f"{number}": number for number in range(MANY)})
+    raw.hset(f"{key}:waiters", mapping={f"{number}": "1 1 nowhere" for number in range(MANY)})
+
+
+def test_a_line_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L12, R10: however many waiters have died, each look passes some of them, and a living one gets the lock."""
+    limiter = backend.rate_limiter("r", "5/minute")
+    for key, attempt in (
+        ("{ailf:lock:l}", lambda: backend.lock("l", fair=True).try_acquire()),
+        ("{ailf:limit:r:k}", lambda: limiter.try_acquire("k").allowed or None),
+    ):
+        dead_waiters(raw, key)
+        steps(raw)
+        tries = 1
+        while attempt() is None:
+            tries += 1
+            assert tries <= MANY // 100 + 2
+        assert tries > 2
+        assert steps(raw)[1] < STEP
+
+
+def test_a_line_that_nobody_hears(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L11: a release calls some of those in line, where none hears it, and no more."""
+    lease = backend.lock("l").acquire()
+    soon = int(time.time() * 1000) + 60_000
+    raw.zadd("{ailf:lock:l}:queue", {f"{number}": number for number in range(MANY)})
+    raw.hset("{ailf:lock:l}:waiters", mapping={f"{number}": f"{soon} {soon} nowhere" for number in range(MANY)})
+    steps(raw)
+    lease.release()
+    assert steps(raw)[1] < STEP
+
+
+def test_a_semaphore_with_many_ended_grants(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L16: permits whose grants have ended are found again, some with each look."""
+    semaphore = backend.semaphore("l", MANY)
+    raw.zadd("{ailf:lock:l}", {f"{number}": 1 for number in range(MANY)})
+    leases = []
+    for _ in range(MANY // 50):
+        steps(raw)
+        leases.append(semaphore.try_acquire())
+        assert steps(raw)[1] < STEP
+    assert None not in leases
+    assert len(semaphore.inspect().holders) == len(leases)
+
+
+WINDOW = ailf.SlidingWindow(10, per=1.0, buckets=10)
+
+
+def test_a_window_with_sums_that_are_rounded(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """R7, R9: two calls that were settled to more than a number keeps don't let a later one look for ever."""
+    limiter = backend.rate_limiter("r", WINDOW)
+    limiter.try_acquire("k")
+    key = "{ailf:limit:r:k}"
+    began = str(raw.get(key), "ascii").partition(",")[0]  # type: ignore[arg-type]
+    raw.set(key, f"{began},3,{2**53};")  # as two calls in two buckets leave it that are settled to these costs
+    assert not limiter.try_acquire("k", cost=10).allowed
+    assert raw.ping()
+
+
+def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """R6, R9: a call of another time is settled in as many steps as a window has buckets, on both backends."""
+    limiter_key, far = LimiterKey("r", "k"), int(time.time() * 10) + 2_000_000
+    driver = backend.engine.driver.rate_limiter()
+    backend.rate_limiter("r", WINDOW).try_acquire("k")
+    run(driver.settle(limiter_key, "token", [Charge("", WINDOW, 1, (far,), 5)]))
+    assert raw.get("{ailf:limit:r:k}").split(b":")[1].count(b",") <= 12  # type: ignore[union-attr]
+    state: Any = SlidingWindowAlgorithm(WINDOW).settle((1000, 1), 1000, (10**6,), 1, 5)
+    assert len(state) <= 12
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_page_of_the_largest_headers(any_server: Server, namespace: str, flavour: str) -> None:
+    """S1, S17: what is added can be read, however much longer its headers become as JSON: here 70 MB of six a byte."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    headers = {"h": "\x01" * 65_000}
+
+    async def main() -> list[ailf.Entry[Any]]:
+        async with ailf.connect_async(url) as backend:
+            return await backend.stream("s").read(limit=180)
+
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s")
+        stream.add_many(range(180), headers=headers)
+        entries = stream.read(limit=180) if flavour == "blocking" else asyncio.run(main())
+        assert [each.data for each in entries] == list(range(180))
+        assert entries[-1].headers == headers
+        stream.delete()
+
+
+def test_an_entry_of_ours_at_its_largest() -> None:
+    """B5: with all that it may have an entry or a dead letter is no larger than what a page allows for each."""
+    headers = check_headers({f"{number:02}" + "\x01" * 510: "\x01" * 512 for number in range(64)})
+    said = ("\U0001f98a" * LONGEST).encode()
+    head = [b"ailf.origin", b"9" * 41, b"ailf.reason", said, b"ailf.error", said, b"ailf.attempts", b"9" * 20]
+    name, namespace = "}" * MAX_NAME, "n" * MAX_NAME
+    how = [b"ailf.how", b"9" * 60 + b"k" * MAX_NAME, b"ailf.once", Keys(namespace).once(name, name).encode()]
+    fields = [*head, *how, b"ailf.body", b"x" * 1000, b"ailf.headers", headers_field(headers)]
+    executor = BlockingExecutor(Settings.from_url("redis://h?max_payload=1000"))
+    assert executor.entry > len(packed([fields]))
+    assert executor.page(1000) >= 1000 * executor.entry
+    with pytest.raises(ailf.InvalidArgumentError):
+        check_headers({**headers, "one": "more"})
+
+
+LARGE, HUGE = 23_000_000, 68_000_000
+"""Bytes of an entry of which three are more than a reply may have, and of one that is by itself."""
+
+
+def test_large_entries_of_others(server: Server, namespace: str) -> None:
+    """S5, S13, S16: entries of others that no fetch can return together cost only themselves; their letters can go."""
+    url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add("first", key="k")
+        for _ in range(3):
+            admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * LARGE})
+        stream.add("second", key="k")
+        stream.add("third")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            for expected in ("first", "third", "second"):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert (delivery.data, delivery.attempt) == (expected, 1)
+                delivery.ack()
+        assert (group.info().dead, group.info().pending, group.info().delayed) == (3, 0, 0)
+        assert group.dead_letters.purge_all() == 3
+        stream.delete()
+
+
+def test_a_page_of_large_entries_of_others(any_server: Server, namespace: str) -> None:
+    """S16, S17: a page of entries or dead letters that no reply can hold together is read in pieces, in order."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream, key = backend.stream("s"), f"{{{namespace}:stream:s}}"
+        group = stream.group("g")
+        group.open()
+        for each in (key, f"{key}:dead:g"):
+            ids = [admin.xadd(each, {"x": b"x" * LARGE}).decode() for _ in range(3)]
+        assert [(each.id, len(each.body) > LARGE) for each in group.dead_letters.list()] == [
+            (each, True) for each in ids
+        ]
+        with pytest.raises(ailf.DecodeError, match="max_payload"):
+            stream.read(limit=10)
+        stream.delete()
+
+
+def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> None:
+    """S2, S3: what has no room in one reply comes with the next ones, in order, to anybody, and for the first time."""
+    url = f"{server.url}?namespace={namespace}&max_payload=5000000&timeout=20"
+    with ailf.connect(url) as backend:
+        stream = backend.stream("s", type=bytes)
+        stream.add_many([b"%02d" % number + bytes(4_000_000) for number in range(13)])
+        group = stream.group("g", max_deliveries=1, lease=60, takeover=60)
+        with group.consumer(prefetch=13) as one, group.consumer(prefetch=13) as other:
+            first = one.get(5)
+            assert first is not None
+            begun = [other.get(5) for _ in range(5)]
+            taken = [first, *(one.get(5) for _ in range(7)), *begun]
+            assert [each and (int(each.data[:2]), each.attempt) for each in taken] == [(n, 1) for n in range(13)]
+            for each in taken:
+                assert each is not None
+                each.ack()
+        assert (group.info().pending, group.info().dead) == (0, 0)
+        stream.delete()
+
+
+def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> None:
+    """S13, S16: such an entry becomes a dead letter, which is listed by its id, redriven and purged."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+    with ailf.connect(url) as backend, any_server.client() as admin:
+        stream = backend.stream("s")
+        entry = admin.xadd(f"{{{namespace}:stream:s}}", {"x": b"x" * HUGE}).decode()
+        stream.add("behind it")
+        group = stream.group("g", max_deliveries=1)
+        with group.consumer(prefetch=10) as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            assert delivery.data == "behind it"
+            delivery.ack()
+            letters = group.dead_letters
+            assert [(each.reason, each.body, str(HUGE)[:2] in each.error) for each in letters.list()] == [
+                ("undecodable", b"", True)
+            ]
+            assert letters.redrive_all() == 1
+            assert consumer.get(0) is None
+        assert letters.purge_all() == 1
+        with pytest.raises(ailf.DecodeError, match=f"{entry}.*more than an answer"):
+            stream.read(limit=2)
+        stream.delete()
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str, flavour: str) -> None:
+    """S17: a follower comes past it, where it is read, waited for, or the last one."""
+    url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
+
+    async def flow() -> None:
+        backend: Any = await ailf.connect_async(url) if flavour == "asyncio" else ailf.connect(url)
+        driver = backend.engine.driver.stream()
+        with any_server.client() as admin:
+            key = f"{{{namespace}:stream:s}}"
+            waiter = driver.waiter("s", None)
+            entry = admin.xadd(key, {"x": b"x" * HUGE}).decode()
+            assert await waiter.wait("0-0", 1.0)
+            await waiter.close()
+            assert await driver.last_id("s") == entry
+            admin.xadd(key, {"ailf.body": "1"})
+            records = await driver.read("s", ailf.EARLIEST, ailf.LATEST, 10)
+            assert [(each.id == entry, each.body, "bytes" in each.problem) for each in records] == [
+                (True, b"", True), (False, b"1", False)
+            ]  # fmt: skip
+            admin.delete(key)
+        await backend.aclose() if flavour == "asyncio" else backend.close()
+
+    if flavour == "asyncio":
+        asyncio.run(flow())
+    else:
+        run(flow())
+
+
+@pytest.mark.parametrize("known", ["a b " + "x" * 60_000 + "  ", "{epoch} t 1-1" + " " * 60_000, "{epoch} t x", ""])
+def test_a_dedup_key_of_another_program(server: Server, namespace: str, known: str) -> None:
+    """S7: what isn't ours is no duplicate, however long it is, and is replaced."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
+        stream.add_once("first", 1)
+        admin.set(f"{key}:once:id", known.replace("{epoch}", admin.hget(f"{key}:meta", "epoch").decode()))
+        timed = admin.xadd(key, {"ailf.how": f"{2**52}||", "ailf.once": f"{key}:once:id", "ailf.body": "1"})
+        assert stream.cancel(timed.decode())
+        added = stream.add_once("id", 2)
+        assert not added.duplicate
+        assert stream.add_once("id", 3) == ailf.Added(added.id, duplicate=True)
+        for junk in ("", "a b", "x" * 60_000):
+            admin.hset(f"{key}:meta", "epoch", junk)
+            assert [stream.add_once("id", 4).duplicate for _ in range(2)] == [False, True]
+        stream.delete()
+
+
+@pytest.mark.parametrize("junk", ["junk", "0" * 20_000 + "x", ""])
+def test_a_line_of_a_key_with_junk_in_it(server: Server, namespace: str, junk: str) -> None:
+    """S3: messages with a key are delivered, whatever another program puts in their line."""
+    with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        admin.zadd(f"{{{namespace}:stream:s}}:queue:g", {f"1:k:{junk}": 0})
+        stream.add_many(range(3), key="k")
+        with group.consumer() as consumer:
+            for number in range(3):
+                delivery = consumer.get(1)
+                assert delivery is not None
+                assert delivery.data == number
+                delivery.ack()
+        stream.delete()

@@ -1,0 +1,208 @@
+"""A server that refuses writes: what gives something back works, what takes is refused, and the error says why."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import ailf
+from ailf.errors import BackendError, BackendFullError, BackendReadOnlyError, ConnectionLostError
+from ailf.ratelimit.permit import PermitLease
+from ailf.runtime import run
+from tests.support import binaries
+from tests.support.servers import Server
+
+
+@pytest.fixture(scope="module", params=sorted(binaries.found()))
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each version, which other files' tests don't use."""
+    server = Server.start(binaries.found()[request.param], version=request.param)
+    yield server
+    server.close()
+
+
+@contextlib.contextmanager
+def full(server: Server) -> Iterator[None]:
+    """The server has no memory left."""
+    with server.client() as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            admin.config_set("maxmemory", 0)
+
+
+def refused(call: Callable[[], Any]) -> None:
+    """The call is refused because of memory, and nothing else."""
+    with pytest.raises(BackendFullError, match="no memory left"):
+        call()
+
+
+def test_streams_drain_without_memory(own_server: Server, namespace: str) -> None:
+    """All that a worker and an operator do with what is there works; adding and redriving are refused."""
+    with ailf.connect(f"{own_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        stream.add_many(range(12))
+        later = stream.add("later", delay=60)
+        for number in range(3):
+            stream.add(number, key="k")
+        group = stream.group("g", max_deliveries=3)
+        group.open()
+        with group.consumer() as consumer:
+            for _ in range(3):
+                delivery = consumer.get(0)
+                assert delivery is not None
+                delivery.reject("no")
+        letters = group.dead_letters.list()
+        with full(own_server):
+            with group.consumer(prefetch=3) as consumer, stream.group("other").consumer() as other:
+                taken = [consumer.get(0) for _ in range(5)]
+                assert other.get(0) is not None
+                first, second, third, fourth, fifth = [each for each in taken if each is not None]
+                first.ack()
+                second.nack(delay=0, reason="not now")
+                third.release()
+                fourth.reject("no")
+                fifth.extend(30)
+                group.pause()
+                assert group.info().paused
+                group.resume()
+                again = consumer.get(0)
+                assert again is not None
+                again.nack(delay=60)
+            for call in (lambda: stream.add(1), lambda: stream.add_once("id", 1), lambda: stream.add_many([1, 2]),
+                         lambda: stream.add(1, delay=5), group.dead_letters.redrive_all):  # fmt: skip
+                refused(call)
+            assert group.dead_letters.list()[:3] == letters
+            assert group.dead_letters.purge(letters[0].id) == 1
+            assert stream.cancel(later)
+            group.seek(ailf.EARLIEST)
+            assert sorted(each for each in worked_off(group) if isinstance(each, int))[-3:] == [9, 10, 11]
+            assert (group.info().pending, group.info().lag) == (0, 0)
+            assert group.dead_letters.purge_all() == 3
+            stream.group("other").delete()
+            assert stream.trim(ailf.Retention(max_len=4)).removed == 11
+            bounded = backend.stream("s", retention=ailf.Retention(max_len=4))
+            for number in range(3):
+                bounded.add(number)
+                assert group.info().length <= 4 + number
+                worked_off(group)
+            stream.delete()
+
+
+def worked_off(group: Any) -> list[Any]:
+    """Let a worker handle all that is there; return what it was."""
+    seen = []
+
+    def handle(delivery: Any) -> None:
+        seen.append(delivery.data)
+        if not group.info().lag and group.info().pending == 1:
+            group.stop()
+
+    group.process(handle, prefetch=1)
+    return seen
+
+
+def test_locks_and_permits_without_memory(own_server: Server, namespace: str) -> None:
+    """What is held is extended and given back; nothing more is granted."""
+    with ailf.connect(f"{own_server.url}?namespace={namespace}") as backend:
+        lock, limiter = (
+            backend.lock("l", ttl=30),
+            backend.rate_limiter("r", rate="100/minute", parallel=ailf.Concurrency(3)),
+        )
+        lease, permit, other = lock.acquire(), limiter.acquire("k"), limiter.acquire("k")
+        with full(own_server):
+            lease.extend()
+            assert lock.inspect().holders
+            assert run(PermitLease.renew(backend.engine.driver, [each._flow._hold for each in (permit, other)])) == [
+                True,
+                True,
+            ]
+            permit.settle(rate=2)
+            other.cancel()
+            limiter.observe("k", limit="rate", remaining=1)
+            refused(backend.lock("another").try_acquire)
+            refused(lambda: limiter.try_acquire("other"))
+            lease.release()
+            limiter.reset("k")
+
+
+def fail_snapshot(admin: Any) -> None:
+    """Let a snapshot fail, as there is a directory in its place."""
+    admin.config_set("save", "3600 1")
+    Path(admin.config_get("dir")["dir"], "dump.rdb").mkdir(exist_ok=True)
+    admin.bgsave()
+    until = time.monotonic() + 10
+    while admin.info("persistence")["rdb_last_bgsave_status"] == "ok" and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+CAUSES: dict[str, tuple[type[BackendError], Callable[[Any], None], Callable[[Any], None]]] = {
+    "OOM": (
+        BackendFullError,
+        lambda admin: admin.config_set("maxmemory", 1),
+        lambda admin: admin.config_set("maxmemory", 0),
+    ),
+    "READONLY": (
+        BackendReadOnlyError,
+        lambda admin: admin.replicaof("127.0.0.1", 1),
+        lambda admin: admin.replicaof("NO", "ONE"),
+    ),
+    "MISCONF": (BackendReadOnlyError, fail_snapshot, lambda admin: admin.config_set("save", "")),
+    "NOREPLICAS": (
+        ConnectionLostError,
+        lambda admin: admin.config_set("min-replicas-to-write", 1),
+        lambda admin: admin.config_set("min-replicas-to-write", 0),
+    ),
+}
+"""What a server may say: the error, how to have it say so, and how to have it stop."""
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_refusals_within_scripts(own_server: Server, namespace: str, cause: str) -> None:
+    """A refusal is the same error within a script and outside, on every version."""
+    expected, begin, end = CAUSES[cause]
+    with ailf.connect(f"{own_server.url}?retry_for=0&namespace={namespace}") as backend, own_server.client() as admin:
+        plain, scripted = backend.stream("s"), backend.stream("s", retention=ailf.Retention(max_len=100))
+        scripted.add(1)
+        begin(admin)
+        try:
+            for call in (lambda: plain.add(1), lambda: scripted.add(1), backend.lock("l").try_acquire,
+                         lambda: backend.rate_limiter("r", "5/second").try_acquire("k")):  # fmt: skip
+                with pytest.raises(expected) as caught:
+                    call()
+                assert "script" not in str(caught.value)
+        finally:
+            end(admin)
+
+
+def test_a_server_that_runs_a_long_script(own_server: Server, namespace: str) -> None:
+    """A server that is busy with a script is not ready, and was not asked."""
+    with ailf.connect(f"{own_server.url}?retry_for=0&namespace={namespace}") as backend, own_server.client() as admin:
+        admin.config_set("lua-time-limit", 1)
+        with own_server.client() as long, contextlib.suppress(redis.ResponseError):
+            running = threading.Thread(target=lambda: quietly(long.eval, "while true do end", 0))
+            running.start()
+            until = time.monotonic() + 10
+            while time.monotonic() < until and not quietly(admin.ping):
+                time.sleep(0.01)
+            with pytest.raises(ConnectionLostError, match="is not ready: BUSY"):
+                backend.stream("s").add(1)
+            admin.script_kill()
+            running.join(5)
+        assert backend.stream("s").add(1)
+
+
+def quietly(call: Callable[..., Any], *args: Any) -> str:
+    """Return the error of a call, or nothing."""
+    try:
+        call(*args)
+    except redis.ResponseError as error:
+        return str(error)
+    return ""

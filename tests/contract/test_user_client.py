@@ -1,0 +1,21 @@
+"""The contract on clients of redis-py that the user brings: what depends on connections; all of it in the campaigns."""
+
+import pytest
+
+from contract_tests.backend.test_backend import *  # noqa: F403 - every test of the suite
+from contract_tests.backend.test_cancel import *  # noqa: F403
+from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_opening import *  # noqa: F403
+from contract_tests.fixtures import NewHarness
+from contract_tests.pubsub.test_pubsub import *  # noqa: F403
+from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.stream.test_worker import *  # noqa: F403
+from tests.contract.harnesses import UserClientHarness
+from tests.contract.test_redis import LACKS  # noqa: F401 - the suite looks for it here
+from tests.support.servers import Server
+
+
+@pytest.fixture
+def new_harness(any_server: Server) -> NewHarness:
+    """An empty namespace on the server."""
+    return lambda: UserClientHarness(any_server.url)

@@ -1,0 +1,368 @@
+"""The limiters' arithmetic against lists of charges, and Redis' and memory's against that arithmetic, to the bit."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
+from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Observation, RateLimiterDriver, SlotLease
+from ailf.limits import LARGEST, State, decide
+from ailf.runtime import ThreadRuntime, run
+from ailf_memory import MemoryStore
+from ailf_memory.driver import MemoryDriver
+from ailf_memory.state.ratelimit import kept_under
+from ailf_redis import ratelimit as redis_ratelimit
+from ailf_redis.connection.executor import Executor
+from ailf_redis.driver import RedisDriver
+from ailf_redis.scripts import Script
+from ailf_redis.settings import Settings
+from contract_tests.helpers.envelopes import excess
+from tests.models.limit_model import History
+from tests.models.test_lock_memory import TurnedClock
+from tests.support.effort import examples
+from tests.support.servers import Server
+
+RATES = [
+    TokenBucket(3, per=1.0),
+    TokenBucket(7, per=0.5, burst=20),
+    TokenBucket(100_000, per=60.0, burst=20_000),
+    TokenBucket(1, per=0.013, burst=2),
+    TokenBucket(720_000_000, per=86_400.0),  # counted in units
+    FixedWindow(5, per=1.0),
+    FixedWindow(1, per=0.007),
+    SlidingWindow(5, per=1.0),
+    SlidingWindow(9, per=0.1, buckets=7),
+    SlidingWindow(4, per=1.0, buckets=1),
+]
+
+START = 1_700_000_000_000
+
+rates = st.sampled_from(RATES)
+steps = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 6)), max_size=40)
+
+
+# --- the arithmetic ----------------------------------------------------------------------------------------------
+
+
+@given(limit=rates, steps=steps)
+@examples(300)
+def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, int]]) -> None:
+    """R3, R4: what remains, what passes, and when the rest will, is what the list of all charges says."""
+    its, state, history, now = limit.algorithm(), (), History(limit), START
+    admitted = []
+    for passing, share in steps:
+        now += passing
+        cost = share * limit.capacity // 4
+        assert its.remaining(state, now) == history.remaining(now)
+        wait = its.wait(state, now, cost)
+        assert wait == history.wait(now, cost)
+        if wait == 0 and cost:
+            state, _ = its.charge(state, now, cost, "me")
+            history.charge(now, cost)
+            admitted.append((now, cost))
+    assert excess(limit, admitted) == []
+    ends = its.ends(state)
+    assert its.remaining(state, max(ends, now)) == limit.capacity
+    assert ends <= now or its.remaining(state, ends - 1) < limit.capacity or isinstance(limit, TokenBucket)
+
+
+@given(limit=rates, steps=steps, at=st.integers(0, 39), actual=st.integers(0, 6))
+@examples(300)
+def test_a_settled_charge_is_as_though_it_had_been_made_so(
+    limit: Limit, steps: list[tuple[int, int]], at: int, actual: int
+) -> None:
+    """R7: afterwards no more remains than if the actual cost had been charged at once; alone, exactly as much.
+
+    So it is in a window, too, unless the charge was out of it when the last one was made: a bucket that is gone by then
+    may count for the rest of its width once more.
+    """
+    its, state, history, now = limit.algorithm(), (), History(limit), START
+    granted: list[tuple[Any, Any, int]] = []
+    for passing, share in steps:
+        now += passing
+        cost = share * limit.capacity // 4
+        if cost and its.wait(state, now, cost) == 0:
+            state, receipt = its.charge(state, now, cost, "me")
+            granted.append((history.charge(now, cost), receipt, cost))
+    if not granted:
+        return
+    charged, receipt, cost = granted[at % len(granted)]
+    should = actual * limit.capacity // 4
+    before = its.remaining(state, now)
+    state = its.settle(state, now, receipt, cost, should)
+    charged.cost = should
+    assert its.remaining(state, now) <= history.remaining(now) or should >= cost
+    in_window = isinstance(limit, SlidingWindow) and charged.at + limit.per_ms > granted[-1][0].at
+    if len(granted) == 1 or in_window or isinstance(limit, FixedWindow):
+        assert its.remaining(state, now) == history.remaining(now)
+    assert (its.remaining(state, now) - before) * (cost - should) >= 0
+    assert its.remaining(state, now) <= limit.capacity
+
+
+def test_a_busy_bucket_gives_back_all() -> None:
+    """R7: where others kept the bucket busy since, a refund is whole; where it was full meanwhile, it is nothing."""
+    its = TokenBucket(10, per=1.0, burst=100).algorithm()
+    state, receipt = its.charge((), 0, 80, "me")
+    for now in range(1000, 60_000, 1000):
+        state, _ = its.charge(state, now, 10, "others")
+    assert its.remaining(state, 60_000) == 30
+    assert its.remaining(its.settle(state, 60_000, receipt, 80, 10), 60_000) == 100
+    state, _ = its.charge(state, 90_000, 50, "others")
+    assert its.settle(state, 90_000, receipt, 80, 10) == (90_000, 50_000, *state[2:])
+
+
+@given(limit=rates, steps=st.lists(st.tuples(st.integers(-5000, 1500), st.integers(0, 6)), max_size=40))
+@examples(200)
+def test_time_that_steps_back_mints_nothing(limit: Limit, steps: list[tuple[int, int]]) -> None:
+    """R6: whatever the clock does, no more is admitted than the latest time that was seen allows."""
+    its, state, now = limit.algorithm(), (), START
+    admitted, latest = [], 0
+    for passing, share in steps:
+        now += passing
+        cost = share * limit.capacity // 4
+        before = its.remaining(state, now)
+        assert its.remaining(state, now - 1_000_000) <= before
+        if cost and its.wait(state, now, cost) == 0:
+            latest = max(latest, now)
+            state, _ = its.charge(state, now, cost, "me")
+            admitted.append((latest, cost))
+    assert excess(limit, admitted) == []
+
+
+buckets = st.builds(lambda rate, burst: TokenBucket(rate, per=1.0, burst=burst), st.integers(1, 50), st.integers(1, 50))
+
+
+@given(st.lists(st.tuples(buckets, st.integers(0, 1500), st.integers(0, 8), st.booleans()), max_size=40))
+@examples(300)
+def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBucket, int, int, bool]]) -> None:
+    """R12: whatever limits charged a key before, it is full within the new limit's own time from the last charge."""
+    state: State = ()
+    now = last = START
+    for limit, passing, share, advance in steps:
+        now += passing
+        its = limit.algorithm()
+        cost = share * limit.capacity // 4
+        longest = -(-limit.capacity * limit.per_ms // limit.rate)
+        assert its.ends(state) <= last + longest, "before it charges anything itself"
+        wait = its.wait(state, now, limit.capacity)
+        assert wait is not None
+        assert wait <= longest
+        assert its.wait(state, now + wait, limit.capacity) == 0
+        if cost and (advance or its.wait(state, now, cost) == 0):  # in advance, as a reservation does
+            state, _ = its.charge(state, now, cost, "me")
+            last = now
+            if its.ends(state) - now > longest:  # it counts for this limit, and for no other one
+                other = TokenBucket(limit.rate + 1, limit.per, limit.burst).algorithm()
+                assert other.ends(state) <= now + longest
+                state = ()
+
+
+# --- the backends ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turned(
+    server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[RedisDriver, TurnedClock]]:
+    """A driver whose scripts read the time from a key, and the clock that they read."""
+    clock, key = TurnedClock(), f"{namespace}:clock"
+    told = f"""(function()
+      local ms = redis.call('GET', '{key}')
+      return {{ string.sub(ms, 1, -4), string.sub(ms, -3) .. '000' }}
+    end)()"""
+
+    def on_clock(script: Script) -> Script:
+        text = script.text.replace("redis.call('TIME')", told)
+        text = text.replace("'PX', left", "'PX', 3600000")  # what is stored goes by the real clock
+
+        class Turned(Script):
+            async def run(self, executor: Executor, keys: Any, arguments: Any, read: Any, page: int = 0) -> Any:
+                await executor.call("SET", key, str(clock.ms))
+                reply = await executor.call("EVAL", self.text, str(len(keys)), *keys, *arguments)
+                await executor.call_many([("PERSIST", each) for each in keys])  # what lives on the real clock
+                return read(reply)
+
+        return Turned(script.name, text, script.sha)
+
+    for name in ("DECIDE", "SETTLE_CHARGES", "OBSERVE", "RESET", "EXTEND_SLOTS"):
+        monkeypatch.setattr(redis_ratelimit, name, on_clock(getattr(redis_ratelimit, name)))
+    driver = RedisDriver(Settings.from_url(f"{server.url}?namespace={namespace}"), ThreadRuntime())
+    yield driver, clock
+    run(driver.executor.call("DEL", key))
+    run(driver.close())
+
+
+class Player:
+    """Plays the same calls on the pure arithmetic, on memory and on Redis."""
+
+    def __init__(self, redis: RedisDriver, clock: TurnedClock, limits: dict[str, Limit], key: str) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.limiter_key = LimiterKey("limiter", key)
+        self.states: dict[str, State] = dict.fromkeys(limits, ())
+        self.store = MemoryStore(clock)
+        self.redis = redis
+        self.drivers: list[RateLimiterDriver] = [
+            MemoryDriver(self.store, ThreadRuntime()).rate_limiter(),
+            redis.rate_limiter(),
+        ]
+        self.granted: list[tuple[str, list[Charge]]] = []
+        self.tokens = (f"t{number}" for number in itertools.count())
+
+    def every(self, method: str, *args: Any) -> list[Any]:
+        """Make a call on both backends."""
+        return [run(getattr(driver, method)(*args)) for driver in self.drivers]
+
+    def decide(self, costs: dict[str, int], *, max_wait: int, count_denied: bool) -> None:
+        """Decide on a call."""
+        token = next(self.tokens)
+        charges = [Charge(name, limit, costs[name]) for name, limit in self.limits.items()]
+        request = LimitRequest(
+            self.limiter_key, tuple(costs[name] for name in self.limits), token, max_wait / 1000, count_denied
+        )
+        (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [request])
+        asked = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
+        verdict = decide(asked, self.clock.ms, token, max_wait=max_wait, count_denied=count_denied)
+        self.states = dict(zip(self.limits, verdict.states, strict=True))
+        assert memory.allowed is verdict.allowed
+        assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in verdict.waits]
+        assert _shown(redis) == _shown(memory)
+        if memory.allowed:
+            pairs = zip(charges, memory.receipts, strict=True)
+            self.granted.append((token, [replace(each, receipt=receipt) for each, receipt in pairs]))
+
+    def settle(self, pick: int, share: float) -> None:
+        """Settle one of the calls that were let through."""
+        token, charges = self.granted.pop(pick % len(self.granted))
+        told = [
+            replace(each, actual=round((each.cost or 1) * share))  # of places: all or nothing
+            for each in charges
+            if each.cost or not isinstance(each.limit, Concurrency)
+        ]
+        self.every("settle", self.limiter_key, token, told)
+        for each in told:
+            its, state = each.limit.algorithm(), self.states[each.name]
+            self.states[each.name] = its.true_up(state, self.clock.ms, token, each.receipt, each.cost, each.actual)
+
+    def extend(self, pick: int) -> None:
+        """Let the places of one call last."""
+        token, charges = self.granted[pick % len(self.granted)]
+        held = tuple((each.name, each.limit) for each in charges if each.cost and isinstance(each.limit, Concurrency))
+        if not held:
+            return
+        memory, redis = self.every("extend", [SlotLease(self.limiter_key, token, held)])
+        assert memory == redis
+        for name, limit in held:
+            its = limit.algorithm()
+            self.states[name] = its.extend(self.states[name], self.clock.ms, token) or self.states[name]  # type: ignore[attr-defined]
+
+    def observe(self, name: str, remaining: int | None, reset: int, pause: int) -> None:
+        """Take note of what a provider said."""
+        limit = self.limits[name]
+        self.every("observe", self.limiter_key, Observation(name, limit, remaining, reset / 1000, pause / 1000))
+        self.states[name] = limit.algorithm().observe(self.states[name], self.clock.ms, remaining, reset, pause)
+
+    def change(self, name: str, chance: random.Random) -> None:
+        """Let the limit be larger or smaller from now on; what is granted stays granted by the one that it was."""
+        share = chance.choice([0.1, 0.5, 1.0, 2.0, 10.0])
+        limit = self.limits[name]
+        if isinstance(limit, TokenBucket):
+            changed: Limit = TokenBucket(
+                _share(limit.rate, share), limit.per, _share(limit.burst, chance.choice([0.5, share]))
+            )
+        else:
+            changed = attrs.evolve(limit, limit=_share(limit.limit, share))
+        if kept_under(name, changed) == kept_under(name, limit) and changed.capacity < LARGEST:
+            self.limits[name] = changed
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.every("reset", self.limiter_key, tuple(self.limits.items()))
+        self.states = dict.fromkeys(self.limits, ())
+        self.granted.clear()
+
+    def agree(self) -> None:
+        """See that all states are equal, but for places that have ended."""
+        kept = self.store.limiters.get(self.limiter_key)
+        for name, limit in self.limits.items():
+            memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
+            assert self._alive(memory) == self._alive(self.states[name]), name
+        assert self._stored() == {
+            redis_ratelimit._arguments(name, limit)[1]: state
+            for name, limit in self.limits.items()
+            if (state := self.states[name]) and not isinstance(limit, Concurrency)
+        }
+
+    def _alive(self, state: State) -> State:
+        return tuple(each for each in state if not isinstance(each, tuple) or each[0] > self.clock.ms)
+
+    def _stored(self) -> dict[str, State]:
+        """Return what Redis stores, by the id of the limit."""
+        text = (
+            run(self.redis.executor.call("GET", self.redis.keys.limiter_key(self.limiter_key, ())[0])) or b""
+        ).decode()
+        parts = (each.split(":") for each in text.split(";") if each)
+        marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
+        return {
+            id_: (*(int(number) for number in numbers.split(",")), *([receipt] if sign else []))
+            for id_, numbers, sign, receipt in marked
+        }
+
+
+def _share(number: int, share: float) -> int:
+    return max(1, min(round(number * share), 2**40))
+
+
+def _shown(result: LimitResult) -> Any:
+    """Return a ruling without the marks of places, and of nothing, which are a backend's own business."""
+    receipts = [
+        receipt if any(isinstance(each, int) and each for each in receipt) else () for receipt in result.receipts
+    ]
+    return replace(result, receipts=[tuple(each for each in receipt if each) for receipt in receipts])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_redis_and_memory_agree_with_the_arithmetic(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
+    """R1, R2, R6, R7, R12, trap 27: two thousand calls of every kind, with a clock that steps, of limits that change.
+
+    Answers and states are equal.
+    """
+    chance = random.Random(seed)
+    redis, clock = turned
+    player: Player | None = None
+    for number in range(2000):
+        if player is None or chance.random() < 0.01:
+            chosen = chance.sample(RATES, chance.randint(1, 3)) + [Concurrency(3, ttl=2.0)] * chance.randint(0, 1)
+            player = Player(redis, clock, {f"l{at}": limit for at, limit in enumerate(chosen)}, f"{seed}-{number}")
+        if chance.random() < 0.05:
+            player.change(chance.choice(list(player.limits)), chance)
+        clock.ms += chance.choice([0, 0, 1, 7, 100, 1000, 5000, -1, -300, 86_400_000])
+        names = [name for name, limit in player.limits.items() if not isinstance(limit, Concurrency)]
+        kind = chance.random()
+        if kind < 0.55 or not player.granted:
+            costs = {each: chance.choice([0, 1, 1, 2, limit.capacity // 2, limit.capacity, limit.capacity + 1])
+                     for each, limit in player.limits.items()}  # fmt: skip
+            buckets = all(isinstance(limit, TokenBucket) for limit in player.limits.values())
+            max_wait = 3000 if buckets and chance.random() < 0.2 else 0
+            player.decide(costs, max_wait=max_wait, count_denied=chance.random() < 0.1)
+        elif kind < 0.85:
+            player.settle(chance.randrange(100), chance.choice([0.0, 0.5, 1.0, 1.5, 3.0]))
+        elif kind < 0.92:
+            player.extend(chance.randrange(100))
+        elif kind < 0.98:
+            player.observe(
+                chance.choice(names),
+                chance.choice([None, 0, 1, 3]),
+                chance.choice([0, 500]),
+                chance.choice([0, 0, 900]),
+            )
+        else:
+            player.reset()
+        player.agree()

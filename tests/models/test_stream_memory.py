@@ -1,0 +1,29 @@
+"""The memory backend does, step for step, what the model does."""
+
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.models.side import MemorySide, Times
+from tests.models.stream_machine import Machine
+from tests.support.effort import SLOW, examples
+
+TIMES = Times(
+    tick=5.0,
+    lease=40.0,
+    alive=20.0,
+    delays=(0.0, 5.0, 15.0),
+    extensions=(5.0, 15.0, 60.0),
+    waits=(5.0, 20.0, 60.0),
+    windows=(5.0, 20.0, 60.0),
+    ages=(None, None, 20.0),
+    passing=(5.0, 10.0, 40.0),
+)
+"""Round numbers, so that things often happen at one and the same time, or just at the end of something."""
+
+
+@SLOW
+def test_memory_does_what_the_model_does() -> None:
+    """Every answer is the model's, and so is how the stream and its groups stand after every step."""
+    run_state_machine_as_test(
+        lambda: Machine(TIMES, [MemorySide()]),
+        settings=examples(300, stateful_step_count=50),
+    )

@@ -1,0 +1,227 @@
+"""Redis does, step for step, what memory and the model do.
+
+A server's time can't be moved. Time passes here by moving what is stored: everything that says when something is due
+is set back. What an entry says of its own time can't be, so entries have none here, or one that never comes, or is
+past; how old they are is not compared. Both have tests of their own below.
+
+Steps are far apart and no two lengths of time add up to a third, so the real milliseconds that pass decide nothing.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from ailf.driver import Action, Draft, Fetched, Receipt, Settlement, Swept
+from ailf.runtime import ThreadRuntime, run
+from ailf.values import EARLIEST, LATEST, Retention
+from ailf_redis.driver import RedisDriver
+from ailf_redis.scripts import ADD, DELETE_GROUP, FETCH
+from ailf_redis.settings import Settings
+from tests.models.side import NEVER, MemorySide, Side, Times
+from tests.models.stream_machine import GROUPS, Machine
+from tests.support.effort import SLOW, examples
+from tests.support.servers import Server
+
+TIMES = Times(
+    tick=100.0,
+    lease=1510.0,
+    alive=820.0,
+    delays=(0.0, 330.0, 1740.0),
+    extensions=(150.0, 860.0, 2070.0),
+    waits=(NEVER, NEVER, NEVER),
+    windows=(180.0, 890.0, 3095.0),
+    ages=(None, None, None),
+    passing=(100.0, 700.0, 2000.0),
+)
+
+SET_BACK = """
+local function set_back(scores)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', scores, '-inf', '(inf')) do
+    redis.call('ZINCRBY', scores, -ARGV[1], name)
+  end
+end
+local GROUPS = tonumber(ARGV[2])
+for i = 1, GROUPS * 3, 3 do
+  set_back(KEYS[i])
+  set_back(KEYS[i + 1])
+  if redis.call('HEXISTS', KEYS[i + 2], 'sweep') == 1 then
+    redis.call('HINCRBY', KEYS[i + 2], 'sweep', -ARGV[1])
+  end
+end
+for i = GROUPS * 3 + 1, #KEYS do
+  local left = redis.call('PTTL', KEYS[i])
+  if left > 0 then redis.call('PEXPIRE', KEYS[i], left - ARGV[1]) end
+end
+"""
+"""KEYS: for each group `due`, `alive` and `notes`, then dedup ids. ARGV: milliseconds, the number of groups."""
+
+DEDUP_IDS = ("one", "other")
+
+_numbers = itertools.count()
+
+
+class RedisSide(Side):
+    """A stream of its own on a server."""
+
+    def __init__(self, backend: RedisDriver) -> None:
+        super().__init__(backend.stream(), f"tasks-{next(_numbers)}")
+        self._execute = backend.executor.call
+        groups = [backend.keys.group(self.stream, group) for group in GROUPS]
+        self._keys = [key for each in groups for key in (each.due, each.alive, each.notes)]
+        self._keys += [backend.keys.once(self.stream, each) for each in DEDUP_IDS]
+
+    def now(self) -> float:
+        """Return the server's time: it is this machine's."""
+        return time.time()
+
+    def let_pass(self, seconds: float) -> None:
+        """Set back what is stored."""
+        run(self._execute("EVAL", SET_BACK, len(self._keys), *self._keys, round(seconds * 1000), len(GROUPS)))
+
+
+@pytest.fixture
+def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
+    """A driver on a namespace of its own."""
+    driver = RedisDriver(Settings.from_url(f"{server.url}?namespace={namespace}"), ThreadRuntime())
+    run(driver.ping())
+    yield driver
+    run(driver.close())
+
+
+@SLOW
+def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
+    """Every answer is the model's and memory's, and so is how the stream and its groups stand after every step."""
+    run_state_machine_as_test(
+        lambda: Machine(TIMES, [RedisSide(backend), MemorySide()]),
+        settings=examples(60, stateful_step_count=40),
+    )
+
+
+def test_a_delay_passes(backend: RedisDriver) -> None:
+    """What a group has taken in waits for its time, and those behind it for their turn."""
+    side = RedisSide(backend)
+    drafts = [Draft(b"first", key="k", delay=330.0), Draft(b"second", key="k"), Draft(b"third", key="k", at=1.0)]
+    ids = side.ask("add", drafts, retention=None)
+    waiting = _fetch(side)
+    assert (waiting.claims, waiting.next_due) == ([], pytest.approx(330.0, abs=5))
+    side.let_pass(320.0)
+    assert _fetch(side).claims == []
+    side.let_pass(20.0)
+    assert not side.ask("cancel", ids[1])
+    for body in (b"first", b"second", b"third"):
+        (claim,) = _fetch(side).claims
+        assert (claim.record.body, claim.attempt) == (body, 1)
+        side.ask("settle", GROUPS[0], [Settlement(claim.receipt, Action.ACK)], max_deliveries=3)
+    side.close()
+
+
+def test_old_entries_go(backend: RedisDriver) -> None:
+    """An entry's age is told by its id."""
+    side = RedisSide(backend)
+    run(backend.executor.call("XADD", backend.keys.stream(side.stream), "1000-0", "ailf.body", "of 1970"))
+    (new,) = side.ask("add", [Draft(b"new")], retention=None)
+    side.ask("open_group", GROUPS[0], EARLIEST)
+    assert side.ask("info", GROUPS[0]).oldest == pytest.approx(side.now() - 1, abs=5)
+    assert side.ask("trim", Retention(max_age=3600.0)) == Swept(0, 0)
+    assert side.ask("trim", Retention(max_age=3600.0, hard=True)) == Swept(1, 1)
+    assert [each.id for each in side.ask("read", EARLIEST, LATEST, 10)] == [new]
+    side.close()
+
+
+def test_what_is_stored_for_later(backend: RedisDriver) -> None:
+    """A delay and a time are stored in whole milliseconds; what is added plainly is stored as by any client."""
+    side = RedisSide(backend)
+    key, meta = backend.keys.stream(side.stream), backend.keys.meta(side.stream)
+    plain, timed, retained = (
+        side.ask("add", [Draft(b"x", **how)], retention=retention)[0]
+        for how, retention in (({}, None), ({"at": 4_000_000_002.007}, None), ({}, Retention(max_len=9)))
+    )
+    entries = dict(run(backend.executor.call("XRANGE", key, "-", "+")))
+    assert entries[plain.encode()] == entries[retained.encode()] == [b"ailf.body", b"x"]
+    assert entries[timed.encode()] == [b"ailf.how", b"4000000002007||", b"ailf.body", b"x"]
+    once = backend.keys.once(side.stream, "id")
+    options = {"dedup_id": "id", "token": "t", "window": 2.007, "retention": None}
+    added = side.ask("add_once", Draft(b"x", at=4_000_000_002.007), **options)
+    (entry,) = run(backend.executor.call("XRANGE", key, added.id, added.id))
+    assert entry[1] == [b"ailf.how", b"4000000002007||", b"ailf.once", once.encode(), b"ailf.body", b"x"]
+    assert side.ask("cancel", added.id)
+    assert 0 < run(backend.executor.call("PTTL", once)) <= 2007
+    run(backend.executor.call("DEL", key, meta, once))
+
+
+def test_delays_are_asked_for_in_whole_milliseconds(backend: RedisDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of 2.007 s is 2007 ms, as on memory."""
+    asked: list[Sequence[Any]] = []
+
+    replies: list[list[Any]] = [[0, b"1-0"], [1]]
+
+    async def call_page(entries: int, *arguments: Any) -> Any:
+        asked.append(arguments)
+        return replies.pop(0)
+
+    monkeypatch.setattr(backend.executor, "call_page", call_page)
+    driver = backend.stream()
+    run(driver.add("s", [Draft(b"x", delay=2.007)], retention=None))
+    run(driver.settle("s", "g", [Settlement(Receipt("1-0", "me", 1), Action.NACK, 2.007)], max_deliveries=3))
+    assert [[str(each) for each in arguments].count("2007") for arguments in asked] == [1, 1]
+
+
+NOTES_WHAT_IS_READ = """
+local call = redis.call
+local redis = setmetatable({ call = function(command, ...)
+  local reply = call(command, ...)
+  if command == 'XRANGE' then
+    for _, entry in ipairs(reply) do call('RPUSH', 'read', entry[1]) end
+  end
+  return reply
+end }, { __index = redis })
+"""
+
+
+@pytest.mark.parametrize("retention", [Retention(max_len=5), Retention.settled(), Retention.settled(max_len=5)])
+def test_adds_read_only_what_they_remove(
+    backend: RedisDriver, monkeypatch: pytest.MonkeyPatch, retention: Retention
+) -> None:
+    """What a retention removes is found by the ids of what stays, whose bodies may be large and are not read."""
+    side = RedisSide(backend)
+    side.ask("open_group", GROUPS[0], EARLIEST)
+    drafts = [Draft(b"settled"), Draft(b"later", delay=1000.0), *[Draft(b"settled"), Draft(b"in hand")] * 2]
+    ids = side.ask("add", drafts, retention=None)
+    claims = side.fetch(GROUPS[0], "anna", 5, TIMES).claims
+    settlements = [Settlement(each.receipt, Action.ACK) for each in claims if each.record.body == b"settled"]
+    side.ask("settle", GROUPS[0], settlements, max_deliveries=3)
+    side.ask("add", [Draft(b"unread")], retention=None)
+    call, call_page = backend.executor.call, backend.executor.call_page
+
+    async def watched(entries: int, command: str, sha: str, *rest: Any) -> Any:
+        return await call_page(entries, "EVAL", NOTES_WHAT_IS_READ + ADD.text, *rest)
+
+    monkeypatch.setattr(backend.executor, "call_page", watched)
+    side.ask("add", [Draft(b"new")], retention=retention)
+    monkeypatch.undo()
+    left = [each.id for each in side.ask("read", EARLIEST, LATEST, 100)]
+    read = [each.decode() for each in run(call("LRANGE", "read", 0, -1))]
+    run(call("DEL", "read"))
+    assert read == [each for each in ids if each not in left]
+    assert len(read) == (1 if retention == Retention.settled() else 3)
+    side.close()
+
+
+def _fetch(side: Side) -> Fetched:
+    return side.fetch(GROUPS[0], "anna", 1, TIMES)
+
+
+def test_a_group_made_again_at_once(backend: RedisDriver) -> None:
+    """S9, S4: a receipt of a group that was deleted proves nothing, however soon one of its name is there again."""
+    run(backend.stream().add("s", [Draft(b"message")], retention=None))
+    key, keys = backend.keys.stream("s"), backend.keys.group("s", "g")
+    fetch = ("EVAL", FETCH.text, len(keys), *keys, "g", "me", 1, 60_000, 60_000, 5)
+    delete = ("EVAL", DELETE_GROUP.text, len(keys), *keys, "g")
+    replies = run(backend.executor.call_many([fetch, delete] * 200))
+    grants = [grant for _, fresh, grant, *_ in replies[::2] if fresh]
+    assert len(set(grants)) == 200
+    run(backend.executor.call("DEL", key, *keys))
