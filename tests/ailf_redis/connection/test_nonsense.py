@@ -17,6 +17,7 @@ from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.resp import Replies
 from ailf_redis.keys import Keys
+from ailf_redis.scripts import OPEN_GROUP
 from ailf_redis.versions import SILENT
 from tests.support.interruption import Interruption
 from tests.support.scripted import Scripted
@@ -208,6 +209,69 @@ def test_replies_of_another_shape(kind: str) -> None:
                 for call in CALLS.values():
                     misread += isinstance(await ends(server, kind, call), ailf.ProtocolError)
         assert misread > 100
+
+    play(kind, flow())
+
+
+ELEMENTS = [b"*0\r\n", b"*-1\r\n", b"$-1\r\n", b"$0\r\n\r\n", b"-ERR\r\n", b"*1\r\n:1\r\n"]
+"""Parts of replies that are no numbers, or no texts."""
+
+
+def shaped(shape: str, part: bytes) -> bytes:
+    """Return a reply: n is a number, t an id, b the name of the body's field, ? the part, a digit a list of so many."""
+    return b"".join(
+        {
+            "n": b":1\r\n",
+            "t": b"$3\r\n1-1\r\n",
+            "b": b"$9\r\nailf.body\r\n",
+            "?": part,
+            "A": b"*10\r\n",
+        }.get(each, b"*" + each.encode() + b"\r\n")
+        for each in shape
+    )
+
+
+OPENS = OPEN_GROUP.sha.encode()
+
+
+def _but(shape: str, at: int) -> str:
+    return f"{shape[:at]}?{shape[at + 1 :]}"
+
+
+SHAPES = {
+    "publish": ["?"],
+    "publish_many": ["?"],
+    "cancel": ["?"],
+    "seek": ["?"],
+    "pause": ["?"],
+    "break": ["?"],
+    "trim": ["3?nt", "3n?t"],
+    "read": ["12t2b?", "12?2bt"],
+    "get": ["8012t2b?n0nttn", "8012t2bt?0nttn", "8012t2btn0?ttn", "8012t2btn0ntt?"],
+    "lock": ["2?n", "2n?"],
+    "inspect": ["212?nn", "212n?n", "20?"],
+    "info": ["A" + _but("nnnnn0nnnn", at) for at in (0, 1, 2, 3, 4, 6, 7, 8, 9)],
+    "decide": ["8" + _but("nnnnnnnn", at) for at in range(8)],
+}
+"""Calls, and replies to them that are right but for one part; A is a list of ten."""
+
+
+@kinds
+def test_replies_with_one_part_of_another_kind(kind: str) -> None:
+    """Whatever one part of a reply is instead of a number or a text, it is a ProtocolError, and no value of ours."""
+
+    async def flow() -> None:
+        for name, shapes in SHAPES.items():
+            for shape in shapes:
+                for part in ELEMENTS:
+                    said = shaped(shape, part)
+                    if name == "read" and part == b"$0\r\n\r\n":  # a text, if an odd one
+                        continue
+                    with Scripted(lambda command, said=said: [b":1\r\n" if OPENS in command else said]) as server:  # type: ignore[misc]  # as above
+                        error = await ends(server, kind, CALLS[name])
+                        alone = shape == "?" and part.startswith(b"-")  # the server's refusal
+                        expected = ailf.BackendError if alone else ailf.ProtocolError
+                        assert isinstance(error, expected), (name, said, error)
 
     play(kind, flow())
 
