@@ -91,7 +91,7 @@ class ReplyProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            self.take(self._replies.taken(nbytes))
+            self.take(self._replies.taken(nbytes, self.limit))
             if self._replies.unfinished:
                 self._replies.check(self.limit())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next reply would be taken for another's

@@ -155,7 +155,7 @@ class _Wire:
             raise TimeoutError("the server is silent") from error
         if not size:
             raise ConnectionError("the server closed it")
-        if (reply := self._replies.first(size)) is not NOTHING:
+        if (reply := self._replies.first(size, most)) is not NOTHING:
             return reply
         return self._receive_rest(until, most, size)
 
@@ -167,7 +167,7 @@ class _Wire:
                 size = self._socket.recv_into(self._replies.buffer)
                 if not size:
                     raise ConnectionError("the server closed it")
-                if (reply := self._replies.first(size)) is not NOTHING:
+                if (reply := self._replies.first(size, most)) is not NOTHING:
                     return reply
                 arrived += size
                 check_size(arrived, most)

@@ -48,6 +48,9 @@ class ThreadLink(Link):
         self._gone = False
         executor.linked(self)
 
+    def _most(self) -> int:
+        return self._executor.page(1)
+
     def fileno(self) -> int:
         """Return the socket's descriptor, so that a thread can wait for several; -1 when it is closed."""
         return self._socket.fileno()
@@ -84,11 +87,11 @@ class ThreadLink(Link):
             if self._gone:
                 raise ConnectionError("it was closed")
             if self._replies.unfinished:
-                self._replies.check(self._executor.page(1))
+                self._replies.check(self._most())
             size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
             if not size:
                 raise ConnectionError("the server closed it")
-            replies = self._replies.taken(size)
+            replies = self._replies.taken(size, self._most)
             if replies:
                 return replies
 

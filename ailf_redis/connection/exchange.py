@@ -94,7 +94,7 @@ class _ReadPort(Port):
             size = await self._read(until)
             if not size:
                 raise ConnectionError("the server closed it")
-            reply = self._replies.first(size)
+            reply = self._replies.first(size, most)
             arrived += size
             while reply is not NOTHING:
                 replies.append(reply)

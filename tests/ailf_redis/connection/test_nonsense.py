@@ -1,6 +1,7 @@
 """A server that answers nonsense: each call ends with an error of ours, and takes no more memory than an answer may."""
 
 import asyncio
+import resource
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -15,12 +16,12 @@ from ailf.runtime import run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
-from ailf_redis.connection.resp import Replies
+from ailf_redis.connection.resp import READ_SIZE, Replies
 from ailf_redis.keys import Keys
 from ailf_redis.scripts import OPEN_GROUP
 from ailf_redis.versions import SILENT
 from tests.support.interruption import Interruption
-from tests.support.scripted import Scripted
+from tests.support.scripted import Scripted, trickled
 from tests.support.servers import Server
 
 BROKEN = [
@@ -153,6 +154,24 @@ def test_what_is_no_reply(kind: str) -> None:
 
 
 @kinds
+@pytest.mark.parametrize("piecewise", [False, True])
+def test_a_reply_that_claims_too_much(kind: str, piecewise: bool) -> None:
+    """Twelve bytes that announce hundreds of millions of elements are refused before there is room for them."""
+
+    async def flow() -> None:
+        for said in (b">200000000\r\n", b"*200000000\r\n", b"~200000000\r\n", b"%200000000\r\n"):
+            pieces = trickled(said, 0.01) if piecewise else [said]
+            with Scripted(lambda _, pieces=pieces: pieces, greets=False) as server:  # type: ignore[misc]  # as above
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                error = await ends(server, kind, CALLS["publish"])
+                assert isinstance(error, ailf.ProtocolError), said
+                assert "begins with" in str(error) or "a list that is longer" in str(error)
+                assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+
+    play(kind, flow())
+
+
+@kinds
 def test_errors_that_are_none(kind: str) -> None:
     """Error replies that say nonsense are errors of ours: hiredis, which reads them, crashed where one was raised."""
 
@@ -192,7 +211,7 @@ def test_an_interrupt_while_an_error_is_read(words: str) -> None:
         interrupted = False
         try:
             with Interruption(moment, within=("/ailf_redis/connection/resp.py", "/redis/")):
-                replies.taken(len(said))
+                replies.taken(len(said), lambda: READ_SIZE)
         except KeyboardInterrupt:
             interrupted = True
     assert moment > 10
