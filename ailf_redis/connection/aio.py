@@ -107,12 +107,19 @@ class _Wire(ReplyProtocol):
             entries: How many entries of a stream each reply may hold.
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(data)
-        self._queue.append((answer, count, read, self._sent, entries))
-        if len(self._out) >= self.MUCH:
-            self._flush()
+        try:
+            if not self._out:
+                self.loop.call_soon(self._flush)
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self._timeout, self._look)
+            self._out.append(data)
+            self._queue.append((answer, count, read, self._sent, entries))
+            if len(self._out) >= self.MUCH:
+                self._flush()
+        except BaseException as error:  # Ctrl-C: what is sent and what is waited for may differ by one
+            answer.cancel()
+            self.interrupted(error)
+            raise
         return answer
 
     async def room(self, until: float) -> bool:
@@ -153,14 +160,16 @@ class _Wire(ReplyProtocol):
         return True
 
     def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and not self.broken:
-            self._used = self.loop.time()
-            self._sent.append(self._used)
-            self._sent = []
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(self._timeout, self._look)
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        try:
+            out, self._out = self._out, []
+            if out and not self.broken:
+                self._used = self.loop.time()
+                self._sent.append(self._used)
+                self._sent = []
+                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        except BaseException as error:  # Ctrl-C: as above
+            self.interrupted(error)
+            raise
 
     def _look(self) -> None:
         """Give up on requests that the server has left without an answer; the next call tries another connection.
@@ -172,7 +181,9 @@ class _Wire(ReplyProtocol):
         for answer, _, _, sent, _ in self._queue:
             if answer.done():
                 continue
-            if not sent:  # which arms it again
+            if not sent:  # it is about to be written, or Ctrl-C came before it was
+                self._deadline = self.loop.call_later(self._timeout, self._look)
+                self._flush()
                 break
             if sent[0] > overdue:
                 self._deadline = self.loop.call_at(sent[0] + self._timeout, self._look)

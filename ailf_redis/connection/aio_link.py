@@ -98,9 +98,13 @@ class ReplyProtocol(asyncio.BufferedProtocol):
             self.connection_lost(error)
             self._transport.abort()
         except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
-            self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
-            self._transport.abort()
+            self.interrupted(error)
             raise
+
+    def interrupted(self, error: BaseException) -> None:
+        """End the connection, as nobody knows what belongs to whom."""
+        self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
+        self._transport.abort()
 
     def drop(self) -> bool:
         """Give back the connection from any thread, without waiting; return whether there still was one."""

@@ -1,6 +1,7 @@
 """Ctrl-C between any two lines on the way to the server leaves no connection, thread or place in the pool behind."""
 
 import _thread
+import asyncio
 import contextlib
 import gc
 import threading
@@ -17,6 +18,7 @@ from ailf.errors import ConnectionLostError
 from ailf.runtime import run
 from ailf_redis import RedisBackend
 from ailf_redis.connection import blocking as pool
+from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
 from tests.support.interruption import Interruption
@@ -203,3 +205,22 @@ def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> Non
     for link in links:
         run(link.close())
     run(executor.close())
+
+
+def test_ctrl_c_during_a_call_on_asyncio(any_server: Server) -> None:
+    """Wherever it comes on the way of a request, the next one's answer is its own, or its connection is gone."""
+    executor = AsyncioExecutor(Settings("127.0.0.1", any_server.port, timeout=0.5))
+    loop = asyncio.new_event_loop()
+
+    async def ask(word: str) -> Any:
+        return await asyncio.wait_for(executor.call("ECHO", word), 5)
+
+    loop.run_until_complete(ask("first"))
+    for at in interruptions(
+        lambda: loop.run_until_complete(ask("an interrupted one")), within=(f"{PACKAGE}/connection/aio.py",)
+    ):
+        for word in ("next", "last"):
+            with contextlib.suppress(ConnectionLostError):
+                assert loop.run_until_complete(ask(word)) == word.encode(), at
+    loop.run_until_complete(executor.close())
+    loop.close()
