@@ -159,8 +159,8 @@ def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, for
             if forged == "a time without end":
                 assert not letters
                 break
-            ((endpoint, body),) = [(each.endpoint, each.body) for each in letters]
-            assert endpoint == entry
+            ((origin, body),) = [(each.origin, each.body) for each in letters]
+            assert origin == entry
             if "ailf.body" not in raw:
                 assert set(json.loads(body)) == set(FORGED[forged]) | {f"field-{number}" for number in range(many)}
             assert group.dead_letters.redrive_all() == 1
@@ -342,7 +342,7 @@ def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> 
         ((letter_id, fields),) = admin.xrange(f"{key}:dead:g")
         assert abs(int(fields[b"ailf.attempts"]) - count) <= 1  # Lua has 53 bits
         (letter,) = group.dead_letters.list()
-        assert (letter.id, letter.endpoint, letter.body) == (letter_id.decode(), entry, b'"poison"')
+        assert (letter.id, letter.origin, letter.body) == (letter_id.decode(), entry, b'"poison"')
 
 
 def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> None:
@@ -407,7 +407,7 @@ def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, f
         group = backend.stream("s").group("g")
         group.open()
         letter = admin.xadd(f"{{{namespace}:stream:s}}:dead:g", fields).decode()  # type: ignore[arg-type]
-        assert [(each.endpoint, json.loads(each.body)) for each in group.dead_letters.list()] == [(letter, fields)]
+        assert [(each.origin, json.loads(each.body)) for each in group.dead_letters.list()] == [(letter, fields)]
         assert group.dead_letters.redrive_all() == 1
         assert [(each.id, each.data) for each in acked(group)] == [(letter, fields)]
 

@@ -136,7 +136,7 @@ def test_a_grant_whose_fence_was_taken(backend: ailf.Backend, raw: redis.Redis, 
     """L4: the same try sent again is granted, with a fence; also where the lock is fair and somebody waits."""
     driver, bid = backend.engine.driver.lock(), LockRequest(("l",), "mine", 30.0, fair=True)
     first = run(driver.acquire(bid))
-    run(driver.acquire(LockRequest(("l",), "other", 30.0, fair=True, place=WaiterInfo("c", 60.0))))
+    run(driver.acquire(LockRequest(("l",), "other", 30.0, fair=True, waiter=WaiterInfo("c", 60.0))))
     raw.hdel(FENCES, "mine")
     if known is not None:
         raw.hset(FENCES, "mine", known)
@@ -173,7 +173,7 @@ def test_waiters_that_nobody_is(backend: ailf.Backend, raw: redis.Redis, place: 
     if place != "-inf":
         raw.zadd(QUEUE, {"behind": place})
     for token in ("first", "second", "alphabetically before"):
-        run(driver.acquire(LockRequest(("l",), token, 30.0, fair=True, place=WaiterInfo("c", 60.0))))
+        run(driver.acquire(LockRequest(("l",), token, 30.0, fair=True, waiter=WaiterInfo("c", 60.0))))
     order = [each for each in raw.zrange(QUEUE, 0, -1) if b" " in each or each in (b"first", b"second")]
     assert order == [b"first", b"second", b"alphabetically before"]
     assert backend.lock("l").inspect().waiting == 3
@@ -191,7 +191,7 @@ def test_a_line_that_lives_until_the_end_of_numbers(backend: ailf.Backend, raw: 
         raw.hset(WAITERS, "a", f"{10**13} 1 c")
         for key in (QUEUE, WAITERS, KEY, FENCES, FENCE):
             raw.pexpireat(key, 2**63 - 1 - early)
-        run(driver.acquire(LockRequest(("l",), f"{early}", 30.0, place=WaiterInfo("c", 60.0))))
+        run(driver.acquire(LockRequest(("l",), f"{early}", 30.0, waiter=WaiterInfo("c", 60.0))))
     assert backend.lock("l").inspect().waiting == 21
     lease.release()
     assert backend.lock("l").acquire(timeout=0.5)

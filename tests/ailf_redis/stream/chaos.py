@@ -287,7 +287,7 @@ def letters(group: Any) -> list[tuple[str, int]]:
     found: list[Any] = []
     while page := group.dead_letters.list(after=found[-1].id if found else "", limit=1000):
         found += page
-    return [(each.endpoint, each.attempts) for each in found]
+    return [(each.origin, each.attempts) for each in found]
 
 
 def gather(them: Crowd, added: Sequence[str], dead: Sequence[tuple[str, int]], plan: Plan) -> History:

@@ -263,7 +263,7 @@ def overlaps(_: History, __: str, leases: Sequence[Lease]) -> Iterator[str]:
 
 def buried(history: History, entry: str, leases: Sequence[Lease]) -> Iterator[str]:
     """S5, S16: a dead letter is there once, was delivered often enough, and was not acked."""
-    letters = [count for endpoint, count in history.letters if endpoint == entry]
+    letters = [count for origin, count in history.letters if origin == entry]
     rejected = any(each.action == "reject" for each in leases)
     if len(letters) > 1:
         yield f"{len(letters)} dead letters"
