@@ -37,7 +37,7 @@ EARLIER = 0.02
 
 
 @attrs.frozen
-class Granted:
+class Grant:
     """One turn: whose, and when it was asked for, had and given back."""
 
     waiter: int
@@ -70,7 +70,7 @@ class Contender(ABC):
     """What it sends for it; a script's own calls are no round trips."""
 
     @abstractmethod
-    def play(self, plan: Plan) -> list[Granted]:
+    def play(self, plan: Plan) -> list[Grant]:
         """Let all waiters have their turns."""
 
 
@@ -81,9 +81,9 @@ class Threads(Contender):
     def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
         """Return what makes a waiter's next turn; called once for each waiter."""
 
-    def play(self, plan: Plan) -> list[Granted]:
+    def play(self, plan: Plan) -> list[Grant]:
         """Start them at once, and wait for all."""
-        grants: list[Granted] = []
+        grants: list[Grant] = []
         start = threading.Barrier(plan.waiters)
 
         def wait(number: int, turn: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -94,7 +94,7 @@ class Threads(Contender):
                     got = time.monotonic()
                     if plan.hold:
                         time.sleep(plan.hold)
-                grants.append(Granted(number, asked, got, time.monotonic()))
+                grants.append(Grant(number, asked, got, time.monotonic()))
 
         with ExitStack() as stack:
             turns = [self.open(plan, stack) for _ in range(plan.waiters)]
@@ -113,12 +113,12 @@ class Tasks(Contender):
     async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
         """Return what makes a waiter's next turn; called once for each waiter."""
 
-    def play(self, plan: Plan) -> list[Granted]:
+    def play(self, plan: Plan) -> list[Grant]:
         """Start them at once, and wait for all."""
         return asyncio.run(self._play(plan))
 
-    async def _play(self, plan: Plan) -> list[Granted]:
-        grants: list[Granted] = []
+    async def _play(self, plan: Plan) -> list[Grant]:
+        grants: list[Grant] = []
 
         async def wait(number: int, turn: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
             for _ in range(plan.rounds):
@@ -127,7 +127,7 @@ class Tasks(Contender):
                     got = time.monotonic()
                     if plan.hold:
                         await asyncio.sleep(plan.hold)
-                grants.append(Granted(number, asked, got, time.monotonic()))
+                grants.append(Grant(number, asked, got, time.monotonic()))
 
         async with AsyncExitStack() as stack:
             turns = [await self.open(plan, stack) for _ in range(plan.waiters)]
@@ -284,7 +284,7 @@ def measure(contender: Contender, plan: Plan) -> Result:
     )
 
 
-def overtaken(grants: Sequence[Granted]) -> int:
+def overtaken(grants: Sequence[Grant]) -> int:
     """Count the grants that came before one which had been asked for clearly earlier."""
     count = 0
     earliest = float("inf")

@@ -66,7 +66,7 @@ class Worker:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class LeaderFollowers:
+class Crew:
     """The workers, as threads or as processes."""
 
     def __init__(self, url: str, run: str) -> None:
@@ -115,7 +115,7 @@ def lead(url: str) -> int:
     run = uuid.uuid4().hex[:8]
     with ailf.connect(url) as backend, backend.pubsub().listen(f"reports-{run}") as reports:
         say("lead", f"hires a crew on {backend.url}")
-        crew = LeaderFollowers(url, run)
+        crew = Crew(url, run)
         tasks = backend.stream(f"tasks-{run}")
         try:
             finished, orphan = supervise(reports, tasks)

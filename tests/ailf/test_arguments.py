@@ -47,7 +47,7 @@ def body(message: Any) -> None:
 
 
 @attrs.frozen
-class WaiterInfo:
+class Place:
     """What methods are called on."""
 
     backend: Any
@@ -59,7 +59,7 @@ class WaiterInfo:
     many: Any
 
     @classmethod
-    def on(cls, backend: Any) -> "WaiterInfo":
+    def on(cls, backend: Any) -> "Place":
         """Make it."""
         stream = backend.stream("s")
         return cls(
@@ -73,7 +73,7 @@ class WaiterInfo:
         )
 
 
-def worker(place: WaiterInfo, handler: Any, **options: Any) -> Any:
+def worker(place: Place, handler: Any, **options: Any) -> Any:
     """Let the stream process messages, where a group was made."""
 
     async def on_asyncio() -> None:
@@ -92,7 +92,7 @@ def worker(place: WaiterInfo, handler: Any, **options: Any) -> Any:
         place.stream.group("joined").delete()
 
 
-Give = Callable[[WaiterInfo, Any], Any]
+Give = Callable[[Place, Any], Any]
 
 ROWS: dict[str, tuple[Give, list[Any]]] = {
     # --- what hands out
@@ -275,7 +275,7 @@ def test_a_bad_argument_is_refused_where_it_is_given(row: str, flavour: str) -> 
     async def main() -> None:
         store = MemoryStore(ManualClock())
         made = AsyncMemoryBackend(store=store) if flavour == "asyncio" else MemoryBackend(store=store)
-        place = WaiterInfo.on(made)
+        place = Place.on(made)
         before = dump(store)
         for bad in values:
             try:
@@ -312,7 +312,7 @@ def test_things_that_calls_return(flavour: str) -> None:
 
     async def main() -> None:
         backend: Any = AsyncMemoryBackend() if flavour == "asyncio" else MemoryBackend()
-        place = WaiterInfo.on(backend)
+        place = Place.on(backend)
         subscription = place.pubsub.listen("c")
         await value(getattr(subscription, "__aenter__" if flavour == "asyncio" else "__enter__")())
         await each(subscription.get, WAITS)

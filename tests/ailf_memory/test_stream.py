@@ -28,7 +28,7 @@ class FlowingClock(Clock):
         return self.ms
 
 
-class WaiterInfo:
+class Place:
     """A stream with a group, in memory, whose time passes unnoticed."""
 
     def __init__(self) -> None:
@@ -65,37 +65,37 @@ class WaiterInfo:
 class Case:
     """What makes something available: what is before, and what then happens with it."""
 
-    before: Callable[[WaiterInfo], Any]
-    then: Callable[[WaiterInfo, Any], Any]
+    before: Callable[[Place], Any]
+    then: Callable[[Place, Any], Any]
 
 
-def held(place: WaiterInfo) -> Fetched:
+def held(place: Place) -> Fetched:
     """Somebody has a message."""
     place.add(b"a", key="k")
     place.add(b"b", key="k")
     return place.fetch()
 
 
-def parked(place: WaiterInfo) -> list[str]:
+def parked(place: Place) -> list[str]:
     """A message waits for its time, and another one for its turn."""
     ids = place.add(b"a", key="k", delay=100.0)
     place.add(b"b", key="k")
     return ids
 
 
-def dead(place: WaiterInfo) -> None:
+def dead(place: Place) -> None:
     """There is a dead letter."""
     place.add(b"a")
     place.settle(place.fetch(), Action.REJECT)
 
 
-def two_held(place: WaiterInfo) -> Fetched:
+def two_held(place: Place) -> Fetched:
     """Somebody has two messages, and dies."""
     place.add(b"a", b"b")
     return place.fetch(alive=5.0)
 
 
-def left_over(place: WaiterInfo, _: Any) -> None:
+def left_over(place: Place, _: Any) -> None:
     """Time passes unnoticed; the fetch that finds somebody dead takes but one of his messages."""
     place.clock.ms += 6000
     assert len(place.fetch("carl", count=1).claims) == 1
@@ -120,7 +120,7 @@ WAKING = {
 @pytest.mark.parametrize("case", WAKING.values(), ids=WAKING)
 def test_whatever_makes_a_message_available_ends_a_wait(case: Case) -> None:
     """A wait from a position at which there was nothing ends at once when there is something, and only then (S6)."""
-    place = WaiterInfo()
+    place = Place()
     before = case.before(place)
     nothing = place.fetch("bert")
     assert not nothing.claims
@@ -132,7 +132,7 @@ def test_whatever_makes_a_message_available_ends_a_wait(case: Case) -> None:
 
 def test_resuming_ends_a_wait() -> None:
     """A paused group has nothing for anybody, until it is resumed."""
-    place = WaiterInfo()
+    place = Place()
     place.add(b"a")
     place.ask("pause", GROUP, paused=True)
     nothing = place.fetch("bert")
@@ -153,7 +153,7 @@ def test_moving_the_clock_ends_a_wait() -> None:
 
 def test_following_waits_for_what_is_after_an_id() -> None:
     """A position may be an id, as a reader has it that needs no group; what went doesn't bring it back."""
-    place = WaiterInfo()
+    place = Place()
     assert not place.wait(EARLIEST)
     first, last = place.add(b"a") + place.add(b"b", delay=1.0)
     assert [place.wait(each) for each in (EARLIEST, first, last, LATEST)] == [True, True, False, False]
@@ -166,7 +166,7 @@ def test_following_waits_for_what_is_after_an_id() -> None:
 
 def test_an_interrupted_waiter_waits_no_more() -> None:
     """Neither does a closed one."""
-    place = WaiterInfo()
+    place = Place()
     nothing = place.fetch()
     place.waiter.interrupt()
     assert place.wait(nothing.position)
@@ -177,7 +177,7 @@ def test_an_interrupted_waiter_waits_no_more() -> None:
 @pytest.mark.parametrize(("seconds", "bodies"), [(1000.0, b"abc"), (1000.005, b"c"), (1000.006, b""), (0.0, b"abc")])
 def test_a_time_is_before_all_that_is_added_at_it(seconds: float, bodies: bytes) -> None:
     """What was added in the very millisecond comes after the position, what was added before it doesn't."""
-    place = WaiterInfo()
+    place = Place()
     place.add(b"a", b"b")
     place.clock.ms += 5
     place.add(b"c")
@@ -191,7 +191,7 @@ def _bodies(records: Sequence[Any]) -> list[bytes]:
 @pytest.mark.parametrize("text", ["", "x", "1-x", "-1", "1-", "1.5", "²", "tomorrow"])
 def test_a_text_that_is_no_id_is_refused(text: str) -> None:
     """Whatever is asked for with it."""
-    place = WaiterInfo()
+    place = Place()
     for method, *args in (
         ("read", text, LATEST, 1),
         ("read", EARLIEST, text, 1),
@@ -210,12 +210,12 @@ def test_a_text_that_is_no_id_is_refused(text: str) -> None:
 def test_only_an_id_names_an_entry(position: str) -> None:
     """A position that is none names no entry to be cancelled."""
     with pytest.raises(InvalidArgumentError, match="is not the id of"):
-        WaiterInfo().ask("cancel", position)
+        Place().ask("cancel", position)
 
 
 def test_ties_are_broken_by_the_text_of_ids() -> None:
     """What is due in the same millisecond comes in the order of the ids' text, as elsewhere."""
-    place = WaiterInfo()
+    place = Place()
     place.add(*(b"%d" % number for number in range(12)))
     place.settle(place.fetch(count=20), Action.NACK)
     again = [claim.record.body for claim in place.fetch(count=20).claims]
@@ -224,7 +224,7 @@ def test_ties_are_broken_by_the_text_of_ids() -> None:
 
 def test_a_delay_is_due_at_its_millisecond() -> None:
     """A delay of 2.007 s is over after 2007 ms, and not one sooner; a dedup id is free again then."""
-    place = WaiterInfo()
+    place = Place()
     first = place.ask("add_once", Draft(b"x", delay=2.007), dedup_id="id", token="a", window=2.007, retention=None)
     assert place.fetch().next_due == 2.007
     place.clock.ms += 2006
@@ -238,7 +238,7 @@ def test_a_delay_is_due_at_its_millisecond() -> None:
 def test_a_dedup_id_that_is_taken_again_has_its_own_window() -> None:
     """After a cancel the window of the first message ends, and the second one's goes on, be it longer or shorter."""
     for first, second in ((1.0, 3.0), (3.0, 1.0)):
-        place = WaiterInfo()
+        place = Place()
         options = {"dedup_id": "id", "retention": None}
         one = place.ask("add_once", Draft(b"1", delay=9.0), token="a", window=first, **options)
         assert place.ask("cancel", one.id)

@@ -32,7 +32,7 @@ picks = st.integers(0, 99)
 
 
 @attrs.frozen
-class PendingReply:
+class Ticket:
     """A lease: what it is to the model, and the receipt on each side."""
 
     group: str
@@ -59,7 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.times = times
         self.sides = sides
         self.model = Model(times.lease, times.alive, MOST)
-        self.tickets: list[PendingReply] = []
+        self.tickets: list[Ticket] = []
         self.agreed = False
 
     # --- helpers -------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Machine(RuleBasedStateMachine):
         known = self.group(name)
         return list(known.dead) if known else []
 
-    def live(self) -> list[PendingReply]:
+    def live(self) -> list[Ticket]:
         """Return the leases that hold, or all where none does."""
         holding = [each for each in self.tickets if self.model.find(self.group(each.group), each.consumer, each.lease)]
         return holding or self.tickets
@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
             side.agree_on_fetched(group, answer, found, full=len(found.claims) == count)
         for index, claim in enumerate(found.claims):
             receipts = tuple(answer.claims[index].receipt for answer in answers)
-            self.tickets.append(PendingReply(group, consumer, claim.lease, receipts))
+            self.tickets.append(Ticket(group, consumer, claim.lease, receipts))
 
     @rule(group=groups, consumer=consumers)
     def fetch_all(self, group: str, consumer: str) -> None:
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         if tickets:
             self.settle(group, [(tickets[-1 - each[0] % len(tickets)], *each[1:]) for each in asked])
 
-    def settle(self, group: str, asked: Sequence[tuple[PendingReply, Action, int]]) -> None:
+    def settle(self, group: str, asked: Sequence[tuple[Ticket, Action, int]]) -> None:
         """Settle deliveries of one group."""
         known, delays = self.group(group), self.times.delays
         outcomes = [

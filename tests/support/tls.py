@@ -58,7 +58,7 @@ class Terminator:
     """
 
     def __init__(self, certificates: Certificates, target_port: int) -> None:
-        command = (sys.executable, "-m", "tests.tls", certificates.cert, certificates.key, str(target_port))
+        command = (sys.executable, "-m", "tests.support.tls", certificates.cert, certificates.key, str(target_port))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())

@@ -1,4 +1,4 @@
-"""Traps 1 to 3: who has a message, for how long, and who may settle it."""
+"""Traps 1 to 3: leases, their renewal, and settling."""
 
 import asyncio
 from typing import Any
@@ -48,7 +48,7 @@ async def test_trap_01_prefetched_messages(scene: Scene) -> None:
 
 @trap(Case(naive.RenewsAnybodys, "took a lost lease back"))
 async def test_trap_02_renewing_a_lost_lease(scene: Scene) -> None:
-    """S4, trap 2: renewing a lease that was lost does not steal it back from who has it now."""
+    """S4, trap 2: renewing a lease that was lost does not take it from the consumer that has it now."""
     queue = scene.queue()
     await queue.add("x")
     stale = await take(queue.member("was cut off", renews=False))
@@ -116,7 +116,7 @@ async def test_trap_03_the_owner_is_no_fence(scene: Scene) -> None:
 
 @trap(Case(naive.ChecksThenAcks, "was lost by an ack"))
 async def test_trap_03_checking_and_acking_are_one_step(scene: Scene) -> None:
-    """S4, trap 3: wherever the requests of an ack are held up, it is refused or nobody else has the message."""
+    """S4, trap 3: wherever the requests of an ack are delayed, it is refused or no other consumer has the message."""
 
     async def play(after: int) -> None:
         stream = f"{scene.stream}-{after}"

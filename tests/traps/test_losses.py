@@ -140,7 +140,7 @@ def json_of(fields: dict[bytes, bytes], field: str) -> int:
 
 
 NEWER = ("7.0", "valkey-8.1", "8.2")
-"""What takes a deleted entry off the pending list when it is claimed, and gives nil for none."""
+"""The servers on which XCLAIM takes a deleted entry off the pending list and never returns nil."""
 
 
 @trap(
@@ -149,7 +149,7 @@ NEWER = ("7.0", "valkey-8.1", "8.2")
     Case(naive.CountsOnTheNil, "the ack was refused", passes_on=("6.2",)),
 )
 async def test_trap_10_deleted_entries(scene: Scene) -> None:
-    """S2, trap 10: an entry that somebody deleted while it was pending holds up nothing, and is not pending for ever.
+    """S2, trap 10: an entry that was deleted while it was pending delays none behind it, and doesn't stay pending.
 
     Before 7.0 it stays pending, and what claims it gets nil in its place; from then on, nothing in its place. So what
     is right on the one is wrong on the other, and each naive queue here passes where it was written for.

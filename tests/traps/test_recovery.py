@@ -40,7 +40,7 @@ async def test_trap_04_no_sweep_stalls_the_server(scene: Scene) -> None:
     assert worst < 40, f"stalled the server for {worst:.0f} ms"
 
 
-@trap(Case(naive.SweepsUnderMutex, "nobody took it over"))
+@trap(Case(naive.SweepsUnderMutex, "no consumer took it over"))
 async def test_trap_05_a_death_while_taking_over(scene: Scene) -> None:
     """S2, trap 5: a member that dies at any step of taking over leaves nothing that keeps the others from it."""
 
@@ -63,7 +63,7 @@ async def test_trap_05_a_death_while_taking_over(scene: Scene) -> None:
         return after if message is None else None
 
     stuck = [each for each in await asyncio.gather(*map(play, range(6))) if each is not None]
-    assert not stuck, f"after a death behind request {stuck} nobody took it over"
+    assert not stuck, f"after a death behind request {stuck} no consumer took it over"
 
 
 # --- 6: what comes back ------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ async def test_trap_07_retries_are_the_groups_own(scene: Scene) -> None:
 
 @trap(Case(naive.StartsAtTheEnd, "nothing came"))
 async def test_trap_07_what_was_added_before_the_group(scene: Scene) -> None:
-    """S1, S9, trap 7: a group gets what was added before anybody opened it, unless told otherwise."""
+    """S1, S9, trap 7: a group gets messages that were added before it was opened, unless told otherwise."""
     queue = scene.queue()
     await queue.add("early")
     await queue.open()

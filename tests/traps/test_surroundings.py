@@ -92,7 +92,7 @@ async def test_trap_12_restarted(scene: Scene) -> None:
 
 @trap(Case(naive.ParsesUnguarded, "raised"))
 async def test_trap_12_foreign_entries(scene: Scene) -> None:
-    """S13, trap 12: an entry that another program wrote, or that nobody can read, holds up nothing behind it."""
+    """S13, trap 12: an entry of another program, or one that can't be read, delays none behind it."""
     queue = scene.queue(lease=LONG)
     await queue.open()
     await scene.redis.xadd(scene.stream, {"foreign": "field"})
@@ -129,7 +129,7 @@ async def test_trap_13_waits_longer_than_the_timeout(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("flavour", [redis.Redis, aredis.Redis], ids=["blocking", "asyncio"])
-def test_trap_13_the_timeout_that_nobody_asked_for(flavour: Any) -> None:
+def test_trap_13_the_timeout_by_default(flavour: Any) -> None:
     """Trap 13: redis-py's own timeout is 5 s, so that the test above is about each program that sets none."""
     assert flavour().connection_pool.connection_kwargs["socket_timeout"] == 5
 

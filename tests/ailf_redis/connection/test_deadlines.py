@@ -36,7 +36,7 @@ KINDS = ("blocking", "asyncio", "brought-blocking", "brought-asyncio")
 
 def executor(kind: str, settings: Settings) -> Executor:
     """Return an executor: one that a URL opens, or one for a client that was brought."""
-    if not kind.startswith("user_client"):
+    if not kind.startswith("brought"):
         return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
     connection, runtime = {
         "brought-blocking": (redis.Connection, ThreadRuntime()),
@@ -227,7 +227,7 @@ CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
 """What is called, and for how many seconds it may take besides one request's."""
 
 
-@pytest.mark.parametrize("user_client", [False, True], ids=["url", "user_client"])
+@pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
     """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""

@@ -31,7 +31,7 @@ LARGE = b"x" * 1_000_000
 
 
 @attrs.frozen
-class WaiterInfo:
+class Place:
     """A server, and how it is reached.
 
     Attributes:
@@ -50,19 +50,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(params=["tcp", "tls", "unix"])
-def place(request: pytest.FixtureRequest, new_server: NewServer, certificates: Certificates) -> Iterator[WaiterInfo]:
+def place(request: pytest.FixtureRequest, new_server: NewServer, certificates: Certificates) -> Iterator[Place]:
     """A server of its own behind each kind of socket."""
     server = new_server(unixsocket=request.param == "unix")
     if request.param == "tls":
         with Terminator(certificates, server.port) as tls:
-            yield WaiterInfo(server, Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=1.0))
+            yield Place(server, Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=1.0))
         return
     url = server.unix_url if request.param == "unix" else server.url
-    yield WaiterInfo(server, attrs.evolve(Settings.from_url(url), timeout=1.0))
+    yield Place(server, attrs.evolve(Settings.from_url(url), timeout=1.0))
 
 
 @pytest.fixture(params=["blocking", *LOOPS])
-def play(request: pytest.FixtureRequest, place: WaiterInfo) -> Callable[[Flow], None]:
+def play(request: pytest.FixtureRequest, place: Place) -> Callable[[Flow], None]:
     """Run a flow with an executor, blocking or on each kind of loop, within a deadline."""
 
     def on_threads(flow: Flow) -> None:
@@ -102,7 +102,7 @@ def test_calls_of_all_sizes(play: Callable[[Flow], None]) -> None:
     play(flow)
 
 
-def test_a_connection_closed_while_idle_costs_no_call(place: WaiterInfo, play: Callable[[Flow], None]) -> None:
+def test_a_connection_closed_while_idle_costs_no_call(place: Place, play: Callable[[Flow], None]) -> None:
     """What the server closed before a call is seen before it is used, so the call is certain, and works."""
 
     async def flow(executor: Either) -> None:
@@ -125,7 +125,7 @@ async def _seen(executor: Either) -> None:
         assert readable
 
 
-def test_a_silent_server_ends_in_a_deadline(place: WaiterInfo, play: Callable[[Flow], None]) -> None:
+def test_a_silent_server_ends_in_a_deadline(place: Place, play: Callable[[Flow], None]) -> None:
     """A server that stops answering costs the timeout; what it says later reaches nobody else."""
 
     async def flow(executor: Either) -> None:
@@ -245,7 +245,7 @@ def test_what_is_interrupted_while_replies_are_taken_reaches_nobody_else(
 
     async def several() -> list[Any]:
         ask = [
-            executor.finish(CommandPrefix.of("ECHO"), b"1", interrupted),
+            executor.call_prefixed(CommandPrefix.of("ECHO"), b"1", interrupted),
             *(executor.call("ECHO", each) for each in range(9)),
         ]
         return await asyncio.gather(*ask, return_exceptions=True)
@@ -278,7 +278,7 @@ def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEve
     loop.run_until_complete(scenario())
 
 
-def test_nothing_is_asked_for_no_commands(place: WaiterInfo, play: Callable[[Flow], None]) -> None:
+def test_nothing_is_asked_for_no_commands(place: Place, play: Callable[[Flow], None]) -> None:
     """No commands have no replies, and take nobody else's."""
 
     async def flow(executor: Either) -> None:

@@ -95,7 +95,7 @@ REFUSALS = [
 def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
     """Return a backend on the server, opened by URL or over a client that was brought."""
     told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
-    if not kind.startswith("user_client"):
+    if not kind.startswith("brought"):
         url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
         return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
     quiet: dict[str, Any] = {**options_of(server.url), **SILENT}

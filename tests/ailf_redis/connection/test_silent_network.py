@@ -84,7 +84,7 @@ async def closed(backend: Any) -> None:
 
 
 both = pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-kinds = pytest.mark.parametrize("user_client", [False, True], ids=["url", "user_client"])
+kinds = pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
 
 
 def play(flow: Callable[[], Any], flavour: str) -> None:

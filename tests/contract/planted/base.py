@@ -1,43 +1,61 @@
-"""Memory backends, each broken in one way, that the contract suite must catch.
+"""The registry of planted bugs, and the memory backend that each of them is planted in.
 
-Streams have files of their own: `broken_streams`, `broken_groups`, `broken_members`.
+`caught_by` stands beside each bug and names the contract tests that must fail because of it.
 """
 
-import asyncio
 import contextlib
-import fnmatch
-import functools
+import importlib
 import inspect
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
+
+import attrs
 
 import ailf
-from ailf.driver import (
-    BackendDriver,
-    Confirmed,
-    Filter,
-    Frame,
-    Refused,
-)
-from ailf.patterns import matches
+from ailf.driver import BackendDriver
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
-from ailf_memory import AsyncMemoryStream, MemoryStore, MemoryStream
 from ailf_memory.driver import MemoryDriver
+from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.pubsub import MemoryListener, MemoryPubSubDriver
+from ailf_memory.ratelimit import MemoryRateLimiterDriver
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 from contract_tests.harness import Harness
 from tests.contract.harnesses import MemoryHarness
 
+__all__ = ["BrokenHarness", "ContractTest", "Planted", "caught_by", "modules_of_bugs", "planted_bugs"]
+
+ContractTest = Callable[..., Coroutine[Any, Any, None]]
+Bug = TypeVar("Bug", bound=type)
+
+
+# --- the backend -------------------------------------------------------------------------------------------------
+
 
 class BrokenHarness(MemoryHarness):
-    """Memory over drivers that are broken: override one of them."""
+    """Memory backends of which a subclass replaces one part.
+
+    Attributes:
+        driver_class: The backend driver.
+        pubsub_driver: The driver of pub/sub.
+        stream_driver: The driver of streams.
+        lock_driver: The driver of locks.
+        limiter_driver: The driver of rate limiters.
+        blocking: The class of blocking backends.
+        on_asyncio: The class of asyncio backends.
+        keeps_time: Whether a frozen driver gives a request up after `request_time`.
+        request_time: Seconds that a request may take; 0 for drivers that can't be frozen.
+        frozen: Whether the drivers leave requests unanswered at the moment.
+    """
 
     driver_class: ClassVar[type[MemoryDriver]] = MemoryDriver
     pubsub_driver: ClassVar[type[MemoryPubSubDriver]] = MemoryPubSubDriver
     stream_driver: ClassVar[type[MemoryStreamDriver]] = MemoryStreamDriver
+    lock_driver: ClassVar[type[MemoryLockDriver]] = MemoryLockDriver
+    limiter_driver: ClassVar[type[MemoryRateLimiterDriver]] = MemoryRateLimiterDriver
     blocking: type[ailf.Backend] = ailf.Backend
     on_asyncio: type[ailf.AsyncBackend] = ailf.AsyncBackend
     keeps_time: ClassVar[bool] = True
@@ -46,13 +64,13 @@ class BrokenHarness(MemoryHarness):
 
     @contextlib.contextmanager
     def hasty(self, timeout: float) -> Iterator[Harness]:
-        """Open backends whose drivers can be silent."""
+        """Open backends whose drivers can be frozen."""
         place = type(self)()
         place.request_time = timeout
         yield place
 
     def freeze(self, *, frozen: bool) -> None:
-        """Be silent, or answer again."""
+        """Leave requests unanswered, or answer them again."""
         self.frozen = frozen
 
     def connect(self) -> ailf.Backend:
@@ -64,7 +82,7 @@ class BrokenHarness(MemoryHarness):
         return self.on_asyncio(self.driver(AsyncioRuntime(self.clock)))
 
     def driver(self, runtime: Runtime) -> BackendDriver:
-        """Return the broken driver."""
+        """Return the backend driver, whose parts are those that the class names."""
         harness = self
 
         class Driver(self.driver_class):  # type: ignore[name-defined, misc]  # the harness chooses
@@ -75,10 +93,10 @@ class BrokenHarness(MemoryHarness):
                 return freezable(harness.stream_driver(self.handle), harness, self.runtime)
 
             def lock(self) -> Any:
-                return freezable(super().lock(), harness, self.runtime)
+                return freezable(harness.lock_driver(self.handle), harness, self.runtime)
 
             def rate_limiter(self) -> Any:
-                return freezable(super().rate_limiter(), harness, self.runtime)
+                return freezable(harness.limiter_driver(self.handle), harness, self.runtime)
 
             def with_runtime(self, runtime: Runtime) -> Any:
                 return harness.driver(runtime)
@@ -90,7 +108,7 @@ class BrokenHarness(MemoryHarness):
 
 
 class _Freezable:
-    """A driver that says nothing while its harness is frozen, and gives each request up when its time is over."""
+    """A driver that answers nothing while its harness is frozen, and gives each request up when its time is over."""
 
     def __init__(self, inner: Any, harness: BrokenHarness, runtime: Runtime) -> None:
         self._inner = inner
@@ -106,7 +124,7 @@ class _Freezable:
             until = time.monotonic() + (self._harness.request_time if self._harness.keeps_time else 60)
             while self._harness.frozen:
                 if time.monotonic() > until:
-                    raise ailf.BackendTimeoutError("it says nothing", maybe_applied=True)
+                    raise ailf.BackendTimeoutError("no answer", maybe_applied=True)
                 await self._runtime.event().wait(0.02)
             return await found(*args, **options)
 
@@ -114,60 +132,92 @@ class _Freezable:
 
 
 def freezable(driver: Any, harness: BrokenHarness, runtime: Runtime) -> Any:
-    """Return a driver as it is, or for a harness that can be frozen one that can be, too."""
+    """Return the driver itself, or one that can be frozen where the harness asks for that."""
     return _Freezable(driver, harness, runtime) if harness.request_time else driver
 
 
-class WaitsForEver(BrokenHarness):
-    """Its drivers wait for an answer however long that takes."""
-
-    keeps_time = False
+# --- the registry ------------------------------------------------------------------------------------------------
 
 
-class SharesNamespaces(BrokenHarness):
-    """Another namespace is the same place."""
+@attrs.frozen
+class Planted:
+    """One bug and one contract test that must fail because of it.
 
-    def elsewhere(self) -> "SharesNamespaces":
-        """Return the very same."""
-        return self
+    Attributes:
+        harness: Opens backends that have the bug.
+        test: The contract test.
+        arguments: What the test is called with, beside its `world`.
+        asyncio_only: Whether only tasks can meet the bug.
+    """
 
-
-class SharesNothing(BrokenHarness):
-    """Whoever opens it gets a place of its own."""
-
-    def driver(self, runtime: Runtime) -> BackendDriver:
-        """Return a driver on a new store."""
-        self.store = MemoryStore(self.clock)
-        return super().driver(runtime)
-
-
-def with_driver(driver: type[MemoryDriver]) -> type[BrokenHarness]:
-    """Return a harness with this backend driver."""
-    return type(driver.__name__, (BrokenHarness,), {"driver_class": driver})
+    harness: type[BrokenHarness]
+    test: ContractTest
+    arguments: dict[str, Any]
+    asyncio_only: bool
 
 
-def with_backend(blocking: type[ailf.Backend], on_asyncio: type[ailf.AsyncBackend]) -> type[BrokenHarness]:
-    """Return a harness with these backends."""
-    return type(blocking.__name__, (BrokenHarness,), {"blocking": blocking, "on_asyncio": on_asyncio})
+_registry: list[Planted] = []
 
 
-def with_pubsub(driver: type[MemoryPubSubDriver]) -> type[BrokenHarness]:
-    """Return a harness with this pub/sub driver."""
-    return type(driver.__name__, (BrokenHarness,), {"pubsub_driver": driver})
+def caught_by(*tests: str, asyncio_only: bool = False, **arguments: Any) -> Callable[[Bug], Bug]:
+    """Register a planted bug: each of the tests must fail because of it.
+
+    Arguments:
+        tests: Contract tests, as `"stream.test_delivery.test_attempts"`: a module in `contract_tests`, and its test.
+        asyncio_only: Whether only tasks can meet the bug, so that it is not planted in a blocking backend.
+        arguments: What the tests are called with: those of one of their parametrized cases.
+
+    Raises:
+        LookupError: There is no such test.
+        TypeError: A test doesn't take these arguments.
+    """
+
+    def register(bug: Bug) -> Bug:
+        harness = _harness_with(bug)
+        for name in tests:
+            test = _contract_test(name)
+            inspect.signature(test).bind(world=None, **arguments)
+            _registry.append(Planted(harness, test, arguments, asyncio_only))
+        return bug
+
+    return register
 
 
-def with_stream(driver: type[MemoryStreamDriver]) -> type[BrokenHarness]:
-    """Return a harness with this stream driver."""
-    return type(driver.__name__, (BrokenHarness,), {"stream_driver": driver})
+def _contract_test(name: str) -> ContractTest:
+    """Return the contract test of this name."""
+    module, _, function = name.rpartition(".")
+    try:
+        test: ContractTest = getattr(importlib.import_module(f"contract_tests.{module}"), function)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"contract_tests has no {name}, which must catch a planted bug") from error
+    return test
 
 
-def with_group(group: type[GroupState]) -> type[BrokenHarness]:
-    """Return a harness whose streams have such groups."""
-    return with_stream(type(group.__name__, (MemoryStreamDriver,), {"group_class": group}))
+PARTS = {
+    MemoryDriver: "driver_class",
+    MemoryPubSubDriver: "pubsub_driver",
+    MemoryStreamDriver: "stream_driver",
+    MemoryLockDriver: "lock_driver",
+    MemoryRateLimiterDriver: "limiter_driver",
+}
+"""By the base class of a bug: the attribute of `BrokenHarness` that it takes the place of."""
 
 
-def with_listener(listener: type[MemoryListener]) -> type[BrokenHarness]:
-    """Return a harness whose subscriptions use this listener."""
+def _harness_with(bug: type) -> type[BrokenHarness]:
+    """Return a harness whose backends have this bug."""
+    if issubclass(bug, BrokenHarness):
+        return bug
+    part: type = bug
+    if issubclass(bug, GroupState):
+        part = type(bug.__name__, (MemoryStreamDriver,), {"group_class": bug})
+    elif issubclass(bug, MemoryListener):
+        part = _subscribing_by(bug)
+    attribute = next(attribute for base, attribute in PARTS.items() if issubclass(part, base))
+    return type(bug.__name__, (BrokenHarness,), {attribute: part})
+
+
+def _subscribing_by(listener: type[MemoryListener]) -> type[MemoryPubSubDriver]:
+    """Return a pub/sub driver whose subscriptions use this listener."""
 
     class Driver(MemoryPubSubDriver):
         async def listen(self) -> MemoryListener:
@@ -175,197 +225,20 @@ def with_listener(listener: type[MemoryListener]) -> type[BrokenHarness]:
             self._handle.store.listeners.append(made)
             return made
 
-    return type(listener.__name__, (BrokenHarness,), {"pubsub_driver": Driver})
-
-
-class LeavesThreads(MemoryDriver):
-    """A thread of it outlives it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
-
-
-class IsForgottenSilently(MemoryDriver):
-    """Nobody learns that it was dropped."""
-
-    def abandon(self) -> bool:
-        super().abandon()
-        return False
-
-
-class IsNotGivenBack(MemoryDriver):
-    """What it has when it is dropped stays."""
-
-    def abandon(self) -> bool:
-        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
-        return super().abandon()
-
-
-class _Unpacked:
-    """Payloads that never become bytes."""
-
-    def pack(self, data: Any, headers: Any) -> Any:
-        return data, headers or {}
-
-    def unpack(self, body: Any, headers: Any, **_: Any) -> Any:
-        return body, headers
-
-
-def _unpacked(stream: Any) -> Any:
-    flow = type(stream).__mro__[1]._flow.func(stream)
-    flow.payloads = _Unpacked()
-    return flow
-
-
-class _SharingStream(MemoryStream[Any]):
-    _flow = functools.cached_property(_unpacked)
-
-
-class _AsyncSharingStream(AsyncMemoryStream[Any]):
-    _flow = functools.cached_property(_unpacked)
-
-
-class SharesObjects(ailf.Backend):
-    """What is added is what is received, the very same object."""
-
-    stream_class = _SharingStream
-
-
-class AsyncSharesObjects(ailf.AsyncBackend):
-    """What is added is what is received, the very same object."""
-
-    stream_class = _AsyncSharingStream
-
-
-class LosesPublished(MemoryListener):
-    """The first message after a subscription is lost: it was confirmed too early."""
-
-    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
-        await super().change(add, drop)
-        self.deaf = bool(add)
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        if self.deaf:
-            self.deaf = False
-            return True
-        return super().offer(channel, body, sharded=sharded)
-
-
-class RepeatsMessages(MemoryListener):
-    """A frame comes twice."""
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        super().offer(channel, body, sharded=sharded)
-        return super().offer(channel, body, sharded=sharded)
-
-
-class SwapsMessages(MemoryListener):
-    """Messages that arrive together are handed over last first."""
-
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        if self._ready.is_set():
-            return (await super().receive(timeout))[::-1]
-        await self._ready.wait(timeout)
-        return ()
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        taken = super().offer(channel, body, sharded=sharded)
-        frames = [each for each in self._queue if isinstance(each, Frame)]
-        if len(frames) == 1 and body == b"0":
-            self._ready.clear()
-        return taken
-
-
-class LiteralPatterns(MemoryListener):
-    """A pattern is taken for a name."""
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        for chosen in (self._channels.get(channel), self._patterns.get(channel)):
-            if chosen is not None:
-                self._queue.append(Frame(chosen, channel, body))
-                self._ready.set()
-        return True
-
-
-class NeverConfirms(MemoryListener):
-    """A subscription is never confirmed."""
-
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        return [each for each in await super().receive(timeout) if not isinstance(each, Confirmed)]
-
-
-class Replays(MemoryListener):
-    """A new subscription begins with what was published before."""
-
-    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
-        await super().change(add, drop)
-        self._queue.extend(Frame(each, each.text, b'"before"') for each in add if not each.is_pattern)
-
-
-class LeavesAll(MemoryListener):
-    """Giving up one filter gives up all."""
-
-    async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
-        await super().change(add, drop)
-        if drop:
-            self._channels.clear()
-            self._patterns.clear()
-
-
-def like_a_shell(pattern: str, channel: str) -> bool:
-    """Tell whether the shell agrees that this matches."""
-    return matches(pattern, channel) and fnmatch.fnmatchcase(channel, pattern)
-
-
-class ShellPatterns(MemoryListener):
-    """Patterns are those of a shell."""
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        chosen = [self._channels[channel]] if channel in self._channels else []
-        chosen += [each for text, each in self._patterns.items() if like_a_shell(text, channel)]
-        self._queue.extend(Frame(each, channel, body) for each in chosen)
-        self._ready.set()
-        return True
-
-
-class ReadsOnlyText(MemoryListener):
-    """A message on a channel that is not UTF-8 breaks the connection."""
-
-    async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        events = await super().receive(timeout)
-        for each in events:
-            if isinstance(each, Frame):
-                each.channel.encode()
-        return events
-
-
-class HidesWhatIsNoText(MemoryListener):
-    """A message on a channel that is not UTF-8 is dropped, and nobody is told."""
-
-    def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        return "\udcff" not in channel and super().offer(channel, body, sharded=sharded)
-
-
-class HidesGaps(MemoryListener):
-    """An interruption loses what was on its way and is not told."""
-
-    def fail(self, reason: str) -> None:
-        with self._handle.store.lock:
-            self._queue.clear()
-
-
-class KeepsItsFirstLoop(MemoryPubSubDriver):
-    """Whatever event loop asks, it publishes over a connection of the first one."""
-
-    async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
-        here = asyncio.get_running_loop()
-        first = vars(self._handle).setdefault("first_loop", here)
-        return await super().publish(messages, sharded=sharded) if here is first else [1]
-
-
-class EndsLate(MemoryListener):
-    """Who waits is not told of the end."""
-
-    def interrupt(self) -> None:
-        return
+    return Driver
+
+
+def modules_of_bugs() -> list[ModuleType]:
+    """Return the modules beside this one, which have the planted bugs."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    return [
+        importlib.import_module(f"tests.contract.planted.{name}")
+        for name in names
+        if name != "base" and not name.startswith("test_")
+    ]
+
+
+def planted_bugs() -> list[Planted]:
+    """Return the planted bugs of all modules."""
+    modules_of_bugs()  # importing them registers the bugs
+    return list(_registry)

@@ -1,4 +1,4 @@
-"""Groups of memory streams, and their drivers, each broken in one way: consumers, steering, retention, info."""
+"""Groups of memory streams with planted bugs: consumers, positions, pauses, retention, info."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,14 @@ import ailf
 from ailf.driver import Fetched
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
+from tests.contract.planted.base import caught_by
 
 # --- consumers ---------------------------------------------------------------------------------------------------
 
 
-class DropsOnLeave(MemoryStreamDriver):
-    """What a consumer held goes with it."""
+@caught_by("backend.test_close.test_close_gives_back", "stream.test_stream.test_leaving_drops_nothing")
+class DropsMessagesOnLeave(MemoryStreamDriver):
+    """The messages of a consumer that leaves are dropped."""
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         known = self._group(stream, group)
@@ -23,15 +25,21 @@ class DropsOnLeave(MemoryStreamDriver):
                 known.finish(name, self._now())
 
 
-class KeepsOnLeave(MemoryStreamDriver):
-    """What a consumer held waits for its lease."""
+@caught_by("backend.test_close.test_close_gives_back")
+class KeepsLeasesOnLeave(MemoryStreamDriver):
+    """The messages of a consumer that leaves stay leased until their leases end."""
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         return
 
 
-class NeverDie(MemoryStreamDriver):
-    """One sign of life counts for ever."""
+@caught_by(
+    "stream.test_takeover.test_a_dead_consumer",
+    "stream.test_takeover.test_signs_of_life",
+    "stream.test_takeover.test_signs_of_life_end_with_the_work",
+)
+class NeverExpiresConsumers(MemoryStreamDriver):
+    """One heartbeat lasts for ever."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "alive": 1e9})
@@ -40,15 +48,17 @@ class NeverDie(MemoryStreamDriver):
         await super().heartbeat(stream, group, consumers, alive=1e9)
 
 
-class IgnoresSignsOfLife(MemoryStreamDriver):
-    """Only fetching is a sign of life."""
+@caught_by("stream.test_takeover.test_signs_of_life", "stream.test_takeover.test_a_slow_one_keeps_its_message")
+class IgnoresHeartbeats(MemoryStreamDriver):
+    """Only a fetch is a heartbeat."""
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         return
 
 
-class LosesWorkOfTheDead(GroupState):
-    """What a dead consumer held is nobody's."""
+@caught_by("stream.test_takeover.test_a_dead_consumer")
+class DropsMessagesOfDeadConsumers(GroupState):
+    """The messages of a dead consumer are dropped."""
 
     def _end_leases(self, now_ms: int) -> None:
         for name, out in list(self.pending.items()):
@@ -57,8 +67,9 @@ class LosesWorkOfTheDead(GroupState):
         super()._end_leases(now_ms)
 
 
-class ForgivesTheDead(GroupState):
-    """What a dead consumer held was not delivered."""
+@caught_by("stream.test_takeover.test_a_dead_consumer")
+class UncountsDeliveriesToDeadConsumers(GroupState):
+    """A delivery to a consumer that died counts no attempt."""
 
     def _end_leases(self, now_ms: int) -> None:
         for out in self.pending.values():
@@ -66,7 +77,8 @@ class ForgivesTheDead(GroupState):
         super()._end_leases(now_ms)
 
 
-class RemembersTheDead(GroupState):
+@caught_by("stream.test_takeover.test_signs_of_life")
+class ListsDeadConsumers(GroupState):
     """A dead consumer is still listed."""
 
     def _end_leases(self, now_ms: int) -> None:
@@ -75,10 +87,11 @@ class RemembersTheDead(GroupState):
         self.alive.update(dict.fromkeys(died, now_ms + 10**9))
 
 
-# --- steering ----------------------------------------------------------------------------------------------------
+# --- positions and pauses ----------------------------------------------------------------------------------------
 
 
-class MovesGroups(MemoryStreamDriver):
+@caught_by("stream.test_stream.test_group_starts")
+class MovesGroupsOnOpen(MemoryStreamDriver):
     """Opening a group again moves it."""
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
@@ -88,22 +101,25 @@ class MovesGroups(MemoryStreamDriver):
         return made
 
 
-class StartsLate(MemoryStreamDriver):
+@caught_by("stream.test_stream.test_group_starts")
+class StartsGroupsAtTheEnd(MemoryStreamDriver):
     """A new group starts at the end."""
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
         return await super().open_group(stream, group, ailf.LATEST if start == ailf.EARLIEST else start)
 
 
-class KeepsGroupsSilently(MemoryStreamDriver):
-    """A group that vanished is made again and nobody is told."""
+@caught_by("stream.test_stream.test_a_vanished_group_is_made_again")
+class HidesGroupResets(MemoryStreamDriver):
+    """A group that vanished is made again without an event."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return replace(await super().fetch(stream, group, consumer, **options), reset=False)
 
 
-class TellsResetsTwice(MemoryStreamDriver):
-    """Each consumer is told anew that the group had vanished."""
+@caught_by("stream.test_events.test_a_reset_is_told_once")
+class RepeatsGroupResets(MemoryStreamDriver):
+    """Each consumer has an event of its own for the same reset."""
 
     vanished = False
 
@@ -113,29 +129,36 @@ class TellsResetsTwice(MemoryStreamDriver):
         return replace(fetched, reset=self.vanished)
 
 
-class SeeksSoftly(GroupState):
-    """A seek moves the group and leaves what is out."""
+@caught_by("stream.test_positions.test_seek", where="latest")
+@caught_by("stream.test_positions.test_what_a_seek_keeps")
+class SeekKeepsLeases(GroupState):
+    """A seek moves the group and keeps its pending messages."""
 
     def seek(self, position: Any, now_ms: int) -> None:
         self.position = position
 
 
-class SeekLosesRedriven(GroupState):
-    """A seek forgets what was redriven."""
+@caught_by(
+    "stream.test_positions.test_what_a_seek_keeps", "stream.test_positions.test_an_entry_and_its_redriven_letter"
+)
+class SeekLosesRedrivenMessages(GroupState):
+    """A seek drops redriven messages."""
 
     def seek(self, position: Any, now_ms: int) -> None:
         self._clear()
         self.position = position
 
 
-class SeekLosesLetters(GroupState):
-    """A seek forgets the dead letters."""
+@caught_by("stream.test_positions.test_what_a_seek_keeps")
+class SeekLosesDeadLetters(GroupState):
+    """A seek drops the dead letters."""
 
     def seek(self, position: Any, now_ms: int) -> None:
         super().seek(position, now_ms)
         self.dead.clear()
 
 
+@caught_by("stream.test_positions.test_pause")
 class IgnoresPauses(MemoryStreamDriver):
     """A paused group goes on."""
 
@@ -143,24 +166,28 @@ class IgnoresPauses(MemoryStreamDriver):
         return True
 
 
-class SeeksTheMissing(MemoryStreamDriver):
-    """A seek makes the group that it is to move."""
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=True)
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
+class SeekMakesGroups(MemoryStreamDriver):
+    """A seek makes a missing group."""
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
         await self.open_group(stream, group, position)
         return await super().seek(stream, group, position)
 
 
-class PausesTheMissing(MemoryStreamDriver):
-    """A group that is missing can be paused, and nothing happens."""
+@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
+class PausesMissingGroups(MemoryStreamDriver):
+    """Pausing a missing group succeeds and does nothing."""
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         await super().pause(stream, group, paused=paused)
         return True
 
 
-class BuriesWhilePaused(GroupState):
-    """A paused group still gives up on messages."""
+@caught_by("stream.test_positions.test_a_pause_buries_nothing")
+class DeadLettersWhilePaused(GroupState):
+    """A paused group still makes dead letters."""
 
     def fetch(self, consumer: str, count: int, **options: Any) -> Fetched:
         if self.paused:
@@ -170,8 +197,9 @@ class BuriesWhilePaused(GroupState):
         return super().fetch(consumer, count, **options)
 
 
-class DeletesNoLetters(MemoryStreamDriver):
-    """The dead letters of a group outlive it."""
+@caught_by("stream.test_positions.test_delete_a_group")
+class KeepsDeadLettersOfDeletedGroups(MemoryStreamDriver):
+    """The dead letters of a group stay when it is deleted."""
 
     async def delete_group(self, stream: str, group: str) -> None:
         state = self._state(stream)
@@ -180,27 +208,32 @@ class DeletesNoLetters(MemoryStreamDriver):
             state.open(group).dead = before.dead
 
 
-# --- what goes ---------------------------------------------------------------------------------------------------
+# --- retention ---------------------------------------------------------------------------------------------------
 
 
-class SparesOnlyUnread(GroupState):
-    """What a group has read counts as settled."""
+@caught_by("stream.test_retention.test_what_is_spared", state="in hand")
+@caught_by("stream.test_retention.test_what_is_spared", state="scheduled")
+@caught_by("stream.test_retention.test_what_queues_is_spared")
+class TrimsPendingEntries(GroupState):
+    """An entry counts as settled once the group has read it."""
 
     def settled(self, key: Any, name: str) -> bool:
         return bool(key <= self.position)
 
 
-class _SparesOnlyOut(GroupState):
-    """What a group has not read counts as settled."""
+class _TrimsUnreadEntries(GroupState):
+    """An entry that the group has not read counts as settled."""
 
     def settled(self, key: Any, name: str) -> bool:
         return name not in self.pending
 
 
-class SparesOnlyRead(MemoryStreamDriver):
-    """What a group has not read counts as settled, wherever it is asked for."""
+@caught_by("stream.test_retention.test_what_is_spared", state="unread")
+@caught_by("stream.test_retention.test_two_groups")
+class TrimsUnreadEntries(MemoryStreamDriver):
+    """An entry that a group has not read counts as settled, wherever that is looked at."""
 
-    group_class = _SparesOnlyOut
+    group_class = _TrimsUnreadEntries
 
     def _state(self, stream: str) -> Any:
         state = super()._state(stream)
@@ -208,8 +241,9 @@ class SparesOnlyRead(MemoryStreamDriver):
         return state
 
 
-class KeepsTheGone(GroupState):
-    """What was taken from the stream still comes to those who had read it."""
+@caught_by("stream.test_retention.test_hard_takes_what_is_out")
+class DeliversTrimmedEntries(GroupState):
+    """An entry that was trimmed while it was pending is still delivered."""
 
     def vanish(self, name: str, now_ms: int) -> None:
         return
@@ -218,26 +252,28 @@ class KeepsTheGone(GroupState):
 # --- info --------------------------------------------------------------------------------------------------------
 
 
-class MistakenInfo(MemoryStreamDriver):
-    """Info makes the group that it is asked for."""
+@caught_by("stream.test_info.test_info_of_what_is_missing")
+class InfoMakesGroups(MemoryStreamDriver):
+    """Asking for the info of a missing group makes it."""
 
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         await self.open_group(stream, group, ailf.EARLIEST)
         return await super().info(stream, group)
 
 
-class SaysItExists(MemoryStreamDriver):
-    """Every group exists."""
+@caught_by("stream.test_info.test_info_of_what_is_missing")
+class InfoShowsMissingGroups(MemoryStreamDriver):
+    """The info says of every group that it exists."""
 
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         return replace(await super().info(stream, group), exists=True)
 
 
-class CountsWrong(GroupState):
-    """Something that info says is wrong: what is in the names of the others."""
+class WrongInfo(GroupState):
+    """A group whose info is wrong: subclasses say in what."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
-        """Return what is wrong."""
+        """Return the wrong fields."""
         raise NotImplementedError
 
     def info(self, now_ms: int) -> ailf.GroupInfo:
@@ -245,30 +281,38 @@ class CountsWrong(GroupState):
         return replace(info, **self.wrong(info))
 
 
-class WrongLag(CountsWrong):
-    """The lag is what Redis would say: how many entries were added since, whatever was removed."""
+@caught_by("stream.test_info.test_counts_after_anything")
+class WrongLag(WrongInfo):
+    """The lag is the server's own: entries added since, although some were removed."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         self.longest = max(getattr(self, "longest", 0), info.length)
         return {"lag": (info.lag or 0) + self.longest - info.length}
 
 
-class WrongPending(CountsWrong):
-    """What waits is counted as if somebody had it."""
+@caught_by(
+    "stream.test_info.test_counts_after_anything",
+    "stream.test_info.test_info_in_every_state",
+    "stream.test_info.test_info_of_what_queues",
+)
+class WrongPending(WrongInfo):
+    """Delayed messages count as pending."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         return {"pending": info.pending + info.delayed}
 
 
-class WrongConsumers(CountsWrong):
-    """Only those who have something are listed."""
+@caught_by("stream.test_info.test_info_in_every_state")
+class WrongConsumers(WrongInfo):
+    """Only consumers with pending messages are listed."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         return {"consumers": {name: count for name, count in info.consumers.items() if count}}
 
 
-class WrongOldest(CountsWrong):
-    """Only what is out counts for the oldest."""
+@caught_by("stream.test_info.test_the_oldest")
+class WrongOldest(WrongInfo):
+    """Unread entries don't count for the oldest."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         return {"oldest": info.oldest if self.pending else None}

@@ -1,4 +1,4 @@
-"""Groups of memory streams, and their drivers, each broken in one way: leases, dead letters, ordering keys."""
+"""Groups of memory streams with planted bugs: leases, dead letters, ordering keys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,12 @@ import ailf
 from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
+from tests.contract.planted.base import caught_by
 
 # --- leases and attempts -----------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_delivery.test_one_lease_at_a_time", "stream.test_stream.test_many_producers")
 class DeliversTwice(MemoryStreamDriver):
     """The group's position doesn't move."""
 
@@ -25,8 +27,9 @@ class DeliversTwice(MemoryStreamDriver):
         return fetched
 
 
-class IgnoresLeases(MemoryStreamDriver):
-    """A lease never ends by itself."""
+@caught_by("stream.test_delivery.test_expired_leases_come_back", "stream.test_takeover.test_max_processing")
+class NeverExpiresLeases(MemoryStreamDriver):
+    """A lease lasts until its message is settled."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "lease": 1e9})
@@ -35,22 +38,25 @@ class IgnoresLeases(MemoryStreamDriver):
         return await super().extend(stream, group, receipts, lease=1e9)
 
 
-class LeasesNothing(MemoryStreamDriver):
-    """A message is for anybody again as soon as it was delivered."""
+@caught_by("stream.test_delivery.test_one_lease_at_a_time")
+class GrantsNoLeases(MemoryStreamDriver):
+    """A message is available again as soon as it was delivered."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "lease": 0.0})
 
 
-class SettlesStale(GroupState):
-    """Whoever once had a message may settle it."""
+@caught_by("stream.test_delivery.test_fenced_settles")
+class AcceptsStaleReceipts(GroupState):
+    """A consumer may settle a message after its lease has ended."""
 
     def mine(self, receipt: Receipt, now_ms: int) -> Any:
         return self.pending.get(receipt.id)
 
 
-class SettlesTogether(MemoryStreamDriver):
-    """A lease that one request settles twice holds both times."""
+@caught_by("stream.test_delivery.test_settling_two_ways_at_once", asyncio_only=True)
+class AcceptsTwoSettlements(MemoryStreamDriver):
+    """One request may settle a lease in two ways."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         last = {each.receipt: each for each in settlements}
@@ -58,7 +64,9 @@ class SettlesTogether(MemoryStreamDriver):
         return [outcomes[each.receipt] for each in settlements]
 
 
-class RepeatsGrants(GroupState):
+@caught_by("stream.test_positions.test_old_deliveries_after_a_seek")
+@caught_by("stream.test_positions.test_old_deliveries_after_a_reset", what="group")
+class RepeatsLeaseNumbers(GroupState):
     """A lease is numbered by its attempt, which begins anew after a seek."""
 
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
@@ -67,6 +75,7 @@ class RepeatsGrants(GroupState):
         return replace(claim, receipt=replace(claim.receipt, grant=claim.attempt))
 
 
+@caught_by("stream.test_delivery.test_attempts", "stream.test_delivery.test_a_release_with_a_delay")
 class CountsReleases(GroupState):
     """A release counts as an attempt."""
 
@@ -74,13 +83,15 @@ class CountsReleases(GroupState):
         self.park(name, due_ms, now_ms)
 
 
-class ReleasesAtOnce(GroupState):
+@caught_by("stream.test_delivery.test_a_release_with_a_delay")
+class IgnoresReleaseDelays(GroupState):
     """The delay of a release is ignored."""
 
     def release(self, name: str, due_ms: int, now_ms: int) -> None:
         super().release(name, now_ms, now_ms)
 
 
+@caught_by("stream.test_delivery.test_attempts")
 class AcksOnNack(MemoryStreamDriver):
     """A nack loses the message."""
 
@@ -89,14 +100,17 @@ class AcksOnNack(MemoryStreamDriver):
         return await super().settle(stream, group, changed, **options)
 
 
-class NacksAtOnce(MemoryStreamDriver):
-    """A nack's delay is forgotten."""
+@caught_by("stream.test_delivery.test_nack_delays")
+class IgnoresNackDelays(MemoryStreamDriver):
+    """The delay of a nack is ignored."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         return await super().settle(stream, group, [replace(each, delay=0.0) for each in settlements], **options)
 
 
-class TriesForEver(MemoryStreamDriver):
+@caught_by("stream.test_delivery.test_dead_letters", way="nack")
+@caught_by("stream.test_delivery.test_dead_letters", way="expire")
+class IgnoresMaxDeliveries(MemoryStreamDriver):
     """No number of deliveries is too many."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
@@ -106,16 +120,18 @@ class TriesForEver(MemoryStreamDriver):
         return await super().settle(stream, group, settlements, max_deliveries=10**9)
 
 
-class HoldsUpOthers(GroupState):
-    """What is for later holds up what is behind it."""
+@caught_by("stream.test_scheduling.test_delays")
+class DelaysEntriesBehindScheduledOnes(GroupState):
+    """A scheduled message delays those behind it."""
 
     def _admit(self, name: str, out: Any, now_ms: int) -> bool:
         held_up = max([out.terms.at_ms, *(each.terms.at_ms for each in self.pending.values())])
         return super()._admit(name, attrs.evolve(out, terms=attrs.evolve(out.terms, at_ms=held_up)), now_ms)
 
 
-class CountsParking(GroupState):
-    """Taking in what is for later is its first attempt."""
+@caught_by("stream.test_scheduling.test_delays")
+class CountsScheduling(GroupState):
+    """Reading a scheduled message counts as its first attempt."""
 
     def schedule(self, name: str, due_ms: int) -> None:
         out = self.pending[name]
@@ -127,7 +143,8 @@ class CountsParking(GroupState):
 # --- dead letters ------------------------------------------------------------------------------------------------
 
 
-class StumblesOverProblems(MemoryStreamDriver):
+@caught_by("stream.test_stream.test_broken_entries")
+class FailsOnBrokenEntries(MemoryStreamDriver):
     """A fetch fails with the first entry that can't be read."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
@@ -137,8 +154,9 @@ class StumblesOverProblems(MemoryStreamDriver):
         return fetched
 
 
-class IgnoresProblems(MemoryStreamDriver):
-    """An entry that can't be read is handed out as though it could."""
+@caught_by("stream.test_stream.test_broken_entries")
+class DeliversBrokenEntries(MemoryStreamDriver):
+    """An entry that can't be read is delivered as if it could."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
@@ -146,14 +164,17 @@ class IgnoresProblems(MemoryStreamDriver):
         return replace(fetched, claims=claims)
 
 
+@caught_by("stream.test_delivery.test_dead_letters", way="reject")
+@caught_by("stream.test_stream.test_undecodable")
 class LosesDeadLetters(GroupState):
-    """What a group gives up on is gone."""
+    """A message is dropped where it should become a dead letter."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         self.finish(name, now_ms)
         return Outcome.DEAD
 
 
+@caught_by("stream.test_delivery.test_dead_letters", way="nack")
 class ForgetsErrors(GroupState):
     """A dead letter doesn't say what went wrong."""
 
@@ -161,15 +182,17 @@ class ForgetsErrors(GroupState):
         return super().bury(name, reason, "", now_ms)
 
 
-class HidesDeaths(MemoryStreamDriver):
-    """Nobody is told what a fetch has buried."""
+@caught_by("stream.test_events.test_dead_letters_are_told")
+class HidesDeadLetters(MemoryStreamDriver):
+    """A fetch reports no dead letter that it made."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return replace(await super().fetch(stream, group, consumer, **options), dead=())
 
 
-class CountsOn(GroupState):
-    """A message that is redriven goes on with its attempts."""
+@caught_by("stream.test_dead_letters.test_redrive", "stream.test_dead_letters.test_redriven_and_failed_again")
+class RedrivesWithOldAttempts(GroupState):
+    """The attempts of a redriven message go on from those of its dead letter."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         before, letter = set(self.pending), self.dead.get(number)
@@ -179,8 +202,9 @@ class CountsOn(GroupState):
         return taken
 
 
+@caught_by("stream.test_dead_letters.test_redriven_once")
 class RedrivesTwice(GroupState):
-    """A letter is redriven by each who asks."""
+    """A dead letter stays when it is redriven, so that it can be redriven again."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
@@ -190,15 +214,17 @@ class RedrivesTwice(GroupState):
         return taken
 
 
-class PurgesNothing(GroupState):
-    """Purging puts back."""
+@caught_by("stream.test_dead_letters.test_purge")
+class RedrivesOnPurge(GroupState):
+    """Purging redrives."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         return super().take_letter(number, now_ms, redrive=True)
 
 
-class RedrivesToAll(MemoryStreamDriver):
-    """A letter is redriven by adding it to the stream again, for every group."""
+@caught_by("stream.test_dead_letters.test_redrive")
+class RedrivesToAllGroups(MemoryStreamDriver):
+    """A dead letter is redriven by adding it to the stream again, for every group."""
 
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         known = self._group(stream, group)
@@ -208,8 +234,9 @@ class RedrivesToAll(MemoryStreamDriver):
         return taken
 
 
-class NeedsTheEntry(GroupState):
-    """A letter can't be redriven when its entry is gone."""
+@caught_by("stream.test_dead_letters.test_redriven_after_its_entry_is_gone")
+class RedrivesOnlyKeptEntries(GroupState):
+    """A dead letter can't be redriven when its entry is gone."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
@@ -220,8 +247,9 @@ class NeedsTheEntry(GroupState):
 # --- ordering keys -----------------------------------------------------------------------------------------------
 
 
-class PassesTurns(GroupState):
-    """Whatever comes back gives its turn to the next of its key."""
+@caught_by("stream.test_ordering.test_failures_keep_the_turn", "stream.test_ordering.test_closing_keeps_the_turn")
+class PassesTurnsOnFailure(GroupState):
+    """A message that comes back gives its turn to the next of its ordering key."""
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
         super().park(name, due_ms, now_ms)
@@ -230,8 +258,10 @@ class PassesTurns(GroupState):
             self.schedule(queued, now_ms)
 
 
-class KeepsTurns(GroupState):
-    """Whose message is a dead letter keeps the turn of its key."""
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="reject")
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="expire")
+class KeepsTurnsOfDeadLetters(GroupState):
+    """A dead letter keeps the turn of its ordering key."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
@@ -240,8 +270,9 @@ class KeepsTurns(GroupState):
         return super().bury(name, reason, error, now_ms)
 
 
-class RedrivesFirst(GroupState):
-    """What is redriven goes before all others of its key."""
+@caught_by("stream.test_ordering.test_a_redriven_letter_queues")
+class RedrivesAheadOfTheQueue(GroupState):
+    """A redriven message goes before all others of its ordering key."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         taken = super().take_letter(number, now_ms, redrive=redrive)

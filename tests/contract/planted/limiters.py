@@ -1,4 +1,4 @@
-"""Memory rate limiters, each broken in one way, that the contract suite must catch."""
+"""Memory rate limiters with planted bugs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,44 +9,40 @@ from msgspec.structs import replace
 from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Limits, Observation
 from ailf.limits import Concurrency, FixedWindow, Limit, TokenBucket
 from ailf.limits.token_bucket import TokenBucketAlgorithm
-from ailf_memory.driver import MemoryDriver
 from ailf_memory.ratelimit import MemoryRateLimiterDriver
 from ailf_memory.state.ratelimit import kept_under
-from tests.contract.planted.base import BrokenHarness, with_driver
+from contract_tests.ratelimit.test_ratelimit import MADE_SMALLER, QUICK, SLOW
+from tests.contract.planted.base import caught_by
 
-
-def with_limiter(limiter: type[MemoryRateLimiterDriver]) -> type[BrokenHarness]:
-    """Return a harness with this driver of rate limiters."""
-
-    class Driver(MemoryDriver):
-        def rate_limiter(self) -> MemoryRateLimiterDriver:
-            return limiter(self.handle)
-
-    return with_driver(type(limiter.__name__, (Driver,), {}))
+SMALLER = dict(zip(("large", "small", "longest"), MADE_SMALLER[0], strict=True))
 
 
 def _each(result: LimitResult, change: Any) -> LimitResult:
-    """Return a ruling with changed levels."""
+    """Return a result with changed levels."""
     return replace(result, levels=tuple(map(change, result.levels)))
 
 
-# --- what passes -------------------------------------------------------------------------------------------------
+# --- charges -----------------------------------------------------------------------------------------------------
 
 
-class LetsAllPass(MemoryRateLimiterDriver):
+@caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
+@caught_by("ratelimit.test_ratelimit.test_together", limit=SLOW[0])
+class DeniesNothing(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return replace(super()._decide(limits, request, now_ms), allowed=True)
 
 
-class ChargesParts(MemoryRateLimiterDriver):
-    """Each limit is asked by itself, and charged if it agrees."""
+@caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
+class ChargesEachLimit(MemoryRateLimiterDriver):
+    """Each limit is asked by itself, and charged if it allows the call."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         pairs = zip(limits, request.costs, strict=True)
         results = [
-            super(ChargesParts, self)._decide((each,), replace(request, costs=(cost,)), now_ms) for each, cost in pairs
+            super(ChargesEachLimit, self)._decide((each,), replace(request, costs=(cost,)), now_ms)
+            for each, cost in pairs
         ]
         worst = min(results, key=lambda each: each.allowed)
         return replace(
@@ -56,22 +52,25 @@ class ChargesParts(MemoryRateLimiterDriver):
         )
 
 
-class ChargesTheDenied(MemoryRateLimiterDriver):
-    """Denied calls count."""
+@caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[0])
+class ChargesDeniedCalls(MemoryRateLimiterDriver):
+    """Denied calls are charged."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, count_denied=True), now_ms)
 
 
-class IgnoresTheDenied(MemoryRateLimiterDriver):
-    """Denied calls never count, also where that is asked for."""
+@caught_by("ratelimit.test_ratelimit.test_denied_calls", limit=SLOW[1])
+class IgnoresCountDenied(MemoryRateLimiterDriver):
+    """Denied calls are never charged, also with `count_denied`."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, count_denied=False), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[2])
 class AllowsOneMore(MemoryRateLimiterDriver):
-    """It compares with the wrong sign."""
+    """A comparison has the wrong sign: one call more passes."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(tuple((name, _larger(limit)) for name, limit in limits), request, now_ms)
@@ -83,6 +82,7 @@ def _larger(limit: Limit) -> Limit:
     return attrs.evolve(limit, limit=limit.limit + 1)
 
 
+@caught_by("ratelimit.test_ratelimit.test_a_window_slides", limit=QUICK[2])
 class AlignsWindows(MemoryRateLimiterDriver):
     """Every window is a fixed one, so that twice its limit passes around its end."""
 
@@ -94,6 +94,7 @@ class AlignsWindows(MemoryRateLimiterDriver):
         return super()._decide(fixed, request, now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
 class ChargesOne(MemoryRateLimiterDriver):
     """Every call costs 1."""
 
@@ -101,6 +102,7 @@ class ChargesOne(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(request, costs=tuple(min(1, each) for each in request.costs)), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
 class SharesKeys(MemoryRateLimiterDriver):
     """All keys are one."""
 
@@ -108,15 +110,17 @@ class SharesKeys(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(request, limiter_key=replace(request.limiter_key, key="")), now_ms)
 
 
-class CountsPeeks(MemoryRateLimiterDriver):
-    """To look costs 1."""
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+class ChargesPeeks(MemoryRateLimiterDriver):
+    """A peek costs 1."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, costs=tuple(max(1, each) for each in request.costs)), now_ms)
 
 
+@caught_by("ratelimit.test_ratelimit.test_time_steps_back", limit=SLOW[0])
 class TrustsTheClock(MemoryRateLimiterDriver):
-    """Time that steps back mints what has been charged since."""
+    """A clock that is set back makes charges void."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         known = self._store.limiters.get(request.limiter_key)
@@ -126,8 +130,9 @@ class TrustsTheClock(MemoryRateLimiterDriver):
         return super()._decide(limits, request, now_ms)
 
 
-class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
-    """A limit that is made smaller counts all that a larger one charged."""
+@caught_by("ratelimit.test_ratelimit.test_a_limit_is_made_smaller", **SMALLER)
+class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
+    """A limit that is made smaller counts everything that the larger one charged."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         known = self._store.limiters.get(request.limiter_key)
@@ -144,8 +149,9 @@ class OwesWhatALargerLimitCharged(MemoryRateLimiterDriver):
         return super()._decide(limits, request, now_ms)
 
 
-class SumsInDoubles(MemoryRateLimiterDriver):
-    """What it counts loses its last digits where it is large."""
+@caught_by("ratelimit.test_ratelimit.test_large_numbers")
+class RoundsLargeCosts(MemoryRateLimiterDriver):
+    """A large cost loses its last digits."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, costs=tuple(map(_cut, request.costs))), now_ms)
@@ -155,35 +161,39 @@ def _cut(cost: int) -> int:
     return int(float(f"{cost:.6g}"))
 
 
-# --- what is told ------------------------------------------------------------------------------------------------
+# --- decisions ---------------------------------------------------------------------------------------------------
 
 
-class TellsNoTime(MemoryRateLimiterDriver):
-    """It isn't told when another try passes."""
+@caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[0])
+class HidesRetryAfter(MemoryRateLimiterDriver):
+    """`retry_after` is 0."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         return replace(result, retry_after=None if result.retry_after is None else 0.0)
 
 
-class RoundsTime(MemoryRateLimiterDriver):
-    """It is told in whole hundredths of a second."""
+@caught_by("ratelimit.test_ratelimit.test_retry_after_is_exact", limit=QUICK[1])
+class RoundsRetryAfter(MemoryRateLimiterDriver):
+    """`retry_after` is rounded to a hundredth of a second."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         return replace(result, retry_after=result.retry_after and round(result.retry_after, 2))
 
 
-class NeverSaysNever(MemoryRateLimiterDriver):
-    """What is too large is told to come again."""
+@caught_by("ratelimit.test_ratelimit.test_too_large", limit=SLOW[0])
+class PromisesImpossibleCosts(MemoryRateLimiterDriver):
+    """A call that can never pass is told to come again."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         return replace(result, retry_after=1.0 if result.retry_after is None else result.retry_after)
 
 
-class TellsOneLess(MemoryRateLimiterDriver):
-    """One more remains than it says."""
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
+class ReportsOneLess(MemoryRateLimiterDriver):
+    """`remaining` is one too few."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return _each(
@@ -192,8 +202,9 @@ class TellsOneLess(MemoryRateLimiterDriver):
         )
 
 
-class TellsWhatWas(MemoryRateLimiterDriver):
-    """What remains is what remained before the call."""
+@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
+class ReportsRemainingBefore(MemoryRateLimiterDriver):
+    """`remaining` is that before the call."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         before = super()._decide(limits, replace(request, costs=(0,) * len(limits)), now_ms)
@@ -202,8 +213,9 @@ class TellsWhatWas(MemoryRateLimiterDriver):
         return replace(result, levels=tuple(replace(now, remaining=was.remaining) for now, was in levels))
 
 
-class NeverFresh(MemoryRateLimiterDriver):
-    """It takes longer to be fresh than it says."""
+@caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
+class HalvesResetAfter(MemoryRateLimiterDriver):
+    """`reset_after` is half of the time that it takes."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return _each(
@@ -211,8 +223,9 @@ class NeverFresh(MemoryRateLimiterDriver):
         )
 
 
-class ForgetsSoon(MemoryRateLimiterDriver):
-    """What is stored goes too early."""
+@caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
+class ExpiresKeysEarly(MemoryRateLimiterDriver):
+    """The stored state of a key goes too early."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         known = self._store.limiters.get(request.limiter_key)
@@ -221,25 +234,28 @@ class ForgetsSoon(MemoryRateLimiterDriver):
         return super()._decide(limits, request, now_ms)
 
 
-# --- what is settled ---------------------------------------------------------------------------------------------
+# --- settlements, resets, observations ---------------------------------------------------------------------------
 
 
-class SettlesNothing(MemoryRateLimiterDriver):
-    """An estimate stays."""
+@caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[0])
+class IgnoresSettlements(MemoryRateLimiterDriver):
+    """An estimated cost stays."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(limiter_key, token, ())
 
 
-class OnlyGivesBack(MemoryRateLimiterDriver):
-    """What a call cost beyond its estimate is given to it."""
+@caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[1])
+class ChargesNothingMore(MemoryRateLimiterDriver):
+    """A call that cost more than its estimate is not charged the difference."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(limiter_key, token, [each for each in charges if each.actual < each.cost])
 
 
-class GivesBackLate(MemoryRateLimiterDriver):
-    """A refund counts although what it was charged for counts no longer."""
+@caught_by("ratelimit.test_ratelimit.test_settled_late", limit=QUICK[0])
+class RefundsLate(MemoryRateLimiterDriver):
+    """A refund counts although its charge counts no longer."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
@@ -249,7 +265,8 @@ class GivesBackLate(MemoryRateLimiterDriver):
                     known.states[name] = (state[0], *(0 for _ in state[1:]))
 
 
-class GivesBackTwice(MemoryRateLimiterDriver):
+@caught_by("ratelimit.test_ratelimit.test_settled_once", limit=SLOW[0])
+class RefundsTwice(MemoryRateLimiterDriver):
     """Every refund counts twice."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
@@ -257,61 +274,69 @@ class GivesBackTwice(MemoryRateLimiterDriver):
         await super().settle(limiter_key, token, charges)
 
 
-class KeepsPlaces(MemoryRateLimiterDriver):
-    """A place in a limit of concurrency is kept until its ttl is over."""
+@caught_by("ratelimit.test_ratelimit.test_parallel_places")
+class KeepsSlots(MemoryRateLimiterDriver):
+    """A slot of a concurrency limit is kept until its ttl is over."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(limiter_key, token, [each for each in charges if not isinstance(each.limit, Concurrency)])
 
 
-class ExtendsNothing(MemoryRateLimiterDriver):
-    """A place ends after its ttl, whatever its owner does."""
+@caught_by("ratelimit.test_ratelimit.test_places_end")
+class NeverExtendsSlots(MemoryRateLimiterDriver):
+    """A slot ends after its ttl, although its owner renews it."""
 
     async def extend(self, slots: Sequence[Any]) -> list[bool]:
         return [True for _ in slots]
 
 
-class ResetsNothing(MemoryRateLimiterDriver):
-    """What was charged stays."""
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+class IgnoresResets(MemoryRateLimiterDriver):
+    """A reset is answered and not done."""
 
     async def reset(self, limiter_key: LimiterKey, limits: Sequence[Any]) -> None:
         return
 
 
-class ResetsAll(MemoryRateLimiterDriver):
-    """All keys are made fresh."""
+@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+class ResetsAllKeys(MemoryRateLimiterDriver):
+    """A reset resets all keys."""
 
     async def reset(self, limiter_key: LimiterKey, limits: Sequence[Any]) -> None:
         self._store.limiters.clear()
 
 
-class BelievesTheProvider(MemoryRateLimiterDriver):
-    """What a provider says counts also where it is more."""
+@caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
+class ObservesHigherLimits(MemoryRateLimiterDriver):
+    """An observation counts also where it allows more."""
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         await self.reset(limiter_key, ((observation.name, observation.limit),))
         await super().observe(limiter_key, observation)
 
 
-class HearsNothing(MemoryRateLimiterDriver):
-    """What a provider says is ignored."""
+@caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
+class IgnoresObservations(MemoryRateLimiterDriver):
+    """An observation is ignored."""
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         return
 
 
-# --- the line ----------------------------------------------------------------------------------------------------
+# --- the wait queue ----------------------------------------------------------------------------------------------
 
 
-class HasNoLine(MemoryRateLimiterDriver):
-    """Whoever comes at the right time passes."""
+@caught_by("ratelimit.test_ratelimit_waiting.test_small_calls_do_not_starve_a_large_one")
+class HasNoQueue(MemoryRateLimiterDriver):
+    """A call that comes at the right time passes all that wait."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, waiter=None), now_ms)
 
 
-class WakesNobody(MemoryRateLimiterDriver):
-    """Who waits looks again by himself."""
+@caught_by("ratelimit.test_ratelimit_waiting.test_what_is_given_back_wakes_who_waits")
+class WakesNoCaller(MemoryRateLimiterDriver):
+    """A refund wakes no waiting call; each looks again by itself."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
@@ -324,8 +349,9 @@ class WakesNobody(MemoryRateLimiterDriver):
             known.line.waiters.update(waiters)
 
 
-class LastComeFirst(MemoryRateLimiterDriver):
-    """The line is a stack."""
+@caught_by("ratelimit.test_ratelimit_waiting.test_in_turn")
+class ServesTheLastCallFirst(MemoryRateLimiterDriver):
+    """The wait queue is a stack."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
@@ -336,8 +362,9 @@ class LastComeFirst(MemoryRateLimiterDriver):
         return result
 
 
-class NeverLeaves(MemoryRateLimiterDriver):
-    """Who gives up stays in line."""
+@caught_by("ratelimit.test_ratelimit_waiting.test_who_gives_up_gives_everything_back")
+class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
+    """A call that gives up stays in the wait queue."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
@@ -347,7 +374,8 @@ class NeverLeaves(MemoryRateLimiterDriver):
             known.line.waiters[token] = waiter
 
 
-class RemembersForLonger(MemoryRateLimiterDriver):
+@caught_by("ratelimit.test_ratelimit.test_remembered_denials")
+class RemembersDenialsTooLong(MemoryRateLimiterDriver):
     """Where nothing is given back, denials last longer than they have to."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:

@@ -1,4 +1,4 @@
-"""Memory locks, each broken in one way, that the contract suite must catch."""
+"""Memory locks with planted bugs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,23 +7,12 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
-from ailf_memory.driver import MemoryDriver
 from ailf_memory.lock import MemoryLockDriver
-from tests.contract.planted.base import BrokenHarness, with_driver
+from tests.contract.planted.base import BrokenHarness, caught_by
 
 
-def with_lock(lock: type[MemoryLockDriver]) -> type[BrokenHarness]:
-    """Return a harness with this lock driver."""
-
-    class Driver(MemoryDriver):
-        def lock(self) -> MemoryLockDriver:
-            return lock(self.handle)
-
-    return with_driver(type(lock.__name__, (Driver,), {}))
-
-
-class Broken(MemoryLockDriver):
-    """What helps to break something."""
+class LockWithGrants(MemoryLockDriver):
+    """Access to the grants of a request, for the planted bugs."""
 
     def _grants(self, request: LockRequest) -> list[Any]:
         """Return all grants of the names."""
@@ -43,7 +32,7 @@ class Broken(MemoryLockDriver):
         return Granted(fence)
 
 
-# --- how it is entered -------------------------------------------------------------------------------------------
+# --- entering ----------------------------------------------------------------------------------------------------
 
 
 class _UnlockedLock(ailf.Lock):
@@ -66,16 +55,20 @@ class _AsyncUnlockedLock(ailf.AsyncLock):
         pass
 
 
-class EntersUnlocked(ailf.Backend):
-    """The body of a `with` block runs without the lock."""
-
+class _UnlockedBackend(ailf.Backend):
     lock_class = _UnlockedLock
 
 
-class AsyncEntersUnlocked(ailf.AsyncBackend):
+class _AsyncUnlockedBackend(ailf.AsyncBackend):
+    lock_class = _AsyncUnlockedLock
+
+
+@caught_by("lock.test_lock_hold.test_entering")
+class EntersUnlocked(BrokenHarness):
     """The body of a `with` block runs without the lock."""
 
-    lock_class = _AsyncUnlockedLock
+    blocking = _UnlockedBackend
+    on_asyncio = _AsyncUnlockedBackend
 
 
 class _OneEntry:
@@ -107,28 +100,35 @@ class _AsyncSharedLock(ailf.AsyncLock):
         return _OneTask()
 
 
-class SharesEntries(ailf.Backend):
-    """Leaving a lock in any thread or task ends the latest entry of all."""
-
+class _SharedBackend(ailf.Backend):
     lock_class = _SharedLock
 
 
-class AsyncSharesEntries(ailf.AsyncBackend):
-    """Leaving a lock in any thread or task ends the latest entry of all."""
-
+class _AsyncSharedBackend(ailf.AsyncBackend):
     lock_class = _AsyncSharedLock
 
 
-# --- who has it --------------------------------------------------------------------------------------------------
+@caught_by("lock.test_lock_hold.test_leaving_elsewhere")
+class SharesEntries(BrokenHarness):
+    """Leaving a lock in any thread or task ends the latest entry of all."""
+
+    blocking = _SharedBackend
+    on_asyncio = _AsyncSharedBackend
 
 
-class GrantsTwice(MemoryLockDriver):
-    """One more may have it."""
+# --- holders -----------------------------------------------------------------------------------------------------
+
+
+@caught_by("lock.test_lock.test_nobody_has_it_twice")
+@caught_by("lock.test_lock_waiting.test_never_too_many", permits=1)
+class GrantsOnePermitMore(MemoryLockDriver):
+    """There is one permit more than there should be."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, permits=request.permits + 1))
 
 
+@caught_by("lock.test_lock.test_permits")
 class IgnoresPermits(MemoryLockDriver):
     """A semaphore is a lock."""
 
@@ -136,8 +136,9 @@ class IgnoresPermits(MemoryLockDriver):
         return await super().acquire(replace(request, permits=1))
 
 
+@caught_by("lock.test_lock.test_locks_are_apart")
 class SharesLocks(MemoryLockDriver):
-    """All names are one."""
+    """All names are one lock."""
 
     def _state(self, name: str) -> Any:
         return super()._state("all")
@@ -146,8 +147,9 @@ class SharesLocks(MemoryLockDriver):
         return await super().inspect("all")
 
 
-class GrantsParts(MemoryLockDriver):
-    """Of several names those are taken that are free."""
+@caught_by("lock.test_lock.test_several_names")
+class GrantsFreeNames(MemoryLockDriver):
+    """Of several names those are granted that are free."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
@@ -157,7 +159,8 @@ class GrantsParts(MemoryLockDriver):
         return reply
 
 
-class LooksAtOne(MemoryLockDriver):
+@caught_by("lock.test_lock.test_several_names")
+class GrantsFirstName(MemoryLockDriver):
     """Of several names only the first counts."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
@@ -167,7 +170,8 @@ class LooksAtOne(MemoryLockDriver):
 # --- fences ------------------------------------------------------------------------------------------------------
 
 
-class RepeatsFences(Broken):
+@caught_by("lock.test_lock.test_fences_rise")
+class UsesTheTimeAsFence(LockWithGrants):
     """A fence is the time in milliseconds."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
@@ -175,8 +179,9 @@ class RepeatsFences(Broken):
         return self._number(request, self._now()) if isinstance(reply, Granted) else reply
 
 
-class ForgetsFences(Broken):
-    """Fences are counted, anew after a grant has run out."""
+@caught_by("lock.test_lock.test_fences_rise")
+class RestartsFences(LockWithGrants):
+    """Fences begin anew after a grant has run out."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         known = max(self._state(name).fence for name in request.names)
@@ -186,8 +191,9 @@ class ForgetsFences(Broken):
         return self._number(request, known + 1) if isinstance(reply, Granted) else reply
 
 
-class NumbersTries(Broken):
-    """The same bid again has another fence."""
+@caught_by("lock.test_lock.test_the_same_bid_again")
+class ChangesFencesOfRepeatedRequests(LockWithGrants):
+    """A repeated request has another fence."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         again = bool(self._mine(request))
@@ -195,7 +201,8 @@ class NumbersTries(Broken):
         return self._number(request, reply.fence + 1) if again and isinstance(reply, Granted) else reply
 
 
-class NumbersNames(Broken):
+@caught_by("lock.test_lock.test_fences_rise")
+class FencesByTheFirstName(LockWithGrants):
     """The fence of several names is that of the first."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
@@ -206,32 +213,36 @@ class NumbersNames(Broken):
         return reply
 
 
-# --- how long ----------------------------------------------------------------------------------------------------
+# --- ttls --------------------------------------------------------------------------------------------------------
 
 
-class EndsLate(MemoryLockDriver):
-    """A grant lasts longer than was asked."""
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
+class ExpiresLate(MemoryLockDriver):
+    """A grant lasts longer than its ttl."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, ttl=request.ttl + 0.005))
 
 
-class EndsEarly(MemoryLockDriver):
-    """A grant lasts a tenth less than was asked."""
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
+class ExpiresEarly(MemoryLockDriver):
+    """A grant lasts a tenth less than its ttl."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, ttl=request.ttl * 0.9))
 
 
-class CutsSeconds(MemoryLockDriver):
+@caught_by("lock.test_lock.test_the_end_of_a_lease")
+class TruncatesTtls(MemoryLockDriver):
     """A grant lasts whole seconds."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, ttl=float(int(request.ttl))))
 
 
-class AddsTime(Broken):
-    """Extending adds to what is left."""
+@caught_by("lock.test_lock.test_extending")
+class ExtendsFromTheEnd(LockWithGrants):
+    """Extending adds to the time that is left."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         before = [grant.ends_ms for request in requests for grant in self._mine(request)]
@@ -243,15 +254,17 @@ class AddsTime(Broken):
         return kept
 
 
+@caught_by("lock.test_lock.test_extending")
 class ExtendsByHalf(MemoryLockDriver):
-    """Extending gives half of the time."""
+    """Extending gives half of the ttl."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return await super().extend([replace(request, ttl=request.ttl / 2) for request in requests])
 
 
-class NeverShortens(Broken):
-    """Extending to less is ignored."""
+@caught_by("lock.test_lock.test_extending")
+class NeverShortens(LockWithGrants):
+    """Extending to a shorter time is ignored."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         before = [grant.ends_ms for request in requests for grant in self._mine(request)]
@@ -263,22 +276,25 @@ class NeverShortens(Broken):
         return kept
 
 
-class NeverExtends(MemoryLockDriver):
-    """Extending does nothing and says it did."""
+@caught_by("lock.test_lock.test_extending")
+class NeverExtendsGrants(MemoryLockDriver):
+    """Extending is answered and not done."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return [True] * len(requests)
 
 
-class ExtendsOne(MemoryLockDriver):
-    """Of several grants only the first is extended."""
+@caught_by("lock.test_lock.test_extending")
+class ExtendsFirstRequest(MemoryLockDriver):
+    """Of several requests only the first is extended."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return (await super().extend(requests[:1])) + [True] * (len(requests) - 1)
 
 
-class ExtendsParts(Broken):
-    """Of several names those are extended that are left."""
+@caught_by("lock.test_lock.test_several_names")
+class ExtendsHeldNames(LockWithGrants):
+    """Of several names those are extended that are still held."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         kept = await super().extend(requests)
@@ -288,15 +304,17 @@ class ExtendsParts(Broken):
         return kept
 
 
-class RevivesLocks(MemoryLockDriver):
-    """Extending brings back what has ended."""
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
+class ExtendsEndedGrants(MemoryLockDriver):
+    """Extending grants the lock again after its lease has ended."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return [isinstance(await self.acquire(request), Granted) for request in requests]
 
 
-class ExtendsOthers(Broken):
-    """Extending helps whoever has it."""
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
+class ExtendsAnyGrant(LockWithGrants):
+    """Extending extends the grants of other tokens too."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         kept = await super().extend(requests)
@@ -306,8 +324,9 @@ class ExtendsOthers(Broken):
         return kept
 
 
-class KeepsTime(Broken):
-    """The same bid again doesn't begin its time anew."""
+@caught_by("lock.test_lock.test_the_same_bid_again")
+class KeepsTheTimeOfRepeatedRequests(LockWithGrants):
+    """A repeated request doesn't begin its ttl anew."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         before = [grant.ends_ms for grant in self._mine(request)]
@@ -317,11 +336,12 @@ class KeepsTime(Broken):
         return reply
 
 
-# --- how it ends -------------------------------------------------------------------------------------------------
+# --- ends of grants ----------------------------------------------------------------------------------------------
 
 
-class ReleasesOthers(Broken):
-    """Releasing ends the grant of whoever has it."""
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=True)
+class ReleasesAnyGrant(LockWithGrants):
+    """Releasing ends the grants of other tokens too."""
 
     async def release(self, request: LockRequest) -> bool:
         mine = await super().release(request)
@@ -330,29 +350,33 @@ class ReleasesOthers(Broken):
         return mine
 
 
-class ReleasesParts(MemoryLockDriver):
+@caught_by("lock.test_lock.test_several_names")
+class ReleasesFirstName(MemoryLockDriver):
     """Of several names only the first is released."""
 
     async def release(self, request: LockRequest) -> bool:
         return await super().release(replace(request, names=request.names[:1]))
 
 
-class ReleasesGladly(MemoryLockDriver):
-    """Releasing what has ended is called a success."""
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
+class ReleasesEndedGrants(MemoryLockDriver):
+    """Releasing a lease that has ended is called a success."""
 
     async def release(self, request: LockRequest) -> bool:
         await super().release(request)
         return True
 
 
+@caught_by("lock.test_lock.test_stale_leases", way="broken", successor=False)
 class IgnoresBreaks(MemoryLockDriver):
-    """Breaking does nothing and says it did."""
+    """Breaking is answered and not done."""
 
     async def break_(self, name: str, fence: int) -> bool:
         return any(holder.fence == fence for holder in (await self.inspect(name)).holders)
 
 
-class BreaksAnybody(MemoryLockDriver):
+@caught_by("lock.test_lock.test_permits")
+class BreaksAnyFence(MemoryLockDriver):
     """Breaking doesn't look at the fence."""
 
     async def break_(self, name: str, fence: int) -> bool:
@@ -360,8 +384,9 @@ class BreaksAnybody(MemoryLockDriver):
         return bool(held) and await super().break_(name, held[0].fence)
 
 
-class InspectsByTrying(MemoryLockDriver):
-    """Inspecting stands in line."""
+@caught_by("lock.test_lock.test_several_names")
+class InspectJoinsTheQueue(MemoryLockDriver):
+    """Inspecting joins the wait queue."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         if (info := await super().inspect(name)).holders:
@@ -369,7 +394,8 @@ class InspectsByTrying(MemoryLockDriver):
         return info
 
 
-class ShowsTheEnded(Broken):
+@caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
+class ShowsEndedGrants(LockWithGrants):
     """Inspecting shows grants that have run out."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:

@@ -1,4 +1,4 @@
-"""Stream drivers of memory, each broken in one way: adding, reading, retention, waiting; see `broken_groups` too."""
+"""Memory streams with planted bugs: adding, reading, retention, waiting. Those of groups: `groups`, `consumers`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from msgspec.structs import replace
 import ailf
 from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, Swept
 from ailf_memory.stream import MemoryStreamDriver, MemoryWaiter
+from tests.contract.planted.base import caught_by
 
 # --- adding and reading ------------------------------------------------------------------------------------------
 
 
 class ChangesDrafts(MemoryStreamDriver):
-    """Entries are added otherwise than they were drafted: how is what the others say."""
+    """Entries are added otherwise than they were drafted: subclasses say in what."""
 
     changes: dict[str, Any]
 
@@ -26,36 +27,43 @@ class ChangesDrafts(MemoryStreamDriver):
         return await super().add_once(stream, replace(draft, **self.changes), **options)
 
 
+@caught_by("backend.test_backend.test_largest", "stream.test_scheduling.test_every_way_to_add_has_the_options")
 class ForgetsHeaders(ChangesDrafts):
     """Entries lose their headers."""
 
-    changes = {"headers": {}}  # noqa: RUF012 - nobody changes it
+    changes = {"headers": {}}  # noqa: RUF012 - it is never changed
 
 
-class IgnoresDelays(ChangesDrafts):
-    """Whatever is for later comes at once."""
+@caught_by("stream.test_ordering.test_each_at_its_own_time", "stream.test_scheduling.test_delays")
+class IgnoresSchedules(ChangesDrafts):
+    """A scheduled message comes at once."""
 
-    changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - nobody changes it
+    changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - it is never changed
 
 
+@caught_by("stream.test_scheduling.test_delays")
 class IgnoresTimes(ChangesDrafts):
     """A delay counts, a time does not."""
 
-    changes = {"at": 0.0}  # noqa: RUF012 - nobody changes it
+    changes = {"at": 0.0}  # noqa: RUF012 - it is never changed
 
 
-class IgnoresKeys(ChangesDrafts):
-    """The messages of one key are delivered at once."""
+@caught_by("stream.test_ordering.test_one_after_another", "stream.test_ordering.test_ordered_work")
+class IgnoresOrderingKeys(ChangesDrafts):
+    """The messages of one ordering key are delivered at once."""
 
-    changes = {"key": ""}  # noqa: RUF012 - nobody changes it
-
-
-class IgnoresOverrides(ChangesDrafts):
-    """A message's own number of deliveries doesn't count."""
-
-    changes = {"max_deliveries": None}  # noqa: RUF012 - nobody changes it
+    changes = {"key": ""}  # noqa: RUF012 - it is never changed
 
 
+@caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="nack")
+@caught_by("stream.test_scheduling.test_deliveries_of_one_message", way="expire")
+class IgnoresMaxDeliveriesOfMessages(ChangesDrafts):
+    """A message's own `max_deliveries` doesn't count."""
+
+    changes = {"max_deliveries": None}  # noqa: RUF012 - it is never changed
+
+
+@caught_by("stream.test_stream.test_readable_on_return")
 class LosesMessages(MemoryStreamDriver):
     """Every third entry is answered with an id and not kept."""
 
@@ -71,6 +79,7 @@ class LosesMessages(MemoryStreamDriver):
         return ids
 
 
+@caught_by("backend.test_backend.test_largest")
 class CutsBodies(MemoryStreamDriver):
     """A body ends at its first zero byte."""
 
@@ -79,8 +88,9 @@ class CutsBodies(MemoryStreamDriver):
         return await super().add(stream, cut, **options)
 
 
+@caught_by("backend.test_cancel.test_cancelled_adds", asyncio_only=True)
 class MixesReplies(MemoryStreamDriver):
-    """Replies wait in one queue, where a caller that was cancelled leaves its own to the next one."""
+    """Replies wait in one queue, where a cancelled call leaves its own to the next one."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -92,28 +102,33 @@ class MixesReplies(MemoryStreamDriver):
         return self._replies.pop(0)
 
 
-class SharesNames(MemoryStreamDriver):
-    """What stands in braces is all that counts of a name."""
+@caught_by("backend.test_backend.test_names")
+class TreatsBracesAsHashTags(MemoryStreamDriver):
+    """Only the part of a stream's name that stands in braces counts."""
 
     def _state(self, stream: str) -> Any:
         inside = stream.partition("{")[2].partition("}")[0]
         return super()._state("braces" if "{" in stream else inside or stream)
 
 
-class ReadsTwice(MemoryStreamDriver):
-    """Reading on begins with what was read last."""
+@caught_by("stream.test_stream.test_read")
+@caught_by("stream.test_stream.test_tail", begin="earliest")
+class ReadsLastEntryTwice(MemoryStreamDriver):
+    """Reading on begins with the entry that was read last."""
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         return await super().read(stream, start, end, limit)
 
 
-class MistakesTimes(MemoryStreamDriver):
-    """A time is the place after what was added since the second began."""
+@caught_by("stream.test_positions.test_times")
+class RoundsTimes(MemoryStreamDriver):
+    """A time is the position at the end of its second."""
 
     def id_before(self, timestamp: float) -> str:
         return super().id_before(int(timestamp) + 1)
 
 
+@caught_by("stream.test_scheduling.test_cancel_changes_nothing_else")
 class CancelsAnything(MemoryStreamDriver):
     """Cancelling removes an entry, whether its time has come or not."""
 
@@ -126,6 +141,7 @@ class CancelsAnything(MemoryStreamDriver):
         return bool(found)
 
 
+@caught_by("stream.test_scheduling.test_cancel")
 class CancelsNothing(MemoryStreamDriver):
     """Cancelling is answered and not done."""
 
@@ -134,8 +150,10 @@ class CancelsNothing(MemoryStreamDriver):
         return state.parked(state.locate(entry_id), self._now())
 
 
-class CancelsSilently(MemoryStreamDriver):
-    """A cancelled entry leaves the stream, and the groups that had read it wait for it."""
+@caught_by("stream.test_ordering.test_what_passes_the_turn", way="cancel")
+@caught_by("stream.test_scheduling.test_cancel", "stream.test_info.test_counts_after_anything")
+class CancelsOutsideGroups(MemoryStreamDriver):
+    """A cancelled entry leaves the stream, and stays pending in the groups that had read it."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -149,23 +167,26 @@ class CancelsSilently(MemoryStreamDriver):
 # --- adding once -------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_scheduling.test_add_once")
 class ForgetsDedupIds(MemoryStreamDriver):
-    """Every id is new."""
+    """Every dedup id is new."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         self._state(stream)._once.clear()
         return await super().add_once(stream, draft, **options)
 
 
-class RemembersForEver(MemoryStreamDriver):
-    """A window never ends."""
+@caught_by("stream.test_scheduling.test_add_once")
+class NeverEndsDedupWindows(MemoryStreamDriver):
+    """A dedup window never ends."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         return await super().add_once(stream, draft, **{**options, "window": 1e9})
 
 
-class SlidesWindows(MemoryStreamDriver):
-    """A window begins anew with each that finds its id."""
+@caught_by("stream.test_scheduling.test_add_once")
+class SlidesDedupWindows(MemoryStreamDriver):
+    """A dedup window begins anew with each duplicate."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         added = await super().add_once(stream, draft, **options)
@@ -176,8 +197,9 @@ class SlidesWindows(MemoryStreamDriver):
         return added
 
 
-class CancelsWithoutTheId(MemoryStreamDriver):
-    """The dedup id of a message that is cancelled stays taken."""
+@caught_by("stream.test_scheduling.test_add_once_after_cancel")
+class KeepsDedupIdsOfCancelled(MemoryStreamDriver):
+    """The dedup id of a cancelled message stays taken."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -187,8 +209,9 @@ class CancelsWithoutTheId(MemoryStreamDriver):
         return done
 
 
-class ForgetsTheCall(MemoryStreamDriver):
-    """After a cancel the call that had added the message adds it again, when it is repeated."""
+@caught_by("stream.test_scheduling.test_add_once_again_after_cancel")
+class AddsAgainAfterCancel(MemoryStreamDriver):
+    """After a cancel the call that had added the message adds it again when it is repeated."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         done = await super().cancel(stream, entry_id)
@@ -197,8 +220,9 @@ class ForgetsTheCall(MemoryStreamDriver):
         return done
 
 
-class FreesAnyId(MemoryStreamDriver):
-    """Cancelling frees the dedup id that a message was added under, although it stands for another one by now."""
+@caught_by("stream.test_scheduling.test_add_once_after_cancel")
+class FreesReusedDedupIds(MemoryStreamDriver):
+    """Cancelling frees the dedup id of a message, although another message has it by now."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -209,7 +233,8 @@ class FreesAnyId(MemoryStreamDriver):
         return done
 
 
-class ForgetsWhatIsTrimmed(MemoryStreamDriver):
+@caught_by("stream.test_scheduling.test_add_once_after_trim", retention=ailf.Retention.settled())
+class ForgetsDedupIdsOfTrimmed(MemoryStreamDriver):
     """A dedup id is forgotten with its entry."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
@@ -219,8 +244,9 @@ class ForgetsWhatIsTrimmed(MemoryStreamDriver):
         return await super().add_once(stream, draft, **options)
 
 
-class AddsFirst(MemoryStreamDriver):
-    """Whether an id is known is looked up in one step, and added in another."""
+@caught_by("stream.test_scheduling.test_add_once_by_many")
+class ChecksDedupIdsSeparately(MemoryStreamDriver):
+    """A dedup id is looked up in one step, and its message added in another."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
@@ -230,8 +256,9 @@ class AddsFirst(MemoryStreamDriver):
         return await super().add_once(stream, draft, **options)
 
 
-class RemembersRefused(MemoryStreamDriver):
-    """The id of what a full stream refused is taken."""
+@caught_by("stream.test_retention.test_full")
+class KeepsDedupIdsOfRefused(MemoryStreamDriver):
+    """The dedup id of a message that a full stream refused is taken."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         try:
@@ -243,7 +270,8 @@ class RemembersRefused(MemoryStreamDriver):
             raise
 
 
-class KeepsDedupIds(MemoryStreamDriver):
+@caught_by("stream.test_scheduling.test_add_once_ids")
+class KeepsDedupIdsOfDeletedStreams(MemoryStreamDriver):
     """Deleting a stream leaves its dedup ids."""
 
     async def delete(self, stream: str) -> None:
@@ -256,6 +284,7 @@ class KeepsDedupIds(MemoryStreamDriver):
 # --- retention ---------------------------------------------------------------------------------------------------
 
 
+@caught_by("stream.test_retention.test_full", "stream.test_retention.test_two_groups")
 class TrimsUnsettled(MemoryStreamDriver):
     """Every retention is hard."""
 
@@ -266,6 +295,7 @@ class TrimsUnsettled(MemoryStreamDriver):
         return await super().trim(stream, attrs.evolve(retention, hard=True), **options)
 
 
+@caught_by("stream.test_retention.test_without_groups")
 class NeverTrims(MemoryStreamDriver):
     """Adding removes nothing."""
 
@@ -273,16 +303,19 @@ class NeverTrims(MemoryStreamDriver):
         return
 
 
+@caught_by("stream.test_retention.test_full", "stream.test_retention.test_waiting_for_room")
 class NeverFull(MemoryStreamDriver):
-    """What can't be removed is exceeded."""
+    """A stream grows beyond its length where nothing can be removed."""
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         if retention is not None:
             self._state(stream).make_room(count, retention, self._now())
 
 
-class StopsAtTheUnsettled(MemoryStreamDriver):
-    """A stream whose oldest entry is not settled is full, whatever is behind it."""
+@caught_by("stream.test_retention.test_full")
+@caught_by("stream.test_retention.test_one_that_waits_fills_nothing", retention="settled", state="scheduled")
+class StopsTrimmingAtUnsettled(MemoryStreamDriver):
+    """A stream is full when its oldest entry is not settled, although later ones are."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state, most = self._state(stream), retention.max_len
@@ -291,8 +324,9 @@ class StopsAtTheUnsettled(MemoryStreamDriver):
         super()._make_room(stream, count, retention)
 
 
-class RefusesWhenBehind(MemoryStreamDriver):
-    """A stream is full while it is too long, also where more could be removed."""
+@caught_by("stream.test_retention.test_what_is_behind")
+class RefusesWhileTrimming(MemoryStreamDriver):
+    """A stream is full while it is too long, although more can be removed."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         super()._make_room(stream, count, retention)
@@ -300,8 +334,9 @@ class RefusesWhenBehind(MemoryStreamDriver):
             raise ailf.StreamFullError("full")
 
 
-class RefusesOnlyWhenSure(MemoryStreamDriver):
-    """A stream of which not everything was looked at is never full."""
+@caught_by("stream.test_retention.test_full_of_many")
+class NeverFullBeyondOneStep(MemoryStreamDriver):
+    """A stream is never full where one step doesn't look at all of it."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state = self._state(stream)
@@ -311,15 +346,18 @@ class RefusesOnlyWhenSure(MemoryStreamDriver):
             super()._make_room(stream, count, retention)
 
 
-class TrimsAPage(MemoryStreamDriver):
-    """The first step of a trim is the last."""
+@caught_by("stream.test_retention.test_a_trim_finds_all", way="age", share=0.5)
+@caught_by("stream.test_retention.test_many_at_once")
+class TrimsOnePage(MemoryStreamDriver):
+    """A trim ends after its first step."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return replace(await super().trim(stream, retention, **options), after="")
 
 
-class KeepsTheSettled(MemoryStreamDriver):
-    """What is settled is kept by every retention without a length."""
+@caught_by("stream.test_retention.test_settled")
+class KeepsSettled(MemoryStreamDriver):
+    """A retention without a length keeps settled entries."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return await super().trim(stream, attrs.evolve(retention, keep_settled=True), **options)
@@ -328,7 +366,8 @@ class KeepsTheSettled(MemoryStreamDriver):
         super()._make_room(stream, count, attrs.evolve(retention, keep_settled=True))
 
 
-class SettlesForNobody(MemoryStreamDriver):
+@caught_by("stream.test_retention.test_settled", "stream.test_retention.test_settled_and_full")
+class TrimsWithoutGroups(MemoryStreamDriver):
     """Where a stream has no group, everything counts as settled."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
@@ -338,8 +377,9 @@ class SettlesForNobody(MemoryStreamDriver):
         super()._make_room(stream, count, retention)
 
 
-class CountsWhatWas(MemoryStreamDriver):
-    """The length is that which the stream once had."""
+@caught_by("stream.test_retention.test_length")
+class ReportsLongestLength(MemoryStreamDriver):
+    """The length is the largest that the stream ever had."""
 
     async def length(self, stream: str) -> int:
         known = vars(self._state(stream))
@@ -347,8 +387,9 @@ class CountsWhatWas(MemoryStreamDriver):
         return int(known["longest"])
 
 
-class AddsHalf(MemoryStreamDriver):
-    """Of many, those are added that there is room for."""
+@caught_by("stream.test_retention.test_full")
+class AddsInParts(MemoryStreamDriver):
+    """`add_many` adds as many as there is room for."""
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: ailf.Retention | None) -> list[str]:
         ids: list[str] = []
@@ -357,16 +398,18 @@ class AddsHalf(MemoryStreamDriver):
         return ids
 
 
+@caught_by("stream.test_retention.test_hard")
 class CountsNoEvictions(MemoryStreamDriver):
-    """What a hard retention took unsettled is not counted."""
+    """Unsettled entries that a hard retention removed are not counted."""
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         super()._make_room(stream, count, retention)
         self._state(stream).evicted = 0
 
 
-class IgnoresAge(MemoryStreamDriver):
-    """Nothing is too old."""
+@caught_by("stream.test_retention.test_age")
+class IgnoresMaxAge(MemoryStreamDriver):
+    """No entry is too old."""
 
     async def trim(self, stream: str, retention: ailf.Retention, **options: Any) -> Swept:
         return await super().trim(stream, attrs.evolve(retention, max_age=None), **options)
@@ -378,18 +421,22 @@ class IgnoresAge(MemoryStreamDriver):
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
-class RingsNobody(MemoryStreamDriver):
-    """Who waits is not told that something came."""
+@caught_by(
+    "stream.test_delivery.test_what_comes_back_wakes_others", "stream.test_ordering.test_the_turn_wakes_who_waits"
+)
+class WakesNoConsumer(MemoryStreamDriver):
+    """A waiting consumer is not woken by new messages."""
 
     def _changed(self) -> None:
         return
 
 
-class NeverCloses(MemoryStreamDriver):
-    """A wait is deaf to the end."""
+@caught_by("backend.test_close.test_close_wakes_everybody")
+class NeverEndsWaits(MemoryStreamDriver):
+    """A wait ignores the end of its consumer."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
-        class Deaf(MemoryWaiter):
+        class Uninterruptible(MemoryWaiter):
             async def wait(self, position: Any, timeout: float) -> bool:
                 self._interrupted = False
                 return await super().wait(position, 60.0)
@@ -397,28 +444,34 @@ class NeverCloses(MemoryStreamDriver):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._handle, stream)
+        return Uninterruptible(self._handle, stream)
 
 
-class ClosesLate(MemoryStreamDriver):
-    """A wait is waited out, whatever ends meanwhile."""
+@caught_by("backend.test_close.test_consuming_ends_promptly", way="backend")
+@caught_by("backend.test_close.test_consuming_ends_promptly", way="process")
+class EndsWaitsLate(MemoryStreamDriver):
+    """A wait lasts for its whole time, although its consumer has ended."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
-        class Deaf(MemoryWaiter):
+        class Uninterruptible(MemoryWaiter):
             def interrupt(self) -> None:
                 return
 
-        return Deaf(self._handle, stream)
+        return Uninterruptible(self._handle, stream)
 
 
-class DeafToSteps(MemoryStreamDriver):
-    """Who waits is not told of some steps: which is what the others say."""
+class WakesNoConsumerAfterSteps(MemoryStreamDriver):
+    """A waiting consumer is not woken by some steps: subclasses say by which.
 
-    deaf_to: frozenset[str]
+    Attributes:
+        silent: The methods that wake no consumer.
+    """
+
+    silent: frozenset[str]
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name in {"deaf_to", "_store"} or name not in self.deaf_to:
+        if name in {"silent", "_store"} or name not in self.silent:
             return found
 
         async def silently(*args: Any, **options: Any) -> Any:
@@ -432,20 +485,26 @@ class DeafToSteps(MemoryStreamDriver):
         return silently
 
 
-class DeafToRedrives(DeafToSteps):
-    """Who waits is not told what was redriven."""
+@caught_by("stream.test_dead_letters.test_a_redrive_wakes_who_waits", way="one")
+class WakesNoConsumerAfterRedrives(WakesNoConsumerAfterSteps):
+    """A waiting consumer is not woken by a redrive."""
 
-    deaf_to = frozenset({"take_dead_letters"})
-
-
-class DeafToSteering(DeafToSteps):
-    """Who waits is not told that the group goes on, or where."""
-
-    deaf_to = frozenset({"pause", "seek"})
+    silent = frozenset({"take_dead_letters"})
 
 
-class DeafToTime(MemoryStreamDriver):
-    """Who waits is not told that something has come due."""
+@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="resume")
+@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="seek")
+class WakesNoConsumerAfterSteering(WakesNoConsumerAfterSteps):
+    """A waiting consumer is not woken by a resume or a seek."""
+
+    silent = frozenset({"pause", "seek"})
+
+
+@caught_by("stream.test_scheduling.test_in_time", way="delay")
+@caught_by("stream.test_scheduling.test_in_time", way="at")
+@caught_by("stream.test_scheduling.test_in_time", way="nack")
+class WakesNoConsumerOnTime(MemoryStreamDriver):
+    """A waiting consumer is not woken when a message becomes due."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -460,6 +519,11 @@ class DeafToTime(MemoryStreamDriver):
 # --- messages in general -----------------------------------------------------------------------------------------
 
 
+@caught_by(
+    "backend.test_backend.test_pairs_of_names",
+    "stream.test_stream.test_groups_are_apart",
+    "stream.test_ordering.test_groups_keep_their_own_turns",
+)
 class SharesGroups(MemoryStreamDriver):
     """All groups of a stream are one."""
 
@@ -470,8 +534,9 @@ class SharesGroups(MemoryStreamDriver):
         return self._state(stream).groups.get("")
 
 
+@caught_by("stream.test_stream.test_read")
 class DeletesOnAck(MemoryStreamDriver):
-    """What one group has done is gone for everybody."""
+    """An ack in one group removes the entry for all groups."""
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Settlement], **options: Any) -> list[Outcome]:
         state = self._state(stream)
@@ -483,15 +548,17 @@ class DeletesOnAck(MemoryStreamDriver):
         return outcomes
 
 
-class Reorders(MemoryStreamDriver):
-    """A page of new entries leaves last first."""
+@caught_by("stream.test_stream.test_id_order")
+class DeliversInReverse(MemoryStreamDriver):
+    """A page of new entries is delivered in reverse."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
         return replace(fetched, claims=fetched.claims[::-1])
 
 
-class NeverExtends(MemoryStreamDriver):
+@caught_by("stream.test_delivery.test_extend", "stream.test_delivery.test_leases_are_renewed")
+class NeverExtendsLeases(MemoryStreamDriver):
     """Extending is answered and not done."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
@@ -502,8 +569,9 @@ class NeverExtends(MemoryStreamDriver):
         return await super().fetch(stream, group, consumer, **options)
 
 
-class RevivesLeases(MemoryStreamDriver):
-    """A lease that has ended can be extended."""
+@caught_by("stream.test_delivery.test_fenced_settles")
+class ExtendsEndedLeases(MemoryStreamDriver):
+    """Extending a lease that has ended is called a success."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         await super().extend(stream, group, receipts, lease=lease)

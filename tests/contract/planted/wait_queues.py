@@ -1,4 +1,4 @@
-"""Memory locks whose lines of waiters are broken, each in one way, that the contract suite must catch."""
+"""Wait queues of memory locks with planted bugs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,39 +10,42 @@ from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
 from ailf_memory.state.lock import LockState
 from ailf_memory.state.wait_queue import WaitQueue
-from tests.contract.planted.locks import Broken
+from tests.contract.planted.base import caught_by
+from tests.contract.planted.locks import LockWithGrants
 
 
-class _OnLine(MemoryLockDriver):
-    """What helps to break the lines themselves.
+class _WithQueue(MemoryLockDriver):
+    """A lock whose wait queues are of another class.
 
     Attributes:
-        line: What the lines are.
+        queue: That class.
     """
 
-    line: type[WaitQueue] = WaitQueue
+    queue: type[WaitQueue] = WaitQueue
 
     def _state(self, name: str) -> LockState:
         state = super()._state(name)
-        state.line.__class__ = self.line
+        state.line.__class__ = self.queue
         return state
 
 
-class Silent(WaitQueue):
-    """It wakes nobody."""
+class _WakesNone(WaitQueue):
+    """A wait queue that wakes no waiter."""
 
     def wake(self, *_: Any, **__: Any) -> None:
         return
 
 
-class WakesNobody(_OnLine):
-    """Whoever waits looks again by himself."""
+@caught_by("lock.test_lock_waiting.test_a_freed_lock_wakes_a_waiter", fair=True, way="release")
+class WakesNoWaiter(_WithQueue):
+    """No waiter is woken; each looks again by itself."""
 
-    line = Silent
+    queue = _WakesNone
 
 
-class WakesEverybody(Broken):
-    """All who wait are woken, and one of them gets it."""
+@caught_by("lock.test_lock_waiting.test_turns")
+class WakesAllWaiters(LockWithGrants):
+    """All waiters are woken, and one of them gets the lock."""
 
     async def release(self, request: LockRequest) -> bool:
         mine = await super().release(request)
@@ -52,138 +55,138 @@ class WakesEverybody(Broken):
         return mine
 
 
-class WakesOnlyOne(MemoryLockDriver):
-    """Where two permits are free one waiter is woken."""
+@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
+class WakesOneWaiter(MemoryLockDriver):
+    """One waiter is woken where two permits are free."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        lines = [self._state(name).line for name in request.names]
-        for line in lines:
-            line.__class__ = Silent
+        queues = [self._state(name).line for name in request.names]
+        for queue in queues:
+            queue.__class__ = _WakesNone
         try:
             return await super().acquire(request)
         finally:
-            for line in lines:
-                line.__class__ = WaitQueue
+            for queue in queues:
+                queue.__class__ = WaitQueue
 
 
-class Selfish(WaitQueue):
-    """It wakes nobody behind another."""
+class _PassesNothingOn(WaitQueue):
+    """A wait queue that wakes its first waiter only."""
 
     def wake(self, now_ms: int, after: str | None = None) -> None:
         if after is None:
             super().wake(now_ms)
 
 
-class KeepsWakeUps(_OnLine):
-    """Who is woken in vain, wanting more than that, doesn't pass it on."""
+@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
+class PassesNoWakeUpOn(_WithQueue):
+    """A waiter that is woken in vain, because it wants more, doesn't pass the wake-up on."""
 
-    line = Selfish
-
-
-class LeavesSilently(Broken):
-    """Who leaves the line when it was his turn doesn't pass it on."""
-
-    async def release(self, request: LockRequest) -> bool:
-        if self._mine(request):
-            return await super().release(request)
-        for name in request.names:
-            self._state(name).line.leave(request.token)
-        return False
+    queue = _PassesNothingOn
 
 
-class LetsBarge(MemoryLockDriver):
-    """Fair or not, whoever comes at the right time has it."""
+@caught_by("lock.test_lock.test_nobody_barges")
+class AllowsBarging(MemoryLockDriver):
+    """A fair lock is granted to any request that comes at the right time."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, fair=False))
 
 
-class LastComeFirst(Broken):
-    """The line is a stack."""
+@caught_by("lock.test_lock_waiting.test_turns")
+class ServesTheLastWaiterFirst(LockWithGrants):
+    """The wait queue is a stack."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         for name in request.names if isinstance(reply, Denied) and request.waiter else ():
-            line = self._state(name).line.waiters
-            for token in [each for each in line if each != request.token]:
-                line[token] = line.pop(token)
+            queue = self._state(name).line.waiters
+            for token in [each for each in queue if each != request.token]:
+                queue[token] = queue.pop(token)
         return reply
 
 
-class QueuesAnew(Broken):
-    """Who comes again stands at the end."""
+@caught_by("lock.test_lock.test_places")
+class RequeuesRepeatedRequests(LockWithGrants):
+    """A waiter that asks again goes to the end of the wait queue."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         for name in request.names if isinstance(reply, Denied) and request.waiter else ():
-            line = self._state(name).line.waiters
-            line[request.token] = line.pop(request.token)
+            queue = self._state(name).line.waiters
+            queue[request.token] = queue.pop(request.token)
         return reply
 
 
+@caught_by("lock.test_lock.test_several_names")
 class QueuesTries(MemoryLockDriver):
-    """Who doesn't want to wait is put in line too."""
+    """A request that doesn't wait joins the wait queue too."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, waiter=request.waiter or WaiterInfo("", 60.0)))
 
 
-class _StaysInLine(Broken):
-    """What helps to leave somebody in line."""
+class _KeepsPlaces(LockWithGrants):
+    """Keeps a waiter's place in the wait queues."""
 
     @contextlib.contextmanager
-    def _staying(self, request: LockRequest) -> Iterator[None]:
-        lines = [self._state(name).line.waiters for name in request.names]
-        before = [line.get(request.token) for line in lines]
+    def _kept_places(self, request: LockRequest) -> Iterator[None]:
+        queues = [self._state(name).line.waiters for name in request.names]
+        before = [queue.get(request.token) for queue in queues]
         yield
-        for line, waiter in zip(lines, before, strict=True):
+        for queue, waiter in zip(queues, before, strict=True):
             if waiter is not None:
-                line[request.token] = waiter
+                queue[request.token] = waiter
 
 
-class NeverLeaves(_StaysInLine):
-    """A place in line is kept when its owner has gone."""
+@caught_by("lock.test_lock.test_nobody_barges")
+class KeepsPlacesOfLeavers(_KeepsPlaces):
+    """A place in the wait queue stays when its waiter leaves."""
 
     async def release(self, request: LockRequest) -> bool:
-        with self._staying(request):
+        with self._kept_places(request):
             return await super().release(request)
 
 
-class KeepsPlaces(_StaysInLine):
-    """Who has got it stays in line."""
+@caught_by("lock.test_lock.test_places")
+class KeepsPlacesOfHolders(_KeepsPlaces):
+    """A place in the wait queue stays when its waiter gets the lock."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        with self._staying(request):
+        with self._kept_places(request):
             return await super().acquire(request)
 
 
-class KeepsTheDead(MemoryLockDriver):
-    """A place in line never ends by itself."""
+@caught_by("lock.test_lock_waiting.test_a_dead_waiter")
+class KeepsDeadWaiters(MemoryLockDriver):
+    """A place in the wait queue never ends by itself."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        place = request.waiter and replace(request.waiter, lease=1e9)
-        return await super().acquire(replace(request, waiter=place))
+        waiter = request.waiter and replace(request.waiter, lease=1e9)
+        return await super().acquire(replace(request, waiter=waiter))
 
 
-class GivesNoTime(MemoryLockDriver):
-    """It isn't told when another try may do better."""
+@caught_by("lock.test_lock.test_places")
+class HidesTheNextTry(MemoryLockDriver):
+    """A denial doesn't say when another try may succeed."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         return Denied(1e9) if isinstance(reply, Denied) else reply
 
 
-class KeepsHalfAPlace(Broken):
-    """Who lost his place in one line keeps that in another."""
+@caught_by("lock.test_lock_waiting.test_a_waiter_that_was_away")
+class KeepsPlacesInOtherQueues(LockWithGrants):
+    """A waiter that lost its place in one wait queue keeps that in another."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        lines = [self._state(name).line.waiters for name in request.names]
-        orders = [list(line) for line in lines]
+        queues = [self._state(name).line.waiters for name in request.names]
+        orders = [list(queue) for queue in queues]
         reply = await super().acquire(request)
-        for line, order in zip(lines, orders, strict=True):
+        for queue, order in zip(queues, orders, strict=True):
             for token in order:
-                if token in line:
-                    line[token] = line.pop(token)
-            for token in [each for each in line if each not in order]:
-                line[token] = line.pop(token)
+                if token in queue:
+                    queue[token] = queue.pop(token)
+            for token in [each for each in queue if each not in order]:
+                queue[token] = queue.pop(token)
         return reply

@@ -1,0 +1,106 @@
+"""Memory backends with planted bugs: closing, deadlines, namespaces, payloads."""
+
+import functools
+import threading
+import time
+from typing import Any
+
+import ailf
+from ailf.driver import BackendDriver
+from ailf.runtime import Runtime
+from ailf_memory import AsyncMemoryStream, MemoryStore, MemoryStream
+from ailf_memory.driver import MemoryDriver
+from tests.contract.planted.base import BrokenHarness, caught_by
+
+
+@caught_by("backend.test_close.test_close_leaves_nothing")
+class LeavesThreads(MemoryDriver):
+    """One of its threads goes on after `close`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
+
+
+@caught_by("backend.test_close.test_dropped")
+class DropsWithoutWarning(MemoryDriver):
+    """It says of itself that it had nothing to give back when it was dropped."""
+
+    def abandon(self) -> bool:
+        super().abandon()
+        return False
+
+
+@caught_by("backend.test_close.test_dropped")
+class DropsWithoutCleanup(MemoryDriver):
+    """One of its threads goes on after it was dropped."""
+
+    def abandon(self) -> bool:
+        threading.Thread(target=time.sleep, args=(2.0,), name="left behind", daemon=True).start()
+        return super().abandon()
+
+
+@caught_by("backend.test_backend.test_a_silent_backend")
+class IgnoresTimeouts(BrokenHarness):
+    """Its drivers wait for an answer without a deadline."""
+
+    keeps_time = False
+
+
+@caught_by("backend.test_backend.test_same_url_same_things")
+class SharesNamespaces(BrokenHarness):
+    """Two namespaces share everything."""
+
+    def elsewhere(self) -> "SharesNamespaces":
+        """Return this harness itself."""
+        return self
+
+
+@caught_by("backend.test_backend.test_same_url_same_things")
+class SharesNothing(BrokenHarness):
+    """Each backend that opens the URL has a store of its own."""
+
+    def driver(self, runtime: Runtime) -> BackendDriver:
+        """Return a driver on a new store."""
+        self.store = MemoryStore(self.clock)
+        return super().driver(runtime)
+
+
+class _Unpacked:
+    """A codec whose payloads never become bytes."""
+
+    def pack(self, data: Any, headers: Any) -> Any:
+        return data, headers or {}
+
+    def unpack(self, body: Any, headers: Any, **_: Any) -> Any:
+        return body, headers
+
+
+def _unpacked(stream: Any) -> Any:
+    flow = type(stream).__mro__[1]._flow.func(stream)
+    flow.payloads = _Unpacked()
+    return flow
+
+
+class _SharingStream(MemoryStream[Any]):
+    _flow = functools.cached_property(_unpacked)
+
+
+class _AsyncSharingStream(AsyncMemoryStream[Any]):
+    _flow = functools.cached_property(_unpacked)
+
+
+class _SharingBackend(ailf.Backend):
+    stream_class = _SharingStream
+
+
+class _AsyncSharingBackend(ailf.AsyncBackend):
+    stream_class = _AsyncSharingStream
+
+
+@caught_by("backend.test_backend.test_payloads_are_copies")
+class SharesObjects(BrokenHarness):
+    """A consumer receives the very object that was added."""
+
+    blocking = _SharingBackend
+    on_asyncio = _AsyncSharingBackend
