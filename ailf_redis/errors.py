@@ -41,10 +41,12 @@ _NOT_READY = (
     exceptions.TryAgainError,
     exceptions.AskError,  # and MOVED, its subclass: the key's slot is on its way to another node
 )
-_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS")
+_FULL = "max number of clients"
+_AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", _FULL, f"ERR {_FULL}")
 """What errors say that pass by themselves and have no class, in scripts' replies or in redis-py.
 
-UNBLOCKED: a master became a replica. NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` asks for, so
+A server that has no room for one more client says so instead of reading a request. UNBLOCKED: a master became a
+replica. NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` asks for, so
 nothing was written, as a script is refused at its first write only.
 """
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")

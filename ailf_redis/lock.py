@@ -8,6 +8,7 @@ from ailf.driver import Denied, Granted, LockDriver, LockRequest
 from ailf.values import LockHolder, LockInfo
 from ailf_redis.connection.executor import Executor
 from ailf_redis.keys import Keys
+from ailf_redis.replies import as_flag
 from ailf_redis.scripts import ACQUIRE, BREAK, EXTEND_LOCK, INSPECT, RELEASE
 
 __all__ = ["RedisLockDriver"]
@@ -44,21 +45,21 @@ class RedisLockDriver(LockDriver):
         return await EXTEND_LOCK.run_together(self._executor, calls)
 
     async def release(self, request: LockRequest) -> bool:
-        return await RELEASE.run(self._executor, self._all(request), [request.token], bool)
+        return await RELEASE.run(self._executor, self._all(request), [request.token], as_flag)
 
     async def inspect(self, name: str) -> LockInfo:
         # Its reply grows with the holders, of which a semaphore has any number: it may be as large as a page.
         return await INSPECT.run(self._executor, self._keys.lock(name), [], _as_info, page=1)
 
     async def break_(self, name: str, fence: int) -> bool:
-        return await BREAK.run(self._executor, self._keys.lock(name), [fence], bool)
+        return await BREAK.run(self._executor, self._keys.lock(name), [fence], as_flag)
 
 
 def _as_answer(reply: Sequence[Any]) -> Granted | Denied:
     granted, told = reply
-    return Granted(int(told)) if granted else Denied(told / 1000)
+    return Granted(int(told)) if int(granted) else Denied(told / 1000)
 
 
 def _as_info(reply: Sequence[Any]) -> LockInfo:
     holders, waiting = reply
-    return LockInfo(tuple(LockHolder(int(fence), left / 1000) for fence, left in holders), waiting)
+    return LockInfo(tuple(LockHolder(int(fence), left / 1000) for fence, left in holders), int(waiting))

@@ -55,14 +55,17 @@ class RedisPubSubDriver(PubSubDriver):
         for reply in replies:
             if isinstance(reply, Exception):
                 raise mapped(reply, self._executor.where, sent=True)
-        return replies
+        try:
+            return [int(each) for each in replies]
+        except MISREAD as error:
+            raise misread(error, self._executor.where) from error
 
     async def listen(self) -> Listener:
         return RedisListener(await self._executor.link(), self._executor, self._keys)
 
 
 def _alone(heard: int) -> Sequence[int]:
-    return (heard,)
+    return (int(heard),)
 
 
 def _decoded(name: bytes) -> str:
@@ -131,7 +134,7 @@ class RedisListener(Listener):
         try:
             for reply in replies:
                 known = self._named.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
-                if known is not None:  # nearly every reply is one of these
+                if known is not None and type(reply[2]) is bytes:  # nearly every reply is one of these
                     events.append(Frame(known, known.text, reply[2]))
                 else:
                     events += self._events(reply)
@@ -153,7 +156,7 @@ class RedisListener(Listener):
             error = mapped(reply, self._where, sent=True)
             return [Refused(each, error) for each in refused]
         match reply:
-            case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, body]:
+            case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, bytes(body)]:
                 channel = matched[0] if matched else name  # of a pattern's message both are told
                 problem = "" if is_text(channel) else "the name of its channel is not UTF-8"
                 return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, problem)]

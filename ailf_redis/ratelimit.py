@@ -29,6 +29,7 @@ from ailf_redis.scripts import DECIDE, EXTEND_SLOTS, OBSERVE, RESET, SETTLE_CHAR
 __all__ = ["RedisRateLimiterDriver"]
 
 NEVER = -1
+NUMBERS = {int}
 ALL, LEVEL = 2, 5
 """How many numbers a reply has for a call, and for each limit of it besides."""
 
@@ -101,6 +102,8 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     def _results(self, limits: int, count: int, reply: list[int]) -> list[LimitResult]:
         """Return what a reply says of that many calls, each with that many limits."""
+        if set(map(type, reply)) != NUMBERS:
+            raise TypeError("limits are told in numbers")
         at, size = reply[0] / 1000, (len(reply) - 1) // count
         if len(reply) != 1 + count * size or size != ALL + LEVEL * limits:
             raise ValueError

@@ -18,6 +18,7 @@ __all__ = [
     "BODY",
     "as_dead_letters",
     "as_fetched",
+    "as_flag",
     "as_flags",
     "as_ids",
     "as_info",
@@ -42,6 +43,7 @@ LETTER_FIELDS: Final = 2 * len(LETTER_NAMES)
 PACKED: Final = b"ailf.packed"
 AGAIN: Final = b"~"
 ALONE: Final = 2
+BYTES: Final = {bytes}
 DIGITS: Final = 20
 """How many digits a number may have that a script has written. Python refuses to read one of over 4300."""
 
@@ -69,6 +71,8 @@ def entry_fields(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     """Return a stored entry, whoever wrote it."""
+    if set(map(type, fields)) != BYTES:
+        raise TypeError("the fields of an entry are bytes")
     if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ours
         return Record(text(entry_id), fields[1], {})
     known = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -94,7 +98,7 @@ def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
     """
     if type(entry_id) is bytes and type(fields) is int:
         return oversize(text(entry_id), fields)
-    if type(entry_id) is not bytes or set(map(type, fields)) != {bytes} or len(fields) % 2:
+    if type(entry_id) is not bytes or set(map(type, fields)) != BYTES or len(fields) % 2:
         raise error
     return Record(text(entry_id), b"", {}, problem=f"it can't be read ({type(error).__name__})")
 
@@ -170,9 +174,14 @@ def as_nothing(reply: Any) -> None:
     """Read a reply that says nothing."""
 
 
+def as_flag(reply: int) -> bool:
+    """Return what a script says, yes or no."""
+    return int(reply) != 0
+
+
 def as_flags(reply: Sequence[int]) -> list[bool]:
     """Return what a script says of several things, yes or no."""
-    return [bool(each) for each in reply]
+    return [int(each) != 0 for each in reply]
 
 
 def as_records(reply: Sequence[Any]) -> list[Record]:
@@ -184,22 +193,23 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
     """Return what ``info.lua`` says."""
     length, lag, pending, delayed, dead, names, oldest, evicted, paused, exists = reply
     return GroupInfo(
-        length=length,
-        lag=None if lag < 0 else lag,
-        pending=pending,
-        delayed=delayed,
-        dead=dead,
-        consumers={text(name): held for name, held in zip(names[::2], names[1::2], strict=True)},
+        length=int(length),
+        lag=None if lag < 0 else int(lag),
+        pending=int(pending),
+        delayed=int(delayed),
+        dead=int(dead),
+        consumers={text(name): int(held) for name, held in zip(names[::2], names[1::2], strict=True)},
         oldest=None if oldest < 0 else oldest / 1000,
-        evicted=evicted,
-        paused=bool(paused),
-        exists=bool(exists),
+        evicted=int(evicted),
+        paused=as_flag(paused),
+        exists=as_flag(exists),
     )
 
 
 def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     """Return what ``fetch.lua`` says."""
     again, fresh, grant, dead, reset, last, ring, next_due = reply
+    grant = int(grant)
     claims = [_again(consumer, *claim) for claim in again]
     for entry in fresh:
         try:  # no call more for each entry
@@ -212,7 +222,7 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
         dead=[text(each) for each in dead],
         position=(text(last), text(ring)) if last else None,
         next_due=None if next_due < 0 else next_due / 1000,
-        reset=bool(reset),
+        reset=int(reset) != 0,
     )
 
 
@@ -225,9 +235,9 @@ def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, at
             record = as_record(origin, _unpacked(fields))
         except UNREADABLE as error:
             record = _unreadable(error, origin, fields)
-        return Claim(record, Receipt(text(member), consumer, grant), attempt)
+        return Claim(record, Receipt(text(member), consumer, int(grant)), int(attempt))
     record = _as_some_record(member, fields)
-    return Claim(record, Receipt(record.id, consumer, grant), attempt)
+    return Claim(record, Receipt(record.id, consumer, int(grant)), int(attempt))
 
 
 def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:

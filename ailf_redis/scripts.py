@@ -123,7 +123,7 @@ class Script:
                 raise reply
             try:
                 for at, each in zip(share, reply, strict=True):
-                    told[at] = bool(each)
+                    told[at] = int(each) != 0
             except MISREAD as error:
                 raise misread(error, executor.where) from error
         return told

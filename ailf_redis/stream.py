@@ -27,6 +27,7 @@ from ailf_redis.replies import (
     BODY,
     as_dead_letters,
     as_fetched,
+    as_flag,
     as_flags,
     as_ids,
     as_info,
@@ -108,12 +109,12 @@ def _as_added(count: int, reply: Sequence[Any]) -> tuple[int, list[str]]:
     state, *ids = reply
     if state >= 0 and len(ids) != count:
         raise ValueError
-    return state, [text(each) for each in ids]
+    return int(state), [text(each) for each in ids]
 
 
 def _as_swept(reply: Sequence[Any]) -> Swept:
     removed, unsettled, more = reply
-    return Swept(removed, unsettled, text(more))
+    return Swept(int(removed), int(unsettled), text(more))
 
 
 def _is_oversize(error: ProtocolError) -> bool:
@@ -200,7 +201,7 @@ class RedisStreamDriver(StreamDriver):
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.gone_prefixes(stream))
-        return await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments, bool)
+        return await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments, as_flag)
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
@@ -270,16 +271,16 @@ class RedisStreamDriver(StreamDriver):
         await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream), as_nothing)
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], bool)
+        return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], as_flag)
 
     async def delete_group(self, stream: str, group: str) -> None:
         await self._run(DELETE_GROUP, stream, group, [], as_nothing)
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
-        return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], bool)
+        return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], as_flag)
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
-        return await self._run(PAUSE, stream, group, [int(paused)], bool)
+        return await self._run(PAUSE, stream, group, [int(paused)], as_flag)
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
@@ -329,7 +330,7 @@ class RedisStreamDriver(StreamDriver):
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
-            if await self._run(LEAVE, stream, group, [consumer], bool):
+            if await self._run(LEAVE, stream, group, [consumer], as_flag):
                 return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:

@@ -23,6 +23,7 @@ from ailf_redis.connection.executor import Executor
 from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.sentinel.endpoint import SentinelEndpoint
 from ailf_redis.settings import Settings
+from ailf_redis.versions import forced_host_of
 
 __all__ = ["UserClient"]
 
@@ -153,7 +154,7 @@ def _watched(pool: Any, flavour: str, timeout: float | None) -> SentinelEndpoint
         sentinels=sentinels,
         service=service,
         peers=manager.min_other_sentinels,
-        forced_host=getattr(manager, "_force_master_ip", None),
+        forced_host=forced_host_of(manager),
         where=f"sentinel://{shown}/{service}",
     )
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import redis
+from redis import connection as blocking
+from redis.asyncio import connection as aio
+from redis.exceptions import InvalidResponse, ResponseError
 
 from ailf.errors import UnsupportedError
 
@@ -18,9 +21,12 @@ __all__ = [
     "check_version",
     "connections_of",
     "drop",
+    "forced_host_of",
     "is_asyncio",
+    "left_over",
     "pack_by",
     "parse_error_of",
+    "parser_class",
     "quiet",
     "reader_of",
     "sock_of",
@@ -64,6 +70,39 @@ def quiet(*, on_asyncio: bool) -> dict[str, Any]:
     return {"maint_notifications_config": maintenance.MaintNotificationsConfig(enabled=False)}
 
 
+class _Guarded:
+    """Makes redis-py's parser, which reads the answers to a sign-in, raise redis-py's errors whatever a server says."""
+
+    def parse_error(self, said: str) -> Exception:
+        """Return the error for an error reply; hiredis, which calls this, dies of an error that is raised here."""
+        try:
+            error: Exception = super().parse_error(said)  # type: ignore[misc]  # the parser's
+        except Exception:  # noqa: BLE001 - a redirection to nowhere, for example
+            return ResponseError(said)
+        return error
+
+
+class _BlockingParser(_Guarded, blocking.DefaultParser):  # type: ignore[misc, valid-type]  # redis-py chooses it
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)
+        except (TypeError, ValueError) as error:
+            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+
+
+class _AsyncioParser(_Guarded, aio.DefaultParser):  # type: ignore[misc, valid-type]  # as above
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except (TypeError, ValueError) as error:
+            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+
+
+def parser_class(*, on_asyncio: bool) -> type:
+    """Return what reads the answers while a connection is made."""
+    return _AsyncioParser if on_asyncio else _BlockingParser
+
+
 def can_read(connection: Any) -> Any:
     """Return whether a connection of either flavour has something to read; a fake's answer is to be awaited on asyncio.
 
@@ -99,6 +138,16 @@ def writer_of(connection: Any) -> Any:
     return connection._writer
 
 
+def left_over(connection: Any) -> tuple[bytes, bool]:
+    """Return, and take away, what a connection of asyncio has read and not used, and whether it has ended."""
+    reader = connection._reader
+    if reader is None:
+        return b"", True
+    data = bytes(reader._buffer)
+    reader._buffer.clear()
+    return data, reader.at_eof() or reader.exception() is not None
+
+
 def parse_error_of(connection: Any) -> Callable[[str], Exception]:
     """Return what makes an exception of the text of an error reply."""
     parse: Callable[[str], Exception] = connection._parser.parse_error
@@ -114,6 +163,12 @@ def pack_by(connection: Any, packer: object) -> None:
 def drop(connection: Any) -> None:
     """Close a connection of asyncio at once, in any thread, whatever has become of its event loop."""
     connection._close()
+
+
+def forced_host_of(manager: Any) -> str | None:
+    """Return the host that a Sentinel client puts in place of the master's; None: none, or it can't."""
+    host: str | None = getattr(manager, "_force_master_ip", None)
+    return host
 
 
 def connections_of(pool: Any) -> list[Any]:

@@ -32,6 +32,12 @@ _Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[f
 """A request: its answer; for how many replies that stands (0: for one, which is the result itself); what is made of a
 reply; when it was sent, once it is; how many entries of a stream each reply may hold."""
 
+
+def _unasked(reply: Any) -> _Asked:
+    """End a connection on which something is said that nobody asked for: a server's refusal says why."""
+    raise reply if isinstance(reply, BROKEN) else hiredis.ProtocolError("a reply that nobody asked for")
+
+
 PING: Final = packed([("PING",)])
 
 
@@ -42,6 +48,9 @@ class _Wire(ReplyProtocol):
     server is at work before the last is asked; replies go to the oldest request. A caller that was cancelled leaves its
     place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and so is what waits to be
     written: further callers wait.
+
+    Attributes:
+        cause: Why it is used no more, once it isn't.
     """
 
     MOST: Final = 8192
@@ -55,6 +64,7 @@ class _Wire(ReplyProtocol):
         self.pid = getpid()
         self.broken = self.retired = self.dormant = False
         self._used = self.loop.time()
+        self.cause: Exception = ConnectionError("the server left a request without an answer")
         self.gone = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
@@ -97,12 +107,19 @@ class _Wire(ReplyProtocol):
             entries: How many entries of a stream each reply may hold.
         """
         answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(data)
-        self._queue.append((answer, count, read, self._sent, entries))
-        if len(self._out) >= self.MUCH:
-            self._flush()
+        try:
+            if not self._out:
+                self.loop.call_soon(self._flush)
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self._timeout, self._look)
+            self._out.append(data)
+            self._queue.append((answer, count, read, self._sent, entries))
+            if len(self._out) >= self.MUCH:
+                self._flush()
+        except BaseException as error:  # Ctrl-C: what is sent and what is waited for may differ by one
+            answer.cancel()
+            self.interrupted(error)
+            raise
         return answer
 
     async def room(self, until: float) -> bool:
@@ -119,7 +136,7 @@ class _Wire(ReplyProtocol):
             waited = True
             await asyncio.wait([waiting], timeout=max(0.0, until - self.loop.time()))
             if self.broken or self.retired:
-                raise self._executor.lost(ConnectionError("it broke while the call waited for its turn"), sent=False)
+                raise self._executor.lost(self.cause, sent=False) from self.cause
             if not waiting.done():
                 waiting.cancel()
                 raise self._executor.lost(TimeoutError(), sent=False)
@@ -143,14 +160,16 @@ class _Wire(ReplyProtocol):
         return True
 
     def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and not self.broken:
-            self._used = self.loop.time()
-            self._sent.append(self._used)
-            self._sent = []
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(self._timeout, self._look)
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        try:
+            out, self._out = self._out, []
+            if out and not self.broken:
+                self._used = self.loop.time()
+                self._sent.append(self._used)
+                self._sent = []
+                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        except BaseException as error:  # Ctrl-C: as above
+            self.interrupted(error)
+            raise
 
     def _look(self) -> None:
         """Give up on requests that the server has left without an answer; the next call tries another connection.
@@ -162,7 +181,9 @@ class _Wire(ReplyProtocol):
         for answer, _, _, sent, _ in self._queue:
             if answer.done():
                 continue
-            if not sent:  # which arms it again
+            if not sent:  # it is about to be written, or Ctrl-C came before it was
+                self._deadline = self.loop.call_later(self._timeout, self._look)
+                self._flush()
                 break
             if sent[0] > overdue:
                 self._deadline = self.loop.call_at(sent[0] + self._timeout, self._look)
@@ -184,7 +205,7 @@ class _Wire(ReplyProtocol):
         asked = None
         try:
             for reply in replies:
-                asked = queue.popleft()
+                asked = queue.popleft() if queue else _unasked(reply)
                 answer, count, read, _, _ = asked
                 if count:
                     self._part(asked, reply)
@@ -242,7 +263,8 @@ class _Wire(ReplyProtocol):
         self._executor.retire(self)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._fail(exc or ConnectionError("the server closed it"))
+        self.cause = exc or ConnectionError("the server closed it")
+        self._fail(self.cause)
         self._let_in()
         self._before.connection_lost(exc)
         drop(self._connection)
@@ -315,7 +337,7 @@ class AsyncioExecutor(Executor):
         if wire is None or wire.dormant or not wire.is_here():
             wire, late = await self._connected(until), True
             if wire.retired:  # it broke before this task's turn came
-                raise self.lost(ConnectionError("it broke while the call waited for it"), sent=False)
+                raise self.lost(wire.cause, sent=False) from wire.cause
         late = await wire.room(until) or late
         answer = wire.ask(data, count, _as_it_is, entries)
         if late:

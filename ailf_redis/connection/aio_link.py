@@ -9,12 +9,10 @@ from asyncio import _get_running_loop, get_running_loop
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
-
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import Command, Replies, check_size, packed
-from ailf_redis.versions import drop, parse_error_of, writer_of
+from ailf_redis.connection.resp import Command, Replies, packed
+from ailf_redis.versions import can_read, drop, left_over, parse_error_of, writer_of
 
 __all__ = ["LoopLink", "ReplyProtocol", "discard"]
 
@@ -75,22 +73,38 @@ class ReplyProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = writer_of(connection).transport
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
+        if can_read(connection):
+            self.loop.call_soon(self._take_over)
+
+    def _take_over(self) -> None:
+        """Take what had arrived before, as a server refuses whom it has no room for without being asked."""
+        data, ended = left_over(self._connection)
+        self._buffer[: len(data)] = data
+        if data:
+            self.buffer_updated(len(data))
+        if ended:
+            self.connection_lost(None)
+            self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's form
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            self.take(self._replies.taken(nbytes))
+            self.take(self._replies.taken(nbytes, self.limit))
             if self._replies.unfinished:
-                check_size(self._replies.unfinished, self.limit())
-        except (hiredis.HiredisError, MemoryError) as error:
+                self._replies.check(self.limit())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next reply would be taken for another's
             self.connection_lost(error)
             self._transport.abort()
         except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
-            self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
-            self._transport.abort()
+            self.interrupted(error)
             raise
+
+    def interrupted(self, error: BaseException) -> None:
+        """End the connection, as nobody knows what belongs to whom."""
+        self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
+        self._transport.abort()
 
     def drop(self) -> bool:
         """Give back the connection from any thread, without waiting; return whether there still was one."""

@@ -4,6 +4,9 @@ A call's time is counted once, from its beginning. The kernel keeps it for a cal
 made a connection, as a single send or receive is bounded by a timeout of the socket. What is left of the time is
 counted only where that isn't enough: where the request or the answer doesn't go in one piece, or less than `timeout` is
 left.
+
+Ctrl-C may come between any two lines. So connections that are in use are known by weak references, and the right to use
+one is an object: one that nobody holds any more is closed, or given back, when it is collected.
 """
 
 import contextlib
@@ -14,9 +17,10 @@ import socket
 import ssl
 import struct
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
 
@@ -25,7 +29,7 @@ from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import ThreadLink, shut
 from ailf_redis.connection.endpoint import ServerEndpoint, server_of
-from ailf_redis.connection.executor import Executor, Link
+from ailf_redis.connection.executor import Executor, IdentityRef, Link
 from ailf_redis.connection.resp import (
     IDLE,
     NOTHING,
@@ -63,9 +67,11 @@ class _Wire:
     Attributes:
         used: When the last call over it began.
         late: Whether the call that has it has less than `timeout` left, so that the kernel can't keep its deadline.
+        ref: What finds it while it is in use.
     """
 
-    def __init__(self, connection: Any, timeout: float) -> None:
+    def __init__(self, connection: Any, timeout: float, collected: "Callable[[IdentityRef[_Wire]], object]") -> None:
+        self.ref = IdentityRef(self, collected)
         self._connection = connection
         self._socket: socket.socket = sock_of(connection)
         self._replies = Replies(parse_error_of(connection))
@@ -149,7 +155,7 @@ class _Wire:
             raise TimeoutError("the server is silent") from error
         if not size:
             raise ConnectionError("the server closed it")
-        if (reply := self._replies.first(size)) is not NOTHING:
+        if (reply := self._replies.first(size, most)) is not NOTHING:
             return reply
         return self._receive_rest(until, most, size)
 
@@ -161,7 +167,7 @@ class _Wire:
                 size = self._socket.recv_into(self._replies.buffer)
                 if not size:
                     raise ConnectionError("the server closed it")
-                if (reply := self._replies.first(size)) is not NOTHING:
+                if (reply := self._replies.first(size, most)) is not NOTHING:
                     return reply
                 arrived += size
                 check_size(arrived, most)
@@ -220,6 +226,26 @@ class _Wire:
         self._connection.disconnect()
 
 
+_Slots: TypeAlias = "queue.SimpleQueue[_Slot]"
+
+
+class _Slot:
+    """The right to use a connection.
+
+    Attributes:
+        late: Whether there was a wait for it.
+    """
+
+    def __init__(self, home: "weakref.ref[_Slots]") -> None:
+        self.late = False
+        self._home = home
+
+    def __del__(self) -> None:
+        slots = self._home()
+        if slots is not None:  # it was taken, and the taker was interrupted before it gave it back
+            slots.put(_Slot(self._home))
+
+
 class BlockingExecutor(Executor):
     """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
 
@@ -231,13 +257,14 @@ class BlockingExecutor(Executor):
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._slots: _Slots = queue.SimpleQueue()
+        home = weakref.ref(self._slots)
         for _ in range(self.settings.max_connections):
-            self._slots.put(None)
+            self._slots.put(_Slot(home))
         self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
-        self._busy: set[_Wire] = set()
+        self._busy: set[IdentityRef[_Wire]] = set()
         self._under_way.forget()
+        self._pid = os.getpid()  # last: where Ctrl-C comes before it, a child begins anew once more
 
     async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._ask(prefix.with_last_argument(last))
@@ -270,12 +297,12 @@ class BlockingExecutor(Executor):
         """Send what is packed; return its reply, or of several commands all replies."""
         now = SystemClock.wait_time()
         until = now + self._timeout
-        slots, late = self._slot()
+        slots, slot = self._slot()
         sent = False
         wire = None
         try:
             wire = self._take(now, until)
-            wire.late = wire.late or late
+            wire.late = wire.late or slot.late
             sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
             wire.send(data, until)
             sent = True
@@ -293,28 +320,30 @@ class BlockingExecutor(Executor):
             self._give_back(wire)
             return reply
         finally:
-            slots.put(None)
+            slots.put(slot)
 
-    def _slot(self) -> "tuple[queue.SimpleQueue[None], bool]":
+    def _slot(self) -> tuple[_Slots, _Slot]:
         """Wait for the right to use a connection.
 
         Returns:
-            Where it is given back, which a fork doesn't change, and whether there was a wait.
+            Where it is given back, which a fork doesn't change, and the right.
         """
         self.check_open()
         if self._pid != os.getpid():
             self._begin()
         slots = self._slots
         try:
-            slots.get(block=False)
+            slot = slots.get(block=False)
         except queue.Empty:
-            self._wait_for(slots)
-            return slots, True
-        return slots, False
+            slot = self._waited_for(slots)
+            slot.late = True
+            return slots, slot
+        slot.late = False
+        return slots, slot
 
-    def _wait_for(self, slots: "queue.SimpleQueue[None]") -> None:
+    def _waited_for(self, slots: _Slots) -> _Slot:
         try:
-            slots.get(timeout=self._timeout)
+            return slots.get(timeout=self._timeout)
         except queue.Empty:
             raise BackendTimeoutError(
                 f"all {self.settings.max_connections} connections to {self.where} were busy for "
@@ -324,7 +353,7 @@ class BlockingExecutor(Executor):
     def _give_back(self, wire: _Wire) -> None:
         if wire.clean():
             wire.late = False
-            self._busy.discard(wire)
+            self._busy.discard(wire.ref)
             self._idle.append(wire)
         else:
             self._drop(wire)
@@ -345,7 +374,7 @@ class BlockingExecutor(Executor):
         if wire is None:
             wire = self._made(until)
         wire.used = now
-        self._busy.add(wire)
+        self._busy.add(wire.ref)
         if self.closed:
             wire.shut()
         return wire
@@ -364,7 +393,7 @@ class BlockingExecutor(Executor):
         Raises:
             TimeoutError: It took longer.
         """
-        wire = _Wire(run(self._endpoint.connect()), self._timeout)
+        wire = _Wire(run(self._endpoint.connect()), self._timeout, self._busy.discard)
         wire.late = True
         if (now := SystemClock.wait_time()) >= until:
             wire.used, wire.late = now, False
@@ -374,7 +403,7 @@ class BlockingExecutor(Executor):
 
     def _drop(self, wire: _Wire | None) -> None:
         if wire is not None:
-            self._busy.discard(wire)
+            self._busy.discard(wire.ref)
             wire.close()
 
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
@@ -387,8 +416,9 @@ class BlockingExecutor(Executor):
     def interrupt(self) -> None:
         self.closed = True
         if self._pid == os.getpid():  # else they are the parent's
-            for wire in tuple(self._busy):
-                wire.shut()
+            for ref in tuple(self._busy):
+                if (wire := ref()) is not None:
+                    wire.shut()
             self._under_way.interrupt()
 
     def abandon(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import Command, Replies, check_size, packed
+from ailf_redis.connection.resp import Command, Replies, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.versions import parse_error_of, sock_of
 
@@ -48,6 +48,9 @@ class ThreadLink(Link):
         self._gone = False
         executor.linked(self)
 
+    def _most(self) -> int:
+        return self._executor.page(1)
+
     def fileno(self) -> int:
         """Return the socket's descriptor, so that a thread can wait for several; -1 when it is closed."""
         return self._socket.fileno()
@@ -61,25 +64,36 @@ class ThreadLink(Link):
                     rest = rest[self._step(self._socket.send, rest, select.POLLOUT, until) :]
         except OSError as error:
             raise self._executor.lost(error, sent=True) from error
+        except BaseException:  # Ctrl-C: a part may have been sent, into which the next one's would go
+            self.interrupt()
+            raise
 
     async def receive(self, timeout: float) -> list[Any]:
         until = SystemClock.wait_time() + timeout
         with self._reading:
             try:
-                while True:
-                    if self._gone:
-                        raise ConnectionError("it was closed")
-                    size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
-                    if not size:
-                        raise ConnectionError("the server closed it")
-                    replies = self._replies.taken(size)
-                    if replies:
-                        return replies
-                    check_size(self._replies.unfinished, self._executor.page(1))
+                return self._received(until)
             except TimeoutError:
                 return []
             except BROKEN as error:
                 raise self._executor.lost(error, sent=True) from error
+            except BaseException:  # Ctrl-C: a part may have been read, which is lost
+                self.interrupt()
+                raise
+
+    def _received(self, until: float) -> list[Any]:
+        """Return what has arrived, at least one reply."""
+        while True:
+            if self._gone:
+                raise ConnectionError("it was closed")
+            if self._replies.unfinished:
+                self._replies.check(self._most())
+            size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
+            if not size:
+                raise ConnectionError("the server closed it")
+            replies = self._replies.taken(size, self._most)
+            if replies:
+                return replies
 
     def _step(self, do: Callable[[Any], Any], what: Any, ready: int, until: float) -> Any:
         """Do something with the socket as soon as it can be done at once.

@@ -4,10 +4,13 @@ Nothing in here uses such a client's connections. They may decode, retry, or sta
 RESP2, bytes, no retries, every timeout explicit. `ServerEndpoint.connect` is the one place where a connection is made.
 """
 
+import _thread
 import asyncio
 import contextlib
 import inspect
+import queue
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -22,7 +25,7 @@ from ailf.errors import UnsupportedError
 from ailf_redis.connection.blocking_link import shut
 from ailf_redis.connection.resp import packed
 from ailf_redis.settings import Settings
-from ailf_redis.versions import SILENT, is_asyncio, pack_by, quiet, sock_of
+from ailf_redis.versions import SILENT, is_asyncio, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
     "Address",
@@ -182,7 +185,9 @@ class ServerEndpoint(Endpoint):
     async def connect(self) -> Any:
         # Its own timeout is for signing in alone: from then on ailf counts.
         seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
-        own = {"socket_timeout": seconds, **quiet(on_asyncio=inspect.iscoroutinefunction(self.kind.connect))}
+        on_asyncio = inspect.iscoroutinefunction(self.kind.connect)
+        own = {"socket_timeout": seconds, "parser_class": parser_class(on_asyncio=on_asyncio)}
+        own |= quiet(on_asyncio=on_asyncio)
         connection = self.kind(**{**self.options, **own})
         try:
             await _connected(connection, self.options, self.under_way)
@@ -257,25 +262,38 @@ async def _connected(connection: Any, options: Mapping[str, Any], under_way: Und
 @contextlib.contextmanager
 def _ended_after(seconds: float, connection: Any) -> Iterator[None]:
     """Wake the thread that reads from a connection after that many seconds."""
-    over, late = threading.Event(), threading.Event()
+    # No thread or event of `threading` is waited for here: Ctrl-C at the wrong moment leaves their locks locked.
+    over: queue.SimpleQueue[object] = queue.SimpleQueue()
+    late = threading.Event()
+    reached = weakref.ref(connection, over.put)  # who is kept from saying that it is over drops the connection
+
+    def is_over(seconds: float) -> bool:
+        with contextlib.suppress(queue.Empty):
+            over.get(timeout=seconds)
+            return True
+        return False
+
+    def wake() -> None:
+        if (found := reached()) is not None:
+            shut(sock_of(found))
 
     def watch() -> None:
-        if not over.wait(seconds):
+        if not is_over(seconds):
             late.set()
-            shut(sock_of(connection))
-            while not over.wait(_AGAIN):  # it may have been reached only now
-                shut(sock_of(connection))
+            wake()
+            while reached() is not None and not is_over(_AGAIN):
+                wake()  # it may have been connected only now
 
-    with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
-        threading.Thread(target=watch, name="ailf-connect", daemon=True).start()
     try:
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+            _thread.start_new_thread(watch, ())
         yield
     except (RedisError, OSError) as error:
         if late.is_set():
             raise TimeoutError(f"signing in took over {seconds:g} s") from error
         raise
     finally:
-        over.set()
+        over.put(None)
 
 
 # --- options ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.endpoint import answer, done
+from ailf_redis.connection.executor import IdentityRef
 from ailf_redis.connection.resp import NOTHING, READ_SIZE, Replies, check_size, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, writer_of
@@ -27,12 +28,15 @@ class Port(ABC):
     """What sends and receives over one connection.
 
     Attributes:
+        connection: The connection.
         used: When the last call over it began, on the system's clock.
+        ref: What finds it while a call has it.
     """
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
+        self.connection = connection
         self.used = SystemClock.wait_time()
+        self.ref: IdentityRef[Port] | None = None
 
     @abstractmethod
     async def send(self, data: bytes, until: float) -> None:
@@ -90,7 +94,7 @@ class _ReadPort(Port):
             size = await self._read(until)
             if not size:
                 raise ConnectionError("the server closed it")
-            reply = self._replies.first(size)
+            reply = self._replies.first(size, most)
             arrived += size
             while reply is not NOTHING:
                 replies.append(reply)
@@ -111,11 +115,11 @@ class _SocketPort(_ReadPort):
     async def send(self, data: bytes, until: float) -> None:
         rest = memoryview(data)
         while rest:
-            sock_of(self._connection).settimeout(_left(until))
-            rest = rest[sock_of(self._connection).send(rest) :]
+            sock_of(self.connection).settimeout(_left(until))
+            rest = rest[sock_of(self.connection).send(rest) :]
 
     async def _read(self, until: float) -> int:
-        sock = sock_of(self._connection)
+        sock = sock_of(self.connection)
         if sock is None:  # closed by another thread
             raise ConnectionError("it was closed")
         sock.settimeout(_left(until))
@@ -125,10 +129,10 @@ class _SocketPort(_ReadPort):
 
 class _StreamPort(_ReadPort):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - asyncio's writer takes everything
-        writer_of(self._connection).write(data)
+        writer_of(self.connection).write(data)
 
     async def _read(self, until: float) -> int:
-        reader: asyncio.StreamReader | None = reader_of(self._connection)
+        reader: asyncio.StreamReader | None = reader_of(self.connection)
         if reader is None:
             raise ConnectionError("it was closed")
         async with asyncio.timeout(_left(until)):
@@ -139,24 +143,24 @@ class _StreamPort(_ReadPort):
 
 class _FakePort(Port):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - a fake does at once what it is asked
-        sock_of(self._connection).sendall(data)
+        sock_of(self.connection).sendall(data)
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - nothing is sent
         replies: list[Any] = []
         while len(replies) < count:
-            while not self._connection.can_read(min(_left(until), GLANCE)):
+            while not self.connection.can_read(min(_left(until), GLANCE)):
                 pass
-            replies.append(await answer(self._connection))
+            replies.append(await answer(self.connection))
         return replies
 
 
 class _FakeLoopPort(Port):
     async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - as above
-        writer_of(self._connection).writelines([data])
+        writer_of(self.connection).writelines([data])
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - as above
         replies = []
         for _ in range(count):
             async with asyncio.timeout(_left(until)):
-                replies.append(await done(answer(self._connection, timeout=None)))
+                replies.append(await done(answer(self.connection, timeout=None)))
         return replies

@@ -17,9 +17,17 @@ from ailf_redis.connection.resp import AROUND, FOREIGN, HEADERS, SLACK, Command,
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 
-__all__ = ["Executor", "Link", "LinkAround"]
+__all__ = ["Executor", "IdentityRef", "Link", "LinkAround"]
 
 T = TypeVar("T")
+
+
+class IdentityRef(weakref.ref[T]):
+    """A weak reference that can be looked up in a set at any time, also when what it refers to is gone."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 class Executor(ABC):

@@ -13,7 +13,7 @@ import weakref
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from redis.exceptions import ReadOnlyError
@@ -25,7 +25,7 @@ from ailf_redis.connection.aio_link import LoopLink, discard
 from ailf_redis.connection.blocking_link import ThreadLink, shut
 from ailf_redis.connection.endpoint import Endpoint, ServerEndpoint, UnderWay, done, hang_up
 from ailf_redis.connection.exchange import Port, port_of
-from ailf_redis.connection.executor import Executor, Link
+from ailf_redis.connection.executor import Executor, IdentityRef, Link
 from ailf_redis.connection.resp import IDLE, Command, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.pooled.fake import AsyncioFakeLink, BlockingFakeLink
@@ -37,45 +37,74 @@ from ailf_redis.versions import can_read, drop, reader_of, sock_of
 __all__ = ["PooledExecutor"]
 
 
+class _Slot:
+    """The right to have a connection; one that nobody holds any more gives itself back."""
+
+    def __init__(self, home: "weakref.ref[_Slots]") -> None:
+        self._home = home
+
+    def __del__(self) -> None:
+        slots = self._home()
+        if slots is not None:  # it was taken, and Ctrl-C came before it was given back
+            slots.release(_Slot(self._home))
+
+
 class _Slots:
-    """How many calls may have a connection at once; the others wait in line."""
+    """How many calls may have a connection at once; the others wait in line.
+
+    No lock is held, as a slot may give itself back in the middle of anything: each step is one of a deque's.
+    """
+
+    LOOK: Final = 0.5
+    """Seconds after which who waits looks by itself: Ctrl-C may have come between a slot's return and the call."""
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         self._runtime = runtime
-        self._guard = runtime.guard()
-        self._free = count
+        home = weakref.ref(self)
+        self._free = deque(_Slot(home) for _ in range(count))
         self._line: deque[Event] = deque()
 
-    async def take(self, timeout: float) -> bool:
-        """Return whether there was one within so many seconds."""
-        with self._guard:
-            if self._free:
-                self._free -= 1
-                return True
-            turn = self._runtime.event()
-            self._line.append(turn)
+    def free(self) -> int:
+        """Return how many nobody has."""
+        return len(self._free)
+
+    async def take(self, timeout: float) -> _Slot | None:
+        """Return one; None where there was none within so many seconds."""
+        if not self._line:
+            with contextlib.suppress(IndexError):
+                return self._free.popleft()
+        until = self._runtime.now() + timeout
+        turn = self._runtime.event()
+        self._line.append(turn)
         try:
-            return await turn.wait(timeout) or not self._left(turn)
-        except BaseException:
-            if not self._left(turn):
-                self.release()
-            raise
+            while True:
+                with contextlib.suppress(IndexError):
+                    return self._free.popleft()
+                left = until - self._runtime.now()
+                if left <= 0:
+                    return None
+                if await turn.wait(min(left, self.LOOK)):  # whoever called has taken it out of the line
+                    turn = self._runtime.event()
+                    self._line.appendleft(turn)  # another may be quicker
+        finally:
+            self._leave(turn)
 
-    def _left(self, turn: Event) -> bool:
-        """Leave the line; return whether one was still in it."""
-        with self._guard:
-            waited = turn in self._line
-            if waited:
-                self._line.remove(turn)
-        return waited
+    def _leave(self, turn: Event) -> None:
+        """Leave the line; who was called meanwhile calls the next one, as something may be left."""
+        try:
+            self._line.remove(turn)
+        except ValueError:
+            if self._free:
+                self._call_next()
 
-    def release(self) -> None:
-        """Let the next one have it."""
-        with self._guard:
-            if self._line:
-                self._line.popleft().set()
-            else:
-                self._free += 1
+    def release(self, slot: _Slot) -> None:
+        """Give one back, and call who is next."""
+        self._free.append(slot)
+        self._call_next()
+
+    def _call_next(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._line.popleft().set()
 
 
 class PooledExecutor(Executor):
@@ -100,9 +129,10 @@ class PooledExecutor(Executor):
     def _begin(self, home: tuple[int, Any]) -> None:
         self._home = home
         self._slots = _Slots(self.runtime, self.settings.max_connections)
-        self._idle: deque[Any] = deque()
-        self._busy: set[Any] = set()
-        self._ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
+        self._idle: deque[Port] = deque()
+        # By weak references: on threads one that nobody holds any more, as Ctrl-C came, is closed when it is collected.
+        # On asyncio, where a connection is no longer anybody's when its loop has ended, they are held here.
+        self._busy: dict[IdentityRef[Port], Port | None] = {}
         self._under_way.forget()
         self._making: set[asyncio.Task[Any]] = set()
         self._left: list[asyncio.Task[Any]] = []  # those of them for which no call waits
@@ -116,7 +146,7 @@ class PooledExecutor(Executor):
         if self._home == here:
             return
         pid, loop = self._home
-        left = (*self._idle, *self._busy)
+        left = [each.connection for each in (*self._idle, *self._in_use())]
         if pid != os.getpid():
             self._inherited += left
         elif loop is not None:
@@ -127,6 +157,20 @@ class PooledExecutor(Executor):
             self._tracker.move(forked=pid != os.getpid())
         self._begin(here)
 
+    def _in_use(self) -> list[Port]:
+        """Return the connections that calls have."""
+        return [port for ref in tuple(self._busy) if (port := ref()) is not None]
+
+    def _use(self, port: Port) -> None:
+        """Let it be found when the backend is closed, or the master changes."""
+        busy = self._busy
+        port.ref = IdentityRef(port, lambda ref: busy.pop(ref, None))
+        busy[port.ref] = port if self._on_asyncio else None
+
+    def _unuse(self, port: Port) -> None:
+        if port.ref is not None:
+            self._busy.pop(port.ref, None)
+
     async def call_many(self, commands: Sequence[Command], entries: int = 0, until: float | None = None) -> list[Any]:
         """See `Executor.call_many`; it may have to end earlier, by the runtime's clock."""
         self.check_open()
@@ -136,7 +180,8 @@ class PooledExecutor(Executor):
         until = begin + timeout if until is None else min(until, begin + timeout)
         if until <= begin:
             raise self.lost(TimeoutError(), sent=False)
-        if not await slots.take(max(0.0, until - begin)):
+        slot = await slots.take(max(0.0, until - begin))
+        if slot is None:
             raise BackendTimeoutError(
                 f"all {count} connections to {self.where} were busy for {until - begin:g} s; "
                 "allow more with max_connections"
@@ -144,14 +189,14 @@ class PooledExecutor(Executor):
         try:
             return await self._exchange(commands, self.page(entries), until)
         finally:
-            slots.release()
+            slots.release(slot)
 
     async def _exchange(self, commands: Sequence[Command], most: int, until: float) -> list[Any]:
-        connection = None
+        port = None
         sent = False
         try:
-            connection = await self._take(until)
-            port = self._ports[connection]
+            port = await self._take(until)
+            connection = port.connection
             # Of several commands the first may arrive whole; one that is cut short is nothing. asyncio's writer takes
             # everything, and nobody knows how far it gets.
             sent = len(commands) > 1 or self._on_asyncio
@@ -164,70 +209,65 @@ class PooledExecutor(Executor):
             if self._tracker is not None:
                 self._tracker.check(connection)  # what a former master has done is lost
         except BROKEN as error:
-            if connection is not None:
-                await self._drop(connection)
+            if port is not None:
+                await self._drop(port)
                 await self._drop_idle()  # they have most likely broken with it, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
         except BaseException:  # cancelled, or Ctrl-C, between the write and the read: the reply must find nobody
-            await self._drop(connection)
+            await self._drop(port)
             raise
         if self._tracker is not None and any(map(_demoted, replies)):
-            await self._drop(connection)
+            await self._drop(port)
             await self._drop_idle()
             applied = not all(map(_demoted, replies))
             raise ConnectionLostError(f"{self.where}: the master is a replica now", maybe_applied=applied)
-        self._busy.discard(connection)
-        self._idle.append(connection)
+        self._unuse(port)
+        self._idle.append(port)
         return replies
 
-    async def _take(self, until: float) -> Any:
+    async def _take(self, until: float) -> Port:
         """Return a connection that the server has not closed meanwhile, and that leads to the master."""
         while True:
-            connection = await self._kept(until)
-            if connection is None:
-                connection = await self._connect(until)
-            port = self._ports.get(connection)
-            if port is None:
-                port = self._ports[connection] = port_of(connection)
-            self._busy.add(connection)  # from here on it is found when the backend is closed or the master changes
+            port = await self._kept(until) or port_of(await self._connect(until))
+            self._use(port)
             try:
                 self.check_open()  # it may have been closed while the connection was being made
-                if self._tracker is None or await self._tracker.leads_to_master(connection, port, until):
-                    return connection
+                if self._tracker is None or await self._tracker.leads_to_master(port.connection, port, until):
+                    return port
                 await self._drop_idle()  # the others most likely don't, either
             except BaseException:
-                await self._drop(connection)
+                await self._drop(port)
                 raise
-            await self._drop(connection)
+            await self._drop(port)
 
-    async def _kept(self, until: float) -> Any:
+    async def _kept(self, until: float) -> Port | None:
         """Return an idle connection that can be used, or None."""
         while self._idle:
             try:
-                connection = self._idle.pop()
+                port = self._idle.pop()
             except IndexError:  # another thread was quicker
                 break
-            if await _stale(connection):
-                await hang_up(connection)
-            elif await self._still_there(connection, until):
-                return connection
+            if await _stale(port.connection):
+                await hang_up(port.connection)
+            elif await self._still_there(port, until):
+                return port
         return None
 
-    async def _still_there(self, connection: Any, until: float) -> bool:
+    async def _still_there(self, port: Port, until: float) -> bool:
         """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
-        port, now = self._ports.get(connection), self.runtime.now()
-        if port is None or now - port.used < IDLE or self._tracker is not None:  # which asks for the role
+        now = self.runtime.now()
+        if now - port.used < IDLE or self._tracker is not None:  # which asks for the role
             return True
-        self._busy.add(connection)  # so that closing the backend wakes this
+        self._use(port)  # so that closing the backend wakes this
         try:
             if await port.answers(now + (until - now) / 2):  # the other half is for a new connection and the call
                 return True
         except BaseException:
-            await self._drop(connection)
+            await self._drop(port)
             raise
         finally:
-            self._busy.discard(connection)
-        await self._drop(connection)
+            self._unuse(port)
+        await self._drop(port)
         await self._drop_idle()
         return False
 
@@ -243,7 +283,7 @@ class PooledExecutor(Executor):
             connection = await self._endpoint.connect()
             if self.runtime.now() < until:
                 return connection
-            self._idle.append(connection)
+            self._idle.append(port_of(connection))
             raise TimeoutError("connecting took longer than the call has")
         if self._left:
             making = self._left.pop()
@@ -278,17 +318,17 @@ class PooledExecutor(Executor):
         if self.closed:
             drop(made.result())
         else:
-            self._idle.append(made.result())
+            self._idle.append(port_of(made.result()))
 
-    async def _drop(self, connection: Any) -> None:
-        if connection is not None:
-            self._busy.discard(connection)
-            await hang_up(connection)
+    async def _drop(self, port: Port | None) -> None:
+        if port is not None:
+            self._unuse(port)
+            await hang_up(port.connection)
 
     async def _drop_idle(self) -> None:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
-                await hang_up(self._idle.pop())
+                await hang_up(self._idle.pop().connection)
 
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
@@ -314,12 +354,12 @@ class PooledExecutor(Executor):
         """End every connection for calls, those under way too, as the master is another server now."""
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
-                self._end(self._idle.pop())
-        for connection in tuple(self._busy):  # each caller gives back its own
+                self._end(self._idle.pop().connection)
+        for port in self._in_use():  # each caller gives back its own
             if self._on_asyncio:
-                self._end(connection)
+                self._end(port.connection)
             else:
-                shut(sock_of(connection))
+                shut(sock_of(port.connection))
 
     def _end(self, connection: Any) -> None:
         """End a connection without waiting."""
@@ -332,27 +372,27 @@ class PooledExecutor(Executor):
     def interrupt(self) -> None:
         self.closed = True
         if not self._on_asyncio and self._home == self._here():  # else they are a parent's
-            for connection in tuple(self._busy):
-                shut(sock_of(connection))  # a fake's never blocks for long
+            for port in self._in_use():
+                shut(sock_of(port.connection))  # a fake's never blocks for long
             self._under_way.interrupt()
 
     def abandon(self) -> bool:
         had = super().abandon()
-        connections: list[Any] = []
+        ports: list[Port] = []
         if self._home[0] == os.getpid():  # else they are a parent's
-            connections = [*self._idle, *self._busy]
+            ports = [*self._idle, *self._in_use()]
             self._under_way.interrupt()
         self._idle.clear()
-        for each in connections:
-            self._end(each)
-        return bool(connections) or had
+        for each in ports:
+            self._end(each.connection)
+        return bool(ports) or had
 
     async def close(self) -> None:
         self.interrupt()
         self._move()
         if self._on_asyncio:
-            for connection in tuple(self._busy):
-                await hang_up(connection)
+            for port in self._in_use():
+                await hang_up(port.connection)
         if self._tracker is not None:
             await self._tracker.close()
         for making in tuple(self._making):
@@ -362,7 +402,7 @@ class PooledExecutor(Executor):
         while (self._under_way.interrupt() or self._busy or self._making) and self.runtime.now() < until:
             await self.runtime.event().wait(0.001)
         while self._idle:
-            self._end(self._idle.pop())  # a polite end of TLS waits for the server's
+            self._end(self._idle.pop().connection)  # a polite end of TLS waits for the server's
 
 
 def _demoted(reply: Any) -> bool:

@@ -1,7 +1,9 @@
 """Which releases of redis-py work, and what an unsupported one is told."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,22 @@ def test_an_unsupported_release_is_named(version: str) -> None:
 def test_supported_releases(version: str) -> None:
     """Every release from 5.1 to 8 is taken, also one that has not come out yet."""
     versions.check_version(version)
+
+
+ASYNCIO = {"_ssl_protocol", "_transport", "_call_connection_lost"}
+"""Private names that are asyncio's, which a loop that has ended leaves no other way to."""
+
+
+def test_private_parts_are_taken_in_one_file() -> None:
+    """No other file than ``versions.py`` asks by name for what redis-py shows to nobody; ruff finds plain accesses."""
+    package = Path(versions.__file__).parent
+    found = {
+        (path.name, each.value)
+        for path in package.rglob("*.py")
+        if path.name != "versions.py"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"getattr", "hasattr", "setattr"}
+        for each in call.args
+        if isinstance(each, ast.Constant) and str(each.value).startswith("_") and each.value != "__await__"
+    }
+    assert {name for _, name in found} == ASYNCIO

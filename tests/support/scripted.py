@@ -48,6 +48,10 @@ class Scripted:
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="scripted", daemon=True)]
 
+    def say(self, words: bytes) -> None:
+        """Say something that nobody asked for, on the youngest connection."""
+        self._sockets[-1].sendall(words)
+
     def __enter__(self) -> Self:
         self._threads[0].start()
         return self

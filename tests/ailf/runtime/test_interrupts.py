@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 import gc
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 import ailf
 import ailf_memory
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
+from tests.support.interruption import Interruption
 
 FAR = 100.0
 """Seconds that a lease lasts: nothing ends by itself within a test."""
@@ -23,37 +22,7 @@ UNTOUCHED = ("LeaseFlow.__del__", "LeasedPermitFlow.__del__", "Renewer.discard",
 """What runs when a grant is dropped, and what begins to release: what is tested is the way to a holder."""
 
 
-OURS = tuple(str(Path(each.__file__ or "").parent) for each in (ailf, ailf_memory))
-
-
-class Interruption:
-    """Raises KeyboardInterrupt at the k-th line or call in ailf's own code, as a signal's handler might.
-
-    Attributes:
-        at: Where it was raised; "" where the code ended before.
-    """
-
-    def __init__(self, moment: int) -> None:
-        self.at = ""
-        self._left = moment
-
-    def __enter__(self) -> Self:
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_qualname.endswith(UNTOUCHED):
-            return None
-        if event in ("line", "call"):
-            self._left -= 1
-            if self._left == 0:
-                self.at = f"{frame.f_code.co_qualname} {event} {frame.f_lineno}"
-                sys.settrace(None)
-                raise KeyboardInterrupt(self.at)
-        return self._trace
+OURS = tuple(str(Path(each.__file__ or "").parent) + "/" for each in (ailf, ailf_memory))
 
 
 def _lock(backend: Any) -> Any:
@@ -89,7 +58,10 @@ def test_ctrl_c_anywhere(make: Callable[[Any], Any], use: Callable[[Any], Any]) 
         moment += 1
         with MemoryBackend() as backend:
             thing = make(backend)
-            with Interruption(moment) as interruption, contextlib.suppress(KeyboardInterrupt):
+            with (
+                Interruption(moment, within=OURS, spared=UNTOUCHED) as interruption,
+                contextlib.suppress(KeyboardInterrupt),
+            ):
                 use(thing)
             if backend.engine.renewer._holds:
                 gc.collect()

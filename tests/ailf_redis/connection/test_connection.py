@@ -20,6 +20,7 @@ from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
 from tests.support.proxy import Proxy
+from tests.support.scripted import Scripted
 from tests.support.servers import NewServer, Server
 
 
@@ -426,3 +427,47 @@ def test_a_cancelled_close_is_finished(any_server: Server, namespace: str) -> No
 
     for steps in range(6):
         asyncio.run(main(steps))
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_a_server_that_is_full(new_server: NewServer, flavour: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own words are told, nothing was carried out, and it isn't asyncio's to report."""
+    server = new_server("--maxclients", "1")
+    with server.client() as only:
+        only.ping()
+
+        async def flow() -> None:
+            told = settings(server, timeout=1.0)
+            executor = BlockingExecutor(told) if flavour == "blocking" else AsyncioExecutor(told)
+            for _ in range(20):
+                with pytest.raises(ConnectionLostError, match=r"max number of clients|closed|reset|pipe") as lost:
+                    await executor.call("PING")
+                said.append(str(lost.value))
+                assert "max number of clients" not in said[-1] or not lost.value.maybe_applied
+            await executor.close()
+
+        said: list[str] = []
+        asyncio.run(flow()) if flavour == "asyncio" else run(flow())
+        assert any("max number of clients" in each for each in said)
+    assert caplog.records == []
+
+
+def test_what_nobody_asked_for_ends_a_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A server's words out of turn end the connection, quietly, and whoever waits for it is told them."""
+
+    async def main() -> None:
+        with Scripted(lambda _: [b":1\r\n"]) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            for words, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "nobody asked for")):
+                assert await executor.call("PING") == 1
+                wire = executor._wire
+                assert wire is not None
+                server.say(words)
+                await asyncio.wait_for(wire.gone, 5)
+                assert cause in str(wire.cause)
+                assert executor._wire is None
+            assert await executor.call("PING") == 1
+            await executor.close()
+
+    asyncio.run(main())
+    assert caplog.records == []

@@ -173,10 +173,10 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
 
     async def flow() -> None:
         assert await opened.call("PING") == b"PONG"
-        (connection,) = opened._idle
+        (port,) = opened._idle
         begin = opened.runtime.now()
         with pytest.raises(TimeoutError):
-            await opened._ports[connection].receive(1, begin + TIMEOUT, 99)
+            await port.receive(1, begin + TIMEOUT, 99)
         assert TIMEOUT <= opened.runtime.now() - begin < TIMEOUT + 1
         await opened.close()
 

@@ -1,21 +1,27 @@
 """A server that answers nonsense: each call ends with an error of ours, and takes no more memory than an answer may."""
 
 import asyncio
+import resource
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
 import redis
 from redis import asyncio as aredis
+from redis._parsers import BaseParser
+from redis.connection import parse_url
 
 import ailf
 from ailf.runtime import run
 from ailf_redis import AsyncRedisBackend, RedisBackend, Settings
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.resp import READ_SIZE, Replies
 from ailf_redis.keys import Keys
+from ailf_redis.scripts import OPEN_GROUP
 from ailf_redis.versions import SILENT
-from tests.support.scripted import Scripted
+from tests.support.interruption import Interruption
+from tests.support.scripted import Scripted, trickled
 from tests.support.servers import Server
 
 BROKEN = [
@@ -24,8 +30,10 @@ BROKEN = [
     b"*-7\r\n",
     b"$-9\r\n",
     b"\xff\xfe\r\n",
+    b"%1\r\n*0\r\n:1\r\n",
+    b"*2\r\n:1\r\n%1\r\n*0\r\n:1\r\n",
 ]
-"""What is no reply."""
+"""What is no reply. A map with a list for a key is none that Python can hold."""
 
 WRONG = [
     b"+OK\r\n",
@@ -71,16 +79,34 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+REFUSALS = [
+    b"-\r\n",
+    b"-MOVED\r\n",
+    b"-MOVED 1\r\n",
+    b"-MOVED x y:z\r\n",
+    b"-ASK 1 :\r\n",
+    b"-ERR \xff\xfe\r\n",
+    b"*1\r\n-MOVED\r\n",
+    b"*3\r\n-MOVED\r\n-ASK 1\r\n%1\r\n+a\r\n:1\r\n",
+]
+"""Error replies of which redis-py makes no error, alone and within others."""
+
+
 def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
     """Return a backend on the server, opened by URL or over a client that was brought."""
     told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
     if not kind.startswith("brought"):
         url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
         return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
-    quiet: dict[str, Any] = {"port": server.port, **SILENT}
+    quiet: dict[str, Any] = {**options_of(server.url), **SILENT}
     if kind == "brought-blocking":
         return RedisBackend.from_client(redis.Redis(**quiet), **told)  # type: ignore[arg-type]  # numbers, all of them
     return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **told)  # type: ignore[arg-type]  # as above
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return a URL as the options of a client."""
+    return {name: value for name, value in parse_url(url).items() if value}
 
 
 async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
@@ -128,6 +154,70 @@ def test_what_is_no_reply(kind: str) -> None:
 
 
 @kinds
+@pytest.mark.parametrize("piecewise", [False, True])
+def test_a_reply_that_claims_too_much(kind: str, piecewise: bool) -> None:
+    """Twelve bytes that announce hundreds of millions of elements are refused before there is room for them."""
+
+    async def flow() -> None:
+        for said in (b">200000000\r\n", b"*200000000\r\n", b"~200000000\r\n", b"%200000000\r\n"):
+            pieces = trickled(said, 0.01) if piecewise else [said]
+            with Scripted(lambda _, pieces=pieces: pieces, greets=False) as server:  # type: ignore[misc]  # as above
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                error = await ends(server, kind, CALLS["publish"])
+                assert isinstance(error, ailf.ProtocolError), said
+                assert "begins with" in str(error) or "a list that is longer" in str(error)
+                assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+
+    play(kind, flow())
+
+
+@kinds
+def test_errors_that_are_none(kind: str) -> None:
+    """Error replies that say nonsense are errors of ours: hiredis, which reads them, crashed where one was raised."""
+
+    async def flow() -> None:
+        for said in REFUSALS:
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                for name, call in CALLS.items():
+                    error = await ends(server, kind, call)
+                    assert said.startswith(b"*") or isinstance(error, ailf.BackendError), (said, name)
+
+    play(kind, flow())
+
+
+@kinds
+def test_a_sign_in_to_nonsense(kind: str) -> None:
+    """A server that answers the sign-in with nonsense ends the call with an error of ours."""
+
+    async def flow() -> None:
+        for said in (*BROKEN, *WRONG, *REFUSALS):
+            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+                server.url = server.url.replace("redis://", "redis://user:word@").replace("/0", "/1")
+                error = await ends(server, kind, CALLS["ping"])
+                assert error is not None, said
+
+    play(kind, flow())
+
+
+@pytest.mark.parametrize("words", ["MOVED", "MOVED 1 a:1", "NOSCRIPT"])
+def test_an_interrupt_while_an_error_is_read(words: str) -> None:
+    """Ctrl-C anywhere on the way from an error reply to the error is raised, and kills nobody."""
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        replies = Replies(BaseParser.parse_error)
+        said = f"*3\r\n-{words}\r\n-{words}\r\n%1\r\n+a\r\n:1\r\n-{words}\r\n".encode()
+        replies.buffer[: len(said)] = said
+        interrupted = False
+        try:
+            with Interruption(moment, within=("/ailf_redis/connection/resp.py", "/redis/")):
+                replies.taken(len(said), lambda: READ_SIZE)
+        except KeyboardInterrupt:
+            interrupted = True
+    assert moment > 10
+
+
+@kinds
 def test_replies_of_another_shape(kind: str) -> None:
     """A call takes such a reply for what it may mean, or ends with one of our errors: never a bare TypeError."""
 
@@ -138,6 +228,69 @@ def test_replies_of_another_shape(kind: str) -> None:
                 for call in CALLS.values():
                     misread += isinstance(await ends(server, kind, call), ailf.ProtocolError)
         assert misread > 100
+
+    play(kind, flow())
+
+
+ELEMENTS = [b"*0\r\n", b"*-1\r\n", b"$-1\r\n", b"$0\r\n\r\n", b"-ERR\r\n", b"*1\r\n:1\r\n"]
+"""Parts of replies that are no numbers, or no texts."""
+
+
+def shaped(shape: str, part: bytes) -> bytes:
+    """Return a reply: n is a number, t an id, b the name of the body's field, ? the part, a digit a list of so many."""
+    return b"".join(
+        {
+            "n": b":1\r\n",
+            "t": b"$3\r\n1-1\r\n",
+            "b": b"$9\r\nailf.body\r\n",
+            "?": part,
+            "A": b"*10\r\n",
+        }.get(each, b"*" + each.encode() + b"\r\n")
+        for each in shape
+    )
+
+
+OPENS = OPEN_GROUP.sha.encode()
+
+
+def _but(shape: str, at: int) -> str:
+    return f"{shape[:at]}?{shape[at + 1 :]}"
+
+
+SHAPES = {
+    "publish": ["?"],
+    "publish_many": ["?"],
+    "cancel": ["?"],
+    "seek": ["?"],
+    "pause": ["?"],
+    "break": ["?"],
+    "trim": ["3?nt", "3n?t"],
+    "read": ["12t2b?", "12?2bt"],
+    "get": ["8012t2b?n0nttn", "8012t2bt?0nttn", "8012t2btn0?ttn", "8012t2btn0ntt?"],
+    "lock": ["2?n", "2n?"],
+    "inspect": ["212?nn", "212n?n", "20?"],
+    "info": ["A" + _but("nnnnn0nnnn", at) for at in (0, 1, 2, 3, 4, 6, 7, 8, 9)],
+    "decide": ["8" + _but("nnnnnnnn", at) for at in range(8)],
+}
+"""Calls, and replies to them that are right but for one part; A is a list of ten."""
+
+
+@kinds
+def test_replies_with_one_part_of_another_kind(kind: str) -> None:
+    """Whatever one part of a reply is instead of a number or a text, it is a ProtocolError, and no value of ours."""
+
+    async def flow() -> None:
+        for name, shapes in SHAPES.items():
+            for shape in shapes:
+                for part in ELEMENTS:
+                    said = shaped(shape, part)
+                    if name == "read" and part == b"$0\r\n\r\n":  # a text, if an odd one
+                        continue
+                    with Scripted(lambda command, said=said: [b":1\r\n" if OPENS in command else said]) as server:  # type: ignore[misc]  # as above
+                        error = await ends(server, kind, CALLS[name])
+                        alone = shape == "?" and part.startswith(b"-")  # the server's refusal
+                        expected = ailf.BackendError if alone else ailf.ProtocolError
+                        assert isinstance(error, expected), (name, said, error)
 
     play(kind, flow())
 
@@ -207,6 +360,21 @@ def test_who_comes_behind_nonsense() -> None:
                 await executor.call("PING")
             ends = await asyncio.gather(*(executor.call("PING") for _ in range(4)), return_exceptions=True)
             assert [type(each) for each in ends] == [ailf.ProtocolError, *[ailf.ConnectionLostError] * 3]
+            await executor.close()
+
+    asyncio.run(main())
+
+
+def test_who_comes_before_nonsense() -> None:
+    """An answer that arrives together with nonsense is its caller's all the same."""
+    said = iter([(), (b"+PONG\r\nwhat?\r\n",)])
+
+    async def main() -> None:
+        with Scripted(lambda _: next(said)) as server:
+            executor = AsyncioExecutor(Settings.from_url(server.url))
+            ends = await asyncio.gather(*(executor.call("PING") for _ in range(2)), return_exceptions=True)
+            assert ends[0] == b"PONG"
+            assert isinstance(ends[1], ailf.ProtocolError)
             await executor.close()
 
     asyncio.run(main())

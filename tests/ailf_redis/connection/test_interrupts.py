@@ -1,0 +1,226 @@
+"""Ctrl-C between any two lines on the way to the server leaves no connection, thread or place in the pool behind."""
+
+import _thread
+import asyncio
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import ailf_redis
+from ailf.errors import ConnectionLostError
+from ailf.runtime import run
+from ailf_redis import RedisBackend
+from ailf_redis.connection import blocking as pool
+from ailf_redis.connection.aio import AsyncioExecutor
+from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.settings import Settings
+from tests.support.interruption import Interruption
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+
+PACKAGE = Path(ailf_redis.__file__ or "").parent
+CONNECTION = (f"{PACKAGE}/connection/", f"{PACKAGE}/pooled/")
+
+SPARED = ("<genexpr>", "_Slot.__del__")
+"""What is dropped, a generator half-way or an earlier pool: what is raised there Python reports, and reaches nobody."""
+
+
+def interruptions(act: Callable[[], object], *, within: tuple[str, ...] = CONNECTION) -> Iterator[str]:
+    """Interrupt an act at its first line, then at its second, and so on; tell each time where that was."""
+    moment = 0
+    while True:
+        moment += 1
+        with Interruption(moment, within=within, spared=SPARED) as interruption, contextlib.suppress(KeyboardInterrupt):
+            act()
+        if not interruption.at:
+            break
+        yield interruption.at
+    assert moment > 10
+
+
+def settled(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
+    """Wait until something is so, as other threads need a moment; return whether it came to be."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.001)
+    return condition()
+
+
+def check_whole(executor: Any, places: int, at: str, threads: int) -> None:
+    """Check that a pool has all of its places, that nothing is in use, and that calls get their own replies."""
+    assert not executor._busy, at
+    assert len(executor._idle) <= places, at
+    assert (executor._slots.qsize if isinstance(executor, BlockingExecutor) else executor._slots.free)() == places, at
+    assert run(executor.call("ECHO", at)) == at.encode(), at
+    assert settled(lambda: _thread._count() <= threads), at
+
+
+@pytest.mark.parametrize("database", [0, 1], ids=["silent", "signs in"])
+def test_ctrl_c_while_a_connection_is_made(any_server: Server, database: int) -> None:
+    """Wherever it comes, the pool is whole afterwards."""
+    settings = Settings("127.0.0.1", any_server.port, db=database, max_connections=1, timeout=1.0)
+    executor = BlockingExecutor(settings)
+    threads = _thread._count()
+
+    def act() -> None:
+        executor._disconnect_idle()
+        run(executor.call("ECHO", "an interrupted one"))
+
+    for at in interruptions(act):
+        check_whole(executor, 1, at, threads)
+    run(executor.close())
+
+
+def test_ctrl_c_during_a_call(any_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes, on a connection that is there, that is asked first, or that is gone, the pool is whole."""
+    executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, max_connections=1, timeout=1.0))
+    threads = _thread._count()
+
+    def ask() -> None:
+        run(executor.call("ECHO", "an interrupted one"))
+
+    def gone() -> None:
+        with any_server.client() as admin:
+            for wire in executor._idle:
+                admin.client_kill_filter(addr="{}:{}".format(*wire._socket.getsockname()))
+        ask()
+
+    run(executor.call("PING"))
+    for act in (ask, gone):
+        for at in interruptions(act):
+            check_whole(executor, 1, at, threads)
+    monkeypatch.setattr(pool, "IDLE", 0.0)  # so that each is asked first
+    for at in interruptions(ask):
+        check_whole(executor, 1, at, threads)
+    run(executor.close())
+
+
+def test_ctrl_c_while_a_call_waits_for_its_turn(any_server: Server, namespace: str) -> None:
+    """Wherever it comes, the place that was waited for is there for the next call."""
+    executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, max_connections=1, timeout=2.0))
+    threads = _thread._count()
+
+    def act() -> None:
+        other = threading.Thread(target=run, args=(executor.call("BLPOP", namespace, 0.01),))
+        other.start()
+        try:
+            while not executor._busy:
+                time.sleep(0.0001)
+            run(executor.call("ECHO", "an interrupted one"))
+        finally:
+            other.join(5)
+
+    for at in interruptions(act):
+        check_whole(executor, 1, at, threads)
+    run(executor.close())
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "waits"])
+def test_ctrl_c_during_a_call_of_a_client(any_server: Server, namespace: str, waits: bool) -> None:
+    """Over the connections of a client that was brought, too, the pool is whole wherever it comes."""
+    client = redis.Redis(port=any_server.port)
+    backend = RedisBackend.from_client(client, timeout=2.0, max_connections=1)
+    executor: Any = backend.engine.driver.executor
+    threads = _thread._count()
+
+    def act() -> None:
+        other = threading.Thread(target=lambda: run(executor.call("BLPOP", namespace, 0.01)))
+        if waits:
+            other.start()
+        try:
+            while waits and not executor._busy:
+                time.sleep(0.0001)
+            run(executor.call("ECHO", "an interrupted one"))
+        finally:
+            if waits:
+                other.join(5)
+
+    for at in interruptions(act):
+        check_whole(executor, 1, at, threads)
+    backend.close()
+    client.close()
+
+
+def test_ctrl_c_on_a_link(any_server: Server) -> None:
+    """A dedicated connection that was interrupted while it sent or received says that it is gone, or is whole."""
+    executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, timeout=1.0))
+    sockets: list[Any] = []
+    threads = _thread._count()
+
+    def act() -> None:
+        link: Any = run(executor.link())
+        sockets.append(link._socket)
+        run(link.send([("ECHO", "a")]))
+        assert run(link.receive(1.0)) == [b"a"]
+        run(link.close())
+
+    for at in interruptions(act):
+        gc.collect()
+        assert all(each.fileno() == -1 for each in sockets), at
+        assert settled(lambda: _thread._count() <= threads), at
+    run(executor.close())
+
+
+@pytest.mark.parametrize("part", ["send", "receive"])
+def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> None:
+    """Of what was sent, or had arrived, in part nothing is left to be taken for something else."""
+    executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, timeout=2.0))
+    large = b"x" * (8_000_000 if part == "send" else 100_000)
+    links: list[Any] = [run(executor.link())]
+
+    def act() -> None:
+        link = links[-1]
+        if part == "send":
+            run(link.send([("ECHO", large)]))
+        else:
+            run(link.receive(1.0))
+
+    def prepare() -> None:
+        links.append(run(executor.link()))
+        if part == "receive":
+            run(links[-1].send([("ECHO", large)]))
+
+    def said_next() -> list[bytes]:
+        run(links[-1].send([("ECHO", b"next")]))
+        replies: list[bytes] = []
+        while replies[-1:] != [b"next"] and (more := run(links[-1].receive(2.0))):
+            replies += more
+        return replies
+
+    prepare()
+    for at in interruptions(act, within=(f"{PACKAGE}/connection/blocking_link.py",)):
+        with contextlib.suppress(ConnectionLostError):
+            told = said_next()
+            assert told == [large, b"next"] or (part == "send" and told == [b"next"]), at
+        run(links[-1].close())
+        prepare()
+    for link in links:
+        run(link.close())
+    run(executor.close())
+
+
+def test_ctrl_c_during_a_call_on_asyncio(any_server: Server) -> None:
+    """Wherever it comes on the way of a request, the next one's answer is its own, or its connection is gone."""
+    executor = AsyncioExecutor(Settings("127.0.0.1", any_server.port, timeout=0.5))
+    loop = asyncio.new_event_loop()
+
+    async def ask(word: str) -> Any:
+        return await asyncio.wait_for(executor.call("ECHO", word), 5)
+
+    loop.run_until_complete(ask("first"))
+    for at in interruptions(
+        lambda: loop.run_until_complete(ask("an interrupted one")), within=(f"{PACKAGE}/connection/aio.py",)
+    ):
+        for word in ("next", "last"):
+            with contextlib.suppress(ConnectionLostError):
+                assert loop.run_until_complete(ask(word)) == word.encode(), at
+    loop.run_until_complete(executor.close())
+    loop.close()
