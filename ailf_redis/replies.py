@@ -71,7 +71,7 @@ def entry_fields(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     """Return a stored entry, whoever wrote it."""
-    if set(map(type, fields)) != BYTES:
+    if not BYTES.issuperset(map(type, fields)):
         raise TypeError("the fields of an entry are bytes")
     if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ours
         return Record(text(entry_id), fields[1], {})
@@ -98,7 +98,7 @@ def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
     """
     if type(entry_id) is bytes and type(fields) is int:
         return oversize(text(entry_id), fields)
-    if type(entry_id) is not bytes or set(map(type, fields)) != BYTES or len(fields) % 2:
+    if type(entry_id) is not bytes or not BYTES.issuperset(map(type, fields)) or len(fields) % 2:
         raise error
     return Record(text(entry_id), b"", {}, problem=f"it can't be read ({type(error).__name__})")
 

@@ -43,7 +43,7 @@ KINDS = ("blocking", "asyncio", "user_client-blocking", "user_client-asyncio")
 
 def executor(kind: str, settings: Settings) -> Executor:
     """Return an executor: one that a URL opens, or one for a client that was brought."""
-    if not kind.startswith("brought"):
+    if not kind.startswith("user_client"):
         return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
     connection, runtime = {
         "user_client-blocking": (redis.Connection, ThreadRuntime()),
