@@ -19,7 +19,7 @@ CACHED: Final = 4096
 
 
 class GroupKeys(NamedTuple):
-    """What one group of a stream is kept in, as ``lua/group.lua`` takes it.
+    """What one group of a stream is kept in, as ``lua/shared/group.lua`` takes it.
 
     Attributes:
         stream: The stream itself, with the group's pending entries.
@@ -76,15 +76,15 @@ class Keys:
         return [_helper(self._namespace, stream, kind, "") for kind in HELPERS]
 
     def gone_prefixes(self, stream: str) -> list[str]:
-        """Return what the keys begin with that ``lua/gone.lua`` needs of all groups of a stream."""
+        """Return what the keys begin with that ``lua/shared/entry_removed.lua`` needs of all groups of a stream."""
         return [_helper(self._namespace, stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
 
     def lock(self, name: str) -> tuple[str, ...]:
-        """Return the keys of a lock, as ``lua/lock.lua`` takes them."""
+        """Return the keys of a lock, as ``lua/shared/lock.lua`` takes them."""
         return _lock_keys(self._namespace, name)
 
     def limiter(self, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the keys of what a rate limiter charges, as ``lua/limit.lua`` takes them.
+        """Return the keys of what a rate limiter charges, as ``lua/shared/limit.lua`` takes them.
 
         Arguments:
             limiter_key: Whose they are.
@@ -97,7 +97,10 @@ class Keys:
         return self._channel + name
 
     def waiter_channel(self, name: str) -> str:
-        """Return the channel where a waiter is woken, as ``lua/line.lua`` takes it: no channel begins with a brace."""
+        """Return the channel where a waiter is woken, as ``lua/shared/wait_queue.lua`` takes it.
+
+        No other channel begins with a brace.
+        """
         return self._mark + self.channel(name)
 
     def pattern(self, pattern: str) -> str:

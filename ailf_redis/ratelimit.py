@@ -36,7 +36,7 @@ ALL, LEVEL = 2, 5
 
 @lru_cache(maxsize=1024)
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
-    """Return a limit as ``lua/limit.lua`` takes it, but for the cost.
+    """Return a limit as ``lua/shared/limit.lua`` takes it, but for the cost.
 
     Its id is what its state is kept under: a limit of another `Limit.identity` has a state of its own.
     """
@@ -46,7 +46,7 @@ def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _all_arguments(limits: Limits) -> list[str]:
-    """Return how many limits there are, and each as ``lua/limit.lua`` takes it."""
+    """Return how many limits there are, and each as ``lua/shared/limit.lua`` takes it."""
     return [str(len(limits)), *(each for name, limit in limits for each in _arguments(name, limit))]
 
 

@@ -53,7 +53,7 @@ class Script:
     """One script.
 
     Attributes:
-        name: The file's name.
+        name: The file, within the folder ``lua``.
         text: What the server runs.
         sha: By which the server knows it.
     """
@@ -139,40 +139,50 @@ def _told(reply: Any, executor: Executor) -> Any:
     return mapped(reply, executor.where, sent=True) if isinstance(reply, Exception) else reply
 
 
-def _load(name: str, *shared: str) -> Script:
-    parts = [files("ailf_redis").joinpath("lua", f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
-    text = "\n".join(parts)
+def _load(name: str, *parts: str) -> Script:
+    """Return a script of the folder ``lua``, behind the parts that it shares with others."""
+    paths = [part if "/" in part else f"shared/{part}" for part in (*parts, name)]
+    texts = [files("ailf_redis").joinpath("lua", f"{path}.lua").read_text("utf-8") for path in paths]
+    text = "\n".join(texts)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADD = _load("add", "clock", "ids", "gone", "room")
-TRIM = _load("trim", "clock", "ids", "gone", "room")
-CANCEL = _load("cancel", "clock", "ids", "gone")
-DELETE = _load("delete")
-SIZES = _load("sizes", "ids")
+ADD = _load("stream/add", "clock", "ids", "entry_removed", "retention")
+TRIM = _load("stream/trim", "clock", "ids", "entry_removed", "retention")
+CANCEL = _load("stream/cancel", "clock", "ids", "entry_removed")
+DELETE = _load("stream/delete")
+SIZES = _load("stream/sizes", "ids")
 
 _GROUP = ("clock", "relief", "ids", "group")
-FETCH = _load("fetch", *_GROUP)
-SETTLE = _load("settle", *_GROUP)
-EXTEND = _load("extend", *_GROUP)
-HEARTBEAT = _load("beat", *_GROUP)
-LEAVE = _load("leave", *_GROUP)
-SEEK = _load("seek", *_GROUP)
-OPEN_GROUP = _load("open", *_GROUP)
-PAUSE = _load("pause", *_GROUP)
-INFO = _load("info", "clock", "ids", "group")
-TAKE_DEAD_LETTERS = _load("letters", "clock", "ids", "group")
-DELETE_GROUP = _load("ungroup", *_GROUP)
+FETCH = _load("stream/fetch", *_GROUP)
+SETTLE = _load("stream/settle", *_GROUP)
+EXTEND = _load("stream/extend", *_GROUP)
+HEARTBEAT = _load("stream/heartbeat", *_GROUP)
+LEAVE = _load("stream/leave", *_GROUP)
+SEEK = _load("stream/seek", *_GROUP)
+OPEN_GROUP = _load("stream/open_group", *_GROUP)
+PAUSE = _load("stream/pause", *_GROUP)
+INFO = _load("stream/info", "clock", "ids", "group")
+TAKE_DEAD_LETTERS = _load("stream/take_dead_letters", "clock", "ids", "group")
+DELETE_GROUP = _load("stream/delete_group", *_GROUP)
 
-ACQUIRE = _load("acquire", "clock", "line", "lock")
-EXTEND_LOCK = _load("prolong", "clock", "line", "lock")
-RELEASE = _load("release", "clock", "line", "lock")
-INSPECT = _load("inspect", "clock", "line", "lock")
-BREAK = _load("break", "clock", "line", "lock")
+ACQUIRE = _load("lock/acquire", "clock", "wait_queue", "lock")
+EXTEND_LOCK = _load("lock/extend", "clock", "wait_queue", "lock")
+RELEASE = _load("lock/release", "clock", "wait_queue", "lock")
+INSPECT = _load("lock/inspect", "clock", "wait_queue", "lock")
+BREAK = _load("lock/break", "clock", "wait_queue", "lock")
 
-_LIMITS = ("clock", "line", "limit", "bucket", "fixed", "sliding", "slots")
-DECIDE = _load("decide", *_LIMITS)
-SETTLE_CHARGES = _load("trueup", "relief", *_LIMITS)
-OBSERVE = _load("observe", "relief", *_LIMITS)
-RESET = _load("reset", "clock", "line", "limit")
-EXTEND_SLOTS = _load("keep", "clock")
+_LIMITS = (
+    "clock",
+    "wait_queue",
+    "limit",
+    "ratelimit/token_bucket",
+    "ratelimit/fixed_window",
+    "ratelimit/sliding_window",
+    "ratelimit/concurrency",
+)
+DECIDE = _load("ratelimit/decide", *_LIMITS)
+SETTLE_CHARGES = _load("ratelimit/settle", "relief", *_LIMITS)
+OBSERVE = _load("ratelimit/observe", "relief", *_LIMITS)
+RESET = _load("ratelimit/reset", "clock", "wait_queue", "limit")
+EXTEND_SLOTS = _load("ratelimit/extend", "clock")

@@ -134,7 +134,7 @@ def _as_outcomes(count: int, reply: Sequence[Any]) -> list[Outcome]:
 
 
 def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
-    """Return a retention as ``lua/room.lua`` takes it."""
+    """Return a retention as ``lua/shared/retention.lua`` takes it."""
     if retention is None:
         return "", "", 0
     age = "" if retention.max_age is None else to_ms(retention.max_age)

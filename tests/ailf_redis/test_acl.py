@@ -30,7 +30,7 @@ def published(version: str) -> list[str]:
 def test_published_rights_name_what_scripts_call() -> None:
     """Each command that a script calls is among the rules, with its subcommand where the rules say that."""
     rules = published("8.2")
-    for script in sorted(LUA.glob("*.lua")):
+    for script in sorted(LUA.rglob("*.lua")):
         code = re.sub(r"--.*", "", script.read_text())
         for command, sub in re.findall(r"redis\.p?call\('(\w+)'(?:, '([A-Z]+)')?", code):
             name = f"+{command}".lower()

@@ -151,7 +151,7 @@ def test_pieces(sizes: list[int], most: int) -> None:
     assert all(total + piece[0][1] > most for total, piece in zip(totals, cut[1:], strict=False))
 
 
-TEXTS = {path.stem: path.read_text() for path in sorted(LUA.glob("*.lua"))}
+TEXTS = {str(path.relative_to(LUA).with_suffix("")): path.read_text() for path in sorted(LUA.rglob("*.lua"))}
 
 
 def header(name: str) -> str:
@@ -189,15 +189,15 @@ def test_scripts_name_their_keys(script: scripts.Script) -> None:
     named = set().union(*map(named_keys, parts))
     unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", script.text, re.MULTILINE)
     used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", re.sub(r"--.*", "", script.text))}
-    if "lock" in parts:  # which takes its keys by name of lock
+    if "shared/lock" in parts:  # which takes its keys by name of lock
         used |= set(range(1, len(Keys("").lock("l")) + 1))
     assert named == used | set(range(1, len(unpacked[1].split(",")) + 1 if unpacked else 0))
-    assert any("-- writes " in header(part) for part in parts) or script.name == "info"
+    assert any("-- writes " in header(part) for part in parts) or script.name == "stream/info"
 
 
 def test_group_keys_are_in_the_scripts_order() -> None:
     """The keys of a group are handed over in the order in which the scripts unpack them."""
-    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", TEXTS["group"], re.MULTILINE)
+    unpacked = re.search(r"^local (.+) = unpack\(KEYS\)", TEXTS["shared/group"], re.MULTILINE)
     assert unpacked
     assert unpacked[1].split(", ") == list(spelled.GroupKeys._fields)
 

@@ -52,7 +52,10 @@ for _, key in ipairs(KEYS) do
 end
 return now
 """
-"""KEYS: those of each lock, in the order of ``lua/lock.lua``. ARGV: milliseconds, the server's time at the last run."""
+"""KEYS: those of each lock, in the order of ``lua/shared/lock.lua``.
+
+ARGV: milliseconds, the server's time at the last run.
+"""
 
 _numbers = itertools.count()
 

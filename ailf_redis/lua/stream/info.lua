@@ -1,6 +1,6 @@
 -- How a group stands; changes nothing.
 --
--- KEYS[9] meta     hash of the stream: "evicted" (see room.lua)
+-- KEYS[9] meta     hash of the stream: "evicted" (see retention.lua)
 -- ARGV    group
 -- returns { length, lag or -1, in hand, waiting, dead letters, { consumer, messages in hand }…, age of the oldest
 --         unsettled in ms or -1, evicted, paused, 1 or 0 where the group is missing }

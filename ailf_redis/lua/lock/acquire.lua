@@ -2,7 +2,7 @@
 --
 -- ARGV    token, ttl_ms, permits, fair (1 or 0), channel where it waits ('' for not waiting), waiter's lease in ms
 -- returns { 1, fence } or { 0, ms after which another try may do better }
--- bound   the names that are asked for; see lock.lua and line.lua
+-- bound   the names that are asked for; see lock.lua and wait_queue.lua
 
 local token, ttl, permits, fair = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local channel, lease = ARGV[5], tonumber(ARGV[6])

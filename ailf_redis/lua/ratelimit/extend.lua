@@ -1,6 +1,6 @@
 -- Let the places of calls last for their whole time again.
 --
--- KEYS[1] slots   the first of them; the others follow, one for each ttl, call after call: see slots.lua
+-- KEYS[1] slots   the first of them; the others follow, one for each ttl, call after call: see concurrency.lua
 -- ARGV    for each call: token, how many keys, and so many ttls in ms
 -- returns for each call 1, or 0 where one of its places has ended
 -- writes  each key with the end of its last place as TTL

@@ -4,7 +4,7 @@
 -- KEYS[1] holders   sorted set: token -> ms when its grant ends
 -- KEYS[2] fences    hash: token -> fence
 -- KEYS[3] fence     text: the last fence that was granted
--- KEYS[4] queue, KEYS[5] waiters   see line.lua
+-- KEYS[4] queue, KEYS[5] waiters   see wait_queue.lua
 -- returns nothing by itself
 -- writes  KEYS[1..2] with the end of the last grant as TTL, KEYS[3] with a day
 -- A grant that ends after LARGEST isn't ours and counts as ended; a fence that can't be ours counts as none.

@@ -1,16 +1,16 @@
--- What the transitions of rate limiters share; it stands before the text of each of them, after line.lua and before the
--- arithmetic of the kinds: bucket.lua, fixed.lua, sliding.lua and slots.lua.
+-- What the transitions of rate limiters share; it stands before the text of each of them, after wait_queue.lua and before the
+-- arithmetic of the kinds: token_bucket.lua, fixed_window.lua, sliding_window.lua and concurrency.lua.
 --
 -- KEYS[1] states   text: "<id>:<numbers>;" for each limit that was charged: the state as ailf/limits has it
--- KEYS[2] queue, KEYS[3] waiters   see line.lua
--- KEYS[4…] slots   of each limit of concurrency, in their order: see slots.lua
+-- KEYS[2] queue, KEYS[3] waiters   see wait_queue.lua
+-- KEYS[4…] slots   of each limit of concurrency, in their order: see concurrency.lua
 -- ARGV             of each transition its own; a limit comes as five: kind, id, three parameters
 -- returns nothing by itself
 -- writes  KEYS[1] with the time until it is as good as fresh as TTL, and a margin
 --
 -- The arithmetic is that of ailf/limits, where it is explained, to the bit; here no sum may exceed LARGEST, so
--- what is subtracted comes first. A limit is a table with the methods of its kind, which is b (bucket.lua), f (fixed.lua),
--- s (sliding.lua) or c (slots.lua):
+-- what is subtracted comes first. A limit is a table with the methods of its kind, which is b (token_bucket.lua), f (fixed_window.lua),
+-- s (sliding_window.lua) or c (concurrency.lua):
 --   load(id, entry, …)    a new one, of what is stored of it, if something is, and its three parameters; a fresh one
 --                         where what is stored can't be ours
 --   wait(cost)            after how many ms it passes: 0 for now, nil for never

@@ -1,7 +1,7 @@
 -- Remove a stream and what is kept for its groups.
 --
 -- KEYS[1] stream
--- KEYS[2] meta     (see room.lua)
+-- KEYS[2] meta     (see retention.lua)
 -- ARGV    what the helper keys of every group begin with; the group's name follows, and the hash tag is the stream's
 -- returns how many groups it had
 -- writes  removes KEYS[1], KEYS[2] and the helpers of its groups

@@ -1,6 +1,6 @@
 -- Remove what a retention doesn't keep, in steps.
 --
--- ARGV    max_len, max_age_ms, what goes, …prefixes (see room.lua), the id that the step before returned, or '0-0'
+-- ARGV    max_len, max_age_ms, what goes, …prefixes (see retention.lua), the id that the step before returned, or '0-0'
 -- returns { how many were removed, how many of these a group had not settled, the id for the next step, '' for none }
 
 redis.call('XDEL', stream, '0-0') -- a first write, of nothing: see relief.lua

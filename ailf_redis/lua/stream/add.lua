@@ -2,11 +2,11 @@
 --
 -- KEYS[3] once     text: "<epoch> <token> <id>" of the entry added under a dedup id, with " cancelled" behind it where that
 --                  was cancelled; the stream's key again where there is none
--- ARGV    max_len, max_age_ms, what goes, …prefixes (see room.lua), token ('' for no dedup id), window_ms,
+-- ARGV    max_len, max_age_ms, what goes, …prefixes (see retention.lua), token ('' for no dedup id), window_ms,
 --         then for each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
 -- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
 -- writes  KEYS[3] with the window as its TTL
--- bound   the entries that are added; see room.lua
+-- bound   the entries that are added; see retention.lua
 
 local token, window = ARGV[8], ARGV[9]
 local FIRST, EACH = 10, 6
