@@ -29,7 +29,7 @@ from ailf.errors import (
     UnsupportedError,
 )
 from ailf.runtime import Task
-from ailf.runtime.semaphore import Turnstile
+from ailf.runtime.semaphore import FairSemaphore
 
 __all__ = ["AWAY", "Closable", "Engine"]
 
@@ -148,7 +148,7 @@ class Engine:
         self._subscriptions: SubscriptionManager | None = None
         self._left.subscriptions = None
         self._reply_inbox: ReplyInbox | None = None
-        self._turnstiles: weakref.WeakValueDictionary[tuple[str, ...], Turnstile] = weakref.WeakValueDictionary()
+        self._local_queues: weakref.WeakValueDictionary[tuple[str, ...], FairSemaphore] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -249,13 +249,13 @@ class Engine:
             token, *self._tokens = [bits[at : at + 2 * TOKEN] for at in range(0, len(bits), 2 * TOKEN)]
             return token
 
-    def turnstile(self, names: tuple[str, ...]) -> Turnstile:
-        """Where those of this process wait who want the same lock."""
+    def local_queue(self, names: tuple[str, ...]) -> FairSemaphore:
+        """Return the queue of this process for these lock names: only its head competes at the backend."""
         if self.home != self.here():
             self.check_open()
-        found = self._turnstiles.get(names)
+        found = self._local_queues.get(names)
         if found is None:
-            found = self._turnstiles.setdefault(names, Turnstile(self.runtime))
+            found = self._local_queues.setdefault(names, FairSemaphore(self.runtime, 1))
         return found
 
     # --- calls ---------------------------------------------------------------------------------------------------

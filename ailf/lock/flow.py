@@ -127,21 +127,24 @@ class LockFlow:
         return found
 
     async def _acquire(self, until: float) -> LeaseFlow | None:
-        """Try once, then stand in line; return None when the time is over."""
-        turnstile = self.engine.turnstile(self.names)
-        if not (turnstile.busy or (self._options.fair and self.engine.reply_inbox.ready)):
+        """Try once, then wait in the queue; return None when the time is over.
+
+        Of the callers in this process that want the same names, one at a time waits at the backend.
+        """
+        local = self.engine.local_queue(self.names)
+        if local.free() and not (self._options.fair and self.engine.reply_inbox.ready):
             found = await self._try_first(until)
             if found is not None:
                 return found
         if self._options.fair:
             return await self._wait(until)
-        turn = await turnstile.enter(until - self.engine.runtime.now())
-        if turn is None:
+        slot = await local.take(until - self.engine.runtime.now())
+        if slot is None:
             return None
         try:
             return await self._wait(until)
         finally:
-            turnstile.leave(turn)
+            local.release(slot)
 
     async def _wait(self, until: float) -> LeaseFlow | None:
         """Stand in line."""

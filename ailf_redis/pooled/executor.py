@@ -9,18 +9,18 @@ import contextlib
 import math
 import os
 import socket
-import weakref
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from redis.exceptions import ReadOnlyError
 
 from ailf.errors import BackendTimeoutError, ConnectionLostError
-from ailf.runtime import Event, Runtime
+from ailf.runtime import Runtime
 from ailf.runtime.aio import check_ended, start_task
+from ailf.runtime.semaphore import FairSemaphore
 from ailf_redis.connection.aio_link import LoopLink, discard
 from ailf_redis.connection.blocking_link import ThreadLink, shut
 from ailf_redis.connection.endpoint import Endpoint, ServerEndpoint, UnderWay, done, hang_up
@@ -37,78 +37,8 @@ from ailf_redis.versions import can_read, drop, reader_of, sock_of
 __all__ = ["PooledExecutor"]
 
 
-class _Slot:
-    """The right to have a connection; one that nobody holds any more gives itself back."""
-
-    def __init__(self, home: "weakref.ref[_Slots]") -> None:
-        self._home = home
-
-    def __del__(self) -> None:
-        slots = self._home()
-        if slots is not None:  # it was taken, and Ctrl-C came before it was given back
-            slots.release(_Slot(self._home))
-
-
-class _Slots:
-    """How many calls may have a connection at once; the others wait in line.
-
-    No lock is held, as a slot may give itself back in the middle of anything: each step is one of a deque's.
-    """
-
-    LOOK: Final = 0.5
-    """Seconds after which who waits looks by itself: Ctrl-C may have come between a slot's return and the call."""
-
-    def __init__(self, runtime: Runtime, count: int) -> None:
-        self._runtime = runtime
-        home = weakref.ref(self)
-        self._free = deque(_Slot(home) for _ in range(count))
-        self._line: deque[Event] = deque()
-
-    def free(self) -> int:
-        """Return how many nobody has."""
-        return len(self._free)
-
-    async def take(self, timeout: float) -> _Slot | None:
-        """Return one; None where there was none within so many seconds."""
-        if not self._line:
-            with contextlib.suppress(IndexError):
-                return self._free.popleft()
-        until = self._runtime.now() + timeout
-        turn = self._runtime.event()
-        self._line.append(turn)
-        try:
-            while True:
-                with contextlib.suppress(IndexError):
-                    return self._free.popleft()
-                left = until - self._runtime.now()
-                if left <= 0:
-                    return None
-                if await turn.wait(min(left, self.LOOK)):  # whoever called has taken it out of the line
-                    turn = self._runtime.event()
-                    self._line.appendleft(turn)  # another may be quicker
-        finally:
-            self._leave(turn)
-
-    def _leave(self, turn: Event) -> None:
-        """Leave the line; who was called meanwhile calls the next one, as something may be left."""
-        try:
-            self._line.remove(turn)
-        except ValueError:
-            if self._free:
-                self._call_next()
-
-    def release(self, slot: _Slot) -> None:
-        """Give one back, and call who is next."""
-        self._free.append(slot)
-        self._call_next()
-
-    def _call_next(self) -> None:
-        with contextlib.suppress(IndexError):
-            self._line.popleft().set()
-
-
 class PooledExecutor(Executor):
-    """A pool of connections from an origin; a forked child, or another event loop, begins with an empty one."""
+    """A pool of connections to an endpoint; a forked child, or another event loop, begins with an empty one."""
 
     def __init__(self, settings: Settings, endpoint: ServerEndpoint | SentinelEndpoint, runtime: Runtime) -> None:
         super().__init__(settings)
@@ -128,7 +58,7 @@ class PooledExecutor(Executor):
 
     def _begin(self, home: tuple[int, Any]) -> None:
         self._home = home
-        self._slots = _Slots(self.runtime, self.settings.max_connections)
+        self._slots = FairSemaphore(self.runtime, self.settings.max_connections)
         self._idle: deque[Port] = deque()
         # By weak references: on threads one that nobody holds any more, as Ctrl-C came, is closed when it is collected.
         # On asyncio, where a connection is no longer anybody's when its loop has ended, they are held here.

@@ -18,7 +18,14 @@ FAR = 100.0
 """Seconds that a lease lasts: nothing ends by itself within a test."""
 
 
-UNTOUCHED = ("LeaseFlow.__del__", "LeasedPermitFlow.__del__", "Renewer.discard", "Lock.__exit__", "<genexpr>")
+UNTOUCHED = (
+    "LeaseFlow.__del__",
+    "LeasedPermitFlow.__del__",
+    "Renewer.discard",
+    "Lock.__exit__",
+    "<genexpr>",
+    "Slot.__del__",
+)
 """What runs when a grant is dropped, and what begins to release: what is tested is the way to a holder."""
 
 
