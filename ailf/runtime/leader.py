@@ -1,95 +1,101 @@
-"""Callers who wait for what one of them fetches: one leads, and the others sleep until there is something for them.
+"""Leader/followers: of all callers that wait on one buffer, one (the leader) fetches, and the others sleep.
 
-What comes wakes no more than it is for. It calls two, and each of them two more when he has come, as long as there is
-something left: so where one takes everything before the others come, two have come for nothing, and not a hundred.
+New items wake two followers; each follower wakes two more while items are left. So one item costs at most two wake-ups,
+not one per waiter (no thundering herd). No wake-up is lost: a follower that was woken and leaves without an item,
+because it was cancelled or its time is over, wakes the next one by `wake`; so does a leader that stops.
 
-No call is lost: who was called and leaves without taking anything, because he was cancelled, his time was over or the
-end had come, calls the next one by `rouse`; so does who stops leading.
+The fetch is a single flight: a leader that is cancelled leaves it under way, and the next leader waits for it.
 """
 
-from collections.abc import Awaitable, Callable, Sized
+from collections.abc import Sized
 
 import attrs
 
-from ailf.runtime.base import Event, Runtime
+from ailf.runtime.base import Event, Flow, Runtime
 
 __all__ = ["LeaderFollowers"]
 
 AT_ONCE = 2
-"""How many are called by one."""
+"""The number of followers that one wake-up reaches."""
 
 
 @attrs.define(eq=False)
-class _Turn:
-    """One who sleeps: what wakes him, and what his leader failed with."""
+class _Follower:
+    """A caller that sleeps: the event that wakes it, and the error of its leader's fetch."""
 
     event: Event
     error: Exception | None = None
 
 
 class LeaderFollowers:
-    """Those who wait for the same things.
+    """The callers that wait for items of one buffer.
 
-    Attributes:
-        there: What has come and nobody has taken yet.
+    Arguments:
+        runtime: What they wait with.
+        items: The buffer.
     """
 
-    def __init__(self, runtime: Runtime, there: Sized) -> None:
-        self.there = there
+    def __init__(self, runtime: Runtime, items: Sized) -> None:
+        self._items = items
         self._runtime = runtime
         self._guard = runtime.guard()
+        self._fetching = runtime.single_flight()
         self._leading = False
-        self._asleep: dict[_Turn, None] = {}  # in the order of arrival
-        self._called: set[_Turn] = set()
+        self._asleep: dict[_Follower, None] = {}  # in the order of arrival
+        self._woken: set[_Follower] = set()
 
-    async def more(self, fetch: Callable[[], Awaitable[None]], timeout: float | None) -> None:
-        """Fetch, where nobody does; else sleep until called, for so many seconds. There may be nothing afterwards.
+    async def wait_for_item(self, fetch: Flow, timeout: float | None) -> None:
+        """Fetch if nobody does; else sleep until woken, for `timeout` seconds. There may be no item afterwards.
 
         Raises:
-            Exception: What fetching failed with, for all who waited for it.
+            Exception: The error of the fetch, for all callers that waited for it.
         """
         with self._guard:
             leads, self._leading = not self._leading, True
             if not leads:
-                turn = _Turn(self._runtime.event())
-                self._asleep[turn] = None
+                follower = _Follower(self._runtime.event())
+                self._asleep[follower] = None
         if leads:
-            await self._lead(fetch)
+            await self._lead(fetch, timeout)
         else:
-            await self._sleep(turn, timeout)
+            await self._sleep(follower, timeout)
 
-    async def _lead(self, fetch: Callable[[], Awaitable[None]]) -> None:
+    async def _lead(self, fetch: Flow, timeout: float | None) -> None:
         try:
-            await fetch()
+            await self._fetching.run(fetch, timeout)
         except Exception as error:
             with self._guard:
-                self._call(len(self._asleep), error)
+                self._wake(len(self._asleep), error)
             raise
         finally:
-            with self._guard:  # who has just seen a leader has lain down when this one rouses
+            with self._guard:  # a follower that saw a leader is registered before this one wakes anybody
                 self._leading = False
 
-    async def _sleep(self, turn: _Turn, timeout: float | None) -> None:
+    async def _sleep(self, follower: _Follower, timeout: float | None) -> None:
         try:
-            await turn.event.wait(timeout)
+            await follower.event.wait(timeout)
         finally:
             with self._guard:
-                self._asleep.pop(turn, None)  # called by nobody: his time is over, or he was cancelled
-                self._called.discard(turn)
-                self._call(min(AT_ONCE, len(self.there) - 1 - len(self._called)))
-        if turn.error is not None:
-            raise turn.error
+                self._asleep.pop(follower, None)  # not woken: its time is over, or it was cancelled
+                self._woken.discard(follower)
+                self._wake(min(AT_ONCE, len(self._items) - 1 - len(self._woken)))
+        if follower.error is not None:
+            raise follower.error
 
-    def rouse(self) -> None:
-        """Call some for what there is, or one to lead where nobody does, unless somebody is on his way already."""
-        if self._called or not self._asleep:  # who lies down just now sees for himself, or has a leader who will rouse
+    def wake(self) -> None:
+        """Wake followers for the items that are there, or one to lead if nobody does, unless one is awake already."""
+        if self._woken or not self._asleep:  # one that goes to sleep now has checked, or has a leader
             return
         with self._guard:
-            self._call(min(AT_ONCE, max(len(self.there), not self._leading)))
+            self._wake(min(AT_ONCE, max(len(self._items), not self._leading)))
 
-    def _call(self, count: int, error: Exception | None = None) -> None:
-        for turn in list(self._asleep)[: max(0, count)]:
-            del self._asleep[turn]
-            turn.error = error
-            self._called.add(turn)
-            turn.event.set()
+    def _wake(self, count: int, error: Exception | None = None) -> None:
+        for follower in list(self._asleep)[: max(0, count)]:
+            del self._asleep[follower]
+            follower.error = error
+            self._woken.add(follower)
+            follower.event.set()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no fetch is under way, for `timeout` seconds at most; return whether that is so."""
+        return await self._fetching.wait_idle(timeout)

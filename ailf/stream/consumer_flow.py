@@ -56,9 +56,8 @@ class ConsumerFlow:
         self.in_hand: dict[str, DeliveryState] = {}
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[DeliveryState] = deque()
-        self._crew = LeaderFollowers(group.engine.runtime, self._buffer)
+        self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
         self._held: set[RenewedLease] = set()
-        self._filling = group.engine.runtime.single_flight()
         self._looking = group.engine.runtime.single_flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
         self._pulse = ConsumerLiveness(
@@ -104,12 +103,14 @@ class ConsumerFlow:
                     return await self._last_look()
                 begin = now()
                 try:
-                    await self._crew.more(functools.partial(self._lead, left), left)
+                    await self._callers.wait_for_item(
+                        functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
+                    )
                 except AWAY as error:
                     self.failed(error)
                     await self._repeat(error, begin, until)
         finally:  # however it ends: what it was called for, or led, is the next one's now
-            self._crew.rouse()
+            self._callers.wake()
 
     async def _last_look(self) -> DeliveryState | None:
         """Return what there is at the end of a wait."""
@@ -132,7 +133,9 @@ class ConsumerFlow:
             if left is not None and left <= 0:
                 raise error
             try:
-                return await self._crew.more(functools.partial(self._lead, left), left)
+                return await self._callers.wait_for_item(
+                    functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
+                )
             except AWAY as latest:
                 self.failed(latest)
                 error = latest
@@ -151,9 +154,10 @@ class ConsumerFlow:
         """Whether the next message has to be fetched."""
         return not self._buffer
 
-    async def _lead(self, left: float | None) -> None:
+    async def _wait_for_item(self, left: float | None) -> None:
         """Fetch or wait once, for all who wait here."""
-        await self._filling.run(functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left)
+        fill = functools.partial(self._fill, SLICE if left is None else min(SLICE, left))
+        await self._callers.wait_for_item(fill, left)
 
     async def _buffered(self) -> DeliveryState | None:
         """Return the next message of the buffer; one that was lost meanwhile is somebody else's."""
@@ -226,7 +230,7 @@ class ConsumerFlow:
             self._held.update(holds)
             self.group.engine.renewer.add(holds)
             self._buffer.extend(parcels)
-            self._crew.rouse()
+            self._callers.wake()
         if undecodable:
             outcomes = await self.group.settle_many([settlement for _, settlement in undecodable])
             for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
@@ -248,7 +252,7 @@ class ConsumerFlow:
     async def _landed(self, until: float) -> None:
         """Let a fetch under way come to its end until then: what it brings must be given back."""
         now = self.group.engine.runtime.now
-        await self._filling.wait_idle(max(0.0, until - now()))
+        await self._callers.wait_idle(max(0.0, until - now()))
         await self._looking.wait_idle(max(0.0, until - now()))
 
     async def hand_back(self, until: float | None = None) -> None:

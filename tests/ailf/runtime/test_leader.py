@@ -24,7 +24,7 @@ class Scene:
     def __init__(self, runtime: Runtime) -> None:
         self.there: deque[int] = deque()
         self.ending: Event = runtime.event()
-        self.crew = LeaderFollowers(runtime, self.there)
+        self.callers = LeaderFollowers(runtime, self.there)
         self.turns = 0
         self.fed = asyncio.Semaphore(0)
         self.failure: Exception | None = None
@@ -38,7 +38,7 @@ class Scene:
     def feed(self, *numbers: int) -> None:
         """Let something come while the leader is still at it, as a consumer's fetch does."""
         self.there.extend(numbers)
-        self.crew.rouse()
+        self.callers.wake()
 
     async def take(self, timeout: float | None = None) -> int | None:
         """Wait for one, as a consumer does."""
@@ -46,13 +46,13 @@ class Scene:
             while not self.ending.is_set():
                 if self.there:
                     return self.there.popleft()
-                await self.crew.more(self.fetch, timeout)
+                await self.callers.wait_for_item(self.fetch, timeout)
                 self.turns += 1
                 if timeout is not None and not self.there:
                     return None
             return None
         finally:
-            self.crew.rouse()
+            self.callers.wake()
 
 
 async def rest() -> None:
@@ -177,13 +177,13 @@ def test_threads_lose_no_call() -> None:
     async def fetch() -> None:
         for _ in range(min(len(source), 1 + len(source) % 2)):
             scene.there.append(source.popleft())
-        scene.crew.rouse()
+        scene.callers.wake()
 
     async def take() -> int | None:
         while not scene.ending.is_set():
             with contextlib.suppress(IndexError):  # another was quicker
                 return scene.there.popleft()
-            await scene.crew.more(fetch, None)
+            await scene.callers.wait_for_item(fetch, None)
         return None
 
     def work() -> None:
@@ -191,7 +191,7 @@ def test_threads_lose_no_call() -> None:
             taken.extend(number for number in [run(take())] if number is not None)
             if len(taken) == 1000:
                 scene.ending.set()
-            scene.crew.rouse()
+            scene.callers.wake()
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
@@ -213,7 +213,7 @@ def test_a_message_goes_to_who_still_waits_when_another_is_cancelled() -> None:
                 await asyncio.sleep(0.05)  # all of them wait
                 await stream.add("a task")
                 for _ in range(1000):
-                    if consumer._flow._crew._called:  # one was called, who has not run yet
+                    if consumer._flow._callers._woken:  # one was called, who has not run yet
                         break
                     await asyncio.sleep(0)
                 waiting[1].cancel()
