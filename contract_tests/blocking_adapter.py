@@ -1,4 +1,4 @@
-"""One text for both flavours: a blocking object is adapted to the asyncio API that tests are written against."""
+"""Adapts blocking objects to the asyncio API, so that each test is written once for both flavours."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
     "lock", "semaphore", "hold", "remaining", "rate_limiter",
 }  # fmt: skip
-"""Methods that don't wait, and are plain functions on asyncio too."""
+"""Methods that don't wait: they are plain functions on asyncio too."""
 
 END = object()
 
@@ -32,10 +32,15 @@ T = TypeVar("T")
 
 
 class BlockingAdapter:
-    """A blocking object that looks like its asyncio twin."""
+    """A blocking object with the API of its asyncio class: each blocking call runs in a thread.
 
-    def __init__(self, undress: Callable[[Any], Any], inner: Any) -> None:
-        self._undress = undress
+    Arguments:
+        adapt_handler: Turns coroutine functions among the arguments of a call into blocking ones.
+        inner: The blocking object.
+    """
+
+    def __init__(self, adapt_handler: Callable[[Any], Any], inner: Any) -> None:
+        self._adapt_handler = adapt_handler
         self._inner = inner
         self._set: list[tuple[ContextVar[Any], Token[Any]]] = []
         self._threads: dict[asyncio.Task[Any] | None, list[OneThread]] = {}
@@ -43,28 +48,30 @@ class BlockingAdapter:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, "close" if name == "aclose" else name)
         if not callable(value):
-            return self._dress(value)
+            return self._adapt(value)
         if name in IMMEDIATE:
-            return lambda *args, **options: self._dress(value(*args, **self._undressed(options)))
+            return lambda *args, **options: self._adapt(value(*args, **self._adapted(options)))
 
         async def call(*args: Any, **options: Any) -> Any:
-            args = tuple(self._undress(each) for each in args)
-            return self._dress(await in_thread(value, *args, **self._undressed(options)))
+            args = tuple(self._adapt_handler(each) for each in args)
+            return self._adapt(await in_thread(value, *args, **self._adapted(options)))
 
         return call
 
-    def _undressed(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._undress(each) for name, each in options.items()}
+    def _adapted(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._adapt_handler(each) for name, each in options.items()}
 
-    def _dress(self, value: Any) -> Any:
+    def _adapt(self, value: Any) -> Any:
         if isinstance(value, ailf.Decision) and value.permit is not None:
-            return replace(value, permit=self._dress(value.permit))
-        return BlockingAdapter(self._undress, value) if isinstance(value, BLOCKING) or hasattr(value, "send") else value
+            return replace(value, permit=self._adapt(value.permit))
+        if isinstance(value, BLOCKING) or hasattr(value, "send"):
+            return BlockingAdapter(self._adapt_handler, value)
+        return value
 
     async def __aenter__(self) -> Any:
-        """Enter it; what that sets in its thread's context is set here too, as it would be on asyncio.
+        """Enter the inner object, and copy the context variables that this sets from the thread to this task.
 
-        A task stands for a thread: what it enters it leaves in the same thread, and no other task does.
+        Each task uses one thread for a block: it leaves the block in the thread in which it entered it.
         """
         thread = OneThread()
         try:
@@ -74,22 +81,22 @@ class BlockingAdapter:
             raise
         self._threads.setdefault(asyncio.current_task(), []).append(thread)
         self._set = [(each, each.set(value)) for each, value in thread.context.items() if each.get(END) is not value]
-        return self if entered is self._inner else self._dress(entered)
+        return self if entered is self._inner else self._adapt(entered)
 
     async def __aexit__(self, *error: object) -> Any:
         while self._set:
             each, token = self._set.pop()
-            with contextlib.suppress(ValueError):  # left in another task than it was entered in
+            with contextlib.suppress(ValueError):  # the task that leaves is not the one that entered
                 each.reset(token)
-        mine = self._threads.get(asyncio.current_task())
-        if not mine:  # another task entered it
+        threads = self._threads.get(asyncio.current_task())
+        if not threads:  # another task entered it
             return await in_thread(self._inner.__exit__, *error)
-        thread = mine.pop()
-        left = await asyncio.gather(thread.run(self._inner.__exit__, *error), return_exceptions=True)
-        thread.close()  # not where the test gives up on a call that still blocks it
-        if isinstance(left[0], BaseException):
-            raise left[0]
-        return left[0]
+        thread = threads.pop()
+        outcome = await asyncio.gather(thread.run(self._inner.__exit__, *error), return_exceptions=True)
+        thread.close()  # not reached when the test is cancelled, as the call may still block the thread
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
 
     def __aiter__(self) -> "BlockingAdapter":
         return self
@@ -98,4 +105,4 @@ class BlockingAdapter:
         value = await in_thread(next, self._inner, END)
         if value is END:
             raise StopAsyncIteration
-        return self._dress(value)
+        return self._adapt(value)

@@ -1,6 +1,8 @@
-"""How pytest runs the contract: each test on each backend and flavour, within a deadline, and nothing skips silently.
+"""The pytest hooks and fixtures that run the contract: each test on each backend and flavour, within a deadline.
 
-A test's id tells its clauses, the flavour and the backend: ``test_drain[S14-asyncio-redis://localhost:6379/0]``.
+No test is skipped silently: those that a backend can't run are counted and reported with the reason.
+
+A test's id shows its clauses, the flavour and the backend: ``test_drain[S14-asyncio-redis://localhost:6379/0]``.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ import ailf
 from ailf.driver import Capability
 from ailf.urls import shown
 from contract_tests.harness import Harness, UrlHarness
-from contract_tests.world import World, live
+from contract_tests.world import World, run_test
 
 __all__ = [
     "NewHarness",
@@ -40,17 +42,17 @@ T = TypeVar("T")
 _left_out = pytest.StashKey[Counter[str]]()
 
 
-# --- what a test says of itself ----------------------------------------------------------------------------------
+# --- marks of a test ---------------------------------------------------------------------------------------------
 
 
 def clauses(test: Any) -> tuple[str, ...]:
-    """Return the clauses that a test's docstring begins with: ``S4, B8: …``."""
-    found = re.match(r"([A-Z]\d+(?:, [A-Z]\d+)*): \S", test.__doc__ or "")
-    return tuple(found[1].split(", ")) if found else ()
+    """Return the ids of clauses that a test's docstring begins with: ``S4, B8: …``."""
+    match = re.match(r"([A-Z]\d+(?:, [A-Z]\d+)*): \S", test.__doc__ or "")
+    return tuple(match[1].split(", ")) if match else ()
 
 
 def asyncio_only(reason: str) -> Callable[[T], T]:
-    """Mark a test that has no meaning on threads; the reason is there for readers."""
+    """Mark a test that runs on asyncio only; `reason` says why it has no meaning on threads."""
 
     def mark(test: Any) -> Any:
         test.flavours = ("asyncio",)
@@ -61,7 +63,7 @@ def asyncio_only(reason: str) -> Callable[[T], T]:
 
 
 def needs(*parts: Capability | str) -> Callable[[T], T]:
-    """Mark a test that needs a capability of the backend, or an optional part of its harness."""
+    """Mark a test that needs capabilities of the backend, or optional parts of its harness, by their names."""
 
     def mark(test: Any) -> Any:
         test.needs = (*getattr(test, "needs", ()), *parts)
@@ -70,11 +72,11 @@ def needs(*parts: Capability | str) -> Callable[[T], T]:
     return mark
 
 
-# --- what pytest does with it ------------------------------------------------------------------------------------
+# --- hooks and fixtures ------------------------------------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on each flavour that it is for, and each backend that the command line names."""
+    """Run a test with each of its flavours, on each backend that the command line names."""
     if "world" not in metafunc.fixturenames:
         return
     flavours = getattr(metafunc.function, "flavours", FLAVOURS)
@@ -86,12 +88,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _shown(named: str) -> str:
-    """Return a URL or class as ids and reports may show it: without credentials."""
+    """Return the URL or class name for ids and reports, without credentials."""
     return shown(named) if "://" in named else named
 
 
 def _make(named: str | NewHarness) -> NewHarness:
-    """Return what makes harnesses of a URL, or of a class and its name."""
+    """Return a function that makes harnesses: for a URL, or for the name of a class."""
     if callable(named):
         return named
     if "://" in named:
@@ -103,7 +105,7 @@ def _make(named: str | NewHarness) -> NewHarness:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a backend doesn't declare, and say so (`pytest_report_collectionfinish`)."""
+    """Deselect the tests that a backend can't run; `pytest_report_collectionfinish` reports them."""
     counted = config.stash.setdefault(_left_out, Counter())
     dropped = []
     for item in items:
@@ -112,52 +114,53 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             counted[reason] += 1
             dropped.append(item)
     if dropped:
-        gone = set(dropped)
-        items[:] = [item for item in items if item not in gone]
+        deselected = set(dropped)
+        items[:] = [item for item in items if item not in deselected]
         config.hook.pytest_deselected(items=dropped)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Say what was left out, and why."""
+    """Report how many tests were left out, and why."""
     return [f"contract: {count} left out: {reason}" for reason, count in sorted(config.stash[_left_out].items())]
 
 
-_places: dict[object, Harness] = {}
+_harnesses: dict[object, Harness] = {}
 
 
 def _unfit(item: pytest.Item) -> str:
-    """Return why a test can't run on its backend, or ""; where a fixture chooses it, `world` looks."""
+    """Return why a test can't run on its backend, or ""; where a fixture chooses the backend, `world` checks it."""
     if not isinstance(item, pytest.Function) or "world" not in item.fixturenames:
         return ""
-    chosen: dict[str, Any] = item.callspec.params
-    named = chosen.get("new_harness", getattr(item.module, "HARNESS", None))
+    params: dict[str, Any] = item.callspec.params
+    named = params.get("new_harness", getattr(item.module, "HARNESS", None))
     if named is None:
         if item.module.__name__.startswith("contract_tests."):
-            raise pytest.UsageError("name what to test: pytest --pyargs contract_tests --backend URL")
-        lacks: dict[Capability | str, str] = getattr(item.module, "LACKS", {})  # a fixture of the module's chooses
+            raise pytest.UsageError("no backend to test: run pytest --pyargs contract_tests --backend URL")
+        lacks: dict[Capability | str, str] = getattr(item.module, "LACKS", {})  # a fixture of the module chooses
         return next((lacks[part] for part in _needs(item.function) if part in lacks), "")
-    if named not in _places:
+    if named not in _harnesses:
         try:
-            _places[named] = _make(named)()
+            _harnesses[named] = _make(named)()
         except (ailf.AilfError, ImportError, AttributeError) as error:
-            raise pytest.UsageError(f"{_shown(named) if isinstance(named, str) else named}: {error}") from error
-    return _reason(_places[named], chosen["world"], _needs(item.function))
+            backend = _shown(named) if isinstance(named, str) else named
+            raise pytest.UsageError(f"can't open the backend {backend}: {error}") from error
+    return _reason(_harnesses[named], params["world"], _needs(item.function))
 
 
-def _reason(place: Harness, flavour: str, parts: Sequence[Capability | str]) -> str:
-    if flavour not in place.flavours:
+def _reason(harness: Harness, flavour: str, parts: Sequence[Capability | str]) -> str:
+    if flavour not in harness.flavours:
         return f"the backend has no {flavour} flavour"
-    return next(filter(None, (place.lacks(part) for part in parts)), "")
+    return next(filter(None, (harness.lacks(part) for part in parts)), "")
 
 
 def _needs(test: Any) -> tuple[Capability | str, ...]:
-    """Return what a test needs: what all of its file do, and what it says itself."""
+    """Return what a test needs: the `NEEDS` of its module, and its own."""
     return (*getattr(sys.modules[test.__module__], "NEEDS", ()), *getattr(test, "needs", ()))
 
 
 @pytest.fixture
 def new_harness(request: pytest.FixtureRequest) -> NewHarness:
-    """What makes a harness on an empty place: named on the command line, or by the module; modules may override it."""
+    """A function that makes a harness of the backend to test, which the command line, the module or a fixture names."""
     named = getattr(request, "param", None) or getattr(request.module, "HARNESS", None)
     if named is None:
         raise pytest.UsageError("name what to test: pytest --pyargs contract_tests --backend URL")
@@ -166,12 +169,12 @@ def new_harness(request: pytest.FixtureRequest) -> NewHarness:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, new_harness: NewHarness) -> World:
-    """What the test has: an empty place, and a flavour."""
-    place = new_harness()
-    reason = _reason(place, request.param, _needs(request.function))
+    """The test's world: a new harness, and a flavour."""
+    harness = new_harness()
+    reason = _reason(harness, request.param, _needs(request.function))
     if reason:
-        pytest.fail(f"this test can't run and was not left out: {reason}")
-    return World(place, request.param)
+        pytest.fail(f"this test can't run, and LACKS of its module doesn't leave it out: {reason}")
+    return World(harness, request.param)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -182,5 +185,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments: dict[str, Any] = {
         name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.function).parameters
     }
-    asyncio.run(live(arguments.pop("world"), pyfuncitem.function, **arguments))
+    asyncio.run(run_test(arguments.pop("world"), pyfuncitem.function, **arguments))
     return True

@@ -1,4 +1,4 @@
-"""How the suite opens a backend. For most a URL is enough; a backend with a clock of its own says more here."""
+"""The harness: how the suite opens a backend. For most a URL is enough; the others derive a class from `Harness`."""
 
 import asyncio
 import time
@@ -16,91 +16,91 @@ __all__ = ["Harness", "UrlHarness"]
 
 
 class Harness:
-    """One place that backends are opened on, empty and of this test alone. Derive from it for your backend.
+    """Opens backends on one empty namespace, which one test has for itself. Derive from it for your backend.
 
-    The suite makes one for each test, without arguments. You must write `connect`, `connect_async` (one will do, see
-    ``flavours``) and `elsewhere`. What is marked *optional* lets more tests run; those that can't are counted and
-    named with the reason after the collection.
+    The suite makes one for each test, without arguments. You must write `other_namespace`, and `connect` or
+    `connect_async` or both (see ``flavours``). Each *optional* part lets more tests run; tests that can't run are
+    counted and listed with the reason after the collection.
 
     Attributes:
-        capabilities: What the backend declares; tests of anything else are left out.
+        capabilities: The capabilities that the backend declares; tests of all others are left out.
         flavours: "blocking", "asyncio", or both.
-        lease: Seconds that tests use for a lease: short where time really passes, whatever you like where it is moved.
-        patience: Seconds that a test waits for what must come.
-        blink: Seconds in which a message that is there certainly comes; where it does at once, 0.
-        url: Optional: what a process of its own can open; with `Capability.PROCESSES` it sees the same things.
-        task_factory: The task factory of the loops that tests run on, as `asyncio.eager_task_factory`; None: the usual.
-        unreachable_url: Optional: a URL, with the credentials ``user:secret``, where nobody answers.
+        lease: Seconds of a lease in tests: short where time really passes, any length where `advance` moves a clock.
+        patience: Seconds that a test waits for something that must happen.
+        arrival_grace: Seconds within which a published message certainly arrives; 0 where it arrives at once.
+        url: Optional: a URL that another process can open; with `Capability.PROCESSES` it sees the same state.
+        task_factory: The task factory of the tests' event loops, such as `asyncio.eager_task_factory`, or None.
+        unreachable_url: Optional: a URL with the credentials ``user:secret``, on which no server listens.
     """
 
     capabilities: frozenset[Capability] = frozenset(Capability)
     flavours: Collection[str] = ("blocking", "asyncio")
     lease: float = 0.4
     patience: float = 5.0
-    blink: float = 0.05
+    arrival_grace: float = 0.05
     url: str | None = None
     unreachable_url: str | None = None
     task_factory: Any = None
 
     def connect(self) -> ailf.Backend:
-        """Open a blocking backend on this place."""
+        """Open a blocking backend on this namespace."""
         raise NotImplementedError
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Return an asyncio backend on this place, to be awaited."""
+        """Return an asyncio backend on this namespace; the suite awaits it."""
         raise NotImplementedError
 
-    def elsewhere(self) -> "Harness":
+    def other_namespace(self) -> "Harness":
         """Return a harness on another namespace of the same backend."""
         raise NotImplementedError
 
     async def advance(self, seconds: float) -> None:
-        """Let the backend's *now* advance: wait, or move its clock."""
+        """Advance the backend's *now* by this many seconds: wait, or move its clock."""
         await asyncio.sleep(seconds)
 
     def now(self) -> float:
-        """Return the backend's *now* in seconds since 1970; override it where that is not this machine's clock."""
+        """Return the backend's *now* in seconds since 1970; override it where that isn't this machine's clock."""
         return time.time()
 
     async def step_back(self, seconds: float) -> None:
-        """Optional: set the backend's *now* back."""
+        """Optional: set the backend's *now* back by this many seconds."""
         raise NotImplementedError
 
     async def interrupt_subscriptions(self) -> None:
-        """Optional: break the connections of all subscriptions; messages sent before this returns may be lost."""
+        """Optional: break the connections of all subscriptions; messages published before this returns may be lost."""
         raise NotImplementedError
 
     async def add_foreign(self, stream: str) -> None:
-        """Optional: add an entry as another program would, with a field ``job`` of the text ``sweep``."""
+        """Optional: add an entry as another program would, with the field ``job`` and the value ``sweep``."""
         raise NotImplementedError
 
     async def add_broken(self, stream: str) -> None:
-        """Optional: add an entry of another program that no program can read as text."""
+        """Optional: add an entry as another program would, with bytes that are not text."""
         raise NotImplementedError
 
     async def publish_broken(self, channel: str) -> None:
-        """Optional: publish what is no text, on a channel whose name is this one with bytes behind it that are none."""
+        """Optional: publish bytes that are not text, on a channel named `channel` with such bytes appended."""
         raise NotImplementedError
 
-    def hasty(self, timeout: float) -> "AbstractContextManager[Harness]":
-        """Optional: enter a harness whose backends' requests have that many seconds, and which has `freeze`."""
+    def freezable(self, timeout: float) -> "AbstractContextManager[Harness]":
+        """Optional: enter a harness with `freeze`, whose backends' requests time out after `timeout` seconds."""
         raise NotImplementedError
 
     def freeze(self, *, frozen: bool) -> None:
-        """Let the backend be silent, or answer again: of a `hasty` harness. Connecting *may* work meanwhile."""
+        """Let the backend of a `freezable` harness stop replying, or reply again; connecting *may* work meanwhile."""
         raise NotImplementedError
 
     def lacks(self, need: Capability | str) -> str:
-        """Return why a test that needs this can't run here, or ""; it may name an optional part of this class."""
+        """Return why a test with this need can't run here, or ""; a text names an optional part of this class."""
         if isinstance(need, Capability):
             return "" if need in self.capabilities else f"the backend does not declare Capability.{need.name}"
-        mine, default = getattr(type(self), need), getattr(Harness, need)
-        missing = getattr(self, need) is None or (callable(default) and mine is default)
+        own, default = getattr(type(self), need), getattr(Harness, need)
+        missing = getattr(self, need) is None or (callable(default) and own is default)
         return f"{type(self).__name__} has no {need}" if missing else ""
 
 
 class UrlHarness(Harness):
-    """A backend by URL, on a namespace of its own, as ``?namespace=…`` gives one."""
+    """Opens a backend by its URL, on a new namespace, which the URL option ``namespace`` names."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -112,34 +112,34 @@ class UrlHarness(Harness):
         self.unreachable_url = _unreachable(base)
 
     def _unopened(self) -> dict[str, Any]:
-        """Return a backend of each flavour that there is, as made and not opened: no driver connects before a call."""
-        found = {}
+        """Return a backend of each flavour that exists, not opened: no driver connects before the first call."""
+        backends = {}
         for flavour, hook in (("blocking", "ailf_connect"), ("asyncio", "ailf_connect_async")):
             try:
-                found[flavour] = plugin_for(self._url, hook, flavour)(url=self._url)
+                backends[flavour] = plugin_for(self._url, hook, flavour)(url=self._url)
             except ailf.UnsupportedError:
-                if flavour == "asyncio" and not found:
+                if flavour == "asyncio" and not backends:
                     raise
-        return found
+        return backends
 
     def connect(self) -> ailf.Backend:
-        """Open a blocking backend on this place."""
+        """Open a blocking backend on this namespace."""
         return ailf.connect(self._url)
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Return an asyncio backend on this place, to be awaited."""
+        """Return an asyncio backend on this namespace; the suite awaits it."""
         return ailf.connect_async(self._url)
 
-    def elsewhere(self) -> Harness:
+    def other_namespace(self) -> Harness:
         """Return a harness on another namespace of the same backend."""
         return type(self)(self._base)
 
 
 def _unreachable(url: str) -> str | None:
-    """Return the URL with a port that nobody listens on, where it names a host and a port."""
+    """Return the URL with a port on which no server listens, or None where it names no host and port."""
     try:
         parts = split_url(url)
-    except ailf.InvalidArgumentError:  # a form of its own
+    except ailf.InvalidArgumentError:  # a URL that only the backend can read
         return None
     if not parts.host or parts.port is None:
         return None

@@ -1,7 +1,7 @@
-"""Every test of the contract, to be imported by a module that runs the whole suite on one backend.
+"""Every test of the contract, for a module that runs the whole suite on one backend.
 
-``from contract_tests.suite import *`` beside a `HARNESS`, and ``from contract_tests.conftest import *`` in the folder's
-``conftest.py``.
+Write ``from contract_tests.suite import *`` and ``HARNESS = …`` into the module, and
+``from contract_tests.conftest import *`` into the ``conftest.py`` of its folder.
 """
 
 from contract_tests.backend.test_backend import *  # noqa: F403

@@ -1,6 +1,6 @@
-"""One text for both flavours: tests are written against the asyncio API, and blocking objects are dressed as it.
+"""The world of a test: a harness, a flavour, and bounded waits. Tests are written once, against the asyncio API.
 
-`BlockingAdapter` turns each blocking call into one that runs in a thread of its own, so that many may block at once.
+`BlockingAdapter` runs each blocking call in a thread of its own, so that many may block at once.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from contract_tests.harness import Harness
 from contract_tests.helpers.threads import in_thread
 from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 
-__all__ = ["World", "live"]
+__all__ = ["World", "run_test"]
 DEADLINE = 6
-"""How many times the patience with one wait a whole test may take."""
+"""A test may take this many times the patience of one wait."""
 
 T = TypeVar("T")
 
 
 class World:
-    """What a test has: a place, a flavour, patience, and what it opened, which is closed behind it.
+    """The context of a test: its harness and flavour. It bounds each wait, and closes what the test opened.
 
     Attributes:
-        harness: The place.
-        flavour: The flavour of what `connect` opens.
-        lease: Seconds for a lease that the test lets end.
-        patience: Seconds to wait for what must come.
+        harness: The harness.
+        flavour: The flavour of the backends that `connect` opens: "blocking" or "asyncio".
+        lease: Seconds of a lease that the test lets end.
+        patience: Seconds to wait for something that must happen.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -41,60 +41,60 @@ class World:
         self.patience = harness.patience
         self._opened: list[Any] = []
 
-    def rival(
-        self, backend: Any, stream: str, group: str = "g", name: str = "rival", **options: Any
+    def unmanaged_consumer(
+        self, backend: Any, stream: str, group: str = "g", name: str = "unmanaged", **options: Any
     ) -> UnmanagedConsumer:
-        """Return a member of a group that is in another process, as it were."""
-        rival = UnmanagedConsumer(backend, stream, group, name, **options)
-        self._opened.append(rival)
-        return rival
+        """Return a consumer of a group that acts like one in another process."""
+        unmanaged = UnmanagedConsumer(backend, stream, group, name, **options)
+        self._opened.append(unmanaged)
+        return unmanaged
 
     async def connect(self, flavour: str | None = None, harness: Harness | None = None) -> Any:
-        """Open a backend, as if it were for asyncio."""
-        place = harness or self.harness
+        """Open a backend; a blocking one is adapted to the asyncio API."""
+        chosen = harness or self.harness
         if (flavour or self.flavour) == "asyncio":
-            backend: Any = await place.connect_async()
+            backend: Any = await chosen.connect_async()
         else:
-            backend = BlockingAdapter(self.undress, await in_thread(place.connect))
+            backend = BlockingAdapter(self.adapt_handler, await in_thread(chosen.connect))
         self._opened.append(backend)
         return backend
 
-    def forget(self, backend: Any) -> None:
-        """Leave a backend to the test, which drops it: it is not closed behind it."""
+    def untrack(self, backend: Any) -> None:
+        """Don't close this backend at the end of the test: the test drops it."""
         self._opened = [each for each in self._opened if each is not backend]
 
-    def undress(self, value: Any) -> Any:
-        """Turn a coroutine function that a test passes as a handler into a blocking one."""
+    def adapt_handler(self, value: Any) -> Any:
+        """Return a blocking handler that runs a test's coroutine function; return any other value as it is."""
         if not asyncio.iscoroutinefunction(value):
             return value
 
         def blocking(argument: Any) -> Any:
-            shown = BlockingAdapter(self.undress, argument) if isinstance(argument, BLOCKING) else argument
-            return asyncio.run_coroutine_threadsafe(value(shown), self.loop).result(DEADLINE * self.patience)
+            adapted = BlockingAdapter(self.adapt_handler, argument) if isinstance(argument, BLOCKING) else argument
+            return asyncio.run_coroutine_threadsafe(value(adapted), self.loop).result(DEADLINE * self.patience)
 
         return blocking
 
     async def advance(self, seconds: float) -> None:
-        """Let the backend's *now* advance."""
+        """Advance the backend's *now* by this many seconds."""
         await self.harness.advance(seconds)
 
     async def elapse(self, seconds: float) -> None:
-        """Let time really pass, the backend's and this process's together, for what happens beside the test."""
-        start, showed = time.monotonic(), self.harness.now()
+        """Wait, and advance the backend's *now* at the same rate, for work that goes on beside the test."""
+        start, backend_start = time.monotonic(), self.harness.now()
         while (left := start + seconds - (begin := time.monotonic())) > 0:
             step = min(left, 0.02)
-            behind = begin - start - (self.harness.now() - showed)  # by what a busy machine slept too long
+            behind = begin - start - (self.harness.now() - backend_start)  # a busy machine sleeps too long
             await self.advance(step + max(0.0, behind))
             await asyncio.sleep(max(0.0, begin + step - time.monotonic()))
 
     def when(self, later: float = 0.0) -> datetime:
-        """Return the backend's *now*, or so many seconds later, as the API takes it."""
+        """Return the backend's *now* plus `later` seconds as a datetime."""
         return datetime.fromtimestamp(self.harness.now() + later, UTC)
 
-    # --- waiting, never for ever ---------------------------------------------------------------------------------
+    # --- bounded waits -------------------------------------------------------------------------------------------
 
-    async def soon(self, waiting: Awaitable[T], within: float | None = None) -> T:
-        """Return what is waited for; fail when it takes longer than our patience."""
+    async def within_patience(self, waiting: Awaitable[T], within: float | None = None) -> T:
+        """Return the result of an awaitable; fail if it takes longer than `within` seconds, or the patience."""
         seconds = self.patience if within is None else within
         future = asyncio.ensure_future(waiting)
         try:
@@ -104,48 +104,48 @@ class World:
             raise
         if not done:
             future.cancel()
-            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # else it is complained of
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # else asyncio logs an error
             what = getattr(future, "get_coro", lambda: future)()
             raise AssertionError(f"{getattr(what, '__qualname__', what)} did not end within {seconds:g} s")
         return future.result()
 
     async def take(self, source: Any) -> Any:
-        """Return the next delivery or message, which must come."""
-        item = await self.soon(source.get(self.patience), 2 * self.patience)
-        assert item is not None, f"nothing came within {self.patience} s"
+        """Return the next delivery or message; fail if there is none within the patience."""
+        item = await self.within_patience(source.get(self.patience), 2 * self.patience)
+        assert item is not None, f"no item arrived within {self.patience} s"
         return item
 
-    async def came(self, waiting: Awaitable[Any]) -> Any:
-        """Return what a `get` that was begun before brings, which must be something."""
-        item = await self.soon(waiting)
-        assert item is not None, "it waited, and nothing came"
+    async def expect_item(self, waiting: Awaitable[Any]) -> Any:
+        """Return the item of a `get` that is under way; fail if it returns None."""
+        item = await self.within_patience(waiting)
+        assert item is not None, "get() returned None, and an item was expected"
         return item
 
-    async def nothing(self, source: Any) -> None:
-        """Fail if a message comes: to a consumer one that is there now, to a subscription one that comes soon."""
-        looks = isinstance(getattr(source, "_inner", source), ailf.Consumer | ailf.AsyncConsumer)
-        item = await source.get(0.0 if looks else self.harness.blink)
-        assert item is None, f"{item} came, and nothing should"
+    async def expect_none(self, source: Any) -> None:
+        """Fail if a consumer gets a message now, or a subscription within the harness's `arrival_grace`."""
+        consumes = isinstance(getattr(source, "_inner", source), ailf.Consumer | ailf.AsyncConsumer)
+        item = await source.get(0.0 if consumes else self.harness.arrival_grace)
+        assert item is None, f"{item} arrived, and no item should"
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        """Return when a condition holds, which it must soon."""
+        """Wait until the condition holds; fail if it doesn't within the patience."""
         for _ in range(round(self.patience / 0.01)):
             if condition():
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError(f"did not come true within {self.patience} s: {condition}")
+        raise AssertionError(f"the condition did not hold within {self.patience} s: {condition}")
 
     async def close(self) -> None:
-        """Close what the test opened."""
+        """Close everything that the test opened."""
         for backend in reversed(self._opened):
-            await self.soon(backend.aclose(), 2 * self.patience)
+            await self.within_patience(backend.aclose(), 2 * self.patience)
 
 
-async def live(world: World, test: Callable[..., Coroutine[Any, Any, None]], **more: Any) -> None:
-    """Run one contract test in its world, within a deadline."""
+async def run_test(world: World, test: Callable[..., Coroutine[Any, Any, None]], **more: Any) -> None:
+    """Run one contract test in its world, within its deadline."""
     world.loop = asyncio.get_running_loop()
     world.loop.set_task_factory(world.harness.task_factory)
     try:
-        await world.soon(test(world=world, **more), DEADLINE * world.patience)
+        await world.within_patience(test(world=world, **more), DEADLINE * world.patience)
     finally:
         await world.close()

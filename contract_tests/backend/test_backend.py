@@ -1,4 +1,4 @@
-"""B: what every opened backend does."""
+"""B: the behaviour of every opened backend."""
 
 import asyncio
 import contextlib
@@ -22,21 +22,21 @@ WAITS = (*NEEDS, Capability.LOCK, Capability.RATE_LIMITER)
 BODIES = [b"", b"\0", bytes(range(256)), b"\0AILF\1", b"\0AILF\1\xff\xff\xff\xff", b"{", b"\r\n+OK\r\n"]
 
 
-async def test_one_backend_for_all(world: World) -> None:
-    """B4: many threads, or tasks, use one backend at once, and each gets its own."""
+async def test_one_backend_for_many_callers(world: World) -> None:
+    """B4: many threads or tasks use one backend at once, and each gets its own replies."""
     backend = await world.connect()
 
     async def user(number: int) -> None:
         stream = backend.stream(f"s{number}")
-        for turn in range(5):
-            await stream.add([number, turn])
-        assert [entry.data for entry in await stream.read()] == [[number, turn] for turn in range(5)]
+        for repeat in range(5):
+            await stream.add([number, repeat])
+        assert [entry.data for entry in await stream.read()] == [[number, repeat] for repeat in range(5)]
 
-    await world.soon(asyncio.gather(*(user(number) for number in range(16))))
+    await world.within_patience(asyncio.gather(*(user(number) for number in range(16))))
 
 
-async def test_one_consumer_for_all(world: World) -> None:
-    """B4: many threads, or tasks, wait on one consumer and one subscription, and each item goes to one of them."""
+async def test_one_consumer_for_many_callers(world: World) -> None:
+    """B4: many threads or tasks wait on one consumer and one subscription, and each item goes to one of them."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     async with stream.group("g").consumer(prefetch=3) as consumer, pubsub.listen("c") as subscription:
@@ -46,18 +46,18 @@ async def test_one_consumer_for_all(world: World) -> None:
         await stream.add_many(range(8))
         await pubsub.publish_many([("c", number) for number in range(8)])
         for waiting in (getting, hearing):
-            items = await world.soon(asyncio.gather(*waiting))
+            items = await world.within_patience(asyncio.gather(*waiting))
             assert sorted(item.data for item in items) == list(range(8))
 
 
 @needs("url", Capability.PROCESSES)
-@asyncio_only("the program under test is a blocking one of its own")
+@asyncio_only("the test runs a blocking program in another process")
 async def test_fork(world: World) -> None:
-    """B4: after a fork parent and child go on with the same objects, over connections of their own."""
+    """B4: after a fork, parent and child can both use the same objects, over connections of their own."""
     program = """if True:
         import os, sys, warnings, ailf
 
-        warnings.simplefilter("ignore")  # that a process with threads forks is what is tested
+        warnings.simplefilter("ignore")  # Python warns of a fork with threads, which is the case under test
         backend = ailf.connect(sys.argv[1])
         stream, pubsub = backend.stream("s"), backend.pubsub()
         with stream.group("g").consumer() as consumer, pubsub.listen("c") as subscription:
@@ -84,7 +84,7 @@ async def test_fork(world: World) -> None:
     child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
         [sys.executable, "-c", program, str(world.harness.url)], stderr=subprocess.PIPE, text=True
     )
-    _, errors = await world.soon(in_thread(child.communicate), 4 * world.patience)
+    _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
     assert child.returncode == 0, errors
 
 
@@ -94,7 +94,7 @@ async def in_loops(world: World, flow: Callable[[ailf.AsyncBackend, int], Corout
 
     async def main(number: int) -> None:
         try:
-            await world.soon(flow(backend, number), 3 * world.patience)
+            await world.within_patience(flow(backend, number), 3 * world.patience)
         finally:
             if number == 2:
                 await backend.aclose()
@@ -105,7 +105,7 @@ async def in_loops(world: World, flow: Callable[[ailf.AsyncBackend, int], Corout
 
 @asyncio_only("a blocking backend belongs to no event loop")
 async def test_one_loop_after_another(world: World) -> None:
-    """B4: an asyncio backend goes on in the next event loop, whatever was left open in the one that has ended."""
+    """B4: an asyncio backend works in the next event loop, whatever was left open in the one that ended."""
     left: list[Any] = []
 
     async def consume(backend: ailf.AsyncBackend) -> None:
@@ -137,7 +137,7 @@ async def test_one_loop_after_another(world: World) -> None:
         left.append(await pubsub.listen("left").__aenter__())
         waiting = [asyncio.create_task(read(left[-1])), asyncio.create_task(consume(backend))]
         await asyncio.sleep(0.05)
-        assert not any(task.done() for task in waiting), "they are cancelled with the loop"
+        assert not any(task.done() for task in waiting), "a wait ended before its loop did"
 
     await in_loops(world, flow)
 
@@ -145,7 +145,7 @@ async def test_one_loop_after_another(world: World) -> None:
 @asyncio_only("a blocking backend belongs to no event loop")
 @needs(Capability.LOCK)
 async def test_locks_in_one_loop_after_another(world: World) -> None:
-    """B4: waiting for a lock goes on in the next event loop, and a lease outlives the loop in which it was granted."""
+    """B4: waiting for a lock works in the next event loop, and a lease outlives the loop in which it was granted."""
     leases: list[ailf.AsyncLease] = []
 
     async def flow(backend: ailf.AsyncBackend, number: int) -> None:
@@ -164,7 +164,7 @@ async def test_locks_in_one_loop_after_another(world: World) -> None:
 
         stays = asyncio.create_task(wait())
         await asyncio.sleep(0.05)
-        assert not stays.done(), "it is cancelled with the loop, and leaves the line"
+        assert not stays.done(), "the wait ended before its loop did"
 
     await in_loops(world, flow)
 
@@ -172,7 +172,7 @@ async def test_locks_in_one_loop_after_another(world: World) -> None:
 @asyncio_only("a blocking backend belongs to no event loop")
 @needs(Capability.RATE_LIMITER)
 async def test_limiters_in_one_loop_after_another(world: World) -> None:
-    """B4: waiting for a permit goes on in the next event loop."""
+    """B4: waiting for a permit works in the next event loop."""
 
     async def flow(backend: ailf.AsyncBackend, number: int) -> None:
         limiter = backend.rate_limiter("r", calls="1000/second", parallel=ailf.Concurrency(1, ttl=60))
@@ -191,7 +191,7 @@ async def test_limiters_in_one_loop_after_another(world: World) -> None:
 
 @asyncio_only("a blocking backend belongs to no event loop")
 async def test_two_loops_at_once(world: World) -> None:
-    """B4: a second event loop beside one that still runs gets an error at once, and harms nobody in the first."""
+    """B4: calls from a second event loop, while the first runs, raise at once and disturb no call of the first."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     async with stream.group("g").consumer() as consumer, pubsub.listen("c") as subscription:
@@ -201,20 +201,20 @@ async def test_two_loops_at_once(world: World) -> None:
             lambda: pubsub.subscribe("c", print), pubsub.listen("d").__aenter__, lambda: anext(aiter(stream.tail())),
         ]  # fmt: skip
 
-        async def elsewhere(call: Callable[[], Any]) -> None:
+        async def refused(call: Callable[[], Any]) -> None:
             with pytest.raises(ailf.InvalidArgumentError, match="event loop"):
                 await asyncio.wait_for(call(), world.patience)
 
         waiting = [asyncio.create_task(consumer.get(world.patience)), asyncio.create_task(subscription.get())]
         await asyncio.sleep(0.05)
         for call in calls:
-            await in_thread(asyncio.run, elsewhere(call))
+            await in_thread(asyncio.run, refused(call))
         await asyncio.gather(stream.add(1), pubsub.publish("c", 2))
-        assert [(await world.came(each)).data for each in waiting] == [1, 2]
+        assert [(await world.expect_item(each)).data for each in waiting] == [1, 2]
 
 
 async def test_names(world: World) -> None:
-    """B5: streams, groups and channels have any non-empty text for a name, and no two share anything."""
+    """B5: the name of a stream, group or channel may be any non-empty text, and no two names share state."""
     backend = await world.connect()
     pubsub = backend.pubsub()
     async with pubsub.listen(*NAMES) as subscription:
@@ -236,7 +236,7 @@ async def test_names(world: World) -> None:
 
 
 async def test_pairs_of_names(world: World) -> None:
-    """B5: a group belongs to its stream, wherever one name ends and the other begins; deleting one spares the other."""
+    """B5: a group belongs to its stream, also where joined names are alike; deleting one stream spares the others."""
     backend = await world.connect()
     pairs = [("a", "b:c"), ("a:b", "c"), ("a:b:c", "c"), ("a", "b"), ("{a}", "b"), ("a}", "{b"), ("a%3ab", "c")]
     for stream, group in pairs:
@@ -249,13 +249,13 @@ async def test_pairs_of_names(world: World) -> None:
         assert {letter.error for letter in letters} == {f"{stream} {group}"}
     await backend.stream("a").delete()
     for stream, group in pairs:
-        gone = stream == "a"
-        assert (await backend.stream(stream).read() == []) is gone
-        assert (await backend.stream(stream).group(group).dead_letters.list() == []) is gone
+        deleted = stream == "a"
+        assert (await backend.stream(stream).read() == []) is deleted
+        assert (await backend.stream(stream).group(group).dead_letters.list() == []) is deleted
 
 
 async def test_largest(world: World) -> None:
-    """B5: headers of any text and bodies of any bytes pass whole, up to the very limits."""
+    """B5: headers of any text and bodies of any bytes arrive unchanged, up to the largest sizes."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s", type=bytes), backend.pubsub(type=bytes)
     odd = {name: name for name in NAMES}
@@ -274,7 +274,7 @@ async def test_largest(world: World) -> None:
 
 
 async def test_bad_input(world: World) -> None:
-    """B5: a name or header that is no text, empty or over-long, and a body over max_payload, raise before the send."""
+    """B5: a name or header that is not text, empty or too long, and a body over max_payload, raise before the send."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     for name in ("", "x" * (MAX_NAME + 1), "é" * (MAX_NAME // 2 + 1), "\ud800", 7, b"bytes", None):
@@ -299,28 +299,28 @@ async def test_bad_input(world: World) -> None:
 
 
 def limit(backend: Any) -> int:
-    """Return max_payload, from whichever face the backend shows."""
+    """Return the max_payload of a backend of either flavour."""
     inner = getattr(backend, "_inner", backend)
     most: int = inner.engine.driver.max_payload
     return most
 
 
 @needs(Capability.PATTERNS)
-async def test_same_url_same_things(world: World) -> None:
-    """B6: two backends on one place see the same, and one elsewhere doesn't."""
+async def test_same_url_same_state(world: World) -> None:
+    """B6: two backends on one namespace see the same state; one on another namespace sees none of it."""
     one, two = await world.connect(), await world.connect()
-    other = await world.connect(harness=world.harness.elsewhere())
+    other = await world.connect(harness=world.harness.other_namespace())
     async with two.pubsub().listen("c", pattern="*") as here, other.pubsub().listen("c", pattern="*") as there:
         await one.stream("s").add(1)
         await one.pubsub().publish("c", 1)
         assert await world.take(here) == ailf.Message("c", 1)
-        await world.nothing(there)
+        await world.expect_none(there)
     assert [entry.data for entry in await two.stream("s").read()] == [1]
     assert await other.stream("s").read() == []
 
 
 async def test_payloads_are_copies(world: World) -> None:
-    """B7: changing an object after publish or add changes nothing received, and receivers don't share one."""
+    """B7: changing an object after publish or add changes nothing received, and receivers share no object."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     data, headers = {"list": [1]}, {"h": "1"}
@@ -349,7 +349,7 @@ async def test_payloads_are_copies(world: World) -> None:
 
 @needs("url", Capability.PROCESSES)
 async def test_two_processes(world: World) -> None:
-    """B6: a process of its own that opens the same URL takes part: it gets a task and a message, and answers."""
+    """B6: another process that opens the same URL sees the same state: it takes a task and publishes the result."""
     backend = await world.connect()
     async with backend.pubsub().listen("answers") as answers:
         await backend.stream("tasks").add({"question": 6})
@@ -364,16 +364,16 @@ async def test_two_processes(world: World) -> None:
         """
         child = subprocess.Popen([sys.executable, "-c", program, str(world.harness.url)])  # noqa: ASYNC220 - waited for below
         assert await answers.get(4 * world.patience) == ailf.Message("answers", 42)
-        assert await world.soon(in_thread(child.wait), 2 * world.patience) == 0
+        assert await world.within_patience(in_thread(child.wait), 2 * world.patience) == 0
     async with backend.stream("tasks").group("g").consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
 
 
-@needs("hasty", *WAITS)
+@needs("freezable", *WAITS)
 async def test_a_silent_backend(world: World) -> None:
-    """B10: while the backend says nothing, each call ends within its timeout and one request's, with our error."""
-    with world.harness.hasty(0.4) as place:
-        backend = await world.connect(harness=place)
+    """B10: while the backend is silent, each call ends within its own timeout plus the driver's, with an ailf error."""
+    with world.harness.freezable(0.4) as harness:
+        backend = await world.connect(harness=harness)
         stream, limiter = backend.stream("s"), backend.rate_limiter("r", "9/day")
         async with stream.group("g").consumer() as consumer:
             assert await consumer.get(0) is None
@@ -384,16 +384,16 @@ async def test_a_silent_backend(world: World) -> None:
                 "consumer.get": lambda: consumer.get(timeout=0.1),
                 "request": lambda: backend.pubsub().request("c", 1, timeout=0.1),
             }
-            place.freeze(frozen=True)
-            # Alone, so that it has the connection that there is: what was sent isn't repeated, connecting would be.
+            harness.freeze(frozen=True)
+            # This call goes alone to get the open connection: a call that was sent is not retried, connecting would be.
             calls = {"stream.add": asyncio.ensure_future(stream.add(1))}
             _, unended = await asyncio.wait(calls.values(), timeout=2.0)
             calls |= {name: asyncio.ensure_future(call()) for name, call in waits.items()}
             _, others = await asyncio.wait([calls[name] for name in waits], timeout=2.0)
             unended |= others
             late = sorted(name for name, call in calls.items() if call in unended)
-            place.freeze(frozen=False)
-            ends = await world.soon(asyncio.gather(*calls.values(), return_exceptions=True))
+            harness.freeze(frozen=False)
+            ends = await world.within_patience(asyncio.gather(*calls.values(), return_exceptions=True))
             assert not late
             assert all(each is None or isinstance(each, ailf.AilfError) for each in ends), ends
-        await world.soon(limiter.acquire("k", timeout=world.patience))
+        await world.within_patience(limiter.acquire("k", timeout=world.patience))

@@ -1,4 +1,4 @@
-"""B8, S6: what is cancelled or interrupted, at whatever await, harms nobody and loses nothing."""
+"""B8, S6: a call that is cancelled or interrupted, at any await, disturbs no other call and loses nothing."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 
 MOMENTS: list[float] = [*range(12), 0.0003, 0.001, 0.003]
-"""When to cancel: after so many steps of the event loop (int), or so many seconds (float)."""
+"""When to cancel: after a number of event loop steps (int) or seconds (float)."""
 
 
 async def cancelled(world: World, moment: float, call: "Coroutine[Any, Any, Any] | asyncio.Future[Any]") -> Any:
-    """Start a call, cancel it at this moment, and return what came of it: a result or an exception."""
+    """Start a call, cancel it at this moment, and return its outcome: a result or an exception."""
     task = asyncio.ensure_future(call)
     if isinstance(moment, int):
         for _ in range(moment):
@@ -30,7 +30,7 @@ async def cancelled(world: World, moment: float, call: "Coroutine[Any, Any, Any]
     else:
         await asyncio.sleep(moment)
     task.cancel()
-    return (await world.soon(asyncio.gather(task, return_exceptions=True)))[0]
+    return (await world.within_patience(asyncio.gather(task, return_exceptions=True)))[0]
 
 
 @asyncio_only("a thread can't be cancelled")
@@ -43,7 +43,7 @@ async def test_cancelled_adds(world: World) -> None:
         beside = asyncio.ensure_future(backend.stream("empty").read())
         outcome = await cancelled(world, moment, stream.add(["cancelled", moment]))
         entry_id = await stream.add(["kept", moment])
-        assert await world.soon(beside) == []
+        assert await world.within_patience(beside) == []
         assert [entry.data for entry in await stream.read(entry_id, entry_id)] == [["kept", moment]]
         kept.append(["kept", moment])
         if isinstance(outcome, str):
@@ -72,7 +72,7 @@ async def test_cancelled_publishes(world: World) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_subscribing(world: World) -> None:
-    """B8, P2: a cancelled listen or subscribe leaves nothing behind, and the same names can be asked for at once."""
+    """B8, P2: a cancelled listen or subscribe leaves nothing behind, and its names can be subscribed to at once."""
     backend = await world.connect()
     pubsub = backend.pubsub()
     called: list[Any] = []
@@ -87,7 +87,7 @@ async def test_cancelled_subscribing(world: World) -> None:
                 assert (await world.take(standing)).data == moment
             if isinstance(outcome, asyncio.CancelledError):
                 with pytest.raises(ailf.InvalidArgumentError):  # there is nothing to run
-                    await world.soon(handling.run())
+                    await world.within_patience(handling.run())
             await handling.aclose()
     assert called == []
 
@@ -102,7 +102,7 @@ async def test_cancelled_waits_lose_nothing(world: World) -> None:
         for number, moment in enumerate(MOMENTS * 2):
             waiting = asyncio.ensure_future(consumer.get(world.patience))
             if number % 2:
-                await asyncio.sleep(0.01)  # it waits on the backend by now
+                await asyncio.sleep(0.01)  # until it waits on the backend
             adding = asyncio.ensure_future(stream.add(number))
             outcome = await cancelled(world, moment, waiting)
             await adding
@@ -114,7 +114,7 @@ async def test_cancelled_waits_lose_nothing(world: World) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_settles(world: World) -> None:
-    """B8, S4: a cancelled ack is done or not; asked again, the message is done, and the next one comes."""
+    """B8, S4: a cancelled ack happens or not; after a second ack the message is settled, and the next one comes."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -124,22 +124,22 @@ async def test_cancelled_settles(world: World) -> None:
             delivery = await world.take(consumer)
             assert (delivery.data, delivery.attempt) == (moment, 1)
             await cancelled(world, moment, delivery.ack())
-            with contextlib.suppress(ailf.LeaseLostError):  # the cancelled one was carried out, and nobody was told
+            with contextlib.suppress(ailf.LeaseLostError):  # the cancelled ack was carried out without a reply
                 await delivery.ack()
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
     async with group.consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert await group.dead_letters.list() == []
 
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_opening(world: World) -> None:
-    """B8: opening a backend, a group or a consumer can be cancelled and done again."""
+    """B8: opening a backend, a group or a consumer can be cancelled and repeated."""
     for moment in MOMENTS:
         backend = world.harness.connect_async()
         outcome = await cancelled(world, moment, backend.__aenter__())
         if isinstance(outcome, BaseException):
-            assert backend.closed or moment == 0  # it had not begun
+            assert backend.closed or moment == 0  # cancelled before it began
             backend = await world.connect()
         stream = backend.stream(f"s{moment}")
         await cancelled(world, moment, stream.group("g").open())
@@ -152,7 +152,7 @@ async def test_cancelled_opening(world: World) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_process(world: World) -> None:
-    """S6, S14: cancelling process gives everything back, what was in a handler's hands too."""
+    """S6, S14: cancelling process gives back all messages, also those in a handler."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -167,16 +167,16 @@ async def test_cancelled_process(world: World) -> None:
     await world.until(lambda: len(begun) == 2)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await world.soon(working)
+        await world.within_patience(working)
     async with group.consumer() as other:
         back = [await world.take(other) for _ in range(6)]
         assert sorted((delivery.data, delivery.attempt) for delivery in back) == [(number, 1) for number in range(6)]
 
 
 @needs("url")
-@asyncio_only("the program under test is a blocking one of its own")
+@asyncio_only("the test runs a blocking program in another process")
 async def test_ctrl_c(world: World) -> None:
-    """B8: Ctrl-C in any blocked call raises KeyboardInterrupt there, and the backend is as usable as before."""
+    """B8: Ctrl-C in any blocked call raises KeyboardInterrupt there, and the backend stays usable."""
     program = """if True:
         import os, signal, sys, threading, ailf
 
@@ -205,5 +205,5 @@ async def test_ctrl_c(world: World) -> None:
     child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
         [sys.executable, "-c", program, str(world.harness.url)], stderr=subprocess.PIPE, text=True
     )
-    _, errors = await world.soon(in_thread(child.communicate), 4 * world.patience)
+    _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
     assert (child.returncode, errors) == (0, "")

@@ -1,4 +1,4 @@
-"""B3, P10, S6: whatever ends, ends promptly, says so in the right way, and leaves nothing."""
+"""B3, P10, S6: close and stop take effect promptly, end each call in the right way, and leave nothing behind."""
 
 import asyncio
 import contextlib
@@ -14,31 +14,31 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
-from contract_tests.helpers.threads import at_work
+from contract_tests.helpers.threads import running_threads
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.PUBSUB, Capability.PATTERNS, Capability.STREAM)
 
 PROMPT = 0.5
-"""Seconds: half of what one wait on a backend may take at most, so that waiting it out is not prompt."""
+"""Seconds: half of the longest single wait on a backend, so that waiting it out is not prompt."""
 
-TURNS = 3
-"""How often an end may be tried: a busy machine is late now and then, a backend that isn't prompt always."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a backend that isn't prompt always."""
 
 
 def held() -> set[object]:
-    """Return what this process holds: threads but the suite's own, tasks, open sockets."""
-    found: set[object] = {*at_work(), *asyncio.all_tasks()}
+    """Return the threads (without the suite's own), tasks and open sockets of this process."""
+    resources: set[object] = {*running_threads(), *asyncio.all_tasks()}
     for each in Path("/dev/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one that lists this folder is closed by now
+        with contextlib.suppress(OSError):  # the descriptor that listed this folder is closed by now
             status = os.fstat(int(each.name))
             if stat.S_ISSOCK(status.st_mode):
-                found.add(f"socket {status.st_ino}")
-    return found
+                resources.add(f"socket {status.st_ino}")
+    return resources
 
 
-async def test_close_wakes_everybody(world: World) -> None:
-    """B3: closing ends every blocked call with ClosedError, whatever it waits for; closing twice is harmless."""
+async def test_close_wakes_every_call(world: World) -> None:
+    """B3: closing ends every blocked call with ClosedError; closing again changes nothing."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     consumer, subscription, tail = stream.group("g").consumer(), pubsub.listen("c"), stream.tail()
@@ -54,18 +54,18 @@ async def test_close_wakes_everybody(world: World) -> None:
     ]  # fmt: skip
     await asyncio.sleep(0.1)
     assert not any(each.done() for each in blocked)
-    await world.soon(asyncio.gather(backend.aclose(), backend.aclose()))
-    await world.soon(backend.aclose())
-    outcomes = await world.soon(asyncio.gather(*blocked, return_exceptions=True))
+    await world.within_patience(asyncio.gather(backend.aclose(), backend.aclose()))
+    await world.within_patience(backend.aclose())
+    outcomes = await world.within_patience(asyncio.gather(*blocked, return_exceptions=True))
     assert [type(each) for each in outcomes] == [ailf.ClosedError] * len(blocked)
 
 
 async def test_dropped(world: World) -> None:
-    """B9: a backend that nobody can use any more is given back, and a ResourceWarning says that it was not closed."""
+    """B9: a backend that was dropped without close leaves nothing behind, and a ResourceWarning names its URL."""
 
     async def use_and_drop() -> str:
         backend = await world.connect()
-        world.forget(backend)
+        world.untrack(backend)
         await backend.pubsub().listen("c").__aenter__()
         await backend.stream("s").add(1)
         return str(backend.url)
@@ -79,7 +79,7 @@ async def test_dropped(world: World) -> None:
 
 
 async def test_calls_after_close(world: World) -> None:
-    """B3: after close every call raises ClosedError, on objects made before as on the backend itself."""
+    """B3: after close every call raises ClosedError, on the backend and on objects made before."""
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
     await stream.add(1)
@@ -106,7 +106,7 @@ async def test_calls_after_close(world: World) -> None:
         subscription.get,
     ):
         with pytest.raises(ailf.ClosedError):
-            await world.soon(call())
+            await world.within_patience(call())
     for make in (backend.pubsub, lambda: backend.stream("t")):
         with pytest.raises(ailf.ClosedError):
             make()
@@ -115,7 +115,7 @@ async def test_calls_after_close(world: World) -> None:
 
 
 async def test_close_leaves_nothing(world: World) -> None:
-    """B3: after close no thread, task or socket is left, whatever the backend was used for and waits for."""
+    """B3: after close no thread, task or socket is left, whatever the backend was used for or waits for."""
     before = held()
     backend = await world.connect()
     stream, pubsub = backend.stream("s"), backend.pubsub()
@@ -123,14 +123,14 @@ async def test_close_leaves_nothing(world: World) -> None:
     consumer, subscription = stream.group("g").consumer(), pubsub.listen("c", pattern="c*")
     await consumer.__aenter__()
     await subscription.__aenter__()
-    assert (await world.take(consumer)).data == 0  # held, so its lease is being renewed
+    assert (await world.take(consumer)).data == 0  # it stays unsettled, so its lease is renewed
     tail = stream.tail(ailf.EARLIEST)
     assert (await tail.__anext__()).data == 0
     waiting = asyncio.ensure_future(subscription.get())
     working = asyncio.ensure_future(stream.group("h").process(print, concurrency=2))
     await asyncio.sleep(0.05)
     await backend.aclose()
-    await world.soon(asyncio.gather(waiting, working, return_exceptions=True))
+    await world.within_patience(asyncio.gather(waiting, working, return_exceptions=True))
     del waiting, working
     await world.until(lambda: held() <= before)
     after = held() - before
@@ -138,8 +138,8 @@ async def test_close_leaves_nothing(world: World) -> None:
 
 
 async def test_ends_promptly(world: World) -> None:
-    """P10: stop() and close() from elsewhere end run(), an idle iteration and the backend promptly and well."""
-    for _ in range(TURNS):
+    """P10: stop() and close() from another task promptly end run(), an idle iteration and the backend, in order."""
+    for _ in range(TRIES):
         backend = await world.connect()
         pubsub = backend.pubsub()
         await pubsub.subscribe("c", print)
@@ -150,19 +150,19 @@ async def test_ends_promptly(world: World) -> None:
         await asyncio.sleep(0.05)
         begin = time.monotonic()
         pubsub.stop()
-        await world.soon(running)
-        await world.soon(subscription.aclose())
+        await world.within_patience(running)
+        await world.within_patience(subscription.aclose())
         with pytest.raises(StopAsyncIteration):
-            await world.soon(iterating)
-        assert await world.soon(getting) is None
-        await world.soon(backend.aclose())
+            await world.within_patience(iterating)
+        assert await world.within_patience(getting) is None
+        await world.within_patience(backend.aclose())
         if time.monotonic() - begin < PROMPT:
             return
-    pytest.fail(f"{TURNS} times out of {TURNS} it took over {PROMPT} s")
+    pytest.fail(f"in each of {TRIES} tries it took over {PROMPT} s to end")
 
 
 async def test_stop_in_a_handler(world: World) -> None:
-    """P10: a handler can end run(); what it subscribes to again can be run again."""
+    """P10: a handler can stop run(), and after another subscribe it can be run again."""
     pubsub = (await world.connect()).pubsub()
     heard: list[Any] = []
 
@@ -170,18 +170,18 @@ async def test_stop_in_a_handler(world: World) -> None:
         heard.append(message.data)
         pubsub.stop()
 
-    for turn in range(2):
+    for repeat in range(2):
         await pubsub.subscribe("c", handler)
-        await pubsub.publish("c", turn)
-        await world.soon(pubsub.run())
+        await pubsub.publish("c", repeat)
+        await world.within_patience(pubsub.run())
         await pubsub.unsubscribe("c")
     assert heard == [0, 1]
 
 
 @pytest.mark.parametrize("way", ["backend", "consumer", "process"])
 async def test_consuming_ends_promptly(world: World, way: str) -> None:
-    """B3, S14: an idle consumer or worker ends promptly, without waiting out a wait on the backend."""
-    for _ in range(TURNS):
+    """B3, S14: an idle consumer or worker ends promptly, and not only at the end of a wait on the backend."""
+    for _ in range(TRIES):
         backend = await world.connect()
         group = backend.stream("s").group("g")
         consumer = group.consumer()
@@ -190,21 +190,21 @@ async def test_consuming_ends_promptly(world: World, way: str) -> None:
         await asyncio.sleep(0.1)
         begin = time.monotonic()
         if way == "backend":
-            await world.soon(backend.aclose())
+            await world.within_patience(backend.aclose())
         elif way == "consumer":
             consumer.stop()
         else:
             group.stop()
-        (outcome,) = await world.soon(asyncio.gather(waiting, return_exceptions=True))
+        (outcome,) = await world.within_patience(asyncio.gather(waiting, return_exceptions=True))
         took = time.monotonic() - begin
         assert isinstance(outcome, ailf.ClosedError) if way == "backend" else outcome is None
         if took < PROMPT:
             return
-    pytest.fail(f"{TURNS} times out of {TURNS} it took over {PROMPT} s")
+    pytest.fail(f"in each of {TRIES} tries it took over {PROMPT} s to end")
 
 
 async def test_a_stopped_consumer(world: World) -> None:
-    """S6: stop() ends the iteration normally, what was handed out can be settled, and the rest goes back on close."""
+    """S6: stop() ends the iteration normally, deliveries can still be settled, and close gives back the rest."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(4))
@@ -223,15 +223,15 @@ async def test_a_stopped_consumer(world: World) -> None:
 
 
 async def test_close_gives_back(world: World) -> None:
-    """S6: what a closed consumer or backend buffered or held is available to others at once, the attempt as it was."""
+    """S6: messages that a closed consumer or backend held or buffered are available at once, with the same attempt."""
     backend, other = await world.connect(), await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(5))
     group = stream.group("g", lease=60)
     async with group.consumer(prefetch=5) as first:
-        gone = await world.take(first)
+        lost = await world.take(first)
     with pytest.raises(ailf.LeaseLostError):
-        await gone.ack()
+        await lost.ack()
     second = group.consumer(prefetch=3)
     await second.__aenter__()
     await world.take(second)

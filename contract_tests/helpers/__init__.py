@@ -1,1 +1,1 @@
-"""What the tests of the suite share."""
+"""Helpers that the tests of the suite share."""

@@ -1,4 +1,4 @@
-"""What a limit's envelope allows, checked over the list of admitted calls."""
+"""Checks that a list of admitted calls stays within the envelope of a limit."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ from ailf import FixedWindow, Limit, SlidingWindow, TokenBucket
 __all__ = ["Call", "excess"]
 
 Call = tuple[int, int]
-"""When a call was allowed, in ms of the backend's clock, and what it cost."""
+"""The time at which a call was allowed, in ms of the backend's clock, and its cost."""
 
 
 def excess(limit: Limit, admitted: Sequence[Call], *, tick: int = 0) -> list[str]:
-    """Return where a list of admitted calls, in whatever order, leaves the limit's envelope.
+    """Return each span of time in which the admitted calls exceed the limit's envelope.
 
     Arguments:
         limit: The limit.
-        admitted: The calls.
-        tick: Milliseconds that a bucket's times may be off.
+        admitted: The calls, in any order.
+        tick: Milliseconds by which the times of a token bucket may be wrong.
     """
     calls = sorted(admitted)
     sums = [0, *itertools.accumulate(cost for _, cost in calls)]
-    found = []
+    excesses = []
     for (one, (begin, _)), (two, (end, _)) in itertools.combinations_with_replacement(enumerate(calls), 2):
         cost, span = sums[two + 1] - sums[one], end - begin
         if isinstance(limit, TokenBucket):
@@ -33,5 +33,5 @@ def excess(limit: Limit, admitted: Sequence[Call], *, tick: int = 0) -> list[str
                 isinstance(limit, FixedWindow) and begin // limit.per_ms == end // limit.per_ms and cost > limit.limit
             )
         if over:
-            found.append(f"{cost} within {span} ms, from {begin} on")
-    return found
+            excesses.append(f"{cost} within {span} ms, from {begin} on")
+    return excesses

@@ -1,4 +1,4 @@
-"""Threads of the suite's own, in which blocking calls are made."""
+"""The suite's own threads, in which it makes blocking calls."""
 
 import asyncio
 import contextlib
@@ -8,28 +8,28 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-__all__ = ["OneThread", "at_work", "in_thread"]
+__all__ = ["OneThread", "in_thread", "running_threads"]
 
 OWN = "contract-"
-"""What the names of the suite's own threads begin with."""
+"""The prefix of the names of the suite's own threads."""
 
 LOOKUPS = "asyncio_"
-"""The same of a loop's own, in which it looks up names of hosts; it ends them when it ends."""
+"""The prefix of the threads in which an event loop resolves host names; they end with the loop."""
 
 
-def at_work() -> set[threading.Thread]:
-    """Return the threads of this process but the suite's and the loop's own."""
+def running_threads() -> set[threading.Thread]:
+    """Return the threads of this process, without those of the suite and of the event loop."""
     return {each for each in threading.enumerate() if not each.name.startswith((OWN, LOOKUPS))}
 
 
 class _Threads:
-    """Threads to block in, used again and again; a test that gives up on a call is not held back by its thread."""
+    """A pool of threads for blocking calls. It is unbounded: a call that a test gave up on delays no other call."""
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run it in an idle thread, or a new one."""
+        """Run the function in an idle thread, or in a new one."""
         box = self.take()
 
         def once() -> None:
@@ -39,7 +39,7 @@ class _Threads:
         box.put(once)
 
     def take(self) -> "queue.SimpleQueue[Callable[[], None]]":
-        """Return the box of a thread that nobody else uses until it is given back."""
+        """Return the queue of a thread, for the caller alone until it is given back."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -48,7 +48,7 @@ class _Threads:
             return box
 
     def give_back(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
-        """Let others use this thread."""
+        """Return a thread to the pool."""
         self._idle.append(box)
 
     def _serve(self, box: "queue.SimpleQueue[Callable[[], None]]") -> None:
@@ -60,10 +60,10 @@ _threads = _Threads()
 
 
 class OneThread:
-    """A thread and a context for a `with` block, which is entered and left in one and the same.
+    """One thread and one context, in which a `with` block is both entered and left.
 
     Attributes:
-        context: What the calls run in.
+        context: The context of the calls.
     """
 
     def __init__(self) -> None:
@@ -75,12 +75,12 @@ class OneThread:
         return await _run(self._box.put, self.context.run, function, *args)
 
     def close(self) -> None:
-        """Use it no more."""
+        """Return the thread to the pool."""
         _threads.give_back(self._box)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Run a blocking call in a thread of its own, in the caller's context as far as it can be seen there."""
+    """Run a blocking call in a thread of its own, in a copy of the caller's context."""
     return await _run(_threads.start, function, *args, **options)
 
 
@@ -89,23 +89,23 @@ async def _run(
 ) -> Any:
     context = copy_context()
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
+    outcome: asyncio.Future[Any] = loop.create_future()
 
     def work() -> None:
         try:
             result, error = context.run(function, *args, **options), None
-        except BaseException as raised:  # noqa: BLE001 - it is the test's
+        except BaseException as raised:  # noqa: BLE001 - raised again in the test
             result, error = None, raised
-        with contextlib.suppress(RuntimeError):  # the test has given up and its loop is gone
+        with contextlib.suppress(RuntimeError):  # the test has given up, and its loop is closed
             loop.call_soon_threadsafe(deliver, result, error)
 
     def deliver(result: Any, error: BaseException | None) -> None:
-        if answer.done():
+        if outcome.done():
             return
         if error is None:
-            answer.set_result(result)
+            outcome.set_result(result)
         else:
-            answer.set_exception(error)
+            outcome.set_exception(error)
 
     start(work)
-    return await answer
+    return await outcome

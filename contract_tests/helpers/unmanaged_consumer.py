@@ -1,6 +1,6 @@
-"""A member of a group that the core doesn't look after: nobody renews its leases, nobody gives signs of life for it.
+"""A consumer that the core doesn't manage: its leases are not renewed, and it sends heartbeats only when told to.
 
-That is what a process that died is to the others, and what one that lives elsewhere is.
+To the other consumers of the group it is like one in a process that died, or in another process.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ __all__ = ["UnmanagedConsumer"]
 
 
 class UnmanagedConsumer:
-    """Speaks to the driver itself, bound to threads, over connections of its own.
+    """A consumer that calls the stream driver directly, on the thread runtime and over its own connections.
 
     Attributes:
         name: Its name as a consumer.
-        lease: Seconds that it leases a message for.
-        alive: Seconds that a sign of life of it counts.
-        max_deliveries: The group's.
+        lease: Seconds of its leases.
+        alive: Seconds for which a heartbeat counts.
+        max_deliveries: The `max_deliveries` of its group.
     """
 
     def __init__(
@@ -37,52 +37,52 @@ class UnmanagedConsumer:
     ) -> None:
         self._twin = backend.engine.driver.with_runtime(ThreadRuntime())
         self._driver = self._twin.stream()
-        self._where = stream, group
+        self._group = stream, group
         self.name = name
         self.lease = lease
         self.alive = alive
         self.max_deliveries = max_deliveries
 
     async def fetch(self, count: int = 1) -> list[Any]:
-        """Lease up to so many messages, and return their ids and attempts."""
+        """Lease up to `count` messages, and return their ids and attempts."""
         return [(claim.record.id, claim.attempt) for claim in (await self.claim(count)).claims]
 
     async def claim(self, count: int = 1) -> Fetched:
-        """Lease up to so many messages."""
-        found: Fetched = await in_thread(self.claim_here, count)
-        return found
+        """Lease up to `count` messages."""
+        fetched: Fetched = await in_thread(self.claim_here, count)
+        return fetched
 
     def claim_here(self, count: int = 1) -> Fetched:
-        """Lease up to so many messages, in this thread."""
+        """Lease up to `count` messages, in the caller's thread."""
         options = {"lease": self.lease, "alive": self.alive, "max_deliveries": self.max_deliveries}
-        found: Fetched = self._here("fetch", self.name, count=count, **options)
-        return found
+        fetched: Fetched = self._call("fetch", self.name, count=count, **options)
+        return fetched
 
     async def settle(self, claims: Sequence[Claim], action: Action, delay: float = 0.0) -> list[Outcome]:
-        """Settle what it leased."""
-        asked = [Settlement(claim.receipt, action, delay) for claim in claims]
-        outcomes: list[Outcome] = await in_thread(self._here, "settle", asked, max_deliveries=self.max_deliveries)
+        """Settle messages that it leased."""
+        settlements = [Settlement(claim.receipt, action, delay) for claim in claims]
+        outcomes: list[Outcome] = await in_thread(self._call, "settle", settlements, max_deliveries=self.max_deliveries)
         return outcomes
 
     async def add_once(self, body: bytes, dedup_id: str, token: str, **options: Any) -> Added:
-        """Add a message once; the same token is the same call, sent again."""
+        """Add a message once; a call with the token of an earlier call is that call, sent again."""
         call: dict[str, Any] = {"dedup_id": dedup_id, "token": token, "window": 1000.0, "retention": None}
-        stream, draft = self._where[0], Draft(body, **options)
+        stream, draft = self._group[0], Draft(body, **options)
         added: Added = await in_thread(lambda: run(self._driver.add_once(stream, draft, **call)))
         return added
 
     async def length(self) -> int:
         """Return how many entries the stream has."""
-        length: int = await in_thread(lambda: run(self._driver.length(self._where[0])))
+        length: int = await in_thread(lambda: run(self._driver.length(self._group[0])))
         return length
 
     async def heartbeat(self) -> None:
-        """Give a sign of life."""
-        await in_thread(self._here, "heartbeat", [self.name], alive=self.alive)
+        """Send a heartbeat."""
+        await in_thread(self._call, "heartbeat", [self.name], alive=self.alive)
 
-    def _here(self, method: str, *args: Any, **options: Any) -> Any:
-        return run(getattr(self._driver, method)(*self._where, *args, **options))
+    def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        return run(getattr(self._driver, method)(*self._group, *args, **options))
 
     async def aclose(self) -> None:
-        """Give back its connections; the group isn't told."""
+        """Close its connections without leaving the group."""
         await in_thread(lambda: run(self._twin.close()))

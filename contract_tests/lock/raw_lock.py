@@ -1,4 +1,4 @@
-"""Requests to the driver of locks itself, as another process makes them."""
+"""A client of the lock driver itself, which makes requests like one in another process."""
 
 import asyncio
 from typing import Any
@@ -11,56 +11,56 @@ from ailf.runtime import ThreadRuntime, run
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
-__all__ = ["AWAY", "TICK", "RawLocks", "fences", "in_line", "same"]
+__all__ = ["AWAY", "TICK", "RawLockClient", "fences", "in_queue", "same"]
 
 AWAY = 60.0
 """Seconds: longer than any test."""
 
 TICK = 0.00099
-"""Seconds: a backend may count in whole milliseconds, and what it rounds is less than one."""
+"""Seconds by which a time may differ: a backend may count in whole milliseconds."""
 
 
-class RawLocks:
-    """Speaks to the driver of locks itself, over connections of its own, as somebody in another process does."""
+class RawLockClient:
+    """A client that calls the lock driver directly, on the thread runtime and over its own connections."""
 
     def __init__(self, world: World, backend: Any) -> None:
         self._twin = backend.engine.driver.with_runtime(ThreadRuntime())
         self._driver = self._twin.lock()
         world._opened.append(self)
 
-    async def ask(self, method: str, *args: Any) -> Any:
-        """Ask the driver."""
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the driver."""
         return await in_thread(lambda: run(getattr(self._driver, method)(*args)))
 
-    async def win(self, request: LockRequest) -> int:
-        """Bid, which must succeed, and return the fence."""
-        reply = await self.ask("acquire", request)
+    async def expect_granted(self, request: LockRequest) -> int:
+        """Request the lock, which must be granted, and return the fence."""
+        reply = await self.call("acquire", request)
         assert isinstance(reply, Granted), reply
         return reply.fence
 
-    async def lose(self, request: LockRequest) -> float:
-        """Bid, which must be denied, and return after how long another try may do better."""
-        reply = await self.ask("acquire", request)
+    async def expect_denied(self, request: LockRequest) -> float:
+        """Request the lock, which must be denied, and return the seconds until another try may succeed."""
+        reply = await self.call("acquire", request)
         assert isinstance(reply, Denied), reply
         return reply.retry_after
 
     async def aclose(self) -> None:
-        """Give back its connections."""
+        """Close its connections."""
         await in_thread(lambda: run(self._twin.close()))
 
 
-async def in_line(world: World, lock: Any, count: int) -> None:
-    """Return when so many stand in line."""
+async def in_queue(world: World, lock: Any, count: int) -> None:
+    """Wait until `count` waiters are in the wait queue of the lock."""
     for _ in range(round(world.patience / 0.005)):
         waiting = (await lock.inspect()).waiting
         if waiting == count:
             return
         await asyncio.sleep(0.005)
-    pytest.fail(f"{waiting} stand in line, and {count} should")
+    pytest.fail(f"{waiting} waiters are in the wait queue of {lock.names}, and {count} should be")
 
 
 def same(before: ailf.LockInfo, after: ailf.LockInfo) -> bool:
-    """Tell whether nothing but time has passed."""
+    """Return whether the state is the same, except for the time that has passed."""
     return (
         [each.fence for each in before.holders] == [each.fence for each in after.holders]
         and before.waiting == after.waiting
@@ -69,5 +69,5 @@ def same(before: ailf.LockInfo, after: ailf.LockInfo) -> bool:
 
 
 async def fences(lock: Any) -> list[int]:
-    """Return the fences of those who have a lock."""
+    """Return the fences of the lock's holders."""
     return [holder.fence for holder in (await lock.inspect()).holders]

@@ -1,4 +1,4 @@
-"""L1 to L7, L14 to L16: who has a lock, by which fence, and until when."""
+"""L1 to L7, L14 to L16: the holders of a lock, their fences, and the ends of their leases."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,14 @@ import ailf
 from ailf.driver import Capability, LockRequest, WaiterInfo
 from contract_tests.fixtures import needs
 from contract_tests.helpers.names import NAMES
-from contract_tests.lock.raw_lock import AWAY, TICK, RawLocks, fences, same
+from contract_tests.lock.raw_lock import AWAY, TICK, RawLockClient, fences, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
 
 
 async def begins_anew(world: World, lock: Any, ttl: float, call: Awaitable[Any]) -> Any:
-    """Await what must make the only grant of a lock last exactly so long from now; return the result."""
+    """Await a call after which the only grant of a lock must last exactly `ttl` seconds; return its result."""
     begin = world.harness.now()
     result = await call
     holders = (await lock.inspect()).holders
@@ -31,7 +31,7 @@ async def begins_anew(world: World, lock: Any, ttl: float, call: Awaitable[Any])
 
 @needs(Capability.SEVERAL_LOCKS)
 async def test_fences_rise(world: World) -> None:
-    """L2: trap 24: each fence is higher than all before, after any end of a grant and by any backend; one per lease."""
+    """L2: trap 24: each fence is higher than all before it, however grants end and on any backend; one per lease."""
     backend = await world.connect()
     lock, both = backend.lock("l", ttl=world.lease, renew=False), backend.lock("l", "m", ttl=AWAY)
     seen: dict[str, list[int]] = {"l": [], "m": []}
@@ -43,7 +43,7 @@ async def test_fences_rise(world: World) -> None:
             seen[name].append(lease.fence)
         return lease
 
-    for _ in range(20):  # some of them in one millisecond
+    for _ in range(20):  # several in the same millisecond
         await (await take(lock)).release()
     held = await take(lock)
     await held.extend()
@@ -64,34 +64,34 @@ async def test_fences_rise(world: World) -> None:
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_the_same_bid_again(world: World) -> None:
-    """L4, L2: trap 21: a bid sent again is the same grant, with the same fence, and its time begins anew."""
+async def test_a_repeated_request(world: World) -> None:
+    """L4, L2: trap 21: a request that is sent again is the same grant with the same fence, and its ttl starts again."""
     backend = await world.connect()
-    bidder, lock = RawLocks(world, backend), backend.lock("b")
+    client, lock = RawLockClient(world, backend), backend.lock("b")
     ttl = 4 * world.lease
-    mine, other = LockRequest(("a", "b"), "mine", ttl), LockRequest(("b",), "other", ttl)
-    fence = await begins_anew(world, lock, ttl, bidder.win(mine))
+    request, other = LockRequest(("a", "b"), "token", ttl), LockRequest(("b",), "other", ttl)
+    fence = await begins_anew(world, lock, ttl, client.expect_granted(request))
     await world.advance(world.lease)
-    assert await begins_anew(world, lock, ttl, bidder.win(mine)) == fence
-    await bidder.lose(other)
+    assert await begins_anew(world, lock, ttl, client.expect_granted(request)) == fence
+    await client.expect_denied(other)
     assert await fences(lock) == await fences(backend.lock("a")) == [fence]
-    assert await bidder.ask("release", mine)
-    assert await bidder.win(other) > fence
-    assert not await bidder.ask("release", mine)
+    assert await client.call("release", request)
+    assert await client.expect_granted(other) > fence
+    assert not await client.call("release", request)
     assert await fences(backend.lock("a")) == []
     permits = [LockRequest(("s",), token, ttl, permits=2) for token in ("one", "one", "two", "three")]
-    first, again, second = [await bidder.win(request) for request in permits[:3]]
+    first, again, second = [await client.expect_granted(permit) for permit in permits[:3]]
     assert first == again < second
-    await bidder.lose(permits[3])
+    await client.expect_denied(permits[3])
 
 
 @pytest.mark.parametrize("successor", [False, True])
 @pytest.mark.parametrize("way", ["expired", "broken", "released"])
 async def test_stale_leases(world: World, way: str, successor: bool) -> None:
-    """L3, L4, L6: traps 20, 23: what a lease asks for after its end changes and revives nothing, and harms nobody."""
+    """L3, L4, L6: traps 20, 23: extend, release and break with an ended lease change nothing, also for a successor."""
     backend, other = await world.connect(), await world.connect()
     lock, later = backend.lock("l", ttl=world.lease, renew=False), other.lock("l", ttl=AWAY, renew=False)
-    bidder, stale = RawLocks(world, other), await lock.acquire(timeout=0)
+    client, stale = RawLockClient(world, other), await lock.acquire(timeout=0)
     if way == "expired":
         await world.advance(world.lease * 1.2)
     elif way == "broken":
@@ -101,8 +101,8 @@ async def test_stale_leases(world: World, way: str, successor: bool) -> None:
     current = await later.acquire(timeout=0) if successor else None
     before, old = await lock.inspect(), LockRequest(("l",), stale.token, world.lease)
     for _ in range(2):
-        assert await bidder.ask("extend", [old]) == [False]
-        assert not await bidder.ask("release", old)
+        assert await client.call("extend", [old]) == [False]
+        assert not await client.call("release", old)
         assert not await lock.break_(stale.fence)
         with pytest.raises(ailf.LeaseLostError):
             await stale.extend()
@@ -112,19 +112,19 @@ async def test_stale_leases(world: World, way: str, successor: bool) -> None:
     assert (stale.lost, stale.remaining()) == (way != "released", 0)
     if current is not None:
         new = LockRequest(("l",), current.token, AWAY)
-        assert await bidder.ask("extend", [old, new, old]) == [False, True, False]
+        assert await client.call("extend", [old, new, old]) == [False, True, False]
         await current.release()
         assert not current.lost
     assert await lock.inspect() == ailf.LockInfo()
 
 
 async def test_releasing_twice(world: World) -> None:
-    """L4, L8: releasing again, or twice at once, is harmless and is never called a loss."""
+    """L4, L8: a second release, also one at the same time, changes nothing and is never reported as a loss."""
     backend, other = await world.connect(), await world.connect()
     lock = backend.lock("l")
     for _ in range(10):
         lease = await lock.acquire(timeout=0)
-        await world.soon(asyncio.gather(lease.release(), lease.release()))
+        await world.within_patience(asyncio.gather(lease.release(), lease.release()))
         assert (lease.lost, lease.remaining()) == (False, 0)
         theirs = await other.lock("l").acquire(timeout=0)
         await lease.release()
@@ -133,41 +133,41 @@ async def test_releasing_twice(world: World) -> None:
 
 
 async def test_the_end_of_a_lease(world: World) -> None:
-    """L5: trap 23: a lease that nobody extends lasts its ttl, however short, and not longer."""
+    """L5: trap 23: a lease that is not extended lasts exactly its ttl, however short."""
     backend, other = await world.connect(), await world.connect()
     now, step = world.harness.now, 0.001
     for ttl in (world.lease, 0.25, 0.0015, 0.001):
-        lock, rival = backend.lock(f"l{ttl}", ttl=ttl, renew=False), other.lock(f"l{ttl}")
+        lock, theirs = backend.lock(f"l{ttl}", ttl=ttl, renew=False), other.lock(f"l{ttl}")
         begin = now()
         assert await lock.try_acquire() is not None
         granted = now()
         for wait in (ttl * 0.8, max(0.0, ttl * 0.2 - step), *[step] * 4):
             await world.advance(wait)
-            asked = now()
-            taken = await rival.try_acquire()
+            before = now()
+            taken = await theirs.try_acquire()
             if taken is not None:
                 break
-            assert asked < granted + ttl + TICK
+            assert before < granted + ttl + TICK
         assert now() > begin + ttl - TICK
         assert taken is not None
         await taken.release()
 
 
 async def test_extending(world: World) -> None:
-    """L6: extending lets a lease last exactly its ttl from then, be that more or less; not after its end."""
+    """L6: extend sets the remaining time to exactly ttl, longer or shorter; on an ended lease it raises."""
     backend = await world.connect()
     lock = backend.lock("l", ttl=world.lease, renew=False)
     lease = await begins_anew(world, lock, world.lease, lock.try_acquire())
     await world.advance(world.lease / 2)
     await begins_anew(world, lock, world.lease, lease.extend())
-    bidder = RawLocks(world, backend)
+    client = RawLockClient(world, backend)
     requests = [LockRequest((name,), name, AWAY) for name in ("a", "b")]
     for request in requests:
-        await bidder.win(request)
+        await client.expect_granted(request)
     changed = [replace(request, ttl=ttl) for request, ttl in zip(requests, (5.0, 70.0), strict=True)]
-    for request in changed:  # one request for both
-        asking = bidder.ask("extend", changed)
-        assert await begins_anew(world, backend.lock(request.token), request.ttl, asking) == [True, True]
+    for request in changed:  # one call extends both
+        extending = client.call("extend", changed)
+        assert await begins_anew(world, backend.lock(request.token), request.ttl, extending) == [True, True]
     await world.advance(world.lease * 1.2)
     with pytest.raises(ailf.LeaseLostError):
         await lease.extend()
@@ -175,16 +175,16 @@ async def test_extending(world: World) -> None:
 
 
 async def test_remaining(world: World) -> None:
-    """L7: a lease never promises more time than the backend would give it."""
+    """L7: `remaining` of a lease never exceeds the backend's own number."""
     backend = await world.connect()
     lock = backend.lock("l", ttl=0.3, renew=False)
     lease = await lock.acquire(timeout=0)
-    for turn in range(5):
+    for repeat in range(5):
         holders = (await lock.inspect()).holders
         lost, promised = lease.lost, lease.remaining()
         assert promised <= (holders[0].remaining if holders else 0.0)
         assert not (lost and promised)
-        if turn == 1:
+        if repeat == 1:
             await lease.extend()
             assert lease.remaining() > 0.15
         await world.elapse(0.08)
@@ -193,8 +193,8 @@ async def test_remaining(world: World) -> None:
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_nobody_has_it_twice(world: World) -> None:
-    """L14, L1: a second try is denied, whoever makes it: the holder, another object, another backend, the body."""
+async def test_not_reentrant(world: World) -> None:
+    """L14, L1: a second request is denied, also from the holder, its body, another object, or another backend."""
     backend, other = await world.connect(), await world.connect()
     lock = backend.lock("l")
     lease = await lock.acquire(timeout=0)
@@ -208,27 +208,27 @@ async def test_nobody_has_it_twice(world: World) -> None:
         assert await fences(lock) == [held.fence]
 
 
-async def test_locks_are_apart(world: World) -> None:
+async def test_locks_are_independent(world: World) -> None:
     """B5, B6, L1: locks of different names, and of the same name in different namespaces, share nothing."""
     backend = await world.connect()
-    elsewhere = await world.connect(harness=world.harness.elsewhere())
+    other = await world.connect(harness=world.harness.other_namespace())
     names = [*NAMES, "a:fence", "a:fences", "a:queue", "a:waiters"]
     held = {name: await backend.lock(name, ttl=AWAY).acquire(timeout=0) for name in names}
     for name in names:
         assert await fences(backend.lock(name)) == [held[name].fence]
         assert await backend.lock(name).try_acquire() is None
     assert len({lease.token for lease in held.values()}) == len(names)
-    theirs = await elsewhere.lock("a").acquire(timeout=0)
+    theirs = await other.lock("a").acquire(timeout=0)
     await held["a"].release()
-    assert await fences(elsewhere.lock("a")) == [theirs.fence]
+    assert await fences(other.lock("a")) == [theirs.fence]
     assert await fences(backend.lock("a")) == []
 
 
 @needs(Capability.SEVERAL_LOCKS)
 async def test_several_names(world: World) -> None:
-    """L15, L2: several names are had all or none, whatever their order; a denied try changes nothing."""
+    """L15, L2: several names are granted all or none, in any order of arguments; a denied request changes nothing."""
     backend, other = await world.connect(), await world.connect()
-    bidder = RawLocks(world, backend)
+    client = RawLockClient(world, backend)
     pair, a, b = backend.lock("b", "a", "b", ttl=AWAY), other.lock("a", ttl=AWAY), other.lock("b", ttl=AWAY)
     assert pair.names == ("a", "b")
     for one, free in ((a, b), (b, a)):
@@ -238,7 +238,7 @@ async def test_several_names(world: World) -> None:
         with pytest.raises(ailf.LockTimeoutError):
             await pair.acquire(timeout=0)
         assert all(map(same, before, [await each.inspect() for each in (a, b)]))
-        beside = await free.acquire(timeout=0)  # nothing of it was taken
+        beside = await free.acquire(timeout=0)  # the denied request took neither
         await beside.release()
         await held.release()
     lease = await pair.acquire(timeout=0)
@@ -256,16 +256,15 @@ async def test_several_names(world: World) -> None:
     await world.advance(0.1)
     with pytest.raises(ailf.LeaseLostError):
         await torn.extend()
-    assert await bidder.ask("extend", [LockRequest(("a", "b"), torn.token, AWAY)]) == [
-        False
-    ]  # nor does what is left last
+    request = LockRequest(("a", "b"), torn.token, AWAY)
+    assert await client.call("extend", [request]) == [False]  # nor does it extend the name that is left
     assert (await b.inspect()).holders[0].remaining <= left.remaining - 0.1 + TICK
 
 
 @needs(Capability.SEVERAL_LOCKS)
 @pytest.mark.parametrize("fair", [False, True])
 async def test_opposite_orders(world: World, fair: bool) -> None:
-    """L15, L1: the order of the names can't deadlock: many who want overlapping ones in any order all get them."""
+    """L15, L1: the order of names can't deadlock: all workers get their overlapping names, in whatever order."""
     backends = [await world.connect(), await world.connect()]
     inside: set[str] = set()
     done = 0
@@ -281,12 +280,12 @@ async def test_opposite_orders(world: World, fair: bool) -> None:
                 done += 1
 
     orders = [("a", "b"), ("b", "a"), ("b", "c"), ("c", "b", "a"), ("c", "a"), ("a", "b", "c"), ("a",), ("c",)]
-    await world.soon(asyncio.gather(*(worker(number, names) for number, names in enumerate(orders))))
+    await world.within_patience(asyncio.gather(*(worker(number, names) for number, names in enumerate(orders))))
     assert done == 6 * len(orders)
 
 
 async def test_permits(world: World) -> None:
-    """L16: as many as may have a semaphore, each by a lease of its own; what ends one frees exactly one."""
+    """L16: a semaphore has n permits, each with its own lease; the end of one lease frees exactly one permit."""
     backend, other = await world.connect(), await world.connect()
     few, long = backend.semaphore("s", 3, ttl=world.lease, renew=False), other.semaphore("s", 3, ttl=AWAY, renew=False)
 
@@ -303,7 +302,7 @@ async def test_permits(world: World) -> None:
     await full()
     await first.release()
     third = await long.acquire(timeout=0)
-    await first.release()  # a permit that is gone frees nothing
+    await first.release()  # a second release frees nothing
     await full()
     assert await long.break_(third.fence)
     fourth = await long.acquire(timeout=0)
@@ -319,13 +318,13 @@ async def test_permits(world: World) -> None:
     await full()
 
 
-async def test_nobody_barges(world: World) -> None:
-    """L12, L3: nobody overtakes who is first in line of a fair lock that is free, and trying to changes nothing."""
+async def test_no_barging(world: World) -> None:
+    """L12, L3: no request overtakes the first waiter of a free fair lock, and a denied one changes nothing."""
     backend = await world.connect()
-    bidder, lock = RawLocks(world, backend), backend.lock("l", fair=True)
+    client, lock = RawLockClient(world, backend), backend.lock("l", fair=True)
     holder = await lock.acquire(timeout=0)
-    first = LockRequest(("l",), "first", AWAY, fair=True, waiter=WaiterInfo("nobody listens", AWAY))
-    await bidder.lose(first)
+    first = LockRequest(("l",), "first", AWAY, fair=True, waiter=WaiterInfo("no listener", AWAY))
+    await client.expect_denied(first)
     await holder.release()
     for _ in range(3):
         before = await lock.inspect()
@@ -333,24 +332,24 @@ async def test_nobody_barges(world: World) -> None:
         assert await lock.inspect() == before == ailf.LockInfo((), 1)
     with pytest.raises(ailf.LockTimeoutError):
         await lock.acquire(timeout=0.05)
-    assert await bidder.win(first) > holder.fence
+    assert await client.expect_granted(first) > holder.fence
     assert (await lock.inspect()).waiting == 0
 
 
-async def test_places(world: World) -> None:
-    """L12: each place has an end of its own, which coming again puts off."""
-    bidder = RawLocks(world, await world.connect())
+async def test_waiter_leases(world: World) -> None:
+    """L12: each place in the wait queue ends with its own waiter lease, which a repeated request renews."""
+    client = RawLockClient(world, await world.connect())
     holder, late = [LockRequest(("l",), token, 1000.0, fair=True) for token in ("holder", "late")]
-    await bidder.win(holder)
+    await client.expect_granted(holder)
     short, long = [LockRequest(("l",), f"{end}", AWAY, 1, True, WaiterInfo("c", end)) for end in (world.lease, 900.0)]
     for request in (short, long):
-        await bidder.lose(request)
+        await client.expect_denied(request)
     for _ in range(2):
-        await bidder.lose(short)
+        await client.expect_denied(short)
         await world.advance(world.lease * 0.6)
-    await bidder.ask("release", holder)
-    assert await bidder.lose(late) <= world.lease
+    await client.call("release", holder)
+    assert await client.expect_denied(late) <= world.lease
     await world.advance(world.lease)
-    assert await bidder.ask("inspect", "l") == ailf.LockInfo((), 1)
-    await bidder.lose(short)
-    await bidder.win(long)
+    assert await client.call("inspect", "l") == ailf.LockInfo((), 1)
+    await client.expect_denied(short)
+    await client.expect_granted(long)

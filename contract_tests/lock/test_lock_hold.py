@@ -1,6 +1,6 @@
-"""L8, L9, L15, L17: while a lock is held its lease is kept alive, a loss is told in time, and the body ends rightly.
+"""L8, L9, L15, L17: a held lock is renewed, a loss is signalled in time, and the body ends in the right way.
 
-Time really passes here, the backend's and this process's together.
+Time really passes here, on the backend and in this process.
 """
 
 import asyncio
@@ -17,59 +17,59 @@ import ailf
 from ailf.driver import Capability, LockRequest
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.helpers.threads import at_work, in_thread
-from contract_tests.lock.raw_lock import AWAY, RawLocks, fences, in_line, same
+from contract_tests.helpers.threads import in_thread, running_threads
+from contract_tests.lock.raw_lock import AWAY, RawLockClient, fences, in_queue, same
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
 
 TTL = 0.3
-"""Seconds; a lease is renewed after a third of it."""
+"""Seconds of a lease; it is renewed after a third of this."""
 
 DAY = 86_400.0
 """Seconds: longer than any test."""
 
 SLACK = 0.15
-"""Seconds by which a busy machine may be late now and then."""
+"""Seconds by which a busy machine may be late."""
 
-TURNS = 3
-"""How often it may be."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a wrong implementation always."""
 
 
-class Tap:
-    """Stands between a backend and its lock driver from now on: notes what is asked, and may spoil it.
+class RequestLog:
+    """Records a backend's requests to its lock driver from now on, and may inject faults.
 
     Attributes:
-        asked: Each request: the driver's method, and its first argument.
-        spoil: Called before a request of the renewal thread is passed on; it may raise, or hang.
+        requests: The requests: for each the driver's method and its first argument.
+        inject: Called before each request of the renewal thread; it may raise or block.
     """
 
     def __init__(self, backend: Any) -> None:
-        self.asked: list[tuple[str, Any]] = []
-        self.spoil: Callable[[], object] = lambda: None
+        self.requests: list[tuple[str, Any]] = []
+        self.inject: Callable[[], object] = lambda: None
         driver = backend.engine.driver
-        lock, twin = driver.lock, driver.with_runtime
-        driver.lock = lambda: _Tapped(self, lock(), lambda: None)
-        driver.with_runtime = lambda runtime: self._tapped(twin(runtime))
+        lock, with_runtime = driver.lock, driver.with_runtime
+        driver.lock = lambda: _LoggedDriver(self, lock(), lambda: None)
+        driver.with_runtime = lambda runtime: self._logged(with_runtime(runtime))
 
-    def _tapped(self, twin: Any) -> Any:
-        lock = twin.lock
-        twin.lock = lambda: _Tapped(self, lock(), self.spoil)
-        return twin
+    def _logged(self, driver: Any) -> Any:
+        lock = driver.lock
+        driver.lock = lambda: _LoggedDriver(self, lock(), self.inject)
+        return driver
 
     def count(self, method: str) -> int:
-        """Return how often it was asked."""
-        return [each for each, _ in self.asked].count(method)
+        """Return the number of requests for a method."""
+        return [each for each, _ in self.requests].count(method)
 
 
-class _Tapped:
-    def __init__(self, tap: Tap, inner: Any, spoil: Callable[[], object]) -> None:
-        self._tap, self._inner, self._spoil = tap, inner, spoil
+class _LoggedDriver:
+    def __init__(self, log: RequestLog, inner: Any, inject: Callable[[], object]) -> None:
+        self._log, self._inner, self._inject = log, inner, inject
 
     def __getattr__(self, method: str) -> Any:
         async def request(*args: Any) -> Any:
-            self._tap.asked.append((method, args[0]))
-            self._spoil()
+            self._log.requests.append((method, args[0]))
+            self._inject()
             return await getattr(self._inner, method)(*args)
 
         return request
@@ -77,7 +77,7 @@ class _Tapped:
 
 @contextlib.asynccontextmanager
 async def time_flows(world: World) -> AsyncIterator[None]:
-    """Let the backend's time pass as ours does, whatever this thread is busy with."""
+    """Let the backend's time pass at the rate of real time, also while this thread is blocked."""
     over = threading.Event()
 
     async def flow() -> None:
@@ -95,7 +95,7 @@ async def time_flows(world: World) -> AsyncIterator[None]:
 
 
 async def in_body(world: World, lock: Any, body: Callable[[Any], Any]) -> "asyncio.Task[Any]":
-    """Begin to hold a lock in a task of its own, and return that when it is in the body."""
+    """Start a task that holds a lock and runs the body; return the task once it is in the body."""
     entered = asyncio.Event()
 
     async def hold() -> Any:
@@ -104,23 +104,23 @@ async def in_body(world: World, lock: Any, body: Callable[[Any], Any]) -> "async
             return await body(lease)
 
     task = asyncio.ensure_future(hold())
-    await world.soon(entered.wait())
+    await world.within_patience(entered.wait())
     return task
 
 
 async def outcome(world: World, task: "asyncio.Task[Any]") -> Any:
-    """Return what a task returns or raises."""
-    return (await world.soon(asyncio.gather(task, return_exceptions=True)))[0]
+    """Return the result of a task, or the exception that it raises."""
+    return (await world.within_patience(asyncio.gather(task, return_exceptions=True)))[0]
 
 
-# --- in and out --------------------------------------------------------------------------------------------------
+# --- entering and leaving ----------------------------------------------------------------------------------------
 
 
 async def test_holding(world: World) -> None:
-    """L9, L8: trap 25: the body runs with the lock and never without; it is free afterwards, however the body ends."""
+    """L9, L8: trap 25: the body runs only with the lock, and the lock is free afterwards, however the body ends."""
     backend, other = await world.connect(), await world.connect()
     lock, theirs = backend.lock("l"), other.lock("l")
-    for error in (None, ValueError("mine"), ailf.LeaseLostError("of another lock"), KeyboardInterrupt()):
+    for error in (None, ValueError("of the body"), ailf.LeaseLostError("of another lock"), KeyboardInterrupt()):
         holding = lock.hold(timeout=1)
         lease = await holding.__aenter__()
         assert await fences(theirs) == [lease.fence]
@@ -137,11 +137,11 @@ async def test_holding(world: World) -> None:
 
 
 async def test_entering(world: World) -> None:
-    """L18: trap 25: entering a lock or semaphore acquires it, leaving releases it, however the body ends."""
+    """L18: trap 25: entering a lock or semaphore acquires it, and leaving releases it, however the body ends."""
     backend, other = await world.connect(), await world.connect()
     theirs = other.lock("l")
     for lock in (backend.lock("l"), backend.lock("l", fair=True), backend.semaphore("l", 1)):
-        for error in (None, ValueError("mine"), KeyboardInterrupt()):
+        for error in (None, ValueError("of the body"), KeyboardInterrupt()):
             lease = await lock.__aenter__()
             assert await fences(theirs) == [lease.fence]
             assert await theirs.try_acquire() is None
@@ -156,7 +156,7 @@ async def test_entering(world: World) -> None:
 
 @pytest.mark.parametrize("permits", [1, 2])
 async def test_entering_at_once(world: World, permits: int) -> None:
-    """L18, L16: one object may be entered by many at once: each has a lease of its own, and as many as may are in."""
+    """L18, L16: many workers may enter one object at once: each gets its own lease, and at most n are inside."""
     lock, inside, most, seen = (await world.connect()).semaphore("l", permits), 0, 0, set[int]()
 
     async def worker() -> None:
@@ -169,13 +169,13 @@ async def test_entering_at_once(world: World, permits: int) -> None:
                 await asyncio.sleep(0.002)
                 inside -= 1
 
-    await world.soon(asyncio.gather(*(worker() for _ in range(4))))
+    await world.within_patience(asyncio.gather(*(worker() for _ in range(4))))
     assert (most, len(seen)) == (permits, 12)
     assert await lock.inspect() == ailf.LockInfo()
 
 
 async def test_each_entry_is_its_own(world: World) -> None:
-    """L18: of two that are in at once, the one whose lease was broken is told, and the other goes on."""
+    """L18: of two bodies inside at once, only the one whose lease was broken gets LeaseLostError."""
     backend = await world.connect()
     lock, fences_of = backend.semaphore("l", 2), dict[str, int]()
     both, broken = asyncio.Event(), asyncio.Event()
@@ -188,7 +188,7 @@ async def test_each_entry_is_its_own(world: World) -> None:
             await broken.wait()
 
     tasks = {name: asyncio.ensure_future(body(name)) for name in ("loses", "keeps")}
-    await world.soon(both.wait())
+    await world.within_patience(both.wait())
     assert await lock.break_(fences_of["loses"])
     assert await fences(lock) == [fences_of["keeps"]]
     broken.set()
@@ -197,8 +197,8 @@ async def test_each_entry_is_its_own(world: World) -> None:
     assert await lock.inspect() == ailf.LockInfo()
 
 
-async def test_leaving_elsewhere(world: World) -> None:
-    """L18: who leaves a lock that another thread or task entered is told so, and the lock is still that one's."""
+async def test_leaving_in_another_task(world: World) -> None:
+    """L18: leaving a lock that another thread or task entered raises InvalidArgumentError and doesn't release it."""
     backend = await world.connect()
     lock, entered, over = backend.lock("l"), asyncio.Event(), asyncio.Event()
 
@@ -209,18 +209,18 @@ async def test_leaving_elsewhere(world: World) -> None:
             assert not lease.lost
 
     holding = asyncio.ensure_future(holder())
-    await world.soon(entered.wait())
+    await world.within_patience(entered.wait())
     with pytest.raises(ailf.InvalidArgumentError, match=r"has not entered it.*hold\(\)"):
         await lock.__aexit__(None, None, None)
     assert len(await fences(lock)) == 1
     over.set()
-    await world.soon(holding)
+    await world.within_patience(holding)
     assert await fences(lock) == []
 
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_releases(world: World) -> None:
-    """L4, L8: a release that is cancelled, at whatever await, and then asked for again is no loss."""
+    """L4, L8: a release that is cancelled at any await and then repeated is no loss."""
     backend = await world.connect()
     lock = backend.lock("l", ttl=AWAY)
     for moment in MOMENTS:
@@ -233,7 +233,7 @@ async def test_cancelled_releases(world: World) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_bodies(world: World) -> None:
-    """L9, L10: a body that is cancelled, and again while the lock is given back, leaves it free."""
+    """L9, L10: a body that is cancelled, and cancelled again during the release, leaves the lock free."""
     backend, other = await world.connect(), await world.connect()
     for again in range(8):
         task = await in_body(world, backend.lock("l"), lambda _: asyncio.sleep(world.patience))
@@ -247,39 +247,39 @@ async def test_cancelled_bodies(world: World) -> None:
 
 @pytest.mark.parametrize("fair", [False, True])
 async def test_closing_with_locks(world: World, fair: bool) -> None:
-    """B3, L12: closing a backend ends its waits with ClosedError, all of them, and holds up nobody elsewhere."""
+    """B3, L12: closing a backend ends all its waits with ClosedError, and delays no waiter of another backend."""
     backend, other = await world.connect(), await world.connect()
-    lock, mine = other.lock("l", ttl=AWAY, fair=fair), backend.lock("l", fair=fair)
+    lock, own = other.lock("l", ttl=AWAY, fair=fair), backend.lock("l", fair=fair)
     holder = await lock.acquire(timeout=0)
     kept = await backend.lock("kept").acquire(timeout=0)
-    waiting = [asyncio.ensure_future(mine.acquire(world.patience)) for _ in range(3)]
-    await in_line(world, lock, 3 if fair else 1)
+    waiting = [asyncio.ensure_future(own.acquire(world.patience)) for _ in range(3)]
+    await in_queue(world, lock, 3 if fair else 1)
     staying = asyncio.ensure_future(lock.acquire(world.patience))
-    await in_line(world, lock, 4 if fair else 2)
-    await world.soon(backend.aclose())
+    await in_queue(world, lock, 4 if fair else 2)
+    await world.within_patience(backend.aclose())
     for each in waiting:
         with pytest.raises(ailf.ClosedError):
-            await world.soon(each, 1.0)
-    calls = (mine.try_acquire, mine.acquire, mine.inspect, lambda: mine.break_(1), kept.extend, kept.release)
-    for call in (*calls, mine.hold().__aenter__):
+            await world.within_patience(each, 1.0)
+    calls = (own.try_acquire, own.acquire, own.inspect, lambda: own.break_(1), kept.extend, kept.release)
+    for call in (*calls, own.hold().__aenter__):
         with pytest.raises(ailf.ClosedError):
-            await world.soon(call())
+            await world.within_patience(call())
     with pytest.raises(ailf.ClosedError):
         backend.lock("l")
-    await in_line(world, lock, 1)
+    await in_queue(world, lock, 1)
     await holder.release()
-    await (await world.soon(staying)).release()
+    await (await world.within_patience(staying)).release()
 
 
-# --- being lost --------------------------------------------------------------------------------------------------
+# --- losses ------------------------------------------------------------------------------------------------------
 
 
 @patch("ailf.engine.renewal.LOOKS_WITHIN", 0.05)
 async def test_lost_by_the_deadline(world: World) -> None:
-    """L8, L17: trap 22: who can't renew, as the backend hangs, takes his lease for lost in time, and for good."""
+    """L8, L17: trap 22: a lease that can't be renewed, as the backend hangs, is lost by its deadline, and for good."""
     backend = await world.connect()
-    tap, answers = Tap(backend), threading.Event()
-    tap.spoil = lambda: answers.wait(2 * world.patience)
+    log, answers = RequestLog(backend), threading.Event()
+    log.inject = lambda: answers.wait(2 * world.patience)
     begin = time.monotonic()
     try:
         leases = [await backend.lock(f"{renew}", ttl=TTL, renew=renew).acquire(timeout=0) for renew in (True, False)]
@@ -290,19 +290,19 @@ async def test_lost_by_the_deadline(world: World) -> None:
     finally:
         answers.set()
     await asyncio.sleep(0.05)
-    assert all(lease.lost for lease in leases), "a late answer mends nothing"
-    assert tap.count("extend") == 1
+    assert all(lease.lost for lease in leases), "a late reply revived a lost lease"
+    assert log.count("extend") == 1
 
 
 @patch("ailf.engine.renewal.LOOKS_WITHIN", 0.05)
 async def test_a_body_that_lost_its_lock(world: World) -> None:
-    """L9, L8: a body whose lease is lost is left with LeaseLostError: on asyncio at once, in a thread at its end."""
+    """L9, L8: a body whose lease is lost ends with LeaseLostError: on asyncio at once, in a thread at its end."""
     other, answers = await world.connect(), threading.Event()
 
     async def lose(way: str) -> None:
         backend = await world.connect()
         if way == "hung":
-            Tap(backend).spoil = lambda: answers.wait(2 * world.patience)
+            RequestLog(backend).inject = lambda: answers.wait(2 * world.patience)
         begin = time.monotonic()
         async with backend.lock(way, ttl=TTL, renew=way != "expired").hold() as lease:
             if way == "broken":
@@ -314,13 +314,13 @@ async def test_a_body_that_lost_its_lock(world: World) -> None:
                 took.append(time.monotonic() - begin - (TTL / 3 if way == "broken" else TTL))
             assert world.flavour == "blocking"
 
-    for _ in range(TURNS):
+    for _ in range(TRIES):
         took: list[float] = []
         answers.clear()
         try:
             async with time_flows(world):
                 losing = [lose(way) for way in ("broken", "hung", "expired")]
-                errors = await world.soon(asyncio.gather(*losing, return_exceptions=True))
+                errors = await world.within_patience(asyncio.gather(*losing, return_exceptions=True))
                 assert [type(each) for each in errors] == [ailf.LeaseLostError] * 3
                 for way in ("broken", "hung", "expired"):
                     await (await other.lock(way).acquire(world.patience)).release()
@@ -328,11 +328,11 @@ async def test_a_body_that_lost_its_lock(world: World) -> None:
             answers.set()
         if max(took) < SLACK or world.flavour == "blocking":
             return
-    pytest.fail(f"{TURNS} times out of {TURNS} a body was left too late: {took}")
+    pytest.fail(f"in each of {TRIES} tries a body ended too late; seconds after the loss: {took}")
 
 
-async def test_left_to_the_body(world: World) -> None:
-    """L9: with OnLost.SIGNAL the body goes on to its end, looks at the lease itself, and nothing is raised."""
+async def test_on_lost_signal(world: World) -> None:
+    """L9: with OnLost.SIGNAL the body goes on, can see the loss at its lease, and nothing is raised."""
     backend, other = await world.connect(), await world.connect()
     async with backend.lock("l", ttl=TTL).hold(on_lost=ailf.OnLost.SIGNAL) as lease:
         assert await other.lock("l").break_(lease.fence)
@@ -343,7 +343,7 @@ async def test_left_to_the_body(world: World) -> None:
 
 
 async def test_lost_at_the_very_end(world: World) -> None:
-    """L9: a body that ends before anybody can tell it that its lease was broken is told on leaving."""
+    """L9: a body that ends before the loss of its lease is noticed gets LeaseLostError on leaving."""
     backend, other = await world.connect(), await world.connect()
     with pytest.raises(ailf.LeaseLostError):
         async with backend.lock("l").hold() as lease:
@@ -353,13 +353,13 @@ async def test_lost_at_the_very_end(world: World) -> None:
 
 @needs(Capability.SEVERAL_LOCKS)
 async def test_one_of_several_is_lost(world: World) -> None:
-    """L15, L3, L9: who lost one of several locks has lost them all: none of them is extended, or kept from others."""
+    """L15, L3, L9: a lease that lost one of its names has lost all: none is extended, and all become free."""
     backend = await world.connect()
-    bidder, a, b = RawLocks(world, backend), backend.lock("a"), backend.lock("b")
+    client, a, b = RawLockClient(world, backend), backend.lock("a"), backend.lock("b")
     lease = await backend.lock("a", "b", ttl=AWAY, renew=False).acquire(timeout=0)
     assert await a.break_(lease.fence)
     before = await b.inspect()
-    assert await bidder.ask("extend", [LockRequest(("a", "b"), lease.token, 1000.0)]) == [False]
+    assert await client.call("extend", [LockRequest(("a", "b"), lease.token, 1000.0)]) == [False]
     assert same(before, await b.inspect())
     assert await a.inspect() == ailf.LockInfo()
     with pytest.raises(ailf.LeaseLostError):
@@ -375,7 +375,7 @@ async def test_one_of_several_is_lost(world: World) -> None:
 @asyncio_only("a thread can't be cancelled")
 @pytest.mark.parametrize("first", ["ours", "foreign", "foreign only"])
 async def test_foreign_cancellations(world: World, first: str) -> None:
-    """L9: a cancellation by somebody else passes through unchanged, also when the lease is lost before or after it."""
+    """L9: a foreign cancellation passes through unchanged, also when the lease is lost before or after it."""
     backend, other = await world.connect(), await world.connect()
     cleaning = asyncio.Event()
 
@@ -393,8 +393,8 @@ async def test_foreign_cancellations(world: World, first: str) -> None:
 
     task = await in_body(world, backend.lock("l", ttl=TTL), body)
     if first == "ours":
-        await world.soon(cleaning.wait())
-    task.cancel("by somebody else")
+        await world.within_patience(cleaning.wait())
+    task.cancel("foreign")
     assert isinstance(await outcome(world, task), asyncio.CancelledError)
     assert task.cancelled()
     await (await other.lock("l").acquire(world.patience)).release()
@@ -403,7 +403,7 @@ async def test_foreign_cancellations(world: World, first: str) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_errors_of_the_body(world: World) -> None:
-    """L9: a body's own error is what is raised although the lease was lost; timeouts mean what they always do."""
+    """L9: a body's own error is raised although the lease was lost, and asyncio.timeout works as usual."""
     backend, other = await world.connect(), await world.connect()
     lock = backend.lock("l", ttl=TTL)
 
@@ -415,13 +415,13 @@ async def test_errors_of_the_body(world: World) -> None:
         try:
             await loses(lease)
         except asyncio.CancelledError:
-            raise ValueError("mine") from None
+            raise ValueError("of the body") from None
 
     async def in_time(lease: ailf.AsyncLease) -> None:
         async with asyncio.timeout(world.patience):
             await loses(lease)
 
-    assert repr(await outcome(world, await in_body(world, lock, fails))) == "ValueError('mine')"
+    assert repr(await outcome(world, await in_body(world, lock, fails))) == "ValueError('of the body')"
     assert isinstance(await outcome(world, await in_body(world, lock, in_time)), ailf.LeaseLostError)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), lock.hold():
@@ -433,51 +433,51 @@ async def test_errors_of_the_body(world: World) -> None:
         assert await fences(lock) == [lease.fence]
 
 
-# --- being kept --------------------------------------------------------------------------------------------------
+# --- renewal -----------------------------------------------------------------------------------------------------
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_kept_for_as_long_as_it_takes(world: World) -> None:
-    """L17: trap 22: leases are renewed while they are held, all at once, through errors and beside a blocked loop."""
+async def test_renewed_while_held(world: World) -> None:
+    """L17: trap 22: held leases are renewed together, in spite of errors and of a blocked event loop."""
     backend, other = await world.connect(), await world.connect()
-    tap, rival = Tap(backend), RawLocks(world, other)
+    log, client = RequestLog(backend), RawLockClient(world, other)
     errors: list[Exception] = [ailf.ConnectionLostError("gone"), RuntimeError("bug")]
 
     def fail() -> None:
         if errors:
             raise errors.pop()
 
-    tap.spoil = fail
+    log.inject = fail
     names = (("a",), ("b",), ("c", "d"))
     async with time_flows(world), backend.semaphore("s", 2, ttl=TTL).hold() as permit:
         leases = [permit, *[await backend.lock(*each, ttl=TTL).acquire(timeout=0) for each in names]]
         for _ in range(2):
-            time.sleep(0.9 * TTL)  # noqa: ASYNC251 - that it blocks is what is tested
+            time.sleep(0.9 * TTL)  # noqa: ASYNC251 - the test blocks the event loop on purpose
             for name in "abcd":
-                await rival.lose(LockRequest((name,), "rival", AWAY))
+                await client.expect_denied(LockRequest((name,), "other", AWAY))
             assert await fences(other.lock("s")) == [permit.fence]
             assert not any(lease.lost for lease in leases)
         assert errors == []
-        assert tap.count("extend") <= 15  # one request for all
+        assert log.count("extend") <= 15  # one request extends all leases
         for lease in leases[1:]:
             await lease.release()
 
 
-async def test_nothing_is_renewed_afterwards(world: World) -> None:
-    """L17: trap 22: renewal stops within an interval of the end of a lease, and its thread with the last of them."""
+async def test_renewal_ends_with_the_lease(world: World) -> None:
+    """L17: trap 22: renewal stops within one interval of the end of a lease, and its thread ends with the last one."""
     backend, other = await world.connect(), await world.connect()
 
-    # Longer than a pause of a busy machine between two of these lines, which would lose the lease before its release.
+    # Long enough that a busy machine doesn't pause for a whole ttl here, which would lose the lease before its release.
     ttl = 4 * TTL
-    before, tap = at_work(), Tap(backend)
+    before, log = running_threads(), RequestLog(backend)
     async with time_flows(world):
         released, broken = [await backend.lock(name, ttl=ttl).acquire(timeout=0) for name in ("released", "broken")]
-        await world.until(lambda: tap.count("extend"))
+        await world.until(lambda: log.count("extend"))
         await released.release()
         assert await other.lock("broken").break_(broken.fence)
-        asked = tap.count("extend")
+        extends = log.count("extend")
         begin = time.monotonic()
-        await world.until(lambda: at_work() <= before)
+        await world.until(lambda: running_threads() <= before)
         assert time.monotonic() - begin < ttl / 3 + 2 * SLACK
-    assert tap.count("extend") <= asked + 1
+    assert log.count("extend") <= extends + 1
     assert (released.lost, broken.lost) == (False, True)

@@ -1,4 +1,4 @@
-"""L1, L10 to L13: who waits for a lock gets it in turn, soon after it is free, and leaves nothing when he gives up."""
+"""L1, L10 to L13: waiters get a lock in order, soon after it is free, and leave nothing behind when they give up."""
 
 import asyncio
 import itertools
@@ -14,34 +14,34 @@ import ailf
 from ailf.driver import Capability, LockRequest, WaiterInfo
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
-from contract_tests.lock.raw_lock import AWAY, TICK, RawLocks, fences, in_line
-from contract_tests.lock.test_lock_hold import Tap
+from contract_tests.lock.raw_lock import AWAY, TICK, RawLockClient, fences, in_queue
+from contract_tests.lock.test_lock_hold import RequestLog
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
 
 PROMPT = 0.5
-"""Seconds after which a freed lock has reached a waiter at the latest: long before he looks again by himself."""
+"""Seconds within which a freed lock reaches a waiter: much less than the interval at which it checks by itself."""
 
-TURNS = 3
-"""How often something may be late: a busy machine is now and then, a backend that isn't prompt always."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a backend that isn't prompt always."""
 
 FATES = ["released"] * 24 + ["extended"] * 4 + ["broken"] * 4 + ["expires"] * 4
-"""What becomes of the grants in the history that is checked."""
+"""The ends of the grants in the history that is checked."""
 
 fair_or_not = pytest.mark.parametrize("fair", [False, True], ids=["plain", "fair"])
 
 
 @attrs.define
 class Held:
-    """A grant, as the history tells it.
+    """A grant in the history.
 
     Attributes:
-        fence: Its number.
-        step: At which step of the history it certainly existed.
-        when: The backend's *now* then, or later.
-        ends: The backend's *now* when it ended by itself, or earlier.
-        freed: Before which step it certainly wasn't ended.
+        fence: Its fence.
+        step: A step of the history at which it certainly existed.
+        when: The backend's *now* at that step, or later.
+        ends: The backend's *now* at which it expires, or earlier.
+        freed: The step before which it was certainly not released or broken.
     """
 
     fence: int
@@ -52,7 +52,7 @@ class Held:
 
 
 def too_many(history: Sequence[Held], permits: int) -> list[Held]:
-    """Return the grants that were made while as many as may exist certainly did."""
+    """Return the grants that were made while `permits` other grants certainly existed."""
 
     def beside(other: Held, each: Held) -> bool:
         return other.fence < each.fence and each.step < other.freed and each.when < other.ends
@@ -61,7 +61,7 @@ def too_many(history: Sequence[Held], permits: int) -> list[Held]:
 
 
 def waits(lock: Any, order: list[object] | None = None, name: object = None) -> "asyncio.Future[Any]":
-    """Begin to wait for a lock, for so long that only being woken helps; note the name when it is had."""
+    """Wait for a lock in a task, so long that only a wake-up helps; append the name to `order` when it is granted."""
 
     async def acquire() -> Any:
         lease = await lock.acquire(AWAY)
@@ -73,8 +73,8 @@ def waits(lock: Any, order: list[object] | None = None, name: object = None) -> 
 
 
 @pytest.mark.parametrize("permits", [1, 3])
-async def test_never_too_many(world: World, permits: int) -> None:
-    """L1, L2, L16: by the history of all grants, never more have it than may, whoever wants it and whatever becomes."""
+async def test_never_too_many_holders(world: World, permits: int) -> None:
+    """L1, L2, L16: in the history of all grants there are never more holders than permits, however grants end."""
     other = next((each for each in world.harness.flavours if each != world.flavour), world.flavour)
     backends = [await world.connect(), await world.connect(other)]
     steps, history, now = itertools.count(), list[Held](), world.harness.now
@@ -87,8 +87,8 @@ async def test_never_too_many(world: World, permits: int) -> None:
             lock = backends[number % 2].semaphore("l", permits, ttl=ttl, renew=False, fair=number % 3 == 0)
             lease = await lock.acquire(world.patience)
             step, when = next(steps), now()
-            known = [holder for holder in (await lock.inspect()).holders if holder.fence == lease.fence]
-            history.append(held := Held(lease.fence, step, when, when + (known[0].remaining if known else 0) - TICK))
+            own = [holder for holder in (await lock.inspect()).holders if holder.fence == lease.fence]
+            history.append(held := Held(lease.fence, step, when, when + (own[0].remaining if own else 0) - TICK))
             if fate == "extended":
                 await lease.extend()
             await asyncio.sleep(0.001)
@@ -97,7 +97,7 @@ async def test_never_too_many(world: World, permits: int) -> None:
                 await (backends[0].lock("l").break_(lease.fence) if fate == "broken" else lease.release())
 
     time_flows = asyncio.ensure_future(world.elapse(3 * world.patience))
-    await world.soon(asyncio.gather(*(worker(number) for number in range(8))))
+    await world.within_patience(asyncio.gather(*(worker(number) for number in range(8))))
     time_flows.cancel()
     assert len({each.fence for each in history}) == len(FATES)
     assert too_many(history, permits) == []
@@ -110,12 +110,12 @@ async def test_never_too_many(world: World, permits: int) -> None:
 @fair_or_not
 @pytest.mark.parametrize("how", ["try_acquire", "acquire", "hold"])
 async def test_cancelled_tries(world: World, fair: bool, how: str) -> None:
-    """L10: trap 21: a try that is cancelled, at whatever await, leaves no grant and no place in line."""
+    """L10: trap 21: a request that is cancelled at any await leaves no grant and no place in the wait queue."""
     backend, other = await world.connect(), await world.connect()
-    mine, theirs = backend.lock("l", fair=fair), other.lock("l", fair=fair)
+    lock, theirs = backend.lock("l", fair=fair), other.lock("l", fair=fair)
     for held, moment in itertools.product((False, True), MOMENTS):
         holder = await theirs.acquire(timeout=0) if held else None
-        outcome = await cancelled(world, moment, mine.hold().__aenter__() if how == "hold" else getattr(mine, how)())
+        outcome = await cancelled(world, moment, lock.hold().__aenter__() if how == "hold" else getattr(lock, how)())
         if isinstance(outcome, ailf.AsyncLease):
             await outcome.release()
         assert (await theirs.inspect()).waiting == 0
@@ -127,7 +127,7 @@ async def test_cancelled_tries(world: World, fair: bool, how: str) -> None:
 
 @asyncio_only("a thread can't be cancelled")
 async def test_cancelled_again(world: World) -> None:
-    """L10: nor does one that is the first to wait in its backend, or is cancelled again while it withdraws."""
+    """L10: the first waiter of its backend, also one cancelled again while it withdraws, leaves no grant or place."""
     other = await world.connect()
     theirs = other.lock("l")
     for moment, again in itertools.product(MOMENTS[::2], (0, 1, 3)):
@@ -139,39 +139,39 @@ async def test_cancelled_again(world: World) -> None:
                 waiting.cancel()
                 for _ in range(again):
                     await asyncio.sleep(0)
-            (outcome,) = await world.soon(asyncio.gather(waiting, return_exceptions=True))
+            (outcome,) = await world.within_patience(asyncio.gather(waiting, return_exceptions=True))
             assert isinstance(outcome, asyncio.CancelledError)
-            await in_line(world, theirs, 0)
+            await in_queue(world, theirs, 0)
             await holder.release()
             await (await theirs.acquire(PROMPT)).release()
 
 
 @asyncio_only("a thread can't be cancelled")
 @fair_or_not
-async def test_who_is_cancelled_passes_it_on(world: World, fair: bool) -> None:
-    """L10, L11: a waiter that is cancelled just when it is woken doesn't keep the lock from the next one."""
+async def test_a_cancelled_waiter_passes_the_lock_on(world: World, fair: bool) -> None:
+    """L10, L11: a waiter that is cancelled just as it is woken doesn't keep the lock from the next one."""
     first, second, holders = [(await world.connect()).lock("l", fair=fair) for _ in range(3)]
     took = []
     for moment in MOMENTS:
         holder = await holders.acquire(timeout=0)
         leaving = waits(first)
-        await in_line(world, holders, 1)
+        await in_queue(world, holders, 1)
         staying = waits(second)
-        await in_line(world, holders, 2)
+        await in_queue(world, holders, 2)
         begin = time.monotonic()
         releasing = asyncio.ensure_future(holder.release())
         if isinstance(outcome := await cancelled(world, moment, leaving), ailf.AsyncLease):
             await outcome.release()
         await releasing
-        await (await world.soon(staying)).release()
+        await (await world.within_patience(staying)).release()
         took.append(time.monotonic() - begin)
         assert await holders.inspect() == ailf.LockInfo()
-    assert sorted(took)[-TURNS] < PROMPT, took
+    assert sorted(took)[-TRIES] < PROMPT, took
 
 
 @fair_or_not
-async def test_in_time_or_not_at_all(world: World, fair: bool) -> None:
-    """L13, L10: who waits for so long and no longer is told then, also where many do, and leaves nothing in line."""
+async def test_lock_timeouts(world: World, fair: bool) -> None:
+    """L13, L10: a wait ends with LockTimeoutError at its timeout, also beside other waits, and leaves no waiter."""
     backend, other = await world.connect(), await world.connect()
     holder = await other.lock("l").acquire(timeout=0)
 
@@ -181,7 +181,7 @@ async def test_in_time_or_not_at_all(world: World, fair: bool) -> None:
             await backend.lock("l", fair=fair).acquire(timeout=limit)
         return time.monotonic() - begin - limit
 
-    late = [await world.soon(asyncio.gather(*map(waiter, (0.01, 0.03, 0.05)))) for _ in range(TURNS)]
+    late = [await world.within_patience(asyncio.gather(*map(waiter, (0.01, 0.03, 0.05)))) for _ in range(TRIES)]
     assert -0.01 < min(map(min, late)) <= min(map(max, late)) < 0.15, late
     assert ((await other.lock("l").inspect()).waiting, await fences(other.lock("l"))) == (0, [holder.fence])
     await holder.release()
@@ -189,42 +189,42 @@ async def test_in_time_or_not_at_all(world: World, fair: bool) -> None:
 
 
 @fair_or_not
-async def test_not_waiting(world: World, fair: bool) -> None:
-    """L13: with a timeout of 0 there is one request and no waiting, whoever waits beside."""
+async def test_a_lock_timeout_of_zero(world: World, fair: bool) -> None:
+    """L13: acquire with a timeout of 0 sends one request and doesn't wait, also beside another waiter."""
     backend, other = await world.connect(), await world.connect()
-    tap, lock = Tap(backend), backend.lock("l", fair=fair)
+    log, lock = RequestLog(backend), backend.lock("l", fair=fair)
     holder = await other.lock("l").acquire(timeout=0)
     waiting = waits(lock)
-    await in_line(world, other.lock("l"), 1)
+    await in_queue(world, other.lock("l"), 1)
     took = []
-    for _ in range(TURNS):
-        tap.asked.clear()
+    for _ in range(TRIES):
+        log.requests.clear()
         begin = time.monotonic()
         with pytest.raises(ailf.LockTimeoutError):
             await lock.acquire(timeout=0)
         took.append(time.monotonic() - begin)
-        assert [method for method, _ in tap.asked] == ["acquire"]
+        assert [method for method, _ in log.requests] == ["acquire"]
     assert min(took) < 0.05
     await holder.release()
-    await (await world.soon(waiting)).release()
+    await (await world.within_patience(waiting)).release()
 
 
-# --- being woken -------------------------------------------------------------------------------------------------
+# --- wake-ups ----------------------------------------------------------------------------------------------------
 
 
 @fair_or_not
 @pytest.mark.parametrize("way", ["release", "break"])
 async def test_a_freed_lock_wakes_a_waiter(world: World, fair: bool, way: str) -> None:
-    """L11: trap 25: whoever waits, in the same backend or another, has a freed lock at once."""
+    """L11: trap 25: a waiter, of the same backend or another, gets a freed lock at once."""
     backend, other = await world.connect(), await world.connect()
     took: dict[Any, list[float]] = {backend: [], other: []}
-    for _, waiter in itertools.product(range(TURNS), (backend, other)):
+    for _, waiter in itertools.product(range(TRIES), (backend, other)):
         holder = await backend.lock("l", ttl=AWAY, fair=fair).acquire(timeout=0)
         waiting = waits(waiter.lock("l", fair=fair))
-        await in_line(world, backend.lock("l"), 1)
+        await in_queue(world, backend.lock("l"), 1)
         begin = time.monotonic()
         await (holder.release() if way == "release" else other.lock("l").break_(holder.fence))
-        lease = await world.soon(waiting)
+        lease = await world.within_patience(waiting)
         took[waiter].append(time.monotonic() - begin)
         await lease.release()
     assert max(min(each) for each in took.values()) < PROMPT, took
@@ -232,67 +232,67 @@ async def test_a_freed_lock_wakes_a_waiter(world: World, fair: bool, way: str) -
 
 @fair_or_not
 async def test_an_expired_lock_reaches_a_waiter(world: World, fair: bool) -> None:
-    """L11, L5: trap 25: a dead holder's lock is a waiter's when its ttl is over, and not before."""
+    """L11, L5: trap 25: a waiter gets the lock of a dead holder when its ttl is over, and not before."""
     backend, other = await world.connect(), await world.connect()
-    bidder, now, late = RawLocks(world, backend), world.harness.now, list[float]()
-    for turn in range(TURNS):
+    client, now, late = RawLockClient(world, backend), world.harness.now, list[float]()
+    for repeat in range(TRIES):
         begin = now()
-        await bidder.win(LockRequest(("l",), f"dead {turn}", world.lease))
+        await client.expect_granted(LockRequest(("l",), f"dead {repeat}", world.lease))
         waiting = {waits(each.lock("l", fair=fair)) for each in (backend, other)}
-        await in_line(world, backend.lock("l"), 2)
+        await in_queue(world, backend.lock("l"), 2)
         await world.advance(max(0.0, begin + world.lease * 0.9 - now()))
         assert not any(each.done() for each in waiting) or now() > begin + world.lease - TICK
         await world.advance(max(0.0, begin + world.lease - now()))
-        over = time.monotonic()
+        expired = time.monotonic()
         done, rest = await asyncio.wait(waiting, timeout=world.patience, return_when=asyncio.FIRST_COMPLETED)
-        late.append(time.monotonic() - over)
+        late.append(time.monotonic() - expired)
         assert now() > begin + world.lease - TICK
         for each in (*done, *rest):
-            await (await world.soon(each)).release()
+            await (await world.within_patience(each)).release()
         if late[-1] < PROMPT:
             return
-    pytest.fail(f"it took longer than {PROMPT} s: {late}")
+    pytest.fail(f"in each of {TRIES} tries the lock reached no waiter within {PROMPT} s of its expiry: {late}")
 
 
 async def test_a_successor_that_died(world: World) -> None:
-    """L11, L12: who waits looks again when the grant ends that is there now, not that which was there when he came."""
+    """L11, L12: a waiter checks again at the end of the current grant, not of the one that it found when it came."""
     backend = await world.connect()
-    bidder, late = RawLocks(world, backend), list[float]()
+    client, late = RawLockClient(world, backend), list[float]()
     holder, first = (
         LockRequest(("l",), "holder", AWAY),
         LockRequest(("l",), "first", world.lease, fair=True, waiter=WaiterInfo("c", AWAY)),
     )
     for _ in range(2):
-        await bidder.win(holder)
-        await bidder.lose(first)
+        await client.expect_granted(holder)
+        await client.expect_denied(first)
         waiting = waits(backend.lock("l", fair=True))
-        await in_line(world, backend.lock("l"), 2)
-        await bidder.ask("release", holder)
-        await bidder.win(first)
+        await in_queue(world, backend.lock("l"), 2)
+        await client.call("release", holder)
+        await client.expect_granted(first)
         await world.advance(world.lease)
-        over = time.monotonic()
-        await (await world.soon(waiting)).release()
-        late.append(time.monotonic() - over)
+        expired = time.monotonic()
+        await (await world.within_patience(waiting)).release()
+        late.append(time.monotonic() - expired)
     assert min(late) < PROMPT, late
 
 
 @needs("interrupt_subscriptions")
 @fair_or_not
 async def test_a_lost_wakeup(world: World, fair: bool) -> None:
-    """L11: trap 25: who missed his wake-up, because his connection broke, has the lock soon all the same."""
+    """L11: trap 25: a waiter that missed its wake-up, because its connection broke, still gets the lock soon."""
     backend, other = await world.connect(), await world.connect()
-    for _ in range(TURNS):
+    for _ in range(TRIES):
         holder = await other.lock("l").acquire(timeout=0)
         waiting = waits(backend.lock("l", fair=fair))
-        await in_line(world, other.lock("l"), 1)
+        await in_queue(world, other.lock("l"), 1)
         await asyncio.gather(world.harness.interrupt_subscriptions(), holder.release())
-        await (await world.soon(waiting)).release()
+        await (await world.within_patience(waiting)).release()
 
 
-async def test_nobody_polls(world: World) -> None:
-    """L11: who waits for something that doesn't change asks when he comes, when he goes, and hardly ever between."""
+async def test_no_polling(world: World) -> None:
+    """L11: while nothing changes a waiter sends a request when it comes and when it leaves, and hardly any between."""
     backend, other = await world.connect(), await world.connect()
-    tap = Tap(backend)
+    log = RequestLog(backend)
 
     async def waiter(fair: bool, permits: int) -> None:
         name = f"{fair} {permits}"
@@ -300,129 +300,129 @@ async def test_nobody_polls(world: World) -> None:
             await other.semaphore(name, permits, ttl=AWAY).acquire(timeout=0)
         with pytest.raises(ailf.LockTimeoutError):
             await backend.semaphore(name, permits, fair=fair).acquire(timeout=0.3)
-        assert sum(method == "acquire" and request.names == (name,) for method, request in tap.asked) <= 3
+        assert sum(method == "acquire" and request.names == (name,) for method, request in log.requests) <= 3
 
-    await world.soon(asyncio.gather(*itertools.starmap(waiter, itertools.product((False, True), (1, 2)))))
+    await world.within_patience(asyncio.gather(*itertools.starmap(waiter, itertools.product((False, True), (1, 2)))))
 
 
 @fair_or_not
-async def test_permits_wake_as_many(world: World, fair: bool) -> None:
-    """L11, L16: as many waiters have their permits soon as are freed at once."""
+async def test_freed_permits_wake_as_many_waiters(world: World, fair: bool) -> None:
+    """L11, L16: when several permits are freed at once, as many waiters get one soon."""
     backend, other = await world.connect(), await world.connect()
-    bidder, semaphore = RawLocks(world, backend), other.semaphore("s", 3, fair=fair)
+    client, semaphore = RawLockClient(world, backend), other.semaphore("s", 3, fair=fair)
     held = [LockRequest(("s",), f"holder {number}", AWAY, permits=3) for number in range(3)]
     for request in held:
-        await bidder.win(request)
+        await client.expect_granted(request)
     order: list[object] = []
     waiting = [waits(each.semaphore("s", 3, fair=fair), order) for each in (backend, other) * 2]
-    await in_line(world, semaphore, 4 if fair else 2)
+    await in_queue(world, semaphore, 4 if fair else 2)
     begin = time.monotonic()
-    await asyncio.gather(*(bidder.ask("release", request) for request in held))
+    await asyncio.gather(*(client.call("release", request) for request in held))
     await world.until(lambda: len(order) == 3)
     assert time.monotonic() - begin < 3 * PROMPT
     assert len(await fences(semaphore)) == 3
     for each in asyncio.as_completed(waiting):
-        await (await world.soon(each)).release()
+        await (await world.within_patience(each)).release()
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_a_pair_starves_nobody(world: World) -> None:
-    """L15, L11: who waits for two locks keeps neither from those who want only that one, unless the locks are fair."""
+async def test_a_pair_does_not_starve_single_locks(world: World) -> None:
+    """L15, L11: without fairness, a waiter for two locks keeps neither from the waiters for only one of them."""
     backend, other = await world.connect(), await world.connect()
     a, b = [await backend.lock(name).acquire(timeout=0) for name in ("a", "b")]
     pair = waits(backend.lock("a", "b"))
-    await in_line(world, backend.lock("a"), 1)
+    await in_queue(world, backend.lock("a"), 1)
     single = waits(other.lock("a"))
-    await in_line(world, backend.lock("a"), 2)
+    await in_queue(world, backend.lock("a"), 2)
     await a.release()
-    lease = await world.soon(single, 2 * PROMPT)
+    lease = await world.within_patience(single, 2 * PROMPT)
     await b.release()
     assert not pair.done()
     await lease.release()
-    await (await world.soon(pair, 2 * PROMPT)).release()
+    await (await world.within_patience(pair, 2 * PROMPT)).release()
 
 
-# --- whose turn it is --------------------------------------------------------------------------------------------
+# --- fair order --------------------------------------------------------------------------------------------------
 
 
-async def test_turns(world: World) -> None:
-    """L12: a fair lock is granted in the order in which those came who still wait, in whatever backend."""
+async def test_fair_order(world: World) -> None:
+    """L12: a fair lock is granted to the remaining waiters of all backends in the order in which they came."""
     backends = [await world.connect(), await world.connect()]
-    bidder, lock, taps = (
-        RawLocks(world, backends[0]),
+    client, lock, logs = (
+        RawLockClient(world, backends[0]),
         backends[0].lock("l", fair=True),
-        [Tap(each) for each in backends],
+        [RequestLog(each) for each in backends],
     )
     holder = await lock.acquire(timeout=0)
     order, waiting, leavers = list[object](), list[Any](), (0, 3, 4)
     left = [LockRequest(("l",), f"leaver {number}", AWAY, 1, True, WaiterInfo("c", AWAY)) for number in leavers]
     for number in range(10):
         if number in leavers:
-            await bidder.lose(left[leavers.index(number)])
+            await client.expect_denied(left[leavers.index(number)])
         else:
             waiting.append(waits(backends[number // 2 % 2].lock("l", fair=True), order, number))
-        await in_line(world, lock, number + 1)
+        await in_queue(world, lock, number + 1)
     for request in left:
-        assert not await bidder.ask("release", request)
+        assert not await client.call("release", request)
     for each in waiting:
         await holder.release()
-        holder = await world.soon(each)
+        holder = await world.within_patience(each)
     assert order == [number for number in range(10) if number not in leavers]
     assert (await lock.inspect()).waiting == 0
-    assert sum(tap.count("acquire") for tap in taps) <= 4 * len(waiting), "all are woken, and one can have it"
+    assert sum(log.count("acquire") for log in logs) <= 4 * len(waiting), "a release woke more than the next waiter"
 
 
 async def test_a_dead_waiter(world: World) -> None:
-    """L12: waiters that died hold up those behind them until their places end, and not longer."""
+    """L12: dead waiters delay those behind them until their waiter leases end, and no longer."""
     backend = await world.connect()
-    bidder, lock = RawLocks(world, backend), backend.lock("l", fair=True, ttl=AWAY)
+    client, lock = RawLockClient(world, backend), backend.lock("l", fair=True, ttl=AWAY)
     holder = await lock.acquire(timeout=0)
     begin = world.harness.now()
     for number in range(3):
-        await bidder.lose(
+        await client.expect_denied(
             LockRequest(("l",), f"dead {number}", AWAY, 1, True, WaiterInfo(f"dead {number}", world.lease))
         )
     waiting = waits(lock)
-    await in_line(world, lock, 4)
+    await in_queue(world, lock, 4)
     await holder.release()
     await asyncio.sleep(0.02)
     assert not waiting.done() or world.harness.now() > begin + world.lease - TICK
     await world.advance(world.lease)
-    await (await world.soon(waiting, 2 * PROMPT)).release()
+    await (await world.within_patience(waiting, 2 * PROMPT)).release()
     assert await lock.inspect() == ailf.LockInfo()
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_a_waiter_that_was_away(world: World) -> None:
-    """L12, L15: who lost his place in one of two lines has lost it in both: two don't wait for each other for ever."""
-    bidder = RawLocks(world, await world.connect())
+async def test_a_waiter_whose_lease_ended(world: World) -> None:
+    """L12, L15: a waiter that lost its place in one of two wait queues has lost both, so two waiters can't deadlock."""
+    client = RawLockClient(world, await world.connect())
     a, b = [LockRequest((name,), name, AWAY) for name in ("a", "b")]
     away = LockRequest(("a", "b"), "away", AWAY, 1, True, WaiterInfo("c", world.lease))
     there = LockRequest(("a", "b"), "there", AWAY, 1, True, WaiterInfo("d", AWAY))
     for request in (a, b):
-        await bidder.win(request)
+        await client.expect_granted(request)
     for request in (away, there):
-        await bidder.lose(request)
+        await client.expect_denied(request)
     await world.advance(world.lease * 1.2)
-    await bidder.ask("release", a)
+    await client.call("release", a)
     for request in (there, away):
-        await bidder.lose(request)
-    await bidder.ask("release", b)
-    await bidder.lose(away)
-    await bidder.win(there)
+        await client.expect_denied(request)
+    await client.call("release", b)
+    await client.expect_denied(away)
+    await client.expect_granted(there)
 
 
 @needs(Capability.SEVERAL_LOCKS)
-async def test_breaking_what_has_ended(world: World) -> None:
-    """L3, L12: to break a grant that has ended changes nothing: its token keeps its place in the queue."""
+async def test_breaking_an_ended_grant(world: World) -> None:
+    """L3, L12: breaking an ended grant changes nothing: its token keeps its place in the wait queue."""
     backend = await world.connect()
-    bidder = RawLocks(world, backend)
+    client = RawLockClient(world, backend)
     pair = LockRequest(("a", "b"), "pair", world.lease, 1, False, WaiterInfo("c", AWAY))
-    fence = await bidder.win(pair)
-    assert await bidder.ask("break_", "a", fence)
-    await bidder.win(LockRequest(("a",), "single", AWAY))
-    await bidder.win(LockRequest(("b",), "other", AWAY, 2))
-    await bidder.lose(pair)
+    fence = await client.expect_granted(pair)
+    assert await client.call("break_", "a", fence)
+    await client.expect_granted(LockRequest(("a",), "single", AWAY))
+    await client.expect_granted(LockRequest(("b",), "other", AWAY, 2))
+    await client.expect_denied(pair)
     await world.advance(world.lease * 1.2)
-    assert not await bidder.ask("break_", "b", fence)
+    assert not await client.call("break_", "b", fence)
     assert (await backend.lock("b").inspect()).waiting == 1

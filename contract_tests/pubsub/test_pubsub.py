@@ -1,4 +1,4 @@
-"""P: what every backend's pub/sub does."""
+"""P: the behaviour of pub/sub on every backend."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ MIXED = [("blocking", "asyncio"), ("asyncio", "blocking")]
 
 
 async def test_order_and_no_replay(world: World) -> None:
-    """P1: what is published one after another arrives in that order at every subscription; nothing from before."""
+    """P1: messages published one after another arrive in that order at every subscription; earlier ones don't."""
     backend = await world.connect()
     pubsub = backend.pubsub()
     await pubsub.publish("c", "before")
@@ -40,7 +40,7 @@ async def test_mixed_publishing(world: World, pair: tuple[str, str]) -> None:
 
 
 async def test_order_of_each_publisher(world: World) -> None:
-    """P1: publishers at work at once: each one's messages arrive in its order, each message once."""
+    """P1: with several publishers at once, the messages of each arrive in its order, and each arrives once."""
     one, two = await world.connect(), await world.connect()
 
     async def publisher(pubsub: Any, name: str) -> None:
@@ -51,15 +51,15 @@ async def test_order_of_each_publisher(world: World) -> None:
         senders = {"a": one.pubsub(), "b": one.pubsub(), "c": two.pubsub()}
         sending = asyncio.gather(*(publisher(pubsub, name) for name, pubsub in senders.items()))
         arrived = [(await world.take(subscription)).data for _ in range(75)]
-        await world.soon(sending)
-        await world.nothing(subscription)
+        await world.within_patience(sending)
+        await world.expect_none(subscription)
     for name in senders:
         assert [number for sender, number in arrived if sender == name] == list(range(25))
 
 
 @needs(Capability.PATTERNS)
 async def test_confirmed_on_entry(world: World) -> None:
-    """P2: what is published after listen() was entered, or subscribe() returned, is delivered, from the first on."""
+    """P2: every message published after listen() was entered, or subscribe() returned, is delivered."""
     one, two = await world.connect(), await world.connect()
     for number in range(20):
         async with one.pubsub().listen(f"c{number}", pattern=f"p{number}*") as subscription:
@@ -74,14 +74,14 @@ async def test_confirmed_on_entry(world: World) -> None:
     await pubsub.subscribe("s", handler)
     await two.pubsub().publish("s", "first")
     running = asyncio.ensure_future(pubsub.run())
-    assert await world.soon(heard.get()) == "first"
+    assert await world.within_patience(heard.get()) == "first"
     pubsub.stop()
-    await world.soon(running)
+    await world.within_patience(running)
 
 
 @needs(Capability.PATTERNS)
 async def test_once_per_subscription(world: World) -> None:
-    """P3: a message that several channels and patterns of a subscription match arrives once."""
+    """P3: a message that matches several channels and patterns of one subscription arrives once."""
     backend = await world.connect()
     pubsub = backend.pubsub()
     async with (
@@ -92,13 +92,13 @@ async def test_once_per_subscription(world: World) -> None:
         await pubsub.publish("axc", 2)
         await pubsub.publish("end-of-c", 3)
         assert [(await world.take(all_ways)).data for _ in range(3)] == [1, 2, 3]
-        await world.nothing(all_ways)
+        await world.expect_none(all_ways)
         assert [(await world.take(other)).data for _ in range(2)] == [1, 2]
 
 
 @needs(Capability.PATTERNS)
 async def test_leaving_one_of_two(world: World) -> None:
-    """P3: subscriptions to the same names are apart: each has every message once, and one that ends stops no other."""
+    """P3: subscriptions to the same names are independent: each gets every message once, also after another ends."""
     backend = await world.connect()
     pubsub = backend.pubsub()
     async with pubsub.listen("c", pattern="c*") as stays:
@@ -108,20 +108,20 @@ async def test_leaving_one_of_two(world: World) -> None:
         await pubsub.publish("c", 2)
         await pubsub.publish("cc", 3)
         assert [(await world.take(stays)).data for _ in range(2)] == [2, 3]
-        await world.nothing(stays)
+        await world.expect_none(stays)
 
 
 @pytest.mark.parametrize("policy", list(ailf.Overflow), ids=lambda each: each.value)
 async def test_overflow(world: World, policy: ailf.Overflow, caplog: pytest.LogCaptureFixture) -> None:
-    """P4: publishers never wait; a full buffer follows its policy, drops are counted and said once per episode."""
+    """P4: publishers never wait; a full buffer follows its policy; drops are counted and logged once per episode."""
     backend = await world.connect()
     pubsub = backend.pubsub(type=bytes)
     async with pubsub.listen("c", buffer=5, overflow=policy) as slow, pubsub.listen("c") as quick:
         for episode in range(1, 3):
-            await world.soon(pubsub.publish_many([("c", b"%d" % number) for number in range(10, 30)]))
+            await world.within_patience(pubsub.publish_many([("c", b"%d" % number) for number in range(10, 30)]))
             assert [(await world.take(quick)).data for _ in range(20)] == [b"%d" % number for number in range(10, 30)]
             if policy is not ailf.Overflow.CLOSE:
-                await world.until(lambda: slow.dropped == 15 * episode)  # noqa: B023 - called in this very turn
+                await world.until(lambda: slow.dropped == 15 * episode)  # noqa: B023 - called in this iteration
                 assert slow.dropped_bytes == 30 * episode
             first = 25 if policy is ailf.Overflow.DROP_OLDEST else 10
             got = [(await world.take(slow)).data for _ in range(5)]
@@ -169,7 +169,7 @@ async def test_a_gap_in_a_full_buffer(world: World, overflow: ailf.Overflow) -> 
         assert isinstance(await world.take(slow), ailf.Gap)
         kept = [3, 4] if overflow is ailf.Overflow.DROP_OLDEST else [0, 1]
         assert [(await world.take(slow)).data for _ in range(2)] == kept
-        await world.nothing(slow)
+        await world.expect_none(slow)
 
 
 async def test_no_receiver_count(world: World) -> None:
@@ -196,12 +196,12 @@ async def test_pattern_grammar(world: World) -> None:
 
 
 @needs(Capability.PATTERNS)
-async def test_failures_harm_nobody(world: World) -> None:
-    """P8: a handler that raises and a body that can't be decoded go to the error hook, and everything goes on."""
+async def test_failing_handlers(world: World) -> None:
+    """P8: errors of handlers and bodies that can't be decoded go to the error hook, and all other handlers go on."""
     backend = await world.connect()
-    told: list[tuple[type, Any]] = []
+    reported: list[tuple[type, Any]] = []
     heard = asyncio.Queue[Any]()
-    pubsub = backend.pubsub(type=int, on_error=lambda error, message: told.append((type(error), message.data)))
+    pubsub = backend.pubsub(type=int, on_error=lambda error, message: reported.append((type(error), message.data)))
 
     async def failing(message: Any) -> None:
         raise ZeroDivisionError
@@ -217,35 +217,35 @@ async def test_failures_harm_nobody(world: World) -> None:
     await pubsub.publish("c", 1)
     await raw.publish("c", b"{not json")
     await pubsub.publish("c", 2)
-    assert [await world.soon(heard.get()) for _ in range(4)] == [1, 1, 2, 2]
+    assert [await world.within_patience(heard.get()) for _ in range(4)] == [1, 1, 2, 2]
     pubsub.stop()
-    await world.soon(running)
-    assert told == [(ZeroDivisionError, b"1"), (ailf.DecodeError, b"{not json"), (ZeroDivisionError, b"2")]
+    await world.within_patience(running)
+    assert reported == [(ZeroDivisionError, b"1"), (ailf.DecodeError, b"{not json"), (ZeroDivisionError, b"2")]
     assert pubsub.errors == 3
 
 
 @needs("publish_broken", Capability.PATTERNS)
 async def test_broken_messages(world: World) -> None:
-    """P8, P5: what nobody can read goes to the error hook of those it is for, and is a gap for nobody."""
+    """P8, P5: a malformed message goes to the error hook of the subscription that it matches, and causes no gap."""
     backend = await world.connect()
-    told: list[tuple[str, bytes]] = []
-    pubsub = backend.pubsub(on_error=lambda error, message: told.append((message.channel, message.data)))
+    reported: list[tuple[str, bytes]] = []
+    pubsub = backend.pubsub(on_error=lambda error, message: reported.append((message.channel, message.data)))
     async with pubsub.listen("other") as other, pubsub.listen(pattern=["c*", "*"]) as subscription:
         await world.harness.publish_broken("c")
         await pubsub.publish("other", 1)
         assert [await world.take(each) for each in (other, subscription)] == 2 * [ailf.Message("other", 1)]
-    assert len(told) == pubsub.errors == 1
-    assert told[0][0].startswith("c")
-    assert told[0][0].isascii()
+    assert len(reported) == pubsub.errors == 1
+    assert reported[0][0].startswith("c")
+    assert reported[0][0].isascii()
 
 
 async def test_undecodable_while_listening(world: World) -> None:
-    """P8: a body that can't be decoded is handed to the hook, and the subscription goes on."""
+    """P8: a body that can't be decoded goes to the error hook, and the subscription goes on."""
     backend = await world.connect()
-    told: list[bytes] = []
-    pubsub = backend.pubsub(type=int, on_error=lambda error, message: told.append(message.data))
+    reported: list[bytes] = []
+    pubsub = backend.pubsub(type=int, on_error=lambda error, message: reported.append(message.data))
     async with pubsub.listen("c") as subscription:
         await backend.pubsub(type=bytes).publish("c", b"\xff")
         await pubsub.publish("c", 2)
         assert await world.take(subscription) == ailf.Message("c", 2)
-    assert told == [b"\xff"]
+    assert reported == [b"\xff"]

@@ -1,4 +1,4 @@
-"""R1 to R9, R11, R12: what a rate limiter decides, what remains, when the rest passes, and what is given back."""
+"""R1 to R9, R11, R12: the decisions of a rate limiter, `remaining`, `retry_after`, `reset_after`, and refunds."""
 
 import asyncio
 import random
@@ -16,10 +16,10 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.RATE_LIMITER,)
 
 TICK = 0.001
-"""Seconds that a backend may count in."""
+"""Seconds: the smallest step of a backend's clock."""
 
 HOUR = 3600.0
-"""Seconds in which next to nothing comes back while a test runs."""
+"""Seconds: a period so long that a bucket refills next to nothing while a test runs."""
 
 SLOW = [
     TokenBucket(10, per=HOUR),
@@ -40,28 +40,28 @@ slow_rates = pytest.mark.parametrize("limit", SLOW[:3], ids=str)
 quick = pytest.mark.parametrize("limit", QUICK, ids=str)
 
 
-def call_of(told: Any, cost: int) -> Call:
-    """Return an admitted call, by the decision or the permit that tells its time."""
-    return round(told.at * 1000), cost
+def call_of(grant: Any, cost: int) -> Call:
+    """Return an admitted call, with the time of its decision or permit."""
+    return round(grant.at * 1000), cost
 
 
 async def denied(limiter: Any, cost: int) -> Any:
-    """Return the first denial of calls that cost so much."""
+    """Make calls with this cost until one is denied, and return its decision."""
     for _ in range(1000):
         decision = await limiter.try_acquire(cost=cost)
         if not decision:
             return decision
-    pytest.fail("nothing is ever denied")
+    pytest.fail("1000 calls passed, and none was denied")
 
 
 async def settle_all(decision: Any, **actual: int) -> None:
-    """Settle what was allowed."""
+    """Settle the permit of a decision, which must have allowed its call."""
     assert decision.permit is not None, decision
     await decision.permit.settle(**actual)
 
 
 async def test_all_or_nothing(world: World) -> None:
-    """R1: a call that one of several limits denies is charged to none; one that all allow is charged to all."""
+    """R1: a call that one of several limits denies is charged to none; a call that all allow is charged to all."""
     backend = await world.connect()
     limiter = backend.rate_limiter("r", a=SLOW[0], b=TokenBucket(3, per=HOUR), c=SlidingWindow(20, per=HOUR), d=SLOW[3])
     first = await limiter.try_acquire("k", a=4, b=2, c=5, d=1)
@@ -81,7 +81,7 @@ async def test_all_or_nothing(world: World) -> None:
 
 @slow_rates
 async def test_denied_calls(world: World, limit: Limit) -> None:
-    """R1: trap 27: denied calls count nothing, however many; unless that is asked for, and then no more than fits."""
+    """R1: trap 27: denied calls are not charged; with `count_denied` they are, up to the capacity."""
     backend = await world.connect()
     limiter = backend.rate_limiter("r", limit)
     await limiter.try_acquire(cost=7)
@@ -96,8 +96,8 @@ async def test_denied_calls(world: World, limit: Limit) -> None:
 
 
 @slow
-async def test_together(world: World, limit: Limit) -> None:
-    """R2: of calls at the same time exactly as many pass as fit, as though they had come one after another."""
+async def test_concurrent_calls(world: World, limit: Limit) -> None:
+    """R2: of concurrent calls exactly as many pass as fit, as though they had come one after another."""
     backends = [await world.connect() for _ in range(2)]
     limiters = [backend.rate_limiter("r", limit) for backend in backends]
     calls = [limiters[number % 2].try_acquire("k", cost=1) for number in range(24)]
@@ -109,7 +109,7 @@ async def test_together(world: World, limit: Limit) -> None:
 
 @quick
 async def test_retry_after_is_exact(world: World, limit: Limit) -> None:
-    """R3: a call that is denied passes after ``retry_after`` on the backend's clock, and not a tick earlier."""
+    """R3: a denied call passes after ``retry_after`` on the backend's clock, and not a tick earlier."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     chance = random.Random(1)
     for _ in range(4):
@@ -131,7 +131,7 @@ async def test_retry_after_is_exact(world: World, limit: Limit) -> None:
 
 @pytest.mark.parametrize("limit", QUICK[2:4], ids=str)
 async def test_a_window_slides(world: World, limit: SlidingWindow) -> None:
-    """R3: what passed keeps counting for the whole length of a sliding window, whenever it passed."""
+    """R3: a call counts for the whole length of a sliding window, whenever it passed."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     for _ in range(3):
         decision = await limiter.try_acquire(cost=limit.capacity)
@@ -140,25 +140,25 @@ async def test_a_window_slides(world: World, limit: SlidingWindow) -> None:
         while (decision := await limiter.try_acquire()).at < until - TICK / 2:
             assert not decision.allowed
             await world.advance(max(TICK, min(limit.per / 10, until - decision.at - TICK)))
-        await world.advance(1.3 * limit.per)  # to begin anywhere between the turns of the clock
+        await world.advance(1.3 * limit.per)  # so that the next window begins at another offset of the clock
 
 
 @slow
 async def test_too_large(world: World, limit: Limit) -> None:
-    """R3: trap 29: what costs more than the capacity never passes: `acquire` says so at once; nothing is charged."""
+    """R3: trap 29: a cost above the capacity never passes: `acquire` raises at once, and nothing is charged."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     decision = await limiter.try_acquire(cost=11)
     assert not decision.allowed
     assert decision.retry_after is None
     with pytest.raises(ailf.RateLimitedError, match="never") as raised:
-        await world.soon(limiter.acquire(cost=11))
+        await world.within_patience(limiter.acquire(cost=11))
     assert raised.value.retry_after is None
     assert (await limiter.peek()).remaining == 10
 
 
 @slow
-async def test_what_remains(world: World, limit: Limit) -> None:
-    """R4: what is told to remain passes, one more doesn't, and the decision itself tells it."""
+async def test_remaining_of_a_limit(world: World, limit: Limit) -> None:
+    """R4: a call with the cost `remaining` passes, one more doesn't, and each decision has the right `remaining`."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     left = 10
     for cost in (1, 4, 2):
@@ -172,7 +172,7 @@ async def test_what_remains(world: World, limit: Limit) -> None:
 
 @quick
 async def test_reset_after(world: World, limit: Limit) -> None:
-    """R4, R8: after ``reset_after`` everything passes again, also when nobody has asked meanwhile; and before, not."""
+    """R4, R8: after ``reset_after``, and not before, the whole capacity is back, also without calls in between."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     fresh = await limiter.peek()
     assert (fresh.remaining, fresh.reset_after) == (limit.capacity, 0)
@@ -186,13 +186,13 @@ async def test_reset_after(world: World, limit: Limit) -> None:
         await world.advance(0.007)
         seen = await limiter.peek()
     assert (seen.remaining, seen.reset_after) == (limit.capacity, 0)
-    await world.advance(1.2)  # what a backend may keep it for beyond that
+    await world.advance(1.2)  # longer than a backend may keep the idle key
     assert (await limiter.try_acquire(cost=limit.capacity)).remaining == 0
 
 
 @slow
-async def test_looking_changes_nothing(world: World, limit: Limit) -> None:
-    """R5: a peek and a cost of 0 change nothing; a reset makes a key fresh, and no other."""
+async def test_peeking_changes_nothing(world: World, limit: Limit) -> None:
+    """R5: a peek and a cost of 0 change nothing; a reset gives its key the full capacity, and no other key."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     for _ in range(3):
         assert (await limiter.peek("k")).remaining == 10
@@ -210,7 +210,7 @@ async def test_looking_changes_nothing(world: World, limit: Limit) -> None:
 @needs("step_back")
 @slow_rates
 async def test_time_steps_back(world: World, limit: Limit) -> None:
-    """R6: trap 30: if the backend's clock is set back, nothing comes back that wasn't there, and nothing is lost."""
+    """R6: trap 30: when the backend's clock is set back, no capacity is gained, and none is lost for good."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     assert await limiter.try_acquire(cost=10)
     for _ in range(4):
@@ -223,7 +223,7 @@ async def test_time_steps_back(world: World, limit: Limit) -> None:
 
 @slow_rates
 async def test_settle(world: World, limit: Limit) -> None:
-    """R7: a settled call counts what it cost: less is given back, more is charged, and later calls wait for it."""
+    """R7: settling counts the actual cost: a lower one is refunded, a higher one is charged, and later calls wait."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     await settle_all(await limiter.try_acquire(cost=6), cost=2)
     assert (await limiter.peek()).remaining == 8
@@ -244,7 +244,7 @@ async def test_settle(world: World, limit: Limit) -> None:
 
 @slow_rates
 async def test_settled_once(world: World, limit: Limit) -> None:
-    """R7: trap 30: a call is settled once: again the same changes nothing, another way is refused, so is a stranger."""
+    """R7: trap 30: a call is settled once: the same again changes nothing; another cost or limit name is refused."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     await limiter.try_acquire(cost=2)
     permit = (await limiter.try_acquire(cost=6)).permit
@@ -261,7 +261,7 @@ async def test_settled_once(world: World, limit: Limit) -> None:
 
 @quick
 async def test_settled_late(world: World, limit: TokenBucket | SlidingWindow | FixedWindow) -> None:
-    """R7: what is settled when the call no longer counts gives nothing back; nothing rises above the capacity."""
+    """R7: settling a call that no longer counts refunds nothing; `remaining` never exceeds the capacity."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     old = await limiter.try_acquire(cost=limit.capacity)
     await world.advance(old.reset_after + TICK)
@@ -278,7 +278,7 @@ async def test_settled_late(world: World, limit: TokenBucket | SlidingWindow | F
 
 
 async def test_large_numbers(world: World) -> None:
-    """R9: trap 28: large limits and costs are as exact as small ones, and what can't be exact is refused at once."""
+    """R9: trap 28: large limits and costs are exact, and a limit that can't be exact is refused when it is made."""
     backend = await world.connect()
     large = 2**53 // round(HOUR * 1000)
     for limit in (
@@ -296,7 +296,7 @@ async def test_large_numbers(world: World) -> None:
         TokenBucket(1, per=HOUR, burst=large + 1)
 
 
-MADE_SMALLER: list[tuple[Limit, Limit, float]] = [  # and the seconds in which the smaller one is full by itself
+MADE_SMALLER: list[tuple[Limit, Limit, float]] = [  # large, small, seconds in which the small one regains its capacity
     (TokenBucket(1000, per=0.4), TokenBucket(4, per=0.4), 0.4),
     (TokenBucket(1000, per=0.4), TokenBucket(8, per=0.4, burst=4), 0.2),
     (FixedWindow(1000, per=0.4), FixedWindow(4, per=0.4), 0.4),
@@ -306,26 +306,26 @@ MADE_SMALLER: list[tuple[Limit, Limit, float]] = [  # and the seconds in which t
 
 @pytest.mark.parametrize(("large", "small", "longest"), MADE_SMALLER, ids=[f"{each[1]}" for each in MADE_SMALLER])
 async def test_a_limit_is_made_smaller(world: World, large: Limit, small: Limit, longest: float) -> None:
-    """R12: what a larger limit charged makes a key wait for the smaller one's own time at most, however often asked."""
+    """R12: after charges of a larger limit, a key waits at most the smaller limit's own time, also if it retries."""
     backend = await world.connect()
     before, after = backend.rate_limiter("r", large), backend.rate_limiter("r", small)
     charged = await before.try_acquire("k", cost=large.capacity)
     latest = charged.at + longest + TICK
     for _ in range(3):
-        asked = await after.try_acquire("k", cost=small.capacity)
-        if asked:  # on a busy machine; what it charged is of the smaller limit
+        decision = await after.try_acquire("k", cost=small.capacity)
+        if decision:  # possible on a busy machine; its charge is the smaller limit's
             break
-        assert asked.retry_after is not None
-        assert asked.at + asked.retry_after <= latest
-        assert asked.at + asked.reset_after <= latest
-        await world.advance(asked.retry_after / 2 + TICK)
+        assert decision.retry_after is not None
+        assert decision.at + decision.retry_after <= latest
+        assert decision.at + decision.reset_after <= latest
+        await world.advance(decision.retry_after / 2 + TICK)
     await world.advance(longest + TICK)
     assert await after.try_acquire("k", cost=small.capacity)
 
 
 @pytest.mark.parametrize("limit", QUICK, ids=str)
 async def test_envelope(world: World, limit: Limit) -> None:
-    """R2, R3: whatever is asked for, and however quickly, what is admitted stays within the limit's envelope."""
+    """R2, R3: whatever the costs and the rate of calls, the admitted calls stay within the limit's envelope."""
     limiters = [(await world.connect()).rate_limiter("r", limit) for _ in range(2)]
     chance = random.Random(7)
     admitted: list[Call] = []
@@ -344,8 +344,8 @@ async def test_envelope(world: World, limit: Limit) -> None:
     assert excess(limit, admitted) == []
 
 
-async def test_parallel_places(world: World) -> None:
-    """R1, R7: a limit of concurrency is one charge beside rates; its places are given back on leaving, once."""
+async def test_concurrency_slots(world: World) -> None:
+    """R1, R7: a concurrency limit is one charge beside rates; leaving the block frees its slot, and only once."""
     limiter = (await world.connect()).rate_limiter("r", calls=SLOW[0], parallel=Concurrency(2, ttl=60.0))
     async with limiter.hold("k", timeout=0) as one:
         async with limiter.hold("k", timeout=0):
@@ -362,8 +362,8 @@ async def test_parallel_places(world: World) -> None:
     assert {name: each.remaining for name, each in seen.limits.items()} == {"calls": 8, "parallel": 2}
 
 
-async def test_places_end(world: World) -> None:
-    """R7, R8: the place of a process that has died is free after its ttl; a living one keeps it as long as it wants."""
+async def test_slots_expire(world: World) -> None:
+    """R7, R8: the slot of a dead process is free after its ttl; a living process keeps its slot until its release."""
     backend, dying = await world.connect(), await world.connect()
     ttl = min(world.lease, 0.5)
     limiter = backend.rate_limiter("r", Concurrency(1, ttl=ttl))
@@ -381,7 +381,7 @@ async def test_places_end(world: World) -> None:
 
 
 async def test_remembered_denials(world: World) -> None:
-    """R11: a limiter that remembers denials decides as one that doesn't, to the tick, and gives nothing back."""
+    """R11: a limiter with `cache_denials` decides like one without, to the tick, and refuses refunds and resets."""
     backend = await world.connect()
     limit = TokenBucket(10, per=0.5)
     limiter = backend.rate_limiter("r", limit, cache_denials=True)
@@ -399,19 +399,19 @@ async def test_remembered_denials(world: World) -> None:
         assert decision
         admitted.append(call_of(decision, 6))
         assert not await limiter.try_acquire("k", cost=9)
-        if (small := await limiter.try_acquire("k", cost=1)).allowed:  # a smaller one may pass
+        if (small := await limiter.try_acquire("k", cost=1)).allowed:  # a smaller cost may pass
             admitted.append(call_of(small, 1))
     assert excess(limit, [call_of(first, 8), *admitted]) == []
     for giving in (first.permit.settle(cost=1), first.permit.cancel(), limiter.reset("k")):
         with pytest.raises(ailf.UnsupportedError, match="cache_denials"):
             await giving
-    assert (await backend.rate_limiter("r", limit).peek("k")).remaining == 10, "it shares nothing with others"
+    assert (await backend.rate_limiter("r", limit).peek("k")).remaining == 10, "it shares state with another limiter"
     with pytest.raises(ailf.InvalidArgumentError, match="Concurrency"):
         backend.rate_limiter("r", SLOW[3], cache_denials=True)
 
 
 async def test_reserve(world: World) -> None:
-    """R3, R7: a reservation is charged at once, is ready when it would have passed, and others pass behind it."""
+    """R3, R7: a reservation is charged at once and ready when it would have passed, and later calls wait for it."""
     limiter = (await world.connect()).rate_limiter("r", TokenBucket(10, per=HOUR))
     now = world.loop.time()
     assert (await limiter.reserve(cost=10)).ready_at <= world.loop.time()
@@ -431,7 +431,7 @@ async def test_reserve(world: World) -> None:
 
 @slow_rates
 async def test_observe(world: World, limit: Limit) -> None:
-    """R4: what a provider says lowers what remains, and never raises it."""
+    """R4: a provider's report lowers `remaining` and never raises it."""
     limiter = (await world.connect()).rate_limiter("r", limit)
     await limiter.try_acquire(cost=2)
     await limiter.observe(remaining=9)

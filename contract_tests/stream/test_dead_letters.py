@@ -1,4 +1,4 @@
-"""S16: dead letters that are put back, or removed for good."""
+"""S16: redriving and purging dead letters."""
 
 import asyncio
 import time
@@ -13,14 +13,14 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 RESOLUTION = 0.25
-"""Seconds by which a message that is put back may be late while a consumer waits."""
+"""Seconds by which a redriven message may be late while a consumer waits."""
 
-TURNS = 3
-"""How often it may be late: a busy machine is now and then, a backend that doesn't look always."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a backend that wakes no consumer always."""
 
 
 async def give_up(world: World, group: Any, count: int) -> list[Any]:
-    """Reject the next messages of a group; return the letters it has then."""
+    """Reject the next `count` messages of a group, and return its dead letters."""
     async with group.consumer(prefetch=min(count, 50)) as consumer:
         for _ in range(count):
             await (await world.take(consumer)).reject("no")
@@ -29,7 +29,7 @@ async def give_up(world: World, group: Any, count: int) -> list[Any]:
 
 
 async def test_redrive(world: World) -> None:
-    """S16: a letter that is redriven comes to its group as a new message, whole; nobody else notices."""
+    """S16: a redriven dead letter comes to its group as a new message, unchanged; other groups don't get it."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = [await stream.add({"n": number}, headers={"h": f"{number}"}) for number in range(4)]
@@ -48,7 +48,7 @@ async def test_redrive(world: World) -> None:
         assert sorted((each.id, each.attempt) for each in taken) == sorted([(ids[0], 1), (ids[3], 1)])
         for each in taken:
             await each.ack()
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert (await world.take(apart)).data == {"n": 2}
     assert await stream.read() == entries
     assert await other.dead_letters.list() == other_letters
@@ -56,31 +56,31 @@ async def test_redrive(world: World) -> None:
 
 
 async def test_redriven_once(world: World) -> None:
-    """S16: of many that redrive or purge the same letters at once one does, and each message comes once."""
+    """S16: of many calls that redrive or purge the same dead letter at once one counts, and each message comes once."""
     backends = [await world.connect() for _ in range(2)]
     stream = backends[0].stream("s")
     await stream.add_many(range(12))
     group = stream.group("g", lease=60)
     letters = [letter.id for letter in await give_up(world, group, 12)]
     groups = [each.stream("s").group("g") for each in backends * 4]
-    counts = await world.soon(asyncio.gather(*(each.dead_letters.redrive(*letters) for each in groups)))
+    counts = await world.within_patience(asyncio.gather(*(each.dead_letters.redrive(*letters) for each in groups)))
     assert sum(counts) == 12
     assert await group.dead_letters.redrive_all() == 0
     async with group.consumer(prefetch=5) as consumer:
         taken = [await world.take(consumer) for _ in range(12)]
         assert sorted((each.data, each.attempt) for each in taken) == [(number, 1) for number in range(12)]
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         for each in taken:
             await each.reject("again")
     again = [letter.id for letter in await group.dead_letters.list()]
     assert set(again).isdisjoint(letters)
     calls = [getattr(each.dead_letters, "purge" if number % 2 else "redrive") for number, each in enumerate(groups)]
-    assert sum(await world.soon(asyncio.gather(*(call(*again) for call in calls)))) == 12
+    assert sum(await world.within_patience(asyncio.gather(*(call(*again) for call in calls)))) == 12
     assert await group.dead_letters.list() == []
 
 
-async def test_all_letters(world: World) -> None:
-    """S16: all of the letters, however many, are redriven or purged at once, and only those of this group."""
+async def test_all_dead_letters(world: World) -> None:
+    """S16: redrive_all and purge_all take all dead letters of the group, however many, and none of another group."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(120))
@@ -94,18 +94,18 @@ async def test_all_letters(world: World) -> None:
     assert await group.dead_letters.redrive_all() == 120
     async with group.consumer(prefetch=50) as consumer:
         assert sorted([(await world.take(consumer)).data for _ in range(120)]) == list(range(120))
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert await give_up(world, group, 120) != []
     assert await group.dead_letters.purge_all() == 120
     assert await group.dead_letters.purge_all() == 0
     assert await group.dead_letters.list() == []
     async with group.consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert await other.dead_letters.list() == kept
 
 
 async def test_redriven_and_failed_again(world: World) -> None:
-    """S16, S5: a redriven message fails as any other: its attempts and deliveries count anew, its origin stays."""
+    """S16, S5: a redriven message can fail like any other: its attempts start again at 1, and its origin stays."""
     backend = await world.connect()
     stream = backend.stream("s")
     usual = await stream.add("usual", headers={"h": "v"})
@@ -124,7 +124,7 @@ async def test_redriven_and_failed_again(world: World) -> None:
             delivery = await world.take(other if number % 2 else consumer)
             seen.append((delivery.data, delivery.attempt))
             await (delivery.release() if seen.count(("once", 1)) == 1 and delivery.data == "once" else delivery.nack(0))
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert sorted(seen) == [("once", 1), ("once", 1), ("usual", 2)]
     letters = {letter.origin: letter for letter in await group.dead_letters.list()}
     assert {origin: (letter.reason, letter.attempts) for origin, letter in letters.items()} == {
@@ -136,7 +136,7 @@ async def test_redriven_and_failed_again(world: World) -> None:
 
 
 async def test_redriven_after_its_entry_is_gone(world: World) -> None:
-    """S16: a letter can be redriven when its entry has left the stream, fails and is redriven again."""
+    """S16: a dead letter whose entry has left the stream can be redriven, fail, and be redriven again."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(["a", "b"], headers={"h": "v"})
@@ -144,22 +144,22 @@ async def test_redriven_after_its_entry_is_gone(world: World) -> None:
     await give_up(world, group, 2)
     await stream.add("new")
     assert (await stream.trim(ailf.Retention(max_len=1))).removed == 2
-    for turn in range(2):
+    for repeat in range(2):
         assert await group.dead_letters.redrive_all() == 2
         async with group.consumer() as consumer:
-            taken = [await world.take(consumer) for _ in range(3 if turn == 0 else 2)]
-            told = [(each.id, each.data, each.headers, each.attempt) for each in taken if each.data != "new"]
-            assert sorted(told, key=str) == [(ids[0], "a", {"h": "v"}, 1), (ids[1], "b", {"h": "v"}, 1)]
+            taken = [await world.take(consumer) for _ in range(3 if repeat == 0 else 2)]
+            seen = [(each.id, each.data, each.headers, each.attempt) for each in taken if each.data != "new"]
+            assert sorted(seen, key=str) == [(ids[0], "a", {"h": "v"}, 1), (ids[1], "b", {"h": "v"}, 1)]
             for each in taken:
                 await (each.ack() if each.data == "new" else each.reject("again"))
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
     letters = {each.origin: each.body for each in await group.dead_letters.list()}
     assert letters == {ids[0]: b'"a"', ids[1]: b'"b"'}
     assert [entry.data for entry in await stream.read()] == ["new"]
 
 
 async def test_purge(world: World) -> None:
-    """S16: a letter that is purged is gone for good, and its entry stays in the stream."""
+    """S16: a purged dead letter is removed for good, and its entry stays in the stream."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(3))
@@ -169,13 +169,13 @@ async def test_purge(world: World) -> None:
     assert await group.dead_letters.purge(letters[0].id, letters[1].id) == 1
     assert await group.dead_letters.redrive(*(letter.id for letter in letters)) == 0
     async with group.consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert await group.dead_letters.list() == []
     assert len(await stream.read()) == 3
 
 
-async def test_letters_that_are_none(world: World) -> None:
-    """S16: letters that are gone count as none, texts that are no ids are refused, and so is naming none at all."""
+async def test_invalid_dead_letters(world: World) -> None:
+    """S16: dead letters that are gone count as 0; a text that is not an id, or a call without ids, is refused."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(2))
@@ -188,9 +188,9 @@ async def test_letters_that_are_none(world: World) -> None:
         for wrong in ((), ("not an id",), (letters[1].id, "not an id"), ("",), ("-1",), ("9" * 5000,)):
             with pytest.raises(ailf.InvalidArgumentError):
                 await call(*wrong)
-    for nowhere in ("not an id", "9" * 5000):
+    for after in ("not an id", "9" * 5000):
         with pytest.raises(ailf.InvalidArgumentError):
-            await group.dead_letters.list(after=nowhere)
+            await group.dead_letters.list(after=after)
     for call in (missing.dead_letters.redrive, missing.dead_letters.purge):
         assert await call(letters[1].id) == 0
     assert await missing.dead_letters.redrive_all() == await missing.dead_letters.purge_all() == 0
@@ -200,22 +200,22 @@ async def test_letters_that_are_none(world: World) -> None:
 
 
 @pytest.mark.parametrize("way", ["one", "all"])
-async def test_a_redrive_wakes_who_waits(world: World, way: str) -> None:
-    """S16, S7: a consumer that waits gets within 250 ms what is redriven."""
+async def test_a_redrive_wakes_a_waiting_consumer(world: World, way: str) -> None:
+    """S16, S7: a waiting consumer gets a redriven message within 250 ms."""
     one, two = await world.connect(), await world.connect()
     stream = one.stream("s")
     group = stream.group("g")
     await stream.add(1)
     await give_up(world, group, 1)
     async with two.stream("s").group("g").consumer() as consumer:
-        for _ in range(TURNS):
+        for _ in range(TRIES):
             (letter,) = await group.dead_letters.list()
             waiting = asyncio.ensure_future(consumer.get(world.patience))
             await asyncio.sleep(0.05)
             assert not waiting.done()
             begin = time.monotonic()
             assert await (group.dead_letters.redrive(letter.id) if way == "one" else group.dead_letters.redrive_all())
-            await (await world.came(waiting)).reject("again")
+            await (await world.expect_item(waiting)).reject("again")
             if time.monotonic() - begin < RESOLUTION:
                 return
-    pytest.fail(f"{TURNS} times out of {TURNS} it was more than {RESOLUTION} s late")
+    pytest.fail(f"in each of {TRIES} tries the redriven message was more than {RESOLUTION} s late")

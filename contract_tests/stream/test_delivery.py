@@ -1,4 +1,4 @@
-"""S: leases, attempts and dead letters: what becomes of one message in a group."""
+"""S: one message in a group: its leases, attempts and settlements, and its end as a dead letter."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 
 async def test_one_lease_at_a_time(world: World) -> None:
-    """S2: within a group a message is leased to one consumer; each group gets every message."""
+    """S2: within a group each message is leased to one consumer at a time, and each group gets every message."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(20))
@@ -23,28 +23,28 @@ async def test_one_lease_at_a_time(world: World) -> None:
         async with group.consumer() as one, group.consumer() as two:
             got = [
                 (await world.take(one if number % 2 else two)).data for number in range(20)
-            ]  # none is settled, and none comes twice
+            ]  # none is settled, and none is delivered twice
             assert got == list(range(20))
-            await world.nothing(one)
-            await world.nothing(two)
+            await world.expect_none(one)
+            await world.expect_none(two)
 
 
 async def test_expired_leases_come_back(world: World) -> None:
-    """S2, S5: a lease that ends unsettled makes the message available again, and counts an attempt."""
+    """S2, S5: a message whose lease expires is available again, and its attempt rises by one."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add("x")
     group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
     async with group.consumer() as one, group.consumer() as two:
         first = await world.take(one)
-        await world.nothing(two)
+        await world.expect_none(two)
         await world.advance(world.lease * 1.2)
         again = await world.take(two)
         assert (first.attempt, again.attempt, again.data) == (1, 2, "x")
 
 
 async def test_fenced_settles(world: World) -> None:
-    """S4: after its lease was lost, settling raises LeaseLostError, sets lost, and changes nothing."""
+    """S4: settling after the lease was lost raises LeaseLostError, sets `lost`, and changes nothing."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=world.lease, takeover=1000, max_processing=0.001)
@@ -62,11 +62,11 @@ async def test_fenced_settles(world: World) -> None:
             await current.ack()
     assert await group.dead_letters.list() == []
     async with group.consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
 
 
 async def test_settling_twice(world: World) -> None:
-    """S4: settling twice the same way is a no-op; another way raises SettledError."""
+    """S4: settling twice in the same way is a no-op; in another way it raises SettledError."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -82,7 +82,7 @@ async def test_settling_twice(world: World) -> None:
 
 
 async def test_settling_two_ways_at_once(world: World) -> None:
-    """S4: of two ways to settle at the same time one counts, and the other raises."""
+    """S4: of two different settlements at the same time one counts, and the other raises."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -93,29 +93,29 @@ async def test_settling_two_ways_at_once(world: World) -> None:
         assert acked is not nacked
         assert all(isinstance(error, ailf.SettledError | ailf.LeaseLostError) for error in ways if error)
         if acked:
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
         else:
             assert (await world.take(consumer)).attempt == 2
 
 
 async def test_leases_are_renewed(world: World) -> None:
-    """S4: a message stays leased while its consumer lives, in its hands and in its buffer."""
+    """S4: a message stays leased while its consumer lives, both handed out and in the buffer."""
     backend = await world.connect()
     stream = backend.stream("s")
-    await stream.add_many(["in hand", "buffered"])
+    await stream.add_many(["held", "buffered"])
     group = stream.group("g", lease=0.3)
     async with group.consumer(prefetch=2) as holder, group.consumer() as other:
         delivery = await world.take(holder)
         for _ in range(4):
-            await asyncio.sleep(0.2)  # real time: it is the renewal that must go on
-            await world.nothing(other)
+            await asyncio.sleep(0.2)  # in real time, as renewal runs in real time
+            await world.expect_none(other)
         assert not delivery.lost
         await delivery.ack()
         await (await world.take(holder)).ack()
 
 
 async def test_extend(world: World) -> None:
-    """S4: extend moves the end of a lease."""
+    """S4: extend sets the end of a lease."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -124,12 +124,12 @@ async def test_extend(world: World) -> None:
         delivery = await world.take(one)
         await delivery.extend(world.lease * 10)
         await world.advance(world.lease * 1.2)
-        await world.nothing(two)
+        await world.expect_none(two)
         await delivery.ack()
 
 
 async def test_attempts(world: World) -> None:
-    """S5: attempts start at 1; nack and expiry add one, release and close add none."""
+    """S5: `attempt` starts at 1; nack and expiry add 1, release and close add 0."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -150,26 +150,26 @@ async def test_attempts(world: World) -> None:
 
 
 async def test_a_release_with_a_delay(world: World) -> None:
-    """S5: what a driver is told to release with a delay comes after it, and this delivery doesn't count."""
+    """S5: a driver delivers a message that it releases with a delay after that delay, with the same attempt."""
     backend = await world.connect()
     entry_id = await backend.stream("s").add(1)
-    rival = world.rival(backend, "s", max_deliveries=1)
-    claims = (await rival.claim()).claims
-    assert await rival.settle(claims, Action.RELEASE, delay=world.lease) == [Outcome.DONE]
-    assert await rival.settle(claims, Action.ACK) == [Outcome.LOST]
-    found = await rival.claim()
-    assert (found.claims, found.dead) == ([], [])
-    assert found.next_due is not None
-    assert 0 < found.next_due <= world.lease
+    unmanaged = world.unmanaged_consumer(backend, "s", max_deliveries=1)
+    claims = (await unmanaged.claim()).claims
+    assert await unmanaged.settle(claims, Action.RELEASE, delay=world.lease) == [Outcome.DONE]
+    assert await unmanaged.settle(claims, Action.ACK) == [Outcome.LOST]
+    fetched = await unmanaged.claim()
+    assert (fetched.claims, fetched.dead) == ([], [])
+    assert fetched.next_due is not None
+    assert 0 < fetched.next_due <= world.lease
     info = await backend.stream("s").group("g").info()
     assert (info.pending, info.delayed) == (0, 1)
     await world.advance(world.lease * 1.1)
-    assert await rival.fetch() == [(entry_id, 1)]
+    assert await unmanaged.fetch() == [(entry_id, 1)]
 
 
 @pytest.mark.parametrize("way", ["nack", "expire", "reject"])
 async def test_dead_letters(world: World, way: str) -> None:
-    """S5: beyond max_deliveries, or rejected, an entry is never delivered again and is a dead letter, whole."""
+    """S5: a rejected entry, or one beyond max_deliveries, becomes a complete dead letter and is not delivered again."""
     backend = await world.connect()
     stream = backend.stream("s")
     entry_id = await stream.add({"n": 1}, headers={"h": "v"})
@@ -183,7 +183,7 @@ async def test_dead_letters(world: World, way: str) -> None:
                 await delivery.nack(0, "it broke")
             else:
                 await delivery.reject("no such customer")
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     letters = await group.dead_letters.list()
     assert len(letters) == 1
     letter = letters[0]
@@ -199,49 +199,49 @@ async def test_dead_letters(world: World, way: str) -> None:
 
 
 async def test_nack_delays(world: World) -> None:
-    """S5: a nacked message comes back after its delay on *now*, not before, and a waiting consumer gets it."""
+    """S5: a nacked message comes back after its delay on *now*, not before, and wakes a waiting consumer."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
     async with stream.group("g").consumer() as consumer:
         await (await world.take(consumer)).nack(world.lease)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         waiting = asyncio.ensure_future(consumer.get(world.patience))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await world.advance(world.lease)
-        assert (await world.soon(waiting)).attempt == 2
+        assert (await world.within_patience(waiting)).attempt == 2
 
 
-async def test_what_comes_back_wakes_others(world: World) -> None:
-    """S5, S6: a consumer that waits gets at once what another gives back, and what is added."""
+async def test_returned_messages_wake_other_consumers(world: World) -> None:
+    """S5, S6: a waiting consumer gets a message at once that another gives back, or that is added."""
     one, two = await world.connect(), await world.connect()
     await one.stream("s").add(1)
     async with one.stream("s").group("g").consumer() as holder, two.stream("s").group("g").consumer() as other:
         took = []
-        for turn in range(6):
+        for repeat in range(6):
             delivery = await world.take(holder)
             waiting = asyncio.ensure_future(other.get(world.patience))
             await asyncio.sleep(0.05)
             begin = time.monotonic()
-            await (delivery.release() if turn % 2 else delivery.nack(0))
-            back = await world.soon(waiting)
+            await (delivery.release() if repeat % 2 else delivery.nack(0))
+            back = await world.within_patience(waiting)
             took.append(time.monotonic() - begin)
             assert back is not None
-            assert back.data == turn // 2 + 1
-            await back.ack() if turn % 2 else await back.release()
-            if turn % 2:
+            assert back.data == repeat // 2 + 1
+            await back.ack() if repeat % 2 else await back.release()
+            if repeat % 2:
                 waiting = asyncio.ensure_future(other.get(world.patience))
                 await asyncio.sleep(0.05)
                 begin = time.monotonic()
-                await one.stream("s").add(turn // 2 + 2)
-                await (await world.soon(waiting)).release()
+                await one.stream("s").add(repeat // 2 + 2)
+                await (await world.within_patience(waiting)).release()
                 took.append(time.monotonic() - begin)
-        assert sorted(took)[len(took) // 2] < 0.5, took  # the most by far; a busy machine may be late now and then
+        assert sorted(took)[len(took) // 2] < 0.5, took  # the median, as a busy machine may be late at times
 
 
 async def test_every_settlement_in_its_group(world: World) -> None:
-    """S2, S5: what is settled in one way or the other never comes again to its group, and comes to another."""
+    """S2, S5: a settled message is never delivered again to its group, however it was settled; other groups get it."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(["ack", "reject", "nack"])
@@ -251,7 +251,7 @@ async def test_every_settlement_in_its_group(world: World) -> None:
             delivery = await world.take(consumer)
             await getattr(delivery, delivery.data)(*(["no"] if delivery.data == "reject" else []))
         await world.advance(world.lease * 1.2)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     async with stream.group("h").consumer() as consumer:
         assert [(await world.take(consumer)).data for _ in range(3)] == ["ack", "reject", "nack"]
     letters = await group.dead_letters.list()
@@ -266,7 +266,7 @@ async def test_every_settlement_in_its_group(world: World) -> None:
     ids=["fine", "raises", "rejects", "retries"],
 )
 async def test_delivery_as_context(world: World, error: Exception | None) -> None:
-    """S4: leaving a delivery's context acks, or nacks with the exception or on Retry, or rejects on Reject."""
+    """S4: leaving a delivery's context acks; an exception or Retry nacks, and Reject rejects."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -276,7 +276,7 @@ async def test_delivery_as_context(world: World, error: Exception | None) -> Non
             async with await world.take(consumer):
                 if error is not None:
                     raise error
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     expected = {
         "None": [],
         "ValueError('odd')": [("max_deliveries", "ValueError: odd")],

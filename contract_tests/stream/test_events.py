@@ -1,4 +1,4 @@
-"""What a group tells beside the work: its hook for events, and the trace that goes along."""
+"""S4, S5, S9, S13, S15: the events of a group, and the trace context of its messages."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 
 def trace(number: int) -> dict[str, str]:
-    """Return the headers of a trace of its own."""
+    """Return the headers of a new trace."""
     return {"traceparent": f"00-{number:032x}-{number:016x}-01", "tracestate": f"vendor={number}"}
 
 
-async def test_dead_letters_are_told(world: World) -> None:
-    """S5, S13: each dead letter is told once to the hook of who made it, with its reason."""
+async def test_dead_letter_events(world: World) -> None:
+    """S5, S13: each dead letter makes one event with its reason, for the hook of the group object that caused it."""
     backend = await world.connect()
     stream, raw = backend.stream("s", type=int), backend.stream("s", type=bytes)
     ids = [await stream.add(0), await stream.add(1), await raw.add(b"?"), await stream.add(3)]
@@ -34,7 +34,7 @@ async def test_dead_letters_are_told(world: World) -> None:
         await (await world.take(consumer)).nack(0)
         await world.take(consumer)
         await world.advance(world.lease * 1.2)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     reasons = ["rejected", "max_deliveries", "undecodable", "max_deliveries"]
     assert events == [ailf.DeadLettered("s", "g", *each) for each in zip(ids, reasons, strict=True)]
     assert quiet == []
@@ -43,8 +43,8 @@ async def test_dead_letters_are_told(world: World) -> None:
     )
 
 
-async def test_lost_leases_are_told(world: World) -> None:
-    """S4: a lease that turns out to be lost when it is used is told once, whoever noticed it first."""
+async def test_lease_lost_events(world: World) -> None:
+    """S4: a delivery that is used after its lease was lost makes one event, however often it is used."""
     backend = await world.connect()
     stream = backend.stream("s")
     actions = {"ack": (), "nack": (0,), "extend": (60,)}
@@ -64,31 +64,31 @@ async def test_lost_leases_are_told(world: World) -> None:
     assert events == [ailf.LeaseLost("s", "g", each) for each in ids]
 
 
-async def test_a_reset_is_told_once(world: World) -> None:
-    """S9: that a group had vanished is told once, however many look, and a new group is no reset."""
+async def test_one_event_for_each_reset(world: World) -> None:
+    """S9: a group that vanished makes one event, however many consumers fetch, and a new group makes none."""
     one, two = await world.connect(), await world.connect()
     events: list[Any] = []
     groups = [each.stream("s").group("g", on_event=events.append) for each in (one, two)]
     async with groups[0].consumer() as first, groups[1].consumer() as second, groups[1].consumer() as third:
         for consumer in (first, second):
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
         await one.stream("s").delete()
         for consumer in (second, third, first):
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
     assert events == [ailf.GroupReset("s", "g")]
 
 
-async def test_a_failing_hook_harms_nobody(world: World) -> None:
-    """S5, S9, S15: what a hook raises is logged and stops nothing; what is no hook is refused."""
+async def test_a_failing_hook(world: World) -> None:
+    """S5, S9, S15: an error of a hook is logged and stops nothing; a value that is no hook is refused."""
     backend = await world.connect()
     stream = backend.stream("s")
-    told: list[Any] = []
+    events: list[Any] = []
 
     async def hook(event: Any) -> None:
-        told.append(event)
+        events.append(event)
         raise ZeroDivisionError(event)
 
-    group = stream.group("g", on_event=hook if world.flavour == "asyncio" else world.undress(hook))
+    group = stream.group("g", on_event=hook if world.flavour == "asyncio" else world.adapt_handler(hook))
     await stream.add("lost with the stream")
     done: list[Any] = []
 
@@ -102,11 +102,11 @@ async def test_a_failing_hook_harms_nobody(world: World) -> None:
     async with group.consumer():
         await stream.delete()
         await stream.add_many([1, 2, "end"])
-        await world.soon(group.process(handler))
+        await world.within_patience(group.process(handler))
     assert done == [1, 2, "end"]
     letters = await group.dead_letters.list()
     assert [letter.body for letter in letters] == [b"1", b"2"]
-    assert told == [ailf.DeadLettered("s", "g", letter.origin, "rejected") for letter in letters]
+    assert events == [ailf.DeadLettered("s", "g", letter.origin, "rejected") for letter in letters]
     for wrong in ("hook", 7):
         with pytest.raises(ailf.InvalidArgumentError):
             stream.group("g", on_event=wrong)
@@ -114,7 +114,7 @@ async def test_a_failing_hook_harms_nobody(world: World) -> None:
 
 @needs(Capability.PUBSUB)
 async def test_traces(world: World) -> None:
-    """S15: what a handler sends goes on the trace of its message unless it has its own; nothing else does."""
+    """S15: messages that a handler sends carry the trace of its message, unless they have their own; no others do."""
     backend = await world.connect()
     stream, out, pubsub = backend.stream("s"), backend.stream("out"), backend.pubsub()
     group = stream.group("g")
@@ -132,7 +132,7 @@ async def test_traces(world: World) -> None:
             group.stop()
 
     async with pubsub.listen("c") as subscription:
-        await world.soon(group.process(handler, concurrency=3))
+        await world.within_patience(group.process(handler, concurrency=3))
         sent = [await world.take(subscription) for _ in range(6)]
     await out.add([7, "outside"])
     sent += await out.read(limit=1000)
@@ -145,7 +145,7 @@ async def test_traces(world: World) -> None:
 
 
 async def test_the_trace_of_a_context(world: World) -> None:
-    """S15: what is sent in a delivery's context goes on its trace, and what is sent before and after does not."""
+    """S15: messages sent in a delivery's context carry its trace; those sent before and after don't."""
     backend = await world.connect()
     stream, out = backend.stream("s"), backend.stream("out")
     await stream.add(1, headers=trace(1))

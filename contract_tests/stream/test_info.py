@@ -1,4 +1,4 @@
-"""S10: what `info` says of a group is so, in every state, and asking changes nothing."""
+"""S10: `info` of a group is right in every state, and changes nothing."""
 
 import random
 from typing import Any
@@ -13,11 +13,11 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 TICK = 0.01
-"""Seconds that two clocks may differ by."""
+"""Seconds by which two clocks may differ."""
 
 
-async def test_info_of_what_is_missing(world: World) -> None:
-    """S10: a stream or group that doesn't exist has an info, and is not made by asking for it."""
+async def test_info_of_a_missing_group(world: World) -> None:
+    """S10: info of a missing stream or group says that it doesn't exist, and doesn't make it."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g")
@@ -35,9 +35,9 @@ async def test_info_in_every_state(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     group, other = stream.group("g", lease=60), stream.group("other")
-    rival = world.rival(backend, "s")
+    unmanaged = world.unmanaged_consumer(backend, "s")
 
-    async def stands(lag: int, **expected: Any) -> None:
+    async def check(lag: int, **expected: Any) -> None:
         info = await group.info()
         assert {name: getattr(info, name) for name in expected} == expected
         assert info.lag in {lag, None}
@@ -48,38 +48,38 @@ async def test_info_in_every_state(world: World) -> None:
     await stream.add("later", delay=1000)
     async with group.consumer("me") as consumer, other.consumer():
         me = consumer.name
-        await stands(5, pending=0, delayed=0, dead=0, consumers={}, paused=False, evicted=0)
+        await check(5, pending=0, delayed=0, dead=0, consumers={}, paused=False, evicted=0)
         first, second = await world.take(consumer), await world.take(consumer)
-        await stands(3, pending=2, delayed=0, consumers={me: 2})
+        await check(3, pending=2, delayed=0, consumers={me: 2})
         await second.nack(1000)
-        await stands(3, pending=1, delayed=1, consumers={me: 1})
-        await rival.fetch()
-        await stands(2, pending=2, delayed=1, consumers={me: 1, "rival": 1})
+        await check(3, pending=1, delayed=1, consumers={me: 1})
+        await unmanaged.fetch()
+        await check(2, pending=2, delayed=1, consumers={me: 1, "unmanaged": 1})
         await first.reject("no")
         third = await world.take(consumer)
-        await stands(1, pending=2, delayed=1, dead=1, consumers={me: 1, "rival": 1})
-        await world.nothing(consumer)  # which finds that the last one is for later
-        await stands(0, pending=2, delayed=2, dead=1)
+        await check(1, pending=2, delayed=1, dead=1, consumers={me: 1, "unmanaged": 1})
+        await world.expect_none(consumer)  # this fetch reads the last entry, which is scheduled
+        await check(0, pending=2, delayed=2, dead=1)
         await third.release()
-        await stands(0, pending=1, delayed=3, dead=1, consumers={me: 0, "rival": 1})
+        await check(0, pending=1, delayed=3, dead=1, consumers={me: 0, "unmanaged": 1})
         await group.dead_letters.redrive_all()
-        await stands(0, pending=1, delayed=4, dead=0)
+        await check(0, pending=1, delayed=4, dead=0)
         await group.pause()
-        await stands(0, pending=1, delayed=4, paused=True)
+        await check(0, pending=1, delayed=4, paused=True)
         await group.resume()
         await (await world.take(consumer)).ack()
         await (await world.take(consumer)).ack()
-        await stands(0, pending=1, delayed=2, dead=0, consumers={me: 0, "rival": 1}, paused=False)
+        await check(0, pending=1, delayed=2, dead=0, consumers={me: 0, "unmanaged": 1}, paused=False)
         await group.seek(ailf.EARLIEST)
-        await stands(5, pending=0, delayed=0, dead=0)
+        await check(5, pending=0, delayed=0, dead=0)
     await group.seek(ailf.LATEST)
-    await stands(0, pending=0, delayed=0, consumers={"rival": 0})
+    await check(0, pending=0, delayed=0, consumers={"unmanaged": 0})
     assert replace(await other.info(), oldest=None) == ailf.GroupInfo(length=5, lag=5)
 
 
 @needs(Capability.ORDERING)
-async def test_info_of_what_queues(world: World) -> None:
-    """S10, S3: what waits for its turn is counted as delayed."""
+async def test_info_of_queued_messages(world: World) -> None:
+    """S10, S3: a message that waits behind another of its ordering key counts as delayed."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(3), key="k")
@@ -87,7 +87,7 @@ async def test_info_of_what_queues(world: World) -> None:
     async with group.consumer(prefetch=5) as consumer:
         for left in (2, 1, 0):
             delivery = await world.take(consumer)
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             info = await group.info()
             assert (info.pending, info.delayed, info.length) == (1, left, 3)
             assert info.lag in {0, None}
@@ -95,7 +95,7 @@ async def test_info_of_what_queues(world: World) -> None:
 
 
 async def test_the_oldest(world: World) -> None:
-    """S10: oldest is the age of the oldest entry not settled, read or not; of a redriven one since then."""
+    """S10: `oldest` is the age of the oldest unsettled entry, read or unread; a redriven one's from its redrive."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=1000, takeover=1000)
@@ -130,7 +130,7 @@ async def test_the_oldest(world: World) -> None:
 
 
 async def test_counts_after_anything(world: World) -> None:
-    """S10: whatever was added, taken, settled, cancelled, trimmed and sought, the counts are exact, or lag is None."""
+    """S10: after any adds, fetches, settlements, cancels, trims and seeks the counts are exact, or lag is None."""
     backend = await world.connect()
     stream = backend.stream("s")
     for seed in range(6):
@@ -139,11 +139,11 @@ async def test_counts_after_anything(world: World) -> None:
         async with group.consumer() as one, group.consumer() as two:
             history = History(random.Random(seed), stream, group, [one, two])
             for _ in range(40):
-                await history.go_on()
+                await history.step()
 
 
 class History:
-    """Does one thing after another with a group, and compares what it says of itself with what it must be."""
+    """Performs random steps on a group, and compares its info with the expected counts."""
 
     def __init__(self, chance: random.Random, stream: Any, group: Any, consumers: list[Any]) -> None:
         self.chance = chance
@@ -157,8 +157,8 @@ class History:
         self.dead = 0
         self.steps: list[str] = []
 
-    async def go_on(self) -> None:
-        """Do one more thing, and compare."""
+    async def step(self) -> None:
+        """Perform one random step, and compare."""
         step = self.chance.choice(["add", "add", "delay", "take", "take", "take", "settle", "settle", "other"])
         if step == "settle" and self.held:
             step = self.chance.choice(["ack", "ack", "reject", "nack", "release"])
@@ -170,13 +170,13 @@ class History:
 
     async def _compare(self) -> None:
         info = await self.group.info()
-        shown = f"{info} after {self.steps}; open {len(self.open)}, held {len(self.held)}"
-        assert info.length == len(self.ids), shown
-        assert info.pending == len(self.held) == sum(info.consumers.values()), shown
-        assert info.dead == self.dead, shown
+        state = f"{info} after {self.steps}; open {len(self.open)}, held {len(self.held)}"
+        assert info.length == len(self.ids), state
+        assert info.pending == len(self.held) == sum(info.consumers.values()), state
+        assert info.dead == self.dead, state
         if info.lag is not None:
-            assert info.lag + info.delayed == len(self.open) - len(self.held), shown
-        assert (info.oldest is None) == (not self.open), shown
+            assert info.lag + info.delayed == len(self.open) - len(self.held), state
+        assert (info.oldest is None) == (not self.open), state
 
     async def _add(self) -> None:
         added = await self.stream.add_many(range(self.chance.randint(1, 3)))
@@ -196,25 +196,25 @@ class History:
         assert delivery.id in self.open - set(self.held) - self.parked, f"{delivery} after {self.steps}"
         self.held[delivery.id] = delivery
 
-    def _some(self) -> Any:
+    def _pop_held(self) -> Any:
         return self.held.pop(self.chance.choice(sorted(self.held)))
 
     async def _ack(self) -> None:
-        delivery = self._some()
+        delivery = self._pop_held()
         await delivery.ack()
         self.open.remove(delivery.id)
 
     async def _reject(self) -> None:
-        delivery = self._some()
+        delivery = self._pop_held()
         await delivery.reject("no")
         self.open.remove(delivery.id)
         self.dead += 1
 
     async def _nack(self) -> None:
-        await self._some().nack(0)
+        await self._pop_held().nack(0)
 
     async def _release(self) -> None:
-        await self._some().release()
+        await self._pop_held().release()
 
     async def _cancel(self) -> None:
         if self.parked:
@@ -222,7 +222,7 @@ class History:
             assert await self.stream.cancel(entry_id)
             self.ids.remove(entry_id)
             self.open.discard(entry_id)
-            await self._take()  # the group may learn of it now
+            await self._take()  # a group may notice a cancel only at its next fetch
 
     async def _trim(self) -> None:
         before = len(self.ids)

@@ -1,4 +1,4 @@
-"""S3: the messages of one ordering key, which a group handles one after another."""
+"""S3: ordering keys: a group handles the messages of one key one after another."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.STREAM, Capability.ORDERING)
 
 PROMPT = 0.25
-"""Seconds."""
+"""Seconds within which a waiting consumer gets the next message of a key."""
 
 
 async def test_one_after_another(world: World) -> None:
-    """S3: of one key a group is handed the next when the one before is settled; other keys and none don't wait."""
+    """S3: the next message of a key is delivered once the one before is settled; other messages don't wait for it."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(["a0", "a1"], key="a")
@@ -33,14 +33,14 @@ async def test_one_after_another(world: World) -> None:
     async with group.consumer(prefetch=10) as one, group.consumer() as two:
         first, b, plain = [await world.take(one) for _ in range(3)]
         assert [first.data, b.data, plain.data] == ["a0", "b0", "plain"]
-        await world.nothing(one)
-        await world.nothing(two)
+        await world.expect_none(one)
+        await world.expect_none(two)
         await plain.ack()
-        await world.nothing(two)
+        await world.expect_none(two)
         await first.ack()
         second = await world.take(two)
         assert (second.data, second.attempt) == ("a1", 1)
-        await world.nothing(one)
+        await world.expect_none(one)
         await b.ack()
         assert (await world.take(one)).data == "b1"
         await second.ack()
@@ -48,11 +48,11 @@ async def test_one_after_another(world: World) -> None:
         await stream.add("a3", key="a")
         await stream.add("c0", key="c")
         assert (await world.take(two)).data == "c0"
-        await world.nothing(two)
+        await world.expect_none(two)
 
 
-async def test_failures_keep_the_turn(world: World) -> None:
-    """S3, S5: a message of a key that is nacked, released or not settled in time comes again before the next one."""
+async def test_failed_messages_block_their_lane(world: World) -> None:
+    """S3, S5: a message of a key that is nacked, released or expired is delivered again before the next one."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(["a0", "a1"], key="a")
@@ -63,9 +63,9 @@ async def test_failures_keep_the_turn(world: World) -> None:
             delivery = await world.take(one)
             seen.append((delivery.data, delivery.attempt))
             await (delivery.nack(world.lease / 2) if settle == "nack" else asyncio.sleep(0))
-            await world.nothing(two)
+            await world.expect_none(two)
             await stream.add("b", key="b")
-            other = await world.take(two)  # the other key goes on meanwhile
+            other = await world.take(two)  # another key doesn't wait
             assert other.data == "b"
             await other.ack()
             if settle == "nack":
@@ -79,8 +79,8 @@ async def test_failures_keep_the_turn(world: World) -> None:
 
 
 @pytest.mark.parametrize("way", ["ack", "reject", "nack", "expire", "cancel", "trim"])
-async def test_what_passes_the_turn(world: World, way: str) -> None:
-    """S3, S5: the next of a key comes when the one before is acked, a dead letter, cancelled, or no longer there."""
+async def test_the_end_of_one_frees_the_next(world: World, way: str) -> None:
+    """S3, S5: the next message of a key comes when the one before is acked, dead-lettered, cancelled or trimmed."""
     backend = await world.connect()
     stream = backend.stream("s")
     first = await stream.add(0, key="k", delay=1000 if way == "cancel" else 0)
@@ -90,14 +90,14 @@ async def test_what_passes_the_turn(world: World, way: str) -> None:
         if way != "cancel":
             delivery = await world.take(one)
             assert delivery.data == 0
-        await world.nothing(two)
+        await world.expect_none(two)
         if way == "expire":
             await world.advance(world.lease * 1.2)
         elif way == "cancel":
             assert await stream.cancel(first)
         elif way == "trim":
             await stream.trim(ailf.Retention(max_len=2, hard=True))
-            with contextlib.suppress(ailf.LeaseLostError):  # a backend may take it away at once, or leave it to end
+            with contextlib.suppress(ailf.LeaseLostError):  # a backend may end the lease at once, or let it last
                 await delivery.ack()
         elif way == "nack":
             await delivery.nack(0)
@@ -105,14 +105,14 @@ async def test_what_passes_the_turn(world: World, way: str) -> None:
             await getattr(delivery, way)(*(["no"] if way == "reject" else []))
         following = await world.take(two)
         assert (following.data, following.attempt) == (1, 1)
-        await world.nothing(one)
+        await world.expect_none(one)
         await following.ack()
         assert (await world.take(two)).data == 2
     assert len(await group.dead_letters.list()) == (way in {"reject", "nack", "expire"})
 
 
-async def test_the_turn_wakes_who_waits(world: World) -> None:
-    """S3, S6: a consumer that waits is promptly handed the next message of a key, whoever settles the one before."""
+async def test_the_next_of_a_key_wakes_a_waiting_consumer(world: World) -> None:
+    """S3, S6: a waiting consumer promptly gets the next message of a key when any consumer settles the one before."""
     one, two = await world.connect(), await world.connect()
     stream = one.stream("s")
     await stream.add_many(range(7), key="k")
@@ -125,14 +125,14 @@ async def test_the_turn_wakes_who_waits(world: World) -> None:
             assert not waiting.done()
             begin = time.monotonic()
             await (delivery.reject("no") if number % 3 == 0 else delivery.ack())
-            delivery = await world.came(waiting)
+            delivery = await world.expect_item(waiting)
             took.append(time.monotonic() - begin)
             assert delivery.data == number
-    assert sorted(took)[len(took) // 2] < PROMPT, took  # the most by far; a busy machine may be late now and then
+    assert sorted(took)[len(took) // 2] < PROMPT, took  # the median, as a busy machine may be late at times
 
 
 async def test_each_at_its_own_time(world: World) -> None:
-    """S3, S7: whose turn it is comes at its own time, not before, and holds up those behind it."""
+    """S3, S7: a scheduled message of a key is not delivered before its time, and delays those behind it in its lane."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(0, key="k")
@@ -143,17 +143,17 @@ async def test_each_at_its_own_time(world: World) -> None:
     async with group.consumer() as consumer:
         await (await world.take(consumer)).ack()
         await (await world.take(consumer)).ack()
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await world.advance(world.lease * 1.1)
         for expected in (1, 2):
             delivery = await world.take(consumer)
             assert (delivery.data, delivery.attempt) == (expected, 1)
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             await delivery.ack()
 
 
-async def test_groups_keep_their_own_turns(world: World) -> None:
-    """S3, S11: where one group stands with a key is nothing to another."""
+async def test_groups_have_lanes_of_their_own(world: World) -> None:
+    """S3, S11: a lane that is blocked in one group is not blocked in another."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(4), key="k")
@@ -164,13 +164,13 @@ async def test_groups_keep_their_own_turns(world: World) -> None:
             delivery = await world.take(consumer)
             assert delivery.data == number
             await delivery.ack()
-        await world.nothing(waiting)
+        await world.expect_none(waiting)
         await held.ack()
         assert (await world.take(waiting)).data == 1
 
 
-async def test_a_redriven_letter_queues(world: World) -> None:
-    """S3, S16: a redriven message of a key waits behind those that wait already, and comes when nobody has the turn."""
+async def test_a_redriven_message_queues(world: World) -> None:
+    """S3, S16: a redriven message joins the end of its lane, and is delivered at once if the lane is free."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(3), key="k")
@@ -178,14 +178,14 @@ async def test_a_redriven_letter_queues(world: World) -> None:
     async with group.consumer(prefetch=5) as consumer:
         await (await world.take(consumer)).reject("later")
         held = await world.take(consumer)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert await group.dead_letters.redrive_all() == 1
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await held.ack()
         seen = []
         for _ in range(2):
             delivery = await world.take(consumer)
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             seen.append((delivery.data, delivery.attempt))
             await (delivery.ack() if len(seen) == 1 else delivery.reject("again"))
         assert seen == [(2, 1), (0, 1)]
@@ -193,13 +193,13 @@ async def test_a_redriven_letter_queues(world: World) -> None:
         await stream.add(3, key="k")
         delivery = await world.take(consumer)
         assert (delivery.data, delivery.attempt) == (0, 1)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await delivery.ack()
         assert (await world.take(consumer)).data == 3
 
 
-async def test_closing_keeps_the_turn(world: World) -> None:
-    """S3, S6: what a consumer that closes had of a key comes to the next one first."""
+async def test_closing_keeps_the_order_of_a_key(world: World) -> None:
+    """S3, S6: the message of a key that a closing consumer held is the first that the next consumer gets."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(3), key="k")
@@ -214,7 +214,7 @@ async def test_closing_keeps_the_turn(world: World) -> None:
 
 
 async def test_keys(world: World) -> None:
-    """S3, B5: a key is any non-empty text, and no two share a turn; what is none is refused."""
+    """S3, B5: a key may be any non-empty text, and no two keys share a lane; other values are refused."""
     backend = await world.connect()
     stream = backend.stream("s")
     for name in NAMES:
@@ -223,7 +223,7 @@ async def test_keys(world: World) -> None:
     async with group.consumer(prefetch=7) as consumer:
         held = [await world.take(consumer) for _ in NAMES]
         assert [each.data for each in held] == [[name, 0] for name in NAMES]
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         for each in held:
             await each.ack()
             assert (await world.take(consumer)).data == [each.data[0], 1]
@@ -236,7 +236,7 @@ async def test_keys(world: World) -> None:
 
 
 async def test_ordered_work(world: World) -> None:
-    """S3: workers with many hands never handle two messages of a key at once, and each key in order."""
+    """S3: workers with several worker loops handle each key in order, and never two messages of a key at once."""
     one, two = await world.connect(), await world.connect()
     keys, most = "abcde", 8
     for number in range(most):
@@ -263,14 +263,16 @@ async def test_ordered_work(world: World) -> None:
             for group in groups:
                 group.stop()
 
-    await world.soon(asyncio.gather(*(group.process(handler, concurrency=4) for group in groups)), 2 * world.patience)
+    await world.within_patience(
+        asyncio.gather(*(group.process(handler, concurrency=4) for group in groups)), 2 * world.patience
+    )
     assert clashes == []
     assert done == {key: list(range(most)) for key in keys}
     assert 1 < widest <= len(keys)
 
 
-async def test_a_long_queue_holds_up_nobody(world: World) -> None:
-    """S3: a message of another key is found behind many that wait for their turn, and they still come in order."""
+async def test_a_long_lane_delays_no_other_key(world: World) -> None:
+    """S3: a long lane doesn't delay a later message of another key, and its own messages still come in order."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(300), key="long")

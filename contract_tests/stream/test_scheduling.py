@@ -1,4 +1,4 @@
-"""S7: messages for later: delays and times, taking them back, and adding once."""
+"""S7: scheduled messages: delays and times, cancel, and add_once."""
 
 import asyncio
 import sys
@@ -18,39 +18,39 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 RESOLUTION = 0.25
-"""Seconds by which a message that comes due may be late while a consumer waits."""
+"""Seconds by which a message that becomes due may be late while a consumer waits."""
 
-TURNS = 3
-"""How often a message may be late: a busy machine is now and then, a backend that doesn't look always."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a backend that wakes no consumer always."""
 
 TOO_LONG = (MAX_SECONDS + 1, sys.maxsize, 1e300)
-"""What is no duration for any backend."""
+"""Durations that every backend refuses."""
 
 TICK = 0.002
-"""Seconds by which a clock of milliseconds may differ from one that knows more."""
+"""Seconds by which a clock of milliseconds may differ from a finer one."""
 
 
 class NoOffset(tzinfo):
-    """A zone that knows no offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, _: datetime | None) -> timedelta | None:
-        """Return none."""
+        """Return None."""
         return None
 
     def dst(self, _: datetime | None) -> timedelta | None:
-        """Return none."""
+        """Return None."""
         return None
 
     def tzname(self, _: datetime | None) -> str:
-        """Return something."""
+        """Return a name."""
         return "?"
 
 
-# --- later -------------------------------------------------------------------------------------------------------
+# --- delays and times --------------------------------------------------------------------------------------------
 
 
 async def test_delays(world: World) -> None:
-    """S7: a delayed message comes at its time and not before, with attempt 1, and holds up nobody; read sees it."""
+    """S7: a scheduled message comes at its time, not before, with attempt 1, and delays no other; read returns it."""
     backend = await world.connect()
     stream = backend.stream("s")
     begin = world.harness.now()
@@ -66,15 +66,15 @@ async def test_delays(world: World) -> None:
     group = stream.group("g", lease=1000, takeover=1000)
     async with group.consumer(prefetch=3) as consumer:
         assert [(await world.take(consumer)).data for _ in range(2)] == ["behind", "past"]
-        await world.nothing(consumer)
-        for turn in (1, 2):
+        await world.expect_none(consumer)
+        for repeat in (1, 2):
             waiting = asyncio.ensure_future(consumer.get(world.patience))
             await asyncio.sleep(0.02)
             assert not waiting.done()
             await world.advance(world.lease)
-            came = [await world.came(waiting), await world.take(consumer)]
-            assert world.harness.now() - begin >= turn * world.lease - TICK
-            assert {each.data for each in came} == EXPECTED[turn]
+            came = [await world.expect_item(waiting), await world.take(consumer)]
+            assert world.harness.now() - begin >= repeat * world.lease - TICK
+            assert {each.data for each in came} == EXPECTED[repeat]
             assert [each.attempt for each in came] == [1, 1]
             assert [each.headers for each in came] == [{"h": "v"} if each.data == "delayed" else {} for each in came]
             await asyncio.gather(*(each.ack() for each in came))
@@ -86,12 +86,12 @@ EXPECTED = {1: {"delayed", "at"}, 2: {"later of both", "or the other way"}}
 
 
 async def test_a_group_made_later(world: World) -> None:
-    """S7: a message's time is the same for a group that is made before it, and for one that is made after it."""
+    """S7: the time of a message is the same for a group made before it and for one made after it."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add("delayed", delay=world.lease)
     async with stream.group("before", lease=1000, takeover=1000).consumer() as before:
-        await world.nothing(before)
+        await world.expect_none(before)
         await world.advance(world.lease * 1.1)
         async with stream.group("after", takeover=1000).consumer() as after:
             for consumer in (before, after):
@@ -101,15 +101,15 @@ async def test_a_group_made_later(world: World) -> None:
 
 @pytest.mark.parametrize("way", ["delay", "at", "nack"])
 async def test_in_time(world: World, way: str) -> None:
-    """S7: a consumer that waits gets what comes due within 250 ms, also where it was added or given back meanwhile."""
+    """S7: a waiting consumer gets a due message within 250 ms, also one that was added or nacked during the wait."""
     one, two = await world.connect(), await world.connect()
     stream, delay = one.stream("s"), world.lease / 2
     async with stream.group("g").consumer() as busy, two.stream("s").group("g").consumer() as consumer:
-        for _ in range(TURNS):
+        for _ in range(TRIES):
             if way == "nack":
                 await stream.add("x")
                 failed = await world.take(busy)
-            waiting = asyncio.ensure_future(consumer.get(world.patience + 10 * world.lease))  # beyond what is advanced
+            waiting = asyncio.ensure_future(consumer.get(world.patience + 10 * world.lease))  # longer than the advance
             await asyncio.sleep(0.05)
             if way == "nack":
                 await failed.nack(delay)
@@ -121,21 +121,21 @@ async def test_in_time(world: World, way: str) -> None:
             assert not waiting.done()
             await world.advance(delay)
             due = time.monotonic()
-            await (await world.came(waiting)).ack()
+            await (await world.expect_item(waiting)).ack()
             if time.monotonic() - due < RESOLUTION:
                 return
-    pytest.fail(f"{TURNS} times out of {TURNS} it was more than {RESOLUTION} s late")
+    pytest.fail(f"in each of {TRIES} tries the due message was more than {RESOLUTION} s late")
 
 
 async def test_the_order_of_coming_due(world: World) -> None:
-    """S7: what comes due goes by its time, then by its place in the stream, and before what is new."""
+    """S7: due messages are delivered in the order of their times, then of their ids, and before new ones."""
     backend = await world.connect()
     stream = backend.stream("s")
     late = world.when(world.lease)
     for data, earlier in (("third", 0.001), ("first", 0.1), ("second", 0.05), ("fourth", 0.001)):
         await stream.add(data, at=late - timedelta(seconds=earlier * world.lease))
     async with stream.group("g", lease=1000, takeover=1000).consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await world.advance(world.lease)
         await stream.add("new")
         taken = [(await world.take(consumer)).data for _ in range(5)]
@@ -143,11 +143,11 @@ async def test_the_order_of_coming_due(world: World) -> None:
 
 
 async def test_bad_times(world: World) -> None:
-    """S7: a time without offset, a delay that is none or over 100 years, and too few deliveries are refused."""
+    """S7: a time without offset, an invalid delay or one over 100 years, and max_deliveries below 1 are refused."""
     backend = await world.connect()
     stream = backend.stream("s")
-    nowhere = datetime(2030, 1, 1)  # noqa: DTZ001 - that it has no zone is the case
-    bad: list[dict[str, Any]] = [{"at": at} for at in (nowhere, nowhere.replace(tzinfo=NoOffset()), 5.0, "tomorrow")]
+    naive = datetime(2030, 1, 1)  # noqa: DTZ001 - the test needs a time without zone
+    bad: list[dict[str, Any]] = [{"at": at} for at in (naive, naive.replace(tzinfo=NoOffset()), 5.0, "tomorrow")]
     bad += [{"delay": delay} for delay in (-1, float("nan"), float("inf"), "1", True, None, *TOO_LONG)]
     bad += [{"max_deliveries": count} for count in (0, -1, 1.5, "1", True)]
     for options in bad:
@@ -158,42 +158,42 @@ async def test_bad_times(world: World) -> None:
 
 
 async def test_far_away(world: World) -> None:
-    """S7: a time may be as far away as times go; the message doesn't come, and can be taken back."""
+    """S7: the largest datetime and delay are accepted; the messages don't come, and can be cancelled."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = [await stream.add(1, at=datetime.max.replace(tzinfo=UTC)), await stream.add(2, delay=MAX_SECONDS)]
     async with stream.group("g").consumer(prefetch=3) as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert [await stream.cancel(each) for each in ids] == [True, True]
     assert await stream.read() == []
 
 
-# --- never mind --------------------------------------------------------------------------------------------------
+# --- cancel ------------------------------------------------------------------------------------------------------
 
 
 async def test_cancel(world: World) -> None:
-    """S7: a message whose time has not come can be taken back: it is gone and never comes, and groups forget it."""
+    """S7: a message that is not due yet can be cancelled: it leaves the stream and the groups, and never comes."""
     backend = await world.connect()
     stream = backend.stream("s")
     early, late = stream.group("early", lease=1000, takeover=1000), stream.group("late")
     ids = await stream.add_many(["a", "b"], delay=world.lease)
     kept = await stream.add("kept")
     async with early.consumer() as one:
-        await (await world.take(one)).ack()  # the group has read past the others, which wait in it
+        await (await world.take(one)).ack()  # the group has read the scheduled ones too, and keeps them as delayed
         assert [await stream.cancel(each) for each in (*ids, *ids)] == [True, True, False, False]
         assert [entry.id for entry in await stream.read()] == [kept]
         async with late.consumer() as two:
             await (await world.take(two)).ack()
             await world.advance(world.lease * 1.1)
             for consumer, group in ((one, early), (two, late)):
-                await world.nothing(consumer)
+                await world.expect_none(consumer)
                 info = await group.info()
                 assert (info.length, info.pending, info.delayed, info.dead, info.oldest) == (1, 0, 0, 0, None)
                 assert info.lag in {0, None}
 
 
 async def test_cancel_changes_nothing_else(world: World) -> None:
-    """S7: what has no time, whose time has come, what is out, failed or settled is not cancelled, and stays."""
+    """S7: cancel of an unscheduled, due, pending, nacked or settled message does nothing and returns False."""
     backend = await world.connect()
     stream = backend.stream("s")
     came = await stream.add("came", delay=world.lease)
@@ -209,17 +209,17 @@ async def test_cancel_changes_nothing_else(world: World) -> None:
         assert [entry.id for entry in await stream.read()] == [came, *ids]
         await held.ack()
         assert sorted([(await world.take(consumer)).data for _ in range(2)]) == ["came", "plain"]
-    assert await backend.stream("nowhere").cancel(came) is False
+    assert await backend.stream("missing").cancel(came) is False
     for wrong in ("not an id", "", "9" * 5000, ailf.EARLIEST, ailf.LATEST):
         with pytest.raises(ailf.InvalidArgumentError):
             await stream.cancel(wrong)
 
 
-# --- once --------------------------------------------------------------------------------------------------------
+# --- add_once ----------------------------------------------------------------------------------------------------
 
 
 async def test_add_once(world: World) -> None:
-    """S7: within its window an id is added once, settled or not, counted from the first; after it, again."""
+    """S7: a dedup id adds one message within its window, which the first add opens, settled or not; then another."""
     backend = await world.connect()
     stream = backend.stream("s")
     window = world.lease
@@ -229,7 +229,7 @@ async def test_add_once(world: World) -> None:
         delivery = await world.take(consumer)
         assert (delivery.id, delivery.data) == (first.id, 1)
         await delivery.ack()
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await world.advance(window * 0.25)
         assert await stream.add_once("order 7", 3, window=window) == ailf.Added(first.id, duplicate=True)
         await world.advance(window * 0.85)
@@ -240,7 +240,7 @@ async def test_add_once(world: World) -> None:
 
 
 async def test_add_once_after_cancel(world: World) -> None:
-    """S7: cancelling a message frees the dedup id that it was added under, and no other message's."""
+    """S7: cancelling a message frees the dedup id under which it was added, and that of no other message."""
     backend = await world.connect()
     stream = backend.stream("s")
     first = await stream.add_once("reminder", "old", delay=10 * world.lease)
@@ -255,41 +255,41 @@ async def test_add_once_after_cancel(world: World) -> None:
     assert second.id != first.id
     assert not await stream.cancel(first.id)
     assert await stream.add_once("reminder", "dup") == ailf.Added(second.id, duplicate=True)
-    await world.advance(world.lease * 1.1)  # its window is over, and its time has not come
+    await world.advance(world.lease * 1.1)  # the window of `second` is over, and it is not due yet
     third = await stream.add_once("reminder", "newest", delay=world.lease)
     assert not third.duplicate
-    assert await stream.cancel(second.id)  # which is no longer what the dedup id stands for
+    assert await stream.cancel(second.id)  # the dedup id is now that of `third`
     assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
     async with stream.group("g", takeover=1000).consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await world.advance(world.lease * 1.1)
         delivery = await world.take(consumer)
         assert (delivery.id, delivery.data, delivery.attempt) == (third.id, "newest", 1)
         await delivery.ack()
-        assert not await stream.cancel(third.id)  # its time has come
+        assert not await stream.cancel(third.id)  # it was due
         assert await stream.add_once("reminder", "dup") == ailf.Added(third.id, duplicate=True)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
 
 
 async def test_add_once_again_after_cancel(world: World) -> None:
-    """S7: a call to add once that is sent again after a cancel is answered as before, and adds nothing."""
+    """S7: an add_once that is sent again after a cancel, with its token, gets the same reply and adds nothing."""
     backend = await world.connect()
     stream = backend.stream("s")
-    rival = world.rival(backend, "s")
-    first = await rival.add_once(b"1", "id", "one", delay=1000.0)
+    unmanaged = world.unmanaged_consumer(backend, "s")
+    first = await unmanaged.add_once(b"1", "id", "one", delay=1000.0)
     assert await stream.cancel(first.id)
-    assert await rival.add_once(b"1", "id", "one", delay=1000.0) == first == ailf.Added(first.id, duplicate=False)
+    assert await unmanaged.add_once(b"1", "id", "one", delay=1000.0) == first == ailf.Added(first.id, duplicate=False)
     assert await stream.read() == []
-    second = await rival.add_once(b"2", "id", "another", delay=1000.0)
+    second = await unmanaged.add_once(b"2", "id", "another", delay=1000.0)
     assert not second.duplicate
-    assert await rival.add_once(b"2", "id", "another") == second
-    assert await rival.add_once(b"1", "id", "one") == ailf.Added(second.id, duplicate=True)
+    assert await unmanaged.add_once(b"2", "id", "another") == second
+    assert await unmanaged.add_once(b"1", "id", "one") == ailf.Added(second.id, duplicate=True)
     assert [entry.id for entry in await stream.read()] == [second.id]
 
 
 @pytest.mark.parametrize("retention", [ailf.Retention(max_len=1), ailf.Retention.settled()], ids=["length", "settled"])
 async def test_add_once_after_trim(world: World, retention: ailf.Retention) -> None:
-    """S7, S8: a message that was settled and removed is still a duplicate within its window."""
+    """S7, S8: the dedup id of a message that was settled and trimmed still counts within its window."""
     backend = await world.connect()
     stream = backend.stream("s", retention=retention)
     async with stream.group("g", takeover=1000).consumer() as consumer:
@@ -302,11 +302,11 @@ async def test_add_once_after_trim(world: World, retention: ailf.Retention) -> N
 
 
 async def test_add_once_by_many(world: World) -> None:
-    """S7: of many that add under one id at once, one adds, and all learn the same id."""
+    """S7: of many concurrent add_once calls with one dedup id one adds, and all return the same entry id."""
     backends = [await world.connect() for _ in range(2)]
-    for turn in range(5):
-        added = await world.soon(
-            asyncio.gather(*(backends[number % 2].stream("s").add_once(f"{turn}", number) for number in range(8)))
+    for repeat in range(5):
+        added = await world.within_patience(
+            asyncio.gather(*(backends[number % 2].stream("s").add_once(f"{repeat}", number) for number in range(8)))
         )
         assert sorted(each.duplicate for each in added) == [False] + [True] * 7
         assert len({each.id for each in added}) == 1
@@ -314,7 +314,7 @@ async def test_add_once_by_many(world: World) -> None:
 
 
 async def test_add_once_ids(world: World) -> None:
-    """S7, B5: ids are any non-empty text and of one stream; delete forgets them; what is none is refused."""
+    """S7, B5: a dedup id may be any non-empty text and belongs to one stream; delete forgets it; others are refused."""
     backend = await world.connect()
     stream, other = backend.stream("s"), backend.stream("other")
     added = [await stream.add_once(name, name) for name in NAMES]
@@ -334,7 +334,7 @@ async def test_add_once_ids(world: World) -> None:
 
 
 async def test_every_way_to_add_has_the_options(world: World) -> None:
-    """S7, S5: add_many and add_once take headers, a delay and a number of deliveries as add does."""
+    """S7, S5: add_many and add_once take headers, delay and max_deliveries like add."""
     backend = await world.connect()
     stream = backend.stream("s")
     options: dict[str, Any] = {"headers": {"h": "v"}, "delay": world.lease, "max_deliveries": 1}
@@ -343,13 +343,13 @@ async def test_every_way_to_add_has_the_options(world: World) -> None:
     assert [(entry.id, entry.headers) for entry in await stream.read()] == [(each, {"h": "v"}) for each in ids]
     group = stream.group("g", lease=1000, takeover=1000)
     async with group.consumer(prefetch=4) as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         await world.advance(world.lease * 1.1)
         for expected in range(4):
             delivery = await world.take(consumer)
             assert (delivery.data, delivery.headers) == (expected, {"h": "v"})
             await delivery.nack(0, "once is enough")
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert [(each.origin, each.error) for each in await group.dead_letters.list()] == [
         (each, "once is enough") for each in ids
     ]
@@ -357,7 +357,7 @@ async def test_every_way_to_add_has_the_options(world: World) -> None:
 
 @pytest.mark.parametrize("way", ["nack", "expire"])
 async def test_deliveries_of_one_message(world: World, way: str) -> None:
-    """S5: a message's own number of deliveries counts instead of the group's, in every group."""
+    """S5: a message's own max_deliveries replaces that of the group, in every group."""
     backend = await world.connect()
     stream = backend.stream("s")
     for most in (1, 2, None):
@@ -366,12 +366,12 @@ async def test_deliveries_of_one_message(world: World, way: str) -> None:
     groups = [stream.group(f"{usual}", max_deliveries=usual, **options) for usual in (1, 2)]
     seen: list[list[tuple[int | None, int]]] = [[], []]
     async with groups[0].consumer(prefetch=3) as one, groups[1].consumer(prefetch=3) as two:
-        for turn in range(3):
+        for repeat in range(3):
             for consumer, taken in zip((one, two), seen, strict=True):
                 while (delivery := await consumer.get(0)) is not None:
                     taken.append((delivery.data, delivery.attempt))
                     await (delivery.nack(0, "no") if way == "nack" else asyncio.sleep(0))
-            if way == "expire" and turn < 2:
+            if way == "expire" and repeat < 2:
                 await world.advance(world.lease * 1.2)
     for usual, group, taken in zip((1, 2), groups, seen, strict=True):
         expected = [(most, attempt) for most in (1, 2, None) for attempt in range(1, (most or usual) + 1)]

@@ -1,4 +1,4 @@
-"""S: what every backend's streams and groups keep."""
+"""S: the behaviour of streams and groups on every backend."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ MIXED = [("blocking", "asyncio"), ("asyncio", "blocking")]
 
 
 async def test_readable_on_return(world: World) -> None:
-    """S1: on return an entry is readable by groups made before and after; ids are text and strictly increase."""
+    """S1: once add returns, groups made before and after can read the entry; ids are text and strictly increasing."""
     one, two = await world.connect(), await world.connect()
     stream = one.stream("s")
     early = two.stream("s").group("early").consumer()
@@ -33,19 +33,19 @@ async def test_readable_on_return(world: World) -> None:
 @pytest.mark.parametrize("pair", MIXED, ids="-to-".join)
 @asyncio_only("the pair names both flavours")
 async def test_mixed_streaming(world: World, pair: tuple[str, str]) -> None:
-    """S1, B6: a producer of one flavour feeds a consumer of the other, also one that waits already."""
+    """S1, B6: a producer of one flavour reaches a consumer of the other, also one that already waits."""
     producer, worker = await world.connect(pair[0]), await world.connect(pair[1])
     async with worker.stream("s").group("g").consumer() as consumer:
         waiting = asyncio.ensure_future(consumer.get(world.patience))
         await asyncio.sleep(0.05)
         await producer.stream("s").add({"n": 1}, headers={"h": "v"})
-        delivery = await world.soon(waiting)
+        delivery = await world.within_patience(waiting)
         assert (delivery.data, delivery.headers, delivery.attempt) == ({"n": 1}, {"h": "v"}, 1)
         await delivery.ack()
 
 
 async def test_many_producers(world: World) -> None:
-    """S1, S2, S3: producers and consumers at work at once: each entry has an id of its own and is taken once."""
+    """S1, S2, S3: with many producers and consumers at once, entries have ids of their own and come once, in order."""
     one, two = await world.connect(), await world.connect()
     taken: list[tuple[str, str]] = []
 
@@ -62,22 +62,22 @@ async def test_many_producers(world: World) -> None:
                     await delivery.ack()
 
     working = asyncio.gather(*(worker(each, name) for name, each in {"x": one, "y": two, "z": two}.items()))
-    made = await world.soon(
+    made = await world.within_patience(
         asyncio.gather(*(producer(each, name) for name, each in zip("abcd", [one, two] * 2, strict=True)))
     )
-    await world.soon(working)
+    await world.within_patience(working)
     stored = [entry.id for entry in await one.stream("s").read(limit=1000)]
     assert len(set(stored)) == 100
     assert sorted(entry_id for ids in made for entry_id in ids) == sorted(stored)
     assert all(ids == sorted(ids, key=stored.index) for ids in made)
     assert sorted(entry_id for _, entry_id in taken) == sorted(stored)
     for name in "xyz":
-        mine = [entry_id for by, entry_id in taken if by == name]
-        assert mine == sorted(mine, key=stored.index)
+        own = [entry_id for by, entry_id in taken if by == name]
+        assert own == sorted(own, key=stored.index)
 
 
 async def test_id_order(world: World) -> None:
-    """S3: first deliveries leave in id order, whoever takes them."""
+    """S3: first deliveries are made in the order of ids, to whichever consumer."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(range(30))
@@ -88,7 +88,7 @@ async def test_id_order(world: World) -> None:
 
 
 async def test_group_starts(world: World) -> None:
-    """S9: a group starts at EARLIEST unless told; opening it again never moves it."""
+    """S9: a group starts at EARLIEST unless `start` is given; opening it again never moves it."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(range(4))
@@ -107,7 +107,7 @@ async def test_group_starts(world: World) -> None:
 
 
 async def test_a_vanished_group_is_made_again(world: World) -> None:
-    """S9: a group that vanished under a consumer is made again at EARLIEST, and an event says so."""
+    """S9: a group that vanished while it was consumed is made again at EARLIEST, and makes a GroupReset event."""
     backend = await world.connect()
     stream = backend.stream("s")
     events: list[Any] = []
@@ -121,8 +121,8 @@ async def test_a_vanished_group_is_made_again(world: World) -> None:
     assert events == [ailf.GroupReset("s", "g")]
 
 
-async def test_groups_are_apart(world: World) -> None:
-    """S11: a nack, an expiry or a dead letter in one group is invisible to the others."""
+async def test_groups_are_independent(world: World) -> None:
+    """S11: a nack, an expired lease or a dead letter of one group is invisible to the others."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -132,18 +132,18 @@ async def test_groups_are_apart(world: World) -> None:
         await (await world.take(consumer)).nack(0)
         await world.take(consumer)
         await world.advance(world.lease * 1.2)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert len(await noisy.dead_letters.list()) == 1
     async with quiet.consumer() as consumer:
         delivery = await world.take(consumer)
         assert delivery.attempt == 1
         await delivery.ack()
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
     assert await quiet.dead_letters.list() == []
 
 
 async def test_leaving_drops_nothing(world: World) -> None:
-    """S11: a consumer that goes leaves to the group what it held, also what others gave back before."""
+    """S11: a consumer that leaves drops no message that it held, also none that another had given back before."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(10))
@@ -156,7 +156,7 @@ async def test_leaving_drops_nothing(world: World) -> None:
 
 
 async def test_undecodable(world: World) -> None:
-    """S13: an entry that can't be decoded becomes a dead letter with its raw bytes; those behind it flow."""
+    """S13: an entry that can't be decoded becomes a dead letter with its raw bytes, and delays none behind it."""
     backend = await world.connect()
     raw, typed = backend.stream("s", type=bytes), backend.stream("s", type=int)
     await raw.add(b"{not json")
@@ -173,7 +173,7 @@ async def test_undecodable(world: World) -> None:
 
 @needs("add_foreign")
 async def test_foreign_entries(world: World) -> None:
-    """S13: what another program added is read as an object of its fields, or is a dead letter."""
+    """S13: an entry of another program is read as an object of its fields, or becomes a dead letter."""
     backend = await world.connect()
     anything, numbers = backend.stream("s"), backend.stream("s", type=int)
     await numbers.add(1)
@@ -191,7 +191,7 @@ async def test_foreign_entries(world: World) -> None:
 
 @needs("add_broken")
 async def test_broken_entries(world: World) -> None:
-    """S13, S16: what nobody can read is a dead letter, which can be listed, redriven and purged; the rest flows."""
+    """S13, S16: an unreadable entry becomes a dead letter, which can be listed, redriven and purged; others go on."""
     backend = await world.connect()
     for kind in (Any, bytes):
         stream = backend.stream(f"s-{kind}", type=kind)
@@ -207,7 +207,7 @@ async def test_broken_entries(world: World) -> None:
             (letter,) = await group.dead_letters.list()
             assert letter.reason == "undecodable"
             assert await group.dead_letters.redrive(letter.id) == 1
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
         (again,) = await group.dead_letters.list()
         assert (again.origin, again.body, again.headers) == (letter.origin, letter.body, letter.headers)
         assert await group.dead_letters.purge_all() == 1
@@ -215,12 +215,12 @@ async def test_broken_entries(world: World) -> None:
         with pytest.raises(ailf.DecodeError, match=letter.origin):
             await stream.read()
         tail = stream.tail(ailf.EARLIEST)
-        assert [(await world.soon(tail.__anext__())).id for _ in ids] == ids
+        assert [(await world.within_patience(tail.__anext__())).id for _ in ids] == ids
         await tail.aclose()
 
 
 async def test_read(world: World) -> None:
-    """S17: read returns every entry of the range, in order, whatever the groups do."""
+    """S17: read returns every entry of the range, in order, whatever groups have done with them."""
     backend = await world.connect()
     stream = backend.stream("s")
     assert await stream.read() == []
@@ -238,18 +238,18 @@ async def test_read(world: World) -> None:
 
 @pytest.mark.parametrize("begin", ["earliest", "id", "latest"])
 async def test_tail(world: World, begin: str) -> None:
-    """S17: tail follows the stream from where it is told, and disturbs no group."""
+    """S17: tail follows the stream from its `start`, and changes no group."""
     backend, other = await world.connect(), await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(range(3))
     start = {"earliest": ailf.EARLIEST, "id": ids[1], "latest": ailf.LATEST}[begin]
     tail = stream.tail(start)
     for number in {"earliest": [0, 1, 2], "id": [1, 2], "latest": []}[begin]:
-        assert (await world.soon(tail.__anext__())).data == number
+        assert (await world.within_patience(tail.__anext__())).data == number
     waiting = asyncio.ensure_future(tail.__anext__())
     await asyncio.sleep(0.1)
     await other.stream("s").add(3)
-    assert (await world.soon(waiting)).data == 3
+    assert (await world.within_patience(waiting)).data == 3
     await tail.aclose()
     async with stream.group("g").consumer() as consumer:
         assert (await world.take(consumer)).data == 0

@@ -1,4 +1,4 @@
-"""S12: whose messages others get, and when: those of a process that died, and of no other."""
+"""S12: takeover: the messages of a dead consumer go to the others in time, and those of a living one don't."""
 
 import asyncio
 import signal
@@ -17,76 +17,76 @@ from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
-TURNS = 3
-"""How often something may be late: a busy machine is now and then, a backend that doesn't look always."""
+TRIES = 3
+"""The number of tries: a busy machine is late at times, a backend that wakes no consumer always."""
 
 TAKEOVER = 0.4
-"""Seconds, where time really passes."""
+"""Seconds of a takeover in tests where time really passes."""
 
 
 async def test_a_dead_consumer(world: World) -> None:
-    """S12, S5: what a consumer that died had in hand goes to another in time, counted, however long its lease was."""
+    """S12, S5: a dead consumer's messages go to another within `takeover`, however long their leases, as attempt 2."""
     backend = await world.connect()
     stream = backend.stream("s")
     takeover = world.lease * 2
     group = stream.group("g", lease=1000, takeover=takeover)
     took: list[float] = []
     async with group.consumer() as consumer:
-        for turn in range(TURNS):
+        for repeat in range(TRIES):
             ids = await stream.add_many(range(3))
-            dead = world.rival(backend, "s", name=f"rival {turn}", alive=takeover * 0.7)
+            dead = world.unmanaged_consumer(backend, "s", name=f"unmanaged {repeat}", alive=takeover * 0.7)
             begin = time.monotonic()
             fetched = await dead.claim(3)
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             waiting = asyncio.ensure_future(consumer.get(world.patience))
             waiting.add_done_callback(lambda _, begin=begin: took.append(time.monotonic() - begin))
             await world.advance(takeover)
-            came = [await world.came(waiting)]
+            came = [await world.expect_item(waiting)]
             came += [await world.take(consumer) for _ in range(2)]
             assert [(each.id, each.attempt) for each in came] == [(each, 2) for each in ids]
             assert await dead.settle(fetched.claims, Action.ACK) == [Outcome.LOST] * 3
             for each in came:
                 await each.ack()
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             if took[-1] <= takeover + 0.1:
                 return
-    pytest.fail(f"it took longer than {takeover} s: {took}")
+    pytest.fail(f"in each of {TRIES} tries the takeover took more than {takeover} s: {took}")
 
 
-async def test_signs_of_life(world: World) -> None:
-    """S12, S11: a consumer that gives signs of life keeps its messages; one that gives none is forgotten."""
+async def test_heartbeats(world: World) -> None:
+    """S12, S11: a consumer that sends heartbeats keeps its messages; one that sends none is removed from the group."""
     backend = await world.connect()
     stream = backend.stream("s")
     ids = await stream.add_many(range(2))
     group = stream.group("g", lease=1000, takeover=world.lease)
-    alive, dead = (world.rival(backend, "s", name=name, alive=world.lease) for name in ("alive", "dead"))
+    alive, dead = (world.unmanaged_consumer(backend, "s", name=name, alive=world.lease) for name in ("alive", "dead"))
     first, second = await alive.claim(), await dead.claim()
     async with group.consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert (await group.info()).consumers == {"alive": 1, "dead": 1, consumer.name: 0}
         await world.advance(world.lease * 0.6)
         await alive.heartbeat()
         await world.advance(world.lease * 0.6)
         delivery = await world.take(consumer)
         assert (delivery.id, delivery.attempt) == (ids[1], 2)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert (await group.info()).consumers == {"alive": 1, consumer.name: 1}
         assert await alive.settle(first.claims, Action.ACK) == [Outcome.DONE]
         assert await dead.settle(second.claims, Action.ACK) == [Outcome.LOST]
         await world.advance(world.lease * 0.6)
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         assert (await group.info()).consumers == {consumer.name: 1}
         assert await alive.fetch() == []
         assert (await group.info()).consumers == {"alive": 0, consumer.name: 1}
 
 
-async def test_a_slow_one_keeps_its_message(world: World) -> None:
-    """S12, S4: handlers at work for several take-overs and leases keep their messages, also one that blocks."""
+async def test_a_slow_consumer_keeps_its_messages(world: World) -> None:
+    """S12, S4: a handler that runs for several takeovers and leases keeps its message, also if it blocks the loop."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(["waits", "blocks"])
     group = stream.group("g", lease=TAKEOVER, takeover=TAKEOVER)
-    rival = world.rival(backend, "s")
+    unmanaged = world.unmanaged_consumer(backend, "s")
     begun: list[Any] = []
     seen: list[tuple[Any, ...]] = []
     stolen: list[Any] = []
@@ -101,67 +101,67 @@ async def test_a_slow_one_keeps_its_message(world: World) -> None:
             group.stop()
         return None
 
-    async def look() -> int:
-        looks = 0
+    async def try_to_take() -> int:
+        fetches = 0
         while not seen:
             await world.elapse(TAKEOVER / 8)
             if len(begun) == 2:
-                stolen.extend(rival.claim_here().claims)
-                looks += 1
-        return looks
+                stolen.extend(unmanaged.claim_here().claims)
+                fetches += 1
+        return fetches
 
-    looking = asyncio.ensure_future(in_thread(asyncio.run, look()))
-    await asyncio.sleep(0)  # it is under way now, also when the loop is blocked
-    await world.soon(group.process(handler, concurrency=2))
-    assert await world.soon(looking) > 2
+    fetching = asyncio.ensure_future(in_thread(asyncio.run, try_to_take()))
+    await asyncio.sleep(0)  # the thread has started, and goes on while a handler blocks the loop
+    await world.within_patience(group.process(handler, concurrency=2))
+    assert await world.within_patience(fetching) > 2
     assert stolen == []
     assert set(seen) == {(1, False)}
     info = await group.info()
     assert (info.pending, info.delayed, info.dead) == (0, 0, 0)
 
 
-async def test_signs_of_life_end_with_the_work(world: World) -> None:
-    """S12: a consumer is kept alive while it has messages, in its buffer too, and no longer; it may come again."""
+async def test_heartbeats_end_with_the_work(world: World) -> None:
+    """S12: heartbeats are sent while a consumer has messages, also in its buffer, and no longer; it may come back."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(2))
     group = stream.group("g", lease=60, takeover=TAKEOVER)
-    rival = world.rival(backend, "s")
+    unmanaged = world.unmanaged_consumer(backend, "s")
     async with group.consumer(prefetch=2) as consumer:
         await (await world.take(consumer)).ack()
         await world.elapse(TAKEOVER * 1.2)
-        assert await rival.fetch() == []
-        assert (await group.info()).consumers == {consumer.name: 1, "rival": 0}
+        assert await unmanaged.fetch() == []
+        assert (await group.info()).consumers == {consumer.name: 1, "unmanaged": 0}
         await (await world.take(consumer)).ack()
         await world.elapse(TAKEOVER * 1.2)
-        assert await rival.fetch() == []
-        assert (await group.info()).consumers == {"rival": 0}
+        assert await unmanaged.fetch() == []
+        assert (await group.info()).consumers == {"unmanaged": 0}
         await stream.add(2)
         assert (await world.take(consumer)).attempt == 1
-        assert (await group.info()).consumers == {consumer.name: 1, "rival": 0}
+        assert (await group.info()).consumers == {consumer.name: 1, "unmanaged": 0}
 
 
-async def test_looking_at_once(world: World) -> None:
-    """S6, S12: a get with no time to wait looks at the backend, also after and beside waits that see nothing yet."""
+async def test_get_without_waiting(world: World) -> None:
+    """S6, S12: a get with timeout 0 fetches from the backend, also after and beside waits that found nothing."""
     backend = await world.connect()
     stream = backend.stream("s")
-    group = stream.group("g", lease=1000, takeover=1000)  # so that who waits doesn't look by himself for long
+    group = stream.group("g", lease=1000, takeover=1000)  # so that a waiting consumer doesn't fetch for a long time
     async with group.consumer() as consumer:
         for seconds in (0.05, 0.3):
             await stream.add(seconds)
-            dead = world.rival(backend, "s", name=f"rival {seconds}", alive=0.03)
+            dead = world.unmanaged_consumer(backend, "s", name=f"unmanaged {seconds}", alive=0.03)
             await dead.claim()
-            await world.nothing(consumer)
+            await world.expect_none(consumer)
             waiting = asyncio.ensure_future(consumer.get(seconds))
             await world.advance(0.08)
-            delivery = await consumer.get(0) or await world.came(waiting)  # one of them has it
+            delivery = await consumer.get(0) or await world.expect_item(waiting)  # one of the two gets it
             assert (delivery.data, delivery.attempt) == (seconds, 2)
             await delivery.ack()
-            await world.soon(waiting)
+            await world.within_patience(waiting)
 
 
 async def test_max_processing(world: World) -> None:
-    """S4, S12: a message is renewed no longer than max_processing: then it is lost, and others get it."""
+    """S4, S12: a lease is renewed for no longer than max_processing; then it is lost, and another consumer gets it."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add(1)
@@ -196,20 +196,20 @@ PROGRAM = """if True:
             except ailf.LeaseLostError:
                 pass
             else:
-                sys.exit("it was not lost")
+                sys.exit("the lease was not lost")
             assert consumer.get(5).data == "more"
 """
-"""A worker that has a message in hand till it reads a line, and finds then that it is lost."""
+"""A worker that holds a message until it reads a line, and must find then that its lease is lost."""
 
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 @needs(Capability.PROCESSES, Capability.PUBSUB, "url")
-@asyncio_only("the program under test is a blocking one of its own")
+@asyncio_only("the test runs a blocking program in another process")
 async def test_a_dead_process(world: World, way: signal.Signals) -> None:
-    """S12: a process that is killed, or stands still, loses its messages in time; one that goes on works on."""
+    """S12: a killed or stopped process loses its messages within `takeover`; one that is continued goes on working."""
     backend = await world.connect()
     stream = backend.stream("s")
-    entry_id = await stream.add("in hand")
+    entry_id = await stream.add("held")
     takeover = 1.0
     async with backend.pubsub().listen("begun") as begun:
         child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
@@ -217,7 +217,7 @@ async def test_a_dead_process(world: World, way: signal.Signals) -> None:
         )
         assert await begun.get(4 * world.patience) == ailf.Message("begun", entry_id)
     async with stream.group("g", lease=60, takeover=takeover).consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
         child.send_signal(way)
         begin = time.monotonic()
         delivery = await world.take(consumer)
@@ -226,5 +226,5 @@ async def test_a_dead_process(world: World, way: signal.Signals) -> None:
         await delivery.ack()
     await stream.add("more")
     child.send_signal(signal.SIGCONT)
-    await world.soon(in_thread(child.communicate, b"\n"), 2 * world.patience)
+    await world.within_patience(in_thread(child.communicate, b"\n"), 2 * world.patience)
     assert child.returncode == (-signal.SIGKILL if way == signal.SIGKILL else 0)

@@ -1,4 +1,4 @@
-"""S: what `process` does with handlers, on every backend."""
+"""S: `process` and its handlers, on every backend."""
 
 import asyncio
 import signal
@@ -17,8 +17,8 @@ from contract_tests.world import World
 NEEDS: tuple[Capability, ...] = (Capability.STREAM,)
 
 
-async def test_verdicts(world: World) -> None:
-    """S15: what a handler returns or raises settles its message and no other."""
+async def test_outcomes_of_handlers(world: World) -> None:
+    """S15: the result or error of a handler settles its own message and no other."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", max_deliveries=2, backoff=ailf.Backoff(initial=0.0))
@@ -35,7 +35,7 @@ async def test_verdicts(world: World) -> None:
             raise ailf.Reject("no use")
         return delivery.data != "false"
 
-    await world.soon(group.process(handler))
+    await world.within_patience(group.process(handler))
     assert sorted(seen) == sorted(
         [("fine", 1), ("false", 1), ("raises", 1), ("rejects", 1), ("also fine", 1), ("false", 2), ("raises", 2)]
     )
@@ -48,14 +48,14 @@ async def test_verdicts(world: World) -> None:
 
 
 class OddError(Exception):
-    """An error whose text can't be made."""
+    """An error whose `str()` fails."""
 
     def __str__(self) -> str:
         return self.args[5]  # type: ignore[no-any-return]
 
 
 HALF = b"\xed\xa0\xbd".decode("utf-8", "surrogatepass")
-"""Half of a surrogate pair, as a cut-off emoji leaves it: no encoding can write it."""
+"""Half of a surrogate pair, as from an emoji that was cut: it can't be encoded."""
 
 ODD_ERRORS: tuple[BaseException, ...] = (
     asyncio.CancelledError("of its own"),
@@ -69,7 +69,7 @@ ODD_ERRORS: tuple[BaseException, ...] = (
 
 
 async def test_odd_errors(world: World) -> None:
-    """S15, S5: whatever a handler raises costs its own delivery; the dead letter has a text that can be read."""
+    """S15, S5: any error of a handler affects only its own delivery, and the dead letter has a readable text."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", max_deliveries=1)
@@ -84,7 +84,7 @@ async def test_odd_errors(world: World) -> None:
         if len(fine) == count:
             group.stop()
 
-    await world.soon(group.process(handler, concurrency=3))
+    await world.within_patience(group.process(handler, concurrency=3))
     assert sorted(fine) == list(range(1, 2 * count, 2))
     letters = sorted(await group.dead_letters.list(), key=lambda each: int(each.body))
     assert [int(each.body) for each in letters] == list(range(0, 2 * count, 2))
@@ -100,7 +100,7 @@ async def test_odd_errors(world: World) -> None:
 
 
 async def test_reasons(world: World) -> None:
-    """S15: what a consumer says of a message is kept where it can be read, and refused where it is no text."""
+    """S15: the reason of a nack or reject is stored as encodable text; a reason that is not text is refused."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", max_deliveries=1)
@@ -116,7 +116,7 @@ async def test_reasons(world: World) -> None:
 
 
 async def test_retries(world: World) -> None:
-    """S15, S7: a handler that raises Retry has its message again after the delay it names, and not before."""
+    """S15, S7: a handler that raises Retry gets its message again after the delay of the Retry, and not before."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", max_deliveries=3, takeover=1000, backoff=ailf.Backoff(initial=0.0))
@@ -135,7 +135,7 @@ async def test_retries(world: World) -> None:
     await asyncio.sleep(0.05)
     assert len(seen) == 2
     await world.advance(world.lease)
-    await world.soon(working)
+    await world.within_patience(working)
     assert seen[2] - seen[1] >= world.lease - 0.002
     assert [(each.reason, each.error, each.attempts) for each in await group.dead_letters.list()] == [
         ("max_deliveries", str(errors[2]), 3)
@@ -146,7 +146,7 @@ async def test_retries(world: World) -> None:
 
 
 async def test_concurrency(world: World) -> None:
-    """S15: at most n handlers run at once, and n do where there is work; a handler that hangs holds up only itself."""
+    """S15: n handlers run at once if there is work, and never more; a handler that hangs delays no other."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g")
@@ -170,12 +170,12 @@ async def test_concurrency(world: World) -> None:
     release.set()
     await world.until(lambda: done == 30)
     group.stop()
-    await world.soon(working)
+    await world.within_patience(working)
     assert most == 4
 
 
 async def test_drain(world: World) -> None:
-    """S14: stopping hands back what was not begun, at once and uncounted, and waits for the running handlers."""
+    """S14: stop gives back unstarted messages at once, with the same attempt, and waits for the running handlers."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -193,21 +193,21 @@ async def test_drain(world: World) -> None:
     group.stop()
     await asyncio.sleep(0.1)
     assert not working.done()
-    if world.flavour == "asyncio":  # on threads the caller's own hand is busy: its buffer goes back when it is free
+    if world.flavour == "asyncio":  # on threads the caller's loop gives the buffer back only after its own handler
         async with group.consumer(prefetch=20) as other:
             assert [(d.data, d.attempt) for d in [await world.take(other) for _ in range(8)]] == [
                 (number, 1) for number in range(2, 10)
             ]
     go_on.set()
-    await world.soon(working)
+    await world.within_patience(working)
     assert sorted(ended) == sorted(begun) == [0, 1]
     async with group.consumer() as other:
         assert sorted([(await world.take(other)).data for _ in range(8)]) == list(range(2, 10))
-        await world.nothing(other)
+        await world.expect_none(other)
 
 
-async def test_the_short_way(world: World) -> None:
-    """S15: create_consumer_group and process_messages hand over plain payloads, added before the group too."""
+async def test_process_messages(world: World) -> None:
+    """S15: process_messages passes plain payloads to its handler, also those added before create_consumer_group."""
     backend = await world.connect()
     stream = backend.stream("s")
     with pytest.raises(ailf.InvalidArgumentError, match="create_consumer_group"):
@@ -223,16 +223,16 @@ async def test_the_short_way(world: World) -> None:
             stream.stop()
         return True
 
-    await world.soon(stream.process_messages(handler))
+    await world.within_patience(stream.process_messages(handler))
     assert got == [1, 2]
     async with stream.group("workers").consumer() as consumer:
-        await world.nothing(consumer)
+        await world.expect_none(consumer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 @needs(Capability.PROCESSES, "url")
 async def test_signals(world: World, number: signal.Signals) -> None:
-    """S14: SIGTERM or Ctrl-C lets process_messages finish what is under way and end well; the rest is there at once."""
+    """S14: on SIGTERM or Ctrl-C process_messages finishes the running handler and gives back the rest at once."""
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(range(10))
@@ -241,7 +241,7 @@ async def test_signals(world: World, number: signal.Signals) -> None:
         child = subprocess.Popen([sys.executable, "-c", program, str(world.harness.url)])  # noqa: ASYNC220 - waited for below
         assert await begun.get(4 * world.patience) == ailf.Message("begun", 0)
         child.send_signal(number)
-        assert await world.soon(in_thread(child.wait)) == 0
+        assert await world.within_patience(in_thread(child.wait)) == 0
     async with stream.group("g").consumer() as consumer:
         left = [await world.take(consumer) for _ in range(9)]
         assert sorted((each.data, each.attempt) for each in left) == [(number, 1) for number in range(1, 10)]
@@ -278,11 +278,11 @@ PROGRAMS = {
         asyncio.run(main())
     """,
 }
-"""Programs that tell when a handler begins, and are at work on the first of ten messages then."""
+"""Programs that publish "begun" when a handler begins, and are then at work on the first of ten messages."""
 
 
 async def test_drain_has_an_end(world: World) -> None:
-    """S14: a handler that outlasts the drain is left behind; its message is not lost."""
+    """S14: a handler that runs longer than `drain` is not waited for, and its message is not lost."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=world.lease)
@@ -297,10 +297,10 @@ async def test_drain_has_an_end(world: World) -> None:
     working = asyncio.ensure_future(group.process(handler, concurrency=2, drain=0.1))
     await world.until(lambda: begun)
     group.stop()
-    if world.flavour == "asyncio":  # a thread can't be interrupted: the caller's own hand goes on to its end
-        await world.soon(working)
+    if world.flavour == "asyncio":  # a thread can't be interrupted: the caller's handler runs to its end
+        await world.within_patience(working)
     go_on.set()
-    await world.soon(working)
+    await world.within_patience(working)
     await world.advance(world.lease * 1.2)
     async with group.consumer() as other:
         back = await other.get(world.patience)
@@ -309,7 +309,7 @@ async def test_drain_has_an_end(world: World) -> None:
 
 
 async def test_prefetch_is_bounded(world: World) -> None:
-    """S15: a worker holds what it handles and its prefetch, and no more: the rest is for others."""
+    """S15: a busy worker holds the messages of one fetch, at most `prefetch`; other consumers can get the rest."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -331,5 +331,5 @@ async def test_prefetch_is_bounded(world: World) -> None:
     go_on.set()
     await world.until(lambda: len(begun) == 3)
     group.stop()
-    await world.soon(working)
+    await world.within_patience(working)
     assert begun == [0, 1, 2]

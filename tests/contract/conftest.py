@@ -1,4 +1,4 @@
-"""The contract on our own backends. With AILF_TEST_EAGER=1 tasks begin at once, from Python 3.12 on."""
+"""The contract on ailf's own backends. With AILF_TEST_EAGER=1 tasks are eager, from Python 3.12 on."""
 
 import asyncio
 import os

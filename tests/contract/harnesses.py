@@ -1,4 +1,4 @@
-"""The harnesses of our own backends."""
+"""The harnesses of ailf's own backends."""
 
 import contextlib
 import uuid
@@ -25,10 +25,10 @@ __all__ = ["ClusterHarness", "FakeHarness", "MemoryHarness", "RedisHarness", "Us
 
 
 class MemoryHarness(Harness):
-    """Memory with a clock that is moved: no test waits for time to pass."""
+    """The memory backend with a manual clock: no test waits for time to pass."""
 
     lease = 30.0
-    blink = 0.0
+    arrival_grace = 0.0
     url = "memory://contract"
     blocking: type[ailf.Backend] = MemoryBackend
     on_asyncio: type[ailf.AsyncBackend] = AsyncMemoryBackend
@@ -46,7 +46,7 @@ class MemoryHarness(Harness):
         """Open an asyncio backend on the store."""
         return self.on_asyncio(store=self.store)  # type: ignore[call-arg]  # a memory backend's
 
-    def elsewhere(self) -> Harness:
+    def other_namespace(self) -> Harness:
         """Return a harness on a store of its own."""
         return type(self)()
 
@@ -59,22 +59,22 @@ class MemoryHarness(Harness):
         self.clock.step_back(seconds)
 
     def now(self) -> float:
-        """Return what the clock shows."""
+        """Return the time of the clock in seconds."""
         return self.clock.now_ms() / 1000
 
     async def interrupt_subscriptions(self) -> None:
-        """Break every subscription as a lost connection would."""
+        """Interrupt every subscription, like a lost connection."""
         self.store.break_subscriptions()
 
     async def add_broken(self, stream: str) -> None:
-        """Add an entry that a backend couldn't read."""
+        """Add an entry with the `problem` of one that a backend can't read."""
         with self.store.lock:
             state = self.store.streams[stream]
             state.append(Draft(b"1"), self.clock.now_ms())
             state.records[-1] = replace(state.records[-1], problem="broken by a test")
 
     async def publish_broken(self, channel: str) -> None:
-        """Publish on a channel whose name is no text."""
+        """Publish on a channel whose name is not text."""
         with self.store.lock:
             for listener in self.store.listeners:
                 listener.offer(f"{channel}\udcff", b"\xff")
@@ -84,42 +84,42 @@ BROKEN: Final = {b"ailf.body": b"1", b"ailf.headers": b'{"h": "\xff"}'}
 
 
 class RedisHarness(UrlHarness):
-    """A Redis server, and what another program may do to it."""
+    """A Redis server, with writes of other programs, and connections that can be cut or frozen."""
 
     _proxy: Proxy
 
     @contextlib.contextmanager
-    def hasty(self, timeout: float) -> Iterator[Harness]:
-        """Open backends through a network that can be silent."""
+    def freezable(self, timeout: float) -> Iterator[Harness]:
+        """Open backends through a proxy that can hold back all bytes."""
         with Proxy(urlsplit(self._base).port or 6379) as proxy:
-            place = type(self)(f"{proxy.url}?timeout={timeout}")
-            place._proxy = proxy
-            yield place
+            harness = type(self)(f"{proxy.url}?timeout={timeout}")
+            harness._proxy = proxy
+            yield harness
 
     def freeze(self, *, frozen: bool) -> None:
-        """Hold all bytes, or pass them on again."""
+        """Hold back all bytes, or pass them on again."""
         if frozen:
             self._proxy.stall()
         else:
             self._proxy.resume()
 
     async def interrupt_subscriptions(self) -> None:
-        """Have the server cut every subscriber."""
+        """Let the server close the connections of all subscribers."""
         with redis.Redis.from_url(self._base) as raw:
             raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     async def add_foreign(self, stream: str) -> None:
-        """Add an entry with fields of another program's."""
+        """Add an entry with the fields of another program."""
         with redis.Redis.from_url(self._base) as raw:
             raw.xadd(Keys(self._namespace()).stream(stream), {"job": "sweep"})
 
     async def add_broken(self, stream: str) -> None:
-        """Add an entry whose fields are no text."""
+        """Add an entry whose fields are not text."""
         with redis.Redis.from_url(self._base) as raw:
             raw.xadd(Keys(self._namespace()).stream(stream), BROKEN)
 
     async def publish_broken(self, channel: str) -> None:
-        """Publish on a channel whose name is no text."""
+        """Publish on a channel whose name is not text."""
         with redis.Redis.from_url(self._base) as raw:
             raw.publish(Keys(self._namespace()).channel(channel).encode() + b"\xff", b"\xff")
 
@@ -129,31 +129,31 @@ class RedisHarness(UrlHarness):
 
 
 class UserClientHarness(RedisHarness):
-    """The same over clients that the user brings; what he set on them for himself doesn't matter."""
+    """A Redis server through user-supplied clients, whose own options must not matter."""
 
     def connect(self) -> ailf.Backend:
-        """Bring a client with retries, whose replies are text."""
+        """Open a backend from a client that decodes its replies to text."""
         client = redis.Redis.from_url(self._bare(), decode_responses=True, protocol=3)
         backend = RedisBackend.from_client(client, namespace=self._namespace(), timeout=self._timeout())
         backend.ping()
         return backend
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Bring one for asyncio."""
+        """Open an asyncio backend from such a client."""
         client = redis.asyncio.Redis.from_url(self._bare(), decode_responses=True, protocol=3)
         return AsyncRedisBackend.from_client(client, namespace=self._namespace(), timeout=self._timeout())
 
     def _bare(self) -> str:
-        """Return the server's URL without ailf's own options."""
+        """Return the server's URL without the options of ailf."""
         return self._base.partition("?")[0]
 
     def _timeout(self) -> float | None:
-        told = parse_qs(urlsplit(self._url).query).get("timeout")
-        return float(told[0]) if told else None
+        values = parse_qs(urlsplit(self._url).query).get("timeout")
+        return float(values[0]) if values else None
 
 
 class FakeHarness(Harness):
-    """A server of fakeredis, in this process."""
+    """A fakeredis server in this process."""
 
     capabilities = frozenset(Capability) - {Capability.PROCESSES, Capability.SHARDED}
 
@@ -162,36 +162,36 @@ class FakeHarness(Harness):
         self._namespace = f"contract-{uuid.uuid4().hex[:12]}"
 
     def connect(self) -> ailf.Backend:
-        """Bring a blocking fake."""
+        """Open a backend from a blocking fakeredis client."""
         backend = RedisBackend.from_client(fakeredis.FakeRedis(server=self._server), namespace=self._namespace)
         backend.ping()
         return backend
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Bring a fake for asyncio."""
+        """Open a backend from an asyncio fakeredis client."""
         client = fakeredis.FakeAsyncRedis(server=self._server)
         return AsyncRedisBackend.from_client(client, namespace=self._namespace)
 
-    def elsewhere(self) -> Harness:
+    def other_namespace(self) -> Harness:
         """Return a harness on another namespace of the same server."""
         return type(self)(self._server)
 
     async def add_foreign(self, stream: str) -> None:
-        """Add an entry with fields of another program's."""
+        """Add an entry with the fields of another program."""
         fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
 
     async def add_broken(self, stream: str) -> None:
-        """Add an entry whose fields are no text."""
+        """Add an entry whose fields are not text."""
         fakeredis.FakeRedis(server=self._server).xadd(Keys(self._namespace).stream(stream), BROKEN)
 
     async def publish_broken(self, channel: str) -> None:
-        """Publish on a channel whose name is no text."""
+        """Publish on a channel whose name is not text."""
         name = Keys(self._namespace).channel(channel).encode() + b"\xff"
         fakeredis.FakeRedis(server=self._server).publish(name, b"\xff")
 
 
 class ClusterHarness(Harness):
-    """A cluster, over clients that the user brings."""
+    """A cluster, through user-supplied clients."""
 
     capabilities = frozenset(Capability) - {Capability.SEVERAL_LOCKS, Capability.PROCESSES}
 
@@ -200,38 +200,38 @@ class ClusterHarness(Harness):
         self._namespace = f"contract-{uuid.uuid4().hex[:12]}"
 
     def connect(self) -> ailf.Backend:
-        """Bring a blocking client, which is not needed any more then."""
+        """Open a backend from a blocking client, which can be closed after that."""
         with self._cluster.client() as client:
             backend = RedisBackend.from_client(client, namespace=self._namespace)
         backend.ping()
         return backend
 
     def connect_async(self) -> ailf.AsyncBackend:
-        """Bring a client for asyncio."""
+        """Open a backend from an asyncio client."""
         return AsyncRedisBackend.from_client(self._cluster.async_client(), namespace=self._namespace)
 
-    def elsewhere(self) -> Harness:
+    def other_namespace(self) -> Harness:
         """Return a harness on another namespace of the same cluster."""
         return type(self)(self._cluster)
 
     async def interrupt_subscriptions(self) -> None:
-        """Have every node cut its subscribers."""
+        """Let every node close the connections of its subscribers."""
         for node in self._cluster.nodes:
             with node.client() as raw:
                 raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     async def add_foreign(self, stream: str) -> None:
-        """Add an entry with fields of another program's."""
+        """Add an entry with the fields of another program."""
         with self._cluster.client() as client:
             client.xadd(Keys(self._namespace).stream(stream), {"job": "sweep"})
 
     async def add_broken(self, stream: str) -> None:
-        """Add an entry whose fields are no text."""
+        """Add an entry whose fields are not text."""
         with self._cluster.client() as client:
             client.xadd(Keys(self._namespace).stream(stream), BROKEN)
 
     async def publish_broken(self, channel: str) -> None:
-        """Publish on a channel whose name is no text."""
+        """Publish on a channel whose name is not text."""
         name = Keys(self._namespace).channel(channel).encode() + b"\xff"
-        with self._cluster.client() as client:  # at the node of all plain channels: through another it may come late
+        with self._cluster.client() as client:  # at the node that serves plain channels: from another it may come late
             client.publish(name, b"\xff", target_nodes=client.get_node_from_key(self._namespace))

@@ -19,13 +19,13 @@ def clauses() -> set[str]:
 
 
 def modules_of_the_suite() -> list[str]:
-    """Return the names of the modules that have the suite's tests, sorted."""
+    """Return the sorted names of the suite's test modules."""
     files = sorted(SUITE.rglob("test_*.py"))
     return [".".join(("contract_tests", *each.relative_to(SUITE).with_suffix("").parts)) for each in files]
 
 
 def suite() -> list[tuple[str, object]]:
-    """Return the suite's tests, with the modules that they are in."""
+    """Return the suite's tests with the names of their modules."""
     modules = [importlib.import_module(name) for name in modules_of_the_suite()]
     return [
         (module.__name__, member)
@@ -36,7 +36,7 @@ def suite() -> list[tuple[str, object]]:
 
 
 def covered() -> set[str]:
-    """Return the ids that the suite's tests begin their docstrings with."""
+    """Return the clause ids at the beginning of the docstrings of the suite's tests."""
     return {each for _, test in suite() for each in clauses_of(test)}
 
 
@@ -51,12 +51,12 @@ def test_every_test_names_clauses_that_exist() -> None:
 
 
 def test_every_test_names_a_clause() -> None:
-    """Each test of the suite begins its docstring with the clauses that it is for."""
+    """The docstring of each test of the suite begins with the ids of its clauses."""
     assert [test for _, test in suite() if not clauses_of(test)] == []
 
 
 def test_one_module_has_the_whole_suite() -> None:
-    """`contract_tests.suite` has each test: none is forgotten, and none hides another of its name."""
+    """`contract_tests.suite` has every test: it imports each module, and no two tests have the same name."""
     text = (SUITE / "suite.py").read_text()
     assert re.findall(r"^from (contract_tests[\w.]+) import \*", text, re.MULTILINE) == modules_of_the_suite()
     names = [getattr(test, "__name__", "") for _, test in suite()]
@@ -74,6 +74,6 @@ def test_one_module_has_the_whole_suite() -> None:
     ],
 )
 def test_our_backends_run_the_whole_suite(module: str) -> None:
-    """Our own runs import the whole suite."""
+    """The runs on ailf's own backends import the whole suite."""
     text = (ROOT / "tests" / f"{module}.py").read_text()
     assert "\nfrom contract_tests.suite import *" in text

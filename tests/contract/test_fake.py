@@ -1,4 +1,4 @@
-"""The contract on fakeredis: some of each interface; all of it in the campaigns."""
+"""The contract on fakeredis: some tests of each interface. The campaigns run all tests."""
 
 from contract_tests.backend.test_close import *  # noqa: F403
 from contract_tests.lock.test_lock_hold import *  # noqa: F403

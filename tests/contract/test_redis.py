@@ -1,4 +1,4 @@
-"""The contract on Redis: on a real server of each version."""
+"""The contract on Redis, on a real server of each version."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from contract_tests.suite import *  # noqa: F403 - every test of the suite
 from tests.contract.harnesses import RedisHarness
 from tests.support.servers import Server
 
-LACKS = {"step_back": "a server's clock can't be set back; tests/models/test_limits.py turns the one of its scripts"}
+LACKS = {"step_back": "a server's clock can't be set back; tests/models/test_limits.py sets back that of the scripts"}
 
 
 @pytest.fixture

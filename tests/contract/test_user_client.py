@@ -1,4 +1,4 @@
-"""The contract on clients of redis-py that the user brings: what depends on connections; all of it in the campaigns."""
+"""The contract on user-supplied redis-py clients: the tests that depend on connections. The campaigns run all tests."""
 
 import pytest
 

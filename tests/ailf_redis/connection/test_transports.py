@@ -24,7 +24,7 @@ from contract_tests.ratelimit import test_ratelimit as rl
 from contract_tests.stream import test_delivery as d
 from contract_tests.stream import test_stream as s
 from contract_tests.stream import test_worker as w
-from contract_tests.world import World, live
+from contract_tests.world import World, run_test
 from tests.contract.harnesses import RedisHarness
 from tests.support.binaries import found
 from tests.support.servers import NewServer, Server, ServerStartError, free_port
@@ -40,20 +40,20 @@ LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
 """Where a test of the suite runs, by how the backend is used."""
 
 OF_ALL = [
-    b.test_one_backend_for_all,
-    b.test_one_consumer_for_all,
+    b.test_one_backend_for_many_callers,
+    b.test_one_consumer_for_many_callers,
     b.test_largest,
-    close.test_close_wakes_everybody,
+    close.test_close_wakes_every_call,
     close.test_close_leaves_nothing,
     close.test_ends_promptly,
     d.test_fenced_settles,
     lh.test_holding,
     p.test_confirmed_on_entry,
     p.test_order_of_each_publisher,
-    req.test_everybody_gets_his_own_reply,
-    rl.test_parallel_places,
+    req.test_each_request_gets_its_own_reply,
+    rl.test_concurrency_slots,
     s.test_many_producers,
-    w.test_verdicts,
+    w.test_outcomes_of_handlers,
 ]
 OF_TASKS = [
     cancel.test_cancelled_adds,
@@ -101,7 +101,7 @@ def test_everything_goes(urls: dict[str, str], transport: str, loop: str, test: 
     """Each transport carries what the suite asks for, on threads, asyncio and uvloop."""
     world = World(RedisHarness(urls[transport]), "blocking" if loop == "blocking" else "asyncio")
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        runner.run(live(world, test))
+        runner.run(run_test(world, test))
 
 
 # --- what TLS refuses --------------------------------------------------------------------------------------------

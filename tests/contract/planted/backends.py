@@ -24,7 +24,7 @@ class LeavesThreads(MemoryDriver):
 
 @caught_by("backend.test_close.test_dropped")
 class DropsWithoutWarning(MemoryDriver):
-    """It says of itself that it had nothing to give back when it was dropped."""
+    """When it is dropped, it reports that it had nothing to give back."""
 
     def abandon(self) -> bool:
         super().abandon()
@@ -42,21 +42,21 @@ class DropsWithoutCleanup(MemoryDriver):
 
 @caught_by("backend.test_backend.test_a_silent_backend")
 class IgnoresTimeouts(BrokenHarness):
-    """Its drivers wait for an answer without a deadline."""
+    """Its drivers wait for a reply without a deadline."""
 
     keeps_time = False
 
 
-@caught_by("backend.test_backend.test_same_url_same_things")
+@caught_by("backend.test_backend.test_same_url_same_state")
 class SharesNamespaces(BrokenHarness):
     """Two namespaces share everything."""
 
-    def elsewhere(self) -> "SharesNamespaces":
+    def other_namespace(self) -> "SharesNamespaces":
         """Return this harness itself."""
         return self
 
 
-@caught_by("backend.test_backend.test_same_url_same_things")
+@caught_by("backend.test_backend.test_same_url_same_state")
 class SharesNothing(BrokenHarness):
     """Each backend that opens the URL has a store of its own."""
 
@@ -100,7 +100,7 @@ class _AsyncSharingBackend(ailf.AsyncBackend):
 
 @caught_by("backend.test_backend.test_payloads_are_copies")
 class SharesObjects(BrokenHarness):
-    """A consumer receives the very object that was added."""
+    """A consumer receives the same object that was added."""
 
     blocking = _SharingBackend
     on_asyncio = _AsyncSharingBackend

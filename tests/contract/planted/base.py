@@ -1,4 +1,4 @@
-"""The registry of planted bugs, and the memory backend that each of them is planted in.
+"""The registry of planted bugs, and the memory backend into which each of them is planted.
 
 `caught_by` stands beside each bug and names the contract tests that must fail because of it.
 """
@@ -36,7 +36,7 @@ Bug = TypeVar("Bug", bound=type)
 
 
 class BrokenHarness(MemoryHarness):
-    """Memory backends of which a subclass replaces one part.
+    """Opens memory backends of which a subclass replaces one part.
 
     Attributes:
         driver_class: The backend driver.
@@ -46,9 +46,9 @@ class BrokenHarness(MemoryHarness):
         limiter_driver: The driver of rate limiters.
         blocking: The class of blocking backends.
         on_asyncio: The class of asyncio backends.
-        keeps_time: Whether a frozen driver gives a request up after `request_time`.
+        keeps_time: Whether a frozen driver gives up a request after `request_time`.
         request_time: Seconds that a request may take; 0 for drivers that can't be frozen.
-        frozen: Whether the drivers leave requests unanswered at the moment.
+        frozen: Whether the drivers leave all requests without a reply now.
     """
 
     driver_class: ClassVar[type[MemoryDriver]] = MemoryDriver
@@ -63,14 +63,14 @@ class BrokenHarness(MemoryHarness):
     frozen = False
 
     @contextlib.contextmanager
-    def hasty(self, timeout: float) -> Iterator[Harness]:
+    def freezable(self, timeout: float) -> Iterator[Harness]:
         """Open backends whose drivers can be frozen."""
-        place = type(self)()
-        place.request_time = timeout
-        yield place
+        harness = type(self)()
+        harness.request_time = timeout
+        yield harness
 
     def freeze(self, *, frozen: bool) -> None:
-        """Leave requests unanswered, or answer them again."""
+        """Leave requests without a reply, or reply again."""
         self.frozen = frozen
 
     def connect(self) -> ailf.Backend:
@@ -82,7 +82,7 @@ class BrokenHarness(MemoryHarness):
         return self.on_asyncio(self.driver(AsyncioRuntime(self.clock)))
 
     def driver(self, runtime: Runtime) -> BackendDriver:
-        """Return the backend driver, whose parts are those that the class names."""
+        """Return the backend driver, made of the parts that the class attributes name."""
         harness = self
 
         class Driver(self.driver_class):  # type: ignore[name-defined, misc]  # the harness chooses
@@ -108,7 +108,7 @@ class BrokenHarness(MemoryHarness):
 
 
 class _Freezable:
-    """A driver that answers nothing while its harness is frozen, and gives each request up when its time is over."""
+    """A driver that doesn't reply while its harness is frozen, and gives up each request after `request_time`."""
 
     def __init__(self, inner: Any, harness: BrokenHarness, runtime: Runtime) -> None:
         self._inner = inner
@@ -116,9 +116,9 @@ class _Freezable:
         self._runtime = runtime
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if not inspect.iscoroutinefunction(found):
-            return found
+        method = getattr(self._inner, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
 
         async def request(*args: Any, **options: Any) -> Any:
             until = time.monotonic() + (self._harness.request_time if self._harness.keeps_time else 60)
@@ -126,13 +126,13 @@ class _Freezable:
                 if time.monotonic() > until:
                     raise ailf.BackendTimeoutError("no answer", maybe_applied=True)
                 await self._runtime.event().wait(0.02)
-            return await found(*args, **options)
+            return await method(*args, **options)
 
         return request
 
 
 def freezable(driver: Any, harness: BrokenHarness, runtime: Runtime) -> Any:
-    """Return the driver itself, or one that can be frozen where the harness asks for that."""
+    """Return the driver, wrapped so that it can be frozen if the harness has a `request_time`."""
     return _Freezable(driver, harness, runtime) if harness.request_time else driver
 
 
@@ -146,8 +146,8 @@ class Planted:
     Attributes:
         harness: Opens backends that have the bug.
         test: The contract test.
-        arguments: What the test is called with, beside its `world`.
-        asyncio_only: Whether only tasks can meet the bug.
+        arguments: The arguments of the test, beside its `world`.
+        asyncio_only: Whether the bug shows on asyncio only.
     """
 
     harness: type[BrokenHarness]
@@ -163,9 +163,9 @@ def caught_by(*tests: str, asyncio_only: bool = False, **arguments: Any) -> Call
     """Register a planted bug: each of the tests must fail because of it.
 
     Arguments:
-        tests: Contract tests, as `"stream.test_delivery.test_attempts"`: a module in `contract_tests`, and its test.
-        asyncio_only: Whether only tasks can meet the bug, so that it is not planted in a blocking backend.
-        arguments: What the tests are called with: those of one of their parametrized cases.
+        tests: Contract tests, such as `"stream.test_delivery.test_attempts"`: a module of `contract_tests`, and a test.
+        asyncio_only: Whether the bug shows on asyncio only, so that it is not planted into a blocking backend.
+        arguments: The arguments of one of the tests' parametrized cases.
 
     Raises:
         LookupError: There is no such test.
@@ -189,7 +189,7 @@ def _contract_test(name: str) -> ContractTest:
     try:
         test: ContractTest = getattr(importlib.import_module(f"contract_tests.{module}"), function)
     except (ImportError, AttributeError) as error:
-        raise LookupError(f"contract_tests has no {name}, which must catch a planted bug") from error
+        raise LookupError(f"caught_by names the contract test {name}, and contract_tests has none") from error
     return test
 
 
@@ -200,11 +200,11 @@ PARTS = {
     MemoryLockDriver: "lock_driver",
     MemoryRateLimiterDriver: "limiter_driver",
 }
-"""By the base class of a bug: the attribute of `BrokenHarness` that it takes the place of."""
+"""For each base class of a bug: the attribute of `BrokenHarness` that the bug replaces."""
 
 
 def _harness_with(bug: type) -> type[BrokenHarness]:
-    """Return a harness whose backends have this bug."""
+    """Return a harness class whose backends have this bug."""
     if issubclass(bug, BrokenHarness):
         return bug
     part: type = bug
@@ -217,7 +217,7 @@ def _harness_with(bug: type) -> type[BrokenHarness]:
 
 
 def _subscribing_by(listener: type[MemoryListener]) -> type[MemoryPubSubDriver]:
-    """Return a pub/sub driver whose subscriptions use this listener."""
+    """Return a pub/sub driver class whose subscriptions use this listener."""
 
     class Driver(MemoryPubSubDriver):
         async def listen(self) -> MemoryListener:
@@ -229,7 +229,7 @@ def _subscribing_by(listener: type[MemoryListener]) -> type[MemoryPubSubDriver]:
 
 
 def modules_of_bugs() -> list[ModuleType]:
-    """Return the modules beside this one, which have the planted bugs."""
+    """Return the modules beside this one that contain planted bugs."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
     return [
         importlib.import_module(f"tests.contract.planted.{name}")

@@ -35,11 +35,11 @@ class KeepsLeasesOnLeave(MemoryStreamDriver):
 
 @caught_by(
     "stream.test_takeover.test_a_dead_consumer",
-    "stream.test_takeover.test_signs_of_life",
-    "stream.test_takeover.test_signs_of_life_end_with_the_work",
+    "stream.test_takeover.test_heartbeats",
+    "stream.test_takeover.test_heartbeats_end_with_the_work",
 )
 class NeverExpiresConsumers(MemoryStreamDriver):
-    """One heartbeat lasts for ever."""
+    """A heartbeat counts for ever."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "alive": 1e9})
@@ -48,7 +48,7 @@ class NeverExpiresConsumers(MemoryStreamDriver):
         await super().heartbeat(stream, group, consumers, alive=1e9)
 
 
-@caught_by("stream.test_takeover.test_signs_of_life", "stream.test_takeover.test_a_slow_one_keeps_its_message")
+@caught_by("stream.test_takeover.test_heartbeats", "stream.test_takeover.test_a_slow_consumer_keeps_its_messages")
 class IgnoresHeartbeats(MemoryStreamDriver):
     """Only a fetch is a heartbeat."""
 
@@ -77,7 +77,7 @@ class UncountsDeliveriesToDeadConsumers(GroupState):
         super()._end_leases(now_ms)
 
 
-@caught_by("stream.test_takeover.test_signs_of_life")
+@caught_by("stream.test_takeover.test_heartbeats")
 class ListsDeadConsumers(GroupState):
     """A dead consumer is still listed."""
 
@@ -117,9 +117,9 @@ class HidesGroupResets(MemoryStreamDriver):
         return replace(await super().fetch(stream, group, consumer, **options), reset=False)
 
 
-@caught_by("stream.test_events.test_a_reset_is_told_once")
+@caught_by("stream.test_events.test_one_event_for_each_reset")
 class RepeatsGroupResets(MemoryStreamDriver):
-    """Each consumer has an event of its own for the same reset."""
+    """Each consumer gets its own event for the same reset."""
 
     vanished = False
 
@@ -130,7 +130,7 @@ class RepeatsGroupResets(MemoryStreamDriver):
 
 
 @caught_by("stream.test_positions.test_seek", where="latest")
-@caught_by("stream.test_positions.test_what_a_seek_keeps")
+@caught_by("stream.test_positions.test_dead_letters_survive_a_seek")
 class SeekKeepsLeases(GroupState):
     """A seek moves the group and keeps its pending messages."""
 
@@ -139,7 +139,8 @@ class SeekKeepsLeases(GroupState):
 
 
 @caught_by(
-    "stream.test_positions.test_what_a_seek_keeps", "stream.test_positions.test_an_entry_and_its_redriven_letter"
+    "stream.test_positions.test_dead_letters_survive_a_seek",
+    "stream.test_positions.test_an_entry_and_its_redriven_letter",
 )
 class SeekLosesRedrivenMessages(GroupState):
     """A seek drops redriven messages."""
@@ -149,7 +150,7 @@ class SeekLosesRedrivenMessages(GroupState):
         self.position = position
 
 
-@caught_by("stream.test_positions.test_what_a_seek_keeps")
+@caught_by("stream.test_positions.test_dead_letters_survive_a_seek")
 class SeekLosesDeadLetters(GroupState):
     """A seek drops the dead letters."""
 
@@ -160,14 +161,14 @@ class SeekLosesDeadLetters(GroupState):
 
 @caught_by("stream.test_positions.test_pause")
 class IgnoresPauses(MemoryStreamDriver):
-    """A paused group goes on."""
+    """A paused group still delivers."""
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         return True
 
 
-@caught_by("stream.test_positions.test_steering_what_is_missing", there=True)
-@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
+@caught_by("stream.test_positions.test_steering_a_missing_group", there=True)
+@caught_by("stream.test_positions.test_steering_a_missing_group", there=False)
 class SeekMakesGroups(MemoryStreamDriver):
     """A seek makes a missing group."""
 
@@ -176,7 +177,7 @@ class SeekMakesGroups(MemoryStreamDriver):
         return await super().seek(stream, group, position)
 
 
-@caught_by("stream.test_positions.test_steering_what_is_missing", there=False)
+@caught_by("stream.test_positions.test_steering_a_missing_group", there=False)
 class PausesMissingGroups(MemoryStreamDriver):
     """Pausing a missing group succeeds and does nothing."""
 
@@ -185,7 +186,7 @@ class PausesMissingGroups(MemoryStreamDriver):
         return True
 
 
-@caught_by("stream.test_positions.test_a_pause_buries_nothing")
+@caught_by("stream.test_positions.test_a_pause_makes_no_dead_letters")
 class DeadLettersWhilePaused(GroupState):
     """A paused group still makes dead letters."""
 
@@ -211,9 +212,9 @@ class KeepsDeadLettersOfDeletedGroups(MemoryStreamDriver):
 # --- retention ---------------------------------------------------------------------------------------------------
 
 
-@caught_by("stream.test_retention.test_what_is_spared", state="in hand")
-@caught_by("stream.test_retention.test_what_is_spared", state="scheduled")
-@caught_by("stream.test_retention.test_what_queues_is_spared")
+@caught_by("stream.test_retention.test_unsettled_entries_stay", state="held")
+@caught_by("stream.test_retention.test_unsettled_entries_stay", state="scheduled")
+@caught_by("stream.test_retention.test_queued_entries_stay")
 class TrimsPendingEntries(GroupState):
     """An entry counts as settled once the group has read it."""
 
@@ -228,10 +229,10 @@ class _TrimsUnreadEntries(GroupState):
         return name not in self.pending
 
 
-@caught_by("stream.test_retention.test_what_is_spared", state="unread")
+@caught_by("stream.test_retention.test_unsettled_entries_stay", state="unread")
 @caught_by("stream.test_retention.test_two_groups")
 class TrimsUnreadEntries(MemoryStreamDriver):
-    """An entry that a group has not read counts as settled, wherever that is looked at."""
+    """An entry that a group has not read counts as settled, in every method."""
 
     group_class = _TrimsUnreadEntries
 
@@ -241,7 +242,7 @@ class TrimsUnreadEntries(MemoryStreamDriver):
         return state
 
 
-@caught_by("stream.test_retention.test_hard_takes_what_is_out")
+@caught_by("stream.test_retention.test_hard_removes_pending_entries")
 class DeliversTrimmedEntries(GroupState):
     """An entry that was trimmed while it was pending is still delivered."""
 
@@ -252,7 +253,7 @@ class DeliversTrimmedEntries(GroupState):
 # --- info --------------------------------------------------------------------------------------------------------
 
 
-@caught_by("stream.test_info.test_info_of_what_is_missing")
+@caught_by("stream.test_info.test_info_of_a_missing_group")
 class InfoMakesGroups(MemoryStreamDriver):
     """Asking for the info of a missing group makes it."""
 
@@ -261,16 +262,16 @@ class InfoMakesGroups(MemoryStreamDriver):
         return await super().info(stream, group)
 
 
-@caught_by("stream.test_info.test_info_of_what_is_missing")
+@caught_by("stream.test_info.test_info_of_a_missing_group")
 class InfoShowsMissingGroups(MemoryStreamDriver):
-    """The info says of every group that it exists."""
+    """The info of every group says that it exists."""
 
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         return replace(await super().info(stream, group), exists=True)
 
 
 class WrongInfo(GroupState):
-    """A group whose info is wrong: subclasses say in what."""
+    """A group whose info is wrong; subclasses define the wrong fields."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         """Return the wrong fields."""
@@ -283,7 +284,7 @@ class WrongInfo(GroupState):
 
 @caught_by("stream.test_info.test_counts_after_anything")
 class WrongLag(WrongInfo):
-    """The lag is the server's own: entries added since, although some were removed."""
+    """The lag counts all entries added since, as a server does, although some were removed."""
 
     def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
         self.longest = max(getattr(self, "longest", 0), info.length)
@@ -293,7 +294,7 @@ class WrongLag(WrongInfo):
 @caught_by(
     "stream.test_info.test_counts_after_anything",
     "stream.test_info.test_info_in_every_state",
-    "stream.test_info.test_info_of_what_queues",
+    "stream.test_info.test_info_of_queued_messages",
 )
 class WrongPending(WrongInfo):
     """Delayed messages count as pending."""

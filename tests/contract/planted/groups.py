@@ -111,7 +111,7 @@ class IgnoresNackDelays(MemoryStreamDriver):
 @caught_by("stream.test_delivery.test_dead_letters", way="nack")
 @caught_by("stream.test_delivery.test_dead_letters", way="expire")
 class IgnoresMaxDeliveries(MemoryStreamDriver):
-    """No number of deliveries is too many."""
+    """The number of deliveries is not limited."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         return await super().fetch(stream, group, consumer, **{**options, "max_deliveries": 10**9})
@@ -145,7 +145,7 @@ class CountsScheduling(GroupState):
 
 @caught_by("stream.test_stream.test_broken_entries")
 class FailsOnBrokenEntries(MemoryStreamDriver):
-    """A fetch fails with the first entry that can't be read."""
+    """A fetch raises at the first unreadable entry."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
@@ -156,7 +156,7 @@ class FailsOnBrokenEntries(MemoryStreamDriver):
 
 @caught_by("stream.test_stream.test_broken_entries")
 class DeliversBrokenEntries(MemoryStreamDriver):
-    """An entry that can't be read is delivered as if it could."""
+    """An unreadable entry is delivered instead of becoming a dead letter."""
 
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
@@ -176,13 +176,13 @@ class LosesDeadLetters(GroupState):
 
 @caught_by("stream.test_delivery.test_dead_letters", way="nack")
 class ForgetsErrors(GroupState):
-    """A dead letter doesn't say what went wrong."""
+    """A dead letter has no error."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         return super().bury(name, reason, "", now_ms)
 
 
-@caught_by("stream.test_events.test_dead_letters_are_told")
+@caught_by("stream.test_events.test_dead_letter_events")
 class HidesDeadLetters(MemoryStreamDriver):
     """A fetch reports no dead letter that it made."""
 
@@ -192,7 +192,7 @@ class HidesDeadLetters(MemoryStreamDriver):
 
 @caught_by("stream.test_dead_letters.test_redrive", "stream.test_dead_letters.test_redriven_and_failed_again")
 class RedrivesWithOldAttempts(GroupState):
-    """The attempts of a redriven message go on from those of its dead letter."""
+    """The attempts of a redriven message continue those of its dead letter."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         before, letter = set(self.pending), self.dead.get(number)
@@ -247,9 +247,12 @@ class RedrivesOnlyKeptEntries(GroupState):
 # --- ordering keys -----------------------------------------------------------------------------------------------
 
 
-@caught_by("stream.test_ordering.test_failures_keep_the_turn", "stream.test_ordering.test_closing_keeps_the_turn")
-class PassesTurnsOnFailure(GroupState):
-    """A message that comes back gives its turn to the next of its ordering key."""
+@caught_by(
+    "stream.test_ordering.test_failed_messages_block_their_lane",
+    "stream.test_ordering.test_closing_keeps_the_order_of_a_key",
+)
+class FreesLanesOnFailure(GroupState):
+    """A message that comes back frees its lane for the next message of its ordering key."""
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
         super().park(name, due_ms, now_ms)
@@ -258,10 +261,10 @@ class PassesTurnsOnFailure(GroupState):
             self.schedule(queued, now_ms)
 
 
-@caught_by("stream.test_ordering.test_what_passes_the_turn", way="reject")
-@caught_by("stream.test_ordering.test_what_passes_the_turn", way="expire")
-class KeepsTurnsOfDeadLetters(GroupState):
-    """A dead letter keeps the turn of its ordering key."""
+@caught_by("stream.test_ordering.test_the_end_of_one_frees_the_next", way="reject")
+@caught_by("stream.test_ordering.test_the_end_of_one_frees_the_next", way="expire")
+class KeepsLanesOfDeadLetters(GroupState):
+    """A dead letter keeps its lane blocked."""
 
     def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
@@ -270,9 +273,9 @@ class KeepsTurnsOfDeadLetters(GroupState):
         return super().bury(name, reason, error, now_ms)
 
 
-@caught_by("stream.test_ordering.test_a_redriven_letter_queues")
+@caught_by("stream.test_ordering.test_a_redriven_message_queues")
 class RedrivesAheadOfTheQueue(GroupState):
-    """A redriven message goes before all others of its ordering key."""
+    """A redriven message goes to the front of its lane."""
 
     def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         taken = super().take_letter(number, now_ms, redrive=redrive)

@@ -18,7 +18,7 @@ SMALLER = dict(zip(("large", "small", "longest"), MADE_SMALLER[0], strict=True))
 
 
 def _each(result: LimitResult, change: Any) -> LimitResult:
-    """Return a result with changed levels."""
+    """Return a result whose levels are changed by a function."""
     return replace(result, levels=tuple(map(change, result.levels)))
 
 
@@ -26,7 +26,7 @@ def _each(result: LimitResult, change: Any) -> LimitResult:
 
 
 @caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
-@caught_by("ratelimit.test_ratelimit.test_together", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_concurrent_calls", limit=SLOW[0])
 class DeniesNothing(MemoryRateLimiterDriver):
     """Nothing is denied."""
 
@@ -36,7 +36,7 @@ class DeniesNothing(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_all_or_nothing")
 class ChargesEachLimit(MemoryRateLimiterDriver):
-    """Each limit is asked by itself, and charged if it allows the call."""
+    """Each limit decides by itself, and is charged if it allows the call."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         pairs = zip(limits, request.costs, strict=True)
@@ -68,7 +68,7 @@ class IgnoresCountDenied(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(request, count_denied=False), now_ms)
 
 
-@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[2])
+@caught_by("ratelimit.test_ratelimit.test_remaining_of_a_limit", limit=SLOW[2])
 class AllowsOneMore(MemoryRateLimiterDriver):
     """A comparison has the wrong sign: one call more passes."""
 
@@ -84,7 +84,7 @@ def _larger(limit: Limit) -> Limit:
 
 @caught_by("ratelimit.test_ratelimit.test_a_window_slides", limit=QUICK[2])
 class AlignsWindows(MemoryRateLimiterDriver):
-    """Every window is a fixed one, so that twice its limit passes around its end."""
+    """Every window is a fixed window, so that twice its limit passes around its end."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         fixed = tuple(
@@ -94,7 +94,7 @@ class AlignsWindows(MemoryRateLimiterDriver):
         return super()._decide(fixed, request, now_ms)
 
 
-@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_remaining_of_a_limit", limit=SLOW[0])
 class ChargesOne(MemoryRateLimiterDriver):
     """Every call costs 1."""
 
@@ -102,15 +102,15 @@ class ChargesOne(MemoryRateLimiterDriver):
         return super()._decide(limits, replace(request, costs=tuple(min(1, each) for each in request.costs)), now_ms)
 
 
-@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_peeking_changes_nothing", limit=SLOW[0])
 class SharesKeys(MemoryRateLimiterDriver):
-    """All keys are one."""
+    """All keys share one state."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, limiter_key=replace(request.limiter_key, key="")), now_ms)
 
 
-@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_peeking_changes_nothing", limit=SLOW[0])
 class ChargesPeeks(MemoryRateLimiterDriver):
     """A peek costs 1."""
 
@@ -120,7 +120,7 @@ class ChargesPeeks(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_time_steps_back", limit=SLOW[0])
 class TrustsTheClock(MemoryRateLimiterDriver):
-    """A clock that is set back makes charges void."""
+    """Setting the clock back voids charges."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         known = self._store.limiters.get(request.limiter_key)
@@ -184,16 +184,16 @@ class RoundsRetryAfter(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_too_large", limit=SLOW[0])
 class PromisesImpossibleCosts(MemoryRateLimiterDriver):
-    """A call that can never pass is told to come again."""
+    """A call that can never pass gets a `retry_after`."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         return replace(result, retry_after=1.0 if result.retry_after is None else result.retry_after)
 
 
-@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_remaining_of_a_limit", limit=SLOW[0])
 class ReportsOneLess(MemoryRateLimiterDriver):
-    """`remaining` is one too few."""
+    """`remaining` is too low by one."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return _each(
@@ -202,9 +202,9 @@ class ReportsOneLess(MemoryRateLimiterDriver):
         )
 
 
-@caught_by("ratelimit.test_ratelimit.test_what_remains", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_remaining_of_a_limit", limit=SLOW[0])
 class ReportsRemainingBefore(MemoryRateLimiterDriver):
-    """`remaining` is that before the call."""
+    """`remaining` is the value before the call."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         before = super()._decide(limits, replace(request, costs=(0,) * len(limits)), now_ms)
@@ -215,7 +215,7 @@ class ReportsRemainingBefore(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
 class HalvesResetAfter(MemoryRateLimiterDriver):
-    """`reset_after` is half of the time that it takes."""
+    """`reset_after` is half of the right time."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return _each(
@@ -225,7 +225,7 @@ class HalvesResetAfter(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_reset_after", limit=QUICK[0])
 class ExpiresKeysEarly(MemoryRateLimiterDriver):
-    """The stored state of a key goes too early."""
+    """The stored state of a key expires too early."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         known = self._store.limiters.get(request.limiter_key)
@@ -239,7 +239,7 @@ class ExpiresKeysEarly(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_settle", limit=SLOW[0])
 class IgnoresSettlements(MemoryRateLimiterDriver):
-    """An estimated cost stays."""
+    """A settlement doesn't replace the estimated cost."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         await super().settle(limiter_key, token, ())
@@ -255,7 +255,7 @@ class ChargesNothingMore(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_settled_late", limit=QUICK[0])
 class RefundsLate(MemoryRateLimiterDriver):
-    """A refund counts although its charge counts no longer."""
+    """A refund counts although its charge no longer counts."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
@@ -274,7 +274,7 @@ class RefundsTwice(MemoryRateLimiterDriver):
         await super().settle(limiter_key, token, charges)
 
 
-@caught_by("ratelimit.test_ratelimit.test_parallel_places")
+@caught_by("ratelimit.test_ratelimit.test_concurrency_slots")
 class KeepsSlots(MemoryRateLimiterDriver):
     """A slot of a concurrency limit is kept until its ttl is over."""
 
@@ -282,23 +282,23 @@ class KeepsSlots(MemoryRateLimiterDriver):
         await super().settle(limiter_key, token, [each for each in charges if not isinstance(each.limit, Concurrency)])
 
 
-@caught_by("ratelimit.test_ratelimit.test_places_end")
+@caught_by("ratelimit.test_ratelimit.test_slots_expire")
 class NeverExtendsSlots(MemoryRateLimiterDriver):
-    """A slot ends after its ttl, although its owner renews it."""
+    """A slot ends after its ttl, although its holder renews it."""
 
     async def extend(self, slots: Sequence[Any]) -> list[bool]:
         return [True for _ in slots]
 
 
-@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_peeking_changes_nothing", limit=SLOW[0])
 class IgnoresResets(MemoryRateLimiterDriver):
-    """A reset is answered and not done."""
+    """A reset is confirmed and not carried out."""
 
     async def reset(self, limiter_key: LimiterKey, limits: Sequence[Any]) -> None:
         return
 
 
-@caught_by("ratelimit.test_ratelimit.test_looking_changes_nothing", limit=SLOW[0])
+@caught_by("ratelimit.test_ratelimit.test_peeking_changes_nothing", limit=SLOW[0])
 class ResetsAllKeys(MemoryRateLimiterDriver):
     """A reset resets all keys."""
 
@@ -308,7 +308,7 @@ class ResetsAllKeys(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_observe", limit=SLOW[0])
 class ObservesHigherLimits(MemoryRateLimiterDriver):
-    """An observation counts also where it allows more."""
+    """An observation also raises `remaining`."""
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         await self.reset(limiter_key, ((observation.name, observation.limit),))
@@ -328,15 +328,15 @@ class IgnoresObservations(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_small_calls_do_not_starve_a_large_one")
 class HasNoQueue(MemoryRateLimiterDriver):
-    """A call that comes at the right time passes all that wait."""
+    """A call that comes at the right time overtakes all waiting calls."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         return super()._decide(limits, replace(request, waiter=None), now_ms)
 
 
-@caught_by("ratelimit.test_ratelimit_waiting.test_what_is_given_back_wakes_who_waits")
+@caught_by("ratelimit.test_ratelimit_waiting.test_refunds_wake_waiting_calls")
 class WakesNoCaller(MemoryRateLimiterDriver):
-    """A refund wakes no waiting call; each looks again by itself."""
+    """A refund wakes no waiting call; each retries by itself."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
@@ -349,7 +349,7 @@ class WakesNoCaller(MemoryRateLimiterDriver):
             known.line.waiters.update(waiters)
 
 
-@caught_by("ratelimit.test_ratelimit_waiting.test_in_turn")
+@caught_by("ratelimit.test_ratelimit_waiting.test_calls_pass_in_order")
 class ServesTheLastCallFirst(MemoryRateLimiterDriver):
     """The wait queue is a stack."""
 
@@ -362,7 +362,7 @@ class ServesTheLastCallFirst(MemoryRateLimiterDriver):
         return result
 
 
-@caught_by("ratelimit.test_ratelimit_waiting.test_who_gives_up_gives_everything_back")
+@caught_by("ratelimit.test_ratelimit_waiting.test_a_timed_out_call_leaves_nothing")
 class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
     """A call that gives up stays in the wait queue."""
 
@@ -376,7 +376,7 @@ class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
 
 @caught_by("ratelimit.test_ratelimit.test_remembered_denials")
 class RemembersDenialsTooLong(MemoryRateLimiterDriver):
-    """Where nothing is given back, denials last longer than they have to."""
+    """A denial that may be cached lasts longer than it should."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)

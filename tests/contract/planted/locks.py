@@ -12,22 +12,22 @@ from tests.contract.planted.base import BrokenHarness, caught_by
 
 
 class LockWithGrants(MemoryLockDriver):
-    """Access to the grants of a request, for the planted bugs."""
+    """A lock driver with access to the grants of a request."""
 
     def _grants(self, request: LockRequest) -> list[Any]:
         """Return all grants of the names."""
         return [grant for name in request.names for grant in self._state(name).grants.values()]
 
-    def _mine(self, request: LockRequest) -> list[Any]:
-        """Return the grants of the token, ended or not."""
+    def _own(self, request: LockRequest) -> list[Any]:
+        """Return the grants of the request's token, ended or not."""
         states = [self._state(name) for name in request.names]
         return [state.grants[request.token] for state in states if request.token in state.grants]
 
     def _number(self, request: LockRequest, fence: int) -> Granted:
-        """Give the token's grant another fence."""
+        """Give the grants of the request's token another fence."""
         for name in request.names:
             self._state(name).fence = fence
-        for grant in self._mine(request):
+        for grant in self._own(request):
             grant.fence = fence
         return Granted(fence)
 
@@ -72,14 +72,14 @@ class EntersUnlocked(BrokenHarness):
 
 
 class _OneEntry:
-    """Keeps the entries of all threads in one place."""
+    """Keeps one stack of entries for all threads."""
 
     def __init__(self) -> None:
         self.holdings: list[Any] = []
 
 
 class _OneTask(dict[Any, Any]):
-    """Keeps the entries of all tasks in one place."""
+    """Keeps one stack of entries for all tasks."""
 
     def get(self, _: Any, default: Any = None) -> Any:
         return super().get(0, default)
@@ -108,7 +108,7 @@ class _AsyncSharedBackend(ailf.AsyncBackend):
     lock_class = _AsyncSharedLock
 
 
-@caught_by("lock.test_lock_hold.test_leaving_elsewhere")
+@caught_by("lock.test_lock_hold.test_leaving_in_another_task")
 class SharesEntries(BrokenHarness):
     """Leaving a lock in any thread or task ends the latest entry of all."""
 
@@ -119,8 +119,8 @@ class SharesEntries(BrokenHarness):
 # --- holders -----------------------------------------------------------------------------------------------------
 
 
-@caught_by("lock.test_lock.test_nobody_has_it_twice")
-@caught_by("lock.test_lock_waiting.test_never_too_many", permits=1)
+@caught_by("lock.test_lock.test_not_reentrant")
+@caught_by("lock.test_lock_waiting.test_never_too_many_holders", permits=1)
 class GrantsOnePermitMore(MemoryLockDriver):
     """There is one permit more than there should be."""
 
@@ -136,7 +136,7 @@ class IgnoresPermits(MemoryLockDriver):
         return await super().acquire(replace(request, permits=1))
 
 
-@caught_by("lock.test_lock.test_locks_are_apart")
+@caught_by("lock.test_lock.test_locks_are_independent")
 class SharesLocks(MemoryLockDriver):
     """All names are one lock."""
 
@@ -149,7 +149,7 @@ class SharesLocks(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_several_names")
 class GrantsFreeNames(MemoryLockDriver):
-    """Of several names those are granted that are free."""
+    """Of several names the free ones are granted."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
@@ -161,7 +161,7 @@ class GrantsFreeNames(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_several_names")
 class GrantsFirstName(MemoryLockDriver):
-    """Of several names only the first counts."""
+    """Of several names only the first is locked."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, names=request.names[:1]))
@@ -172,7 +172,7 @@ class GrantsFirstName(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_fences_rise")
 class UsesTheTimeAsFence(LockWithGrants):
-    """A fence is the time in milliseconds."""
+    """A fence is the current time in milliseconds."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
@@ -181,22 +181,22 @@ class UsesTheTimeAsFence(LockWithGrants):
 
 @caught_by("lock.test_lock.test_fences_rise")
 class RestartsFences(LockWithGrants):
-    """Fences begin anew after a grant has run out."""
+    """Fences start again after a grant has expired."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         known = max(self._state(name).fence for name in request.names)
         known *= all(grant.ends_ms > self._now() for grant in self._grants(request))
-        known = max((grant.fence - 1 for grant in self._mine(request)), default=known)
+        known = max((grant.fence - 1 for grant in self._own(request)), default=known)
         reply = await super().acquire(request)
         return self._number(request, known + 1) if isinstance(reply, Granted) else reply
 
 
-@caught_by("lock.test_lock.test_the_same_bid_again")
+@caught_by("lock.test_lock.test_a_repeated_request")
 class ChangesFencesOfRepeatedRequests(LockWithGrants):
     """A repeated request has another fence."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        again = bool(self._mine(request))
+        again = bool(self._own(request))
         reply = await super().acquire(request)
         return self._number(request, reply.fence + 1) if again and isinstance(reply, Granted) else reply
 
@@ -234,7 +234,7 @@ class ExpiresEarly(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_the_end_of_a_lease")
 class TruncatesTtls(MemoryLockDriver):
-    """A grant lasts whole seconds."""
+    """A ttl is cut to whole seconds."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, ttl=float(int(request.ttl))))
@@ -245,18 +245,16 @@ class ExtendsFromTheEnd(LockWithGrants):
     """Extending adds to the time that is left."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
-        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        before = [grant.ends_ms for request in requests for grant in self._own(request)]
         kept = await super().extend(requests)
-        for grant, ends_ms in zip(
-            [grant for request in requests for grant in self._mine(request)], before, strict=True
-        ):
+        for grant, ends_ms in zip([grant for request in requests for grant in self._own(request)], before, strict=True):
             grant.ends_ms += max(0, ends_ms - self._now())
         return kept
 
 
 @caught_by("lock.test_lock.test_extending")
 class ExtendsByHalf(MemoryLockDriver):
-    """Extending gives half of the ttl."""
+    """Extending sets the remaining time to half of the ttl."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return await super().extend([replace(request, ttl=request.ttl / 2) for request in requests])
@@ -267,18 +265,16 @@ class NeverShortens(LockWithGrants):
     """Extending to a shorter time is ignored."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
-        before = [grant.ends_ms for request in requests for grant in self._mine(request)]
+        before = [grant.ends_ms for request in requests for grant in self._own(request)]
         kept = await super().extend(requests)
-        for grant, ends_ms in zip(
-            [grant for request in requests for grant in self._mine(request)], before, strict=True
-        ):
+        for grant, ends_ms in zip([grant for request in requests for grant in self._own(request)], before, strict=True):
             grant.ends_ms = max(grant.ends_ms, ends_ms)
         return kept
 
 
 @caught_by("lock.test_lock.test_extending")
 class NeverExtendsGrants(MemoryLockDriver):
-    """Extending is answered and not done."""
+    """Extending is confirmed and not carried out."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         return [True] * len(requests)
@@ -294,7 +290,7 @@ class ExtendsFirstRequest(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_several_names")
 class ExtendsHeldNames(LockWithGrants):
-    """Of several names those are extended that are still held."""
+    """Of several names the ones still held are extended."""
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         kept = await super().extend(requests)
@@ -324,14 +320,14 @@ class ExtendsAnyGrant(LockWithGrants):
         return kept
 
 
-@caught_by("lock.test_lock.test_the_same_bid_again")
+@caught_by("lock.test_lock.test_a_repeated_request")
 class KeepsTheTimeOfRepeatedRequests(LockWithGrants):
-    """A repeated request doesn't begin its ttl anew."""
+    """A repeated request doesn't restart its ttl."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        before = [grant.ends_ms for grant in self._mine(request)]
+        before = [grant.ends_ms for grant in self._own(request)]
         reply = await super().acquire(request)
-        for grant, ends_ms in zip(self._mine(request), before, strict=False):
+        for grant, ends_ms in zip(self._own(request), before, strict=False):
             grant.ends_ms = ends_ms
         return reply
 
@@ -344,10 +340,10 @@ class ReleasesAnyGrant(LockWithGrants):
     """Releasing ends the grants of other tokens too."""
 
     async def release(self, request: LockRequest) -> bool:
-        mine = await super().release(request)
+        released = await super().release(request)
         for name in request.names:
             self._state(name).grants.clear()
-        return mine
+        return released
 
 
 @caught_by("lock.test_lock.test_several_names")
@@ -360,7 +356,7 @@ class ReleasesFirstName(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class ReleasesEndedGrants(MemoryLockDriver):
-    """Releasing a lease that has ended is called a success."""
+    """Releasing an ended lease succeeds."""
 
     async def release(self, request: LockRequest) -> bool:
         await super().release(request)
@@ -369,7 +365,7 @@ class ReleasesEndedGrants(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_stale_leases", way="broken", successor=False)
 class IgnoresBreaks(MemoryLockDriver):
-    """Breaking is answered and not done."""
+    """Breaking is confirmed and not carried out."""
 
     async def break_(self, name: str, fence: int) -> bool:
         return any(holder.fence == fence for holder in (await self.inspect(name)).holders)
@@ -377,7 +373,7 @@ class IgnoresBreaks(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_permits")
 class BreaksAnyFence(MemoryLockDriver):
-    """Breaking doesn't look at the fence."""
+    """Breaking ignores the fence."""
 
     async def break_(self, name: str, fence: int) -> bool:
         held = (await self.inspect(name)).holders
@@ -396,7 +392,7 @@ class InspectJoinsTheQueue(MemoryLockDriver):
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
 class ShowsEndedGrants(LockWithGrants):
-    """Inspecting shows grants that have run out."""
+    """Inspecting shows grants that have expired."""
 
     async def inspect(self, name: str) -> ailf.LockInfo:
         info = await super().inspect(name)

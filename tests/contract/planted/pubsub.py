@@ -97,13 +97,13 @@ class UnsubscribesFromAll(MemoryListener):
 
 
 def like_a_shell(pattern: str, channel: str) -> bool:
-    """Return whether the pattern matches by the grammar of a shell too."""
+    """Return whether the pattern also matches by the grammar of a shell."""
     return matches(pattern, channel) and fnmatch.fnmatchcase(channel, pattern)
 
 
 @caught_by("pubsub.test_pubsub.test_pattern_grammar")
 class UsesShellPatterns(MemoryListener):
-    """Patterns have the grammar of a shell."""
+    """Patterns follow the grammar of a shell."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         chosen = [self._channels[channel]] if channel in self._channels else []
@@ -155,7 +155,7 @@ class IgnoresInterrupts(MemoryListener):
 
 @caught_by("backend.test_backend.test_one_loop_after_another", asyncio_only=True)
 class KeepsItsFirstEventLoop(MemoryPubSubDriver):
-    """In every event loop it publishes over a connection of the first one."""
+    """In every event loop it publishes over the connection of the first one."""
 
     async def publish(self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False) -> Sequence[int]:
         here = asyncio.get_running_loop()
@@ -163,7 +163,7 @@ class KeepsItsFirstEventLoop(MemoryPubSubDriver):
         return await super().publish(messages, sharded=sharded) if here is first else [1]
 
 
-@caught_by("pubsub.test_request.test_a_return_value_answers")
+@caught_by("pubsub.test_request.test_a_return_value_is_the_reply")
 class ReportsNoSubscribers(MemoryPubSubDriver):
     """Each publish reports that there was no subscriber."""
 
@@ -181,7 +181,7 @@ class IgnoresSharding(MemoryPubSubDriver):
         return [sum(pair) for pair in zip(heard, await super().publish(messages, sharded=True), strict=True)]
 
 
-@caught_by("pubsub.test_request.test_everybody_gets_his_own_reply")
+@caught_by("pubsub.test_request.test_each_request_gets_its_own_reply")
 class LosesReplies(MemoryPubSubDriver):
     """Every second reply is lost."""
 

@@ -1,4 +1,4 @@
-"""Memory streams with planted bugs: adding, reading, retention, waiting. Those of groups: `groups`, `consumers`."""
+"""Memory streams with planted bugs: adding, reading, retention, waiting. `groups` and `consumers` have the others."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tests.contract.planted.base import caught_by
 
 
 class ChangesDrafts(MemoryStreamDriver):
-    """Entries are added otherwise than they were drafted: subclasses say in what."""
+    """Entries differ from their drafts; subclasses define in what."""
 
     changes: dict[str, Any]
 
@@ -36,14 +36,14 @@ class ForgetsHeaders(ChangesDrafts):
 
 @caught_by("stream.test_ordering.test_each_at_its_own_time", "stream.test_scheduling.test_delays")
 class IgnoresSchedules(ChangesDrafts):
-    """A scheduled message comes at once."""
+    """A scheduled message is delivered at once."""
 
     changes = {"delay": 0.0, "at": 0.0}  # noqa: RUF012 - it is never changed
 
 
 @caught_by("stream.test_scheduling.test_delays")
 class IgnoresTimes(ChangesDrafts):
-    """A delay counts, a time does not."""
+    """A delay counts, and a time doesn't."""
 
     changes = {"at": 0.0}  # noqa: RUF012 - it is never changed
 
@@ -65,7 +65,7 @@ class IgnoresMaxDeliveriesOfMessages(ChangesDrafts):
 
 @caught_by("stream.test_stream.test_readable_on_return")
 class LosesMessages(MemoryStreamDriver):
-    """Every third entry is answered with an id and not kept."""
+    """Every third entry gets an id and is not stored."""
 
     added = 0
 
@@ -90,7 +90,7 @@ class CutsBodies(MemoryStreamDriver):
 
 @caught_by("backend.test_cancel.test_cancelled_adds", asyncio_only=True)
 class MixesReplies(MemoryStreamDriver):
-    """Replies wait in one queue, where a cancelled call leaves its own to the next one."""
+    """Replies are kept in one queue, where a cancelled call leaves its reply for the next one."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -104,7 +104,7 @@ class MixesReplies(MemoryStreamDriver):
 
 @caught_by("backend.test_backend.test_names")
 class TreatsBracesAsHashTags(MemoryStreamDriver):
-    """Only the part of a stream's name that stands in braces counts."""
+    """Only the part of a stream's name in braces counts."""
 
     def _state(self, stream: str) -> Any:
         inside = stream.partition("{")[2].partition("}")[0]
@@ -114,7 +114,7 @@ class TreatsBracesAsHashTags(MemoryStreamDriver):
 @caught_by("stream.test_stream.test_read")
 @caught_by("stream.test_stream.test_tail", begin="earliest")
 class ReadsLastEntryTwice(MemoryStreamDriver):
-    """Reading on begins with the entry that was read last."""
+    """Reading after an entry begins with that entry."""
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         return await super().read(stream, start, end, limit)
@@ -143,14 +143,14 @@ class CancelsAnything(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_cancel")
 class CancelsNothing(MemoryStreamDriver):
-    """Cancelling is answered and not done."""
+    """Cancelling is confirmed and not carried out."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
         return state.parked(state.locate(entry_id), self._now())
 
 
-@caught_by("stream.test_ordering.test_what_passes_the_turn", way="cancel")
+@caught_by("stream.test_ordering.test_the_end_of_one_frees_the_next", way="cancel")
 @caught_by("stream.test_scheduling.test_cancel", "stream.test_info.test_counts_after_anything")
 class CancelsOutsideGroups(MemoryStreamDriver):
     """A cancelled entry leaves the stream, and stays pending in the groups that had read it."""
@@ -186,7 +186,7 @@ class NeverEndsDedupWindows(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_add_once")
 class SlidesDedupWindows(MemoryStreamDriver):
-    """A dedup window begins anew with each duplicate."""
+    """A dedup window starts again with each duplicate."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         added = await super().add_once(stream, draft, **options)
@@ -211,7 +211,7 @@ class KeepsDedupIdsOfCancelled(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_add_once_again_after_cancel")
 class AddsAgainAfterCancel(MemoryStreamDriver):
-    """After a cancel the call that had added the message adds it again when it is repeated."""
+    """After a cancel, a repetition of the call that added the message adds it again."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         done = await super().cancel(stream, entry_id)
@@ -222,7 +222,7 @@ class AddsAgainAfterCancel(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_add_once_after_cancel")
 class FreesReusedDedupIds(MemoryStreamDriver):
-    """Cancelling frees the dedup id of a message, although another message has it by now."""
+    """Cancelling a message frees its dedup id, although another message has taken it since."""
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         state = self._state(stream)
@@ -246,7 +246,7 @@ class ForgetsDedupIdsOfTrimmed(MemoryStreamDriver):
 
 @caught_by("stream.test_scheduling.test_add_once_by_many")
 class ChecksDedupIdsSeparately(MemoryStreamDriver):
-    """A dedup id is looked up in one step, and its message added in another."""
+    """A dedup id is looked up in one step, and the message added in another."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
         known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
@@ -305,7 +305,7 @@ class NeverTrims(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_full", "stream.test_retention.test_waiting_for_room")
 class NeverFull(MemoryStreamDriver):
-    """A stream grows beyond its length where nothing can be removed."""
+    """A stream grows beyond its max_len where nothing can be removed."""
 
     def _make_room(self, stream: str, count: int, retention: Any) -> None:
         if retention is not None:
@@ -313,9 +313,11 @@ class NeverFull(MemoryStreamDriver):
 
 
 @caught_by("stream.test_retention.test_full")
-@caught_by("stream.test_retention.test_one_that_waits_fills_nothing", retention="settled", state="scheduled")
+@caught_by(
+    "stream.test_retention.test_one_unsettled_entry_does_not_fill_a_stream", retention="settled", state="scheduled"
+)
 class StopsTrimmingAtUnsettled(MemoryStreamDriver):
-    """A stream is full when its oldest entry is not settled, although later ones are."""
+    """A stream is full when its oldest entry is unsettled, although later ones are settled."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state, most = self._state(stream), retention.max_len
@@ -324,7 +326,7 @@ class StopsTrimmingAtUnsettled(MemoryStreamDriver):
         super()._make_room(stream, count, retention)
 
 
-@caught_by("stream.test_retention.test_what_is_behind")
+@caught_by("stream.test_retention.test_later_adds_trim_the_rest")
 class RefusesWhileTrimming(MemoryStreamDriver):
     """A stream is full while it is too long, although more can be removed."""
 
@@ -336,7 +338,7 @@ class RefusesWhileTrimming(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_full_of_many")
 class NeverFullBeyondOneStep(MemoryStreamDriver):
-    """A stream is never full where one step doesn't look at all of it."""
+    """A stream with more entries than one step checks is never full."""
 
     def _make_room(self, stream: str, count: int, retention: ailf.Retention) -> None:
         state = self._state(stream)
@@ -379,7 +381,7 @@ class TrimsWithoutGroups(MemoryStreamDriver):
 
 @caught_by("stream.test_retention.test_length")
 class ReportsLongestLength(MemoryStreamDriver):
-    """The length is the largest that the stream ever had."""
+    """The length is the longest that the stream ever had."""
 
     async def length(self, stream: str) -> int:
         known = vars(self._state(stream))
@@ -422,7 +424,8 @@ class IgnoresMaxAge(MemoryStreamDriver):
 
 
 @caught_by(
-    "stream.test_delivery.test_what_comes_back_wakes_others", "stream.test_ordering.test_the_turn_wakes_who_waits"
+    "stream.test_delivery.test_returned_messages_wake_other_consumers",
+    "stream.test_ordering.test_the_next_of_a_key_wakes_a_waiting_consumer",
 )
 class WakesNoConsumer(MemoryStreamDriver):
     """A waiting consumer is not woken by new messages."""
@@ -431,9 +434,9 @@ class WakesNoConsumer(MemoryStreamDriver):
         return
 
 
-@caught_by("backend.test_close.test_close_wakes_everybody")
+@caught_by("backend.test_close.test_close_wakes_every_call")
 class NeverEndsWaits(MemoryStreamDriver):
-    """A wait ignores the end of its consumer."""
+    """A wait goes on after its consumer has ended."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         class Uninterruptible(MemoryWaiter):
@@ -450,7 +453,7 @@ class NeverEndsWaits(MemoryStreamDriver):
 @caught_by("backend.test_close.test_consuming_ends_promptly", way="backend")
 @caught_by("backend.test_close.test_consuming_ends_promptly", way="process")
 class EndsWaitsLate(MemoryStreamDriver):
-    """A wait lasts for its whole time, although its consumer has ended."""
+    """A wait lasts until its timeout, although its consumer has ended."""
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         class Uninterruptible(MemoryWaiter):
@@ -461,7 +464,7 @@ class EndsWaitsLate(MemoryStreamDriver):
 
 
 class WakesNoConsumerAfterSteps(MemoryStreamDriver):
-    """A waiting consumer is not woken by some steps: subclasses say by which.
+    """A waiting consumer is not woken by some steps; subclasses define them.
 
     Attributes:
         silent: The methods that wake no consumer.
@@ -485,15 +488,15 @@ class WakesNoConsumerAfterSteps(MemoryStreamDriver):
         return silently
 
 
-@caught_by("stream.test_dead_letters.test_a_redrive_wakes_who_waits", way="one")
+@caught_by("stream.test_dead_letters.test_a_redrive_wakes_a_waiting_consumer", way="one")
 class WakesNoConsumerAfterRedrives(WakesNoConsumerAfterSteps):
     """A waiting consumer is not woken by a redrive."""
 
     silent = frozenset({"take_dead_letters"})
 
 
-@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="resume")
-@caught_by("stream.test_positions.test_steering_wakes_who_waits", way="seek")
+@caught_by("stream.test_positions.test_steering_wakes_a_waiting_consumer", way="resume")
+@caught_by("stream.test_positions.test_steering_wakes_a_waiting_consumer", way="seek")
 class WakesNoConsumerAfterSteering(WakesNoConsumerAfterSteps):
     """A waiting consumer is not woken by a resume or a seek."""
 
@@ -512,7 +515,7 @@ class WakesNoConsumerOnTime(MemoryStreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         waiter = super().waiter(stream, group)
-        waiter._bell = self._handle.runtime._event()  # one that a move of the clock doesn't ring
+        waiter._bell = self._handle.runtime._event()  # an event that a move of the clock doesn't set
         return waiter
 
 
@@ -521,11 +524,11 @@ class WakesNoConsumerOnTime(MemoryStreamDriver):
 
 @caught_by(
     "backend.test_backend.test_pairs_of_names",
-    "stream.test_stream.test_groups_are_apart",
-    "stream.test_ordering.test_groups_keep_their_own_turns",
+    "stream.test_stream.test_groups_are_independent",
+    "stream.test_ordering.test_groups_have_lanes_of_their_own",
 )
 class SharesGroups(MemoryStreamDriver):
-    """All groups of a stream are one."""
+    """All groups of a stream share one state."""
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
         return await super().open_group(stream, group[:0], start)
@@ -559,7 +562,7 @@ class DeliversInReverse(MemoryStreamDriver):
 
 @caught_by("stream.test_delivery.test_extend", "stream.test_delivery.test_leases_are_renewed")
 class NeverExtendsLeases(MemoryStreamDriver):
-    """Extending is answered and not done."""
+    """Extending is confirmed and not carried out."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         return [True] * len(receipts)
@@ -571,7 +574,7 @@ class NeverExtendsLeases(MemoryStreamDriver):
 
 @caught_by("stream.test_delivery.test_fenced_settles")
 class ExtendsEndedLeases(MemoryStreamDriver):
-    """Extending a lease that has ended is called a success."""
+    """Extending an ended lease succeeds."""
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         await super().extend(stream, group, receipts, lease=lease)

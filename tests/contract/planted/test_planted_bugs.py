@@ -9,7 +9,7 @@ import pytest
 import ailf
 from contract_tests.fixtures import clauses
 from contract_tests.harness import Harness
-from contract_tests.world import World, live
+from contract_tests.world import World, run_test
 from tests.contract.planted.base import BrokenHarness, ContractTest, Planted, modules_of_bugs, planted_bugs
 from tests.contract.test_clauses import covered
 from tests.support.effort import TRIES
@@ -17,25 +17,25 @@ from tests.support.effort import TRIES
 PLANTED = planted_bugs()
 
 KEPT_BY_CORE = {
-    "B1": "opening by URL is the registry's work, and each plugin's: tests/ailf, tests/ailf_redis",
-    "B2": "the core checks the declared capabilities, and every other test that they are true",
-    "P4": "the buffers are the core's",
+    "B1": "the registry and each plugin open a URL: tests/ailf, tests/ailf_redis",
+    "B2": "the core checks the declared capabilities, and all other tests check that they are true",
+    "P4": "the core buffers messages",
     "P6": "the core returns None, whatever a driver returns",
-    "S15": "the worker is the core's",
-    "L7": "the remaining time is computed by this process's clock",
-    "L8": "losses are noticed by this process's clock",
-    "L9": "holding is the core's",
-    "L10": "withdrawing is the core's",
-    "L13": "waiting is the core's",
-    "L17": "renewing is the core's",
+    "S15": "the core runs the worker loops",
+    "L7": "the core computes the remaining time by this process's clock",
+    "L8": "the core notices losses by this process's clock",
+    "L9": "the core holds a lock",
+    "L10": "the core withdraws a cancelled request",
+    "L13": "the core waits for a lock",
+    "L17": "the core renews leases",
 }
-"""Clauses that no driver can break, and why: they have no planted bug."""
+"""The clauses that no driver can break, so that they have no planted bug, and the reason of each."""
 
 CAUGHT = (AssertionError, ailf.AilfError, pytest.fail.Exception, NotImplementedError)
-"""How a contract test may fail because of a bug. Any other exception is a mistake in the planted bug itself."""
+"""The exceptions with which a contract test may fail because of a bug; another one is a mistake in the bug itself."""
 
 PATIENCE = 0.4
-"""Seconds to wait on a backend with a bug: less than on one without, as the test is to fail."""
+"""Seconds to wait on a backend with a bug: less than on one without, as the test should fail."""
 
 
 def each_case(*, asyncio_only: bool) -> list[Any]:
@@ -48,18 +48,18 @@ def each_case(*, asyncio_only: bool) -> list[Any]:
 
 
 def case_id(bug: Planted) -> str:
-    """Return the name of a bug's test, with its arguments."""
+    """Return the name of the test that catches a bug, with its arguments."""
     return "-".join((bug.test.__name__, *map(str, bug.arguments.values())))
 
 
 def each_test() -> list[Any]:
-    """Return the tests that must catch something in both flavours, each once with the same arguments."""
-    found = {case_id(bug): bug for bug in PLANTED if not bug.asyncio_only}
-    return [pytest.param(bug.test, bug.arguments, id=name) for name, bug in found.items()]
+    """Return the tests that must catch a bug in both flavours, each once for the same arguments."""
+    cases = {case_id(bug): bug for bug in PLANTED if not bug.asyncio_only}
+    return [pytest.param(bug.test, bug.arguments, id=name) for name, bug in cases.items()]
 
 
 def caught(bug: Planted, flavour: str) -> bool:
-    """Tell whether the test fails because of the bug, within a few tries."""
+    """Return whether the test fails because of the bug within a few tries."""
     for _ in range(TRIES):
         try:
             perform(bug.harness, bug.test, bug.arguments, flavour, PATIENCE)
@@ -76,9 +76,9 @@ def perform(
     patience: float = Harness.patience,
 ) -> None:
     """Run one contract test."""
-    place = harness()
-    place.patience = patience
-    asyncio.run(live(World(place, flavour), test, **arguments))
+    opened = harness()
+    opened.patience = patience
+    asyncio.run(run_test(World(opened, flavour), test, **arguments))
 
 
 @pytest.fixture(autouse=True)
@@ -95,14 +95,14 @@ def test_caught(bug: Planted, flavour: str) -> None:
 
 @pytest.mark.parametrize("bug", each_case(asyncio_only=True))
 def test_caught_on_asyncio(bug: Planted) -> None:
-    """A backend that has the bug, which only tasks can meet, fails the contract test."""
+    """A backend that has the bug, which shows on asyncio only, fails the contract test."""
     assert caught(bug, "asyncio")
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 @pytest.mark.parametrize(("test", "arguments"), each_test())
 def test_whole(test: ContractTest, arguments: dict[str, Any], flavour: str) -> None:
-    """The same test, run the same way, passes where there is no bug."""
+    """The same test, run in the same way, passes on a backend without the bug."""
     perform(BrokenHarness, test, arguments, flavour)
 
 

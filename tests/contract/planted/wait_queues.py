@@ -15,10 +15,10 @@ from tests.contract.planted.locks import LockWithGrants
 
 
 class _WithQueue(MemoryLockDriver):
-    """A lock whose wait queues are of another class.
+    """A lock driver with another class of wait queues.
 
     Attributes:
-        queue: That class.
+        queue: The class of its wait queues.
     """
 
     queue: type[WaitQueue] = WaitQueue
@@ -38,26 +38,26 @@ class _WakesNone(WaitQueue):
 
 @caught_by("lock.test_lock_waiting.test_a_freed_lock_wakes_a_waiter", fair=True, way="release")
 class WakesNoWaiter(_WithQueue):
-    """No waiter is woken; each looks again by itself."""
+    """No waiter is woken; each retries by itself."""
 
     queue = _WakesNone
 
 
-@caught_by("lock.test_lock_waiting.test_turns")
+@caught_by("lock.test_lock_waiting.test_fair_order")
 class WakesAllWaiters(LockWithGrants):
-    """All waiters are woken, and one of them gets the lock."""
+    """A release wakes all waiters, of which one gets the lock."""
 
     async def release(self, request: LockRequest) -> bool:
-        mine = await super().release(request)
+        released = await super().release(request)
         for name in request.names:
             for token, waiter in self._state(name).line.waiters.items():
                 self._store.publish(waiter.channel, token.encode())
-        return mine
+        return released
 
 
-@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
+@caught_by("lock.test_lock_waiting.test_a_pair_does_not_starve_single_locks")
 class WakesOneWaiter(MemoryLockDriver):
-    """One waiter is woken where two permits are free."""
+    """Only one waiter is woken when two permits are free."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         queues = [self._state(name).line for name in request.names]
@@ -78,14 +78,14 @@ class _PassesNothingOn(WaitQueue):
             super().wake(now_ms)
 
 
-@caught_by("lock.test_lock_waiting.test_a_pair_starves_nobody")
+@caught_by("lock.test_lock_waiting.test_a_pair_does_not_starve_single_locks")
 class PassesNoWakeUpOn(_WithQueue):
-    """A waiter that is woken in vain, because it wants more, doesn't pass the wake-up on."""
+    """A waiter that is woken and still denied, because it wants another lock too, doesn't wake the next one."""
 
     queue = _PassesNothingOn
 
 
-@caught_by("lock.test_lock.test_nobody_barges")
+@caught_by("lock.test_lock.test_no_barging")
 class AllowsBarging(MemoryLockDriver):
     """A fair lock is granted to any request that comes at the right time."""
 
@@ -93,7 +93,7 @@ class AllowsBarging(MemoryLockDriver):
         return await super().acquire(replace(request, fair=False))
 
 
-@caught_by("lock.test_lock_waiting.test_turns")
+@caught_by("lock.test_lock_waiting.test_fair_order")
 class ServesTheLastWaiterFirst(LockWithGrants):
     """The wait queue is a stack."""
 
@@ -106,9 +106,9 @@ class ServesTheLastWaiterFirst(LockWithGrants):
         return reply
 
 
-@caught_by("lock.test_lock.test_places")
+@caught_by("lock.test_lock.test_waiter_leases")
 class RequeuesRepeatedRequests(LockWithGrants):
-    """A waiter that asks again goes to the end of the wait queue."""
+    """A waiter that repeats its request goes to the end of the wait queue."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
@@ -120,14 +120,14 @@ class RequeuesRepeatedRequests(LockWithGrants):
 
 @caught_by("lock.test_lock.test_several_names")
 class QueuesTries(MemoryLockDriver):
-    """A request that doesn't wait joins the wait queue too."""
+    """A request without a waiter also joins the wait queue."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         return await super().acquire(replace(request, waiter=request.waiter or WaiterInfo("", 60.0)))
 
 
 class _KeepsPlaces(LockWithGrants):
-    """Keeps a waiter's place in the wait queues."""
+    """A lock driver that can keep the places of a waiter in the wait queues."""
 
     @contextlib.contextmanager
     def _kept_places(self, request: LockRequest) -> Iterator[None]:
@@ -139,18 +139,18 @@ class _KeepsPlaces(LockWithGrants):
                 queue[request.token] = waiter
 
 
-@caught_by("lock.test_lock.test_nobody_barges")
+@caught_by("lock.test_lock.test_no_barging")
 class KeepsPlacesOfLeavers(_KeepsPlaces):
-    """A place in the wait queue stays when its waiter leaves."""
+    """A waiter that leaves keeps its place in the wait queue."""
 
     async def release(self, request: LockRequest) -> bool:
         with self._kept_places(request):
             return await super().release(request)
 
 
-@caught_by("lock.test_lock.test_places")
+@caught_by("lock.test_lock.test_waiter_leases")
 class KeepsPlacesOfHolders(_KeepsPlaces):
-    """A place in the wait queue stays when its waiter gets the lock."""
+    """A waiter that gets the lock keeps its place in the wait queue."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         with self._kept_places(request):
@@ -159,25 +159,25 @@ class KeepsPlacesOfHolders(_KeepsPlaces):
 
 @caught_by("lock.test_lock_waiting.test_a_dead_waiter")
 class KeepsDeadWaiters(MemoryLockDriver):
-    """A place in the wait queue never ends by itself."""
+    """A waiter lease never ends by itself."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         waiter = request.waiter and replace(request.waiter, lease=1e9)
         return await super().acquire(replace(request, waiter=waiter))
 
 
-@caught_by("lock.test_lock.test_places")
+@caught_by("lock.test_lock.test_waiter_leases")
 class HidesTheNextTry(MemoryLockDriver):
-    """A denial doesn't say when another try may succeed."""
+    """A denial has no useful `retry_after`."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         return Denied(1e9) if isinstance(reply, Denied) else reply
 
 
-@caught_by("lock.test_lock_waiting.test_a_waiter_that_was_away")
+@caught_by("lock.test_lock_waiting.test_a_waiter_whose_lease_ended")
 class KeepsPlacesInOtherQueues(LockWithGrants):
-    """A waiter that lost its place in one wait queue keeps that in another."""
+    """A waiter that lost its place in one wait queue keeps its place in another."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         queues = [self._state(name).line.waiters for name in request.names]
