@@ -1,4 +1,4 @@
-"""Long runs, for `make campaign`: collected only where AILF_CAMPAIGN=1 says so. The figures are printed at the end."""
+"""Long runs, for `make campaign`: collected only with AILF_CAMPAIGN=1. Their figures are printed at the end."""
 
 import itertools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests have recorded as their figures, also from other processes."""
+    """Print the figures that tests have recorded, also in other processes."""
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         for name, figures in getattr(report, "user_properties", ()):
             if name == FIGURES and report.when == "call":

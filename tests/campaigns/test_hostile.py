@@ -1,4 +1,4 @@
-"""Servers that are full or frozen, programs that write anything anywhere, and signals at any time."""
+"""Chaos runs: servers that are full, frozen or lying, foreign writes to any key, and signals at any time."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ TIMEOUT = 1.0
 
 @pytest.fixture(params=sorted(binaries.found()))
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version, to be misused."""
+    """A server of each version, for one test alone."""
     server = Server.start(binaries.found()[request.param], version=request.param)
     yield server
     server.close()
@@ -33,7 +33,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def working(*loops: Callable[[], None]) -> Iterator[None]:
-    """Run loops in threads of their own, which have to end soon after the context."""
+    """Run loops in threads of their own, which must end soon after the context."""
     threads = [threading.Thread(target=each) for each in loops]
     for each in threads:
         each.start()
@@ -46,7 +46,7 @@ def working(*loops: Callable[[], None]) -> Iterator[None]:
 
 
 def test_a_full_server(own_server: Server, tell: Tell) -> None:
-    """Whatever is refused, each add that was acknowledged is handled, most while the server is full."""
+    """A full server refuses many calls, but each acknowledged add is handled, most of them while it is full."""
     chance, stop = random.Random(5), threading.Event()
     acknowledged: set[int] = set()
     counted: Counter[str] = Counter()
@@ -111,12 +111,12 @@ AWAY: dict[str, tuple[Callable[[Server], None], Callable[[Server], None]]] = {
     "frozen": (Server.pause, Server.resume),
     "refusing": (Server.kill, Server.restart),
 }
-"""How a server goes away, and how it comes back."""
+"""The ways in which a server goes away and comes back."""
 
 
 @pytest.mark.parametrize("away", AWAY)
 def test_a_server_that_is_away(own_server: Server, away: str, tell: Tell) -> None:
-    """Every call ends within its timeout and `timeout`, or within `retry_for` and `timeout`, and works afterwards."""
+    """While a server is away each call ends within its own timeout, or `retry_for`, plus `timeout`, and works later."""
     leave, come_back = AWAY[away]
     late: dict[str, float] = {}
     chance = random.Random(6)
@@ -147,7 +147,7 @@ def test_a_server_that_is_away(own_server: Server, away: str, tell: Tell) -> Non
 
 
 def raw_fields(chance: random.Random) -> dict[bytes, bytes]:
-    """Return fields that another program might add, many of which look like ours."""
+    """Return fields that another program might add, many of them with the names that ailf uses."""
     names = [b"ailf.body", b"ailf.headers", b"ailf.how", b"ailf.origin", b"ailf.packed", b"ailf.once", b"ailf.reason",
              b"ailf.error", b"ailf.attempts", b"x", b"\xff", b""]  # fmt: skip
     values = [b"", b"1", b"{}", b"\xff", b'{"a": "b"}', b"0||", b"99999999999999||k", b"|0|", b"1-1", b"~1-1",
@@ -157,7 +157,7 @@ def raw_fields(chance: random.Random) -> dict[bytes, bytes]:
 
 
 def test_raw_entries(own_server: Server, namespace: str, tell: Tell) -> None:
-    """Whatever others add to a stream, its dead letters and channels, ours is handled, and all can be purged."""
+    """Whatever others write to a stream, its dead letters or channels, our messages are handled; all can be purged."""
     chance = random.Random(7)
     ours, seen, heard = 3000, set(), []
     key = f"{{{namespace}:stream:s}}"
@@ -211,7 +211,7 @@ def test_raw_entries(own_server: Server, namespace: str, tell: Tell) -> None:
 
 
 def lie(chance: random.Random, data: bytes) -> bytes:
-    """Return a reply, now and then with something that no server says."""
+    """Return a reply, at times replaced by one that no server sends."""
     if chance.random() > 0.1:
         return data
     at = chance.randrange(len(data))
@@ -221,7 +221,7 @@ def lie(chance: random.Random, data: bytes) -> bytes:
 
 
 def test_a_lying_server(own_server: Server, tell: Tell) -> None:
-    """Whatever a server answers, each call ends in time with an answer or an error of ours, and works afterwards."""
+    """Whatever a server replies, each call ends in time with a result or an ailf error, and works afterwards."""
     chance = random.Random(9)
     ended: Counter[str] = Counter()
     slowest = 0.0
@@ -271,12 +271,12 @@ def consume(group: Any) -> None:
 
 
 class StruckError(Exception):
-    """What a signal handler raises."""
+    """The error that a signal handler raises."""
 
 
 def test_interrupts(own_server: Server, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler that raises at any time in a blocking call leaves nothing behind, and no reply crosses."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)  # what is raised in a finalizer, nobody can catch
+    """A signal handler that raises in a blocking call, at any time, leaves nothing behind and mixes up no replies."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)  # an error in a finalizer can't be caught
     chance = random.Random(8)
     main = threading.main_thread().ident or 0
     counted: Counter[str] = Counter()
@@ -318,7 +318,7 @@ def test_interrupts(own_server: Server, tell: Tell, monkeypatch: pytest.MonkeyPa
             pass
         seen = 0
         with group.consumer(prefetch=100) as consumer:
-            while (delivery := consumer.get(3)) is not None:  # longer than the take-over
+            while (delivery := consumer.get(3)) is not None:  # longer than the takeover
                 delivery.ack()
                 seen += 1
         info = group.info()

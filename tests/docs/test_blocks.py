@@ -1,4 +1,4 @@
-"""Every Python block of the README and the docs runs as it is written."""
+"""Every Python block of the README and the docs runs as written."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n+)?```python\n(?P<text>.*?)```
 
 @attrs.frozen
 class Block:
-    """One block of a page: its text, the line it starts at, and the note before it."""
+    """One block of a page: its text, its first line, and the note before it."""
 
     text: str
     line: int
@@ -34,7 +34,7 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
 def test_blocks_run(page: Path, request: pytest.FixtureRequest) -> None:
-    """The blocks of a page run one after another, in one namespace; a note says which need Redis or only compile."""
+    """The blocks of a page run in order in one namespace; a note marks those that need Redis or are only compiled."""
     shared: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         known = block.note in ("", "redis") or block.note.startswith("not run: ")

@@ -1,4 +1,4 @@
-"""The glossary has every public name, sorted, and names nothing that doesn't exist."""
+"""The glossary has every public name, in order, and no name that doesn't exist."""
 
 import ast
 import builtins
@@ -19,12 +19,12 @@ CLASS_NAME = re.compile(r"`([A-Z]\w*[a-z]\w*)`")
 
 
 def names() -> set[str]:
-    """Return the names that have an entry of their own."""
+    """Return the names that have an entry."""
     return {name for entry in ENTRY.findall(TEXT) for name in re.findall(r"`(\w+)`", entry)}
 
 
 def defined() -> set[str]:
-    """Return the names of the classes of our packages, and of what else a module defines by assignment."""
+    """Return the names of the packages' classes, and those that a module defines by assignment."""
     found = set()
     for file in itertools.chain.from_iterable((ROOT / package).rglob("*.py") for package in PACKAGES):
         for node in ast.parse(file.read_text()).body:
@@ -55,7 +55,7 @@ def test_classes_exist() -> None:
 
 
 def test_entries_are_sorted() -> None:
-    """The entries of each section stand in alphabetical order, and no word has two in one section."""
+    """The entries of each section are in alphabetical order, and no word has two entries in one section."""
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
         words = [re.sub(r"[`*]", "", each).lower() for each in ENTRY.findall(section)]
         assert words == sorted(words)

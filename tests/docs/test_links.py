@@ -1,4 +1,4 @@
-"""Every link of the README and the docs leads somewhere, and the index leads to every page."""
+"""Every link of the README and the docs has a target, and the index links to every page."""
 
 import re
 from functools import cache
@@ -27,7 +27,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     """The file of each link exists, and so does the heading."""
     for target in links(page):
         path, _, anchor = target.partition("#")

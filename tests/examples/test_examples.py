@@ -1,4 +1,4 @@
-"""The examples run as they are told to."""
+"""The examples run as their documentation says."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*arguments: str) -> str:
-    """Run a program of the examples, and return what it printed."""
+    """Run an example, and return its output."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=EXAMPLES, capture_output=True, text=True, timeout=50, check=False
     )
@@ -20,31 +20,31 @@ def run(*arguments: str) -> str:
 
 
 def test_crew_on_memory() -> None:
-    """The demo finishes every task although a worker dies, on the embedded default."""
+    """The demo finishes every task although a worker dies, on the default backend in memory."""
     story = run("crew.py")
     assert "12 of 12 tasks are finished" in story
     assert "at attempt 2" in story
 
 
 def test_crew_on_redis(any_server: Server) -> None:
-    """The same on Redis, where the worker is a process that is killed."""
+    """The demo does the same on Redis, where the worker is a process that is killed."""
     story = run("crew.py", "--url", any_server.url)
     assert "12 of 12 tasks are finished" in story
     assert "at attempt 2" in story
 
 
 def test_llm_quota_on_memory() -> None:
-    """The agents fill the quota of a strict provider, and not one call is rejected."""
+    """The agents use the whole quota of a strict provider, and no call is rejected."""
     assert "and 0 rejected" in run("llm_quota.py")
 
 
 def test_llm_quota_on_redis(any_server: Server) -> None:
-    """The same on Redis."""
+    """The quota demo does the same on Redis."""
     assert "and 0 rejected" in run("llm_quota.py", "--url", any_server.url)
 
 
 def test_pubsub_example(any_server: Server) -> None:
-    """The publisher is answered by the subscriber."""
+    """The subscriber replies to the publisher."""
     port = str(any_server.port)
     command = [sys.executable, "redis_pubsub_example.py", "--role", "subscriber", "--port", port, "--limit", "1"]
     with subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, text=True) as subscriber:
@@ -56,7 +56,7 @@ def test_pubsub_example(any_server: Server) -> None:
 
 
 def test_stream_example(any_server: Server) -> None:
-    """The worker processes what the dispatcher added."""
+    """The worker processes the tasks that the dispatcher added."""
     port = str(any_server.port)
     assert "task 4 is entry" in run("redis_stream_example.py", "--role", "dispatcher", "--port", port)
     story = run("redis_stream_example.py", "--role", "worker", "--port", port, "--limit", "5")
@@ -64,7 +64,7 @@ def test_stream_example(any_server: Server) -> None:
 
 
 def test_injected_agent() -> None:
-    """The injected agent's unit test passes, as its user would run it."""
+    """The unit test of the injected agent passes, run as a user would run it."""
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES / "injection")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "injection"]
     done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Rate limiters as the contract describes them, on lists of what was charged: slow, and with nothing to keep in step.
+"""A reference model of rate limits: it keeps the list of all charges, which is slow and has no derived state.
 
-It forgets nothing: what a bucket still owes is worked out from all charges since the beginning, so a charge that is
-settled is simply changed where it stands.
+Each answer is computed from all charges since the beginning, so that settling a charge is a change of its cost in the
+list.
 """
 
 from fractions import Fraction
@@ -15,14 +15,14 @@ __all__ = ["History"]
 
 @attrs.define
 class Charged:
-    """A charge: when, and how much."""
+    """A charge: its time in ms and its cost."""
 
     at: int
     cost: int
 
 
 class History:
-    """Everything that was charged to one limit, in the order of time."""
+    """All charges of one limit, in the order of time."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -34,8 +34,8 @@ class History:
         self.charges.append(charged)
         return charged
 
-    def owed(self, now: int) -> Fraction:
-        """Return what of the capacity is in use."""
+    def used(self, now: int) -> Fraction:
+        """Return how much of the capacity is in use."""
         limit = self.limit
         if isinstance(limit, TokenBucket):
             debt, at = Fraction(0), 0
@@ -55,21 +55,21 @@ class History:
         return Fraction(sum(each.cost for each in self._counted(alive, last, now)))
 
     def _counted(self, charges: list[Charged], last: int, now: int) -> list[Charged]:
-        """Return the charges of a sliding window that count at a time, where the last of all was made before."""
+        """Return the charges of a sliding window that count at `now`, where `last` is the time of the last charge."""
         width, per = self.limit.width_ms, self.limit.per_ms  # type: ignore[union-attr]
         return [each for each in charges if min(last, (each.at // width + 1) * width - 1) + per > now]
 
     def remaining(self, now: int) -> int:
         """Return the largest cost that passes."""
-        return max(0, int((self.limit.capacity - self.owed(now)) // 1))
+        return max(0, int((self.limit.capacity - self.used(now)) // 1))
 
     def wait(self, now: int, cost: int, longest: int = 10**9) -> int | None:
-        """Return after how many ms a cost passes, by halving; None for never."""
+        """Return the ms after which a cost passes, found by bisection; None if it never passes."""
         if cost > self.limit.capacity:
             return None
 
         def fits(later: int) -> bool:
-            return cost == 0 or self.owed(now + later) + cost <= self.limit.capacity
+            return cost == 0 or self.used(now + later) + cost <= self.limit.capacity
 
         if fits(0):
             return 0

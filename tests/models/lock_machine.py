@@ -1,7 +1,7 @@
-"""Plays the model of locks and any number of drivers with the same steps, and compares all that they say and do.
+"""A state machine that takes the same random steps on the model of locks and on drivers, and compares them.
 
-That is what they answer, whom they wake, and how they stand. Time passes by hand. A waiter whose process has died is
-one that doesn't hear when it is woken, or tries no more.
+It compares the results, the waiters that were woken, and the states. Time passes only in steps. A waiter whose process
+has died is one that gets no wake-ups, or sends no more requests.
 """
 
 from abc import ABC, abstractmethod
@@ -21,24 +21,24 @@ __all__ = ["LockMachine", "LockSide", "LockTimes"]
 
 NAMES = ("a", "b")
 INEXACT = 5.0
-"""Seconds by which a side that isn't exact may differ: the real ones that a step takes."""
+"""Seconds by which a side that isn't exact may differ, as its steps take real time."""
 
 tokens = st.sampled_from(["anna", "bert", "carl", "dora", "emil", "fred"])
 wanted = st.sampled_from([("a",), ("a",), ("a",), ("b",), ("a", "b"), ("a", "b")])
 kinds = st.integers(0, 2)
 picks = st.integers(0, 99)
-"""Which of things that there may be many of, counted from the latest."""
+"""An index from the latest item of a list back; it is taken modulo the length of the list."""
 
 
 @attrs.frozen
 class LockTimes:
-    """How long things take, in seconds.
+    """The durations of the steps, in seconds.
 
     Attributes:
-        ttls: Of grants.
-        leases: Of places in line.
-        passing: What passes in a step.
-        always: What passes after every step, for those to whom things that begin in two steps never end at one time.
+        ttls: The ttls of requests.
+        leases: The waiter leases.
+        passing: The time that a `wait` step lets pass.
+        always: The time after each step, so that no two durations that begin in different steps end at one time.
     """
 
     ttls: Sequence[float]
@@ -48,12 +48,12 @@ class LockTimes:
 
 
 class LockSide(ABC):
-    """A driver that is played.
+    """A lock driver under test.
 
     Attributes:
         driver: The driver.
-        exact: Whether its clock is ours.
-        fences: Its fences, by the number of the grant.
+        exact: Whether the machine controls its clock.
+        fences: Its fences, by the number of the grant in the model.
     """
 
     exact = False
@@ -65,62 +65,62 @@ class LockSide(ABC):
 
     @abstractmethod
     def let_pass(self, seconds: float) -> None:
-        """Let time pass, or step back where it is exact."""
+        """Let time pass; if exact, it may also step back."""
 
     @abstractmethod
     def woken(self) -> list[str]:
-        """Return who was woken since this was last asked, in order."""
+        """Return the tokens of the waiters that were woken since the last call, in order."""
 
     @abstractmethod
-    def line(self, name: str) -> list[str]:
-        """Return the tokens of those who are in line and count as alive, in order."""
+    def queue(self, name: str) -> list[str]:
+        """Return the tokens of the waiters in the wait queue that count as alive, in order."""
 
     @abstractmethod
     def close(self) -> None:
-        """Check that what is stored goes by itself."""
+        """Check that everything stored expires by itself."""
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Make a step."""
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the driver."""
         return run(getattr(self.driver, method)(*args))
 
     def name(self, name: str) -> str:
-        """Return what the side calls a name."""
+        """Return the side's own form of a lock's name."""
         return name + self._suffix
 
     def request(self, request: LockRequest) -> LockRequest:
-        """Return a bid for the side's names."""
+        """Return the request with the side's own names."""
         return replace(request, names=tuple(map(self.name, request.names)))
 
-    def agree_on_grant(self, answer: Granted | Denied, fence: int | None, wait: int, earlier: Iterable[int]) -> None:
-        """Compare what a bid was told, where these fences were given out before."""
+    def agree_on_grant(self, reply: Granted | Denied, fence: int | None, wait: int, earlier: Iterable[int]) -> None:
+        """Compare the reply to a request with the model's; `earlier` are the fences of the names' earlier grants."""
         if fence is None:
-            assert isinstance(answer, Denied)
-            self.agree_on_time(answer.retry_after, wait)
+            assert isinstance(reply, Denied)
+            self.agree_on_time(reply.retry_after, wait)
         elif fence in self.fences:
-            assert answer == Granted(self.fences[fence])
+            assert reply == Granted(self.fences[fence])
         else:
-            assert isinstance(answer, Granted)
-            assert answer.fence > max((self.fences[each] for each in earlier), default=0)
-            self.fences[fence] = answer.fence
+            assert isinstance(reply, Granted)
+            assert reply.fence > max((self.fences[each] for each in earlier), default=0)
+            self.fences[fence] = reply.fence
 
     def agree_on_state(self, model: LockModel, name: str) -> None:
-        """Compare how a lock stands."""
+        """Compare the state of a lock with the model's."""
         its = model.names[name]
-        info = self.ask("inspect", self.name(name))
+        info = self.call("inspect", self.name(name))
         held = sorted((each.fence, each.ends - model.now) for each in its.grants.values())
         assert [each.fence for each in info.holders] == [self.fences[fence] for fence, _ in held]
         for holder, (_, left) in zip(info.holders, held, strict=True):
             self.agree_on_time(holder.remaining, left)
-        assert info.waiting == len(its.line)
-        assert self.line(name) == [each.token for each in its.line]
+        assert info.waiting == len(its.queue)
+        assert self.queue(name) == [each.token for each in its.queue]
 
-    def agree_on_time(self, told: float, expected: int) -> None:
-        """Compare a length of time with so many ms."""
-        assert told == expected / 1000 or (not self.exact and abs(told - expected / 1000) <= INEXACT)
+    def agree_on_time(self, seconds: float, expected: int) -> None:
+        """Compare a duration in seconds with the expected milliseconds."""
+        assert seconds == expected / 1000 or (not self.exact and abs(seconds - expected / 1000) <= INEXACT)
 
 
 class LockMachine(RuleBasedStateMachine):
-    """The steps."""
+    """The random steps."""
 
     def __init__(self, times: LockTimes, sides: Sequence[LockSide]) -> None:
         super().__init__()
@@ -128,25 +128,25 @@ class LockMachine(RuleBasedStateMachine):
         self.sides = sides
         self.model = LockModel(NAMES)
         self.requests: dict[str, LockRequest] = {}
-        self.called: list[str] = []
+        self.woken: list[str] = []
         self.agreed = False
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
     def every(self, method: str, *args: Any) -> list[Any]:
-        """Make the same step on every side; return the answers."""
-        return [side.ask(method, *args) for side in self.sides]
+        """Call a method on every side; return the results."""
+        return [side.call(method, *args) for side in self.sides]
 
     def live(self, token: str) -> bool:
-        """Tell whether somebody has something, or is in line."""
+        """Return whether a token has a grant or is in a wait queue."""
         return any(token in each.grants or each.waiter(token) is not None for each in self.model.names.values())
 
     def holders(self) -> list[str]:
-        """Return who has something."""
+        """Return the tokens with a grant of any name."""
         return sorted({token for each in self.model.names.values() for token in each.grants})
 
     def torn(self) -> list[str]:
-        """Return who has some of several names and has lost the others."""
+        """Return the tokens that have a grant of some of their names and have lost the others."""
         names = self.model.names.items()
         return [
             each
@@ -155,27 +155,27 @@ class LockMachine(RuleBasedStateMachine):
         ]
 
     def waiters(self) -> list[str]:
-        """Return who is in line."""
-        return sorted({waiter.token for each in self.model.names.values() for waiter in each.line})
+        """Return the tokens in any wait queue."""
+        return sorted({waiter.token for each in self.model.names.values() for waiter in each.queue})
 
     def chosen(self, pick: int, tokens: Sequence[str]) -> LockRequest:
-        """Return the bid of one of these, or of anybody where there is none."""
+        """Return the latest request of one of these tokens, or of any token if there are none."""
         among = tokens or list(self.requests)
         return self.requests[among[-1 - pick % len(among)]]
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass for all."""
+        """Let time pass on the model and on every side."""
         self.model.pass_time(round(seconds * 1000))
         for side in self.sides:
             side.let_pass(seconds)
 
     def request(self, request: LockRequest) -> None:
-        """Bid on every side."""
+        """Send a request to the model and to every side, and compare the replies."""
         self.requests[request.token] = request
         earlier = [fence for name in request.names for fence in self.model.names[name].fences]
         fence, wait = self.model.acquire(request)
         for side in self.sides:
-            side.agree_on_grant(side.ask("acquire", side.request(request)), fence, wait, earlier)
+            side.agree_on_grant(side.call("acquire", side.request(request)), fence, wait, earlier)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class LockMachine(RuleBasedStateMachine):
         fair=st.sampled_from([(False,), (True,), (False, True)]),
     )
     def begin(self, permits: Sequence[int], fair: Sequence[bool]) -> None:
-        """Those who share a lock mostly agree on what it is."""
+        """Choose the permits and the fairness of requests; those for one lock mostly agree."""
         self.permits = permits
         self.fair = fair
 
@@ -197,57 +197,57 @@ class LockMachine(RuleBasedStateMachine):
         lease=kinds,
         channel=st.sampled_from([HEARD, HEARD, HEARD, DEAF, None]),
     )
-    def come(
+    def acquire(
         self, token: str, names: tuple[str, ...], ttl: int, permits: int, fair: int, lease: int, channel: str | None
     ) -> None:
-        """Somebody wants something; who has or wants something already asks again for the same."""
-        place = None if channel is None else WaiterInfo(channel, self.times.leases[lease])
+        """Send a new request; a token that holds or waits already repeats its own."""
+        waiter = None if channel is None else WaiterInfo(channel, self.times.leases[lease])
         permitted, fairly = self.permits[permits % len(self.permits)], self.fair[fair % len(self.fair)]
-        new = LockRequest(names, token, self.times.ttls[ttl], permitted, fairly, place)
+        request = LockRequest(names, token, self.times.ttls[ttl], permitted, fairly, waiter)
         if self.live(token):
-            known = self.requests[token]
-            new = replace(new, names=known.names, permits=known.permits, fair=known.fair)
-        self.request(new)
+            own = self.requests[token]
+            request = replace(request, names=own.names, permits=own.permits, fair=own.fair)
+        self.request(request)
 
     @precondition(lambda self: self.requests)
     @rule(pick=picks)
     def try_again(self, pick: int) -> None:
-        """Somebody in line was woken, or looks whether he should have been."""
-        called, self.called = self.called, []
-        self.request(self.chosen(pick, called or self.waiters()))
+        """Repeat the request of a waiter that was woken, or that checks by itself."""
+        woken, self.woken = self.woken, []
+        self.request(self.chosen(pick, woken or self.waiters()))
 
     @precondition(lambda self: self.requests)
     @rule(pick=picks)
     def send_again(self, pick: int) -> None:
-        """An answer was lost: the bid is sent again, where something may have been taken away meanwhile."""
+        """Repeat the request of a holder, as after a lost reply; some of its names may have been lost since."""
         self.request(self.chosen(pick, self.torn() or self.holders()))
 
     @precondition(lambda self: self.requests)
-    @rule(asked=st.lists(st.tuples(picks, kinds, st.booleans()), min_size=1, max_size=3))
-    def extend(self, asked: Sequence[tuple[int, int, bool]]) -> None:
-        """Grants are extended, several in one step; one that has ended stays so."""
+    @rule(extensions=st.lists(st.tuples(picks, kinds, st.booleans()), min_size=1, max_size=3))
+    def extend(self, extensions: Sequence[tuple[int, int, bool]]) -> None:
+        """Extend grants, several in one call; an ended one stays ended."""
         requests = [
             replace(self.chosen(pick, self.holders() if live else ()), ttl=self.times.ttls[ttl])
-            for pick, ttl, live in asked
+            for pick, ttl, live in extensions
         ]
         kept = self.model.extend(requests)
         for side in self.sides:
-            assert side.ask("extend", [side.request(each) for each in requests]) == kept
+            assert side.call("extend", [side.request(each) for each in requests]) == kept
 
     @precondition(lambda self: self.requests)
-    @rule(pick=picks, who=st.sampled_from(["holder", "holder", "waiter", "anybody"]))
-    def release(self, pick: int, who: str) -> None:
-        """A holder releases, a waiter gives up, and somebody releases what he has no longer."""
-        known = {"holder": self.holders(), "waiter": self.waiters()}
-        request = self.chosen(pick, known.get(who, []))
+    @rule(pick=picks, role=st.sampled_from(["holder", "holder", "waiter", "any"]))
+    def release(self, pick: int, role: str) -> None:
+        """Release for a holder, for a waiter, which gives up, or for any token, also one without a grant."""
+        tokens_of = {"holder": self.holders(), "waiter": self.waiters()}
+        request = self.chosen(pick, tokens_of.get(role, []))
         kept = self.model.release(request)
         for side in self.sides:
-            assert side.ask("release", side.request(request)) is kept
+            assert side.call("release", side.request(request)) is kept
 
     @precondition(lambda self: self.model.granted)
     @rule(name=st.sampled_from(NAMES), pick=picks, live=st.sampled_from([True, True, False]))
     def break_(self, name: str, pick: int, *, live: bool) -> None:
-        """A grant is taken away; one that has ended can't be."""
+        """Break a grant; one that has ended can't be broken."""
         its = self.model.names[name]
         fences = [each.fence for each in its.grants.values()] if live and its.grants else its.fences
         if not fences:
@@ -255,35 +255,35 @@ class LockMachine(RuleBasedStateMachine):
         fence = fences[-1 - pick % len(fences)]
         broken = self.model.break_(name, fence)
         for side in self.sides:
-            assert side.ask("break_", side.name(name), side.fences[fence]) is broken
+            assert side.call("break_", side.name(name), side.fences[fence]) is broken
 
     @rule(how=st.integers(0, 5))
     def wait(self, how: int) -> None:
-        """Time passes: grants end, and who has not tried again for long is taken for dead."""
+        """Let time pass: grants end, and waiters that don't repeat their requests count as dead."""
         self.let_pass(self.times.passing[how])
 
     @precondition(lambda self: all(side.exact for side in self.sides) and self.model.now > self.model.over)
     @rule(how=kinds)
     def step_back(self, how: int) -> None:
-        """The clock is set back, but not so far that what has ended would last again."""
+        """Set the clock back, but not so far that an ended grant or waiter lease would last again."""
         self.let_pass(-min(self.times.passing[how], (self.model.now - self.model.over) / 1000))
 
     # --- agreement -----------------------------------------------------------------------------------------------
 
     @invariant()
     def all_agree(self) -> None:
-        """Every side has woken the same, and stands like the model."""
+        """Every side has woken the same waiters as the model, and has the same state."""
         self.agreed = False
         for side in self.sides:
             assert side.woken() == self.model.woken
             for name in NAMES:
                 side.agree_on_state(self.model, name)
-        self.called += self.model.woken
+        self.woken += self.model.woken
         self.let_pass(self.times.always)
         self.agreed = True
 
     def teardown(self) -> None:
-        """In the end everything has ended."""
+        """After the longest wait every grant and waiter lease has ended."""
         if self.agreed:
             self.let_pass(max(self.times.passing))
             assert not self.holders()

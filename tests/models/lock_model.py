@@ -1,6 +1,6 @@
-"""Locks as `LockDriver` describes them: what has ended is gone at once, and a line is a list. Nothing in here waits.
+"""A reference model of `LockDriver`: ended grants are removed at once, and a wait queue is a list. Nothing in it waits.
 
-Times are whole milliseconds on a clock of its own; a fence is the number of the grant.
+Times are whole milliseconds on the model's own clock; a fence is the number of the grant.
 """
 
 import math
@@ -13,10 +13,10 @@ from ailf.driver import LockRequest
 __all__ = ["DEAF", "HEARD", "LockModel", "LockName"]
 
 HEARD = "heard"
-"""The channel of waiters who hear when they are woken."""
+"""The channel of waiters that get wake-ups."""
 
 DEAF = "deaf"
-"""The channel of those who don't: their process has died."""
+"""The channel of waiters that get none, as their process has died."""
 
 
 @attrs.define
@@ -29,44 +29,51 @@ class Held:
 
 @attrs.define
 class Waiter:
-    """Somebody in line."""
+    """A waiter in a wait queue.
+
+    Attributes:
+        token: The token of its request.
+        channel: `HEARD` or `DEAF`.
+        alive: The end of its waiter lease.
+        checks_at: When it repeats its request by itself.
+    """
 
     token: str
     channel: str
     alive: int
-    looks: int
+    checks_at: int
 
 
 @attrs.define
 class LockName:
-    """One name: the fences that it was ever granted with, who has it, and who is in line."""
+    """The state of one name: the fences of all its grants, its current grants by token, and its wait queue."""
 
     fences: list[int] = attrs.field(factory=list)
     grants: dict[str, Held] = attrs.field(factory=dict)
-    line: list[Waiter] = attrs.field(factory=list)
+    queue: list[Waiter] = attrs.field(factory=list)
 
     def others(self, token: str) -> list[int]:
-        """Return when the grants of others end."""
+        """Return the ends of the grants of other tokens."""
         return [grant.ends for each, grant in self.grants.items() if each != token]
 
     def waiter(self, token: str) -> int | None:
-        """Return a token's place in line."""
-        return next((place for place, each in enumerate(self.line) if each.token == token), None)
+        """Return a token's index in the wait queue."""
+        return next((index for index, each in enumerate(self.queue) if each.token == token), None)
 
     def leave(self, token: str) -> None:
-        """Give up a place in line."""
-        self.line = [each for each in self.line if each.token != token]
+        """Remove a token from the wait queue."""
+        self.queue = [each for each in self.queue if each.token != token]
 
 
 class LockModel:
-    """Some locks.
+    """The locks of the given names.
 
     Attributes:
         now: The time.
-        over: The latest time that something has ended at.
-        granted: How many grants there were.
+        over: The latest time at which a grant or waiter lease has ended.
+        granted: The number of all grants.
         names: The locks.
-        woken: Who was woken in the last step, in order.
+        woken: The tokens that were woken in the last step, in order.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -77,26 +84,26 @@ class LockModel:
         self.woken: list[str] = []
 
     def pass_time(self, milliseconds: int) -> None:
-        """Let time pass, or step back; what has ended is gone."""
+        """Let time pass, or step back; remove the grants and waiters that have ended."""
         self.woken = []
         self.now += milliseconds
         for name in self.names.values():
-            ends = [each.ends for each in name.grants.values()] + [each.alive for each in name.line]
+            ends = [each.ends for each in name.grants.values()] + [each.alive for each in name.queue]
             self.over = max([self.over, *(each for each in ends if each <= self.now)])
             name.grants = {token: each for token, each in name.grants.items() if each.ends > self.now}
-            name.line = [each for each in name.line if each.alive > self.now]
+            name.queue = [each for each in name.queue if each.alive > self.now]
 
     # --- the driver's methods ------------------------------------------------------------------------------------
 
     def acquire(self, request: LockRequest) -> tuple[int | None, int]:
-        """Return the fence, or None and the ms after which another try may do better."""
+        """Return the fence, or None and the ms after which another request may succeed."""
         self.woken = []
         names = [self.names[each] for each in request.names]
         if all(request.token in each.grants for each in names):
-            return self._prolong(request), 0
-        obstacles = [end for each in names for end in self._in_the_way(each, request)]
+            return self._extend(request), 0
+        obstacles = [end for each in names for end in self._obstacles(each, request)]
         if obstacles:
-            self._stand_in_line(request, names, min(obstacles))
+            self._enqueue(request, names, min(obstacles))
             return None, min(obstacles) - self.now
         self.granted += 1
         for each in names:
@@ -104,19 +111,19 @@ class LockModel:
             each.grants[request.token] = Held(self.granted, self.now + _ms(request.ttl))
             each.leave(request.token)
             if len(each.grants) < request.permits:
-                self._wake(each.line)
+                self._wake(each.queue)
             else:
-                self._hurry(each)
+                self._wake_if_earlier(each)
         return self.granted, 0
 
     def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
-        """Return for each whether its grant lasted."""
+        """Return for each request whether its grant lasted."""
         self.woken = []
         kept = []
         for request in requests:
             kept.append(all(request.token in self.names[each].grants for each in request.names))
             if kept[-1]:
-                self._prolong(request)
+                self._extend(request)
         return kept
 
     def release(self, request: LockRequest) -> bool:
@@ -132,61 +139,61 @@ class LockModel:
         """Return whether there was a grant with this fence."""
         self.woken = []
         its = self.names[name]
-        found = [token for token, each in its.grants.items() if each.fence == fence]
-        for token in found:
+        tokens = [token for token, each in its.grants.items() if each.fence == fence]
+        for token in tokens:
             self._end(its, token)
-        return bool(found)
+        return bool(tokens)
 
-    # --- what they are made of -----------------------------------------------------------------------------------
+    # --- parts of the methods ------------------------------------------------------------------------------------
 
-    def _prolong(self, request: LockRequest) -> int:
+    def _extend(self, request: LockRequest) -> int:
         for each in request.names:
             self.names[each].grants[request.token].ends = self.now + _ms(request.ttl)
         return self.names[request.names[0]].grants[request.token].fence
 
-    def _in_the_way(self, name: LockName, request: LockRequest) -> Iterator[int]:
-        """Tell when what is in the way changes by itself."""
+    def _obstacles(self, name: LockName, request: LockRequest) -> Iterator[int]:
+        """Yield the time at which the obstacle to a grant ends by itself, if there is one."""
         others = name.others(request.token)
         if len(others) >= request.permits:
             yield min(others)
-        elif request.fair and name.line and name.line[0].token != request.token:
-            yield name.line[0].alive
+        elif request.fair and name.queue and name.queue[0].token != request.token:
+            yield name.queue[0].alive
 
-    def _stand_in_line(self, request: LockRequest, names: Sequence[LockName], looks: int) -> None:
+    def _enqueue(self, request: LockRequest, names: Sequence[LockName], checks_at: int) -> None:
         if request.waiter is None:
             return
-        waiter = Waiter(request.token, request.waiter.channel, self.now + _ms(request.waiter.lease), looks)
-        if any(each.waiter(request.token) is None for each in names):  # one place lost is all lost
+        waiter = Waiter(request.token, request.waiter.channel, self.now + _ms(request.waiter.lease), checks_at)
+        if any(each.waiter(request.token) is None for each in names):  # a waiter that lost one place has lost all
             for each in names:
                 each.leave(request.token)
         for each in names:
-            place = each.waiter(request.token)
-            if place is None:
-                place = len(each.line)
-            each.line[place : place + 1] = [waiter]
+            index = each.waiter(request.token)
+            if index is None:
+                index = len(each.queue)
+            each.queue[index : index + 1] = [waiter]
             if len(each.grants) < request.permits and not request.fair:  # it waits for another of its names
-                self._wake(each.line[place + 1 :])
+                self._wake(each.queue[index + 1 :])
 
     def _end(self, name: LockName, token: str) -> None:
-        """End a grant, and give up a place in line; where that was the first, the next one is."""
+        """End a grant, or leave the wait queue; wake the next waiter if the name was freed or the first one left."""
         freed = name.grants.pop(token, None) is not None or name.waiter(token) == 0
         name.leave(token)
         if freed:
-            self._wake(name.line)
+            self._wake(name.queue)
 
-    def _hurry(self, name: LockName) -> None:
-        """Wake the first who hears it, if he would look again only after a grant has ended."""
+    def _wake_if_earlier(self, name: LockName) -> None:
+        """Wake the first waiter that gets wake-ups, if it would check only after the first end of a grant."""
         ends = min(each.ends for each in name.grants.values())
-        for each in name.line:
-            if each.looks <= ends:
+        for each in name.queue:
+            if each.checks_at <= ends:
                 return
             if each.channel == HEARD:
                 self.woken.append(each.token)
                 return
 
-    def _wake(self, line: Sequence[Waiter]) -> None:
-        """Wake the first who hears it."""
-        self.woken += [each.token for each in line if each.channel == HEARD][:1]
+    def _wake(self, waiters: Sequence[Waiter]) -> None:
+        """Wake the first waiter that gets wake-ups."""
+        self.woken += [each.token for each in waiters if each.channel == HEARD][:1]
 
 
 def _ms(seconds: float) -> int:

@@ -1,7 +1,6 @@
-"""A driver as the machine plays it, and how it is compared with the model.
+"""A stream driver under test, and its comparison with the model.
 
-Backends name entries, dead letters and leases in their own ways: a side knows which of its names is which number of the
-model's.
+Backends have their own ids of entries, dead letters and leases; a side maps the model's numbers to them.
 """
 
 import enum
@@ -19,34 +18,34 @@ from ailf.runtime import ThreadRuntime, run
 from ailf.testing import ManualClock
 from ailf_memory import MemoryStore
 from ailf_memory.driver import MemoryDriver
-from tests.models.stream_model import Entry, Found, Letter, Stands
+from tests.models.stream_model import Entry, Found, Info, Letter
 
 __all__ = ["MOST", "NEVER", "MemorySide", "Side", "Times", "Timing", "Wanted"]
 
 NEVER = 1e9
-"""Seconds that don't pass in any example."""
+"""Seconds: longer than any example."""
 
 MOST = 3
-"""How often an entry is delivered at most, unless it says otherwise."""
+"""The groups' `max_deliveries`."""
 
 INEXACT = 5.0
-"""Seconds by which a side that isn't exact may differ: the real ones that an example takes."""
+"""Seconds by which a side that isn't exact may differ, as an example takes real time."""
 
 
 @attrs.frozen
 class Times:
-    """How long things take, in seconds.
+    """The durations of the steps, in seconds.
 
     Attributes:
-        tick: What passes after each step.
-        lease: Of every fetch.
-        alive: How long a sign of life counts.
-        delays: Of nacks.
-        extensions: What leases are extended by.
-        waits: Until an added entry may be delivered.
-        windows: Of dedup ids.
-        ages: Up to which entries are kept; None for any.
-        passing: What passes in a step.
+        tick: The time that passes after each step.
+        lease: The lease of each fetch.
+        alive: How long a heartbeat counts.
+        delays: The delays of settlements.
+        extensions: The leases that an extend asks for.
+        waits: The delays of added entries.
+        windows: The windows of dedup ids.
+        ages: The `max_age` of retentions.
+        passing: The time that a `wait` step lets pass.
     """
 
     tick: float
@@ -61,7 +60,7 @@ class Times:
 
 
 class Timing(enum.Enum):
-    """How an entry that is added comes by its time."""
+    """How an added entry is scheduled."""
 
     NONE = enum.auto()
     DELAY = enum.auto()
@@ -72,7 +71,7 @@ class Timing(enum.Enum):
 
 @attrs.frozen
 class Wanted:
-    """An entry to be added; ``wait`` is which of `Times.waits` its time is from now, as a delay, a time, or both."""
+    """An entry to add; ``wait`` is the index in `Times.waits` of its delay, its time, or both."""
 
     key: str = ""
     timing: Timing = Timing.NONE
@@ -80,10 +79,10 @@ class Wanted:
     most: int | None = None
 
     def seconds(self, times: Times) -> tuple[float, float]:
-        """Return its delay, and how far its time is from now."""
+        """Return its delay, and the seconds from now to its time."""
         wait, other = times.waits[self.wait], times.waits[self.wait - 1]
-        known = {Timing.DELAY: (wait, -NEVER), Timing.AT: (0.0, wait), Timing.BOTH: (wait, other)}
-        return known.get(self.timing, (0.0, -NEVER))
+        schedules = {Timing.DELAY: (wait, -NEVER), Timing.AT: (0.0, wait), Timing.BOTH: (wait, other)}
+        return schedules.get(self.timing, (0.0, -NEVER))
 
 
 def body_of(number: int) -> bytes:
@@ -97,16 +96,16 @@ def headers_of(number: int) -> dict[str, str]:
 
 
 class Side(ABC):
-    """A driver that is played.
+    """A stream driver under test.
 
     Attributes:
         driver: The driver.
         stream: The stream's name.
-        exact: Whether its clock is ours, so that times and the ages of entries are the model's.
-        whole: Whether a fetch does all that can be done, and not a bounded part of it.
-        ids: Its ids of the entries, by number.
-        letters: Its ids of the dead letters, by number.
-        receipts: Every one it has given out, with its group.
+        exact: Whether the machine controls its clock, so that times and ages equal those of the model.
+        whole: Whether one fetch returns all that it can, and not a bounded part.
+        ids: The ids of its entries, by the model's number.
+        letters: The ids of its dead letters, by the model's number.
+        receipts: All receipts that it has returned, with their groups.
     """
 
     exact = False
@@ -128,42 +127,42 @@ class Side(ABC):
         """Let time pass."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
-        self.ask("delete")
+        """Delete the stream."""
+        self.call("delete")
 
-    def draft(self, asked: Wanted, number: int, times: Times) -> Draft:
-        """Return what to add."""
-        delay, at = asked.seconds(times)
-        at = self.now() + at if at > 0 else float(asked.timing is Timing.PAST)
-        return Draft(body_of(number), headers_of(number), key=asked.key, delay=delay, at=at, max_deliveries=asked.most)
+    def draft(self, entry: Wanted, number: int, times: Times) -> Draft:
+        """Return the draft of an entry."""
+        delay, at = entry.seconds(times)
+        at = self.now() + at if at > 0 else float(entry.timing is Timing.PAST)
+        return Draft(body_of(number), headers_of(number), key=entry.key, delay=delay, at=at, max_deliveries=entry.most)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
-    def ask(self, method: str, *args: Any, **options: Any) -> Any:
-        """Make a step."""
+    def call(self, method: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the driver for the stream."""
         return run(getattr(self.driver, method)(self.stream, *args, **options))
 
     def is_full(self, method: str, *args: Any, **options: Any) -> bool:
-        """Tell whether a step finds no room."""
+        """Return whether a call raises StreamFullError."""
         try:
-            self.ask(method, *args, **options)
+            self.call(method, *args, **options)
         except StreamFullError:
             return True
         return False
 
     def fetch(self, group: str, consumer: str, count: int, times: Times) -> Fetched:
-        """Fetch until there are so many, or no more."""
+        """Fetch until there are `count` claims, or no more entries."""
         options = {"lease": times.lease, "alive": times.alive, "max_deliveries": MOST}
         claims: list[Claim] = []
         dead: list[str] = []
         reset = False
         while True:
-            found = cast(Fetched, self.ask("fetch", group, consumer, count=count - len(claims), **options))
-            claims += found.claims
-            dead += found.dead
-            reset |= found.reset
-            if self.whole or found.position is not None or len(claims) >= count:
-                return replace(found, claims=claims, dead=dead, reset=reset)
+            fetched = cast(Fetched, self.call("fetch", group, consumer, count=count - len(claims), **options))
+            claims += fetched.claims
+            dead += fetched.dead
+            reset |= fetched.reset
+            if self.whole or fetched.position is not None or len(claims) >= count:
+                return replace(fetched, claims=claims, dead=dead, reset=reset)
 
     # --- agreement -----------------------------------------------------------------------------------------------
 
@@ -174,48 +173,48 @@ class Side(ABC):
         assert [record.body for record in records] == [body_of(number) for number in numbers]
         assert [record.headers for record in records] == [headers_of(number) for number in numbers]
 
-    def agree_on_fetched(self, group: str, answer: Fetched, found: Found, *, full: bool) -> None:
-        """Compare what was fetched; one that is full knows no more than that."""
-        self.agree_on_records([each.record for each in answer.claims], [claim.entry for claim in found.claims])
-        assert [each.attempt for each in answer.claims] == [claim.attempt for claim in found.claims]
-        assert list(answer.dead) == [self.ids[number] for number in found.dead]
-        assert answer.reset == found.reset
-        receipts = {(group, each.receipt) for each in answer.claims}
-        assert len(receipts) == len(answer.claims)
-        assert not receipts & self.receipts, "a receipt was given out twice"
+    def agree_on_fetched(self, group: str, fetched: Fetched, expected: Found, *, full: bool) -> None:
+        """Compare the result of a fetch; a full one, of `count` claims, need not know when the next entry is due."""
+        self.agree_on_records([each.record for each in fetched.claims], [claim.entry for claim in expected.claims])
+        assert [each.attempt for each in fetched.claims] == [claim.attempt for claim in expected.claims]
+        assert list(fetched.dead) == [self.ids[number] for number in expected.dead]
+        assert fetched.reset == expected.reset
+        receipts = {(group, each.receipt) for each in fetched.claims}
+        assert len(receipts) == len(fetched.claims)
+        assert not receipts & self.receipts, "a receipt was returned twice"
         self.receipts |= receipts
         if not full:
-            self._agree_on_time(answer.next_due, found.upcoming)
+            self._agree_on_time(fetched.next_due, expected.upcoming)
 
     def agree_on_letters(self, group: str, expected: Sequence[Letter]) -> None:
-        """Compare dead letters, one by one, and that they can be read in pages."""
-        letters = self.ask("dead_letters", group, "", 1000)
+        """Compare dead letters, one by one, and read a page of them."""
+        letters = self.call("dead_letters", group, "", 1000)
         assert [letter.origin for letter in letters] == [self.ids[its.entry.number] for its in expected]
         for letter, its in zip(letters, expected, strict=True):
             assert self.letters.setdefault(its.number, letter.id) == letter.id
             assert (letter.body, letter.headers) == (body_of(its.entry.number), headers_of(its.entry.number))
             assert (letter.reason, letter.error, letter.attempts) == (its.reason, its.error, its.attempts)
         if len(letters) > 1:
-            assert self.ask("dead_letters", group, letters[0].id, 1) == letters[1:2]
+            assert self.call("dead_letters", group, letters[0].id, 1) == letters[1:2]
 
-    def agree_on_info(self, group: str, stands: Stands) -> None:
-        """Compare what `info` says."""
-        info = self.ask("info", group)
-        if not self.exact:  # how old an entry is
-            assert (info.oldest is None) == (stands.oldest is None)
-            info = replace(info, oldest=stands.oldest)
-        assert msgspec.structs.asdict(info) == attrs.asdict(stands)
+    def agree_on_info(self, group: str, expected: Info) -> None:
+        """Compare the result of `info`."""
+        info = self.call("info", group)
+        if not self.exact:  # ages differ
+            assert (info.oldest is None) == (expected.oldest is None)
+            info = replace(info, oldest=expected.oldest)
+        assert msgspec.structs.asdict(info) == attrs.asdict(expected)
 
-    def _agree_on_time(self, told: float | None, expected: float | None) -> None:
-        """Compare times that are to come; beyond all examples they are all the same."""
-        assert (told is None) == (expected is None)
-        if told is not None and expected is not None:
-            off = abs(min(told, NEVER / 2) - min(expected, NEVER / 2))
+    def _agree_on_time(self, seconds: float | None, expected: float | None) -> None:
+        """Compare the seconds until a time; those longer than any example count as equal."""
+        assert (seconds is None) == (expected is None)
+        if seconds is not None and expected is not None:
+            off = abs(min(seconds, NEVER / 2) - min(expected, NEVER / 2))
             assert off <= (0.0 if self.exact else INEXACT)
 
 
 class MemorySide(Side):
-    """A store with a clock that is moved."""
+    """The memory backend with a manual clock."""
 
     exact = whole = True
 
@@ -224,7 +223,7 @@ class MemorySide(Side):
         super().__init__(MemoryDriver(MemoryStore(self.clock), ThreadRuntime()).stream(), "tasks")
 
     def now(self) -> float:
-        """Return the clock's time."""
+        """Return the time of the clock."""
         return self.clock.now_ms() / 1000
 
     def let_pass(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""Plays the model and any number of drivers with the same steps, and compares what they answer and how they stand.
+"""A state machine that takes the same random steps on the model and on stream drivers, and compares them.
 
-Time passes by hand: one tick after each step, so that no two steps happen at once, and more when a step says so. A
-consumer that crashes is one that says no more while time passes.
+It compares the results and the states. Time passes only in steps: one tick after each, so that no two steps happen at
+the same time, and more in a `wait`. A consumer that crashes is one that makes no more calls while time passes.
 """
 
 import math
@@ -26,14 +26,14 @@ consumers = st.sampled_from(("anna", "bert", "carl"))
 places = st.sampled_from((EARLIEST, LATEST, "id", "id"))
 kinds = st.integers(0, 2)
 kept = st.sampled_from(("settled", "settled", "unsettled", "hard"))
-"""What a retention keeps: also what is settled, only what isn't, or only the newest."""
+"""The kind of a retention: it keeps settled entries too, only unsettled ones, or is hard."""
 picks = st.integers(0, 99)
-"""Which of things that there may be many of, counted from the latest."""
+"""An index from the latest item of a list back; it is taken modulo the length of the list."""
 
 
 @attrs.frozen
-class Ticket:
-    """A lease: what it is to the model, and the receipt on each side."""
+class LeaseOnSides:
+    """A lease: its consumer and number in the model, and its receipt on each side."""
 
     group: str
     consumer: str
@@ -52,21 +52,21 @@ wanted = st.builds(
 
 
 class Machine(RuleBasedStateMachine):
-    """The steps."""
+    """The random steps."""
 
     def __init__(self, times: Times, sides: Sequence[Side]) -> None:
         super().__init__()
         self.times = times
         self.sides = sides
         self.model = Model(times.lease, times.alive, MOST)
-        self.tickets: list[Ticket] = []
+        self.leases: list[LeaseOnSides] = []
         self.agreed = False
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
-    def each(self, method: str, *args: Any, **options: Any) -> list[Any]:
-        """Make the same step on every side; return the answers."""
-        return [side.ask(method, *args, **options) for side in self.sides]
+    def every(self, method: str, *args: Any, **options: Any) -> list[Any]:
+        """Call a method on every side; return the results."""
+        return [side.call(method, *args, **options) for side in self.sides]
 
     def group(self, name: str) -> Group | None:
         """Return the model's group."""
@@ -74,27 +74,27 @@ class Machine(RuleBasedStateMachine):
 
     def letters(self, name: str) -> list[Letter]:
         """Return a group's dead letters."""
-        known = self.group(name)
-        return list(known.dead) if known else []
+        group = self.group(name)
+        return list(group.dead) if group else []
 
-    def live(self) -> list[Ticket]:
-        """Return the leases that hold, or all where none does."""
-        holding = [each for each in self.tickets if self.model.find(self.group(each.group), each.consumer, each.lease)]
-        return holding or self.tickets
+    def live(self) -> list[LeaseOnSides]:
+        """Return the leases that have not ended, or all if there are none."""
+        live = [each for each in self.leases if self.model.find(self.group(each.group), each.consumer, each.lease)]
+        return live or self.leases
 
     def retention(self, keep: int | None, age: int, what: str) -> Retention | None:
-        """Return a retention, or None where nothing is limited."""
+        """Return a retention, or None for no limit."""
         if what == "unsettled":
             return Retention.settled(max_len=keep)
         max_age = self.times.ages[age]
         return None if keep is max_age is None else Retention(max_len=keep, max_age=max_age, hard=what == "hard")
 
-    def buriers(self) -> list[str]:
-        """Return the groups that have or had dead letters."""
-        return [name for name, group in self.model.groups.items() if group.buried]
+    def with_letters(self) -> list[str]:
+        """Return the names of the groups that have or had dead letters."""
+        return [name for name, group in self.model.groups.items() if group.all_dead]
 
     def position(self, place: str, pick: int) -> tuple[int, list[str]]:
-        """Return a position as the number of the first entry after it, and as each side has it."""
+        """Return a position: the number of the first entry after it, and its form on each side."""
         if place == EARLIEST:
             return 0, [EARLIEST for _ in self.sides]
         if place == LATEST or not self.model.added:
@@ -102,74 +102,74 @@ class Machine(RuleBasedStateMachine):
         number = self.model.added - 1 - pick % self.model.added
         return number + 1, [side.ids[number] for side in self.sides]
 
-    def entry(self, asked: Wanted) -> Entry:
-        """Return what the model is to add."""
-        at = self.model.now + max(asked.seconds(self.times))
-        return Entry(0, self.model.now, asked.key, at, asked.most)
+    def entry(self, wanted: Wanted) -> Entry:
+        """Return an entry for the model to add."""
+        at = self.model.now + max(wanted.seconds(self.times))
+        return Entry(0, self.model.now, wanted.key, at, wanted.most)
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass for all."""
+        """Let time pass on the model and on every side."""
         self.model.now += seconds
         for side in self.sides:
             side.let_pass(seconds)
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    @initialize(opened=st.sampled_from([("g",), ("g", "h"), ()]), asked=st.lists(wanted, max_size=6))
-    def begin(self, opened: Sequence[str], asked: Sequence[Wanted]) -> None:
-        """There are often groups and some entries to begin with."""
+    @initialize(opened=st.sampled_from([("g",), ("g", "h"), ()]), entries=st.lists(wanted, max_size=6))
+    def begin(self, opened: Sequence[str], entries: Sequence[Wanted]) -> None:
+        """Begin with some groups and entries, or with none."""
         for group in opened:
             self.open_group(group, EARLIEST, 0)
-        self.append(asked, None)
+        self.append(entries, None)
 
-    @rule(asked=st.lists(wanted, min_size=1, max_size=3))
-    def add(self, asked: Sequence[Wanted]) -> None:
-        """Entries are appended."""
-        self.append(asked, None)
+    @rule(entries=st.lists(wanted, min_size=1, max_size=3))
+    def add(self, entries: Sequence[Wanted]) -> None:
+        """Add entries."""
+        self.append(entries, None)
 
-    @rule(asked=st.lists(ordered, min_size=2, max_size=4))
-    def add_ordered(self, asked: Sequence[Wanted]) -> None:
-        """Entries with ordering keys are appended."""
-        self.append(asked, None)
+    @rule(entries=st.lists(ordered, min_size=2, max_size=4))
+    def add_ordered(self, entries: Sequence[Wanted]) -> None:
+        """Add entries with ordering keys."""
+        self.append(entries, None)
 
-    @rule(asked=st.lists(wanted, min_size=1, max_size=3), keep=st.sampled_from([3, 5, 8]), age=kinds, what=kept)
-    def add_within(self, asked: Sequence[Wanted], keep: int, age: int, what: str) -> None:
-        """Entries are appended where there is room."""
-        self.append(asked, self.retention(keep, age, what))
+    @rule(entries=st.lists(wanted, min_size=1, max_size=3), keep=st.sampled_from([3, 5, 8]), age=kinds, what=kept)
+    def add_within(self, entries: Sequence[Wanted], keep: int, age: int, what: str) -> None:
+        """Add entries with a retention, which may refuse them."""
+        self.append(entries, self.retention(keep, age, what))
 
-    def append(self, asked: Sequence[Wanted], retention: Retention | None) -> None:
-        """Add entries, all of them or none."""
+    def append(self, entries: Sequence[Wanted], retention: Retention | None) -> None:
+        """Add all entries or none, on the model and on every side."""
         first = self.model.added
         drafts = [
-            [side.draft(each, first + index, self.times) for index, each in enumerate(asked)] for side in self.sides
+            [side.draft(each, first + index, self.times) for index, each in enumerate(entries)] for side in self.sides
         ]
         try:
-            self.model.add([self.entry(each) for each in asked], retention)
+            self.model.add([self.entry(each) for each in entries], retention)
         except Full:
-            for side, mine in zip(self.sides, drafts, strict=True):
-                assert side.is_full("add", mine, retention=retention)
+            for side, own in zip(self.sides, drafts, strict=True):
+                assert side.is_full("add", own, retention=retention)
         else:
-            for side, mine in zip(self.sides, drafts, strict=True):
-                side.ids += side.ask("add", mine, retention=retention)
+            for side, own in zip(self.sides, drafts, strict=True):
+                side.ids += side.call("add", own, retention=retention)
 
     @rule(
-        asked=wanted,
+        entry=wanted,
         dedup_id=st.sampled_from(["one", "other"]),
         token=st.sampled_from("xy"),
         window=kinds,
         retention=st.sampled_from([None, None, Retention(max_len=3), Retention(max_len=3, hard=True)]),
     )
-    def add_once(self, asked: Wanted, retention: Retention | None, dedup_id: str, token: str, window: int) -> None:
-        """A dedup id is taken for its window; the call that took it may ask again."""
+    def add_once(self, entry: Wanted, retention: Retention | None, dedup_id: str, token: str, window: int) -> None:
+        """Add under a dedup id, which is taken for its window; a call with an earlier token is a repetition."""
         first, seconds = self.model.added, self.times.windows[window]
         options = {"dedup_id": dedup_id, "token": token, "window": seconds, "retention": retention}
         try:
-            number, duplicate = self.model.add_once(self.entry(asked), retention, dedup_id, token, seconds)
+            number, duplicate = self.model.add_once(self.entry(entry), retention, dedup_id, token, seconds)
         except Full:
-            assert all(side.is_full("add_once", side.draft(asked, first, self.times), **options) for side in self.sides)
+            assert all(side.is_full("add_once", side.draft(entry, first, self.times), **options) for side in self.sides)
             return
         for side in self.sides:
-            added = side.ask("add_once", side.draft(asked, first, self.times), **options)
+            added = side.call("add_once", side.draft(entry, first, self.times), **options)
             if number == first:
                 side.ids.append(added.id)
             assert (added.id, added.duplicate) == (side.ids[number], duplicate)
@@ -177,29 +177,29 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.added)
     @rule(pick=picks, waiting=st.sampled_from([True, True, False]))
     def cancel(self, pick: int, *, waiting: bool) -> None:
-        """Only what waits for its time can be cancelled."""
+        """Cancel an entry; only one that is not due yet can be cancelled."""
         numbers = [each.number for each in self.model.entries if each.at > self.model.now] if waiting else []
         numbers = numbers or list(range(self.model.added))
         number = numbers[-1 - pick % len(numbers)]
-        done = self.model.cancel(number)
-        assert [side.ask("cancel", side.ids[number]) for side in self.sides] == [done] * len(self.sides)
+        cancelled = self.model.cancel(number)
+        assert [side.call("cancel", side.ids[number]) for side in self.sides] == [cancelled] * len(self.sides)
 
     @rule(keep=st.sampled_from([None, 1, 2, 4]), age=kinds, what=kept)
     def trim(self, keep: int | None, age: int, what: str) -> None:
-        """The same number of entries goes, and as many of them unsettled."""
+        """Trim the stream; the same number of entries and of unsettled ones is removed."""
         retention = self.retention(keep, age, what)
         if retention is not None:
             swept = self.model.trim(keep or math.inf, retention)
-            assert self.each("trim", retention) == [swept] * len(self.sides)
+            assert self.every("trim", retention) == [swept] * len(self.sides)
 
     @precondition(lambda self: self.model.added)
     @rule(start=picks, end=picks, limit=st.integers(1, 4), after=st.booleans())
     def read(self, start: int, end: int, limit: int, *, after: bool) -> None:
-        """A range may begin and end at an entry that has gone."""
+        """Read a range, which may begin and end at a removed entry."""
         first, last = start % self.model.added, end % self.model.added
         entries = self.model.read(first + after, last, limit)
         for side in self.sides:
-            side.agree_on_records(side.ask("read", side.ids[first], side.ids[last], limit, after=after), entries)
+            side.agree_on_records(side.call("read", side.ids[first], side.ids[last], limit, after=after), entries)
 
     # --- groups --------------------------------------------------------------------------------------------------
 
@@ -210,180 +210,180 @@ class Machine(RuleBasedStateMachine):
         pick=picks,
     )
     def steer(self, how: str, group: str, place: str, pick: int) -> None:
-        """A group, or all of the stream, is brought to another state by hand."""
+        """Open, pause, resume or delete a group, or delete the stream."""
         if how == "open":
             self.open_group(group, place, pick)
         elif how in {"pause", "resume"}:
             self.pause(group, paused=how == "pause")
         elif how == "delete group":
             self.model.groups.pop(group, None)
-            self.each("delete_group", group)
-        elif pick % 3 == 0:  # not often: it ends whatever was going on
+            self.every("delete_group", group)
+        elif pick % 3 == 0:  # seldom, as it ends everything that was going on
             self.model.delete()
-            self.each("delete")
+            self.every("delete")
 
     def open_group(self, group: str, place: str, pick: int) -> None:
-        """A group that exists isn't moved."""
+        """Open a group; one that exists isn't moved."""
         unread, positions = self.position(place, pick)
         made = group not in self.model.groups
         self.model.groups.setdefault(group, Group(unread))
         for side, position in zip(self.sides, positions, strict=True):
-            assert side.ask("open_group", group, position) == made
+            assert side.call("open_group", group, position) == made
 
     @rule(place=places, pick=picks)
     def seek_back(self, place: str, pick: int) -> None:
-        """A group is moved that has dead letters, which stay, and redriven ones, which are still to be delivered."""
-        for group in self.buriers():
+        """Seek in groups that have dead letters, which stay, or redriven messages, which are still delivered."""
+        for group in self.with_letters():
             self.seek(group, place, pick)
 
     @rule(group=groups, place=places, pick=picks)
     def seek(self, group: str, place: str, pick: int) -> None:
-        """A group is moved; one that is missing is not made."""
+        """Seek in a group; a missing one is not made."""
         unread, positions = self.position(place, pick)
-        known = self.model.seek(group, unread)
+        exists = self.model.seek(group, unread)
         for side, position in zip(self.sides, positions, strict=True):
-            assert side.ask("seek", group, position) == known
+            assert side.call("seek", group, position) == exists
 
     def pause(self, group: str, *, paused: bool) -> None:
-        """A group is paused, or goes on; one that is missing is not made."""
-        known = self.group(group)
-        if known:
-            known.paused = paused
-        assert self.each("pause", group, paused=paused) == [known is not None] * len(self.sides)
+        """Pause or resume a group; a missing one is not made."""
+        its = self.group(group)
+        if its:
+            its.paused = paused
+        assert self.every("pause", group, paused=paused) == [its is not None] * len(self.sides)
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 
     @rule(group=groups, consumer=consumers, count=st.integers(1, 4))
     def fetch(self, group: str, consumer: str, count: int) -> None:
-        """The same entries are claimed in the same order, and the same ones given up."""
-        found = self.model.fetch(group, consumer, count)
-        answers = [side.fetch(group, consumer, count, self.times) for side in self.sides]
-        for side, answer in zip(self.sides, answers, strict=True):
-            side.agree_on_fetched(group, answer, found, full=len(found.claims) == count)
-        for index, claim in enumerate(found.claims):
-            receipts = tuple(answer.claims[index].receipt for answer in answers)
-            self.tickets.append(Ticket(group, consumer, claim.lease, receipts))
+        """Fetch; the same entries are claimed in the same order, and the same ones become dead letters."""
+        expected = self.model.fetch(group, consumer, count)
+        results = [side.fetch(group, consumer, count, self.times) for side in self.sides]
+        for side, fetched in zip(self.sides, results, strict=True):
+            side.agree_on_fetched(group, fetched, expected, full=len(expected.claims) == count)
+        for index, claim in enumerate(expected.claims):
+            receipts = tuple(fetched.claims[index].receipt for fetched in results)
+            self.leases.append(LeaseOnSides(group, consumer, claim.lease, receipts))
 
     @rule(group=groups, consumer=consumers)
     def fetch_all(self, group: str, consumer: str) -> None:
-        """A consumer has time for everything."""
+        """Fetch everything."""
         self.fetch(group, consumer, 100)
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(pick=picks, action=st.sampled_from(Action), delay=kinds)
     def settle_one(self, pick: int, action: Action, delay: int) -> None:
-        """A consumer says what became of a message."""
+        """Settle one delivery."""
         live = self.live()
-        ticket = live[-1 - pick % len(live)]
-        self.settle(ticket.group, [(ticket, action, delay)])
+        lease = live[-1 - pick % len(live)]
+        self.settle(lease.group, [(lease, action, delay)])
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(group=groups, actions=st.lists(st.sampled_from(Action), min_size=1, max_size=4), delay=kinds)
     def settle_all(self, group: str, actions: Sequence[Action], delay: int) -> None:
-        """A group's consumers say what became of all that they have, in one step."""
+        """Settle all deliveries of a group in one call."""
         live = [each for each in self.live() if each.group == group]
         self.settle(group, [(each, actions[at % len(actions)], delay) for at, each in enumerate(live)])
 
-    @precondition(lambda self: self.tickets)
-    @rule(group=groups, asked=st.lists(st.tuples(picks, st.sampled_from(Action), kinds), min_size=1, max_size=3))
-    def settle_any(self, group: str, asked: Sequence[tuple[int, Action, int]]) -> None:
-        """Any receipt ever given out is worth the same everywhere, also an old one, also twice in one step."""
-        tickets = [each for each in self.tickets if each.group == group]
-        if tickets:
-            self.settle(group, [(tickets[-1 - each[0] % len(tickets)], *each[1:]) for each in asked])
+    @precondition(lambda self: self.leases)
+    @rule(group=groups, choices=st.lists(st.tuples(picks, st.sampled_from(Action), kinds), min_size=1, max_size=3))
+    def settle_any(self, group: str, choices: Sequence[tuple[int, Action, int]]) -> None:
+        """Settle with any receipt ever returned: also an old one, and also twice in one call."""
+        leases = [each for each in self.leases if each.group == group]
+        if leases:
+            self.settle(group, [(leases[-1 - each[0] % len(leases)], *each[1:]) for each in choices])
 
-    def settle(self, group: str, asked: Sequence[tuple[Ticket, Action, int]]) -> None:
-        """Settle deliveries of one group."""
-        known, delays = self.group(group), self.times.delays
+    def settle(self, group: str, choices: Sequence[tuple[LeaseOnSides, Action, int]]) -> None:
+        """Settle deliveries of one group in one call."""
+        its, delays = self.group(group), self.times.delays
         outcomes = [
-            self.model.settle(known, each.consumer, each.lease, action, delays[delay], "why", f"e{delay}")
-            for each, action, delay in asked
+            self.model.settle(its, each.consumer, each.lease, action, delays[delay], "why", f"e{delay}")
+            for each, action, delay in choices
         ]
         for index, side in enumerate(self.sides):
             settlements = [
                 Settlement(each.receipts[index], action, delays[delay], reason="why", error=f"e{delay}")
-                for each, action, delay in asked
+                for each, action, delay in choices
             ]
-            assert side.ask("settle", group, settlements, max_deliveries=MOST) == outcomes
+            assert side.call("settle", group, settlements, max_deliveries=MOST) == outcomes
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(pick=picks, seconds=kinds, live=st.booleans())
     def extend(self, pick: int, seconds: int, *, live: bool) -> None:
-        """A lease that holds ends later or earlier; one that has ended stays so."""
-        tickets = self.live() if live else self.tickets
-        ticket, lease = tickets[-1 - pick % len(tickets)], self.times.extensions[seconds]
-        kept = self.model.extend(self.group(ticket.group), ticket.consumer, ticket.lease, lease)
+        """Extend a lease, so that it ends later or earlier; an ended one stays ended."""
+        leases = self.live() if live else self.leases
+        lease, length = leases[-1 - pick % len(leases)], self.times.extensions[seconds]
+        kept = self.model.extend(self.group(lease.group), lease.consumer, lease.lease, length)
         for index, side in enumerate(self.sides):
-            assert side.ask("extend", ticket.group, [ticket.receipts[index]], lease=lease) == [kept]
+            assert side.call("extend", lease.group, [lease.receipts[index]], lease=length) == [kept]
 
-    @rule(group=groups, who=st.lists(consumers, min_size=1, max_size=2))
-    def heartbeat(self, group: str, who: Sequence[str]) -> None:
-        """Consumers give a sign of life."""
-        known = self.group(group)
-        if known:
-            known.alive.update(dict.fromkeys(who, self.model.now + self.times.alive))
-            self.each("heartbeat", group, who, alive=self.times.alive)
+    @rule(group=groups, names=st.lists(consumers, min_size=1, max_size=2))
+    def heartbeat(self, group: str, names: Sequence[str]) -> None:
+        """Send heartbeats of consumers."""
+        its = self.group(group)
+        if its:
+            its.alive.update(dict.fromkeys(names, self.model.now + self.times.alive))
+            self.every("heartbeat", group, names, alive=self.times.alive)
 
     @rule(group=groups, consumer=consumers, busy=st.booleans())
     def leave(self, group: str, consumer: str, *, busy: bool) -> None:
-        """A consumer that leaves gives back what it has, but for what it has no longer."""
-        if busy and (known := self.group(group)):
-            consumer = next((item.holder for item in known.out if item.holder), consumer)
+        """Let a consumer leave, which gives back the messages that it still holds."""
+        if busy and (its := self.group(group)):
+            consumer = next((item.holder for item in its.out if item.holder), consumer)
         self.model.leave(self.group(group), consumer)
-        self.each("leave", group, consumer)
+        self.every("leave", group, consumer)
 
     @rule(how=kinds)
     def wait(self, how: int) -> None:
-        """Time passes: leases end, delays are over, and who says nothing for long is taken for dead."""
+        """Let time pass: leases end, delays end, and consumers without heartbeats count as dead."""
         self.let_pass(self.times.passing[how])
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.buriers())
+    @precondition(lambda self: self.with_letters())
     @rule(pick=picks, chosen=st.lists(picks, min_size=1, max_size=3), redrive=st.sampled_from([True, True, False]))
     def take_dead_letters(self, pick: int, chosen: Sequence[int], *, redrive: bool) -> None:
-        """Letters are put back or removed, each once; there are old ones among those that are asked for."""
-        group = self.buriers()[pick % len(self.buriers())]
-        buried = self.model.groups[group].buried
-        self.take(group, [buried[-1 - each % len(buried)] for each in chosen], redrive=redrive)
+        """Redrive or purge dead letters, also ones that were taken before."""
+        group = self.with_letters()[pick % len(self.with_letters())]
+        numbers = self.model.groups[group].all_dead
+        self.take(group, [numbers[-1 - each % len(numbers)] for each in chosen], redrive=redrive)
 
     @rule(group=groups)
     def redrive_all(self, group: str) -> None:
-        """All letters of a group are put back; not ten, whose names in one millisecond needn't sort as numbers."""
+        """Redrive up to nine dead letters of a group; the ids of ten in one millisecond needn't sort as numbers."""
         self.take(group, [letter.number for letter in self.letters(group)][:9], redrive=True)
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(group=groups)
-    def mend(self, group: str) -> None:
-        """Nobody could handle what there was; now it is tried again."""
+    def reject_and_redrive(self, group: str) -> None:
+        """Reject all deliveries of a group, and redrive its dead letters."""
         self.settle_all(group, [Action.REJECT], 0)
         for side in self.sides:
             side.agree_on_letters(group, self.letters(group))
         self.redrive_all(group)
 
     def take(self, group: str, numbers: Sequence[int], *, redrive: bool) -> None:
-        """Take letters."""
+        """Take dead letters, on the model and on every side."""
         taken = self.model.take_dead_letters(self.group(group), numbers, redrive=redrive)
         for side in self.sides:
             letters = [side.letters[number] for number in numbers]
-            assert side.ask("take_dead_letters", group, letters, redrive=redrive) == taken
+            assert side.call("take_dead_letters", group, letters, redrive=redrive) == taken
 
     # --- agreement -----------------------------------------------------------------------------------------------
 
     @invariant()
     def all_agree(self) -> None:
-        """Every side has the model's entries, and its groups stand like the model's."""
+        """Every side has the same entries as the model, and its groups have the same state."""
         self.agreed = False
         for side in self.sides:
-            side.agree_on_records(side.ask("read", EARLIEST, LATEST, 1000), self.model.entries)
+            side.agree_on_records(side.call("read", EARLIEST, LATEST, 1000), self.model.entries)
             for group in GROUPS:
                 side.agree_on_letters(group, self.letters(group))
-                side.agree_on_info(group, self.model.stands(group))
+                side.agree_on_info(group, self.model.info(group))
         self.agreed = True
         self.let_pass(self.times.tick)
 
     def teardown(self) -> None:
-        """In the end nothing was lost: whatever isn't done with can still be had, when those before it are done."""
+        """In the end nothing is lost: every unsettled message that is due can still be fetched."""
         if self.agreed:
             self.let_pass(self.times.lease * 2)
             for group in GROUPS:

@@ -1,6 +1,6 @@
-"""A stream and its groups, too simple to be wrong: lists, searched from end to end in every step.
+"""A reference model of a stream and its groups, too simple to be wrong: lists that every step searches completely.
 
-Entries have numbers, in the order in which they were added; so have dead letters and leases. Times are in seconds.
+Entries, dead letters and leases are numbered in the order in which they were made. Times are in seconds.
 """
 
 import math
@@ -11,13 +11,13 @@ import attrs
 from ailf.driver import Action, Outcome, Swept
 from ailf.values import Retention
 
-__all__ = ["Claimed", "Entry", "Found", "Full", "Group", "Letter", "Model", "Stands"]
+__all__ = ["Claimed", "Entry", "Found", "Full", "Group", "Info", "Letter", "Model"]
 
 GIVEN_UP = "every lease ended unsettled"
 
 
-class Full(Exception):  # noqa: N818 - an answer, not a fault
-    """There is no room."""
+class Full(Exception):  # noqa: N818 - a result, not an error
+    """The stream has no room."""
 
 
 @attrs.frozen
@@ -44,9 +44,17 @@ class Letter:
 
 @attrs.define
 class Item:
-    """What a group has taken in and not settled: an entry, or, with ``again``, a letter that was redriven.
+    """A message that a group has read and not settled: an entry, or a redriven dead letter.
 
-    ``due`` is None while it waits for its turn; ``lease`` is the number of the one that it was last given out under.
+    Attributes:
+        entry: The entry.
+        again: The number of the redrive, or 0 for the entry itself.
+        since: When it was added or redriven.
+        due: When it can be delivered, or its lease ends; None while it waits in its lane.
+        holder: The consumer that it is leased to.
+        lease: The number of its last lease.
+        attempts: The number of its deliveries.
+        error: Its last error.
     """
 
     entry: Entry
@@ -60,18 +68,27 @@ class Item:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Entries by their ids, then what was redriven."""
+        """The sort key: entries by number, then redriven ones."""
         return self.again, self.entry.number
 
 
 @attrs.define
 class Group:
-    """A group: the first entry it has not read, what is out, what it gave up on; ``buried`` are all letters it had."""
+    """A group.
+
+    Attributes:
+        unread: The number of the first entry that it has not read.
+        out: The messages that it has read and not settled.
+        dead: Its dead letters.
+        all_dead: The numbers of all dead letters that it ever had.
+        alive: Until when each consumer counts as alive.
+        paused: Whether it is paused.
+    """
 
     unread: int
     out: list[Item] = attrs.field(factory=list)
     dead: list[Letter] = attrs.field(factory=list)
-    buried: list[int] = attrs.field(factory=list)
+    all_dead: list[int] = attrs.field(factory=list)
     alive: dict[str, float] = attrs.field(factory=dict)
     paused: bool = False
 
@@ -87,7 +104,7 @@ class Claimed:
 
 @attrs.frozen
 class Found:
-    """What a fetch found; ``upcoming`` is in how many seconds the next one is due."""
+    """The result of a fetch; ``upcoming`` are the seconds until the next message is due."""
 
     claims: list[Claimed]
     dead: list[int]
@@ -96,8 +113,8 @@ class Found:
 
 
 @attrs.frozen
-class Stands:
-    """How a group stands."""
+class Info:
+    """The state of a group, as `GroupInfo` has it."""
 
     length: int
     lag: int
@@ -113,7 +130,7 @@ class Stands:
 
 @attrs.define
 class Model:
-    """One stream; ``added`` is how many entries there ever were."""
+    """One stream; ``added`` is the number of all entries that it ever had."""
 
     lease: float
     alive: float
@@ -130,7 +147,7 @@ class Model:
     # --- the stream
 
     def add(self, entries: Sequence[Entry], retention: Retention | None) -> int:
-        """Add entries, if there is room; return the number of the first."""
+        """Add entries and return the number of the first; raise Full if there is no room."""
         if retention is not None:
             most = math.inf if retention.max_len is None else retention.max_len - len(entries)
             self.trim(most, retention)
@@ -144,28 +161,28 @@ class Model:
     def add_once(
         self, entry: Entry, retention: Retention | None, dedup_id: str, token: str, window: float
     ) -> tuple[int, bool]:
-        """Add, unless it was within its window."""
-        number, known, until, cancelled = self.once.get(dedup_id, (0, "", -math.inf, False))
-        if until > self.now and (not cancelled or known == token):
-            return number, known != token
+        """Add an entry unless the dedup id is taken; return the number, and whether it is a duplicate."""
+        number, first_token, until, cancelled = self.once.get(dedup_id, (0, "", -math.inf, False))
+        if until > self.now and (not cancelled or first_token == token):
+            return number, first_token != token
         number = self.add([entry], retention)
         self.once[dedup_id] = number, token, self.now + window, False
         return number, False
 
     def cancel(self, number: int) -> bool:
-        """Remove it, if it is there and its time is to come."""
+        """Remove an entry if it is not due yet; return whether it was removed."""
         for entry in self.entries:
             if entry.number == number and entry.at > self.now:
                 self.entries.remove(entry)
                 for dedup_id, (added, token, until, _) in self.once.items():
                     if added == number:
                         self.once[dedup_id] = added, token, until, True
-                self.let_find()
+                self.notice_removed()
                 return True
         return False
 
     def trim(self, keep: float, retention: Retention) -> Swept:
-        """Remove what is settled and too much or too old, or before the first that isn't; or, if hard, the oldest."""
+        """Remove the entries that a retention doesn't keep."""
         removed = unsettled = 0
         behind = retention.keep_settled
         for entry in list(self.entries):
@@ -181,72 +198,72 @@ class Model:
                 removed += 1
                 unsettled += not settled
         self.evicted += unsettled
-        self.let_find()
+        self.notice_removed()
         return Swept(removed, unsettled)
 
     def has_settled(self, group: Group, entry: Entry) -> bool:
-        """Tell whether the group has read it and doesn't have it out."""
+        """Return whether the group has read and settled an entry."""
         return entry.number < group.unread and all(item.again or item.entry != entry for item in group.out)
 
     def read(self, first: int, last: int, limit: int) -> list[Entry]:
-        """Return those with numbers from the one to the other."""
+        """Return the entries with numbers from `first` to `last`."""
         return [entry for entry in self.entries if first <= entry.number <= last][:limit]
 
     def delete(self) -> None:
-        """Begin anew; entries, letters and leases are never numbered twice."""
+        """Delete the stream; the numbers of entries, dead letters and leases go on."""
         self.entries, self.groups, self.once, self.evicted = [], {}, {}, 0
 
-    # --- who has what, and what is next
+    # --- leases and lanes
 
     def holds(self, item: Item) -> bool:
-        """Tell whether somebody has it under a lease that lasts."""
+        """Return whether a message has a lease that has not ended."""
         return item.holder is not None and item.due is not None and item.due > self.now
 
     def find(self, group: Group | None, consumer: str, lease: int) -> Item | None:
-        """Return what a receipt is worth."""
+        """Return the message of a lease that has not ended."""
         for item in group.out if group else []:
             if (item.holder, item.lease) == (consumer, lease) and self.holds(item):
                 return item
         return None
 
     def blocked(self, group: Group, item: Item) -> bool:
-        """Tell whether another one with its ordering key has the turn: one that is due some time."""
+        """Return whether another message blocks the lane of its ordering key."""
         key = item.entry.key
         return bool(key) and any(
             other is not item and other.entry.key == key and other.due is not None for other in group.out
         )
 
     def gone(self, item: Item) -> bool:
-        """Tell whether its entry is no longer in the stream; a letter that was redriven needs none."""
+        """Return whether its entry was removed from the stream; a redriven dead letter needs none."""
         return not item.again and item.entry not in self.entries
 
     def tidy(self, group: Group) -> None:
-        """Let those whose turn it is have it."""
+        """Make the first message of each free lane due, and drop removed ones that wait in a lane."""
         group.out = [item for item in group.out if item.due is not None or not self.gone(item)]
         for item in sorted(group.out, key=lambda item: item.order):
             if item.due is None and not self.blocked(group, item):
                 item.due = max(self.now, item.entry.at)
 
-    def let_find(self) -> None:
-        """What has gone from the stream, and is nobody's, is for the next fetch to find."""
+    def notice_removed(self) -> None:
+        """Make removed messages without a lease due, so that the next fetch drops them."""
         for group in self.groups.values():
             for item in group.out:
                 if self.gone(item) and item.holder is None and item.due is not None:
                     item.due = min(item.due, self.now)
             self.tidy(group)
 
-    def bury(self, group: Group, item: Item, reason: str, error: str) -> bool:
-        """Make it a dead letter; return False where there is nothing left of it."""
+    def make_dead_letter(self, group: Group, item: Item, reason: str, error: str) -> bool:
+        """Make a message a dead letter; return False if its entry was removed."""
         group.out.remove(item)
         if self.gone(item):
             return False
         self.letters += 1
-        group.buried.append(self.letters)
+        group.all_dead.append(self.letters)
         group.dead.append(Letter(self.letters, item.entry, reason, error, item.attempts))
         return True
 
-    def let_go(self, group: Group, item: Item, due: float) -> None:
-        """Take it from whoever has it, until then, or for good."""
+    def give_back(self, group: Group, item: Item, due: float) -> None:
+        """End the lease of a message; it is due at this time, or dropped if its entry was removed."""
         item.holder, item.due = None, due
         if self.gone(item):
             group.out.remove(item)
@@ -254,7 +271,7 @@ class Model:
     # --- groups
 
     def fetch(self, name: str, consumer: str, count: int) -> Found:
-        """Lease what is due, then what is new."""
+        """Lease due messages, then new ones."""
         reset = name not in self.groups
         group = self.groups.setdefault(name, Group(0))
         group.alive[consumer] = self.now + self.alive
@@ -266,7 +283,7 @@ class Model:
                 group.out.remove(item)
             elif item.attempts >= (item.entry.most or self.most):
                 dead.append(item.entry.number)
-                self.bury(group, item, "max_deliveries", item.error or GIVEN_UP)
+                self.make_dead_letter(group, item, "max_deliveries", item.error or GIVEN_UP)
             else:
                 claims.append(self.claim(item, consumer))
             self.tidy(group)
@@ -277,21 +294,21 @@ class Model:
         return Found(claims, dead, None if group.paused or not dues else min(dues) - self.now, reset)
 
     def end_leases(self, group: Group) -> None:
-        """Take from the dead what they have."""
+        """End the leases of dead consumers."""
         for consumer in [each for each, until in group.alive.items() if until <= self.now]:
             del group.alive[consumer]
             for item in list(group.out):
                 if item.holder == consumer and item.due is not None:
-                    self.let_go(group, item, min(item.due, self.now))
+                    self.give_back(group, item, min(item.due, self.now))
         self.tidy(group)
 
     def first_due(self, group: Group) -> Item | None:
-        """Return what is to be delivered again now."""
+        """Return the first message that is due."""
         due = [item for item in group.out if item.due is not None and item.due <= self.now]
         return min(due, key=lambda item: (item.due, item.order), default=None)
 
     def next_new(self, group: Group) -> Item | None:
-        """Take in the next entry, which may have to wait."""
+        """Read the next entry, which may have to wait."""
         for entry in self.entries:
             if entry.number >= group.unread:
                 group.unread = entry.number + 1
@@ -302,7 +319,7 @@ class Model:
         return None
 
     def claim(self, item: Item, consumer: str) -> Claimed:
-        """Lease it."""
+        """Lease a message."""
         self.leases += 1
         item.holder, item.due, item.lease = consumer, self.now + self.lease, self.leases
         item.attempts += 1
@@ -311,7 +328,7 @@ class Model:
     def settle(
         self, group: Group | None, consumer: str, lease: int, action: Action, delay: float, reason: str, error: str
     ) -> Outcome:
-        """Do what was asked, if the lease still holds."""
+        """Settle a delivery, if its lease has not ended."""
         item = self.find(group, consumer, lease)
         if group is None or item is None:
             return Outcome.LOST
@@ -319,38 +336,38 @@ class Model:
         if action is Action.ACK:
             group.out.remove(item)
         elif action is Action.REJECT:
-            dead = self.bury(group, item, reason, error)
+            dead = self.make_dead_letter(group, item, reason, error)
         elif action is Action.NACK and item.attempts >= (item.entry.most or self.most):
-            dead = self.bury(group, item, "max_deliveries", error)
+            dead = self.make_dead_letter(group, item, "max_deliveries", error)
         elif action is Action.NACK:
             item.error = error
-            self.let_go(group, item, self.now + delay)
+            self.give_back(group, item, self.now + delay)
         else:
             item.attempts -= 1
-            self.let_go(group, item, self.now + delay)
+            self.give_back(group, item, self.now + delay)
         self.tidy(group)
         return Outcome.DEAD if dead else Outcome.DONE
 
     def extend(self, group: Group | None, consumer: str, lease: int, seconds: float) -> bool:
-        """Let a lease that still holds end later or earlier."""
+        """Set the end of a lease that has not ended."""
         item = self.find(group, consumer, lease)
         if item is not None:
             item.due = self.now + seconds
         return item is not None
 
     def leave(self, group: Group | None, consumer: str) -> None:
-        """Give back what the consumer has; a lease that had ended was an attempt."""
+        """Give back the consumer's messages; only a lease that had ended counts as an attempt."""
         if group is None:
             return
         for item in list(group.out):
             if item.holder == consumer and item.due is not None:
                 item.attempts -= self.holds(item)
-                self.let_go(group, item, min(item.due, self.now))
+                self.give_back(group, item, min(item.due, self.now))
         group.alive.pop(consumer, None)
         self.tidy(group)
 
     def seek(self, name: str, unread: int) -> bool:
-        """Forget what is out, but for what was redriven; return False where there is no such group."""
+        """Move a group, which drops all but redriven messages; return False if there is no such group."""
         group = self.groups.get(name)
         if group is not None:
             group.unread = unread
@@ -359,11 +376,11 @@ class Model:
         return group is not None
 
     def take_dead_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
-        """Remove letters, and put them back."""
+        """Remove dead letters, and redrive them if asked to."""
         return [group is not None and self.take_letter(group, number, redrive=redrive) for number in numbers]
 
     def take_letter(self, group: Group, number: int, *, redrive: bool) -> bool:
-        """Remove one, and put it back."""
+        """Remove one dead letter, and redrive it if asked to."""
         for letter in group.dead:
             if letter.number == number:
                 group.dead.remove(letter)
@@ -374,16 +391,16 @@ class Model:
                 return True
         return False
 
-    def stands(self, name: str) -> Stands:
-        """Tell how a group stands, which may be missing."""
+    def info(self, name: str) -> Info:
+        """Return the state of a group, which may be missing."""
         group = self.groups.get(name)
         if group is None:
-            return Stands(len(self.entries), len(self.entries), exists=False)
+            return Info(len(self.entries), len(self.entries), exists=False)
         held = [item.holder for item in group.out if item.holder is not None]
         alive = [each for each, until in group.alive.items() if until > self.now]
         unread = [entry for entry in self.entries if entry.number >= group.unread]
         oldest = min([item.since for item in group.out] + [entry.since for entry in unread], default=None)
-        return Stands(
+        return Info(
             length=len(self.entries),
             lag=len(unread),
             pending=len(held),

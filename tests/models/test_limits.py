@@ -1,4 +1,4 @@
-"""The limiters' arithmetic against lists of charges, and Redis' and memory's against that arithmetic, to the bit."""
+"""The algorithms of limits agree with a list of charges, and Redis and memory agree with the algorithms, to the bit."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ RATES = [
     TokenBucket(7, per=0.5, burst=20),
     TokenBucket(100_000, per=60.0, burst=20_000),
     TokenBucket(1, per=0.013, burst=2),
-    TokenBucket(720_000_000, per=86_400.0),  # counted in units
+    TokenBucket(720_000_000, per=86_400.0),  # rate and period are divided by a common divisor
     FixedWindow(5, per=1.0),
     FixedWindow(1, per=0.007),
     SlidingWindow(5, per=1.0),
@@ -48,13 +48,13 @@ rates = st.sampled_from(RATES)
 steps = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 6)), max_size=40)
 
 
-# --- the arithmetic ----------------------------------------------------------------------------------------------
+# --- the algorithms ----------------------------------------------------------------------------------------------
 
 
 @given(limit=rates, steps=steps)
 @examples(300)
 def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, int]]) -> None:
-    """R3, R4: what remains, what passes, and when the rest will, is what the list of all charges says."""
+    """R3, R4: `remaining` and `wait` equal those of the list of all charges."""
     its, state, history, now = limit.algorithm(), (), History(limit), START
     admitted = []
     for passing, share in steps:
@@ -75,13 +75,13 @@ def test_every_answer_is_that_of_the_list(limit: Limit, steps: list[tuple[int, i
 
 @given(limit=rates, steps=steps, at=st.integers(0, 39), actual=st.integers(0, 6))
 @examples(300)
-def test_a_settled_charge_is_as_though_it_had_been_made_so(
+def test_a_settled_charge_equals_the_actual_cost(
     limit: Limit, steps: list[tuple[int, int]], at: int, actual: int
 ) -> None:
-    """R7: afterwards no more remains than if the actual cost had been charged at once; alone, exactly as much.
+    """R7: after settling no more remains than if the actual cost had been charged at once; for a lone charge as much.
 
-    So it is in a window, too, unless the charge was out of it when the last one was made: a bucket that is gone by then
-    may count for the rest of its width once more.
+    In a window it is also as much, unless the charge had left the window at the last charge: its bucket, which was
+    dropped then, may count once more for the rest of its width.
     """
     its, state, history, now = limit.algorithm(), (), History(limit), START
     granted: list[tuple[Any, Any, int]] = []
@@ -107,7 +107,7 @@ def test_a_settled_charge_is_as_though_it_had_been_made_so(
 
 
 def test_a_busy_bucket_gives_back_all() -> None:
-    """R7: where others kept the bucket busy since, a refund is whole; where it was full meanwhile, it is nothing."""
+    """R7: a refund is complete if the bucket was never full since its charge, and nothing if it was full."""
     its = TokenBucket(10, per=1.0, burst=100).algorithm()
     state, receipt = its.charge((), 0, 80, "me")
     for now in range(1000, 60_000, 1000):
@@ -121,7 +121,7 @@ def test_a_busy_bucket_gives_back_all() -> None:
 @given(limit=rates, steps=st.lists(st.tuples(st.integers(-5000, 1500), st.integers(0, 6)), max_size=40))
 @examples(200)
 def test_time_that_steps_back_mints_nothing(limit: Limit, steps: list[tuple[int, int]]) -> None:
-    """R6: whatever the clock does, no more is admitted than the latest time that was seen allows."""
+    """R6: however the clock steps, no more is admitted than the latest time so far allows."""
     its, state, now = limit.algorithm(), (), START
     admitted, latest = [], 0
     for passing, share in steps:
@@ -142,7 +142,7 @@ buckets = st.builds(lambda rate, burst: TokenBucket(rate, per=1.0, burst=burst),
 @given(st.lists(st.tuples(buckets, st.integers(0, 1500), st.integers(0, 8), st.booleans()), max_size=40))
 @examples(300)
 def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBucket, int, int, bool]]) -> None:
-    """R12: whatever limits charged a key before, it is full within the new limit's own time from the last charge."""
+    """R12: whatever limits charged a key before, it is idle within the new limit's own time from the last charge."""
     state: State = ()
     now = last = START
     for limit, passing, share, advance in steps:
@@ -150,7 +150,7 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
         its = limit.algorithm()
         cost = share * limit.capacity // 4
         longest = -(-limit.capacity * limit.per_ms // limit.rate)
-        assert its.ends(state) <= last + longest, "before it charges anything itself"
+        assert its.ends(state) <= last + longest, "former charges last longer than the limit's own time"
         wait = its.wait(state, now, limit.capacity)
         assert wait is not None
         assert wait <= longest
@@ -158,7 +158,7 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
         if cost and (advance or its.wait(state, now, cost) == 0):  # in advance, as a reservation does
             state, _ = its.charge(state, now, cost, "me")
             last = now
-            if its.ends(state) - now > longest:  # it counts for this limit, and for no other one
+            if its.ends(state) - now > longest:  # a charge in advance, which counts for this limit only
                 other = TokenBucket(limit.rate + 1, limit.per, limit.burst).algorithm()
                 assert other.ends(state) <= now + longest
                 state = ()
@@ -171,22 +171,22 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
 def turned(
     server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RedisDriver, TurnedClock]]:
-    """A driver whose scripts read the time from a key, and the clock that they read."""
+    """A driver whose scripts read the time from a key, and the clock that sets that key."""
     clock, key = TurnedClock(), f"{namespace}:clock"
-    told = f"""(function()
+    time_from_key = f"""(function()
       local ms = redis.call('GET', '{key}')
       return {{ string.sub(ms, 1, -4), string.sub(ms, -3) .. '000' }}
     end)()"""
 
     def on_clock(script: Script) -> Script:
-        text = script.text.replace("redis.call('TIME')", told)
-        text = text.replace("'PX', left", "'PX', 3600000")  # what is stored goes by the real clock
+        text = script.text.replace("redis.call('TIME')", time_from_key)
+        text = text.replace("'PX', left", "'PX', 3600000")  # TTLs follow the real clock
 
         class Turned(Script):
             async def run(self, executor: Executor, keys: Any, arguments: Any, read: Any, page: int = 0) -> Any:
                 await executor.call("SET", key, str(clock.ms))
                 reply = await executor.call("EVAL", self.text, str(len(keys)), *keys, *arguments)
-                await executor.call_many([("PERSIST", each) for each in keys])  # what lives on the real clock
+                await executor.call_many([("PERSIST", each) for each in keys])  # no key may expire by the real clock
                 return read(reply)
 
         return Turned(script.name, text, script.sha)
@@ -200,7 +200,7 @@ def turned(
 
 
 class Player:
-    """Plays the same calls on the pure arithmetic, on memory and on Redis."""
+    """Makes the same calls on the pure algorithms, on memory and on Redis, and compares them."""
 
     def __init__(self, redis: RedisDriver, clock: TurnedClock, limits: dict[str, Limit], key: str) -> None:
         self.clock = clock
@@ -217,7 +217,7 @@ class Player:
         self.tokens = (f"t{number}" for number in itertools.count())
 
     def every(self, method: str, *args: Any) -> list[Any]:
-        """Make a call on both backends."""
+        """Call a method on both backends, and return the results."""
         return [run(getattr(driver, method)(*args)) for driver in self.drivers]
 
     def decide(self, costs: dict[str, int], *, max_wait: int, count_denied: bool) -> None:
@@ -228,31 +228,31 @@ class Player:
             self.limiter_key, tuple(costs[name] for name in self.limits), token, max_wait / 1000, count_denied
         )
         (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [request])
-        asked = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
-        verdict = decide(asked, self.clock.ms, token, max_wait=max_wait, count_denied=count_denied)
-        self.states = dict(zip(self.limits, verdict.states, strict=True))
-        assert memory.allowed is verdict.allowed
-        assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in verdict.waits]
-        assert _shown(redis) == _shown(memory)
+        costed = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
+        expected = decide(costed, self.clock.ms, token, max_wait=max_wait, count_denied=count_denied)
+        self.states = dict(zip(self.limits, expected.states, strict=True))
+        assert memory.allowed is expected.allowed
+        assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in expected.waits]
+        assert _comparable(redis) == _comparable(memory)
         if memory.allowed:
             pairs = zip(charges, memory.receipts, strict=True)
             self.granted.append((token, [replace(each, receipt=receipt) for each, receipt in pairs]))
 
     def settle(self, pick: int, share: float) -> None:
-        """Settle one of the calls that were let through."""
+        """Settle one of the allowed calls."""
         token, charges = self.granted.pop(pick % len(self.granted))
-        told = [
-            replace(each, actual=round((each.cost or 1) * share))  # of places: all or nothing
+        settled = [
+            replace(each, actual=round((each.cost or 1) * share))  # a slot is freed or kept
             for each in charges
             if each.cost or not isinstance(each.limit, Concurrency)
         ]
-        self.every("settle", self.limiter_key, token, told)
-        for each in told:
+        self.every("settle", self.limiter_key, token, settled)
+        for each in settled:
             its, state = each.limit.algorithm(), self.states[each.name]
             self.states[each.name] = its.true_up(state, self.clock.ms, token, each.receipt, each.cost, each.actual)
 
     def extend(self, pick: int) -> None:
-        """Let the places of one call last."""
+        """Extend the slots of one call."""
         token, charges = self.granted[pick % len(self.granted)]
         held = tuple((each.name, each.limit) for each in charges if each.cost and isinstance(each.limit, Concurrency))
         if not held:
@@ -264,13 +264,13 @@ class Player:
             self.states[name] = its.extend(self.states[name], self.clock.ms, token) or self.states[name]  # type: ignore[attr-defined]
 
     def observe(self, name: str, remaining: int | None, reset: int, pause: int) -> None:
-        """Take note of what a provider said."""
+        """Observe a provider's report."""
         limit = self.limits[name]
         self.every("observe", self.limiter_key, Observation(name, limit, remaining, reset / 1000, pause / 1000))
         self.states[name] = limit.algorithm().observe(self.states[name], self.clock.ms, remaining, reset, pause)
 
     def change(self, name: str, chance: random.Random) -> None:
-        """Let the limit be larger or smaller from now on; what is granted stays granted by the one that it was."""
+        """Make a limit larger or smaller from now on; former grants keep the limit that granted them."""
         share = chance.choice([0.1, 0.5, 1.0, 2.0, 10.0])
         limit = self.limits[name]
         if isinstance(limit, TokenBucket):
@@ -283,13 +283,13 @@ class Player:
             self.limits[name] = changed
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all limits."""
         self.every("reset", self.limiter_key, tuple(self.limits.items()))
         self.states = dict.fromkeys(self.limits, ())
         self.granted.clear()
 
     def agree(self) -> None:
-        """See that all states are equal, but for places that have ended."""
+        """Check that all states are equal, apart from slots that have ended."""
         kept = self.store.limiters.get(self.limiter_key)
         for name, limit in self.limits.items():
             memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
@@ -304,10 +304,8 @@ class Player:
         return tuple(each for each in state if not isinstance(each, tuple) or each[0] > self.clock.ms)
 
     def _stored(self) -> dict[str, State]:
-        """Return what Redis stores, by the id of the limit."""
-        text = (
-            run(self.redis.executor.call("GET", self.redis.keys.limiter(self.limiter_key, ())[0])) or b""
-        ).decode()
+        """Return the states that Redis stores, by the id of the limit."""
+        text = (run(self.redis.executor.call("GET", self.redis.keys.limiter(self.limiter_key, ())[0])) or b"").decode()
         parts = (each.split(":") for each in text.split(";") if each)
         marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
         return {
@@ -320,8 +318,8 @@ def _share(number: int, share: float) -> int:
     return max(1, min(round(number * share), 2**40))
 
 
-def _shown(result: LimitResult) -> Any:
-    """Return a ruling without the marks of places, and of nothing, which are a backend's own business."""
+def _comparable(result: LimitResult) -> Any:
+    """Return a result without the receipts of slots and of empty charges, which differ between backends."""
     receipts = [
         receipt if any(isinstance(each, int) and each for each in receipt) else () for receipt in result.receipts
     ]
@@ -329,10 +327,10 @@ def _shown(result: LimitResult) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_redis_and_memory_agree_with_the_arithmetic(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
-    """R1, R2, R6, R7, R12, trap 27: two thousand calls of every kind, with a clock that steps, of limits that change.
+def test_redis_and_memory_agree_with_the_algorithms(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
+    """R1, R2, R6, R7, R12, trap 27: results and states of 2000 calls of all kinds are equal.
 
-    Answers and states are equal.
+    The clock steps forward and back, and the limits change.
     """
     chance = random.Random(seed)
     redis, clock = turned

@@ -1,4 +1,4 @@
-"""The memory backend's locks do, step for step, what the model does."""
+"""The locks of the memory backend agree with the model, step by step."""
 
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -15,11 +15,11 @@ TIMES = LockTimes(
     leases=(5.0, 15.0, 0.0015),
     passing=(5.0, 10.0, 0.001, 5.0, 20.0, 100_000.0),
 )
-"""Round numbers, so that things often happen at one and the same time, or just at the end of something."""
+"""Round numbers, so that events often fall on the same time, or exactly on the end of a grant or waiter lease."""
 
 
 class TurnedClock(Clock):
-    """A clock that is moved both ways, and tells nobody."""
+    """A clock that can be set forward and back, without callbacks."""
 
     def __init__(self) -> None:
         self.ms = 1_700_000_000_000
@@ -29,29 +29,29 @@ class TurnedClock(Clock):
         return self.ms
 
 
-class Ears:
-    """A listener to whom everything on one channel comes."""
+class WakeUpListener:
+    """A listener of the memory backend that records the wake-ups on one channel."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.tokens: list[str] = []
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        """Take a body that is for us."""
+        """Record a body that was published on the channel."""
         if channel == HEARD and not sharded:
-            self.heard.append(body.decode())
+            self.tokens.append(body.decode())
         return channel == HEARD and not sharded
 
 
 class MemorySide(LockSide):
-    """A store with a clock that is moved."""
+    """The memory backend with a clock that the machine moves."""
 
     exact = True
 
     def __init__(self) -> None:
         self.clock = TurnedClock()
-        self.ears = Ears()
+        self.listener = WakeUpListener()
         self.store = MemoryStore(self.clock)
-        self.store.listeners.append(self.ears)  # type: ignore[arg-type]  # it hears like one
+        self.store.listeners.append(self.listener)  # type: ignore[arg-type]  # it has the method that the store calls
         super().__init__(MemoryDriver(self.store, ThreadRuntime()).lock(), "")
 
     def let_pass(self, seconds: float) -> None:
@@ -59,23 +59,23 @@ class MemorySide(LockSide):
         self.clock.ms += round(seconds * 1000)
 
     def woken(self) -> list[str]:
-        """Return what came."""
-        heard, self.ears.heard = self.ears.heard, []
-        return heard
+        """Return the recorded tokens."""
+        tokens, self.listener.tokens = self.listener.tokens, []
+        return tokens
 
-    def line(self, name: str) -> list[str]:
-        """Look into the store."""
+    def queue(self, name: str) -> list[str]:
+        """Return the tokens in the stored wait queue."""
         state = self.store.locks.get(name)
-        line = state.line.waiters.items() if state else ()
-        return [token for token, each in line if each.alive_ms > self.clock.ms]
+        waiters = state.line.waiters.items() if state else ()
+        return [token for token, each in waiters if each.alive_ms > self.clock.ms]
 
     def close(self) -> None:
-        """Leave it to the collector."""
+        """Do nothing: the store is garbage-collected."""
 
 
 @SLOW
 def test_memory_does_what_the_model_does() -> None:
-    """Every answer is the model's, and so are who is woken and how each lock stands after every step."""
+    """Each step has the model's result and wakes the same waiters, and each lock has the model's state after it."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [MemorySide()]),
         settings=examples(400, stateful_step_count=50),

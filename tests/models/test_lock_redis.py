@@ -1,8 +1,8 @@
-"""Redis' locks do, step for step, what memory's and the model's do.
+"""The locks of Redis agree with those of the memory backend and with the model, step by step.
 
-A server's time can't be moved. Time passes here by moving what is stored: whatever says when something ends is set
-back, and what the server lets go by itself goes so much sooner. What has really passed since then is made up for. No
-sum of what passes is near to a length of a grant or a place in line: the real milliseconds of a step decide nothing.
+A server's clock can't be moved, so time passes by moving the stored state: all stored times are set back, and all TTLs
+are shortened, less the real time since the last run. No sum of the times that pass is near a ttl or a waiter lease, so
+that the real milliseconds of a step decide nothing.
 """
 
 import itertools
@@ -29,7 +29,7 @@ TIMES = LockTimes(
 )
 
 DAY = 86_400.0
-"""Seconds for which a lock is remembered that nobody uses."""
+"""Seconds after which the state of an unused lock expires."""
 
 SET_BACK = """
 local time = redis.call('TIME')
@@ -47,21 +47,21 @@ for i = 1, #KEYS, 5 do
 end
 for _, key in ipairs(KEYS) do
   local left = redis.call('PTTL', key)
-  if left == -1 then return redis.error_reply(key .. ' would stay for ever') end
+  if left == -1 then return redis.error_reply(key .. ' has no TTL') end
   if left >= 0 then redis.call('PEXPIRE', key, left - by) end
 end
 return now
 """
-"""KEYS: those of each lock, in the order of ``lua/shared/lock.lua``.
+"""KEYS: the keys of each lock, in the order of ``lua/shared/lock.lua``.
 
-ARGV: milliseconds, the server's time at the last run.
+ARGV: the milliseconds to pass, the server's time in ms at the last run.
 """
 
 _numbers = itertools.count()
 
 
 class RedisSide(LockSide):
-    """Locks of their own on a server."""
+    """A driver on a server, with its own names of locks."""
 
     def __init__(self, backend: RedisDriver, server: Server) -> None:
         super().__init__(backend.lock(), f"-{next(_numbers)}")
@@ -69,39 +69,39 @@ class RedisSide(LockSide):
         self._keys = [key for name in NAMES for key in backend.keys.lock(self.name(name))]
         self._client = server.client()
         self._at = round(time.time() * 1000)
-        self._ears = self._client.pubsub()
-        self._ears.subscribe(backend.keys.channel(HEARD))
-        self._ears.get_message(timeout=5.0)
+        self._listener = self._client.pubsub()
+        self._listener.subscribe(backend.keys.channel(HEARD))
+        self._listener.get_message(timeout=5.0)
 
     def let_pass(self, seconds: float) -> None:
-        """Set back what is stored."""
+        """Set back the stored times."""
         script = ("EVAL", SET_BACK, len(self._keys), *self._keys, round(seconds * 1000), self._at)
         self._at = run(self._call(*script))
 
     def woken(self) -> list[str]:
-        """Return what came before the answer to a PING."""
-        self._ears.ping()
-        heard = []
-        while (message := self._ears.get_message(timeout=5.0)) and message["type"] != "pong":
-            heard.append(message["data"].decode())
-        assert message, "the server is silent"
-        return heard
+        """Return the tokens that arrive before the reply to a PING."""
+        self._listener.ping()
+        tokens = []
+        while (message := self._listener.get_message(timeout=5.0)) and message["type"] != "pong":
+            tokens.append(message["data"].decode())
+        assert message, "the server did not reply to the PING"
+        return tokens
 
-    def line(self, name: str) -> list[str]:
-        """Look into the keys."""
+    def queue(self, name: str) -> list[str]:
+        """Return the tokens in the stored wait queue."""
         *_, queue, waiters = self._keys[NAMES.index(name) * 5 :][:5]
-        known = iter(run(self._call("HGETALL", waiters)))
-        alive = {token for token, told in zip(known, known, strict=True) if int(told.split()[0]) > time.time() * 1000}
+        fields = iter(run(self._call("HGETALL", waiters)))
+        alive = {token for token, text in zip(fields, fields, strict=True) if int(text.split()[0]) > time.time() * 1000}
         return [token.decode() for token in run(self._call("ZRANGE", queue, 0, -1)) if token in alive]
 
     def close(self) -> None:
-        """See that nothing is left of what nobody uses for a day."""
+        """Check that the state of an unused lock expires after a day."""
         try:
             self.let_pass(DAY)
             left = [key for key in self._keys if run(self._call("EXISTS", key))]
             assert not left
         finally:
-            self._ears.close()
+            self._listener.close()
             self._client.close()
 
 
@@ -116,7 +116,7 @@ def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
 
 @SLOW
 def test_redis_does_what_the_model_does(backend: RedisDriver, server: Server) -> None:
-    """Every answer is the model's and memory's, and so are who is woken and how each lock stands after every step."""
+    """Each step has the model's result and wakes the same waiters, and each lock has the model's state after it."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [RedisSide(backend, server), MemorySide()]),
         settings=examples(40, stateful_step_count=40),

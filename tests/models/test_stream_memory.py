@@ -1,4 +1,4 @@
-"""The memory backend does, step for step, what the model does."""
+"""The streams of the memory backend agree with the model, step by step."""
 
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -17,12 +17,12 @@ TIMES = Times(
     ages=(None, None, 20.0),
     passing=(5.0, 10.0, 40.0),
 )
-"""Round numbers, so that things often happen at one and the same time, or just at the end of something."""
+"""Round numbers, so that events often fall on the same time, or exactly on the end of a lease or window."""
 
 
 @SLOW
 def test_memory_does_what_the_model_does() -> None:
-    """Every answer is the model's, and so is how the stream and its groups stand after every step."""
+    """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [MemorySide()]),
         settings=examples(300, stateful_step_count=50),

@@ -1,10 +1,10 @@
-"""Redis does, step for step, what memory and the model do.
+"""The streams of Redis agree with those of the memory backend and with the model, step by step.
 
-A server's time can't be moved. Time passes here by moving what is stored: everything that says when something is due
-is set back. What an entry says of its own time can't be, so entries have none here, or one that never comes, or is
-past; how old they are is not compared. Both have tests of their own below.
+A server's clock can't be moved, so time passes by moving the stored state: all stored times are set back. The time
+inside an entry can't be set back, so entries have none here, or one that is past or never comes, and their ages are not
+compared. Tests below cover both.
 
-Steps are far apart and no two lengths of time add up to a third, so the real milliseconds that pass decide nothing.
+Steps are far apart and no two durations add up to a third, so that the real milliseconds of a step decide nothing.
 """
 
 import itertools
@@ -57,7 +57,7 @@ for i = GROUPS * 3 + 1, #KEYS do
   if left > 0 then redis.call('PEXPIRE', KEYS[i], left - ARGV[1]) end
 end
 """
-"""KEYS: for each group `due`, `alive` and `notes`, then dedup ids. ARGV: milliseconds, the number of groups."""
+"""KEYS: for each group `due`, `alive` and `notes`, then dedup ids. ARGV: milliseconds to pass, number of groups."""
 
 DEDUP_IDS = ("one", "other")
 
@@ -65,7 +65,7 @@ _numbers = itertools.count()
 
 
 class RedisSide(Side):
-    """A stream of its own on a server."""
+    """A driver on a server, with its own stream."""
 
     def __init__(self, backend: RedisDriver) -> None:
         super().__init__(backend.stream(), f"tasks-{next(_numbers)}")
@@ -75,11 +75,11 @@ class RedisSide(Side):
         self._keys += [backend.keys.once(self.stream, each) for each in DEDUP_IDS]
 
     def now(self) -> float:
-        """Return the server's time: it is this machine's."""
+        """Return the server's time, which is this machine's."""
         return time.time()
 
     def let_pass(self, seconds: float) -> None:
-        """Set back what is stored."""
+        """Set back the stored times."""
         run(self._execute("EVAL", SET_BACK, len(self._keys), *self._keys, round(seconds * 1000), len(GROUPS)))
 
 
@@ -94,7 +94,7 @@ def backend(server: Server, namespace: str) -> Iterator[RedisDriver]:
 
 @SLOW
 def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
-    """Every answer is the model's and memory's, and so is how the stream and its groups stand after every step."""
+    """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [RedisSide(backend), MemorySide()]),
         settings=examples(60, stateful_step_count=40),
@@ -102,42 +102,42 @@ def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
 
 
 def test_a_delay_passes(backend: RedisDriver) -> None:
-    """What a group has taken in waits for its time, and those behind it for their turn."""
+    """A scheduled message that the group has read waits until it is due, and those behind it wait in its lane."""
     side = RedisSide(backend)
     drafts = [Draft(b"first", key="k", delay=330.0), Draft(b"second", key="k"), Draft(b"third", key="k", at=1.0)]
-    ids = side.ask("add", drafts, retention=None)
+    ids = side.call("add", drafts, retention=None)
     waiting = _fetch(side)
     assert (waiting.claims, waiting.next_due) == ([], pytest.approx(330.0, abs=5))
     side.let_pass(320.0)
     assert _fetch(side).claims == []
     side.let_pass(20.0)
-    assert not side.ask("cancel", ids[1])
+    assert not side.call("cancel", ids[1])
     for body in (b"first", b"second", b"third"):
         (claim,) = _fetch(side).claims
         assert (claim.record.body, claim.attempt) == (body, 1)
-        side.ask("settle", GROUPS[0], [Settlement(claim.receipt, Action.ACK)], max_deliveries=3)
+        side.call("settle", GROUPS[0], [Settlement(claim.receipt, Action.ACK)], max_deliveries=3)
     side.close()
 
 
 def test_old_entries_go(backend: RedisDriver) -> None:
-    """An entry's age is told by its id."""
+    """The age of an entry follows from its id."""
     side = RedisSide(backend)
     run(backend.executor.call("XADD", backend.keys.stream(side.stream), "1000-0", "ailf.body", "of 1970"))
-    (new,) = side.ask("add", [Draft(b"new")], retention=None)
-    side.ask("open_group", GROUPS[0], EARLIEST)
-    assert side.ask("info", GROUPS[0]).oldest == pytest.approx(side.now() - 1, abs=5)
-    assert side.ask("trim", Retention(max_age=3600.0)) == Swept(0, 0)
-    assert side.ask("trim", Retention(max_age=3600.0, hard=True)) == Swept(1, 1)
-    assert [each.id for each in side.ask("read", EARLIEST, LATEST, 10)] == [new]
+    (new,) = side.call("add", [Draft(b"new")], retention=None)
+    side.call("open_group", GROUPS[0], EARLIEST)
+    assert side.call("info", GROUPS[0]).oldest == pytest.approx(side.now() - 1, abs=5)
+    assert side.call("trim", Retention(max_age=3600.0)) == Swept(0, 0)
+    assert side.call("trim", Retention(max_age=3600.0, hard=True)) == Swept(1, 1)
+    assert [each.id for each in side.call("read", EARLIEST, LATEST, 10)] == [new]
     side.close()
 
 
 def test_what_is_stored_for_later(backend: RedisDriver) -> None:
-    """A delay and a time are stored in whole milliseconds; what is added plainly is stored as by any client."""
+    """A delay and a time are stored in whole milliseconds; an entry without options is stored as by any client."""
     side = RedisSide(backend)
     key, meta = backend.keys.stream(side.stream), backend.keys.meta(side.stream)
     plain, timed, retained = (
-        side.ask("add", [Draft(b"x", **how)], retention=retention)[0]
+        side.call("add", [Draft(b"x", **how)], retention=retention)[0]
         for how, retention in (({}, None), ({"at": 4_000_000_002.007}, None), ({}, Retention(max_len=9)))
     )
     entries = dict(run(backend.executor.call("XRANGE", key, "-", "+")))
@@ -145,32 +145,31 @@ def test_what_is_stored_for_later(backend: RedisDriver) -> None:
     assert entries[timed.encode()] == [b"ailf.how", b"4000000002007||", b"ailf.body", b"x"]
     once = backend.keys.once(side.stream, "id")
     options = {"dedup_id": "id", "token": "t", "window": 2.007, "retention": None}
-    added = side.ask("add_once", Draft(b"x", at=4_000_000_002.007), **options)
+    added = side.call("add_once", Draft(b"x", at=4_000_000_002.007), **options)
     (entry,) = run(backend.executor.call("XRANGE", key, added.id, added.id))
     assert entry[1] == [b"ailf.how", b"4000000002007||", b"ailf.once", once.encode(), b"ailf.body", b"x"]
-    assert side.ask("cancel", added.id)
+    assert side.call("cancel", added.id)
     assert 0 < run(backend.executor.call("PTTL", once)) <= 2007
     run(backend.executor.call("DEL", key, meta, once))
 
 
-def test_delays_are_asked_for_in_whole_milliseconds(backend: RedisDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delay of 2.007 s is 2007 ms, as on memory."""
-    asked: list[Sequence[Any]] = []
-
+def test_delays_are_sent_in_whole_milliseconds(backend: RedisDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of 2.007 s is sent as 2007 ms, as on the memory backend."""
+    calls: list[Sequence[Any]] = []
     replies: list[list[Any]] = [[0, b"1-0"], [1]]
 
     async def call_page(entries: int, *arguments: Any) -> Any:
-        asked.append(arguments)
+        calls.append(arguments)
         return replies.pop(0)
 
     monkeypatch.setattr(backend.executor, "call_page", call_page)
     driver = backend.stream()
     run(driver.add("s", [Draft(b"x", delay=2.007)], retention=None))
     run(driver.settle("s", "g", [Settlement(Receipt("1-0", "me", 1), Action.NACK, 2.007)], max_deliveries=3))
-    assert [[str(each) for each in arguments].count("2007") for arguments in asked] == [1, 1]
+    assert [[str(each) for each in arguments].count("2007") for arguments in calls] == [1, 1]
 
 
-NOTES_WHAT_IS_READ = """
+RECORDS_READS = """
 local call = redis.call
 local redis = setmetatable({ call = function(command, ...)
   local reply = call(command, ...)
@@ -186,24 +185,24 @@ end }, { __index = redis })
 def test_adds_read_only_what_they_remove(
     backend: RedisDriver, monkeypatch: pytest.MonkeyPatch, retention: Retention
 ) -> None:
-    """What a retention removes is found by the ids of what stays, whose bodies may be large and are not read."""
+    """An add with a retention reads only the entries that it removes, as the bodies of the others may be large."""
     side = RedisSide(backend)
-    side.ask("open_group", GROUPS[0], EARLIEST)
+    side.call("open_group", GROUPS[0], EARLIEST)
     drafts = [Draft(b"settled"), Draft(b"later", delay=1000.0), *[Draft(b"settled"), Draft(b"in hand")] * 2]
-    ids = side.ask("add", drafts, retention=None)
+    ids = side.call("add", drafts, retention=None)
     claims = side.fetch(GROUPS[0], "anna", 5, TIMES).claims
     settlements = [Settlement(each.receipt, Action.ACK) for each in claims if each.record.body == b"settled"]
-    side.ask("settle", GROUPS[0], settlements, max_deliveries=3)
-    side.ask("add", [Draft(b"unread")], retention=None)
+    side.call("settle", GROUPS[0], settlements, max_deliveries=3)
+    side.call("add", [Draft(b"unread")], retention=None)
     call, call_page = backend.executor.call, backend.executor.call_page
 
     async def watched(entries: int, command: str, sha: str, *rest: Any) -> Any:
-        return await call_page(entries, "EVAL", NOTES_WHAT_IS_READ + ADD.text, *rest)
+        return await call_page(entries, "EVAL", RECORDS_READS + ADD.text, *rest)
 
     monkeypatch.setattr(backend.executor, "call_page", watched)
-    side.ask("add", [Draft(b"new")], retention=retention)
+    side.call("add", [Draft(b"new")], retention=retention)
     monkeypatch.undo()
-    left = [each.id for each in side.ask("read", EARLIEST, LATEST, 100)]
+    left = [each.id for each in side.call("read", EARLIEST, LATEST, 100)]
     read = [each.decode() for each in run(call("LRANGE", "read", 0, -1))]
     run(call("DEL", "read"))
     assert read == [each for each in ids if each not in left]
@@ -216,7 +215,7 @@ def _fetch(side: Side) -> Fetched:
 
 
 def test_a_group_made_again_at_once(backend: RedisDriver) -> None:
-    """S9, S4: a receipt of a group that was deleted proves nothing, however soon one of its name is there again."""
+    """S9, S4: the receipts of a deleted group are invalid for a new one of its name, however soon that is made."""
     run(backend.stream().add("s", [Draft(b"message")], retention=None))
     key, keys = backend.keys.stream("s"), backend.keys.group("s", "g")
     fetch = ("EVAL", FETCH.text, len(keys), *keys, "g", "me", 1, 60_000, 60_000, 5)
