@@ -1,4 +1,4 @@
-"""What other designs fall into, for `make traps` and `make campaign`: collected only where either says so."""
+"""Traps in which other designs fail, for `make traps` and `make campaign`: collected only in these runs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The queues that fall into the traps, one each: what most would write first, and libraries have shipped."""
+"""Naive queues, each of which falls into one trap: first ideas, and designs that libraries have shipped."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.traps.queues import Handler
 
 
 class NeverRenews(Plain):
-    """Takes over what was idle for the lease, and trusts that handlers are faster."""
+    """Takes over entries that were idle for the lease, and relies on handlers that are faster."""
 
     class Member(PlainMember):
         def renewed(self) -> Iterable[PlainMessage]:
@@ -24,7 +24,7 @@ class NeverRenews(Plain):
 
 
 class RenewsInHandOnly(Plain):
-    """Renews what its handlers work on, and not what waits for them in its buffer."""
+    """Renews the messages that its handlers work on, and not those in its buffer."""
 
     class Member(PlainMember):
         def renewed(self) -> Iterable[PlainMessage]:
@@ -34,8 +34,8 @@ class RenewsInHandOnly(Plain):
 # --- 2: renewing -------------------------------------------------------------------------------------------------
 
 
-class RenewsAnybodys(Plain):
-    """Renews by claiming, whoever has it."""
+class RenewsWithoutCheck(Plain):
+    """Renews an entry by claiming it, whichever consumer holds it."""
 
     class Member(PlainMember):
         async def renew(self, message: PlainMessage) -> bool:
@@ -44,7 +44,7 @@ class RenewsAnybodys(Plain):
 
 
 class RenewsWithBodies(Plain):
-    """Renews its own by claiming them, without JUSTID."""
+    """Renews its own entries by claiming them without JUSTID."""
 
     class Member(PlainMember):
         async def renew(self, message: PlainMessage) -> bool:
@@ -58,15 +58,15 @@ class RenewsWithBodies(Plain):
 
 
 class AcksPlainly(Plain):
-    """Acks by XACK."""
+    """Acks with XACK alone."""
 
     class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
             return bool(await self.redis.xack(self.stream, self.group, message.id))
 
 
-class ChecksTheOwner(Plain):
-    """Acks in a script, where the entry is pending with its name."""
+class ChecksTheHolder(Plain):
+    """Acks in a script, if the entry is pending under its name."""
 
     SCRIPT = """
     local row = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1]
@@ -75,12 +75,12 @@ class ChecksTheOwner(Plain):
 
     class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
-            told = (self.group, message.id, self.name)
-            return bool(await self.redis.eval(ChecksTheOwner.SCRIPT, 1, self.stream, *told))
+            arguments = (self.group, message.id, self.name)
+            return bool(await self.redis.eval(ChecksTheHolder.SCRIPT, 1, self.stream, *arguments))
 
 
 class ChecksThenAcks(Plain):
-    """Looks whether the entry is its own, by owner and count, and then acks it."""
+    """Checks in one request that the entry is its own, by holder and count, and acks it in the next."""
 
     class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
@@ -96,7 +96,7 @@ class ChecksThenAcks(Plain):
 
 
 class SweepsFromTheStart(Plain):
-    """Takes over with XAUTOCLAIM from 0-0, each time."""
+    """Takes over with XAUTOCLAIM, each time from 0-0."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -105,7 +105,7 @@ class SweepsFromTheStart(Plain):
 
 
 class SweepsInOneGo(Plain):
-    """Takes over all that is there, so that nothing waits."""
+    """Takes over all stale entries in one request."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -114,7 +114,7 @@ class SweepsInOneGo(Plain):
 
 
 class SweepsUnderMutex(Plain):
-    """Lets one member at a time take over, under a lock that the same member deletes."""
+    """Lets one member at a time take over, under a lock without a ttl that this member deletes."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -127,17 +127,17 @@ class SweepsUnderMutex(Plain):
                 await self.redis.delete(mutex)
 
 
-# --- 6: what comes back ------------------------------------------------------------------------------------------
+# --- 6: messages that come back ----------------------------------------------------------------------------------
 
 
 class WaitsForNewOnes(Plain):
-    """Waits in XREADGROUP for as long as it may, and looks for what came back in between."""
+    """Waits in XREADGROUP as long as possible, and checks for messages that came back only in between."""
 
     block = 5.0
 
 
 class DelaysByTime(Plain):
-    """Delays by the time of the last delivery, set so that its lease ends when the delay does."""
+    """Delays a message by its delivery time, set so that its lease ends with the delay."""
 
     class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
@@ -147,18 +147,18 @@ class DelaysByTime(Plain):
 
 
 class CountsReleases(Plain):
-    """Gives back by IDLE alone, as a nack does."""
+    """Releases by IDLE alone, like a nack."""
 
     class Member(PlainMember):
         async def release(self, message: PlainMessage) -> bool:
             return await self.settle(message, "nack", self.lease_ms)
 
 
-# --- 7: retries and beginnings -----------------------------------------------------------------------------------
+# --- 7: retries and start positions ------------------------------------------------------------------------------
 
 
 class RetriesByAdding(Plain):
-    """Adds a failed message again, and acks the first."""
+    """Adds a failed message again, and acks the old entry."""
 
     class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
@@ -167,13 +167,13 @@ class RetriesByAdding(Plain):
 
 
 class StartsAtTheEnd(Plain):
-    """Makes its group at $."""
+    """Creates its group at $."""
 
     start = "$"
 
 
 class ReadsFromItsStart(Plain):
-    """Reads from where its group was made, and then what is new: what it has in hand comes first."""
+    """Reads from the start of its group first, which returns its own pending entries, and then new ones."""
 
     class Member(PlainMember):
         async def read(self, patience: float) -> list[Any]:
@@ -186,7 +186,7 @@ class ReadsFromItsStart(Plain):
 
 
 class WaitsOnTheSocket(Plain):
-    """Lets the caller itself wait for the server's answer."""
+    """Waits for the server's reply in the caller's own task."""
 
     class Member(PlainMember):
         async def wait(self, patience: float) -> None:
@@ -207,11 +207,11 @@ class TrimsByLength(Plain):
 
 
 class NeverTrims(Plain):
-    """Acks, and leaves the rest to somebody else."""
+    """Acks, and never removes an entry."""
 
 
 class DeletesOnAck(Plain):
-    """Keeps the stream short by deleting what it has acked."""
+    """Keeps the stream short by deleting the entries that it has acked."""
 
     class Member(PlainMember):
         async def ack(self, message: PlainMessage) -> bool:
@@ -221,16 +221,16 @@ class DeletesOnAck(Plain):
 
 
 class DeletesItself(Plain):
-    """Leaves nothing behind: deletes its consumer when it closes."""
+    """Deletes its consumer when it closes."""
 
     class Member(PlainMember):
         async def close(self) -> None:
-            await self.rest()
+            await self.end_tasks()
             await self.redis.xgroup_delconsumer(self.stream, self.group, self.name)
 
 
 class DeletesTheIdle(Plain):
-    """Deletes consumers that are idle for long and have nothing pending."""
+    """Deletes consumers that have been idle for a long time and have no pending entries."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -241,7 +241,7 @@ class DeletesTheIdle(Plain):
 
 
 class DeletesTheDead(Plain):
-    """Deletes consumers that are idle for long: their processes are gone."""
+    """Deletes consumers that have been idle for a long time, as their processes must be dead."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -254,8 +254,8 @@ class DeletesTheDead(Plain):
 # --- 10: deleted entries -----------------------------------------------------------------------------------------
 
 
-class ChokesOnNil(Plain):
-    """Takes each entry that XAUTOCLAIM returns for an entry."""
+class FailsOnNil(Plain):
+    """Reads each item that XAUTOCLAIM returns as an entry."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -267,11 +267,11 @@ class ChokesOnNil(Plain):
 
 
 class SkipsTheNil(Plain):
-    """Leaves out what XAUTOCLAIM gives no id for, and waits for somebody to take it off the list."""
+    """Skips the items for which XAUTOCLAIM returns no id, and leaves them pending."""
 
 
-class CountsOnTheNil(Plain):
-    """Claims what XPENDING lists, and takes the answers to be in the same places; acks where there is nil."""
+class ExpectsTheNil(Plain):
+    """Claims the entries that XPENDING lists, expects the replies at the same indices, and acks where there is nil."""
 
     class Member(PlainMember):
         async def sweep(self) -> list[Any]:
@@ -293,7 +293,7 @@ class CountsOnTheNil(Plain):
 
 
 class NacksNothing(Plain):
-    """Sends nothing on a nack: the message is still pending, so it will come again, some time."""
+    """Sends nothing on a nack: the message is still pending, and comes again when its lease ends."""
 
     class Member(PlainMember):
         async def nack(self, message: PlainMessage, delay: float) -> bool:
@@ -301,22 +301,22 @@ class NacksNothing(Plain):
 
 
 class AcksOnError(Plain):
-    """Acks whatever the handler does, so that a bad message blocks nobody."""
+    """Acks also when the handler raises, so that a bad message blocks no other."""
 
     async def handle(self, handler: Handler, message: PlainMessage) -> None:
         try:
             await handler(message.data)
-        except Exception:  # noqa: BLE001 - logged, in its own words
+        except Exception:  # noqa: BLE001 - such a queue only logs it
             pass
         finally:
             await message.ack()
 
 
-# --- 12: what is not as it was left ------------------------------------------------------------------------------
+# --- 12: lost groups and foreign entries -------------------------------------------------------------------------
 
 
 class TriesWithoutGroup(Plain):
-    """Logs an error of the server's and tries again."""
+    """Logs an error of the server and tries again."""
 
     class Member(PlainMember):
         async def fetch(self, patience: float) -> None:
@@ -328,7 +328,7 @@ class TriesWithoutGroup(Plain):
 
 
 class ParsesUnguarded(Plain):
-    """Parses what it reads in the loop that reads."""
+    """Parses entries in the loop that reads, without catching errors."""
 
     class Member(PlainMember):
         async def unpack(self, entry: bytes, fields: dict[bytes, bytes], attempt: int) -> None:
@@ -340,13 +340,13 @@ class ParsesUnguarded(Plain):
 
 
 class BlocksLonger(Plain):
-    """Blocks for longer than its sockets wait."""
+    """Blocks for longer than the timeout of its sockets."""
 
     block = 5.0
 
 
-class WaitsForEver(Plain):
-    """Gives its sockets no timeout, so that it may block for as long as it likes."""
+class HasNoTimeout(Plain):
+    """Gives its sockets no timeout, so that it can block for any time."""
 
     def client(self) -> Any:
         client = super().client()
@@ -358,7 +358,7 @@ class WaitsForEver(Plain):
 
 
 class TrustsLag(Plain):
-    """Tells the lag that the server tells."""
+    """Reports the server's own lag."""
 
     async def lag(self) -> int | None:
         groups = await self.redis.xinfo_groups(self.options.stream)
@@ -367,14 +367,14 @@ class TrustsLag(Plain):
 
 
 class ForgetsItsBuffer(Plain):
-    """Closes its connection: what it had fetched comes back by itself."""
+    """Only closes its connection: its fetched messages come back when their leases end."""
 
     class Member(PlainMember):
         async def close(self) -> None:
             with contextlib.suppress(Exception):
-                await self.rest()
+                await self.end_tasks()
 
 
-def everyone() -> list[type[Plain]]:
-    """Return all of them."""
+def all_naive() -> list[type[Plain]]:
+    """Return all naive queues."""
     return Plain.__subclasses__()

@@ -1,7 +1,7 @@
-"""A queue on a Redis stream as a careful programmer writes it with redis-py; `tests.redis.traps.naive` is less careful.
+"""A queue on a Redis stream that a careful programmer would write with redis-py; `tests.traps.naive` is less careful.
 
-It does in each regard that can be done with a stream's own commands what ours does, so that each naive one differs from
-it in one thing only.
+It does everything that ailf does and that the commands of streams allow, so that each naive queue differs from it in
+one respect only.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class PlainMember(Member):
     Attributes:
         queue: Its queue.
         name: Its name.
-        held: What it renews.
+        held: The messages whose leases it renews.
     """
 
     def __init__(self, queue: "Plain", name: str, prefetch: int, *, renews: bool) -> None:
@@ -100,18 +100,18 @@ class PlainMember(Member):
         return self.buffer.popleft()
 
     async def begin(self) -> None:
-        """Begin to renew."""
+        """Start the renewal of leases."""
         if self._renewal is None and self._renews:
             self._renewal = asyncio.create_task(self.renew_all())
 
     async def wait(self, patience: float) -> None:
-        """Fetch once; a caller that is cancelled leaves it running."""
+        """Wait for one fetch, which goes on if the caller is cancelled."""
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self.fetch(patience))
         await asyncio.shield(self._fetching)
 
     async def fetch(self, patience: float) -> None:
-        """Take over what others left, or else read what is new."""
+        """Take over stale entries, or else read new ones."""
         try:
             entries = await self.sweep() or await self.read(patience)
         except ResponseError as error:
@@ -123,7 +123,7 @@ class PlainMember(Member):
             await self.unpack(entry, fields, attempt)
 
     async def sweep(self) -> list[Any]:
-        """Return what was pending for too long, at most a few of them: id, fields, attempt."""
+        """Return a few entries that were pending for longer than a lease: id, fields, attempt."""
         reply = await self.redis.xautoclaim(
             self.stream, self.group, self.name, self.lease_ms, self.cursor, count=self.prefetch
         )
@@ -131,18 +131,18 @@ class PlainMember(Member):
         return [(entry, fields, await self.times(entry)) for entry, fields in reply[1] if entry is not None]
 
     async def times(self, entry: bytes) -> int:
-        """Return how often an entry was delivered."""
+        """Return the number of an entry's deliveries."""
         (row,) = await self.redis.xpending_range(self.stream, self.group, entry, entry, 1)
         return int(row["times_delivered"])
 
     async def read(self, patience: float) -> list[Any]:
-        """Return new entries, as `sweep`."""
+        """Return new entries in the form of `sweep`."""
         block = max(1, int(patience * 1000))
         reply = await self.redis.xreadgroup(self.group, self.name, {self.stream: ">"}, count=self.prefetch, block=block)
         return [(entry, fields, 1) for _, entries in reply for entry, fields in entries]
 
     async def unpack(self, entry: bytes, fields: dict[bytes, bytes], attempt: int) -> None:
-        """Buffer a message; what nobody can read is nobody's."""
+        """Buffer a message; ack an entry that can't be parsed."""
         try:
             data = self.parse(fields)
         except (KeyError, ValueError):
@@ -159,28 +159,28 @@ class PlainMember(Member):
     # --- settling
 
     async def settle(self, message: PlainMessage, action: str, age: int = 0) -> bool:
-        """Settle, where the lease is still the one that the message came with."""
-        told = (self.group, message.id, self.name, message.attempt, self.lease_ms, action, age)
-        return bool(await self.redis.eval(SETTLE, 1, self.stream, *told))
+        """Settle a message if its lease is still that of its delivery."""
+        arguments = (self.group, message.id, self.name, message.attempt, self.lease_ms, action, age)
+        return bool(await self.redis.eval(SETTLE, 1, self.stream, *arguments))
 
     async def ack(self, message: PlainMessage) -> bool:
-        """It is done."""
+        """Ack a message."""
         return await self.settle(message, "ack")
 
     async def nack(self, message: PlainMessage, delay: float) -> bool:
-        """Let it look as old as those that are taken over, at once: Redis knows no other delay."""
+        """Set the idle time of a message to a lease, so that it is taken over at once: Redis has no delays."""
         return await self.settle(message, "nack", self.lease_ms)
 
     async def release(self, message: PlainMessage) -> bool:
-        """The same, not counted."""
+        """Do the same without counting the delivery."""
         return await self.settle(message, "release", self.lease_ms)
 
     async def renew(self, message: PlainMessage) -> bool:
-        """Let its lease begin anew."""
+        """Restart the lease of a message."""
         return await self.settle(message, "renew")
 
     async def renew_all(self) -> None:
-        """Renew what is held, for ever."""
+        """Renew the held messages, until cancelled."""
         while True:
             await asyncio.sleep(self.lease_ms / 3000)
             for message in self.renewed():
@@ -188,24 +188,24 @@ class PlainMember(Member):
                     await self.renew(message)
 
     def renewed(self) -> Iterable[PlainMessage]:
-        """Return what is to be renewed."""
+        """Return the messages to renew."""
         return tuple(self.held)
 
     # --- leaving
 
     async def close(self) -> None:
-        await self.rest()
+        await self.end_tasks()
         for message in tuple(self.held):
             await message.release()
         await self.redis.eval(LEAVE, 1, self.stream, self.group, self.name)
 
-    async def rest(self) -> None:
-        """End what runs beside."""
+    async def end_tasks(self) -> None:
+        """End the renewal and the fetch."""
         await end([task for task in (self._renewal, self._fetching) if task is not None])
 
 
 class Plain(Queue):
-    """A stream with a group.
+    """A stream and one of its groups.
 
     Attributes:
         redis: redis-py's client.
@@ -222,7 +222,7 @@ class Plain(Queue):
         self._members: list[PlainMember] = []
 
     def client(self) -> Any:
-        """Return a client that does what it is told, once."""
+        """Return a client without retries."""
         return aredis.Redis(
             port=self.options.port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=self.options.timeout
         )
@@ -252,7 +252,7 @@ class Plain(Queue):
         """Settle a message by how its handler ends."""
         try:
             await handler(message.data)
-        except Exception:  # noqa: BLE001 - as any handler may
+        except Exception:  # noqa: BLE001 - a handler may raise anything
             await message.nack()
         else:
             await message.ack()
@@ -261,14 +261,14 @@ class Plain(Queue):
         entries = await self.redis.xrange(self.options.stream)
         groups = await self.redis.xinfo_groups(self.options.stream)
         (read,) = (each["last-delivered-id"] for each in groups if each["name"].decode() == self.options.group)
-        return sum(place(entry) > place(read) for entry, _ in entries)
+        return sum(sort_key(entry) > sort_key(read) for entry, _ in entries)
 
     async def close(self) -> None:
         for member in self._members:
-            await member.rest()
+            await member.end_tasks()
         await self.redis.aclose()
 
 
-def place(entry: bytes) -> tuple[int, ...]:
-    """Return an id as it is ordered."""
+def sort_key(entry: bytes) -> tuple[int, ...]:
+    """Return the sort key of an entry's id."""
     return tuple(int(part) for part in entry.split(b"-"))

@@ -1,4 +1,4 @@
-"""One small interface over a consumer group, so that the same test can be put to ours and to a naive one."""
+"""One small interface of a consumer group, so that the same test runs on ailf and on naive queues."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -16,16 +16,16 @@ Handler = Callable[[Any], Awaitable[None]]
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What a queue is made with.
+    """The options of a queue.
 
     Attributes:
-        port: Where the server is, or what stands before it.
+        port: The port of the server, or of the proxy in front of it.
         stream: The stream's key.
         group: The group's name.
-        lease: Seconds that a message stays with a member that says nothing.
-        takeover: Seconds after which a member that gives no sign of life is dead.
-        max_len: How many entries are kept, or None for all.
-        timeout: Seconds for one answer of the server.
+        lease: Seconds of a lease that isn't renewed.
+        takeover: Seconds without a heartbeat after which a member counts as dead.
+        max_len: The number of entries to keep, or None for all.
+        timeout: Seconds to wait for one reply of the server.
     """
 
     port: int
@@ -41,8 +41,8 @@ class Message(ABC):
     """One delivery.
 
     Attributes:
-        data: What was added.
-        attempt: 1 for the first.
+        data: The data of the entry.
+        attempt: The number of the delivery, from 1.
     """
 
     data: Any
@@ -50,27 +50,27 @@ class Message(ABC):
 
     @abstractmethod
     async def ack(self) -> bool:
-        """It is done; return False where that was refused because its lease has ended."""
+        """Ack the message; return False if that was refused because its lease has ended."""
 
     @abstractmethod
     async def nack(self, delay: float = 0.0) -> bool:
-        """It failed: deliver it again after so many seconds; return as `ack`."""
+        """Let the message be delivered again after `delay` seconds; return as `ack`."""
 
     @abstractmethod
     async def release(self) -> bool:
-        """Give it back as though it had not been delivered; return as `ack`."""
+        """Give the message back without counting its delivery; return as `ack`."""
 
     @abstractmethod
     async def renew(self) -> bool:
-        """Begin its lease anew; return as `ack`."""
+        """Restart the lease of the message; return as `ack`."""
 
 
 class Member(ABC):
-    """Somebody in the group who takes messages."""
+    """A consumer of the group."""
 
     @abstractmethod
     async def get(self, timeout: float) -> Message | None:
-        """Return the next message, or None after so many seconds."""
+        """Return the next message, or None after `timeout` seconds."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -78,11 +78,11 @@ class Member(ABC):
 
 
 class Queue(ABC):
-    """A stream and one group of it, as one process sees them.
+    """A stream and one of its groups, as one process sees them.
 
     Attributes:
-        options: What it was made with.
-        field: The field of an entry in which its data is, as JSON.
+        options: Its options.
+        field: The field of an entry that has the data as JSON.
     """
 
     field: str
@@ -92,50 +92,50 @@ class Queue(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Make the group where it doesn't exist."""
+        """Create the group if it doesn't exist."""
 
     @abstractmethod
     async def add(self, *data: Any) -> bool:
-        """Add messages; return False where there is no room."""
+        """Add messages; return False if there is no room."""
 
     @abstractmethod
     def member(self, name: str, *, prefetch: int = 1, renews: bool = True) -> Member:
-        """Return a new member of the group; one that doesn't renew its leases is as good as dead."""
+        """Return a new member of the group; one that doesn't renew its leases counts as dead."""
 
     @abstractmethod
     async def work(self, handler: Handler) -> None:
-        """Call the handler with each message's data, one after another, for ever; one that raises is to be retried."""
+        """Call the handler with the data of each message, until cancelled; retry a message whose handler raises."""
 
     @abstractmethod
     async def lag(self) -> int | None:
-        """Return how many messages the group has not been handed, or None where that can't be told."""
+        """Return how many messages the group has not read, or None if that is not known."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Give everything back."""
+        """Close all connections."""
 
 
 async def end(tasks: "Collection[asyncio.Future[Any]]") -> None:
-    """Cancel tasks, again and again: redis-py can take a cancellation for its own timeout, and go on."""
+    """Cancel tasks repeatedly until they end: redis-py can mistake a cancellation for its own timeout, and go on."""
     while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=0.1)
-    await asyncio.gather(*tasks, return_exceptions=True)  # what they failed with is nobody's business now
+    await asyncio.gather(*tasks, return_exceptions=True)  # their errors no longer matter
 
 
-# --- ours --------------------------------------------------------------------------------------------------------
+# --- ailf --------------------------------------------------------------------------------------------------------
 
 
 class Ours(Queue):
-    """`ailf` over Redis, by its public interface."""
+    """`ailf` on Redis, through its public interface."""
 
     field = "ailf.body"
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._backends: list[Any] = []
-        self._members: list[OurMember] = []  # one that is dropped is as good as dead
+        self._members: list[OurMember] = []  # so that no member is garbage-collected
         self._stream = self._open_stream()
 
     def _open_stream(self) -> Any:
@@ -185,7 +185,7 @@ class Ours(Queue):
 
 
 class Silent:
-    """The renewer of a process that stands still: it renews no lease and gives no sign of life."""
+    """The renewer of a stopped process: it renews no lease and sends no heartbeat."""
 
     def add(self, holds: Any) -> None:
         """Do nothing."""
@@ -213,7 +213,7 @@ class OurMember(Member):
 
 
 class OurMessage(Message):
-    """A delivery whose process trusts it for ever, so that it is the server which must refuse."""
+    """A delivery that its process never takes for lost, so that the server must refuse it."""
 
     def __init__(self, delivery: ailf.AsyncDelivery[Any], lease: float) -> None:
         self.data = delivery.data

@@ -1,7 +1,7 @@
-"""Where a trap is sprung: a stream on a real server, queues of a kind on it, and the proof that a naive kind is caught.
+"""The fixture of the trap tests: a stream on a real server, queues of one class on it, and proof that a trap is seen.
 
-A test here is a body that is run on ours, which must pass, and on naive queues (``naive.py``), each of which fell into
-the trap that the test is for and must fail, for the reason that the test names. So a test that sees nothing fails.
+The body of a test runs on ailf, where it must pass, and on naive queues (``naive.py``), where it must fail for the
+reason that the test names. So a test that doesn't see its trap fails.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ __all__ = [
     "Gate",
     "Scene",
     "clock",
+    "expect_none",
     "later",
-    "nothing",
     "take",
     "trap",
 ]
@@ -47,32 +47,32 @@ LONG = 60.0
 """Seconds of a lease that doesn't end in any test."""
 
 SOON = 0.5
-"""Seconds for what needs no lease to end."""
+"""Seconds within which something happens that doesn't wait for the end of a lease."""
 
 PATIENCE = 1.0
-"""Seconds for what should come at once, or when a lease has ended."""
+"""Seconds to wait for a message that comes at once, or after the end of a lease."""
 
 
 class Gate(Proxy):
-    """A network that lets so many more requests through, and holds the next ones until it is opened."""
+    """A proxy that passes a number of requests, and holds the next ones until it is opened."""
 
     def __init__(self, target_port: int) -> None:
         super().__init__(target_port)
         self._left: int | None = None
 
     def hold(self, after: int) -> None:
-        """Hold requests after so many."""
+        """Pass `after` more requests, and hold the next ones."""
         with self._changed:
             self._left = after
 
     def open(self) -> None:
-        """Let all through."""
+        """Pass all requests."""
         with self._changed:
             self._left = None
             self._changed.notify_all()
 
     def may_pass(self, link: Any, *, is_reply: bool) -> bool:
-        """Wait for leave to pass."""
+        """Wait until these bytes may pass."""
         if not is_reply:
             with self._changed:
                 self._changed.wait_for(lambda: link.closed or self._left != 0)
@@ -82,13 +82,13 @@ class Gate(Proxy):
 
 
 class Scene:
-    """What a test plays with.
+    """The fixture of one test.
 
     Attributes:
         kind: The class of its queues.
         server: The server.
         stream: The key of its stream.
-        redis: redis-py's client, for what other programs do.
+        redis: A redis-py client, for the actions of other programs.
     """
 
     def __init__(self, kind: type[Queue], server: Server, stream: str) -> None:
@@ -99,28 +99,28 @@ class Scene:
         self._stack = AsyncExitStack()
 
     def queue(self, group: str = "g", **options: Any) -> Queue:
-        """Return a queue with a connection of its own, as another process would have it."""
+        """Return a queue with its own connections, like one in another process."""
         queue = self.kind(Options(**{"port": self.server.port, "stream": self.stream, "group": group, **options}))
         self._stack.push_async_callback(queue.close)
         return queue
 
     def gate(self) -> Gate:
-        """Return a network in between."""
+        """Return a proxy in front of the server."""
         return self._stack.enter_context(Gate(self.server.port))
 
     def task(self, work: Awaitable[Any]) -> "asyncio.Future[Any]":
-        """Let something run beside the test, until its end."""
+        """Run an awaitable beside the test, at most until the end of the test."""
         task = asyncio.ensure_future(work)
         self._stack.push_async_callback(_end, task)
         return task
 
     async def pending(self) -> int:
-        """Return how many entries the group "g" has not done with."""
+        """Return the number of pending entries of the group "g"."""
         summary = await self.redis.xpending(self.stream, "g")
         return int(summary["pending"])
 
     async def close(self) -> None:
-        """Leave nothing."""
+        """Close the queues, and delete all keys."""
         await self._stack.aclose()
         keys = [key async for key in self.redis.scan_iter(match=f"*{self.stream}*", count=1000)]
         if keys:
@@ -133,17 +133,17 @@ async def _end(task: "asyncio.Future[Any]") -> None:
 
 
 async def take(member: Member, timeout: float = PATIENCE) -> Message:
-    """Return the next message, which must come."""
+    """Return the next message; fail if there is none."""
     try:
         message = await member.get(timeout)
     except Exception as error:
-        raise AssertionError(f"receiving failed: {error!r}") from error
-    assert message is not None, "nothing came"
+        raise AssertionError(f"get() failed: {error!r}") from error
+    assert message is not None, "no message came"
     return message
 
 
-async def nothing(member: Member, timeout: float = 0.05) -> None:
-    """See that nothing comes."""
+async def expect_none(member: Member, timeout: float = 0.05) -> None:
+    """Fail if a message comes."""
     message = await member.get(timeout)
     assert message is None, f"{message and message.data} came, attempt {message and message.attempt}"
 
@@ -153,12 +153,12 @@ Body = Callable[[Scene], Awaitable[None]]
 
 @attrs.frozen
 class Case:
-    """A kind of queue that a test is put to.
+    """A class of queues on which a test runs.
 
     Attributes:
-        kind: Its class.
-        says: What the test says of it; "" where it must pass.
-        passes_on: The servers where it must pass nevertheless: the trap is not theirs.
+        kind: The class.
+        says: A part of the failure's message; "" where the test must pass.
+        passes_on: The versions of servers without this trap, on which the test must pass.
     """
 
     kind: type[Queue]
@@ -169,17 +169,17 @@ class Case:
         return self.kind.__name__
 
     def play(self, body: Body, server: Server, stream: str) -> None:
-        """Run a test's body, and see that it passes, or says what it should."""
+        """Run the body of a test, and check that it passes, or fails with the right message."""
         if not self.says or server.version in self.passes_on:
             asyncio.run(self._run(body, server, stream))
             return
         for number in range(TRIES):
             try:
                 asyncio.run(self._run(body, server, f"{stream}-{number}"))
-            except AssertionError as error:  # and for the reason that the test is there for
-                assert self.says in str(error), f"{self} was caught, but not because {self.says!r}"  # noqa: PT017 - on purpose
+            except AssertionError as error:  # it must fail for the right reason
+                assert self.says in str(error), f"{self} failed, but not with {self.says!r}"  # noqa: PT017 - the failure is expected
                 return
-        pytest.fail(f"{self} passes: the test does not see the trap")
+        pytest.fail(f"{self} passes, so the test doesn't see the trap")
 
     async def _run(self, body: Body, server: Server, stream: str) -> None:
         scene = Scene(self.kind, server, stream)
@@ -190,11 +190,11 @@ class Case:
 
 
 def trap(*naive: Case, private: bool = False) -> Callable[[Body], Callable[..., None]]:
-    """Turn the body into a test that ours passes, on each server, and that catches each naive one.
+    """Turn a body into a test that passes on ailf, on each server, and fails on each naive queue.
 
     Arguments:
-        naive: The naive ones.
-        private: Whether the body does to its server what others would notice.
+        naive: The naive queues.
+        private: Whether the body needs a server of its own, as it would disturb other tests.
     """
 
     def make(body: Body) -> Callable[..., None]:
@@ -209,11 +209,11 @@ def trap(*naive: Case, private: bool = False) -> Callable[[Body], Callable[..., 
 
 
 async def later(seconds: float, work: Callable[[], Awaitable[Any]]) -> None:
-    """Do something after a while."""
+    """Await a call after `seconds`."""
     await asyncio.sleep(seconds)
     await work()
 
 
 def clock() -> float:
-    """Return the time, in seconds."""
+    """Return the monotonic time in seconds."""
     return time.monotonic()

@@ -4,14 +4,14 @@ import asyncio
 from typing import Any
 
 from tests.traps import naive
-from tests.traps.scene import LEASE, SLOW, SOON, Case, Scene, nothing, take, trap
+from tests.traps.scene import LEASE, SLOW, SOON, Case, Scene, expect_none, take, trap
 
 # --- 1: leases ---------------------------------------------------------------------------------------------------
 
 
 @trap(Case(naive.NeverRenews, "handled twice"))
 async def test_trap_01_slow_handlers(scene: Scene) -> None:
-    """S4, trap 1: a handler that is slower than the idle threshold runs once, and not in a second worker at once."""
+    """S4, trap 1: a handler that is slower than the idle threshold runs once, and not also in a second worker."""
     begun: list[Any] = []
 
     async def handler(data: Any) -> None:
@@ -31,12 +31,12 @@ async def test_trap_01_slow_handlers(scene: Scene) -> None:
 
 @trap(Case(naive.RenewsInHandOnly, "came, attempt 2"), Case(naive.NeverRenews, "came, attempt 2"))
 async def test_trap_01_prefetched_messages(scene: Scene) -> None:
-    """S4, trap 1: a message that waits in a prefetch buffer does not age there."""
+    """S4, trap 1: the lease of a message doesn't end while it waits in a prefetch buffer."""
     queue = scene.queue()
     await queue.add("in hand", "in the buffer")
     busy, idle = queue.member("busy", prefetch=2), scene.queue().member("idle")
     first = await take(busy)
-    await nothing(idle, SLOW)
+    await expect_none(idle, SLOW)
     assert await first.ack()
     second = await take(busy)
     assert (second.data, second.attempt) == ("in the buffer", 1)
@@ -46,9 +46,9 @@ async def test_trap_01_prefetched_messages(scene: Scene) -> None:
 # --- 2: renewing -------------------------------------------------------------------------------------------------
 
 
-@trap(Case(naive.RenewsAnybodys, "took a lost lease back"))
+@trap(Case(naive.RenewsWithoutCheck, "took a lost lease back"))
 async def test_trap_02_renewing_a_lost_lease(scene: Scene) -> None:
-    """S4, trap 2: renewing a lease that was lost does not take it from the consumer that has it now."""
+    """S4, trap 2: renewing a lost lease doesn't take the message from its current holder."""
     queue = scene.queue()
     await queue.add("x")
     stale = await take(queue.member("was cut off", renews=False))
@@ -61,20 +61,20 @@ async def test_trap_02_renewing_a_lost_lease(scene: Scene) -> None:
 
 @trap(Case(naive.RenewsWithBodies, "counted as deliveries"))
 async def test_trap_02_renewing_is_no_delivery(scene: Scene) -> None:
-    """S5, trap 2: renewing a lease counts no attempt, as a plain XCLAIM does."""
+    """S5, trap 2: renewing a lease counts no attempt, while a plain XCLAIM does."""
     queue = scene.queue()
     await queue.add("x")
     member = queue.member("m")
     message = await take(member)
     await asyncio.sleep(SLOW)
     assert await message.renew()
-    assert await message.nack(), "the renewals were counted as deliveries: the receipt is no good"
+    assert await message.nack(), "the renewals were counted as deliveries, and the receipt was refused"
     assert (await take(member)).attempt == 2, "the renewals were counted as deliveries"
 
 
 @trap(Case(naive.RenewsWithBodies, "bytes"))
 async def test_trap_02_renewing_sends_no_bodies(scene: Scene) -> None:
-    """S4, trap 2: renewing a lease brings no bodies back."""
+    """S4, trap 2: renewing a lease returns no bodies."""
     queue = scene.queue()
     await queue.add("x" * 500_000)
     member = queue.member("m")
@@ -82,28 +82,28 @@ async def test_trap_02_renewing_sends_no_bodies(scene: Scene) -> None:
     before = (await scene.redis.info("stats"))["total_net_output_bytes"]
     await asyncio.sleep(SLOW)
     sent = (await scene.redis.info("stats"))["total_net_output_bytes"] - before
-    assert sent < 100_000, f"{sent} bytes came for a few renewals"
+    assert sent < 100_000, f"{sent} bytes were sent for a few renewals"
     assert await message.ack()
 
 
 # --- 3: settling -------------------------------------------------------------------------------------------------
 
 
-@trap(Case(naive.AcksPlainly, "the old owner's ack was accepted"))
+@trap(Case(naive.AcksPlainly, "the old holder's ack was accepted"))
 async def test_trap_03_stale_acks(scene: Scene) -> None:
-    """S4, trap 3: the ack of an old owner does not delete the new owner's lease."""
+    """S4, trap 3: the ack of an old holder doesn't end the new holder's lease."""
     queue = scene.queue()
     await queue.add("x")
     stale = await take(queue.member("old", renews=False))
     current = await take(scene.queue().member("new"))
-    assert not await stale.ack(), "the old owner's ack was accepted"
+    assert not await stale.ack(), "the old holder's ack was accepted"
     assert await current.nack()
     assert (await take(queue.member("third"))).attempt == 3
 
 
-@trap(Case(naive.ChecksTheOwner, "an ack of the first delivery was accepted"))
-async def test_trap_03_the_owner_is_no_fence(scene: Scene) -> None:
-    """S4, trap 3: a consumer that gets its message a second time can't settle it by the first delivery."""
+@trap(Case(naive.ChecksTheHolder, "an ack of the first delivery was accepted"))
+async def test_trap_03_the_holder_is_no_fence(scene: Scene) -> None:
+    """S4, trap 3: a consumer that gets a message a second time can't settle it with the first delivery."""
     queue = scene.queue()
     await queue.add("x")
     member = queue.member("m", renews=False)
@@ -116,7 +116,7 @@ async def test_trap_03_the_owner_is_no_fence(scene: Scene) -> None:
 
 @trap(Case(naive.ChecksThenAcks, "was lost by an ack"))
 async def test_trap_03_checking_and_acking_are_one_step(scene: Scene) -> None:
-    """S4, trap 3: wherever the requests of an ack are delayed, it is refused or no other consumer has the message."""
+    """S4, trap 3: an ack whose requests are delayed at any point is refused, or no other consumer has the message."""
 
     async def play(after: int) -> None:
         stream = f"{scene.stream}-{after}"

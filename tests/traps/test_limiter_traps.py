@@ -1,4 +1,4 @@
-"""The traps that other limiters fell into, 26 to 31: each is shown on the naive way, as others did it, then on ours."""
+"""Traps 26 to 31, from other limiters: each test shows the failure of the naive design, and then ailf without it."""
 
 import statistics
 import time
@@ -13,34 +13,34 @@ from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, Server
 
 HOUR = 3600.0
-"""Seconds in which next to nothing comes back while a test runs."""
+"""Seconds: a period so long that a bucket refills next to nothing while a test runs."""
 
 Keys = dict[bytes, bytes]
 
 
 @pytest.fixture
 def raw(server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py's."""
+    """A redis-py client."""
     with redis.Redis(port=server.port) as client:
         yield client
 
 
 @pytest.fixture
 def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
-    """A backend of ours."""
+    """An ailf backend."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as opened:
         yield opened
 
 
 @pytest.fixture
 def dump(raw: redis.Redis, namespace: str) -> Callable[[], Keys]:
-    """Everything that our limiters have stored, at any time."""
+    """A function that returns everything that ailf's limiters have stored."""
     return lambda: {key: raw.dump(key) for key in raw.scan_iter(f"{{{namespace}:*", 1000)}
 
 
 @pytest.fixture
 def naive(raw: redis.Redis, namespace: str) -> Callable[..., int]:
-    """Run a limiter as others wrote it, on a key of this test's own."""
+    """A function that runs the script of a naive limiter on a key of this test alone."""
 
     def run(script: str, *arguments: object) -> int:
         return raw.eval(script, 1, f"{namespace}:naive", *arguments)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def naive(raw: redis.Redis, namespace: str) -> Callable[..., int]:
     return run
 
 
-# --- 26: the state goes too early ----------------------------------------------------------------------------------
+# --- 26: the state expires too early -------------------------------------------------------------------------------
 
 EXPIRE_0 = """
 local capacity, rate = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -61,11 +61,11 @@ redis.call('HSET', KEYS[1], 'tokens', tokens - 1, 'at', now)
 redis.call('EXPIRE', KEYS[1], math.floor(2 * capacity / rate))
 return 1
 """
-"""A token bucket that lives for twice the time to fill it, in whole seconds."""
+"""A token bucket whose TTL is twice the time to fill it, in whole seconds."""
 
 
 def test_trap_26_a_ttl_of_nothing(backend: ailf.Backend, raw: redis.Redis, naive: Callable[..., int]) -> None:
-    """R8, trap 26: EXPIRE 0 deletes the state, so 1000 of 1000 calls pass; ours lives until it is as good as fresh."""
+    """R8, trap 26: EXPIRE 0 deletes the state, so 1000 of 1000 calls pass; ailf's state lives until it is idle."""
     assert sum(naive(EXPIRE_0, 10, 100) for _ in range(1000)) == 1000
     limit = TokenBucket(100, per=1.0, burst=10)
     limiter = backend.rate_limiter("r", limit)
@@ -84,11 +84,11 @@ redis.call('ZADD', KEYS[1], now, ARGV[4])
 redis.call('PEXPIRE', KEYS[1], per)
 return redis.call('ZCARD', KEYS[1]) <= limit and 1 or 0
 """
-"""A sliding log that notes a call before it decides; it is told the time."""
+"""A sliding log that records a call before it decides; the caller passes the time."""
 
 
 def test_trap_27_retries_starve(backend: ailf.Backend, naive: Callable[..., int]) -> None:
-    """R1, trap 27: where denied calls are noted, a caller that retries soon never passes again; with ours it does."""
+    """R1, trap 27: if denied calls are recorded, a caller that retries soon never passes again; with ailf it does."""
     passed = sum(naive(DENIED_COUNTS, 10 * turn, 500, 3, turn) for turn in range(1000))
     assert passed == 3, "of 60 in ten seconds"
     limiter = backend.rate_limiter("r", SlidingWindow(3, per=0.5))
@@ -106,7 +106,7 @@ if debt > 0 then return debt end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', 10000)
 return 0
 """
-"""It returns the seconds to wait: 0 for none."""
+"""A limiter that returns the seconds to wait, or 0."""
 
 FOURTEEN_DIGITS = """
 local used = tonumber(redis.call('GET', KEYS[1]) or 0)
@@ -114,13 +114,13 @@ if used + tonumber(ARGV[1]) > tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], '' .. used + tonumber(ARGV[1]), 'PX', 10000)
 return 1
 """
-"""A counter that is stored as Lua writes it."""
+"""A counter that is stored in Lua's own number format."""
 
 
 def test_trap_28_waits_that_are_cut_off(backend: ailf.Backend, naive: Callable[..., int]) -> None:
-    """R3, trap 28: a script that returns 0.95 s returns 0, and the call passes; ours is exact to the millisecond."""
+    """R3, trap 28: Redis cuts 0.95 s to 0, and the call passes; ailf's waits are exact to the millisecond."""
     assert naive(WAIT_IN_SECONDS, "0.95") == 0
-    assert naive(WAIT_IN_SECONDS, "0.95") == 0, "denied, and told to wait for no time"
+    assert naive(WAIT_IN_SECONDS, "0.95") == 0, "the call was denied, and its wait was cut to 0"
     limiter = backend.rate_limiter("r", TokenBucket(20, per=19.0, burst=1))
     first, denied = limiter.try_acquire(), limiter.try_acquire()
     assert not denied
@@ -138,7 +138,7 @@ def test_trap_28_waits_that_are_cut_off(backend: ailf.Backend, naive: Callable[.
     ids=str,
 )
 def test_trap_28_large_numbers(backend: ailf.Backend, naive: Callable[..., int], limit: Limit, most: int) -> None:
-    """R9, trap 28: with 14 digits small charges on a large sum vanish, and any number passes; ours counts each."""
+    """R9, trap 28: with 14 digits small charges on a large sum vanish, and any number passes; ailf counts each."""
     assert naive(FOURTEEN_DIGITS, 2**53 - 1000, 2**53) == 1
     assert all(naive(FOURTEEN_DIGITS, 7, 2**53) for _ in range(1000)), "7000 where 1000 were left"
     limiter = backend.rate_limiter("r", limit)
@@ -154,7 +154,7 @@ local tokens = tonumber(redis.call('GET', KEYS[1]) or ARGV[2])
 if tokens >= tonumber(ARGV[1]) then return 0 end
 return math.ceil(1000 * (tonumber(ARGV[1]) - tokens) / tonumber(ARGV[3]))
 """
-"""It tells after how many ms there will be enough, and forgets that a bucket holds no more than its capacity."""
+"""A limiter that returns the ms until there are enough tokens, also for more tokens than its capacity."""
 
 EACH_TOKEN = """
 for token = 1, tonumber(ARGV[1]) do redis.call('ZADD', KEYS[1], ARGV[2], ARGV[2] .. ':' .. token) end
@@ -170,8 +170,8 @@ return 1
 def test_trap_29_a_cost_above_the_capacity(
     backend: ailf.Backend, naive: Callable[..., int], dump: Callable[[], Keys], limit: Limit
 ) -> None:
-    """R3, trap 29: a call that can never pass is told to come back later, for ever; ours refuses it at once."""
-    assert [naive(LATER, 11, 10, 10) for _ in range(3)] == [100] * 3, "and again, and again"
+    """R3, trap 29: a call that can never pass gets a time to retry, again and again; ailf refuses it at once."""
+    assert [naive(LATER, 11, 10, 10) for _ in range(3)] == [100] * 3, "each retry waits again"
     limiter = backend.rate_limiter("r", limit)
     assert limiter.try_acquire(cost=11).retry_after is None
     calls = [lambda: limiter.acquire(cost=11, timeout=2)]
@@ -185,9 +185,9 @@ def test_trap_29_a_cost_above_the_capacity(
 
 
 def typical(raw: redis.Redis, *marks: str) -> list[float]:
-    """Return the µs that a server spent on each of the scripts whose command has a mark: the median, for each mark.
+    """Return for each mark the median of the µs that a server spent on the scripts whose command has this mark.
 
-    It may be held up in some, and takes three times as long for the same when its core has just been woken.
+    The median, as a server may be delayed in some, and takes three times as long when its core has just been woken.
     """
     scripts = [each for each in raw.slowlog_get(1000) if each["command"].startswith(b"EVAL")]
     times = [[each["duration"] for each in scripts if mark.encode() in each["command"]] for mark in marks]
@@ -197,7 +197,7 @@ def typical(raw: redis.Redis, *marks: str) -> list[float]:
 
 
 def test_trap_29_work_for_each_token(new_server: NewServer) -> None:
-    """R9, trap 29: an entry for each token stalls the server for 100 000 of them; ours costs the same as for one."""
+    """R9, trap 29: an entry for each token stalls the server at 100 000 tokens; ailf's work is that for one token."""
     server = new_server("--slowlog-log-slower-than", "0", "--slowlog-max-len", "1000")
     with server.client() as raw, ailf.connect(server.url) as backend:
         for turn in range(50):
@@ -210,7 +210,7 @@ def test_trap_29_work_for_each_token(new_server: NewServer) -> None:
         for limit in (TokenBucket(10**8, per=60), SlidingWindow(10**8, per=60), FixedWindow(10**8, per=1000 * HOUR)):
             limiter = backend.rate_limiter(str(limit), limit)
             limiter.try_acquire()
-            for _ in range(50):  # in turn, as both must meet the same server
+            for _ in range(50):  # alternately, so that both meet the same load
                 limiter.try_acquire("one")
                 limiter.try_acquire("all", cost=100_000)
             one, large = typical(raw, ":one}", ":all}")
@@ -230,13 +230,13 @@ redis.call('HSET', KEYS[1], 'tokens', tokens - allowed, 'at', now)
 redis.call('PEXPIRE', KEYS[1], 60000)
 return allowed
 """
-"""A token bucket that is told the time."""
+"""A token bucket to which the caller passes the time."""
 
 
 def test_trap_30_clocks_of_clients(
     backend: ailf.Backend, naive: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R6, trap 30: a client whose clock is ahead fills the bucket again and again; ours asks for the server's time."""
+    """R6, trap 30: a client whose clock is ahead refills the bucket again and again; ailf uses the server's time."""
     now = time.time()
     assert sum(naive(CLIENTS_CLOCK, 10, 1, now + 60 * (turn % 2)) for turn in range(40)) == 40
     limiter = backend.rate_limiter("r", TokenBucket(10, per=HOUR))
@@ -253,7 +253,7 @@ def test_trap_30_clocks_of_clients(
 
 
 def test_trap_30_scripts_that_vanish(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R1, trap 30: after SCRIPT FLUSH, as after a failover, EVALSHA fails; ours is carried out, once."""
+    """R1, trap 30: after SCRIPT FLUSH, as after a failover, EVALSHA fails; ailf's call is carried out, once."""
     sha = raw.script_load("return 1")
     raw.script_flush()
     with pytest.raises(redis.exceptions.NoScriptError):
@@ -270,7 +270,7 @@ def test_trap_30_scripts_that_vanish(backend: ailf.Backend, raw: redis.Redis) ->
     raw.script_flush()
     assert {name: each.remaining for name, each in limiter.peek().limits.items()} == {"rate": 80, "parallel": 0}
     raw.script_flush()
-    time.sleep(1.8)  # the places are renewed by a script, too
+    time.sleep(1.8)  # the slots are renewed by a script, too
     assert not any(each.lost for each in permits)
     raw.script_flush()
     limiter.observe(limit="rate", remaining=50)
@@ -283,7 +283,7 @@ def test_trap_30_scripts_that_vanish(backend: ailf.Backend, raw: redis.Redis) ->
 
 
 def test_trap_30_refunds_that_count_twice(server: Server, namespace: str, raw: redis.Redis) -> None:
-    """R7, trap 30: a refund that is sent again after a lost answer counts twice; ours is not, and counts once."""
+    """R7, trap 30: a refund that is sent again after a lost reply counts twice; ailf's is not sent again."""
     naive = f"{namespace}:naive"
     raw.set(naive, 10, px=60_000)
     with Proxy(server.port) as proxy:
@@ -295,10 +295,10 @@ def test_trap_30_refunds_that_count_twice(server: Server, namespace: str, raw: r
             proxy.cut()
             proxy.resume()
             client.decrby(naive, 3)
-        assert raw.get(naive) == b"4", "6 given back of 3"
+        assert raw.get(naive) == b"4", "3 were to be refunded, and 6 were"
         with ailf.connect(f"{proxy.url}?namespace={namespace}&timeout=0.3") as backend:
             limiter = backend.rate_limiter("r", TokenBucket(10, per=HOUR))
-            limiter.acquire(cost=5, timeout=0).cancel()  # the server knows the script now
+            limiter.acquire(cost=5, timeout=0).cancel()  # so that the server has the script
             permits = [limiter.acquire(cost=5, timeout=0) for _ in range(2)]
             proxy.drop_replies()
             with pytest.raises(ailf.OutcomeUnknownError):
@@ -320,13 +320,13 @@ local debt = tonumber(redis.call('GET', KEYS[1]) or 0)
 redis.call('SET', KEYS[1], debt + 1, 'PX', 60000)
 return math.max(0, debt + 1 - tonumber(ARGV[1]))
 """
-"""It charges a call, and tells after how many intervals it may begin."""
+"""A limiter that charges a call, and returns the number of intervals until it may begin."""
 
 
 def test_trap_30_waiters_that_give_up(
     backend: ailf.Backend, raw: redis.Redis, naive: Callable[..., int], dump: Callable[[], Keys]
 ) -> None:
-    """R10, trap 30: where a call is charged before it waits, one that gives up stays charged; ours leaves no trace."""
+    """R10, trap 30: a call that is charged before it waits stays charged if it gives up; ailf leaves no trace of it."""
     assert [naive(CHARGE_FIRST, 1) for _ in range(5)] == [0, 1, 2, 3, 4], (
         "four have given up, and the next waits for all"
     )
@@ -349,23 +349,23 @@ if used + tonumber(ARGV[2]) > tonumber(ARGV[3]) then return 0 end
 redis.call('SET', KEYS[1] .. ARGV[1], used + tonumber(ARGV[2]), 'PX', 60000)
 return 1
 """
-"""A counter: one of several that are asked one after another."""
+"""A counter, one of several limits that are checked one after another."""
 
 
 @pytest.fixture
 def several(backend: ailf.Backend) -> ailf.RateLimiter:
-    """A limiter as a model's provider has it: limits of requests, tokens, and parallel calls."""
+    """A limiter like that of a model's provider: requests, tokens, and parallel calls."""
     requests, tokens = TokenBucket(10, per=HOUR), TokenBucket(1000, per=HOUR)
     return backend.rate_limiter("r", requests=requests, tokens=tokens, parallel=Concurrency(3, ttl=60.0))
 
 
 def left(limiter: ailf.RateLimiter) -> tuple[int, ...]:
-    """Return what is left of each limit."""
+    """Return `remaining` of each limit."""
     return tuple(each.remaining for each in limiter.peek("k").limits.values())
 
 
 def test_trap_31_all_or_nothing(several: ailf.RateLimiter, naive: Callable[..., int], dump: Callable[[], Keys]) -> None:
-    """R1, trap 31: of limits asked one after another the first are charged for nothing; ours charges all or none."""
+    """R1, trap 31: of limits checked one after another the first are charged in vain; ailf charges all or none."""
     passed = [naive(COUNT, "requests", 1, 10) and naive(COUNT, "tokens", 600, 1000) for _ in range(10)]
     assert sum(passed) == 1
     assert not naive(COUNT, "requests", 1, 10), "none is left, though one has passed"

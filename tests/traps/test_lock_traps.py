@@ -1,4 +1,4 @@
-"""The traps that other locks fell into, 20 to 25: each is shown on the naive way, by redis-py alone, then on ours."""
+"""Traps 20 to 25, from other locks: each test shows the failure with redis-py alone, and then ailf without it."""
 
 import asyncio
 import contextlib
@@ -19,20 +19,20 @@ from tests.support.servers import NewServer, Server
 
 @pytest.fixture
 def raw(server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py's."""
+    """A redis-py client."""
     with redis.Redis(port=server.port) as client:
         yield client
 
 
 @pytest.fixture
 def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
-    """A backend of ours."""
+    """An ailf backend."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as opened:
         yield opened
 
 
 def test_trap_20_a_token_that_tasks_share(server: Server, namespace: str) -> None:
-    """L3, L4, trap 20: redis-py's asyncio Lock keeps one token for all tasks; ours lives in each lease."""
+    """L3, L4, trap 20: redis-py's asyncio Lock has one token for all tasks; in ailf each lease has its own."""
 
     async def naive() -> bool:
         async with redis.asyncio.Redis(port=server.port) as client:
@@ -59,7 +59,7 @@ def test_trap_20_a_token_that_tasks_share(server: Server, namespace: str) -> Non
 
 
 def test_trap_21_a_lost_answer(backend: ailf.Backend, raw: redis.Redis, namespace: str) -> None:
-    """L4, trap 21: SET NX sent again after a lost answer says that it is held; ours is the same grant, counted once."""
+    """L4, trap 21: SET NX sent again after a lost reply says that it is held; in ailf it is the same grant."""
     token = uuid.uuid4().hex
     assert raw.set(f"{namespace}:naive", token, nx=True, px=1000)
     assert not raw.set(f"{namespace}:naive", token, nx=True, px=1000), "held, by ourselves"
@@ -71,7 +71,7 @@ def test_trap_21_a_lost_answer(backend: ailf.Backend, raw: redis.Redis, namespac
 
 
 def test_trap_22_a_watchdog_that_dies_of_one_error(new_server: NewServer) -> None:
-    """L17, L8, trap 22: a thread that renews without a net ends with the first error; ours lives on, with the lease."""
+    """L17, L8, trap 22: a renewal thread that catches no errors ends with the first one; ailf's renews on."""
     server = new_server()
     with redis.Redis(port=server.port, socket_timeout=0.2, retry=None) as raw, ailf.connect(server.url) as backend:
         raw.set("naive", "mine", px=1500)
@@ -88,17 +88,17 @@ def test_trap_22_a_watchdog_that_dies_of_one_error(new_server: NewServer) -> Non
         threading.Thread(target=watchdog, daemon=True).start()
         lease = backend.lock("l", ttl=3).acquire()
         server.pause()
-        time.sleep(0.9)  # longer than it sleeps and waits together
+        time.sleep(0.9)  # longer than the sleep and the timeout of the watchdog together
         server.resume()
         assert died.wait(5)
         time.sleep(3.2)
-        assert raw.get("naive") is None, "nothing renewed it any more"
+        assert raw.get("naive") is None, "the dead watchdog still renewed the lease"
         assert not lease.lost
         lease.release()
 
 
 def test_trap_23_a_stale_holder_comes_back(backend: ailf.Backend, raw: redis.Redis, namespace: str) -> None:
-    """L6, trap 23: an extend that writes the key anew raises the dead; ours refuses. Tiny ttls are not cut to none."""
+    """L6, trap 23: an extend that sets the key again revives an ended lease; ailf refuses. No tiny ttl is cut to 0."""
     raw.set(f"{namespace}:naive", "mine", px=50)
     time.sleep(0.1)
     raw.set(f"{namespace}:naive", "mine", px=1000)  # "extend"
@@ -110,12 +110,12 @@ def test_trap_23_a_stale_holder_comes_back(backend: ailf.Backend, raw: redis.Red
         lease.extend()
     assert lock.inspect() == ailf.LockInfo()
     with pytest.raises(redis.ResponseError):
-        raw.set(f"{namespace}:tiny", "mine", nx=True, ex=int(0.9))  # a ttl below a second, in seconds
+        raw.set(f"{namespace}:tiny", "mine", nx=True, ex=int(0.9))  # a ttl below 1 s, cut to whole seconds
     assert backend.lock("tiny", ttl=0.9).acquire().remaining() > 0.5
 
 
 def test_trap_24_fences_that_stay_for_ever_or_fall(new_server: NewServer) -> None:
-    """L2, trap 24: a counter leaks a key per name, and begins again after FLUSHALL; ours has a TTL, and rises on."""
+    """L2, trap 24: a counter leaks a key per name, and restarts after FLUSHALL; ailf's has a TTL, and keeps rising."""
     server = new_server()
     with redis.Redis(port=server.port) as raw, ailf.connect(server.url) as backend:
         before = raw.incr("naive:fence")
@@ -132,7 +132,7 @@ def test_trap_24_fences_that_stay_for_ever_or_fall(new_server: NewServer) -> Non
 
 
 def test_trap_25_wakeups(backend: ailf.Backend, raw: redis.Redis, namespace: str) -> None:
-    """L11, trap 25: polling waits out its interval; ours is woken, and repaired by the ttl where the hint is lost."""
+    """L11, trap 25: polling waits out its interval; ailf's waiter is woken, and at the ttl if the wake-up is lost."""
     naive = raw.lock(f"{namespace}:naive", timeout=10, sleep=1.0, thread_local=False)  # else only this thread may
     naive.acquire()
     threading.Timer(0.1, naive.release).start()
@@ -147,7 +147,7 @@ def test_trap_25_wakeups(backend: ailf.Backend, raw: redis.Redis, namespace: str
     assert time.monotonic() - begun < 0.6
     with backend.lock("dead", ttl=0.5, renew=False).hold(), pytest.raises(ailf.LockTimeoutError):
         backend.lock("dead").acquire(0.1)
-    backend.lock("silent", ttl=0.5, renew=False).acquire()  # and dies: no release will wake a waiter
+    backend.lock("silent", ttl=0.5, renew=False).acquire()  # like a dead holder: no release wakes a waiter
     begun = time.monotonic()
     backend.lock("silent").acquire(5)
     assert 0.3 < time.monotonic() - begun < 1.5

@@ -1,18 +1,18 @@
-"""Traps 8 to 10: what is lost, hidden or left over by cancelling, trimming and deleting."""
+"""Traps 8 to 10: messages that cancelling, trimming and deleting lose, hide or leave over."""
 
 import asyncio
 import contextlib
 from collections import Counter
 
 from tests.traps import naive
-from tests.traps.scene import LEASE, LONG, SOON, Case, Scene, nothing, take, trap
+from tests.traps.scene import LEASE, LONG, SOON, Case, Scene, expect_none, take, trap
 
 # --- 8: cancelling -----------------------------------------------------------------------------------------------
 
 
 @trap(Case(naive.WaitsOnTheSocket, "lost in cancelled calls"))
 async def test_trap_08_cancelled_waits(scene: Scene) -> None:
-    """S6, trap 8: of fifty messages that come just when a waiting call is cancelled, none is lost."""
+    """S6, trap 8: of fifty messages that arrive just as a waiting call is cancelled none is lost."""
     queue = scene.queue(lease=LONG)
     await queue.open()
     member = queue.member("m")
@@ -21,7 +21,7 @@ async def test_trap_08_cancelled_waits(scene: Scene) -> None:
         for number in range(50):
             waiting = asyncio.ensure_future(member.get(5))
             await asyncio.sleep(0.01)
-            producer.xadd(scene.stream, {queue.field: number})  # while this loop stands still: it is on its way now
+            producer.xadd(scene.stream, {queue.field: number})  # blocks this loop, so the message is on its way now
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 came.append(await waiting)
@@ -34,26 +34,26 @@ async def test_trap_08_cancelled_waits(scene: Scene) -> None:
 # --- 9: trimming and deleting ------------------------------------------------------------------------------------
 
 
-@trap(Case(naive.TrimsByLength, "were eaten"))
-async def test_trap_09_trimming_eats_nothing(scene: Scene) -> None:
-    """S8, trap 9: a stream of bounded length gives up nothing that a group has not settled; it refuses more."""
+@trap(Case(naive.TrimsByLength, "were trimmed unsettled"))
+async def test_trap_09_trimming_keeps_unsettled_entries(scene: Scene) -> None:
+    """S8, trap 9: a stream of bounded length removes no unsettled entry, and refuses more entries instead."""
     queue = scene.queue(lease=LONG, max_len=5)
     await queue.open()
     member = queue.member("m")
     accepted = [number for number in range(5) if await queue.add(number)]
-    in_hand = [await take(member) for _ in range(2)]
+    held = [await take(member) for _ in range(2)]
     accepted += [number for number in range(5, 9) if await queue.add(number)]
-    came = [each.data for each in in_hand]
+    came = [each.data for each in held]
     while (message := await member.get(0.1)) is not None:
         came.append(message.data)
-    assert came == accepted, f"{set(accepted) - set(came)} were eaten"
+    assert came == accepted, f"{set(accepted) - set(came)} were trimmed unsettled"
     kept = {json_of(fields, queue.field) for _, fields in await scene.redis.xrange(scene.stream)}
-    assert kept >= set(accepted), f"{set(accepted) - kept} were eaten"
+    assert kept >= set(accepted), f"{set(accepted) - kept} were trimmed unsettled"
 
 
 @trap(Case(naive.NeverTrims, "grows for ever"))
 async def test_trap_09_streams_end(scene: Scene) -> None:
-    """S8, trap 9: a stream of bounded length does not grow with what is settled."""
+    """S8, trap 9: a stream of bounded length removes settled entries."""
     queue = scene.queue(lease=LONG, max_len=10)
     await queue.open()
     member = queue.member("m")
@@ -66,7 +66,7 @@ async def test_trap_09_streams_end(scene: Scene) -> None:
 
 @trap(Case(naive.DeletesOnAck, "hidden from the other group"))
 async def test_trap_09_an_ack_is_the_groups_own(scene: Scene) -> None:
-    """S11, trap 9: what one group has done is still there for the others."""
+    """S11, trap 9: a message that one group has acked is still there for the others."""
     queue, other = scene.queue(lease=LONG), scene.queue("other", lease=LONG)
     await queue.open()
     await other.open()
@@ -78,7 +78,7 @@ async def test_trap_09_an_ack_is_the_groups_own(scene: Scene) -> None:
 
 @trap(Case(naive.DeletesItself, "dropped with its consumer"))
 async def test_trap_09_leaving_drops_nothing(scene: Scene) -> None:
-    """S6, S11, trap 9: a consumer that leaves gives back what it has in hand; nothing is dropped with its name."""
+    """S6, S11, trap 9: a consumer that leaves gives back its messages; none is dropped with its name."""
     queue = scene.queue()
     await queue.add("in hand", "in the buffer")
     member = queue.member("leaves", prefetch=2)
@@ -93,7 +93,7 @@ async def test_trap_09_leaving_drops_nothing(scene: Scene) -> None:
 
 @trap(Case(naive.DeletesTheDead, "dropped with its consumer"))
 async def test_trap_09_the_dead_leave_their_messages(scene: Scene) -> None:
-    """S11, S12, trap 9: when a dead consumer is forgotten, what it had in hand goes to others."""
+    """S11, S12, trap 9: when a dead consumer is removed, its messages go to others."""
     queue = scene.queue(takeover=0.3, lease=0.6)
     await queue.add("in hand")
     await take(queue.member("dies", renews=False))
@@ -106,7 +106,7 @@ async def test_trap_09_the_dead_leave_their_messages(scene: Scene) -> None:
 
 @trap(Case(naive.DeletesTheIdle, "dropped with its consumer"))
 async def test_trap_09_idle_consumers_come_back(scene: Scene) -> None:
-    """S11, S12, trap 9: a consumer that fetches just when another takes it for dead loses nothing."""
+    """S11, S12, trap 9: a consumer that fetches just as another takes it for dead loses no message."""
 
     async def play(after: int) -> None:
         stream = f"{scene.stream}-{after}"
@@ -116,7 +116,7 @@ async def test_trap_09_idle_consumers_come_back(scene: Scene) -> None:
         await queue.add("first")
         member, tidy = queue.member("was idle"), others.member("tidies")
         assert await (await take(member)).ack()
-        await nothing(tidy)
+        await expect_none(tidy)
         await asyncio.sleep(0.25)
         gate.hold(after)
         tidying = scene.task(tidy.get(SOON))
@@ -132,7 +132,7 @@ async def test_trap_09_idle_consumers_come_back(scene: Scene) -> None:
 
 
 def json_of(fields: dict[bytes, bytes], field: str) -> int:
-    """Return the number that an entry carries."""
+    """Return the number in an entry."""
     return int(fields[field.encode()])
 
 
@@ -144,15 +144,15 @@ NEWER = ("7.0", "valkey-8.1", "8.2")
 
 
 @trap(
-    Case(naive.ChokesOnNil, "receiving failed", passes_on=NEWER),
-    Case(naive.SkipsTheNil, "is pending for ever", passes_on=NEWER),
-    Case(naive.CountsOnTheNil, "the ack was refused", passes_on=("6.2",)),
+    Case(naive.FailsOnNil, "get() failed", passes_on=NEWER),
+    Case(naive.SkipsTheNil, "stays pending", passes_on=NEWER),
+    Case(naive.ExpectsTheNil, "the ack was refused", passes_on=("6.2",)),
 )
 async def test_trap_10_deleted_entries(scene: Scene) -> None:
     """S2, trap 10: an entry that was deleted while it was pending delays none behind it, and doesn't stay pending.
 
-    Before 7.0 it stays pending, and what claims it gets nil in its place; from then on, nothing in its place. So what
-    is right on the one is wrong on the other, and each naive queue here passes where it was written for.
+    Before 7.0 it stays pending, and a claim returns nil at its index; from 7.0 on a claim skips it. Code that is right
+    for one version is wrong for the other, so each naive queue here passes on the versions that it was written for.
     """
     queue = scene.queue()
     await queue.add("a", "deleted", "c")
@@ -165,12 +165,12 @@ async def test_trap_10_deleted_entries(scene: Scene) -> None:
     for each in came:
         assert await each.ack(), "the ack was refused"
     before = await claims(scene)
-    await nothing(other, LEASE + 0.1)
+    await expect_none(other, LEASE + 0.1)
     assert await claims(scene) <= before + 5, "it is claimed again and again"
-    assert await scene.pending() == 0, "the deleted entry is pending for ever"
+    assert await scene.pending() == 0, "the deleted entry stays pending"
 
 
 async def claims(scene: Scene) -> int:
-    """Return how often the server has run XCLAIM."""
+    """Return the number of XCLAIM calls on the server."""
     stats = await scene.redis.info("commandstats")
     return int(stats.get("cmdstat_xclaim", {"calls": 0})["calls"])

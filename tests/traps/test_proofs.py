@@ -1,4 +1,4 @@
-"""The proofs are proofs: every trap of streams has one, every naive queue is caught, and none for doing nothing."""
+"""Each trap of streams has a test, each naive queue is caught by one, and naive queues work apart from their trap."""
 
 import re
 from pathlib import Path
@@ -14,20 +14,20 @@ TESTS = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.
 
 
 def test_every_trap_has_a_test() -> None:
-    """There is a test for each trap, and each test says which it is for."""
+    """Each trap has a test, and each test names its trap."""
     named = re.findall(r"async def test_trap_(\d\d)_\w+\(.*\n +\"\"\"([A-Z0-9, ]+), trap (\d+): ", TESTS)
     assert len(named) == TESTS.count("\nasync def test_trap_")
-    assert [int(number) for number, _, told in named if number != f"{told:>02}"] == []
+    assert [int(number) for number, _, text in named if number != f"{text:>02}"] == []
     assert {int(number) for number, _, _ in named} == set(TRAPS)
 
 
 def test_every_naive_queue_is_caught() -> None:
-    """There is no naive queue that no test is put to."""
-    assert {kind.__name__ for kind in naive.everyone()} == set(re.findall(r"Case\(naive\.(\w+), \"", TESTS))
+    """Each naive queue is used by a test."""
+    assert {kind.__name__ for kind in naive.all_naive()} == set(re.findall(r"Case\(naive\.(\w+), \"", TESTS))
 
 
 def test_naive_queues_work(server: Server, namespace: str) -> None:
-    """Each naive queue does the plain thing right: it is caught by its trap, and not because it does nothing."""
+    """Each naive queue handles the simple case, so it is caught by its trap and not because it doesn't work."""
 
     async def works(scene: Scene) -> None:
         queue = scene.queue(lease=LONG)
@@ -41,5 +41,5 @@ def test_naive_queues_work(server: Server, namespace: str) -> None:
         assert await scene.pending() == 0
         await member.close()
 
-    for number, kind in enumerate((Plain, *naive.everyone())):
+    for number, kind in enumerate((Plain, *naive.all_naive())):
         Case(kind).play(works, server, f"{namespace}-{number}")

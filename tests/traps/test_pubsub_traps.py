@@ -1,4 +1,4 @@
-"""The traps that other pub/sub libraries fell into, 16 to 19: each is shown on redis-py alone, and then not on ours."""
+"""Traps 16 to 19, from other pub/sub libraries: each test shows redis-py alone failing, and then ailf without it."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
 
 @contextlib.contextmanager
 def subscribed(raw: redis.Redis, *channels: str, patterns: tuple[str, ...] = ()) -> Iterator[redis.client.PubSub]:
-    """Subscribe as redis-py's documentation does, and wait until the server has said so."""
+    """Subscribe as redis-py's documentation does, and wait for the confirmations."""
     with raw.pubsub(ignore_subscribe_messages=True) as listener:
         if channels:
             listener.subscribe(*channels)
@@ -33,7 +33,7 @@ def subscribed(raw: redis.Redis, *channels: str, patterns: tuple[str, ...] = ())
 
 
 def messages(listener: redis.client.PubSub, within: float = 0.5) -> list[bytes]:
-    """Return the bodies of what arrives."""
+    """Return the bodies of the messages that arrive."""
     found, until = [], time.monotonic() + within
     while time.monotonic() < until:
         message = listener.get_message(timeout=0.05)
@@ -43,7 +43,7 @@ def messages(listener: redis.client.PubSub, within: float = 0.5) -> list[bytes]:
 
 
 def test_trap_16_a_silent_reconnect(new_server: NewServer) -> None:
-    """P5, trap 16: redis-py comes back after CLIENT KILL without a word about what was missed; ours yields a Gap."""
+    """P5, trap 16: after CLIENT KILL redis-py reconnects and doesn't report missed messages; ailf yields a Gap."""
     server = new_server()
     with server.client() as admin, ailf.connect(server.url) as backend:
         with redis.Redis(port=server.port) as raw, subscribed(raw, "c") as naive:
@@ -54,7 +54,7 @@ def test_trap_16_a_silent_reconnect(new_server: NewServer) -> None:
                 if admin.publish("c", "after"):
                     break
                 naive.get_message(timeout=0.05)
-            assert set(messages(naive)) == {b"after"}, "and nothing else: no error, no sign of a gap"
+            assert set(messages(naive)) == {b"after"}, "redis-py reported the gap"
         with backend.pubsub(type=str).listen("c") as subscription:
             admin.client_kill_filter(_type="pubsub")
             admin.publish("ailf:channel:c", '"missed"')
@@ -62,7 +62,7 @@ def test_trap_16_a_silent_reconnect(new_server: NewServer) -> None:
 
 
 def test_trap_17_once_per_message(server: Server, backend: ailf.Backend, namespace: str) -> None:
-    """P3, trap 17: a channel and a pattern that match the same message deliver it twice on one connection."""
+    """P3, trap 17: a connection delivers a message twice if a channel and a pattern match it; ailf delivers it once."""
     with redis.Redis(port=server.port) as raw:
         with subscribed(raw, namespace, patterns=(f"{namespace}*",)) as naive:
             raw.publish(namespace, "x")
@@ -76,7 +76,7 @@ def test_trap_17_once_per_message(server: Server, backend: ailf.Backend, namespa
 
 
 def test_trap_17_database_numbers(server: Server, namespace: str) -> None:
-    """B6, trap 17: pub/sub ignores the database; a namespace is what keeps two programs apart."""
+    """B6, trap 17: pub/sub ignores the database number; a namespace keeps two programs apart."""
     with (
         redis.Redis(port=server.port, db=0) as zero,
         redis.Redis(port=server.port, db=1) as one,
@@ -92,20 +92,20 @@ def test_trap_17_database_numbers(server: Server, namespace: str) -> None:
 
 
 def test_trap_18_a_slow_subscriber(new_server: NewServer) -> None:
-    """P4, trap 18: a subscriber that doesn't read is cut by the server; ours reads on, drops, and says so."""
+    """P4, trap 18: a server disconnects a subscriber that doesn't read; ailf reads on, and counts what it drops."""
     server = new_server("--client-output-buffer-limit", "pubsub 1mb 1mb 0")
     body = b"x" * 100_000
     with redis.Redis(port=server.port) as raw, ailf.connect(server.url) as backend:
-        with subscribed(raw, "slow"):  # and it reads nothing more
+        with subscribed(raw, "slow"):  # which reads nothing from here on
             heard = [raw.publish("slow", body) for _ in range(200)]
             assert heard[0] == 1
-            assert heard[-1] == 0, "the server has cut it off"
+            assert heard[-1] == 0, "the server has not disconnected it"
         with backend.pubsub(type=bytes).listen("c", buffer=10) as subscription:
             begun = time.monotonic()
             for _ in range(200):
                 raw.publish("ailf:channel:c", body)
                 time.sleep(0.001)
-            assert time.monotonic() - begun < 5, "a publisher never waits for a subscriber"
+            assert time.monotonic() - begun < 5, "the publisher waited for the subscriber"
             time.sleep(0.3)
             assert subscription.dropped >= 150
             assert subscription.dropped_bytes == subscription.dropped * len(body)
@@ -113,7 +113,7 @@ def test_trap_18_a_slow_subscriber(new_server: NewServer) -> None:
 
 
 def test_trap_19_replies_on_a_connection_of_their_own(new_server: NewServer) -> None:
-    """P9, trap 19: a request that is sent before its reply subscription is confirmed misses the reply; ours doesn't."""
+    """P9, trap 19: a request sent before the subscription to its reply is confirmed misses the reply; ailf gets it."""
     server = new_server()
     with redis.Redis(port=server.port) as raw, raw.pubsub() as requests:
         requests.subscribe("ask")
@@ -140,6 +140,6 @@ def test_trap_19_replies_on_a_connection_of_their_own(new_server: NewServer) -> 
             each.join(20)
         for number in range(100):
             assert asker.request("ask", number, timeout=5).data == number
-        assert len(admin.client_list()) <= before + len(threads), "no connection per call, and none left behind"
+        assert len(admin.client_list()) <= before + len(threads), "calls made or left connections of their own"
         responder.stop()
         thread.join(5)

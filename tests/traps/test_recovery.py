@@ -1,16 +1,16 @@
-"""Traps 4 to 7: what comes back: from the dead, after a nack, and from the beginning."""
+"""Traps 4 to 7: messages of dead consumers, nacked messages, and messages from before the group."""
 
 import asyncio
 
 from tests.traps import naive
-from tests.traps.scene import LEASE, LONG, PATIENCE, SOON, Case, Scene, clock, nothing, take, trap
+from tests.traps.scene import LEASE, LONG, PATIENCE, SOON, Case, Scene, clock, expect_none, take, trap
 
 # --- 4, 5: taking over -------------------------------------------------------------------------------------------
 
 
-@trap(Case(naive.SweepsFromTheStart, "nothing came"))
+@trap(Case(naive.SweepsFromTheStart, "no message came"))
 async def test_trap_04_fresh_ones_hide_stale_ones(scene: Scene) -> None:
-    """S2, trap 4: fifteen messages in living hands do not hide three stale ones: XAUTOCLAIM looks at ten."""
+    """S2, trap 4: fifteen fresh messages don't hide three stale ones, although XAUTOCLAIM scans only ten per entry."""
     queue = scene.queue(lease=0.4)
     await queue.add(*range(18))
     alive, dead = queue.member("alive", prefetch=15), queue.member("dead", prefetch=3, renews=False)
@@ -23,7 +23,7 @@ async def test_trap_04_fresh_ones_hide_stale_ones(scene: Scene) -> None:
 
 @trap(Case(naive.SweepsInOneGo, "stalled the server"), private=True)
 async def test_trap_04_no_sweep_stalls_the_server(scene: Scene) -> None:
-    """S2, trap 4: what a program left pending, however much, is taken over in small steps."""
+    """S2, trap 4: any number of stale messages is taken over in small steps."""
     queue = scene.queue()
     await queue.open()
     await scene.redis.eval(
@@ -42,7 +42,7 @@ async def test_trap_04_no_sweep_stalls_the_server(scene: Scene) -> None:
 
 @trap(Case(naive.SweepsUnderMutex, "no consumer took it over"))
 async def test_trap_05_a_death_while_taking_over(scene: Scene) -> None:
-    """S2, trap 5: a member that dies at any step of taking over leaves nothing that keeps the others from it."""
+    """S2, trap 5: a member that dies at any step of a takeover doesn't keep the others from taking over."""
 
     async def play(after: int) -> int | None:
         stream = f"{scene.stream}-{after}"
@@ -50,7 +50,7 @@ async def test_trap_05_a_death_while_taking_over(scene: Scene) -> None:
         queue, dying = scene.queue(stream=stream), scene.queue(stream=stream, port=gate.port, timeout=0.5)
         await queue.open()
         victim = dying.member("victim", renews=False)
-        await nothing(victim)
+        await expect_none(victim)
         await queue.add("x")
         await take(queue.member("dead", renews=False))
         await asyncio.sleep(LEASE * 1.1)
@@ -59,19 +59,19 @@ async def test_trap_05_a_death_while_taking_over(scene: Scene) -> None:
         await asyncio.wait([dies], timeout=SOON)
         gate.cut()
         message = await queue.member("other").get(LEASE + PATIENCE)
-        gate.open()  # so that it need not wait at its end
+        gate.open()  # so that closing the queue doesn't wait
         return after if message is None else None
 
     stuck = [each for each in await asyncio.gather(*map(play, range(6))) if each is not None]
     assert not stuck, f"after a death behind request {stuck} no consumer took it over"
 
 
-# --- 6: what comes back ------------------------------------------------------------------------------------------
+# --- 6: messages that come back ----------------------------------------------------------------------------------
 
 
-@trap(Case(naive.WaitsForNewOnes, "nothing came"))
-async def test_trap_06_a_nack_wakes_who_waits(scene: Scene) -> None:
-    """S7, trap 6: a message that is nacked wakes a consumer that waits, as a new one does."""
+@trap(Case(naive.WaitsForNewOnes, "no message came"))
+async def test_trap_06_a_nack_wakes_a_waiting_consumer(scene: Scene) -> None:
+    """S7, trap 6: a nacked message wakes a waiting consumer, like a new one."""
     queue = scene.queue(lease=LONG)
     await queue.add("x")
     message = await take(queue.member("fails"))
@@ -83,7 +83,7 @@ async def test_trap_06_a_nack_wakes_who_waits(scene: Scene) -> None:
 
 @trap(Case(naive.DelaysByTime, "early"))
 async def test_trap_06_delays_longer_than_a_lease(scene: Scene) -> None:
-    """S7, trap 6: a delay that is longer than a lease is kept; XCLAIM clamps a time that is to come."""
+    """S7, trap 6: a delay longer than a lease is kept, while XCLAIM clamps a future time."""
     queue = scene.queue()
     await queue.add("x")
     member = queue.member("m")
@@ -100,7 +100,7 @@ async def test_trap_06_delays_longer_than_a_lease(scene: Scene) -> None:
 
 @trap(Case(naive.CountsReleases, "a release was counted"))
 async def test_trap_06_giving_back_without_counting(scene: Scene) -> None:
-    """S5, trap 6: a message that is given back has not been delivered."""
+    """S5, trap 6: a released message counts no attempt."""
     queue = scene.queue()
     await queue.add("x")
     member = queue.member("m")
@@ -110,12 +110,12 @@ async def test_trap_06_giving_back_without_counting(scene: Scene) -> None:
         assert await message.release()
 
 
-# --- 7: retries and beginnings -----------------------------------------------------------------------------------
+# --- 7: retries and start positions ------------------------------------------------------------------------------
 
 
 @trap(Case(naive.RetriesByAdding, "other groups saw the retry"))
 async def test_trap_07_retries_are_the_groups_own(scene: Scene) -> None:
-    """S11, trap 7: what one group fails at, it alone gets again, and the stream has it once."""
+    """S11, trap 7: a message that fails in one group is retried in that group only, and is in the stream once."""
     queue, other = scene.queue(), scene.queue("other")
     await queue.open()
     await other.open()
@@ -130,20 +130,20 @@ async def test_trap_07_retries_are_the_groups_own(scene: Scene) -> None:
     assert await scene.redis.xlen(scene.stream) == 1
 
 
-@trap(Case(naive.StartsAtTheEnd, "nothing came"))
+@trap(Case(naive.StartsAtTheEnd, "no message came"))
 async def test_trap_07_what_was_added_before_the_group(scene: Scene) -> None:
-    """S1, S9, trap 7: a group gets messages that were added before it was opened, unless told otherwise."""
+    """S1, S9, trap 7: by default a group gets the messages that were added before it was opened."""
     queue = scene.queue()
     await queue.add("early")
     await queue.open()
     assert (await take(queue.member("m"), SOON)).data == "early"
 
 
-@trap(Case(naive.ReadsFromItsStart, "handed out twice"))
+@trap(Case(naive.ReadsFromItsStart, "delivered twice"))
 async def test_trap_07_where_it_was_made_and_where_it_reads(scene: Scene) -> None:
-    """S3, S9, trap 7: a group made at the beginning reads on from where it is: what is in hand does not come again."""
+    """S3, S9, trap 7: a group that starts at the beginning reads on, and delivers no pending message again."""
     queue = scene.queue(lease=LONG)
     await queue.add("a", "b", "c")
     member = queue.member("m")
     came = [(await take(member)).data for _ in range(3)]
-    assert came == ["a", "b", "c"], f"handed out twice: {came}"
+    assert came == ["a", "b", "c"], f"delivered twice: {came}"

@@ -1,4 +1,4 @@
-"""Traps 11 to 15: handlers that fail, servers that forget or fall silent, and the end."""
+"""Traps 11 to 15: failing handlers, servers that lose data or don't reply, lag, and shutdown."""
 
 import asyncio
 import contextlib
@@ -15,9 +15,9 @@ from tests.traps.scene import LONG, PATIENCE, SOON, Case, Scene, clock, later, t
 # --- 11: errors --------------------------------------------------------------------------------------------------
 
 
-@trap(Case(naive.NacksNothing, "nothing came"))
+@trap(Case(naive.NacksNothing, "no message came"))
 async def test_trap_11_a_nack_is_sent(scene: Scene) -> None:
-    """S5, S7, trap 11: a message that is nacked comes again, although its lease would last."""
+    """S5, S7, trap 11: a nacked message comes again before its lease would have ended."""
     queue = scene.queue(lease=LONG)
     await queue.add("x")
     assert await (await take(queue.member("fails"))).nack()
@@ -44,11 +44,11 @@ async def test_trap_11_an_error_is_no_ack(scene: Scene) -> None:
     assert handled == ["x", "x"], "lost by its handler's error"
 
 
-# --- 12: what is not as it was left ------------------------------------------------------------------------------
+# --- 12: lost groups and foreign entries -------------------------------------------------------------------------
 
 
 async def vanish(scene: Scene, way: str) -> None:
-    """Let the group vanish under a consumer that works, and see that it works on."""
+    """Remove the group while it is consumed, and check that its consumer goes on."""
     queue = scene.queue(lease=LONG)
     await queue.open()
     await queue.add("before")
@@ -64,29 +64,29 @@ async def vanish(scene: Scene, way: str) -> None:
     deadline = clock() + PATIENCE
     added, came = False, None
     while came is None and clock() < deadline:
-        with contextlib.suppress(redis.ConnectionError, ailf.BackendError):  # it may find out by an error
+        with contextlib.suppress(redis.ConnectionError, ailf.BackendError):  # the first call may fail
             added = added or await queue.add("after")
             came = await member.get(0.2)
-    assert came is not None, "nothing ever came again"
+    assert came is not None, "no message came again"
     assert (came.data, came.attempt) == ("after", 1)
     assert await came.ack()
 
 
-@trap(Case(naive.TriesWithoutGroup, "nothing ever came again"), private=True)
+@trap(Case(naive.TriesWithoutGroup, "no message came again"), private=True)
 async def test_trap_12_flushed(scene: Scene) -> None:
-    """S9, trap 12: after FLUSHALL a consumer makes its group again, and works on."""
+    """S9, trap 12: after FLUSHALL a consumer makes its group again, and goes on."""
     await vanish(scene, "flush")
 
 
-@trap(Case(naive.TriesWithoutGroup, "nothing ever came again"))
+@trap(Case(naive.TriesWithoutGroup, "no message came again"))
 async def test_trap_12_evicted(scene: Scene) -> None:
-    """S9, trap 12: after its stream was evicted a consumer makes its group again, and works on."""
+    """S9, trap 12: after its stream was evicted a consumer makes its group again, and goes on."""
     await vanish(scene, "evict")
 
 
-@trap(Case(naive.TriesWithoutGroup, "nothing ever came again"), private=True)
+@trap(Case(naive.TriesWithoutGroup, "no message came again"), private=True)
 async def test_trap_12_restarted(scene: Scene) -> None:
-    """S9, trap 12: after a restart of the server without its data a consumer makes its group again, and works on."""
+    """S9, trap 12: after a restart of the server without its data a consumer makes its group again, and goes on."""
     await vanish(scene, "restart")
 
 
@@ -106,7 +106,7 @@ async def test_trap_12_foreign_entries(scene: Scene) -> None:
         try:
             message = await member.get(0.2)
         except (KeyError, ValueError) as error:
-            raise AssertionError(f"the loop that reads raised {error!r}") from error
+            raise AssertionError(f"get() raised {error!r}") from error
         if message is not None:
             came.append(message.data)
             assert await message.ack()
@@ -119,7 +119,7 @@ async def test_trap_12_foreign_entries(scene: Scene) -> None:
 
 @trap(Case(naive.BlocksLonger, "TimeoutError"))
 async def test_trap_13_waits_longer_than_the_timeout(scene: Scene) -> None:
-    """S6, trap 13: a consumer that waits for longer than a socket may be silent is not disturbed."""
+    """S6, trap 13: a consumer can wait for longer than the timeout of its socket."""
     queue = scene.queue(timeout=0.3, lease=LONG)
     await queue.open()
     member = queue.member("m")
@@ -130,13 +130,13 @@ async def test_trap_13_waits_longer_than_the_timeout(scene: Scene) -> None:
 
 @pytest.mark.parametrize("flavour", [redis.Redis, aredis.Redis], ids=["blocking", "asyncio"])
 def test_trap_13_the_timeout_by_default(flavour: Any) -> None:
-    """Trap 13: redis-py's own timeout is 5 s, so that the test above is about each program that sets none."""
+    """Trap 13: redis-py's default timeout is 5 s, so the trap above concerns each program that sets none."""
     assert flavour().connection_pool.connection_kwargs["socket_timeout"] == 5
 
 
-@trap(Case(naive.WaitsForEver, "hangs"))
-async def test_trap_13_a_server_that_says_nothing(scene: Scene) -> None:
-    """S1, trap 13: a server that takes requests and answers none is noticed within the timeout."""
+@trap(Case(naive.HasNoTimeout, "did not end"))
+async def test_trap_13_a_server_that_does_not_reply(scene: Scene) -> None:
+    """S1, trap 13: a server that accepts requests and doesn't reply is noticed within the timeout."""
     gate = scene.gate()
     queue = scene.queue(port=gate.port, timeout=0.2)
     await queue.add("x")
@@ -145,7 +145,7 @@ async def test_trap_13_a_server_that_says_nothing(scene: Scene) -> None:
     done, _ = await asyncio.wait([adding], timeout=PATIENCE)
     gate.cut()
     gate.resume()
-    assert done, "it hangs"
+    assert done, "the add did not end"
     assert adding.exception() is not None
 
 
@@ -154,7 +154,7 @@ async def test_trap_13_a_server_that_says_nothing(scene: Scene) -> None:
 
 @trap(Case(naive.TrustsLag, "the lag is"))
 async def test_trap_14_lag_after_deletions(scene: Scene) -> None:
-    """S10, trap 14: the lag is right after unread entries were deleted; the server's own is NULL then, or missing."""
+    """S10, trap 14: the lag is right after unread entries were deleted; the server's own is then NULL or missing."""
     queue = scene.queue(lease=LONG)
     await queue.add(*range(10))
     member = queue.member("m")
@@ -166,9 +166,9 @@ async def test_trap_14_lag_after_deletions(scene: Scene) -> None:
     assert lag == 5, f"the lag is {lag} instead of 5"
 
 
-@trap(Case(naive.TrustsLag, "the lag is", passes_on=("8.2",)))  # where it was mended
+@trap(Case(naive.TrustsLag, "the lag is", passes_on=("8.2",)))  # 8.2 has the fix
 async def test_trap_14_lag_after_trimming(scene: Scene) -> None:
-    """S10, trap 14: the lag is right after unread entries were trimmed; the server's own still counts them."""
+    """S10, trap 14: the lag is right after unread entries were trimmed; the server's own lag still counts them."""
     queue = scene.queue(lease=LONG)
     await queue.add(*range(10))
     assert await (await take(queue.member("m"))).ack()
@@ -179,7 +179,7 @@ async def test_trap_14_lag_after_trimming(scene: Scene) -> None:
 
 @trap(Case(naive.ForgetsItsBuffer, "waits for a whole lease"))
 async def test_trap_15_shutting_down(scene: Scene) -> None:
-    """S14, trap 15: what a consumer had fetched and not begun is there for others at once when it leaves, as new."""
+    """S14, trap 15: when a consumer leaves, its fetched and unstarted messages are available at once, as new."""
     queue = scene.queue(lease=LONG)
     await queue.add(*range(5))
     member = queue.member("leaves", prefetch=5)
