@@ -47,7 +47,7 @@ class DeadLetters:
 
     def redrive_all(self) -> int:
         """Redrive every dead letter that there is now; return how many."""
-        return run(self._flow.take_all_letters(redrive=True))
+        return run(self._flow.take_all_dead_letters(redrive=True))
 
     def purge(self, *letters: str) -> int:
         """Remove dead letters for good.
@@ -62,7 +62,7 @@ class DeadLetters:
 
     def purge_all(self) -> int:
         """Remove every dead letter that there is now; return how many."""
-        return run(self._flow.take_all_letters(redrive=False))
+        return run(self._flow.take_all_dead_letters(redrive=False))
 
 
 class AsyncDeadLetters:
@@ -93,7 +93,7 @@ class AsyncDeadLetters:
 
     async def redrive_all(self) -> int:
         """Redrive every dead letter that there is now; return how many."""
-        return await self._flow.take_all_letters(redrive=True)
+        return await self._flow.take_all_dead_letters(redrive=True)
 
     async def purge(self, *letters: str) -> int:
         """Remove dead letters for good.
@@ -108,7 +108,7 @@ class AsyncDeadLetters:
 
     async def purge_all(self) -> int:
         """Remove every dead letter that there is now; return how many."""
-        return await self._flow.take_all_letters(redrive=False)
+        return await self._flow.take_all_dead_letters(redrive=False)
 
 
 class _GroupBase:

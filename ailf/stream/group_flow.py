@@ -70,7 +70,7 @@ class GroupOptions:
     on_event: Callable[[GroupEvent], Any] | None = None
 
     @property
-    def look(self) -> float:
+    def fetch_interval(self) -> float:
         """Seconds after which an idle consumer looks for leases that have ended and consumers that have died."""
         return min(self.lease, self.takeover) / 4
 
@@ -244,7 +244,7 @@ class GroupFlow:
         )
         return sum(taken)
 
-    async def take_all_letters(self, *, redrive: bool) -> int:
+    async def take_all_dead_letters(self, *, redrive: bool) -> int:
         """Redrive or purge the dead letters that there are now; return how many."""
         found: list[str] = []
         what = f"{'redrive' if redrive else 'purge'} the dead letters of"

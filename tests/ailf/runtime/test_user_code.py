@@ -14,7 +14,7 @@ import ailf
 from ailf import Backoff, OnLost, Reject, Retry
 from ailf.driver import Action
 from ailf.stream import worker
-from ailf.stream.delivery import verdict
+from ailf.stream.delivery import choose_action
 from ailf.stream.worker import LARGE, Tally
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
@@ -211,8 +211,8 @@ def test_a_cancelled_error_of_the_bodys_own_is_a_failed_delivery() -> None:
 def test_a_group_of_many_is_judged_by_all_of_it() -> None:
     """An error behind any number of instructions is an error."""
     many: list[Exception] = [Reject("r") for _ in range(100)]
-    assert verdict(None, ExceptionGroup("g", many))[0] is Action.REJECT
-    assert verdict(None, ExceptionGroup("g", [*many, ValueError("real")]))[0] is Action.NACK
+    assert choose_action(None, ExceptionGroup("g", many))[0] is Action.REJECT
+    assert choose_action(None, ExceptionGroup("g", [*many, ValueError("real")]))[0] is Action.NACK
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
@@ -627,7 +627,7 @@ def test_a_handler_that_settles_its_message_is_not_cancelled_for_that() -> None:
                 asyncio.get_running_loop().call_soon(time.sleep, 0.4)  # another handler blocks the loop meanwhile
                 settling = asyncio.ensure_future(delivery.ack())
                 await asyncio.sleep(0)
-                hold = delivery._parcel.hold
+                hold = delivery._state.lease
                 if hold.on_lost is not None:  # as the renewal thread does
                     hold.on_lost()
                 await settling
