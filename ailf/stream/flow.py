@@ -219,7 +219,7 @@ class StreamFlow:
 
 def _full(retention: Retention) -> str:
     return (
-        f"it is full: its retention allows {retention.max_len} entries, and that many are unsettled in some group. "
+        f"it is full: its retention allows {retention.max_len} entries, and that many are not settled by every group. "
         "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
     )
 
