@@ -54,7 +54,7 @@ class ConsumerLiveness(Liveness):
         if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
             self.ends = ends
 
-    def outlast(self, since: float) -> None:
+    def extend(self, since: float) -> None:
         """As `confirm`, where it certainly was alive until then."""
         self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
@@ -100,8 +100,8 @@ class DeliveryLease(RenewedLease):
         pulse = self.liveness
         return self.revoked or self.generation != pulse.generation or pulse.now() >= min(self.ends, pulse.ends)
 
-    def next_look(self) -> float:
-        return min(super().next_look(), self.liveness.due())
+    def next_check(self) -> float:
+        return min(super().next_check(), self.liveness.due())
 
     @property
     def batch(self) -> Hashable:
