@@ -1,4 +1,4 @@
-"""What an opened backend has below its interfaces: calls and retries, subscriptions, replies, renewals, wait queues."""
+"""What the interfaces of one backend share: calls and retries, subscriptions, replies, lease renewal, wait queues."""
 
 from ailf.engine.engine import AWAY, Closable, Engine
 

@@ -387,11 +387,11 @@ class LimiterFlow(Generic[P]):
                     )
         self._iterating[caller, key] = [*held, asked]
         iteration = Iteration()
-        self.engine.keep(iteration)
+        self.engine.track(iteration)
         try:
             yield iteration
         finally:
-            self.engine.forget(iteration)
+            self.engine.untrack(iteration)
             left = self._iterating.pop((caller, key))
             left.remove(asked)
             if left:

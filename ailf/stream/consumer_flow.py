@@ -67,7 +67,7 @@ class ConsumerFlow:
         self._look_at = 0.0
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
-        group.engine.keep(self)
+        group.engine.track(self)
         weakref.finalize(self, _abandon, group.engine.renewer, self._held).atexit = False
 
     async def open(self, until: float | None = None) -> None:
@@ -295,7 +295,7 @@ class ConsumerFlow:
             hold.revoked = True
         _abandon(self.group.engine.renewer, self._held)
         self._buffer.clear()
-        self.group.engine.forget(self)
+        self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:
         """Give back what it holds; a backend that left the last fetch without an answer until then is not asked."""
