@@ -1,7 +1,8 @@
 """The engine of an opened backend, for both flavours: calls with retries, what runs beside them, and closing.
 
 Rule: while the backend is unavailable, a request is repeated for `retry_for` seconds from the beginning of its call. A
-request that may have been carried out is repeated only if it is idempotent; else the call raises `OutcomeUnknownError`.
+request that may have been carried out is repeated only where that does no harm (`again`); else the call raises
+`OutcomeUnknownError`.
 """
 
 import asyncio
@@ -282,13 +283,13 @@ class Engine:
             what: The operation, for messages: "add to stream 'tasks'"; or a function that returns it, given `args`.
             request: The driver's method.
             args: Its arguments.
-            again: Whether the request is idempotent.
+            again: Whether the request is repeated although it may have been carried out.
             until: A deadline for repetitions, on the runtime's clock, where it is before the end of `retry_for`; 0: no
-                repetition. A repetition that began before it may end one request later, which the driver bounds.
+                repetition. The call ends one request after it at the latest; the driver bounds the request.
             options: Its keyword arguments.
 
         Raises:
-            OutcomeUnknownError: It may have been carried out, and isn't idempotent.
+            OutcomeUnknownError: It may have been carried out, and `again` is False.
             ClosedError: The backend was closed meanwhile.
         """
         if self.closed or self.home != self.here():
@@ -322,7 +323,7 @@ class Engine:
         *args: Any,
         until: float | None = None,
     ) -> tuple[float, T]:
-        """Make an idempotent request as `call` does; return when the last one was sent, and its reply.
+        """Make a request like `call` with ``again=True``; return when the last try was sent, and its reply.
 
         The time is on the clock for leases: a lease that the reply grants counts from then.
         """

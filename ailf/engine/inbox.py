@@ -65,7 +65,7 @@ class PendingReply:
         self._ready.set()
 
     def interrupt(self, reason: str) -> None:
-        """Note that frames may have been missed, and end a `wake` under way."""
+        """Note that frames may have been missed, and end a `wait` under way."""
         self.interrupted = reason
         self._ready.set()
 
@@ -74,7 +74,7 @@ class PendingReply:
         self._error = error
         self._ready.set()
 
-    async def wake(self, timeout: float) -> None:
+    async def wait(self, timeout: float) -> None:
         """Return when a frame comes or may have been missed, and after `timeout` seconds at the latest."""
         await self._ready.wait(timeout)
         self._ready.clear()

@@ -159,7 +159,7 @@ class Renewer:
         self._outages = outages or OutageLog(driver)
         self._thread_driver: BackendDriver | None = None
         self._leases: set[RenewedLease] = set()
-        self._guard = threading.RLock()  # alone it costs a third of the condition
+        self._guard = threading.RLock()  # entered alone it costs a third of the condition
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
         self._thread: threading.Thread | None = None
@@ -217,7 +217,7 @@ class Renewer:
             return
         runtime = self._driver.runtime
         while thread.is_alive() and runtime.now() < until:
-            await runtime.event().wait(POLL_INTERVAL)  # an event loop runs meanwhile
+            await runtime.event().wait(POLL_INTERVAL)  # the event loop keeps running
 
     def abandon(self) -> None:
         """End the thread without waiting for it, as no lease can be in use any more."""
@@ -231,7 +231,7 @@ class Renewer:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:
-        """Keep consumers alive through a move: without it they would have given heartbeats all along."""
+        """Keep consumers alive through a move: in real time they would have given heartbeats all along."""
         now = self._now()
         alive = {lease.liveness for lease in tuple(self._leases) if lease.liveness and now < lease.liveness.ends}
         yield

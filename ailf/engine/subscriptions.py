@@ -2,7 +2,7 @@
 
 One flow, the reader, reads the connection. It puts each frame into the buffers of the subscriptions to its filter, and
 never waits for any of them (P4). After an interruption it subscribes to every filter again, and puts a `Gap` into every
-buffer (P5).
+buffer that may have missed messages (P5).
 """
 
 import logging
@@ -25,7 +25,7 @@ __all__ = ["MessageBuffer", "SubscriptionManager"]
 log = logging.getLogger("ailf.pubsub")
 
 _SLICE = 1.0
-"""Seconds that one call of the reader waits for events."""
+"""Seconds that the reader waits for events in one call of `Listener.receive`."""
 
 _BACKOFF = (0.0, 0.05, 0.2, 0.5, 1.0)
 """Seconds before each try to reconnect; the last value repeats."""
@@ -36,7 +36,7 @@ class _Interest:
     """The state of one filter: the buffers that it feeds, and whether the backend has confirmed it."""
 
     confirmed: Event
-    buffers: tuple["MessageBuffer", ...] = ()  # never mutated: the reader iterates over it while others subscribe
+    buffers: tuple["MessageBuffer", ...] = ()  # a tuple: the reader iterates over it while others subscribe
     error: Exception | None = None
     established: bool = False
 

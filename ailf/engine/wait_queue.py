@@ -134,7 +134,7 @@ async def wait_in_queue(
             if left <= 0:
                 await withdraw(pending.id)
                 return None
-            await pending.wake(min(left, max(reply.retry_after, 0.001), RECHECK))
+            await pending.wait(min(left, max(reply.retry_after, 0.001), RECHECK))
     except AWAY:
         engine.runtime.spawn(lambda: withdraw(pending.id), name="ailf-withdraw")  # the deadline has passed
         raise

@@ -39,7 +39,7 @@ def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:
     """
     if loop.is_running():
         raise InvalidArgumentError(
-            f"{what} belongs to another event loop, which still runs; open a backend of its own in each event loop"
+            f"{what} belongs to another event loop, which still runs; open one backend in each event loop"
         )
 
 

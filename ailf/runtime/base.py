@@ -140,7 +140,8 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
         return result
     flow.close()
     raise RuntimeError(
-        "a blocking flow suspended: its driver is not bound to the thread runtime; use `driver.with_runtime`"
+        "a blocking flow suspended: its driver is not bound to the thread runtime; "
+        "get one from `driver.with_runtime(ThreadRuntime())`"
     )
 
 
@@ -169,7 +170,7 @@ class Runtime(ABC):
             (None outside of one). A forked child is never in its parent's loop.
         clock: The clock.
         now: Returns this process's monotonic time in seconds, for waits and pauses.
-        lease_now: Returns the monotonic time in seconds for leases. A clock that is moved by hand stops it, too.
+        lease_now: Returns the monotonic time in seconds for leases. It stands still while a clock moved by hand does.
     """
 
     flavour: str
