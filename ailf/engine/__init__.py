@@ -1,4 +1,4 @@
-"""What the interfaces of one backend share: calls and retries, subscriptions, replies, lease renewal, wait queues."""
+"""The core that the interfaces of a backend share: calls, subscriptions, replies, lease renewal, wait queues."""
 
 from ailf.engine.engine import AWAY, Closable, Engine
 

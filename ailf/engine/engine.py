@@ -101,7 +101,7 @@ class _Resources:
 
 
 class Engine:
-    """What the interfaces of one backend share, whichever its flavour.
+    """The core that the interfaces of one backend share, whichever its flavour.
 
     It belongs to one process, and on asyncio to one event loop at a time: the one in which it is first used and, when
     that has ended, the next one in which it is used. State that is bound to an event loop is then made anew (B4).
