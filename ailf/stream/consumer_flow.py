@@ -67,7 +67,7 @@ class ConsumerFlow:
         self._fetch_at = 0.0
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
-        group.engine.keep(self)
+        group.engine.track(self)
         weakref.finalize(self, _stop_renewing, group.engine.renewer, self._leases).atexit = False
 
     async def open(self, until: float | None = None) -> None:
@@ -285,7 +285,7 @@ class ConsumerFlow:
             lease.revoked = True
         _stop_renewing(self.group.engine.renewer, self._leases)
         self._buffer.clear()
-        self.group.engine.forget(self)
+        self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:
         """Give the messages back: all of them, or, while handlers still run, those that were not begun.

@@ -104,7 +104,7 @@ class GroupFlow:
         self.workers: set[Stoppable] = set()
         on_asyncio = engine.runtime.flavour == "asyncio"
         self.settling: Batcher[Settlement, Outcome] = batcher(
-            self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio, check_loop=engine.check_open
+            self.settle_many, SETTLED_AT_ONCE, batched=on_asyncio, check_loop=engine.check_open
         )
         if options.on_event is not None:
             engine.runtime.check_callable("on_event", options.on_event)

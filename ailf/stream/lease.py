@@ -54,7 +54,7 @@ class ConsumerLiveness(Liveness):
         if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
             self.ends = ends
 
-    def outlast(self, since: float) -> None:
+    def extend(self, since: float) -> None:
         """As `confirm`, for a consumer that was alive all the time: the generation stays."""
         self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
@@ -101,8 +101,8 @@ class DeliveryLease(RenewedLease):
         liveness = self.liveness
         return self.revoked or self.generation != liveness.generation or liveness.now() >= min(self.ends, liveness.ends)
 
-    def next_look(self) -> float:
-        return min(super().next_look(), self.liveness.due())
+    def next_check(self) -> float:
+        return min(super().next_check(), self.liveness.due())
 
     @property
     def batch(self) -> Hashable:

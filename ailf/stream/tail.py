@@ -25,7 +25,7 @@ class Tail:
         self._page: list[Record] = []
         self._waiter = flow.driver.waiter(flow.name, None)
         self._stopped = False
-        flow.engine.keep(self)
+        flow.engine.track(self)
 
     async def next(self) -> Entry[Any] | None:
         """Return the next entry that can be decoded; None when stopped."""
@@ -67,5 +67,5 @@ class Tail:
         """End the iteration, and give back the waiter's connection."""
         self._flow.engine.check_home()
         self.stop()
-        self._flow.engine.forget(self)
+        self._flow.engine.untrack(self)
         await self._waiter.close()
