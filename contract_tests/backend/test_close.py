@@ -138,7 +138,7 @@ async def test_close_leaves_nothing(world: World) -> None:
 
 
 async def test_ends_promptly(world: World) -> None:
-    """P10: stop() and close() from another task promptly end run(), an idle iteration and the backend, in order."""
+    """P10: stop() and close() from another task end run(), an idle iteration and the backend promptly and normally."""
     for _ in range(TRIES):
         backend = await world.connect()
         pubsub = backend.pubsub()

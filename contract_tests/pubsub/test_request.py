@@ -76,7 +76,7 @@ async def test_each_request_gets_its_own_reply(world: World) -> None:
 
 def pending_replies(backend: Any) -> dict[str, Any]:
     """Return the requests of a backend that still wait for a reply."""
-    pending: dict[str, Any] = getattr(backend, "_inner", backend).engine.reply_inbox._mail.tickets
+    pending: dict[str, Any] = getattr(backend, "_inner", backend).engine.reply_inbox._buffer.pending
     return pending
 
 
