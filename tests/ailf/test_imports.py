@@ -12,12 +12,12 @@ import ailf
 
 CORE = Path(ailf.__file__).parent
 ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
-PORCH = CORE / "messaging"  # the names of earlier AILF code; it leads to the Redis backend by design
+COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
 MAY_USE_PYTEST = CORE / "testing"  # fixtures
 
 
 def _files() -> list[Path]:
-    return [each for each in sorted(CORE.rglob("*.py")) if PORCH not in each.parents]
+    return [each for each in sorted(CORE.rglob("*.py")) if COMPATIBILITY_LAYER not in each.parents]
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -157,6 +157,6 @@ def test_the_task_is_processed_once_and_acknowledged(default_server: Server, pro
 
 
 def test_they_are_the_interfaces() -> None:
-    """The porch's objects are the interfaces, and making one needs no server."""
+    """The objects of the compatibility layer are the interfaces, and making one needs no server."""
     assert isinstance(RedisStream("x"), ailf.Stream)
     assert isinstance(RedisPubSub(), ailf.PubSub)
