@@ -154,7 +154,7 @@ class Backend(_BackendBase):
         return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
-        """Return a semaphore: a lock with ``permits`` holders at once, each with a lease of its own.
+        """Return a semaphore: a lock with up to ``permits`` holders at once, each with a lease of its own.
 
         Arguments:
             name: Any non-empty text.
@@ -311,7 +311,7 @@ class AsyncBackend(_BackendBase):
     def semaphore(
         self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True
     ) -> AsyncLock:
-        """Return a semaphore: a lock with ``permits`` holders at once, each with a lease of its own.
+        """Return a semaphore: a lock with up to ``permits`` holders at once, each with a lease of its own.
 
         Arguments:
             name: Any non-empty text.

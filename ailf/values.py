@@ -92,7 +92,7 @@ class LockHolder(msgspec.Struct, frozen=True):
 
 
 class LockInfo(msgspec.Struct, frozen=True):
-    """The state of a lock, as `Lock.inspect` returns it.
+    """The state of a lock, from ``lock.inspect()``.
 
     Attributes:
         holders: The holders, oldest grant first; at most one unless it is a semaphore.
@@ -125,7 +125,7 @@ class Decision(msgspec.Struct, Generic[P_co], frozen=True):
 
         decision = limiter.try_acquire("alice")
         if not decision:
-            print(f"try again in {decision.retry_after:g} s")
+            print(f"try again in {decision.retry_after} s")
 
     Attributes:
         allowed: Whether every limit allowed the call. Then each limit was charged; else none was.
@@ -168,7 +168,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, Generic[T_co], frozen=True):
-    """One entry of a stream, read without a group.
+    """One entry of a stream, read without a group: ``for entry in stream.read(): …``.
 
     Attributes:
         id: Opaque text, strictly increasing per stream.
@@ -209,7 +209,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Added(msgspec.Struct, frozen=True):
-    """The result of `Stream.add_once`.
+    """The result of ``stream.add_once("order-7", order)``.
 
     Attributes:
         id: The id of the entry: of this message, or of the earlier one with the same dedup id.
@@ -273,7 +273,7 @@ class Retention:
 
 
 class Trimmed(msgspec.Struct, frozen=True):
-    """The result of `Stream.trim`.
+    """The result of ``stream.trim(retention)``.
 
     Attributes:
         removed: The number of entries that were removed.
@@ -285,11 +285,11 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 
 class GroupInfo(msgspec.Struct, frozen=True):
-    """The state of a group, as `Group.info` returns it.
+    """The state of a group, from ``group.info()``.
 
     Attributes:
         length: The number of entries in the stream.
-        lag: The number of entries that the group has not delivered yet; None if the backend can't count them.
+        lag: The number of entries that the group has never delivered; None if the exact number is unknown.
         pending: The number of messages that are leased to consumers.
         delayed: The number of messages that wait for their (next) delivery: for their time, the end of their backoff,
             their turn in the lane of their ordering key, or a free consumer.
