@@ -152,7 +152,7 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
         number = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= MAX_SECONDS
         if given is not None and not number:
             raise InvalidArgumentError(
-                f"Retry(delay=…) must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
+                f"the delay of a Retry must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
             )
         super().__init__(why)
         self.delay = delay
