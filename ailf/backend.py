@@ -71,11 +71,11 @@ class _BackendBase:
 class Backend(_BackendBase):
     """An opened backend, blocking. Inject it into agents, so that they don't depend on a backend's package.
 
-    ::
-
-        with ailf.connect("memory://") as backend:
-            tasks = backend.stream("tasks")
-            tasks.add({"page": 1})
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     tasks, news = backend.stream("tasks"), backend.pubsub()
+    ...     first = tasks.add({"page": 1})
+    ...     news.publish("news", "one more task")
 
     Threads may share it. Closing it ends every call under way with `ClosedError`.
 
@@ -226,11 +226,11 @@ class Backend(_BackendBase):
 class AsyncBackend(_BackendBase):
     """An opened backend, for asyncio. Inject it into agents, so that they don't depend on a backend's package.
 
-    ::
-
-        async with ailf.connect_async("memory://") as backend:
-            tasks = backend.stream("tasks")
-            await tasks.add({"page": 1})
+    >>> import ailf, asyncio
+    >>> async def main() -> str:
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         return await backend.stream("tasks").add({"page": 1})
+    >>> first = asyncio.run(main())
 
     The tasks of one event loop may share it. Closing it ends every call under way with `ClosedError`.
 

@@ -34,13 +34,12 @@ _json = msgspec.json.Encoder()
 class Codec(Protocol):
     """Encodes and decodes payloads. For another format, pass an object of your own class as ``type=``.
 
-    ::
-
-        class Text:
-            def encode(self, data): return data.encode()
-            def decode(self, body, *, foreign): return body.decode()
-
-        notes = backend.stream("notes", type=Text())
+    >>> import ailf
+    >>> class Text:
+    ...     def encode(self, data): return data.encode()
+    ...     def decode(self, body, *, foreign): return body.decode()
+    >>> with ailf.connect("memory://") as backend:
+    ...     first = backend.stream("notes", type=Text()).add("two teas")
     """
 
     def encode(self, data: Any) -> bytes:

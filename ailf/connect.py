@@ -21,10 +21,9 @@ DEFAULT_URL = "memory://"
 def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
     """Open a backend by its URL, and check that it answers.
 
-    ::
-
-        with ailf.connect("redis://localhost:6379/0") as backend:
-            backend.stream("tasks").add({"page": 1})
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:  # or "redis://localhost:6379/0"
+    ...     first = backend.stream("tasks").add({"page": 1})
 
     Arguments:
         url: ``redis://host:6379/0``, ``memory://``, …; the command ``ailf backends`` lists the schemes. None: the value

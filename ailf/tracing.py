@@ -1,10 +1,13 @@
 """Propagate trace context: messages that a handler sends join the trace of the message that it handles.
 
 The context is W3C Trace Context: two headers, ``traceparent`` and ``tracestate``, which are passed on unchanged. This
-module makes no spans. A tracer reads the headers of a delivery, and sets those of its own span::
+module makes no spans. A tracer reads the headers of a delivery, and sets those of its own span:
 
-    with carrying({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}):
-        stream.add("task")
+>>> import ailf
+>>> span = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+>>> with ailf.connect("memory://") as backend, carrying(span):
+...     first = backend.stream("tasks").add("task")
+...     assert next(iter(backend.stream("tasks").read())).headers == span
 
 Headers that aren't valid by W3C are not passed on: a message of another program must not make its handler's sends fail.
 """

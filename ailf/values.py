@@ -52,9 +52,9 @@ Position: TypeAlias = str | datetime
 class Overflow(enum.Enum):
     """The policy of a subscription whose buffer is full. Publishers never wait.
 
-    ::
-
-        backend.pubsub().listen("news", overflow=ailf.Overflow.DROP_NEWEST)
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     subscription = backend.pubsub().listen("news", buffer=100, overflow=ailf.Overflow.DROP_NEWEST)
     """
 
     DROP_OLDEST = "drop_oldest"
@@ -68,9 +68,9 @@ class Overflow(enum.Enum):
 class OnLost(enum.Enum):
     """The reaction to a lost lease: of the body of `Lock.hold`, or of a handler of `Group.process`.
 
-    ::
-
-        with lock.hold(on_lost=ailf.OnLost.SIGNAL) as lease: ...
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.lock("report").hold(on_lost=ailf.OnLost.SIGNAL) as lease:
+    ...     assert not lease.lost
     """
 
     CANCEL = "cancel"
@@ -121,11 +121,11 @@ class LimitState(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, Generic[P_co], frozen=True):
     """The answer of a rate limiter; true in a condition if the call is allowed.
 
-    ::
-
-        decision = limiter.try_acquire("alice")
-        if not decision:
-            print(f"try again in {decision.retry_after} s")
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     decision = backend.rate_limiter("api", "10/second").try_acquire("alice")
+    ...     if not decision:
+    ...         print(f"try again in {decision.retry_after} s")
 
     Attributes:
         allowed: Whether every limit allowed the call. Then each limit was charged; else none was.
@@ -184,10 +184,10 @@ class Entry(msgspec.Struct, Generic[T_co], frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A message that a group gave up on.
 
-    ::
-
-        for letter in group.dead_letters.list():
-            print(letter.origin, letter.reason, letter.error)
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     for letter in backend.stream("tasks").group("workers").dead_letters.list():
+    ...         print(letter.origin, letter.reason, letter.error)
 
     Attributes:
         id: The id of the dead letter among the dead letters of its group.
@@ -224,9 +224,9 @@ class Added(msgspec.Struct, frozen=True):
 class Retention:
     """The rule that says which entries a stream keeps. Only entries that all groups have settled go, unless ``hard``.
 
-    ::
-
-        backend.stream("events", retention=ailf.Retention(max_len=10_000, max_age=86_400.0))
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     events = backend.stream("events", retention=ailf.Retention(max_len=10_000, max_age=86_400.0))
 
     Adding to a stream that is full of unsettled messages raises `StreamFullError`, after ``wait`` seconds. Each add
     removes a bounded number of entries; a larger excess goes with later adds.
@@ -366,9 +366,9 @@ GroupEvent: TypeAlias = GroupReset | DeadLettered | LeaseLost
 class Backoff:
     """The delay of a failed message until its next delivery: exponential, bounded, with jitter.
 
-    ::
-
-        stream.group("mailers", backoff=ailf.Backoff(initial=0.5, maximum=30.0))
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     group = backend.stream("mails").group("mailers", backoff=ailf.Backoff(initial=0.5, maximum=30.0))
 
     The delay after the n-th attempt is ``min(maximum, initial * factor**(n-1))``, less a random share of up to
     ``jitter`` of it, so that messages which failed together don't come back together ("Exponential Backoff And

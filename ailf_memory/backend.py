@@ -45,13 +45,12 @@ def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
 class MemoryBackend(Backend):
     """The memory backend, blocking.
 
-    ::
-
-        clock = ManualClock()
-        with MemoryBackend(clock) as backend:
-            lease = backend.lock("report", ttl=30.0).acquire()
-            clock.advance(31)
-            assert lease.lost
+    >>> from ailf.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> with MemoryBackend(clock) as backend:
+    ...     lease = backend.lock("report", ttl=30.0).acquire()
+    ...     clock.advance(31)
+    ...     assert lease.lost
 
     A backend that is dropped without `close` leaves nothing behind, except subscriptions: then a `ResourceWarning`
     names it.

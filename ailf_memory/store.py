@@ -52,10 +52,11 @@ class StoreListener(Protocol):
 class MemoryStore:
     """The state that memory backends share, blocking and asyncio alike.
 
-    ::
-
-        store = MemoryStore()
-        one, other = MemoryBackend(store=store), AsyncMemoryBackend(store=store)
+    >>> from ailf_memory import MemoryBackend
+    >>> store = MemoryStore()
+    >>> with MemoryBackend(store=store) as one, MemoryBackend(store=store) as other:
+    ...     first = one.stream("tasks").add("report")
+    ...     assert [entry.data for entry in other.stream("tasks").read()] == ["report"]
 
     Arguments:
         clock: The clock; None for the system's. A test moves a `ManualClock`.
