@@ -6,8 +6,8 @@ module makes no spans. A tracer reads the headers of a delivery, and sets those 
 >>> import ailf
 >>> span = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 >>> with ailf.connect("memory://") as backend, carrying(span):
-...     first = backend.stream("tasks").add("task")
-...     assert next(iter(backend.stream("tasks").read())).headers == span
+...     first = backend.stream("traced").add("task")
+...     assert next(iter(backend.stream("traced").read())).headers == span
 
 Headers that aren't valid by W3C are not passed on: a message of another program must not make its handler's sends fail.
 """

@@ -55,8 +55,8 @@ class MemoryStore:
     >>> from ailf_memory import MemoryBackend
     >>> store = MemoryStore()
     >>> with MemoryBackend(store=store) as one, MemoryBackend(store=store) as other:
-    ...     first = one.stream("tasks").add("report")
-    ...     assert [entry.data for entry in other.stream("tasks").read()] == ["report"]
+    ...     first = one.stream("shared").add("report")
+    ...     assert [entry.data for entry in other.stream("shared").read()] == ["report"]
 
     Arguments:
         clock: The clock; None for the system's. A test moves a `ManualClock`.
