@@ -197,9 +197,9 @@ def test_bad_limiters(args: tuple[Any, ...], options: dict[str, Any], words: str
         (lambda one, many: one.acquire(timeout=-1), "timeout"),
         (lambda one, many: many.try_acquire(cost=1), "a, b"),
         (lambda one, many: many.observe(limit="c"), "'a', 'b'"),
-        (lambda one, many: many.observe(limit="b", remaining=1), "under way"),
+        (lambda one, many: many.observe(limit="b", remaining=1), "'b' is a Concurrency"),
         (lambda one, many: many.observe(limit="a", retry_after=1e15), "at most 3,155,760,000 seconds"),
-        (lambda one, many: many.acquire().settle(b=0), "settled is 'a'"),
+        (lambda one, many: many.acquire().settle(b=0), "costs to settle are 'a'"),
         (lambda one, many: many.acquire().settle(a=-1), "'a'"),
         (lambda one, many: one.reserve(within=-1), "within"),
         (lambda one, many: one.limited()(5), "callable"),
@@ -520,7 +520,7 @@ def test_settling_may_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
         backend.away = False
         with limiter.hold(timeout=1):
             backend.away = True
-        assert caplog.text.count("its place is free again after its ttl") == 2
+        assert caplog.text.count("its concurrency slots are free again after their ttl") == 2
 
 
 def test_unknown_beforehand() -> None:
