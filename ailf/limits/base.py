@@ -58,7 +58,7 @@ def period_text(milliseconds: int) -> str:
 
 State: TypeAlias = tuple[Any, ...]
 ChargeReceipt: TypeAlias = tuple[Any, ...]
-"""What a limit needs in order to settle a charge later."""
+"""The data by which a limit settles a charge later."""
 
 Taken: TypeAlias = tuple[State, ChargeReceipt, int, int]
 """The result of a charge that passed: the state, the receipt, the remaining cost, the ms until the limit is full."""

@@ -50,7 +50,7 @@ def require_locks(engine: Engine, names: Iterable[object]) -> None:
 
 
 class LockFlow:
-    """What a lock does, for both flavours."""
+    """The implementation of `Lock` and `AsyncLock`."""
 
     def __init__(self, engine: Engine, options: LockOptions) -> None:
         require_locks(engine, options.names)

@@ -57,7 +57,7 @@ class _TimedResult(LimitResult, frozen=True):
 
 
 class LimiterFlow(Generic[P]):
-    """What a rate limiter does, for both flavours."""
+    """The implementation of `RateLimiter` and `AsyncRateLimiter`."""
 
     def __init__(self, engine: Engine, options: LimiterOptions, permit_class: Callable[[PermitFlow], P]) -> None:
         engine.require(Capability.RATE_LIMITER, "rate limiters")

@@ -401,7 +401,7 @@ def test_a_message_that_is_there_is_found_behind_bad_ones(store: MemoryStore, pu
     with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
         others = other.pubsub(type=bytes)
         others.publish_many([("numbers", b"no number"), ("numbers", b"nor this"), ("numbers", b"5")])
-        assert soon(lambda: len(subscription._opened) == 3)
+        assert soon(lambda: len(subscription._entered) == 3)
         assert data(subscription.get(timeout=0)) == 5
         assert subscription.get(timeout=0) is None
 
