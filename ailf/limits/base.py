@@ -61,7 +61,7 @@ ChargeReceipt: TypeAlias = tuple[Any, ...]
 """The data by which a limit settles a charge later."""
 
 Taken: TypeAlias = tuple[State, ChargeReceipt, int, int]
-"""The result of a charge that passed: the state, the receipt, the remaining cost, the ms until the limit is full."""
+"""The result of a charge that passed: the state, the receipt, the remaining cost, the ms to full capacity."""
 
 FLOORS: Final = 4
 """The number of lows of a bucket's debt that are kept."""
@@ -106,7 +106,7 @@ class Limit(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """The part of the limit that its states depend on: a limit takes over states of the same identity (R12)."""
+        """The part of the limit that its states depend on: a limit takes over states of the same identity."""
 
     @abstractmethod
     def algorithm(self) -> "Algorithm":
@@ -128,7 +128,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def ends(self, state: State) -> int:
-        """Return the time from which the limit is full again and the state may be dropped; 0 without a charge."""
+        """Return the time from which the limit has its full capacity and needs no state; 0 without a charge."""
 
     @abstractmethod
     def wait(self, state: State, now: int, cost: int) -> int | None:
@@ -160,7 +160,7 @@ class Algorithm(ABC):
             state: The state.
             now: The time.
             remaining: The cost that may pass now; None if it is not reported.
-            reset_ms: The least time until a bucket is full again; windows ignore it.
+            reset_ms: The least time until a bucket is back at full capacity; windows ignore it.
             pause_ms: The time for which a bucket lets nothing pass; a window lets nothing pass until it is over.
         """
 

@@ -230,7 +230,7 @@ class TokenBucketAlgorithm(Algorithm):
         lows = _lows(state)
         refund = min([-more, debt, *(low for time, low in lows if time > since)])
         lowered = [(time, low if time <= since else max(0, low - refund)) for time, low in lows]
-        rising = [low for low, after in zip(lowered, [*lowered[1:], (0, LARGEST)], strict=True) if low[1] < after[1]]
+        rising = [each for each, after in zip(lowered, [*lowered[1:], (0, LARGEST)], strict=True) if each[1] < after[1]]
         return self._with_maker(_with_lows(latest, debt - refund, rising))
 
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:

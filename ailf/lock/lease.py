@@ -179,7 +179,7 @@ class _LeaseBase(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def lost(self) -> bool:
-        """Whether the lease has ended by anything but `release`. It is at its local deadline at the latest."""
+        """Whether the lease has ended by anything but `release`; True at its local deadline at the latest."""
         return self._flow.lost
 
     def remaining(self) -> float:
