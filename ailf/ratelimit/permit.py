@@ -122,8 +122,8 @@ class PermitFlow(msgspec.Struct, eq=False):
         again = all(charge.actual > charge.cost for charge in changed)
         if self.limiter_key.no_refunds and not again:
             raise UnsupportedError(
-                f"{what} {self}: a limiter with cache_denials gives no refunds, as they would make the denials that it "
-                "remembers wrong"
+                f"{what} {self}: a limiter with cache_denials gives no refunds, as they would invalidate the denials "
+                "that it remembers"
             )
         self.engine.check_home()
         self._settled = actual
@@ -197,7 +197,7 @@ class LeasedPermitFlow(PermitFlow, eq=False):
 
 
 class Iteration:
-    """A generator that holds a permit until it ends. A backend that closes before releases its slots (B3)."""
+    """A generator that holds a permit until it ends. If the backend closes first, it releases the slots (B3)."""
 
     def __init__(self) -> None:
         self._permit: PermitFlow | None = None

@@ -144,8 +144,8 @@ class RateLimiter(_RateLimiterBase):
         on_backend_error: What happens to a call if the backend can't answer: ``"raise"``, ``"allow"`` or ``"deny"``.
         count_denied: Whether a denied call is charged as far as there is room, so that a quick retry waits longer.
         cache_denials: Whether denials are remembered in this process until the call may pass, without a request to the
-            backend. Such a limiter gives no refunds, which would make the remembered denials wrong: `settle` can't
-            lower a charge. It shares no charges with limiters that don't remember denials.
+            backend. Such a limiter gives no refunds, as they would invalidate remembered denials: `settle` can't lower
+            a charge. It shares no charges with limiters that don't remember denials.
 
     Example:
         >>> import ailf
@@ -316,8 +316,8 @@ class AsyncRateLimiter(_RateLimiterBase):
         on_backend_error: What happens to a call if the backend can't answer: ``"raise"``, ``"allow"`` or ``"deny"``.
         count_denied: Whether a denied call is charged as far as there is room, so that a quick retry waits longer.
         cache_denials: Whether denials are remembered in this process until the call may pass, without a request to the
-            backend. Such a limiter gives no refunds, which would make the remembered denials wrong: `settle` can't
-            lower a charge. It shares no charges with limiters that don't remember denials.
+            backend. Such a limiter gives no refunds, as they would invalidate remembered denials: `settle` can't lower
+            a charge. It shares no charges with limiters that don't remember denials.
 
     Example:
         >>> import asyncio, ailf

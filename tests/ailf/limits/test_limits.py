@@ -297,7 +297,7 @@ def test_decorated() -> None:
 
 
 class Streams:
-    """A callable object that is a generator function, although it is no function."""
+    """A callable object whose ``__call__`` is a generator function."""
 
     def __call__(self, count: int) -> Iterator[int]:
         """Stream."""
