@@ -86,9 +86,9 @@ class LimiterFlow(Generic[P]):
         """
         decide = self._decide_timed if self._has_slots else self._driver.decide
         call = partial(self.engine.call, self._describe_batch, decide, self._limits, again=True, until=until)
-        in_turns = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
+        batched = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
         batches: Batcher[LimitRequest, LimitResult] = batcher(
-            call, MAX_BATCH, in_turns=in_turns, check_loop=self.engine.check_open
+            call, MAX_BATCH, batched=batched, check_loop=self.engine.check_open
         )
         return batches.do
 
@@ -404,11 +404,11 @@ class LimiterFlow(Generic[P]):
                     )
         self._iterating[caller, key] = [*held, needed]
         iteration = Iteration()
-        self.engine.keep(iteration)
+        self.engine.track(iteration)
         try:
             yield iteration
         finally:
-            self.engine.forget(iteration)
+            self.engine.untrack(iteration)
             left = self._iterating.pop((caller, key))
             left.remove(needed)
             if left:
