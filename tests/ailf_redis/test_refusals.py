@@ -120,7 +120,7 @@ def test_locks_and_permits_without_memory(own_server: Server, namespace: str) ->
         with full(own_server):
             lease.extend()
             assert lock.inspect().holders
-            assert run(PermitLease.renew(backend.engine.driver, [each._flow._hold for each in (permit, other)])) == [
+            assert run(PermitLease.renew(backend.engine.driver, [each._flow._lease for each in (permit, other)])) == [
                 True,
                 True,
             ]
