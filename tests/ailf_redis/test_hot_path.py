@@ -105,22 +105,22 @@ async def python_calls(operation: Callable[[], Any]) -> int:
     return calls
 
 
-@pytest.mark.parametrize(("place", "flavour"), CALLS)
-def test_python_calls(any_server: Server, namespace: str, place: str, flavour: str) -> None:
+@pytest.mark.parametrize(("backend_name", "flavour"), CALLS)
+def test_python_calls(any_server: Server, namespace: str, backend_name: str, flavour: str) -> None:
     """Each operation takes the pinned number of Python calls."""
-    url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
+    url = f"memory://{namespace}" if backend_name == "memory" else f"{any_server.url}?namespace={namespace}"
     costs = asyncio.run(opened(url, flavour, lambda backend: Operations(backend).least(python_calls)))
-    assert costs == CALLS[place, flavour]
+    assert costs == CALLS[backend_name, flavour]
 
 
-@pytest.mark.parametrize(("place", "flavour"), HANDLED)
+@pytest.mark.parametrize(("backend_name", "flavour"), HANDLED)
 def test_python_calls_of_a_worker(
-    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, place: str, flavour: str
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, backend_name: str, flavour: str
 ) -> None:
     """A worker takes the pinned number of Python calls for each message."""
     # How often it yields to the loop depends on how busy the machine is.
     monkeypatch.setattr("ailf.stream.worker._SPELL", 1000.0)
-    url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
+    url = f"memory://{namespace}" if backend_name == "memory" else f"{any_server.url}?namespace={namespace}"
 
     async def handled(backend: Any, count: int) -> int:
         work = backend.stream(f"handled-{count}")
@@ -137,7 +137,7 @@ def test_python_calls_of_a_worker(
         few, many = [min([await handled(backend, count) for _ in range(8)]) for count in (ROUNDS, 2 * ROUNDS)]
         return (many - few) // ROUNDS
 
-    assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[place, flavour]) <= 1
+    assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[backend_name, flavour]) <= 1
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])

@@ -1,4 +1,4 @@
--- Move a group to a position; its pending deliveries are dropped and their receipts are invalid.
+-- Move a group to a position. Its pending entries are dropped, redriven ones are due again, all receipts are invalid.
 --
 -- ARGV    group, position (an id, or $ for the end)
 -- returns 1, or 0 if the group is missing, and then nothing is changed

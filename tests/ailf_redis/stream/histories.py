@@ -245,11 +245,11 @@ def attempts(history: History, _: str, leases: Sequence[Lease]) -> Iterator[str]
     for lease in leases:
         missing = lease.attempt - max(allowed)
         if lease.attempt not in allowed and missing < 0:
-            yield f"{lease} came where {sorted(allowed)} was due"
+            yield f"{lease} instead of {sorted(allowed)}"
         elif missing > history.kills(before, lease.got):
-            yield f"{lease} came where {sorted(allowed)} was due, and too few were killed to explain it"
+            yield f"{lease} instead of {sorted(allowed)}, and too few were killed to explain it"
         if lease.got < before:
-            yield f"{lease} came before the attempt before it"
+            yield f"{lease} was delivered before the attempt before it"
         allowed, before = lease.next_attempts, lease.since
 
 
@@ -274,7 +274,7 @@ def wrong_dead_letters(history: History, entry: str, leases: Sequence[Lease]) ->
     if letters and not rejected and letters[0] != history.max_deliveries:
         yield f"a dead letter after {letters[0]} deliveries instead of {history.max_deliveries}"
     if leases and leases[-1].attempt > history.max_deliveries:
-        yield f"{leases[-1]} came beyond max_deliveries"
+        yield f"{leases[-1]} is beyond max_deliveries"
 
 
 def wrong_results(lease: Lease) -> Iterator[str]:
@@ -322,7 +322,7 @@ def out_of_order(history: History) -> Iterator[str]:
         before = [each for each in highest if each[0] < since]
         low = min(leases, key=lambda each: sort_key(each.id))
         if before and sort_key(low.id) < before[-1][1]:
-            yield f"{low.id}: came for the first time after {'-'.join(map(str, before[-1][1]))}, which is behind it"
+            yield f"{low.id}: first delivered after {'-'.join(map(str, before[-1][1]))}, which is behind it"
 
 
 def sort_key(entry: str) -> tuple[int, ...]:
