@@ -25,7 +25,7 @@ def check(caplog: pytest.LogCaptureFixture) -> None:
     """Look at what was logged."""
     told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert len(told) == 2, told
-    assert "is away" in told[0]
+    assert "is unavailable" in told[0]
     assert "is back after" in told[1]
 
 

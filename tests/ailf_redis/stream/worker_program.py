@@ -152,7 +152,7 @@ class Handler:
     async def __call__(self, delivery: ailf.AsyncDelivery[Any]) -> None:
         """Handle one message."""
         watch = LossWatch(delivery)
-        this = {"id": delivery.id, "grant": delivery._parcel.claim.receipt.grant}
+        this = {"id": delivery.id, "grant": delivery._state.claim.receipt.grant}
         chance = random.Random(f"{self._orders.seed} {delivery.id} {this['grant']}")
         self._events.write("begin", **this, kept=watch.kept)
         result = "nothing"
@@ -164,7 +164,7 @@ class Handler:
     async def _handle(self, delivery: ailf.AsyncDelivery[Any], watch: LossWatch, chance: random.Random) -> str:
         act = self._pick(chance)
         if act == "block":
-            time.sleep(chance.uniform(0.5, 1) * self._orders.slow)  # noqa: ASYNC251 - what a careless handler does
+            time.sleep(chance.uniform(0.5, 1) * self._orders.slow)  # noqa: ASYNC251 - a careless handler does so
         else:
             await watch.sleep(chance.uniform(0, self._orders.slow if act == "slow" else self._orders.pace))
         watch.check()
