@@ -5,7 +5,7 @@
 -- returns now, then for each call 1 or 0, ms until another request may succeed (-1 for never), and for each limit:
 --         remaining, ms to wait (-1 for never), ms until it is at full capacity, and the two numbers of its charge
 --         receipt, which `settle` takes
--- bound   the calls, each times the limits
+-- bound   the calls times the limits
 
 local reply, limits, changed = { now }, {}, false
 local at = 2
