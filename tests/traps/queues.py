@@ -193,7 +193,7 @@ class Silent:
     def discard(self, hold: Any) -> None:
         """Do nothing."""
 
-    async def close(self) -> None:
+    async def close(self, until: float | None = None) -> None:
         """Do nothing."""
 
 
