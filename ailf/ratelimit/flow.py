@@ -88,9 +88,18 @@ class LimiterFlow(Generic[P]):
         call = partial(self.engine.call, self._describe_batch, decide, self._limits, again=True, until=until)
         batched = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
         batches: Batcher[LimitRequest, LimitResult] = batcher(
-            call, MAX_BATCH, batched=batched, check_loop=self.engine.check_open
+            call,
+            MAX_BATCH,
+            batched=batched,
+            check_loop=self.engine.check_open,
+            unclaimed=self._release_unclaimed if self._has_slots else None,
         )
         return batches.do
+
+    async def _release_unclaimed(self, request: LimitRequest, result: LimitResult) -> None:
+        """Release the slots of a call that was cancelled: its `_withdraw` may have come before them."""
+        if result.allowed:
+            await self._settle_quietly(request)
 
     def _describe_batch(self, _: Limits, requests: Sequence[LimitRequest]) -> str:
         return self.describe("ask", requests[0].limiter_key.key)
