@@ -246,7 +246,7 @@ def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
 
 
 def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
-    """Return a dead letter as ``bury`` in the scripts writes it: what is known of it first, then the entry's fields."""
+    """Return a dead letter as ``move_to_dead_letters`` in the scripts writes it: its own fields, then the entry's."""
     names, said = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
     if names != LETTER_NAMES or not _is_number(said[-1]):
         said = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")

@@ -64,9 +64,9 @@ class MemorySide(LockSide):
         return tokens
 
     def queue(self, name: str) -> list[str]:
-        """Return the tokens in the stored wait queue."""
+        """Return the tokens of the live waiters in the stored wait queue, in order."""
         state = self.store.locks.get(name)
-        waiters = state.line.waiters.items() if state else ()
+        waiters = state.queue.waiters.items() if state else ()
         return [token for token, each in waiters if each.alive_ms > self.clock.ms]
 
     def close(self) -> None:

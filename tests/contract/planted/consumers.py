@@ -19,10 +19,10 @@ class DropsMessagesOnLeave(MemoryStreamDriver):
     """The messages of a consumer that leaves are dropped."""
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        known = self._group(stream, group)
-        for name, out in list(known.pending.items() if known else ()):
-            if known and out.holder == consumer:
-                known.finish(name, self._now())
+        state = self._group(stream, group)
+        for name, out in list(state.pending.items() if state else ()):
+            if state and out.holder == consumer:
+                state.finish(name, self._now())
 
 
 @caught_by("backend.test_close.test_close_gives_back")
@@ -194,7 +194,7 @@ class DeadLettersWhilePaused(GroupState):
         if self.paused:
             for name, out in list(self.pending.items()):
                 if out.due_ms <= options["now_ms"] and out.spent(options["max_deliveries"]):
-                    self.bury(name, "max_deliveries", "", options["now_ms"])
+                    self.make_dead_letter(name, "max_deliveries", "", options["now_ms"])
         return super().fetch(consumer, count, **options)
 
 
@@ -246,7 +246,7 @@ class TrimsUnreadEntries(MemoryStreamDriver):
 class DeliversTrimmedEntries(GroupState):
     """An entry that was trimmed while it was pending is still delivered."""
 
-    def vanish(self, name: str, now_ms: int) -> None:
+    def on_entry_removed(self, name: str, now_ms: int) -> None:
         return
 
 

@@ -123,10 +123,10 @@ class TrustsTheClock(MemoryRateLimiterDriver):
     """Setting the clock back voids charges."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.limiters.get(request.limiter_key)
-        if known is not None:
+        stored = self._store.limiters.get(request.limiter_key)
+        if stored is not None:
             now = self._now()
-            known.states = {name: state for name, state in known.states.items() if state[0] <= now + 1000 * 60}
+            stored.states = {name: state for name, state in stored.states.items() if state[0] <= now + 1000 * 60}
         return super()._decide(limits, request, now_ms)
 
 
@@ -135,8 +135,8 @@ class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
     """A limit that is made smaller counts everything that the larger one charged."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.limiters.get(request.limiter_key)
-        states = known.states if known is not None else {}
+        stored = self._store.limiters.get(request.limiter_key)
+        states = stored.states if stored is not None else {}
         for name, limit in limits:
             state = states.get(kept_under(name, limit), ())
             if (
@@ -145,7 +145,7 @@ class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
                 and len(state) % 2 == 0
                 and state[1] > TokenBucketAlgorithm(limit).full
             ):
-                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).receipt)
+                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).maker)
         return super()._decide(limits, request, now_ms)
 
 
@@ -228,8 +228,8 @@ class ExpiresKeysEarly(MemoryRateLimiterDriver):
     """The stored state of a key expires too early."""
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
-        known = self._store.limiters.get(request.limiter_key)
-        if known is not None and self._now() > known.ends_ms - 100:
+        stored = self._store.limiters.get(request.limiter_key)
+        if stored is not None and self._now() > stored.ends_ms - 100:
             del self._store.limiters[request.limiter_key]
         return super()._decide(limits, request, now_ms)
 
@@ -258,11 +258,11 @@ class RefundsLate(MemoryRateLimiterDriver):
     """A refund counts although its charge no longer counts."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.limiters.get(limiter_key)
+        stored = self._store.limiters.get(limiter_key)
         for each in charges:
-            for name, state in (known.states if known else {}).items():
-                if known and each.actual < each.cost and not isinstance(each.limit, Concurrency):
-                    known.states[name] = (state[0], *(0 for _ in state[1:]))
+            for name, state in (stored.states if stored else {}).items():
+                if stored and each.actual < each.cost and not isinstance(each.limit, Concurrency):
+                    stored.states[name] = (state[0], *(0 for _ in state[1:]))
 
 
 @caught_by("ratelimit.test_ratelimit.test_settled_once", limit=SLOW[0])
@@ -339,14 +339,14 @@ class WakesNoCaller(MemoryRateLimiterDriver):
     """A refund wakes no waiting call; each retries by itself."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.limiters.get(limiter_key)
-        waiters = dict(known.line.waiters) if known else {}
-        if known:
-            known.line.waiters.clear()
+        stored = self._store.limiters.get(limiter_key)
+        waiters = dict(stored.queue.waiters) if stored else {}
+        if stored:
+            stored.queue.waiters.clear()
         await super().settle(limiter_key, token, charges)
-        if known:
+        if stored:
             waiters.pop(token, None)
-            known.line.waiters.update(waiters)
+            stored.queue.waiters.update(waiters)
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_calls_pass_in_order")
@@ -355,10 +355,10 @@ class ServesTheLastCallFirst(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
-        known = self._store.limiters.get(request.limiter_key)
-        if known and request.waiter and not result.allowed:
-            for token in [each for each in known.line.waiters if each != request.token]:
-                known.line.waiters[token] = known.line.waiters.pop(token)
+        stored = self._store.limiters.get(request.limiter_key)
+        if stored and request.waiter and not result.allowed:
+            for token in [each for each in stored.queue.waiters if each != request.token]:
+                stored.queue.waiters[token] = stored.queue.waiters.pop(token)
         return result
 
 
@@ -367,11 +367,11 @@ class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
     """A call that gives up stays in the wait queue."""
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        known = self._store.limiters.get(limiter_key)
-        waiter = known.line.waiters.get(token) if known else None
+        stored = self._store.limiters.get(limiter_key)
+        waiter = stored.queue.waiters.get(token) if stored else None
         await super().settle(limiter_key, token, charges)
-        if known and waiter:
-            known.line.waiters[token] = waiter
+        if stored and waiter:
+            stored.queue.waiters[token] = waiter
 
 
 @caught_by("ratelimit.test_ratelimit.test_remembered_denials")
@@ -385,6 +385,6 @@ class RemembersDenialsTooLong(MemoryRateLimiterDriver):
             for name, limit in limits:
                 if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
                     its = TokenBucketAlgorithm(limit)
-                    latest, debt, *lows = its._mine(states[kept])
-                    states[kept] = its._marked((latest, debt + debt // 2, *lows))
+                    latest, debt, *lows = its._own_debt(states[kept])
+                    states[kept] = its._with_maker((latest, debt + debt // 2, *lows))
         return result

@@ -75,7 +75,7 @@ class _OneEntry:
     """Keeps one stack of entries for all threads."""
 
     def __init__(self) -> None:
-        self.holdings: list[Any] = []
+        self.contexts: list[Any] = []
 
 
 class _OneTask(dict[Any, Any]):
@@ -184,11 +184,11 @@ class RestartsFences(LockWithGrants):
     """Fences start again after a grant has expired."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        known = max(self._state(name).fence for name in request.names)
-        known *= all(grant.ends_ms > self._now() for grant in self._grants(request))
-        known = max((grant.fence - 1 for grant in self._own(request)), default=known)
+        latest = max(self._state(name).fence for name in request.names)
+        latest *= all(grant.ends_ms > self._now() for grant in self._grants(request))
+        latest = max((grant.fence - 1 for grant in self._own(request)), default=latest)
         reply = await super().acquire(request)
-        return self._number(request, known + 1) if isinstance(reply, Granted) else reply
+        return self._number(request, latest + 1) if isinstance(reply, Granted) else reply
 
 
 @caught_by("lock.test_lock.test_a_repeated_request")
@@ -206,10 +206,10 @@ class FencesByTheFirstName(LockWithGrants):
     """The fence of several names is that of the first."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        known = [self._state(name).fence for name in request.names]
+        fences = [self._state(name).fence for name in request.names]
         reply = await super().acquire(request)
-        if isinstance(reply, Granted) and len(known) > 1:
-            return self._number(request, known[0] + 1)
+        if isinstance(reply, Granted) and len(fences) > 1:
+            return self._number(request, fences[0] + 1)
         return reply
 
 

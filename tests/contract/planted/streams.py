@@ -249,9 +249,9 @@ class ChecksDedupIdsSeparately(MemoryStreamDriver):
     """A dedup id is looked up in one step, and the message added in another."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
-        known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
+        added = self._state(stream).added_before(options["dedup_id"], options["token"], self._now())
         await self._handle.runtime.event().wait(0.005)
-        if known is None:
+        if added is None:
             self._state(stream)._once.clear()
         return await super().add_once(stream, draft, **options)
 
@@ -384,9 +384,9 @@ class ReportsLongestLength(MemoryStreamDriver):
     """The length is the longest that the stream ever had."""
 
     async def length(self, stream: str) -> int:
-        known = vars(self._state(stream))
-        known["longest"] = max(known.get("longest", 0), await super().length(stream))
-        return int(known["longest"])
+        stored = vars(self._state(stream))
+        stored["longest"] = max(stored.get("longest", 0), await super().length(stream))
+        return int(stored["longest"])
 
 
 @caught_by("stream.test_retention.test_full")
@@ -478,12 +478,12 @@ class WakesNoConsumerAfterSteps(MemoryStreamDriver):
             return found
 
         async def silently(*args: Any, **options: Any) -> Any:
-            bells, self._store._bells = self._store._bells, []
+            subscribers, self._store._subscribers = self._store._subscribers, []
             version = self._store.version
             try:
                 return await found(*args, **options)
             finally:
-                self._store._bells, self._store.version = bells, version
+                self._store._subscribers, self._store.version = subscribers, version
 
         return silently
 
@@ -515,7 +515,7 @@ class WakesNoConsumerOnTime(MemoryStreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         waiter = super().waiter(stream, group)
-        waiter._bell = self._handle.runtime._event()  # an event that a move of the clock doesn't set
+        waiter._event = self._handle.runtime._event()  # an event that a move of the clock doesn't set
         return waiter
 
 
