@@ -161,7 +161,7 @@ def test_threads_wait_for_their_turn(any_server: Server) -> None:
         thread.join(20)
     assert wrong == []
     assert len(plain._idle) <= 2
-    taken = [run(plain._slots.take(0.01)) for _ in range(3)]
+    taken = [run(plain._permits.take(0.01)) for _ in range(3)]
     assert [each is None for each in taken] == [False, False, True]
     run(plain.close())
 
@@ -205,9 +205,9 @@ def test_a_forked_child_leaves_its_parents_connections(any_server: Server) -> No
 
 def test_who_is_refused(any_server: Server) -> None:
     """What can't be brought is refused at once, with what to do instead."""
-    with pytest.raises(ailf.InvalidArgumentError, match="for asyncio programs: bring it to AsyncRedisBackend"):
+    with pytest.raises(ailf.InvalidArgumentError, match="for asyncio programs: pass it to AsyncRedisBackend"):
         RedisBackend.from_client(aredis.Redis())  # type: ignore[arg-type]  # the mistake that is tested
-    with pytest.raises(ailf.InvalidArgumentError, match="for blocking programs: bring it to RedisBackend"):
+    with pytest.raises(ailf.InvalidArgumentError, match="for blocking programs: pass it to RedisBackend"):
         AsyncRedisBackend.from_client(redis.Redis())  # type: ignore[arg-type]  # as above
     with pytest.raises(ailf.InvalidArgumentError, match="open the backend by URL"):
         RedisBackend.from_client("redis://localhost")  # type: ignore[arg-type]  # as above
@@ -221,7 +221,7 @@ def test_connections_of_a_class_of_ones_own(any_server: Server, namespace: str) 
 
     pool = aredis.ConnectionPool(connection_class=Mine, host="127.0.0.1", port=any_server.port)
     client = aredis.Redis(connection_pool=pool)
-    with pytest.raises(ailf.UnsupportedError, match="bring a blocking client"):
+    with pytest.raises(ailf.UnsupportedError, match="pass a blocking client"):
         AsyncRedisBackend.from_client(client)
 
     async def main() -> None:

@@ -47,10 +47,10 @@ def test_where_commands_go() -> None:
 def test_slot_maps() -> None:
     """A node without a name is the one that was asked; a moved slot has its new owner; what nobody serves has none."""
     reply = [[0, 99, [b"", 7001, b"id"], [b"b", 7002, b"id"]], [100, 199, [b"c", 7003, b"id"]]]
-    slots = SlotMap.told(reply, ("a", 7001), lambda address: address)
-    assert [slots.owner(each) for each in (0, 99, 100, 200)] == [("a", 7001), ("a", 7001), ("c", 7003), None]
-    assert slots.after(99, ("c", 7003)).owner(99) == ("c", 7003)
-    assert list(slots.everybody()) == [("a", 7001), ("c", 7003), ("b", 7002)]
+    slots = SlotMap.parse(reply, ("a", 7001), lambda address: address)
+    assert [slots.node_for_slot(each) for each in (0, 99, 100, 200)] == [("a", 7001), ("a", 7001), ("c", 7003), None]
+    assert slots.with_moved(99, ("c", 7003)).node_for_slot(99) == ("c", 7003)
+    assert list(slots.addresses()) == [("a", 7001), ("c", 7003), ("b", 7002)]
 
 
 def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:

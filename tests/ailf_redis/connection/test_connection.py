@@ -15,7 +15,7 @@ import redis
 import ailf
 from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
 from ailf.runtime import run
-from ailf_redis.connection import blocking as pool
+from ailf_redis.connection import blocking as blocking_calls
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
@@ -228,10 +228,10 @@ class Glances:
 
     def __init__(self, executor: BlockingExecutor) -> None:
         run(executor.call("PING"))
-        (wire,) = executor._idle
-        wire._pause = wire._pausing = 0  # whatever its first call was like
+        (connection,) = executor._idle
+        connection._spin_backoff = connection._spins_to_skip = 0  # whether its first call was quick or not
         self._executor = executor
-        self._socket, wire._socket = wire._socket, self  # type: ignore[assignment]  # only what calls need
+        self._socket, connection._socket = connection._socket, self  # type: ignore[assignment]  # as calls need it
         self.send, self.shutdown = self._socket.send, self._socket.shutdown
         self._count = 0
 
@@ -262,7 +262,7 @@ def test_who_waits_in_vain_sleeps_the_next_times(
     glances, slow = Glances(blocking), ("BLPOP", namespace, 0.01)
     looked = [glances.during(*slow) > 0 for _ in range(12)]
     assert looked == [each in {0, 2, 6} for each in range(12)], "none, then one, then three, then seven sleep at once"
-    monkeypatch.setattr(pool, "LINGER", 10.0)
+    monkeypatch.setattr(blocking_calls, "SPIN", 10.0)
     assert [glances.during("PING") > 0 for _ in range(4)] == [False, False, True, True], "and a quick one ends that"
 
 
@@ -270,11 +270,11 @@ def test_who_is_not_alone_sleeps(blocking: BlockingExecutor, namespace: str) -> 
     """While other threads make calls, none keeps a core from them by looking for its reply."""
     glances = Glances(blocking)
     other = threading.Thread(target=run, args=(blocking.call("BLPOP", namespace, 5),))
-    wire = blocking._idle.pop()
+    connection = blocking._idle.pop()
     other.start()
     while not blocking._busy:
         time.sleep(0.001)
-    blocking._idle.append(wire)
+    blocking._idle.append(connection)
     assert glances.during("BLPOP", f"{namespace}:none", 0.01) == 0
     run(blocking.call("RPUSH", namespace, "wake up"))
     other.join(10)
@@ -458,14 +458,14 @@ def test_what_nobody_asked_for_ends_a_connection(caplog: pytest.LogCaptureFixtur
     async def main() -> None:
         with Scripted(lambda _: [b":1\r\n"]) as server:
             executor = AsyncioExecutor(Settings.from_url(server.url))
-            for words, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "nobody asked for")):
+            for words, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "unsolicited")):
                 assert await executor.call("PING") == 1
-                wire = executor._wire
-                assert wire is not None
+                connection = executor._connection
+                assert connection is not None
                 server.say(words)
-                await asyncio.wait_for(wire.gone, 5)
-                assert cause in str(wire.cause)
-                assert executor._wire is None
+                await asyncio.wait_for(connection.closed_event, 5)
+                assert cause in str(connection.cause)
+                assert executor._connection is None
             assert await executor.call("PING") == 1
             await executor.close()
 

@@ -12,7 +12,7 @@ import uvloop
 
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError, ProtocolError
 from ailf.runtime import run
-from ailf_redis.connection.aio import AsyncioExecutor, _Wire
+from ailf_redis.connection.aio import AsyncioExecutor, PipelinedConnection
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.resp import CommandPrefix
 from ailf_redis.settings import Settings
@@ -118,8 +118,8 @@ def test_a_connection_closed_while_idle_costs_no_call(place: Place, play: Callab
 async def _seen(executor: Either) -> None:
     """Wait until the end of the connection has come to this side; what is still under way nobody can see."""
     if isinstance(executor, AsyncioExecutor):
-        if executor._wire is not None:
-            await asyncio.wait_for(asyncio.shield(executor._wire.gone), 5)
+        if executor._connection is not None:
+            await asyncio.wait_for(asyncio.shield(executor._connection.closed_event), 5)
     else:
         readable, _, _ = select.select([executor._idle[-1]._socket], [], [], 5)
         assert readable
@@ -161,19 +161,19 @@ def test_a_link_sends_and_receives(play: Callable[[Flow], None]) -> None:
 def test_requests_in_flight_are_bounded(new_server: NewServer) -> None:
     """B8: while a server is silent, so many requests wait for it, the others for their turn."""
     server = new_server()
-    asked = _Wire.MOST + 1000
+    asked = PipelinedConnection.MAX_IN_FLIGHT + 1000
 
     async def main() -> None:
         executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=20.0))
         assert await executor.call("PING") == b"PONG"
-        wire = executor._wire
-        assert wire is not None
+        connection = executor._connection
+        assert connection is not None
         server.pause()
         try:
             calls = [asyncio.ensure_future(executor.call("ECHO", str(number))) for number in range(asked)]
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert len(wire._queue) == _Wire.MOST
+            assert len(connection._queue) == PipelinedConnection.MAX_IN_FLIGHT
         finally:
             server.resume()
         async with asyncio.timeout(20):
@@ -192,13 +192,13 @@ def test_who_waits_for_his_turn_has_a_deadline(new_server: NewServer) -> None:
         assert await executor.call("PING") == b"PONG"
         server.pause()
         try:
-            calls = [asyncio.ensure_future(executor.call("PING")) for _ in range(_Wire.MOST + 100)]
+            calls = [asyncio.ensure_future(executor.call("PING")) for _ in range(PipelinedConnection.MAX_IN_FLIGHT + 100)]
             async with asyncio.timeout(10):
                 ends = await asyncio.gather(*calls, return_exceptions=True)
         finally:
             server.resume()
-        assert all(isinstance(each, BackendTimeoutError) and each.maybe_applied for each in ends[: _Wire.MOST])
-        turned_away = ends[_Wire.MOST :]
+        assert all(isinstance(each, BackendTimeoutError) and each.maybe_applied for each in ends[: PipelinedConnection.MAX_IN_FLIGHT])
+        turned_away = ends[PipelinedConnection.MAX_IN_FLIGHT :]
         assert all(isinstance(each, BackendError) and not each.maybe_applied for each in turned_away), turned_away
         assert await executor.call("PING") == b"PONG"
         await executor.close()
@@ -265,11 +265,11 @@ def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEve
 
     async def scenario() -> None:
         call = executor.call("BLPOP", "nothing", 5)
-        wire = executor._wire
-        assert wire is not None
+        connection = executor._connection
+        assert connection is not None
         garbage = b"what is this?\r\n"
-        wire.get_buffer(-1)[: len(garbage)] = garbage
-        wire.buffer_updated(len(garbage))
+        connection.get_buffer(-1)[: len(garbage)] = garbage
+        connection.buffer_updated(len(garbage))
         with pytest.raises(ProtocolError, match="Is it a Redis server") as caught:
             await call
         assert caught.value.maybe_applied

@@ -17,7 +17,7 @@ import ailf_redis
 from ailf.errors import ConnectionLostError
 from ailf.runtime import run
 from ailf_redis import RedisBackend
-from ailf_redis.connection import blocking as pool
+from ailf_redis.connection import blocking as blocking_calls
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 PACKAGE = Path(ailf_redis.__file__ or "").parent
 CONNECTION = (f"{PACKAGE}/connection/", f"{PACKAGE}/pooled/")
 
-SPARED = ("<genexpr>", "_Slot.__del__")
+SPARED = ("<genexpr>", "_Permit.__del__")
 """What is dropped, a generator half-way or an earlier pool: what is raised there Python reports, and reaches nobody."""
 
 
@@ -58,7 +58,7 @@ def check_whole(executor: Any, places: int, at: str, threads: int) -> None:
     """Check that a pool has all of its places, that nothing is in use, and that calls get their own replies."""
     assert not executor._busy, at
     assert len(executor._idle) <= places, at
-    assert (executor._slots.qsize if isinstance(executor, BlockingExecutor) else executor._slots.free)() == places, at
+    assert (executor._permits.qsize if isinstance(executor, BlockingExecutor) else executor._permits.free)() == places, at
     assert run(executor.call("ECHO", at)) == at.encode(), at
     assert settled(lambda: _thread._count() <= threads), at
 
@@ -89,15 +89,15 @@ def test_ctrl_c_during_a_call(any_server: Server, monkeypatch: pytest.MonkeyPatc
 
     def gone() -> None:
         with any_server.client() as admin:
-            for wire in executor._idle:
-                admin.client_kill_filter(addr="{}:{}".format(*wire._socket.getsockname()))
+            for connection in executor._idle:
+                admin.client_kill_filter(addr="{}:{}".format(*connection._socket.getsockname()))
         ask()
 
     run(executor.call("PING"))
     for act in (ask, gone):
         for at in interruptions(act):
             check_whole(executor, 1, at, threads)
-    monkeypatch.setattr(pool, "IDLE", 0.0)  # so that each is asked first
+    monkeypatch.setattr(blocking_calls, "IDLE", 0.0)  # so that each is asked first
     for at in interruptions(ask):
         check_whole(executor, 1, at, threads)
     run(executor.close())

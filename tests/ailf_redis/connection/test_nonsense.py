@@ -211,7 +211,7 @@ def test_an_interrupt_while_an_error_is_read(words: str) -> None:
         interrupted = False
         try:
             with Interruption(moment, within=("/ailf_redis/connection/resp.py", "/redis/")):
-                replies.taken(len(said), lambda: READ_SIZE)
+                replies.feed(len(said), lambda: READ_SIZE)
         except KeyboardInterrupt:
             interrupted = True
     assert moment > 10
