@@ -174,35 +174,77 @@ class AsyncRedisBackend(AsyncBackend):
 
 
 class RedisStream(Stream[T], opens=RedisBackend):
-    """`Stream` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`Stream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisStream("orders").add({"id": 1})
+    """
 
 
 class AsyncRedisStream(AsyncStream[T], opens=AsyncRedisBackend):
-    """`AsyncStream` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`AsyncStream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        await AsyncRedisStream("orders").add({"id": 1})
+    """
 
 
 class RedisPubSub(PubSub[T], opens=RedisBackend):
-    """`PubSub` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`PubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisPubSub().publish("news", {"id": 1})
+    """
 
 
 class AsyncRedisPubSub(AsyncPubSub[T], opens=AsyncRedisBackend):
-    """`AsyncPubSub` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`AsyncPubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        await AsyncRedisPubSub().publish("news", {"id": 1})
+    """
 
 
 class RedisLock(Lock, opens=RedisBackend):
-    """`Lock` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`Lock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        with RedisLock("report"):
+            ...
+    """
 
 
 class AsyncRedisLock(AsyncLock, opens=AsyncRedisBackend):
-    """`AsyncLock` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`AsyncLock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        async with AsyncRedisLock("report"):
+            ...
+    """
 
 
 class RedisRateLimiter(RateLimiter, opens=RedisBackend):
-    """`RateLimiter` over Redis; alone it opens ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set."""
+    """`RateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisRateLimiter("api", "60/minute").try_acquire("user").allowed
+    """
 
 
 class AsyncRedisRateLimiter(AsyncRateLimiter, opens=AsyncRedisBackend):
-    """`AsyncRateLimiter` over Redis; alone it opens ``$AILF_URL``, or localhost if that is not set."""
+    """`AsyncRateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        (await AsyncRedisRateLimiter("api", "60/minute").try_acquire("user")).allowed
+    """
 
 
 # A backend names the classes that it hands out, and these name their backend: so it is assigned below both.

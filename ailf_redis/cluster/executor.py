@@ -139,8 +139,9 @@ class ClusterExecutor(Executor):
                 node_replies = await self._call_node(address, [commands[each] for each in share], entries, until)
                 begun = True
                 for position, reply in zip(share, node_replies, strict=True):
-                    followed = self._follow_redirections(commands[position], address, reply, entries, until)
-                    replies[position] = await followed
+                    replies[position] = await self._follow_redirections(
+                        commands[position], address, reply, entries, until
+                    )
             except BackendError as error:
                 error.maybe_applied = error.maybe_applied or begun
                 raise

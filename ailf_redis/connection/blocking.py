@@ -266,7 +266,7 @@ class BlockingExecutor(Executor):
         self._idle: deque[DirectConnection] = deque()  # a stack: the last one used is the likeliest to work
         self._busy: set[IdentityRef[DirectConnection]] = set()
         self._pending.forget()
-        self._pid = os.getpid()  # last: if Ctrl-C comes before it, a child begins anew once more
+        self._pid = os.getpid()  # last: if Ctrl-C comes before it, a child resets the pool once more
 
     async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._request(prefix.with_last_argument(last))

@@ -245,7 +245,7 @@ class _TextPacker:
 async def _connect(connection: Any, options: Mapping[str, Any], pending: PendingConnections) -> None:
     """Connect within ``socket_connect_timeout`` seconds, redis-py's handshake included.
 
-    redis-py alone would count the time anew for each read. On threads each address of a host name, and the TLS
+    redis-py alone would restart the time at each read. On threads each address of a host name, and the TLS
     handshake, has that time by itself, as redis-py hides the socket until then.
     """
     seconds = options["socket_connect_timeout"]

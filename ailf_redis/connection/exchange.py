@@ -1,6 +1,6 @@
 """One exchange over one connection: requests out, replies in, within one deadline, whatever redis-py's class is.
 
-ailf reads from TCP, TLS and unix sockets itself: redis-py would count a timeout anew for each read, and bounds no
+ailf reads from TCP, TLS and unix sockets itself: redis-py would restart the timeout at each read, and bounds no
 reply. A fake has no socket, so it is read by redis-py's methods, with a check every `POLL_INTERVAL`.
 """
 

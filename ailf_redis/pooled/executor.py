@@ -72,7 +72,7 @@ class PooledExecutor(Executor):
         return os.getpid(), _get_running_loop() if self._on_asyncio else None
 
     def _move(self) -> None:
-        """Begin anew in a forked child or the next event loop; close the connections of a loop that has ended."""
+        """Reset the pool in a forked child or the next event loop; close the connections of a loop that has ended."""
         here = self._here()
         if self._home == here:
             return

@@ -230,7 +230,7 @@ class MasterTracker(Endpoint):
     # --- closing -------------------------------------------------------------------------------------------------
 
     def move(self, *, forked: bool) -> None:
-        """Begin anew in a forked child, or in the next event loop after the last one has ended."""
+        """Reset the state in a forked child, or in the next event loop after the last one has ended."""
         self._subscriptions.move(forked=forked)
         self._begin()
 

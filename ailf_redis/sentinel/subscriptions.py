@@ -329,7 +329,7 @@ class Subscriptions:
     # --- closing -------------------------------------------------------------------------------------------------
 
     def move(self, *, forked: bool) -> None:
-        """Begin anew in a forked child, or in the next event loop after the last one has ended."""
+        """Reset the state in a forked child, or in the next event loop after the last one has ended."""
         for link in self.links():
             if forked:
                 self._inherited.append(link)
