@@ -1,4 +1,4 @@
-"""What an opened backend has below its interfaces: calls and retries, subscriptions, replies, renewals, wait queues."""
+"""The core that the interfaces of a backend share: calls, subscriptions, replies, lease renewal, wait queues."""
 
 from ailf.engine.engine import AWAY, Closable, Engine
 

@@ -1,8 +1,8 @@
-"""What an opened backend has, whichever its flavour: the driver, the closing, the retries, and what runs beside calls.
+"""The engine of an opened backend, for both flavours: calls with retries, what runs beside them, and closing.
 
-The rule of retries: a request that was certainly not carried out is repeated until `retry_for` seconds are over,
-counted from the call's beginning; one that may have been carried out only where doing it twice is the same as once.
-Otherwise it is an `OutcomeUnknownError`.
+Rule: while the backend is unavailable, a request is repeated for `retry_for` seconds from the beginning of its call. A
+request that may have been carried out is repeated only where that does no harm (`again`); else the call raises
+`OutcomeUnknownError`.
 """
 
 import asyncio
@@ -36,38 +36,39 @@ __all__ = ["AWAY", "Closable", "Engine"]
 T = TypeVar("T")
 
 AWAY: Final = (ConnectionLostError, BackendTimeoutError)
-"""The errors of a backend that is away and may come back."""
+"""The errors of a backend that is unavailable and may come back."""
 
 LEAVING = 5.0
-"""Seconds that closing spends at most on handing messages back, of all consumers together."""
+"""Seconds that closing spends at most on releasing messages, for all consumers together."""
 
 GRACE = 2.0
-"""Seconds that what was interrupted has for its end, all together."""
+"""Seconds that all interrupted calls together have to end."""
 
 TOKEN, TOKENS = 16, 64
-"""The bytes of a random token, and how many tokens are made at once."""
+"""The bytes of a random token, and the number of tokens that are made at once."""
 
 _RETRY_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Seconds before each repetition; the last value repeats."""
 
 
 class Closable(Protocol):
-    """What a backend closes before itself: consumers, subscriptions."""
+    """An object that the engine closes before the backend: a consumer, a subscription, a waiting call."""
 
     def stop(self) -> None:
-        """Wake whoever waits in it, from any thread."""
+        """Wake every call that waits in it. Any thread may call this."""
 
     async def close(self) -> None:
-        """Give back what it holds."""
+        """Release what it holds at the backend."""
 
 
-class _Left:
-    """What a backend leaves when nobody can use it any more. It doesn't refer to the engine, which it outlives.
+class _Resources:
+    """The resources of an engine, for its finalizer. It doesn't refer to the engine, which it outlives.
 
     Attributes:
-        driver: The backend's.
-        pid: The process that it belongs to.
-        renewer: What keeps leases alive.
-        hub: The subscriptions, where there were any.
+        driver: The backend's driver.
+        pid: The process that the resources belong to.
+        renewer: Renews the leases; None before the engine has started.
+        subscriptions: The subscriptions; None if there were none.
     """
 
     __slots__ = ("driver", "pid", "renewer", "subscriptions")
@@ -79,20 +80,20 @@ class _Left:
         self.subscriptions: SubscriptionManager | None = None
 
     def give_back(self) -> None:
-        """Give back connections and threads, and warn where there were any (B9)."""
-        if self.pid != os.getpid():  # a forked child's copy: they are the parent's
+        """Give back connections and threads, and warn if there were any connections (B9)."""
+        if self.pid != os.getpid():  # the copy in a forked child: the resources are the parent's
             return
         if self.renewer is not None:
             self.renewer.abandon()
         if self.subscriptions is not None:
             self.subscriptions.give_back()
-        had = self.driver.abandon()  # before the reader ends, and closes its connection itself
+        had_connections = self.driver.abandon()  # before the reader ends, which closes its own connection
         if self.subscriptions is not None:
             self.subscriptions.wake()
-        if had:
+        if had_connections:
             warnings.warn(
                 f"the backend {self.driver.url} was dropped without being closed; its connections were given back. "
-                "Close the backend, or the object that was made alone: use it in `with` (`async with`), or call its "
+                "Close the backend, or the standalone object: use it in `with` (`async with`), or call its "
                 "close (aclose)",
                 ResourceWarning,
                 stacklevel=2,
@@ -100,19 +101,21 @@ class _Left:
 
 
 class Engine:
-    """The one thing that both flavours of a backend share.
+    """The core that the interfaces of one backend share, whichever its flavour.
 
-    It belongs to one process, and on asyncio to one event loop at a time: the one in which it is first used, and when
-    that has ended, the next one in which it is used. What can't be taken along is made anew (B4).
+    It belongs to one process, and on asyncio to one event loop at a time: the one in which it is first used and, when
+    that has ended, the next one in which it is used. State that is bound to an event loop is then made anew (B4).
 
     Attributes:
         driver: The backend's driver.
-        runtime: What its flows wait with.
-        retry_for: For how many seconds a request is repeated.
+        runtime: The driver's runtime.
+        retry_for: Seconds for which a failed request is repeated.
         closed: Whether it was closed.
-        here: Returns the process or the event loop that runs; see `Runtime`.
-        outages: What the log says of them.
-        home: The one that it belongs to; None before its first use. Each public call compares the two.
+        here: Returns the current process id or event loop; see `Runtime`.
+        outages: Logs the backend's outages.
+        renewer: Renews leases.
+        home: The process id or event loop that it belongs to; None before its first use. Each public call compares it
+            with `here()`.
         patience: Seconds that opening the backend may take longer than one try.
     """
 
@@ -125,38 +128,38 @@ class Engine:
         self.closed = False
         self.here = self.runtime.here
         self.home: object = None
-        self._thread = ""  # whose loop that is
+        self._thread = ""  # the name of the thread of `home`
         self._ended = False
-        self._left = _Left(driver)
-        self._drop = weakref.finalize(self, self._left.give_back)
-        self._drop.atexit = False  # the process gives everything back
+        self._resources = _Resources(driver)
+        self._finalizer = weakref.finalize(self, self._resources.give_back)
+        self._finalizer.atexit = False  # the end of the process gives everything back
         self._start()
 
     def _start(self) -> None:
-        """Make what belongs to one process: after a fork the child makes its own."""
-        self._pid = self._left.pid = os.getpid()
+        """Make the state of one process; a forked child makes its own."""
+        self._pid = self._resources.pid = os.getpid()
         self._closing = self.runtime.event()
         self._ending = self.runtime.single_flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.outages = OutageLog(self.driver)
-        self.renewer = self._left.renewer = Renewer(self.driver, self.outages)
+        self.renewer = self._resources.renewer = Renewer(self.driver, self.outages)
         self._tokens: list[str] = []
         self._start_in_loop()
 
     def _start_in_loop(self) -> None:
-        """Make what belongs to one event loop."""
+        """Make the state of one event loop."""
         self._subscriptions: SubscriptionManager | None = None
-        self._left.subscriptions = None
+        self._resources.subscriptions = None
         self._reply_inbox: ReplyInbox | None = None
         self._local_queues: weakref.WeakValueDictionary[tuple[str, ...], FairSemaphore] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Raise `ClosedError` after close; in a forked child or the next event loop, begin anew.
+        """Check that the backend can be used here; move to a forked child or to the next event loop.
 
         Raises:
-            ClosedError: It is closed.
+            ClosedError: The backend is closed.
             InvalidArgumentError: It belongs to another event loop, which still runs.
         """
         if self.closed:
@@ -164,18 +167,18 @@ class Engine:
         self.check_home()
 
     def _weak_check(self) -> Callable[[], None]:
-        """Return `check_open` for what must not keep a backend alive that nobody uses any more."""
-        known = weakref.ref(self)
+        """Return `check_open` for objects that must not keep the engine alive."""
+        reference = weakref.ref(self)
 
         def check() -> None:
-            engine = known()
+            engine = reference()
             if engine is not None:
                 engine.check_open()
 
         return check
 
     def check_home(self) -> None:
-        """In a forked child or the next event loop, begin anew, also where it is closed.
+        """Move to a forked child or to the next event loop, also after `close`.
 
         Raises:
             InvalidArgumentError: It belongs to another event loop, which still runs.
@@ -184,62 +187,67 @@ class Engine:
             self._move()
 
     def _move(self) -> None:
-        """Belong to the process and event loop that runs now."""
+        """Move to the process and event loop that run now."""
         here = self.here()
         if self._pid != os.getpid():
-            hub = self._subscriptions
+            inherited = self._subscriptions
             self._start()
-            if hub is not None:
-                hub.disown(ClosedError("the subscription belongs to the parent process; listen again in this one"))
-        elif here is None:  # outside of any event loop nothing is asked of the backend
+            if inherited is not None:
+                inherited.end_in_child(ClosedError("the subscription belongs to the parent process; listen again here"))
+        elif here is None:  # outside of an event loop no request is made
             return
         elif isinstance(self.home, asyncio.AbstractEventLoop):
             if self.home.is_running():
                 raise InvalidArgumentError(
                     f"the backend {self.driver.url} belongs to the event loop of thread {self._thread!r}, which still "
-                    "runs; open a backend of its own in each event loop"
+                    "runs; open one backend in each event loop"
                 )
-            hub = self._subscriptions
+            ended = self._subscriptions
             self._start_in_loop()
-            if hub is not None:
-                hub.abandon(ClosedError("the event loop of the subscription has ended; listen again in this one"))
+            if ended is not None:
+                ended.abandon(ClosedError("the event loop of the subscription has ended; listen again in this one"))
         self.home, self._thread = here, threading.current_thread().name
 
     def require(self, capability: Capability, what: str) -> None:
-        """Raise `UnsupportedError` where the driver doesn't declare the capability (B2)."""
+        """Raise `UnsupportedError` if the driver doesn't declare the capability (B2).
+
+        Arguments:
+            capability: The capability.
+            what: The feature, for the message: "sharded channels".
+        """
         self.check_open()
         if capability not in self.driver.capabilities:
-            able = ", ".join(sorted(each.value for each in self.driver.capabilities)) or "nothing"
-            raise UnsupportedError(f"the backend {self.driver.url} has no {what}; it declares: {able}")
+            declared = ", ".join(sorted(each.value for each in self.driver.capabilities)) or "nothing"
+            raise UnsupportedError(f"the backend {self.driver.url} has no {what}; it declares: {declared}")
 
-    def keep(self, closable: Closable) -> None:
-        """Remember what must be closed before the backend; it is forgotten with its last user."""
+    def track(self, closable: Closable) -> None:
+        """Remember to close this object before the backend, by a weak reference."""
         self._open.add(closable)
 
-    def forget(self, closable: Closable) -> None:
-        """It is closed."""
+    def untrack(self, closable: Closable) -> None:
+        """Stop tracking an object that has closed."""
         self._open.discard(closable)
 
     @property
     def subscriptions(self) -> SubscriptionManager:
-        """The subscriptions of this backend, over one connection."""
+        """The subscriptions of this backend, which share one connection."""
         self.check_open()
         if self._subscriptions is None:
-            self._subscriptions = self._left.subscriptions = SubscriptionManager(
+            self._subscriptions = self._resources.subscriptions = SubscriptionManager(
                 self.driver, self._weak_check(), self.outages
             )
         return self._subscriptions
 
     @property
     def reply_inbox(self) -> ReplyInbox:
-        """The requests of this backend that wait for replies."""
-        hub = self.subscriptions
+        """The inbox for replies and wake-ups of this backend."""
+        subscriptions = self.subscriptions
         if self._reply_inbox is None:
-            self._reply_inbox = ReplyInbox(hub, self.runtime)
+            self._reply_inbox = ReplyInbox(subscriptions, self.runtime)
         return self._reply_inbox
 
     def token(self) -> str:
-        """Return 128 random bits, as text; they are asked of the system for many at once, which takes it as long."""
+        """Return 128 random bits as text. They are read for many tokens at once, which takes no longer than for one."""
         if self.home != self.here():
             self.check_open()
         try:
@@ -250,13 +258,13 @@ class Engine:
             return token
 
     def local_queue(self, names: tuple[str, ...]) -> FairSemaphore:
-        """Return the queue of this process for these lock names: only its head competes at the backend."""
+        """Return the in-process queue for these lock names: only its head competes at the backend."""
         if self.home != self.here():
             self.check_open()
-        found = self._local_queues.get(names)
-        if found is None:
-            found = self._local_queues.setdefault(names, FairSemaphore(self.runtime, 1))
-        return found
+        queue = self._local_queues.get(names)
+        if queue is None:
+            queue = self._local_queues.setdefault(names, FairSemaphore(self.runtime, 1))
+        return queue
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -269,16 +277,20 @@ class Engine:
         until: float | None = None,
         **options: Any,
     ) -> T:
-        """Make one request of the driver, repeated by the rule of this module.
+        """Make one request of the driver, and repeat it by the rule of this module.
 
         Arguments:
-            what: What is asked, for messages: "add to stream 'tasks'"; or what says it, given the request's arguments.
+            what: The operation, for messages: "add to stream 'tasks'"; or a function that returns it, given `args`.
             request: The driver's method.
             args: Its arguments.
-            again: Whether doing it twice is the same as doing it once.
-            until: When repetitions end, on the runtime's clock, where that is before `retry_for` is over; 0: none. The
-                call ends one request later at the latest, which the driver bounds.
+            again: Whether the request is repeated although it may have been carried out.
+            until: A deadline for repetitions, on the runtime's clock, where it is before the end of `retry_for`; 0: no
+                repetition. The call ends one request after it at the latest; the driver bounds the request.
             options: Its keyword arguments.
+
+        Raises:
+            OutcomeUnknownError: It may have been carried out, and `again` is False.
+            ClosedError: The backend was closed meanwhile.
         """
         if self.closed or self.home != self.here():
             self.check_open()
@@ -286,15 +298,15 @@ class Engine:
         tries = 0
         while True:
             try:
-                answer = await request(*args, **options)
+                reply = await request(*args, **options)
             except AWAY as error:
-                said = what if isinstance(what, str) else what(*args)
+                description = what if isinstance(what, str) else what(*args)
                 if self.closed:
-                    raise ClosedError(f"the backend {self.driver.url} was closed during: {said}") from error
+                    raise ClosedError(f"the backend {self.driver.url} was closed during: {description}") from error
                 if error.maybe_applied and not again:
                     raise OutcomeUnknownError(
-                        f"{said}: the request was sent and no answer came ({error}). It may have been carried out, so "
-                        "it is not repeated; repeat it if twice does no harm",
+                        f"{description}: the request was sent and got no reply ({error}). It may have been carried "
+                        "out, so it was not repeated; repeat it if doing it twice does no harm",
                         maybe_applied=True,
                     ) from error
                 await self.wait_out(error, begin, tries, until)
@@ -302,7 +314,7 @@ class Engine:
             else:
                 if tries:
                     self.outages.worked()
-                return answer
+                return reply
 
     async def call_timed(
         self,
@@ -311,28 +323,28 @@ class Engine:
         *args: Any,
         until: float | None = None,
     ) -> tuple[float, T]:
-        """Make one request as `call` does, which may be repeated; return also when the one that was answered was sent.
+        """Make a request like `call` with ``again=True``; return when the last try was sent, and its reply.
 
-        That time is on the clock for leases: what the answer grants for a time counts from then.
+        The time is on the clock for leases: a lease that the reply grants counts from then.
         """
 
         async def timed() -> tuple[float, T]:
-            since = self.runtime.lease_now()
-            return since, await request(*args)
+            sent = self.runtime.lease_now()
+            return sent, await request(*args)
 
         return await self.call(what, timed, again=True, until=until)
 
     async def wait_out(self, error: Exception, begin: float, tries: int, until: float | None = None) -> None:
-        """Pause before a request is repeated, or raise its error where the time for that is over.
+        """Pause before a request is repeated, or raise its error if it must not be repeated any more.
 
         Arguments:
-            error: What it failed with.
-            begin: When it was first made.
-            tries: How often it was repeated already.
+            error: The error of the last try.
+            begin: When the first try began.
+            tries: The number of repetitions so far.
             until: See `call`.
 
         Raises:
-            Exception: The error.
+            Exception: `error`.
             ClosedError: The backend was closed meanwhile.
         """
         last = begin + self.retry_for if until is None else min(until, begin + self.retry_for)
@@ -342,13 +354,13 @@ class Engine:
         self.check_open()
 
     async def pause(self, seconds: float) -> bool:
-        """Wait so long, or until the backend is closed; return whether it is."""
+        """Wait for `seconds`, or until the backend is closed; return whether it is closed."""
         return await self._closing.wait(seconds)
 
     # --- closing -------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Wake every blocked call, hand messages back, and give back every connection, thread and task (B3).
+        """Wake every blocked call, release unsettled messages, and end every connection, thread and task (B3).
 
         Raises:
             InvalidArgumentError: It belongs to another event loop, which still runs.
@@ -359,13 +371,13 @@ class Engine:
         await self._ending.run(self._end)
 
     async def _end(self) -> None:
-        """Close, once; a caller who was cancelled meanwhile leaves this running, and the next one waits for it."""
+        """Close once. If the caller is cancelled, this continues, and the next call of `close` waits for it."""
         if self._ended:
             return
         self._ended = True
-        self._drop.detach()
-        leaving = await self._end_users()
-        self.driver.interrupt()  # from here on nothing is asked of the backend
+        self._finalizer.detach()
+        leaving = await self._close_tracked()
+        self.driver.interrupt()  # from here on no request is made
         until = self.runtime.now() + GRACE
         if self._subscriptions is not None:
             await self._subscriptions.close(until)
@@ -375,8 +387,8 @@ class Engine:
             if not await each.join(max(0.0, until - self.runtime.now())):
                 each.cancel()
 
-    async def _end_users(self) -> list[Task]:
-        """Wake everybody, and close what users hold, within `LEAVING` seconds; return what still closes then."""
+    async def _close_tracked(self) -> list[Task]:
+        """Wake every call, and close all tracked objects within `LEAVING` seconds; return those that still close."""
         self._closing.set()
         closables = list(self._open)
         for closable in closables:
@@ -384,27 +396,27 @@ class Engine:
         if self._subscriptions is not None:
             self._subscriptions.stop()
         if self.runtime.uses_caller:
-            await self._close_in_turn(closables)
+            await self._close_one_by_one(closables)
             return []
         until = self.runtime.now() + LEAVING
         leaving = [self.runtime.spawn(each.close, name="ailf-leave") for each in closables]
         return [each for each in leaving if not await each.join(max(0.0, until - self.runtime.now()))]
 
-    async def _close_in_turn(self, closables: Sequence[Closable]) -> None:
-        """Close one after another; when the time for all is over, end the request under way, and those that follow."""
-        over = self.runtime.event()
+    async def _close_one_by_one(self, closables: Sequence[Closable]) -> None:
+        """Close one after another; after `LEAVING` seconds interrupt the request under way and all that follow."""
+        finished = self.runtime.event()
 
         async def watch() -> None:
-            if not await over.wait(LEAVING):
+            if not await finished.wait(LEAVING):
                 self.driver.interrupt()
 
         watcher = None
-        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending and starts no threads
             watcher = self.runtime.spawn(watch, name="ailf-close") if closables else None
         try:
             for closable in closables:
                 await closable.close()
         finally:
-            over.set()
+            finished.set()
             if watcher is not None:
                 await watcher.join(GRACE)

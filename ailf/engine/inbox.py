@@ -1,9 +1,9 @@
-"""What comes to one process over pub/sub: one inbox per backend, in which everybody who waits finds his own by an id.
+"""The reply inbox: one channel per backend object, on which replies and wake-ups arrive, each routed by an id.
 
-Requests wait for replies there, and locks for their turn: whoever frees one publishes the waiter's id, bare.
+Requests wait there for replies, and waiters of a wait queue for their wake-up: its body is the waiter's id alone.
 
-The headers below travel in the envelope of a message and are not shown to users. Whoever speaks the envelope can
-answer: publish to the channel in `REPLY_TO`, with the id in `REQUEST`.
+The headers below travel in the envelope of a message and are hidden from users. Any program that reads the envelope can
+reply: it publishes to the channel in `REPLY_TO`, with the id in `REQUEST`.
 """
 
 import functools
@@ -19,32 +19,36 @@ from ailf.errors import BackendTimeoutError, DecodeError, InvalidArgumentError
 from ailf.runtime import Event, Runtime
 from ailf.values import Gap, Overflow
 
-__all__ = ["FAILED", "MARKS", "REPLY_TO", "REQUEST", "PendingReply", "ReplyInbox", "check_free"]
+__all__ = ["FAILED", "REPLY_TO", "REQUEST", "RESERVED_HEADERS", "PendingReply", "ReplyInbox", "check_free"]
 
 REPLY_TO: Final = "ailf-reply-to"
-"""The channel that waits for the reply."""
+"""The channel to which the reply is published."""
 
 REQUEST: Final = "ailf-request"
-"""The request's id."""
+"""The id of the request."""
 
 FAILED: Final = "ailf-failed"
-"""In a reply: what went wrong, instead of an answer."""
+"""In a reply of a responder that failed: the error."""
 
-MARKS: Final = frozenset({REPLY_TO, REQUEST, FAILED})
+RESERVED_HEADERS: Final = frozenset({REPLY_TO, REQUEST, FAILED})
 
 
 def check_free(headers: Mapping[str, str] | None) -> None:
-    """Refuse headers of a user's that have a meaning here."""
-    if isinstance(headers, Mapping) and (taken := MARKS & set(headers)):
-        raise InvalidArgumentError(f"the header {min(taken)} is how requests and replies travel; choose another name")
+    """Refuse a user's headers that are reserved for requests and replies.
+
+    Raises:
+        InvalidArgumentError: At least one of them is reserved.
+    """
+    if isinstance(headers, Mapping) and (reserved := RESERVED_HEADERS & set(headers)):
+        raise InvalidArgumentError(f"the header {min(reserved)} is reserved for requests and replies; rename yours")
 
 
 class PendingReply:
-    """Somebody who waits.
+    """A caller that waits for replies or wake-ups.
 
     Attributes:
-        id: What comes for it carries.
-        interrupted: Why something may have been missed, or "".
+        id: The id that its frames carry.
+        interrupted: Why frames may have been missed; "" if none were.
     """
 
     def __init__(self, ready: Event, now: Callable[[], float]) -> None:
@@ -56,22 +60,22 @@ class PendingReply:
         self._error: Exception | None = None
 
     def put(self, frame: Frame) -> None:
-        """Take what comes for it."""
+        """Queue a frame for it."""
         self._frames.append(frame)
         self._ready.set()
 
     def interrupt(self, reason: str) -> None:
-        """Something may have been missed: end a `wake` under way."""
+        """Note that frames may have been missed, and end a `wait` under way."""
         self.interrupted = reason
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
-        """No reply will come any more."""
+        """End every wait with this error."""
         self._error = error
         self._ready.set()
 
-    async def wake(self, timeout: float) -> None:
-        """Return when something comes, or may have been missed, or after so many seconds."""
+    async def wait(self, timeout: float) -> None:
+        """Return when a frame comes or may have been missed, and after `timeout` seconds at the latest."""
         await self._ready.wait(timeout)
         self._ready.clear()
         self._frames.clear()
@@ -79,95 +83,95 @@ class PendingReply:
             raise self._error
 
     async def next(self, timeout: float) -> Frame | None:
-        """Return what comes next; None after `timeout` seconds."""
+        """Return the next frame; None after `timeout` seconds."""
         until = self._now() + timeout
         while not self._frames:
             if self._error is not None:
                 raise self._error
             self._ready.clear()
-            if self._frames or self._error is not None:  # put between the look and the clear
+            if self._frames or self._error is not None:  # put between the check and the clear
                 continue
             if (left := until - self._now()) <= 0 or not await self._ready.wait(left):
                 return None
         return self._frames.popleft()
 
 
-class _Mail(MessageBuffer):
-    """An inbox that nobody reads: each frame goes to its ticket at once, and one that nobody waits for is dropped."""
+class _RoutingBuffer(MessageBuffer):
+    """A buffer that stores nothing: it routes each frame to its `PendingReply`, and drops one that has none."""
 
     def __init__(self, ready: Event) -> None:
         super().__init__(ready, size=1, overflow=Overflow.DROP_OLDEST)
-        self.tickets: dict[str, PendingReply] = {}
+        self.pending: dict[str, PendingReply] = {}
 
     def put(self, item: Frame | Gap) -> None:
         if isinstance(item, Gap):
-            for waiting in tuple(self.tickets.values()):
-                waiting.interrupt(item.reason)
+            for pending in tuple(self.pending.values()):
+                pending.interrupt(item.reason)
             return
         try:
             body, headers = open_envelope(item.body)
-        except DecodeError:  # nothing of ours, and nobody can tell whom it is for
+        except DecodeError:  # not one of our messages, so there is no id in it
             return
-        ticket = self.tickets.get(headers.get(REQUEST) or body.decode("ascii", "replace"))
-        if ticket is not None:
-            ticket.put(item)
+        recipient = self.pending.get(headers.get(REQUEST) or body.decode("ascii", "replace"))
+        if recipient is not None:
+            recipient.put(item)
 
     def end(self, error: Exception | None = None) -> None:
         super().end(error)
-        for ticket in tuple(self.tickets.values()):
-            ticket.fail(error or InvalidArgumentError("the inbox was given up"))
+        for pending in tuple(self.pending.values()):
+            pending.fail(error or InvalidArgumentError("the reply inbox was closed"))
 
 
 class ReplyInbox:
-    """Everybody of one backend who waits for something over pub/sub.
+    """The callers of one backend that wait for replies or wake-ups over pub/sub.
 
     Attributes:
-        channel: Where it comes to.
+        channel: The channel to which these are published.
     """
 
-    def __init__(self, hub: SubscriptionManager, runtime: Runtime) -> None:
+    def __init__(self, subscriptions: SubscriptionManager, runtime: Runtime) -> None:
         self.channel = f"ailf.inbox.{secrets.token_hex(8)}"
-        self._subscriptions = hub
+        self._subscriptions = subscriptions
         self._runtime = runtime
         self._opening = runtime.single_flight()
-        self._mail = _Mail(runtime.event())
+        self._buffer = _RoutingBuffer(runtime.event())
         self._opened = False
 
     @property
     def ready(self) -> bool:
-        """Whether the inbox is subscribed and confirmed."""
-        return self._opened and not self._mail.ended
+        """Whether the backend has confirmed the subscription to the channel."""
+        return self._opened and not self._buffer.ended
 
     async def open(self, until: float | None = None) -> None:
-        """Return when it is, so that nothing can be missed.
+        """Subscribe to the channel; return when it is confirmed, so that no frame can be missed.
 
         Arguments:
-            until: When the caller's time is over, on the runtime's clock.
+            until: The caller's deadline, on the runtime's clock; None: the driver's own.
 
         Raises:
-            BackendTimeoutError: It isn't until then.
+            BackendTimeoutError: It isn't confirmed by then.
         """
-        # A thread opens it itself, within its own time. A task shares the opening with others, and only leaves it then.
+        # A thread subscribes itself, by its own deadline. Tasks share one attempt, which a task leaves at its deadline.
         last = until if self._runtime.uses_caller else None
         while not self.ready:
             left = None if until is None else max(0.0, until - self._runtime.now())
             await self._opening.run(functools.partial(self._open, last), left)
             if left is not None and left <= 0 and not self.ready:
-                raise BackendTimeoutError("the inbox for replies was not subscribed in time")
+                raise BackendTimeoutError("the subscription to the reply inbox was not confirmed in time")
 
     async def _open(self, until: float | None) -> None:
         if self.ready:
             return
-        self._opened, self._mail = False, _Mail(self._runtime.event())
-        await self._subscriptions.attach(self._mail, [Filter(self.channel)], until)
+        self._opened, self._buffer = False, _RoutingBuffer(self._runtime.event())
+        await self._subscriptions.attach(self._buffer, [Filter(self.channel)], until)
         self._opened = True
 
     def expect(self) -> PendingReply:
-        """Return the ticket of somebody new."""
-        ticket = PendingReply(self._runtime.event(), self._runtime.now)
-        self._mail.tickets[ticket.id] = ticket
-        return ticket
+        """Register a new caller and return it."""
+        pending = PendingReply(self._runtime.event(), self._runtime.now)
+        self._buffer.pending[pending.id] = pending
+        return pending
 
-    def forget(self, ticket: PendingReply) -> None:
-        """Drop what still comes for it."""
-        self._mail.tickets.pop(ticket.id, None)
+    def forget(self, pending: PendingReply) -> None:
+        """Unregister a caller; frames that still come for it are dropped."""
+        self._buffer.pending.pop(pending.id, None)

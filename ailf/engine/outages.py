@@ -1,7 +1,7 @@
-"""What the log says of an outage of the backend: a line when it begins, one when it ends, and few between.
+"""Outages of a backend in the log: one line at the beginning, one at the end, and one every `LOG_INTERVAL` seconds.
 
-All of one backend report to one `OutageLog`: subscriptions, workers, waiting acquires, the thread that renews leases.
-Each of them tries again by itself, some several times a second, so none writes a line for each failure.
+Subscriptions, workers, waiting acquires and the renewal thread of a backend report to one `OutageLog`. Each of them
+retries by itself, some several times a second, so none of them logs its failures.
 """
 
 import logging
@@ -14,18 +14,18 @@ __all__ = ["OutageLog"]
 
 log = logging.getLogger("ailf.backend")
 
-EVERY: Final = 10.0
-"""Seconds between two lines of one outage."""
+LOG_INTERVAL: Final = 10.0
+"""Seconds between two log lines of one outage."""
 
-FORGOTTEN: Final = 60.0
-"""Seconds without a failure after which an outage is over, although nobody has found the backend again."""
+FORGET_AFTER: Final = 60.0
+"""Seconds without a failure after which an outage has ended, although no request has succeeded."""
 
 
 class OutageLog:
-    """The outages of one backend. It may be told of them from any thread.
+    """Logs the outages of one backend. Any thread may report to it.
 
     Arguments:
-        driver: The backend's.
+        driver: The backend's driver.
     """
 
     def __init__(self, driver: BackendDriver) -> None:
@@ -33,28 +33,28 @@ class OutageLog:
         self._now = driver.runtime.now
         self._guard = threading.Lock()
         self._since: float | None = None
-        self._ended = self._said = self._failed = float("-inf")
+        self._ended = self._logged = self._failed = float("-inf")
 
     def failed(self, what: str, error: Exception) -> None:
-        """Note that something could not be done, which is tried again."""
+        """Report that an operation, `what`, has failed and is going to be retried."""
         with self._guard:
             now = self._now()
-            if now - self._failed > FORGOTTEN:
+            if now - self._failed > FORGET_AFTER:
                 self._since = None
             self._failed = now
             if self._since is None:
                 if now - self._ended < self._driver.timeout:  # that request began before the end of the last outage
                     return
-                self._since, said = now, "is away, and what needs it tries on"
-            elif now - self._said >= EVERY:
-                said = f"is still away after {now - self._since:.0f} s"
+                self._since, state = now, "is unavailable, and failed operations are retried"
+            elif now - self._logged >= LOG_INTERVAL:
+                state = f"is still unavailable after {now - self._since:.0f} s"
             else:
                 return
-            self._said = now
-        log.warning("the backend %s %s: %s: %s", self._driver.url, said, what, error)
+            self._logged = now
+        log.warning("the backend %s %s: %s: %s", self._driver.url, state, what, error)
 
     def worked(self) -> None:
-        """Note that something was done that had failed before."""
+        """Report that an operation that had failed has succeeded."""
         with self._guard:
             since, self._since = self._since, None
             if since is None:

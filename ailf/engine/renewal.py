@@ -1,15 +1,15 @@
-"""Keeps leases alive from one daemon thread per backend, whatever the event loop or a handler does.
+"""Lease renewal: one daemon thread per backend keeps leases alive, whatever the event loop or a handler does.
 
-The thread starts with the first lease that needs it and ends when it finds none. It has a driver of its own, bound to
-the thread runtime, so it works while an event loop is blocked. A lease is extended after a third of its time, errors
-are tried again for as long as the lease allows, and a lease that can't be confirmed in time is marked lost by this
-process's own clock, counted from before the request was sent.
+The thread starts with the first lease and ends when there is none. It has a driver of its own, bound to the thread
+runtime, so it works while an event loop is blocked. It extends a lease after a third of its length, and repeats failed
+requests. A lease that isn't confirmed in time is marked lost by this process's own clock, which counts from before the
+request was sent.
 
-On a clock that a test moves by hand a move is one step. Consumers with messages in hand give their signs of life in
-it, as they would have all along; then the thread renews what has not ended, before the move returns.
+The thread also gives the heartbeats of the consumers that hold leases: a consumer without one for its `takeover`
+seconds is taken for dead, and others get its messages although their leases would last longer (S12).
 
-Beside the leases it keeps their consumers alive: one that says nothing for its `takeover` seconds is taken for dead,
-and its leases are given to others although they would last longer (S12).
+On a clock that is moved by hand a move is one step. Within it consumers with leases give the heartbeats that they would
+have given meanwhile; then the thread renews the leases that have not ended, before the move returns.
 """
 
 import contextlib
@@ -31,23 +31,23 @@ __all__ = ["RenewedLease", "Renewer"]
 log = logging.getLogger("ailf.renewal")
 
 MARGIN = 0.05
-"""The share of a lease by which this process calls it lost before the backend does."""
+"""The share of a lease by which this process marks it lost before the backend does."""
 
-SOON = 0.05
-"""Seconds between two looks at least."""
+MIN_INTERVAL = 0.05
+"""The least number of seconds between two checks of the leases."""
 
-POLL = 0.001
-"""Seconds between two looks whether the thread has ended."""
+POLL_INTERVAL = 0.001
+"""Seconds between two checks whether the thread has ended."""
 
-LOOKS_WITHIN = 5.0
-"""Seconds for which a move of the clock waits at most until the thread has renewed what is due: it hangs then."""
+MOVE_TIMEOUT = 5.0
+"""Seconds that a move of the clock waits for the thread to renew leases; after that the thread counts as hanging."""
 
 
 class Liveness(ABC):
-    """What the backend must hear now and then, so that it counts the holder of leases as alive.
+    """The liveness of a holder of leases: the backend takes it for dead without heartbeats.
 
     Attributes:
-        ends: When, on this process's clock, the holder must take itself for dead unless confirmed again.
+        ends: The time, on this process's clock, from which the holder counts as dead unless confirmed again.
     """
 
     __slots__ = ()
@@ -56,16 +56,16 @@ class Liveness(ABC):
 
     @abstractmethod
     def due(self) -> float:
-        """Return when to give the next heartbeat."""
+        """Return the time of the next heartbeat."""
 
     @abstractmethod
-    def outlast(self, since: float) -> None:
-        """Take note that the backend counted it as alive in answer to a heartbeat sent at `since`."""
+    def extend(self, since: float) -> None:
+        """Count the holder as alive from `since`, when a heartbeat was sent that the backend has confirmed."""
 
     @property
     @abstractmethod
     def batch(self) -> Hashable:
-        """What all have in common whose heartbeats one request can give."""
+        """The key of a batch: one request gives the heartbeats of all members with the same key."""
 
     @classmethod
     @abstractmethod
@@ -75,21 +75,21 @@ class Liveness(ABC):
     @classmethod
     @abstractmethod
     def describe(cls, members: Sequence[Any]) -> str:
-        """Return what a log calls one batch."""
+        """Return a description of one batch for the log."""
 
 
 class RenewedLease(ABC):
-    """One lease of this process.
+    """A lease that the `Renewer` renews. All times are on this process's clock.
 
     Attributes:
-        liveness: That of the lease's holder, where the lease ends with it; None for a lease that stands alone.
+        liveness: The liveness of its holder, if the lease ends with it; None for a lease without one.
         lease: Its length in seconds.
-        ends: When, on this process's clock, it must be taken for lost unless confirmed again.
-        last: When renewing stops.
-        limit: When it is given up, although it could be renewed: its handler's time is over.
-        taken: Whether it is lost for good: somebody else may have it.
+        ends: The time from which it is lost unless confirmed again.
+        last: The time at which renewal stops.
+        limit: The time at which it is given up, although it could be renewed: its handler's timeout is over.
+        revoked: Whether it is lost for good, as another consumer or holder may have it.
         on_lost: Called, from any thread, when it is found to be lost.
-        now: Returns the time on this process's clock.
+        now: Returns the time.
     """
 
     __slots__ = ("ends", "last", "lease", "limit", "now", "on_lost", "revoked")
@@ -113,67 +113,67 @@ class RenewedLease(ABC):
 
     @property
     def lost(self) -> bool:
-        """Whether it is lost: taken, or not confirmed in time; it needs no answer from anybody to know."""
+        """Whether it is lost: revoked, or not confirmed in time. No request is needed to know."""
         return self.revoked or self.now() >= self.ends
 
     def confirm(self, since: float, lease: float) -> None:
-        """The backend granted so many seconds in answer to a request sent then."""
+        """Note that the backend granted `lease` seconds in reply to a request sent at `since`."""
         self.ends = since + lease * (1 - MARGIN)
 
     def take(self) -> None:
-        """Somebody else may have it: it is lost for good."""
+        """Mark it lost for good, as another consumer or holder may have it."""
         self.revoked = True
-        on_lost = self.on_lost  # another thread may take it back just now
+        on_lost = self.on_lost  # read once: another thread may reset it
         if on_lost is not None:
             on_lost()
 
     def due(self) -> float:
-        """Return when to renew: after a third of the lease."""
+        """Return the time of the next renewal: a third of its length after the last one."""
         return self.ends - self.lease * (2 / 3 - MARGIN)
 
-    def next_look(self) -> float:
-        """Return when it needs attention: to be renewed, or, once that has stopped, to be called lost."""
+    def next_check(self) -> float:
+        """Return the time of the next check: to renew it or, once renewal has stopped, to mark it lost."""
         due = self.due()
         return min(due if due < self.last else self.ends, self.limit)
 
     @property
     @abstractmethod
     def batch(self) -> Hashable:
-        """What all leases have in common that one request can renew."""
+        """The key of a batch: one request renews all leases of the same class and key."""
 
     @classmethod
     @abstractmethod
-    async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
-        """Renew leases of one batch; for each, whether it still held."""
+    async def renew(cls, driver: BackendDriver, leases: Sequence[Any]) -> list[bool]:
+        """Renew the leases of one batch; return for each whether it was still held."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Return what a log calls it."""
+        """Return a description for the log."""
 
 
 class Renewer:
-    """Renews the leases it is given until they are given up."""
+    """Renews leases, from `add` until `discard`, in a thread of its own."""
 
     def __init__(self, driver: BackendDriver, outages: OutageLog | None = None) -> None:
         self._driver = driver
         self._outages = outages or OutageLog(driver)
-        self._twin: BackendDriver | None = None
-        self._holds: set[RenewedLease] = set()
-        self._guard = threading.RLock()  # entered by itself it costs a third of what it does as the condition's
+        self._thread_driver: BackendDriver | None = None
+        self._leases: set[RenewedLease] = set()
+        self._guard = threading.RLock()  # entered alone it costs a third of the condition
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
         self._thread: threading.Thread | None = None
-        self._looking = self._hangs = self._failing = False
+        self._checking = self._hangs = self._failing = False
         self._closed = False
         self._now = driver.runtime.lease_now
         self._clock = driver.runtime.clock
         self._clock.follow(self)
 
-    def add(self, holds: Sequence[RenewedLease]) -> None:
-        """Renew these, which began together, from now on."""
+    def add(self, leases: Sequence[RenewedLease]) -> None:
+        """Renew these leases, which began together, from now on."""
         with self._guard:
-            self._holds.update(holds)
-            due = holds[0].next_look()
+            self._leases.update(leases)
+            due = leases[0].next_check()
             if self._thread is None:
                 self._next = due
                 self._start()
@@ -181,16 +181,16 @@ class Renewer:
                 self._next = due
                 self._wake.notify()
 
-    def limit(self, hold: RenewedLease, until: float) -> None:
-        """Give this one up then, on this process's clock, although it could be renewed."""
+    def limit(self, lease: RenewedLease, until: float) -> None:
+        """Give this lease up at `until`, on this process's clock, although it could be renewed."""
         with self._guard:
-            hold.limit = until
+            lease.limit = until
             if until < self._next:
                 self._next = until
                 self._wake.notify()
 
     def _start(self) -> None:
-        """Start the thread; where Ctrl-C comes in between, the next lease starts another one, and this one ends."""
+        """Start the thread. If Ctrl-C interrupts the start, this thread ends, and the next lease starts another one."""
         try:
             self._thread = threading.Thread(target=self._run, name="ailf-renewal", daemon=True)
             self._thread.start()
@@ -198,166 +198,167 @@ class Renewer:
             self._thread = None
             raise
 
-    def discard(self, hold: RenewedLease) -> None:
-        """Don't renew this any more."""
-        self._holds.discard(hold)
+    def discard(self, lease: RenewedLease) -> None:
+        """Stop renewing this lease."""
+        self._leases.discard(lease)
 
     async def close(self, until: float = float("inf")) -> None:
-        """End the thread and give back its connection; it has until then, on the runtime's clock.
+        """End the thread and its connection, and wait for that until `until`, on the runtime's clock.
 
-        Its request is interrupted. The time is for a driver that can't be.
+        A request under way is interrupted. The deadline is for a driver that can't be interrupted.
         """
         with self._wake:
             self._closed = True
             self._wake.notify()
             thread = self._thread
-        if self._twin is not None:
-            self._twin.interrupt()
+        if self._thread_driver is not None:
+            self._thread_driver.interrupt()
         if thread is None or thread is threading.current_thread():
             return
         runtime = self._driver.runtime
         while thread.is_alive() and runtime.now() < until:
-            await runtime.event().wait(POLL)  # an event loop goes on meanwhile
+            await runtime.event().wait(POLL_INTERVAL)  # the event loop keeps running
 
     def abandon(self) -> None:
-        """End the thread without waiting for it: nobody can have a lease any more."""
+        """End the thread without waiting for it, as no lease can be in use any more."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if self._twin is not None:
-            self._twin.interrupt()
+        if self._thread_driver is not None:
+            self._thread_driver.interrupt()
 
     # --- a clock that is moved by hand ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:
-        """Keep consumers alive through a move: what really takes that long is full of signs of life."""
+        """Keep consumers alive through a move: in real time they would have given heartbeats all along."""
         now = self._now()
-        alive = {hold.liveness for hold in tuple(self._holds) if hold.liveness and now < hold.liveness.ends}
+        alive = {lease.liveness for lease in tuple(self._leases) if lease.liveness and now < lease.liveness.ends}
         yield
         if alive:
-            twin = self._driver.with_runtime(ThreadRuntime())  # the thread may be busy with its own
-            for each, since in self._beat_all(alive, lambda: twin):
-                each.outlast(since)
-            run(twin.close())
+            driver = self._driver.with_runtime(ThreadRuntime())  # the thread may be using its own
+            for each, since in self._send_heartbeats(alive, lambda: driver):
+                each.extend(since)
+            run(driver.close())
 
     def moved(self) -> None:
-        """Wait until the thread has renewed what is due now, unless it hangs."""
+        """Wait until the thread has renewed the leases that are due, unless it hangs."""
         with self._wake:
             if self._hangs or self._thread is threading.current_thread():
                 return
             self._wake.notify_all()
-            self._hangs = not self._wake.wait_for(self._done, LOOKS_WITHIN)
+            self._hangs = not self._wake.wait_for(self._idle, MOVE_TIMEOUT)
 
-    def _done(self) -> bool:
-        """Tell whether the thread has nothing to do now."""
-        return self._thread is None or not (self._looking or self._next <= self._now())
+    def _idle(self) -> bool:
+        """Return whether the thread has nothing to do now."""
+        return self._thread is None or not (self._checking or self._next <= self._now())
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while self._sleep():
-                self._round(self._now())
+                self._check_leases(self._now())
         finally:
-            twin, self._twin = self._twin, None
-            if twin is not None:
-                run(twin.close())
+            driver, self._thread_driver = self._thread_driver, None
+            if driver is not None:
+                run(driver.close())
 
     def _sleep(self) -> bool:
-        """Wait for the next lease to be renewed; return False when there is none, or the end has come."""
+        """Wait until a check is due; return False when there is no lease any more, or the renewer is closed."""
         with self._wake:
             while self._thread is threading.current_thread() and not self._closed:
                 left = self._next - self._now()
-                self._looking = left <= 0
-                if self._looking:
+                self._checking = left <= 0
+                if self._checking:
                     return True
-                if self._clock.by_hand:  # a move wakes it; until then the same time is left
-                    left = max(left, SOON)
+                if self._clock.by_hand:  # the time left doesn't change until a move, which wakes the thread
+                    left = max(left, MIN_INTERVAL)
                 self._wake.wait(min(left, 60.0))
-                if not self._holds:
+                if not self._leases:
                     break
             if self._thread is threading.current_thread():
                 self._thread = None
             self._wake.notify_all()
             return False
 
-    def _round(self, now: float) -> None:
-        """Renew what is due, in one request for all that can share it; mark what can't be saved."""
-        beats: set[Liveness] = set()
+    def _check_leases(self, now: float) -> None:
+        """Renew the leases that are due, in one request for each batch; mark lost what can't be renewed."""
+        holders: set[Liveness] = set()
         batches: dict[Hashable, list[RenewedLease]] = defaultdict(list)
-        with self._clock.step_lock():  # in the middle of a move by hand living holders look dead
-            for hold in tuple(self._holds):
-                if hold.lost or hold.limit <= now:
-                    self._lose(hold, _why_lost(hold, now))
+        with self._clock.step_lock():  # in the middle of a move by hand live holders seem dead
+            for lease in tuple(self._leases):
+                if lease.lost or lease.limit <= now:
+                    self._lose(lease, _why_lost(lease, now))
                     continue
-                if hold.liveness is not None and hold.liveness.due() <= now:
-                    beats.add(hold.liveness)
-                if hold.due() <= now < hold.last:
-                    batches[type(hold), hold.batch].append(hold)
-        for each, since in self._beat_all(beats, self._own):
-            if self._now() < each.ends:  # one that was late may have been taken for dead, and stays it
-                each.outlast(since)
-        for holds in batches.values():
-            self._renew(holds)
+                if lease.liveness is not None and lease.liveness.due() <= now:
+                    holders.add(lease.liveness)
+                if lease.due() <= now < lease.last:
+                    batches[type(lease), lease.batch].append(lease)
+        for each, since in self._send_heartbeats(holders, self._own_driver):
+            if self._now() < each.ends:  # a late holder may have been taken for dead, and stays dead
+                each.extend(since)
+        for leases in batches.values():
+            self._renew(leases)
         with self._wake:
-            soon = self._now() + SOON
-            self._next = min((max(hold.next_look(), soon) for hold in tuple(self._holds)), default=soon)
-            self._looking = self._hangs = False
+            soonest = self._now() + MIN_INTERVAL
+            self._next = min((max(lease.next_check(), soonest) for lease in tuple(self._leases)), default=soonest)
+            self._checking = self._hangs = False
             self._wake.notify_all()
 
-    def _own(self) -> BackendDriver:
+    def _own_driver(self) -> BackendDriver:
         """Return the thread's own driver."""
-        if self._twin is None:
-            self._twin = self._driver.with_runtime(ThreadRuntime())
-        return self._twin
+        if self._thread_driver is None:
+            self._thread_driver = self._driver.with_runtime(ThreadRuntime())
+        return self._thread_driver
 
-    def _beat_all(
-        self, those: Iterable[Liveness], over: Callable[[], BackendDriver]
+    def _send_heartbeats(
+        self, holders: Iterable[Liveness], driver: Callable[[], BackendDriver]
     ) -> Iterator[tuple[Liveness, float]]:
-        """Give heartbeats, one request for each batch; yield those that were answered, and when they were given."""
+        """Give heartbeats, one request for each batch; yield each holder that was confirmed, and when it was sent."""
         batches: dict[Hashable, list[Liveness]] = defaultdict(list)
-        for each in those:
+        for each in holders:
             batches[type(each), each.batch].append(each)
         for members in batches.values():
             since = self._now()
-            done, _ = self._ask(over, members[0].describe(members), partial(members[0].heartbeat, members))
+            done, _ = self._request(driver, members[0].describe(members), partial(members[0].heartbeat, members))
             for each in members if done else ():
                 yield each, since
 
-    def _renew(self, holds: list[RenewedLease]) -> None:
+    def _renew(self, leases: list[RenewedLease]) -> None:
         since = self._now()
-        what = f"{holds[0]} and {len(holds) - 1} more not renewed" if len(holds) > 1 else f"{holds[0]} not renewed"
-        done, kept = self._ask(self._own, what, lambda driver: holds[0].renew(driver, holds))
-        for hold, mine in zip(holds, kept if done else (), strict=done):
-            if mine and not hold.lost:
-                hold.confirm(since, hold.lease)
-            elif hold in self._holds:  # settled meanwhile is not lost
-                self._lose(hold, "another consumer or holder has it")
+        first = leases[0]
+        what = f"{first} and {len(leases) - 1} more not renewed" if len(leases) > 1 else f"{first} not renewed"
+        done, held = self._request(self._own_driver, what, lambda driver: first.renew(driver, leases))
+        for lease, still_held in zip(leases, held if done else (), strict=done):
+            if still_held and not lease.lost:
+                lease.confirm(since, lease.lease)
+            elif lease in self._leases:  # one that was settled meanwhile is not lost
+                self._lose(lease, "another consumer or holder has it")
 
-    def _ask(
-        self, over: Callable[[], BackendDriver], what: str, request: Callable[[BackendDriver], Any]
+    def _request(
+        self, driver: Callable[[], BackendDriver], what: str, request: Callable[[BackendDriver], Any]
     ) -> tuple[bool, Any]:
-        """Make a request over a driver of the thread runtime; return whether it was answered, and the answer."""
+        """Make a request over a driver of the thread runtime; return whether it succeeded, and the reply."""
         try:
-            answer = run(request(over()))
-        except Exception as error:  # noqa: BLE001 - the thread outlives every error: others' leases hang on it
+            reply = run(request(driver()))
+        except Exception as error:  # noqa: BLE001 - the thread outlives every error: other leases depend on it
             self._failing = True
             self._outages.failed(what, error)
             return False, None
         if self._failing:
             self._failing = False
             self._outages.worked()
-        return True, answer
+        return True, reply
 
-    def _lose(self, hold: RenewedLease, why: str) -> None:
-        self._holds.discard(hold)
-        log.warning("%s is lost: %s", hold, why)
-        hold.take()
+    def _lose(self, lease: RenewedLease, why: str) -> None:
+        self._leases.discard(lease)
+        log.warning("%s is lost: %s", lease, why)
+        lease.take()
 
 
-def _why_lost(hold: RenewedLease, now: float) -> str:
-    """Return why a lease has to be given up."""
-    if hold.revoked:
+def _why_lost(lease: RenewedLease, now: float) -> str:
+    """Return why a lease is given up."""
+    if lease.revoked:
         return "another consumer or holder has it"
-    return "its handler's timeout is over" if hold.limit <= now else "it could not be renewed in time"
+    return "its handler's timeout is over" if lease.limit <= now else "it could not be renewed in time"

@@ -1,4 +1,4 @@
-"""An object of a backend, or one that was made alone and opens a backend of its own."""
+"""Standalone objects: an interface made without a backend opens a backend of its own."""
 
 import threading
 from collections.abc import Callable
@@ -22,14 +22,18 @@ def _opens_class(backend: Callable[[], HasEngine]) -> Callable[[Any], HasEngine]
 
 
 class StandaloneObject:
-    """Knows the engine of its backend.
+    """The base of the interfaces: it finds the engine of an object's backend.
 
-    An object that a backend handed out uses that backend. One that was made alone opens a backend at its first use, not
-    when it is made, and closes it again. Which backend that is, its class says: ``class MyStream(Stream[T],
-    opens=MyBackend)``. A class without `opens` can't be made alone.
+    An object that a backend made, such as ``backend.stream("tasks")``, uses that backend. A standalone object opens a
+    backend of its own at its first use, and closes it when it is closed itself. Its class names the backend:
+    ``class MyStream(Stream[T], opens=MyBackend)``. A class without `opens` has no standalone objects.
 
     Arguments:
-        opens: A class of backends, or a function that returns a backend for the object it is given.
+        engine: The engine of the backend that made the object; None: the object is standalone.
+        opens: A class of backends, or a function that gets the object and returns a backend for it.
+
+    Raises:
+        TypeError: `engine` is None, and the class was defined without `opens`.
     """
 
     _opens: ClassVar["staticmethod[[Any], HasEngine] | None"] = None
@@ -42,7 +46,7 @@ class StandaloneObject:
     def __init__(self, engine: Engine | None) -> None:
         if engine is None and self._opens is None:
             raise TypeError(
-                f"{type(self).__name__} is abstract: get one from a backend, or use a backend's own class, such as "
+                f"{type(self).__name__} is abstract: get one from a backend, or use the class of a backend, such as "
                 "ailf_redis.RedisStream or ailf_memory.MemoryStream"
             )
         self._given = engine
@@ -50,8 +54,8 @@ class StandaloneObject:
         self._opening = threading.Lock()
 
     def _open_engine(self) -> Engine:
-        """Open the backend that an object made alone uses."""
-        assert self._opens is not None, "checked when it was made"  # noqa: S101 - for mypy
+        """Open the backend of a standalone object."""
+        assert self._opens is not None, "checked by __init__"  # noqa: S101 - for mypy
         return self._opens(self).engine
 
     @property
@@ -64,6 +68,6 @@ class StandaloneObject:
         return self._own
 
     async def _close(self) -> None:
-        """Close the backend that this object opened itself; nothing where it was handed out by one."""
+        """Close the backend that a standalone object has opened; do nothing for an object that a backend made."""
         if self._own is not None:
             await self._own.close()

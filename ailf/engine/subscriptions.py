@@ -1,8 +1,8 @@
-"""The subscriptions of one backend: any number of them over one connection, which comes back by itself.
+"""The subscription multiplexer: all subscriptions of one backend share one connection, which is reopened if it breaks.
 
-One flow reads the connection while there is a subscription. It hands each frame to the subscriptions that asked for
-its filter, never waits for any of them (P4), and after an interruption asks for every filter again and tells every
-subscription that it may have missed something (P5).
+One flow, the reader, reads the connection. It puts each frame into the buffers of the subscriptions to its filter, and
+never waits for any of them (P4). After an interruption it subscribes to every filter again, and puts a `Gap` into every
+buffer that may have missed messages (P5).
 """
 
 import logging
@@ -25,24 +25,25 @@ __all__ = ["MessageBuffer", "SubscriptionManager"]
 log = logging.getLogger("ailf.pubsub")
 
 _SLICE = 1.0
+"""Seconds that the reader waits for events in one call of `Listener.receive`."""
+
 _BACKOFF = (0.0, 0.05, 0.2, 0.5, 1.0)
+"""Seconds before each try to reconnect; the last value repeats."""
 
 
 @attrs.define
 class _Interest:
-    """What is known of one filter: who wants it, and whether the backend has confirmed it."""
+    """The state of one filter: the buffers that it feeds, and whether the backend has confirmed it."""
 
     confirmed: Event
-    inboxes: tuple[
-        "MessageBuffer", ...
-    ] = ()  # replaced and never changed: the reader goes through it while others subscribe
+    buffers: tuple["MessageBuffer", ...] = ()  # a tuple: the reader iterates over it while others subscribe
     error: Exception | None = None
     established: bool = False
 
 
 @attrs.define
 class _Outage:
-    """An interruption that is not over: it is when every filter is confirmed again."""
+    """An interruption under way. It ends when every filter is confirmed again."""
 
     cause: str
     since: float
@@ -52,14 +53,14 @@ class _Outage:
 class MessageBuffer:
     """The bounded buffer of one subscription.
 
-    It holds at most `size` frames. Gaps are never dropped and don't count, as no two of them are ever adjacent: where
-    they would be, because one follows another or the frame between them was dropped, they become one.
+    It holds at most `size` frames. Gaps don't count and are never dropped. No two gaps are adjacent: where one follows
+    another, or the frame between them is dropped, they are merged.
 
     Attributes:
-        filters: What it asked for, in that order.
-        dropped: How many messages the overflow policy dropped.
-        dropped_bytes: Their size.
-        check_home: Raises where it can't be waited for here, because it is of another process or event loop.
+        filters: The filters that feed it, in the order of subscription.
+        dropped: The number of messages that the overflow policy dropped.
+        dropped_bytes: The bytes of their bodies.
+        check_home: Raises if the buffer belongs to another process or event loop.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class MessageBuffer:
         self.filters: dict[Filter, object] = {}
         self.dropped = 0
         self.dropped_bytes = 0
-        self.check_home: Callable[[], None] = _anywhere
+        self.check_home: Callable[[], None] = _no_check
         self._items: deque[Frame | Gap] = deque()
-        self._gaps = 0  # how many of the items are gaps
-        self._guard = threading.Lock()  # for items and gaps; of both flavours, as it costs less than the runtime's
+        self._gaps = 0  # the number of gaps among the items
+        self._guard = threading.Lock()  # for both flavours: it costs less than the runtime's
         self._ready = ready
         self._size = size
         self._overflow = overflow
@@ -81,7 +82,7 @@ class MessageBuffer:
         self._dropping = False
 
     def put(self, item: Frame | Gap) -> None:
-        """Take it, or drop by the policy; never wait."""
+        """Add an item, or drop one by the overflow policy. This never waits."""
         if self._ended:
             return
         begins = False
@@ -96,31 +97,32 @@ class MessageBuffer:
             else:
                 begins, self._dropping = not self._dropping, True
                 self._drop(item)
-        if begins:  # said once per episode
+        if begins:  # logged once per episode
             log.warning(
                 "subscription to %s: buffer of %d messages full, dropping (%s)",
-                self._label(),
+                self._description(),
                 self._size,
                 self._overflow.value,
             )
-        if not self._ready.is_set():  # who lowers the flag looks for items after that
+        if not self._ready.is_set():  # a reader clears the flag first and then checks for items
             self._ready.set()
 
     def _put_gap(self, gap: Gap) -> None:
         last = self._items[-1] if self._items else None
         if isinstance(last, Gap):
-            self._items[-1] = _joined(last, gap)
+            self._items[-1] = _merged(last, gap)
         else:
             self._items.append(gap)
             self._gaps += 1
 
     def _full(self) -> ClosedError:
         return ClosedError(
-            f"a subscription to {self._label()} was closed: its buffer of {self._size} messages was full"
+            f"a subscription to {self._description()} was closed: its buffer of {self._size} messages was full; "
+            "read faster, or listen with a larger `buffer`"
         )
 
     def _drop(self, item: Frame) -> None:
-        """Drop this frame, or the oldest one in favour of it."""
+        """Drop this frame, or replace the oldest one by it."""
         lost = item
         if self._overflow is Overflow.DROP_OLDEST:
             lost = self._take_oldest()
@@ -129,45 +131,45 @@ class MessageBuffer:
         self.dropped_bytes += len(lost.body)
 
     def _take_oldest(self) -> Frame:
-        """Take out the oldest frame; a gap before it stays, joined with one that follows."""
+        """Remove the oldest frame. A gap before it stays, merged with a gap after it."""
         oldest = self._items.popleft()
         if isinstance(oldest, Frame):
             return oldest
         gap, frame = oldest, self._items.popleft()
-        assert isinstance(frame, Frame), "no two gaps are adjacent"  # noqa: S101 - `_put_gap` says so
+        assert isinstance(frame, Frame), "no two gaps are adjacent"  # noqa: S101 - `_put_gap` merges them
         if self._items and isinstance(following := self._items[0], Gap):
-            self._items[0] = _joined(gap, following)
+            self._items[0] = _merged(gap, following)
             self._gaps -= 1
         else:
             self._items.appendleft(gap)
         return frame
 
     def end(self, error: Exception | None = None) -> None:
-        """Take nothing more: who waits gets what is there, then the end, or this error."""
+        """Accept no more items. A reader gets those in the buffer, and then the end or this error."""
         if not self._ended:
             self._ended = True
             self._end = error
         self._ready.set()
 
-    def disown(self, error: Exception) -> None:
-        """End it with this error in a forked child, where nobody waits and another thread may have held a lock."""
+    def end_in_child(self, error: Exception) -> None:
+        """End it in a forked child, where no call waits. It takes no lock: a thread may have held one at the fork."""
         self._ended, self._end = True, error
 
     def take(self) -> Frame | Gap | None:
-        """Return the next item that is there; None where there is none."""
+        """Return the next item of the buffer without waiting; None if it is empty."""
         if not self._items:
             return None
         with self._guard:
             try:
                 item = self._items.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread has taken it
                 return None
             if type(item) is Gap:
                 self._gaps -= 1
         return item
 
     def __len__(self) -> int:
-        """Return how many items are there."""
+        """Return the number of items in the buffer."""
         return len(self._items)
 
     async def get(self, timeout: float | None = None) -> Frame | Gap | None:
@@ -182,44 +184,44 @@ class MessageBuffer:
                     raise self._end
                 return None
             self.check_home()
-            if self.ended:  # it was of an event loop that has ended, or of the parent process
+            if self.ended:  # `check_home` has ended it: its event loop has ended, or it is the parent process's
                 continue
             self._ready.clear()
-            if self._items or self._ended:  # put between the look and the clear
+            if self._items or self._ended:  # put between the check and the clear
                 continue
             if not await self._ready.wait(None if until is None else max(0.0, until - self._now())):
                 return None
 
     @property
     def ended(self) -> bool:
-        """Whether it takes nothing more."""
+        """Whether it accepts no more items."""
         return self._ended
 
     def wants(self, frame: Frame) -> bool:
-        """Tell whether this frame is the one copy to keep of a message that several filters match (P3)."""
+        """Return whether this frame is the copy to keep of a message that several filters match (P3)."""
         if not frame.filter.is_pattern:
             return True
         if Filter(frame.channel) in self.filters:
             return False
-        asked = tuple(self.filters)  # a copy: another thread may subscribe meanwhile
-        patterns = (each for each in asked if each.is_pattern and matches(each.text, frame.channel))
-        return next(patterns, frame.filter) == frame.filter  # the backend says that it matches, so it does
+        filters = tuple(self.filters)  # a copy: another thread may subscribe meanwhile
+        patterns = (each for each in filters if each.is_pattern and matches(each.text, frame.channel))
+        return next(patterns, frame.filter) == frame.filter  # a match of the backend counts, also where ours differs
 
-    def _label(self) -> str:
+    def _description(self) -> str:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"
 
 
-def _anywhere() -> None:
-    """Let it be waited for anywhere: nothing feeds it that belongs to a process or event loop."""
+def _no_check() -> None:
+    """Accept any process and event loop, for a buffer without a subscription."""
 
 
-def _joined(one: Gap, other: Gap) -> Gap:
-    """Return one gap for two without a message between them."""
+def _merged(one: Gap, other: Gap) -> Gap:
+    """Return one gap for two that have no message between them."""
     return Gap(other.reason, one.seconds + other.seconds)
 
 
 class SubscriptionManager:
-    """All subscriptions of one backend. The connection is made for the first of them and lasts until `close`."""
+    """All subscriptions of one backend. The first one opens the connection, which lasts until `close`."""
 
     def __init__(self, driver: BackendDriver, check_home: Callable[[], None], outages: OutageLog | None = None) -> None:
         self._driver = driver
@@ -227,8 +229,8 @@ class SubscriptionManager:
         self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
-        self._inboxes: list[MessageBuffer] = []
-        self._guard = self._runtime.guard()  # what is asked for is sent in the order in which the table changes
+        self._buffers: list[MessageBuffer] = []
+        self._guard = self._runtime.guard()  # requests are sent in the order of the changes of the table
         self._starting = self._runtime.single_flight()
         self._listener: Listener | None = None
         self._reader: Task | None = None
@@ -237,85 +239,86 @@ class SubscriptionManager:
         self._given_back = False
         self._outage: _Outage | None = None
 
-    # --- asked by subscriptions ----------------------------------------------------------------------------------
+    # --- subscribing ---------------------------------------------------------------------------------------------
 
-    async def attach(self, inbox: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
-        """Take in a new inbox with what it asks for first; see `add`."""
-        inbox.check_home = self._check_home
-        self._inboxes.append(inbox)
+    async def attach(self, buffer: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
+        """Add a new buffer with its first filters; see `add`."""
+        buffer.check_home = self._check_home
+        self._buffers.append(buffer)
         try:
-            await self.add(inbox, filters, until)
+            await self.add(buffer, filters, until)
         except BaseException:
-            await self.remove(inbox)
+            await self.remove(buffer)
             raise
 
-    async def add(self, inbox: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
-        """Let these filters feed the inbox; return when the backend has confirmed them all (P2).
+    async def add(self, buffer: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
+        """Subscribe the buffer to these filters; return when the backend has confirmed them all (P2).
 
-        It has twice the driver's `timeout` for that, since an interruption may have to be mended first.
+        That may take twice the driver's `timeout`, since the connection may have to be reopened first.
 
         Arguments:
-            inbox: The inbox.
+            buffer: The buffer.
             filters: The filters.
-            until: When the time is over, on the runtime's clock, where that is earlier.
+            until: An earlier deadline, on the runtime's clock.
 
         Raises:
-            PermissionDeniedError: The backend refuses one.
-            BackendTimeoutError: It doesn't answer.
+            PermissionDeniedError: The backend refuses a filter.
+            BackendTimeoutError: A filter was not confirmed in time.
+            ClosedError: The buffer or the backend was closed meanwhile.
         """
-        wanted = [each for each in dict.fromkeys(filters) if each not in inbox.filters]
+        wanted = [each for each in dict.fromkeys(filters) if each not in buffer.filters]
         begin = self._runtime.now()
         last = begin + 2 * self._driver.timeout
         until = last if until is None else min(until, last)
         try:
             await self._connected(begin, until)
             with self._guard:
-                await self._change(self._enter(inbox, wanted), ())
+                await self._change(self._register(buffer, wanted), ())
             await self._confirmed(wanted, begin, until)
         except BaseException:
-            await self.drop(inbox, wanted)
+            await self.drop(buffer, wanted)
             raise
 
     async def _connected(self, begin: float, until: float) -> None:
-        """Return when there is a connection that is read; a filter noted before that would never be asked for."""
+        """Return when the connection is open and read: a filter that is registered earlier would not be sent."""
         if self._reader is None:
             await self._starting.run(self._start, max(0.0, until - begin))
         if not (self._reader or self._closed):
-            raise BackendTimeoutError(f"subscribing: there was no connection within {max(0.0, until - begin):.3g} s")
+            raise BackendTimeoutError(f"could not subscribe: no connection within {max(0.0, until - begin):.3g} s")
 
-    async def drop(self, inbox: MessageBuffer, filters: Sequence[Filter]) -> None:
-        """Let these filters feed the inbox no more."""
+    async def drop(self, buffer: MessageBuffer, filters: Sequence[Filter]) -> None:
+        """Unsubscribe the buffer from these filters."""
         with self._guard:
-            await self._change((), self._withdraw(inbox, filters))
+            await self._change((), self._unregister(buffer, filters))
 
-    async def remove(self, inbox: MessageBuffer) -> None:
-        """End the inbox."""
-        inbox.end()
-        await self.drop(inbox, tuple(inbox.filters))
-        if inbox in self._inboxes:
-            self._inboxes.remove(inbox)
+    async def remove(self, buffer: MessageBuffer) -> None:
+        """End the buffer and drop its filters."""
+        buffer.end()
+        await self.drop(buffer, tuple(buffer.filters))
+        if buffer in self._buffers:
+            self._buffers.remove(buffer)
 
-    def _enter(self, inbox: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
-        """Note the inbox's interest; return the filters that nobody had asked for."""
+    def _register(self, buffer: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
+        """Register the buffer for these filters; return those that are new at the backend."""
         new = []
         for each in filters:
             if each not in self._interests:
                 self._interests[each] = _Interest(self._runtime.event())
                 new.append(each)
-            self._interests[each].inboxes += (inbox,)
-            inbox.filters[each] = None
+            self._interests[each].buffers += (buffer,)
+            buffer.filters[each] = None
         return new
 
-    def _withdraw(self, inbox: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
-        """Forget the inbox's interest; return the filters that nobody asks for any more."""
+    def _unregister(self, buffer: MessageBuffer, filters: Iterable[Filter]) -> list[Filter]:
+        """Unregister the buffer from these filters; return those that no buffer needs any more."""
         unwanted = []
         for each in filters:
             interest = self._interests.get(each)
-            if interest is None or each not in inbox.filters:  # after a fork the child's hub doesn't know it
+            if interest is None or each not in buffer.filters:  # a forked child's manager doesn't know it
                 continue
-            del inbox.filters[each]
-            interest.inboxes = tuple(other for other in interest.inboxes if other is not inbox)
-            if not interest.inboxes:
+            del buffer.filters[each]
+            interest.buffers = tuple(other for other in interest.buffers if other is not buffer)
+            if not interest.buffers:
                 del self._interests[each]
                 unwanted.append(each)
                 if self._outage is not None:
@@ -328,7 +331,7 @@ class SubscriptionManager:
         try:
             await self._listener.change(add, drop)
         except (ConnectionLostError, BackendTimeoutError) as error:
-            log.debug("the reader will ask for every filter again on its next connection: %s", error)
+            log.debug("the reader will subscribe to every filter again on its next connection: %s", error)
 
     async def _confirmed(self, filters: Sequence[Filter], begin: float, until: float) -> None:
         for each in filters:
@@ -336,7 +339,9 @@ class SubscriptionManager:
             if interest is None:
                 raise ClosedError(f"the subscription to {each.text!r} was closed while it was being made")
             if not await interest.confirmed.wait(max(0.0, until - self._runtime.now())):
-                raise BackendTimeoutError(f"subscribing to {each.text!r}: no confirmation within {until - begin:.3g} s")
+                raise BackendTimeoutError(
+                    f"could not subscribe to {each.text!r}: no confirmation in {until - begin:.3g} s"
+                )
             if interest.error is not None:
                 raise interest.error
             if self._closed:
@@ -345,40 +350,40 @@ class SubscriptionManager:
     # --- the reader ----------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        """Connect and read from now on; the first subscriber meets the error where the backend is away."""
+        """Connect and start the reader; the first subscriber gets the error if the backend is unavailable."""
         if self._reader is None and not self._closed:
             self._listener = await self._driver.pubsub().listen()
             self._reader = self._runtime.spawn(self._read, name="ailf-subscriptions")
 
     async def _read(self) -> None:
-        """Read until told to stop; whatever else ends it, nobody waits on in vain."""
+        """Run the reader. If anything but a stop ends it, end every subscription, so that none waits for ever."""
         cause: BaseException | None = None
         try:
-            await self._read_on()
+            await self._read_until_stopped()
         except BaseException as error:
             cause = error
             raise
         finally:
             if not self._stopping.is_set():
-                listener = self._cut_off(cause)
-                if listener is not None and not isinstance(cause, GeneratorExit):  # else its loop has ended, too
+                listener = self._end_all(cause)
+                if listener is not None and not isinstance(cause, GeneratorExit):  # else its event loop has ended
                     await listener.close()
 
-    def _cut_off(self, cause: BaseException | None) -> Listener | None:
-        """End every subscription, as nobody reads any more, and return the connection; the next one begins anew."""
+    def _end_all(self, cause: BaseException | None) -> Listener | None:
+        """End every subscription, as the reader has ended; return its connection. The next one opens another."""
         why = "the connection was closed" if cause is None else f"its reader was ended by {type(cause).__name__}"
         error = ClosedError(f"the subscription ended, because {why}; listen again")
         with self._guard:
             listener, self._listener, self._reader, self._outage = self._listener, None, None, None
-            inboxes, self._inboxes = self._inboxes, []
+            buffers, self._buffers = self._buffers, []
             interests, self._interests = self._interests, {}
         if listener is not None:
             listener.interrupt()
-        _end(inboxes, interests.values(), error)
+        _end(buffers, interests.values(), error)
         return listener
 
-    async def _read_on(self) -> None:
-        """Read until told to stop; whatever breaks is mended and reported as a gap."""
+    async def _read_until_stopped(self) -> None:
+        """Read until stopped; after an error, reconnect and report a gap."""
         while not self._stopping.is_set() and self._listener is not None:
             try:
                 for event in await self._listener.receive(_SLICE):
@@ -392,8 +397,8 @@ class SubscriptionManager:
             await self._listener.close()
 
     async def _recover(self, cause: Exception) -> bool:
-        """Come back on a new connection and ask for everything again; return False where that was closed for good."""
-        self._outages.failed("receive what is subscribed to", cause)
+        """Reconnect, with backoff, and subscribe to every filter again; return False if the backend was closed."""
+        self._outages.failed("receive messages", cause)
         if self._outage is None:
             self._outage = _Outage(str(cause), self._runtime.now())
         tries = 0
@@ -423,26 +428,26 @@ class SubscriptionManager:
             await listener.change(tuple(self._interests), ())
 
     def _announce(self, outage: _Outage) -> None:
-        """Tell every subscription that it may have missed something."""
+        """End an outage: put a gap into every buffer that may have missed messages."""
         self._outage = None
         gap = Gap(outage.cause, self._runtime.now() - outage.since)
         self._outages.worked()
-        for inbox in tuple(self._inboxes):
-            if any(self._interests[each].established for each in tuple(inbox.filters) if each in self._interests):
-                inbox.put(gap)
+        for buffer in tuple(self._buffers):
+            if any(self._interests[each].established for each in tuple(buffer.filters) if each in self._interests):
+                buffer.put(gap)
 
     def abandon(self, error: Exception) -> None:
-        """Give up everything from the next event loop, as this one's has ended; who still waits gets this error."""
+        """End every subscription, as its event loop has ended; calls that still wait get this error."""
         self._closed = True
         self._stopping.set()
         if self._listener is not None:
             self._listener.interrupt()
-        _end(tuple(self._inboxes), tuple(self._interests.values()), error)
+        _end(tuple(self._buffers), tuple(self._interests.values()), error)
 
-    def disown(self, error: Exception) -> None:
-        """Give up everything in a forked child: who still reads gets this error; the connection is the parent's."""
-        for inbox in tuple(self._inboxes):
-            inbox.disown(error)
+    def end_in_child(self, error: Exception) -> None:
+        """End every subscription in a forked child with this error. The connection is the parent's."""
+        for buffer in tuple(self._buffers):
+            buffer.end_in_child(error)
 
     def _refuse_all(self, error: Exception) -> None:
         for interest in tuple(self._interests.values()):
@@ -459,10 +464,10 @@ class SubscriptionManager:
         if interest is None:
             return
         if isinstance(event, Frame):
-            alone = not event.filter.is_pattern  # a channel's copy is always the one to keep
-            for inbox in interest.inboxes:
-                if alone or inbox.wants(event):
-                    inbox.put(event)
+            is_literal = not event.filter.is_pattern  # the copy of a literal channel is always kept
+            for buffer in interest.buffers:
+                if is_literal or buffer.wants(event):
+                    buffer.put(event)
         elif isinstance(event, Confirmed):
             interest.error, interest.established = None, True
             interest.confirmed.set()
@@ -470,28 +475,28 @@ class SubscriptionManager:
             self._refuse(interest, event.error)
 
     def _refuse(self, interest: _Interest, error: Exception) -> None:
-        """Who asks for it now gets the error; who had it before comes to an end with it."""
+        """Fail the calls that subscribe now, and end the buffers that the filter has fed before."""
         interest.error = error
-        for inbox in interest.inboxes:
+        for buffer in interest.buffers:
             if interest.established:
-                inbox.end(error)
+                buffer.end(error)
         interest.confirmed.set()
 
     def give_back(self) -> None:
-        """Let the reader end by itself, as nobody has a subscription any more; `wake` it then."""
+        """Let the reader end by itself, as the backend is not in use any more; `wake` it afterwards."""
         self._given_back = True
         self._stopping.set()
 
     def wake(self) -> None:
-        """Let a reader that blocks see that its end has come."""
+        """Wake a reader that blocks, so that it ends."""
         if self._listener is not None and self._runtime.flavour == "blocking":
             self._listener.interrupt()
 
     def stop(self) -> None:
-        """End every inbox with `ClosedError`, and wake the reader (B3)."""
+        """End every buffer with `ClosedError`, and wake the reader (B3)."""
         self._closed = True
-        for inbox in tuple(self._inboxes):
-            inbox.end(ClosedError("the backend was closed"))
+        for buffer in tuple(self._buffers):
+            buffer.end(ClosedError("the backend was closed"))
         for interest in tuple(self._interests.values()):
             interest.confirmed.set()
         self._stopping.set()
@@ -499,7 +504,7 @@ class SubscriptionManager:
             self._listener.interrupt()
 
     async def close(self, until: float) -> None:
-        """End the reader, which has until then to end by itself, and the connection (B3)."""
+        """End the reader and the connection (B3); a reader that still runs at `until` is cancelled."""
         self.stop()
         if self._reader is not None and not await self._reader.join(max(0.0, until - self._runtime.now())):
             self._reader.cancel()
@@ -508,10 +513,10 @@ class SubscriptionManager:
             await self._listener.close()
 
 
-def _end(inboxes: Iterable[MessageBuffer], interests: Iterable[_Interest], error: Exception) -> None:
-    """End these inboxes, and who waits for these filters to be confirmed."""
+def _end(buffers: Iterable[MessageBuffer], interests: Iterable[_Interest], error: Exception) -> None:
+    """End these buffers, and the calls that wait for the confirmation of these filters."""
     for interest in interests:
         interest.error = error
         interest.confirmed.set()
-    for inbox in inboxes:
-        inbox.end(error)
+    for buffer in buffers:
+        buffer.end(error)

@@ -1,8 +1,8 @@
-"""Standing in line at a backend until woken. Nobody polls.
+"""Waiting in a backend's wait queue until woken, without polling.
 
-Who is denied goes into a line at the backend, which wakes the first when something is freed. A wake-up that is lost is
-repaired by trying again when what is in the way ends, or after `RECHECK` seconds. An outage of the backend is waited
-out as well (`Outage`).
+A request that is denied enters a wait queue at the backend, which wakes the first waiter over pub/sub when a lock or a
+limit is free again. In case that wake-up is lost, a waiter tries again when the driver's `retry_after` is over, and
+after `RECHECK` seconds at the latest. A wait continues through an outage of the backend (`Outage`).
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -14,33 +14,33 @@ from ailf.engine.inbox import PendingReply
 from ailf.errors import ClosedError
 from ailf.runtime import Event
 
-__all__ = ["PLACE", "RECHECK", "WITHDRAW", "Outage", "wait_in_queue"]
+__all__ = ["RECHECK", "WAITER_TTL", "WITHDRAW", "Outage", "wait_in_queue"]
 
 T = TypeVar("T")
 
 RECHECK = 3.0
-"""Seconds after which a waiter tries again although nobody woke it; that also shows that it is alive."""
+"""Seconds after which a waiter tries again without a wake-up; that is also its heartbeat."""
 
-PLACE = 5.0
-"""Seconds after which a waiter that has not tried again is taken for dead (L12)."""
+WAITER_TTL = 5.0
+"""Seconds without a try after which the backend takes a waiter for dead (L12)."""
 
 WITHDRAW = 1.0
-"""Seconds that a waiter who gives up spends at most on leaving the line."""
+"""Seconds that a waiter that gives up spends at most on leaving the queue."""
 
 LATE: Final = 0.05
-"""Seconds past its time after which a waiter leaves the line without waiting for the answer."""
+"""Seconds past its deadline after which a waiter leaves the queue in the background."""
 
-_PAUSES = (0.1, 0.5, 2.0, 5.0)
-"""Seconds between tries while the backend is away."""
+_BACKOFF = (0.1, 0.5, 2.0, 5.0)
+"""Seconds between tries while the backend is unavailable."""
 
 
 class Outage:
-    """Waits while the backend is away, as part of a wait that has time left.
+    """Repeats requests while the backend is unavailable, until a deadline.
 
     Arguments:
-        engine: The backend's.
-        what: What is asked, for the log: "acquire lock 'a'".
-        until: When the time is over, on the runtime's clock.
+        engine: The backend's engine.
+        what: The operation, for the log: "acquire lock 'a'".
+        until: The deadline, on the runtime's clock.
     """
 
     def __init__(self, engine: Engine, what: str, until: float) -> None:
@@ -49,14 +49,14 @@ class Outage:
         self._until = until
 
     async def ask(self, request: Callable[[], Awaitable[T]], error: Exception | None = None) -> T:
-        """Make a request, again and again while the backend is away; return the answer.
+        """Make a request, and repeat it while the backend is unavailable; return the reply.
 
         Arguments:
-            request: Makes it once.
-            error: What it has failed with already, where the first time was elsewhere.
+            request: Makes the request once.
+            error: The error of a first try that the caller has made itself.
 
         Raises:
-            ConnectionLostError: The time is over, and the backend is still away.
+            ConnectionLostError: The backend is still unavailable at the deadline.
             BackendTimeoutError: As above.
             ClosedError: The backend was closed meanwhile.
         """
@@ -64,38 +64,38 @@ class Outage:
         while True:
             if error is None:
                 try:
-                    answer = await request()
+                    reply = await request()
                 except AWAY as raised:
                     error = raised
                 else:
                     if failures:
                         self._engine.outages.worked()
-                    return answer
+                    return reply
             left = self._until - self._engine.runtime.now()
             if left <= 0:
                 raise error
             self._engine.outages.failed(self._what, error)
-            await self._engine.pause(min(left, _PAUSES[min(failures, len(_PAUSES) - 1)]))
+            await self._engine.pause(min(left, _BACKOFF[min(failures, len(_BACKOFF) - 1)]))
             self._engine.check_open()
             failures, error = failures + 1, None
 
 
-class _Waiter:
-    """Somebody in line, as the backend knows him that is closed: he leaves it first (B3).
+class _QueuedCall:
+    """A call in the wait queue. The engine tracks it, so that it leaves the queue before the backend is closed (B3).
 
     Attributes:
-        gone: Set when he has left.
+        left: Set when it has left the queue.
     """
 
-    def __init__(self, ticket: PendingReply, gone: Event) -> None:
-        self._ticket = ticket
-        self.gone = gone
+    def __init__(self, pending: PendingReply, left: Event) -> None:
+        self._pending = pending
+        self.left = left
 
     def stop(self) -> None:
-        self._ticket.fail(ClosedError("the backend was closed"))
+        self._pending.fail(ClosedError("the backend was closed"))
 
     async def close(self) -> None:
-        await self.gone.wait(WITHDRAW)
+        await self.left.wait(WITHDRAW)
 
 
 async def wait_in_queue(
@@ -105,44 +105,44 @@ async def wait_in_queue(
     withdraw: Callable[[str], Coroutine[Any, Any, None]],
     until: float,
 ) -> T | None:
-    """Try, and try again when woken, until it is granted or the time is over: then return None.
+    """Try, and try again at each wake-up, until the attempt is granted; return None at the deadline.
 
     Arguments:
-        engine: The backend's.
-        what: What is asked, for the log: "acquire lock 'a'".
-        attempt: Makes one try, given a token of this waiter and its place in line.
-        withdraw: Leaves the line, and gives back what may have been granted meanwhile; called in every bad end.
-        until: When the time is over, on the runtime's clock.
+        engine: The backend's engine.
+        what: The operation, for the log: "acquire lock 'a'".
+        attempt: Makes one try, given the token of this waiter and where it is woken.
+        withdraw: Leaves the queue, and releases a grant that came meanwhile. It is called unless a try is granted.
+        until: The deadline, on the runtime's clock.
 
     Raises:
-        BackendError: What a try failed with; where the backend is away, only when the time is over.
+        BackendError: A try failed. Where the backend is unavailable, only at the deadline.
     """
-    desk, outage = engine.reply_inbox, Outage(engine, what, until)
-    await outage.ask(lambda: desk.open(until))
-    ticket = desk.expect()
-    waiter = _Waiter(ticket, engine.runtime.event())
-    engine.keep(waiter)
+    inbox, outage = engine.reply_inbox, Outage(engine, what, until)
+    await outage.ask(lambda: inbox.open(until))
+    pending = inbox.expect()
+    call = _QueuedCall(pending, engine.runtime.event())
+    engine.track(call)
     try:
-        engine.check_open()  # a close that has begun before it was kept doesn't wait for it
+        engine.check_open()  # a close that began before `track` doesn't wait for this call
         while isinstance(
-            found := await outage.ask(lambda: attempt(ticket.id, WaiterInfo(desk.channel, PLACE))), Denied
+            reply := await outage.ask(lambda: attempt(pending.id, WaiterInfo(inbox.channel, WAITER_TTL))), Denied
         ):
             left = until - engine.runtime.now()
             if left <= -LATE:
-                engine.runtime.spawn(lambda: withdraw(ticket.id), name="ailf-withdraw")  # the caller's time is over
+                engine.runtime.spawn(lambda: withdraw(pending.id), name="ailf-withdraw")  # the caller is late already
                 return None
             if left <= 0:
-                await withdraw(ticket.id)
+                await withdraw(pending.id)
                 return None
-            await ticket.wake(min(left, max(found.retry_after, 0.001), RECHECK))
+            await pending.wait(min(left, max(reply.retry_after, 0.001), RECHECK))
     except AWAY:
-        engine.runtime.spawn(lambda: withdraw(ticket.id), name="ailf-withdraw")  # the caller's time is over
+        engine.runtime.spawn(lambda: withdraw(pending.id), name="ailf-withdraw")  # the deadline has passed
         raise
     except BaseException:
-        await withdraw(ticket.id)
+        await withdraw(pending.id)
         raise
     finally:
-        desk.forget(ticket)
-        engine.forget(waiter)
-        waiter.gone.set()
-    return found
+        inbox.forget(pending)
+        engine.untrack(call)
+        call.left.set()
+    return reply

@@ -9,7 +9,7 @@ from ailf.checks import check_count, check_name, check_pairs, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
 from ailf.engine import Engine
-from ailf.engine.inbox import FAILED, MARKS, REPLY_TO, REQUEST, PendingReply, check_free
+from ailf.engine.inbox import FAILED, REPLY_TO, REQUEST, RESERVED_HEADERS, PendingReply, check_free
 from ailf.engine.subscriptions import MessageBuffer
 from ailf.errors import (
     AilfError,
@@ -325,4 +325,4 @@ def _publishing(sealed: Sequence[tuple[str, bytes]]) -> str:
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that are the publisher's own."""
-    return {name: value for name, value in headers.items() if name not in MARKS}
+    return {name: value for name, value in headers.items() if name not in RESERVED_HEADERS}

@@ -77,9 +77,9 @@ class LimiterFlow(Generic[P]):
         # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
         decide = self._timed if self._slots else self._driver.decide
         ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, until=until)
-        in_turns = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
+        batched = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
         deciding: Batcher[LimitRequest, LimitResult] = batcher(
-            ask, DECIDED_AT_ONCE, in_turns=in_turns, check_loop=self.engine.check_open
+            ask, DECIDED_AT_ONCE, batched=batched, check_loop=self.engine.check_open
         )
         return deciding.do
 
@@ -387,11 +387,11 @@ class LimiterFlow(Generic[P]):
                     )
         self._iterating[caller, key] = [*held, asked]
         iteration = Iteration()
-        self.engine.keep(iteration)
+        self.engine.track(iteration)
         try:
             yield iteration
         finally:
-            self.engine.forget(iteration)
+            self.engine.untrack(iteration)
             left = self._iterating.pop((caller, key))
             left.remove(asked)
             if left:

@@ -1,4 +1,4 @@
-"""What flows wait with, on threads and on asyncio."""
+"""The runtimes for threads and asyncio: events, single flights, tasks and time for flows."""
 
 from ailf.runtime.aio import AsyncioRuntime
 from ailf.runtime.base import Event, Runtime, SingleFlight, Task, run

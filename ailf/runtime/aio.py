@@ -1,4 +1,4 @@
-"""Flows on asyncio: tasks of the running event loop."""
+"""The asyncio runtime: flows are tasks of the running event loop."""
 
 import asyncio
 import contextlib
@@ -20,31 +20,31 @@ __all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "st
 
 
 start_task = asyncio.Task
-"""Starts a task that begins with the next turn of the running loop.
+"""Start a task, which first runs in the next iteration of the running loop.
 
-It is the class itself: the loop's own task factory is passed by, as an eager one (`asyncio.eager_task_factory`) would
-run the first step within the call. Callers count on it that nothing runs before the call has returned.
+This is the class itself and not the loop's task factory: an eager one (`asyncio.eager_task_factory`) would run the
+first step within the call, and callers rely on nothing running before the call returns.
 """
 
 
 def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:
-    """Refuse to take over what belongs to an event loop that still runs, which then is one of another thread.
+    """Refuse to use an object of an event loop that still runs, as that loop runs in another thread.
 
     Arguments:
-        loop: The loop that it belongs to.
-        what: What is to be taken over, for the message.
+        loop: The loop that the object belongs to.
+        what: The object, for the message: "the connection to host:6379".
 
     Raises:
         InvalidArgumentError: The loop still runs.
     """
     if loop.is_running():
         raise InvalidArgumentError(
-            f"{what} belongs to another event loop, which still runs; open a backend of its own in each event loop"
+            f"{what} belongs to another event loop, which still runs; open one backend in each event loop"
         )
 
 
 class LoopEvent(Event):
-    """An event whose waiters are futures, each woken through its own loop."""
+    """An event whose waiters are futures; each is woken through its own event loop."""
 
     def __init__(self) -> None:
         self._flag = False
@@ -57,7 +57,7 @@ class LoopEvent(Event):
             if loop is asyncio._get_running_loop():
                 _finish(waiter)
             else:
-                with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody to wake
+                with contextlib.suppress(RuntimeError):  # the loop is closed, so its waiter never runs again
                     loop.call_soon_threadsafe(_finish, waiter)
 
     def clear(self) -> None:
@@ -74,7 +74,7 @@ class LoopEvent(Event):
         self._waiters.add(waiter)
         timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
         try:
-            if not self._flag:  # set by another thread just before it could see the waiter
+            if not self._flag:  # another thread may have set it just before the waiter was registered
                 await waiter
         finally:
             self._waiters.discard(waiter)
@@ -89,7 +89,13 @@ def _finish(waiter: "asyncio.Future[None]") -> None:
 
 
 class _Call:
-    """A flight under way: when it is over, and how it ended."""
+    """A run of a single flight.
+
+    Attributes:
+        loop: The event loop in which it runs.
+        task: Its task, where it has one of its own; the reference keeps the task alive.
+        over: Set when it has ended.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -98,25 +104,25 @@ class _Call:
         self._error: BaseException | None = None
 
     def end(self, error: BaseException | None) -> None:
-        """Wake everybody: it is over."""
+        """Record the outcome and wake every caller; only the first call counts."""
         if not self.over.is_set():
             self._error = error
             self.over.set()
 
     def check(self) -> None:
-        """Raise what it ended with."""
+        """Raise the exception that it ended with, if any."""
         if self._error is not None:
             raise self._error
 
 
 class LoopSingleFlight(SingleFlight):
-    """A flight in a task of its own, which goes on when who started it is cancelled."""
+    """A single flight whose run has a task of its own, so it continues when the caller that started it is cancelled."""
 
     def __init__(self) -> None:
         self._call: _Call | None = None
 
     def _under_way(self) -> _Call | None:
-        """Return the call under way; one of a loop that has ended never lands."""
+        """Return the run under way; one of an event loop that has ended will never finish, so it doesn't count."""
         call = self._call
         return call if call is None or call.loop is asyncio.get_running_loop() else None
 
@@ -126,7 +132,7 @@ class LoopSingleFlight(SingleFlight):
             call = self._call = _Call()
             call.task = start_task(self._run_inline(call, flow))
             call.task.add_done_callback(functools.partial(self._ended, call))
-            if timeout is not None and timeout <= 0:  # who has no time to wait has it for what he starts himself
+            if timeout is not None and timeout <= 0:  # a caller without time to wait still waits for its own run
                 timeout = None
         if await call.over.wait(timeout):
             call.check()
@@ -156,7 +162,7 @@ class LoopSingleFlight(SingleFlight):
         call.end(error)
 
     def _ended(self, call: _Call, _: "asyncio.Task[None]") -> None:
-        """See that the call is over, also where its task was cancelled before it began."""
+        """End the run also where its task was cancelled before its first step."""
         self._finish(call, asyncio.CancelledError())
 
     async def wait_idle(self, timeout: float) -> bool:
@@ -176,7 +182,7 @@ class _LoopTask(Task):
     async def _run(self, flow: Flow) -> None:
         try:
             await flow()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - no caller awaits the task, so its error is logged
             log_failure(log, logging.ERROR, "%s failed", self._task.get_name(), error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
@@ -189,7 +195,12 @@ class _LoopTask(Task):
 
 
 class AsyncioRuntime(Runtime):
-    """Flows are tasks of the running event loop."""
+    """The runtime for asyncio: flows are tasks of the running event loop.
+
+    Example:
+        >>> asyncio.run(AsyncioRuntime().event().wait(0.01))
+        False
+    """
 
     flavour = "asyncio"
     uses_caller = False
@@ -222,11 +233,11 @@ class AsyncioRuntime(Runtime):
                 raise
             return None, error
         except GeneratorExit as error:
-            if _current_task() is not task:  # the loop has ended, and closes what it leaves
+            if _current_task() is not task:  # the loop has ended, and the coroutine is being closed
                 raise
             return None, error
         except BaseException as error:
-            if task is not None and task.cancelling() > cancelled and is_cancelled(error):  # in a group
+            if task is not None and task.cancelling() > cancelled and is_cancelled(error):  # a group holds it
                 raise asyncio.CancelledError from error
             return None, error
         if result is None or type(result) is bool:
@@ -240,16 +251,14 @@ class AsyncioRuntime(Runtime):
         loop = asyncio.get_running_loop()
 
         def call() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing of it is left to be stopped
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing in it is left to stop
                 loop.call_soon_threadsafe(callback)
 
         return call
 
 
-# --- the functions of users ------------------------------------------------------------------------------------------
-
-
 def _current_task() -> "asyncio.Task[Any] | None":
+    """Return the current task; None outside of an event loop."""
     try:
         return asyncio.current_task()
     except RuntimeError:

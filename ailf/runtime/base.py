@@ -1,10 +1,10 @@
-"""One text for both flavours: what a flow needs in order to wait, run by threads or by asyncio.
+"""The base classes of the two runtimes: a flow is written once, and threads or asyncio run it.
 
-A flow is an ``async def`` that waits only through a `Runtime` (or through a driver bound to one). On asyncio it is
-awaited as usual. On threads the awaitables block the calling thread and never suspend, so that `run` drives the whole
-flow to its end with a single ``send(None)``: no event loop, no background thread, about 0.2 µs.
+A flow is an ``async def`` that waits only through a `Runtime`, or through a driver bound to one. On asyncio it is
+awaited as usual. On threads its awaitables block the calling thread and never suspend, so `run` drives the whole flow
+to its end with a single ``send(None)``: no event loop, no background thread, about 0.2 µs.
 
-Events may be set from any thread, whichever runtime made them.
+Any thread may set an event, whichever runtime made it.
 """
 
 import contextlib
@@ -21,58 +21,72 @@ Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Event(ABC):
-    """A flag that flows wait for and any thread may set."""
+    """A flag that flows wait for. Any thread may set it."""
 
     @abstractmethod
     def set(self) -> None:
-        """Raise the flag and wake everybody who waits for it."""
+        """Set the flag and wake every waiter."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Lower the flag."""
+        """Reset the flag."""
 
     @abstractmethod
     def is_set(self) -> bool:
-        """Tell whether the flag is up."""
+        """Return whether the flag is set."""
 
     @abstractmethod
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the flag is up, or for so many seconds; return whether it is."""
+        """Wait until the flag is set, for `timeout` seconds at most; return whether it is set."""
 
 
 class SingleFlight(ABC):
-    """Work that runs at most once at a time, for everybody who wants its effect."""
+    """Single flight, as in Go's ``singleflight``: one run at a time, shared by all callers that want its effect."""
 
     @abstractmethod
     async def run(self, flow: Flow, timeout: float | None = None) -> None:
-        """Start the flow, or wait for the one under way, for so many seconds (a thread's own flow bounds itself).
+        """Run the flow, or wait for the run under way.
 
-        A cancelled caller leaves it running.
+        On asyncio the flow runs in a task of its own: it continues when its caller is cancelled, and its error reaches
+        every caller. On threads the first caller runs the flow itself, and only that caller gets its error.
+
+        Arguments:
+            flow: The work; it is not called while another run is under way.
+            timeout: Seconds to wait at most; None: without limit. It doesn't bound a flow that the caller starts on a
+                thread, nor, where it is 0 or less, one that the caller starts on asyncio.
         """
 
     @abstractmethod
     async def run_inline(self, flow: Flow) -> None:
-        """As `run`, for a caller that nobody cancels, as it is in a flight itself: it takes no task of its own."""
+        """Like `run`, but run the flow in the caller's task.
+
+        Only for callers that are never cancelled, that is, inside another flight.
+        """
 
     @abstractmethod
     async def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing is under way, for so many seconds at most; return whether that is so."""
+        """Wait until no run is under way, for `timeout` seconds at most; return whether none is."""
 
 
 class _Wait:
-    """One wait for a `MovedEvent`: its bell, which a move rings too, and whether the event was set meanwhile."""
+    """One wait for a `MovedEvent`.
 
-    def __init__(self, bell: Event) -> None:
-        self.bell = bell
+    Attributes:
+        wake_up: Set when the event is set, and when the clock is moved.
+        over: Whether the event was set since the wait began.
+    """
+
+    def __init__(self, wake_up: Event) -> None:
+        self.wake_up = wake_up
         self.over = False
 
 
 class MovedEvent(Event):
-    """An event for a clock that is moved by hand: a wait also ends when the clock is moved past its timeout."""
+    """An event on a clock that is moved by hand: a wait also ends when the clock is moved past its timeout."""
 
-    def __init__(self, clock: Clock, plain: Callable[[], Event]) -> None:
+    def __init__(self, clock: Clock, make_event: Callable[[], Event]) -> None:
         self._clock = clock
-        self._plain = plain
+        self._make_event = make_event
         self._flag = False
         self._waits: set[_Wait] = set()
 
@@ -80,7 +94,7 @@ class MovedEvent(Event):
         self._flag = True
         for wait in tuple(self._waits):
             wait.over = True
-            wait.bell.set()
+            wait.wake_up.set()
 
     def clear(self) -> None:
         self._flag = False
@@ -89,21 +103,21 @@ class MovedEvent(Event):
         return self._flag
 
     async def wait(self, timeout: float | None = None) -> bool:
-        wait = _Wait(self._plain())
+        wait = _Wait(self._make_event())
         until = None if timeout is None else self._clock.wait_time() + timeout
         self._waits.add(wait)
-        self._clock.on_move(wait.bell.set)
-        if self._flag:  # also when another thread set it just before it could see this wait
+        self._clock.on_move(wait.wake_up.set)
+        if self._flag:  # another thread may have set it just before this wait was registered
             wait.over = True
         try:
             while not wait.over:
                 left = None if until is None else until - self._clock.wait_time()
                 if left is not None and left <= 0:
                     break
-                await wait.bell.wait(left)
-                wait.bell.clear()
+                await wait.wake_up.wait(left)
+                wait.wake_up.clear()
         finally:
-            self._clock.off_move(wait.bell.set)
+            self._clock.off_move(wait.wake_up.set)
             self._waits.discard(wait)
         return wait.over
 
@@ -117,7 +131,7 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
     """Run a flow of the thread runtime to its end and return its result.
 
     Raises:
-        RuntimeError: The flow suspended, so it waits for something that isn't bound to the thread runtime.
+        RuntimeError: The flow suspended: it awaited something that isn't bound to the thread runtime.
     """
     try:
         flow.send(None)
@@ -125,35 +139,38 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
         result: T = done.value
         return result
     flow.close()
-    raise RuntimeError("a blocking flow suspended: its driver is not bound to the thread runtime")
+    raise RuntimeError(
+        "a blocking flow suspended: its driver is not bound to the thread runtime; "
+        "get one from `driver.with_runtime(ThreadRuntime())`"
+    )
 
 
 class Task(ABC):
-    """A flow that runs beside its starter."""
+    """A flow that was started with `Runtime.spawn` and runs concurrently: an asyncio task, or a thread."""
 
     @abstractmethod
     async def join(self, timeout: float | None = None) -> bool:
-        """Wait for its end, for so many seconds at most; return whether it ended."""
+        """Wait until it has ended, for `timeout` seconds at most; return whether it has. A task may join itself."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Interrupt it at its next await; a thread can't be interrupted and goes on to its end."""
+        """Cancel the flow at its next await. A thread can't be interrupted and runs to its end."""
 
 
 class Runtime(ABC):
-    """What flows wait with. A driver is bound to one when it is made.
+    """Everything that flows wait with: events, locks, tasks and time. A driver is bound to one when it is made.
 
     Arguments:
-        clock: The backend's clock, where this process has it; else the system's.
+        clock: The backend's clock, where this process owns it; None: the system's.
 
     Attributes:
         flavour: "blocking" or "asyncio".
-        uses_caller: Whether `spawn` costs a thread, so that a caller who waits anyway had better do a share itself.
-        here: Returns what connections and waits belong to: the id of the process, or the running event loop, which is
-            None outside of one. A forked child is never in its parent's loop.
+        uses_caller: Whether `spawn` costs a thread, so a caller that waits anyway should do a share of the work itself.
+        here: Returns the context that connections and waits belong to: the process id, or the running event loop
+            (None outside of one). A forked child is never in its parent's loop.
         clock: The clock.
         now: Returns this process's monotonic time in seconds, for waits and pauses.
-        lease_now: The same for what a backend grants for a time; on a clock that is moved by hand it stands still.
+        lease_now: Returns the monotonic time in seconds for leases. It stands still while a clock moved by hand does.
     """
 
     flavour: str
@@ -171,46 +188,49 @@ class Runtime(ABC):
 
     @abstractmethod
     def _event(self) -> Event:
-        """Make an event for time that flows."""
+        """Make an event on a clock that runs by itself."""
 
     @abstractmethod
     def single_flight(self) -> SingleFlight:
-        """Make a flight."""
+        """Make a single flight."""
 
     @abstractmethod
     def guard(self) -> contextlib.AbstractContextManager[object]:
-        """Make a lock that keeps a few lines whole against other threads; on asyncio up to their first suspension."""
+        """Make a lock that excludes other threads. On asyncio it does nothing: a section without an await is atomic."""
 
     @abstractmethod
     def spawn(self, flow: Flow, *, name: str) -> Task:
-        """Start a flow beside this one. What it raises is logged."""
+        """Start a flow that runs concurrently. An exception that it raises is logged."""
 
     @abstractmethod
     async def checkpoint(self) -> None:
-        """Let others run, where they have to be let."""
+        """Yield to the event loop. Does nothing on threads, which are pre-empted."""
 
     @abstractmethod
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
-        """Call a user's function, and return its result, or the exception that it raised, whatever that is.
+        """Call a user's function; return its result and None, or None and the exception that it raised.
 
-        It is the one place where the code of users is called. On asyncio it awaits what can be awaited. A function that
-        yields does nothing when it is called, so its generator counts as an `InvalidArgumentError`.
+        All user code is called here. On asyncio an awaitable result is awaited. A function that yields runs nothing
+        when it is called, so a generator as the result comes with an `InvalidArgumentError`.
 
         Raises:
-            asyncio.CancelledError: The task was cancelled meanwhile. A `CancelledError` of the function's own, which
-                awaited something that was cancelled, is returned.
+            asyncio.CancelledError: The calling task was cancelled. A `CancelledError` of the function's own, which
+                awaited a task that was cancelled, is returned instead.
         """
 
     @abstractmethod
     def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
-        """Refuse what can't be called, when it is handed over and not when it is needed.
+        """Refuse a function that this runtime can't call, when it is registered and not when it is first called.
 
         Arguments:
-            what: What the function is, for the message.
+            what: The role of the function, for the message: "the handler".
             function: The function.
-            may_yield: Whether its generator is iterated; `call_user_code` doesn't do that.
+            may_yield: Whether its caller iterates its generator; `call_user_code` doesn't.
+
+        Raises:
+            InvalidArgumentError: It isn't callable, it yields, or it is a coroutine function and the runtime blocks.
         """
 
     @abstractmethod
     def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Return what a signal handler may call: it has the callback called elsewhere, where that may block."""
+        """Return a function for a signal handler: it runs `callback` outside of the handler, where it may block."""

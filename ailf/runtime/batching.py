@@ -1,6 +1,7 @@
-"""Brings together what several tasks ask for in one turn of the event loop, so that it is one request.
+"""Batching: the calls that tasks make in one iteration of the event loop share one request.
 
-Threads have no such turns, and where asking is no round trip there is nothing to save: there each is a request.
+Threads have no such iterations, and a backend in the same process has no round trip to save. There each call is a
+request of its own.
 """
 
 import asyncio
@@ -16,38 +17,38 @@ __all__ = ["Batcher", "batcher"]
 X = TypeVar("X")
 Y = TypeVar("Y")
 Work = Callable[[Sequence[X]], Awaitable[Sequence[Y | Exception]]]
-"""Does something for each item; an exception among the results is that item's."""
+"""Makes one request for all items; an exception among its results belongs to its item alone."""
 
 
-Then = Callable[[Y | BaseException], Awaitable[None]]
-"""Is told the result for one item, or the error."""
+Callback = Callable[[Y | BaseException], Awaitable[None]]
+"""Gets the result for one item, or its error."""
 
 
 class Batcher(ABC, Generic[X, Y]):
-    """Does one thing for many."""
+    """Makes one kind of request, for one item or for many."""
 
     @abstractmethod
     def do(self, item: X) -> Awaitable[Y]:
-        """Return the result for this item, done together with others where there are any."""
+        """Queue the item; return an awaitable of its result, or of its error."""
 
     @abstractmethod
-    async def post(self, item: X, then: Then[Y]) -> None:
-        """Have it done without waiting for the result, where there is somebody else to wait for it."""
+    async def post(self, item: X, then: Callback[Y]) -> None:
+        """Queue the item and return; `then` gets its result. Without batching that is before this returns."""
 
 
-def batcher(work: Work[X, Y], most: int, *, in_turns: bool, check_loop: Callable[[], None]) -> Batcher[X, Y]:
-    """Return what does this work.
+def batcher(work: Work[X, Y], max_batch: int, *, batched: bool, check_loop: Callable[[], None]) -> Batcher[X, Y]:
+    """Return a batcher for this work.
 
     Arguments:
-        work: What is done.
-        most: For how many items at once at most.
-        in_turns: Whether it is done for all items of one turn of the event loop together; else for each by itself.
-        check_loop: Raises where it must not be asked for in the running loop; called in each new one.
+        work: Makes the request.
+        max_batch: The largest number of items in one request.
+        batched: Whether the items of one iteration of the event loop share a request; else each has its own.
+        check_loop: Raises where the running event loop must not be used; called once in each new loop.
     """
-    return _InTurns(work, most, check_loop) if in_turns else _AtOnce(work)
+    return _LoopBatcher(work, max_batch, check_loop) if batched else _SingleCalls(work)
 
 
-class _AtOnce(Batcher[X, Y]):
+class _SingleCalls(Batcher[X, Y]):
     def __init__(self, work: Work[X, Y]) -> None:
         self._work = work
 
@@ -57,39 +58,39 @@ class _AtOnce(Batcher[X, Y]):
             raise result
         return result
 
-    async def post(self, item: X, then: Then[Y]) -> None:
+    async def post(self, item: X, then: Callback[Y]) -> None:
         (result,) = await _results(self._work, [item])
         await then(result)
 
 
-class _InTurns(Batcher[X, Y]):
-    def __init__(self, work: Work[X, Y], most: int, check_loop: Callable[[], None]) -> None:
+class _LoopBatcher(Batcher[X, Y]):
+    def __init__(self, work: Work[X, Y], max_batch: int, check_loop: Callable[[], None]) -> None:
         self._work = work
-        self._most = most
+        self._max_batch = max_batch
         self._check_loop = check_loop
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[tuple[X, asyncio.Future[Y] | Then[Y]]] = []
-        self._next: asyncio.Task[None] | None = None  # who takes what waits, when its turn of the loop has come
+        self._waiting: list[tuple[X, asyncio.Future[Y] | Callback[Y]]] = []
+        self._next: asyncio.Task[None] | None = None  # sends what waits, in the next iteration
         self._running: set[asyncio.Task[None]] = set()
 
     def do(self, item: X) -> Awaitable[Y]:
-        answer: asyncio.Future[Y] = asyncio.Future()
-        self._wait(item, answer)
-        return answer
+        future: asyncio.Future[Y] = asyncio.Future()
+        self._queue(item, future)
+        return future
 
-    async def post(self, item: X, then: Then[Y]) -> None:
-        self._wait(item, then)
+    async def post(self, item: X, then: Callback[Y]) -> None:
+        self._queue(item, then)
 
-    def _wait(self, item: X, told: asyncio.Future[Y] | Then[Y]) -> None:
+    def _queue(self, item: X, receiver: asyncio.Future[Y] | Callback[Y]) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._move(loop)
         if self._next is None:
             self._start()
-        self._waiting.append((item, told))
+        self._waiting.append((item, receiver))
 
     def _move(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Go on in another loop; what one has left that has ended, nobody waits for."""
+        """Continue in another event loop. The old one has ended, so no caller waits for its items."""
         self._check_loop()
         self._loop, self._waiting, self._next = loop, [], None
 
@@ -100,11 +101,11 @@ class _InTurns(Batcher[X, Y]):
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
-        if task is self._next:  # it was cancelled before it began
+        if task is self._next:  # it was cancelled before its first step
             self._start()
 
     async def _run(self) -> None:
-        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         self._next = None
         if self._waiting:
             self._start()
@@ -114,32 +115,33 @@ class _InTurns(Batcher[X, Y]):
         interruption: BaseException | None = None
         try:
             results = await _results(self._work, [item for item, _ in wanted])
-        except BaseException as error:  # noqa: BLE001 - it goes on when those that asked have been told
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
             interruption = error
             results = [_unknown(error)] * len(wanted)
-        for (_, told), result in zip(wanted, results, strict=True):
-            if not isinstance(told, asyncio.Future):
-                await told(result)
-            elif told.done():  # it was cancelled
+        for (_, receiver), result in zip(wanted, results, strict=True):
+            if not isinstance(receiver, asyncio.Future):
+                await receiver(result)
+            elif receiver.done():  # it was cancelled
                 continue
             elif isinstance(result, BaseException):
-                told.set_exception(result)
+                receiver.set_exception(result)
             else:
-                told.set_result(result)
+                receiver.set_result(result)
         if interruption is not None:
             raise interruption
 
 
 def _unknown(interruption: BaseException) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"the request was interrupted by {type(interruption).__name__}, and may have been carried out",
+        f"the request was interrupted by {type(interruption).__name__} and may have been carried out; "
+        "repeat it only if doing it twice does no harm",
         maybe_applied=True,
     )
 
 
 async def _results(work: Work[X, Y], items: Sequence[X]) -> Sequence[Y | BaseException]:
-    """Return the result for each item; an error of the whole is each one's, an interruption is nobody's."""
+    """Return the result for each item. An error of the request is every item's; an interruption is raised."""
     try:
         return await work(items)
-    except Exception as error:  # noqa: BLE001 - it is those who asked that it concerns
+    except Exception as error:  # noqa: BLE001 - each caller gets it
         return [error] * len(items)

@@ -1,7 +1,7 @@
-"""Clocks: what *now* is for a backend, and by what its process counts leases and waits.
+"""Clocks: a backend's *now*, and the monotonic time by which its process counts leases and waits.
 
-Nothing here looks a function up in the module `time` when it is called: libraries that freeze time in tests replace
-the functions there, and a wait by a frozen clock never ends.
+Rule: no call looks a function up in the module `time`. Libraries that freeze time in tests replace the functions
+there, and a wait on a frozen clock never ends.
 """
 
 import time
@@ -15,22 +15,22 @@ __all__ = ["Clock", "Follower", "SystemClock"]
 
 
 class Follower(Protocol):
-    """What a clock that is moved by hand tells of each move; it keeps a weak reference to it."""
+    """An observer that a clock moved by hand notifies of each move. The clock keeps a weak reference to it."""
 
     def moving(self) -> AbstractContextManager[None]:
-        """Return what to enter around the move; nobody can see the new time before it is left."""
+        """Return the context of a move: the new time becomes visible when the context is left."""
 
     def moved(self) -> None:
-        """React to the new time before those who wait for it are woken."""
+        """React to the new time, before its waiters are woken."""
 
 
 class Clock(ABC):
-    """A backend's *now*, and the time that its process counts by.
+    """A backend's *now*, and the monotonic time of its process.
 
     Attributes:
-        by_hand: Whether it stands still until it is moved.
-        lease_time: Returns seconds that never go back, by which a process counts its leases; in step with `now_ms`.
-        wait_time: Returns seconds that never go back, by which a process counts its waits.
+        by_hand: Whether it stands still until it is moved by hand.
+        lease_time: Returns monotonic seconds for leases; they advance with `now_ms`.
+        wait_time: Returns monotonic seconds for waits.
     """
 
     by_hand: ClassVar[bool] = False
@@ -42,24 +42,24 @@ class Clock(ABC):
         """Return the time in milliseconds since 1970."""
 
     def step_lock(self) -> AbstractContextManager[object]:
-        """Return the lock under which a store takes its steps, so that the time can't move within one."""
+        """Return the lock that a store holds for each transition, so that the time doesn't move during one."""
         return RLock()
 
-    def on_move(self, callback: Callable[[], None]) -> None:  # noqa: B027 - time that flows is never moved
-        """Call back, from any thread, after each move by hand."""
+    def on_move(self, callback: Callable[[], None]) -> None:  # noqa: B027 - a clock that runs is never moved
+        """Call `callback`, from any thread, after each move by hand."""
 
     def off_move(self, callback: Callable[[], None]) -> None:  # noqa: B027 - as `on_move`
-        """Call back no more."""
+        """Stop calling `callback`."""
 
     def follow(self, follower: Follower) -> None:  # noqa: B027 - as `on_move`
-        """Tell it of each move by hand, for as long as it is referenced elsewhere."""
+        """Notify `follower` of each move by hand, for as long as something else refers to it."""
 
 
 class SystemClock(Clock):
-    """The time of the system.
+    """The system's clock.
 
     Attributes:
-        fine_time: Returns seconds by the finest counter, for waits of microseconds.
+        fine_time: Returns seconds of the finest counter, for waits of microseconds.
     """
 
     fine_time: ClassVar[Callable[[], float]] = staticmethod(time.perf_counter)

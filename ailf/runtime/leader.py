@@ -15,8 +15,8 @@ from ailf.runtime.base import Event, Flow, Runtime
 
 __all__ = ["LeaderFollowers"]
 
-AT_ONCE = 2
-"""The number of followers that one wake-up reaches."""
+WOKEN_AT_ONCE = 2
+"""The number of followers that one `wake` wakes at most."""
 
 
 @attrs.define(eq=False)
@@ -31,7 +31,7 @@ class LeaderFollowers:
     """The callers that wait for items of one buffer.
 
     Arguments:
-        runtime: What they wait with.
+        runtime: The runtime of the callers.
         items: The buffer.
     """
 
@@ -45,10 +45,14 @@ class LeaderFollowers:
         self._woken: set[_Follower] = set()
 
     async def wait_for_item(self, fetch: Flow, timeout: float | None) -> None:
-        """Fetch if nobody does; else sleep until woken, for `timeout` seconds. There may be no item afterwards.
+        """Fetch, if no caller does; else sleep until woken. There may be no item afterwards.
+
+        Arguments:
+            fetch: The flow that fetches; it fills the buffer and calls `wake`.
+            timeout: Seconds to wait at most; None: without limit.
 
         Raises:
-            Exception: The error of the fetch, for all callers that waited for it.
+            Exception: The error of the fetch; every caller that waited for it gets it.
         """
         with self._guard:
             leads, self._leading = not self._leading, True
@@ -68,7 +72,7 @@ class LeaderFollowers:
                 self._wake(len(self._asleep), error)
             raise
         finally:
-            with self._guard:  # a follower that saw a leader is registered before this one wakes anybody
+            with self._guard:  # a follower that saw `_leading` is registered before this caller wakes any
                 self._leading = False
 
     async def _sleep(self, follower: _Follower, timeout: float | None) -> None:
@@ -78,16 +82,16 @@ class LeaderFollowers:
             with self._guard:
                 self._asleep.pop(follower, None)  # not woken: its time is over, or it was cancelled
                 self._woken.discard(follower)
-                self._wake(min(AT_ONCE, len(self._items) - 1 - len(self._woken)))
+                self._wake(min(WOKEN_AT_ONCE, len(self._items) - 1 - len(self._woken)))
         if follower.error is not None:
             raise follower.error
 
     def wake(self) -> None:
-        """Wake followers for the items that are there, or one to lead if nobody does, unless one is awake already."""
-        if self._woken or not self._asleep:  # one that goes to sleep now has checked, or has a leader
+        """Wake followers for the items in the buffer, or one to lead if none does; nothing while one is still awake."""
+        if self._woken or not self._asleep:  # a follower that goes to sleep now has a leader
             return
         with self._guard:
-            self._wake(min(AT_ONCE, max(len(self._items), not self._leading)))
+            self._wake(min(WOKEN_AT_ONCE, max(len(self._items), not self._leading)))
 
     def _wake(self, count: int, error: Exception | None = None) -> None:
         for follower in list(self._asleep)[: max(0, count)]:

@@ -1,4 +1,4 @@
-"""A fair semaphore: at most `count` hold a slot at once, and the others get one in the order in which they came."""
+"""A fair semaphore: at most `count` callers hold a slot at once; the others queue for one, first come, first served."""
 
 import contextlib
 import weakref
@@ -12,16 +12,16 @@ __all__ = ["FairSemaphore", "Slot"]
 
 
 class Slot:
-    """The right that a semaphore grants. A slot that is collected without being released gives itself back."""
+    """A permit of a semaphore. A slot that is garbage-collected without being released returns itself."""
 
-    _home: "Callable[[], FairSemaphore | None]" = staticmethod(lambda: None)  # until it is made
+    _semaphore: "Callable[[], FairSemaphore | None]" = staticmethod(lambda: None)  # until `__init__` has run
 
-    def __init__(self, home: "weakref.ref[FairSemaphore]") -> None:
-        self._home = home
+    def __init__(self, semaphore: "weakref.ref[FairSemaphore]") -> None:
+        self._semaphore = semaphore
 
     def __del__(self) -> None:
-        """Give the slot back: Ctrl-C came between taking and releasing it."""
-        semaphore = self._home()
+        """Return the slot: Ctrl-C came between taking and releasing it."""
+        semaphore = self._semaphore()
         if semaphore is not None:
             semaphore.release(Slot(weakref.ref(semaphore)))
 
@@ -29,24 +29,24 @@ class Slot:
 class FairSemaphore:
     """A semaphore whose waiters get a slot in the order of arrival. A free slot is taken without waiting.
 
-    It holds no lock, as a slot may give itself back in the middle of anything: each step is one of a deque's.
+    It uses no lock: the garbage collector may return a slot at any point. Each step is one atomic operation of a deque.
 
     Arguments:
-        runtime: What waiters wait with.
-        count: How many slots there are.
+        runtime: The runtime of its waiters.
+        count: The number of slots.
     """
 
     CHECK_INTERVAL: Final = 0.5
-    """Seconds after which a waiter checks by itself: Ctrl-C may have come between a slot's return and the wake-up."""
+    """Seconds after which a waiter checks by itself: Ctrl-C just after a slot's return prevents the wake-up."""
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         self._runtime = runtime
-        home = weakref.ref(self)
-        self._free = deque(Slot(home) for _ in range(count))
+        reference = weakref.ref(self)
+        self._free = deque(Slot(reference) for _ in range(count))
         self._waiters: deque[Event] = deque()
 
     def free(self) -> int:
-        """Return the number of slots that nobody holds."""
+        """Return the number of free slots."""
         return len(self._free)
 
     async def take(self, timeout: float) -> Slot | None:
@@ -55,31 +55,31 @@ class FairSemaphore:
             with contextlib.suppress(IndexError):
                 return self._free.popleft()
         until = self._runtime.now() + timeout
-        turn = self._runtime.event()
-        self._waiters.append(turn)
+        waiter = self._runtime.event()
+        self._waiters.append(waiter)
         try:
             while True:
                 with contextlib.suppress(IndexError):
-                    if self._waiters[0] is turn:
+                    if self._waiters[0] is waiter:
                         return self._free.popleft()
                 left = until - self._runtime.now()
                 if left <= 0:
                     return None
-                if await turn.wait(min(left, self.CHECK_INTERVAL)):  # its waker has taken it out of the queue
-                    turn = self._runtime.event()
-                    self._waiters.appendleft(turn)
+                if await waiter.wait(min(left, self.CHECK_INTERVAL)):  # `_wake_next` has removed it from the queue
+                    waiter = self._runtime.event()
+                    self._waiters.appendleft(waiter)
         finally:
-            self._leave(turn)
+            self._leave(waiter)
 
-    def _leave(self, turn: Event) -> None:
-        """Leave the queue; a waiter that was woken meanwhile wakes the next one, as a slot may be left."""
+    def _leave(self, waiter: Event) -> None:
+        """Leave the queue. A waiter that was woken and takes no slot wakes the next one in its place."""
         with contextlib.suppress(ValueError):
-            self._waiters.remove(turn)
+            self._waiters.remove(waiter)
         if self._free:
             self._wake_next()
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back, and wake the first waiter."""
+        """Return a slot, and wake the first waiter."""
         self._free.append(slot)
         self._wake_next()
 

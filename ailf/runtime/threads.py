@@ -1,4 +1,4 @@
-"""Flows on threads: what they wait for blocks the thread that runs them."""
+"""The thread runtime: a wait in a flow blocks the thread that runs the flow."""
 
 import contextlib
 import inspect
@@ -17,14 +17,14 @@ __all__ = ["ThreadEvent", "ThreadRuntime", "ThreadSingleFlight"]
 
 
 class ThreadEvent(threading.Event, Event):
-    """An event that threads wait for."""
+    """An event that blocks the waiting thread."""
 
     async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         return threading.Event.wait(self, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 class ThreadSingleFlight(SingleFlight):
-    """A flight that the first thread flies itself."""
+    """A single flight whose first caller runs the flow itself, while the others wait for the lock."""
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
@@ -35,7 +35,7 @@ class ThreadSingleFlight(SingleFlight):
                 await flow()
             else:
                 self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-        finally:  # by its owner, not by what `acquire` returned: Ctrl-C may come in between
+        finally:  # asks the lock, not the result of `acquire`: Ctrl-C may come between the two
             if self._lock._is_owned():
                 self._lock.release()
 
@@ -63,7 +63,7 @@ class _Thread(Task):
     def _run(self) -> None:
         try:
             run(self._flow())
-        except BaseException as error:  # noqa: BLE001 - it ends the thread anyway, and its owner has been told
+        except BaseException as error:  # noqa: BLE001 - no caller could catch it
             log_failure(log, logging.ERROR, "%s failed", self._thread.name, error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
@@ -76,7 +76,12 @@ class _Thread(Task):
 
 
 class ThreadRuntime(Runtime):
-    """Flows block the thread that runs them."""
+    """The runtime for threads: a flow blocks the thread that runs it.
+
+    Example:
+        >>> run(ThreadRuntime().event().wait(0.01))
+        False
+    """
 
     flavour = "blocking"
     uses_caller = True
@@ -100,7 +105,7 @@ class ThreadRuntime(Runtime):
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
         try:
             result = function(*args)
-        except BaseException as error:  # noqa: BLE001 - what it means is the caller's to say
+        except BaseException as error:  # noqa: BLE001 - the caller decides what it means
             return None, error
         if result is None or type(result) is bool:
             return result, None
@@ -109,18 +114,18 @@ class ThreadRuntime(Runtime):
     def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
         check_callable(what, function, may_yield=may_yield)
         if is_one_of(function, inspect.iscoroutinefunction):
-            raise _wrong_flavour(what, function)
+            raise _coroutine_refused(what, function)
 
     def from_signal(self, callback: Callable[[], None]) -> Callable[[], None]:
         def call() -> None:
-            # From a thread: the signal may have interrupted this one while it holds the lock that the callback needs.
+            # In a thread: the interrupted one may hold the lock that the callback needs.
             threading.Thread(target=callback, name="ailf-signal", daemon=True).start()
 
         return call
 
 
-def _wrong_flavour(what: str, function: object) -> InvalidArgumentError:
+def _coroutine_refused(what: str, function: object) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"{what} {name_of(function)} is a coroutine function, which a blocking object can't await; "
-        "use the Async… twin, or a plain function"
+        f"{what} {name_of(function)} is a coroutine function, which a blocking object can't await: "
+        "use the Async… class, or pass a plain function"
     )

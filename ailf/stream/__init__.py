@@ -1,4 +1,4 @@
-"""Work that must not be lost: `Stream` and `AsyncStream`."""
+"""Streams of durable messages and their consumer groups: `Stream` and `AsyncStream`."""
 
 from ailf.stream.consumer import AsyncConsumer, Consumer
 from ailf.stream.delivery import AsyncDelivery, Delivery

@@ -1,4 +1,4 @@
-"""Members of a group that take messages one by one: `Consumer` and `AsyncConsumer`."""
+"""`Consumer` and `AsyncConsumer`: members of a group that take messages one by one. `ConsumerFlow` has what both do."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +18,7 @@ log = logging.getLogger("ailf.stream")
 
 
 class _ConsumerBase:
-    """What both faces share."""
+    """The name and `stop` of `Consumer` and `AsyncConsumer`."""
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self._flow = ConsumerFlow(group, name, prefetch)
@@ -29,18 +29,28 @@ class _ConsumerBase:
         return self._flow.name
 
     def stop(self) -> None:
-        """Come to the end of the iteration, from any thread or a signal; what was handed out can still be settled."""
+        """End the iteration, from any thread or a signal handler; messages already returned can still be settled."""
         self._flow.stop()
 
 
 class Consumer(_ConsumerBase, Generic[T]):
-    """A member of a group: a context manager, and an iterator of `Delivery`.
+    """A member of a group: a context manager, and an iterator of `Delivery`. `Group.consumer` returns one.
 
-    Leaving the context gives back, at once, whatever was not settled.
+    Leaving the context gives the unsettled messages back at once. Example:
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     orders = backend.stream("orders")
+    ...     ids = orders.add_many(["tea", "cake"])
+    ...     with orders.group("kitchen").consumer() as consumer:
+    ...         for delivery in consumer:
+    ...             delivery.ack()
+    ...             if delivery.data == "cake":
+    ...                 consumer.stop()
     """
 
     def __enter__(self) -> Self:
-        """Make the group where it doesn't exist."""
+        """Make the group unless it exists."""
         run(self._flow.open())
         return self
 
@@ -57,7 +67,7 @@ class Consumer(_ConsumerBase, Generic[T]):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away; the next call tries again.
+            BackendError: The backend is away. The next call tries again.
         """
         state = run(self._flow.next())
         if state is None:
@@ -65,23 +75,43 @@ class Consumer(_ConsumerBase, Generic[T]):
         return Delivery(state)
 
     def get(self, timeout: float | None = None) -> Delivery[T] | None:
-        """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
+        """Return the next message; None when ``timeout`` seconds are over, or when stopped.
+
+        Arguments:
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is away. The next call tries again.
+        """
         state = run(self._flow.next(timeout))
         return None if state is None else Delivery(state)
 
     def close(self) -> None:
-        """Stop, and give back what was not settled. Its deliveries can't be settled any more."""
+        """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""
         run(self._flow.close())
 
 
 class AsyncConsumer(_ConsumerBase, Generic[T]):
-    """A member of a group: a context manager, and an iterator of `AsyncDelivery`.
+    """A member of a group: a context manager, and an iterator of `AsyncDelivery`. `AsyncGroup.consumer` returns one.
 
-    Leaving the context gives back, at once, whatever was not settled.
+    Leaving the context gives the unsettled messages back at once. Example:
+
+    >>> import asyncio, ailf
+    >>> async def main():
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         orders = backend.stream("orders")
+    ...         await orders.add_many(["tea", "cake"])
+    ...         async with orders.group("kitchen").consumer() as consumer:
+    ...             async for delivery in consumer:
+    ...                 await delivery.ack()
+    ...                 if delivery.data == "cake":
+    ...                     consumer.stop()
+    >>> asyncio.run(main())
     """
 
     async def __aenter__(self) -> Self:
-        """Make the group where it doesn't exist."""
+        """Make the group unless it exists."""
         await self._flow.open()
         return self
 
@@ -100,7 +130,7 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away; the next call tries again.
+            BackendError: The backend is away. The next call tries again.
         """
         state = await self._flow.next()
         if state is None:
@@ -108,10 +138,18 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
         return AsyncDelivery(state)
 
     async def get(self, timeout: float | None = None) -> AsyncDelivery[T] | None:
-        """Return the next message; None after so many seconds (0: without waiting), or when stopped."""
+        """Return the next message; None when ``timeout`` seconds are over, or when stopped.
+
+        Arguments:
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is away. The next call tries again.
+        """
         state = await self._flow.next(timeout)
         return None if state is None else AsyncDelivery(state)
 
     async def aclose(self) -> None:
-        """Stop, and give back what was not settled. Its deliveries can't be settled any more."""
+        """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""
         await self._flow.close()

@@ -1,7 +1,7 @@
-"""One message in a consumer's hands: what may be done with it, and that it is done once.
+"""`Delivery` and `AsyncDelivery`: a message leased to a consumer, which is settled exactly once.
 
-`Delivery` and `AsyncDelivery` are two thin faces of one state. A delivery is settled exactly once: the same way again
-changes nothing, another way is an error, and after its lease is lost every way is.
+Settling it again in the same way changes nothing; another way is an error. Once its lease is lost, every way is an
+error. `DeliveryState` has what both classes do.
 """
 
 import asyncio
@@ -22,131 +22,146 @@ from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, leaves_of
 
-__all__ = ["AsyncDelivery", "Delivery", "DeliveryState", "instruction", "verdict"]
+__all__ = ["AsyncDelivery", "Delivery", "DeliveryState", "choose_action", "instruction"]
 
 T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger("ailf.stream")
 
 
-class Holder(Protocol):
-    """The consumer that has the delivery."""
+class OwningConsumer(Protocol):
+    """The consumer to which a delivery is leased."""
 
     group: GroupFlow
     name: str
-    in_hand: dict[str, "DeliveryState"]
+    in_progress: dict[str, "DeliveryState"]
 
-    def let_go(self, state: "DeliveryState") -> None:
-        """It is settled or lost: renew it no more."""
+    def stop_renewing(self, state: "DeliveryState") -> None:
+        """Renew the lease of a settled or lost delivery no more."""
 
 
-def verdict(
+def choose_action(
     result: object, error: BaseException | None, *, interrupted: bool = False
 ) -> tuple[Action, str, float | None]:
-    """Return how to settle a message by how its handler ended: the action, the error, the delay.
+    """Return how to settle a message after its handler has ended: the action, the error text, the delay.
 
     Arguments:
-        result: What the handler returned.
-        error: What it raised.
-        interrupted: Whether that was a cancellation from outside; like Ctrl-C it is not the message's fault.
+        result: The value that the handler returned.
+        error: The exception that it raised.
+        interrupted: Whether ``error`` is a cancellation from outside: like Ctrl-C, it is not the message's fault.
     """
     if error is None:
         return (Action.NACK, "the handler returned False", None) if result is False else (Action.ACK, "", None)
     if interrupted or interrupts(error):
         return Action.RELEASE, "", None
-    said = instruction(error)
-    if isinstance(said, Reject):
-        return Action.REJECT, text_of(said), None
-    if isinstance(said, Retry):
-        return Action.NACK, text_of(said), getattr(said, "delay", None)  # a subclass may have left it out
+    instructed = instruction(error)
+    if isinstance(instructed, Reject):
+        return Action.REJECT, text_of(instructed), None
+    if isinstance(instructed, Retry):
+        return Action.NACK, text_of(instructed), getattr(instructed, "delay", None)  # a subclass may not have set it
     return Action.NACK, describe(error), None
 
 
 def instruction(error: BaseException | None) -> Reject | Retry | None:
     """Return the `Reject` or `Retry` that an error is, or that a group of nothing else holds; `Reject` goes first."""
-    said = [] if error is None else list(leaves_of(error))
-    if not all(isinstance(each, Reject | Retry) for each in said):
+    instructed = [] if error is None else list(leaves_of(error))
+    if not all(isinstance(each, Reject | Retry) for each in instructed):
         return None
-    said.sort(key=lambda each: isinstance(each, Retry))
-    return cast(Reject | Retry, said[0]) if said else None
+    instructed.sort(key=lambda each: isinstance(each, Retry))
+    return cast(Reject | Retry, instructed[0]) if instructed else None
 
 
 class DeliveryState:
-    """The state of one delivery, whichever face it shows."""
+    """The state of one delivery. A `Delivery` or an `AsyncDelivery` shows it to the user."""
 
     __slots__ = (
         "body",
-        "cancels",
+        "body_cancels",
+        "cancel_reason",
         "claim",
         "consumer",
         "data",
-        "entered",
         "headers",
-        "hold",
+        "lease",
+        "loss_reported",
         "outcome",
         "settled",
         "settling",
-        "struck",
         "task",
-        "told",
+        "task_cancels",
         "trace",
     )
 
     def __init__(
-        self, consumer: Holder, claim: Claim, hold: RenewedLease, data: Any, headers: Mapping[str, str]
+        self, consumer: OwningConsumer, claim: Claim, lease: RenewedLease, data: Any, headers: Mapping[str, str]
     ) -> None:
         self.consumer = consumer
         self.claim = claim
-        self.hold = hold
+        self.lease = lease
         self.data = data
         self.headers = headers
         self.settled: Action | None = None
         self.outcome = Outcome.LOST
-        self.settling = False  # the answer will tell whether the lease held
-        self.told = False
+        self.settling = False  # while the reply will say whether the lease held
+        self.loss_reported = False
         self.trace: AbstractContextManager[None] | None = None
-        self.body: asyncio.Task[Any] | None = None  # that has entered it as a context, on asyncio
-        self.task: asyncio.Task[Any] | None = None  # in which a worker's handler runs, on asyncio
-        self.cancels = self.entered = 0  # how often these had been cancelled before
-        self.struck: Exception | None = None  # why a worker has cancelled it
+        self.body: asyncio.Task[Any] | None = None  # the task that entered it as a context, on asyncio
+        self.task: asyncio.Task[Any] | None = None  # the task that runs a worker's handler, on asyncio
+        self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
+        self.cancel_reason: Exception | None = None  # why the worker cancelled the handler
 
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
-        """Settle it, once, and return what became of it (S4)."""
+        """Settle the delivery, once, and return the outcome (S4)."""
         if self._settled_by(action):
             return self.outcome
-        asked = await self.ask(action, delay, error)
+        settlement = await self.make_settlement(action, delay, error)
         self.settling = True
         try:
-            return await self.answered(asked, await self.consumer.group.settling.do(asked))
+            return await self.record_outcome(settlement, await self.consumer.group.settling.do(settlement))
         finally:
             self.settling = False
 
-    async def answered(self, asked: Settlement, outcome: Outcome) -> Outcome:
-        """Take note of what became of it, and return that."""
-        action = asked.action
+    async def record_outcome(self, settlement: Settlement, outcome: Outcome) -> Outcome:
+        """Record the outcome of a settlement, and return it.
+
+        Raises:
+            LeaseLostError: The outcome is LOST.
+        """
+        action = settlement.action
         if outcome is Outcome.LOST:
-            if self._settled_by(action):  # another task did, while this one waited for the answer
+            if self._settled_by(action):  # by another task, while this one waited for the reply
                 return self.outcome
             raise await self._lost(action.value)
         self.settled, self.outcome = action, outcome
-        self.consumer.let_go(self)
+        self.consumer.stop_renewing(self)
         if outcome is not Outcome.DONE:
-            await self.consumer.group.report(self.claim.record.id, asked, outcome)
+            await self.consumer.group.report(self.claim.record.id, settlement, outcome)
         return outcome
 
     def _settled_by(self, action: Action) -> bool:
-        """Tell whether it was settled, which must have been in the same way."""
+        """Tell whether it was settled.
+
+        Raises:
+            SettledError: It was settled by another action.
+        """
         if self.settled is None:
             return False
         if self.settled is not action:
-            raise SettledError(f"{self} was settled by {self.settled.value} before; {action.value} changes nothing")
+            raise SettledError(
+                f"cannot {action.value} {self}: it was settled by {self.settled.value} before. Nothing was changed; "
+                "settle each delivery once"
+            )
         return True
 
-    async def ask(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
-        """Return what to ask of the backend in order to settle it; one that was lost can't be."""
-        if self.hold.revoked:
+    async def make_settlement(self, action: Action, delay: float | None = None, error: str = "") -> Settlement:
+        """Return the settlement to send to the backend.
+
+        Raises:
+            LeaseLostError: The lease was lost.
+        """
+        if self.lease.revoked:
             raise await self._lost(action.value)
-        if action is Action.ACK:  # nearly all; nothing else is said of them
+        if action is Action.ACK:  # nearly every settlement; it needs no other argument
             return Settlement(self.claim.receipt, action)
         if delay is None:
             delay = self.consumer.group.options.backoff.delay(self.claim.attempt) if action is Action.NACK else 0.0
@@ -155,235 +170,273 @@ class DeliveryState:
         )
 
     async def extend(self, seconds: float) -> None:
-        """Let the lease end so many seconds from now."""
+        """Let the lease end `seconds` seconds from now."""
         if self.settled is not None:
-            raise SettledError(f"{self} was settled by {self.settled.value} before; it has no lease to extend")
+            raise SettledError(
+                f"cannot extend {self}: it was settled by {self.settled.value}, so it has no lease any more"
+            )
         lease = check_seconds("extend", seconds, least=0.001)
         since = self.consumer.group.engine.runtime.lease_now()
         if not await self.consumer.group.extend(self.claim.receipt, lease):
             raise await self._lost("extend")
-        self.hold.confirm(since, lease)
+        self.lease.confirm(since, lease)
 
     def enter(self) -> None:
-        """Put what is sent from here on the message's trace."""
+        """Begin to send on the trace of the message."""
         self.trace = carrying(self.headers)
         self.trace.__enter__()
 
     async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
-        """Settle it by how its context ended, unless its body did; return whether the error is done with."""
+        """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
         if self.trace is not None:
-            with contextlib.suppress(ValueError):  # left in another task than it was entered in
+            with contextlib.suppress(ValueError):  # it is left in another task than it was entered in
                 self.trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
-        action, why, delay = verdict(None, self.struck or error, interrupted=cancelled)
-        said = instruction(error)
+        action, why, delay = choose_action(None, self.cancel_reason or error, interrupted=cancelled)
+        instructed = instruction(error)
         try:
             await self.settle(action, delay=delay, error=why)
         except AilfError as failed:
-            if error is None or said is not None:
+            if error is None or instructed is not None:
                 raise
-            log.warning("%s", failed)  # it doesn't hide the body's own error
-        return said is not None
+            log.warning("%s", failed)  # it must not hide the body's own error
+        return instructed is not None
 
     async def lose(self) -> None:
-        """Take note that its lease has ended, and tell the group's hook, once."""
-        self.hold.revoked = True
-        self.consumer.let_go(self)
-        if not self.told:
-            self.told = True
+        """Record that the lease has ended, and report that to the group's `on_event`, once."""
+        self.lease.revoked = True
+        self.consumer.stop_renewing(self)
+        if not self.loss_reported:
+            self.loss_reported = True
             await self.consumer.group.report_lost(self.claim.record.id)
 
-    async def _lost(self, asked: str) -> LeaseLostError:
-        """Lose it, and return what to raise."""
+    async def _lost(self, operation: str) -> LeaseLostError:
+        """Record that the lease has ended, and return the error to raise."""
         await self.lose()
         return LeaseLostError(
-            f"{asked} of {self}: its lease has ended, so somebody else may have it; nothing was changed. "
-            "Handlers that take longer than the lease need the process to stay alive to renew it"
+            f"cannot {operation} {self}: its lease has ended, so another consumer may have the message. Nothing was "
+            "changed. If this happens often, raise the group's lease, takeover or max_processing"
         )
 
     def __str__(self) -> str:
-        group = self.consumer.group
-        return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of {group}"
+        return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of {self.consumer.group}"
 
 
-class _Shown(Generic[T_co]):
-    """What both faces show."""
+class _DeliveryBase(Generic[T_co]):
+    """The properties of `Delivery` and `AsyncDelivery`."""
 
-    __slots__ = ("_parcel",)
+    __slots__ = ("_state",)
 
     def __init__(self, state: DeliveryState) -> None:
-        self._parcel = state
+        self._state = state
 
     @property
     def data(self) -> T_co:
-        """The payload, decoded."""
-        data: T_co = self._parcel.data
+        """The decoded payload."""
+        data: T_co = self._state.data
         return data
 
     @property
     def id(self) -> str:
         """The entry's id in the stream."""
-        return self._parcel.claim.record.id
+        return self._state.claim.record.id
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the producer put beside the payload."""
-        return self._parcel.headers
+        """The headers that the producer sent with the payload."""
+        return self._state.headers
 
     @property
     def attempt(self) -> int:
-        """1 for the first delivery; a nack or an expired lease adds one, a release adds none (S5)."""
-        return self._parcel.claim.attempt
+        """The number of this delivery of the message, from 1. Nacks and expired leases count; releases don't."""
+        return self._state.claim.attempt
 
     @property
     def lost(self) -> bool:
-        """Whether the lease has ended, so that somebody else may have the message: stop working on it."""
-        return self._parcel.hold.lost
+        """Whether the lease has ended, so that another consumer may have the message: stop working on it."""
+        return self._state.lease.lost
 
     @property
     def settled(self) -> bool:
-        """Whether it was acked, nacked, rejected or released."""
-        return self._parcel.settled is not None
+        """Whether this consumer has acked, nacked, rejected or released it."""
+        return self._state.settled is not None
 
     def __repr__(self) -> str:
-        return f"<{self._parcel}>"
+        return f"<{self._state}>"
 
 
-class Delivery(_Shown[T_co]):
-    """A message that a group handed to this consumer, until it is settled.
+class Delivery(_DeliveryBase[T_co]):
+    """A message that is leased to this consumer until it is settled: by `ack`, `nack`, `reject` or `release`.
 
-    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and releases on Ctrl-C and on `sys.exit` in the main thread. Its lease is renewed while you have it.
+    The lease is renewed meanwhile. As a context manager it acks when its body ends, and nacks on an exception. It
+    rejects on `Reject`; that and `Retry` are suppressed. It releases on Ctrl-C, and on `sys.exit` in the main thread.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
+    ...     id = backend.stream("orders").add("two teas")
+    ...     with consumer.get() as delivery:
+    ...         assert (delivery.data, delivery.attempt) == ("two teas", 1)
     """
 
     __slots__ = ()
 
     def ack(self) -> None:
-        """It is done.
+        """Settle it as done.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._parcel.settle(Action.ACK))
+        run(self._state.settle(Action.ACK))
 
     def nack(self, delay: float | None = None, reason: str | None = None) -> None:
-        """It failed: deliver it again after so many seconds (the group's backoff if None), or never after the last.
+        """Settle it as failed. The message is delivered again; after its last delivery it becomes a dead letter.
+
+        Arguments:
+            delay: Seconds until the next delivery; the group's backoff if None.
+            reason: Text that a dead letter keeps as its ``error``.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(
-            self._parcel.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason))
-        )
+        run(self._state.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)))
 
     def reject(self, reason: str) -> None:
-        """It can't succeed: put it among the group's dead letters.
+        """Make the message a dead letter of the group: it can't succeed.
+
+        Arguments:
+            reason: Text that the dead letter keeps as its ``error``.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._parcel.settle(Action.REJECT, error=safe_reason("reason", reason)))
+        run(self._state.settle(Action.REJECT, error=safe_reason("reason", reason)))
 
     def release(self) -> None:
-        """Give it back unhandled, available at once; this delivery doesn't count.
+        """Give the message back, available at once. This delivery doesn't count as an attempt.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._parcel.settle(Action.RELEASE))
+        run(self._state.settle(Action.RELEASE))
 
     def extend(self, seconds: float) -> None:
-        """Let the lease end so many seconds from now.
+        """Let the lease end ``seconds`` seconds from now.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled.
+            SettledError: It was settled before.
+            BackendError: The backend is away.
         """
-        run(self._parcel.extend(seconds))
+        run(self._state.extend(seconds))
 
     def __enter__(self) -> Self:
-        """Return the delivery itself; what is sent within is on its trace."""
-        self._parcel.enter()
+        """Return the delivery itself. What the body sends is on the trace of the message."""
+        self._state.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        """Settle it by how the body ended, unless the body did."""
-        return run(self._parcel.leave(error))
+        """Settle it by how the body ended, unless the body settled it."""
+        return run(self._state.leave(error))
 
 
-class AsyncDelivery(_Shown[T_co]):
-    """A message that a group handed to this consumer, until it is settled.
+class AsyncDelivery(_DeliveryBase[T_co]):
+    """A message that is leased to this consumer until it is settled: by `ack`, `nack`, `reject` or `release`.
 
-    As a context manager it acks on success, nacks on an exception, rejects on `Reject` (which, like `Retry`, goes no
-    further), and releases on Ctrl-C, `sys.exit` and cancellation. Its lease is renewed while you have it.
+    The lease is renewed meanwhile. As a context manager it acks when its body ends, and nacks on an exception. It
+    rejects on `Reject`; that and `Retry` are suppressed. It releases on Ctrl-C, `sys.exit` and cancellation.
+
+    >>> import asyncio, ailf
+    >>> async def main():
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         orders = backend.stream("orders")
+    ...         await orders.add("two teas")
+    ...         async with orders.group("tea").consumer() as consumer, await consumer.get() as delivery:
+    ...             assert (delivery.data, delivery.attempt) == ("two teas", 1)
+    >>> asyncio.run(main())
     """
 
     __slots__ = ()
 
     async def ack(self) -> None:
-        """It is done.
+        """Settle it as done.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        await self._parcel.settle(Action.ACK)
+        await self._state.settle(Action.ACK)
 
     async def nack(self, delay: float | None = None, reason: str | None = None) -> None:
-        """It failed: deliver it again after so many seconds (the group's backoff if None), or never after the last.
+        """Settle it as failed. The message is delivered again; after its last delivery it becomes a dead letter.
+
+        Arguments:
+            delay: Seconds until the next delivery; the group's backoff if None.
+            reason: Text that a dead letter keeps as its ``error``.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        await self._parcel.settle(
+        await self._state.settle(
             Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)
         )
 
     async def reject(self, reason: str) -> None:
-        """It can't succeed: put it among the group's dead letters.
+        """Make the message a dead letter of the group: it can't succeed.
+
+        Arguments:
+            reason: Text that the dead letter keeps as its ``error``.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        await self._parcel.settle(Action.REJECT, error=safe_reason("reason", reason))
+        await self._state.settle(Action.REJECT, error=safe_reason("reason", reason))
 
     async def release(self) -> None:
-        """Give it back unhandled, available at once; this delivery doesn't count.
+        """Give the message back, available at once. This delivery doesn't count as an attempt.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled in another way.
+            SettledError: It was settled before, in another way.
+            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        await self._parcel.settle(Action.RELEASE)
+        await self._state.settle(Action.RELEASE)
 
     async def extend(self, seconds: float) -> None:
-        """Let the lease end so many seconds from now.
+        """Let the lease end ``seconds`` seconds from now.
 
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
-            SettledError: It was settled.
+            SettledError: It was settled before.
+            BackendError: The backend is away.
         """
-        await self._parcel.extend(seconds)
+        await self._state.extend(seconds)
 
     async def __aenter__(self) -> Self:
-        """Return the delivery itself; what is sent within is on its trace."""
-        self._parcel.enter()
-        self._parcel.body = asyncio.current_task()
-        self._parcel.entered = self._parcel.body.cancelling() if self._parcel.body is not None else 0
+        """Return the delivery itself. What the body sends is on the trace of the message."""
+        self._state.enter()
+        self._state.body = asyncio.current_task()
+        self._state.body_cancels = self._state.body.cancelling() if self._state.body is not None else 0
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool:
-        """Settle it by how the body ended, unless the body did."""
-        state = self._parcel
-        if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.entered:
-            return await asyncio.shield(state.leave(error, cancelled=state.struck is None))
-        return await self._parcel.leave(error)
+        """Settle it by how the body ended, unless the body settled it."""
+        state = self._state
+        if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.body_cancels:
+            return await asyncio.shield(state.leave(error, cancelled=state.cancel_reason is None))
+        return await self._state.leave(error)

@@ -1,4 +1,4 @@
-"""What streams do under both faces: `StreamFlow` adds, reads and joins groups; `Tail` follows without a group."""
+"""What `Stream` and `AsyncStream` do: `StreamFlow` adds, reads and joins groups; `StreamBase` makes it."""
 
 import functools
 import logging
@@ -36,7 +36,7 @@ R = TypeVar("R")
 log = logging.getLogger("ailf.stream")
 
 PAGE = 500
-"""How many entries one request reads at most."""
+"""The most entries that one request reads."""
 
 
 @attrs.frozen
@@ -58,22 +58,22 @@ class AddOptions:
         at: datetime | None,
         max_deliveries: int | None,
     ) -> "AddOptions":
-        """Return these options; the usual ones are checked already."""
+        """Return these options; if all are the defaults, `PLAIN`, which needs no check."""
         if headers is None and key is None and delay == 0 and at is None and max_deliveries is None:
             return PLAIN
         return cls(headers, key, delay, at, max_deliveries)
 
     def timestamp(self) -> float:
-        """Return ``at`` in seconds since 1970, 0 where there is none."""
+        """Return `at` in seconds since 1970; 0 if there is none."""
         return 0.0 if self.at is None else check_time("at", self.at)
 
 
 PLAIN = AddOptions()
-"""How a message is added of which nothing special is said."""
+"""The options of a message that is added with the defaults."""
 
 
 class StreamFlow:
-    """The one text of both flavours."""
+    """The shared implementation of `Stream` and `AsyncStream`."""
 
     def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None) -> None:
         engine.require(Capability.STREAM, "streams")
@@ -111,21 +111,23 @@ class StreamFlow:
     async def add_once(self, dedup_id: str, data: Any, window: float, options: AddOptions) -> Added:
         check_name("dedup id", dedup_id)
         check_seconds("window", window, least=0.001)
-        drafted, token = self.draft(data, options), self.engine.token()
+        draft, token = self.draft(data, options), self.engine.token()
         return await self._make_room(
-            1, self.driver.add_once, drafted, again=True, dedup_id=dedup_id, token=token, window=window
+            1, self.driver.add_once, draft, again=True, dedup_id=dedup_id, token=token, window=window
         )
 
     async def _make_room(
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
     ) -> R:
-        """Add, where a full stream makes it wait for as long as its retention says."""
+        """Add; while the stream is full, try again for the `wait` seconds of its retention."""
         retention = self.retention
         what = self._adding if count == 1 else f"add {count} messages to stream {self.name!r}"
         if retention is None:
             return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
         if retention.max_len is not None and count > retention.max_len:
-            raise InvalidArgumentError(f"{what}: its retention allows {retention.max_len} entries")
+            raise InvalidArgumentError(
+                f"{what}: its retention allows only {retention.max_len} entries; add fewer at a time, or allow more"
+            )
         until = self.engine.runtime.now() + retention.wait
         pause, last = 0.02, None
         while True:
@@ -149,7 +151,8 @@ class StreamFlow:
         chosen = self.retention if retention is None else check_kind("retention", retention, Retention)
         if chosen is None or (chosen.max_len is None and chosen.max_age is None and chosen.keep_settled):
             raise InvalidArgumentError(
-                f"trim stream {self.name!r}: say what to keep, Retention(max_len=…, max_age=…) or Retention.settled()"
+                f"trim stream {self.name!r}: there is no retention that removes anything; "
+                "pass Retention(max_len=…, max_age=…) or Retention.settled()"
             )
         what = f"trim stream {self.name!r}"
         removed = unsettled = 0
@@ -168,14 +171,14 @@ class StreamFlow:
     async def read(self, first: Position, last: Position, limit: int) -> list[Entry[Any]]:
         check_count("limit", limit)
         start, end = self.driver.locate(first), self.driver.locate(last)
-        found: list[Record] = []
-        while len(found) < limit:
-            page = min(PAGE, limit - len(found))
-            records = await self.page(found[-1].id if found else start, end, page, after=bool(found))
-            found += records
-            if len(records) < page:
+        records: list[Record] = []
+        while len(records) < limit:
+            count = min(PAGE, limit - len(records))
+            page = await self.page(records[-1].id if records else start, end, count, after=bool(records))
+            records += page
+            if len(page) < count:
                 break
-        return [self.entry(record) for record in found]
+        return [self.entry(record) for record in records]
 
     async def page(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
         what = f"read stream {self.name!r}"
@@ -190,7 +193,7 @@ class StreamFlow:
         except DecodeError as error:
             raise DecodeError(f"entry {record.id}: {error}") from error
 
-    # --- the short way -------------------------------------------------------------------------------------------
+    # --- groups --------------------------------------------------------------------------------------------------
 
     def group(self, name: str, options: GroupOptions) -> GroupFlow:
         return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options, self.retention)
@@ -205,7 +208,7 @@ class StreamFlow:
     async def process(self, handler: Callable[[Any], Any], options: ProcessOptions) -> None:
         if self._joined is None:
             raise InvalidArgumentError(
-                f"stream {self.name!r}: create_consumer_group(group, consumer) first, then process_messages(handler)"
+                f"process messages of stream {self.name!r}: there is no group; call create_consumer_group(group) first"
             )
         await Worker(self._joined, handler, options, self._consumer, plain=True).run()
 
@@ -216,13 +219,13 @@ class StreamFlow:
 
 def _full(retention: Retention) -> str:
     return (
-        f"it is full: it may have {retention.max_len} entries, and as many are not settled by all of its groups. "
+        f"it is full: its retention allows {retention.max_len} entries, and that many are not settled by every group. "
         "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
     )
 
 
 class StreamBase(StandaloneObject):
-    """What both faces share: the name, and how the flow is made."""
+    """The name, the flow and `stop` of `Stream` and `AsyncStream`."""
 
     def __init__(
         self,
@@ -247,7 +250,7 @@ class StreamBase(StandaloneObject):
         return self._name
 
     def stop(self) -> None:
-        """End `process_messages` gently, from any thread, a handler or a signal (S14)."""
+        """Drain and end `process_messages`, from any thread, a handler or a signal handler."""
         if "_flow" in vars(self):
             self._flow.stop()
 

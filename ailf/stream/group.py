@@ -1,7 +1,7 @@
-"""Consumer groups: `Group` and `AsyncGroup`, where agents take work from, two thin faces of one flow.
+"""`Group` and `AsyncGroup`: consumer groups, from which agents take work. `GroupFlow` has what both do.
 
-Within a group each message is leased to one consumer at a time; what is acked is done, what fails comes back after a
-backoff, and what fails too often becomes one of the group's dead letters.
+Within a group each message is leased to one consumer at a time. An acked message is done, a failed one is delivered
+again after a backoff, and one that fails too often becomes one of the group's dead letters.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class DeadLetters:
-    """What a group gave up on; see `Group.dead_letters`."""
+    """The messages that a group gave up on; see `Group.dead_letters`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
@@ -29,25 +29,28 @@ class DeadLetters:
         """Return dead letters, oldest first.
 
         Arguments:
-            after: The id of the last letter of the page before.
-            limit: How many at most.
+            after: The id of the last letter of the page before; "" for the first page.
+            limit: The largest number of letters to return.
         """
         return run(self._flow.dead_letters(after, limit))
 
     def redrive(self, *letters: str) -> int:
-        """Deliver dead letters to this group again, as new messages: attempt 1 (S16). Each is redriven once.
+        """Deliver dead letters to this group again, as new messages with attempt 1. Each is redriven once.
 
         Arguments:
             letters: Their ids (`DeadLetter.id`).
 
         Returns:
-            How many of them were still there.
+            The number of letters that were still there.
+
+        Raises:
+            InvalidArgumentError: No id was given, or one is not the id of a dead letter.
         """
         return run(self._flow.take_dead_letters(letters, redrive=True))
 
     def redrive_all(self) -> int:
-        """Redrive every dead letter that there is now; return how many."""
-        return run(self._flow.take_all_letters(redrive=True))
+        """Redrive every dead letter that there is now; return their number."""
+        return run(self._flow.take_all_dead_letters(redrive=True))
 
     def purge(self, *letters: str) -> int:
         """Remove dead letters for good.
@@ -56,17 +59,20 @@ class DeadLetters:
             letters: Their ids (`DeadLetter.id`).
 
         Returns:
-            How many of them were still there.
+            The number of letters that were still there.
+
+        Raises:
+            InvalidArgumentError: No id was given, or one is not the id of a dead letter.
         """
         return run(self._flow.take_dead_letters(letters, redrive=False))
 
     def purge_all(self) -> int:
-        """Remove every dead letter that there is now; return how many."""
-        return run(self._flow.take_all_letters(redrive=False))
+        """Remove every dead letter that there is now; return their number."""
+        return run(self._flow.take_all_dead_letters(redrive=False))
 
 
 class AsyncDeadLetters:
-    """What a group gave up on; see `AsyncGroup.dead_letters`."""
+    """The messages that a group gave up on; see `AsyncGroup.dead_letters`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
@@ -75,25 +81,28 @@ class AsyncDeadLetters:
         """Return dead letters, oldest first.
 
         Arguments:
-            after: The id of the last letter of the page before.
-            limit: How many at most.
+            after: The id of the last letter of the page before; "" for the first page.
+            limit: The largest number of letters to return.
         """
         return await self._flow.dead_letters(after, limit)
 
     async def redrive(self, *letters: str) -> int:
-        """Deliver dead letters to this group again, as new messages: attempt 1 (S16). Each is redriven once.
+        """Deliver dead letters to this group again, as new messages with attempt 1. Each is redriven once.
 
         Arguments:
             letters: Their ids (`DeadLetter.id`).
 
         Returns:
-            How many of them were still there.
+            The number of letters that were still there.
+
+        Raises:
+            InvalidArgumentError: No id was given, or one is not the id of a dead letter.
         """
         return await self._flow.take_dead_letters(letters, redrive=True)
 
     async def redrive_all(self) -> int:
-        """Redrive every dead letter that there is now; return how many."""
-        return await self._flow.take_all_letters(redrive=True)
+        """Redrive every dead letter that there is now; return their number."""
+        return await self._flow.take_all_dead_letters(redrive=True)
 
     async def purge(self, *letters: str) -> int:
         """Remove dead letters for good.
@@ -102,17 +111,20 @@ class AsyncDeadLetters:
             letters: Their ids (`DeadLetter.id`).
 
         Returns:
-            How many of them were still there.
+            The number of letters that were still there.
+
+        Raises:
+            InvalidArgumentError: No id was given, or one is not the id of a dead letter.
         """
         return await self._flow.take_dead_letters(letters, redrive=False)
 
     async def purge_all(self) -> int:
-        """Remove every dead letter that there is now; return how many."""
-        return await self._flow.take_all_letters(redrive=False)
+        """Remove every dead letter that there is now; return their number."""
+        return await self._flow.take_all_dead_letters(redrive=False)
 
 
 class _GroupBase:
-    """What both faces share."""
+    """The name and `stop` of `Group` and `AsyncGroup`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
@@ -123,7 +135,7 @@ class _GroupBase:
         return self._flow.name
 
     def stop(self) -> None:
-        """End every `process` of this object gently, from any thread, a handler or a signal (S14)."""
+        """Drain and end every `process` of this object, from any thread, a handler or a signal handler."""
         self._flow.stop()
 
     def __repr__(self) -> str:
@@ -131,60 +143,70 @@ class _GroupBase:
 
 
 class Group(_GroupBase, Generic[T]):
-    """Workers that share a stream's messages; get one from `Stream.group`."""
+    """Workers that share the messages of a stream. `Stream.group` returns one.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     orders = backend.stream("orders")
+    ...     id = orders.add("two teas")
+    ...     group = orders.group("kitchen")
+    ...     group.process(lambda delivery: group.stop())
+    ...     assert group.info().lag == 0
+    """
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """What this group gave up on."""
+        """The messages that this group gave up on."""
         return DeadLetters(self._flow)
 
     def open(self) -> bool:
-        """Make the group now, so that it sees what is added from here; return False where it exists already (S9)."""
+        """Make the group now, with its `start`; return False, and change nothing, if it exists."""
         return run(self._flow.open())
 
     def delete(self) -> None:
-        """Remove the group and all that is kept for it, its dead letters included; the stream stays."""
+        """Remove the group, its leases and its dead letters; the stream stays."""
         run(self._flow.delete())
 
     def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
+        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
 
-        What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
-        new. Dead letters stay.
+        All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
+        are delivered as new messages. Dead letters stay.
 
         Raises:
-            InvalidArgumentError: Not a position.
-            NotFoundError: There is no such group; nothing was made or moved.
-            OutcomeUnknownError: No answer came. It isn't repeated: what was delivered meanwhile would be forgotten.
+            InvalidArgumentError: This is not a position.
+            NotFoundError: The group doesn't exist; nothing was changed.
+            OutcomeUnknownError: No reply came. The request isn't repeated, because that would forget what was delivered
+                meanwhile.
         """
         run(self._flow.seek(position))
 
     def pause(self) -> None:
-        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled.
+        """Deliver nothing to any consumer in any process until `resume`; leased messages can be settled.
 
         Raises:
-            NotFoundError: There is no such group; nothing was made.
+            NotFoundError: The group doesn't exist; nothing was changed.
         """
         run(self._flow.pause(paused=True))
 
     def resume(self) -> None:
-        """Hand out messages again.
+        """Deliver messages again.
 
         Raises:
-            NotFoundError: There is no such group; nothing was made.
+            NotFoundError: The group doesn't exist; nothing was changed.
         """
         run(self._flow.pause(paused=False))
 
     def info(self) -> GroupInfo:
-        """Return how the group stands: lag, messages in hand and waiting, dead letters, consumers (S10)."""
+        """Return the state of the group: lag, pending, delayed and dead messages, consumers."""
         return run(self._flow.info())
 
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> Consumer[T]:
-        """Return a consumer: a context manager and iterator of deliveries, for loops of your own.
+        """Return a consumer: a context manager and iterator of deliveries, for a loop of your own.
 
         Arguments:
-            name: For operators; host and process id unless told.
-            prefetch: How many messages one fetch takes at most. They wait in the consumer's buffer, leased and renewed.
+            name: Its name for operators; host name and process id if None.
+            prefetch: The most messages that one fetch takes. They wait in the consumer's buffer, leased and renewed.
         """
         return Consumer(self._flow, name, prefetch)
 
@@ -200,31 +222,33 @@ class Group(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
     ) -> None:
-        """Call the handler with each delivery until stopped (S15).
+        """Call the handler with each delivery until stopped.
 
-        A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
-        after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
-        itself has decided. An `ExceptionGroup` of nothing but `Reject` or `Retry` means the same. What the handler
-        sends is on the trace of its message (`ailf.tracing`).
+        A handler that returns False or raises has failed: the message is delivered again after the group's backoff.
+        ``raise Retry("why", delay=5)`` sets another delay, and ``raise Reject("why")`` makes a dead letter; an
+        `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
+        settled the delivery itself. What the handler sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function of one `Delivery`.
-            concurrency: How many handlers run at once, each in a thread of its own (the first in yours).
-            prefetch: How many messages one fetch takes at most; ``concurrency`` unless told.
-            drain: Seconds to wait, once stopped, for running handlers; messages not begun go back at once (S14).
-            timeout: Seconds that a handler may take; None: any time. A thread can't be interrupted: its lease is let
-                go, with a warning, and the message comes again, here only when the handler has ended.
-            on_lost: A thread can't be cancelled, whatever this says; let the handler look at ``delivery.lost``.
+            concurrency: The most handlers that run at once, each in its own thread; the caller's is one of them.
+            prefetch: The most messages that one fetch takes; ``concurrency`` if None.
+            drain: Seconds that running handlers have after a stop. Messages that were not begun go back at once.
+            timeout: Seconds that a handler may take; no limit if None. A thread can't be interrupted: its lease is
+                given up, with a warning, and this worker handles the message again only after the handler has ended.
+            on_lost: A thread can't be cancelled, whatever the value; let the handler check ``delivery.lost``.
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
-                are the default ones (only in the main thread). A second signal acts as it did before.
+                are the default ones (only in the main thread). A second signal has its former effect.
 
         Raises:
-            InvalidArgumentError: An argument can't be used; the handler is a coroutine function, or one that yields.
+            InvalidArgumentError: An argument is invalid, or the handler is a coroutine function or a generator
+                function.
             ClosedError: The backend was closed.
-            PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
-            BaseException: What a handler raised that is no `Exception`: Ctrl-C and `sys.exit` in the main thread give
-                the message back, anything else counts as a failed delivery.
+            PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
+                retries.
+            BaseException: The error of a handler if it is no `Exception`. Ctrl-C, and `sys.exit` in the main thread,
+                give the message back; anything else counts as a failed delivery.
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
@@ -233,60 +257,72 @@ class Group(_GroupBase, Generic[T]):
 
 
 class AsyncGroup(_GroupBase, Generic[T]):
-    """Workers that share a stream's messages; get one from `AsyncStream.group`."""
+    """Workers that share the messages of a stream. `AsyncStream.group` returns one.
+
+    >>> import asyncio, ailf
+    >>> async def main():
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         orders = backend.stream("orders")
+    ...         await orders.add("two teas")
+    ...         group = orders.group("kitchen")
+    ...         await group.process(lambda delivery: group.stop())
+    ...         assert (await group.info()).lag == 0
+    >>> asyncio.run(main())
+    """
 
     @property
     def dead_letters(self) -> AsyncDeadLetters:
-        """What this group gave up on."""
+        """The messages that this group gave up on."""
         return AsyncDeadLetters(self._flow)
 
     async def open(self) -> bool:
-        """Make the group now, so that it sees what is added from here; return False where it exists already (S9)."""
+        """Make the group now, with its `start`; return False, and change nothing, if it exists."""
         return await self._flow.open()
 
     async def delete(self) -> None:
-        """Remove the group and all that is kept for it, its dead letters included; the stream stays."""
+        """Remove the group, its leases and its dead letters; the stream stays."""
         await self._flow.delete()
 
     async def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time (S9).
+        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
 
-        What is out is forgotten: settling it raises `LeaseLostError`. What comes after the position is delivered as
-        new. Dead letters stay.
+        All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
+        are delivered as new messages. Dead letters stay.
 
         Raises:
-            InvalidArgumentError: Not a position.
-            NotFoundError: There is no such group; nothing was made or moved.
-            OutcomeUnknownError: No answer came. It isn't repeated: what was delivered meanwhile would be forgotten.
+            InvalidArgumentError: This is not a position.
+            NotFoundError: The group doesn't exist; nothing was changed.
+            OutcomeUnknownError: No reply came. The request isn't repeated, because that would forget what was delivered
+                meanwhile.
         """
         await self._flow.seek(position)
 
     async def pause(self) -> None:
-        """Hand out nothing more, to any consumer in any process, until `resume`; what is out can be settled.
+        """Deliver nothing to any consumer in any process until `resume`; leased messages can be settled.
 
         Raises:
-            NotFoundError: There is no such group; nothing was made.
+            NotFoundError: The group doesn't exist; nothing was changed.
         """
         await self._flow.pause(paused=True)
 
     async def resume(self) -> None:
-        """Hand out messages again.
+        """Deliver messages again.
 
         Raises:
-            NotFoundError: There is no such group; nothing was made.
+            NotFoundError: The group doesn't exist; nothing was changed.
         """
         await self._flow.pause(paused=False)
 
     async def info(self) -> GroupInfo:
-        """Return how the group stands: lag, messages in hand and waiting, dead letters, consumers (S10)."""
+        """Return the state of the group: lag, pending, delayed and dead messages, consumers."""
         return await self._flow.info()
 
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> AsyncConsumer[T]:
-        """Return a consumer: a context manager and iterator of deliveries, for loops of your own.
+        """Return a consumer: a context manager and iterator of deliveries, for a loop of your own.
 
         Arguments:
-            name: For operators; host and process id unless told.
-            prefetch: How many messages one fetch takes at most. They wait in the consumer's buffer, leased and renewed.
+            name: Its name for operators; host name and process id if None.
+            prefetch: The most messages that one fetch takes. They wait in the consumer's buffer, leased and renewed.
         """
         return AsyncConsumer(self._flow, name, prefetch)
 
@@ -302,32 +338,34 @@ class AsyncGroup(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
     ) -> None:
-        """Call the handler with each delivery until stopped (S15).
+        """Call the handler with each delivery until stopped.
 
-        A handler that returns False or raises is retried after the group's backoff, ``raise Retry("why", delay=5)``
-        after its own, ``raise Reject("why")`` makes a dead letter, anything else acks; one that settles the delivery
-        itself has decided. An `ExceptionGroup` of nothing but `Reject` or `Retry` means the same. What the handler
-        sends is on the trace of its message (`ailf.tracing`).
+        A handler that returns False or raises has failed: the message is delivered again after the group's backoff.
+        ``raise Retry("why", delay=5)`` sets another delay, and ``raise Reject("why")`` makes a dead letter; an
+        `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
+        settled the delivery itself. What the handler sends is on the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function or coroutine function of one `AsyncDelivery`.
-            concurrency: How many handlers run at once, each in a task of its own.
-            prefetch: How many messages one fetch takes at most; ``concurrency`` unless told.
-            drain: Seconds to wait, once stopped, for running handlers; messages not begun go back at once (S14).
-            timeout: Seconds that a handler may take, then it is cancelled and its delivery has failed; None: any time.
-            on_lost: Whether a handler is cancelled when the lease on its message is lost, as another worker may have
-                it then; with `OnLost.SIGNAL` it looks at ``delivery.lost`` itself.
+            concurrency: The most handlers that run at once, each in a task of its own.
+            prefetch: The most messages that one fetch takes; ``concurrency`` if None.
+            drain: Seconds that running handlers have after a stop. Messages that were not begun go back at once.
+            timeout: Seconds that a handler may take; no limit if None. It is then cancelled, and its delivery has
+                failed.
+            on_lost: Whether a handler is cancelled when the lease on its message is lost, because another worker may
+                have the message then. With `OnLost.SIGNAL` the handler checks ``delivery.lost``.
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
-                are the default ones (only in the main thread). A second signal acts as it did before.
+                are the default ones (only in the main thread). A second signal has its former effect.
 
         Raises:
-            InvalidArgumentError: An argument can't be used, or the handler yields.
+            InvalidArgumentError: An argument is invalid, or the handler is a generator function.
             ClosedError: The backend was closed.
-            PermissionDeniedError: The backend refuses; other errors of the backend are logged and waited out.
-            BaseException: What a handler raised that is no `Exception`: Ctrl-C and `sys.exit` give the message back,
+            PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
+                retries.
+            BaseException: The error of a handler if it is no `Exception`. Ctrl-C and `sys.exit` give the message back;
                 anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed delivery
-                like any error.
+                too, but doesn't end `process`.
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals

@@ -1,4 +1,4 @@
-"""What a group asks of the driver: lease, settle, extend, steer; and the options by which it treats its messages."""
+"""What a group calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ __all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
 log = logging.getLogger("ailf.stream")
 
 SETTLED_AT_ONCE = 100
-"""How many deliveries one request settles at most."""
+"""The most deliveries that one request settles."""
 
 PAGE = 100
-"""How many dead letters one request handles at most."""
+"""The most dead letters that one request handles."""
 
 
 class Stoppable(Protocol):
@@ -70,18 +70,18 @@ class GroupOptions:
     on_event: Callable[[GroupEvent], Any] | None = None
 
     @property
-    def look(self) -> float:
-        """Seconds after which an idle consumer looks for leases that have ended and consumers that have died."""
+    def fetch_interval(self) -> float:
+        """Seconds after which an idle consumer fetches, to find leases that ended and consumers that died."""
         return min(self.lease, self.takeover) / 4
 
 
 class GroupFlow:
-    """The one text of both flavours.
+    """The shared implementation of `Group` and `AsyncGroup`.
 
     Attributes:
-        retention: How much of the stream is kept, as its object was told; None for everything.
-        settling: Settles deliveries; those that tasks settle at the same time go in one request.
-        workers: Those at work on it in this process, by this object.
+        retention: The retention that its stream object was given, or None.
+        settling: Settles deliveries; on asyncio those of one pass of the event loop go in one request.
+        workers: The workers of this object that run in this process.
     """
 
     def __init__(
@@ -104,117 +104,119 @@ class GroupFlow:
         self.workers: set[Stoppable] = set()
         on_asyncio = engine.runtime.flavour == "asyncio"
         self.settling: Batcher[Settlement, Outcome] = batcher(
-            self.settle_many, SETTLED_AT_ONCE, in_turns=on_asyncio, check_loop=engine.check_open
+            self.settle_many, SETTLED_AT_ONCE, batched=on_asyncio, check_loop=engine.check_open
         )
         if options.on_event is not None:
-            engine.runtime.check_callable("the hook for events", options.on_event)
+            engine.runtime.check_callable("on_event", options.on_event)
 
     def stop(self) -> None:
-        """End every `process` under way gently."""
+        """Drain and end every `process` under way."""
         for worker in tuple(self.workers):
             worker.stop()
 
     def __str__(self) -> str:
         return f"group {self.name!r} of stream {self.stream!r}"
 
-    async def _ask(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
-        def said(*_: Any) -> str:
+    async def _call(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
+        def description(*_: Any) -> str:
             return f"{what} {self}"
 
-        return await self.engine.call(said, request, self.stream, self.name, *args, again=again, **options)
+        return await self.engine.call(description, request, self.stream, self.name, *args, again=again, **options)
 
-    # --- steering ------------------------------------------------------------------------------------------------
+    # --- control -------------------------------------------------------------------------------------------------
 
     async def open(self, until: float | None = None) -> bool:
-        """Make the group; return False where it exists."""
+        """Make the group; return False if it exists."""
         start = self.driver.locate(self.options.start)
-        made: bool = await self._ask("open", self.driver.open_group, start, again=True, until=until)
+        made: bool = await self._call("open", self.driver.open_group, start, again=True, until=until)
         return made
 
     async def delete(self) -> None:
         """Remove the group."""
-        await self._ask("delete", self.driver.delete_group, again=True)
+        await self._call("delete", self.driver.delete_group, again=True)
 
     async def seek(self, position: Position) -> None:
-        """Move the group; a repetition would forget what was fetched in between."""
-        if not await self._ask("seek in", self.driver.seek, self.driver.locate(position), again=False):
+        """Move the group. It isn't repeated: a repetition would forget what was fetched in between."""
+        if not await self._call("seek in", self.driver.seek, self.driver.locate(position), again=False):
             raise self._missing("seek in")
 
     async def pause(self, *, paused: bool) -> None:
-        """Let consumers be handed nothing, or again something."""
+        """Let `fetch` lease nothing to any consumer, or lease again."""
         what = "pause" if paused else "resume"
-        if not await self._ask(what, self.driver.pause, again=True, paused=paused):
+        if not await self._call(what, self.driver.pause, again=True, paused=paused):
             raise self._missing(what)
 
     def _missing(self, what: str) -> NotFoundError:
-        return NotFoundError(f"{what} {self}: there is no such group; open it first: group.open()")
+        return NotFoundError(f"cannot {what} {self}: the group doesn't exist; make it with group.open()")
 
     async def info(self) -> GroupInfo:
-        """Return how the group stands."""
-        info: GroupInfo = await self._ask("look at", self.driver.info, again=True)
+        """Return the state of the group."""
+        info: GroupInfo = await self._call("inspect", self.driver.info, again=True)
         return info
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 
     async def fetch(self, consumer: str, count: int) -> Fetched:
-        """Fetch; a repeat is harmless: what a lost answer had claimed comes back when its lease ends."""
+        """Fetch. A repetition does no harm: entries that a lost reply had leased come back when their leases end."""
         options = self.options
-        fetched: Fetched = await self._ask(
-            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # its callers repeat it
+        fetched: Fetched = await self._call(
+            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # the callers repeat it
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
         )  # fmt: skip
         return fetched
 
     async def announce(self, fetched: Fetched) -> None:
-        """Say what else a fetch did."""
+        """Log and emit the events of a fetch."""
         for dead in fetched.dead:
-            log.error("%s: %s was delivered too often and is a dead letter now", self, dead)
-            await self.tell(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
+            log.error("%s: entry %s became a dead letter: it has had its last delivery", self, dead)
+            await self._emit(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
         if fetched.reset:
-            log.warning("%s had vanished and was made again at the beginning of the stream", self)
-            await self.tell(GroupReset(self.stream, self.name))
+            log.warning("%s had vanished from the backend and was made again at EARLIEST", self)
+            await self._emit(GroupReset(self.stream, self.name))
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
-        """Settle deliveries; for each, what became of it, or that nobody can tell.
+        """Settle deliveries; return for each the outcome, or the error if the outcome is unknown.
 
-        After a lost answer the request is repeated once: a lease that still holds settles it for certain. One that
-        doesn't may have been settled by the first request or have ended, which nobody can tell any more.
+        After a lost reply the request is repeated once. A lease that still holds is then settled for certain. One that
+        doesn't was either settled by the first request or had ended, and it can't be known which.
         """
         what = f"settle {len(settlements)} message(s) of"
         most = self.options.max_deliveries
         outcomes: Sequence[Outcome | Exception]
         until = self.engine.runtime.now() + self.engine.retry_for
         try:
-            outcomes = await self._ask(what, self.driver.settle, settlements, again=False, max_deliveries=most)
+            outcomes = await self._call(what, self.driver.settle, settlements, again=False, max_deliveries=most)
         except OutcomeUnknownError as unknown:
-            told = await self._ask(what, self.driver.settle, settlements, again=True, until=until, max_deliveries=most)
-            outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in told]
+            second = await self._call(
+                what, self.driver.settle, settlements, again=True, until=until, max_deliveries=most
+            )
+            outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in second]
         return outcomes
 
     async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
-        """Tell the user's hook where a message became a dead letter."""
+        """Emit `DeadLettered` if a settlement made a dead letter."""
         if outcome is Outcome.DEAD:
             reason = settlement.reason if settlement.action is Action.REJECT else "max_deliveries"
-            await self.tell(DeadLettered(self.stream, self.name, entry_id, reason))
+            await self._emit(DeadLettered(self.stream, self.name, entry_id, reason))
 
     async def report_lost(self, entry_id: str) -> None:
-        """Tell the user's hook that a delivery turned out to be another consumer's."""
-        await self.tell(LeaseLost(self.stream, self.name, entry_id))
+        """Emit `LeaseLost`: a delivery turned out to be no longer this consumer's."""
+        await self._emit(LeaseLost(self.stream, self.name, entry_id))
 
     async def extend(self, receipt: Receipt, lease: float) -> bool:
-        """Let a lease end so many seconds from now; return whether it still held."""
-        kept: list[bool] = await self._ask("extend a lease of", self.driver.extend, [receipt], again=True, lease=lease)
-        return kept[0]
+        """Let a lease end `lease` seconds from now; return whether it still held."""
+        held: list[bool] = await self._call("extend a lease of", self.driver.extend, [receipt], again=True, lease=lease)
+        return held[0]
 
-    async def tell(self, event: GroupEvent) -> None:
-        """Tell the user's hook."""
+    async def _emit(self, event: GroupEvent) -> None:
+        """Call the user's `on_event` with an event."""
         if self.options.on_event is None:
             return
         _, failure = await self.engine.runtime.call_user_code(self.options.on_event, event)
         if failure is not None:
             if interrupts(failure):
                 raise failure
-            log_failure(log, logging.ERROR, "%s: the hook for events failed", self, error=failure)
+            log_failure(log, logging.ERROR, "%s: on_event failed", self, error=failure)
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class GroupFlow:
         check_count("limit", limit)
         if after != "":
             check_text("after", after)
-        letters: list[DeadLetter] = await self._ask(
+        letters: list[DeadLetter] = await self._call(
             "list the dead letters of", self.driver.dead_letters, after, limit, again=True
         )
         return letters
@@ -232,10 +234,10 @@ class GroupFlow:
         """Redrive or purge these dead letters; return how many were there."""
         what = "redrive" if redrive else "purge"
         if not letters:
-            raise InvalidArgumentError(f"{what} of {self}: name the letters by their ids; {what}_all takes all")
+            raise InvalidArgumentError(f"{what} dead letters of {self}: no id was given; {what}_all takes them all")
         for letter in letters:
             check_text("the id of a dead letter", letter)
-        taken: list[bool] = await self._ask(
+        taken: list[bool] = await self._call(
             f"{what} {len(letters)} dead letter(s) of",
             self.driver.take_dead_letters,
             letters,
@@ -244,11 +246,11 @@ class GroupFlow:
         )
         return sum(taken)
 
-    async def take_all_letters(self, *, redrive: bool) -> int:
+    async def take_all_dead_letters(self, *, redrive: bool) -> int:
         """Redrive or purge the dead letters that there are now; return how many."""
-        found: list[str] = []
+        ids: list[str] = []
         what = f"{'redrive' if redrive else 'purge'} the dead letters of"
-        while page := await self._ask(what, self.driver.letter_ids, found[-1] if found else "", PAGE, again=True):
-            found += page
-        pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
+        while page := await self._call(what, self.driver.letter_ids, ids[-1] if ids else "", PAGE, again=True):
+            ids += page
+        pages = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
         return sum([await self.take_dead_letters(page, redrive=redrive) for page in pages])

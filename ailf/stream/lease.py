@@ -1,4 +1,4 @@
-"""The lease of a delivered message, and the heartbeat of the consumer that holds it."""
+"""The lease of a delivered message, and the liveness of the consumer to which it is leased."""
 
 from collections.abc import Callable, Hashable, Sequence
 
@@ -9,22 +9,22 @@ from ailf.runtime.clock import SystemClock
 __all__ = ["ALIVE", "ConsumerLiveness", "DeliveryLease"]
 
 ALIVE = 0.7
-"""The share of `takeover` for which a sign of life counts; the rest is for others to notice that it was the last."""
+"""The share of `takeover` for which a heartbeat counts; in the rest other consumers find that none followed."""
 
 HEARTBEAT = 0.25
-"""The share of `takeover` after which a consumer with messages in hand gives a sign of life."""
+"""The share of `takeover` after which a consumer with leased messages gives its next heartbeat."""
 
 
 class ConsumerLiveness(Liveness):
-    """The life of one consumer, as the backend sees it.
+    """Whether the backend counts a consumer as alive.
 
     Attributes:
         stream: The stream's name.
         group: The group's name.
         consumer: The consumer's name.
-        takeover: Seconds of silence after which it is taken for dead.
+        takeover: Seconds without a heartbeat within which the backend takes it for dead.
         ends: When, on this process's clock, it must take itself for dead unless confirmed again.
-        life: Which of its lives this is: what it held when it was dead once is lost, also when it lives again.
+        generation: A number that rises when it is confirmed after `ends`. Leases of an earlier generation are lost.
         now: Returns the time on this process's clock.
     """
 
@@ -47,15 +47,15 @@ class ConsumerLiveness(Liveness):
         self.now = now
 
     def confirm(self, since: float) -> None:
-        """The backend counts it as alive in answer to a request sent then."""
+        """Record that the backend counted it as alive in reply to a request sent at `since`."""
         if self.now() >= self.ends:
             self.generation += 1
         ends = since + self.takeover * ALIVE * (1 - MARGIN)
         if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
             self.ends = ends
 
-    def outlast(self, since: float) -> None:
-        """As `confirm`, where it certainly was alive until then."""
+    def extend(self, since: float) -> None:
+        """As `confirm`, for a consumer that was alive all the time: the generation stays."""
         self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
 
     def due(self) -> float:
@@ -68,21 +68,22 @@ class ConsumerLiveness(Liveness):
     @classmethod
     async def heartbeat(cls, members: Sequence["ConsumerLiveness"], driver: BackendDriver) -> None:
         first = members[0]
-        names = [each.consumer for each in members]
+        names = [member.consumer for member in members]
         await driver.stream().heartbeat(first.stream, first.group, names, alive=first.takeover * ALIVE)
 
     @classmethod
     def describe(cls, members: Sequence["ConsumerLiveness"]) -> str:
         first = members[0]
-        return f"{len(members)} consumer(s) of group {first.group!r}, stream {first.stream!r}, gave no sign of life"
+        return f"{len(members)} consumer(s) of group {first.group!r}, stream {first.stream!r}, gave no heartbeat"
 
 
 class DeliveryLease(RenewedLease):
-    """The lease of a delivered message, which lasts no longer than the life of its consumer.
+    """The lease of a delivered message. It ends at the latest when its consumer is taken for dead.
 
     Attributes:
-        liveness: Its consumer's.
-        receipt: What proves it.
+        liveness: That of its consumer.
+        generation: The consumer's generation when the lease began.
+        receipt: The proof of the delivery.
     """
 
     __slots__ = ("generation", "liveness", "receipt")
@@ -97,21 +98,21 @@ class DeliveryLease(RenewedLease):
 
     @property
     def lost(self) -> bool:
-        pulse = self.liveness
-        return self.revoked or self.generation != pulse.generation or pulse.now() >= min(self.ends, pulse.ends)
+        liveness = self.liveness
+        return self.revoked or self.generation != liveness.generation or liveness.now() >= min(self.ends, liveness.ends)
 
-    def next_look(self) -> float:
-        return min(super().next_look(), self.liveness.due())
+    def next_check(self) -> float:
+        return min(super().next_check(), self.liveness.due())
 
     @property
     def batch(self) -> Hashable:
         return (self.liveness.stream, self.liveness.group, self.lease)
 
     @classmethod
-    async def renew(cls, driver: BackendDriver, holds: Sequence["DeliveryLease"]) -> list[bool]:
-        pulse, lease = holds[0].liveness, holds[0].lease
-        receipts = [hold.receipt for hold in holds]
-        return await driver.stream().extend(pulse.stream, pulse.group, receipts, lease=lease)
+    async def renew(cls, driver: BackendDriver, leases: Sequence["DeliveryLease"]) -> list[bool]:
+        liveness, lease = leases[0].liveness, leases[0].lease
+        receipts = [each.receipt for each in leases]
+        return await driver.stream().extend(liveness.stream, liveness.group, receipts, lease=lease)
 
     def __str__(self) -> str:
         return f"the lease on {self.receipt.id} of group {self.liveness.group!r}, stream {self.liveness.stream!r}"

@@ -1,7 +1,7 @@
-"""Work that must not be lost: `Stream` and `AsyncStream`, two thin faces of one flow.
+"""`Stream` and `AsyncStream`: durable messages, added by producers and settled by consumer groups.
 
-Producers add; consumer groups take, each message at least once per group until it is settled; anybody may read and
-follow without a group.
+Each group gets every message at least once, until it is settled. Reading and following a stream need no group. The
+two classes differ only in how they wait: `StreamFlow` has what both do.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -23,9 +23,15 @@ T = TypeVar("T")
 
 
 class Stream(StreamBase, Generic[T]):
-    """Work shared between agents. Get one from `Backend.stream`; annotate with this class.
+    """A stream of durable messages. `Backend.stream` returns one; annotate with this class.
 
-    Safe to share between threads.
+    Threads may share it. Example:
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     orders: ailf.Stream[str] = backend.stream("orders", type=str)
+    ...     first = orders.add("two teas")
+    ...     assert [(entry.id, entry.data) for entry in orders.read()] == [(first, "two teas")]
     """
 
     def add(
@@ -38,23 +44,24 @@ class Stream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> str:
-        """Append a message and return its id; every group can read it on return (S1).
+        """Append a message and return its id; every group can read it when this returns.
 
         Arguments:
-            data: The payload; JSON unless the stream has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload. The trace in effect goes with them (`ailf.tracing`).
-            key: Ordering key: of the messages with one key each group handles one after another, in order (S3).
-            delay: Seconds until groups may deliver it (S7). `read` and `tail` show it at once.
-            at: The same as a time with its zone, on the backend's clock; the later of both counts.
-            max_deliveries: Instead of the group's.
+            data: The payload: JSON unless the stream has another ``type``; ``bytes`` are sent unchanged.
+            headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
+            key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+            delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
+            at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
+            max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
 
         Raises:
             EncodeError: The payload has no JSON form.
-            InvalidArgumentError: A header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself. See `add_once`.
-            StreamFullError: The stream's retention has no room for it (S8).
+            InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
+            OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
+                isn't sent again, because the message could be there twice then; use `add_once` where that matters.
+            StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend couldn't do it.
+            BackendError: The backend is away, or refused the request.
         """
         return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
@@ -68,7 +75,13 @@ class Stream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> list[str]:
-        """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
+        """Append messages in this order, all of them or none, in one round trip; return their ids.
+
+        The options apply to each message; see `add`.
+
+        Raises:
+            InvalidArgumentError: As in `add`, or there are more items than the retention's ``max_len``.
+        """
         return run(self._flow.add_many(items, AddOptions.of(headers, key, delay, at, max_deliveries)))
 
     def add_once(
@@ -83,56 +96,74 @@ class Stream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> Added:
-        """Append a message, unless one was added under this id within the window (S7).
+        """Append a message unless one was added under this dedup id within its window.
 
-        It may be repeated after any error, and is by itself after a lost answer: it is there once.
+        After a lost reply the request is sent again by itself. You too may repeat the call after any error: the message
+        is added once. For the errors see `add`.
 
         Arguments:
-            dedup_id: Any non-empty text that names what is to be done once.
+            dedup_id: Non-empty text that identifies the message.
             data: The payload.
-            window: Seconds for which the id is remembered.
-            headers: See `add`, as for the rest.
-            key: Ordering key.
-            delay: Seconds until groups may deliver it.
-            at: The same as a time.
-            max_deliveries: Instead of the group's.
+            window: Seconds for which the dedup id is remembered.
+            headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
+            key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+            delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
+            at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
+            max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
+
+        Returns:
+            The id of the entry, and whether it had been added before.
         """
         options = AddOptions.of(headers, key, delay, at, max_deliveries)
         return run(self._flow.add_once(dedup_id, data, window, options))
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+        """Remove a message whose ``delay`` or ``at`` is not over; return False, and change nothing, for any other.
 
-        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        If `add_once` added it, its dedup id is free again: another `add_once` under it adds a message.
+
+        Raises:
+            InvalidArgumentError: This is not the id of an entry.
+            OutcomeUnknownError: The connection broke after the request was sent; the message may have been removed.
         """
         return run(self._flow.cancel(id))
 
     def trim(self, retention: Retention | None = None) -> Trimmed:
-        """Remove what a retention doesn't keep, oldest first: the stream's own retention if None (S8).
+        """Apply a retention to the whole stream now, oldest entries first; return how many were removed.
 
-        It takes a round trip for about a hundred entries that are removed, or out.
+        It takes one round trip for about a hundred entries that are removed or pending.
+
+        Arguments:
+            retention: What to keep; the stream's own retention if None.
+
+        Raises:
+            InvalidArgumentError: There is no retention, or it keeps everything.
         """
         return run(self._flow.trim(retention))
 
     def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
-        """Return the entries from one position to another, in order; groups notice nothing (S17).
+        """Return the entries between two positions, in order; no group is affected.
 
         Arguments:
-            start: The id of the first, EARLIEST, or a time: what was added from then on.
-            end: The id of the last, LATEST, or a time: what was added before it.
-            limit: How many at most.
+            start: The id of the first entry, EARLIEST, or a time: entries added at or after it.
+            end: The id of the last entry, LATEST, or a time: entries added before it.
+            limit: The largest number of entries to return.
 
         Raises:
             DecodeError: An entry is not of the stream's type.
-            InvalidArgumentError: Not a position.
+            InvalidArgumentError: ``start`` or ``end`` is not a position.
         """
         return run(self._flow.read(start, end, limit))
 
     def tail(self, start: Position = LATEST) -> Iterator[Entry[T]]:
-        """Follow the stream without a group: every entry from ``start`` on, and then what is added.
+        """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
-        LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
-        left out. It ends when its generator is closed.
+        LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
+        iteration ends when its generator is closed.
+
+        Raises:
+            ClosedError: The backend was closed.
+            InvalidArgumentError: ``start`` is not a position.
         """
         tail = Tail(self._flow, start)
         try:
@@ -153,18 +184,19 @@ class Stream(StreamBase, Generic[T]):
         max_processing: float = 86_400.0,
         on_event: Callable[[GroupEvent], Any] | None = None,
     ) -> Group[T]:
-        """Return a consumer group; it is made when a consumer opens it, or by its `open`.
+        """Return a consumer group. Its `open`, or the first consumer that opens, makes it at the backend.
 
         Arguments:
             name: Any non-empty text.
-            start: Where a new group begins: EARLIEST, LATEST, after an id, at a time. An existing one never moves (S9).
-            lease: Seconds that a message stays with a consumer that says nothing; a living one renews it.
-            takeover: Seconds after which the messages of a process that died go to others, although leases are longer.
-                A shorter outage of the backend, or of the process, costs no message (S12).
-            max_deliveries: After so many failed deliveries a message becomes a dead letter (S5).
-            backoff: How long a failed message waits.
-            max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
-            on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
+            start: Where a new group begins: EARLIEST, LATEST, after an id, or at a time. An existing one doesn't move.
+            lease: Seconds for which a message is leased to a consumer. A living process renews its leases.
+            takeover: Seconds within which the messages of a process that died go to other consumers, however long their
+                leases are. An outage, or a pause of the process, loses no lease if it is shorter than 0.4 times
+                ``takeover`` and ``lease``.
+            max_deliveries: Failed deliveries after which a message becomes a dead letter.
+            backoff: How long a failed message waits for its next delivery; ``Backoff()`` if None.
+            max_processing: Seconds after which a lease is no longer renewed, however long the handler takes.
+            on_event: Called with each event of the group: `GroupReset`, `DeadLettered` or `LeaseLost`.
         """
         options = GroupOptions(
             start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
@@ -172,7 +204,7 @@ class Stream(StreamBase, Generic[T]):
         return Group(self._flow.group(name, options))
 
     def create_consumer_group(self, group: str, consumer: str | None = None, *, start: Position = EARLIEST) -> None:
-        """Make the group where it doesn't exist, and let `process_messages` work in it under this consumer's name."""
+        """Make the group unless it exists, and let `process_messages` consume from it under this consumer's name."""
         run(self._flow.join(group, consumer, GroupOptions(start=start)))
 
     def process_messages(
@@ -186,13 +218,14 @@ class Stream(StreamBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         signals: bool | None = None,
     ) -> None:
-        """Call the handler with each payload until `stop`; SIGTERM and Ctrl-C stop it too, see `Group.process`.
+        """Call the handler with each payload until stopped by `stop`, SIGTERM or Ctrl-C; see `Group.process`.
 
-        A handler that returns False or raises is retried, ``raise Reject("why")`` makes a dead letter, anything else
-        acks. For headers, attempts and settling by hand use `group` and `Group.process`, which has the same arguments.
+        If the handler returns False or raises, the message is delivered again. ``raise Reject("why")`` makes it a dead
+        letter. Any other result acks it. For headers, attempts, or settling in the handler, use `group` and its method
+        `process`, which takes the same arguments.
 
         Raises:
-            InvalidArgumentError: No group was created.
+            InvalidArgumentError: `create_consumer_group` was not called, or an argument is invalid.
             ClosedError: The backend was closed.
         """
         options = ProcessOptions(
@@ -201,11 +234,11 @@ class Stream(StreamBase, Generic[T]):
         run(self._flow.process(handler, options))
 
     def delete(self) -> None:
-        """Remove the stream with its groups, their dead letters included."""
+        """Remove the stream, its groups and their dead letters."""
         run(self._flow.delete())
 
     def close(self) -> None:
-        """End `process_messages`, and close what this object opened itself."""
+        """End `process_messages`, and close the backend if this object opened it."""
         self.stop()
         run(self._close())
 
@@ -219,9 +252,17 @@ class Stream(StreamBase, Generic[T]):
 
 
 class AsyncStream(StreamBase, Generic[T]):
-    """Work shared between agents. Get one from `AsyncBackend.stream`; annotate with this class.
+    """A stream of durable messages. `AsyncBackend.stream` returns one; annotate with this class.
 
-    Safe to share between tasks.
+    Tasks may share it. Example:
+
+    >>> import asyncio, ailf
+    >>> async def main():
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         orders: ailf.AsyncStream[str] = backend.stream("orders", type=str)
+    ...         first = await orders.add("two teas")
+    ...         assert [(entry.id, entry.data) for entry in await orders.read()] == [(first, "two teas")]
+    >>> asyncio.run(main())
     """
 
     async def add(
@@ -234,23 +275,24 @@ class AsyncStream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> str:
-        """Append a message and return its id; every group can read it on return (S1).
+        """Append a message and return its id; every group can read it when this returns.
 
         Arguments:
-            data: The payload; JSON unless the stream has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload. The trace in effect goes with them (`ailf.tracing`).
-            key: Ordering key: of the messages with one key each group handles one after another, in order (S3).
-            delay: Seconds until groups may deliver it (S7). `read` and `tail` show it at once.
-            at: The same as a time with its zone, on the backend's clock; the later of both counts.
-            max_deliveries: Instead of the group's.
+            data: The payload: JSON unless the stream has another ``type``; ``bytes`` are sent unchanged.
+            headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
+            key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+            delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
+            at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
+            max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
 
         Raises:
             EncodeError: The payload has no JSON form.
-            InvalidArgumentError: A header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send; it isn't repeated by itself. See `add_once`.
-            StreamFullError: The stream's retention has no room for it (S8).
+            InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
+            OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
+                isn't sent again, because the message could be there twice then; use `add_once` where that matters.
+            StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend couldn't do it.
+            BackendError: The backend is away, or refused the request.
         """
         return (await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
@@ -264,7 +306,13 @@ class AsyncStream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> list[str]:
-        """Append messages in this order, in one round trip, all of them or none, and return their ids; see `add`."""
+        """Append messages in this order, all of them or none, in one round trip; return their ids.
+
+        The options apply to each message; see `add`.
+
+        Raises:
+            InvalidArgumentError: As in `add`, or there are more items than the retention's ``max_len``.
+        """
         return await self._flow.add_many(items, AddOptions.of(headers, key, delay, at, max_deliveries))
 
     async def add_once(
@@ -279,42 +327,74 @@ class AsyncStream(StreamBase, Generic[T]):
         at: datetime | None = None,
         max_deliveries: int | None = None,
     ) -> Added:
-        """Append a message, unless one was added under this id within the window (S7).
+        """Append a message unless one was added under this dedup id within its window.
 
-        It may be repeated after any error, and is by itself after a lost answer: it is there once. For its
-        arguments see `Stream.add_once`.
+        After a lost reply the request is sent again by itself. You too may repeat the call after any error: the message
+        is added once. For the errors see `add`.
+
+        Arguments:
+            dedup_id: Non-empty text that identifies the message.
+            data: The payload.
+            window: Seconds for which the dedup id is remembered.
+            headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
+            key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+            delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
+            at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
+            max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
+
+        Returns:
+            The id of the entry, and whether it had been added before.
         """
         options = AddOptions.of(headers, key, delay, at, max_deliveries)
         return await self._flow.add_once(dedup_id, data, window, options)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose time (``delay``, ``at``) has not come; return False for any other, and leave it.
+        """Remove a message whose ``delay`` or ``at`` is not over; return False, and change nothing, for any other.
 
-        The dedup id of one that `add_once` added is free again: under it another message is added (S7).
+        If `add_once` added it, its dedup id is free again: another `add_once` under it adds a message.
+
+        Raises:
+            InvalidArgumentError: This is not the id of an entry.
+            OutcomeUnknownError: The connection broke after the request was sent; the message may have been removed.
         """
         return await self._flow.cancel(id)
 
     async def trim(self, retention: Retention | None = None) -> Trimmed:
-        """Remove what a retention doesn't keep, oldest first: the stream's own retention if None (S8).
+        """Apply a retention to the whole stream now, oldest entries first; return how many were removed.
 
-        It takes a round trip for about a hundred entries that are removed, or out.
+        It takes one round trip for about a hundred entries that are removed or pending.
+
+        Arguments:
+            retention: What to keep; the stream's own retention if None.
+
+        Raises:
+            InvalidArgumentError: There is no retention, or it keeps everything.
         """
         return await self._flow.trim(retention)
 
     async def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
-        """Return the entries from one position to another, in order; groups notice nothing (S17).
+        """Return the entries between two positions, in order; no group is affected.
+
+        Arguments:
+            start: The id of the first entry, EARLIEST, or a time: entries added at or after it.
+            end: The id of the last entry, LATEST, or a time: entries added before it.
+            limit: The largest number of entries to return.
 
         Raises:
             DecodeError: An entry is not of the stream's type.
-            InvalidArgumentError: Not a position.
+            InvalidArgumentError: ``start`` or ``end`` is not a position.
         """
         return await self._flow.read(start, end, limit)
 
     async def tail(self, start: Position = LATEST) -> AsyncIterator[Entry[T]]:
-        """Follow the stream without a group: every entry from ``start`` on, and then what is added.
+        """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
-        LATEST means from now on: what is added after the first ``next``. An entry that can't be decoded is logged and
-        left out. It ends when its generator is closed.
+        LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
+        iteration ends when its generator is closed.
+
+        Raises:
+            ClosedError: The backend was closed.
+            InvalidArgumentError: ``start`` is not a position.
         """
         tail = Tail(self._flow, start)
         try:
@@ -335,18 +415,19 @@ class AsyncStream(StreamBase, Generic[T]):
         max_processing: float = 86_400.0,
         on_event: Callable[[GroupEvent], Any] | None = None,
     ) -> AsyncGroup[T]:
-        """Return a consumer group; it is made when a consumer opens it, or by its `open`.
+        """Return a consumer group. Its `open`, or the first consumer that opens, makes it at the backend.
 
         Arguments:
             name: Any non-empty text.
-            start: Where a new group begins: EARLIEST, LATEST, after an id, at a time. An existing one never moves (S9).
-            lease: Seconds that a message stays with a consumer that says nothing; a living one renews it.
-            takeover: Seconds after which the messages of a process that died go to others, although leases are longer.
-                A shorter outage of the backend, or of the process, costs no message (S12).
-            max_deliveries: After so many failed deliveries a message becomes a dead letter (S5).
-            backoff: How long a failed message waits.
-            max_processing: Seconds after which a message is no longer renewed, however long its handler takes.
-            on_event: Called with what happens beside the work: `GroupReset`, `DeadLettered`, `LeaseLost`.
+            start: Where a new group begins: EARLIEST, LATEST, after an id, or at a time. An existing one doesn't move.
+            lease: Seconds for which a message is leased to a consumer. A living process renews its leases.
+            takeover: Seconds within which the messages of a process that died go to other consumers, however long their
+                leases are. An outage, or a pause of the process, loses no lease if it is shorter than 0.4 times
+                ``takeover`` and ``lease``.
+            max_deliveries: Failed deliveries after which a message becomes a dead letter.
+            backoff: How long a failed message waits for its next delivery; ``Backoff()`` if None.
+            max_processing: Seconds after which a lease is no longer renewed, however long the handler takes.
+            on_event: Called with each event of the group: `GroupReset`, `DeadLettered` or `LeaseLost`.
         """
         options = GroupOptions(
             start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
@@ -356,7 +437,7 @@ class AsyncStream(StreamBase, Generic[T]):
     async def create_consumer_group(
         self, group: str, consumer: str | None = None, *, start: Position = EARLIEST
     ) -> None:
-        """Make the group where it doesn't exist, and let `process_messages` work in it under this consumer's name."""
+        """Make the group unless it exists, and let `process_messages` consume from it under this consumer's name."""
         await self._flow.join(group, consumer, GroupOptions(start=start))
 
     async def process_messages(
@@ -370,14 +451,14 @@ class AsyncStream(StreamBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         signals: bool | None = None,
     ) -> None:
-        """Call the handler with each payload until `stop`; SIGTERM and Ctrl-C stop it too, see `AsyncGroup.process`.
+        """Call the handler with each payload until stopped by `stop`, SIGTERM or Ctrl-C; see `AsyncGroup.process`.
 
-        A handler that returns False or raises is retried, ``raise Reject("why")`` makes a dead letter, anything else
-        acks. For headers, attempts and settling by hand use `group` and `AsyncGroup.process`, which has the same
-        arguments.
+        If the handler returns False or raises, the message is delivered again. ``raise Reject("why")`` makes it a dead
+        letter. Any other result acks it. For headers, attempts, or settling in the handler, use `group` and its method
+        `process`, which takes the same arguments.
 
         Raises:
-            InvalidArgumentError: No group was created.
+            InvalidArgumentError: `create_consumer_group` was not called, or an argument is invalid.
             ClosedError: The backend was closed.
         """
         options = ProcessOptions(
@@ -386,11 +467,11 @@ class AsyncStream(StreamBase, Generic[T]):
         await self._flow.process(handler, options)
 
     async def delete(self) -> None:
-        """Remove the stream with its groups, their dead letters included."""
+        """Remove the stream, its groups and their dead letters."""
         await self._flow.delete()
 
     async def aclose(self) -> None:
-        """End `process_messages`, and close what this object opened itself."""
+        """End `process_messages`, and close the backend if this object opened it."""
         self.stop()
         await self._close()
 

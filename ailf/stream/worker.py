@@ -1,12 +1,11 @@
-"""The loop that runs handlers: take a message, call the handler, settle by what it did; stop without losing one.
+"""The worker: it takes messages, calls the handler, and settles each message by how its handler ended.
 
-Each of `concurrency` worker loops takes from the same consumer, so at most that many handlers run at once (S15). On
-asyncio a loop whose handler has returned goes on without waiting for the answer to its ack, unless as many acks are
-under way as there are loops. Stopping goes in this order (S14): fetch no more, hand back what was not begun, wait for
-the running handlers and for the acks under way, leave.
+Each of `concurrency` worker loops takes from the same consumer, so at most `concurrency` handlers run at once (S15).
+On asyncio a loop goes on without waiting for the reply to its ack, unless as many acks are under way as there are
+loops. Stopping has this order (S14): fetch no more, give back what was not begun, wait for the running handlers and
+for the acks under way, leave.
 
-Whatever a handler does is an event of its one message. A worker loop that ends without having been told to stop ends
-`process` with an error.
+A handler affects only its own message. A worker loop that ends without a stop ends `process` with an error.
 """
 
 import asyncio
@@ -32,7 +31,7 @@ from ailf.errors import (
 from ailf.runtime.signals import check_signals, stopped_by_signals
 from ailf.safe_text import describe, log_failure, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
-from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, instruction, verdict
+from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, choose_action, instruction
 from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import is_fatal
@@ -43,22 +42,22 @@ __all__ = ["DRAIN", "ProcessOptions", "Worker"]
 log = logging.getLogger("ailf.worker")
 
 DRAIN = 30.0
-"""Seconds that a stopped `process` waits for running handlers unless told otherwise."""
+"""Seconds that a stopped `process` waits for running handlers by default."""
 
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is away."""
 
 LARGE = 100_000
-"""The length from which on a worker warns of a stream without a retention."""
+"""The number of entries at which a worker warns of a stream without a retention."""
 
-_SPELL = 0.005
-"""Seconds that a worker loop goes on before others of its event loop have their turn."""
+_YIELD_EVERY = 0.005
+"""Seconds after which a worker loop yields to the event loop."""
 
-_SOON = 0.25
-"""Seconds after which a message is tried again whose earlier attempt has settled itself, but still runs."""
+_RETRY_SOON = 0.25
+"""Seconds until a message is delivered again whose earlier attempt is settled, but whose handler still runs."""
 
 _CANCELLED_WITHIN = 1.0
-"""Seconds that cancelled handlers have for their clean-up, all together."""
+"""Seconds that all cancelled handlers together have for their clean-up."""
 
 
 def _valid_on_lost(_: Any, __: "attrs.Attribute[OnLost]", on_lost: object) -> None:
@@ -79,20 +78,20 @@ class ProcessOptions:
 
 
 class Tally:
-    """What a worker has done, told to its log now and then.
+    """Counts what a worker has done, for its log.
 
     Attributes:
-        handled: How many messages its handlers were called with.
-        failed: How many of these were not acked.
-        dead: How many of these became dead letters.
+        handled: The number of messages with which its handlers were called.
+        failed: The number of these that were not acked.
+        dead: The number of these that became dead letters.
     """
 
     EVERY: ClassVar[float] = 60.0
-    """Seconds between two lines."""
+    """Seconds between two lines of the log."""
 
     def __init__(self, now: float) -> None:
         self.handled = self.failed = self.dead = 0
-        self._told = now
+        self._logged_at = now
 
     def count(self, action: Action | None, outcome: Outcome | None) -> None:
         """Count one message by how it was settled."""
@@ -101,10 +100,10 @@ class Tally:
         self.dead += outcome is Outcome.DEAD
 
     def due(self, now: float) -> bool:
-        """Tell whether it is time for a line."""
-        if now < self._told + self.EVERY:
+        """Tell whether the next line of the log is due."""
+        if now < self._logged_at + self.EVERY:
             return False
-        self._told = now
+        self._logged_at = now
         return True
 
     def __str__(self) -> str:
@@ -117,7 +116,7 @@ class Worker:
     Arguments:
         group: The group whose messages it takes.
         handler: Called with each delivery.
-        options: How.
+        options: How it runs the handler.
         consumer: The name of its consumer, for operators.
         plain: Whether the handler takes the payload instead of the delivery.
     """
@@ -140,21 +139,21 @@ class Worker:
         self._name = None if consumer is None else check_name("consumer", consumer)
         self._plain = plain
         self._on_asyncio = self._runtime.flavour == "asyncio"
-        self._face = AsyncDelivery if self._on_asyncio else Delivery
+        self._public_class = AsyncDelivery if self._on_asyncio else Delivery
         self._cancels = self._on_asyncio and options.on_lost is OnLost.CANCEL
         self._consumer: ConsumerFlow | None = None
         self._acking: set[DeliveryState] = set()
-        self._answered = self._runtime.event()
-        self._breathed = self._runtime.now()
+        self._ack_ended = self._runtime.event()
+        self._yielded_at = self._runtime.now()
         self._failure: BaseException | None = None
         self._tally = Tally(self._runtime.now())
-        self._warned = False
-        self._looks_at_length = group.retention is None  # now, and with each line of the tally, until it has warned
+        self._warned_of_length = False
+        self._check_length = group.retention is None  # at first, and with each line of the tally until it has warned
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until `stop`, a signal, or an error that no waiting mends."""
+        """Work until `stop`, a signal, or an error that waiting can't mend."""
         consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
         self._consumer = consumer
         self._group.workers.add(self)
@@ -169,52 +168,52 @@ class Worker:
             raise self._failure
 
     def stop(self) -> None:
-        """Drain and end, from any thread, a handler or a signal."""
+        """Drain and end, from any thread, a handler or a signal handler."""
         if self._consumer is not None:
             self._consumer.stop()
 
     def _signalled(self) -> None:
-        log.info("%s: told to stop; waiting up to %g s for running handlers", self._group, self._options.drain)
+        log.info("%s: a signal stops the worker; running handlers have %g s", self._group, self._options.drain)
         self.stop()
 
     async def _work(self, consumer: ConsumerFlow) -> None:
         log.info("%s: %s starts with concurrency %d", self._group, consumer.name, self._concurrency)
-        mine = 1 if self._runtime.uses_caller else 0
+        own = 1 if self._runtime.uses_caller else 0  # the caller's thread is the first loop
         loops = [
             self._runtime.spawn(lambda: self._run_loop(consumer), name=f"ailf-worker-{number}")
-            for number in range(mine, self._concurrency)
+            for number in range(own, self._concurrency)
         ]
         try:
-            if mine:
+            if own:
                 await self._run_loop(consumer)
             await consumer.stopping.wait()
-            await self._hand_back(consumer)
+            await self._release_unstarted(consumer)
             until = self._runtime.now() + self._options.drain
-            for each in loops:
-                if not await each.join(max(0.0, until - self._runtime.now())):
+            for loop in loops:
+                if not await loop.join(max(0.0, until - self._runtime.now())):
                     log.warning(
-                        "%s: a handler still runs after %g s and is left behind", self._group, self._options.drain
+                        "%s: a handler is abandoned: it still runs after %g s", self._group, self._options.drain
                     )
         finally:
             consumer.stop()
-            for each in loops:
-                each.cancel()
+            for loop in loops:
+                loop.cancel()
             until = self._runtime.now() + _CANCELLED_WITHIN
-            for each in loops:
-                await each.join(max(0.0, until - self._runtime.now()))
-            await self._all_answered()
+            for loop in loops:
+                await loop.join(max(0.0, until - self._runtime.now()))
+            await self._wait_for_acks()
         log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
-    async def _hand_back(self, consumer: ConsumerFlow) -> None:
+    async def _release_unstarted(self, consumer: ConsumerFlow) -> None:
         try:
-            await consumer.hand_back()
+            await consumer.release_unstarted()
         except AilfError as error:
-            log.warning("%s: messages could not be handed back and wait for their leases: %s", self._group, error)
+            log.warning("%s: messages not given back; they come again when their leases end: %s", self._group, error)
 
     # --- one worker loop -----------------------------------------------------------------------------------------
 
     async def _run_loop(self, consumer: ConsumerFlow) -> None:
-        """Take and handle messages until told to stop; any other end ends `process` with an error."""
+        """Take and handle messages until stopped; any other end ends `process` with an error."""
         failures = 0
         try:
             while True:
@@ -230,11 +229,11 @@ class Worker:
                 if state is None:
                     return
                 await self._handle(state)
-                if self._looks_at_length:
+                if self._check_length:
                     await self._warn_of_length()
                 now = self._runtime.now()
-                if now >= self._breathed + _SPELL:
-                    self._breathed = now
+                if now >= self._yielded_at + _YIELD_EVERY:
+                    self._yielded_at = now
                     await self._runtime.checkpoint()
         except asyncio.CancelledError:
             if not consumer.stopping.is_set():
@@ -245,24 +244,24 @@ class Worker:
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is away."""
-        consumer.failed(error)
+        consumer.record_failure(error)
         await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
     async def _warn_of_length(self) -> None:
-        """Warn, once, of a stream that has grown large and of which this worker knows no retention."""
-        self._looks_at_length = False
+        """Warn, once, of a stream that is long and for which this worker has no retention."""
+        self._check_length = False
         group = self._group
         try:
             length = await group.driver.length(group.stream)
         except AilfError as error:
-            log.debug("%s: the stream's length is not known: %s", group, error)
+            log.debug("%s: the length of its stream is unknown: %s", group, error)
             return
         if length < LARGE:
             return
-        self._warned = True
+        self._warned_of_length = True
         log.warning(
-            "stream %r has %d entries. What is settled stays in a stream unless it has a retention: if its producers "
-            "have none, give them retention=Retention.settled()",
+            "stream %r has %d entries. Only a retention removes settled entries: if its producers have none, give them "
+            "retention=Retention.settled()",
             group.stream,
             length,
         )
@@ -275,31 +274,31 @@ class Worker:
         self.stop()
 
     async def _handle(self, state: DeliveryState) -> None:
-        in_hand, name = state.consumer.in_hand, state.claim.record.id
-        if name in in_hand:
-            await self._postpone(state, in_hand[name])
+        in_progress, entry_id = state.consumer.in_progress, state.claim.record.id
+        if entry_id in in_progress:
+            await self._postpone(state, in_progress[entry_id])
             return
-        in_hand[name] = state
+        in_progress[entry_id] = state
         acks = False
         try:
             try:
                 result, error = await self._run_handler(state)
             finally:
-                del in_hand[name]
-            if state.settled is None and error is state.struck is not None and isinstance(error, LeaseLostError):
+                del in_progress[entry_id]
+            if state.settled is None and error is state.cancel_reason is not None and isinstance(error, LeaseLostError):
                 log.warning("%s: its lease was lost, so its handler was cancelled", state)
                 await state.lose()
             elif state.settled is None:
-                action, why, delay = verdict(result, error)
+                action, why, delay = choose_action(result, error)
                 acks = action is Action.ACK
                 if not acks:
                     await self._settle(state, action, why, delay, error)
             elif error is not None:
                 settled = state.settled.value
-                log_failure(log, logging.ERROR, "%s failed after it was settled by %s", state, settled, error=error)
+                log_failure(log, logging.ERROR, "%s: failed after it was settled by %s", state, settled, error=error)
         finally:
-            if not acks and state.settled is None:  # whatever ended the handler: its lease is renewed no more
-                state.consumer.let_go(state)
+            if not acks and state.settled is None:  # the handler is over, so its lease must not be renewed any more
+                state.consumer.stop_renewing(state)
         if acks:
             await self._ack(state)
             return
@@ -308,122 +307,124 @@ class Worker:
             raise error
 
     async def _postpone(self, state: DeliveryState, earlier: DeliveryState) -> None:
-        """Give back a message whose earlier attempt still runs here, for others to have, or for later."""
+        """Release a message while an earlier attempt of it still runs here: for other workers, or for later."""
         delay = self._group.options.takeover
-        if earlier.settled is not None:  # by its handler, which is probably about to end
-            delay = min(delay, _SOON)
-        log.warning("%s: an earlier attempt still runs here; given back, and not before %g s", state, delay)
+        if earlier.settled is not None:  # by its handler, which will probably end soon
+            delay = min(delay, _RETRY_SOON)
+        log.warning("%s: an earlier attempt still runs here; released for at least %g s", state, delay)
         await self._settle(state, Action.RELEASE, "", delay, None)
 
     async def _run_handler(self, state: DeliveryState) -> tuple[Any, BaseException | None]:
-        """Call the handler, and return what it returned or raised; give the message back where we are cancelled."""
+        """Call the handler, and return its result and its exception; release the message if this loop is cancelled."""
         task = asyncio.current_task() if self._on_asyncio else None
         if task is not None:
-            state.task, state.cancels = task, task.cancelling()
+            state.task, state.task_cancels = task, task.cancelling()
         if self._cancels:
-            state.hold.on_lost = functools.partial(self._lease_lost, state)
-            if state.hold.revoked:  # just now
+            state.lease.on_lost = functools.partial(self._lease_lost, state)
+            if state.lease.revoked:  # before `on_lost` was set
                 self._lease_lost(state)
         stop_timer = None if self._options.timeout is None else self._start_timer(state, self._options.timeout)
         try:
             with carrying(state.headers):
                 result, error = await self._runtime.call_user_code(
-                    self._handler, state.data if self._plain else self._face(state)
+                    self._handler, state.data if self._plain else self._public_class(state)
                 )
         except asyncio.CancelledError as cancelled:
-            if state.struck is None:
-                await self._give_back(state)
+            if state.cancel_reason is None:
+                await self._release(state)
                 raise
             result, error = None, cancelled
         finally:
-            state.task = state.hold.on_lost = None
+            state.task = state.lease.on_lost = None
             if stop_timer is not None:
                 stop_timer()
-        if state.struck is not None:
-            error = await self._why_cancelled(state, state.struck, error)
+        if state.cancel_reason is not None:
+            error = await self._why_cancelled(state, state.cancel_reason, error)
         return result, error
 
     # --- handlers that take too long, or have lost their lease ---------------------------------------------------
 
     def _start_timer(self, state: DeliveryState, timeout: float) -> Callable[[], None]:
-        """Let the handler's time end: asyncio cancels it, a thread's lease is let go; return what stops the timer."""
+        """Start the timer that cancels the handler, or in a thread gives up its lease; return what stops the timer."""
         if not self._on_asyncio:
-            renewer, hold = self._group.engine.renewer, state.hold
-            renewer.limit(hold, hold.now() + timeout)
-            return functools.partial(renewer.limit, hold, float("inf"))
+            renewer, lease = self._group.engine.renewer, state.lease
+            renewer.limit(lease, lease.now() + timeout)
+            return functools.partial(renewer.limit, lease, float("inf"))
         loop = asyncio.get_running_loop()
         late = TimeoutError(f"the handler took longer than its timeout of {timeout:g} s")
         timer = loop.call_later(timeout, self._cancel, state, late)
 
         def stop() -> None:
             timer.cancel()
-            if state.struck is None and loop.time() > timer.when():
+            if state.cancel_reason is None and loop.time() > timer.when():
                 log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", state, late)
 
         return stop
 
     def _lease_lost(self, state: DeliveryState) -> None:
-        """Cancel the handler, from the renewal thread."""
+        """Cancel the handler; called from the renewal thread."""
         task = state.task
         if task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be cancelled
-                task.get_loop().call_soon_threadsafe(self._cancel, state, LeaseLostError(f"{state}: lost"))
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is no task to cancel
+                task.get_loop().call_soon_threadsafe(
+                    self._cancel, state, LeaseLostError(f"{state}: its lease was lost")
+                )
 
     def _cancel(self, state: DeliveryState, why: Exception) -> None:
-        """Cancel the handler, if it still runs, once.
+        """Cancel the handler, once, if it still runs.
 
-        A handler that is settling its message learns from the answer whether the lease held; a lease that has ended
-        because the message was settled must not cancel it.
+        A handler that is settling its message learns from the reply whether the lease held. A lease that ended because
+        the message was settled must not cancel it.
         """
         if isinstance(why, LeaseLostError) and state.settling:
             return
-        if state.task is not None and state.struck is None:
-            state.struck = why
+        if state.task is not None and state.cancel_reason is None:
+            state.cancel_reason = why
             state.task.cancel()
 
     async def _why_cancelled(
         self, state: DeliveryState, why: Exception, error: BaseException | None
     ) -> BaseException | None:
-        """Take our own cancellation back, and return what the handler ended with."""
+        """Undo the worker's own cancellation, and return the error with which the handler ended."""
         task = asyncio.current_task()
-        if task is not None and task.uncancel() > state.cancels:  # others have cancelled it too
-            await self._give_back(state)
+        if task is not None and task.uncancel() > state.task_cancels:  # other code has cancelled it too
+            await self._release(state)
             raise asyncio.CancelledError
         return why if isinstance(error, asyncio.CancelledError) else error
 
     # --- acks ----------------------------------------------------------------------------------------------------
 
     async def _ack(self, state: DeliveryState) -> None:
-        """Have it acked; wait only where there would be more acks under way than handlers may run."""
+        """Send an ack; wait only while as many acks are under way as handlers may run."""
         try:
-            asked = await state.ask(Action.ACK)
+            settlement = await state.make_settlement(Action.ACK)
         except LeaseLostError as lost:
-            self._done(state, lost)
+            self._end_ack(state, lost)
             return
         try:
             if self._on_asyncio:
                 self._acking.add(state)
-            await self._group.settling.post(asked, functools.partial(self._acked, state, asked))
+            await self._group.settling.post(settlement, functools.partial(self._record_ack, state, settlement))
             while len(self._acking) >= self._concurrency:
-                await self._answered.wait()
-        except BaseException:  # interrupted: whether it was acked isn't known, and nobody will say
+                await self._ack_ended.wait()
+        except BaseException:  # interrupted: it isn't known whether it was acked, and no reply will tell
             if not self._on_asyncio:
-                state.consumer.let_go(state)
+                state.consumer.stop_renewing(state)
             raise
 
-    async def _acked(self, state: DeliveryState, asked: Settlement, outcome: Outcome | BaseException) -> None:
-        """Take note of what became of an ack."""
+    async def _record_ack(self, state: DeliveryState, settlement: Settlement, outcome: Outcome | BaseException) -> None:
+        """Record the outcome of an ack."""
         failure = outcome if isinstance(outcome, BaseException) else None
         if not isinstance(outcome, BaseException):
             try:
-                await state.answered(asked, outcome)
+                await state.record_outcome(settlement, outcome)
             except AilfError as lost:
                 failure = lost
-        self._done(state, failure)
+        self._end_ack(state, failure)
 
-    def _done(self, state: DeliveryState, failure: BaseException | None) -> None:
+    def _end_ack(self, state: DeliveryState, failure: BaseException | None) -> None:
         if failure is not None:
-            state.consumer.let_go(state)  # its lease ends, and it comes again
+            state.consumer.stop_renewing(state)  # its lease ends, and the message is delivered again
             log.warning("%s: ack failed: %s", state, text_of(failure))
         self._count(state)
         if not self._on_asyncio:
@@ -431,42 +432,42 @@ class Worker:
         awaited = len(self._acking) >= self._concurrency
         self._acking.discard(state)
         if awaited or not self._acking:
-            self._answered.set()
-            self._answered.clear()
+            self._ack_ended.set()
+            self._ack_ended.clear()
 
-    async def _all_answered(self) -> None:
-        """Wait for the acks under way."""
+    async def _wait_for_acks(self) -> None:
+        """Wait for the acks under way, for `LEAVING` seconds at most."""
         until = self._runtime.now() + LEAVING
         while self._acking and (left := until - self._runtime.now()) > 0:
-            await self._answered.wait(left)
+            await self._ack_ended.wait(left)
 
     def _count(self, state: DeliveryState) -> None:
         self._tally.count(state.settled, state.outcome)
         if self._tally.due(self._runtime.now()):
             log.info("%s: %s so far: %s", self._group, state.consumer.name, self._tally)
-            self._looks_at_length = self._group.retention is None and not self._warned
+            self._check_length = self._group.retention is None and not self._warned_of_length
 
     async def _settle(
         self, state: DeliveryState, action: Action, why: str, delay: float | None, error: BaseException | None
     ) -> None:
-        """Settle, and say in the log, with the handler's error, what became of the message."""
-        said = instruction(error)
+        """Settle a message, and log the outcome with the handler's error."""
+        instructed = instruction(error)
         level = logging.ERROR if why else logging.WARNING
         try:
             outcome = await state.settle(action, delay=delay, error=why)
-        except Exception as failure:  # noqa: BLE001 - a backoff of the user's own may raise anything
-            state.consumer.let_go(state)  # its lease ends, and it comes again
+        except Exception as failure:  # noqa: BLE001 - the user's subclass of `Backoff` may raise anything
+            state.consumer.stop_renewing(state)  # its lease ends, and the message is delivered again
             fate = f"{action.value} failed: {text_of(failure) if isinstance(failure, AilfError) else describe(failure)}"
         else:
             if not why:
                 return
             fate = "it is a dead letter now" if outcome is Outcome.DEAD else "it will be delivered again"
-            if isinstance(said, Retry) and outcome is not Outcome.DEAD:
+            if isinstance(instructed, Retry) and outcome is not Outcome.DEAD:
                 level = logging.INFO
-        # `Reject` and `Retry` are words, and have said it all; of any other error the traceback helps.
-        shown = f"{why}; {fate}" if why else fate
-        log_failure(log, level, "%s: %s", state, shown, error=error if said is None else None)
+        # The text of a `Reject` or `Retry` is enough; any other error is logged with its traceback.
+        text = f"{why}; {fate}" if why else fate
+        log_failure(log, level, "%s: %s", state, text, error=error if instructed is None else None)
 
-    async def _give_back(self, state: DeliveryState) -> None:
+    async def _release(self, state: DeliveryState) -> None:
         if state.settled is None:
             await self._settle(state, Action.RELEASE, "", None, None)

@@ -274,7 +274,7 @@ async def test_closing_with_locks(world: World, fair: bool) -> None:
 # --- being lost --------------------------------------------------------------------------------------------------
 
 
-@patch("ailf.engine.renewal.LOOKS_WITHIN", 0.05)
+@patch("ailf.engine.renewal.MOVE_TIMEOUT", 0.05)
 async def test_lost_by_the_deadline(world: World) -> None:
     """L8, L17: trap 22: who can't renew, as the backend hangs, takes his lease for lost in time, and for good."""
     backend = await world.connect()
@@ -294,7 +294,7 @@ async def test_lost_by_the_deadline(world: World) -> None:
     assert tap.count("extend") == 1
 
 
-@patch("ailf.engine.renewal.LOOKS_WITHIN", 0.05)
+@patch("ailf.engine.renewal.MOVE_TIMEOUT", 0.05)
 async def test_a_body_that_lost_its_lock(world: World) -> None:
     """L9, L8: a body whose lease is lost is left with LeaseLostError: on asyncio at once, in a thread at its end."""
     other, answers = await world.connect(), threading.Event()

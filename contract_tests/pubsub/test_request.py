@@ -76,7 +76,7 @@ async def test_everybody_gets_his_own_reply(world: World) -> None:
 
 def backend_tickets(backend: Any) -> dict[str, Any]:
     """Return who of a backend still waits for something."""
-    tickets: dict[str, Any] = getattr(backend, "_inner", backend).engine.reply_inbox._mail.tickets
+    tickets: dict[str, Any] = getattr(backend, "_inner", backend).engine.reply_inbox._buffer.pending
     return tickets
 
 

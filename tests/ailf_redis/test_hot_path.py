@@ -119,7 +119,7 @@ def test_python_calls_of_a_worker(
 ) -> None:
     """A worker takes no more Python calls for each message than it did."""
     # How often it yields to the loop depends on how busy the machine is.
-    monkeypatch.setattr("ailf.stream.worker._SPELL", 1000.0)
+    monkeypatch.setattr("ailf.stream.worker._YIELD_EVERY", 1000.0)
     url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
 
     async def handled(backend: Any, count: int) -> int:

@@ -305,9 +305,7 @@ class Player:
 
     def _stored(self) -> dict[str, State]:
         """Return what Redis stores, by the id of the limit."""
-        text = (
-            run(self.redis.executor.call("GET", self.redis.keys.limiter(self.limiter_key, ())[0])) or b""
-        ).decode()
+        text = (run(self.redis.executor.call("GET", self.redis.keys.limiter(self.limiter_key, ())[0])) or b"").decode()
         parts = (each.split(":") for each in text.split(";") if each)
         marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
         return {

@@ -193,7 +193,7 @@ class Silent:
     def discard(self, hold: Any) -> None:
         """Do nothing."""
 
-    async def close(self) -> None:
+    async def close(self, until: float | None = None) -> None:
         """Do nothing."""
 
 
@@ -234,7 +234,7 @@ class OurMessage(Message):
         return await self._accepted(self._delivery.extend, self._lease)
 
     async def _accepted(self, request: Callable[..., Awaitable[None]], *args: float) -> bool:
-        self._delivery._parcel.hold.revoked = False
+        self._delivery._state.lease.revoked = False
         try:
             await request(*args)
         except ailf.LeaseLostError:

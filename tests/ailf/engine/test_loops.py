@@ -1,4 +1,4 @@
-"""An asyncio backend belongs to one event loop at a time, and loops of its own that end leave nobody waiting."""
+"""An asyncio backend belongs to one event loop at a time, and a reader that ends leaves no call waiting."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ T_OUT = 5.0
 
 
 async def in_another_loop(call: Call) -> None:
-    """Make a call in an event loop of another thread."""
+    """Make a call in the event loop of another thread."""
 
     async def main() -> None:
         await asyncio.wait_for(call(), T_OUT)
@@ -56,10 +56,10 @@ class Everything:
         self.permit = await self.limiter.acquire(timeout=0)
 
     def calls(self) -> dict[type, dict[str, Call | None]]:
-        """Return a call of each public coroutine method; None: it asks nothing of the backend of this object."""
+        """Return a call of each public coroutine method; None: it makes no request to the backend of this object."""
         p, s, g, c, d = self.pubsub, self.stream, self.group, self.consumer, self.delivery
         lock, lease, limiter, permit = self.lock, self.lease, self.limiter, self.permit
-        letters = g.dead_letters
+        dead = g.dead_letters
         return {
             ailf.AsyncBackend: {"ping": self.backend.ping, "aclose": self.backend.aclose},
             ailf.AsyncPubSub: {
@@ -80,8 +80,8 @@ class Everything:
                 "resume": g.resume, "info": g.info, "process": lambda: g.process(print),
             },
             AsyncDeadLetters: {
-                "list": letters.list, "redrive": lambda: letters.redrive("1"), "redrive_all": letters.redrive_all,
-                "purge": lambda: letters.purge("1"), "purge_all": letters.purge_all,
+                "list": dead.list, "redrive": lambda: dead.redrive("1"), "redrive_all": dead.redrive_all,
+                "purge": lambda: dead.purge("1"), "purge_all": dead.purge_all,
             },
             ailf.AsyncConsumer: {"get": c.get, "aclose": c.aclose},
             ailf.AsyncDelivery: {
@@ -105,7 +105,7 @@ class Everything:
         }  # fmt: skip
 
     async def use(self) -> None:
-        """Use them, as if nothing had been tried elsewhere."""
+        """Use them, as if no other event loop had tried to."""
         await self.pubsub.publish("c", 7)
         message = await self.subscription.get(T_OUT)
         assert isinstance(message, ailf.AsyncMessage)
@@ -121,19 +121,19 @@ class Everything:
         await self.permit.release()
 
 
-def test_a_second_loop_gets_an_error_and_harms_nobody() -> None:
-    """B4: beside a loop that still runs, every public method raises at once; the first loop notices nothing."""
+def test_a_second_loop_gets_an_error_and_does_no_harm() -> None:
+    """B4: while the first loop runs, every public method raises in a second one, and the first is not affected."""
 
     async def main() -> None:
         async with AsyncMemoryBackend() as backend:
             everything = Everything()
             await everything.make(backend)
-            for owner, calls in everything.calls().items():
+            for kind, calls in everything.calls().items():
                 for name, call in calls.items():
                     if call is not None:
                         with pytest.raises(ailf.InvalidArgumentError, match="event loop of thread 'MainThread'"):
                             await in_another_loop(call)
-                            pytest.fail(f"{owner.__name__}.{name} did not raise")
+                            pytest.fail(f"{kind.__name__}.{name} did not raise")
             await everything.use()
 
     asyncio.run(main())
@@ -148,7 +148,7 @@ def test_the_table_above_is_complete() -> None:
             await everything.make(backend)
             table = everything.calls()
         public = [getattr(ailf, name) for name in ailf.__all__ if name.startswith("Async")]
-        kinds = {kind for kind in public if isinstance(kind, type)} - {ailf.AsyncMessage}  # which replies, as publish
+        kinds = {kind for kind in public if isinstance(kind, type)} - {ailf.AsyncMessage}  # its `reply` publishes
         assert set(table) == kinds | {AsyncDeadLetters}
         for kind, calls in table.items():
             methods = inspect.getmembers(kind, inspect.iscoroutinefunction)
@@ -158,7 +158,7 @@ def test_the_table_above_is_complete() -> None:
 
 
 def test_a_backend_belongs_to_the_loop_that_uses_it_first() -> None:
-    """It may be made in one loop, and used in another one beside that."""
+    """A backend may be made in one loop and used in another, while the first still runs."""
 
     async def main() -> None:
         backend = AsyncMemoryBackend()
@@ -174,7 +174,7 @@ def test_a_backend_belongs_to_the_loop_that_uses_it_first() -> None:
 
 
 def test_handlers_end_with_the_loop() -> None:
-    """A handler that is subscribed again in the next loop is called once for each message."""
+    """A handler that is subscribed again in the next loop is called once per message."""
     backend = AsyncMemoryBackend()
     pubsub, heard = backend.pubsub(), []
 
@@ -201,8 +201,8 @@ def test_handlers_end_with_the_loop() -> None:
     asyncio.run(backend.aclose())
 
 
-def test_nothing_of_a_loop_that_has_ended_is_kept() -> None:
-    """What listened in a loop that has ended is fed no more with the first call in the next one."""
+def test_subscriptions_of_an_ended_loop_are_dropped() -> None:
+    """The first call in the next loop drops the subscriptions of the ended one."""
     backend = AsyncMemoryBackend()
 
     async def main() -> None:
@@ -215,11 +215,11 @@ def test_nothing_of_a_loop_that_has_ended_is_kept() -> None:
     assert backend.store.listeners == []
 
 
-# --- loops of the library's own that end -------------------------------------------------------------------------
+# --- readers that end --------------------------------------------------------------------------------------------
 
 
-def test_cancelling_every_task_ends_subscriptions_and_harms_nobody_else() -> None:
-    """Who cancels all tasks of a loop cancels the reader of subscriptions, too: they end, and the next one works."""
+def test_cancelling_every_task_ends_subscriptions_only() -> None:
+    """Code that cancels all tasks of a loop cancels the reader of subscriptions: they end, and the next one works."""
 
     async def main() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -244,12 +244,12 @@ def test_cancelling_every_task_ends_subscriptions_and_harms_nobody_else() -> Non
 
 
 class Ends(MemoryListener):
-    """A listener whose reader is ended by something that no reader outlives."""
+    """A listener that ends its reader with an error that no reader survives."""
 
     error: BaseException | None = None
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        """Return what has arrived, or raise."""
+        """Return what has arrived, or raise the error."""
         if self.error is not None:
             raise self.error
         return await super().receive(timeout)
@@ -257,7 +257,7 @@ class Ends(MemoryListener):
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ailf.ClosedError("gone")])
 def test_subscriptions_end_with_their_reader(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the reader's thread ends, who waits for a message or a reply gets an error, and the next one works."""
+    """However the reader's thread ends, calls that wait for a message or reply raise, and the next ones work."""
 
     async def listen(driver: Any) -> Listener:
         listener = Ends(driver._handle)

@@ -1,4 +1,4 @@
-"""What is waited for goes on when a backend that was away is back; what is released waits no longer than its lease."""
+"""Waits survive an outage of the backend; a release waits no longer than its lease lasts."""
 
 import asyncio
 import logging
@@ -19,12 +19,12 @@ AWAY = ailf.ConnectionLostError("no connection")
 
 
 class Outage:
-    """Stands between a backend and its drivers of locks and limiters, which fail while it is on.
+    """Makes every request of a backend's lock and limiter drivers fail while it is on.
 
     Attributes:
-        on: Whether the backend is away.
-        refused: How many requests have failed.
-        error: What they fail with.
+        on: Whether the backend is unavailable.
+        refused: The number of requests that have failed.
+        error: The error of these requests.
     """
 
     def __init__(self, backend: Any, error: Exception = AWAY) -> None:
@@ -34,10 +34,10 @@ class Outage:
         driver = backend.engine.driver
         for name in ("lock", "rate_limiter"):
             setattr(driver, name, self._cut(getattr(driver, name)))
-        twin = driver.with_runtime
+        with_runtime = driver.with_runtime
 
         def cut(runtime: Any) -> Any:
-            made = twin(runtime)
+            made = with_runtime(runtime)
             made.lock = self._cut(made.lock)
             return made
 
@@ -80,7 +80,7 @@ both = pytest.mark.parametrize("make", [_lock, _limiter], ids=["lock", "limiter"
 
 
 @both
-def test_waiting_an_outage_out(make: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_acquire_survives_an_outage(make: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> None:
     """Without a timeout, on threads: acquire returns when the backend is back; the log has a line for each end."""
     with _impatient(MemoryBackend()) as backend:
         outage, got = Outage(backend), list[Any]()
@@ -93,15 +93,15 @@ def test_waiting_an_outage_out(make: Callable[[Any], Any], caplog: pytest.LogCap
             outage.on = False
             waiting.join(5)
         assert len(got) == 1
-        told = [each.getMessage() for each in caplog.records]
-        assert len(told) == 2
-        assert told[0].startswith("the backend memory:// is away, and what needs it tries on: acquire ")
-        assert told[1].startswith("the backend memory:// is back after ")
+        lines = [each.getMessage() for each in caplog.records]
+        assert len(lines) == 2
+        assert lines[0].startswith("the backend memory:// is unavailable, and failed operations are retried: acquire ")
+        assert lines[1].startswith("the backend memory:// is back after ")
         got[0].release()
 
 
 @both
-def test_waiting_an_outage_out_on_asyncio(make: Callable[[Any], Any]) -> None:
+def test_acquire_survives_an_outage_on_asyncio(make: Callable[[Any], Any]) -> None:
     """The same on asyncio, where the wait can be cancelled."""
 
     async def main() -> None:
@@ -121,7 +121,7 @@ def test_waiting_an_outage_out_on_asyncio(make: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize(("make", "error"), [(_lock, ailf.LockTimeoutError), (_limiter, ailf.RateLimitedError)])
 def test_a_timeout_in_an_outage(make: Callable[[Any], Any], error: type[Exception]) -> None:
-    """With a timeout it is told in time, with the backend's error as the cause; 0 is one try, and the error itself."""
+    """A timeout ends the wait in time, with the backend's error as the cause; 0 is one try, which raises the error."""
     with MemoryBackend() as backend:
         outage = Outage(backend)
         thing, begin = make(backend), time.monotonic()
@@ -138,8 +138,8 @@ def test_a_timeout_in_an_outage(make: Callable[[Any], Any], error: type[Exceptio
 
 @both
 @pytest.mark.parametrize("error", [ailf.PermissionDeniedError("no"), ailf.BackendFullError("full")])
-def test_what_no_waiting_mends(make: Callable[[Any], Any], error: Exception) -> None:
-    """Any other error ends a wait at once, and closing the backend does."""
+def test_other_errors_end_a_wait(make: Callable[[Any], Any], error: Exception) -> None:
+    """Any other error ends a wait at once."""
     with MemoryBackend() as backend:
         Outage(backend, error)
         with pytest.raises(type(error)):
@@ -148,7 +148,7 @@ def test_what_no_waiting_mends(make: Callable[[Any], Any], error: Exception) -> 
 
 @both
 def test_closing_ends_a_wait_in_an_outage(make: Callable[[Any], Any]) -> None:
-    """B3: who waits for a backend that is away is told when it is closed."""
+    """B3: a call that waits for an unavailable backend raises when the backend is closed."""
     backend = _impatient(MemoryBackend())
     Outage(backend)
     errors: list[Exception] = []
@@ -198,7 +198,7 @@ def test_a_release_in_an_outage_on_asyncio() -> None:
 
 
 def test_a_release_that_fails_while_the_lease_lasts() -> None:
-    """It is the backend's error, and the lease can be released again when the backend is back."""
+    """The release raises the backend's error, and can be repeated when the backend is back."""
     with _impatient(MemoryBackend()) as backend:
         outage = Outage(backend)
         outage.on = False
@@ -213,7 +213,7 @@ def test_a_release_that_fails_while_the_lease_lasts() -> None:
 
 
 class _Driver:
-    """What an outage's log needs of a driver, and a clock that a test moves."""
+    """The part of a driver that the log of outages needs, with a clock that a test moves."""
 
     url, timeout = "test://", 5.0
 
@@ -223,7 +223,7 @@ class _Driver:
 
 
 def test_the_lines_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """One when it begins, one when it ends, and one for each ten seconds between, however many report how often."""
+    """One at the beginning, one at the end, and one every ten seconds, whatever the number of reports."""
     driver: Any = _Driver()
     outages = OutageLog(driver)
     for _ in range(2):
@@ -235,16 +235,16 @@ def test_the_lines_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
         outages.worked()
         outages.worked()
         assert [each.getMessage() for each in caplog.records] == [
-            "the backend test:// is away, and what needs it tries on: fetch: no connection",
-            "the backend test:// is still away after 10 s: fetch: no connection",
-            "the backend test:// is still away after 20 s: fetch: no connection",
+            "the backend test:// is unavailable, and failed operations are retried: fetch: no connection",
+            "the backend test:// is still unavailable after 10 s: fetch: no connection",
+            "the backend test:// is still unavailable after 20 s: fetch: no connection",
             "the backend test:// is back after 30.00 s",
         ]
         driver.time += 5.1
 
 
 def test_a_request_that_outlasts_its_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """What fails just after the end was asked before it, so that no outage begins; what fails later begins one."""
+    """A failure just after the end belongs to a request from before it, and begins no outage; a later one does."""
     driver: Any = _Driver()
     outages = OutageLog(driver)
     outages.failed("fetch", AWAY)
@@ -255,13 +255,13 @@ def test_a_request_that_outlasts_its_outage(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
     driver.time += 0.2
     outages.failed("subscribe", AWAY)
-    driver.time += 61  # nobody has asked again
+    driver.time += 61  # no request was made meanwhile
     outages.failed("fetch", AWAY)
-    assert ["is away" in each.getMessage() for each in caplog.records] == [True, True]
+    assert ["is unavailable" in each.getMessage() for each in caplog.records] == [True, True]
 
 
 def test_a_limiter_that_decides_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A thousand decisions without the backend are no thousand lines."""
+    """A hundred decisions without the backend are not a hundred lines."""
     with _impatient(MemoryBackend()) as backend:
         outage = Outage(backend)
         limiter = backend.rate_limiter("r", "5 parallel", on_backend_error="allow")
@@ -269,7 +269,7 @@ def test_a_limiter_that_decides_alone(caplog: pytest.LogCaptureFixture) -> None:
             assert limiter.try_acquire("k").allowed
         outage.on = False
         limiter.acquire("k").release()
-    told = [each.getMessage() for each in caplog.records]
-    assert len(told) == 2
-    assert "rate limiter 'r', which allows every call meanwhile" in told[0]
-    assert "is back" in told[1]
+    lines = [each.getMessage() for each in caplog.records]
+    assert len(lines) == 2
+    assert "rate limiter 'r', which allows every call meanwhile" in lines[0]
+    assert "is back" in lines[1]

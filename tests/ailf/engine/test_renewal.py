@@ -1,4 +1,4 @@
-"""Leases are kept alive whatever happens around them, and called lost in time when they can't be."""
+"""Leases are renewed whatever else the process does, and marked lost in time when they can't be."""
 
 import asyncio
 import threading
@@ -20,14 +20,14 @@ LEASE = 0.3
 
 
 class FakeDriver(BackendDriver):
-    """A backend that only extends leases, by a script.
+    """A backend that only extends leases and takes heartbeats, by a script.
 
     Attributes:
-        asked: When each request came, and for which entries.
-        answer: What to do with a request; it may raise.
-        beaten: When each sign of life came, and for which consumers.
-        twins: Every driver made for the renewal thread.
-        threads: The threads the requests came from.
+        requests: The time of each request, and its entries.
+        answer: The script: it returns the reply to a request, or raises.
+        heartbeats: The time of each request with heartbeats, and its consumers.
+        thread_drivers: The drivers that were made for the renewal thread.
+        threads: The names of the threads that made requests.
     """
 
     capabilities = frozenset({Capability.STREAM})
@@ -38,52 +38,52 @@ class FakeDriver(BackendDriver):
         self.max_payload = 1
         self.of = of or self
         self.closed = threading.Event()
-        self.asked: list[tuple[float, list[str]]] = []
-        self.beaten: list[tuple[float, list[str]]] = []
+        self.requests: list[tuple[float, list[str]]] = []
+        self.heartbeats: list[tuple[float, list[str]]] = []
         self.threads: set[str] = set()
-        self.twins: list[FakeDriver] = []
+        self.thread_drivers: list[FakeDriver] = []
         self.answer: Callable[[FakeDriver, Sequence[Receipt]], list[bool]] = lambda _, receipts: [True] * len(receipts)
 
     async def ping(self) -> None:
-        """Answer."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Remember it."""
+        """Note that it was closed."""
         self.closed.set()
 
     def interrupt(self) -> None:
-        """Wake up a request that hangs."""
+        """Wake a request that hangs."""
         self.closed.set()
 
     def with_runtime(self, runtime: Runtime) -> "FakeDriver":
-        """Make one for the thread."""
-        self.twins.append(FakeDriver(runtime, self))
-        return self.twins[-1]
+        """Return a driver for the renewal thread."""
+        self.thread_drivers.append(FakeDriver(runtime, self))
+        return self.thread_drivers[-1]
 
     def stream(self) -> Any:
-        """Return what extends."""
+        """Return the driver that extends: this one."""
         return self
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
-        """Note the request and answer by the script."""
-        self.of.asked.append((time.monotonic(), [each.id for each in receipts]))
+        """Note the request, and answer by the script."""
+        self.of.requests.append((time.monotonic(), [each.id for each in receipts]))
         self.of.threads.add(threading.current_thread().name)
         return self.of.answer(self, receipts)
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        """Note the sign of life, and answer it by the same script."""
-        self.of.beaten.append((time.monotonic(), list(consumers)))
+        """Note the heartbeats, and answer by the same script."""
+        self.of.heartbeats.append((time.monotonic(), list(consumers)))
         self.of.answer(self, [])
 
 
-def pulse(name: str = "c", takeover: float = 600.0) -> ConsumerLiveness:
-    """Return the life of a consumer that has just fetched."""
+def liveness(name: str = "c", takeover: float = 600.0) -> ConsumerLiveness:
+    """Return the liveness of a consumer that has just fetched."""
     made = ConsumerLiveness("s", "g", name, takeover)
     made.confirm(time.monotonic())
     return made
 
 
-def hold(
+def lease_of(
     name: str = "1-0",
     *,
     lease: float = LEASE,
@@ -91,9 +91,9 @@ def hold(
     since: float | None = None,
     of: ConsumerLiveness | None = None,
 ) -> DeliveryLease:
-    """Return a lease that begins now, unless told when, of a consumer that lives long, unless told whose."""
+    """Return a lease from `since` (default: now) of the consumer `of` (default: one that lives long)."""
     began = time.monotonic() if since is None else since
-    return DeliveryLease(of or pulse(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
+    return DeliveryLease(of or liveness(), Receipt(name, "c", 1), lease=lease, since=began, longest=longest)
 
 
 def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
@@ -116,49 +116,49 @@ def _threads_of_earlier_tests() -> None:
 
 
 def renewing() -> list[threading.Thread]:
-    """Return the threads that renew in this test."""
+    """Return the renewal threads of this test."""
     return [each for each in threading.enumerate() if each.name == "ailf-renewal" and each not in others]
 
 
 def test_a_lease_is_renewed_after_a_third() -> None:
-    """It outlives its length by far, renewed by a thread of the thread runtime about each third."""
-    driver, held, began = FakeDriver(), hold(), time.monotonic()
+    """It lasts much longer than its length: a thread renews it about every third of that."""
+    driver, held, began = FakeDriver(), lease_of(), time.monotonic()
     renewer = Renewer(driver)
     renewer.add([held])
-    assert soon(lambda: len(driver.asked) >= 5)
-    first = driver.asked[0][0] - began
+    assert soon(lambda: len(driver.requests) >= 5)
+    first = driver.requests[0][0] - began
     assert LEASE / 3 * 0.9 <= first < LEASE * 0.9
     assert not held.lost
     assert held.ends > began + LEASE
     assert driver.threads == {"ailf-renewal"}
-    assert [type(each.runtime) for each in driver.twins] == [ThreadRuntime]
+    assert [type(each.runtime) for each in driver.thread_drivers] == [ThreadRuntime]
     asyncio.run(renewer.close())
 
 
 def test_leases_of_one_group_are_renewed_in_one_request() -> None:
-    """Many messages cost no more requests than one."""
+    """Many messages need no more requests than one."""
     driver, fetched = FakeDriver(), time.monotonic()
     renewer = Renewer(driver)
-    renewer.add([hold(str(number), since=fetched) for number in range(20)])
-    assert soon(lambda: driver.asked)
-    assert len(driver.asked[0][1]) == 20
+    renewer.add([lease_of(str(number), since=fetched) for number in range(20)])
+    assert soon(lambda: driver.requests)
+    assert len(driver.requests[0][1]) == 20
     asyncio.run(renewer.close())
 
 
 def test_a_shorter_lease_wakes_the_thread_earlier() -> None:
-    """A lease that is added later and due earlier isn't missed."""
+    """A lease that is added later and due earlier is renewed in time."""
     driver = FakeDriver()
     renewer = Renewer(driver)
-    renewer.add([hold("long", lease=30)])
-    renewer.add([hold("short", lease=0.15)])
-    assert soon(lambda: driver.asked, within=2)
-    assert driver.asked[0][1] == ["short"]
+    renewer.add([lease_of("long", lease=30)])
+    renewer.add([lease_of("short", lease=0.15)])
+    assert soon(lambda: driver.requests, within=2)
+    assert driver.requests[0][1] == ["short"]
     asyncio.run(renewer.close())
 
 
 def test_renewing_survives_errors() -> None:
-    """Requests that fail are tried again within the lease, which nobody notices; no error ends the thread."""
-    driver, held = FakeDriver(), hold()
+    """Requests that fail are repeated within the lease, which isn't lost; no error ends the thread."""
+    driver, held = FakeDriver(), lease_of()
     failures: list[Exception] = [ConnectionLostError("away"), ValueError("a bug")]
 
     def answer(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
@@ -176,31 +176,31 @@ def test_renewing_survives_errors() -> None:
     asyncio.run(renewer.close())
 
 
-def test_a_lease_that_somebody_else_has_is_lost_alone() -> None:
-    """The backend's no ends one lease and leaves the others."""
+def test_a_lease_that_another_holder_has_is_lost_alone() -> None:
+    """The backend's refusal ends one lease and not the others."""
     fetched = time.monotonic()
-    driver, mine, theirs = FakeDriver(), hold("mine", since=fetched), hold("theirs", since=fetched)
-    driver.answer = lambda _, receipts: [each.id == "mine" for each in receipts]
+    driver, own, theirs = FakeDriver(), lease_of("own", since=fetched), lease_of("theirs", since=fetched)
+    driver.answer = lambda _, receipts: [each.id == "own" for each in receipts]
     renewer = Renewer(driver)
-    renewer.add([mine, theirs])
+    renewer.add([own, theirs])
     assert soon(lambda: theirs.lost)
-    assert not mine.lost
-    assert soon(lambda: driver.asked[-1][1] == ["mine"])
+    assert not own.lost
+    assert soon(lambda: driver.requests[-1][1] == ["own"])
     asyncio.run(renewer.close())
 
 
-def test_a_lease_is_lost_by_the_own_clock_while_the_driver_hangs() -> None:
-    """A request without an answer doesn't keep a lease: it is lost before its time is over at the backend."""
-    driver, held, began = FakeDriver(), hold(), time.monotonic()
+def test_a_lease_is_lost_by_our_own_clock_while_the_driver_hangs() -> None:
+    """A request without a reply doesn't keep a lease: it is lost before it ends at the backend."""
+    driver, held, began = FakeDriver(), lease_of(), time.monotonic()
 
-    def hang(twin: FakeDriver, _: Sequence[Receipt]) -> list[bool]:
-        twin.closed.wait(10)
+    def hang(driver: FakeDriver, _: Sequence[Receipt]) -> list[bool]:
+        driver.closed.wait(10)
         raise ClosedError("closed")
 
     driver.answer = hang
     renewer = Renewer(driver)
     renewer.add([held])
-    assert soon(lambda: driver.asked)
+    assert soon(lambda: driver.requests)
     assert not held.lost
     assert soon(lambda: held.lost, within=2)
     assert time.monotonic() - began >= LEASE * 0.9
@@ -209,9 +209,9 @@ def test_a_lease_is_lost_by_the_own_clock_while_the_driver_hangs() -> None:
     assert renewing() == []
 
 
-def test_an_answer_counts_from_when_the_request_was_sent() -> None:
-    """A slow answer doesn't make a lease look longer than the backend grants."""
-    driver, held = FakeDriver(), hold()
+def test_a_reply_counts_from_when_the_request_was_sent() -> None:
+    """A slow reply doesn't make a lease longer than the backend has granted."""
+    driver, held = FakeDriver(), lease_of()
 
     def slowly(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
         time.sleep(0.1)
@@ -222,62 +222,62 @@ def test_an_answer_counts_from_when_the_request_was_sent() -> None:
     renewer.add([held])
     before = held.ends
     assert soon(lambda: held.ends > before)
-    assert held.ends <= driver.asked[0][0] + LEASE
+    assert held.ends <= driver.requests[0][0] + LEASE
     asyncio.run(renewer.close())
 
 
 def test_renewing_stops_at_max_processing() -> None:
-    """A handler that never ends doesn't keep its message for ever."""
-    driver, held = FakeDriver(), hold(longest=0.05)
+    """A lease is renewed for `longest` seconds, so a handler that never ends doesn't keep its message."""
+    driver, held = FakeDriver(), lease_of(longest=0.05)
     renewer = Renewer(driver)
     renewer.add([held])
     assert soon(lambda: held.lost, within=2)
-    assert driver.asked == []
+    assert driver.requests == []
     asyncio.run(renewer.close())
 
 
-def test_the_thread_ends_when_nothing_is_left_and_comes_again() -> None:
-    """A process that holds no message has no thread for it and no connection."""
-    driver, held = FakeDriver(), hold(lease=0.15)
+def test_the_thread_ends_without_leases_and_starts_again() -> None:
+    """A process without leases has no renewal thread and no connection for it."""
+    driver, held = FakeDriver(), lease_of(lease=0.15)
     renewer = Renewer(driver)
     renewer.add([held])
-    assert soon(lambda: driver.asked)
+    assert soon(lambda: driver.requests)
     renewer.discard(held)
     assert soon(lambda: renewing() == [])
-    assert driver.twins[0].closed.is_set()
-    renewer.add([again := hold("again", lease=0.15)])
-    assert soon(lambda: driver.asked[-1][1] == ["again"])
+    assert driver.thread_drivers[0].closed.is_set()
+    renewer.add([again := lease_of("again", lease=0.15)])
+    assert soon(lambda: driver.requests[-1][1] == ["again"])
     assert not again.lost
     asyncio.run(renewer.close())
 
 
-def test_what_was_given_up_is_not_renewed() -> None:
-    """A settled message is not asked for again."""
+def test_a_discarded_lease_is_not_renewed() -> None:
+    """The lease of a settled message is in no further request."""
     fetched = time.monotonic()
-    driver, kept, gone = FakeDriver(), hold("kept", since=fetched), hold("gone", since=fetched)
+    driver, kept, gone = FakeDriver(), lease_of("kept", since=fetched), lease_of("gone", since=fetched)
     renewer = Renewer(driver)
     renewer.add([kept, gone])
     renewer.discard(gone)
-    assert soon(lambda: driver.asked)
-    assert driver.asked[0][1] == ["kept"]
+    assert soon(lambda: driver.requests)
+    assert driver.requests[0][1] == ["kept"]
     asyncio.run(renewer.close())
 
 
 @pytest.mark.parametrize("lease", [30.0, 0.03])
 def test_close_joins_the_thread(lease: float) -> None:
-    """After close there is no thread, and what it had opened is closed."""
+    """After `close` there is no thread, and its driver is closed."""
     driver = FakeDriver()
     renewer = Renewer(driver)
-    renewer.add([hold(lease=lease)])
+    renewer.add([lease_of(lease=lease)])
     time.sleep(0.05)
     asyncio.run(renewer.close())
     assert renewing() == []
-    assert all(each.closed.is_set() for each in driver.twins)
+    assert all(each.closed.is_set() for each in driver.thread_drivers)
     asyncio.run(renewer.close())
 
 
 def test_close_waits_beside_the_event_loop() -> None:
-    """A request that can't be interrupted holds up neither the event loop nor, past its time, the closing."""
+    """A request that can't be interrupted blocks neither the event loop nor, past its deadline, `close`."""
     driver, over = FakeDriver(), threading.Event()
 
     def hang(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
@@ -285,56 +285,56 @@ def test_close_waits_beside_the_event_loop() -> None:
         return [True] * len(receipts)
 
     async def main() -> int:
-        turns = 0
+        steps = 0
         closing = asyncio.ensure_future(renewer.close(time.monotonic() + 0.3))
         async with asyncio.timeout(5):
             while not closing.done():
                 await asyncio.sleep(0.01)
-                turns += 1
-        return turns
+                steps += 1
+        return steps
 
     driver.answer = hang
     renewer = Renewer(driver)
-    renewer.add([hold(lease=0.03)])
-    assert soon(lambda: driver.asked)
+    renewer.add([lease_of(lease=0.03)])
+    assert soon(lambda: driver.requests)
     assert asyncio.run(main()) > 5
     over.set()
     assert soon(lambda: not renewing())
 
 
-# --- the life of consumers ---------------------------------------------------------------------------------------
+# --- heartbeats --------------------------------------------------------------------------------------------------
 
 
-def test_consumers_with_messages_give_signs_of_life() -> None:
-    """S12: all consumers of a group that hold messages live by one request, long before they are taken for dead."""
-    driver, anna, bert = FakeDriver(), pulse("anna", 0.8), pulse("bert", 0.8)
+def test_consumers_with_messages_give_heartbeats() -> None:
+    """S12: one request gives the heartbeats of all consumers with messages, long before they are taken for dead."""
+    driver, first, second = FakeDriver(), liveness("first", 0.8), liveness("second", 0.8)
     began, renewer = time.monotonic(), Renewer(driver)
-    held = [hold(str(number), lease=60, of=each) for number, each in enumerate((anna, anna, bert))]
+    held = [lease_of(str(number), lease=60, of=each) for number, each in enumerate((first, first, second))]
     renewer.add(held)
-    assert soon(lambda: len(driver.beaten) >= 5)
-    assert sorted(driver.beaten[0][1]) == ["anna", "bert"]
-    assert 0.8 / 4 * 0.9 <= driver.beaten[0][0] - began < 0.8 * ALIVE
+    assert soon(lambda: len(driver.heartbeats) >= 5)
+    assert sorted(driver.heartbeats[0][1]) == ["first", "second"]
+    assert 0.8 / 4 * 0.9 <= driver.heartbeats[0][0] - began < 0.8 * ALIVE
     assert not any(each.lost for each in held)
-    assert driver.asked == [], "leases of a minute need no renewal yet"
+    assert driver.requests == [], "leases of a minute need no renewal yet"
     asyncio.run(renewer.close())
 
 
 def test_a_consumer_without_messages_gives_none() -> None:
-    """S12: the signs end with the last message."""
-    driver, anna = FakeDriver(), pulse("anna", 0.4)
-    renewer, held = Renewer(driver), hold(lease=60, of=anna)
+    """S12: heartbeats end with the last message."""
+    driver, first = FakeDriver(), liveness("first", 0.4)
+    renewer, held = Renewer(driver), lease_of(lease=60, of=first)
     renewer.add([held])
-    assert soon(lambda: driver.beaten)
+    assert soon(lambda: driver.heartbeats)
     renewer.discard(held)
-    given = len(driver.beaten)
+    given = len(driver.heartbeats)
     time.sleep(0.3)
-    assert len(driver.beaten) <= given + 1
+    assert len(driver.heartbeats) <= given + 1
     asyncio.run(renewer.close())
 
 
-def test_who_is_late_with_his_sign_has_lost_everything() -> None:
-    """S12: a consumer that may have been taken for dead calls its leases lost; a late answer mends nothing."""
-    driver, anna, bert = FakeDriver(), pulse("anna", 0.3), pulse("bert")
+def test_a_consumer_with_a_late_heartbeat_has_lost_its_leases() -> None:
+    """S12: a consumer that may have been taken for dead marks its leases lost, whatever a late reply says."""
+    driver, first, second = FakeDriver(), liveness("first", 0.3), liveness("second")
     late = threading.Event()
 
     def answer(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
@@ -342,19 +342,19 @@ def test_who_is_late_with_his_sign_has_lost_everything() -> None:
         return [True] * len(receipts)
 
     driver.answer = answer
-    renewer, mine, other = Renewer(driver), hold("mine", lease=60, of=anna), hold("other", lease=60, of=bert)
-    renewer.add([mine, other])
-    assert soon(lambda: mine.lost, within=2)
+    renewer, own, other = Renewer(driver), lease_of("own", lease=60, of=first), lease_of("other", lease=60, of=second)
+    renewer.add([own, other])
+    assert soon(lambda: own.lost, within=2)
     late.set()
-    assert soon(lambda: mine.revoked)
+    assert soon(lambda: own.revoked)
     time.sleep(0.1)
-    assert mine.lost
+    assert own.lost
     assert not other.lost
     asyncio.run(renewer.close())
 
 
-def test_what_nobody_has_any_more_ends_by_itself() -> None:
-    """A lease or a permit that is dropped without being released is renewed no more."""
+def test_dropped_leases_and_permits_end_by_themselves() -> None:
+    """A lease or permit that is dropped without being released is no longer renewed."""
     with MemoryBackend() as backend:
         lock, limiter = backend.lock("l", ttl=LEASE), backend.rate_limiter("r", Concurrency(1, ttl=LEASE))
         lease, permit = lock.acquire(0), limiter.try_acquire().permit

@@ -1,4 +1,4 @@
-"""Many subscriptions over one connection: what they drop is counted, copies come once, and interruptions are told."""
+"""Many subscriptions over one connection: drops are counted, each message comes once, interruptions are reported."""
 
 import asyncio
 import threading
@@ -18,13 +18,13 @@ from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """The place that is the server elsewhere."""
+    """The store, which stands for the server."""
     return MemoryStore()
 
 
 @pytest.fixture
 def pubsub(store: MemoryStore) -> Iterator[PubSub[int]]:
-    """Broadcast over the store."""
+    """Pub/sub over the store."""
     with MemoryBackend(store=store) as backend:
         yield backend.pubsub(type=int)
 
@@ -38,30 +38,30 @@ def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
 
 
 def data(item: Message[int] | Gap | None) -> int:
-    """Return the payload of what must be a message."""
+    """Return the payload of an item that must be a message."""
     assert isinstance(item, Message)
     return item.data
 
 
 def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """B10: a subscriber waits for the connection of all no longer than its time; the next one finds it made."""
+    """B10: a subscriber waits for the shared connection until its deadline; the next one uses it when it is open."""
 
     async def main() -> None:
-        may = asyncio.Event()
+        allowed = asyncio.Event()
         async with asyncio.timeout(10), AsyncMemoryBackend(store=store) as backend:
             subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
             kind = type(backend.engine.driver.pubsub())
             listen = kind.listen
 
             async def listen_late(driver: Any) -> Any:
-                await may.wait()
+                await allowed.wait()
                 return await listen(driver)
 
             monkeypatch.setattr(kind, "listen", listen_late)
-            inbox = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
+            buffer = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST)
             with pytest.raises(BackendTimeoutError, match=r"no connection within 0\.05 s"):
-                await subscriptions.attach(inbox, [Filter("news")], runtime.now() + 0.05)
-            may.set()
+                await subscriptions.attach(buffer, [Filter("news")], runtime.now() + 0.05)
+            allowed.set()
             async with backend.pubsub().listen("news") as events:
                 await backend.pubsub().publish("news", 1)
                 assert await events.get(5) == AsyncMessage("news", 1)
@@ -71,15 +71,15 @@ def test_a_connection_that_is_late(store: MemoryStore, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("left", [0.05, -1.5])
 def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, left: float) -> None:
-    """B10: the same where another thread makes the connection, also for who comes when its time is over already."""
-    may = threading.Event()
+    """B10: the same while another thread opens the connection, also for a deadline that has passed already."""
+    allowed = threading.Event()
     with MemoryBackend(store=store) as backend:
         subscriptions, runtime = backend.engine.subscriptions, backend.engine.runtime
         kind = type(backend.engine.driver.pubsub())
         listen = kind.listen
 
         async def listen_late(driver: Any) -> Any:
-            may.wait(10)
+            allowed.wait(10)
             return await listen(driver)
 
         monkeypatch.setattr(kind, "listen", listen_late)
@@ -87,11 +87,11 @@ def test_a_connection_that_is_late_on_threads(store: MemoryStore, monkeypatch: p
         starting = threading.Thread(target=first.__enter__)
         starting.start()
         time.sleep(0.05)
-        inbox, begin = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
+        buffer, begin = MessageBuffer(runtime.event(), size=1, overflow=Overflow.DROP_OLDEST), time.monotonic()
         with pytest.raises(BackendTimeoutError, match="no connection within"):
-            run(subscriptions.attach(inbox, [Filter("news")], runtime.now() + left))
+            run(subscriptions.attach(buffer, [Filter("news")], runtime.now() + left))
         assert time.monotonic() - begin < 2
-        may.set()
+        allowed.set()
         starting.join(5)
         backend.pubsub().publish("news", 1)
         assert data(first.get(5)) == 1
@@ -119,8 +119,8 @@ def test_the_newest_are_dropped_and_counted(pubsub: PubSub[int]) -> None:
         assert data(slow.get(1)) == 10
 
 
-def test_a_full_subscription_is_closed_where_asked(pubsub: PubSub[int]) -> None:
-    """With CLOSE it gets what it has, and then an error instead of a silent hole."""
+def test_a_full_subscription_is_closed_with_close(pubsub: PubSub[int]) -> None:
+    """With CLOSE it yields the messages of its buffer, and then an error instead of a silent gap."""
     with pubsub.listen("news", buffer=3, overflow=Overflow.CLOSE) as slow, pubsub.listen("news") as other:
         pubsub.publish_many([("news", number) for number in range(10)])
         assert [data(other.get(1)) for _ in range(10)] == list(range(10))
@@ -130,8 +130,8 @@ def test_a_full_subscription_is_closed_where_asked(pubsub: PubSub[int]) -> None:
         assert slow.dropped == 0
 
 
-def test_a_slow_subscriber_costs_the_others_nothing(pubsub: PubSub[int]) -> None:
-    """Who keeps up misses nothing, and the publisher waits for nobody (P4)."""
+def test_a_slow_subscriber_does_not_delay_others(pubsub: PubSub[int]) -> None:
+    """P4: a subscriber that keeps up misses nothing, and the publisher waits for no subscriber."""
     with pubsub.listen("news", buffer=1) as slow, pubsub.listen("news", buffer=500) as quick:
         for number in range(300):
             pubsub.publish("news", number)
@@ -140,7 +140,7 @@ def test_a_slow_subscriber_costs_the_others_nothing(pubsub: PubSub[int]) -> None
 
 
 def test_dropping_is_logged_once_an_episode(pubsub: PubSub[int], caplog: pytest.LogCaptureFixture) -> None:
-    """A flood doesn't become a flood of log lines."""
+    """A flood of messages doesn't cause a flood of log lines."""
     with pubsub.listen("news", buffer=2) as slow:
         for episode in (1, 2):
             pubsub.publish_many([("news", number) for number in range(20)])
@@ -158,12 +158,12 @@ def frame(number: int) -> Frame:
 
 
 def full(overflow: Overflow, items: Sequence[int | Gap], size: int = 2) -> tuple[list[int | Gap], int]:
-    """Put frames and gaps into an inbox that nobody reads; return what it holds then, and how many it has dropped."""
-    inbox = MessageBuffer(ThreadRuntime().event(), size=size, overflow=overflow)
+    """Put frames and gaps into a buffer without a reader; return its items and the number of dropped messages."""
+    buffer = MessageBuffer(ThreadRuntime().event(), size=size, overflow=overflow)
     for each in items:
-        inbox.put(each if isinstance(each, Gap) else frame(each))
-    taken = iter(inbox.take, None)
-    return [each if isinstance(each, Gap) else int(each.body) for each in taken], inbox.dropped
+        buffer.put(each if isinstance(each, Gap) else frame(each))
+    taken = iter(buffer.take, None)
+    return [each if isinstance(each, Gap) else int(each.body) for each in taken], buffer.dropped
 
 
 @pytest.mark.parametrize(
@@ -193,25 +193,25 @@ def test_a_gap_outlives_the_messages_that_are_dropped_around_it(
         ([G1, 1, 2, 3], [G1, 1, 2], 1),
     ],
 )
-def test_a_gap_takes_no_room_from_messages(items: list[int | Gap], held: list[int | Gap], dropped: int) -> None:
-    """With DROP_NEWEST a gap finds room in a full buffer, and no message is dropped for it."""
+def test_a_gap_does_not_count_as_a_message(items: list[int | Gap], held: list[int | Gap], dropped: int) -> None:
+    """With DROP_NEWEST a full buffer accepts a gap, and no message is dropped for it."""
     assert full(Overflow.DROP_NEWEST, items) == (held, dropped)
 
 
 def test_a_gap_does_not_close_a_subscription() -> None:
     """With CLOSE only messages fill the buffer, and the gap is read before the error."""
-    inbox = MessageBuffer(ThreadRuntime().event(), size=2, overflow=Overflow.CLOSE)
+    buffer = MessageBuffer(ThreadRuntime().event(), size=2, overflow=Overflow.CLOSE)
     for each in (G1, frame(1), G2, frame(2)):
-        inbox.put(each)
-    assert not inbox.ended
-    inbox.put(frame(3))
-    assert [run(inbox.get(0)) for _ in range(4)] == [G1, frame(1), G2, frame(2)]
+        buffer.put(each)
+    assert not buffer.ended
+    buffer.put(frame(3))
+    assert [run(buffer.get(0)) for _ in range(4)] == [G1, frame(1), G2, frame(2)]
     with pytest.raises(ClosedError, match="full"):
-        run(inbox.get(0))
+        run(buffer.get(0))
 
 
-def test_the_buffer_stays_bounded_whatever_comes() -> None:
-    """However many gaps and messages come, there are at most as many messages as asked for, and a gap before each."""
+def test_the_buffer_stays_bounded() -> None:
+    """Whatever is put, there are at most `size` messages, and one gap before each."""
     for overflow in (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST):
         held, dropped = full(overflow, [each for number in range(1000) for each in (G1, number, G2)], size=10)
         assert len(held) <= 21
@@ -219,40 +219,40 @@ def test_the_buffer_stays_bounded_whatever_comes() -> None:
         assert sum(each.seconds for each in held if isinstance(each, Gap)) == 3000.0
 
 
-def test_gaps_and_messages_stay_in_order_while_both_sides_are_busy() -> None:
-    """A reader beside a flood gets rising numbers, every gap before the next message, and each loss is counted."""
-    inbox = MessageBuffer(ThreadRuntime().event(), size=3, overflow=Overflow.DROP_OLDEST)
+def test_gaps_and_messages_stay_in_order_under_load() -> None:
+    """A reader during a flood gets the messages in order, each gap in its place, and every drop is counted."""
+    buffer = MessageBuffer(ThreadRuntime().event(), size=3, overflow=Overflow.DROP_OLDEST)
     seen: list[Frame | Gap] = []
 
     def read() -> None:
-        while (item := run(inbox.get(5))) is not None:
+        while (item := run(buffer.get(5))) is not None:
             seen.append(item)
 
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(20_000):
-        inbox.put(frame(number))
+        buffer.put(frame(number))
         if number % 5 == 4:
-            inbox.put(Gap(str(number), 1.0))
-    inbox.end()
+            buffer.put(Gap(str(number), 1.0))
+    buffer.end()
     reader.join(10)
     numbers = [int(each.body) for each in seen if isinstance(each, Frame)]
     assert numbers == sorted(numbers)
-    assert len(numbers) + inbox.dropped == 20_000
+    assert len(numbers) + buffer.dropped == 20_000
     assert sum(each.seconds for each in seen if isinstance(each, Gap)) == 4000.0
-    places = [int(each.reason) + 0.5 if isinstance(each, Gap) else int(each.body) for each in seen]
-    assert places == sorted(places)
+    positions = [int(each.reason) + 0.5 if isinstance(each, Gap) else int(each.body) for each in seen]
+    assert positions == sorted(positions)
 
 
-def test_no_item_waits_for_the_next_one_to_wake_its_reader() -> None:
-    """However putting and reading interleave, who reads is woken for the last item, too."""
-    inbox = MessageBuffer(ThreadRuntime().event(), size=5000, overflow=Overflow.CLOSE)
+def test_every_item_wakes_its_reader() -> None:
+    """However `put` and `get` interleave, the reader is woken for the last item, too."""
+    buffer = MessageBuffer(ThreadRuntime().event(), size=5000, overflow=Overflow.CLOSE)
     seen: list[Frame | Gap | None] = []
-    reader = threading.Thread(target=lambda: seen.extend(run(inbox.get(5)) for _ in range(2000)))
+    reader = threading.Thread(target=lambda: seen.extend(run(buffer.get(5)) for _ in range(2000)))
     reader.start()
     frames = [Frame(Filter("news"), "news", b"%d" % number) for number in range(2000)]
     for number, frame in enumerate(frames):
-        inbox.put(frame)
+        buffer.put(frame)
         if number % 7 == 0:  # let the reader run dry now and then
             assert soon(lambda number=number: len(seen) > number)
     reader.join(10)
@@ -275,7 +275,7 @@ def test_no_item_waits_for_the_next_one_to_wake_its_reader() -> None:
 def test_a_message_that_matches_several_times_comes_once(
     pubsub: PubSub[int], channels: list[str], patterns: list[str] | None
 ) -> None:
-    """However many of its channels and patterns a message fits, a subscription gets one copy (P3)."""
+    """P3: a subscription gets one copy of a message, however many of its channels and patterns match."""
     with pubsub.listen(*channels, pattern=patterns) as subscription:
         pubsub.publish_many([("news.art", 1), ("news.art", 2)])
         assert [data(subscription.get(1)) for _ in range(2)] == [1, 2]
@@ -284,7 +284,7 @@ def test_a_message_that_matches_several_times_comes_once(
 
 @pytest.mark.parametrize("patterns", [["x*"], ["x*", "y*"], ["y*", "x*"]])
 def test_a_message_that_only_the_backend_matches(pubsub: PubSub[int], store: MemoryStore, patterns: list[str]) -> None:
-    """A message for a pattern that doesn't match its channel here arrives: the backend says that it does."""
+    """A message arrives although our own matching differs: the match of the backend counts."""
     heard: list[Message[int]] = []
     with pubsub.listen(pattern=patterns) as subscription, pubsub.listen("other") as other:
         pubsub.subscribe("x*", heard.append, pattern=True)
@@ -298,7 +298,7 @@ def test_a_message_that_only_the_backend_matches(pubsub: PubSub[int], store: Mem
 
 
 def test_each_subscription_gets_a_copy_of_its_own(pubsub: PubSub[int]) -> None:
-    """Subscriptions that share a connection don't share messages."""
+    """Subscriptions that share a connection get a copy each."""
     with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two, pubsub.listen("a", "b") as three:
         pubsub.publish_many([("a", 1), ("b", 2)])
         assert data(one.get(1)) == 1
@@ -307,8 +307,8 @@ def test_each_subscription_gets_a_copy_of_its_own(pubsub: PubSub[int]) -> None:
         assert one.get(0.02) is None
 
 
-def test_leaving_takes_nothing_from_the_others(pubsub: PubSub[int]) -> None:
-    """A channel is given up with its last subscription."""
+def test_unsubscribing_does_not_affect_others(pubsub: PubSub[int]) -> None:
+    """A channel stays subscribed until its last subscription ends."""
     with pubsub.listen("news") as stays:
         with pubsub.listen("news"):
             pass
@@ -319,8 +319,8 @@ def test_leaving_takes_nothing_from_the_others(pubsub: PubSub[int]) -> None:
 # --- gaps (P5) ---------------------------------------------------------------------------------------------------
 
 
-def test_an_interruption_is_told_to_every_subscription_once(pubsub: PubSub[int], store: MemoryStore) -> None:
-    """After a break each subscription yields one gap, in its place among the messages, and goes on."""
+def test_an_interruption_is_one_gap_in_every_subscription(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """After an interruption each subscription yields one gap, in its place among the messages, and continues."""
     with pubsub.listen("a") as one, pubsub.listen(pattern="*") as two:
         pubsub.publish("a", 1)
         assert [data(each.get(1)) for each in (one, two)] == [1, 1]
@@ -333,7 +333,7 @@ def test_an_interruption_is_told_to_every_subscription_once(pubsub: PubSub[int],
 
 
 def test_a_gap_comes_after_what_was_received_before(pubsub: PubSub[int], store: MemoryStore) -> None:
-    """Messages that had arrived are not lost by a break and stand before the gap."""
+    """Messages that arrived before an interruption are kept, and come before the gap."""
     with pubsub.listen("a") as subscription, pubsub.listen("a") as witness:
         pubsub.publish("a", 1)
         assert data(witness.get(1)) == 1
@@ -344,16 +344,16 @@ def test_a_gap_comes_after_what_was_received_before(pubsub: PubSub[int], store: 
         assert [type(each) for each in items] == [Message, Gap, Message]
 
 
-def test_every_break_is_told(pubsub: PubSub[int], store: MemoryStore) -> None:
-    """A second break is a second gap."""
+def test_every_interruption_is_a_gap(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """A second interruption is a second gap."""
     with pubsub.listen("a") as subscription:
         for _ in range(2):
             store.break_subscriptions()
             assert isinstance(subscription.get(5), Gap)
 
 
-def test_a_subscription_made_after_a_break_sees_no_gap(pubsub: PubSub[int], store: MemoryStore) -> None:
-    """What was never promised can't be missing."""
+def test_a_subscription_made_after_an_interruption_has_no_gap(pubsub: PubSub[int], store: MemoryStore) -> None:
+    """A new subscription has missed nothing."""
     with pubsub.listen("a") as old:
         store.break_subscriptions()
         assert isinstance(old.get(5), Gap)
@@ -366,7 +366,7 @@ def test_a_subscription_made_after_a_break_sees_no_gap(pubsub: PubSub[int], stor
 
 
 def test_closing_the_backend_ends_subscriptions(store: MemoryStore) -> None:
-    """Who listens learns that the backend was closed, and the connection is given back (B3)."""
+    """B3: a subscription raises when its backend is closed, and the connection is given back."""
     backend = MemoryBackend(store=store)
     with backend.pubsub(type=int).listen("a") as subscription:
         assert len(store.listeners) == 1
@@ -376,28 +376,28 @@ def test_closing_the_backend_ends_subscriptions(store: MemoryStore) -> None:
     assert store.listeners == []
 
 
-# --- waits that end ------------------------------------------------------------------------------------------------
+# --- timeouts ----------------------------------------------------------------------------------------------------
 
 
 def ends(wait: Callable[[], object], disturb: Callable[[], object]) -> object:
-    """Return what a wait returns while it is disturbed again and again, which must not begin its time anew."""
-    found: list[object] = []
-    waiting = threading.Thread(target=lambda: found.append(wait()), daemon=True)
+    """Return the result of a wait that is disturbed again and again, which must not restart its timeout."""
+    results: list[object] = []
+    waiting = threading.Thread(target=lambda: results.append(wait()), daemon=True)
     waiting.start()
     assert soon(lambda: (disturb(), time.sleep(0.02), not waiting.is_alive())[-1], within=10), "it never ends"
-    return found[0]
+    return results[0]
 
 
-def test_get_ends_whatever_comes(store: MemoryStore, pubsub: PubSub[int]) -> None:
-    """`timeout` seconds are over also while messages come that can't be decoded."""
+def test_get_ends_among_undecodable_messages(store: MemoryStore, pubsub: PubSub[int]) -> None:
+    """`get` returns after `timeout` seconds although messages come that can't be decoded."""
     with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
         others = other.pubsub(type=bytes)
         assert ends(lambda: subscription.get(timeout=0.3), lambda: others.publish("numbers", b"no number")) is None
         assert pubsub.errors > 0
 
 
-def test_a_message_that_is_there_is_found_behind_bad_ones(store: MemoryStore, pubsub: PubSub[int]) -> None:
-    """Also without time to wait."""
+def test_get_returns_a_buffered_message_behind_bad_ones(store: MemoryStore, pubsub: PubSub[int]) -> None:
+    """`get` finds it even with timeout 0."""
     with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
         others = other.pubsub(type=bytes)
         others.publish_many([("numbers", b"no number"), ("numbers", b"nor this"), ("numbers", b"5")])
@@ -406,14 +406,14 @@ def test_a_message_that_is_there_is_found_behind_bad_ones(store: MemoryStore, pu
         assert subscription.get(timeout=0) is None
 
 
-def test_an_inbox_ends_its_wait_whoever_takes_what_comes() -> None:
-    """Another reader of the same inbox may be quicker every time."""
+def test_a_buffer_ends_its_wait_although_others_take_the_items() -> None:
+    """`get` times out although another reader of the same buffer takes every item."""
     ready = ThreadRuntime().event()
-    inbox = MessageBuffer(ready, size=1, overflow=Overflow.DROP_OLDEST)
-    assert ends(lambda: run(inbox.get(0.3)), ready.set) is None
+    buffer = MessageBuffer(ready, size=1, overflow=Overflow.DROP_OLDEST)
+    assert ends(lambda: run(buffer.get(0.3)), ready.set) is None
 
 
-def test_a_ticket_ends_its_wait_whatever_interrupts_it() -> None:
-    """A request's time is not begun anew by interruptions of its subscription."""
-    ticket = PendingReply(ThreadRuntime().event(), time.monotonic)
-    assert ends(lambda: run(ticket.next(0.3)), lambda: ticket.interrupt("a test")) is None
+def test_a_pending_reply_ends_its_wait_in_spite_of_interruptions() -> None:
+    """An interruption of the subscription doesn't restart the timeout of a request."""
+    pending = PendingReply(ThreadRuntime().event(), time.monotonic)
+    assert ends(lambda: run(pending.next(0.3)), lambda: pending.interrupt("a test")) is None

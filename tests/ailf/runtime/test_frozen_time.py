@@ -1,4 +1,4 @@
-"""Libraries that freeze time in tests replace the functions of the module `time`; no wait of ours depends on them."""
+"""Libraries that freeze time in tests replace functions of the module `time`; no wait of ours depends on them."""
 
 import sys
 import threading
@@ -15,14 +15,14 @@ NAMES = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "time",
 
 @pytest.fixture
 def _frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Freeze time as freezegun does: in the module `time`, and wherever a module of ours keeps one of its functions."""
+    """Freeze time as freezegun does: in `time`, and in each module of ours that has imported one of its functions."""
     for name in NAMES:
         real = getattr(time, name)
         stopped = real()
-        frozen = lambda stopped=stopped: stopped  # noqa: E731 - one for each
+        frozen = lambda stopped=stopped: stopped  # noqa: E731 - one for each name
         ours = [each for key, each in sys.modules.items() if key.startswith("ailf")]
-        places = [(each, key) for each in ours for key, value in list(vars(each).items()) if value is real]
-        for module, key in [(time, name), *places]:
+        copies = [(each, key) for each in ours for key, value in list(vars(each).items()) if value is real]
+        for module, key in [(time, name), *copies]:
             monkeypatch.setattr(module, key, frozen)
     yield
     monkeypatch.undo()
@@ -30,7 +30,7 @@ def _frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_frozen")
 def test_waits_end_while_time_is_frozen() -> None:
-    """Every wait with a timeout ends, and time that is frozen ends no lease."""
+    """Every wait with a timeout ends, and frozen time ends no lease."""
     with ailf.connect("memory://") as backend:
         assert backend.stream("s").group("g").consumer().get(timeout=0.05) is None
         with backend.pubsub().listen("c") as subscription:
@@ -70,8 +70,8 @@ def test_a_worker_works_while_time_is_frozen() -> None:
 
 
 @pytest.mark.usefixtures("_frozen")
-def test_the_clocks_go_on() -> None:
-    """Times are the real ones."""
+def test_the_clocks_advance() -> None:
+    """Our clocks return the real time."""
     begin = SystemClock.wait_time(), SystemClock().now_ms()
     time.sleep(0.01)
     assert SystemClock.wait_time() > begin[0]

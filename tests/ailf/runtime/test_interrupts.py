@@ -1,4 +1,4 @@
-"""Ctrl-C, and cancellation, anywhere between a grant and its holder leave nothing that is renewed for ever."""
+"""Ctrl-C or a cancellation anywhere between a grant and its holder leaves no lease that is renewed for ever."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from ailf_memory import AsyncMemoryBackend, MemoryBackend
 from tests.support.interruption import Interruption
 
 FAR = 100.0
-"""Seconds that a lease lasts: nothing ends by itself within a test."""
+"""Seconds that a lease lasts: none ends by itself within a test."""
 
 
 UNTOUCHED = (
@@ -26,7 +26,7 @@ UNTOUCHED = (
     "<genexpr>",
     "Slot.__del__",
 )
-"""What runs when a grant is dropped, and what begins to release: what is tested is the way to a holder."""
+"""Code that drops a grant or begins to release it: it is not interrupted, as the tests are about acquiring."""
 
 
 OURS = tuple(str(Path(each.__file__ or "").parent) + "/" for each in (ailf, ailf_memory))
@@ -45,7 +45,7 @@ def _enter(thing: Any) -> None:
         pass
 
 
-WAYS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+BLOCKING: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "lock.acquire": (_lock, lambda lock: lock.acquire(timeout=FAR)),
     "fair lock.acquire": (lambda backend: backend.lock("l", ttl=FAR, fair=True), lambda lock: lock.acquire()),
     "lock.hold": (_lock, lambda lock: _enter(lock.hold())),
@@ -56,9 +56,9 @@ WAYS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.parametrize(("make", "use"), WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("make", "use"), BLOCKING.values(), ids=BLOCKING)
 def test_ctrl_c_anywhere(make: Callable[[Any], Any], use: Callable[[Any], Any]) -> None:
-    """Wherever Ctrl-C comes, nothing is renewed afterwards, and the next holder's lease is."""
+    """Wherever Ctrl-C comes, no lease is renewed afterwards but the next holder's."""
     moment = 0
     places = set()
     while True:
@@ -70,9 +70,9 @@ def test_ctrl_c_anywhere(make: Callable[[Any], Any], use: Callable[[Any], Any]) 
                 contextlib.suppress(KeyboardInterrupt),
             ):
                 use(thing)
-            if backend.engine.renewer._holds:
+            if backend.engine.renewer._leases:
                 gc.collect()
-            assert backend.engine.renewer._holds == set(), interruption.at
+            assert backend.engine.renewer._leases == set(), interruption.at
             other = backend.lock("other", ttl=FAR).acquire(timeout=0)
             thread = backend.engine.renewer._thread
             assert thread is not None, interruption.at
@@ -89,7 +89,7 @@ async def _enter_async(thing: Any) -> None:
         await asyncio.sleep(0)
 
 
-ASYNC_WAYS: dict[str, Callable[[Any], Any]] = {
+ASYNC: dict[str, Callable[[Any], Any]] = {
     "lock.try_acquire": lambda backend: _lock(backend).try_acquire(),
     "lock.acquire": lambda backend: _lock(backend).acquire(timeout=FAR),
     "lock.hold": lambda backend: _enter_async(_lock(backend).hold()),
@@ -101,16 +101,16 @@ ASYNC_WAYS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize("way", ASYNC_WAYS.values(), ids=ASYNC_WAYS)
-def test_cancelled_anywhere(way: Callable[[Any], Any], busy: bool) -> None:
-    """Wherever a task is cancelled, whether it gets it at once or waits first, nothing is renewed afterwards."""
+@pytest.mark.parametrize("acquire", ASYNC.values(), ids=ASYNC)
+def test_cancelled_anywhere(acquire: Callable[[Any], Any], busy: bool) -> None:
+    """Wherever a task is cancelled, whether it acquires at once or waits first, no lease is renewed afterwards."""
 
     async def main() -> None:
         for moment in range(60):
             async with AsyncMemoryBackend() as backend:
                 lease = await _lock(backend).acquire() if busy else None
                 permit = await _limiter(backend).acquire() if busy else None
-                task = asyncio.ensure_future(way(backend))
+                task = asyncio.ensure_future(acquire(backend))
                 for _ in range(moment):
                     await asyncio.sleep(0)
                     if moment > 20 and lease is not None and permit is not None and not lease._flow.released:
@@ -123,8 +123,8 @@ def test_cancelled_anywhere(way: Callable[[Any], Any], busy: bool) -> None:
                     await permit.release()
                 del task
                 await asyncio.sleep(0)
-                if backend.engine.renewer._holds:
+                if backend.engine.renewer._leases:
                     gc.collect()
-                assert backend.engine.renewer._holds == set(), moment
+                assert backend.engine.renewer._leases == set(), moment
 
     asyncio.run(main())

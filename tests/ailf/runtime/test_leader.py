@@ -1,4 +1,4 @@
-"""Callers of one consumer: what comes wakes as many as it is for, and no call is lost on the way."""
+"""Leader/followers: new items wake as few followers as needed, and no wake-up is lost."""
 
 import asyncio
 import contextlib
@@ -19,36 +19,36 @@ DEADLINE = 5.0
 
 
 class Scene:
-    """A buffer, those who wait for what comes into it, and a source that the test feeds."""
+    """A buffer, the callers that wait for its items, and a source that the test feeds."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.there: deque[int] = deque()
+        self.items: deque[int] = deque()
         self.ending: Event = runtime.event()
-        self.callers = LeaderFollowers(runtime, self.there)
-        self.turns = 0
+        self.callers = LeaderFollowers(runtime, self.items)
+        self.wake_ups = 0
         self.fed = asyncio.Semaphore(0)
         self.failure: Exception | None = None
 
     async def fetch(self) -> None:
-        """Wait for the test to feed something, or to break it."""
+        """Wait until the test ends the fetch; raise the failure that it has set."""
         await self.fed.acquire()
         if self.failure is not None:
             raise self.failure
 
     def feed(self, *numbers: int) -> None:
-        """Let something come while the leader is still at it, as a consumer's fetch does."""
-        self.there.extend(numbers)
+        """Add items while the leader still fetches, as a consumer's fetch does."""
+        self.items.extend(numbers)
         self.callers.wake()
 
     async def take(self, timeout: float | None = None) -> int | None:
-        """Wait for one, as a consumer does."""
+        """Wait for an item, as a consumer does."""
         try:
             while not self.ending.is_set():
-                if self.there:
-                    return self.there.popleft()
+                if self.items:
+                    return self.items.popleft()
                 await self.callers.wait_for_item(self.fetch, timeout)
-                self.turns += 1
-                if timeout is not None and not self.there:
+                self.wake_ups += 1
+                if timeout is not None and not self.items:
                     return None
             return None
         finally:
@@ -71,41 +71,41 @@ def play(scenario: Callable[[Scene], Awaitable[None]]) -> None:
     asyncio.run(scene())
 
 
-async def crowd(scene: Scene, count: int) -> list["asyncio.Task[int | None]"]:
-    """Let so many wait; the first one leads."""
+async def waiting_callers(scene: Scene, count: int) -> list["asyncio.Task[int | None]"]:
+    """Start `count` callers and let them wait; the first one leads."""
     tasks = [asyncio.create_task(scene.take()) for _ in range(count)]
     await rest()
     return tasks
 
 
 async def end(tasks: list["asyncio.Task[int | None]"]) -> None:
-    """End all that still wait."""
+    """Cancel all callers that still wait."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_what_comes_wakes_as_many_as_it_is_for() -> None:
-    """Of a hundred who wait, two messages wake two."""
+def test_two_items_wake_two_callers() -> None:
+    """Of a hundred waiting callers, two items wake two."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 100)
+        tasks = await waiting_callers(scene, 100)
         scene.feed(1, 2)
         await rest()
         assert sorted(task.result() or 0 for task in tasks if task.done()) == [1, 2]
-        assert scene.turns == 2
+        assert scene.wake_ups == 2
         await end(tasks)
 
     play(scenario)
 
 
-def test_who_is_cancelled_when_called_calls_the_next() -> None:
-    """The call that reaches somebody in the moment of his cancellation isn't lost."""
+def test_a_follower_that_is_cancelled_when_woken_wakes_the_next() -> None:
+    """A wake-up that reaches a follower in the moment of its cancellation isn't lost."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 3)
+        tasks = await waiting_callers(scene, 3)
         scene.feed(1)
-        tasks[1].cancel()  # he has been called and has not run yet
+        tasks[1].cancel()  # it was woken and has not run yet
         await rest()
         assert tasks[1].cancelled()
         assert tasks[2].done()
@@ -115,15 +115,15 @@ def test_who_is_cancelled_when_called_calls_the_next() -> None:
     play(scenario)
 
 
-def test_another_leads_where_the_leader_is_cancelled() -> None:
-    """Somebody always fetches while anybody waits."""
+def test_a_follower_leads_when_the_leader_is_cancelled() -> None:
+    """As long as callers wait, one of them fetches."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 3)
+        tasks = await waiting_callers(scene, 3)
         tasks[0].cancel()
         await rest()
-        scene.there.append(1)
-        scene.fed.release()  # for who fetches now
+        scene.items.append(1)
+        scene.fed.release()  # ends the fetch of the new leader
         await rest()
         assert [task.done() for task in tasks] == [True, True, False]
         await end(tasks)
@@ -131,13 +131,13 @@ def test_another_leads_where_the_leader_is_cancelled() -> None:
     play(scenario)
 
 
-def test_who_has_waited_long_enough_leaves_the_line() -> None:
-    """A call goes to somebody who is still there."""
+def test_a_follower_whose_timeout_is_over_is_not_woken() -> None:
+    """A wake-up goes to a follower that still waits."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 1)
+        tasks = await waiting_callers(scene, 1)
         assert await scene.take(0.01) is None
-        tasks += await crowd(scene, 1)
+        tasks += await waiting_callers(scene, 1)
         scene.feed(1)
         await rest()
         assert tasks[1].done()
@@ -146,11 +146,11 @@ def test_who_has_waited_long_enough_leaves_the_line() -> None:
     play(scenario)
 
 
-def test_an_error_reaches_all_who_waited_for_the_fetch() -> None:
-    """Nobody sleeps on while the backend is away, and nobody has to find out by himself."""
+def test_the_error_of_a_fetch_reaches_all_its_callers() -> None:
+    """While the backend is unavailable no follower sleeps on, and none has to try for itself."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 3)
+        tasks = await waiting_callers(scene, 3)
         scene.failure = ailf.ClosedError("away")
         scene.fed.release()
         assert await asyncio.gather(*tasks, return_exceptions=True) == [scene.failure] * 3
@@ -158,11 +158,11 @@ def test_an_error_reaches_all_who_waited_for_the_fetch() -> None:
     play(scenario)
 
 
-def test_the_end_calls_all() -> None:
-    """When the leader comes back and it is over, everybody comes back."""
+def test_the_end_wakes_all() -> None:
+    """When the leader returns because of the end, every follower returns."""
 
     async def scenario(scene: Scene) -> None:
-        tasks = await crowd(scene, 10)
+        tasks = await waiting_callers(scene, 10)
         scene.ending.set()
         scene.fed.release()
         assert await asyncio.gather(*tasks) == [None] * 10
@@ -170,19 +170,19 @@ def test_the_end_calls_all() -> None:
     play(scenario)
 
 
-def test_threads_lose_no_call() -> None:
-    """Four threads take a thousand messages that come in ones and twos, and none is left lying."""
+def test_threads_lose_no_wake_up() -> None:
+    """Four threads take a thousand items that come in ones and twos, and none is left."""
     scene, source, taken = Scene(ThreadRuntime()), deque(range(1000)), list[int]()
 
     async def fetch() -> None:
         for _ in range(min(len(source), 1 + len(source) % 2)):
-            scene.there.append(source.popleft())
+            scene.items.append(source.popleft())
         scene.callers.wake()
 
     async def take() -> int | None:
         while not scene.ending.is_set():
             with contextlib.suppress(IndexError):  # another was quicker
-                return scene.there.popleft()
+                return scene.items.popleft()
             await scene.callers.wait_for_item(fetch, None)
         return None
 
@@ -202,8 +202,8 @@ def test_threads_lose_no_call() -> None:
     assert sorted(taken) == list(range(1000))
 
 
-def test_a_message_goes_to_who_still_waits_when_another_is_cancelled() -> None:
-    """The same for a consumer: of two who get, one is cancelled while the message arrives, and the other has it."""
+def test_a_message_goes_to_a_caller_that_still_waits_when_another_is_cancelled() -> None:
+    """The same for a consumer: one call of `get` is cancelled as the message arrives, and another one returns it."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend, asyncio.timeout(DEADLINE):
@@ -213,7 +213,7 @@ def test_a_message_goes_to_who_still_waits_when_another_is_cancelled() -> None:
                 await asyncio.sleep(0.05)  # all of them wait
                 await stream.add("a task")
                 for _ in range(1000):
-                    if consumer._flow._callers._woken:  # one was called, who has not run yet
+                    if consumer._flow._callers._woken:  # one was woken and has not run yet
                         break
                     await asyncio.sleep(0)
                 waiting[1].cancel()
@@ -228,8 +228,8 @@ def test_a_message_goes_to_who_still_waits_when_another_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_idle_hands_stop_at_once(count: int) -> None:
-    """`stop` from another thread ends a worker of any number of idle hands (P10, S14)."""
+def test_idle_worker_loops_stop_at_once(count: int) -> None:
+    """P10, S14: `stop` from another thread ends a worker with any number of idle worker loops."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend, asyncio.timeout(DEADLINE):

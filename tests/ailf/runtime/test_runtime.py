@@ -1,4 +1,4 @@
-"""The two runtimes keep the same promises: events from any thread, flights that are shared, flows beside others."""
+"""Both runtimes behave the same: events from any thread, single flights, flows that run concurrently."""
 
 import asyncio
 import functools
@@ -34,7 +34,7 @@ Play = Callable[[Scenario], None]
 
 
 def test_run_returns_the_result_of_a_flow() -> None:
-    """A flow that never suspends runs to its end at once."""
+    """A flow that never suspends runs to its end in one step."""
 
     async def flow() -> int:
         return 7
@@ -43,7 +43,7 @@ def test_run_returns_the_result_of_a_flow() -> None:
 
 
 def test_run_lets_errors_through() -> None:
-    """What a flow raises reaches the caller as it is."""
+    """An exception of a flow reaches the caller unchanged."""
 
     async def flow() -> None:
         raise KeyError("x")
@@ -53,7 +53,7 @@ def test_run_lets_errors_through() -> None:
 
 
 def test_run_refuses_a_flow_that_suspends() -> None:
-    """A driver of the wrong flavour is told, and its flow is closed with its clean-up done."""
+    """A driver of the wrong flavour is an error, and its flow is closed with its clean-up done."""
     cleaned = []
 
     async def flow() -> None:
@@ -72,7 +72,7 @@ def test_run_refuses_a_flow_that_suspends() -> None:
 
 @both
 def test_an_event_is_set_from_another_thread(play: Play) -> None:
-    """Who waits wakes up when any thread sets the event, long before its timeout."""
+    """A waiter wakes up when any thread sets the event, long before its timeout."""
 
     async def scenario(runtime: Runtime) -> None:
         event = runtime.event()
@@ -88,8 +88,8 @@ def test_an_event_is_set_from_another_thread(play: Play) -> None:
 
 
 @both
-def test_an_event_that_stays_down_times_out(play: Play) -> None:
-    """Waiting ends after so many seconds and says that nothing came; a cleared event is down again."""
+def test_an_event_that_is_not_set_times_out(play: Play) -> None:
+    """A wait ends after `timeout` seconds and returns False; a cleared event is no longer set."""
 
     async def scenario(runtime: Runtime) -> None:
         event = runtime.event()
@@ -103,7 +103,7 @@ def test_an_event_that_stays_down_times_out(play: Play) -> None:
 
 
 def test_an_event_wakes_waiters_of_two_loops() -> None:
-    """Waiters wake up through their own event loops, whoever sets the event."""
+    """Waiters wake up through their own event loops, whichever thread sets the event."""
     event = AsyncioRuntime().event()
     woken: list[bool] = []
     loops = [threading.Thread(target=lambda: woken.append(asyncio.run(_wait(event.wait(5))))) for _ in range(2)]
@@ -121,7 +121,7 @@ async def _wait(waiting: Awaitable[bool]) -> bool:
 
 
 def test_no_wakeup_is_lost_between_threads() -> None:
-    """A set that races with the beginning of a wait is seen."""
+    """A wait notices an event that is set just as the wait begins."""
 
     async def scenario() -> None:
         for _ in range(200):
@@ -134,16 +134,16 @@ def test_no_wakeup_is_lost_between_threads() -> None:
     asyncio.run(scenario())
 
 
-# --- flights -----------------------------------------------------------------------------------------------------
+# --- single flights ----------------------------------------------------------------------------------------------
 
 
 def test_threads_share_a_flight() -> None:
-    """Who joins while a thread's flight is under way waits for it instead of starting another."""
+    """A caller that comes while a thread's run is under way waits for it instead of starting another."""
     runtime = ThreadRuntime()
-    flight, started, finish, flown = runtime.single_flight(), threading.Event(), threading.Event(), []
+    flight, started, finish, runs = runtime.single_flight(), threading.Event(), threading.Event(), []
 
     async def flow() -> None:
-        flown.append(True)
+        runs.append(True)
         started.set()
         finish.wait(5)
 
@@ -159,19 +159,19 @@ def test_threads_share_a_flight() -> None:
     finish.set()
     for each in threads:
         each.join(5)
-    assert flown == [True]
+    assert runs == [True]
     assert run(flight.wait_idle(1))
 
 
 def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
-    """A flight outlives the caller who started it, and its effect reaches the others."""
+    """A run outlives the caller that started it, and the other callers get its effect."""
 
     async def scenario() -> None:
-        flight, finish, flown = AsyncioRuntime().single_flight(), asyncio.Event(), []
+        flight, finish, runs = AsyncioRuntime().single_flight(), asyncio.Event(), []
 
         async def flow() -> None:
             await finish.wait()
-            flown.append(True)
+            runs.append(True)
 
         first, second = (asyncio.create_task(flight.run(flow)) for _ in range(2))
         await asyncio.sleep(0)
@@ -183,32 +183,32 @@ def test_tasks_share_a_flight_and_a_cancelled_one_leaves_it_running() -> None:
         await second
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert flown == [True]
+        assert runs == [True]
         assert await flight.wait_idle(1)
 
     asyncio.run(scenario())
 
 
 def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
-    """Who waits for it is told, and the next one starts a flight of his own; nobody waits for ever."""
-    flown = []
+    """Its callers get the cancellation, the next caller starts a new run, and none waits for ever."""
+    runs = []
 
-    async def run_inline() -> None:
-        flown.append(1)
+    async def flow() -> None:
+        runs.append(1)
 
     async def scenario() -> None:
         flight = AsyncioRuntime().single_flight()
         before = asyncio.all_tasks()
-        joining = asyncio.ensure_future(flight.run(run_inline))
-        await asyncio.sleep(0)  # it has started the flight, which has not begun
-        (trip,) = asyncio.all_tasks() - before - {joining}
-        trip.cancel()
+        joining = asyncio.ensure_future(flight.run(flow))
+        await asyncio.sleep(0)  # it has started the run, whose task has taken no step
+        (running,) = asyncio.all_tasks() - before - {joining}
+        running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await joining
         assert await flight.wait_idle(5)
-        assert not flown
-        await flight.run(run_inline)
-        assert flown
+        assert not runs
+        await flight.run(flow)
+        assert runs
 
     async def main() -> None:
         async with asyncio.timeout(5):
@@ -218,26 +218,26 @@ def test_a_flight_that_is_cancelled_before_it_begins_is_over() -> None:
 
 
 def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
-    """What was under way in it never lands, and whoever comes later doesn't wait for that."""
+    """A run of the ended loop never finishes, and later callers don't wait for it."""
     flight = AsyncioRuntime().single_flight()
-    flown = []
+    runs = []
 
     async def never() -> None:
         await asyncio.Event().wait()
 
-    async def run_inline() -> None:
-        flown.append(1)
+    async def flow() -> None:
+        runs.append(1)
 
     async def main() -> None:
         async with asyncio.timeout(5):
-            await flight.run(run_inline)
+            await flight.run(flow)
 
     loop = asyncio.new_event_loop()
     left_behind = {loop.create_task(flight.run(never))}
     loop.run_until_complete(asyncio.sleep(0.01))
     left_behind |= asyncio.all_tasks(loop)
     asyncio.run(main())
-    assert flown
+    assert runs
     for task in left_behind:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left_behind, return_exceptions=True))
@@ -245,22 +245,22 @@ def test_a_flight_of_a_loop_that_has_ended_is_over() -> None:
 
 
 @both
-def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew(play: Play) -> None:
-    """A failed flight is over."""
+def test_the_error_of_a_flight_reaches_its_caller_and_the_next_flight_starts_anew(play: Play) -> None:
+    """A failed run has ended."""
 
     async def scenario(runtime: Runtime) -> None:
-        flight, flown = runtime.single_flight(), []
+        flight, runs = runtime.single_flight(), []
 
         async def fail() -> None:
             raise KeyError("x")
 
-        async def run_inline() -> None:
-            flown.append(True)
+        async def flow() -> None:
+            runs.append(True)
 
         with pytest.raises(KeyError):
             await flight.run(fail)
-        await flight.run(run_inline, 1)
-        assert flown == [True]
+        await flight.run(flow, 1)
+        assert runs == [True]
 
     play(scenario)
 
@@ -269,8 +269,8 @@ def test_the_error_of_a_flight_reaches_who_waits_and_the_next_flight_starts_anew
 
 
 @both
-def test_a_spawned_flow_runs_beside_and_is_joined(play: Play) -> None:
-    """A flow runs while its starter waits for something else; joining has a bound and tells whether it ended."""
+def test_a_spawned_flow_runs_concurrently_and_is_joined(play: Play) -> None:
+    """A flow runs while its starter waits for something else; `join` has a timeout and returns whether it ended."""
 
     async def scenario(runtime: Runtime) -> None:
         begun, finish = runtime.event(), runtime.event()
@@ -290,7 +290,7 @@ def test_a_spawned_flow_runs_beside_and_is_joined(play: Play) -> None:
 
 @both
 def test_what_a_spawned_flow_raises_is_logged(play: Play, caplog: pytest.LogCaptureFixture) -> None:
-    """An error that nobody waits for isn't silent."""
+    """An error that no caller awaits is logged."""
 
     async def scenario(runtime: Runtime) -> None:
         async def fail() -> None:
@@ -305,7 +305,7 @@ def test_what_a_spawned_flow_raises_is_logged(play: Play, caplog: pytest.LogCapt
 
 
 def test_a_task_is_cancelled_at_its_next_await() -> None:
-    """On asyncio a flow can be interrupted and cleans up."""
+    """On asyncio a flow can be cancelled and cleans up."""
 
     async def scenario() -> None:
         cleaned = []
@@ -342,7 +342,7 @@ def test_a_thread_cannot_be_cancelled_and_ends_by_itself() -> None:
 
 @both
 def test_a_flow_may_join_itself(play: Play) -> None:
-    """What closes the backend from within one of its own flows doesn't wait for itself."""
+    """A flow that closes its own backend doesn't wait for itself."""
 
     async def scenario(runtime: Runtime) -> None:
         tasks: list[Any] = []
@@ -360,7 +360,7 @@ def test_a_flow_may_join_itself(play: Play) -> None:
     play(scenario)
 
 
-# --- users' functions --------------------------------------------------------------------------------------------
+# --- user code ---------------------------------------------------------------------------------------------------
 
 
 async def _coroutine_function(value: int) -> int:
@@ -369,7 +369,7 @@ async def _coroutine_function(value: int) -> int:
 
 @both
 def test_a_plain_function_is_called(play: Play) -> None:
-    """Both flavours take plain functions, and return what they raise."""
+    """Both flavours accept plain functions and return the exceptions that they raise."""
 
     async def scenario(runtime: Runtime) -> None:
         runtime.check_callable("the handler", abs)
@@ -383,18 +383,18 @@ def test_a_plain_function_is_called(play: Play) -> None:
 
 
 def test_asyncio_awaits_a_coroutine_function() -> None:
-    """The asyncio flavour takes coroutine functions, too."""
+    """The asyncio flavour accepts coroutine functions, too."""
     assert asyncio.run(AsyncioRuntime().call_user_code(_coroutine_function, 3)) == (3, None)
 
 
 def test_threads_refuse_a_coroutine_function() -> None:
-    """The blocking flavour says so when it gets the function, and when a plain one returns a coroutine."""
+    """The blocking flavour refuses the function when it is registered, and a coroutine that a plain one returns."""
     runtime = ThreadRuntime()
-    with pytest.raises(InvalidArgumentError, match=r"use the Async… twin"):
+    with pytest.raises(InvalidArgumentError, match=r"use the Async… class"):
         runtime.check_callable("the handler", _coroutine_function)
     _, error = run(runtime.call_user_code(lambda: _coroutine_function(1)))
     assert isinstance(error, InvalidArgumentError)
-    assert "a coroutine function needs the Async… twin" in str(error)
+    assert "for a coroutine function use the Async… class" in str(error)
 
 
 def _generator_function(*_: object) -> Iterator[int]:
@@ -420,11 +420,11 @@ YIELDING: list[Callable[..., Any]] = [
 
 @both
 def test_a_function_that_yields_is_refused(play: Play) -> None:
-    """Calling one runs nothing of it: it is refused when it is handed over, or its generator is an error."""
+    """Calling one runs none of its code: it is refused when it is registered, or its generator is an error."""
 
     async def scenario(runtime: Runtime) -> None:
         for function in YIELDING:
-            with pytest.raises(InvalidArgumentError, match="yields, so calling it runs nothing of it"):
+            with pytest.raises(InvalidArgumentError, match="yields, so calling it runs none of its code"):
                 runtime.check_callable("the handler", function)
         lazy: list[Callable[[], Any]] = [
             _generator_function,
@@ -435,7 +435,7 @@ def test_a_function_that_yields_is_refused(play: Play) -> None:
         for make in lazy:
             _, error = await runtime.call_user_code(lambda made=make: made())
             assert isinstance(error, InvalidArgumentError)
-            assert "which has yet to be run" in str(error)
+            assert "which has not run" in str(error)
 
     play(scenario)
 
@@ -443,7 +443,7 @@ def test_a_function_that_yields_is_refused(play: Play) -> None:
 @both
 @pytest.mark.parametrize("raised", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt])
 def test_whatever_a_function_raises_is_returned(play: Play, raised: type[BaseException]) -> None:
-    """Nothing that user code raises gets past the place where it is called."""
+    """No exception of user code propagates from `call_user_code`."""
 
     async def scenario(runtime: Runtime) -> None:
         def function() -> None:
@@ -456,7 +456,7 @@ def test_whatever_a_function_raises_is_returned(play: Play, raised: type[BaseExc
 
 
 def test_what_a_coroutine_function_returns_is_awaited_too() -> None:
-    """A task that it has started is part of what was asked for."""
+    """A task that the function returns is awaited before the call ends."""
 
     async def starts_a_task() -> "asyncio.Task[int]":
         return asyncio.create_task(_coroutine_function(3))
@@ -465,7 +465,7 @@ def test_what_a_coroutine_function_returns_is_awaited_too() -> None:
 
 
 def test_a_cancellation_in_a_group_is_one() -> None:
-    """Task groups of other libraries raise a group that holds the cancellation."""
+    """Task groups of other libraries raise an exception group that holds the cancellation."""
 
     async def grouped() -> None:
         try:
@@ -483,17 +483,17 @@ def test_a_cancellation_in_a_group_is_one() -> None:
     asyncio.run(scenario())
 
 
-def test_a_cancellation_of_the_functions_own_is_told_from_one_of_its_task() -> None:
-    """A function that awaits a cancelled task fails; where its own task is cancelled, that goes on."""
+def test_a_cancellation_of_the_functions_own_differs_from_one_of_its_task() -> None:
+    """A function that awaits a cancelled task has failed; a cancellation of its own task propagates."""
 
-    async def awaits_what_is_cancelled() -> None:
+    async def awaits_a_cancelled_task() -> None:
         inner = asyncio.create_task(asyncio.sleep(60))
         inner.cancel()
         await inner
 
     async def scenario() -> None:
         runtime = AsyncioRuntime()
-        _, error = await runtime.call_user_code(awaits_what_is_cancelled)
+        _, error = await runtime.call_user_code(awaits_a_cancelled_task)
         assert isinstance(error, asyncio.CancelledError)
         calling = asyncio.create_task(runtime.call_user_code(asyncio.sleep, 60))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C stop workers, once, and the program's own handlers are neither lost nor left out."""
+"""SIGTERM and Ctrl-C stop workers, once, and the program's own handlers are neither lost nor skipped."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ STANDARD = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_ha
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """The handlers of a plain program; whatever a test does is undone."""
+    """Install the handlers of a plain program, and restore the earlier ones after the test."""
     before = {number: signal.signal(number, handler) for number, handler in STANDARD.items()}
     yield
     for number, handler in before.items():
@@ -42,107 +42,107 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-class Told(list[str]):
-    """What has been called, in order."""
+class Calls(list[str]):
+    """The names of the callbacks that were called, in order."""
 
     def by(self, name: str) -> Callable[..., None]:
-        """Return a callback, or a handler, that notes its name down."""
+        """Return a callback, or a handler, that records its name."""
         return lambda *_: self.append(name)
 
 
-# --- which signals are taken ---------------------------------------------------------------------------------------
+# --- which signals are handled -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", STANDARD)
-def test_default_handlers_are_taken(number: signal.Signals) -> None:
-    """The first signal tells the worker and does nothing else; the handlers are the standard ones afterwards."""
-    told = Told()
-    with stopped_by_signals(told.by("worker"), None):
+def test_default_handlers_are_replaced(number: signal.Signals) -> None:
+    """The first signal calls the worker's callback and has no other effect; then the default handlers are back."""
+    calls = Calls()
+    with stopped_by_signals(calls.by("worker"), None):
         assert current() != STANDARD
         send(number)
-        assert told == ["worker"]
+        assert calls == ["worker"]
         assert current() == STANDARD
     assert current() == STANDARD
 
 
 def test_a_handler_of_the_programs_own_stays() -> None:
-    """Each signal is decided on by itself: the program's handler is called, and the other signal is taken."""
-    told = Told()
-    own = told.by("own")
+    """Each signal counts by itself: the program's handler is called for one, the worker's callback for the other."""
+    calls = Calls()
+    own = calls.by("own")
     signal.signal(signal.SIGTERM, own)
-    with stopped_by_signals(told.by("worker"), None):
+    with stopped_by_signals(calls.by("worker"), None):
         send(signal.SIGTERM)
-        assert told == ["own"]
+        assert calls == ["own"]
         send(signal.SIGINT)
-        assert told == ["own", "worker"]
+        assert calls == ["own", "worker"]
     assert signal.getsignal(signal.SIGTERM) is own
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """As `nohup` asks for it."""
-    told = Told()
+    """`nohup` ignores signals in this way."""
+    calls = Calls()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stopped_by_signals(told.by("worker"), None):
+    with stopped_by_signals(calls.by("worker"), None):
         send(signal.SIGINT)
-    assert told == []
+    assert calls == []
 
 
-def test_with_true_both_are_taken_and_the_programs_handler_is_called_too() -> None:
-    """After the worker was told; a second signal is the program's alone."""
-    told = Told()
-    own = told.by("own")
+def test_with_true_both_are_handled_and_the_programs_handler_is_called_too() -> None:
+    """The program's handler runs after the callback; a second signal calls it alone."""
+    calls = Calls()
+    own = calls.by("own")
     signal.signal(signal.SIGTERM, own)
-    with stopped_by_signals(told.by("worker"), True):
+    with stopped_by_signals(calls.by("worker"), True):
         send(signal.SIGTERM)
-        assert told == ["worker", "own"]
+        assert calls == ["worker", "own"]
         send(signal.SIGTERM)
-        assert told == ["worker", "own", "own"]
+        assert calls == ["worker", "own", "own"]
     assert signal.getsignal(signal.SIGTERM) is own
 
 
-def test_with_false_none_is_taken() -> None:
+def test_with_false_none_is_handled() -> None:
     """Ctrl-C raises KeyboardInterrupt, as in any program."""
-    with pytest.raises(KeyboardInterrupt), stopped_by_signals(Told().by("worker"), False):
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(Calls().by("worker"), False):
         assert current() == STANDARD
         send(signal.SIGINT)
 
 
 def test_a_second_signal_acts_as_it_did_before() -> None:
     """A worker that takes too long to drain can be interrupted."""
-    told = Told()
-    with pytest.raises(KeyboardInterrupt), stopped_by_signals(told.by("worker"), None):
+    calls = Calls()
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals(calls.by("worker"), None):
         send(signal.SIGTERM)
         send(signal.SIGINT)
-    assert told == ["worker"]
+    assert calls == ["worker"]
 
 
 # --- several workers -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-def test_every_worker_is_told_and_the_last_one_puts_the_handlers_back(order: tuple[int, ...]) -> None:
-    """Whichever ends first."""
-    told = Told()
-    workers = [stopped_by_signals(told.by(f"worker {number}"), None) for number in range(3)]
+def test_every_worker_is_called_and_the_last_one_restores_the_handlers(order: tuple[int, ...]) -> None:
+    """The order in which workers end doesn't matter."""
+    calls = Calls()
+    workers = [stopped_by_signals(calls.by(f"worker {number}"), None) for number in range(3)]
     for each in workers:
         each.__enter__()
     for number in order[:-1]:
         workers[number].__exit__(None, None, None)
         assert current() != STANDARD
     send(signal.SIGTERM)
-    assert told == [f"worker {order[-1]}"]
+    assert calls == [f"worker {order[-1]}"]
     workers[order[-1]].__exit__(None, None, None)
     assert current() == STANDARD
-    with stopped_by_signals(told.by("one"), None), stopped_by_signals(told.by("two"), None):
+    with stopped_by_signals(calls.by("one"), None), stopped_by_signals(calls.by("two"), None):
         send(signal.SIGINT)
-    assert told[1:] == ["one", "two"]
+    assert calls[1:] == ["one", "two"]
 
 
 def test_a_handler_that_was_installed_meanwhile_is_left_alone() -> None:
-    """It was put over ours by somebody that wanted it there."""
-    told = Told()
-    later = told.by("later")
-    with stopped_by_signals(told.by("worker"), None):
+    """Code that replaced ours wanted its own handler there."""
+    calls = Calls()
+    later = calls.by("later")
+    with stopped_by_signals(calls.by("worker"), None):
         signal.signal(signal.SIGTERM, later)
     assert signal.getsignal(signal.SIGTERM) is later
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -150,48 +150,48 @@ def test_a_handler_that_was_installed_meanwhile_is_left_alone() -> None:
 
 def test_a_worker_that_begins_after_a_signal_is_stopped_by_the_next_one() -> None:
     """The handlers are installed anew, although others still drain."""
-    told = Told()
-    with stopped_by_signals(told.by("first"), None):
+    calls = Calls()
+    with stopped_by_signals(calls.by("first"), None):
         send(signal.SIGTERM)
-        with stopped_by_signals(told.by("second"), None):
+        with stopped_by_signals(calls.by("second"), None):
             send(signal.SIGTERM)
-            assert told[0] == "first"
-            assert told[-1] == "second"
+            assert calls[0] == "first"
+            assert calls[-1] == "second"
     assert current() == STANDARD
 
 
-def test_a_handler_that_puts_ours_back_later_swallows_nothing() -> None:
-    """Without a worker the signal acts as Python itself would have it."""
-    told = Told()
-    with stopped_by_signals(told.by("worker"), None):
-        ours = signal.signal(signal.SIGINT, told.by("meanwhile"))
+def test_a_handler_of_ours_that_is_reinstalled_later_swallows_nothing() -> None:
+    """Without a worker the signal has Python's default effect."""
+    calls = Calls()
+    with stopped_by_signals(calls.by("worker"), None):
+        ours = signal.signal(signal.SIGINT, calls.by("meanwhile"))
     signal.signal(signal.SIGINT, ours)
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
-    assert told == []
+    assert calls == []
 
 
-def test_a_signal_does_not_take_the_other_from_workers_that_were_not_told() -> None:
-    """Each signal is put back when all of its workers have been told."""
-    told = Told()
-    signal.signal(signal.SIGTERM, told.by("own"))
-    with stopped_by_signals(told.by("Ctrl-C only"), None), stopped_by_signals(told.by("both"), True):
+def test_a_signal_leaves_the_other_to_workers_that_were_not_called() -> None:
+    """The handler of a signal is restored when all of its workers have been called."""
+    calls = Calls()
+    signal.signal(signal.SIGTERM, calls.by("own"))
+    with stopped_by_signals(calls.by("Ctrl-C only"), None), stopped_by_signals(calls.by("both"), True):
         send(signal.SIGTERM)
-        assert told == ["both", "own"]
+        assert calls == ["both", "own"]
         send(signal.SIGINT)
-        assert told == ["both", "own", "Ctrl-C only"]
+        assert calls == ["both", "own", "Ctrl-C only"]
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
 
 
-def test_a_handler_of_an_ended_asyncio_run_is_not_put_back() -> None:
+def test_a_handler_of_an_ended_asyncio_run_is_not_restored() -> None:
     """A worker that outlives its main function ends while the runner closes the loop."""
-    told = Told()
+    calls = Calls()
 
     async def work() -> None:
-        with stopped_by_signals(told.by("worker"), None):
+        with stopped_by_signals(calls.by("worker"), None):
             await asyncio.sleep(60)
 
     async def main() -> None:
@@ -204,7 +204,7 @@ def test_a_handler_of_an_ended_asyncio_run_is_not_put_back() -> None:
 
 
 def in_thread(function: Callable[[], None]) -> None:
-    """Run something in a thread, and raise what it raises."""
+    """Run a function in a thread, and raise its exception."""
     failed: list[BaseException] = []
 
     def target() -> None:
@@ -221,29 +221,29 @@ def in_thread(function: Callable[[], None]) -> None:
 
 
 def test_outside_the_main_thread_handlers_cannot_be_installed() -> None:
-    """The default does without; True says so, because it would be a promise that nobody keeps."""
+    """The default installs none; True raises, because it can't be kept."""
 
     def default() -> None:
-        with stopped_by_signals(Told().by("worker"), None):
+        with stopped_by_signals(Calls().by("worker"), None):
             assert current() == STANDARD
 
-    def asked() -> None:
-        with stopped_by_signals(Told().by("worker"), True):
+    def with_true() -> None:
+        with stopped_by_signals(Calls().by("worker"), True):
             pass
 
     in_thread(default)
     with pytest.raises(InvalidArgumentError, match="main thread only"):
-        in_thread(asked)
+        in_thread(with_true)
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one(*, before: bool) -> None:
-    """One registry for the process, whichever begins first."""
-    told = Told()
+def test_a_worker_of_another_thread_is_called_where_the_main_thread_has_one(*, before: bool) -> None:
+    """The process has one registry, whichever worker begins first."""
+    calls = Calls()
     begun, end = threading.Event(), threading.Event()
 
     def work() -> None:
-        with stopped_by_signals(told.by("other thread"), None):
+        with stopped_by_signals(calls.by("other thread"), None):
             begun.set()
             end.wait(5)
 
@@ -251,14 +251,14 @@ def test_a_worker_of_another_thread_is_told_where_the_main_thread_has_one(*, bef
     if before:
         thread.start()
         begun.wait(5)
-    with stopped_by_signals(told.by("main thread"), None):
+    with stopped_by_signals(calls.by("main thread"), None):
         if not before:
             thread.start()
             begun.wait(5)
         send(signal.SIGTERM)
         end.set()
         thread.join(5)
-    assert sorted(told) == ["main thread", "other thread"]
+    assert sorted(calls) == ["main thread", "other thread"]
     assert current() == STANDARD
 
 
@@ -349,7 +349,7 @@ with ailf.connect("memory://") as backend:
             os.write(writing, b"1")
             time.sleep(30)
             os._exit(7)
-        os.read(reading, 1)  # before that, a fork forgets the signals that it gets
+        os.read(reading, 1)  # before that, a new child loses signals
         os.kill(child, signal.SIGTERM)
         assert os.waitpid(child, 0)[1] == signal.SIGTERM
         print("begun", flush=True)
@@ -362,7 +362,7 @@ print("ended")
 @pytest.mark.parametrize("number", STANDARD)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_ends_well(program: str, number: signal.Signals) -> None:
-    """One signal, and the program goes on behind its worker and ends with status 0 and without a traceback."""
+    """After one signal the program continues behind its worker and ends with status 0 and without a traceback."""
     source = f"import asyncio, ailf\n{PROGRAMS[program]}"
     with subprocess.Popen(
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", source],  # of forks, since Python 3.12
@@ -384,9 +384,9 @@ OURS = tuple(str(Path(each.__file__ or "").parent) for each in (ailf, ailf_memor
 
 
 def interrupted_at(call: int) -> bool:
-    """Interrupt a busy worker at its n-th call of a function of ours; return whether `process` ended with that.
+    """Interrupt a busy worker at its call number `call` of our functions; return whether `process` raised that.
 
-    Python's own locks and threads can't be interrupted at any point, so theirs are left out; nor can finalizers.
+    Python's own locks, threads and finalizers can't be interrupted at any point, so their calls don't count.
     """
     calls, after = 0, 0
 
@@ -422,7 +422,7 @@ def interrupted_at(call: int) -> bool:
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("part", range(4))
 def test_one_ctrl_c_ends_a_busy_worker(part: int) -> None:
-    """At whatever point of its work it comes."""
+    """Ctrl-C ends `process` at any point of its work."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Whatever a handler does is an event of its one message: it takes too long, loses its lease, raises anything."""
+"""Whatever a handler does concerns its own message only: it takes too long, loses its lease, raises anything."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ import ailf
 from ailf import Backoff, OnLost, Reject, Retry
 from ailf.driver import Action
 from ailf.stream import worker
-from ailf.stream.delivery import verdict
+from ailf.stream.delivery import choose_action
 from ailf.stream.worker import LARGE, Tally
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
@@ -26,17 +26,17 @@ class PanicException(BaseException):
 
 
 async def working(group: Any, handler: Any, **options: Any) -> "asyncio.Task[None]":
-    """Start a worker, and return its task when it has begun to wait or work."""
+    """Start a worker; return its task when it has begun to wait or work."""
     task = asyncio.create_task(group.process(handler, **options))
     await asyncio.sleep(0)
     return task
 
 
-# --- what they raise -------------------------------------------------------------------------------------------------
+# --- exceptions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("raised", "letter"),
+    ("raised", "expected"),
     [
         (ExceptionGroup("g", [Reject("never")]), ("rejected", "never", 1)),
         (ExceptionGroup("g", [ExceptionGroup("h", [Reject("deep")])]), ("rejected", "deep", 1)),
@@ -48,7 +48,7 @@ async def working(group: Any, handler: Any, **options: Any) -> "asyncio.Task[Non
         ),
     ],
 )
-def test_a_group_of_instructions_is_one(raised: Exception, letter: tuple[str, str, int]) -> None:
+def test_a_group_of_instructions_is_one(raised: Exception, expected: tuple[str, str, int]) -> None:
     """`Reject` and `Retry` mean the same from within a task group; a group with anything else is an error."""
 
     async def scenario() -> None:
@@ -66,14 +66,14 @@ def test_a_group_of_instructions_is_one(raised: Exception, letter: tuple[str, st
 
             async with asyncio.timeout(5):
                 await group.process(handler)
-            found = [(each.reason, each.error, each.attempts) for each in await group.dead_letters.list()]
-            assert found[0] == letter
+            dead = [(each.reason, each.error, each.attempts) for each in await group.dead_letters.list()]
+            assert dead[0] == expected
 
     asyncio.run(scenario())
 
 
 def test_a_group_means_the_same_at_the_end_of_a_context() -> None:
-    """Which swallows it, as it does a plain `Reject`."""
+    """`with delivery` suppresses a group with `Reject`, as it does a plain `Reject`."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         group = stream.group("g")
@@ -88,7 +88,7 @@ def test_a_group_means_the_same_at_the_end_of_a_context() -> None:
 
 
 def test_a_retry_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """It is what the handler wanted; when there is no further delivery, the dead letter is an error."""
+    """The handler asked for it; when there is no further delivery, the dead letter is logged as an error."""
     caplog.set_level(logging.INFO, "ailf.worker")
     with MemoryBackend() as backend:
         stream = backend.stream("s")
@@ -101,10 +101,10 @@ def test_a_retry_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> Non
             raise Retry("the model is overloaded", delay=0)
 
         group.process(handler)
-    said = [(each.levelname, each.getMessage()) for each in caplog.records if "overloaded" in each.getMessage()]
-    assert [level for level, _ in said] == ["INFO", "ERROR"]
-    assert said[0][1].endswith("the model is overloaded; it will be delivered again")
-    assert said[1][1].endswith("the model is overloaded; it is a dead letter now")
+    logged = [(each.levelname, each.getMessage()) for each in caplog.records if "overloaded" in each.getMessage()]
+    assert [level for level, _ in logged] == ["INFO", "ERROR"]
+    assert logged[0][1].endswith("the model is overloaded; it will be delivered again")
+    assert logged[1][1].endswith("the model is overloaded; it is a dead letter now")
     assert all(each.exc_info is None for each in caplog.records)
 
 
@@ -129,7 +129,7 @@ def test_any_other_error_is_counted_and_ends_the_worker() -> None:
 
 @pytest.mark.parametrize("error", [PanicException, GeneratorExit])
 def test_any_other_error_is_counted_and_ends_an_asyncio_worker(error: type[BaseException]) -> None:
-    """The same on asyncio, also where the handler is a coroutine function; others finish what they are at."""
+    """The same on asyncio, also for a coroutine function; the other handlers finish their messages."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -157,7 +157,7 @@ def test_any_other_error_is_counted_and_ends_an_asyncio_worker(error: type[BaseE
 
 
 def test_a_worker_loop_that_other_code_cancels_ends_process() -> None:
-    """`process` doesn't go on with fewer handlers than it was asked for, or with none."""
+    """`process` doesn't continue with fewer worker loops than `concurrency`, or with none."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -174,7 +174,7 @@ def test_a_worker_loop_that_other_code_cancels_ends_process() -> None:
 
 
 def test_a_cancelled_error_of_the_bodys_own_is_a_failed_delivery() -> None:
-    """`async with delivery` tells it from a cancellation of its task, which releases the message."""
+    """`async with delivery` distinguishes it from a cancellation of its task, which releases the message."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -208,11 +208,11 @@ def test_a_cancelled_error_of_the_bodys_own_is_a_failed_delivery() -> None:
     asyncio.run(scenario())
 
 
-def test_a_group_of_many_is_judged_by_all_of_it() -> None:
-    """An error behind any number of instructions is an error."""
+def test_a_large_group_is_judged_by_all_its_exceptions() -> None:
+    """An error after any number of instructions is an error."""
     many: list[Exception] = [Reject("r") for _ in range(100)]
-    assert verdict(None, ExceptionGroup("g", many))[0] is Action.REJECT
-    assert verdict(None, ExceptionGroup("g", [*many, ValueError("real")]))[0] is Action.NACK
+    assert choose_action(None, ExceptionGroup("g", many))[0] is Action.REJECT
+    assert choose_action(None, ExceptionGroup("g", [*many, ValueError("real")]))[0] is Action.NACK
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
@@ -235,7 +235,7 @@ def test_an_interruption_in_a_group_is_one(error: BaseException) -> None:
 
 
 class ThrottledError(Retry):
-    """An instruction of a user's own, which forgets the rest of it."""
+    """A user's instruction, which doesn't call the initializer of `Retry`."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -250,8 +250,8 @@ class OwnBackoff(Backoff):
 
 
 @pytest.mark.parametrize(("error", "backoff"), [(ThrottledError("gpt"), AT_ONCE), (ValueError("x"), OwnBackoff())])
-def test_instructions_and_backoffs_of_users_harm_nobody(error: Exception, backoff: Backoff) -> None:
-    """The worker goes on with the next message."""
+def test_faulty_instructions_and_backoffs_harm_no_other_message(error: Exception, backoff: Backoff) -> None:
+    """The worker continues with the next message."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         group = stream.group("g", backoff=backoff, lease=30, max_deliveries=2)
@@ -269,7 +269,7 @@ def test_instructions_and_backoffs_of_users_harm_nobody(error: Exception, backof
 
 
 def test_a_stop_that_comes_first_counts() -> None:
-    """Also before the worker has made its group."""
+    """A stop before the worker has made its group ends the worker, too."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -283,7 +283,7 @@ def test_a_stop_that_comes_first_counts() -> None:
 
 
 def test_all_handlers_are_cancelled_at_once() -> None:
-    """Those that catch it have one second for all of them, and a second cancellation leaves none out."""
+    """Handlers that catch it share one second, and a second cancellation reaches each of them, too."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -311,11 +311,11 @@ def test_all_handlers_are_cancelled_at_once() -> None:
     asyncio.run(scenario())
 
 
-# --- how long they take ----------------------------------------------------------------------------------------------
+# --- timeouts --------------------------------------------------------------------------------------------------------
 
 
 def test_a_handler_that_takes_too_long_is_cancelled() -> None:
-    """Its delivery has failed, and the next attempt may be quicker."""
+    """Its delivery has failed, and the message is delivered again."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -345,7 +345,7 @@ def test_a_handler_that_takes_too_long_is_cancelled() -> None:
 
 
 def test_the_result_of_a_handler_that_ends_in_time_or_anyway_counts() -> None:
-    """A timer is of its message alone, and a handler that catches the cancellation has the last word."""
+    """A timer belongs to its message alone, and the result of a handler that catches the cancellation counts."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -376,7 +376,7 @@ def test_the_result_of_a_handler_that_ends_in_time_or_anyway_counts() -> None:
 
 
 def test_a_timeout_within_a_context_is_a_failed_delivery() -> None:
-    """Leaving `async with delivery` because of it doesn't release the message."""
+    """A timeout that leaves `async with delivery` doesn't release the message."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -402,7 +402,7 @@ def test_a_timeout_within_a_context_is_a_failed_delivery() -> None:
 
 
 def test_a_context_in_a_child_task_leaves_the_timeout_to_the_handler() -> None:
-    """Whatever task has entered the delivery, it is the handler's that is cancelled."""
+    """The timeout cancels the handler's task, whichever task has entered the delivery."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -427,8 +427,8 @@ def test_a_context_in_a_child_task_leaves_the_timeout_to_the_handler() -> None:
     asyncio.run(scenario())
 
 
-def test_a_plain_function_that_takes_too_long_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """It blocks its event loop, so nothing can cancel it."""
+def test_a_plain_function_that_takes_too_long_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """It blocks its event loop, so it can't be cancelled."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -447,7 +447,7 @@ def test_a_plain_function_that_takes_too_long_is_told(caplog: pytest.LogCaptureF
 
 
 def test_cancellations_that_a_handler_keeps_do_not_count_again() -> None:
-    """A task that was cancelled before, and caught it, is cancelled by a timeout as any other."""
+    """A timeout also cancels a task that has caught an earlier cancellation."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -477,7 +477,7 @@ def test_cancellations_that_a_handler_keeps_do_not_count_again() -> None:
 
 
 def test_cancelling_process_wins_over_a_timeout() -> None:
-    """Where both come, the worker is cancelled, and its message is released."""
+    """When both happen, the worker is cancelled and its message is released."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -507,7 +507,7 @@ def test_cancelling_process_wins_over_a_timeout() -> None:
 
 
 def test_a_thread_that_takes_too_long_loses_its_lease(caplog: pytest.LogCaptureFixture) -> None:
-    """It can't be interrupted: its message comes again, to others at once, and here when it has ended."""
+    """It can't be interrupted: its message is redelivered, to other processes at once, and here when it has ended."""
     store, lease = MemoryStore(), 0.3
     with MemoryBackend(store=store) as backend, MemoryBackend(store=store) as elsewhere:
         stream = backend.stream("s")
@@ -539,8 +539,8 @@ def test_a_thread_that_takes_too_long_loses_its_lease(caplog: pytest.LogCaptureF
     assert "its handler's timeout is over" in caplog.text
 
 
-def test_a_message_whose_earlier_attempt_still_runs_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
-    """Alone in the group it waits, unleased and uncounted, until that attempt has ended."""
+def test_a_message_whose_earlier_attempt_still_runs_is_released(caplog: pytest.LogCaptureFixture) -> None:
+    """Without other consumers it waits, without a lease and uncounted, until that attempt has ended."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         group = stream.group("g", lease=0.2, takeover=0.3, max_deliveries=3, backoff=AT_ONCE)
@@ -565,7 +565,7 @@ def test_a_message_whose_earlier_attempt_still_runs_is_given_back(caplog: pytest
                 break
             waited.wait(0.01)
         else:
-            pytest.fail("the message was not given back twice")
+            pytest.fail("the message was not released twice")
         assert attempts == [1]
         finish.set()
         worker.join(10)
@@ -578,7 +578,7 @@ def test_a_message_whose_earlier_attempt_still_runs_is_given_back(caplog: pytest
 
 @pytest.mark.parametrize("on_lost", OnLost)
 def test_a_lost_lease_cancels_its_handler(on_lost: OnLost, caplog: pytest.LogCaptureFixture) -> None:
-    """Another worker may have the message; with SIGNAL the handler looks for itself."""
+    """Another worker may have the message; with SIGNAL the handler checks `delivery.lost` itself."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -591,9 +591,9 @@ def test_a_lost_lease_cancels_its_handler(on_lost: OnLost, caplog: pytest.LogCap
                 if delivery.attempt == 2:
                     group.stop()
                     return
-                known = backend.store.streams["s"].groups["g"]
+                state = backend.store.streams["s"].groups["g"]
                 with backend.store.lock:  # another consumer has it
-                    known.pending[delivery.id].grant = 0
+                    state.pending[delivery.id].grant = 0
                 try:
                     await asyncio.sleep(1)
                     ended.append("in time")
@@ -614,7 +614,7 @@ def test_a_lost_lease_cancels_its_handler(on_lost: OnLost, caplog: pytest.LogCap
 
 
 def test_a_handler_that_settles_its_message_is_not_cancelled_for_that() -> None:
-    """The renewal thread finds the lease gone, because it was settled, before the event loop has the answer."""
+    """The renewal thread finds that the lease is settled before the event loop has the reply."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -627,7 +627,7 @@ def test_a_handler_that_settles_its_message_is_not_cancelled_for_that() -> None:
                 asyncio.get_running_loop().call_soon(time.sleep, 0.4)  # another handler blocks the loop meanwhile
                 settling = asyncio.ensure_future(delivery.ack())
                 await asyncio.sleep(0)
-                hold = delivery._parcel.hold
+                hold = delivery._state.lease
                 if hold.on_lost is not None:  # as the renewal thread does
                     hold.on_lost()
                 await settling
@@ -658,7 +658,7 @@ def test_a_handler_that_settles_its_message_is_not_cancelled_for_that() -> None:
     ],
 )
 def test_options_are_checked_where_they_are_given(options: dict[str, Any]) -> None:
-    """Both ways of working refuse the same, before anything is opened."""
+    """`process` refuses a wrong option before it opens the group."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         with pytest.raises(ailf.InvalidArgumentError):
@@ -668,7 +668,7 @@ def test_options_are_checked_where_they_are_given(options: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("reason", [None, 3, b"x"])
 def test_a_reason_is_text(reason: Any) -> None:
-    """`nack` and `reject` refuse anything else, and the delivery can still be settled."""
+    """`nack` and `reject` refuse anything but text, and the delivery can still be settled."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         stream.add(1)
@@ -683,7 +683,7 @@ def test_a_reason_is_text(reason: Any) -> None:
             delivery.ack()
 
 
-# --- streams that grow -----------------------------------------------------------------------------------------------
+# --- growing streams -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -693,7 +693,7 @@ def test_a_reason_is_text(reason: Any) -> None:
 def test_a_worker_warns_of_a_stream_that_keeps_everything(
     length: int, retention: ailf.Retention | None, warns: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, where its stream has no retention and has grown large."""
+    """It warns once, where its stream has no retention and has grown large."""
     assert LARGE == 100_000
     with MemoryBackend() as backend:
         backend.stream("s").add_many(range(length))

@@ -1,4 +1,4 @@
-"""What `process` does with each message, whatever its handler does; and that no message is lost by an end."""
+"""`process` settles each message by how its handler ended, and loses none, however it ends itself."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import ailf
 from ailf import Backoff, Reject, Retry
 from ailf.driver import Action, Receipt
-from ailf.stream.delivery import verdict
+from ailf.stream.delivery import choose_action
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
@@ -21,11 +21,11 @@ AT_ONCE = Backoff(initial=0.0, jitter=0.0)
 Handler = Callable[[Any], Any]
 
 
-# --- the verdict -------------------------------------------------------------------------------------------------
+# --- how a message is settled ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("result", "error", "action", "kept"),
+    ("result", "error", "action", "text"),
     [
         (None, None, Action.ACK, ""),
         (True, None, Action.ACK, ""),
@@ -38,9 +38,9 @@ Handler = Callable[[Any], Any]
         (None, Retry("busy", delay=7), Action.NACK, "busy"),
     ],
 )
-def test_the_verdict(result: object, error: Exception | None, action: Action, kept: str) -> None:
-    """Only False and errors fail a message, and only `Reject` gives it up."""
-    assert verdict(result, error) == (action, kept, getattr(error, "delay", None))
+def test_how_a_message_is_settled(result: object, error: Exception | None, action: Action, text: str) -> None:
+    """Only False and errors fail a message, and only `Reject` makes a dead letter at once."""
+    assert choose_action(result, error) == (action, text, getattr(error, "delay", None))
 
 
 def _raise(error: BaseException) -> Handler:
@@ -63,7 +63,7 @@ def _raise(error: BaseException) -> Handler:
     ids=["returns", "returns False", "raises", "rejects", "settles", "acks and returns False"],
 )
 def test_a_message_ends_as_its_handler_did(handler: Handler, letters: list[tuple[str, str, int]]) -> None:
-    """Acked, retried up to the last delivery, or put aside with the reason (S15)."""
+    """A message is acked, retried up to its last delivery, or a dead letter with the reason (S15)."""
     with MemoryBackend() as backend:
         stream = backend.stream("tasks")
         group = stream.group("g", max_deliveries=2, backoff=AT_ONCE)
@@ -74,28 +74,28 @@ def test_a_message_ends_as_its_handler_did(handler: Handler, letters: list[tuple
         group.stop()
         worker.join(5)
         assert not worker.is_alive()
-        found = [(each.reason, each.error, each.attempts) for each in group.dead_letters.list()]
-    assert found == letters
+        listed = [(each.reason, each.error, each.attempts) for each in group.dead_letters.list()]
+    assert listed == letters
 
 
 def all_settled(store: MemoryStore) -> bool:
-    """Tell whether the group has taken everything and has nothing out."""
+    """Tell whether the group has fetched every message and has none pending."""
     with store.lock:
         state = store.streams["tasks"]
         group = state.groups.get("g")
         return group is not None and group.position == state.keys[-1] and not group.pending
 
 
-def soon(condition: Callable[[], object], within: float = 5.0) -> bool:
-    """Wait for a condition; return whether it came true."""
-    until = time.monotonic() + within
+def soon(condition: Callable[[], object], timeout: float = 5.0) -> bool:
+    """Wait for a condition for `timeout` seconds; return whether it came true."""
+    until = time.monotonic() + timeout
     while not condition() and time.monotonic() < until:
         time.sleep(0.002)
     return bool(condition())
 
 
 def test_a_failed_message_waits_for_its_backoff() -> None:
-    """The next delivery comes when the delay is over, by the backend's clock, and counts one more attempt."""
+    """The next delivery comes when the delay is over on the backend's clock, and counts one more attempt."""
     clock = ManualClock()
     with MemoryBackend(clock) as backend:
         stream = backend.stream("tasks")
@@ -120,11 +120,11 @@ def test_a_failed_message_waits_for_its_backoff() -> None:
         assert attempts == [1, 2]
 
 
-# --- handlers that take their time -------------------------------------------------------------------------------
+# --- handlers that take long -------------------------------------------------------------------------------------
 
 
 def test_a_handler_that_blocks_its_event_loop_keeps_its_message() -> None:
-    """Three lease times without an await, and nobody else gets the message: a thread renews the lease."""
+    """A handler blocks for three lease times and no other consumer gets its message: a thread renews the lease."""
     store, lease = MemoryStore(), 0.3
     taken: list[Any] = []
     started = threading.Event()
@@ -158,8 +158,8 @@ def test_a_handler_that_blocks_its_event_loop_keeps_its_message() -> None:
     assert all_settled(store)
 
 
-def test_no_more_handlers_run_at_once_than_asked() -> None:
-    """`concurrency` is a bound, and it is used (S15)."""
+def test_concurrency_handlers_run_at_once() -> None:
+    """`concurrency` handlers run at once, and never more (S15)."""
     with MemoryBackend() as backend:
         stream = backend.stream("tasks")
         group = stream.group("g")
@@ -183,12 +183,17 @@ def test_no_more_handlers_run_at_once_than_asked() -> None:
 
 
 class Slow(AsyncMemoryBackend):
-    """Settles only when it is let; ``asked`` tells how many deliveries each request was for."""
+    """A backend that settles only when allowed to.
+
+    Attributes:
+        allowed: Set to let it settle.
+        sizes: The number of deliveries of each settle request.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.let = asyncio.Event()
-        self.asked: list[int] = []
+        self.allowed = asyncio.Event()
+        self.sizes: list[int] = []
         real = self.engine.driver.stream
 
         def stream() -> Any:
@@ -196,8 +201,8 @@ class Slow(AsyncMemoryBackend):
             settle = driver.settle
 
             async def late(stream: str, group: str, settlements: Any, **options: Any) -> Any:
-                self.asked.append(len(settlements))
-                await self.let.wait()
+                self.sizes.append(len(settlements))
+                await self.allowed.wait()
                 return await settle(stream, group, settlements, **options)
 
             driver.settle = late  # type: ignore[method-assign]
@@ -208,7 +213,7 @@ class Slow(AsyncMemoryBackend):
 
 @pytest.mark.parametrize(("concurrency", "begun"), [(1, 1), (4, 7), (50, 20)])
 def test_acks_are_not_waited_for_where_there_is_room(concurrency: int, begun: int) -> None:
-    """As many acks are under way as handlers may run, and those run one more each; few requests ack them all."""
+    """With `concurrency` acks under way each loop runs one more handler; few requests ack all messages."""
 
     async def scenario() -> None:
         async with Slow() as backend:
@@ -221,20 +226,20 @@ def test_acks_are_not_waited_for_where_there_is_room(concurrency: int, begun: in
             )
             await asyncio.sleep(0.05)
             so_far = list(handled)
-            backend.let.set()
+            backend.allowed.set()
             assert so_far == list(range(begun))
             await until(lambda: all_settled(backend.store))
             group.stop()
             await working
             assert handled == list(range(20))
-            assert sum(backend.asked) == 20
-            assert len(backend.asked) <= -(-20 // concurrency) + 1
+            assert sum(backend.sizes) == 20
+            assert len(backend.sizes) <= -(-20 // concurrency) + 1
 
     asyncio.run(scenario())
 
 
 def test_process_ends_when_its_acks_are_answered() -> None:
-    """What is done is settled when `process` has returned, also where it was cancelled; it isn't given back."""
+    """Handled messages are settled when `process` has returned, also when it was cancelled."""
 
     async def scenario(*, cancel: bool) -> None:
         async with Slow() as backend:
@@ -242,11 +247,11 @@ def test_process_ends_when_its_acks_are_answered() -> None:
             group = stream.group("g")
             await stream.add_many(range(3))
             working = asyncio.create_task(group.process(lambda _: None, concurrency=5))
-            await until(lambda: backend.asked)
+            await until(lambda: backend.sizes)
             working.cancel() if cancel else group.stop()
             await asyncio.sleep(0.05)
             assert not working.done()
-            backend.let.set()
+            backend.allowed.set()
             await asyncio.wait([working])
             assert all_settled(backend.store)
 
@@ -254,8 +259,8 @@ def test_process_ends_when_its_acks_are_answered() -> None:
     asyncio.run(scenario(cancel=True))
 
 
-def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCaptureFixture) -> None:
-    """The worker goes on; the message's lease ends, because nobody renews it any more."""
+def test_a_failed_ack_is_logged_and_the_message_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The worker goes on; the message's lease ends, because it is no longer renewed."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -267,8 +272,8 @@ def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCapt
             def handler(delivery: ailf.AsyncDelivery[str]) -> None:
                 attempts.append((delivery.data, delivery.attempt))
                 if delivery.data == "first" and delivery.attempt == 1:
-                    parcel = delivery._parcel
-                    parcel.claim = replace(parcel.claim, receipt=Receipt("9-9", "nobody", 0))
+                    state = delivery._state
+                    state.claim = replace(state.claim, receipt=Receipt("9-9", "nobody", 0))
 
             working = asyncio.create_task(group.process(handler, concurrency=2))
             await until(lambda: len(attempts) == 3)
@@ -278,11 +283,11 @@ def test_a_failed_ack_is_told_and_the_message_comes_again(caplog: pytest.LogCapt
             assert all_settled(backend.store)
 
     asyncio.run(scenario())
-    assert "ack failed: ack of delivery" in caplog.text
+    assert "ack failed: cannot ack delivery" in caplog.text
 
 
 def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
-    """What a handler was told that it lost isn't settled behind its back, though the backend might still do it (S4)."""
+    """A delivery that its handler has seen as lost isn't acked, even if the backend would still do it (S4)."""
 
     async def scenario() -> None:
         async with Slow() as backend:
@@ -291,12 +296,12 @@ def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
             await stream.add("a task")
 
             def handler(delivery: ailf.AsyncDelivery[str]) -> None:
-                delivery._parcel.hold.revoked = True
+                delivery._state.lease.revoked = True
                 assert delivery.lost
                 group.stop()
 
             await group.process(handler)
-            assert backend.asked == []
+            assert backend.sizes == []
 
     asyncio.run(scenario())
     assert "its lease has ended" in caplog.text
@@ -305,7 +310,7 @@ def test_a_lost_message_is_not_acked(caplog: pytest.LogCaptureFixture) -> None:
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition, in a task."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what a store has in it tells nobody
+        while not condition():  # noqa: ASYNC110 - a store has no event to wait for
             await asyncio.sleep(0.002)
 
 
@@ -313,7 +318,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_cancelling_process_gives_messages_back() -> None:
-    """What was in a handler and what was fetched ahead is available at once, and the delivery didn't count."""
+    """Messages in a handler or in the buffer are available at once, and their delivery doesn't count."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -341,9 +346,9 @@ def test_cancelling_process_gives_messages_back() -> None:
 @pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_handler_releases_its_message(error: type[BaseException], concurrency: int) -> None:
-    """Ctrl-C in a handler ends `process` with the interruption; the message was not at fault and goes back.
+    """Ctrl-C in a handler ends `process` with `KeyboardInterrupt` and releases the message.
 
-    So does `sys.exit` in the main thread; in another one it is an error of the handler's.
+    So does `sys.exit` in the main thread; in another thread it is an error of the handler.
     """
     with MemoryBackend() as backend:
         stream = backend.stream("tasks")
@@ -365,7 +370,7 @@ def test_an_interrupted_handler_releases_its_message(error: type[BaseException],
 
 
 def test_an_interrupted_asyncio_handler_releases_its_message() -> None:
-    """The same on asyncio: `process` raises it, in its caller's task."""
+    """On asyncio too `process` raises the interruption in its caller's task."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -383,7 +388,7 @@ def test_an_interrupted_asyncio_handler_releases_its_message() -> None:
 
 
 def test_stopping_lets_the_running_handler_finish_and_hands_back_the_rest() -> None:
-    """A stop in a handler: its message is acked, those not begun go to others at once (S14)."""
+    """A handler that stops its worker has its message acked; messages not begun are available at once (S14)."""
     with MemoryBackend() as backend:
         stream = backend.stream("tasks")
         group = stream.group("g")
@@ -401,8 +406,8 @@ def test_stopping_lets_the_running_handler_finish_and_hands_back_the_rest() -> N
         assert [(each.data, each.attempt) for each in got if each] == [("b", 1), ("c", 1)]
 
 
-def test_a_handler_that_outlasts_the_drain_is_left_behind_and_keeps_its_message() -> None:
-    """Leaving doesn't give away what a thread is still at work on: it would be done twice at once."""
+def test_a_handler_that_outlasts_the_drain_keeps_its_message() -> None:
+    """A stopped worker doesn't release a message whose handler still runs: two handlers would work on it at once."""
     with MemoryBackend() as backend:
         stream = backend.stream("tasks")
         group = stream.group("g")
@@ -426,8 +431,8 @@ def test_a_handler_that_outlasts_the_drain_is_left_behind_and_keeps_its_message(
         behind[0].join(5)
 
 
-def test_a_dropped_consumer_is_renewed_no_more() -> None:
-    """A consumer that is dropped without being closed doesn't keep its message for ever: the lease ends by itself."""
+def test_a_dropped_consumer_loses_its_leases() -> None:
+    """The leases of a consumer that is dropped without `close` end by themselves."""
     with MemoryBackend() as backend:
         stream = backend.stream("s")
         stream.add(1)

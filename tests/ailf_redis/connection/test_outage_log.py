@@ -25,7 +25,7 @@ def check(caplog: pytest.LogCaptureFixture) -> None:
     """Check that the two lines of one outage were logged, and no other warning."""
     lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert len(lines) == 2, lines
-    assert "is away" in lines[0]
+    assert "is unavailable" in lines[0]
     assert "is back after" in lines[1]
 
 

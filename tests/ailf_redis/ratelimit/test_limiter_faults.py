@@ -15,7 +15,7 @@ import pytest
 
 import ailf
 from ailf import Concurrency, TokenBucket, parse_limit
-from ailf.engine.wait_queue import PLACE
+from ailf.engine.wait_queue import WAITER_TTL
 from contract_tests.helpers.envelopes import Call, excess
 from tests.support.effort import CAMPAIGN
 from tests.support.servers import Server
@@ -211,10 +211,10 @@ def test_killed_in_line(
         time.sleep(1.7)
         behind = pool.submit(limiter.acquire, "k", timeout=20)
         wait_for(lambda: in_line() == 3)
-        assert all(0 < ttl < 10 * PLACE * 1000 for key, ttl in keys().items() if not key.endswith("}"))
+        assert all(0 < ttl < 10 * WAITER_TTL * 1000 for key, ttl in keys().items() if not key.endswith("}"))
         held.cancel()
         assert behind.result(30)
-        assert time.monotonic() - killed < PLACE + SLACK
+        assert time.monotonic() - killed < WAITER_TTL + SLACK
         assert limiter.peek("k").remaining == 9
     assert callers.told("passed") == []
     assert {key.rpartition(":")[2] for key in keys()} == {"k}"}, "no line, no waiters"

@@ -152,7 +152,7 @@ class Handler:
     async def __call__(self, delivery: ailf.AsyncDelivery[Any]) -> None:
         """Handle one message."""
         watch = Watch(delivery)
-        this = {"id": delivery.id, "grant": delivery._parcel.claim.receipt.grant}
+        this = {"id": delivery.id, "grant": delivery._state.claim.receipt.grant}
         chance = random.Random(f"{self._orders.seed} {delivery.id} {this['grant']}")
         self._diary.write("begin", **this, kept=watch.kept)
         told = "nothing"

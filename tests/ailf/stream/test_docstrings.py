@@ -1,0 +1,25 @@
+"""The examples in the docstrings of the public classes of streams run as they are written."""
+
+import doctest
+import gc
+import inspect
+import sys
+
+import pytest
+
+import ailf
+
+CLASSES = [
+    *(ailf.Consumer, ailf.Delivery, ailf.Group, ailf.Stream),
+    *(ailf.AsyncConsumer, ailf.AsyncDelivery, ailf.AsyncGroup, ailf.AsyncStream),
+]
+
+
+@pytest.mark.parametrize("owner", CLASSES, ids=lambda owner: owner.__name__)
+def test_the_example_of_a_class_runs(owner: type) -> None:
+    """Each public class has an example, and it runs on an empty backend."""
+    gc.collect()  # a store in memory lasts as long as a backend that used it
+    module = sys.modules[owner.__module__]
+    (example,) = doctest.DocTestFinder(recurse=False).find(owner, module=module)
+    assert ">>> import" in inspect.cleandoc(owner.__doc__ or "")
+    assert doctest.DocTestRunner().run(example).failed == 0
