@@ -245,7 +245,7 @@ def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
 
 
 def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
-    """Read a dead letter: first the fields of `LETTER_NAMES`, which the scripts add, then the entry's own fields."""
+    """Read a dead letter as ``move_to_dead_letters`` in the scripts writes it: its own fields, then the entry's."""
     names, details = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
     if names != LETTER_NAMES or not _is_number(details[-1]):
         details = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")

@@ -1,4 +1,4 @@
-"""Rate limits as values: what may pass, and the arithmetic that decides."""
+"""Rate limits as values, and the arithmetic of their decisions."""
 
 from ailf.limits.base import LARGEST, Algorithm, ChargeReceipt, Limit, State
 from ailf.limits.concurrency import Concurrency

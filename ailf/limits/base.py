@@ -1,8 +1,8 @@
-"""What every limit is made of: the value (`Limit`), its arithmetic (`Algorithm`), and the state of a key.
+"""The base classes of limits: the value (`Limit`) and its arithmetic on the state of a key (`Algorithm`).
 
 The arithmetic is pure, on integers, and the reference for every backend. Time is the backend's, in milliseconds. A
-state is a tuple, ``()`` where nothing was ever charged. If time steps back, the latest time that a state has seen
-counts on (R6). A limit may change while its state is there (R12).
+state is a tuple; ``()`` is the state without a charge. If time steps back, the latest time in the state counts (R6).
+A limit may change while a key has state (R12).
 
 A new kind of limit is a file beside this one, with a value and an algorithm, and a file in ``ailf_redis/lua``.
 """
@@ -32,23 +32,23 @@ __all__ = [
 ]
 
 LARGEST: Final = 2**53
-"""What no number may exceed."""
+"""The largest number in a state: every backend counts exactly up to it."""
 
 MAX_BUCKETS = 64
 NAMED = {1000: "second", 60_000: "minute", 3_600_000: "hour", 86_400_000: "day"}
 
 
 def valid_period(value: Any, field: "attrs.Attribute[float]", seconds: float) -> None:
-    """Check a period: seconds above 0, to the millisecond."""
+    """Check a period: seconds above 0, in whole milliseconds."""
     valid_seconds(value, field, seconds)
     if abs(seconds * 1000 - round(seconds * 1000)) > 1e-6 * seconds:
         raise InvalidArgumentError(f"{field.name} must be a whole number of milliseconds, not {seconds!r} s")
 
 
 def check_size(what: str, size: int) -> None:
-    """Refuse a number that not every backend can count exactly to."""
+    """Raise for a number that is too large for an exact count."""
     if size > LARGEST:
-        raise InvalidArgumentError(f"{what} is more than 2**53, which not every backend can count exactly to")
+        raise InvalidArgumentError(f"{what} is too large: backends count exactly up to 2**53")
 
 
 def period_text(milliseconds: int) -> str:
@@ -58,23 +58,28 @@ def period_text(milliseconds: int) -> str:
 
 State: TypeAlias = tuple[Any, ...]
 ChargeReceipt: TypeAlias = tuple[Any, ...]
-"""What a charge is remembered by when it is settled."""
+"""The data by which a limit settles a charge later."""
 
 Taken: TypeAlias = tuple[State, ChargeReceipt, int, int]
-"""What became of a charge that passed: the state, its mark, what remains, ms until it is as good as fresh."""
+"""The result of a charge that passed: the state, the receipt, the remaining cost, the ms to full capacity."""
 
 FLOORS: Final = 4
-"""How many lows of a bucket's debt are remembered."""
+"""The number of lows of a bucket's debt that are kept."""
 
 
 class Limit(ABC):
     """A limit of a `RateLimiter`: a `TokenBucket`, a `FixedWindow`, a `SlidingWindow` or a `Concurrency`.
 
     Attributes:
-        code: The letter by which scripts know the kind.
-        leased: Whether each call holds a lease for as long as it takes.
+        code: The letter that stands for the kind in scripts.
+        leased: Whether each call holds leased slots until it ends.
         reservable: Whether a call can be charged in advance, by `RateLimiter.reserve`.
-        longest_wait: Seconds: the longest that `RateLimiter.observe` can be told.
+        longest_wait: The longest wait in seconds that `RateLimiter.observe` can take into account.
+
+    Example:
+        >>> from ailf import Limit, parse_limit
+        >>> isinstance(parse_limit("60/minute"), Limit)
+        True
     """
 
     __slots__ = ()
@@ -85,7 +90,7 @@ class Limit(ABC):
 
     @property
     def longest_wait(self) -> float:
-        """Seconds: the longest wait that can be observed."""
+        """The longest wait in seconds that can be observed."""
         return float("inf")
 
     @property
@@ -96,12 +101,12 @@ class Limit(ABC):
     @property
     @abstractmethod
     def numbers(self) -> tuple[int, int, int]:
-        """The limit as backends count by it, in milliseconds and whole units; 0 where the kind has no number."""
+        """The three numbers that backends count by, in milliseconds and whole units; 0 where the kind needs fewer."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What a key's state depends on: where it differs, the state of another limit is not taken over (R12)."""
+        """The part of the limit that its states depend on: a limit takes over states of the same identity."""
 
     @abstractmethod
     def algorithm(self) -> "Algorithm":
@@ -109,7 +114,7 @@ class Limit(ABC):
 
 
 class Algorithm(ABC):
-    """One limit's arithmetic.
+    """The arithmetic of one limit.
 
     Attributes:
         capacity: The largest cost that can ever pass.
@@ -123,20 +128,20 @@ class Algorithm(ABC):
 
     @abstractmethod
     def ends(self, state: State) -> int:
-        """Return the time from which the state is as good as fresh; 0 for a fresh one."""
+        """Return the time from which the limit has its full capacity and needs no state; 0 without a charge."""
 
     @abstractmethod
     def wait(self, state: State, now: int, cost: int) -> int | None:
-        """Return after how many ms a cost passes if nothing else happens: 0 for now, None for never (R3)."""
+        """Return the ms until a cost passes if nothing else is charged: 0 for now, None for never (R3)."""
 
     @abstractmethod
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
-        """Charge a cost, whether it fits or not; the token tells whose it is."""
+        """Charge a cost, whether it fits or not. The token identifies the call."""
 
     def take(self, state: State, now: int, cost: int) -> "Taken | None":
-        """Charge a cost, which isn't 0 and nobody's, if it passes now; return None if it doesn't.
+        """Charge a cost above 0 without a token if it passes now, else return None.
 
-        It says in one step what `wait`, `charge`, `remaining` and `ends` say, as nearly every call is one that passes.
+        This is the fast path, as nearly every call passes: `wait`, `charge`, `remaining` and `ends` in one step.
         """
         if self.wait(state, now, cost) != 0:
             return None
@@ -145,31 +150,31 @@ class Algorithm(ABC):
 
     @abstractmethod
     def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
-        """Return the state as though ``actual`` had been charged instead, when it was (R7)."""
+        """Return the state as though `actual` had been charged instead, at the time of the charge (R7)."""
 
     @abstractmethod
     def observe(self, state: State, now: int, remaining: int | None, reset_ms: int, pause_ms: int) -> State:
-        """Return a state that lets no more pass than this; it never lets more pass than before.
+        """Return the state lowered to a provider's report; it never lets more pass than before.
 
         Arguments:
-            state: What is known.
+            state: The state.
             now: The time.
-            remaining: What may pass now; None where that isn't known.
-            reset_ms: How long it is at least until everything may pass again, for a bucket.
-            pause_ms: How long nothing may pass, for a bucket.
+            remaining: The cost that may pass now; None if it is not reported.
+            reset_ms: The least time until a bucket is back at full capacity; windows ignore it.
+            pause_ms: The time for which a bucket lets nothing pass; a window lets nothing pass until it is over.
         """
 
     def true_up(self, state: State, now: int, token: str, receipt: ChargeReceipt, charged: int, actual: int) -> State:
-        """Return the state as `settle` does; a call that was charged nothing is charged now."""
+        """Return the state as `settle` does; a call without a charge is charged now."""
         if charged:
             return self.settle(state, now, receipt or (token,), charged, actual)
         return self.charge(state, now, actual, token)[0] if actual else state
 
     def without(self, state: State, token: str) -> State:
-        """Return the state without what somebody has who asks again."""
+        """Return the state without the slots of a token, whose request is repeated."""
         return state
 
 
 def left_of_window(remaining: int | None, pause_ms: int, capacity: int) -> int:
-    """Return what may pass of a window that nothing more is known of."""
+    """Return the cost that may pass in the current window according to a provider's report."""
     return 0 if pause_ms else capacity if remaining is None else remaining

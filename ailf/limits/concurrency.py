@@ -1,4 +1,4 @@
-"""Concurrency: `limit` calls at once, each with a lease."""
+"""The concurrency limit: at most `limit` slots at once, each held by a lease."""
 
 from typing import ClassVar
 
@@ -12,13 +12,18 @@ __all__ = ["Concurrency", "ConcurrencyAlgorithm"]
 
 @attrs.frozen(cache_hash=True)
 class Concurrency(Limit):
-    """So many at the same time. Each has a lease of its own, renewed until it is given back.
+    """A concurrency limit: at most `limit` calls at once, each in a leased slot that is renewed until it is released.
 
-    A call that costs several takes as many places, and the backend as much work.
+    A call of cost n takes n slots. The backend's work grows with n.
 
     Attributes:
-        limit: How many.
-        ttl: Seconds after which the place of a process that has died is free again.
+        limit: The number of slots.
+        ttl: Seconds after which the slots of a process that has died are free again, to the millisecond.
+
+    Example:
+        >>> from ailf import Concurrency
+        >>> str(Concurrency(8, ttl=120))
+        '8 parallel ttl 120s'
     """
 
     code: ClassVar[str] = "c"
@@ -29,7 +34,7 @@ class Concurrency(Limit):
 
     @property
     def ttl_ms(self) -> int:
-        """The lease in milliseconds."""
+        """The length of a lease in milliseconds."""
         return round(self.ttl * 1000)
 
     @property
@@ -39,12 +44,12 @@ class Concurrency(Limit):
 
     @property
     def numbers(self) -> tuple[int, int, int]:
-        """Lease in milliseconds, limit."""
+        """The length of a lease in milliseconds, and the limit."""
         return self.ttl_ms, self.limit, 0
 
     @property
     def identity(self) -> str:
-        """The kind: a changed lease counts from the next call on."""
+        """The kind. A changed `ttl` counts from the next call on."""
         return "c 0"
 
     def algorithm(self) -> Algorithm:
@@ -56,9 +61,9 @@ class Concurrency(Limit):
 
 
 class ConcurrencyAlgorithm(Algorithm):
-    """`Concurrency`: a state is (end of a lease, whose it is) for each, the first to end first.
+    """The arithmetic of `Concurrency`: a state holds (end of the lease, token) for each slot, sorted.
 
-    What is settled is all or nothing: a call keeps its places, or gives them back.
+    Settling is all or nothing: a call keeps its slots, or releases them.
     """
 
     def __init__(self, limit: Concurrency) -> None:
@@ -78,7 +83,7 @@ class ConcurrencyAlgorithm(Algorithm):
         return ends[over - 1] - now if cost and over > 0 else 0
 
     def charge(self, state: State, now: int, cost: int, token: str) -> tuple[State, ChargeReceipt]:
-        alive = [each for each in state if each[0] > now]
+        alive = [slot for slot in state if slot[0] > now]
         return tuple(sorted([*alive, *[(now + self.ttl, token)] * cost])), (token,)
 
     def settle(self, state: State, now: int, receipt: ChargeReceipt, charged: int, actual: int) -> State:
@@ -88,10 +93,10 @@ class ConcurrencyAlgorithm(Algorithm):
         return state
 
     def without(self, state: State, token: str) -> State:
-        return tuple(each for each in state if each[1] != token)
+        return tuple(slot for slot in state if slot[1] != token)
 
     def extend(self, state: State, now: int, token: str) -> State | None:
-        """Return the state with a token's leases begun anew; None where one of them has ended."""
-        if not any(each[1] == token and each[0] > now for each in state):
+        """Return the state with a token's leases extended to their full length; None if they have ended."""
+        if not any(slot[1] == token and slot[0] > now for slot in state):
             return None
-        return tuple(sorted((now + self.ttl, token) if each[1] == token else each for each in state))
+        return tuple(sorted((now + self.ttl, token) if slot[1] == token else slot for slot in state))

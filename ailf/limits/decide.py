@@ -1,4 +1,4 @@
-"""What several limits decide together: pure, the reference for every backend."""
+"""The joint decision of several limits on one call, all or nothing: pure, the reference for every backend."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ __all__ = ["JointDecision", "decide"]
 
 
 class JointDecision(msgspec.Struct, frozen=True):
-    """What becomes of a call that several limits must allow.
+    """The decision of several limits on one call.
 
     Attributes:
-        allowed: Whether all did.
-        wait: After how many ms all do; None for never.
-        waits: The same for each limit.
-        states: Their states afterwards.
-        marks: What each charge is remembered by.
+        allowed: Whether every limit allows the call.
+        wait: The ms until every limit allows it; None for never.
+        waits: The ms until each limit allows it; None for never.
+        states: The state of each limit afterwards.
+        receipts: The receipt of each charge; ``()`` for a limit that was not charged.
     """
 
     allowed: bool
@@ -38,11 +38,11 @@ def decide(
     """Decide on a call, all or nothing (R1).
 
     Arguments:
-        limits: Each limit, its state, and what the call costs of it.
+        limits: The arithmetic, the state and the cost of the call, for each limit.
         now: The time.
-        token: Whose call it is.
-        max_wait: How many ms it may have to wait after it is charged: a reservation.
-        count_denied: Whether a denied call is charged all the same, as far as there is room.
+        token: The call's token, or "". Slots that a token has from an earlier attempt are released first.
+        max_wait: The ms that a reservation may have to wait after it is charged; 0 for a call that begins at once.
+        count_denied: Whether a denied call is charged as far as there is room.
     """
     if token:
         limits = [(limit, limit.without(state, token), cost) for limit, state, cost in limits]
@@ -50,13 +50,13 @@ def decide(
     wait = _longest(waits)
     allowed = wait is not None and wait <= max_wait
     states, receipts = [], []
-    for number, (limit, state, asked) in enumerate(limits):
-        cost = asked if allowed else min(asked, limit.remaining(state, now)) if count_denied else 0
+    for number, (limit, state, requested) in enumerate(limits):
+        cost = requested if allowed else min(requested, limit.remaining(state, now)) if count_denied else 0
         after, receipt = limit.charge(state, now, cost, token) if cost else (state, ())
         states.append(after)
         receipts.append(receipt)
         if cost and not allowed:
-            waits[number] = limit.wait(after, now, asked)
+            waits[number] = limit.wait(after, now, requested)
     return JointDecision(allowed, wait if allowed else _longest(waits), tuple(waits), tuple(states), tuple(receipts))
 
 

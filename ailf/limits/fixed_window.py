@@ -1,4 +1,4 @@
-"""The fixed window: `limit` per period; every period begins anew."""
+"""The fixed window: at most `limit` in each period; the count begins at 0 in the next one."""
 
 from typing import ClassVar
 
@@ -23,13 +23,19 @@ __all__ = ["FixedWindow", "FixedWindowAlgorithm"]
 
 @attrs.frozen(cache_hash=True)
 class FixedWindow(Limit):
-    """So much per window, where windows begin at whole multiples of ``per`` on the backend's clock, for all alike.
+    """A fixed window: at most `limit` in each window of ``per`` seconds.
 
-    Twice the limit can pass around the end of a window; `SlidingWindow` doesn't allow that.
+    Windows begin at whole multiples of ``per`` on the backend's clock. Up to twice the limit can pass around the end of
+    a window; `SlidingWindow` doesn't allow that.
 
     Attributes:
-        limit: What a window admits.
-        per: Its seconds, to the millisecond.
+        limit: The total cost that a window admits.
+        per: The length of a window in seconds, to the millisecond.
+
+    Example:
+        >>> from ailf import FixedWindow
+        >>> str(FixedWindow(1000, per=86_400))
+        '1000/day fixed'
     """
 
     code: ClassVar[str] = "f"
@@ -38,12 +44,12 @@ class FixedWindow(Limit):
     per: float = attrs.field(default=1.0, validator=valid_period)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what can't be counted exactly."""
+        """Raise for a limit that can't be counted exactly."""
         check_size(f"a limit of {self.limit}", self.limit)
 
     @property
     def per_ms(self) -> int:
-        """The window in milliseconds."""
+        """The length of a window in milliseconds."""
         return round(self.per * 1000)
 
     @property
@@ -53,7 +59,7 @@ class FixedWindow(Limit):
 
     @property
     def numbers(self) -> tuple[int, int, int]:
-        """Period in milliseconds, limit."""
+        """The length of a window in milliseconds, and the limit."""
         return self.per_ms, self.limit, 0
 
     @property
@@ -70,13 +76,13 @@ class FixedWindow(Limit):
 
 
 class FixedWindowAlgorithm(Algorithm):
-    """`FixedWindow`: a state is (begin of the window, what was charged in it)."""
+    """The arithmetic of `FixedWindow`: a state is (begin of the window, total charge in it)."""
 
     def __init__(self, limit: FixedWindow) -> None:
         self.per, self.capacity = limit.per_ms, limit.limit
 
     def _at(self, state: State, now: int) -> tuple[int, int]:
-        """Return the begin of the window that counts, and what was charged in it."""
+        """Return the begin of the current window and the total charge in it."""
         begin = now - now % self.per
         return (state[0], state[1]) if state and state[0] >= begin else (begin, 0)
 

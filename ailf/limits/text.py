@@ -1,4 +1,4 @@
-"""Limits as text, such as "100/minute"."""
+"""Limits written as text, such as "100/minute"."""
 
 import re
 
@@ -13,7 +13,7 @@ from ailf.limits.token_bucket import TokenBucket
 __all__ = ["as_limit", "parse_limit"]
 
 KINDS = (TokenBucket, SlidingWindow, FixedWindow, Concurrency)
-"""The limits that every backend can count by."""
+"""The classes of limits that every backend implements."""
 
 UNITS = {"ms": 1, "s": 1000, "second": 1000, "m": 60_000, "minute": 60_000, "h": 3_600_000, "hour": 3_600_000}
 UNITS |= {"sec": 1000, "min": 60_000, "d": 86_400_000, "day": 86_400_000}
@@ -26,13 +26,13 @@ _PARALLEL = re.compile(r"(?P<limit>[\d_]+) +parallel(?: +ttl +(?P<ttl>\d+(?:\.\d
 
 
 def parse_limit(text: str) -> Limit:
-    """Return the limit that a text stands for; ``str`` of a limit is such a text.
+    """Return the limit that a text describes; ``str`` of a limit is such a text.
 
-    ``"60/minute"``, ``"100000 tokens/minute burst 20000"``, ``"10/5s"`` are token buckets, ``"1000/day fixed"`` and
-    ``"100/hour sliding"`` windows, ``"8 parallel"`` and ``"8 parallel ttl 120s"`` concurrency.
+    ``"60/minute"``, ``"100000 tokens/minute burst 20000"`` and ``"10/5s"`` are token buckets, ``"1000/day fixed"`` and
+    ``"100/hour sliding"`` are windows, ``"8 parallel"`` and ``"8 parallel ttl 120s"`` are concurrency limits.
 
     Raises:
-        InvalidArgumentError: It stands for none.
+        InvalidArgumentError: The text doesn't describe a limit, or the limit can't be counted exactly.
     """
     words = " ".join(str(text).lower().split())
     parallel, rate = _PARALLEL.fullmatch(words), _RATE.fullmatch(words)
@@ -41,8 +41,8 @@ def parse_limit(text: str) -> Limit:
     unit = UNITS.get(rate["unit"], UNITS.get(rate["unit"].removesuffix("s"))) if rate else None
     if not rate or not unit or (rate["burst"] and rate["kind"]) or (rate["kind"] == "fixed" and rate["buckets"]):
         raise InvalidArgumentError(
-            f"{text!r} is no limit; write one like '60/minute', '100000 tokens/minute burst 20000', '1000/day fixed', "
-            "'100/hour sliding' or '8 parallel'"
+            f"{text!r} is not a limit; write one like '60/minute', '100000 tokens/minute burst 20000', "
+            "'1000/day fixed', '100/hour sliding' or '8 parallel'"
         )
     limit, per = _whole(rate["limit"]), float(rate["times"] or 1) * unit / 1000
     if rate["kind"] == "fixed":
@@ -53,17 +53,17 @@ def parse_limit(text: str) -> Limit:
 
 
 def as_limit(what: str, limit: object) -> Limit:
-    """Return a limit, or the limit that a text stands for.
+    """Return the limit, parsed if it is a text; `what` names it in the error.
 
     Raises:
-        InvalidArgumentError: It is neither.
+        InvalidArgumentError: It is neither a limit nor a text that describes one.
     """
     if isinstance(limit, str):
         return parse_limit(limit)
     if isinstance(limit, KINDS):
         return limit
     raise InvalidArgumentError(
-        f"{what} must be a TokenBucket, SlidingWindow, FixedWindow, Concurrency, or a text like '60/minute', "
+        f"{what} must be a TokenBucket, SlidingWindow, FixedWindow, Concurrency, or a text such as '60/minute', "
         f"not {limit!r}"
     )
 
@@ -72,4 +72,4 @@ def _whole(digits: str) -> int:
     try:
         return check_count("a limit", int(digits))
     except ValueError:
-        raise InvalidArgumentError(f"{digits!r} is no whole number") from None
+        raise InvalidArgumentError(f"{digits!r} is not a whole number") from None

@@ -1,4 +1,4 @@
-"""Mutual exclusion with leases: `Lock` and `AsyncLock`."""
+"""Locks and semaphores held by leases: `Lock` and `AsyncLock`."""
 
 from ailf.lock.lease import AsyncLease, Lease
 from ailf.lock.lock import AsyncLock, Lock

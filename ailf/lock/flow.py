@@ -1,7 +1,7 @@
-"""Getting a lock: one try, or waiting in line (`ailf.engine.wait_queue`).
+"""Acquiring a lock: one attempt, or a wait in the backend's wait queue (`ailf.engine.wait_queue`).
 
-Of those in one process that wait for the same lock only the first stands in line, unless the lock is fair and
-everybody's place counts.
+Of the callers in one process that wait for the same names, only the first waits at the backend. The callers of a fair
+lock all wait there, as their order counts.
 """
 
 import logging
@@ -21,17 +21,19 @@ __all__ = ["LockFlow", "LockOptions", "require_locks"]
 
 log = logging.getLogger("ailf.lock")
 
+_HELD = "another holder kept it. Raise the timeout, or call inspect() for the fences of its holders"
+
 
 def _names(names: Iterable[object]) -> tuple[str, ...]:
-    found = tuple(sorted({check_name("lock", name) for name in names}))
-    if not found:
-        raise InvalidArgumentError("name the lock, or several to have at once")
-    return found
+    checked = tuple(sorted({check_name("lock", name) for name in names}))
+    if not checked:
+        raise InvalidArgumentError("a lock needs a name, or several names to lock at once")
+    return checked
 
 
 @attrs.frozen(kw_only=True)
 class LockOptions:
-    """What a lock is; see `Lock`."""
+    """The options of a lock, checked; see `Lock`."""
 
     names: tuple[str, ...] = attrs.field(converter=_names, kw_only=False)
     ttl: float = attrs.field(validator=valid_seconds)
@@ -41,14 +43,14 @@ class LockOptions:
 
 
 def require_locks(engine: Engine, names: Iterable[object]) -> None:
-    """Raise `UnsupportedError` where the backend has no locks, or none of several names (B2)."""
+    """Raise `UnsupportedError` if the backend has no locks, or no locks of several names (B2)."""
     engine.require(Capability.LOCK, "locks")
     if len(_names(names)) > 1:
         engine.require(Capability.SEVERAL_LOCKS, "locks of several names")
 
 
 class LockFlow:
-    """The one text of both flavours."""
+    """The implementation of `Lock` and `AsyncLock`."""
 
     def __init__(self, engine: Engine, options: LockOptions) -> None:
         require_locks(engine, options.names)
@@ -66,65 +68,61 @@ class LockFlow:
         return LockRequest(self.names, token, options.ttl, options.permits, options.fair, waiter)
 
     async def _try(self, request: LockRequest, until: float | None = None) -> LeaseFlow | Denied:
-        """Bid once; sent again after a lost answer it is the same bid (L4)."""
+        """Make one attempt. The token makes it repeatable: after a lost reply the request is sent again (L4)."""
         since, reply = await self.engine.call_timed(self._acquiring, self._driver.acquire, request, until=until)
         if not isinstance(reply, Granted):
             return reply
-        hold = LockGrantLease(request, since, self.engine.runtime.lease_now)
-        grant = LeaseFlow(self.engine, request, reply.fence, hold, self._driver)
-        self.engine.driver.watch(request.token, hold)
-        if self._options.renew:  # from here on only: where Ctrl-C comes before, or drops the grant, nothing is renewed
-            self.engine.renewer.add([hold])
+        lease = LockGrantLease(request, since, self.engine.runtime.lease_now)
+        grant = LeaseFlow(self.engine, request, reply.fence, lease, self._driver)
+        self.engine.driver.watch(request.token, lease)
+        if self._options.renew:  # last: if Ctrl-C comes before, no code has the grant, and nothing may renew it
+            self.engine.renewer.add([lease])
         return grant
 
     async def try_acquire(self, until: float | None = None) -> LeaseFlow | None:
         request = self._request_for(self.engine.token())
         try:
-            found = await self._try(request, until)
+            reply = await self._try(request, until)
         except AWAY:
-            self.engine.runtime.spawn(
-                lambda: self._withdraw(request), name="ailf-withdraw"
-            )  # the caller's time is over
+            self._spawn_withdraw(request)
             raise
         except BaseException:
             await self._withdraw(request)
             raise
-        return found if isinstance(found, LeaseFlow) else None
+        return reply if isinstance(reply, LeaseFlow) else None
 
     async def _try_first(self, until: float) -> LeaseFlow | None:
-        """Bid without a place in line, until the backend answers: that costs one round trip where the lock is free."""
+        """Make one attempt without a place in the queue, waiting out an outage. A free lock takes one round trip."""
         request = self._request_for(self.engine.token())
         try:
             try:
-                found = await self._try(request, until)
+                reply = await self._try(request, until)
             except AWAY as error:
-                found = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(request, until), error)
+                reply = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(request, until), error)
         except AWAY:
-            self.engine.runtime.spawn(
-                lambda: self._withdraw(request), name="ailf-withdraw"
-            )  # the caller's time is over
+            self._spawn_withdraw(request)
             raise
         except BaseException:
             await self._withdraw(request)
             raise
-        return found if isinstance(found, LeaseFlow) else None
+        return reply if isinstance(reply, LeaseFlow) else None
 
     async def acquire(self, timeout: float | None) -> LeaseFlow:
         if timeout is not None:
             check_seconds("timeout", timeout)
         if timeout == 0:
-            found = await self.try_acquire(until=0.0)
-            if found is None:
+            grant = await self.try_acquire(until=0.0)
+            if grant is None:
                 raise self._too_late(timeout)
-            return found
+            return grant
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
         try:
-            found = await self._acquire(until)
+            grant = await self._acquire(until)
         except AWAY as error:
             raise self._too_late(timeout, f"the backend is away ({error})") from error
-        if found is None:
+        if grant is None:
             raise self._too_late(timeout)
-        return found
+        return grant
 
     async def _acquire(self, until: float) -> LeaseFlow | None:
         """Try once, then wait in the queue; return None when the time is over.
@@ -133,9 +131,9 @@ class LockFlow:
         """
         local = self.engine.local_queue(self.names)
         if local.free() and not (self._options.fair and self.engine.reply_inbox.ready):
-            found = await self._try_first(until)
-            if found is not None:
-                return found
+            grant = await self._try_first(until)
+            if grant is not None:
+                return grant
         if self._options.fair:
             return await self._wait(until)
         slot = await local.take(until - self.engine.runtime.now())
@@ -147,7 +145,7 @@ class LockFlow:
             local.release(slot)
 
     async def _wait(self, until: float) -> LeaseFlow | None:
-        """Stand in line."""
+        """Wait in the queue at the backend."""
         return await wait_in_queue(
             self.engine,
             self._acquiring,
@@ -156,8 +154,12 @@ class LockFlow:
             until,
         )
 
+    def _spawn_withdraw(self, request: LockRequest) -> None:
+        """Withdraw without waiting for it: the caller's time is over."""
+        self.engine.runtime.spawn(lambda: self._withdraw(request), name="ailf-withdraw")
+
     async def _withdraw(self, request: LockRequest) -> None:
-        """Leave the line, and give back what may have been granted meanwhile (L10)."""
+        """Leave the wait queue, and release what may have been granted in the meantime (L10)."""
 
         async def release() -> None:
             try:
@@ -165,12 +167,12 @@ class LockFlow:
             except AWAY as error:
                 self.engine.outages.failed(f"withdraw from {self}", error)
             except AilfError as error:
-                log.warning("%s: could not be withdrawn from; what was granted ends by itself: %s", self, error)
+                log.warning("%s: a withdrawn request may stay granted until its ttl is over: %s", self, error)
 
         await self.engine.runtime.single_flight().run(release, WITHDRAW)
 
-    def _too_late(self, timeout: float | None, why: str = "another holder kept it") -> LockTimeoutError:
-        return LockTimeoutError(f"acquire {self}: not within {timeout:g} s; {why}")
+    def _too_late(self, timeout: float | None, why: str = _HELD) -> LockTimeoutError:
+        return LockTimeoutError(f"could not acquire {self} within {timeout:g} s; {why}")
 
     async def inspect(self) -> LockInfo:
         return await self.engine.call(f"inspect {self}", self._driver.inspect, self._only(), again=True)
@@ -181,5 +183,5 @@ class LockFlow:
 
     def _only(self) -> str:
         if len(self.names) > 1:
-            raise InvalidArgumentError(f"{self} has several names; look at each on its own")
+            raise InvalidArgumentError(f"{self} has several names: inspect or break a lock of each name alone")
         return self.names[0]

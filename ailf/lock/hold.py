@@ -1,7 +1,7 @@
-"""Holding a lock for the length of a block: `LockContext` and `AsyncLockContext`, what `Lock.hold` returns.
+"""The context managers that `Lock.hold` returns: `LockContext` and `AsyncLockContext`.
 
-On asyncio the block is cancelled when the lease is lost, by our own deadline at the latest, in the way of
-`asyncio.timeout`: only a cancellation of ours becomes `LeaseLostError`, one of somebody else's passes through.
+On asyncio a watchdog cancels the block's task when the lease is lost, by the lease's local deadline at the latest. As
+in `asyncio.timeout`, only that cancellation becomes `LeaseLostError`; any other cancellation passes through.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ __all__ = ["AsyncLockContext", "LockContext"]
 log = logging.getLogger("ailf.lock")
 
 
-class _Held:
-    """What both faces share."""
+class _LockContextBase:
+    """The base of `LockContext` and `AsyncLockContext`: acquire and release, for both flavours."""
 
     def __init__(self, flow: LockFlow, timeout: float | None, on_lost: OnLost) -> None:
         self._flow = flow
@@ -32,69 +32,69 @@ class _Held:
 
     async def _acquire(self) -> LeaseFlow:
         if self._grant is not None:
-            raise InvalidArgumentError(f"hold {self._flow}: it is entered already; each `with` needs a hold of its own")
+            raise InvalidArgumentError(f"hold {self._flow}: already entered; each `with` needs a hold() of its own")
         self._grant = await self._flow.acquire(self._timeout)
         return self._grant
 
     async def _release(self, error: BaseException | None) -> None:
-        """Give it back; what goes wrong with that doesn't hide the body's own error."""
+        """Release the lock. If the block raised an error, or `on_lost` is SIGNAL, only log an error of the release."""
         grant, self._grant = self._grant, None
         if grant is None:
             return
         try:
             await grant.release()
-        except AilfError as failed:
+        except AilfError as failure:
             if error is None and self._on_lost is OnLost.CANCEL:
                 raise
-            log.warning("%s", failed)
+            log.warning("%s", failure)
 
 
-class LockContext(_Held):
-    """A context manager: the lock is acquired on entry and released on leaving."""
+class LockContext(_LockContextBase):
+    """A context manager that acquires a lock on entry and releases it at the end of the block."""
 
     def __enter__(self) -> Lease:
-        """Acquire it.
+        """Acquire the lock and return its lease.
 
         Raises:
-            LockTimeoutError: It was not to be had in time.
+            LockTimeoutError: The lock was not granted in time.
         """
         try:
             return Lease(run(self._acquire()))
-        except BaseException:  # Ctrl-C: nobody leaves what was not entered
+        except BaseException:  # Ctrl-C: Python calls no `__exit__` for a failed `__enter__`
             self._grant = None
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Release it.
+        """Release the lock.
 
         Raises:
-            LeaseLostError: It was lost meanwhile, and the body has no error of its own (`OnLost.CANCEL`).
+            LeaseLostError: The lease was lost, and the block raised no error of its own (`OnLost.CANCEL` only).
         """
         run(self._release(error))
 
 
-class AsyncLockContext(_Held):
-    """A context manager: the lock is acquired on entry and released on leaving."""
+class AsyncLockContext(_LockContextBase):
+    """A context manager that acquires a lock on entry and releases it at the end of the block."""
 
     async def __aenter__(self) -> AsyncLease:
-        """Acquire it.
+        """Acquire the lock and return its lease.
 
         Raises:
-            LockTimeoutError: It was not to be had in time.
+            LockTimeoutError: The lock was not granted in time.
         """
         grant = await self._acquire()
-        self._watch = _Watch(grant) if self._on_lost is OnLost.CANCEL else None
+        self._watchdog = _LeaseWatchdog(grant) if self._on_lost is OnLost.CANCEL else None
         return AsyncLease(grant)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Release it.
+        """Release the lock.
 
         Raises:
-            LeaseLostError: It was lost meanwhile, and the body has no error of its own (`OnLost.CANCEL`).
+            LeaseLostError: The lease was lost, and the block raised no error of its own (`OnLost.CANCEL` only).
         """
-        if self._watch is not None and self._grant is not None and await self._watch.end(error):
+        if self._watchdog is not None and self._grant is not None and await self._watchdog.end(error):
             self._grant.abandon()
             raise self._grant.give_up("hold") from error
         if isinstance(error, asyncio.CancelledError):
@@ -103,7 +103,7 @@ class AsyncLockContext(_Held):
             await self._release(error)
 
 
-class _Watch:
+class _LeaseWatchdog:
     """Cancels the task that holds a lock when the lease is lost."""
 
     def __init__(self, grant: LeaseFlow) -> None:
@@ -113,37 +113,37 @@ class _Watch:
         self._task = task
         self._loop = asyncio.get_running_loop()
         self._cancelling = task.cancelling()
-        self._struck = False
+        self._fired = False
         self._clock = grant.engine.runtime.clock
-        self._clock.on_move(self._told)
-        grant.hold.on_lost = self._told
-        self._timer = self._loop.call_soon(self._look)
+        self._clock.on_move(self._wake)
+        grant.lease.on_lost = self._wake
+        self._timer = self._loop.call_soon(self._check)
 
-    def _told(self) -> None:
-        """Somebody found out that it is lost, or the clock was moved."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be cancelled
-            self._loop.call_soon_threadsafe(self._look)
+    def _wake(self) -> None:
+        """Check the lease soon: it may be lost, or a test moved the clock. May be called from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is no task left to cancel
+            self._loop.call_soon_threadsafe(self._check)
 
-    def _look(self) -> None:
-        if self._struck or self._grant.released:
+    def _check(self) -> None:
+        if self._fired or self._grant.released:
             return
         if self._grant.lost:
-            self._struck = True
+            self._fired = True
             self._task.cancel()
         elif not self._clock.by_hand:
             self._timer.cancel()
-            left = self._grant.hold.ends - self._grant.hold.now()
-            self._timer = self._loop.call_later(max(left, 0.001), self._look)
+            left = self._grant.lease.ends - self._grant.lease.now()
+            self._timer = self._loop.call_later(max(left, 0.001), self._check)
 
     async def end(self, error: BaseException | None) -> bool:
-        """Watch no more; return whether the body is left because the lease was lost, and for no other reason."""
+        """Stop watching. Return whether the loss of the lease is the only reason why the block ends."""
         self._timer.cancel()
-        self._clock.off_move(self._told)
-        self._grant.hold.on_lost = None
-        struck, self._struck = self._struck, True
-        if not struck:
+        self._clock.off_move(self._wake)
+        self._grant.lease.on_lost = None
+        fired, self._fired = self._fired, True
+        if not fired:
             return False
-        if error is None:  # the body was through before the cancellation could reach it
+        if error is None:  # the block ended before the cancellation could reach it
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         others = self._task.uncancel() > self._cancelling

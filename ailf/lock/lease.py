@@ -1,4 +1,7 @@
-"""A granted lock: `Lease` and `AsyncLease`, two thin faces of one state, kept alive by the renewal thread."""
+"""The lease of a granted lock: `Lease` and `AsyncLease`, both over one state (`LeaseFlow`).
+
+The renewal thread (`ailf.engine.renewal`) extends the lease until it is released or lost.
+"""
 
 import contextlib
 from collections.abc import Callable, Hashable, Sequence
@@ -17,10 +20,10 @@ __all__ = ["AsyncLease", "Lease", "LeaseFlow", "LockGrantLease"]
 
 
 class LockGrantLease(RenewedLease):
-    """The grant of a lock, as the renewal thread keeps it.
+    """The lease of a lock's grant, as the renewal thread renews it.
 
     Attributes:
-        bid: What was granted.
+        request: The request that was granted.
     """
 
     __slots__ = ("__weakref__", "request")
@@ -31,12 +34,12 @@ class LockGrantLease(RenewedLease):
 
     @property
     def batch(self) -> Hashable:
-        """What one request can renew: all of them."""
+        """The key of what one request can renew together: None, as all locks form one batch."""
         return None
 
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
-        """Renew them all in one round trip."""
+        """Renew the leases in one round trip; return for each whether it still existed."""
         return await driver.lock().extend([hold.request for hold in holds])
 
     def __str__(self) -> str:
@@ -44,91 +47,91 @@ class LockGrantLease(RenewedLease):
 
 
 class LeaseFlow(msgspec.Struct, eq=False):
-    """The one text of both flavours: a grant, until it is released or lost.
+    """The state of a grant until it is released or lost, for both flavours.
 
     Attributes:
-        engine: The backend's.
-        bid: What was granted.
-        fence: Its fence.
-        hold: Its lease.
-        released: Whether it was given back.
+        engine: The backend's engine.
+        request: The request that was granted.
+        fence: The fence of the grant.
+        lease: The lease of the grant, for the renewal thread.
+        released: Whether the grant was released.
     """
 
     engine: Engine
     request: LockRequest
     fence: int
-    hold: LockGrantLease
+    lease: LockGrantLease
     _driver: LockDriver
     released: bool = False
-    _asked: int = 0  # how often to release it
+    _releases: int = 0  # how many calls of `release` were made
 
     def __del__(self) -> None:
-        """Renew it no more: nobody has it any longer, so it ends by itself."""
-        self.engine.renewer.discard(self.hold)
+        """Stop renewing a grant that no code refers to any more, so that it ends by itself."""
+        self.engine.renewer.discard(self.lease)
 
     @property
     def lost(self) -> bool:
-        """Whether it has ended by anything but `release` (L8)."""
-        return not self.released and self.hold.lost
+        """Whether the grant has ended by anything but `release` (L8)."""
+        return not self.released and self.lease.lost
 
     def remaining(self) -> float:
-        """Return the seconds for which it certainly lasts (L7)."""
-        if self.released or self.hold.revoked:
+        """Return the seconds for which the grant lasts at least (L7)."""
+        if self.released or self.lease.revoked:
             return 0.0
-        return max(0.0, self.hold.ends - self.hold.now())
+        return max(0.0, self.lease.ends - self.lease.now())
 
     async def extend(self) -> None:
-        """Begin its time anew."""
+        """Extend the grant to its full `ttl` from now."""
         if self.released:
             raise LeaseLostError(f"extend {self}: it was released")
-        if self.hold.revoked:
+        if self.lease.revoked:
             raise self.give_up("extend")
         since, kept = await self.engine.call_timed(f"extend {self}", self._driver.extend, [self.request])
-        if not all(kept) or self.hold.revoked:  # called lost while the request was under way: it stays that
+        if not all(kept) or self.lease.revoked:  # also if it was called lost during the request
             raise self.give_up("extend")
-        self.hold.confirm(since, self.request.ttl)
+        self.lease.confirm(since, self.request.ttl)
 
     async def release(self) -> None:
-        """Give the lock back; again changes nothing."""
+        """Release the lock; a repetition changes nothing."""
         if self.released:
             return
         self.engine.check_home()
-        self.engine.renewer.discard(self.hold)
-        self._asked += 1
+        self.engine.renewer.discard(self.lease)
+        self._releases += 1
         try:
             kept = await self._release()
         except BackendError as error:
-            if self.hold.lost:  # it ended while the backend was away
+            if self.lease.lost:  # the lease ended while the backend was away
                 raise self.give_up("release") from error
             raise
-        if not kept and self._asked > 1:  # another call, at the same time or cancelled, may have been the one
-            kept = not self.hold.lost
-        if not kept or self.hold.revoked:
+        if not kept and self._releases > 1:  # another call, concurrent or cancelled, may have released it
+            kept = not self.lease.lost
+        if not kept or self.lease.revoked:
             raise self.give_up("release")
         self.released = True
 
     async def _release(self) -> bool:
-        """End the grant; return whether it was still there. After a lost answer nobody can tell, and it has ended.
+        """End the grant; return whether it still existed. After a lost reply, return whether it has time left.
 
-        While the backend is away it is tried again for as long as the lease lasts, and no longer.
+        While the backend is away the request is repeated, until the lease ends at the latest.
         """
         release, request = self._driver.release, self.request
         try:
             return await self.engine.call(self._releasing, release, request, again=False, until=self._deadline())
         except OutcomeUnknownError:
             await self.engine.call(self._releasing, release, request, again=True, until=self._deadline())
-            return not self.hold.lost
+            return not self.lease.lost
 
     def _deadline(self) -> float:
-        """Return when it is lost, on the runtime's clock for waits."""
+        """Return the end of the lease on the runtime's clock for waits."""
         left = self.remaining()
-        return self.engine.runtime.now() + left  # in this order, so that it is not before the lease's own end
+        return self.engine.runtime.now() + left  # the clock is read last, so the result is never too early
 
     def _releasing(self, _: LockRequest) -> str:
         return f"release {self}"
 
     def abandon(self) -> None:
-        """Give back what may be left of a lost grant, without waiting: some of its names, or what nobody confirmed."""
+        """Release, without waiting, what may be left of a lost grant: some of its names, or an unconfirmed grant."""
 
         async def release() -> None:
             with contextlib.suppress(AilfError):
@@ -136,51 +139,51 @@ class LeaseFlow(msgspec.Struct, eq=False):
 
         self.engine.runtime.spawn(release, name="ailf-abandon")
 
-    def give_up(self, asked: str) -> LeaseLostError:
-        """Take note that it is lost, and return what to raise."""
-        self.hold.revoked = True
-        self.engine.renewer.discard(self.hold)
+    def give_up(self, verb: str) -> LeaseLostError:
+        """Mark the grant as lost and return the error to raise. `verb` says what was to be done with it."""
+        self.lease.revoked = True
+        self.engine.renewer.discard(self.lease)
         return LeaseLostError(
-            f"{asked} {self}: it is lost, and somebody else may have the lock; nothing was changed. Let what the lock "
-            "protects refuse a fence that is lower than one it has seen"
+            f"{verb} {self}: it is lost, so another holder may have the lock; nothing was changed. Let the resource "
+            "that the lock protects reject a fence lower than the highest it has seen"
         )
 
     def __str__(self) -> str:
-        return f"{self.hold} (fence {self.fence})"
+        return f"{self.lease} (fence {self.fence})"
 
 
-class _Shown(msgspec.Struct, eq=False, weakref=True):
-    """What both faces show."""
+class _LeaseBase(msgspec.Struct, eq=False, weakref=True):
+    """The base of `Lease` and `AsyncLease`: the attributes."""
 
     _flow: LeaseFlow
 
     @property
     def name(self) -> str:
-        """The name of the lock; of several, all, with ``+`` between."""
+        """The name of the lock; several names are joined by ``+``."""
         return " + ".join(self._flow.request.names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it holds, sorted."""
+        """The names that are locked, sorted."""
         return self._flow.request.names
 
     @property
     def token(self) -> str:
-        """What proves to the backend that it is ours; random, of this lease alone."""
+        """The random text that proves to the backend whose grant it is; each lease has its own."""
         return self._flow.request.token
 
     @property
     def fence(self) -> int:
-        """The fencing token: higher than that of every earlier lease (L2). Pass it to what the lock protects."""
+        """The fencing token: higher than that of every earlier lease. Pass it to the protected resource."""
         return self._flow.fence
 
     @property
     def lost(self) -> bool:
-        """Whether it has ended by anything but `release`: true by our own deadline at the latest (L8)."""
+        """Whether the lease has ended by anything but `release`; True at its local deadline at the latest."""
         return self._flow.lost
 
     def remaining(self) -> float:
-        """Return the seconds for which it certainly lasts, counted from before it was asked for (L7)."""
+        """Return the seconds for which the lease lasts at least, counted from before the request was sent."""
         return self._flow.remaining()
 
     def __repr__(self) -> str:
@@ -188,41 +191,63 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
         return f"<{type(self).__name__} {self.name!r} fence {self.fence}, {state}>"
 
 
-class Lease(_Shown):
-    """A lock that is yours for a while, renewed until you release it."""
+class Lease(_LeaseBase):
+    """The lease of an acquired lock: renewed until it is released, unless the lock has ``renew=False``.
+
+    Example:
+        >>> import ailf
+        >>> with ailf.connect("memory://") as backend:
+        ...     lease = backend.lock("report").acquire(timeout=5)
+        ...     lease.extend()
+        ...     lease.release()
+    """
 
     def extend(self) -> None:
-        """Begin its time anew: exactly ``ttl`` seconds from now (L6).
+        """Let the lease end ``ttl`` seconds from now.
 
         Raises:
-            LeaseLostError: It has ended; nothing was changed.
+            LeaseLostError: The lease had ended or was released; nothing was changed.
+            BackendError: The backend couldn't do it.
         """
         run(self._flow.extend())
 
     def release(self) -> None:
-        """Give the lock back; again changes nothing (L4).
+        """Release the lock; a repetition changes nothing.
 
         Raises:
-            LeaseLostError: It had ended before; nothing was changed.
+            LeaseLostError: The lease had ended before; nothing was changed.
+            BackendError: The backend couldn't do it. The lease ends by itself after ``ttl`` seconds at the latest.
         """
         run(self._flow.release())
 
 
-class AsyncLease(_Shown):
-    """A lock that is yours for a while, renewed until you release it."""
+class AsyncLease(_LeaseBase):
+    """The lease of an acquired lock: renewed until it is released, unless the lock has ``renew=False``.
+
+    Example:
+        >>> import asyncio, ailf
+        >>> async def main() -> None:
+        ...     async with ailf.connect_async("memory://") as backend:
+        ...         lease = await backend.lock("report").acquire(timeout=5)
+        ...         await lease.extend()
+        ...         await lease.release()
+        >>> asyncio.run(main())
+    """
 
     async def extend(self) -> None:
-        """Begin its time anew: exactly ``ttl`` seconds from now (L6).
+        """Let the lease end ``ttl`` seconds from now.
 
         Raises:
-            LeaseLostError: It has ended; nothing was changed.
+            LeaseLostError: The lease had ended or was released; nothing was changed.
+            BackendError: The backend couldn't do it.
         """
         await self._flow.extend()
 
     async def release(self) -> None:
-        """Give the lock back; again changes nothing (L4).
+        """Release the lock; a repetition changes nothing.
 
         Raises:
-            LeaseLostError: It had ended before; nothing was changed.
+            LeaseLostError: The lease had ended before; nothing was changed.
+            BackendError: The backend couldn't do it. The lease ends by itself after ``ttl`` seconds at the latest.
         """
         await self._flow.release()

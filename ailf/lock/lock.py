@@ -1,7 +1,7 @@
-"""Taking turns: `Lock` and `AsyncLock`, two thin faces of one flow. A lock with several permits is a semaphore.
+"""Locks and semaphores held by leases: the classes `Lock` and `AsyncLock`, both over `ailf.lock.flow.LockFlow`.
 
-A grant is a `Lease`: it ends by itself when its process dies, and says so when it is lost. As a context manager a lock
-is acquired and released; each thread or task has entries of its own.
+The rule of this file: a `with` block on a lock belongs to the thread or task that entered it, so one lock object may be
+entered by many of them.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ __all__ = ["AsyncLock", "Lock"]
 
 
 class _LockBase(StandaloneObject):
-    """What both faces share: the names, and how the flow is made."""
+    """The base of `Lock` and `AsyncLock`: options, the flow, and the `with` blocks under way."""
 
     def __init__(
         self,
@@ -39,54 +39,54 @@ class _LockBase(StandaloneObject):
         super().__init__(engine)
         self._options = LockOptions(names, ttl=ttl, permits=permits, fair=fair, renew=renew)
         self._entered: Any = self._nothing_entered()
-        self._inside: LockFlow | None = None  # what `with` blocks use where the lock was made alone
-        self._entries = 0  # how many of these there are
+        self._blocks_flow: LockFlow | None = None  # the flow of `with` blocks, if the lock was made without a backend
+        self._blocks = 0  # the number of these blocks under way
 
     @staticmethod
     @abstractmethod
     def _nothing_entered() -> object:
-        """Return what keeps the `with` blocks of each thread or task."""
+        """Return a container for the `with` blocks under way of each thread or task."""
 
     @functools.cached_property
     def _flow(self) -> LockFlow:
         return LockFlow(self._engine, self._options)
 
-    def _begin(self) -> LockFlow:
-        """Return the flow for one more `with` block; a lock that was made alone opens a backend for the first one."""
+    def _begin_block(self) -> LockFlow:
+        """Return the flow for one more `with` block. A lock made without a backend opens one for the first block."""
         if self._given is not None:
             return self._flow
         with self._opening:
-            if self._inside is None:
+            if self._blocks_flow is None:
                 if self._own is None:
                     self._own = self._open_engine()
-                self._inside = self.__dict__.get("_flow") or LockFlow(self._own, self._options)
-            self._entries += 1
-            return self._inside
+                self._blocks_flow = self.__dict__.get("_flow") or LockFlow(self._own, self._options)
+            self._blocks += 1
+            return self._blocks_flow
 
-    async def _end(self) -> None:
-        """Take note of the end of a `with` block; with the last one the backend goes that was opened for them alone."""
+    async def _end_block(self) -> None:
+        """Count down at the end of a `with` block. The last one closes the backend that was opened for the blocks."""
         if self._given is not None:
             return
         with self._opening:
-            self._entries -= 1
-            if self._entries:
+            self._blocks -= 1
+            if self._blocks:
                 return
-            self._inside = None
-            if "_flow" in self.__dict__:  # leases of `acquire` may be left: it stays open until `close`
+            self._blocks_flow = None
+            if "_flow" in self.__dict__:  # leases from `acquire` may be left: the backend stays open until `close`
                 return
             own, self._own = self._own, None
         if own is not None:
             await own.close()
 
-    def _strange(self, where: str) -> InvalidArgumentError:
+    def _not_entered(self, where: str) -> InvalidArgumentError:
         return InvalidArgumentError(
-            f"leave {self!r}: this {where} has not entered it. A `with` block ends in the {where} in which it began; "
-            "where that can't be, keep what hold() returns, and enter and leave that"
+            f"leave {self!r}: this {where} has not entered it. A `with` block must end in the {where} in which it "
+            "began. If it can't, keep the context manager that hold() returns, and enter and leave that one"
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it locks, sorted."""
+        """The locked names, sorted."""
         return self._options.names
 
     def __repr__(self) -> str:
@@ -94,30 +94,39 @@ class _LockBase(StandaloneObject):
 
 
 class _Entered(threading.local):
-    """The `with` blocks of one thread, the innermost last."""
+    """The `with` blocks under way of one thread, the innermost last."""
 
     def __init__(self) -> None:
-        self.holdings: list[LockContext] = []
+        self.contexts: list[LockContext] = []
 
 
 class Lock(_LockBase):
-    """Something that one agent does at a time. Get one from `Backend.lock`; annotate with this class.
+    """A lock or semaphore, held by leases. Get one from `Backend.lock`; annotate with this class.
 
-    As a context manager it is acquired on entry and released on leaving: ``with lock as lease:``. Each entry is a hold
-    of its own, so one object may be shared by any number of threads. It is not re-entrant: a second try by anybody, the
-    holder included, is denied (L14), and an entry within an entry waits for ever.
+    As a context manager it is acquired on entry and released at the end: ``with lock as lease:``. Each entry
+    acquires the lock anew, so any number of threads may share the object. The lock is not re-entrant: a second attempt
+    by its holder is denied like any other, so a block within a block on the same lock waits for ever.
 
-    A lock that was made alone opens a backend at its first use. Where that is a `with` block, the last one closes it.
+    A lock that was made without a backend opens one at its first use. If that is a `with` block, the backend is closed
+    when the last block ends.
 
-    A lease alone is not mutual exclusion against a holder that was paused longer than it lasts. Pass ``lease.fence`` to
-    what the lock protects, and let that refuse a lower one than it has seen.
+    A lease alone can't exclude a holder that was paused for longer than the lease lasts. Pass ``lease.fence`` to the
+    resource that the lock protects, and let it reject a fence lower than the highest it has seen.
 
     Arguments:
-        names: What to lock; several are had all at once or not at all (L15).
-        ttl: Seconds that a grant lasts when its process has died; a living one renews it.
-        permits: How many may have it at once (`Backend.semaphore`).
-        fair: Whether those who wait get it in the order in which they came, and nobody overtakes them (L12).
-        renew: Whether leases are renewed until they are released; else they end after ``ttl`` unless you extend them.
+        names: The names to lock: all of them at once, or none.
+        ttl: Seconds after which a grant ends if it is not renewed, for example because its process has died.
+        permits: The number of grants that may exist at once; above 1 this is a semaphore (`Backend.semaphore`).
+        fair: Whether waiters get the lock in the order in which they came, and no other caller overtakes them.
+        renew: Whether leases are renewed until they are released. If not, a lease ends after ``ttl`` seconds unless
+            `Lease.extend` is called.
+
+    Example:
+        >>> import ailf
+        >>> with ailf.connect("memory://") as backend:
+        ...     with backend.lock("report", ttl=30) as lease:
+        ...         lease.lost
+        False
     """
 
     @staticmethod
@@ -125,92 +134,116 @@ class Lock(_LockBase):
         return _Entered()
 
     def try_acquire(self) -> Lease | None:
-        """Return a lease if the lock is free now, else None; one round trip."""
+        """Return a lease if the lock is free now, else None. It takes one round trip.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend refused the request, or was away for longer than its `retry_for`.
+        """
         grant = run(self._flow.try_acquire())
         return None if grant is None else Lease(grant)
 
     def acquire(self, timeout: float | None = None) -> Lease:
-        """Wait for the lock and return a lease; whoever frees the lock wakes who waits (L11).
+        """Wait for the lock and return a lease. The release by another holder wakes the next waiter.
 
         Arguments:
-            timeout: Seconds to wait; 0: one round trip; None: for ever.
+            timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
 
         Raises:
-            LockTimeoutError: Another holder kept it, or the backend was away.
+            LockTimeoutError: The lock was not granted in time. If the backend was away, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
+            BackendError: The backend refused the request, or is away and `timeout` is 0. No grant is left behind.
         """
         return Lease(run(self._flow.acquire(timeout)))
 
     def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> LockContext:
-        """Return a context manager that acquires the lock, gives its body the lease, and releases it.
+        """Return a context manager that acquires the lock, passes the lease to its block, and releases it.
 
         Arguments:
-            timeout: Seconds to wait for the lock; None: for ever.
-            on_lost: What happens to the body when the lease is lost (L9).
+            timeout: Seconds to wait for the lock; None waits for ever.
+            on_lost: What happens to the block when the lease is lost.
         """
         return LockContext(self._flow, timeout, on_lost)
 
     def inspect(self) -> LockInfo:
-        """Return who has the lock, by fence, and how many wait; changes nothing."""
-        return run((self._inside or self._flow).inspect())
+        """Return the holders, by fence, and the number of waiters; change nothing.
+
+        Raises:
+            InvalidArgumentError: The lock has several names.
+        """
+        return run((self._blocks_flow or self._flow).inspect())
 
     def break_(self, fence: int) -> bool:
-        """Take the lock away from the holder with this fence, whose lease is lost; return whether there was one."""
-        return run((self._inside or self._flow).break_(fence))
+        """Revoke the grant with this fence, so that its lease is lost; return whether there was one.
+
+        Raises:
+            InvalidArgumentError: The lock has several names.
+        """
+        return run((self._blocks_flow or self._flow).break_(fence))
 
     def close(self) -> None:
-        """Close what this object opened itself."""
+        """Close the backend that this object opened itself, if any."""
         run(self._close())
 
     def __enter__(self) -> Lease:
-        """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
-        holding: LockContext | None = None
+        """Acquire the lock and return the lease, waiting without a timeout; see `acquire`."""
+        context: LockContext | None = None
         try:
-            holding = LockContext(self._begin(), None, OnLost.CANCEL)
-            lease = holding.__enter__()
-            self._entered.holdings.append(holding)
+            context = LockContext(self._begin_block(), None, OnLost.CANCEL)
+            lease = context.__enter__()
+            self._entered.contexts.append(context)
             return lease  # noqa: TRY300 - Ctrl-C may come up to here
         except BaseException:
-            self._entered.holdings[:] = [each for each in self._entered.holdings if each is not holding]
-            if holding is not None:
-                run(self._end())
+            self._entered.contexts[:] = [held for held in self._entered.contexts if held is not context]
+            if context is not None:
+                run(self._end_block())
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Release it.
+        """Release the lock.
 
         Raises:
-            LeaseLostError: It was lost meanwhile, and the body has no error of its own.
-            InvalidArgumentError: Another thread entered it.
+            LeaseLostError: The lease was lost, and the block raised no error of its own.
+            InvalidArgumentError: This thread has not entered the lock.
         """
-        if not self._entered.holdings:
-            raise self._strange("thread")
-        holding = self._entered.holdings.pop()
+        if not self._entered.contexts:
+            raise self._not_entered("thread")
+        context = self._entered.contexts.pop()
         try:
-            holding.__exit__(kind, error, at)
+            context.__exit__(kind, error, at)
         finally:
-            run(self._end())
+            run(self._end_block())
 
 
 class AsyncLock(_LockBase):
-    """Something that one agent does at a time. Get one from `AsyncBackend.lock`; annotate with this class.
+    """A lock or semaphore, held by leases. Get one from `AsyncBackend.lock`; annotate with this class.
 
-    As a context manager it is acquired on entry and released on leaving: ``async with lock as lease:``. Each entry is a
-    hold of its own, so one object may be shared by any number of tasks. It is not re-entrant: a second try by anybody,
-    the holder included, is denied (L14), and an entry within an entry waits for ever.
+    As a context manager it is acquired on entry and released at the end: ``async with lock as lease:``. Each entry
+    acquires the lock anew, so any number of tasks may share the object. The lock is not re-entrant: a second attempt
+    by its holder is denied like any other, so a block within a block on the same lock waits for ever.
 
-    A lock that was made alone opens a backend at its first use. Where that is a `with` block, the last one closes it.
+    A lock that was made without a backend opens one at its first use. If that is a `with` block, the backend is closed
+    when the last block ends.
 
-    A lease alone is not mutual exclusion against a holder that was paused longer than it lasts. Pass ``lease.fence`` to
-    what the lock protects, and let that refuse a lower one than it has seen.
+    A lease alone can't exclude a holder that was paused for longer than the lease lasts. Pass ``lease.fence`` to the
+    resource that the lock protects, and let it reject a fence lower than the highest it has seen.
 
     Arguments:
-        names: What to lock; several are had all at once or not at all (L15).
-        ttl: Seconds that a grant lasts when its process has died; a living one renews it.
-        permits: How many may have it at once (`AsyncBackend.semaphore`).
-        fair: Whether those who wait get it in the order in which they came, and nobody overtakes them (L12).
-        renew: Whether leases are renewed until they are released; else they end after ``ttl`` unless you extend them.
+        names: The names to lock: all of them at once, or none.
+        ttl: Seconds after which a grant ends if it is not renewed, for example because its process has died.
+        permits: The number of grants that may exist at once; above 1 this is a semaphore (`AsyncBackend.semaphore`).
+        fair: Whether waiters get the lock in the order in which they came, and no other caller overtakes them.
+        renew: Whether leases are renewed until they are released. If not, a lease ends after ``ttl`` seconds unless
+            `AsyncLease.extend` is called.
+
+    Example:
+        >>> import asyncio, ailf
+        >>> async def main() -> None:
+        ...     async with ailf.connect_async("memory://") as backend:
+        ...         async with backend.lock("report", ttl=30) as lease:
+        ...             print(lease.lost)
+        >>> asyncio.run(main())
+        False
     """
 
     @staticmethod
@@ -218,71 +251,84 @@ class AsyncLock(_LockBase):
         return weakref.WeakKeyDictionary()
 
     async def try_acquire(self) -> AsyncLease | None:
-        """Return a lease if the lock is free now, else None; one round trip."""
+        """Return a lease if the lock is free now, else None. It takes one round trip.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend refused the request, or was away for longer than its `retry_for`.
+        """
         grant = await self._flow.try_acquire()
         return None if grant is None else AsyncLease(grant)
 
     async def acquire(self, timeout: float | None = None) -> AsyncLease:
-        """Wait for the lock and return a lease; whoever frees the lock wakes who waits (L11).
+        """Wait for the lock and return a lease. The release by another holder wakes the next waiter.
 
         Arguments:
-            timeout: Seconds to wait; 0: one round trip; None: for ever.
+            timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
 
         Raises:
-            LockTimeoutError: Another holder kept it, or the backend was away.
+            LockTimeoutError: The lock was not granted in time. If the backend was away, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused it. While it is away the wait goes on. No grant is left behind (L10).
+            BackendError: The backend refused the request, or is away and `timeout` is 0. No grant is left behind.
         """
         return AsyncLease(await self._flow.acquire(timeout))
 
     def hold(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> AsyncLockContext:
-        """Return a context manager that acquires the lock, gives its body the lease, and releases it.
+        """Return a context manager that acquires the lock, passes the lease to its block, and releases it.
 
         Arguments:
-            timeout: Seconds to wait for the lock; None: for ever.
-            on_lost: What happens to the body when the lease is lost (L9).
+            timeout: Seconds to wait for the lock; None waits for ever.
+            on_lost: What happens to the block when the lease is lost.
         """
         return AsyncLockContext(self._flow, timeout, on_lost)
 
     async def inspect(self) -> LockInfo:
-        """Return who has the lock, by fence, and how many wait; changes nothing."""
-        return await (self._inside or self._flow).inspect()
+        """Return the holders, by fence, and the number of waiters; change nothing.
+
+        Raises:
+            InvalidArgumentError: The lock has several names.
+        """
+        return await (self._blocks_flow or self._flow).inspect()
 
     async def break_(self, fence: int) -> bool:
-        """Take the lock away from the holder with this fence, whose lease is lost; return whether there was one."""
-        return await (self._inside or self._flow).break_(fence)
+        """Revoke the grant with this fence, so that its lease is lost; return whether there was one.
+
+        Raises:
+            InvalidArgumentError: The lock has several names.
+        """
+        return await (self._blocks_flow or self._flow).break_(fence)
 
     async def aclose(self) -> None:
-        """Close what this object opened itself."""
+        """Close the backend that this object opened itself, if any."""
         await self._close()
 
     async def __aenter__(self) -> AsyncLease:
-        """Acquire the lock, however long that takes, and return the lease; as `hold` does without a timeout."""
-        holding: AsyncLockContext | None = None
+        """Acquire the lock and return the lease, waiting without a timeout; see `acquire`."""
+        context: AsyncLockContext | None = None
         try:
-            holding = AsyncLockContext(self._begin(), None, OnLost.CANCEL)
-            lease = await holding.__aenter__()
-            self._entered.setdefault(asyncio.current_task(), []).append(holding)
-            return lease  # noqa: TRY300 - as on threads
+            context = AsyncLockContext(self._begin_block(), None, OnLost.CANCEL)
+            lease = await context.__aenter__()
+            self._entered.setdefault(asyncio.current_task(), []).append(context)
+            return lease  # noqa: TRY300 - as in `Lock`
         except BaseException:
-            if holding is not None:
-                await self._end()
+            if context is not None:
+                await self._end_block()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Release it.
+        """Release the lock.
 
         Raises:
-            LeaseLostError: It was lost meanwhile, and the body has no error of its own.
-            InvalidArgumentError: Another task entered it.
+            LeaseLostError: The lease was lost, and the block raised no error of its own.
+            InvalidArgumentError: This task has not entered the lock.
         """
-        holdings = self._entered.get(asyncio.current_task())
-        if not holdings:
-            raise self._strange("task")
-        holding = holdings.pop()
+        contexts = self._entered.get(asyncio.current_task())
+        if not contexts:
+            raise self._not_entered("task")
+        context = contexts.pop()
         try:
-            await holding.__aexit__(kind, error, at)
+            await context.__aexit__(kind, error, at)
         finally:
-            await self._end()
+            await self._end_block()

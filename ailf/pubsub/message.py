@@ -1,4 +1,4 @@
-"""What arrives on a channel: `Message` and `AsyncMessage`, values that know how to answer who asked."""
+"""The messages of a channel: `Message` and `AsyncMessage`, values that can also send a reply to a request."""
 
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,20 +14,25 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Answer(Protocol):
-    """Sends a reply, or word that there will be none."""
+    """Sends the reply to a request, or the news that it failed."""
 
     async def __call__(self, data: Any, headers: Mapping[str, str] | None, failed: str = "") -> None:
-        """Send the payload; or, instead of one, what failed."""
+        """Send `data` and `headers`, or, if it is not empty, the text `failed` instead of them."""
 
 
 class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
-    """One message of a channel. Two are equal when channel, data and headers are.
+    """One message of a channel. Two messages are equal if channel, data and headers are equal.
 
     Attributes:
-        channel: The channel it was published on.
+        channel: The channel on which it was published.
         data: The payload, decoded.
-        headers: What the publisher put beside the payload.
-        answer: How to reach who waits for a reply (`PubSub.request`); None where nobody does. Use `reply`.
+        headers: The publisher's headers.
+        answer: The function that `reply` sends the reply to a request with; None for a message that is no request.
+
+    Example:
+        >>> from ailf import Message
+        >>> Message("news", {"title": "hello"}, {"lang": "en"}).data["title"]
+        'hello'
     """
 
     channel: str
@@ -36,18 +41,20 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     answer: Answer | None = None
 
     def reply(self, data: Any, *, headers: Mapping[str, str] | None = None) -> None:
-        """Answer who asked. Who has given up meanwhile gets nothing.
+        """Send a reply to this request. A requester that has stopped waiting ignores it.
 
         Raises:
-            InvalidArgumentError: Nobody asked: it was published, not requested.
-            EncodeError: The payload has no JSON form.
+            InvalidArgumentError: The message was published, not requested.
+            EncodeError: The payload can't be written as JSON.
             BackendError: The backend couldn't do it.
         """
-        run(self._answered(data, headers))
+        run(self._reply(data, headers))
 
-    async def _answered(self, data: Any, headers: Mapping[str, str] | None) -> None:
+    async def _reply(self, data: Any, headers: Mapping[str, str] | None) -> None:
         if self.answer is None:
-            raise InvalidArgumentError(f"a message of channel {self.channel!r} was published, not requested: no reply")
+            raise InvalidArgumentError(
+                f"can't reply to a message of channel {self.channel!r}: it was published, not requested"
+            )
         await self.answer(data, headers)
 
     def __eq__(self, other: object) -> bool:
@@ -62,23 +69,28 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
 
 class AsyncMessage(Message[T_co], frozen=True, eq=False):
-    """One message of a channel, for asyncio. Two are equal when channel, data and headers are.
+    """One message of a channel, for asyncio. Two messages are equal if channel, data and headers are equal.
 
     Attributes:
-        channel: The channel it was published on.
+        channel: The channel on which it was published.
         data: The payload, decoded.
-        headers: What the publisher put beside the payload.
-        answer: How to reach who waits for a reply (`PubSub.request`); None where nobody does. Use `reply`.
+        headers: The publisher's headers.
+        answer: The function that `reply` sends the reply to a request with; None for a message that is no request.
+
+    Example:
+        >>> from ailf import AsyncMessage
+        >>> AsyncMessage("news", {"title": "hello"}, {"lang": "en"}).data["title"]
+        'hello'
     """
 
     async def reply(  # type: ignore[override]  # it is awaited, as everything of this flavour
         self, data: Any, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer who asked. Who has given up meanwhile gets nothing.
+        """Send a reply to this request. A requester that has stopped waiting ignores it.
 
         Raises:
-            InvalidArgumentError: Nobody asked: it was published, not requested.
-            EncodeError: The payload has no JSON form.
+            InvalidArgumentError: The message was published, not requested.
+            EncodeError: The payload can't be written as JSON.
             BackendError: The backend couldn't do it.
         """
-        await self._answered(data, headers)
+        await self._reply(data, headers)

@@ -1,7 +1,7 @@
-"""Broadcast between agents: `PubSub` and `AsyncPubSub`, two thin faces of one flow.
+"""Broadcast: `PubSub` and `AsyncPubSub`, both over `ailf.pubsub.flow.PubSubFlow`.
 
-At most once, in order per publisher and channel, and what may have been missed is said (`Gap`). A publisher never waits
-for a subscriber.
+A message is delivered at most once, in order per publisher and channel. A `Gap` shows where messages may be missing. A
+publisher never waits for a subscriber.
 """
 
 import functools
@@ -30,7 +30,7 @@ log = logging.getLogger("ailf.pubsub")
 
 
 class _PubSubBase(StandaloneObject):
-    """What both faces share: how the flow is made."""
+    """The base of `PubSub` and `AsyncPubSub`: the options."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class _PubSubBase(StandaloneObject):
 
     @property
     def errors(self) -> int:
-        """How many messages couldn't be decoded or made a handler raise."""
+        """The number of messages that couldn't be decoded, plus that of handler calls that failed."""
         return self._flow.errors
 
     async def _end(self) -> None:
@@ -62,53 +62,68 @@ class _PubSubBase(StandaloneObject):
         await self._close()
 
     def stop(self) -> None:
-        """End `run`, from any thread, a handler or a signal; subscribe again to run again (P10)."""
+        """End `run`, from any thread, handler or signal handler. Call `subscribe` again before the next `run`."""
         self._flow.stop()
 
 
 class PubSub(_PubSubBase, Generic[T]):
-    """Broadcast to agents and listen to them. Get one from `Backend.pubsub`; annotate with this class.
+    """Broadcast, and requests with replies. Get one from `Backend.pubsub`; annotate with this class.
 
-    At most once, ordered per publisher and channel (P1). Safe to share between threads.
+    A message is delivered at most once, in order per publisher and channel. The object may be shared by any number of
+    threads.
+
+    Arguments:
+        type: The type of payloads; a body that doesn't match it can't be decoded.
+        on_error: Called with the error and the raw message, if a message can't be decoded or a handler fails.
+        sharded: Whether to use sharded channels, which only one shard of a cluster carries.
+
+    Example:
+        >>> import ailf
+        >>> with ailf.connect("memory://") as backend:
+        ...     pubsub = backend.pubsub()
+        ...     with pubsub.listen("news") as subscription:
+        ...         pubsub.publish("news", {"title": "hello"})
+        ...         subscription.get(timeout=5).data
+        {'title': 'hello'}
     """
 
     def publish(self, channel: str, data: T, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send a message to whoever listens to the channel now.
+        """Publish a message to the current subscribers of a channel.
 
         Arguments:
-            channel: Any non-empty text.
-            data: The payload; JSON unless the object has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload.
+            channel: The channel's name; any non-empty text.
+            data: The payload, sent as JSON; ``bytes`` are sent unchanged.
+            headers: Names and values, both text, sent beside the payload.
 
         Raises:
-            EncodeError: The payload has no JSON form.
-            InvalidArgumentError: The name, a header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send.
+            EncodeError: The payload can't be written as JSON.
+            InvalidArgumentError: The name, a header or the size can't be used; nothing was sent.
+            OutcomeUnknownError: The message was sent, and no reply came.
             BackendError: The backend couldn't do it.
         """
         run(self._flow.publish(channel, data, headers))
 
     def publish_many(self, messages: Iterable[tuple[str, T]], *, headers: Mapping[str, str] | None = None) -> None:
-        """Send messages, as pairs of channel and payload, in this order and one round trip; see `publish`."""
+        """Publish messages, given as pairs of channel and payload, in order and in one round trip; see `publish`."""
         run(self._flow.publish_many(messages, headers))
 
     def request(
         self, channel: str, data: Any, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None
     ) -> Message[T]:
-        """Ask whoever listens to the channel, and return the first reply (P9).
+        """Publish a request to the subscribers of a channel, and return the first reply.
 
-        Replies come from a handler's return value, or from `Message.reply`.
+        A reply is the return value of a handler, or is sent by `Message.reply`.
 
         Arguments:
-            channel: Any non-empty text.
+            channel: The channel's name.
             data: The payload.
             timeout: Seconds to wait for the reply.
-            headers: Text beside the payload.
+            headers: Headers of the request, as for `publish`.
 
         Raises:
-            NoResponderError: Nobody listens there, where the backend can know it; otherwise the time runs out.
+            NoResponderError: The channel has no listener. If the backend can't know that, the request times out.
             RequestTimeoutError: No reply came in time.
-            RequestFailedError: The responder's handler raised.
+            RequestFailedError: The responder's handler raised an error.
             DecodeError: The reply can't be decoded.
             BackendError: The backend couldn't do it.
         """
@@ -124,14 +139,16 @@ class PubSub(_PubSubBase, Generic[T]):
         timeout: float = 5.0,
         headers: Mapping[str, str] | None = None,
     ) -> list[Message[T]]:
-        """Ask everybody who listens to the channel, and return the replies that come; see `request`.
+        """Publish a request to the subscribers of a channel, and return the replies that arrive; see `request`.
+
+        A failed reply, or one that can't be decoded, is logged and left out; with ``count=1`` it raises an error.
 
         Arguments:
-            channel: Any non-empty text.
+            channel: The channel's name.
             data: The payload.
-            count: Return when so many have come; None: when the time is over.
+            count: Return when `count` replies have arrived; None waits until the time is over.
             timeout: Seconds to wait for replies.
-            headers: Text beside the payload.
+            headers: Headers of the request, as for `publish`.
         """
         return run(self._flow.request_many(channel, data, count, timeout, headers))
 
@@ -142,45 +159,46 @@ class PubSub(_PubSubBase, Generic[T]):
         buffer: int = BUFFER,
         overflow: Overflow = Overflow.DROP_OLDEST,
     ) -> Subscription[T]:
-        """Return a subscription to these channels and patterns, to be entered with ``with``.
+        """Return a subscription to channels and patterns, to be entered with ``with``.
 
         Arguments:
-            channels: Names, taken literally.
+            channels: The channels' names, which are literal.
             pattern: One or several patterns: ``*``, ``?``, ``[abc]``, and a backslash before a literal character.
-            buffer: How many messages it holds while you are busy.
-            overflow: What happens to a message for which there is no room.
+            buffer: The number of messages that are buffered until they are read.
+            overflow: What happens to a message when the buffer is full.
 
         Raises:
-            UnsupportedError: The backend has no patterns.
+            InvalidArgumentError: There is neither a channel nor a pattern, or one can't be used.
+            UnsupportedError: The backend or a sharded channel has no patterns.
         """
         return Subscription(self._flow, self._flow.filters(channels, _listed(pattern)), buffer, overflow)
 
     def subscribe(self, channel: str, handler: Handler, *, pattern: bool = False) -> None:
-        """Let `run` call the handler with each `Message` of the channel; confirmed on return (P2).
+        """Register a handler, which `run` calls with each `Message` of the channel. It is confirmed on return.
 
         Arguments:
-            channel: A name, or with ``pattern=True`` a pattern.
-            handler: Called with the message. What it returns, unless None, answers a `request`. What it raises is
-                logged and counted, and harms no other (P8).
-            pattern: Whether ``channel`` is a pattern.
+            channel: The channel's name, or with ``pattern=True`` a pattern.
+            handler: A function of the message. Its return value, unless None, is the reply to a `request`. Its error is
+                logged and counted (`errors`), and doesn't affect other handlers.
+            pattern: Whether `channel` is a pattern.
         """
         run(self._flow.subscribe(channel, handler, pattern=check_flag("pattern", pattern)))
 
     def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
-        """Take the channel's handlers away."""
+        """Remove the handlers of a channel or pattern."""
         run(self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern)))
 
     def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
 
         Arguments:
-            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
-                are the default ones (only in the main thread). A second signal acts as it did before.
+            signals: Whether SIGTERM and Ctrl-C call `stop`: True, False, or None for those whose handlers are the
+                default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
             ClosedError: The backend was closed.
-            InvalidArgumentError: Nothing is subscribed.
-            BaseException: What a handler raised that is no `Exception`, such as Ctrl-C.
+            InvalidArgumentError: No handler is subscribed.
+            BaseException: A handler raised an error that is no `Exception`, such as `KeyboardInterrupt`.
         """
         run(self._flow.run(check_signals(signals)))
 
@@ -198,7 +216,7 @@ class PubSub(_PubSubBase, Generic[T]):
             log.info("the handlers have ended: %s", error)
 
     def close(self) -> None:
-        """End `run`, give up the subscriptions made with `subscribe`, and close what this object opened itself."""
+        """End `run`, remove the handlers, and close the backend that this object opened itself, if any."""
         run(self._end())
 
     def __enter__(self) -> Self:
@@ -211,23 +229,40 @@ class PubSub(_PubSubBase, Generic[T]):
 
 
 class AsyncPubSub(_PubSubBase, Generic[T]):
-    """Broadcast to agents and listen to them. Get one from `AsyncBackend.pubsub`; annotate with this class.
+    """Broadcast, and requests with replies. Get one from `AsyncBackend.pubsub`; annotate with this class.
 
-    At most once, ordered per publisher and channel (P1). Safe to share between tasks.
+    A message is delivered at most once, in order per publisher and channel. The object may be shared by any number of
+    tasks.
+
+    Arguments:
+        type: The type of payloads; a body that doesn't match it can't be decoded.
+        on_error: Called with the error and the raw message, if a message can't be decoded or a handler fails.
+        sharded: Whether to use sharded channels, which only one shard of a cluster carries.
+
+    Example:
+        >>> import asyncio, ailf
+        >>> async def main() -> None:
+        ...     async with ailf.connect_async("memory://") as backend:
+        ...         pubsub = backend.pubsub()
+        ...         async with pubsub.listen("news") as subscription:
+        ...             await pubsub.publish("news", {"title": "hello"})
+        ...             print((await subscription.get(timeout=5)).data)
+        >>> asyncio.run(main())
+        {'title': 'hello'}
     """
 
     async def publish(self, channel: str, data: T, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send a message to whoever listens to the channel now.
+        """Publish a message to the current subscribers of a channel.
 
         Arguments:
-            channel: Any non-empty text.
-            data: The payload; JSON unless the object has another ``type``, or ``bytes`` as they are.
-            headers: Text beside the payload.
+            channel: The channel's name; any non-empty text.
+            data: The payload, sent as JSON; ``bytes`` are sent unchanged.
+            headers: Names and values, both text, sent beside the payload.
 
         Raises:
-            EncodeError: The payload has no JSON form.
-            InvalidArgumentError: The name, a header or the size is out of bounds; nothing was sent.
-            OutcomeUnknownError: The connection broke after the send.
+            EncodeError: The payload can't be written as JSON.
+            InvalidArgumentError: The name, a header or the size can't be used; nothing was sent.
+            OutcomeUnknownError: The message was sent, and no reply came.
             BackendError: The backend couldn't do it.
         """
         await self._flow.publish(channel, data, headers)
@@ -235,26 +270,26 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
     async def publish_many(
         self, messages: Iterable[tuple[str, T]], *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send messages, as pairs of channel and payload, in this order and one round trip; see `publish`."""
+        """Publish messages, given as pairs of channel and payload, in order and in one round trip; see `publish`."""
         await self._flow.publish_many(messages, headers)
 
     async def request(
         self, channel: str, data: Any, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None
     ) -> AsyncMessage[T]:
-        """Ask whoever listens to the channel, and return the first reply (P9).
+        """Publish a request to the subscribers of a channel, and return the first reply.
 
-        Replies come from a handler's return value, or from `Message.reply`.
+        A reply is the return value of a handler, or is sent by `Message.reply`.
 
         Arguments:
-            channel: Any non-empty text.
+            channel: The channel's name.
             data: The payload.
             timeout: Seconds to wait for the reply.
-            headers: Text beside the payload.
+            headers: Headers of the request, as for `publish`.
 
         Raises:
-            NoResponderError: Nobody listens there, where the backend can know it; otherwise the time runs out.
+            NoResponderError: The channel has no listener. If the backend can't know that, the request times out.
             RequestTimeoutError: No reply came in time.
-            RequestFailedError: The responder's handler raised.
+            RequestFailedError: The responder's handler raised an error.
             DecodeError: The reply can't be decoded.
             BackendError: The backend couldn't do it.
         """
@@ -270,14 +305,16 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         timeout: float = 5.0,
         headers: Mapping[str, str] | None = None,
     ) -> list[AsyncMessage[T]]:
-        """Ask everybody who listens to the channel, and return the replies that come; see `request`.
+        """Publish a request to the subscribers of a channel, and return the replies that arrive; see `request`.
+
+        A failed reply, or one that can't be decoded, is logged and left out; with ``count=1`` it raises an error.
 
         Arguments:
-            channel: Any non-empty text.
+            channel: The channel's name.
             data: The payload.
-            count: Return when so many have come; None: when the time is over.
+            count: Return when `count` replies have arrived; None waits until the time is over.
             timeout: Seconds to wait for replies.
-            headers: Text beside the payload.
+            headers: Headers of the request, as for `publish`.
         """
         return await self._flow.request_many(channel, data, count, timeout, headers)
 
@@ -288,51 +325,52 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         buffer: int = BUFFER,
         overflow: Overflow = Overflow.DROP_OLDEST,
     ) -> AsyncSubscription[T]:
-        """Return a subscription to these channels and patterns, to be entered with ``async with``.
+        """Return a subscription to channels and patterns, to be entered with ``async with``.
 
         Arguments:
-            channels: Names, taken literally.
+            channels: The channels' names, which are literal.
             pattern: One or several patterns: ``*``, ``?``, ``[abc]``, and a backslash before a literal character.
-            buffer: How many messages it holds while you are busy.
-            overflow: What happens to a message for which there is no room.
+            buffer: The number of messages that are buffered until they are read.
+            overflow: What happens to a message when the buffer is full.
 
         Raises:
-            UnsupportedError: The backend has no patterns.
+            InvalidArgumentError: There is neither a channel nor a pattern, or one can't be used.
+            UnsupportedError: The backend or a sharded channel has no patterns.
         """
         return AsyncSubscription(self._flow, self._flow.filters(channels, _listed(pattern)), buffer, overflow)
 
     async def subscribe(self, channel: str, handler: Handler, *, pattern: bool = False) -> None:
-        """Let `run` call the handler with each `Message` of the channel; confirmed on return (P2).
+        """Register a handler, which `run` calls with each `Message` of the channel. It is confirmed on return.
 
         Arguments:
-            channel: A name, or with ``pattern=True`` a pattern.
-            handler: A function or coroutine function, called with the message. What it returns, unless None, answers a
-                `request`. What it raises is logged and counted, and harms no other (P8).
-            pattern: Whether ``channel`` is a pattern.
+            channel: The channel's name, or with ``pattern=True`` a pattern.
+            handler: A function or coroutine function of the message. Its return value, unless None, is the reply to a
+                `request`. Its error is logged and counted (`errors`), and doesn't affect other handlers.
+            pattern: Whether `channel` is a pattern.
         """
         await self._flow.subscribe(channel, handler, pattern=check_flag("pattern", pattern))
 
     async def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
-        """Take the channel's handlers away."""
+        """Remove the handlers of a channel or pattern."""
         await self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern))
 
     async def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
 
         Arguments:
-            signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
-                are the default ones (only in the main thread). A second signal acts as it did before.
+            signals: Whether SIGTERM and Ctrl-C call `stop`: True, False, or None for those whose handlers are the
+                default ones (only in the main thread). A second signal acts as it did before.
 
         Raises:
             ClosedError: The backend was closed.
-            InvalidArgumentError: Nothing is subscribed.
-            BaseException: What a handler raised that is no `Exception`, such as Ctrl-C. A `CancelledError` of the
-                handler's own is an error like any other.
+            InvalidArgumentError: No handler is subscribed.
+            BaseException: A handler raised an error that is no `Exception`, such as `KeyboardInterrupt`. A
+                `CancelledError` that a handler raises itself is an error like any other.
         """
         await self._flow.run(check_signals(signals))
 
     async def aclose(self) -> None:
-        """End `run`, give up the subscriptions made with `subscribe`, and close what this object opened itself."""
+        """End `run`, remove the handlers, and close the backend that this object opened itself, if any."""
         await self._end()
 
     async def __aenter__(self) -> Self:
@@ -347,7 +385,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
 
 
 def _listed(pattern: object) -> list[str] | None:
-    """Return patterns as a list; None where there are none."""
+    """Return the patterns as a list, or None without any."""
     if pattern is None:
         return None
     return [pattern] if isinstance(pattern, str) else check_list("pattern", pattern)

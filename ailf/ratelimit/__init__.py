@@ -1,4 +1,4 @@
-"""Admission of calls: `RateLimiter` and `AsyncRateLimiter`."""
+"""Quotas that processes share: `RateLimiter` and `AsyncRateLimiter`."""
 
 from ailf.ratelimit.options import OnBackendError
 from ailf.ratelimit.permit import AsyncPermit, Permit

@@ -1,4 +1,4 @@
-"""Decorators that run a function within a context: each call, or the whole iteration of a generator."""
+"""Decorators that run a function within a context manager: each call, or the whole iteration of a generator."""
 
 import functools
 import inspect
@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def called(function: Any) -> Any:
-    """Return what really runs when this is called, which tells its kind: behind `functools.partial`, or `__call__`."""
+    """Return the function that runs when this is called: the one inside `functools.partial`, or `__call__`."""
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.isroutine(function) or isinstance(function, type) or not callable(function):
@@ -27,19 +27,19 @@ def within(
     function: F,
     iteration: Callable[..., AbstractContextManager[object]],
 ) -> F:
-    """Return the function, decorated: a generator function is within a context as long as it is iterated.
+    """Return the function, decorated. A generator function runs within the context for as long as it is iterated.
 
     Arguments:
-        context: Makes the context of a call, given its arguments.
+        context: Returns the context of a call, given its arguments.
         function: A function or generator function.
-        iteration: Makes the context of a generator function's iteration.
+        iteration: Returns the context of a generator function's iteration.
 
     Raises:
-        InvalidArgumentError: It is an async generator function.
+        InvalidArgumentError: The function is an async generator function.
     """
     kind = called(function)
     if inspect.isasyncgenfunction(kind):
-        raise _wrong_kind(function, "an async generator function, which a blocking object can't iterate")
+        raise _wrong_kind(function, "an async generator function: use a limiter of an asyncio backend")
 
     @functools.wraps(function)
     def generate(*args: Any, **options: Any) -> Any:
@@ -59,32 +59,32 @@ def within_async(
     function: F,
     iteration: Callable[..., AbstractAsyncContextManager[object]],
 ) -> F:
-    """Return the function, decorated: an async generator function is within a context as long as it is iterated.
+    """Return the function, decorated. An async generator function runs within the context while it is iterated.
 
     Arguments:
-        context: Makes the context of a call, given its arguments.
+        context: Returns the context of a call, given its arguments.
         function: A coroutine function or async generator function.
-        iteration: Makes the context of an async generator function's iteration.
+        iteration: Returns the context of an async generator function's iteration.
 
     Raises:
-        InvalidArgumentError: It is a generator function.
+        InvalidArgumentError: The function is a generator function.
     """
     kind = called(function)
     if inspect.isgeneratorfunction(kind):
-        raise _wrong_kind(function, "a generator function, whose iteration would block the event loop")
+        raise _wrong_kind(function, "a generator function, which would block the event loop: make it an async one")
 
     @functools.wraps(function)
     async def generate(*args: Any, **options: Any) -> Any:
         async with iteration(*args, **options):
             inner = function(*args, **options)
-            try:  # what `yield from` does, which async generators don't have
+            try:  # as `yield from` does, which async generators don't have
                 item = await anext(inner)
                 while True:
                     try:
                         sent = yield item
                     except GeneratorExit:
                         raise
-                    except BaseException as error:  # noqa: BLE001 - thrown in here, and meant for the inner one
+                    except BaseException as error:  # noqa: BLE001 - thrown in here, for the inner generator
                         item = await inner.athrow(error)
                     else:
                         item = await inner.asend(sent)
@@ -103,4 +103,4 @@ def within_async(
 
 def _wrong_kind(function: object, what: str) -> InvalidArgumentError:
     name = getattr(function, "__qualname__", function)
-    return InvalidArgumentError(f"{name!s} is {what}; use the object's twin of the other flavour")
+    return InvalidArgumentError(f"can't decorate {name!s}: it is {what}")

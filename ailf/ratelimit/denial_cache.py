@@ -1,4 +1,4 @@
-"""Denials that a limiter remembers, so that it need not ask the backend again before the call may pass (R11)."""
+"""A cache of denials: until a denied call may pass, the limiter denies it without a request to the backend (R11)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,11 +9,11 @@ from ailf.driver import LimitRequest, LimitResult
 
 __all__ = ["DenialCache"]
 
-REMEMBERED: Final = 4096
-"""How many keys' denials are remembered."""
+MAX_KEYS: Final = 4096
+"""The number of keys whose denials are remembered; then the oldest is dropped."""
 
 DRIFT: Final = 0.001
-"""The share of a denial that is left out, as this process's clock may run faster than the backend's."""
+"""The share by which a denial is shortened, as the local clock may run slower than the backend's."""
 
 
 class DenialCache:
@@ -21,28 +21,28 @@ class DenialCache:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._known: dict[str, tuple[tuple[int, ...], float, LimitResult]] = {}
+        self._denials: dict[str, tuple[tuple[int, ...], float, LimitResult]] = {}
 
     def of(self, request: LimitRequest) -> LimitResult | None:
-        """Return a denial that certainly still holds for this call: nothing is given back, and it isn't time."""
+        """Return a denial that certainly still holds for this call: its time isn't over, and there are no refunds."""
         key = request.limiter_key.key
-        known = self._known.get(key)
-        if known is None or not any(request.costs):
+        denial = self._denials.get(key)
+        if denial is None or not any(request.costs):
             return None
-        costs, until, result = known
+        costs, until, result = denial
         left = until - self._now()
         if left <= 0:
-            self._known.pop(key, None)
+            self._denials.pop(key, None)
             return None
-        if any(mine < denied for mine, denied in zip(request.costs, costs, strict=True)):
+        if any(cost < denied for cost, denied in zip(request.costs, costs, strict=True)):
             return None
         return replace(result, retry_after=left)
 
     def note(self, request: LimitRequest, result: LimitResult, since: float) -> None:
-        """Remember a ruling that was asked for at this time, if it is a denial."""
+        """Remember a result, if it is a denial; `since` is the time before its request was sent."""
         waits = [level.retry_after for level in result.levels if level.retry_after is not None]
         if result.allowed or result.retry_after is None or not any(waits):
             return
-        if len(self._known) >= REMEMBERED:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[request.limiter_key.key] = (request.costs, since + max(waits) * (1 - DRIFT), result)
+        if len(self._denials) >= MAX_KEYS:
+            self._denials.pop(next(iter(self._denials)), None)
+        self._denials[request.limiter_key.key] = (request.costs, since + max(waits) * (1 - DRIFT), result)

@@ -1,4 +1,7 @@
-"""Deciding on calls: one try, a reservation, or waiting in a queue (`ailf.engine.wait_queue`), for both flavours."""
+"""Deciding on calls: one attempt, a reservation, or a wait in the backend's queue (`ailf.engine.wait_queue`).
+
+A repeated request may charge a call twice, but never admits two calls for one charge.
+"""
 
 import asyncio
 import contextlib
@@ -39,89 +42,104 @@ log = logging.getLogger("ailf.rate_limiter")
 
 P = TypeVar("P")
 
-DECIDED_AT_ONCE = 25
-"""How many calls one request asks for at most: the backend decides on them while the next ones are put together."""
+MAX_BATCH = 25
+"""The largest number of calls in one request. The backend decides on one batch while the next one is built."""
 
 
-class _Timed(LimitResult, frozen=True):
-    """A decision, and since when what it granted is had, on this process's clock: since it was asked for."""
+class _TimedResult(LimitResult, frozen=True):
+    """A result with the local time before its request was sent, from which the leases of its slots count.
+
+    Attributes:
+        since: That time, on the clock of leases.
+    """
 
     since: float
 
 
 class LimiterFlow(Generic[P]):
-    """The one text of both flavours."""
+    """The implementation of `RateLimiter` and `AsyncRateLimiter`."""
 
-    def __init__(self, engine: Engine, options: LimiterOptions, face: Callable[[PermitFlow], P]) -> None:
+    def __init__(self, engine: Engine, options: LimiterOptions, permit_class: Callable[[PermitFlow], P]) -> None:
         engine.require(Capability.RATE_LIMITER, "rate limiters")
         self.engine = engine
         self._options = options
-        self._face = face
+        self._permit_class = permit_class
         self._driver = engine.driver.rate_limiter()
         self._limits: Limits = tuple(options.limits.items())
         self._names = tuple(options.limits)
-        self._ones = (1,) * len(self._limits)
-        self._slots = any(limit.leased for _, limit in self._limits)
-        self._usual = KeyedCache(self._usual_call)
-        self._alone = False  # whether the last decision was made without the backend
+        self._default_costs = (1,) * len(self._limits)
+        self._has_slots = any(limit.leased for _, limit in self._limits)
+        self._default_requests = KeyedCache(self._new_default_request)
+        self._backend_failed = False  # whether the last decision was made without the backend
         self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
-        # A backend in this process is as near as the end of a turn of the loop, and its answer as a remembered one.
-        far = Capability.PROCESSES in engine.driver.capabilities
-        patient = options.on_backend_error == "raise"
-        self._decide = self._asks(None if patient else 0.0) if far or self._slots else self._decide_here
-        self._decide_once = self._asks(0.0) if patient and (far or self._slots) else self._decide
-        self._denials = DenialCache(engine.runtime.now) if far and options.cache_denials else None
+        # A backend in this process decides at once: batches and remembered denials would save nothing.
+        remote = Capability.PROCESSES in engine.driver.capabilities
+        raises = options.on_backend_error == "raise"
+        self._decide = self._batching(None if raises else 0.0) if remote or self._has_slots else self._decide_in_process
+        self._decide_once = self._batching(0.0) if raises and (remote or self._has_slots) else self._decide
+        self._denials = DenialCache(engine.runtime.now) if remote and options.cache_denials else None
 
-    def _asks(self, until: float | None) -> Callable[[LimitRequest], Awaitable[LimitResult]]:
-        """Return what asks the backend; with 0 only once, with None again where no answer comes."""
-        # It is asked again where no answer came: at worst a call is then charged twice, and never let through twice.
-        decide = self._timed if self._slots else self._driver.decide
-        ask = partial(self.engine.call, self._asking, decide, self._limits, again=True, until=until)
+    def _batching(self, until: float | None) -> Callable[[LimitRequest], Awaitable[LimitResult]]:
+        """Return a function that decides on one call, batched with others; `until` is that of `Engine.call`.
+
+        The request is repeated after a lost reply: at worst a call is charged twice, and it never passes twice.
+        """
+        decide = self._decide_timed if self._has_slots else self._driver.decide
+        call = partial(self.engine.call, self._describe_batch, decide, self._limits, again=True, until=until)
         batched = Capability.PROCESSES in self.engine.driver.capabilities and self.engine.runtime.flavour == "asyncio"
-        deciding: Batcher[LimitRequest, LimitResult] = batcher(
-            ask, DECIDED_AT_ONCE, batched=batched, check_loop=self.engine.check_open
+        batches: Batcher[LimitRequest, LimitResult] = batcher(
+            call,
+            MAX_BATCH,
+            batched=batched,
+            check_loop=self.engine.check_open,
+            unclaimed=self._release_unclaimed if self._has_slots else None,
         )
-        return deciding.do
+        return batches.do
 
-    def _asking(self, _: Limits, requests: Sequence[LimitRequest]) -> str:
-        return self._what("ask", requests[0].limiter_key.key)
+    async def _release_unclaimed(self, request: LimitRequest, result: LimitResult) -> None:
+        """Release the slots of a call that was cancelled: its `_withdraw` may have come before them."""
+        if result.allowed:
+            await self._settle_quietly(request)
 
-    def _what(self, verb: str, key: str) -> str:
+    def _describe_batch(self, _: Limits, requests: Sequence[LimitRequest]) -> str:
+        return self.describe("ask", requests[0].limiter_key.key)
+
+    def describe(self, verb: str, key: str) -> str:
+        """Return what is to be done, for errors and logs."""
         return f"{verb} rate limiter {self._options.name!r}, key {key!r}"
 
-    # --- what is asked for ---------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------------------------
 
-    def _usual_of(self, key: str) -> LimitRequest:
-        """Return the usual call for a key."""
+    def _default_request(self, key: str) -> LimitRequest:
+        """Return the request of a call with the default costs, from the cache."""
         try:
-            return self._usual[key]
-        except TypeError:  # it can't be looked up
+            return self._default_requests[key]
+        except TypeError:  # the key is not hashable
             raise InvalidArgumentError(
                 f"rate limiter {self._options.name!r}: a key must be text, not {type(key).__name__}"
             ) from None
 
     def _limiter_key(self, key: str) -> LimiterKey:
-        return self._usual_of(key).limiter_key
+        return self._default_request(key).limiter_key
 
-    def _usual_call(self, key: str) -> LimitRequest:
-        """Return the usual call for a key, which costs 1 of everything."""
+    def _new_default_request(self, key: str) -> LimitRequest:
+        """Return the request of a call that costs 1 of every limit."""
         if key != "":
             check_name("rate limiter's key", key)
         limiter_key = LimiterKey(self._options.name, key, self._options.cache_denials)
-        return LimitRequest(limiter_key, self._ones, count_denied=self._options.count_denied)
+        return LimitRequest(limiter_key, self._default_costs, count_denied=self._options.count_denied)
 
     def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
-        """Return what a call costs of every limit: 1 of each that is not named."""
+        """Return the cost of a call for each limit: 1 where it is not named."""
         if not costs:
-            return self._ones
+            return self._default_costs
         limits = self._options.limits
         named = {"" if name == "cost" and "" in limits else name: cost for name, cost in costs.items()}
         if not named.keys() <= limits.keys():
             unknown = min(named.keys() - limits.keys())
-            known = "cost" if "" in limits else ", ".join(limits)
-            name = self._options.name
+            names = "cost" if "" in limits else ", ".join(limits)
             raise InvalidArgumentError(
-                f"rate limiter {name!r} has no limit {unknown!r}; what a call costs is named {known}"
+                f"rate limiter {self._options.name!r} has no limit {unknown!r}; the costs of a call are named {names}"
             )
         for name, cost in named.items():
             check_count(f"the cost {name!r}" if name else "the cost", cost, least=0)
@@ -130,7 +148,7 @@ class LimiterFlow(Generic[P]):
     def checked(
         self, key: str, costs: Mapping[str, int], timeout: float | None
     ) -> tuple[str, Mapping[str, int], float | None]:
-        """Return what a later `acquire` is to be asked for, or say what is wrong with it."""
+        """Return the arguments for a later `acquire`, checked."""
         self._limiter_key(key)
         self._costs(costs)
         if timeout is not None:
@@ -138,12 +156,12 @@ class LimiterFlow(Generic[P]):
         return key, costs, timeout
 
     def _token(self) -> str:
-        return self.engine.token() if self._slots else ""
+        return self.engine.token() if self._has_slots else ""
 
-    # --- asking --------------------------------------------------------------------------------------------------
+    # --- requests to the backend ---------------------------------------------------------------------------------
 
-    async def _decide_here(self, request: LimitRequest) -> LimitResult:
-        """Ask a backend in this process: nothing is lost on the way there, so there is nothing to ask again."""
+    async def _decide_in_process(self, request: LimitRequest) -> LimitResult:
+        """Let a backend in this process decide. No reply can be lost on the way, so nothing is repeated."""
         engine = self.engine
         if engine.home != engine.here():
             engine.check_open()
@@ -152,11 +170,16 @@ class LimiterFlow(Generic[P]):
             raise result
         return result
 
-    async def _timed(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | Exception]:
-        """Ask, and note down when: from then on the places are had that are granted."""
+    async def _decide_timed(
+        self, limits: Limits, requests: Sequence[LimitRequest]
+    ) -> Sequence[LimitResult | Exception]:
+        """Let the backend decide, and note the time before the request: leases of granted slots count from it."""
         since = self.engine.runtime.lease_now()
         results = await self._driver.decide(limits, requests)
-        return [each if isinstance(each, Exception) else _Timed(since=since, **asdict(each)) for each in results]
+        return [
+            result if isinstance(result, Exception) else _TimedResult(since=since, **asdict(result))
+            for result in results
+        ]
 
     async def _decided(self, request: LimitRequest) -> Decision[P]:
         try:
@@ -164,54 +187,60 @@ class LimiterFlow(Generic[P]):
         except BackendError as error:
             return self._without_backend(request, error)
 
-    async def _ask_safely(self, request: LimitRequest) -> LimitResult:
-        """Ask; where the caller is cancelled meanwhile, what was charged is given back (R10)."""
-        asked: list[LimitResult] = []
+    async def _decide_or_refund(self, request: LimitRequest) -> LimitResult:
+        """Let the backend decide. If the caller is cancelled meanwhile, refund what was charged (R10)."""
+        results: list[LimitResult] = []
 
-        async def ask() -> None:
-            asked.append(await self._decide_once(request))
+        async def decide() -> None:
+            results.append(await self._decide_once(request))
 
-        async def give_back() -> None:
-            if await flight.wait_idle(WITHDRAW) and asked and asked[0].allowed and not request.limiter_key.no_refunds:
-                await self._settle_quietly(request, asked[0].receipts)
+        async def refund() -> None:
+            done = await flight.wait_idle(WITHDRAW)
+            if done and results and results[0].allowed and not request.limiter_key.no_refunds:
+                await self._settle_quietly(request, results[0].receipts)
 
         flight = self.engine.runtime.single_flight()
         try:
-            await flight.run(ask)
+            await flight.run(decide)
         except BaseException:
-            await self.engine.runtime.single_flight().run(give_back, WITHDRAW)
+            await self.engine.runtime.single_flight().run(refund, WITHDRAW)
             raise
-        return asked[0]
+        return results[0]
 
     async def _settle_quietly(self, request: LimitRequest, receipts: Sequence[ChargeReceipt] = ()) -> None:
-        """Give back what a call was charged, or may have been, that was given up, and its place in line."""
-        told = zip(self._limits, request.costs, receipts or ((),) * len(self._limits), strict=True)
+        """Refund an abandoned call by its receipts, or, without them, only release its slots; leave the wait queue.
+
+        An error is only logged.
+        """
+        charged = zip(self._limits, request.costs, receipts or ((),) * len(self._limits), strict=True)
         charges = [
             Charge(name, limit, cost, receipt)
-            for (name, limit), cost, receipt in told
+            for (name, limit), cost, receipt in charged
             if cost and (receipts or limit.leased)
         ]
         try:
             await self._driver.settle(request.limiter_key, request.token, charges)
         except AWAY as error:
-            self.engine.outages.failed(self._what("withdraw from", request.limiter_key.key), error)
+            self.engine.outages.failed(self.describe("withdraw from", request.limiter_key.key), error)
         except AilfError as error:
-            log.warning("rate limiter %r: a call that was given up stays charged: %s", self._options.name, error)
+            log.warning(
+                "rate limiter %r: the charge of an abandoned call was not refunded: %s", self._options.name, error
+            )
 
     async def _withdraw(self, request: LimitRequest) -> None:
-        """Leave the line, and give back places that may have been granted meanwhile."""
+        """Leave the wait queue, and release slots that may have been granted in the meantime."""
 
         async def settle() -> None:
             await self._settle_quietly(request)
 
         await self.engine.runtime.single_flight().run(settle, WITHDRAW)
 
-    # --- what is told --------------------------------------------------------------------------------------------
+    # --- decisions -----------------------------------------------------------------------------------------------
 
     def _decision(self, result: LimitResult, request: LimitRequest) -> Decision[P]:
-        """Return what a user sees of a ruling."""
-        if self._alone:
-            self._alone = False
+        """Return a result as the decision that users get."""
+        if self._backend_failed:
+            self._backend_failed = False
             self.engine.outages.worked()
         levels = result.levels
         if len(levels) == 1:
@@ -222,47 +251,47 @@ class LimiterFlow(Generic[P]):
             remaining = min([each.remaining for each in levels])
             reset_after = max([each.reset_after for each in levels])
         if not result.allowed:
-            return Decision(False, remaining, result.retry_after, reset_after, limits, _latest(limits), result.at)  # noqa: FBT003 - its first field
-        permit = self._permit(request, result) if request.costs is self._ones or any(request.costs) else None
+            return Decision(False, remaining, result.retry_after, reset_after, limits, _longest_wait(limits), result.at)  # noqa: FBT003 - its first field
+        permit = self._permit(request, result) if request.costs is self._default_costs or any(request.costs) else None
         return Decision(True, remaining, result.retry_after, reset_after, limits, None, result.at, permit)  # noqa: FBT003 - as above
 
     def _permit(self, request: LimitRequest, result: LimitResult) -> P:
-        if isinstance(result, _Timed):
-            placed = LeasedPermitFlow(self.engine, self._limits, request, result)
-            placed.renew_slots(result.since)
-            return self._face(placed)
+        if isinstance(result, _TimedResult):
+            leased = LeasedPermitFlow(self.engine, self._limits, request, result)
+            leased.renew_slots(result.since)
+            return self._permit_class(leased)
         flow = PermitFlow(self.engine, self._limits, request, result)
         if result.retry_after:
             flow.ready_at = self.engine.runtime.now() + result.retry_after
-        return self._face(flow)
+        return self._permit_class(flow)
 
     def _without_backend(self, request: LimitRequest, error: BackendError) -> Decision[P]:
-        """Return what is decided where the backend can't be asked."""
+        """Return the decision of `on_backend_error`, or raise the error."""
         if self._options.on_backend_error == "raise":
             raise error
         allowed = self._options.on_backend_error == "allow"
         what = f"rate limiter {self._options.name!r}, which {'allows' if allowed else 'denies'} every call meanwhile"
         self.engine.outages.failed(what, error)
-        self._alone = True
+        self._backend_failed = True
         retry_after = 0.0 if allowed else 1.0
         limits = {name: LimitState(0, retry_after, 0.0) for name, _ in self._limits}
-        permit = self._free(request) if allowed else None
+        permit = self._free_permit(request) if allowed else None
         return Decision(allowed, 0, retry_after, 0.0, limits, None, 0.0, permit, error)
 
-    def _free(self, request: LimitRequest) -> P:
-        """Return the permit of a call that was charged nothing."""
-        nothing = replace(request, costs=(0,) * len(self._limits))
+    def _free_permit(self, request: LimitRequest) -> P:
+        """Return the permit of a call without a charge."""
+        free = replace(request, costs=(0,) * len(self._limits))
         result = LimitResult(allowed=True, retry_after=0.0, at=0.0, levels=(), receipts=())
-        return self._permit(nothing, result)
+        return self._permit(free, result)
 
     # --- the methods ---------------------------------------------------------------------------------------------
 
     async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
         try:
-            request = self._usual[key]
-        except TypeError:  # it can't be looked up
-            request = self._usual_of(key)
-        if costs or self._slots:
+            request = self._default_requests[key]
+        except TypeError:  # the key is not hashable: raise the right error
+            request = self._default_request(key)
+        if costs or self._has_slots:
             request = LimitRequest(request.limiter_key, self._costs(costs), self._token(), 0.0, request.count_denied)
         denials, since = self._denials, 0.0
         if denials is not None:
@@ -275,7 +304,7 @@ class LimiterFlow(Generic[P]):
         except BackendError as error:
             return self._without_backend(request, error)
         except BaseException:
-            if self._slots:
+            if self._has_slots:
                 await self._withdraw(request)
             raise
         if denials is not None:
@@ -286,106 +315,103 @@ class LimiterFlow(Generic[P]):
         if timeout is not None:
             check_seconds("timeout", timeout)
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
-        asked = LimitRequest(
-            self._limiter_key(key), self._costs(costs)
-        )  # who waits doesn't retry, and is not charged for it
-        what = self._what("acquire", key)
-        self._check_possible(what, asked.costs)
+        call = LimitRequest(self._limiter_key(key), self._costs(costs))  # a waiting call isn't charged for denials
+        what = self.describe("acquire", key)
+        self._check_possible(what, call.costs)
         latest: list[Decision[P]] = []
 
         async def attempt(token: str, waiter: WaiterInfo | None) -> P | Denied:
-            request = replace(asked, token=token, waiter=waiter)
+            request = replace(call, token=token, waiter=waiter)
             try:
-                decision = self._decision(await self._ask_safely(request), request)
+                decision = self._decision(await self._decide_or_refund(request), request)
             except BackendError as error:
                 decision = self._without_backend(request, error)
             latest[:] = [decision]
             return self._granted(decision, request) if decision.allowed else Denied(decision.retry_after or 0.0)
 
-        found: P | Denied | None = Denied(0.0)
-        failed: tuple[str, Exception] | None = (
-            None  # a try without an answer; a place may have been granted to its token
-        )
+        outcome: P | Denied | None = Denied(0.0)
+        unanswered: tuple[str, Exception] | None = None  # token and error of an attempt: it may have been granted
         if timeout == 0 or not self.engine.reply_inbox.ready:
             token = self._token()
             try:
-                found = await attempt(token, None)
+                outcome = await attempt(token, None)
             except AWAY as error:
                 if timeout == 0:
                     raise
-                failed = token, error
-        if timeout != 0 and isinstance(found, Denied):
+                unanswered = token, error
+        if timeout != 0 and isinstance(outcome, Denied):
             try:
-                found = await self._wait(what, asked, attempt, failed, until)
+                outcome = await self._wait(what, call, attempt, unanswered, until)
             except AWAY as error:
                 why = f"{what}: not allowed within {timeout:g} s; the backend is away ({error})"
                 raise RateLimitedError(why, retry_after=1.0) from error
-        if found is None or isinstance(found, Denied):
+        if outcome is None or isinstance(outcome, Denied):
             raise self._too_late(what, timeout, latest[0])
-        return found
+        return outcome
 
     async def _wait(
         self,
         what: str,
-        asked: LimitRequest,
+        call: LimitRequest,
         attempt: Callable[[str, WaiterInfo | None], Awaitable[P | Denied]],
-        failed: tuple[str, Exception] | None,
+        unanswered: tuple[str, Exception] | None,
         until: float,
     ) -> P | Denied | None:
-        """Stand in line, after a try without an answer has been repeated; return None when the time is over."""
+        """Repeat an attempt without a reply, then wait in the queue; return None when the time is over."""
 
         def withdraw(token: str) -> Coroutine[Any, Any, None]:
-            return self._withdraw(replace(asked, token=token))
+            return self._withdraw(replace(call, token=token))
 
-        if failed is not None:
-            token, error = failed
+        if unanswered is not None:
+            token, error = unanswered
             try:
-                found = await Outage(self.engine, what, until).ask(lambda: attempt(token, None), error)
+                outcome = await Outage(self.engine, what, until).ask(lambda: attempt(token, None), error)
             except AWAY:
                 self.engine.runtime.spawn(lambda: withdraw(token), name="ailf-withdraw")  # the caller's time is over
                 raise
-            if not isinstance(found, Denied):
-                return found
+            if not isinstance(outcome, Denied):
+                return outcome
         return await wait_in_queue(self.engine, what, attempt, withdraw, until)
 
     def _granted(self, decision: Decision[P], request: LimitRequest) -> P:
-        """Return the permit of a call that was allowed, also where it costs nothing."""
-        return decision.permit if decision.permit is not None else self._free(request)
+        """Return the permit of an allowed call, also if it costs nothing."""
+        return decision.permit if decision.permit is not None else self._free_permit(request)
 
     def _check_possible(self, what: str, costs: tuple[int, ...]) -> None:
-        """Refuse at once what can never pass (R3)."""
+        """Raise at once for a cost that can never pass (R3)."""
         for (name, limit), cost in zip(self._limits, costs, strict=True):
             if cost > limit.capacity:
                 raise RateLimitedError(
-                    f"{what}: a cost of {cost} can never pass {_shown(name, limit)}, which holds {limit.capacity}",
+                    f"{what}: a cost of {cost} can never pass {_label(name, limit)}, whose capacity is "
+                    f"{limit.capacity}; split the call, or raise the limit",
                     retry_after=None,
                     bound=name,
                 )
 
     @contextlib.contextmanager
     def iterating(self, key: str, costs: Mapping[str, int], timeout: float | None) -> Iterator[Iteration]:
-        """Note that a generator, as long as it is iterated, holds what this call costs; see `RateLimiter.limited`.
+        """Note that a generator holds the slots of this call while it is iterated; see `RateLimiter.limited`.
 
-        A thread or task that waits without a timeout for what its own unfinished generators hold would wait for ever.
+        A thread or task that waits without a timeout for slots of its own unfinished generators would wait for ever.
 
         Raises:
-            RateLimitedError: That is so.
+            RateLimitedError: This call would wait so.
         """
-        asked = self._costs(costs)
+        needed = self._costs(costs)
         caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()
         held = self._iterating.get((caller, key), [])
         for index, (name, limit) in enumerate(self._limits):
             if limit.leased and timeout is None:
-                mine = sum(each[index] for each in held)
-                if mine and mine + asked[index] > limit.capacity:
+                own = sum(each[index] for each in held)
+                if own and own + needed[index] > limit.capacity:
                     raise RateLimitedError(
-                        f"{self._what('acquire', key)}: generators that this thread or task has not finished hold "
-                        f"{mine} of {_shown(name, limit)}, so it would wait for itself for ever. Finish or close "
+                        f"{self.describe('acquire', key)}: generators that this thread or task has not finished hold "
+                        f"{own} of {_label(name, limit)}, so it would wait for itself for ever. Finish or close "
                         "them first, or give limited(…) a timeout",
                         retry_after=None,
                         bound=name,
                     )
-        self._iterating[caller, key] = [*held, asked]
+        self._iterating[caller, key] = [*held, needed]
         iteration = Iteration()
         self.engine.track(iteration)
         try:
@@ -393,17 +419,17 @@ class LimiterFlow(Generic[P]):
         finally:
             self.engine.untrack(iteration)
             left = self._iterating.pop((caller, key))
-            left.remove(asked)
+            left.remove(needed)
             if left:
                 self._iterating[caller, key] = left
 
     async def reserve(self, key: str, costs: Mapping[str, int], within: float | None) -> P:
-        what = self._what("reserve", key)
+        what = self.describe("reserve", key)
         max_wait = 86_400.0 if within is None else check_seconds("within", within)
         request = LimitRequest(self._limiter_key(key), self._costs(costs), "", max_wait, self._options.count_denied)
         for (_, limit), cost in zip(self._limits, request.costs, strict=True):
             if cost and not limit.reservable:
-                raise UnsupportedError(f"{what}: only token buckets can be charged in advance, and not {limit}")
+                raise UnsupportedError(f"{what}: only token buckets can be charged in advance, not the limit {limit}")
         self._check_possible(what, request.costs)
         decision = await self._decided(request)
         if not decision.allowed:
@@ -418,52 +444,56 @@ class LimiterFlow(Generic[P]):
     ) -> None:
         limits = self._options.limits
         if limit not in tuple(limits):
-            known = ", ".join(map(repr, limits))
-            raise InvalidArgumentError(f"rate limiter {self._options.name!r} has no limit {limit!r}; it has: {known}")
-        seen = Observation(
+            names = ", ".join(map(repr, limits))
+            raise InvalidArgumentError(f"rate limiter {self._options.name!r} has no limit {limit!r}; it has: {names}")
+        observation = Observation(
             limit,
             limits[limit],
             None if remaining is None else check_count("remaining", remaining, least=0),
             0.0 if reset_after is None else check_seconds("reset_after", reset_after),
             0.0 if retry_after is None else check_seconds("retry_after", retry_after),
         )
+        what = self.describe("observe", key)
         if limits[limit].leased:
-            raise InvalidArgumentError(f"observe {limit!r}: a provider's numbers say nothing of calls under way")
-        longest = max(seen.reset_after, seen.pause)
-        if longest > limits[limit].longest_wait:
-            raise InvalidArgumentError(f"observe {limit!r}: a wait of {longest:g} s is too long")
-        await self.engine.call(
-            self._what("observe", key), self._driver.observe, self._limiter_key(key), seen, again=True
-        )
+            raise InvalidArgumentError(f"{what}: limit {limit!r} is a Concurrency, which can't be observed")
+        wait, longest = max(observation.reset_after, observation.pause), limits[limit].longest_wait
+        if wait > longest:
+            raise InvalidArgumentError(f"{what}: limit {limit!r} can't count a wait of {wait:g} s, only {longest:g} s")
+        await self.engine.call(what, self._driver.observe, self._limiter_key(key), observation, again=True)
 
     async def reset(self, key: str) -> None:
-        what = self._what("reset", key)
+        what = self.describe("reset", key)
         if self._options.cache_denials:
-            raise UnsupportedError(f"{what}: nothing is given back by a limiter that remembers denials (cache_denials)")
+            raise UnsupportedError(f"{what}: a limiter with cache_denials can't be reset, as it remembers denials")
         await self.engine.call(what, self._driver.reset, self._limiter_key(key), self._limits, again=True)
 
-    # --- bad ends -----------------------------------------------------------------------------------------------------
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def entered_already(self, key: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"{self.describe('hold', key)}: already entered; each `with` needs a hold() of its own"
+        )
 
     def _too_late(self, what: str, timeout: float | None, latest: Decision[Any]) -> RateLimitedError:
         within = "" if not timeout else f" within {timeout:g} s"
         if latest.error is not None:
-            why = f"the backend can't be asked ({latest.error})"
+            why = f"the backend can't answer ({latest.error})"
         elif latest.bound is None:
-            why = "others wait in line before it"
+            why = "other calls wait before it in the key's queue"
         else:
-            name = _shown(latest.bound, self._options.limits[latest.bound])
+            name = _label(latest.bound, self._options.limits[latest.bound])
             why = f"{name} allows it in {latest.retry_after or 0.0:g} s"
         return RateLimitedError(
             f"{what}: not allowed{within}; {why}", retry_after=latest.retry_after, bound=latest.bound or ""
         )
 
 
-def _shown(name: str, limit: Limit) -> str:
+def _label(name: str, limit: Limit) -> str:
     return f"limit {name!r} ({limit})" if name else f"its limit ({limit})"
 
 
-def _latest(limits: Mapping[str, LimitState]) -> str | None:
-    """Return the limit that has to be waited for longest; None where none has to."""
-    late = {name: float("inf") if each.retry_after is None else each.retry_after for name, each in limits.items()}
-    name = max(late, key=late.__getitem__)
-    return name if late[name] else None
+def _longest_wait(limits: Mapping[str, LimitState]) -> str | None:
+    """Return the name of the limit with the longest wait; None if no limit has one."""
+    waits = {name: float("inf") if each.retry_after is None else each.retry_after for name, each in limits.items()}
+    name = max(waits, key=waits.__getitem__)
+    return name if waits[name] else None

@@ -1,8 +1,7 @@
-"""The options of a rate limiter, checked where they are given."""
+"""The options of a rate limiter, checked when it is made."""
 
-import logging
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 import attrs
 
@@ -12,20 +11,17 @@ from ailf.limits import Limit, as_limit
 
 __all__ = ["LimiterOptions", "OnBackendError"]
 
-log = logging.getLogger("ailf.rate_limiter")
-
-P = TypeVar("P")
 OnBackendError = Literal["raise", "allow", "deny"]
 
 RESERVED = {"key", "timeout", "within", "cost", "limit"}
-"""What limits can't be called: the arguments of the methods that take costs by name."""
+"""Names that limits can't have: the methods that take costs by name have arguments of these names."""
 
 MAX_LIMITS = 16
 
 
 @attrs.frozen(kw_only=True)
 class LimiterOptions:
-    """What a limiter is; see `RateLimiter`."""
+    """The options of a limiter; see `RateLimiter`."""
 
     name: str
     limits: Mapping[str, Limit]
@@ -44,7 +40,7 @@ class LimiterOptions:
         count_denied: bool,
         cache_denials: bool,
     ) -> "LimiterOptions":
-        """Check them."""
+        """Check the options and return them."""
         check_name("rate limiter", name)
         what = f"rate limiter {name!r}"
         if (limit is None) is (not limits):
@@ -52,24 +48,24 @@ class LimiterOptions:
                 f"{what} needs one limit, as in rate_limiter(name, TokenBucket(10)), or several by name, as in "
                 "rate_limiter(name, requests='60/minute', tokens='100000/minute')"
             )
-        if taken := RESERVED & set(limits):
-            raise InvalidArgumentError(f"{what}: a limit can't be called {min(taken)!r}, which is an argument's name")
+        if reserved := RESERVED & set(limits):
+            raise InvalidArgumentError(f"{what}: a limit can't be called {min(reserved)!r}, the name of an argument")
         if len(limits) > MAX_LIMITS:
-            raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are possible")
+            raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are allowed")
         check_flag("count_denied", count_denied)
         check_flag("cache_denials", cache_denials)
         if on_backend_error not in ("raise", "allow", "deny"):
             raise InvalidArgumentError(f"on_backend_error must be 'raise', 'allow' or 'deny', not {on_backend_error!r}")
-        known = {each: as_limit(f"the limit {each!r}", limits[each]) for each in limits}
+        checked = {each: as_limit(f"the limit {each!r}", limits[each]) for each in limits}
         if limit is not None:
-            known = {"": as_limit("the limit", limit)}
-        if cache_denials and any(each.leased for each in known.values()):
+            checked = {"": as_limit("the limit", limit)}
+        if cache_denials and any(each.leased for each in checked.values()):
             raise InvalidArgumentError(
-                f"{what}: cache_denials doesn't go with Concurrency, whose places are given back at any time"
+                f"{what}: cache_denials can't be combined with Concurrency, whose slots are released at any time"
             )
         return cls(
             name=name,
-            limits=known,
+            limits=checked,
             on_backend_error=on_backend_error,
             count_denied=count_denied,
             cache_denials=cache_denials,

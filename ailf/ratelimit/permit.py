@@ -1,4 +1,7 @@
-"""What a rate limiter allowed: `Permit` and `AsyncPermit`, two thin faces of one state, settled when all is known."""
+"""The permits of a rate limiter: `Permit` and `AsyncPermit`, both over one state (`PermitFlow`).
+
+A permit records the charge of an allowed call. The renewal thread (`ailf.engine.renewal`) extends its slots.
+"""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,10 +26,10 @@ log = logging.getLogger("ailf.rate_limiter")
 
 
 class PermitLease(RenewedLease):
-    """The places that a call has of limits of concurrency, as the renewal thread keeps them.
+    """The lease of a call's concurrency slots, as the renewal thread renews it.
 
     Attributes:
-        slots: The places.
+        slots: The slots, as the driver identifies them.
     """
 
     __slots__ = ("slots",)
@@ -37,28 +40,28 @@ class PermitLease(RenewedLease):
 
     @property
     def batch(self) -> Hashable:
-        """What one request can renew: all of them."""
+        """The key of what one request can renew together: None, as all slots form one batch."""
         return None
 
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
-        """Renew them all in one round trip."""
+        """Renew the leases in one round trip; return for each whether it still existed."""
         return await driver.rate_limiter().extend([hold.slots for hold in holds])
 
     def __str__(self) -> str:
         limiter_key = self.slots.limiter_key
-        return f"the place of a call in rate limiter {limiter_key.limiter!r}, key {limiter_key.key!r}"
+        return f"the concurrency slots of a call of rate limiter {limiter_key.limiter!r}, key {limiter_key.key!r}"
 
 
 class PermitFlow(msgspec.Struct, eq=False):
-    """The one text of both flavours: what a call was charged, until that is settled.
+    """The state of a permit, for both flavours: the charge of a call until it is settled.
 
     Attributes:
-        engine: The backend's.
-        limits: The limits that were asked.
-        demand: What was asked for.
-        ruling: What the backend said.
-        ready_at: When the call may begin, on this process's clock; 0 where it needn't wait.
+        engine: The backend's engine.
+        limits: The limits of the limiter, by name.
+        request: The request that was allowed.
+        result: The result of the request.
+        ready_at: When the call may begin, on the local clock; 0 if it may begin at once.
     """
 
     engine: Engine
@@ -67,63 +70,64 @@ class PermitFlow(msgspec.Struct, eq=False):
     result: LimitResult
     ready_at: float = 0.0
     _settled: dict[str, int] | None = None
-    _hold: PermitLease | None = None
+    _lease: PermitLease | None = None
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.limiter_key.limiter!r}, key {self.limiter_key.key!r}"
 
     @property
     def limiter_key(self) -> LimiterKey:
-        """What was charged."""
+        """The limiter and the key that were charged."""
         return self.request.limiter_key
 
     @property
     def lost(self) -> bool:
-        """Whether its place has ended before it was given back."""
-        return self._hold is not None and self._hold.lost
+        """Whether a concurrency slot ended before it was released."""
+        return self._lease is not None and self._lease.lost
 
     async def settle(self, actual: Mapping[str, int]) -> None:
-        """True it up, once."""
-        told = {name: check_count(f"the actual cost of {name!r}", cost, least=0) for name, cost in actual.items()}
-        rates = self._rates()
-        if unknown := set(told) - set(rates):
-            known = ", ".join(map(repr, rates)) or "nothing"
+        """Replace the charges by the actual costs, once."""
+        costs = {name: check_count(f"the actual cost of {name!r}", cost, least=0) for name, cost in actual.items()}
+        charges = self._settleable()
+        if unknown := set(costs) - set(charges):
+            names = ", ".join(map(repr, charges)) or "none"
             raise InvalidArgumentError(
-                f"settle {self}: there is no cost {min(unknown)!r}; what can be settled is {known}"
+                f"settle {self}: there is no cost {min(unknown)!r} to settle; the costs to settle are {names}"
             )
-        if self._settled is None or self._settled != told:
-            await self._adjust("settle", rates, told)
+        if self._settled is None or self._settled != costs:
+            await self._adjust("settle", charges, costs)
 
     async def cancel(self) -> None:
-        """Give back everything."""
-        rates = self._rates()
+        """Refund all charges and release the slots."""
+        charges = self._settleable()
         try:
-            await self._adjust("cancel", rates, dict.fromkeys(rates, 0))
+            await self._adjust("cancel", charges, dict.fromkeys(charges, 0))
         finally:
             await self.release()
 
-    def _rates(self) -> dict[str, Charge]:
-        """Return what can be settled, by name; places are given back."""
+    def _settleable(self) -> dict[str, Charge]:
+        """Return the charges that can be settled, by limit; concurrency slots are released instead."""
         receipts = self.result.receipts or ((),) * len(self.limits)
-        told = zip(self.limits, self.request.costs, receipts, strict=True)
-        charges = [Charge(name, limit, cost, receipt) for (name, limit), cost, receipt in told]
-        return {each.name: each for each in charges if not each.limit.leased}
+        charged = zip(self.limits, self.request.costs, receipts, strict=True)
+        return {
+            name: Charge(name, limit, cost, receipt) for (name, limit), cost, receipt in charged if not limit.leased
+        }
 
     async def _adjust(self, what: str, charges: Mapping[str, Charge], actual: dict[str, int]) -> None:
         if self._settled is not None:
-            raise SettledError(f"{what} {self}: it was settled already, as {self._settled}")
-        told = [replace(charges[name], actual=cost) for name, cost in actual.items()]
-        changed = [each for each in told if each.actual != each.cost]
-        # What may have been given back is not given back again; what was charged in addition may be charged twice.
-        again = all(each.actual > each.cost for each in changed)
+            raise SettledError(f"{what} {self}: it was settled before, as {self._settled}; a call is settled once")
+        settled = [replace(charges[name], actual=cost) for name, cost in actual.items()]
+        changed = [charge for charge in settled if charge.actual != charge.cost]
+        # A refund that may have been applied is not repeated; an additional charge is, at the risk of counting twice.
+        again = all(charge.actual > charge.cost for charge in changed)
         if self.limiter_key.no_refunds and not again:
             raise UnsupportedError(
-                f"{what} {self}: nothing is given back by a limiter that remembers denials (cache_denials), as they "
-                "would then be wrong"
+                f"{what} {self}: a limiter with cache_denials gives no refunds, as they would invalidate the denials "
+                "that it remembers"
             )
         self.engine.check_home()
         self._settled = actual
-        if not changed or not self.result.receipts:  # it was not charged: the backend could not be asked
+        if not changed or not self.result.receipts:  # the same costs, or allowed without the backend
             return
         settle = self.engine.driver.rate_limiter().settle
         try:
@@ -134,37 +138,37 @@ class PermitFlow(msgspec.Struct, eq=False):
             raise
 
     async def release(self) -> None:
-        """Give back its places, once."""
-        if self._hold is not None:
+        """Release the concurrency slots, once."""
+        if self._lease is not None:
             self.engine.check_home()
-            self.engine.renewer.discard(self._hold)  # before it is forgotten: Ctrl-C may come in between
-        hold, self._hold = self._hold, None
-        if hold is not None:
+            self.engine.renewer.discard(self._lease)  # first, as Ctrl-C may come in between
+        lease, self._lease = self._lease, None
+        if lease is not None:
             settle = self.engine.driver.rate_limiter().settle
-            told = (self.limiter_key, self.request.token, self._places())
+            arguments = (self.limiter_key, self.request.token, self._slots())
             try:
-                await self.engine.call(f"release {self}", settle, *told, again=True)
+                await self.engine.call(f"release {self}", settle, *arguments, again=True)
             except BackendError:
-                self._hold = hold  # it may be tried again; renewed it is no more
+                self._lease = lease  # so that `release` can be repeated; it is not renewed any more
                 raise
 
-    def _places(self) -> list[Charge]:
-        told = zip(self.limits, self.request.costs, strict=True)
-        return [Charge(*limit, cost) for limit, cost in told if cost and limit[1].leased]
+    def _slots(self) -> list[Charge]:
+        charged = zip(self.limits, self.request.costs, strict=True)
+        return [Charge(name, limit, cost) for (name, limit), cost in charged if cost and limit.leased]
 
     async def give_back(self) -> None:
-        """Give back its places while the backend is being closed, once."""
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            self.engine.renewer.discard(hold)
-            await self.engine.driver.rate_limiter().settle(self.limiter_key, self.request.token, self._places())
+        """Release the concurrency slots while the backend closes, once."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self.engine.renewer.discard(lease)
+            await self.engine.driver.rate_limiter().settle(self.limiter_key, self.request.token, self._slots())
 
     async def leave(self) -> None:
-        """Give back its places at the end of a block; if that fails they end by themselves, and nobody is disturbed."""
+        """Release the concurrency slots at the end of a block. Only log an error of that: they expire by themselves."""
         try:
             await self.release()
         except AilfError as error:
-            log.warning("%s; its place is free again after its ttl", error)
+            log.warning("%s; its concurrency slots are free again after their ttl", error)
 
     async def ready(self) -> None:
         """Wait until a reservation may begin."""
@@ -175,47 +179,47 @@ class PermitFlow(msgspec.Struct, eq=False):
 
 
 class LeasedPermitFlow(PermitFlow, eq=False):
-    """A permit that may have places in limits of concurrency."""
+    """The state of a permit that may have concurrency slots."""
 
     def renew_slots(self, since: float) -> None:
-        """Renew the places that it has, since the time when they were asked for."""
-        told = zip(self.limits, self.request.costs, strict=True)
-        slots = tuple((name, limit) for (name, limit), cost in told if cost and isinstance(limit, Concurrency))
-        if slots:
-            lease = SlotLease(self.limiter_key, self.request.token, slots)
-            self._hold = PermitLease(lease, since, self.engine.runtime.lease_now)
-            self.engine.renewer.add([self._hold])
+        """Renew the slots from now on; `since` is the time before they were requested."""
+        charged = zip(self.limits, self.request.costs, strict=True)
+        limits = tuple((name, limit) for (name, limit), cost in charged if cost and isinstance(limit, Concurrency))
+        if limits:
+            slots = SlotLease(self.limiter_key, self.request.token, limits)
+            self._lease = PermitLease(slots, since, self.engine.runtime.lease_now)
+            self.engine.renewer.add([self._lease])
 
     def __del__(self) -> None:
-        """Renew its places no more: nobody has it any longer, so they end by themselves."""
-        if self._hold is not None:
-            self.engine.renewer.discard(self._hold)
+        """Stop renewing the slots of a permit that no code refers to any more, so that they end by themselves."""
+        if self._lease is not None:
+            self.engine.renewer.discard(self._lease)
 
 
 class Iteration:
-    """A generator that holds a permit until it ends: a backend that is closed before gives its places back (B3)."""
+    """A generator that holds a permit until it ends. If the backend closes first, it releases the slots (B3)."""
 
     def __init__(self) -> None:
         self._permit: PermitFlow | None = None
 
     def holds(self, permit: "Permit | AsyncPermit") -> None:
-        """It has its permit now."""
-        self._permit = permit._flow  # noqa: SLF001 - the state under both faces
+        """Note the permit that the generator has acquired."""
+        self._permit = permit._flow  # noqa: SLF001 - the state of both classes
 
     def stop(self) -> None:
-        """Nothing waits in it."""
+        """Do nothing: no call waits in it."""
 
     async def close(self) -> None:
-        """Give back its places."""
+        """Release the concurrency slots."""
         if self._permit is not None:
             try:
                 await self._permit.give_back()
             except AilfError as error:
-                log.warning("%s; its place is free again after its ttl", error)
+                log.warning("%s; its concurrency slots are free again after their ttl", error)
 
 
-class _Shown(msgspec.Struct, eq=False, weakref=True):
-    """What both faces show."""
+class _PermitBase(msgspec.Struct, eq=False, weakref=True):
+    """The base of `Permit` and `AsyncPermit`: the attributes."""
 
     _flow: PermitFlow
 
@@ -226,64 +230,75 @@ class _Shown(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def limits(self) -> Mapping[str, LimitState]:
-        """How each limit stood right after this was charged."""
+        """The state of each limit right after this charge, by name."""
         return {name: level for (name, _), level in zip(self._flow.limits, self._flow.result.levels, strict=False)}
 
     @property
     def at(self) -> float:
-        """The backend's time of the decision, in seconds since 1970; 0 where it was not asked."""
+        """The backend's time of the decision, in seconds since 1970; 0 if the backend couldn't answer."""
         return self._flow.result.at
 
     @property
     def ready_at(self) -> float:
-        """When the call may begin, on `time.monotonic`'s clock, plus what a `ManualClock` was advanced; 0: at once."""
+        """When the call may begin, in `time.monotonic` seconds plus the advance of a `ManualClock`; 0 for at once."""
         return self._flow.ready_at
 
     @property
     def lost(self) -> bool:
-        """Whether its place in a limit of concurrency ended before it was given back; somebody else may have it."""
+        """Whether a concurrency slot ended before it was released, so that another call may have it."""
         return self._flow.lost
 
     def __repr__(self) -> str:
-        told = zip(self._flow.limits, self._flow.request.costs, strict=True)
-        costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in told if cost)
+        charged = zip(self._flow.limits, self._flow.request.costs, strict=True)
+        costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in charged if cost)
         return f"<{type(self).__name__} {self.key!r} {costs}>"
 
 
-class Permit(_Shown):
-    """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
+class Permit(_PermitBase):
+    """The permit of an allowed call. As a context manager it releases its concurrency slots at the end.
+
+    Example:
+        >>> import ailf
+        >>> with ailf.connect("memory://") as backend:
+        ...     with backend.rate_limiter("llm", "8 parallel").acquire("gpt", timeout=5) as permit:
+        ...         permit.key, permit.limits[""].remaining
+        ('gpt', 7)
+    """
 
     def settle(self, **actual: int) -> None:
-        """True up what was charged to what the call really cost, as though that had been charged at once (R7).
+        """Replace the charged costs by the actual ones, as though these had been charged at once.
 
-        What is not named stays as it is. What is given back is never more than was charged; what comes on top is
-        charged even where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
-        (``on_backend_error``) was not charged, and settling it does nothing.
+        A limit that is not named keeps its charge. A refund is never more than the charge. A shortfall is charged even
+        where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:
-            actual: The cost by limit; ``cost`` for an only limit.
+            actual: The actual costs by limit; ``cost`` for an unnamed limit.
 
         Raises:
-            InvalidArgumentError: The limiter has no such limit, or it is one of concurrency.
-            SettledError: It was settled already, in another way.
-            OutcomeUnknownError: No answer came; it is not repeated, as a refund might count twice.
+            InvalidArgumentError: The limiter has no such limit, or it is a `Concurrency`.
+            SettledError: The call was settled before, with other costs.
+            UnsupportedError: A cost is lower than its charge, and the limiter has ``cache_denials``.
+            OutcomeUnknownError: A refund got no reply. It is not repeated, as it might count twice.
+            BackendError: The backend couldn't do it.
         """
         run(self._flow.settle(_unnamed(actual)))
 
     def cancel(self) -> None:
-        """Give back everything: the call was not made.
+        """Refund all charges and release the concurrency slots, for a call that was not made.
 
         Raises:
-            SettledError: It was settled already.
+            SettledError: The call was settled or cancelled before.
+            UnsupportedError: The limiter has ``cache_denials``.
         """
         run(self._flow.cancel())
 
     def release(self) -> None:
-        """Give back its places in limits of concurrency; again changes nothing."""
+        """Release the concurrency slots; a repetition changes nothing."""
         run(self._flow.release())
 
     def wait(self) -> None:
-        """Return when a reserved call may begin."""
+        """Wait until a reserved call may begin."""
         run(self._flow.ready())
 
     def __enter__(self) -> Self:
@@ -291,44 +306,57 @@ class Permit(_Shown):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Give back its places."""
+        """Release the concurrency slots."""
         run(self._flow.leave())
 
 
-class AsyncPermit(_Shown):
-    """Leave to make a call. A context manager: on leaving, places in limits of concurrency are given back."""
+class AsyncPermit(_PermitBase):
+    """The permit of an allowed call. As a context manager it releases its concurrency slots at the end.
+
+    Example:
+        >>> import asyncio, ailf
+        >>> async def main() -> None:
+        ...     async with ailf.connect_async("memory://") as backend:
+        ...         async with await backend.rate_limiter("llm", "8 parallel").acquire("gpt", timeout=5) as permit:
+        ...             print(permit.key, permit.limits[""].remaining)
+        >>> asyncio.run(main())
+        gpt 7
+    """
 
     async def settle(self, **actual: int) -> None:
-        """True up what was charged to what the call really cost, as though that had been charged at once (R7).
+        """Replace the charged costs by the actual ones, as though these had been charged at once.
 
-        What is not named stays as it is. What is given back is never more than was charged; what comes on top is
-        charged even where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
-        (``on_backend_error``) was not charged, and settling it does nothing.
+        A limit that is not named keeps its charge. A refund is never more than the charge. A shortfall is charged even
+        where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:
-            actual: The cost by limit; ``cost`` for an only limit.
+            actual: The actual costs by limit; ``cost`` for an unnamed limit.
 
         Raises:
-            InvalidArgumentError: The limiter has no such limit, or it is one of concurrency.
-            SettledError: It was settled already, in another way.
-            OutcomeUnknownError: No answer came; it is not repeated, as a refund might count twice.
+            InvalidArgumentError: The limiter has no such limit, or it is a `Concurrency`.
+            SettledError: The call was settled before, with other costs.
+            UnsupportedError: A cost is lower than its charge, and the limiter has ``cache_denials``.
+            OutcomeUnknownError: A refund got no reply. It is not repeated, as it might count twice.
+            BackendError: The backend couldn't do it.
         """
         await self._flow.settle(_unnamed(actual))
 
     async def cancel(self) -> None:
-        """Give back everything: the call was not made.
+        """Refund all charges and release the concurrency slots, for a call that was not made.
 
         Raises:
-            SettledError: It was settled already.
+            SettledError: The call was settled or cancelled before.
+            UnsupportedError: The limiter has ``cache_denials``.
         """
         await self._flow.cancel()
 
     async def release(self) -> None:
-        """Give back its places in limits of concurrency; again changes nothing."""
+        """Release the concurrency slots; a repetition changes nothing."""
         await self._flow.release()
 
     async def wait(self) -> None:
-        """Return when a reserved call may begin."""
+        """Wait until a reserved call may begin."""
         await self._flow.ready()
 
     async def __aenter__(self) -> Self:
@@ -338,10 +366,10 @@ class AsyncPermit(_Shown):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Give back its places."""
+        """Release the concurrency slots."""
         await self._flow.leave()
 
 
 def _unnamed(costs: Mapping[str, int]) -> dict[str, int]:
-    """Return costs by the names of the limits, where an only one is "" and called ``cost``."""
+    """Return costs by the names of the limits: an unnamed limit is "" there, and ``cost`` as an argument."""
     return {"" if name == "cost" else name: cost for name, cost in costs.items()}

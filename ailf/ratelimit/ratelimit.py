@@ -1,4 +1,4 @@
-"""Staying inside quotas: `RateLimiter` and `AsyncRateLimiter`, two thin faces of one flow."""
+"""Quotas that processes share: `RateLimiter` and `AsyncRateLimiter`, both over `ailf.ratelimit.flow.LimiterFlow`."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _RateLimiterBase(StandaloneObject):
-    """What both faces share: the limits, and how the flow is made."""
+    """The base of `RateLimiter` and `AsyncRateLimiter`: the options."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class _RateLimiterBase(StandaloneObject):
 
     @property
     def limits(self) -> Mapping[str, Limit]:
-        """The limits by name; an only one is called ""."""
+        """The limits by name; an unnamed limit has the name ""."""
         return self._options.limits
 
     def __repr__(self) -> str:
@@ -63,90 +63,98 @@ class _RateLimiterBase(StandaloneObject):
 
 
 def _check_limited(flow: LimiterFlow[Any], key: object, costs: Mapping[str, int], timeout: float | None) -> None:
-    """Refuse, when a function is decorated, what each of its calls would meet."""
+    """Raise the errors of every later call already when the function is decorated."""
     if not isinstance(key, str) and not callable(key):
-        raise InvalidArgumentError(f"the key must be text, or a function of the call's arguments, not {key!r}")
+        raise InvalidArgumentError(f"key must be text, or a function of the call's arguments, not {key!r}")
     flow.checked(key if isinstance(key, str) else "", costs, timeout)
 
 
 class PermitContext:
-    """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
+    """A context manager that acquires a permit on entry and releases its concurrency slots at the end."""
 
     def __init__(self, flow: LimiterFlow[Permit], key: str, timeout: float | None, costs: Mapping[str, int]) -> None:
         self._flow = flow
-        self._asked = flow.checked(key, costs, timeout)
+        self._arguments = flow.checked(key, costs, timeout)
         self._permit: Permit | None = None
 
     def __enter__(self) -> Permit:
-        """Acquire it.
+        """Acquire the permit and return it.
 
         Raises:
-            RateLimitedError: It was not allowed in time.
+            RateLimitedError: The call was not allowed in time.
         """
         if self._permit is not None:
-            raise InvalidArgumentError("this hold is entered already; each `with` needs one of its own")
+            raise self._flow.entered_already(self._arguments[0])
         try:
-            self._permit = permit = run(self._flow.acquire(*self._asked))
+            self._permit = permit = run(self._flow.acquire(*self._arguments))
             return permit  # noqa: TRY300 - Ctrl-C may come up to here
         except BaseException:
             self._permit = None
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Give back its places."""
+        """Release the concurrency slots."""
         permit, self._permit = self._permit, None
         if permit is not None:
             permit.__exit__(kind, error, at)
 
 
 class AsyncPermitContext:
-    """A context manager: a permit is acquired on entry, and its places are given back on leaving."""
+    """A context manager that acquires a permit on entry and releases its concurrency slots at the end."""
 
     def __init__(
         self, flow: LimiterFlow[AsyncPermit], key: str, timeout: float | None, costs: Mapping[str, int]
     ) -> None:
         self._flow = flow
-        self._asked = flow.checked(key, costs, timeout)
+        self._arguments = flow.checked(key, costs, timeout)
         self._permit: AsyncPermit | None = None
 
     async def __aenter__(self) -> AsyncPermit:
-        """Acquire it.
+        """Acquire the permit and return it.
 
         Raises:
-            RateLimitedError: It was not allowed in time.
+            RateLimitedError: The call was not allowed in time.
         """
         if self._permit is not None:
-            raise InvalidArgumentError("this hold is entered already; each `with` needs one of its own")
-        self._permit = await self._flow.acquire(*self._asked)
+            raise self._flow.entered_already(self._arguments[0])
+        self._permit = await self._flow.acquire(*self._arguments)
         return self._permit
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Give back its places."""
+        """Release the concurrency slots."""
         permit, self._permit = self._permit, None
         if permit is not None:
             await permit.__aexit__(kind, error, at)
 
 
 class RateLimiter(_RateLimiterBase):
-    """Quotas that hold for all processes together. Get one from `Backend.rate_limiter`; annotate with this class.
+    """Quotas that all processes share. Get one from `Backend.rate_limiter`; annotate with this class.
 
-    A limiter has one limit, or several with names; a call passes if all of them allow it, and is charged by all or by
-    none, in one round trip. What a call costs is named: ``cost=3`` for an only limit, else by the limits' names; what
-    is not named costs 1. Each key has a state of its own, which takes constant space and goes by itself.
-
-    It has no state: the permit that allows a call has. So one object may be shared by any number of threads.
+    A limiter has one limit, or several with names. A call passes if every limit allows it, and then every limit charges
+    it, all in one round trip. Keyword arguments give the costs of a call by the names of the limits, or ``cost=3`` for
+    an unnamed limit; a limit that is not mentioned costs 1. Each key has a state of its own, which takes constant space
+    and expires. The object may be shared by any number of threads.
 
     Arguments:
-        name: Any non-empty text. Limiters with the same name, limits' names and periods share what was charged.
-        limit: The limit, or a text that stands for one (`parse_limit`).
-        limits: Or several, by name.
-        on_backend_error: What becomes of a call while the backend can't be asked: an error, or allowed, or denied.
-        count_denied: Whether a denied call is charged too, as far as there is room: who retries at once waits longer.
-        cache_denials: Whether a denial is remembered here until the call may pass, without asking the backend. Such
-            a limiter gives nothing back, as that would make what is remembered wrong: `settle` can't lower a charge
-            (R11). It shares nothing with limiters that don't remember.
+        name: Any non-empty text. Limiters share their charges if their name and their limits' names and periods match.
+        limit: The limit, or a text such as ``"60/minute"`` (`parse_limit`).
+        limits: Several limits by name, instead of `limit`.
+        on_backend_error: What happens to a call if the backend can't answer: ``"raise"``, ``"allow"`` or ``"deny"``.
+        count_denied: Whether a denied call is charged as far as there is room, so that a quick retry waits longer.
+        cache_denials: Whether denials are remembered in this process until the call may pass, without a request to the
+            backend. Such a limiter gives no refunds, as they would invalidate remembered denials: `settle` can't lower
+            a charge. It shares no charges with limiters that don't remember denials.
+
+    Example:
+        >>> import ailf
+        >>> with ailf.connect("memory://") as backend:
+        ...     api = backend.rate_limiter("api", requests="60/minute", tokens="10000/minute")
+        ...     with api.hold("user-1", tokens=900, timeout=5) as permit:
+        ...         permit.settle(tokens=850)
+        ...     api.peek("user-1").limits["tokens"].remaining
+        9150
     """
 
     @functools.cached_property
@@ -154,33 +162,38 @@ class RateLimiter(_RateLimiterBase):
         return LimiterFlow(self._engine, self._options, Permit)
 
     def try_acquire(self, key: str = "", **costs: int) -> Decision[Permit]:
-        """Return whether a call may be made now; if so it is charged. One round trip.
+        """Decide whether a call passes now, and charge it if it does. It takes one round trip.
 
-        While somebody waits in line for the same key, a call that doesn't wait is denied.
+        While another call waits for the same key, a call that doesn't wait is denied.
 
         Arguments:
-            key: Whose quota: a user, a model, …; any text.
-            costs: What it costs, by limit.
+            key: The key whose quota counts, such as a user or a model; any text.
+            costs: The costs of the call by limit.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend couldn't answer (with ``on_backend_error="raise"``).
         """
         return run(self._flow.try_acquire(key, costs))
 
     def acquire(self, key: str = "", *, timeout: float | None = None, **costs: int) -> Permit:
-        """Wait until a call may be made, in turn, and return the permit (R10).
+        """Wait in the key's queue until a call passes, and return its permit.
 
         Arguments:
-            key: Whose quota.
-            timeout: Seconds to wait; 0: one round trip; None: for ever.
-            costs: What it costs, by limit.
+            key: The key whose quota counts.
+            timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
+            costs: The costs of the call by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
+            RateLimitedError: The call was not allowed in time, or a cost is above the capacity of its limit. If the
+                backend was away, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
+            BackendError: The backend refused the request, or is away and `timeout` is 0. Nothing stays charged.
         """
         return run(self._flow.acquire(key, costs, timeout))
 
     def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> PermitContext:
-        """Return a context manager that acquires on entry, and on leaving gives back places in limits of concurrency.
+        """Return a context manager that acquires a permit, and releases its concurrency slots at the end.
 
         Arguments:
             key: As for `acquire`.
@@ -192,35 +205,39 @@ class RateLimiter(_RateLimiterBase):
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
     ) -> Callable[[F], F]:
-        """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
+        """Return a decorator: each call of the function waits for a permit, and releases its concurrency slots.
 
-        Of a generator function the permit is acquired with the first item and kept until the iteration ends: exhausted,
-        closed, dropped, or by an error. A function that only returns an iterator ends when it returns.
+        For a generator function the permit is acquired with the first item, and its slots are released when the
+        iteration ends: exhausted, closed, garbage-collected, or by an error. A function that only returns an iterator
+        releases them when it returns.
 
         Arguments:
-            key: Whose quota; or what returns that, given the arguments of the call.
-            timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
-            costs: What a call costs, by limit.
+            key: The key whose quota counts, or a function that returns it for the arguments of the call.
+            timeout: Seconds that a call waits before it raises `RateLimitedError`; None waits for ever.
+            costs: The costs of a call by limit.
 
         Raises:
-            InvalidArgumentError: What is decorated can't be called, or is a function for asyncio.
+            InvalidArgumentError: The decorated object is not callable, or is a function for asyncio.
         """
         _check_limited(self._flow, key, costs, timeout)
 
-        def whose(*args: Any, **options: Any) -> str:
+        def key_of(*args: Any, **options: Any) -> str:
             return key if isinstance(key, str) else key(*args, **options)
 
         def hold(*args: Any, **options: Any) -> PermitContext:
-            return self.hold(whose(*args, **options), timeout=timeout, **costs)
+            return self.hold(key_of(*args, **options), timeout=timeout, **costs)
 
         @contextlib.contextmanager
         def iterate(*args: Any, **options: Any) -> Iterator[None]:
-            with self._flow.iterating(whose(*args, **options), costs, timeout) as it, hold(*args, **options) as permit:
-                it.holds(permit)
+            with (
+                self._flow.iterating(key_of(*args, **options), costs, timeout) as iteration,
+                hold(*args, **options) as permit,
+            ):
+                iteration.holds(permit)
                 yield
 
         def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
+            self._flow.engine.runtime.check_callable("the limited function", called(function), may_yield=True)
             return within(hold, function, iterate)
 
         return limit
@@ -231,18 +248,19 @@ class RateLimiter(_RateLimiterBase):
         Only token buckets can be charged in advance.
 
         Arguments:
-            key: Whose quota.
-            within: Seconds that it may have to wait at most; a day unless told.
-            costs: What it costs, by limit.
+            key: The key whose quota counts.
+            within: The longest wait, in seconds; None for a day.
+            costs: The costs of the call by limit.
 
         Raises:
-            RateLimitedError: It would have to wait for longer; nothing was charged.
-            UnsupportedError: One of the limits is no token bucket.
+            RateLimitedError: The call would wait for longer, or can never pass; nothing was charged.
+            UnsupportedError: A limit with a cost above 0 is not a token bucket.
+            BackendError: The backend couldn't answer (with ``on_backend_error="raise"``).
         """
         return run(self._flow.reserve(key, costs, within))
 
     def peek(self, key: str = "") -> Decision[Permit]:
-        """Return how the limits stand, without charging anything."""
+        """Return the state of the limits, as a decision that charges nothing."""
         return run(self._flow.peek(key))
 
     def observe(
@@ -254,44 +272,63 @@ class RateLimiter(_RateLimiterBase):
         reset_after: float | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Take into account what a provider said: from now on no more passes than that. It never lets more pass.
+        """Take a provider's report into account. It lowers what may pass, and never raises it.
 
         Arguments:
-            key: Whose quota.
-            limit: The name of the limit that it spoke of; "" for an only one.
-            remaining: What it would still admit.
-            reset_after: Seconds until its quota is whole again; a token bucket is then full no earlier.
-            retry_after: Seconds for which it admits nothing; for a window: nothing as long as this window lasts.
+            key: The key whose quota counts.
+            limit: The name of the reported limit; "" for an unnamed one.
+            remaining: The cost that the provider would still admit.
+            reset_after: Seconds until the provider's quota is whole again; a token bucket is full no earlier than that.
+            retry_after: Seconds for which the provider admits nothing; a window admits nothing until it is over.
+
+        Raises:
+            InvalidArgumentError: There is no such limit, it is a `Concurrency`, or a number can't be used.
+            BackendError: The backend couldn't do it.
         """
         run(self._flow.observe(key, limit, remaining, reset_after, retry_after))
 
     def reset(self, key: str = "") -> None:
-        """Forget everything that was charged."""
+        """Forget all charges of a key.
+
+        Raises:
+            UnsupportedError: The limiter has ``cache_denials``.
+            BackendError: The backend couldn't do it.
+        """
         run(self._flow.reset(key))
 
     def close(self) -> None:
-        """Close what this object opened itself."""
+        """Close the backend that this object opened itself, if any."""
         run(self._close())
 
 
 class AsyncRateLimiter(_RateLimiterBase):
-    """Quotas that hold for all processes together. Get one from `AsyncBackend.rate_limiter`; annotate with this class.
+    """Quotas that all processes share. Get one from `AsyncBackend.rate_limiter`; annotate with this class.
 
-    A limiter has one limit, or several with names; a call passes if all of them allow it, and is charged by all or by
-    none, in one round trip. What a call costs is named: ``cost=3`` for an only limit, else by the limits' names; what
-    is not named costs 1. Each key has a state of its own, which takes constant space and goes by itself.
-
-    It has no state: the permit that allows a call has. So one object may be shared by any number of tasks.
+    A limiter has one limit, or several with names. A call passes if every limit allows it, and then every limit charges
+    it, all in one round trip. Keyword arguments give the costs of a call by the names of the limits, or ``cost=3`` for
+    an unnamed limit; a limit that is not mentioned costs 1. Each key has a state of its own, which takes constant space
+    and expires. The object may be shared by any number of tasks.
 
     Arguments:
-        name: Any non-empty text. Limiters with the same name, limits' names and periods share what was charged.
-        limit: The limit, or a text that stands for one (`parse_limit`).
-        limits: Or several, by name.
-        on_backend_error: What becomes of a call while the backend can't be asked: an error, or allowed, or denied.
-        count_denied: Whether a denied call is charged too, as far as there is room: who retries at once waits longer.
-        cache_denials: Whether a denial is remembered here until the call may pass, without asking the backend. Such
-            a limiter gives nothing back, as that would make what is remembered wrong: `settle` can't lower a charge
-            (R11). It shares nothing with limiters that don't remember.
+        name: Any non-empty text. Limiters share their charges if their name and their limits' names and periods match.
+        limit: The limit, or a text such as ``"60/minute"`` (`parse_limit`).
+        limits: Several limits by name, instead of `limit`.
+        on_backend_error: What happens to a call if the backend can't answer: ``"raise"``, ``"allow"`` or ``"deny"``.
+        count_denied: Whether a denied call is charged as far as there is room, so that a quick retry waits longer.
+        cache_denials: Whether denials are remembered in this process until the call may pass, without a request to the
+            backend. Such a limiter gives no refunds, as they would invalidate remembered denials: `settle` can't lower
+            a charge. It shares no charges with limiters that don't remember denials.
+
+    Example:
+        >>> import asyncio, ailf
+        >>> async def main() -> None:
+        ...     async with ailf.connect_async("memory://") as backend:
+        ...         api = backend.rate_limiter("api", requests="60/minute", tokens="10000/minute")
+        ...         async with api.hold("user-1", tokens=900, timeout=5) as permit:
+        ...             await permit.settle(tokens=850)
+        ...         print((await api.peek("user-1")).limits["tokens"].remaining)
+        >>> asyncio.run(main())
+        9150
     """
 
     @functools.cached_property
@@ -299,33 +336,38 @@ class AsyncRateLimiter(_RateLimiterBase):
         return LimiterFlow(self._engine, self._options, AsyncPermit)
 
     async def try_acquire(self, key: str = "", **costs: int) -> Decision[AsyncPermit]:
-        """Return whether a call may be made now; if so it is charged. One round trip.
+        """Decide whether a call passes now, and charge it if it does. It takes one round trip.
 
-        While somebody waits in line for the same key, a call that doesn't wait is denied.
+        While another call waits for the same key, a call that doesn't wait is denied.
 
         Arguments:
-            key: Whose quota: a user, a model, …; any text.
-            costs: What it costs, by limit.
+            key: The key whose quota counts, such as a user or a model; any text.
+            costs: The costs of the call by limit.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend couldn't answer (with ``on_backend_error="raise"``).
         """
         return await self._flow.try_acquire(key, costs)
 
     async def acquire(self, key: str = "", *, timeout: float | None = None, **costs: int) -> AsyncPermit:
-        """Wait until a call may be made, in turn, and return the permit (R10).
+        """Wait in the key's queue until a call passes, and return its permit.
 
         Arguments:
-            key: Whose quota.
-            timeout: Seconds to wait; 0: one round trip; None: for ever.
-            costs: What it costs, by limit.
+            key: The key whose quota counts.
+            timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
+            costs: The costs of the call by limit.
 
         Raises:
-            RateLimitedError: It was not allowed in time, the backend was away, or the cost is above a limit's capacity.
+            RateLimitedError: The call was not allowed in time, or a cost is above the capacity of its limit. If the
+                backend was away, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused it. While it is away the wait goes on. Nothing stays charged.
+            BackendError: The backend refused the request, or is away and `timeout` is 0. Nothing stays charged.
         """
         return await self._flow.acquire(key, costs, timeout)
 
     def hold(self, key: str = "", *, timeout: float | None = None, **costs: int) -> AsyncPermitContext:
-        """Return a context manager that acquires on entry, and on leaving gives back places in limits of concurrency.
+        """Return a context manager that acquires a permit, and releases its concurrency slots at the end.
 
         Arguments:
             key: As for `acquire`.
@@ -337,36 +379,37 @@ class AsyncRateLimiter(_RateLimiterBase):
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
     ) -> Callable[[F], F]:
-        """Return a decorator: each call of the function waits for its permit, and gives back its places at its end.
+        """Return a decorator: each call of the function waits for a permit, and releases its concurrency slots.
 
-        Of an async generator function the permit is acquired with the first item and kept until the iteration ends:
-        exhausted, closed, dropped, or by an error. A function that only returns an iterator ends when it returns.
+        For an async generator function the permit is acquired with the first item, and its slots are released when the
+        iteration ends: exhausted, closed, garbage-collected, or by an error. A function that only returns an iterator
+        releases them when it returns.
 
         Arguments:
-            key: Whose quota; or what returns that, given the arguments of the call.
-            timeout: Seconds to wait, after which `RateLimitedError` is raised instead of calling; None: for ever.
-            costs: What a call costs, by limit.
+            key: The key whose quota counts, or a function that returns it for the arguments of the call.
+            timeout: Seconds that a call waits before it raises `RateLimitedError`; None waits for ever.
+            costs: The costs of a call by limit.
 
         Raises:
-            InvalidArgumentError: What is decorated can't be called, or is a generator function for threads.
+            InvalidArgumentError: The decorated object is not callable, or is a blocking generator function.
         """
         _check_limited(self._flow, key, costs, timeout)
 
-        def whose(*args: Any, **options: Any) -> str:
+        def key_of(*args: Any, **options: Any) -> str:
             return key if isinstance(key, str) else key(*args, **options)
 
         def hold(*args: Any, **options: Any) -> AsyncPermitContext:
-            return self.hold(whose(*args, **options), timeout=timeout, **costs)
+            return self.hold(key_of(*args, **options), timeout=timeout, **costs)
 
         @contextlib.asynccontextmanager
         async def iterate(*args: Any, **options: Any) -> AsyncIterator[None]:
-            with self._flow.iterating(whose(*args, **options), costs, timeout) as it:
+            with self._flow.iterating(key_of(*args, **options), costs, timeout) as iteration:
                 async with hold(*args, **options) as permit:
-                    it.holds(permit)
+                    iteration.holds(permit)
                     yield
 
         def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("what is limited", called(function), may_yield=True)
+            self._flow.engine.runtime.check_callable("the limited function", called(function), may_yield=True)
             return within_async(hold, function, iterate)
 
         return limit
@@ -377,18 +420,19 @@ class AsyncRateLimiter(_RateLimiterBase):
         Only token buckets can be charged in advance.
 
         Arguments:
-            key: Whose quota.
-            within: Seconds that it may have to wait at most; a day unless told.
-            costs: What it costs, by limit.
+            key: The key whose quota counts.
+            within: The longest wait, in seconds; None for a day.
+            costs: The costs of the call by limit.
 
         Raises:
-            RateLimitedError: It would have to wait for longer; nothing was charged.
-            UnsupportedError: One of the limits is no token bucket.
+            RateLimitedError: The call would wait for longer, or can never pass; nothing was charged.
+            UnsupportedError: A limit with a cost above 0 is not a token bucket.
+            BackendError: The backend couldn't answer (with ``on_backend_error="raise"``).
         """
         return await self._flow.reserve(key, costs, within)
 
     async def peek(self, key: str = "") -> Decision[AsyncPermit]:
-        """Return how the limits stand, without charging anything."""
+        """Return the state of the limits, as a decision that charges nothing."""
         return await self._flow.peek(key)
 
     async def observe(
@@ -400,21 +444,30 @@ class AsyncRateLimiter(_RateLimiterBase):
         reset_after: float | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Take into account what a provider said: from now on no more passes than that. It never lets more pass.
+        """Take a provider's report into account. It lowers what may pass, and never raises it.
 
         Arguments:
-            key: Whose quota.
-            limit: The name of the limit that it spoke of; "" for an only one.
-            remaining: What it would still admit.
-            reset_after: Seconds until its quota is whole again; a token bucket is then full no earlier.
-            retry_after: Seconds for which it admits nothing; for a window: nothing as long as this window lasts.
+            key: The key whose quota counts.
+            limit: The name of the reported limit; "" for an unnamed one.
+            remaining: The cost that the provider would still admit.
+            reset_after: Seconds until the provider's quota is whole again; a token bucket is full no earlier than that.
+            retry_after: Seconds for which the provider admits nothing; a window admits nothing until it is over.
+
+        Raises:
+            InvalidArgumentError: There is no such limit, it is a `Concurrency`, or a number can't be used.
+            BackendError: The backend couldn't do it.
         """
         await self._flow.observe(key, limit, remaining, reset_after, retry_after)
 
     async def reset(self, key: str = "") -> None:
-        """Forget everything that was charged."""
+        """Forget all charges of a key.
+
+        Raises:
+            UnsupportedError: The limiter has ``cache_denials``.
+            BackendError: The backend couldn't do it.
+        """
         await self._flow.reset(key)
 
     async def aclose(self) -> None:
-        """Close what this object opened itself."""
+        """Close the backend that this object opened itself, if any."""
         await self._close()

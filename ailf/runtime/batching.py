@@ -36,7 +36,14 @@ class Batcher(ABC, Generic[X, Y]):
         """Queue the item and return; `then` gets its result. Without batching that is before this returns."""
 
 
-def batcher(work: Work[X, Y], max_batch: int, *, batched: bool, check_loop: Callable[[], None]) -> Batcher[X, Y]:
+def batcher(
+    work: Work[X, Y],
+    max_batch: int,
+    *,
+    batched: bool,
+    check_loop: Callable[[], None],
+    unclaimed: Callable[[X, Y], Awaitable[None]] | None = None,
+) -> Batcher[X, Y]:
     """Return a batcher for this work.
 
     Arguments:
@@ -44,8 +51,9 @@ def batcher(work: Work[X, Y], max_batch: int, *, batched: bool, check_loop: Call
         max_batch: The largest number of items in one request.
         batched: Whether the items of one iteration of the event loop share a request; else each has its own.
         check_loop: Raises where the running event loop must not be used; called once in each new loop.
+        unclaimed: Gets an item and its result if the caller was cancelled while the batch was under way.
     """
-    return _LoopBatcher(work, max_batch, check_loop) if batched else _SingleCalls(work)
+    return _LoopBatcher(work, max_batch, check_loop, unclaimed) if batched else _SingleCalls(work)
 
 
 class _SingleCalls(Batcher[X, Y]):
@@ -64,10 +72,17 @@ class _SingleCalls(Batcher[X, Y]):
 
 
 class _LoopBatcher(Batcher[X, Y]):
-    def __init__(self, work: Work[X, Y], max_batch: int, check_loop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        work: Work[X, Y],
+        max_batch: int,
+        check_loop: Callable[[], None],
+        unclaimed: Callable[[X, Y], Awaitable[None]] | None,
+    ) -> None:
         self._work = work
         self._max_batch = max_batch
         self._check_loop = check_loop
+        self._unclaimed = unclaimed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[X, asyncio.Future[Y] | Callback[Y]]] = []
         self._next: asyncio.Task[None] | None = None  # sends what waits, in the next iteration
@@ -104,7 +119,7 @@ class _LoopBatcher(Batcher[X, Y]):
         if task is self._next:  # it was cancelled before its first step
             self._start()
 
-    async def _run(self) -> None:
+    async def _run(self) -> None:  # noqa: C901 - cut in two, each request would take one call more
         batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         self._next = None
         if self._waiting:
@@ -118,17 +133,21 @@ class _LoopBatcher(Batcher[X, Y]):
         except BaseException as error:  # noqa: BLE001 - it is raised again below
             interruption = error
             results = [_unknown(error)] * len(wanted)
-        for (_, receiver), result in zip(wanted, results, strict=True):
+        unclaimed: list[tuple[X, Y]] = []
+        for (item, receiver), result in zip(wanted, results, strict=True):
             if not isinstance(receiver, asyncio.Future):
                 await receiver(result)
             elif receiver.done():  # it was cancelled
-                continue
+                if self._unclaimed is not None and not isinstance(result, BaseException):
+                    unclaimed.append((item, result))
             elif isinstance(result, BaseException):
                 receiver.set_exception(result)
             else:
                 receiver.set_result(result)
         if interruption is not None:
             raise interruption
+        for each in unclaimed:
+            await self._unclaimed(*each)  # type: ignore[misc]  # else there are none
 
 
 def _unknown(interruption: BaseException) -> OutcomeUnknownError:

@@ -374,7 +374,7 @@ async def test_places_end(world: World) -> None:
     assert not permit.lost
     await permit.release()
     abandoned = (await dying.rate_limiter("r", Concurrency(1, ttl=ttl)).try_acquire()).permit
-    dying.engine.renewer.discard(abandoned._flow._hold)
+    dying.engine.renewer.discard(abandoned._flow._lease)
     assert not await limiter.try_acquire()
     await world.advance(ttl * 1.1)
     assert await limiter.try_acquire()

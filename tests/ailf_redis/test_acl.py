@@ -17,18 +17,18 @@ GUIDE = Path(__file__).parents[2] / "docs" / "source" / "guides" / "redis.md"
 
 
 def published(version: str) -> list[str]:
-    """Return the rules of the guide, for a server's version."""
+    """Return the rules of the guide, for one version of the server."""
     rules = re.search(r"```text\n(resetkeys.*?)```", GUIDE.read_text(), re.DOTALL)
     assert rules
     words = rules[1].split()
-    if version == "6.2":  # has no rules for subcommands of these, and no sharded channels
+    if version == "6.2":  # it has no rules for subcommands of these, and no sharded channels
         words = [each for each in words if each not in ("+spublish", "+ssubscribe", "+sunsubscribe")]
         words = [re.sub(r"\+(xgroup|xinfo)\|.*", r"+\1", word) for word in words]
     return words
 
 
 def test_published_rights_name_what_scripts_call() -> None:
-    """Each command that a script calls is among the rules, with its subcommand where the rules say that."""
+    """Each command that a script calls is among the rules, with its subcommand if the rules name subcommands."""
     rules = published("8.2")
     for script in sorted(LUA.rglob("*.lua")):
         code = re.sub(r"--.*", "", script.read_text())
@@ -38,7 +38,7 @@ def test_published_rights_name_what_scripts_call() -> None:
 
 
 def test_published_rights_are_enough(redis_versions: list[str], new_server: NewServer) -> None:
-    """Streams, every way to settle, dead letters, pub/sub and patterns work for a user with just these rights."""
+    """Every interface, every way to settle, dead letters and patterns work for a user with only these rights."""
     for version in redis_versions:
         server = new_server(version=version)
         with server.client() as admin:
@@ -46,21 +46,21 @@ def test_published_rights_are_enough(redis_versions: list[str], new_server: NewS
             admin.execute_command("ACL", "SETUSER", "agent", "reset", "on", ">pw", *rules)
         with ailf.connect(f"redis://agent:pw@127.0.0.1:{server.port}/0") as backend:
             use(backend)
-            take_turns(backend)
-            stay_within(backend)
-            ask(backend, sharded=version != "6.2")
+            use_locks(backend)
+            use_limiters(backend)
+            use_requests(backend, sharded=version != "6.2")
 
 
 def test_a_waiter_at_a_channel_without_rights(redis_versions: list[str], new_server: NewServer) -> None:
-    """L11: where another program's waiter names a channel that is not ours, releases work, and wake the next one."""
+    """L11: if another program's waiter names a channel that is not ours, a release works and wakes the next waiter."""
     for version in redis_versions:
         server = new_server(version=version)
         with server.client() as admin:
             admin.execute_command("ACL", "SETUSER", "agent", "reset", "on", ">pw", *published(version))
             with ailf.connect(f"redis://agent:pw@127.0.0.1:{server.port}/0") as backend:
-                for place in (1, 2**52):  # before and behind a waiter of ours
+                for position in (1, 2**52):  # before and behind a waiter of ours
                     lease, got = backend.lock("l").acquire(), []
-                    admin.zadd("{ailf:lock:l}:queue", {"foreign": place})
+                    admin.zadd("{ailf:lock:l}:queue", {"foreign": position})
                     admin.hset("{ailf:lock:l}:waiters", "foreign", f"{10**13} {10**13} elsewhere")
                     waiting = threading.Thread(target=lambda: got.append(backend.lock("l").acquire(timeout=5)))  # noqa: B023
                     waiting.start()
@@ -76,7 +76,7 @@ def test_a_waiter_at_a_channel_without_rights(redis_versions: list[str], new_ser
 
 
 def use(backend: ailf.Backend) -> None:
-    """Use everything once."""
+    """Use streams and pub/sub once."""
     stream, pubsub = backend.stream("s"), backend.pubsub()
     stream.add_many([1, 2, 3, 4, 5], headers={"h": "v"})
     group = stream.group("g", lease=0.2, max_deliveries=1)
@@ -98,13 +98,13 @@ def use(backend: ailf.Backend) -> None:
         consumer.get(0.1)
     assert len(group.dead_letters.list()) >= 2
     assert len(stream.read()) == 5
-    steer(stream, group)
+    operate(stream, group)
     next(stream.tail(ailf.EARLIEST))
     stream.delete()
 
 
-def steer(stream: ailf.Stream[Any], group: ailf.Group[Any]) -> None:
-    """Use what producers and operators have besides."""
+def operate(stream: ailf.Stream[Any], group: ailf.Group[Any]) -> None:
+    """Use the other calls of producers and operators."""
     assert group.dead_letters.redrive(group.dead_letters.list()[0].id) == 1
     assert group.dead_letters.purge_all() >= 1
     assert not stream.add_once("id", 1, key="k", max_deliveries=3).duplicate
@@ -119,8 +119,8 @@ def steer(stream: ailf.Stream[Any], group: ailf.Group[Any]) -> None:
     group.delete()
 
 
-def take_turns(backend: ailf.Backend) -> None:
-    """Use what locks have."""
+def use_locks(backend: ailf.Backend) -> None:
+    """Use locks."""
     lock = backend.lock("l", fair=True)
     with lock.hold(5) as lease:
         lease.extend()
@@ -133,11 +133,11 @@ def take_turns(backend: ailf.Backend) -> None:
         lease.release()
 
 
-def stay_within(backend: ailf.Backend) -> None:
-    """Use what rate limiters have."""
+def use_limiters(backend: ailf.Backend) -> None:
+    """Use rate limiters."""
     limiter = backend.rate_limiter("r", rate="10/minute", window="10/minute sliding", parallel=ailf.Concurrency(1, 0.2))
     with limiter.acquire("k", rate=5) as permit:
-        threading.Event().wait(0.15)  # long enough for its place to be renewed
+        threading.Event().wait(0.15)  # long enough for its slot to be renewed
         permit.settle(rate=3)
         with pytest.raises(ailf.RateLimitedError):
             limiter.acquire("k", timeout=0.05)
@@ -146,8 +146,8 @@ def stay_within(backend: ailf.Backend) -> None:
     limiter.reset("k")
 
 
-def ask(backend: ailf.Backend, *, sharded: bool) -> None:
-    """Use requests, and sharded channels where there are any."""
+def use_requests(backend: ailf.Backend, *, sharded: bool) -> None:
+    """Use requests, on sharded channels too if the server has them."""
     for pubsub in [backend.pubsub(), *([backend.pubsub(sharded=True)] if sharded else [])]:
         with pubsub:
             pubsub.subscribe("ask", lambda message: message.data + 1)
@@ -158,7 +158,7 @@ def ask(backend: ailf.Backend, *, sharded: bool) -> None:
 
 
 def test_a_right_that_a_script_lacks(redis_versions: list[str], new_server: NewServer) -> None:
-    """What the server refuses within a script is a PermissionDeniedError too, in the words of every version."""
+    """A command that is refused within a script is a PermissionDeniedError too, whatever the version's message."""
     for version in redis_versions:
         server = new_server(version=version)
         with server.client() as admin:

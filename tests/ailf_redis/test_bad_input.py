@@ -1,4 +1,4 @@
-"""Bad input and refusals: a clear error that names what to do, and everything else flows on."""
+"""Bad input and refusals: each is a clear error that says what to do, and costs no other message or call."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ ODD_NAMES = ["a{b}c", "{}", "}{", "two words", "star*[x]?", "emoji 🦊", "a:b:d
 
 
 def test_wrong_password(new_server: NewServer) -> None:
-    """B1: a wrong password fails at once and is in no message."""
+    """B1: a wrong password fails at once, and no message has it."""
     server = new_server(password="right")
     url = f"redis://:wrong@127.0.0.1:{server.port}/0"
     with pytest.raises(PermissionDeniedError, match="Check the user, the password") as caught:
@@ -45,7 +45,7 @@ def test_wrong_password(new_server: NewServer) -> None:
 
 
 def test_server_down() -> None:
-    """B1: a server that is down is an error that says so, on both flavours."""
+    """B1: opening a server that is down is an error that says so, on both flavours."""
     with pytest.raises(ConnectionLostError, match=r"can't reach redis://127\.0\.0\.1:1/0"):
         ailf.connect("redis://127.0.0.1:1/0")
 
@@ -58,7 +58,7 @@ def test_server_down() -> None:
 
 @contextmanager
 def answering(reply: bytes) -> Iterator[int]:
-    """A server that gives one answer to everything; yields its port."""
+    """Run a server that sends one reply to everything; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -82,7 +82,7 @@ def answering(reply: bytes) -> Iterator[int]:
     ],
 )
 def test_too_old(reply: bytes) -> None:
-    """B1: a server before 6.2 is refused when it is opened."""
+    """B1: a server before 6.2 is refused when the backend is opened."""
     with answering(reply) as port, pytest.raises(UnsupportedError, match="too old"):
         ailf.connect(f"redis://127.0.0.1:{port}/0")
 
@@ -101,7 +101,7 @@ def test_payloads_that_have_no_json_form(any_server: Server, namespace: str) -> 
 
 
 def test_an_undecodable_entry_is_quarantined(server: Server, namespace: str) -> None:
-    """S13: entries that raw XADD wrote and nobody can decode become dead letters, whole, and the rest flows."""
+    """S13: undecodable entries of another program become dead letters, whole, and the others are delivered."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         stream = backend.stream("s")
         key = f"{{{namespace}:stream:s}}"
@@ -141,7 +141,7 @@ FORGED = {
     + [(forged, many) for forged in ("an origin", "packed fields") for many in (999, 1000, 1001, 4001, 9000)],
 )
 def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, forged: str, many: int) -> None:
-    """S13, S16: an entry of any fields is delivered, dies, is redriven, and is the same each time."""
+    """S13, S16: an entry of any fields is delivered, becomes a dead letter, is redriven, and stays the same."""
     raw = {key: value.encode("utf-8", "surrogateescape") for key, value in FORGED[forged].items()}
     raw |= {f"field-{number}": b"%d" % number for number in range(many)}
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
@@ -168,7 +168,7 @@ def test_foreign_entries_come_back_whole(any_server: Server, namespace: str, for
 
 
 def test_dead_letters_of_another_program(any_server: Server, namespace: str) -> None:
-    """S16: what another program adds to the dead letters can be listed, redriven and purged."""
+    """S16: dead letters that another program added can be listed, redriven and purged."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
         stream = backend.stream("s")
         group = stream.group("g")
@@ -190,7 +190,7 @@ def test_dead_letters_of_another_program(any_server: Server, namespace: str) -> 
 
 @pytest.mark.parametrize("last", [f"5-{2**64 - 1}", f"{2**64 - 1}-{2**64 - 1}"])
 def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
-    """S1, S8: entries of the largest ids are read, delivered, counted, trimmed; after the last of all none is added."""
+    """S1, S8: entries of the largest ids are read, delivered, counted, trimmed; after the largest id none is added."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
         ids = [f"5-{2**63 + number}" for number in range(200)] + [last]
         for each in ids:
@@ -216,11 +216,11 @@ def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
 
 
 LAST = f"{2**64 - 1}-{2**64 - 1}"
-"""The largest id: no range begins after it, and no entry can be added after one of it."""
+"""The largest id: no range begins after it, and no entry can be added after it."""
 
 
 def acked(group: ailf.Group[Any], prefetch: int = 10, wait: float = 0) -> list[ailf.Delivery[Any]]:
-    """Take and acknowledge all that a group can deliver."""
+    """Take and acknowledge every message that a group can deliver now."""
     with group.consumer(prefetch=prefetch) as consumer:
         taken = list(iter(lambda: consumer.get(wait), None))
         for each in taken:
@@ -230,7 +230,7 @@ def acked(group: ailf.Group[Any], prefetch: int = 10, wait: float = 0) -> list[a
 
 @pytest.mark.parametrize("cursor", [None, f"({LAST}", "no id"])
 def test_a_page_that_ends_with_the_largest_id(server: Server, namespace: str, cursor: str | None) -> None:
-    """S12: what another program left pending is delivered, also where the largest id ends a page of a hundred."""
+    """S12: entries that another program left pending are delivered, also if the largest id ends a page of a hundred."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key = f"{{{namespace}:stream:s}}"
         group = backend.stream("s").group("g", lease=0.5)
@@ -246,8 +246,8 @@ def test_a_page_that_ends_with_the_largest_id(server: Server, namespace: str, cu
         assert admin.hget(f"{key}:notes:g", "cursor") is None
 
 
-def test_what_was_put_back_has_odd_ids(server: Server, namespace: str) -> None:
-    """S9, S16: after a seek all that was put back is delivered, whatever its ids, and wherever that was to go on."""
+def test_redriven_entries_with_odd_ids(server: Server, namespace: str) -> None:
+    """S9, S16: after a seek all redriven entries are delivered, whatever their ids and the stored cursor."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key = f"{{{namespace}:stream:s}}"
         group = backend.stream("s").group("g")
@@ -263,7 +263,7 @@ def test_what_was_put_back_has_odd_ids(server: Server, namespace: str) -> None:
 
 
 def test_the_largest_id_of_a_dead_letter(server: Server, namespace: str) -> None:
-    """S5, S16: where another program's entry has the largest id, messages still become dead letters, and come back."""
+    """S5, S16: behind another program's entry of the largest id dead letters are still added, and redriven."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key = f"{{{namespace}:stream:s}}"
         stream = backend.stream("s")
@@ -286,7 +286,7 @@ def test_the_largest_id_of_a_dead_letter(server: Server, namespace: str) -> None
 
 
 def test_trimming_around_the_largest_id(server: Server, namespace: str) -> None:
-    """S8: a stream is trimmed whose last entry has the largest id and is out in several groups."""
+    """S8: a stream is trimmed whose last entry has the largest id and is pending in several groups."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
         ids = ["5-1", "5-2", "5-3", LAST]
@@ -307,7 +307,7 @@ def test_trimming_around_the_largest_id(server: Server, namespace: str) -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flavour: str) -> None:
-    """S13, S16: a dead letter of another program whose numbers Python refuses to read costs no other message."""
+    """S13, S16: another program's dead letter with numbers that Python refuses to read costs no other message."""
     url, endless = f"{any_server.url}?namespace={namespace}", "9" * 5000
     head = {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2"}
 
@@ -329,7 +329,7 @@ def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flav
 
 
 def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> None:
-    """S5, S16: however often another program says that a message was delivered, its dead letter is one of ours."""
+    """S5, S16: a message whose delivery count another program set becomes a dead letter of ours, whatever the count."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key, stream, count = f"{{{namespace}:stream:s}}", backend.stream("s"), 2**63 - 1
         entry = stream.add("poison")
@@ -346,15 +346,15 @@ def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> 
 
 
 def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> None:
-    """S5, S9, S10: what another program writes where the counts of a group are stops neither its messages nor info."""
+    """S5, S9, S10: junk that another program writes as the numbers of a group stops neither messages nor `info`."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
         entry = stream.add(1)
         group = stream.group("g", max_deliveries=2)
         group.open()
-        for each in ("junk", "", "9" * 400):
-            admin.hset(f"{key}:meta", "evicted", each)
-            admin.hset(f"{key}:notes:g", mapping=dict.fromkeys(("base", "sweep", f"{entry}:f", f"{entry}:m"), each))
+        for junk in ("junk", "", "9" * 400):
+            admin.hset(f"{key}:meta", "evicted", junk)
+            admin.hset(f"{key}:notes:g", mapping=dict.fromkeys(("base", "sweep", f"{entry}:f", f"{entry}:m"), junk))
             with group.consumer() as consumer:
                 delivery = consumer.get(0)
                 assert delivery is not None
@@ -369,8 +369,8 @@ def test_numbers_of_the_group_that_are_none(server: Server, namespace: str) -> N
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_foreign_entries_among_what_is_put_back(server: Server, namespace: str, key: str | None) -> None:
-    """S16: what is redriven is delivered, whatever another program adds to the stream where that waits."""
+def test_foreign_entries_among_redriven_ones(server: Server, namespace: str, key: str | None) -> None:
+    """S16: redriven messages are delivered, whatever another program adds to the stream in which they wait."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         stream, again = backend.stream("s"), f"{{{namespace}:stream:s}}:again:g"
         group = stream.group("g")
@@ -401,8 +401,8 @@ HEAD = {"ailf.origin": "forged", "ailf.reason": "r", "ailf.error": "e", "ailf.at
         {**HEAD, "ailf.attempts": "", "d": "4"},
     ],
 )
-def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, fields: dict[str, str]) -> None:
-    """S16: a letter that is listed as another program's is redriven as that, with all of its fields and its own id."""
+def test_a_dead_letter_with_half_a_head_stays_whole(server: Server, namespace: str, fields: dict[str, str]) -> None:
+    """S16: a dead letter listed as another program's is redriven as such, with all its fields and its own id."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         group = backend.stream("s").group("g")
         group.open()
@@ -413,7 +413,7 @@ def test_a_letter_with_half_a_head_stays_whole(server: Server, namespace: str, f
 
 
 def test_ids_that_are_none(any_server: Server, namespace: str) -> None:
-    """A position whose numbers no id can have, or of digits that are not ASCII's, is refused before it is sent."""
+    """A position that no id can have, or with digits that aren't ASCII, is refused before it is sent."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         group = stream.group("g")
@@ -426,8 +426,8 @@ def test_ids_that_are_none(any_server: Server, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["junk", "", f"5-{2**64}"])
-def test_a_trim_that_was_to_go_on_nowhere(server: Server, namespace: str, cursor: str) -> None:
-    """S8: an add makes room, whatever another program says where the last one stopped."""
+def test_a_trim_with_a_junk_cursor(server: Server, namespace: str, cursor: str) -> None:
+    """S8: an add makes room, whatever another program stored as the cursor of the last one."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         key = f"{{{namespace}:stream:s}}"
         for number in range(102):
@@ -441,8 +441,8 @@ def test_a_trim_that_was_to_go_on_nowhere(server: Server, namespace: str, cursor
         assert admin.xlen(key) == 103
 
 
-def test_a_sign_of_life_of_what_waits(server: Server, namespace: str) -> None:
-    """S11: what waits is not dropped where another program says that its place is a consumer that has died."""
+def test_a_heartbeat_of_the_waiting_consumer(server: Server, namespace: str) -> None:
+    """S11: waiting messages are kept if another program says that the consumer they wait under is dead."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         stream = backend.stream("s")
         stream.add(1)
@@ -457,7 +457,7 @@ def test_a_sign_of_life_of_what_waits(server: Server, namespace: str) -> None:
 
 
 def test_an_entry_that_names_a_dedup_id(server: Server, namespace: str) -> None:
-    """An entry of another program can be cancelled, and frees no dedup id and touches no key but its own."""
+    """Cancelling an entry of another program frees no dedup id, and changes no key but the stream."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         stream, other = backend.stream("s"), backend.stream("other")
         added = [stream.add_once("id", 1, delay=60), other.add_once("id", 1, delay=60)]
@@ -501,8 +501,10 @@ def test_odd_names_never_share_state(server: Server, namespace: str) -> None:
 
 
 def test_wrong_type_of_key(server: Server, namespace: str) -> None:
-    """A key that another program uses otherwise is an error that says so in the server's words, and no more."""
-    said = re.escape(f"{server.url} refused the request: WRONGTYPE Operation against a key holding the wrong kind of")
+    """A key that another program uses for another type is an error with the server's own message, and no more."""
+    message = re.escape(
+        f"{server.url} refused the request: WRONGTYPE Operation against a key holding the wrong kind of"
+    )
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         for key in ("stream:s}", "stream:s}:notes:g", "lock:l}", "limit:r:k}:queue"):
             admin.set(f"{{{namespace}:{key}", "text")
@@ -514,7 +516,7 @@ def test_wrong_type_of_key(server: Server, namespace: str) -> None:
             backend.lock("l").try_acquire,
             lambda: backend.rate_limiter("r", "5/minute").try_acquire("k"),
         ):
-            with pytest.raises(BackendError, match=f"{said} value$"):
+            with pytest.raises(BackendError, match=f"{message} value$"):
                 attempt()
 
 
@@ -526,8 +528,8 @@ JUNK_TRACES = (
 )
 
 
-def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespace: str) -> None:
-    """S15: whatever another program sends as a trace, what a handler sends, and replies, goes out."""
+def test_handlers_of_messages_with_a_junk_trace(any_server: Server, namespace: str) -> None:
+    """S15: whatever trace another program sends, a handler can send and reply."""
     headers = [json.dumps(each).encode() for each in JUNK_TRACES]
     carried = [{}, {}, {}, {"traceparent": JUNK_TRACES[3]["traceparent"]}]
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
@@ -562,15 +564,15 @@ def test_handlers_of_messages_with_junk_for_a_trace(any_server: Server, namespac
         assert [each.headers for each in out.read()] == carried * 2
 
 
-def test_a_responder_that_says_too_much(any_server: Server, namespace: str) -> None:
-    """P9: why another program's responder failed is cut in the error that quotes it."""
+def test_a_responder_with_a_long_error(any_server: Server, namespace: str) -> None:
+    """P9: the failure text of another program's responder is cut in the error that quotes it."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
 
         def respond(listening: PubSub) -> None:
             message = next(each for each in listening.listen() if each["type"] == "message")
             _, headers = open_envelope(message["data"])
-            said = {"ailf-request": headers["ailf-request"], "ailf-failed": "no" * 10**6}
-            admin.publish(f"{namespace}:channel:{headers['ailf-reply-to']}", seal_envelope(b"", said))
+            failure = {"ailf-request": headers["ailf-request"], "ailf-failed": "no" * 10**6}
+            admin.publish(f"{namespace}:channel:{headers['ailf-reply-to']}", seal_envelope(b"", failure))
 
         with admin.pubsub() as listening:
             listening.subscribe(f"{namespace}:channel:c")
@@ -583,7 +585,7 @@ def test_a_responder_that_says_too_much(any_server: Server, namespace: str) -> N
 
 
 def test_out_of_memory(new_server: NewServer) -> None:
-    """A full server is a BackendFullError, and what is there can still be settled."""
+    """A write to a server without memory is a BackendFullError."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         stream = backend.stream("s")
@@ -594,7 +596,7 @@ def test_out_of_memory(new_server: NewServer) -> None:
 
 
 def test_read_only_replica(new_server: NewServer) -> None:
-    """A replica is a BackendReadOnlyError."""
+    """A write to a replica is a BackendReadOnlyError."""
     server, master = new_server(), new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         admin.replicaof("127.0.0.1", master.port)
@@ -603,7 +605,7 @@ def test_read_only_replica(new_server: NewServer) -> None:
 
 
 def test_acl(new_server: NewServer) -> None:
-    """A user who may not is told so: at a call, and at a subscription, at once."""
+    """A missing right is a PermissionDeniedError at once, at a call and at a subscription."""
     server = new_server()
     with server.client() as admin:
         admin.acl_setuser(

@@ -1,4 +1,4 @@
-"""However much there is, a step of the server is short: its commands are counted, and later steps do the rest."""
+"""Each script is bounded, however much data there is: its commands are counted, and later calls do the rest."""
 
 import asyncio
 import time
@@ -22,42 +22,42 @@ from ailf_redis.settings import Settings
 from tests.support.servers import NewServer, Server
 
 MANY = 1000
-"""How much there is: several times what one step may take."""
+"""Size of the data: several times what one script may process."""
 
 STEP = 900
-"""Commands that a step may run."""
+"""The most commands that a script may run."""
 
 
 @pytest.fixture
 def private(new_server: NewServer) -> Server:
-    """A server whose commands nobody else counts."""
+    """A server of this test alone, so that its command counts are this test's."""
     return new_server()
 
 
 @pytest.fixture
 def raw(private: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py's."""
+    """A client of redis-py."""
     with private.client() as client:
         yield client
 
 
 @pytest.fixture
 def backend(private: Server) -> Iterator[ailf.Backend]:
-    """A backend of ours, which doesn't wait long for a server that is stuck."""
+    """A backend with a short timeout, for a server that is stuck."""
     with ailf.connect(f"{private.url}?timeout=2&retry_for=0") as opened:
         yield opened
 
 
 def steps(raw: redis.Redis) -> tuple[int, float]:
-    """Return how many scripts were run since the last call, and how many commands each ran on average."""
+    """Return how many scripts ran since the last call, and how many commands each ran on average."""
     ran = {name: each["calls"] - each["failed_calls"] for name, each in raw.info("commandstats").items()}
     raw.config_resetstat()
     scripts = ran.get("cmdstat_evalsha", 0) + ran.get("cmdstat_eval", 0)
     return scripts, sum(ran.values()) / max(1, scripts)
 
 
-def test_leaving_with_much_in_hand(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """S6, S11: a consumer gives back all that it has, uncounted, in steps."""
+def test_leaving_with_many_leases(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S6, S11: a consumer that leaves releases all its messages, without an attempt, in steps."""
     stream = backend.stream("s")
     stream.add_many(range(MANY))
     group = stream.group("g", lease=60)
@@ -73,8 +73,8 @@ def test_leaving_with_much_in_hand(backend: ailf.Backend, raw: redis.Redis) -> N
         assert {(each.data, each.attempt) for each in taken if each} == {(number, 1) for number in range(MANY)}
 
 
-def test_beginning_anew_with_much_put_back(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """S9, S16: what was redriven before a seek is delivered after it, attempt 1, each key in its order, in steps."""
+def test_a_seek_with_many_redriven_messages(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S9, S16: after a seek redriven messages are delivered in steps, with attempt 1, in order within a key."""
     stream = backend.stream("s")
     for number in range(MANY // 100):
         stream.add_many(range(number * 100, number * 100 + 100), key="one" if number % 5 == 0 else None)
@@ -106,13 +106,13 @@ def test_beginning_anew_with_much_put_back(backend: ailf.Backend, raw: redis.Red
 
 
 def dead_waiters(raw: redis.Redis, key: str) -> None:
-    """Put waiters in line that have died."""
+    """Fill a wait queue with waiters that are dead."""
     raw.zadd(f"{key}:queue", {f"{number}": number for number in range(MANY)})
     raw.hset(f"{key}:waiters", mapping={f"{number}": "1 1 nowhere" for number in range(MANY)})
 
 
-def test_a_line_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L12, R10: however many waiters have died, each look passes some of them, and a living one gets the lock."""
+def test_a_wait_queue_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L12, R10: however many waiters are dead, each request passes some of them, and a living one is granted."""
     limiter = backend.rate_limiter("r", "5/minute")
     for key, attempt in (
         ("{ailf:lock:l}", lambda: backend.lock("l", fair=True).try_acquire()),
@@ -128,8 +128,8 @@ def test_a_line_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None
         assert steps(raw)[1] < STEP
 
 
-def test_a_line_that_nobody_hears(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L11: a release calls some of those in line, where none hears it, and no more."""
+def test_a_wait_queue_without_subscribers(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L11: if no waiter is subscribed, a release notifies a bounded number of them."""
     lease = backend.lock("l").acquire()
     soon = int(time.time() * 1000) + 60_000
     raw.zadd("{ailf:lock:l}:queue", {f"{number}": number for number in range(MANY)})
@@ -140,7 +140,7 @@ def test_a_line_that_nobody_hears(backend: ailf.Backend, raw: redis.Redis) -> No
 
 
 def test_a_semaphore_with_many_ended_grants(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L16: permits whose grants have ended are found again, some with each look."""
+    """L16: permits whose grants have ended are free again, a bounded number with each request."""
     semaphore = backend.semaphore("l", MANY)
     raw.zadd("{ailf:lock:l}", {f"{number}": 1 for number in range(MANY)})
     leases = []
@@ -156,18 +156,18 @@ WINDOW = ailf.SlidingWindow(10, per=1.0, buckets=10)
 
 
 def test_a_window_with_sums_that_are_rounded(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R7, R9: two calls that were settled to more than a number keeps don't let a later one look for ever."""
+    """R7, R9: two calls that were settled to more than a double holds don't let a later call loop for ever."""
     limiter = backend.rate_limiter("r", WINDOW)
     limiter.try_acquire("k")
     key = "{ailf:limit:r:k}"
     began = str(raw.get(key), "ascii").partition(",")[0]  # type: ignore[arg-type]
-    raw.set(key, f"{began},3,{2**53};")  # as two calls in two buckets leave it that are settled to these costs
+    raw.set(key, f"{began},3,{2**53};")  # the state after two calls in two buckets were settled to these costs
     assert not limiter.try_acquire("k", cost=10).allowed
     assert raw.ping()
 
 
 def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R6, R9: a call of another time is settled in as many steps as a window has buckets, on both backends."""
+    """R6, R9: settling a call of another time takes as many steps as a window has buckets, on both backends."""
     limiter_key, far = LimiterKey("r", "k"), int(time.time() * 10) + 2_000_000
     driver = backend.engine.driver.rate_limiter()
     backend.rate_limiter("r", WINDOW).try_acquire("k")
@@ -179,7 +179,7 @@ def test_a_window_that_was_charged_when_the_clock_was_ahead(backend: ailf.Backen
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_page_of_the_largest_headers(any_server: Server, namespace: str, flavour: str) -> None:
-    """S1, S17: what is added can be read, however much longer its headers become as JSON: here 70 MB of six a byte."""
+    """S1, S17: entries can be read however long their headers are as JSON: here 70 MB, six bytes for each."""
     url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
     headers = {"h": "\x01" * 65_000}
 
@@ -197,10 +197,10 @@ def test_a_page_of_the_largest_headers(any_server: Server, namespace: str, flavo
 
 
 def test_an_entry_of_ours_at_its_largest() -> None:
-    """B5: with all that it may have an entry or a dead letter is no larger than what a page allows for each."""
+    """B5: an entry or dead letter of the largest size is no larger than a page allows for each."""
     headers = check_headers({f"{number:02}" + "\x01" * 510: "\x01" * 512 for number in range(64)})
-    said = ("\U0001f98a" * LONGEST).encode()
-    head = [b"ailf.origin", b"9" * 41, b"ailf.reason", said, b"ailf.error", said, b"ailf.attempts", b"9" * 20]
+    longest = ("\U0001f98a" * LONGEST).encode()
+    head = [b"ailf.origin", b"9" * 41, b"ailf.reason", longest, b"ailf.error", longest, b"ailf.attempts", b"9" * 20]
     name, namespace = "}" * MAX_NAME, "n" * MAX_NAME
     how = [b"ailf.how", b"9" * 60 + b"k" * MAX_NAME, b"ailf.once", Keys(namespace).once(name, name).encode()]
     fields = [*head, *how, b"ailf.body", b"x" * 1000, b"ailf.headers", headers_field(headers)]
@@ -212,11 +212,11 @@ def test_an_entry_of_ours_at_its_largest() -> None:
 
 
 LARGE, HUGE = 23_000_000, 68_000_000
-"""Bytes of an entry of which three are more than a reply may have, and of one that is by itself."""
+"""Bytes of an entry of which no reply can hold three, and of an entry that no reply can hold."""
 
 
 def test_large_entries_of_others(server: Server, namespace: str) -> None:
-    """S5, S13, S16: entries of others that no fetch can return together cost only themselves; their letters can go."""
+    """S5, S13, S16: foreign entries too large for one fetch become dead letters, which can be purged; others don't."""
     url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"
     with ailf.connect(url) as backend, server.client() as admin:
         stream = backend.stream("s")
@@ -255,7 +255,7 @@ def test_a_page_of_large_entries_of_others(any_server: Server, namespace: str) -
 
 
 def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> None:
-    """S2, S3: what has no room in one reply comes with the next ones, in order, to anybody, and for the first time."""
+    """S2, S3: entries that don't fit in one reply come with later ones, in order, to any consumer, with attempt 1."""
     url = f"{server.url}?namespace={namespace}&max_payload=5000000&timeout=20"
     with ailf.connect(url) as backend:
         stream = backend.stream("s", type=bytes)
@@ -275,7 +275,7 @@ def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> Non
 
 
 def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> None:
-    """S13, S16: such an entry becomes a dead letter, which is listed by its id, redriven and purged."""
+    """S13, S16: an entry that no reply can hold becomes a dead letter, which is listed by id, redriven and purged."""
     url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
     with ailf.connect(url) as backend, any_server.client() as admin:
         stream = backend.stream("s")
@@ -301,7 +301,7 @@ def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str, flavour: str) -> None:
-    """S17: a follower comes past it, where it is read, waited for, or the last one."""
+    """S17: a tail passes an entry that no reply can hold: when it is read, waited for, or the last one."""
     url = f"{any_server.url}?namespace={namespace}&max_payload=1000&timeout=20"
 
     async def flow() -> None:
@@ -328,13 +328,13 @@ def test_following_past_an_entry_that_no_reply_can_hold(any_server: Server, name
         run(flow())
 
 
-@pytest.mark.parametrize("known", ["a b " + "x" * 60_000 + "  ", "{epoch} t 1-1" + " " * 60_000, "{epoch} t x", ""])
-def test_a_dedup_key_of_another_program(server: Server, namespace: str, known: str) -> None:
-    """S7: what isn't ours is no duplicate, however long it is, and is replaced."""
+@pytest.mark.parametrize("stored", ["a b " + "x" * 60_000 + "  ", "{epoch} t 1-1" + " " * 60_000, "{epoch} t x", ""])
+def test_a_dedup_key_of_another_program(server: Server, namespace: str, stored: str) -> None:
+    """S7: a dedup key that isn't ours makes no duplicate, however long it is, and is replaced."""
     with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
         key, stream = f"{{{namespace}:stream:s}}", backend.stream("s")
         stream.add_once("first", 1)
-        admin.set(f"{key}:once:id", known.replace("{epoch}", admin.hget(f"{key}:meta", "epoch").decode()))
+        admin.set(f"{key}:once:id", stored.replace("{epoch}", admin.hget(f"{key}:meta", "epoch").decode()))
         timed = admin.xadd(key, {"ailf.how": f"{2**52}||", "ailf.once": f"{key}:once:id", "ailf.body": "1"})
         assert stream.cancel(timed.decode())
         added = stream.add_once("id", 2)
@@ -347,8 +347,8 @@ def test_a_dedup_key_of_another_program(server: Server, namespace: str, known: s
 
 
 @pytest.mark.parametrize("junk", ["junk", "0" * 20_000 + "x", ""])
-def test_a_line_of_a_key_with_junk_in_it(server: Server, namespace: str, junk: str) -> None:
-    """S3: messages with a key are delivered, whatever another program puts in their line."""
+def test_a_lane_with_junk_in_it(server: Server, namespace: str, junk: str) -> None:
+    """S3: messages with an ordering key are delivered, whatever another program adds to their lane."""
     with ailf.connect(f"{server.url}?namespace={namespace}&timeout=2&retry_for=0") as backend, server.client() as admin:
         stream = backend.stream("s")
         group = stream.group("g")

@@ -1,4 +1,4 @@
-"""A backend that is dropped without being closed: it says so, and gives back its connections and threads."""
+"""A backend that is dropped without being closed warns, and closes its connections and threads."""
 
 import asyncio
 import contextlib
@@ -26,27 +26,27 @@ pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 @pytest.fixture
 def private(new_server: NewServer) -> Server:
-    """A server whose connections are this test's alone."""
+    """A server of this test alone, so that all its connections are this test's."""
     return new_server()
 
 
 @contextlib.contextmanager
 def dropped(*urls: str) -> Iterator[None]:
-    """Expect that the backends are dropped here, that each says so once, and that nothing else is said."""
+    """Expect that the backends are dropped here, that each warns once, and that there is no other warning."""
     threads = set(threading.enumerate())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
         gc.collect()
-        said = [str(each.message) for each in caught if each.category is ResourceWarning]
-    assert len(said) == len(urls), said
+        messages = [str(each.message) for each in caught if each.category is ResourceWarning]
+    assert len(messages) == len(urls), messages
     for url in urls:
-        assert sum(f"the backend {url} was dropped without being closed" in each for each in said) == 1, said
+        assert sum(f"the backend {url} was dropped without being closed" in each for each in messages) == 1, messages
     assert soon(lambda: not [each for each in threading.enumerate() if each not in threads and each.is_alive()])
 
 
 def soon(condition: Callable[[], object]) -> bool:
-    """Wait for a condition; return whether it came true."""
+    """Wait up to 10 s for a condition; return whether it holds."""
     until = time.monotonic() + 10
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
@@ -54,13 +54,13 @@ def soon(condition: Callable[[], object]) -> bool:
 
 
 def connections(server: Server) -> int:
-    """Return how many connections a server has, but for the one that asks."""
+    """Return how many connections a server has, without the one that asks."""
     with redis.Redis(port=server.port, password=server.password) as raw:
         return len(raw.client_list()) - 1
 
 
 def use(backend: Any) -> None:
-    """Use all that takes a connection or a thread, and give back nothing."""
+    """Use everything that takes a connection or a thread, and release nothing."""
     subscription = backend.pubsub().listen("c")
     subscription.__enter__()
     backend.stream("s").add(1)
@@ -89,7 +89,7 @@ def test_blocking(private: Server) -> None:
 
 
 def test_objects_keep_it_alive(private: Server) -> None:
-    """As long as something of the backend can be used, nothing is dropped."""
+    """As long as an object of the backend can be used, the backend isn't dropped."""
     url = f"redis://127.0.0.1:{private.port}/0"
     with dropped():
         stream = ailf.connect(url).stream("s")
@@ -100,8 +100,8 @@ def test_objects_keep_it_alive(private: Server) -> None:
     assert soon(lambda: connections(private) == 0)
 
 
-def test_an_object_made_alone(private: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It opened the backend, so dropping it is dropping that."""
+def test_a_standalone_object(private: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping a standalone object drops the backend that it opened."""
     monkeypatch.setenv("AILF_URL", private.url)
     with dropped(f"redis://127.0.0.1:{private.port}/0"):
         RedisLock("l").try_acquire()
@@ -109,7 +109,7 @@ def test_an_object_made_alone(private: Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_asyncio_while_its_loop_runs(private: Server) -> None:
-    """Also where the garbage collector runs in another thread."""
+    """Connections are closed too if the garbage collector runs in another thread."""
     url = f"redis://127.0.0.1:{private.port}/0"
 
     async def main(collect: Callable[[], Any]) -> None:
@@ -143,8 +143,8 @@ def test_asyncio_after_its_loop(private: Server) -> None:
     assert soon(lambda: connections(private) == 0)
 
 
-def test_brought_clients(private: Server) -> None:
-    """The same over a client that the user brought, which stays usable."""
+def test_user_clients(private: Server) -> None:
+    """A backend over the user's client does the same, and the client stays usable."""
     with redis.Redis(port=private.port) as client:
         with dropped(f"redis://localhost:{private.port}/0"):
             use(RedisBackend.from_client(client))
@@ -164,7 +164,7 @@ def test_brought_clients(private: Server) -> None:
 
 
 def test_what_needs_no_warning(private: Server) -> None:
-    """A backend that was closed, one that was never used, and one in memory have nothing to give back."""
+    """A backend that was closed, one that was never used, and one in memory have nothing to release."""
     with dropped():
         use_and_close = ailf.connect(private.url)
         use(use_and_close)
@@ -188,7 +188,7 @@ def test_what_needs_no_warning(private: Server) -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_subscriptions_in_memory(flavour: str) -> None:
-    """What a memory backend leaves is its subscriptions: their reader ends, and the store forgets them."""
+    """A dropped memory backend ends the readers of its subscriptions, and the store forgets them."""
     store = MemoryBackend().store
 
     async def main() -> None:
@@ -203,7 +203,7 @@ def test_subscriptions_in_memory(flavour: str) -> None:
 
 
 def test_nothing_is_said_at_the_end_of_a_program(private: Server) -> None:
-    """A program may end with an open backend."""
+    """A program that ends with an open backend gets no warning."""
     program = """
         import sys, ailf
         backend = ailf.connect(sys.argv[1])

@@ -2,7 +2,7 @@
 
 `CALLS` counts the calls of functions of the three packages, as `sys.setprofile` reports them in the calling thread; the
 event loop's and redis-py's own are not counted, so that the table holds on every Python. `SENT` counts what the server
-gets. A number that rises is a commit of its own that says why; one that falls is written down here.
+receives. A number that rises needs a commit of its own that says why; one that falls is recorded here.
 """
 
 import asyncio
@@ -69,18 +69,18 @@ class Operations:
         await waited(delivery.ack())
 
     async def least(self, count: Callable[[Callable[[], Any]], Awaitable[Any]]) -> dict[str, Any]:
-        """Return what each operation costs: the least of several rounds, as the first ones make what is kept."""
+        """Return the cost of each operation: the least of several rounds, as the first ones fill caches."""
         await waited(self._work.add_many(range(ROUNDS)))
         return {name: min([await count(each) for _ in range(ROUNDS)]) for name, each in self._named.items()}
 
 
 async def waited(result: Any) -> Any:
-    """Return a result, awaited where it is asyncio's."""
+    """Return a result, awaited if it is awaitable."""
     return await result if isinstance(result, Awaitable) else result
 
 
 async def opened(url: str, flavour: str, measure: Callable[[Any], Awaitable[T]]) -> T:
-    """Return what is measured of the backend of this URL."""
+    """Open a backend, and return what `measure` returns for it."""
     if flavour == "asyncio":
         async with ailf.connect_async(url) as backend:
             return await measure(backend)
@@ -89,7 +89,7 @@ async def opened(url: str, flavour: str, measure: Callable[[Any], Awaitable[T]])
 
 
 async def python_calls(operation: Callable[[], Any]) -> int:
-    """Return how many calls of our functions an operation makes in this thread."""
+    """Return how many of our functions an operation calls in this thread."""
     calls = 0
 
     def profile(frame: FrameType, event: str, _: object) -> None:
@@ -105,22 +105,22 @@ async def python_calls(operation: Callable[[], Any]) -> int:
     return calls
 
 
-@pytest.mark.parametrize(("place", "flavour"), CALLS)
-def test_python_calls(any_server: Server, namespace: str, place: str, flavour: str) -> None:
-    """No operation takes more Python calls than it did."""
-    url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
+@pytest.mark.parametrize(("backend_name", "flavour"), CALLS)
+def test_python_calls(any_server: Server, namespace: str, backend_name: str, flavour: str) -> None:
+    """Each operation takes the pinned number of Python calls."""
+    url = f"memory://{namespace}" if backend_name == "memory" else f"{any_server.url}?namespace={namespace}"
     costs = asyncio.run(opened(url, flavour, lambda backend: Operations(backend).least(python_calls)))
-    assert costs == CALLS[place, flavour]
+    assert costs == CALLS[backend_name, flavour]
 
 
-@pytest.mark.parametrize(("place", "flavour"), HANDLED)
+@pytest.mark.parametrize(("backend_name", "flavour"), HANDLED)
 def test_python_calls_of_a_worker(
-    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, place: str, flavour: str
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, backend_name: str, flavour: str
 ) -> None:
-    """A worker takes no more Python calls for each message than it did."""
+    """A worker takes the pinned number of Python calls for each message."""
     # How often it yields to the loop depends on how busy the machine is.
     monkeypatch.setattr("ailf.stream.worker._YIELD_EVERY", 1000.0)
-    url = f"memory://{namespace}" if place == "memory" else f"{any_server.url}?namespace={namespace}"
+    url = f"memory://{namespace}" if backend_name == "memory" else f"{any_server.url}?namespace={namespace}"
 
     async def handled(backend: Any, count: int) -> int:
         work = backend.stream(f"handled-{count}")
@@ -137,12 +137,12 @@ def test_python_calls_of_a_worker(
         few, many = [min([await handled(backend, count) for _ in range(8)]) for count in (ROUNDS, 2 * ROUNDS)]
         return (many - few) // ROUNDS
 
-    assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[place, flavour]) <= 1
+    assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[backend_name, flavour]) <= 1
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_requests_and_bytes(new_server: NewServer, flavour: str) -> None:
-    """Each operation makes as many requests as it did, of as many bytes."""
+    """Each operation makes the pinned number of requests, of the pinned number of bytes."""
     server = new_server()
 
     def received() -> tuple[int, int]:

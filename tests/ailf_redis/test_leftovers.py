@@ -16,21 +16,21 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "redis-keys.md"
 
 def sockets() -> set[str]:
     """Return the open sockets of this process."""
-    found = set()
+    links = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the one that lists the folder is gone by now
-            found.add(str(descriptor.readlink()))
-    return {each for each in found if each.startswith("socket:")}
+        with contextlib.suppress(FileNotFoundError):  # the descriptor that listed the folder is closed by now
+            links.add(str(descriptor.readlink()))
+    return {link for link in links if link.startswith("socket:")}
 
 
 def clients(server: Server) -> int:
-    """Return how many clients a server has, the asking one left out."""
+    """Return how many clients a server has, without the one that asks."""
     with server.client() as admin:
         return len(admin.client_list()) - 1
 
 
 def use(backend: ailf.Backend) -> None:
-    """Use everything: calls, a subscription, a consumer that waits, a lease that is renewed, the raw client."""
+    """Use calls, a subscription, a consumer that waits, leases that are renewed, and the raw client."""
     pubsub, stream = backend.pubsub(), backend.stream("s")
     with pubsub.listen("c") as subscription, stream.group("g", lease=0.2).consumer() as consumer:
         pubsub.publish("c", 1)
@@ -47,7 +47,7 @@ def use(backend: ailf.Backend) -> None:
 
 
 async def use_async(backend: ailf.AsyncBackend) -> None:
-    """Use everything, on asyncio."""
+    """Use the same on asyncio."""
     pubsub, stream = backend.pubsub(), backend.stream("s")
     async with pubsub.listen("c") as subscription, stream.group("g", lease=0.2).consumer() as consumer:
         await pubsub.publish("c", 1)

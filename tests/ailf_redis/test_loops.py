@@ -1,4 +1,4 @@
-"""One backend in several event loops, one after another: nothing of a loop that has ended is used, or left open."""
+"""One backend in several event loops, one after another: connections of an ended loop are closed and not used."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from tests.support.servers import NewServer, Server
 from tests.support.tls import HOST, Certificates, Terminator
 
 Open = Callable[[], ailf.AsyncBackend]
-EXECUTORS = ("url", "unix", "tls", "brought", "cluster")
+EXECUTORS = ("url", "unix", "tls", "user_client", "cluster")
 
 
 @pytest.fixture(params=EXECUTORS)
 def open_backend(
     request: pytest.FixtureRequest, new_server: NewServer, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Open]:
-    """Return what makes a backend, outside of any event loop, over each way to the server."""
+    """Return a function that makes a backend outside of any event loop, for each kind of connection."""
     if request.param == "cluster":
         yield lambda: AsyncRedisBackend.from_client(asyncio.run(user_client(cluster)))
         return
@@ -34,14 +34,14 @@ def open_backend(
         certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
         with Terminator(certificates, server.port) as tls:
             yield lambda: AsyncRedisBackend(f"rediss://{HOST}:{tls.port}/0?tls_ca={certificates.ca}")
-    elif request.param == "brought":
+    elif request.param == "user_client":
         yield lambda: AsyncRedisBackend.from_client(redis.asyncio.Redis.from_url(server.url))
     else:
         yield lambda: AsyncRedisBackend(server.unix_url if request.param == "unix" else server.url)
 
 
 async def user_client(cluster: Cluster) -> "redis.asyncio.RedisCluster":
-    """Return a client of a cluster that has no connection open."""
+    """Return a client of a cluster that has no open connection."""
     client = cluster.async_client()
     await client.initialize()
     await client.aclose()
@@ -69,7 +69,7 @@ async def leave_open(backend: ailf.AsyncBackend, number: int) -> None:
 
 @pytest.mark.parametrize("politely", [True, False])
 def test_the_sockets_of_a_loop_that_has_ended_are_closed(open_backend: Open, politely: bool) -> None:
-    """With the first call in the next loop, every socket of the one before is closed, without a warning."""
+    """The first call in the next loop closes every socket of the loop before, without a warning."""
     backend = open_backend()
     gc.collect()
     before = sockets()
@@ -80,13 +80,13 @@ def test_the_sockets_of_a_loop_that_has_ended_are_closed(open_backend: Open, pol
             loop = asyncio.new_event_loop()
             loop.run_until_complete(leave_open(backend, number))
             for task in asyncio.all_tasks(loop):
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # whose loop is closed like this
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # its loop is closed before it ends
             loop.close()
 
     async def last() -> None:
         own = sockets()
         await backend.ping()
-        assert len(sockets()) <= len(own), "what the loops before had open is closed"
+        assert len(sockets()) <= len(own), "sockets of earlier loops are open"
         await backend.aclose()
 
     asyncio.run(last())
@@ -94,24 +94,24 @@ def test_the_sockets_of_a_loop_that_has_ended_are_closed(open_backend: Open, pol
     assert sockets() == before
 
 
-def test_a_loop_that_rests_goes_on_later(any_server: Server, namespace: str) -> None:
-    """A loop that is stopped and not closed gives up the backend, and takes it back when it runs again."""
+def test_a_stopped_loop_runs_again(any_server: Server, namespace: str) -> None:
+    """A loop that is stopped and not closed loses its connections, and connects anew when it runs again."""
     backend = AsyncRedisBackend(f"{any_server.url}?namespace={namespace}")
-    resting = asyncio.new_event_loop()
+    stopped = asyncio.new_event_loop()
 
-    async def ask(number: int) -> list[object]:
+    async def add(number: int) -> list[object]:
         await backend.stream("s").add(number)
         return [entry.data for entry in await backend.stream("s").read()]
 
     for turn in range(3):
-        assert resting.run_until_complete(ask(2 * turn)) == list(range(2 * turn + 1))
-        assert asyncio.run(ask(2 * turn + 1)) == list(range(2 * turn + 2))
-    resting.run_until_complete(backend.aclose())
-    resting.close()
+        assert stopped.run_until_complete(add(2 * turn)) == list(range(2 * turn + 1))
+        assert asyncio.run(add(2 * turn + 1)) == list(range(2 * turn + 2))
+    stopped.run_until_complete(backend.aclose())
+    stopped.close()
 
 
 def test_the_raw_client_is_one_of_each_loop(new_server: NewServer) -> None:
-    """`unwrap` returns a client that works in the running loop, and the same one for as long as that lasts."""
+    """`unwrap` returns a client that works in the running loop, and the same one for the same loop."""
     server = new_server()
     backend = AsyncRedisBackend(server.url)
     seen = []
@@ -133,7 +133,7 @@ def test_the_raw_client_is_one_of_each_loop(new_server: NewServer) -> None:
 
 
 def test_the_client_of_earlier_code_goes_on_in_the_next_loop(any_server: Server, namespace: str) -> None:
-    """AsyncRedisClient connects anew in each event loop."""
+    """AsyncRedisClient reconnects in each event loop."""
     client = AsyncRedisClient(RedisConfig(host="127.0.0.1", port=any_server.port))
 
     async def main(*, last: bool) -> None:
@@ -170,7 +170,7 @@ def test_a_consumer_goes_on_in_the_next_loop(open_backend: Open) -> None:
 
 
 def test_a_worker_ends_with_its_loop_and_another_one_begins(open_backend: Open) -> None:
-    """`process` in each of several loops, each ended by cancelling everything, loses no message."""
+    """`process` in several loops, each ended by cancelling all tasks, loses no message."""
     backend = open_backend()
     stream = backend.stream("s")
     handled: set[int] = set()
@@ -199,7 +199,7 @@ def test_a_worker_ends_with_its_loop_and_another_one_begins(open_backend: Open) 
 
 
 def test_closing_in_the_next_loop(open_backend: Open) -> None:
-    """What one loop has left open can be closed in the next one, which leaves nothing."""
+    """A backend that one loop left open can be closed in the next one, and no socket stays."""
     gc.collect()
     before = sockets()
     backend = open_backend()

@@ -1,4 +1,4 @@
-"""Patterns mean what the servers take them for, byte by byte."""
+"""Patterns match as they do on the servers, byte by byte."""
 
 import platform
 import random
@@ -10,11 +10,11 @@ ALPHABET = [*"abz-^]é\xff", "\u0080", "\U0001f98a"]
 ELEMENTS = [*ALPHABET, "*", "**", "?", "[", "[^", "[a-", "[ab]", "[^a]", "[b-a]", "[à-é]", "[^\u0080-ÿ]", "\\", "\\*",
             "[\\]]", "[é-\U0001f98a]", "[\\é-z]"]  # fmt: skip
 MIXED = ["[a-é]", "[^a-é]", "[é-z]", "[a-\U0001f98a]"]
-"""Ranges from ASCII to beyond it: there Redis on a machine with unsigned characters, as Linux on ARM, differs."""
+"""Ranges from ASCII to beyond it. Redis differs on a machine with unsigned characters, such as Linux on ARM."""
 
 
 def test_patterns_mean_what_the_server_says(server: Server, namespace: str) -> None:
-    """P7: names that each pattern matches are those that the server finds for it."""
+    """P7: each pattern matches the names that the server finds for it."""
     chance = random.Random(7)
     elements = ELEMENTS + (MIXED if platform.machine() in ("x86_64", "AMD64") else [])
     names = {"".join(chance.choices([*ALPHABET, "*", "[", "?", "\\"], k=chance.randint(1, 4))) for _ in range(300)}
@@ -24,8 +24,8 @@ def test_patterns_mean_what_the_server_says(server: Server, namespace: str) -> N
         pipeline = admin.pipeline(transaction=False)
         for pattern in patterns:
             pipeline.keys(namespace + pattern)
-        found = pipeline.execute()
+        replies = pipeline.execute()
         admin.delete(*(namespace + name for name in names))
-    for pattern, keys in zip(patterns, found, strict=True):
+    for pattern, keys in zip(patterns, replies, strict=True):
         theirs = {key.decode().removeprefix(namespace) for key in keys}
         assert theirs == {name for name in names if matches(pattern, name)}, pattern

@@ -1,4 +1,4 @@
-"""A server that refuses writes: what gives something back works, what takes is refused, and the error says why."""
+"""A server that refuses writes: calls that free something work, others are refused, and the error says why."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ from tests.support.servers import Server
 
 @pytest.fixture(scope="module", params=sorted(binaries.found()))
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version, which other files' tests don't use."""
+    """A server of each version, for the tests of this file."""
     server = Server.start(binaries.found()[request.param], version=request.param)
     yield server
     server.close()
@@ -28,7 +28,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def full(server: Server) -> Iterator[None]:
-    """The server has no memory left."""
+    """Leave the server without memory."""
     with server.client() as admin:
         admin.config_set("maxmemory-policy", "noeviction")
         admin.config_set("maxmemory", 1)
@@ -39,13 +39,13 @@ def full(server: Server) -> Iterator[None]:
 
 
 def refused(call: Callable[[], Any]) -> None:
-    """The call is refused because of memory, and nothing else."""
+    """Expect that a call is refused for lack of memory."""
     with pytest.raises(BackendFullError, match="no memory left"):
         call()
 
 
 def test_streams_drain_without_memory(own_server: Server, namespace: str) -> None:
-    """All that a worker and an operator do with what is there works; adding and redriving are refused."""
+    """Workers and operators can handle and remove what is stored; adding and redriving are refused."""
     with ailf.connect(f"{own_server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         stream.add_many(range(12))
@@ -83,7 +83,7 @@ def test_streams_drain_without_memory(own_server: Server, namespace: str) -> Non
             assert group.dead_letters.purge(letters[0].id) == 1
             assert stream.cancel(later)
             group.seek(ailf.EARLIEST)
-            assert sorted(each for each in worked_off(group) if isinstance(each, int))[-3:] == [9, 10, 11]
+            assert sorted(each for each in handle_all(group) if isinstance(each, int))[-3:] == [9, 10, 11]
             assert (group.info().pending, group.info().lag) == (0, 0)
             assert group.dead_letters.purge_all() == 3
             stream.group("other").delete()
@@ -92,12 +92,12 @@ def test_streams_drain_without_memory(own_server: Server, namespace: str) -> Non
             for number in range(3):
                 bounded.add(number)
                 assert group.info().length <= 4 + number
-                worked_off(group)
+                handle_all(group)
             stream.delete()
 
 
-def worked_off(group: Any) -> list[Any]:
-    """Let a worker handle all that is there; return what it was."""
+def handle_all(group: Any) -> list[Any]:
+    """Let a worker handle all messages; return their data."""
     seen = []
 
     def handle(delivery: Any) -> None:
@@ -110,7 +110,7 @@ def worked_off(group: Any) -> list[Any]:
 
 
 def test_locks_and_permits_without_memory(own_server: Server, namespace: str) -> None:
-    """What is held is extended and given back; nothing more is granted."""
+    """Leases are extended and released; nothing more is granted."""
     with ailf.connect(f"{own_server.url}?namespace={namespace}") as backend:
         lock, limiter = (
             backend.lock("l", ttl=30),
@@ -120,7 +120,7 @@ def test_locks_and_permits_without_memory(own_server: Server, namespace: str) ->
         with full(own_server):
             lease.extend()
             assert lock.inspect().holders
-            assert run(PermitLease.renew(backend.engine.driver, [each._flow._hold for each in (permit, other)])) == [
+            assert run(PermitLease.renew(backend.engine.driver, [each._flow._lease for each in (permit, other)])) == [
                 True,
                 True,
             ]
@@ -134,7 +134,7 @@ def test_locks_and_permits_without_memory(own_server: Server, namespace: str) ->
 
 
 def fail_snapshot(admin: Any) -> None:
-    """Let a snapshot fail, as there is a directory in its place."""
+    """Let a snapshot fail, with a directory in its place."""
     admin.config_set("save", "3600 1")
     Path(admin.config_get("dir")["dir"], "dump.rdb").mkdir(exist_ok=True)
     admin.bgsave()
@@ -161,7 +161,7 @@ CAUSES: dict[str, tuple[type[BackendError], Callable[[Any], None], Callable[[Any
         lambda admin: admin.config_set("min-replicas-to-write", 0),
     ),
 }
-"""What a server may say: the error, how to have it say so, and how to have it stop."""
+"""The reasons to refuse: the error, how to cause it, and how to end it."""
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -183,14 +183,14 @@ def test_refusals_within_scripts(own_server: Server, namespace: str, cause: str)
 
 
 def test_a_server_that_runs_a_long_script(own_server: Server, namespace: str) -> None:
-    """A server that is busy with a script is not ready, and was not asked."""
+    """A server that is busy with a script is an error that says it isn't ready."""
     with ailf.connect(f"{own_server.url}?retry_for=0&namespace={namespace}") as backend, own_server.client() as admin:
         admin.config_set("lua-time-limit", 1)
         with own_server.client() as long, contextlib.suppress(redis.ResponseError):
-            running = threading.Thread(target=lambda: quietly(long.eval, "while true do end", 0))
+            running = threading.Thread(target=lambda: error_of(long.eval, "while true do end", 0))
             running.start()
             until = time.monotonic() + 10
-            while time.monotonic() < until and not quietly(admin.ping):
+            while time.monotonic() < until and not error_of(admin.ping):
                 time.sleep(0.01)
             with pytest.raises(ConnectionLostError, match="is not ready: BUSY"):
                 backend.stream("s").add(1)
@@ -199,8 +199,8 @@ def test_a_server_that_runs_a_long_script(own_server: Server, namespace: str) ->
         assert backend.stream("s").add(1)
 
 
-def quietly(call: Callable[..., Any], *args: Any) -> str:
-    """Return the error of a call, or nothing."""
+def error_of(call: Callable[..., Any], *args: Any) -> str:
+    """Return the error text of a call, or ""."""
     try:
         call(*args)
     except redis.ResponseError as error:

@@ -1,4 +1,4 @@
-"""A server that refuses writes for now: nothing was written, so the request is repeated until `retry_for` is over."""
+"""A server with too few replicas refuses writes; as nothing was written, requests are retried within `retry_for`."""
 
 import asyncio
 import threading
@@ -14,13 +14,13 @@ WANTS_A_REPLICA = ("--min-replicas-to-write", "1")
 
 
 def refused(server: Server) -> int:
-    """Return how often the server has refused anything."""
+    """Return how many requests the server has refused."""
     with server.client() as admin:
         return sum(int(each["count"]) for each in admin.info("errorstats").values())
 
 
 def mend_when_refused(server: Server) -> threading.Thread:
-    """Let the server ask for no replicas once it has refused something."""
+    """Once the server has refused a request, let it need no replicas."""
     before = refused(server)
 
     def mend() -> None:
@@ -42,7 +42,7 @@ WRITES: dict[str, Callable[[ailf.Backend], object]] = {
 
 
 def test_too_few_replicas_are_waited_for(redis_versions: list[str], new_server: NewServer) -> None:
-    """NOREPLICAS is repeated within `retry_for`, of commands and of scripts, and nothing is written twice."""
+    """After NOREPLICAS commands and scripts are retried within `retry_for`, and nothing is written twice."""
     for version in redis_versions:
         server = new_server(*WANTS_A_REPLICA, version=version)
         with ailf.connect(f"{server.url}?retry_for=10") as backend, server.client() as admin:
@@ -72,7 +72,7 @@ def test_too_few_replicas_on_asyncio(new_server: NewServer) -> None:
 def test_too_few_replicas_for_too_long(
     redis_versions: list[str], new_server: NewServer, write: Callable[[ailf.Backend], object]
 ) -> None:
-    """When `retry_for` is over the error says what is missing, and that nothing was done."""
+    """After `retry_for` seconds the error says what is missing, and that nothing was done."""
     server = new_server(*WANTS_A_REPLICA, version=redis_versions[0])
     with ailf.connect(f"{server.url}?retry_for=0") as backend:
         with pytest.raises(ailf.ConnectionLostError, match="is not ready: NOREPLICAS") as caught:

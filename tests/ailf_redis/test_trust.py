@@ -1,4 +1,4 @@
-"""What the guide says of the trust within a namespace, and of a server that loses its data."""
+"""Trust within a namespace, and a server that loses its data: the guide's statements hold."""
 
 import time
 
@@ -10,7 +10,7 @@ from tests.support.servers import NewServer, Server
 
 
 def test_a_namespace_is_one_trust_zone(any_server: Server, namespace: str) -> None:
-    """A pattern of the same namespace sees the replies of others; one of another namespace sees nothing."""
+    """A pattern of the same namespace receives the replies of others; one of another namespace receives nothing."""
     with (
         ailf.connect(f"{any_server.url}?namespace={namespace}") as backend,
         ailf.connect(f"{any_server.url}?namespace={namespace}") as inside,
@@ -36,7 +36,7 @@ def test_a_namespace_is_one_trust_zone(any_server: Server, namespace: str) -> No
 
 
 def test_a_reply_stays_within_the_namespace(any_server: Server, namespace: str) -> None:
-    """The request names the channel of the reply, which is always one of the responder's own namespace."""
+    """A request names the channel of its reply, which is always within the responder's own namespace."""
     raw = redis.Redis(port=any_server.port)
     with raw, raw.pubsub() as everything, ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         responder = backend.pubsub()
@@ -57,7 +57,7 @@ def test_a_reply_stays_within_the_namespace(any_server: Server, namespace: str) 
 
 
 def test_a_flush(new_server: NewServer) -> None:
-    """Limits begin anew, a held lock can be granted again, its holder learns it, and fences go on rising."""
+    """After FLUSHALL limits begin anew, a held lock is granted again, its first holder's lease is lost, fences rise."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         limiter = backend.rate_limiter("r", "2/day")
@@ -73,7 +73,7 @@ def test_a_flush(new_server: NewServer) -> None:
 
 
 def test_when_a_fence_falls(new_server: NewServer) -> None:
-    """Only where the data is lost and the clock is behind: here the last fence was one of a clock that was ahead."""
+    """A fence falls only if the data is lost and the clock is behind: here the last fence came from a clock ahead."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         ahead = (int(time.time()) + 3600) * 1_000_000

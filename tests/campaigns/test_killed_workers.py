@@ -41,4 +41,4 @@ def test_letters_of_killed_workers(server: Server, namespace: str, tmp_path: Pat
     report = run(tmp_path, f"{server.url}?namespace={namespace}", plan, limit=300)
     tell(f"{server.version}: {report}")
     assert faults(report.history) == []
-    assert 250 <= len(report.history.letters) <= 2500
+    assert 250 <= len(report.history.dead_letters) <= 2500

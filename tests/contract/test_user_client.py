@@ -9,6 +9,7 @@ from contract_tests.backend.test_opening import *  # noqa: F403
 from contract_tests.fixtures import NewHarness
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.ratelimit.test_ratelimit_waiting import test_many_cancelled_tries  # noqa: F401 - many connections
 from contract_tests.stream.test_worker import *  # noqa: F403
 from tests.contract.harnesses import UserClientHarness
 from tests.contract.test_redis import LACKS  # noqa: F401 - the suite looks for it here

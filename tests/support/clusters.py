@@ -1,4 +1,4 @@
-"""A real cluster of three masters, and a master with a replica that a Sentinel watches, each on free ports."""
+"""A real cluster of three masters, and a master with replicas that Sentinels watch, on free ports."""
 
 import time
 from collections.abc import Callable
@@ -21,8 +21,12 @@ SYNC = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 def until(what: str, condition: Callable[[], Any]) -> None:
     """Return when a condition holds.
 
+    Arguments:
+        what: The message of the error.
+        condition: Is called until it returns something true.
+
     Raises:
-        TimeoutError: It doesn't, for 20 s.
+        TimeoutError: It didn't hold within 20 s.
     """
     deadline = time.monotonic() + DEADLINE
     while not condition():
@@ -73,22 +77,22 @@ class Cluster:
         return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % NODES in info
 
     def client(self, **options: Any) -> redis.RedisCluster:
-        """A client of redis-py; close it, or use it with `with`."""
+        """Return a client of redis-py; close it, or use it with `with`."""
         return redis.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
 
     def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
-        """The same for asyncio; it connects when it is used."""
+        """Return an asyncio client; it connects when it is used."""
         return redis.asyncio.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
 
     def owner(self, slot: int) -> Server:
-        """The node that serves a slot."""
+        """Return the node that serves a slot."""
         for first, last, master, *_ in ask(self.nodes[0], "CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == master[1])
         raise LookupError(slot)
 
     def begin_to_move(self, key: str) -> tuple[Server, Server]:
-        """Let the slot of a key be on its way to another node; return from where and where to."""
+        """Begin to move the slot of a key to another node; return the source and the target."""
         slot = key_slot(key.encode())
         source = self.owner(slot)
         target = next(node for node in self.nodes if node is not source)
@@ -97,7 +101,7 @@ class Cluster:
         return source, target
 
     def finish(self, key: str, source: Server, target: Server) -> None:
-        """Let the rest of the slot go, and every node know."""
+        """Move the remaining keys of the slot, and tell every node its new place."""
         slot = key_slot(key.encode())
         while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             ask(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
@@ -105,11 +109,11 @@ class Cluster:
             ask(node, "CLUSTER", "SETSLOT", slot, "NODE", ask(target, "CLUSTER", "MYID"))
 
     def move(self, key: str) -> None:
-        """Move the slot of a key, with all that is in it, to another node."""
+        """Move the slot of a key, with all its keys, to another node."""
         self.finish(key, *self.begin_to_move(key))
 
     def add_replica(self, master: Server) -> Server:
-        """Start a replica of a node, which becomes the master when that is gone; return it when it has everything."""
+        """Start a replica that becomes the master when the master dies; return it when it is in sync and known."""
         replica = self._start(master.version)
         self._replicas.append(replica)
         ask(replica, "CLUSTER", "MEET", HOST, master.port)
@@ -123,7 +127,7 @@ class Cluster:
 
     @staticmethod
     def _follows(node: Server, name: bytes) -> bool:
-        """Tell whether a node knows another as a replica, which needs its votes to become a master."""
+        """Tell whether a node knows another as a replica; only then can it vote for it as a master."""
         lines = ask(node, "CLUSTER", "NODES").splitlines()
         return any(line.startswith(name) and b"slave" in line for line in lines)
 
@@ -134,15 +138,15 @@ class Cluster:
 
 
 class Watch:
-    """A master, its replicas, and the Sentinels that make a replica the master when the master is gone.
+    """A master, its replicas, and the Sentinels that promote a replica when the master dies.
 
     Arguments:
         binary: The server's binary.
         version: Its version.
         options: Further options of the master and its replicas.
-        replicas: How many replicas there are.
-        sentinels: How many Sentinels there are; most of them decide.
-        down_after_ms: After how many milliseconds of silence a Sentinel takes a server for dead.
+        replicas: The number of replicas.
+        sentinels: The number of Sentinels; a majority decides.
+        down_after_ms: Milliseconds of silence after which a Sentinel takes a server for dead.
 
     Attributes:
         servers: The master and its replicas; any of them may be the master later.
@@ -192,26 +196,26 @@ class Watch:
 
     @property
     def master(self) -> Server:
-        """The server that is the master, as the first Sentinel says that runs."""
+        """The server that is the master, according to the first Sentinel that runs."""
         return self._named_by(self.sentinel)
 
     def _named_by(self, sentinel: Server) -> Server:
-        """The master that a Sentinel names; it changes as the Sentinel publishes ``+switch-master``."""
+        """Return the master that a Sentinel names; that changes when the Sentinel publishes ``+switch-master``."""
         reply = ask(sentinel, "SENTINEL", "MASTER", self.SERVICE)
         port = int(reply[reply.index(b"port") + 1])
         return next(each for each in self.servers if each.port == port)
 
     def fail_over(self) -> Server:
-        """Have a replica made the master while the master lives and goes on taking writes; return the former one.
+        """Promote a replica while the master is alive and accepts writes; return the former master.
 
-        This returns when the first Sentinel publishes it. Some 10 s later they make a replica of the former one.
+        It returns when the first Sentinel names the new master. Some 10 s later the former one becomes a replica.
         """
         master = self.master
 
         def accepted() -> bool:
             try:
                 return bool(ask(self.sentinel, "SENTINEL", "FAILOVER", self.SERVICE))
-            except redis.ResponseError as error:  # it doesn't yet know enough of the replica
+            except redis.ResponseError as error:  # it doesn't know enough about the replica yet
                 if "NOGOODSLAVE" not in str(error):
                     raise
                 return False
@@ -226,10 +230,10 @@ class Watch:
         return len({self._named_by(each) for each in self.sentinels if each.running}) == 1
 
     def settled(self) -> bool:
-        """Tell whether every other server follows the master and has everything."""
+        """Tell whether every other server follows the master and is in sync."""
         try:
             states = {each.port: ask(each, "ROLE") for each in self.servers}
-        except redis.ConnectionError:  # a server that is made a replica ends its connections
+        except redis.ConnectionError:  # a server that becomes a replica closes its connections
             return False
         first, *others = sorted(states.values(), key=lambda state: state[0] != b"master")
         port = self.master.port
@@ -240,7 +244,7 @@ class Watch:
         )
 
     def addresses(self) -> list[tuple[str, int]]:
-        """Where the Sentinels are: one that is gone, and those that were started."""
+        """Return the addresses of the Sentinels: a dead one, and those that were started."""
         return [(HOST, 1), *((HOST, each.port) for each in self.sentinels)]
 
     def __enter__(self) -> Self:
@@ -250,6 +254,6 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Stop them all."""
+        """Stop all servers."""
         for each in reversed(self._all):
             each.close()

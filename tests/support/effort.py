@@ -1,4 +1,4 @@
-"""How hard the tests try: for every change the same few minutes, with AILF_CAMPAIGN=1 far longer and at random."""
+"""The effort of the tests: the same few minutes for every change; with AILF_CAMPAIGN=1 far longer, at random."""
 
 import os
 from collections.abc import Callable
@@ -12,19 +12,19 @@ __all__ = ["CAMPAIGN", "SLOW", "TRIES", "Tell", "examples"]
 CAMPAIGN = os.environ.get("AILF_CAMPAIGN") == "1"
 
 SLOW = pytest.mark.timeout(7200 if CAMPAIGN else 300)
-"""Marks what a busy machine plays slowly."""
+"""Marks tests that are slow on a busy machine."""
 
 
 Tell: TypeAlias = Callable[[str], None]
-"""What the fixture `tell` is: prints a line of figures at the end of the run."""
+"""The type of the fixture `tell`, which prints a line of figures at the end of the run."""
 
 TRIES = 3
-"""How often what is broken on purpose may slip through: what shows in a race only, a busy machine may hide for once."""
+"""How often a planted bug is tried: a busy machine may hide a bug that shows only in a race."""
 
 
 def examples(number: int, **options: Any) -> settings:
-    """Return how hypothesis tries: so many examples, always the same ones; in a campaign twenty times as many others.
+    """Return hypothesis settings: `number` examples, always the same; in a campaign twenty times as many, at random.
 
-    So it is a change that turns an ordinary run red, and a campaign that finds what nobody has thought of.
+    So an ordinary run fails only because of a change, and a campaign finds new faults.
     """
     return settings(max_examples=number * (20 if CAMPAIGN else 1), derandomize=not CAMPAIGN, deadline=None, **options)

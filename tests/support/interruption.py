@@ -1,4 +1,4 @@
-"""Ctrl-C at a chosen moment: what a signal's handler does that raises, without waiting for luck."""
+"""Ctrl-C at a chosen moment: raise KeyboardInterrupt as a signal handler does, without waiting for luck."""
 
 import linecache
 import sys
@@ -9,22 +9,22 @@ __all__ = ["Interruption"]
 
 
 class Interruption:
-    """Raises KeyboardInterrupt at the k-th line or call in some files, as a signal's handler might.
+    """Raises KeyboardInterrupt at the k-th line or call in some files, as a signal handler might.
 
-    Lines with ``with`` and ``try`` don't count. That of ``with`` is told once more where the block ends; no handler of
-    a signal runs between that and ``__exit__``, nor at a ``try``.
+    Lines with ``with`` and ``try`` don't count. The trace reports a ``with`` line again at the end of its block; no
+    signal handler runs between that and ``__exit__``, nor at a ``try``.
 
     Attributes:
-        at: Where it was raised; "" where the code ended before.
+        at: Where it was raised; "" if the code ended before.
     """
 
     def __init__(self, moment: int, *, within: tuple[str, ...], spared: tuple[str, ...] = ()) -> None:
         """Choose the moment.
 
         Arguments:
-            moment: The how many-th line or call it is.
-            within: What a file's path has to contain, one of these, for its lines to count.
-            spared: What the qualified names of functions end with whose lines don't.
+            moment: The number of the line or call, from 1.
+            within: Only files whose path contains one of these count.
+            spared: Functions whose qualified name ends with one of these don't count.
         """
         self.at = ""
         self._left = moment

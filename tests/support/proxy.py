@@ -1,4 +1,4 @@
-"""A bad network in a few lines: a TCP proxy that stalls, loses replies, cuts or forgets, when told to.
+"""A bad network in a few lines: a TCP proxy that stalls, loses replies, cuts or forgets on request.
 
 Two threads per connection, one for each direction; every method acts on all connections at once.
 """
@@ -14,12 +14,12 @@ CHUNK = 65536
 
 
 class Proxy:
-    """Stands between clients and a port of this machine, from `with` to the end of it.
+    """A proxy between clients and a port of this machine, for the length of a `with` block.
 
     Attributes:
-        port: Where clients connect to.
-        url: The same as a Redis URL.
-        forge: What becomes of the bytes of replies; by default they stay as they are.
+        port: The port for clients.
+        url: The Redis URL of that port.
+        forge: A function that changes the bytes of replies; by default they stay the same.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -37,12 +37,12 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many connections pass through it now."""
+        """The number of open connections."""
         with self._changed:
             return sum(not link.closed for link in self._links)
 
     def cut(self) -> None:
-        """Close every connection; what was on its way is lost. New connections are welcome."""
+        """Close every connection; bytes on their way are lost. New connections work."""
         with self._changed:
             links, self._links = self._links, []
             for link in links:
@@ -52,11 +52,11 @@ class Proxy:
             link.join()
 
     def stall(self) -> None:
-        """Hold all bytes in both directions, until `resume`. Connecting still works, as with a hung host behind."""
+        """Hold all bytes in both directions until `resume`. Connecting still works, as with a hung host."""
         self._set(stalled=True, dropping=False)
 
     def forget(self) -> None:
-        """Drop the bytes of every connection there is, in both directions, without a word. New connections work.
+        """Silently drop the bytes of every existing connection, in both directions. New connections work.
 
         A firewall does so with connections that were idle for too long.
         """
@@ -65,22 +65,22 @@ class Proxy:
                 link.forgotten = True
 
     def drop_replies(self) -> None:
-        """Pass requests on and lose the replies, until `resume`.
+        """Pass requests on and drop the replies, until `resume`.
 
         A connection that has lost a reply is out of step afterwards: `cut` it before `resume`.
         """
         self._set(stalled=False, dropping=True)
 
     def resume(self) -> None:
-        """Be a good network again; what was held is passed on."""
+        """Pass all bytes again; held ones are passed on."""
         self._set(stalled=False, dropping=False)
 
     def close(self) -> None:
-        """Cut everything, stop listening and end all threads."""
+        """Cut all connections, stop listening and end all threads."""
         with self._changed:
             self._closing = True
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)):
-            self._acceptor.join()  # the connection woke it
+            self._acceptor.join()  # the connection wakes it
         self._listener.close()
         self.cut()
 
@@ -114,30 +114,30 @@ class Proxy:
     def _connect(self, client: socket.socket) -> None:
         try:
             target = socket.create_connection((HOST, self._target_port), timeout=5.0)
-        except OSError:  # nobody there: the client sees its connection close
+        except OSError:  # the target is down: the client sees its connection close
             client.close()
             return
         target.settimeout(None)
         link = _Link(self, client, target)
         with self._changed:
-            link.start()  # in here, so that whoever cuts or forgets it finds its threads running
+            link.start()  # under the guard: `cut` and `forget` find its threads running
             self._links.append(link)
 
     def may_pass(self, link: "_Link", *, is_reply: bool) -> bool:
-        """Wait while stalled; say whether what was read goes on, or is lost."""
+        """Wait while stalled; tell whether the bytes that were read are passed on, or dropped."""
         with self._changed:
             self._changed.wait_for(lambda: link.closed or not self._stalled)
             return not (link.closed or link.forgotten or (is_reply and self._dropping))
 
     def end(self, link: "_Link") -> None:
-        """One side has hung up: so does the other, and a thread that is held by a stall lets go."""
+        """Close both sides when one has ended, also if a stall holds the other thread."""
         with self._changed:
             link.close()
             self._changed.notify_all()
 
 
 class _Link:
-    """One client's connection and its counterpart at the target."""
+    """The connection of one client and the one to the target."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, target: socket.socket) -> None:
         self.closed = self.forgotten = False
@@ -159,7 +159,7 @@ class _Link:
     def close(self) -> None:
         """Wake both threads out of their reads and writes."""
         self.closed = True
-        # Not closed before `join`: the system would give the number to another socket while a thread still reads it.
+        # Closed only after `join`: the system could reuse the descriptor while a thread still reads it.
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

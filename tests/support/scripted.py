@@ -1,4 +1,4 @@
-"""A server that says what a test tells it to say, byte by byte where the test likes: what no real server does."""
+"""A scripted server: it sends the replies that a test gives it, also byte by byte, as no real server does."""
 
 import contextlib
 import socket
@@ -15,26 +15,26 @@ HOST = "127.0.0.1"
 HELLO = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.0.0\r\n"
 
 Answer = Callable[[list[bytes]], Iterable[bytes]]
-"""What is said to a command, piece by piece."""
+"""A function that returns the reply to a command, in pieces."""
 
 
 def trickled(reply: bytes, pause: float = 0.02) -> Iterable[bytes]:
-    """Say a reply byte by byte."""
+    """Yield a reply byte by byte, with a pause of `pause` seconds after each."""
     for at in range(len(reply)):
         yield reply[at : at + 1]
         time.sleep(pause)
 
 
 class Scripted:
-    """The server, from `with` to the end of it.
+    """The scripted server, for the length of a `with` block.
 
     Attributes:
-        url: Where it is.
-        port: The same as a number.
-        answer: What it says.
-        greets: Whether it answers HELLO as a server does.
-        commands: What it was asked, connection by connection.
-        finished: How many answers it has said to their ends.
+        url: Its URL.
+        port: Its port.
+        answer: The function that gives its replies.
+        greets: Whether it replies to HELLO as a server does.
+        commands: The commands that it received, connection by connection.
+        finished: How many replies it has sent to their ends.
     """
 
     def __init__(self, answer: Answer, *, greets: bool = True) -> None:
@@ -48,9 +48,9 @@ class Scripted:
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="scripted", daemon=True)]
 
-    def say(self, words: bytes) -> None:
-        """Say something that nobody asked for, on the youngest connection."""
-        self._sockets[-1].sendall(words)
+    def say(self, message: bytes) -> None:
+        """Send an unsolicited message on the youngest connection."""
+        self._sockets[-1].sendall(message)
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -75,14 +75,14 @@ class Scripted:
                 thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        heard: list[list[bytes]] = []
-        self.commands.append(heard)
+        commands: list[list[bytes]] = []
+        self.commands.append(commands)
         reader: Any = hiredis.Reader()
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 reader.feed(data)
                 while (command := reader.gets()) is not False:
-                    heard.append(command)
+                    commands.append(command)
                     for piece in (HELLO,) if self.greets and command[0] == b"HELLO" else self.answer(command):
                         client.sendall(piece)
                     self.finished += 1

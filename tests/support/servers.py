@@ -1,6 +1,6 @@
-"""Real servers for the tests: run on free ports of this machine, misused at will, and never left behind.
+"""Real servers for the tests: on free ports of this machine, to be stopped and killed at will, never left behind.
 
-Nothing here depends on how `ailf` talks to a server: readiness is judged over a plain socket.
+Nothing here depends on how `ailf` talks to a server: readiness is checked over a plain socket.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ HOST = "127.0.0.1"
 START_DEADLINE = 10.0
 STOP_DEADLINE = 5.0
 
-# Below the range from which systems pick the local end of a connection (32768 and up). From inside that range, a client
-# that keeps trying a stopped server's port can be given that very port, connect to itself, and block the restart.
+# Below the range from which systems pick the local port of a connection (32768 and up). Within that range a client that
+# retries the port of a stopped server can get that very port, connect to itself, and block the restart.
 # A cluster node also listens on its port + 10000, which stays below it too.
 PORTS = range(11_000, 22_000)
 
 
 class ServerStartError(RuntimeError):
-    """The server ended, or did not answer in time; the message carries its log."""
+    """The server ended, or did not answer in time; the message has its log."""
 
 
 class Server:
-    """One running server process, and everything that can be done to it.
+    """One server process, and the ways to start, stop, freeze and reach it.
 
     Attributes:
-        version: The name of its version, as in `tests.binaries.VERSIONS`.
+        version: The name of its version, as in `tests.support.binaries.VERSIONS`.
         port: The TCP port, the same after every restart.
-        password: What `--requirepass` was given, or None.
-        socket_path: The unix socket, or None when the server was started without.
+        password: The value of `--requirepass`, or None.
+        socket_path: The unix socket, or None if the server was started without one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Server:
                 server._launch()
             except ServerStartError as error:
                 server.close()
-                # Somebody took the port between our choice and the server's bind.
+                # Another process took the port between our choice and the server's bind.
                 if not attempts_left or "already in use" not in str(error):
                     raise
             else:
@@ -116,7 +116,7 @@ class Server:
 
     @property
     def unix_url(self) -> str:
-        """The same server through its unix socket."""
+        """The URL of its unix socket."""
         return f"unix://{self._userinfo}{self.socket_path}?db=0"
 
     @property
@@ -130,15 +130,15 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there (it may be paused)."""
+        """Whether the process exists (it may be paused)."""
         return self._process is not None and self._process.poll() is None
 
     def log(self) -> str:
-        """Everything the server has printed, over all its restarts."""
+        """Return everything that the server has printed, over all restarts."""
         return (self.directory / "log").read_text(errors="replace")
 
     def client(self) -> redis.Redis:
-        """A raw redis-py client that never retries and decodes nothing; close it, or use it with `with`."""
+        """Return a redis-py client that never retries and decodes nothing; close it, or use it with `with`."""
         return redis.Redis(
             host=HOST,
             port=self.port,
@@ -149,7 +149,7 @@ class Server:
         )
 
     def dial(self, timeout: float = 5.0) -> socket.socket:
-        """A plain connection, authenticated, for a test that speaks RESP itself."""
+        """Return a plain authenticated connection, for a test that speaks RESP itself."""
         connection = socket.create_connection((HOST, self.port), timeout)
         if self.password:
             secret = self.password.encode()
@@ -162,7 +162,7 @@ class Server:
         return connection
 
     def pause(self) -> None:
-        """Stop the process in its tracks: its connections stay open and nothing answers."""
+        """Freeze the process (SIGSTOP): its connections stay open and nothing answers."""
         self._running().send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -170,31 +170,31 @@ class Server:
         self._running().send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the process as a crash would (SIGKILL); its directory stays, for `restart`."""
+        """End the process as a crash would (SIGKILL); its directory stays for `restart`."""
         if self._process is not None:
             self._process.kill()
         self._reap(STOP_DEADLINE)
 
     def stop(self) -> None:
-        """End the process politely, or by force after 5 s; its directory stays, for `restart`."""
+        """End the process with SIGTERM, or with SIGKILL after 5 s; its directory stays for `restart`."""
         if self._process is not None and not self.running:
             log.warning("port %d ended by itself: %s\n%s", self.port, self._process.returncode, self.log())
         if self._process is not None:
             self._process.terminate()
-            self._process.send_signal(signal.SIGCONT)  # a paused process gets its SIGTERM only when it goes on
+            self._process.send_signal(signal.SIGCONT)  # a paused process receives SIGTERM only when it goes on
         try:
             self._reap(STOP_DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def restart(self, *options: str) -> None:
-        """Start again on the same port and directory, after a polite stop if it still runs; `options` are added."""
+        """Start again on the same port and directory, after `stop` if it still runs; `options` are added."""
         self.stop()
         self._options += options
         self._launch()
 
     def close(self) -> None:
-        """Stop the process and delete its directory; the end of this object."""
+        """Stop the process and delete its directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -206,7 +206,7 @@ class Server:
 
     def _launch(self) -> None:
         """Start the process and its watchdog, and wait for the first answer."""
-        config = self.directory / "conf"  # empty, and needed only by CONFIG REWRITE and by `--sentinel`
+        config = self.directory / "conf"  # empty; only CONFIG REWRITE and `--sentinel` need it
         config.touch()
         with (self.directory / "log").open("ab") as output:
             self._process = self._spawn(config, output)
@@ -225,13 +225,13 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for pytest, which then stops its servers in order
+            start_new_session=True,  # Ctrl-C reaches only pytest, which then stops its servers in order
         )
 
     def _answers(self) -> bool:
-        """Tell whether it answers: it, and not somebody else who had the port."""
+        """Tell whether this process answers, and not another one that had the port."""
         with contextlib.suppress(OSError), self.dial(timeout=1.0) as connection:
-            connection.sendall(b"INFO server\r\n")  # while it loads its data, that is refused
+            connection.sendall(b"INFO server\r\n")  # refused while the server loads its data
             return f"process_id:{self.pid}\r\n".encode() in connection.recv(4096)
         return False
 
@@ -250,9 +250,9 @@ class Server:
 
 
 def watchdog(pid: int, directory: Path) -> subprocess.Popen[bytes]:
-    """Kill `pid` and delete its directory when this process dies, however; a line on its standard input calls it off.
+    """Kill `pid` and delete its directory when this process dies in any way; a line on its standard input calls it off.
 
-    The watchdog waits for a line on a pipe whose other end only this process holds; the end of the pipe is our death.
+    The watchdog reads a pipe whose other end only this process holds; the pipe ends when this process dies.
     (Linux's PR_SET_PDEATHSIG looks simpler, but it fires when the *thread* that started the server ends.)
     """
     return subprocess.Popen(
@@ -264,16 +264,16 @@ def watchdog(pid: int, directory: Path) -> subprocess.Popen[bytes]:
 
 
 def free_port() -> int:
-    """A port on which nobody listens, from `PORTS`."""
+    """Return a free port from `PORTS`."""
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
-    raise OSError(f"100 ports tried between {PORTS.start} and {PORTS.stop}, all taken")
+    raise OSError(f"no free port: 100 tried between {PORTS.start} and {PORTS.stop}, all taken")
 
 
 class NewServer(Protocol):
-    """What the fixture `new_server` gives: start a private server; without a version, the newest there is."""
+    """The type of the fixture `new_server`: start a private server; without a version, of the newest."""
 
     def __call__(
         self,
@@ -284,17 +284,17 @@ class NewServer(Protocol):
         unixsocket: bool = False,
         port: int | None = None,
     ) -> Server:
-        """Start it; the fixture stops it after the test."""
+        """Start a server; the fixture stops it after the test."""
 
 
 class SharedServers:
-    """One server per version, started when first asked for, shared by all tests of a session."""
+    """One server per version, started at its first use, shared by all tests of a session."""
 
     def __init__(self) -> None:
         self._servers: dict[str, Server] = {}
 
     def get(self, version: str, binary: Path) -> Server:
-        """The server of this version, running."""
+        """Return the server of this version, running."""
         server = self._servers.get(version)
         if server is None:
             server = self._servers[version] = Server.start(binary, version=version)
@@ -303,6 +303,6 @@ class SharedServers:
         return server
 
     def close(self) -> None:
-        """Stop them all."""
+        """Stop all servers."""
         while self._servers:
             self._servers.popitem()[1].close()

@@ -1,4 +1,4 @@
-"""The bad network that fault tests stand on is bad in exactly the ways it promises."""
+"""The proxy of the fault tests fails in exactly the ways that it documents."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ from tests.support.proxy import HOST, Proxy
 
 @pytest.fixture
 def echo_port() -> Iterator[int]:
-    """A server that answers every connection with what it is sent, one thread each."""
+    """A server that echoes each connection, one thread each."""
     listener = socket.create_server((HOST, 0))
     threads: list[threading.Thread] = []
 
@@ -41,7 +41,7 @@ def echo_port() -> Iterator[int]:
 
 
 def dial(proxy: Proxy) -> socket.socket:
-    """A client with little patience, whose connection is known to be through."""
+    """Return a client with a short timeout whose connection works."""
     client = socket.create_connection((HOST, proxy.port), timeout=5.0)
     assert echo(client, b"hello") == b"hello"
     client.settimeout(0.2)
@@ -49,13 +49,13 @@ def dial(proxy: Proxy) -> socket.socket:
 
 
 def echo(client: socket.socket, data: bytes) -> bytes:
-    """Send, and read as much again."""
+    """Send data, and read as many bytes."""
     client.sendall(data)
     return read(client, len(data))
 
 
 def read(client: socket.socket, size: int) -> bytes:
-    """Read so many bytes, or fewer when the connection ends."""
+    """Read `size` bytes, or fewer if the connection ends."""
     parts = bytearray()
     while len(parts) < size and (data := client.recv(size - len(parts))):
         parts += data
@@ -63,7 +63,7 @@ def read(client: socket.socket, size: int) -> bytes:
 
 
 def test_passes_bytes_both_ways(echo_port: int) -> None:
-    """A proxy that was told nothing is a good network, for large messages and many connections too."""
+    """By default the proxy passes all bytes, of large messages and many connections too."""
     with Proxy(echo_port) as proxy, dial(proxy) as one, dial(proxy) as two:
         assert proxy.connections == 2
         assert echo(one, b"x" * 100_000) == b"x" * 100_000
@@ -71,7 +71,7 @@ def test_passes_bytes_both_ways(echo_port: int) -> None:
 
 
 def test_cut_ends_connections_and_accepts_new_ones(echo_port: int) -> None:
-    """After a cut the old connection is at its end, and a new one works."""
+    """After a cut the old connection is closed, and a new one works."""
     with Proxy(echo_port) as proxy:
         with dial(proxy) as old:
             proxy.cut()
@@ -82,7 +82,7 @@ def test_cut_ends_connections_and_accepts_new_ones(echo_port: int) -> None:
 
 
 def test_stall_holds_bytes_until_resume(echo_port: int) -> None:
-    """What is sent into a stall arrives after it."""
+    """Bytes that are sent during a stall arrive after it."""
     with Proxy(echo_port) as proxy, dial(proxy) as client:
         proxy.stall()
         client.sendall(b"late")
@@ -102,7 +102,7 @@ def test_stalled_connection_can_be_cut(echo_port: int) -> None:
 
 
 def test_drop_replies_lets_requests_through(echo_port: int) -> None:
-    """The target gets the request, the client never gets the reply, and later replies arrive again."""
+    """The target gets the request, the client never gets its reply, and later replies arrive again."""
     with Proxy(echo_port) as proxy, dial(proxy) as client:
         proxy.drop_replies()
         client.sendall(b"lost")
@@ -113,7 +113,7 @@ def test_drop_replies_lets_requests_through(echo_port: int) -> None:
 
 
 def test_forget_silences_what_there_is(echo_port: int) -> None:
-    """A forgotten connection stays silent for ever and is not ended; a new one works."""
+    """A forgotten connection stays silent for ever and isn't closed; a new one works."""
     with Proxy(echo_port) as proxy, dial(proxy) as old:
         proxy.forget()
         old.sendall(b"lost")
@@ -124,7 +124,7 @@ def test_forget_silences_what_there_is(echo_port: int) -> None:
 
 
 def test_hang_up_is_passed_on(echo_port: int) -> None:
-    """A client that leaves is no connection any more."""
+    """A client that disconnects no longer counts as a connection."""
     with Proxy(echo_port) as proxy:
         dial(proxy).close()
         with dial(proxy):
@@ -132,9 +132,9 @@ def test_hang_up_is_passed_on(echo_port: int) -> None:
 
 
 def test_target_that_is_away_ends_the_connection() -> None:
-    """Nobody behind the proxy: the client is told at once, by the end of its connection."""
+    """If the target is down the client's connection is closed at once."""
     with socket.socket() as unused:
-        unused.bind((HOST, 0))  # bound and not listening: refused, and nobody else's
+        unused.bind((HOST, 0))  # bound and not listening: connections are refused, and no other process has it
         with (
             Proxy(unused.getsockname()[1]) as proxy,
             socket.create_connection((HOST, proxy.port), timeout=5.0) as client,
@@ -143,7 +143,7 @@ def test_target_that_is_away_ends_the_connection() -> None:
 
 
 def test_no_thread_is_left(echo_port: int) -> None:
-    """Leaving the proxy ends its threads, whatever state it was in and whoever is still connected."""
+    """Leaving the proxy ends its threads, in any state and with open connections."""
     proxy = Proxy(echo_port)
     with proxy, dial(proxy) as client, dial(proxy):
         proxy.stall()

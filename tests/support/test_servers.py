@@ -1,4 +1,4 @@
-"""The servers that other tests stand on do what they promise."""
+"""The servers of the tests do what they document."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.support.servers import PORTS, NewServer, Server, ServerStartError, fr
 
 
 def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
-    """Whether something other processes do is done in time."""
+    """Tell whether a condition holds within `within` seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
@@ -26,7 +26,7 @@ def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, or soon does; its new parent may take its time to notice (a zombie)."""
+    """Tell whether a process has ended, or soon does; its new parent may be slow to reap it (a zombie)."""
 
     def ended() -> bool:
         state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], stdout=subprocess.PIPE, check=False).stdout
@@ -36,7 +36,7 @@ def gone(pid: int) -> bool:
 
 
 def test_shared_server_is_the_version_it_says(server: Server) -> None:
-    """The binary behind each version really is that version."""
+    """The binary of each version has that version."""
     with server.client() as client:
         info = client.info("server")
     key, number = ("valkey_version", "8.1") if server.version == "valkey-8.1" else ("redis_version", server.version)
@@ -44,7 +44,7 @@ def test_shared_server_is_the_version_it_says(server: Server) -> None:
 
 
 def test_any_server_is_the_newest_of_the_shared_ones(any_server: Server, redis_versions: list[str]) -> None:
-    """Tests that do not care run on the newest server."""
+    """Tests that need any server run on the newest one."""
     assert any_server.version == redis_versions[-1]
     assert any_server.running
 
@@ -62,7 +62,7 @@ def test_server_starts_in_every_version(server: Server, new_server: NewServer) -
 
 
 def test_url_without_password_is_refused(new_server: NewServer) -> None:
-    """A server with a password wants it."""
+    """A server with a password refuses a client without one."""
     private = new_server(password="secret")
     with (
         redis.Redis.from_url(private.url.replace(":secret@", ""), protocol=2) as client,
@@ -72,7 +72,7 @@ def test_url_without_password_is_refused(new_server: NewServer) -> None:
 
 
 def test_restart_keeps_port_and_data(new_server: NewServer) -> None:
-    """After a crash and a restart, the server is where it was and has what its append-only file has."""
+    """After a crash and a restart the server has the same port, and the data of its append-only file."""
     private = new_server("--appendfsync", "always", appendonly=True)
     port, pid = private.port, private.pid
     with private.client() as client:
@@ -87,7 +87,7 @@ def test_restart_keeps_port_and_data(new_server: NewServer) -> None:
 
 
 def test_paused_server_keeps_connections_and_answers_later(new_server: NewServer) -> None:
-    """A paused server answers nothing, and everything once it goes on."""
+    """A paused server answers nothing; once it goes on it answers everything."""
     private = new_server()
     with private.dial(timeout=0.2) as connection:
         private.pause()
@@ -100,7 +100,7 @@ def test_paused_server_keeps_connections_and_answers_later(new_server: NewServer
 
 
 def test_close_ends_even_a_paused_server(new_server: NewServer) -> None:
-    """Nothing is left after the end: no process and no directory."""
+    """`close` leaves no process and no directory."""
     private = new_server()
     pid, directory = private.pid, private.directory
     private.pause()
@@ -110,7 +110,7 @@ def test_close_ends_even_a_paused_server(new_server: NewServer) -> None:
 
 
 def test_start_failure_shows_the_servers_log() -> None:
-    """What the server had to say about a bad option is in the error."""
+    """The error of a failed start has the server's log."""
     binary = list(binaries.found().values())[-1]
     with pytest.raises(ServerStartError, match="no-such-option"):
         Server.start(binary, "--no-such-option", "1")
@@ -134,7 +134,7 @@ def test_server_dies_with_the_process_that_started_it() -> None:
 
 
 def test_free_ports_are_out_of_the_way_of_clients() -> None:
-    """No client is ever given a server's port as its own."""
+    """Server ports are outside the range of local client ports."""
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
     lowest = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 49152
     assert free_port() in PORTS
@@ -142,14 +142,14 @@ def test_free_ports_are_out_of_the_way_of_clients() -> None:
 
 
 def test_selection_refuses_unknown_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typo in AILF_TEST_SERVERS does not silently test nothing."""
+    """An unknown version in AILF_TEST_SERVERS is an error."""
     monkeypatch.setenv(binaries.SELECTION, "6.2,9.9")
     with pytest.raises(LookupError, match=r"not 9\.9"):
         binaries.found()
 
 
-def test_selection_asks_for_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A version that was asked for by name must be there; the error says what was found instead."""
+def test_selection_refuses_missing_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A version in AILF_TEST_SERVERS that is missing is an error, which says what was found instead."""
     fake = tmp_path / "redis-server"
     fake.write_text("#!/bin/sh\necho Redis server v=5.0.1 sha=0\n")
     fake.chmod(0o755)

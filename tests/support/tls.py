@@ -1,4 +1,4 @@
-"""TLS for any server: certificates of a test's own, and what stands before a server that has no TLS built in."""
+"""TLS for any server: certificates for a test, and a TLS terminator before a server without TLS."""
 
 import asyncio
 import contextlib
@@ -14,17 +14,17 @@ import trustme
 __all__ = ["Certificates", "Terminator"]
 
 HOST = "localhost"
-"""What the certificates are for; 127.0.0.1 is another name, which they don't have."""
+"""The host name of the certificates; they are not valid for 127.0.0.1."""
 
 
 @attrs.frozen
 class Certificates:
-    """Files of a certificate authority, and of a server that it vouches for.
+    """Files of a certificate authority, and of a server certificate that it has signed.
 
     Attributes:
-        ca: Whom clients are to trust.
-        cert: The server's chain.
-        key: The server's key.
+        ca: The certificate of the authority, which clients trust.
+        cert: The certificate chain of the server.
+        key: The private key of the server.
     """
 
     ca: Path
@@ -33,28 +33,28 @@ class Certificates:
 
     @classmethod
     def make(cls, folder: Path) -> Self:
-        """Write them into a folder."""
-        made = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        """Write new certificates into a folder."""
+        certificates = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
         authority = trustme.CA()
         server = authority.issue_cert(HOST)
-        authority.cert_pem.write_to_path(str(made.ca))
-        server.cert_chain_pems[0].write_to_path(str(made.cert))
-        server.private_key_pem.write_to_path(str(made.key))
-        return made
+        authority.cert_pem.write_to_path(str(certificates.ca))
+        server.cert_chain_pems[0].write_to_path(str(certificates.cert))
+        server.private_key_pem.write_to_path(str(certificates.key))
+        return certificates
 
     def options(self) -> list[str]:
-        """Return what a Redis server is to be started with."""
+        """Return the options of a Redis server for these files."""
         files = {"cert": self.cert, "key": self.key, "ca-cert": self.ca}
         return [part for name, path in files.items() for part in (f"--tls-{name}-file", str(path))]
 
 
 class Terminator:
-    """Speaks TLS with clients and plain TCP with a port of this machine, from `with` to the end of it.
+    """A TLS terminator before a port of this machine, for the length of a `with` block.
 
-    It is a process of its own, so that what it holds is not mistaken for a client's.
+    It is a process of its own, so that its sockets aren't counted as a client's.
 
     Attributes:
-        port: Where clients connect to.
+        port: The port for clients.
     """
 
     def __init__(self, certificates: Certificates, target_port: int) -> None:
@@ -80,12 +80,12 @@ async def _terminate(cert: str, key: str, target_port: str) -> None:
         for pump in pumps:
             pump.cancel()
         outer.close()
-        writer.transport.abort()  # a polite end waits for the client's
+        writer.transport.abort()  # a clean TLS shutdown would wait for the client
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     server = await asyncio.start_server(connected, HOST, 0, ssl=context)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - what the parent reads
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - the parent reads it
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,9 +1,9 @@
--- End a token's grant, and give up its place in line.
+-- End a token's grant and take the token out of the wait queues.
 --
 -- ARGV    token
--- returns 1 where it had an unexpired grant of every name, else 0
+-- returns 1 if it had an unexpired grant of every name, else 0
 -- bound   the names of the lock
 
-local kept = 1
-for _, lock in ipairs(all_locks()) do kept = math.min(kept, end_grant(lock, ARGV[1])) end
-return kept
+local held = 1
+for _, lock in ipairs(all_locks()) do held = math.min(held, end_grant(lock, ARGV[1])) end
+return held

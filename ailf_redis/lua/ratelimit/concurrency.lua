@@ -1,13 +1,13 @@
--- Concurrency, as ailf/limits has it; it stands after limit.lua.
+-- The concurrency limit, as ailf/limits has it; loaded after limit.lua.
 --
--- KEYS[4…] slots   for each limit of concurrency, in their order: sorted set: "<token> <number>" -> ms when it ends;
---                  one that ends after LARGEST isn't ours and counts for nothing
+-- KEYS[4…] slots   for each concurrency limit, in their order: sorted set: "<token> <number>" -> ms when the slot
+--                  ends; one that ends after LARGEST isn't ours and doesn't count
 -- returns nothing by itself
--- writes  KEYS[4…] with the end of the last as TTL
--- bound   the places of one call, which are no more than the limit allows
+-- writes  KEYS[4…] with the end of the last slot as TTL
+-- bound   the slots of one call, which are no more than the limit allows
 
 makers.c = function()
-  local last = 3 -- the last key that is taken
+  local last = 3 -- the last key that is in use
   local after, latest = '(' .. number(now), number(LARGEST)
 
   local function load(_, _, ttl, capacity)
@@ -17,7 +17,8 @@ makers.c = function()
 
   local function drop(slots, token)
     local slot = 1
-    while redis.call('ZSCORE', slots.key, token .. ' ' .. slot) do -- a ZREM of nothing would let a full server take more
+    -- Without the ZSCORE a ZREM of nothing would be a first write, after which a full server accepts more data.
+    while redis.call('ZSCORE', slots.key, token .. ' ' .. slot) do
       redis.call('ZREM', slots.key, token .. ' ' .. slot)
       slot = slot + 1
     end
@@ -46,7 +47,7 @@ makers.c = function()
 
   local function remaining(slots) return max(0, slots.capacity - taken(slots)) end
 
-  -- All or nothing: a call keeps its places, or gives them back.
+  -- All or nothing: a call keeps its slots, or frees them.
   local function settle(slots, _, actual, _, _, token)
     if actual == 0 then drop(slots, token) end
     return false

@@ -1,22 +1,22 @@
--- Decide on calls one after another, each of which several limits must allow, all or nothing; or put them in line.
+-- Decide on calls one after another: all limits must allow a call, all or nothing. Or add the call to the wait queue.
 --
--- ARGV    how many limits, five for each, then for each call: token, patience in ms (a reservation), count denied
---         (1 or 0), channel where it waits ('' for not waiting), waiter's lease in ms, and its cost by each limit
--- returns now, then for each call 1 or 0, ms after which another try may do better (-1 for never), and for each limit:
---         remaining, ms to wait (-1 for never), ms until it is as good as fresh, and the two numbers that settling wants
---         to be told
--- bound   the calls, each times the limits
+-- ARGV    number of limits, five for each, then for each call: token, max_wait in ms (a reservation), count denied
+--         (1 or 0), channel to wake the waiter on ('' to not wait), waiter's lease in ms, and its cost by each limit
+-- returns now, then for each call 1 or 0, ms until another request may succeed (-1 for never), and for each limit:
+--         remaining, ms to wait (-1 for never), ms until it is at full capacity, and the two numbers of its charge
+--         receipt, which `settle` takes
+-- bound   the calls times the limits
 
-local told, limits, changed = { now }, {}, false
+local reply, limits, changed = { now }, {}, false
 local at = 2
 for n = 1, ARGV[1] do
   limits[n] = limit_at(at)
   at = at + EACH
 end
-local nobody -- whether nobody is in line
+local no_waiters = false -- whether the wait queue is known to be empty
 
 while ARGV[at] do
-  local token, patience, channel = ARGV[at], ARGV[at + 1] + 0, ARGV[at + 3]
+  local token, max_wait, channel = ARGV[at], ARGV[at + 1] + 0, ARGV[at + 3]
   local wait, never, free = 0, false, true
   for n, limit in ipairs(limits) do
     limit.cost = ARGV[at + 4 + n] + 0
@@ -28,18 +28,18 @@ while ARGV[at] do
     if limit.waits then wait = max(wait, limit.waits) else never = true end
   end
 
-  local line, first, alive, looks
-  if not free and not nobody then -- who pays nothing stands in nobody's way
-    line = crowd(QUEUE, WAITERS)
-    if line then first, alive, looks = line:head() end
-    nobody = not first
+  local wait_queue, first, alive, retries
+  if not free and not no_waiters then -- a call that costs nothing needn't queue
+    wait_queue = queue_if_any(QUEUE, WAITERS)
+    if wait_queue then first, alive, retries = wait_queue:first_alive() end
+    no_waiters = not first
   end
   local queued = first and first ~= token
-  local allowed = not never and not queued and wait <= patience
-  if queued and not never then wait = max(1, wait, looks - now) end
+  local allowed = not never and not queued and wait <= max_wait
+  if queued and not never then wait = max(1, wait, retries - now) end
 
-  local base = #told
-  told[base + 1] = allowed and 1 or 0
+  local base = #reply
+  reply[base + 1] = allowed and 1 or 0
   for n, limit in ipairs(limits) do
     local cost, one, two = limit.cost, 0, 0
     if not allowed then cost = ARGV[at + 2] == '1' and min(cost, limit:remaining()) or 0 end
@@ -51,23 +51,23 @@ while ARGV[at] do
         if limit.waits then wait = max(wait, limit.waits) end
       end
     end
-    local place = base + 5 * n - 2
-    told[place], told[place + 1] = limit:remaining(), limit.waits or -1
-    told[place + 2], told[place + 3], told[place + 4] = max(0, limit:ends() - now), one, two
+    local index = base + 5 * n - 2
+    reply[index], reply[index + 1] = limit:remaining(), limit.waits or -1
+    reply[index + 2], reply[index + 3], reply[index + 4] = max(0, limit:ends() - now), one, two
   end
 
   if allowed then
     if first then
-      line:leave(token)
-      line:wake()
+      wait_queue:leave(token)
+      wait_queue:wake()
     end
   elseif channel ~= '' and not never then
-    line_of(QUEUE, WAITERS):stand(token, ARGV[at + 4] + 0, now + wait, channel)
-    nobody = false
-    if queued then wait = alive - now end -- it is woken when its turn comes, unless the first one has died
+    queue_at(QUEUE, WAITERS):enqueue(token, ARGV[at + 4] + 0, now + wait, channel)
+    no_waiters = false
+    if queued then wait = alive - now end -- it is woken when it is first, unless the first waiter has died
   end
-  told[base + 2] = never and -1 or wait
+  reply[base + 2] = never and -1 or wait
   at = at + 5 + #limits
 end
 if changed then store() end
-return told
+return reply

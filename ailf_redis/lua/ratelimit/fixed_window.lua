@@ -1,9 +1,9 @@
--- The fixed window, as ailf/limits has it; it stands after limit.lua.
+-- The fixed window, as ailf/limits has it; loaded after limit.lua.
 --
 -- returns nothing by itself
 -- writes  nothing
 --
--- begin, used: the state; begin is nil for a fresh one
+-- begin, used: the state; begin is nil at full capacity
 
 makers.f = function()
   local function load(id, entry, per, capacity)
@@ -14,7 +14,7 @@ makers.f = function()
     return { id = id, per = per, capacity = capacity, entry = entry, begin = begin, used = used }
   end
 
-  -- The begin of the window that counts, and what was charged in it.
+  -- Return the begin of the window that counts, and what was charged in it.
   local function window(fixed)
     local begin = now - now % fixed.per
     if fixed.begin and fixed.begin >= begin then return fixed.begin, fixed.used end
@@ -47,10 +47,10 @@ makers.f = function()
     return true
   end
 
-  local function observe(fixed, known, _, pause)
+  local function observe(fixed, reported, _, pause)
     local begin, used = window(fixed)
     local target = fixed.capacity
-    if pause <= 0 then target = known >= 0 and fixed.capacity - min(known, fixed.capacity) or 0 end
+    if pause <= 0 then target = reported >= 0 and fixed.capacity - min(reported, fixed.capacity) or 0 end
     if target <= used then return false end
     fixed.begin, fixed.used = begin, target
     return true

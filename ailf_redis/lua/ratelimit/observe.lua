@@ -1,7 +1,7 @@
--- Let no more pass of a limit than a provider said.
+-- Let no more pass of a limit than a provider reported.
 --
--- ARGV    what may pass (-1 where that isn't known), ms until all may, ms for which nothing may, five for the limit
--- returns 1 where that changed something, else 0
+-- ARGV    remaining (-1 if unknown), ms until full capacity, ms for which nothing may pass, five for the limit
+-- returns 1 if the state changed, else 0
 
 local limit = limit_at(4)
 limit.changed = limit:observe(ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0)

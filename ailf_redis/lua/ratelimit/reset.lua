@@ -1,8 +1,8 @@
--- Forget everything that was charged, and wake the first in line.
+-- Delete all charges of a limiter's key, and wake the first waiter.
 --
 -- returns 1
 
 redis.call('DEL', KEYS[1], unpack(KEYS, 4))
-local line = crowd(QUEUE, WAITERS)
-if line then line:wake() end
+local wait_queue = queue_if_any(QUEUE, WAITERS)
+if wait_queue then wait_queue:wake() end
 return 1

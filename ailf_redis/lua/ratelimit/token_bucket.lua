@@ -1,23 +1,24 @@
--- The token bucket, as ailf/limits has it; it stands after limit.lua.
+-- The token bucket, as ailf/limits has it; loaded after limit.lua.
 --
 -- returns nothing by itself
 -- writes  nothing
 --
--- since, owed, lows: the state, the lows as text: ",<age>,<low>" for each; since is nil for a fresh one
--- latest, debt: the time that counts, and the debt then. Who changes the state alone must not ask for a wait any more.
--- Where the debt is above the capacity, "!<rate>,<capacity>" follows: the limit that made it. Of what another one made
--- no more counts than the capacity.
+-- since, owed, lows: the state; lows is text: ",<age>,<low>" for each; since is nil at full capacity
+-- latest, debt: the time that counts, and the debt then. `settle` changes only the state: no `wait` may follow it.
+-- A debt above the capacity is followed by "!<rate>,<capacity>", the limit that charged it. Of a debt that another
+-- limit charged no more counts than the capacity.
 -- bound   the lows of a state, which are at most FLOORS and one
 
 makers.b = function()
   local FLOORS = 4
   local match, format = string.match, string.format
 
-  local function mark_of(rate, capacity) return format('!%.0f,%.0f', rate, capacity) end
+  -- Return the text that says which limit charged a debt above its capacity.
+  local function charged_by(rate, capacity) return format('!%.0f,%.0f', rate, capacity) end
 
   local LONGEST = 2 * FLOORS * #',9007199254740992'
 
-  -- Whether a text is one of lows: pairs of numbers, no more than are kept, and none that is infinite.
+  -- Tell whether a text may be our lows: pairs of finite numbers, no more than are kept.
   local function are_lows(text)
     if text == ',0,0' then return true end -- most
     if #text > LONGEST then return false end
@@ -25,43 +26,43 @@ makers.b = function()
     return rest == '' and count % 2 == 0 and count <= 2 * FLOORS
   end
 
-  -- What is stored: the time, the debt, the lows as text, the mark; nothing where it can't be ours.
+  -- Read a stored state: the time, the debt, the lows as text, the limit that charged; nil if it can't be ours.
   local function read(entry, from)
-    if string.byte(entry, -1) ~= 59 then return nil end -- a ";", without which the pattern is tried in all ways
-    local since, owed, lows, mark = match(entry, '^(%d+),(%d+)([%d,]*)(.*);$', from)
+    if string.byte(entry, -1) ~= 59 then return nil end -- a ";": without it the pattern would backtrack for long
+    local since, owed, lows, charger = match(entry, '^(%d+),(%d+)([%d,]*)(.*);$', from)
     since, owed = tonumber(since), tonumber(owed)
     if not owed or since > LARGEST or owed > LARGEST or not are_lows(lows) then return nil end
-    if mark ~= '' and not match(mark, '^!%d+,%d+$') then return nil end
-    return since, owed, lows, mark
+    if charger ~= '' and not match(charger, '^!%d+,%d+$') then return nil end
+    return since, owed, lows, charger
   end
 
   local function load(id, entry, rate, per, capacity)
-    local since, owed, lows, mark
-    if entry then since, owed, lows, mark = read(entry, #id + 2) end
+    local since, owed, lows, charger
+    if entry then since, owed, lows, charger = read(entry, #id + 2) end
     if not since then
       return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = nil, owed = 0, lows = '',
         latest = now, debt = 0 }
     end
-    if owed > capacity * per and mark ~= mark_of(rate, capacity) then owed = capacity * per end
+    if owed > capacity * per and charger ~= charged_by(rate, capacity) then owed = capacity * per end
     local latest = max(now, since)
-    return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed, lows = lows,
-      latest = latest, debt = max(0, owed - rate * (latest - since)) }
+    return { id = id, rate = rate, per = per, capacity = capacity, entry = entry, since = since, owed = owed,
+      lows = lows, latest = latest, debt = max(0, owed - rate * (latest - since)) }
   end
 
-  -- The lows of the debt, with their times.
+  -- Return the lows of the debt, with their times.
   local function lows_of(bucket)
     local lows = {}
     for age, low in string.gmatch(bucket.lows, ',(%d+),(%d+)') do lows[#lows + 1] = { bucket.since - age, low + 0 } end
     return lows
   end
 
-  local function let_be(bucket, latest, debt, lows)
+  local function set_state(bucket, latest, debt, lows)
     local text = ''
     for _, low in ipairs(lows) do text = format('%s,%.0f,%.0f', text, latest - low[1], low[2]) end
     bucket.since, bucket.owed, bucket.lows = latest, debt, text
   end
 
-  -- Raise the debt, after noting how low it was.
+  -- Raise the debt, and keep how low it was before.
   local function raise(bucket, target)
     local latest, debt = bucket.latest, bucket.debt
     target = min(target, LARGEST)
@@ -70,8 +71,8 @@ makers.b = function()
       bucket.since, bucket.owed, bucket.lows = latest, target, ',0,0'
       return
     elseif bucket.since == latest then
-      local noted = match(bucket.lows, ',0,(%d+)$')
-      if noted and noted + 0 < debt then -- it was noted in this tick
+      local low = match(bucket.lows, ',0,(%d+)$')
+      if low and low + 0 < debt then -- a lower one of this millisecond is kept
         bucket.owed = target
         return
       end
@@ -89,7 +90,7 @@ makers.b = function()
       lows[at] = { lows[at + 1][1], lows[at][2] }
       table.remove(lows, at + 1)
     end
-    let_be(bucket, latest, target, lows)
+    set_state(bucket, latest, target, lows)
   end
 
   local function wait(bucket, cost)
@@ -117,7 +118,7 @@ makers.b = function()
       local left = max(0, base - bucket.rate * (latest - from))
       local added = max(0, base - bucket.rate * (latest - from) + more) - left
       if added == 0 then return false end
-      let_be(bucket, latest, min((bucket.since and left or 0) + added, LARGEST), lows_of(bucket))
+      set_state(bucket, latest, min((bucket.since and left or 0) + added, LARGEST), lows_of(bucket))
       return true
     elseif not bucket.since then
       return false
@@ -132,14 +133,14 @@ makers.b = function()
     for at, low in ipairs(lows) do
       if not lows[at + 1] or low[2] < lows[at + 1][2] then kept[#kept + 1] = low end
     end
-    let_be(bucket, bucket.latest, bucket.debt - back, kept)
+    set_state(bucket, bucket.latest, bucket.debt - back, kept)
     return true
   end
 
-  local function observe(bucket, known, reset, pause)
+  local function observe(bucket, reported, reset, pause)
     local full = bucket.capacity * bucket.per
     local target = max(bucket.debt, bucket.rate * reset)
-    if known >= 0 then target = max(target, full - min(known, bucket.capacity) * bucket.per) end
+    if reported >= 0 then target = max(target, full - min(reported, bucket.capacity) * bucket.per) end
     if pause > 0 then target = max(target, full - bucket.per + bucket.rate * pause) end
     if target <= bucket.debt then return false end
     raise(bucket, target)
@@ -147,8 +148,8 @@ makers.b = function()
   end
 
   local function text(bucket)
-    local mark = bucket.owed > bucket.capacity * bucket.per and mark_of(bucket.rate, bucket.capacity) or ''
-    return format('%.0f,%.0f%s%s', bucket.since, bucket.owed, bucket.lows, mark)
+    local charger = bucket.owed > bucket.capacity * bucket.per and charged_by(bucket.rate, bucket.capacity) or ''
+    return format('%.0f,%.0f%s%s', bucket.since, bucket.owed, bucket.lows, charger)
   end
 
   return { load = load, wait = wait, charge = charge, remaining = remaining, ends = ends, settle = settle,

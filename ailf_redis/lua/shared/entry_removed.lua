@@ -1,10 +1,11 @@
--- What becomes of an entry, in a group, that is removed from the stream; it stands before the texts of those that do it.
+-- What a group does about an entry that is removed from the stream; loaded before the transitions that remove entries.
 --
 -- returns nothing by itself
--- writes  the groups' helpers (see group.lua)
+-- writes  the helper keys of the group (see group.lua)
 
--- Who holds it may still settle it. One that waits for its turn is done with. Any other is for the next fetch to find.
-local function let_find(stream, group, entry, now, due, bell, notes, queue)
+-- A leased entry stays pending, as its consumer may still settle it. One that waits behind another of its ordering key
+-- is acknowledged. One that waits for its time is due now, so that the next fetch finds it removed.
+local function on_entry_removed(stream, group, entry, due, bell, notes, queue)
   local id = entry[1]
   local row = redis.call('XPENDING', stream, group, id, id, 1)[1]
   if not row or row[2] ~= 'ailf.waiting' then return end
@@ -14,10 +15,10 @@ local function let_find(stream, group, entry, now, due, bell, notes, queue)
     redis.call('XACK', stream, group, id)
     redis.call('ZREM', due, id)
     redis.call('HDEL', notes, id .. ':f', id .. ':e', id .. ':k', id .. ':m')
-    if key then redis.call('ZREM', queue, place(key, id)) end
+    if key then redis.call('ZREM', queue, lane_member(key, id)) end
   elseif score and tonumber(score) > now then
-    redis.call('ZADD', due, string.format('%.0f', now), id)
-    if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- as `ring` in group.lua
+    redis.call('ZADD', due, number(now), id)
+    if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- as `notify` in group.lua
       redis.call('DEL', bell)
       redis.call('XADD', bell, '*', 'r', 1)
     end

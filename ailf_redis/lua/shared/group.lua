@@ -1,142 +1,145 @@
--- What the transitions of a group share; it stands before the text of each of them (see scripts.py).
+-- What the transitions of a group share; loaded before each of them (see scripts.py).
 --
 -- KEYS[1] stream   the stream with its groups
 -- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay;
---                  inf: it waits for its turn
--- KEYS[3] notes    hash: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering key,
---                  ":m" max deliveries of its own; "base" what is added to delivery counts, "paused",
---                  "cursor" and "sweep" where and when to look for entries that other programs left pending,
---                  "anew" where to go on with what was put back before the group began anew
+--                  inf: it waits behind another of its ordering key
+-- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
+--                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
+--                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
+--                  pending goes on, "anew" where a fetch after a reset of the group goes on to take up redriven ones
 -- KEYS[4] dead     stream of dead letters
--- KEYS[5] bell     stream of one entry, replaced in order to wake who waits
--- KEYS[6] again    stream: dead letters that were put back, with a group "g" of its own
+-- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
+-- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
 -- KEYS[7] alive    sorted set: consumer -> ms until which it counts as alive
--- KEYS[8] queue    sorted set, ordered by member: the unsettled entries that have an ordering key, key by key
+-- KEYS[8] queue    sorted set, ordered by member: the unsettled entries with an ordering key, lane by lane
 -- ARGV[1] group
--- returns nothing by itself; an error reply of the server's where the stream's key holds something else
--- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member, KEYS[3]
---         with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, the fields of an entry that becomes a dead letter, and MOST_LETTERS that are written anew
+-- returns nothing by itself; the server's error reply if the stream's key holds another type
+-- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member,
+--         KEYS[3] with the group; KEYS[5] with a TTL of 10 s
+-- bound   PAGE messages of each kind, the fields of an entry that becomes a dead letter, and MOST_DEAD_LETTERS that are
+--         rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
 local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
 local group = ARGV[1]
-local LATEST = 9007199254740992 -- ms: the last time that a number keeps
-local WAITING = 'ailf.waiting' -- owns what nobody has: no consumer has this name, so no receipt proves anything
-local rung = false
-local turned = false -- whether a turn was passed, so that what is due has changed
+local WAITING = 'ailf.waiting' -- owns entries that no consumer has; no consumer has this name, so no receipt matches it
+local must_notify = false
+local lane_moved = false -- whether a member of a lane was released, so that other members are due first
 
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base = math.min(tonumber(redis.call('HGET', notes, 'base') or 0) or 0, LATEST)
+local base = math.min(tonumber(redis.call('HGET', notes, 'base') or 0) or 0, LARGEST)
 
--- Where a member lives: the key, the group in it, the id.
-local function home(member)
+-- Return where a member is stored: the key, the group in it, the id.
+local function locate(member)
   if string.byte(member) == 126 then return again, 'g', string.sub(member, 2) end
   return stream, group, member
 end
 
--- A row of a pending list: { id, consumer, ms since delivered, times delivered }, or nil.
-local function pending(member)
-  local key, name, id = home(member)
+-- Return a member's row of the pending list, { id, consumer, ms since delivered, times delivered }, or nil.
+local function pending_row(member)
+  local key, name, id = locate(member)
   local rows = redis.pcall('XPENDING', key, name, id, id, 1)
   return not rows.err and rows[1] or nil
 end
 
 local function fields_of(member)
-  local key, _, id = home(member)
+  local key, _, id = locate(member)
   local entry = redis.call('XRANGE', key, id, id)[1]
   return entry and entry[2]
 end
 
--- Where the fields of a member's own begin: what was put back has its origin first. A raw entry may say so, too.
-local function begin_of(member, fields)
+-- Return the index of the first field of the message itself: a redriven member has its origin before it. An entry of
+-- another program may have a field of that name, and isn't redriven.
+local function first_field(member, fields)
   return string.byte(member) == 126 and fields[1] == 'ailf.origin' and 3 or 1
 end
 
--- What an entry's producer asked for; its fields say so first: "ailf.how", "<at ms>|<max deliveries>|<ordering key>".
-local function how_of(fields, first)
+-- Read the producer's options, which stand first: "ailf.how" and "<at ms>|<max deliveries>|<ordering key>".
+local function options_of(fields, first)
   if fields[first] ~= 'ailf.how' then return nil end
   local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
-  return { at = math.min(tonumber(at) or 0, LATEST), most = tonumber(most), key = key ~= '' and key }
+  return { at = math.min(tonumber(at) or 0, LARGEST), most = tonumber(most), key = key ~= '' and key }
 end
 
--- --- turns of ordering keys
+-- --- lanes: the members of one ordering key
 
-local function first_of(key)
-  local from = lane(key)
-  local found = redis.call('ZRANGEBYLEX', queue, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
-  if not found then return nil end
-  local tilde, ms, seq = string.match(short(string.sub(found, #from + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
+local function first_in_lane(key)
+  local prefix = lane(key)
+  local first = redis.call('ZRANGEBYLEX', queue, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 1)[1]
+  if not first then return nil end
+  local tilde, ms, seq = string.match(short(string.sub(first, #prefix + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
   if not tilde then -- another program's
-    redis.call('ZREM', queue, found)
+    redis.call('ZREM', queue, first)
     return nil
   end
   return tilde .. ms .. '-' .. seq
 end
 
-local function pass_turn(key)
-  local member = first_of(key)
+local function release_next(key)
+  local member = first_in_lane(key)
   if not member then return end
   local fields = fields_of(member)
-  local how = fields and how_of(fields, begin_of(member, fields))
-  redis.call('ZADD', due, number(math.max(now, how and how.at or 0)), member)
-  rung, turned = true, true
+  local options = fields and options_of(fields, first_field(member, fields))
+  redis.call('ZADD', due, number(math.max(now, options and options.at or 0)), member)
+  must_notify, lane_moved = true, true
 end
 
--- --- ends
+-- --- the end of a message in the group
 
-local function forget(member)
-  local waited = redis.call('ZSCORE', due, member) == 'inf'
+-- Remove what the helper keys hold of a member; release the next one of its lane.
+local function remove_state(member)
+  local behind = redis.call('ZSCORE', due, member) == 'inf'
   redis.call('ZREM', due, member)
   local key = redis.call('HGET', notes, member .. ':k')
   redis.call('HDEL', notes, member .. ':f', member .. ':e', member .. ':k', member .. ':m')
   if key then
-    redis.call('ZREM', queue, place(key, member))
-    if not waited then pass_turn(key) end
+    redis.call('ZREM', queue, lane_member(key, member))
+    if not behind then release_next(key) end
   end
 end
 
 local function finish(member)
-  local key, name, id = home(member)
+  local key, name, id = locate(member)
   redis.call('XACK', key, name, id)
   if key == again then
     redis.call('XDEL', again, id)
     if redis.call('XLEN', again) == 0 then redis.call('DEL', again) end
   end
-  forget(member)
+  remove_state(member)
 end
 
 local MOST_FIELDS = 2000 -- names and values; Lua can give a command no more than about 8000 arguments
 
--- The fields from one on, few enough for a command: more become one, "ailf.packed", of each with its length before it.
--- A raw entry (first is 1) that has a field of that name is packed too, so that only what was packed here is unpacked.
+-- Return the fields from `first` on, few enough for a command. More of them become one field, "ailf.packed": each with
+-- its length before it. A foreign entry (`first` is 1) with a field of that name is packed too, so that only what was
+-- packed here is unpacked.
 local function packed(fields, first)
-  local taken_as_it_is = first > 1 or fields[first] ~= 'ailf.packed'
-  if taken_as_it_is and #fields - first < MOST_FIELDS then return unpack(fields, first) end
-  local parts = {}
-  for at = first, #fields do parts[#parts + 1] = #fields[at] .. ':' .. fields[at] end
-  return 'ailf.packed', table.concat(parts)
+  local unambiguous = first > 1 or fields[first] ~= 'ailf.packed'
+  if unambiguous and #fields - first < MOST_FIELDS then return unpack(fields, first) end
+  local texts = {}
+  for at = first, #fields do texts[#texts + 1] = #fields[at] .. ':' .. fields[at] end
+  return 'ailf.packed', table.concat(texts)
 end
 
-local MOST_LETTERS = 1000 -- how many dead letters are written anew at most
+local MOST_DEAD_LETTERS = 1000 -- how many are rewritten at most
 local MOST_ARGUMENTS = 7000
 
--- Add a dead letter. Behind an entry of the largest id, which another program added, the server adds none: then all of
--- them are written anew, that one under an id of now.
-local function add_letter(...)
+-- Add a dead letter. After an entry of the largest id, which another program added, the server adds none. Then all are
+-- rewritten, that one under a new id.
+local function add_dead_letter(...)
   local added = redis.pcall('XADD', dead, '*', ...)
   if type(added) == 'string' then return end
-  local last = redis.pcall('XINFO', 'STREAM', dead)
-  if last.err or map(last)['last-generated-id'] ~= LAST or redis.call('XLEN', dead) > MOST_LETTERS then
+  local info = redis.pcall('XINFO', 'STREAM', dead)
+  if info.err or map(info)['last-generated-id'] ~= LAST or redis.call('XLEN', dead) > MOST_DEAD_LETTERS then
     redis.call('XADD', dead, '*', ...) -- which raises the error
   end
-  local letters = redis.call('XRANGE', dead, '-', '+')
+  local entries = redis.call('XRANGE', dead, '-', '+')
   redis.call('DEL', dead)
-  for _, letter in ipairs(letters) do
-    local id, fields = letter[1] ~= LAST and letter[1] or '*', letter[2]
+  for _, entry in ipairs(entries) do
+    local id, fields = entry[1] ~= LAST and entry[1] or '*', entry[2]
     if #fields < MOST_ARGUMENTS then
       redis.call('XADD', dead, id, unpack(fields))
     else
@@ -147,28 +150,28 @@ local function add_letter(...)
 end
 
 local function origin_of(member, fields)
-  return begin_of(member, fields) == 3 and fields[2] or member
+  return first_field(member, fields) == 3 and fields[2] or member
 end
 
--- Make it a dead letter; return the id that its entry had, or nil where the entry has gone, so that there is nothing to
--- keep.
-local function bury(member, attempt, reason, why)
+-- Make a member a dead letter. Return the id of its original entry, or nil if its entry was removed, so that there is
+-- nothing to keep.
+local function move_to_dead_letters(member, attempt, reason, error_text)
   local fields = fields_of(member)
   local origin = fields and origin_of(member, fields)
   if fields then
-    add_letter('ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', why, 'ailf.attempts', number(attempt),
-      packed(fields, begin_of(member, fields)))
+    add_dead_letter('ailf.origin', origin, 'ailf.reason', reason, 'ailf.error', error_text, 'ailf.attempts',
+      number(attempt), packed(fields, first_field(member, fields)))
   end
   finish(member)
   return origin
 end
 
--- --- waits
+-- --- waiting members
 
--- Take it from whoever has it, until so many ms; nobody's receipt holds any more.
-local function park(member, at)
-  local key, name, id = home(member)
-  if not fields_of(member) then -- its entry has gone, so it is for nobody
+-- Take a member from its consumer until `at` (ms), which invalidates its receipt.
+local function set_waiting(member, at)
+  local key, name, id = locate(member)
+  if not fields_of(member) then -- its entry was removed: there is nothing to deliver
     finish(member)
     return
   end
@@ -176,46 +179,47 @@ local function park(member, at)
   redis.call('ZADD', due, at, member)
 end
 
--- How often it was delivered before, as far as that counts. Another program may have set the count to anything.
-local function attempts(row, forgiven) return math.max(0, row[4] - (tonumber(forgiven) or 0)) end
+-- Return how many earlier deliveries of a member count. Another program may have set the server's count to anything.
+local function attempts(row, uncounted) return math.max(0, row[4] - (tonumber(uncounted) or 0)) end
 
-local function forgive(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
+-- Let one delivery of a member not count.
+local function uncount(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
 
--- Let an entry that was just read wait for its turn or its time; return false where neither keeps it.
-local function hold_back(member, how)
-  if how.most then redis.call('HSET', notes, member .. ':m', how.most) end
-  local at = how.at > now and number(how.at)
-  if how.key then
-    if first_of(how.key) then at = 'inf' end
-    redis.call('ZADD', queue, 0, place(how.key, member))
-    redis.call('HSET', notes, member .. ':k', how.key)
+-- Let a member that was just read wait for its lane or its time; return false if it needn't.
+local function defer(member, options)
+  if options.most then redis.call('HSET', notes, member .. ':m', options.most) end
+  local at = options.at > now and number(options.at)
+  if options.key then
+    if first_in_lane(options.key) then at = 'inf' end
+    redis.call('ZADD', queue, 0, lane_member(options.key, member))
+    redis.call('HSET', notes, member .. ':k', options.key)
   end
   if not at then return false end
-  forgive(member)
-  park(member, at)
+  uncount(member)
+  set_waiting(member, at)
   return true
 end
 
 local PAGE = 100
 
--- Give back what a consumer has, at most PAGE messages of each kind, and forget the consumer when nothing is left;
--- return whether nothing is. A delivery that is given back counts, unless it is forgiven.
-local function give_back(consumer, forgiven)
+-- End the leases of a consumer, at most PAGE of each kind; when none is left remove the consumer. Return whether none
+-- is left. With `uncounted` the deliveries don't count.
+local function release_all(consumer, uncounted)
   local left = false
-  if consumer == WAITING then -- another program's sign of life: forgetting it would drop what waits
+  if consumer == WAITING then -- another program's heartbeat: removing this consumer would drop what waits
     redis.call('ZREM', alive, consumer)
     return true
   end
-  for prefix, place_of in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
-    local key, name = unpack(place_of)
+  for prefix, source in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
+    local key, name = unpack(source)
     local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
     if not rows.err then
       for _, row in ipairs(rows) do
         local member = prefix .. row[1]
         local ends = tonumber(redis.call('ZSCORE', due, member) or now)
-        if forgiven and ends > now then forgive(member) end
-        park(member, number(math.min(ends, now)))
-        rung = true
+        if uncounted and ends > now then uncount(member) end
+        set_waiting(member, number(math.min(ends, now)))
+        must_notify = true
       end
       left = left or #rows == PAGE
       if #rows < PAGE then redis.call('XGROUP', 'DELCONSUMER', key, name, consumer) end
@@ -225,25 +229,24 @@ local function give_back(consumer, forgiven)
   return not left
 end
 
--- Where a group has begun anew, take up a page of what was put back before: it is for everybody, as though it had not
--- been delivered since. Return whether all of it is.
-local function take_up(from)
+-- After a reset of the group make a page of the redriven members due, each with attempt 1. Return whether none is left.
+local function take_up_redriven(from)
   local rows = redis.pcall('XPENDING', again, 'g', from, '+', PAGE)
   if rows.err then rows = redis.pcall('XPENDING', again, 'g', '-', '+', PAGE) end -- the cursor may be no id
   if rows.err then rows = {} end
   for _, row in ipairs(rows) do
     local member = '~' .. row[1]
     local fields = fields_of(member)
-    local how = fields and how_of(fields, begin_of(member, fields))
+    local options = fields and options_of(fields, first_field(member, fields))
     redis.call('HSET', notes, member .. ':f', row[4])
     redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
     redis.call('ZADD', due, number(now), member)
-    if how and how.most then redis.call('HSET', notes, member .. ':m', how.most) end
-    if how and how.key then
-      local first = first_of(how.key)
+    if options and options.most then redis.call('HSET', notes, member .. ':m', options.most) end
+    if options and options.key then
+      local first = first_in_lane(options.key)
       if first and first ~= member then redis.call('ZADD', due, 'inf', member) end
-      redis.call('ZADD', queue, 0, place(how.key, member))
-      redis.call('HSET', notes, member .. ':k', how.key)
+      redis.call('ZADD', queue, 0, lane_member(options.key, member))
+      redis.call('HSET', notes, member .. ':k', options.key)
     end
   end
   local rest = #rows == PAGE and after(rows[PAGE][1])
@@ -252,24 +255,26 @@ local function take_up(from)
   else
     redis.call('HDEL', notes, 'anew')
   end
-  rung = true
+  must_notify = true
   return not rest
 end
 
--- Begin anew: nothing is out but what was put back, and no older receipt is ever worth anything: an entry is delivered
--- less often than microseconds pass; where the clock was set back, less often than 4096 times.
-local function restart()
+-- Reset the group: nothing is pending but what was redriven, and no older receipt is valid. `base` grows by more than
+-- any delivery count: an entry is delivered less often than microseconds pass, or than 4096 times if the clock was set
+-- back.
+local function reset_group()
   redis.call('DEL', due, queue)
   local paused = redis.call('HGET', notes, 'paused')
   redis.call('DEL', notes)
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
-  take_up('-')
+  take_up_redriven('-')
 end
 
-local function ring()
-  if not rung then return end
+-- Wake the consumers that wait, if something has come back to the group.
+local function notify()
+  if not must_notify then return end
   if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- there is an entry of the largest id
     redis.call('DEL', bell)
     redis.call('XADD', bell, '*', 'r', 1)

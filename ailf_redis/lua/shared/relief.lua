@@ -1,11 +1,11 @@
--- Let what follows write on a server that has no memory left; it stands before the texts of those that give things back.
+-- Let a script write on a server that is out of memory; loaded before the transitions that give something back.
 --
--- A server at maxmemory refuses the commands that may need memory, in a script until its first write of any kind. So the
--- first write is one of nothing. A script that has written can't be killed any more: what follows has to be bounded.
+-- At maxmemory a server refuses the commands that may need memory, in a script until the script's first write of any
+-- kind. So the first write is one that changes nothing. A script that has written can't be killed: it must be bounded.
 --
--- KEYS[2] a sorted set, or nothing
+-- KEYS[2] a sorted set, or a key that doesn't exist
 -- returns nothing by itself
 -- writes  nothing
 
-local NOBODY = '' -- no member of a sorted set of ours is empty
-redis.call('ZREM', KEYS[2], NOBODY)
+local NO_MEMBER = '' -- our sorted sets have no empty member
+redis.call('ZREM', KEYS[2], NO_MEMBER)

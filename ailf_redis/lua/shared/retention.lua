@@ -1,56 +1,58 @@
--- How room is made in a stream; it stands before the texts of those that do (see scripts.py).
+-- Retention: remove the entries that a stream doesn't keep; loaded before the transitions that do so (see scripts.py).
 --
 -- KEYS[1] stream
--- KEYS[2] meta     hash: "evicted" how many entries were removed that a group had not settled,
+-- KEYS[2] meta     hash: "evicted" how many removed entries a group had not settled,
 --                  "cursor" the id after which the next add looks for settled entries behind unsettled ones,
---                  "epoch" what tells dedup ids of a stream that was deleted from those of this one
--- ARGV[1] max_len, or '' for any   ARGV[2] max_age_ms, or ''
--- ARGV[3] what goes: 0 what is settled and too much or too old, 1 also where it is not settled, 2 all that is settled
--- ARGV[4..7]       what the keys of every group's due, bell, notes, queue begin with
+--                  "epoch" distinguishes the dedup ids of a deleted stream from those of this one
+-- ARGV[1] max_len, or '' for no limit   ARGV[2] max_age_ms, or ''
+-- ARGV[3] mode: 0 removes settled entries beyond max_len or max_age, 1 also unsettled ones, 2 all settled entries
+-- ARGV[4..7]       the prefixes of every group's due, bell, notes and queue keys, which the group's name follows
 -- returns nothing by itself
--- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it goes with the stream
--- bound   a step removes up to PAGE entries more than are added, and looks at up to PAGE that stay, by their ids alone
+-- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it is deleted with the stream
+-- bound   a step removes at most PAGE entries more than are added, and reads the ids of at most PAGE that stay, or of
+--         one for each group
 
 local stream, meta = KEYS[1], KEYS[2]
-local max_len, max_age, hard, drop = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[3] == '2'
+local max_len, max_age, hard, all_settled = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[3] == '2'
 local PAGE = 100
 
--- The groups: name, the id up to which it has read, how many entries are out, the oldest of these.
+-- Return for each group: its name, the last id that it has read, how many entries are pending, the oldest of these.
 local function groups()
-  local found = {}
+  local list = {}
   local infos = redis.pcall('XINFO', 'GROUPS', stream)
   for _, flat in ipairs(not infos.err and infos or {}) do
-    local each = map(flat)
-    local out = redis.call('XPENDING', stream, each.name)
-    found[#found + 1] = { name = each.name, read = each['last-delivered-id'], out = out[1], oldest = out[2] }
+    local info = map(flat)
+    local summary = redis.call('XPENDING', stream, info.name)
+    list[#list + 1] = { name = info.name, read = info['last-delivered-id'], pending = summary[1], oldest = summary[2] }
   end
-  return found
+  return list
 end
 
-local function unsettled(id, all) -- by some group
-  for _, each in ipairs(all) do
-    if before(each.read, id) or redis.call('XPENDING', stream, each.name, id, id, 1)[1] then return true end
+-- Tell whether some group has not settled an entry.
+local function unsettled(id, list)
+  for _, info in ipairs(list) do
+    if before(info.read, id) or redis.call('XPENDING', stream, info.name, id, id, 1)[1] then return true end
   end
   return false
 end
 
-local function lower(one, other) return one and before(one, other) and one or other end
+local function smaller(one, other) return one and before(one, other) and one or other end
 
--- Remove what goes, oldest first, to make room for so many more.
+-- Remove entries that needn't be kept, oldest first, to make room for `added` more.
 --
--- start   after which id to look behind unsettled entries; nil to go on where the last add stopped
--- returns how many were removed, how many of these unsettled, the id after which there may be more to remove ('' where
---         there is none), and whether all entries that may go were looked at
+-- start   the id after which to look behind unsettled entries; nil to go on where the last add stopped
+-- returns how many were removed, how many of these unsettled, the id after which there may be more to remove ('' for
+--         none), and whether all entries that may be removed were looked at
 local function trim(added, start)
   local excess = max_len and math.max(0, redis.call('XLEN', stream) + added - max_len) or 0
   local oldest = max_age and now > max_age and number(now - max_age) .. '-0'
-  if excess == 0 and not (oldest or drop) then return 0, 0, '', true end
-  local all = groups()
-  local budget, removed, lost = PAGE + added, 0, 0
-  local all_goes = drop
+  if excess == 0 and not (oldest or all_settled) then return 0, 0, '', true end
+  local list = groups()
+  local budget, removed, evicted = PAGE + added, 0, 0
+  local unlimited = all_settled -- whether a range is removed whole, and not only as far as it is excess or too old
 
-  -- Remove the first entries of a range, all of which may go.
-  local function take(from, to, most)
+  -- Remove the first entries of a range, at most `most`.
+  local function remove_first(from, to, most)
     local taken = 0
     most = math.min(most, budget)
     while taken < most do
@@ -59,10 +61,11 @@ local function trim(added, start)
       local ids = {}
       for at, entry in ipairs(entries) do
         ids[at] = entry[1]
-        if hard and unsettled(entry[1], all) then
-          lost = lost + 1
-          for _, each in ipairs(all) do
-            let_find(stream, each.name, entry, now, ARGV[4] .. each.name, ARGV[5] .. each.name, ARGV[6] .. each.name, ARGV[7] .. each.name)
+        if hard and unsettled(entry[1], list) then
+          evicted = evicted + 1
+          for _, info in ipairs(list) do
+            local name = info.name
+            on_entry_removed(stream, name, entry, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name, ARGV[7] .. name)
           end
         end
       end
@@ -73,57 +76,57 @@ local function trim(added, start)
     return taken
   end
 
-  -- Remove what goes of a range; its end is an id, one with "(" before it, or "+".
+  -- Remove of a range what is excess or too old; `to` is an id, one with "(" before it, or "+".
   local function clear(from, to)
-    excess = math.max(0, excess - take(from, to, all_goes and budget or excess))
+    excess = math.max(0, excess - remove_first(from, to, unlimited and budget or excess))
     if oldest then
       local last = string.match(to, '%d.*')
-      take(from, last and before(last, oldest) and to or '(' .. oldest, budget)
+      remove_first(from, last and before(last, oldest) and to or '(' .. oldest, budget)
     end
   end
 
-  local function told(after, whole)
-    if lost > 0 then redis.call('HINCRBY', meta, 'evicted', lost) end
-    return removed, lost, after, whole
+  local function result(after, whole)
+    if evicted > 0 then redis.call('HINCRBY', meta, 'evicted', evicted) end
+    return removed, evicted, after, whole
   end
 
-  if hard or (#all == 0 and not drop) then
+  if hard or (#list == 0 and not all_settled) then
     clear('-', '+')
-    return told(budget == 0 and '0-0' or '', budget > 0)
-  elseif #all == 0 then -- nobody has settled anything
-    return told('', true)
+    return result(budget == 0 and '0-0' or '', budget > 0)
+  elseif #list == 0 then -- without a group nothing is settled
+    return result('', true)
   end
 
-  -- Up to the first that is out, all that every group has read is settled.
-  local read, first, out = nil, nil, 0
-  for _, each in ipairs(all) do
-    read, out = lower(read, each.read), out + each.out
-    if each.oldest then first = lower(first, each.oldest) end
+  -- Before the first pending entry, all that every group has read is settled.
+  local read, first, pending = nil, nil, 0
+  for _, info in ipairs(list) do
+    read, pending = smaller(read, info.read), pending + info.pending
+    if info.oldest then first = smaller(first, info.oldest) end
   end
   local blocked = first and not before(read, first)
   clear('-', blocked and '(' .. first or read)
-  if budget == 0 then return told('0-0', false) end
+  if budget == 0 then return result('0-0', false) end
 
   local from = first
   local function wanted() return budget > 0 and (excess > 0 or oldest and before(from, oldest)) end
-  all_goes = false
-  if not (blocked and wanted() and before(first, read)) then return told('', true) end
+  unlimited = false
+  if not (blocked and wanted() and before(first, read)) then return result('', true) end
 
-  -- Behind it, what lies between those that are out is settled.
-  local many = out > PAGE
+  -- Behind it, the entries between pending ones are settled.
+  local many = pending > PAGE
   local cursor = start or many and redis.call('HGET', meta, 'cursor')
   if cursor and is_id(cursor) and before(first, cursor) and before(cursor, read) then from = cursor end
-  local begun, pressed, horizon, ids = from, excess > 0, read, {}
-  local most = many and math.max(1, math.floor(PAGE / #all)) or PAGE
-  for _, each in ipairs(all) do
-    local rows = redis.call('XPENDING', stream, each.name, '(' .. from, read, most)
+  local begun, had_excess, horizon, ids = from, excess > 0, read, {}
+  local most = many and math.max(1, math.floor(PAGE / #list)) or PAGE
+  for _, info in ipairs(list) do
+    local rows = redis.call('XPENDING', stream, info.name, '(' .. from, read, most)
     for _, row in ipairs(rows) do ids[#ids + 1] = row[1] end
-    if #rows == most then horizon = lower(horizon, rows[most][1]) end
+    if #rows == most then horizon = smaller(horizon, rows[most][1]) end
   end
   table.sort(ids, before)
   for _, id in ipairs(ids) do
     if before(horizon, id) or not wanted() then break end
-    if id ~= from then clear('(' .. from, '(' .. id) end -- several groups may have it
+    if id ~= from then clear('(' .. from, '(' .. id) end -- an id may be pending in several groups
     from = id
   end
   local after = ''
@@ -134,9 +137,9 @@ local function trim(added, start)
   end
   if budget == 0 then after = begun end
   if many and not start then
-    local keep = after
-    if pressed and excess == 0 and begun ~= first then keep = begun end -- there may be more where these were
-    if keep ~= '' then redis.call('HSET', meta, 'cursor', keep) else redis.call('HDEL', meta, 'cursor') end
+    local cursor_now = after
+    if had_excess and excess == 0 and begun ~= first then cursor_now = begun end -- there may be more settled ones here
+    if cursor_now ~= '' then redis.call('HSET', meta, 'cursor', cursor_now) else redis.call('HDEL', meta, 'cursor') end
   end
-  return told(after, after == '' and begun == first)
+  return result(after, after == '' and begun == first)
 end

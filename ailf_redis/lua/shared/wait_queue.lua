@@ -1,105 +1,110 @@
--- A line of waiters, for locks and rate limiters; it stands before the text of each of their transitions.
+-- The wait queue of a lock or of a rate limiter's key; loaded before each of their transitions (see scripts.py).
 --
--- A line is two keys:
--- queue     sorted set: token of a waiter -> its place in line
--- waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it looks again by itself>
---           <channel where it is woken>"
+-- A wait queue is two keys:
+-- queue     sorted set: token of a waiter -> its position
+-- waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it sends its request again by
+--           itself> <channel on which it is woken>"
 -- returns nothing by itself
--- writes  both with the longest lease of a waiter as TTL
--- A waiter whose times can't be ours counts as dead, and a place that can't be ours as none.
--- bound   one look passes at most MOST waiters that have died or don't hear; the next look goes on with those behind them
+-- writes  both keys with the longest lease of a waiter as TTL
+-- A waiter whose times can't be ours counts as dead, and a position that can't be ours as none.
+-- bound   one call passes at most MOST waiters that are dead or not subscribed; the next call goes on behind them
 
--- Whether nobody can know who hears a channel: a node of a cluster counts its own listeners only. The channel of who
--- waits in a cluster has a "{" before it.
-local function deaf(channel) return string.byte(channel) == 123 end
+-- In a cluster PUBLISH counts this node's subscribers only, so 0 doesn't mean that the waiter is gone. Such a channel
+-- has a "{" before it.
+local function is_cluster_channel(channel) return string.byte(channel) == 123 end
 
 local MOST = 100
 
--- What is stored of a waiter that lives: ms until which it counts as alive, ms when it looks again, its channel.
-local function living(known)
-  local alive, looks, channel = string.match(known, '^(%d+) (%d+) (.*)$')
-  alive, looks = tonumber(alive), tonumber(looks)
-  if alive and alive > now and alive <= LARGEST and looks <= LARGEST then return alive, looks, channel end
+-- Read the stored text of a waiter: ms until which it counts as alive, ms when it retries by itself, its channel; nil
+-- for a dead one.
+local function read_waiter(stored)
+  local alive, retries, channel = string.match(stored, '^(%d+) (%d+) (.*)$')
+  alive, retries = tonumber(alive), tonumber(retries)
+  if alive and alive > now and alive <= LARGEST and retries <= LARGEST then return alive, retries, channel end
 end
 
--- What can be done with a line. It is made when the first one is wanted: most calls find nobody waiting.
-local function line_methods()
-  local function leave(line, token)
-    redis.call('ZREM', line.queue, token)
-    redis.call('HDEL', line.waiters, token)
+-- The methods of a wait queue. They are made at the first use: most calls find no waiters.
+local function make_methods()
+  local function leave(self, token)
+    redis.call('ZREM', self.queue, token)
+    redis.call('HDEL', self.waiters, token)
   end
 
-  -- A waiter: ms until which it counts as alive, ms when it looks again, its channel; nil, and out of the line, when
-  -- that is over.
-  local function waiter(line, token)
-    local alive, looks, channel = living(redis.call('HGET', line.waiters, token) or '')
-    if alive then return alive, looks, channel end
-    leave(line, token)
+  -- Return a waiter as `read_waiter` does; remove a dead one and return nil.
+  local function waiter(self, token)
+    local alive, retries, channel = read_waiter(redis.call('HGET', self.waiters, token) or '')
+    if alive then return alive, retries, channel end
+    leave(self, token)
     return nil
   end
 
-  -- The first in line that lives: its token, until when, and when it looks again. Behind MOST that have died, the next
-  -- one counts as alive for a millisecond.
-  local function head(line)
-    for looked = 1, MOST + 1 do
-      local token = redis.call('ZRANGE', line.queue, 0, 0)[1]
+  -- Return the first waiter that is alive: its token, until when, and when it retries by itself. After MOST dead ones
+  -- the next one counts as alive for a millisecond.
+  local function first_alive(self)
+    for n = 1, MOST + 1 do
+      local token = redis.call('ZRANGE', self.queue, 0, 0)[1]
       if not token then return nil end
-      if looked > MOST then return token, now + 1, now + 1 end
-      local alive, looks = waiter(line, token)
-      if alive then return token, alive, looks end
+      if n > MOST then return token, now + 1, now + 1 end
+      local alive, retries = waiter(self, token)
+      if alive then return token, alive, retries end
     end
   end
 
-  -- Tell a waiter that it is its turn; whether it heard. One that may have heard counts as if it had: those behind it
-  -- look again by themselves when its place ends. One of another program may name a channel where we have no right to
-  -- publish: it doesn't hear, and what frees the lock mustn't fail.
-  local function tell(channel, token)
-    local silent = deaf(channel)
-    local heard = redis.pcall('PUBLISH', silent and string.sub(channel, 2) or channel, token)
-    return type(heard) == 'number' and (silent or heard > 0)
+  -- Publish to a waiter; return whether it may have received that. If it didn't after all, those behind it retry by
+  -- themselves when its lease ends. Another program's waiter may name a channel where we have no right to publish: it
+  -- counts as not subscribed, as releasing a lock mustn't fail.
+  local function notify(channel, token)
+    local cluster = is_cluster_channel(channel)
+    local receivers = redis.pcall('PUBLISH', cluster and string.sub(channel, 2) or channel, token)
+    return type(receivers) == 'number' and (cluster or receivers > 0)
   end
 
-  -- Wake the first in line, after a token if that is given, and if a time is given only one that would look again after
-  -- it; and the next one where nobody hears it. Behind MOST of these, everybody looks again by itself.
-  local function wake(line, after, before)
-    local place = after and redis.call('ZRANK', line.queue, after) or -1
+  -- Wake the first waiter, or the first behind the token `after`; the next one if that one isn't subscribed. With
+  -- `ends` (ms) do nothing if it retries by then anyway. Behind MOST that aren't subscribed all retry by themselves.
+  local function wake(self, after, ends)
+    local rank = after and redis.call('ZRANK', self.queue, after) or -1
     for _ = 1, MOST do
-      place = place + 1
-      local token = redis.call('ZRANGE', line.queue, place, place)[1]
+      rank = rank + 1
+      local token = redis.call('ZRANGE', self.queue, rank, rank)[1]
       if not token then return end
-      local alive, looks, channel = waiter(line, token)
+      local alive, retries, channel = waiter(self, token)
       if not alive then
-        place = place - 1
-      elseif before and looks <= before or tell(channel, token) then
+        rank = rank - 1
+      elseif ends and retries <= ends or notify(channel, token) then
         return
       end
     end
   end
 
-  -- Put a token at the end of a line, or let it keep its place.
-  local function stand(line, token, lease, looks, channel)
-    if not redis.call('ZSCORE', line.queue, token) then
-      local last = redis.call('ZREVRANGEBYSCORE', line.queue, '(' .. number(LARGEST), 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-      redis.call('ZADD', line.queue, number(math.max(now_us, (last or 0) + 1)), token)
+  -- Wake the first waiter if something ends before it would retry by itself: it then learns the earlier time.
+  local function wake_if_earlier(self, ends) wake(self, nil, ends) end
+
+  -- Add a waiter at the end; one that is in the queue keeps its position. Its lease begins anew.
+  local function enqueue(self, token, lease, retries, channel)
+    if not redis.call('ZSCORE', self.queue, token) then
+      local largest = '(' .. number(LARGEST)
+      local last = redis.call('ZREVRANGEBYSCORE', self.queue, largest, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      redis.call('ZADD', self.queue, number(math.max(now_us, (last or 0) + 1)), token)
     end
-    looks = math.min(looks, LARGEST)
-    redis.call('HSET', line.waiters, token, number(now + lease) .. ' ' .. number(looks) .. ' ' .. channel)
-    local longest = number(math.min(math.max(lease, redis.call('PTTL', line.waiters)), LARGEST))
-    redis.call('PEXPIRE', line.queue, longest)
-    redis.call('PEXPIRE', line.waiters, longest)
+    retries = math.min(retries, LARGEST)
+    redis.call('HSET', self.waiters, token, number(now + lease) .. ' ' .. number(retries) .. ' ' .. channel)
+    local longest = number(math.min(math.max(lease, redis.call('PTTL', self.waiters)), LARGEST))
+    redis.call('PEXPIRE', self.queue, longest)
+    redis.call('PEXPIRE', self.waiters, longest)
   end
 
-  return { leave = leave, waiter = waiter, head = head, wake = wake, stand = stand }
+  return { leave = leave, waiter = waiter, first_alive = first_alive, wake = wake, wake_if_earlier = wake_if_earlier,
+    enqueue = enqueue }
 end
 
 local methods
 
-local function line_of(queue, waiters)
-  methods = methods or { __index = line_methods() }
+local function queue_at(queue, waiters)
+  methods = methods or { __index = make_methods() }
   return setmetatable({ queue = queue, waiters = waiters }, methods)
 end
 
--- The line, if somebody stands in it.
-local function crowd(queue, waiters)
-  return redis.call('ZCARD', queue) > 0 and line_of(queue, waiters) or nil
+-- Return the wait queue, or nil if it is empty.
+local function queue_if_any(queue, waiters)
+  return redis.call('ZCARD', queue) > 0 and queue_at(queue, waiters) or nil
 end

@@ -1,10 +1,10 @@
--- Add entries, all of them or none, where there is room; one under a dedup id only where that is new.
+-- Add entries, all or none, if the retention has room; with a dedup id only if the id is new.
 --
--- KEYS[3] once     text: "<epoch> <token> <id>" of the entry added under a dedup id, with " cancelled" behind it where that
---                  was cancelled; the stream's key again where there is none
--- ARGV    max_len, max_age_ms, what goes, …prefixes (see retention.lua), token ('' for no dedup id), window_ms,
---         then for each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
--- returns { 1 where it is a duplicate, ids… }, or { -1 } where there is no room
+-- KEYS[3] once     text: "<epoch> <token> <id>" of the entry that was added under a dedup id, with " cancelled" behind
+--                  it if it was cancelled; the stream's key again if there is no dedup id
+-- ARGV    max_len, max_age_ms, mode, four prefixes (see retention.lua), token ('' for no dedup id), window_ms, then for
+--         each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
+-- returns { 1 for a duplicate, else 0, ids… }, or { -1 } if there is no room
 -- writes  KEYS[3] with the window as its TTL
 -- bound   the entries that are added; see retention.lua
 
@@ -15,17 +15,17 @@ local epoch
 
 if token ~= '' then
   epoch = string.match(short(redis.call('HGET', meta, 'epoch')), '^%S+$')
-  local known = epoch and redis.call('GET', KEYS[3])
-  local era, mine, id, cancelled = string.match(short(known), '^(%S+) (%S+) (%d+%-%d+)( ?%S*)$')
-  if era and era == epoch and (cancelled == '' or mine == token) then return { mine == token and 0 or 1, id } end
+  local stored = epoch and redis.call('GET', KEYS[3])
+  local era, adder, id, cancelled = string.match(short(stored), '^(%S+) (%S+) (%d+%-%d+)( ?%S*)$')
+  if era and era == epoch and (cancelled == '' or adder == token) then return { adder == token and 0 or 1, id } end
 end
 
-if max_len or max_age or drop then
+if max_len or max_age or all_settled then
   local removed, _, _, whole = trim(drafts)
   local length = redis.call('XLEN', stream) + drafts
   if max_len and length > max_len then
-    -- Where trimming is behind, it goes on with the next add: this one passes if the stream doesn't grow by it, or has
-    -- not outgrown its length by more than what trimming may take to come round.
+    -- If trimming is behind, it goes on with the next add. This add passes if the stream doesn't grow, or exceeds its
+    -- length by no more than trimming may take to catch up.
     local slack = math.max(PAGE, math.floor(max_len / PAGE))
     if whole or (removed < drafts and length > max_len + slack) then return { -1 } end
   end
@@ -35,7 +35,7 @@ local function add(delay, at, most, key, body, headers)
   local due = math.max(tonumber(at), delay ~= '0' and now + delay or 0)
   local fields = {}
   if due > 0 or most ~= '' or key ~= '' then
-    fields = { 'ailf.how', string.format('%.0f', due) .. '|' .. most .. '|' .. key }
+    fields = { 'ailf.how', number(due) .. '|' .. most .. '|' .. key }
     if due > 0 and token ~= '' then -- it can be cancelled, which frees the dedup id
       fields[3], fields[4] = 'ailf.once', KEYS[3]
     end
@@ -54,7 +54,7 @@ for i = FIRST, #ARGV, EACH do reply[#reply + 1] = add(unpack(ARGV, i, i + EACH -
 
 if token ~= '' then
   if not epoch then
-    epoch = string.format('%.0f%s', now, token)
+    epoch = number(now) .. token
     redis.call('HSET', meta, 'epoch', epoch)
   end
   redis.call('SET', KEYS[3], epoch .. ' ' .. token .. ' ' .. reply[2], 'PX', window)

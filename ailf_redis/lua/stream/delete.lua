@@ -1,10 +1,10 @@
--- Remove a stream and what is kept for its groups.
+-- Delete a stream and the helper keys of its groups.
 --
 -- KEYS[1] stream
 -- KEYS[2] meta     (see retention.lua)
--- ARGV    what the helper keys of every group begin with; the group's name follows, and the hash tag is the stream's
+-- ARGV    the prefixes of the helper keys of every group, which the group's name follows; the hash tag is the stream's
 -- returns how many groups it had
--- writes  removes KEYS[1], KEYS[2] and the helpers of its groups
+-- writes  deletes KEYS[1], KEYS[2] and the helper keys of its groups
 -- bound   the groups of the stream
 
 redis.call('DEL', KEYS[2])

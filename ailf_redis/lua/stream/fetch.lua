@@ -1,59 +1,60 @@
--- Lease entries of a group to a consumer: those due again first, then new ones in id order.
+-- Lease entries of a group to a consumer: first those that are due again, then new ones in id order.
 --
--- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; and how many bytes an entry may have, where that is
---         more than HUGE
--- returns { what is due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of
---         these, ids of the dead, reset, last id ('' where there may be more at once), last ring, next due in ms or -1 };
---         instead of fields that are more than an entry may have, how many bytes they are
--- bound   ROUNDS looks for up to `count` entries each, ROUNDS dead consumers, and a page of what others left pending
+-- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; and the most bytes of an entry, if that is above
+--         HUGE
+-- returns { due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of these,
+--         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
+--         until the next is due or -1 }; instead of fields that are too large, their size in bytes
+-- bound   ROUNDS rounds of up to `count` entries each, ROUNDS dead consumers, and a page of what others left pending
 --
--- Another program may have added entries of any size. What one reply returns has ROOM, or is a single entry, so that no
--- entry fails because of others.
+-- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
+-- one, so that no entry fails because of others.
 
 local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local limit = number(now + lease)
+local lease_ends = number(now + lease)
 local now_text = number(now)
 local CHUNK = 1000 -- how many arguments one command gets
-local ROUNDS = 8 -- a bound on what one step does: the rest is for the next, at once
+local ROUNDS = 8 -- bounds the work of one step; the next fetch does the rest at once
 local ROOM, HUGE = 32 * 1024 * 1024, 63 * 1024 * 1024 -- bytes; see FOREIGN in resp.py
 local huge = math.max(HUGE, tonumber(ARGV[7]) or 0)
-local claims, fresh, buried, reset, more = {}, {}, {}, 0, false
-local sent, full = 0, false -- bytes of entries in the reply, and whether the rest is for the next one
+local claims, fresh, dead_ids, reset, more = {}, {}, {}, 0, false
+local sent, full = 0, false -- bytes of entries in the reply, and whether no other entry fits
 
 if missing then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-  restart()
+  reset_group()
   redis.call('HDEL', notes, 'paused')
   reset = 1
 end
-local first_grant = 1 + base -- of what is delivered for the first time
+local first_grant = 1 + base -- the grant of a first delivery
 
-local function rests() -- nothing more to do now: what waiting needs to know
+-- Return what a consumer needs to wait: the last ids of the stream and of the wake-up stream.
+local function last_ids()
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  local bells = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
-  return last and last[1] or '0-0', bells and bells[1] or '0-0'
+  local last_bell = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0', last_bell and last_bell[1] or '0-0'
 end
 
 redis.call('ZADD', alive, number(now + alive_for), consumer)
--- The dead: who has not given a sign of life in time.
+-- Takeover: end the leases of consumers whose heartbeat is overdue.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, ROUNDS)) do
-  if not give_back(name, false) then more = true end
+  if not release_all(name, false) then more = true end
 end
 
 local paused, sweep, anew = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew'))
-if anew and not take_up(anew) then -- nothing is leased before all of it is taken up, which ends leases
-  ring()
-  return { claims, fresh, first_grant, buried, reset, '', '', -1 }
+if anew and not take_up_redriven(anew) then -- it ends leases: nothing is leased before all is taken up
+  notify()
+  return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 }
 end
 
 if paused then
-  local last, bells = rests()
-  ring()
-  return { claims, fresh, first_grant, buried, reset, last, bells, -1 }
+  local last, last_bell = last_ids()
+  notify()
+  return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, -1 }
 end
 
--- What other programs left pending: one of all consumers looks, once per lease, a page at a time.
+-- Find what other programs left pending: once per lease for the whole group, a page at a time.
 if now >= (tonumber(sweep) or 0) then
   local from = redis.call('HGET', notes, 'cursor')
   local rows = from and redis.pcall('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
@@ -65,86 +66,87 @@ if now >= (tonumber(sweep) or 0) then
     more = true
   else
     redis.call('HDEL', notes, 'cursor')
-    redis.call('HSET', notes, 'sweep', limit)
+    redis.call('HSET', notes, 'sweep', lease_ends)
   end
 end
 
--- What the reply says of an entry: its fields, or its size where no reply has room for them; nil where this one hasn't.
-local function shown(fields)
+-- Return an entry's content in the reply: its fields, or their size if no reply can hold them; nil if this one is full.
+local function in_reply(fields)
   local bytes = bytes_of(fields)
-  local said = bytes <= huge and fields or bytes
-  if said == bytes then bytes = AROUND end
+  local content = bytes <= huge and fields or bytes
+  if content == bytes then bytes = OVERHEAD end
   if full or sent > 0 and sent + bytes > ROOM then
     full, more = true, true
     return nil
   end
   sent = sent + bytes
-  return said
+  return content
 end
 
--- Let the next fetch lease what was just leased, as though this one hadn't.
+-- Leave a member that was just leased to the next fetch; this delivery doesn't count.
 local function put_off(member)
-  local key, name, id = home(member)
-  forgive(member)
+  local key, name, id = locate(member)
+  uncount(member)
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
 end
 
 local function take(member)
-  local row = pending(member)
-  if not row then -- somebody acknowledged it without us
-    forget(member)
+  local row = pending_row(member)
+  if not row then -- another program acknowledged it
+    remove_state(member)
     return
   end
-  local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
-  local attempt = attempts(row, forgiven)
-  if attempt >= (tonumber(own) or most) then
-    local why = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
-    buried[#buried + 1] = bury(member, attempt, 'max_deliveries', why)
+  local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
+  local attempt = attempts(row, uncounted)
+  if attempt >= (tonumber(own_most) or most) then
+    local error_text = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
+    dead_ids[#dead_ids + 1] = move_to_dead_letters(member, attempt, 'max_deliveries', error_text)
     return
   end
-  local key, name, id = home(member)
+  local key, name, id = locate(member)
   local entry = redis.call('XCLAIM', key, name, consumer, 0, id)[1]
-  local said = entry and entry[2] and shown(entry[2])
-  if said then
-    redis.call('ZADD', due, limit, member)
-    claims[#claims + 1] = { member, said, row[4] + 1 + base, attempt + 1 }
+  local content = entry and entry[2] and in_reply(entry[2])
+  if content then
+    redis.call('ZADD', due, lease_ends, member)
+    claims[#claims + 1] = { member, content, row[4] + 1 + base, attempt + 1 }
   elseif full then
     put_off(member)
-  else -- deleted from the stream while it was pending
+  else -- removed from the stream while it was pending
     finish(member)
   end
 end
 
-local function full_or(done, round) -- whether to stop, and if so, whether there may be more
-  if round > ROUNDS and not done then more = true end
-  return #claims + #fresh >= count or done or full or round > ROUNDS
+-- Tell whether to stop after a round; note whether there may be more. `none_left` tells whether this source is empty.
+local function stops(none_left, round)
+  if round > ROUNDS and not none_left then more = true end
+  return #claims + #fresh >= count or none_left or full or round > ROUNDS
 end
 
-local round, none = 0, false
+local round, none_due = 0, false
 repeat
-  local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
-  turned = false
-  for _, member in ipairs(ids) do
+  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
+  lane_moved = false
+  for _, member in ipairs(members) do
     take(member)
-    if turned or full then break end -- to whom may be before the rest
+    if lane_moved or full then break end -- the member that is next in its lane may come before the rest
   end
-  round, none = round + 1, #ids == 0
-until full_or(none, round)
+  round, none_due = round + 1, #members == 0
+until stops(none_due, round)
 
 round = 0
-while none and #claims + #fresh < count do -- what is due again comes first, be it in the next step
+while none_due and #claims + #fresh < count do -- what is due again comes first, even if that takes another step
   local wanted = count - #claims - #fresh
-  local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  local entries = found and found[1] and found[1][2] or {}
+  local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+  local entries = streams and streams[1] and streams[1][2] or {}
   local leases, late = {}, {}
   for _, entry in ipairs(entries) do
-    local how = how_of(entry[2], 1)
-    if not (how and hold_back(entry[1], how)) then
-      local said = shown(entry[2])
-      if said then
-        leases[#leases + 1] = limit
+    local options = options_of(entry[2], 1)
+    if not (options and defer(entry[1], options)) then
+      local content = in_reply(entry[2])
+      if content then
+        leases[#leases + 1] = lease_ends
         leases[#leases + 1] = entry[1]
-        entry[2] = said
+        entry[2] = content
         fresh[#fresh + 1] = entry
       else
         late[#late + 1] = entry[1]
@@ -153,15 +155,18 @@ while none and #claims + #fresh < count do -- what is due again comes first, be 
   end
   for n, id in ipairs(late) do
     put_off(id)
-    redis.call('ZADD', due, number(now - #late + n), id) -- in their order
+    redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
   end
-  for first = 1, #leases, CHUNK do redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases))) end
+  for first = 1, #leases, CHUNK do
+    redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases)))
+  end
   round = round + 1
-  if full_or(#entries < wanted, round) then break end
+  if stops(#entries < wanted, round) then break end
 end
 
-ring()
-if more or #claims + #fresh + #buried > 0 then return { claims, fresh, first_grant, buried, reset, '', '', -1 } end
-local last, bells = rests()
-local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-return { claims, fresh, first_grant, buried, reset, last, bells, first and first ~= 'inf' and math.min(LATEST, math.max(0, first - now)) or -1 }
+notify()
+if more or #claims + #fresh + #dead_ids > 0 then return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 } end
+local last, last_bell = last_ids()
+local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+local wait = next_due and next_due ~= 'inf' and math.min(LARGEST, math.max(0, next_due - now)) or -1
+return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, wait }

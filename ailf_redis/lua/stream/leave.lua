@@ -1,13 +1,13 @@
--- Release what a consumer holds, and with the last of it forget the consumer, so that nothing is dropped with it.
+-- Release what a consumer holds, and remove the consumer when nothing is left: removing it would drop what it holds.
 --
 -- ARGV    group, consumer
--- returns 1 where nothing is left, also where the group has vanished, or 0 where the next step goes on
+-- returns 1 if nothing is left or the group is missing, 0 if the next step goes on
 -- bound   ROUNDS pages of messages of each kind (see group.lua)
 
 local ROUNDS = 8
 local done = missing
 for _ = 1, ROUNDS do
-  done = done or give_back(ARGV[2], true)
+  done = done or release_all(ARGV[2], true)
 end
-if not missing then ring() end
+if not missing then notify() end
 return done and 1 or 0

@@ -1,9 +1,9 @@
--- Make a group, after a position.
+-- Create a group that begins after a position.
 --
 -- ARGV    group, position (an id, or $ for the end)
--- returns 1, or 0 where it exists, and then nothing is changed
+-- returns 1, or 0 if it exists, and then nothing is changed
 
 if not missing then return 0 end
 redis.call('XGROUP', 'CREATE', stream, group, ARGV[2], 'MKSTREAM')
-restart()
+reset_group()
 return 1

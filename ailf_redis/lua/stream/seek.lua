@@ -1,11 +1,11 @@
--- Let a group go on after a position; what is out is forgotten, and its receipts prove nothing any more.
+-- Move a group to a position. Its pending entries are dropped, redriven ones are due again, all receipts are invalid.
 --
 -- ARGV    group, position (an id, or $ for the end)
--- returns 1, or 0 where the group is missing, and then nothing is changed
+-- returns 1, or 0 if the group is missing, and then nothing is changed
 
 if missing then return 0 end
 redis.call('XGROUP', 'DESTROY', stream, group)
 redis.call('XGROUP', 'CREATE', stream, group, ARGV[2])
-restart()
-ring()
+reset_group()
+notify()
 return 1

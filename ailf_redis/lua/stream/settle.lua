@@ -1,49 +1,50 @@
--- Settle deliveries of a group; one whose lease has ended changes nothing.
+-- Settle deliveries of a group; one whose lease has ended is not changed.
 --
--- ARGV    group, max_deliveries, then for deliveries of which the same is said: consumer, grant,
---         action (ack | nack | reject | release), delay in ms, reason, error, how many they are, their members
--- returns for each delivery 0 where its lease has ended, 1 when it is done, 2 when it is a dead letter now
+-- ARGV    group, max_deliveries, then for each run of deliveries with the same settlement: consumer, grant,
+--         action (ack | nack | reject | release), delay in ms, reason, error, the number of members, the members
+-- returns for each delivery 0 if its lease has ended, 1 if it is done, 2 if it is a dead letter now
 -- bound   the deliveries
 
 local most = tonumber(ARGV[2])
-local SAID = 7 -- how many arguments come before the members
-local done = {}
-local acked = {} -- what is acknowledged and has no notes: all at once in the end
-local over = {} -- what is settled: a receipt for it is worth nothing any more
+local HEAD = 7 -- how many arguments come before the members
+local reply = {}
+local acked = {} -- acknowledged members without delivery metadata: one command for all at the end
+local settled = {} -- the members that are settled: a second receipt for one is invalid
 
--- Whether there are notes on any message, besides those on the group itself.
-local function noted()
-  local own = 0
+-- Tell whether there is delivery metadata of any member, besides that of the group itself.
+local function any_metadata()
+  local of_group = 0
   for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'anew')) do
-    if value then own = own + 1 end
+    if value then of_group = of_group + 1 end
   end
-  return redis.call('HLEN', notes) > own
+  return redis.call('HLEN', notes) > of_group
 end
 
-local plain = not missing and not noted()
+local plain = not missing and not any_metadata()
 
--- What is known of several at once: rows of the pending list from the first to the last, which are mostly all of them,
--- and when their leases end. What isn't known is asked for one by one.
+-- Read several members at once: the rows of the pending list from the first to the last, which are mostly all of them,
+-- and when their leases end. The others are read one by one.
 local rows, ends_of = {}, {}
 local MANY = 1000
 
-local function look()
+local function read_many()
   local members = {}
   local at = 3
   while ARGV[at] do
-    local last = at + SAID - 1 + ARGV[at + SAID - 1]
-    for n = at + SAID, last do members[#members + 1] = ARGV[n] end
+    local last = at + HEAD - 1 + ARGV[at + HEAD - 1]
+    for n = at + HEAD, last do members[#members + 1] = ARGV[n] end
     at = last + 1
   end
   if missing or #members < 2 or #members > MANY then return end
   local ends = redis.call('ZMSCORE', due, unpack(members))
   for at, member in ipairs(members) do ends_of[member] = ends[at] end
-  local found = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[3])
-  for _, row in ipairs(found.err and {} or found) do rows[row[1]] = row end
+  local pending = redis.pcall('XPENDING', stream, group, members[1], members[#members], 2 * #members, ARGV[3])
+  for _, row in ipairs(pending.err and {} or pending) do rows[row[1]] = row end
 end
 
-local function holds(member, consumer, grant) -- the row, where the lease holds
-  local row = not missing and not over[member] and (rows[member] or pending(member))
+-- Return the row of a member whose lease holds, else nil.
+local function leased_row(member, consumer, grant)
+  local row = not missing and not settled[member] and (rows[member] or pending_row(member))
   if not row or row[2] ~= consumer or row[4] + base ~= grant then return nil end
   local ends = ends_of[member]
   if ends == nil then ends = redis.call('ZSCORE', due, member) end
@@ -51,10 +52,10 @@ local function holds(member, consumer, grant) -- the row, where the lease holds
   return row
 end
 
-local function settle(member, consumer, grant, action, delay, reason, why)
-  local row = holds(member, consumer, grant)
+local function settle(member, consumer, grant, action, delay, reason, error_text)
+  local row = leased_row(member, consumer, grant)
   if not row then return 0 end
-  over[member] = true
+  settled[member] = true
   if action == 'ack' then
     if plain and string.byte(member) ~= 126 then
       acked[#acked + 1] = member
@@ -63,37 +64,38 @@ local function settle(member, consumer, grant, action, delay, reason, why)
     end
     return 1
   end
-  plain = false -- what follows leaves a note
+  plain = false -- what follows writes metadata
   if action == 'release' then
-    forgive(member)
-    park(member, number(now + delay))
-    rung = true
+    uncount(member)
+    set_waiting(member, number(now + delay))
+    must_notify = true
     return 1
   end
-  local forgiven, own = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
-  local attempt = attempts(row, forgiven)
-  if action == 'reject' or attempt >= (tonumber(own) or most) then
-    return bury(member, attempt, action == 'reject' and reason or 'max_deliveries', why) and 2 or 1
+  local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
+  local attempt = attempts(row, uncounted)
+  if action == 'reject' or attempt >= (tonumber(own_most) or most) then
+    local recorded = action == 'reject' and reason or 'max_deliveries'
+    return move_to_dead_letters(member, attempt, recorded, error_text) and 2 or 1
   end
-  redis.call('HSET', notes, member .. ':e', why)
-  park(member, number(now + delay))
-  rung = true
+  redis.call('HSET', notes, member .. ':e', error_text)
+  set_waiting(member, number(now + delay))
+  must_notify = true
   return 1
 end
 
-look()
+read_many()
 local at = 3
 while ARGV[at] do
-  local consumer, grant, action, delay, reason, why, count = unpack(ARGV, at, at + SAID - 1)
-  for n = at + SAID, at + SAID - 1 + count do
-    done[#done + 1] = settle(ARGV[n], consumer, tonumber(grant), action, delay, reason, why)
+  local consumer, grant, action, delay, reason, error_text, count = unpack(ARGV, at, at + HEAD - 1)
+  for n = at + HEAD, at + HEAD - 1 + count do
+    reply[#reply + 1] = settle(ARGV[n], consumer, tonumber(grant), action, delay, reason, error_text)
   end
-  at = at + SAID + count
+  at = at + HEAD + count
 end
 for first = 1, #acked, MANY do
   local last = math.min(first + MANY - 1, #acked)
   redis.call('XACK', stream, group, unpack(acked, first, last))
   redis.call('ZREM', due, unpack(acked, first, last))
 end
-ring()
-return done
+notify()
+return reply

@@ -1,47 +1,47 @@
--- Remove dead letters of a group; put them back where that is asked for.
+-- Remove dead letters of a group; redrive them if that is requested.
 --
--- ARGV    group, 1 (put back) or 0 (remove for good), ids of letters…
--- returns for each id 1, or 0 where it was not there any more
--- bound   the letters that are named
+-- ARGV    group, 1 (redrive) or 0 (delete), ids of dead letters…
+-- returns for each id 1, or 0 if it wasn't there any more
+-- bound   the named dead letters
 
-local KNOWN = { 'ailf.origin', 'ailf.reason', 'ailf.error', 'ailf.attempts' } -- what `bury` in group.lua puts first
+local HEAD = { 'ailf.origin', 'ailf.reason', 'ailf.error', 'ailf.attempts' } -- see `move_to_dead_letters` in group.lua
 local MOST_DIGITS = 20
-local taken = {}
+local reply = {}
 
--- Where the fields of the entry begin that became this letter; nil where another program wrote it. It is the test that
--- tells the two apart in a list, too.
-local function begin_of_entry(fields)
-  for at, name in ipairs(KNOWN) do
+-- Return the index of the first field of the entry that became this dead letter; nil if another program wrote it. The
+-- test is the same as the one that tells the two apart in a listing.
+local function first_entry_field(fields)
+  for at, name in ipairs(HEAD) do
     if fields[2 * at - 1] ~= name then return nil end
   end
-  local attempts = fields[2 * #KNOWN]
+  local attempts = fields[2 * #HEAD]
   local ours = #attempts <= MOST_DIGITS and string.find(attempts, '^%d+$')
-  return ours and fields[2 * #KNOWN + 1] and 2 * #KNOWN + 1 or nil
+  return ours and fields[2 * #HEAD + 1] and 2 * #HEAD + 1 or nil
 end
 
-local function put_back(letter, fields)
-  local first = begin_of_entry(fields)
-  local origin = first and fields[2] or letter
+local function redrive(dead_id, fields)
+  local first = first_entry_field(fields)
+  local origin = first and fields[2] or dead_id
   first = first or 1
   local id = redis.call('XADD', again, '*', 'ailf.origin', origin, packed(fields, first))
   redis.pcall('XGROUP', 'CREATE', again, 'g', '0')
-  -- By its id: what is read next may be another program's entry.
+  -- By its id: the next entry of the group may be another program's.
   redis.call('XCLAIM', again, 'g', WAITING, 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
   local member = '~' .. id
-  local how = how_of(fields, first)
-  if not (how and hold_back(member, how)) then
-    forgive(member)
+  local options = options_of(fields, first)
+  if not (options and defer(member, options)) then
+    uncount(member)
     redis.call('ZADD', due, number(now), member)
   end
-  rung = true
+  must_notify = true
 end
 
 for i = 3, #ARGV do
-  local letter = ARGV[2] == '1' and redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
-  -- First, as a server without memory refuses it only where nothing was written before.
-  if letter then put_back(letter[1], letter[2]) end
-  taken[#taken + 1] = redis.call('XDEL', dead, ARGV[i])
+  local entry = ARGV[2] == '1' and redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
+  -- Before the XDEL: a server without memory refuses the XADD only if nothing was written before.
+  if entry then redrive(entry[1], entry[2]) end
+  reply[#reply + 1] = redis.call('XDEL', dead, ARGV[i])
 end
 if redis.call('XLEN', dead) == 0 then redis.call('DEL', dead) end
-ring()
-return taken
+notify()
+return reply

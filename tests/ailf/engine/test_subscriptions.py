@@ -401,7 +401,7 @@ def test_get_returns_a_buffered_message_behind_bad_ones(store: MemoryStore, pubs
     with MemoryBackend(store=store) as other, pubsub.listen("numbers") as subscription:
         others = other.pubsub(type=bytes)
         others.publish_many([("numbers", b"no number"), ("numbers", b"nor this"), ("numbers", b"5")])
-        assert soon(lambda: len(subscription._opened) == 3)
+        assert soon(lambda: len(subscription._entered) == 3)
         assert data(subscription.get(timeout=0)) == 5
         assert subscription.get(timeout=0) is None
 

@@ -1,4 +1,4 @@
-"""Limits as values and as texts, and what a limiter refuses before it asks anybody."""
+"""Limits as values and as texts, and the errors that a limiter raises without the backend."""
 
 import asyncio
 import gc
@@ -49,13 +49,13 @@ limits = st.one_of(
     ],
 )
 def test_texts(text: str, limit: Limit) -> None:
-    """A text in the words of people stands for the limit that they mean."""
+    """A text is parsed as the limit that it describes."""
     assert parse_limit(text) == limit
 
 
 @given(limits)
 def test_every_limit_has_a_text(limit: Limit) -> None:
-    """What a limit is shown as stands for it."""
+    """The ``str`` of a limit parses as an equal limit."""
     assert parse_limit(str(limit)) == limit
 
 
@@ -65,7 +65,7 @@ def test_every_limit_has_a_text(limit: Limit) -> None:
      "1/s fixed in 3", "8 parallel for ever", "1__/s", "60/0s", "٣/minute extra"],
 )  # fmt: skip
 def test_bad_texts(text: str) -> None:
-    """Any other text is refused."""
+    """Any other text raises an error."""
     with pytest.raises(ailf.InvalidArgumentError):
         parse_limit(text)
 
@@ -88,7 +88,7 @@ def test_bad_texts(text: str) -> None:
     ],
 )
 def test_bad_limits(make: Any, words: str) -> None:
-    """A limit that can't be, or can't be counted exactly, is refused when it is made, and told what is wrong."""
+    """A limit that is invalid, or can't be counted exactly, raises an error that names the reason when it is made."""
     with pytest.raises(ailf.InvalidArgumentError, match=words):
         make()
 
@@ -106,7 +106,7 @@ def test_bad_limits(make: Any, words: str) -> None:
     ],
 )
 def test_large_buckets_are_counted_in_units(limit: TokenBucket, units: tuple[int, int]) -> None:
-    """Rate and period are divided alike where the numbers would be too large, and nowhere else; it stays what it is."""
+    """Rate and period are divided by one divisor if the numbers would be too large; the limit means the same."""
     assert (limit.unit_rate, limit.unit_ms) == units
     assert limit.unit_rate * limit.per_ms == limit.rate * limit.unit_ms
     assert limit.burst * limit.unit_ms <= 2**53
@@ -120,21 +120,21 @@ def test_large_buckets_are_counted_in_units(limit: TokenBucket, units: tuple[int
         clock.advance(wait)
         assert limiter.try_acquire(cost=1)
         full = limiter.peek().reset_after
-        if full <= MAX_SECONDS:  # else no clock can be moved by that
+        if full <= MAX_SECONDS:  # no clock can be moved further
             clock.advance(full)
             assert limiter.peek().remaining == limit.burst
 
 
 @pytest.mark.parametrize(("rate", "per", "burst"), [(1, 3600.0, 2**53), (999_999_999_989, 86_400.0, None)])
-def test_what_cannot_be_counted_says_what_to_do(rate: int, per: float, burst: int | None) -> None:
-    """A bucket whose numbers have no common divisor, or not enough of one, is refused when it is made."""
+def test_a_bucket_that_cannot_be_counted_says_what_to_do(rate: int, per: float, burst: int | None) -> None:
+    """A bucket whose numbers have no common divisor that is large enough raises an error when it is made."""
     with pytest.raises(ailf.InvalidArgumentError, match=r"2\*\*53.* smaller burst or a rounder rate.* FixedWindow"):
         TokenBucket(rate, per, *([] if burst is None else [burst]))
 
 
 @pytest.mark.parametrize("before", ["100/hour", "100/hour burst 500"])
 def test_a_limit_that_was_made_smaller(before: str) -> None:
-    """R12: what a larger limit charged makes a key wait for no longer than the smaller one is slow, also if denied."""
+    """R12: after charges of a larger limit a call waits no longer than the smaller limit needs, also after denials."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         large, small = backend.rate_limiter("r", before), backend.rate_limiter("r", "10/hour")
@@ -146,13 +146,11 @@ def test_a_limit_that_was_made_smaller(before: str) -> None:
             assert denied.retry_after <= 360
             clock.advance(60)
         assert small.try_acquire()
-        assert large.peek().remaining == large.limits[""].capacity - 10, (
-            "the same state: the larger limit counts what the smaller one does"
-        )
+        assert large.peek().remaining == large.limits[""].capacity - 10, "both limits charge the same state"
 
 
-def test_what_a_limit_charged_beyond_its_capacity_stays() -> None:
-    """R7: what was settled to more, or reserved, is waited for by the same limit; a changed one has its own time."""
+def test_a_debt_above_the_capacity_stays() -> None:
+    """R7: calls wait for all of a debt that their own limit made above its capacity; a changed limit waits less."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         limiter = backend.rate_limiter("r", "10/hour")
@@ -181,7 +179,7 @@ def test_what_a_limit_charged_beyond_its_capacity_stays() -> None:
     ],
 )
 def test_bad_limiters(args: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
-    """A limiter that makes no sense is refused when it is made."""
+    """A limiter with bad options raises an error when it is made."""
     with MemoryBackend() as backend, pytest.raises(ailf.InvalidArgumentError, match=words):
         backend.rate_limiter(*args, **options)
 
@@ -197,16 +195,16 @@ def test_bad_limiters(args: tuple[Any, ...], options: dict[str, Any], words: str
         (lambda one, many: one.acquire(timeout=-1), "timeout"),
         (lambda one, many: many.try_acquire(cost=1), "a, b"),
         (lambda one, many: many.observe(limit="c"), "'a', 'b'"),
-        (lambda one, many: many.observe(limit="b", remaining=1), "under way"),
+        (lambda one, many: many.observe(limit="b", remaining=1), "'b' is a Concurrency"),
         (lambda one, many: many.observe(limit="a", retry_after=1e15), "at most 3,155,760,000 seconds"),
-        (lambda one, many: many.acquire().settle(b=0), "settled is 'a'"),
+        (lambda one, many: many.acquire().settle(b=0), "costs to settle are 'a'"),
         (lambda one, many: many.acquire().settle(a=-1), "'a'"),
         (lambda one, many: one.reserve(within=-1), "within"),
         (lambda one, many: one.limited()(5), "callable"),
     ],
 )
 def test_bad_calls(call: Any, words: str) -> None:
-    """A call that makes no sense is refused with the name of what is wrong, and charges nothing."""
+    """A call with bad arguments raises an error that names the argument, and charges nothing."""
     with MemoryBackend() as backend:
         one, many = backend.rate_limiter("one", "5/hour"), backend.rate_limiter("many", a="5/hour", b="2 parallel")
         with pytest.raises(ailf.InvalidArgumentError, match=words):
@@ -215,32 +213,32 @@ def test_bad_calls(call: Any, words: str) -> None:
 
 
 class Away(MemoryBackend):
-    """One method of its limiters can't be asked while it is ``away``; ``asked`` counts."""
+    """A backend one of whose limiter methods fails while it is ``away``; ``calls`` counts the calls of the method."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
         self.away = True
-        self.asked = 0
-        real = self.engine.driver.rate_limiter
+        self.calls = 0
+        make_driver = self.engine.driver.rate_limiter
 
         def rate_limiter() -> Any:
-            driver = real()
-            answer = getattr(driver, method)
+            driver = make_driver()
+            original = getattr(driver, method)
 
-            async def sometimes(*args: Any) -> Any:
-                self.asked += 1
+            async def replacement(*args: Any) -> Any:
+                self.calls += 1
                 if self.away:
                     raise ailf.ConnectionLostError("can't reach it")
-                return await answer(*args)
+                return await original(*args)
 
-            setattr(driver, method, sometimes)
+            setattr(driver, method, replacement)
             return driver
 
         self.engine.driver.rate_limiter = rate_limiter  # type: ignore[method-assign]
 
 
 def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
-    """``on_backend_error`` decides what becomes of calls while the backend is away, at once, and says so."""
+    """``on_backend_error`` decides on calls while the backend is away, at once, and the log says so."""
     with Away("decide") as backend:
         allowing = backend.rate_limiter("r", "5/hour", on_backend_error="allow")
         decision = allowing.try_acquire()
@@ -248,13 +246,13 @@ def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
         assert isinstance(decision.error, ailf.ConnectionLostError)
         assert decision.permit is not None
         with allowing.hold() as permit:
-            permit.settle(cost=3)  # it was not charged, so there is nothing to true up
+            permit.settle(cost=3)  # it was not charged, so there is nothing to settle
         denying = backend.rate_limiter("r", "5/hour", on_backend_error="deny")
         assert not denying.try_acquire()
         assert denying.try_acquire().retry_after == 1.0
         with pytest.raises(ailf.RateLimitedError, match="can't reach it"):
             denying.acquire(timeout=0)
-        assert backend.asked == 5
+        assert backend.calls == 5
         backend.engine.retry_for = 0.0
         with pytest.raises(ailf.ConnectionLostError):
             backend.rate_limiter("r", "5/hour").try_acquire()
@@ -262,7 +260,7 @@ def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_decorated() -> None:
-    """A decorated function waits for a permit at each call, whose key its arguments may tell; its place is freed."""
+    """Each call of a decorated function waits for a permit of the key for its arguments, and releases its slot."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         limiter = backend.rate_limiter("r", calls="2/hour", parallel="1 parallel")
@@ -299,7 +297,7 @@ def test_decorated() -> None:
 
 
 class Streams:
-    """Callable objects that stream: whoever looks only at functions takes them for plain ones."""
+    """A callable object whose ``__call__`` is a generator function."""
 
     def __call__(self, count: int) -> Iterator[int]:
         """Stream."""
@@ -327,14 +325,14 @@ async def stream_async(count: int) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("function", [stream, partial(stream), Streams(), partial(Streams())])
-def test_a_generator_keeps_its_place_while_it_is_iterated(function: Callable[[int], Iterator[int]]) -> None:
-    """A decorated generator function has its permit from the first item to the end, however that comes."""
+def test_a_generator_keeps_its_slot_while_it_is_iterated(function: Callable[[int], Iterator[int]]) -> None:
+    """A decorated generator function has its permit from the first item to the end of the iteration, in any way."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("r", par="1 parallel")
         limited = limiter.limited("k", timeout=0)(function)
-        assert inspect.isgeneratorfunction(limited), "so that it can be decorated again"
+        assert inspect.isgeneratorfunction(limited), "it can be decorated again"
         first = limited(3)
-        assert limiter.peek("k").remaining == 1, "it has not begun"
+        assert limiter.peek("k").remaining == 1, "the iteration has not begun"
         assert next(first) == 0
         with pytest.raises(ailf.RateLimitedError):
             next(limited(3))
@@ -348,7 +346,7 @@ def test_a_generator_keeps_its_place_while_it_is_iterated(function: Callable[[in
         assert limiter.peek("k").remaining == 1
 
 
-def test_what_is_sent_to_a_limited_generator_reaches_it() -> None:
+def test_a_limited_generator_gets_what_is_sent() -> None:
     """Values, errors and the return value pass through; an error ends the permit."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("r", par="1 parallel")
@@ -377,10 +375,10 @@ def test_what_is_sent_to_a_limited_generator_reaches_it() -> None:
 
 
 @pytest.mark.parametrize("function", [stream_async, partial(stream_async), AsyncStreams(), partial(AsyncStreams())])
-def test_an_async_generator_keeps_its_place_while_it_is_iterated(
+def test_an_async_generator_keeps_its_slot_while_it_is_iterated(
     function: Callable[[int], AsyncIterator[int]],
 ) -> None:
-    """The same on asyncio, also where the iteration is left early or its task is cancelled."""
+    """The same on asyncio, also if the loop is left early or its task is cancelled."""
 
     async def main() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -415,7 +413,7 @@ def test_an_async_generator_keeps_its_place_while_it_is_iterated(
     asyncio.run(main())
 
 
-def test_what_is_sent_to_a_limited_async_generator_reaches_it() -> None:
+def test_a_limited_async_generator_gets_what_is_sent() -> None:
     """Values, errors and closing pass through."""
     seen: list[object] = []
 
@@ -455,7 +453,7 @@ def test_what_is_sent_to_a_limited_async_generator_reaches_it() -> None:
 
 
 def test_a_generator_of_the_other_flavour_is_refused() -> None:
-    """An async generator function at a blocking limiter, and a generator function on asyncio, are refused at once."""
+    """A generator function of the other flavour raises an error when it is decorated."""
     with MemoryBackend() as backend:
         for function in (stream_async, partial(stream_async), AsyncStreams()):
             with pytest.raises(ailf.InvalidArgumentError, match="async generator function"):
@@ -467,7 +465,7 @@ def test_a_generator_of_the_other_flavour_is_refused() -> None:
 
 
 def test_waiting_for_a_reservation() -> None:
-    """A reservation's permit can be waited for, and closing the backend ends that."""
+    """A permit's `wait` returns when the reserved call may begin, and closing the backend ends it."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("r", TokenBucket(20, per=1.0, burst=1))
         limiter.reserve().wait()
@@ -492,7 +490,7 @@ def test_waiting_for_a_reservation() -> None:
 
 
 def test_shown() -> None:
-    """What a log or a prompt shows tells the limiter's name, its limits, and what a permit was charged."""
+    """A limiter's ``repr`` names it and its limits; that of a permit names its charges."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("openai", requests="60/minute", parallel="8 parallel")
         assert repr(limiter) == "<MemoryRateLimiter 'openai': requests 60/minute, parallel 8 parallel ttl 60s>"
@@ -501,15 +499,15 @@ def test_shown() -> None:
 
 
 def test_settling_may_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    """What certainly wasn't settled can be settled yet, and a block's own end is not hidden by its place's."""
+    """A settlement that certainly failed can be repeated; an error of the release doesn't hide a block's own error."""
     with Away("settle") as backend:
         backend.away, backend.engine.retry_for = False, 0.0
         limiter = backend.rate_limiter("r", calls="10/hour", parallel="2 parallel")
         permit = limiter.acquire(calls=5)
         backend.away = True
-        for tried in (lambda: permit.settle(calls=2), permit.cancel):
+        for attempt in (lambda: permit.settle(calls=2), permit.cancel):
             with pytest.raises(ailf.ConnectionLostError):
-                tried()
+                attempt()
         backend.away = False
         permit.settle(calls=2)
         permit.release()
@@ -520,11 +518,11 @@ def test_settling_may_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
         backend.away = False
         with limiter.hold(timeout=1):
             backend.away = True
-        assert caplog.text.count("its place is free again after its ttl") == 2
+        assert caplog.text.count("its concurrency slots are free again after their ttl") == 2
 
 
-def test_unknown_beforehand() -> None:
-    """A call whose cost nobody can tell is charged when it is known; R7: later calls wait for it."""
+def test_a_cost_that_is_unknown_beforehand() -> None:
+    """R7: a call with the estimate 0 is charged when it is settled, and later calls wait for that."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("r", calls="10/hour", tokens="100/hour")
         with limiter.hold(tokens=0) as permit:
@@ -532,8 +530,8 @@ def test_unknown_beforehand() -> None:
         assert limiter.peek().limits["tokens"].remaining == 30
 
 
-def test_who_waits_is_not_charged_for_it() -> None:
-    """``count_denied`` charges denied calls, and tells when the next one passes; who waits is not denied yet."""
+def test_a_waiting_call_is_not_charged_for_denials() -> None:
+    """``count_denied`` charges denied calls, and ``retry_after`` includes that; a waiting call is not charged."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         limiter = backend.rate_limiter("r", TokenBucket(10), count_denied=True)
@@ -552,7 +550,7 @@ def test_who_waits_is_not_charged_for_it() -> None:
 
 
 def test_a_thread_does_not_wait_for_its_own_generators() -> None:
-    """It would wait for ever; with a timeout it is told by that, and a finished one lets the next one in."""
+    """A call that would wait for its own thread's generators for ever raises; a finished one frees its slot."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("llm", parallel=Concurrency(2))
 
@@ -576,7 +574,7 @@ def test_a_thread_does_not_wait_for_its_own_generators() -> None:
 
 
 def test_a_task_does_not_wait_for_its_own_generators() -> None:
-    """Other tasks do: they are woken when it has finished."""
+    """Other tasks do wait, and are woken when the generator has finished."""
 
     async def scenario() -> None:
         async with AsyncMemoryBackend() as backend:
@@ -604,8 +602,8 @@ def test_a_task_does_not_wait_for_its_own_generators() -> None:
     asyncio.run(scenario())
 
 
-def test_closing_a_backend_gives_back_what_its_generators_hold() -> None:
-    """Others need not wait until the place ends by itself."""
+def test_closing_a_backend_releases_the_slots_of_its_generators() -> None:
+    """Other calls don't wait until the slot expires."""
     store = MemoryStore()
     with MemoryBackend(store=store) as backend:
 
@@ -621,7 +619,7 @@ def test_closing_a_backend_gives_back_what_its_generators_hold() -> None:
 
 
 def test_a_sliding_window_waits_no_longer_than_its_time() -> None:
-    """Its newest bucket knows when its last call was admitted."""
+    """The time of the last call in the newest bucket is exact."""
     clock = ManualClock(start=1_700_000_000.1)
     with MemoryBackend(clock=clock) as backend:
         limiter = backend.rate_limiter("r", "10/hour sliding")

@@ -70,6 +70,32 @@ def test_cancelled_calls_are_not_sent() -> None:
     play(scenario)
 
 
+def test_results_of_cancelled_calls_are_handed_over() -> None:
+    """R10: the result for a call that is cancelled while its request is under way is not lost: it may be a grant."""
+
+    async def main() -> None:
+        under_way, unclaimed = asyncio.Event(), []
+
+        async def work(numbers: Sequence[int]) -> Sequence[int | Exception]:
+            under_way.set()
+            await asyncio.sleep(0.01)
+            return [ValueError("unlucky") if each == 13 else 2 * each for each in numbers]
+
+        async def take(number: int, result: int) -> None:
+            unclaimed.append((number, result))
+
+        batching = batcher(work, 3, batched=True, check_loop=lambda: None, unclaimed=take)
+        calls = each_of(batching, 1, 2, 13)
+        await under_way.wait()
+        calls[1].cancel()
+        calls[2].cancel()
+        assert await calls[0] == 2
+        await asyncio.sleep(0)
+        assert unclaimed == [(2, 4)]
+
+    asyncio.run(main())
+
+
 def test_a_batch_that_is_cancelled_before_it_begins_is_begun_anew() -> None:
     """Code that cancels all tasks, as an ending event loop does, leaves no caller waiting for ever."""
 

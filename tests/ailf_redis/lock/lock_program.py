@@ -1,8 +1,8 @@
-"""A holder as a process of its own: python lock_program.py URL NAME REPORT. It counts up in a store that knows fences.
+"""A lock holder process that counts up in a fenced store: python lock_program.py URL NAME REPORT.
 
-Each section of the lock reads the counter, waits a little, and writes it back with its fence; the store lists what
-it took. What happened is appended to the report as JSON: fence, whether the store took the write, whether the
-lease knew that it was lost.
+Each locked section reads the counter, waits a little, and writes it back with its fence; the store lists the accepted
+fences. Each section appends a JSON line to the report: its fence, whether the store took the write, whether the lease
+was marked as lost.
 """
 
 import json
@@ -22,7 +22,7 @@ redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'value', ARGV[2])
 redis.call('RPUSH', KEYS[1] .. ':taken', ARGV[1])
 return 1
 """
-"""The store refuses a fence that is lower than one it has seen; reading with a fence raises what it has seen."""
+"""The store refuses a fence below the highest that it has seen; a read raises that too."""
 
 READ = """
 local highest = tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
@@ -33,7 +33,7 @@ return tonumber(redis.call('HGET', KEYS[1], 'value') or 0)
 
 
 def section(raw: redis.Redis, store: str, lease: ailf.Lease) -> dict[str, object]:
-    """Count up, once."""
+    """Count up once; return the line for the report."""
     fence = lease.fence
     value = raw.eval(READ, 1, store, fence)
     time.sleep(0.005)
@@ -42,15 +42,15 @@ def section(raw: redis.Redis, store: str, lease: ailf.Lease) -> dict[str, object
 
 
 def main(url: str, name: str, report: str) -> None:
-    """Work until the process is ended."""
+    """Work until the process is killed."""
     with ailf.connect(url) as backend, Path(report).open("ab", buffering=0) as file:
         raw = backend.unwrap(redis.Redis)
         lock = backend.lock("counter", ttl=0.4)
         while True:
             try:
                 with lock.hold(timeout=30) as lease:
-                    done = section(raw, f"{name}:store", lease)
-                    os.write(file.fileno(), json.dumps(done).encode() + b"\n")
+                    line = section(raw, f"{name}:store", lease)
+                    os.write(file.fileno(), json.dumps(line).encode() + b"\n")
             except ailf.LeaseLostError:
                 os.write(file.fileno(), b'{"raised": true}\n')
 

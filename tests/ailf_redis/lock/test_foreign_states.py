@@ -1,4 +1,4 @@
-"""What another program left in a lock's keys: what can't be ours counts for nothing, and no call suffers."""
+"""Foreign data in a lock's keys: values that can't be ours are ignored, and every call works."""
 
 import time
 from collections.abc import Iterator
@@ -33,14 +33,14 @@ WAITING = [
 
 @pytest.fixture(scope="module", params=sorted(binaries.found()))
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version, whose commands nobody else counts."""
+    """A server of each version for this file alone, so that its command counts are this file's."""
     with Server.start(binaries.found()[request.param], version=request.param) as server:
         yield server
 
 
 @pytest.fixture
 def raw(own_server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py's, on an empty server."""
+    """A client of redis-py, on an empty server."""
     with own_server.client() as client:
         client.flushall()
         client.config_resetstat()
@@ -49,19 +49,19 @@ def raw(own_server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def backend(own_server: Server, raw: redis.Redis) -> Iterator[ailf.Backend]:
-    """A backend of ours, which doesn't wait long for a server that is stuck."""
+    """A backend with a short timeout, for a server that is stuck."""
     with ailf.connect(f"{own_server.url}?timeout=2&retry_for=0") as opened:
         yield opened
 
 
 def scripts(raw: redis.Redis) -> int:
-    """Return how many scripts were run since the test began."""
-    ran = raw.info("commandstats")
-    return sum(ran.get(f"cmdstat_{each}", {}).get("calls", 0) for each in ("eval", "evalsha"))
+    """Return how many scripts ran since the test began."""
+    stats = raw.info("commandstats")
+    return sum(stats.get(f"cmdstat_{each}", {}).get("calls", 0) for each in ("eval", "evalsha"))
 
 
 def test_holders_that_never_end(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L1, L16: a grant that ends after any time is none, for a lock, a semaphore and what it shows."""
+    """L1, L16: a grant that would never end doesn't count, for a lock, a semaphore and `inspect`."""
     raw.zadd(KEY, HOLDERS)
     assert backend.lock("l").inspect() == ailf.LockInfo(())
     lease = backend.lock("l").acquire(timeout=0.5)
@@ -81,14 +81,14 @@ def test_holders_that_never_end(backend: ailf.Backend, raw: redis.Redis) -> None
 
 
 def test_many_holders_that_never_end(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L1: each look passes some of them, and the lock is had after a few."""
+    """L1: each request removes some of them, and the lock is granted after a few."""
     raw.zadd(KEY, {f"{number}": "inf" for number in range(450)})
     assert backend.lock("l").acquire(timeout=2)
     assert scripts(raw) < 10
 
 
 def test_a_holder_without_a_fence(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L1, L11: a grant of another program is shown with fence 0, and waited for without a loop."""
+    """L1, L11: a grant of another program is shown with fence 0, and waiting for it isn't a busy loop."""
     lock = backend.lock("l")
     for fences in ({}, *({"a": each} for each in NO_FENCES if each != f"{LARGEST}")):
         raw.delete(KEY, FENCES)
@@ -107,10 +107,10 @@ def test_a_holder_without_a_fence(backend: ailf.Backend, raw: redis.Redis) -> No
     assert scripts(raw) - before < 10
 
 
-@pytest.mark.parametrize("known", NO_FENCES)
-def test_no_fences(backend: ailf.Backend, raw: redis.Redis, known: str | bytes) -> None:
-    """L2: after what is no fence, or the last one, fences are numbers that rise, and grants can be seen and broken."""
-    raw.set(FENCE, known)
+@pytest.mark.parametrize("stored", NO_FENCES)
+def test_no_fences(backend: ailf.Backend, raw: redis.Redis, stored: str | bytes) -> None:
+    """L2: after a stored value that is no fence, or the last one, fences rise, and grants can be seen and broken."""
+    raw.set(FENCE, stored)
     lock, fences = backend.lock("l"), []
     for _ in range(2):
         lease = lock.acquire(timeout=0.5)
@@ -122,7 +122,7 @@ def test_no_fences(backend: ailf.Backend, raw: redis.Redis, known: str | bytes) 
 
 
 def test_the_largest_fence(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L2: the largest fence is granted exactly, seen and broken."""
+    """L2: the largest fence is granted exactly, and can be seen and broken."""
     raw.set(FENCE, LARGEST - 1)
     lock = backend.lock("l")
     lease = lock.acquire(timeout=0.5)
@@ -131,24 +131,24 @@ def test_the_largest_fence(backend: ailf.Backend, raw: redis.Redis) -> None:
     assert lock.break_(LARGEST)
 
 
-@pytest.mark.parametrize("known", [None, "junk", INFINITE, f"{2**53}"])
-def test_a_grant_whose_fence_was_taken(backend: ailf.Backend, raw: redis.Redis, known: str | None) -> None:
-    """L4: the same try sent again is granted, with a fence; also where the lock is fair and somebody waits."""
-    driver, bid = backend.engine.driver.lock(), LockRequest(("l",), "mine", 30.0, fair=True)
-    first = run(driver.acquire(bid))
+@pytest.mark.parametrize("stored", [None, "junk", INFINITE, f"{2**53}"])
+def test_a_grant_whose_fence_was_removed(backend: ailf.Backend, raw: redis.Redis, stored: str | None) -> None:
+    """L4: the same request sent again is granted with a fence, also if the lock is fair and another token waits."""
+    driver, request = backend.engine.driver.lock(), LockRequest(("l",), "mine", 30.0, fair=True)
+    first = run(driver.acquire(request))
     run(driver.acquire(LockRequest(("l",), "other", 30.0, fair=True, waiter=WaiterInfo("c", 60.0))))
     raw.hdel(FENCES, "mine")
-    if known is not None:
-        raw.hset(FENCES, "mine", known)
-    again = run(driver.acquire(bid))
+    if stored is not None:
+        raw.hset(FENCES, "mine", stored)
+    again = run(driver.acquire(request))
     assert isinstance(first, Granted)
     assert isinstance(again, Granted)
     assert again.fence > first.fence
-    assert run(driver.release(bid))
+    assert run(driver.release(request))
 
 
-def test_a_fence_that_nobody_holds(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L3: breaking finds the grant among tokens with the same fence that have none."""
+def test_a_fence_of_several_tokens(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L3: breaking finds the grant among tokens that have the same fence and no grant."""
     lock = backend.lock("l")
     lease = lock.acquire()
     ((token, _),) = raw.hgetall(FENCES).items()
@@ -159,19 +159,19 @@ def test_a_fence_that_nobody_holds(backend: ailf.Backend, raw: redis.Redis) -> N
     assert not lock.break_(lease.fence)
 
 
-@pytest.mark.parametrize("place", ["inf", "-inf", 1e300, 2**53, 0.5])
-def test_waiters_that_nobody_is(backend: ailf.Backend, raw: redis.Redis, place: Score) -> None:
-    """L11, L12, R10: who stands in line with times or a place that can't be ours is passed; the others keep theirs."""
+@pytest.mark.parametrize("position", ["inf", "-inf", 1e300, 2**53, 0.5])
+def test_waiters_that_are_not_ours(backend: ailf.Backend, raw: redis.Redis, position: Score) -> None:
+    """L11, L12, R10: waiters with times or a position that can't be ours are passed; the others keep theirs."""
     driver, limiter = backend.engine.driver.lock(), backend.rate_limiter("r", "5/day")
-    for number, known in enumerate(WAITING):
+    for number, stored in enumerate(WAITING):
         for queue in (QUEUE, "{ailf:limit:r:k}:queue"):
-            raw.zadd(queue, {f"{number}": place, b"\xff%d" % number: place})
-            raw.hset(queue.replace("queue", "waiters"), mapping={f"{number}": known, b"\xff%d" % number: known})
-    raw.hset(WAITERS, "in no line", "junk")
+            raw.zadd(queue, {f"{number}": position, b"\xff%d" % number: position})
+            raw.hset(queue.replace("queue", "waiters"), mapping={f"{number}": stored, b"\xff%d" % number: stored})
+    raw.hset(WAITERS, "in no queue", "junk")
     assert backend.lock("l").inspect().waiting == 0
     lease = backend.lock("l", fair=True).acquire(timeout=0.5)
-    if place != "-inf":
-        raw.zadd(QUEUE, {"behind": place})
+    if position != "-inf":
+        raw.zadd(QUEUE, {"behind": position})
     for token in ("first", "second", "alphabetically before"):
         run(driver.acquire(LockRequest(("l",), token, 30.0, fair=True, waiter=WaiterInfo("c", 60.0))))
     order = [each for each in raw.zrange(QUEUE, 0, -1) if b" " in each or each in (b"first", b"second")]
@@ -183,8 +183,8 @@ def test_waiters_that_nobody_is(backend: ailf.Backend, raw: redis.Redis, place: 
     assert [limiter.try_acquire("k").allowed for _ in range(5)] == [True] * 4 + [False]
 
 
-def test_a_line_that_lives_until_the_end_of_numbers(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """L12: waiters can stand in a line whose keys live as long as a server can count."""
+def test_a_wait_queue_with_the_largest_ttl(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L12: a wait queue whose keys have the largest TTL that a server can count takes more waiters."""
     lease, driver = backend.lock("l").acquire(), backend.engine.driver.lock()
     for early in range(0, 2000, 100):
         raw.zadd(QUEUE, {"a": 1})

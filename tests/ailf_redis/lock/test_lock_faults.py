@@ -1,4 +1,4 @@
-"""Locks whose holders are stopped in their tracks, killed, or cancelled: fences rise, a fenced store loses nothing."""
+"""Locks whose holders are stopped, killed or cancelled: fences rise, and a fenced store loses no update."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,15 @@ SECONDS = 8.0
 
 
 def faults(taken: Sequence[int], final: int) -> list[str]:
-    """Return what is wrong with the fences of the writes that a store took, in order, and the counter at the end."""
-    found = []
+    """Return the faults in the fences of the writes that a store took, in order, and in the final counter."""
+    reports = []
     if list(taken) != sorted(taken):
-        found.append("the store took a write with a lower fence after one with a higher")
+        reports.append("the store took a write with a lower fence after one with a higher")
     if len(set(taken)) != len(taken):
-        found.append("two grants had the same fence")
+        reports.append("two grants had the same fence")
     if final != len(taken):
-        found.append(f"{len(taken)} writes were taken and the counter is {final}: updates were lost")
-    return found
+        reports.append(f"{len(taken)} writes were taken and the counter is {final}: updates were lost")
+    return reports
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def faults(taken: Sequence[int], final: int) -> list[str]:
     [([1, 2, 5], 3, 0), ([1, 3], 2, 0), ([1, 3, 2], 3, 1), ([1, 1], 2, 1), ([1, 2, 3], 2, 1)],
 )
 def test_the_check_finds_every_fault(taken: list[int], final: int, count: int) -> None:
-    """A fence that falls or repeats, and an update that is lost, are found."""
+    """The check finds a fence that falls or repeats, and an update that is lost."""
     assert len(faults(taken, final)) == count
 
 
 def test_stopped_and_killed_holders(any_server: Server, namespace: str, tmp_path: Path) -> None:
-    """L1, L2, L8: with holders stopped for longer than their lease and others killed, no update is lost."""
+    """L1, L2, L8: if holders are stopped for longer than their lease and others killed, no update is lost."""
     url, report = f"{any_server.url}?namespace={namespace}", tmp_path / "report"
     chance = random.Random(11)
 
@@ -88,11 +88,11 @@ def test_stopped_and_killed_holders(any_server: Server, namespace: str, tmp_path
     assert killed
     for each in sections:
         if not each["taken"]:
-            assert each["lost"], "who was refused had lost his lease, and knew it"
+            assert each["lost"], "a holder whose write was refused did not know that its lease was lost"
 
 
 def test_cancelled_anywhere(any_server: Server, namespace: str) -> None:
-    """L10, trap 21: acquire, cancelled five hundred times, anywhere, leaves no grant and no place in line."""
+    """L10, trap 21: `acquire`, cancelled 500 times at any point, leaves no grant and no waiter."""
 
     async def main() -> None:
         url = f"{any_server.url}?namespace={namespace}"
@@ -100,12 +100,12 @@ def test_cancelled_anywhere(any_server: Server, namespace: str) -> None:
             for fair in (False, True):
                 name = f"lock {fair}"
                 lock, rival = backend.lock(name, fair=fair, ttl=20), other.lock(name, fair=fair, ttl=20)
-                for turn in range(250):
-                    held = await rival.try_acquire() if turn % 2 else None
+                for number in range(250):
+                    held = await rival.try_acquire() if number % 2 else None
                     trying = asyncio.ensure_future(lock.acquire(timeout=10))
-                    for _ in range(turn % 60):
+                    for _ in range(number % 60):
                         await asyncio.sleep(0)
-                    if held is not None and turn % 4 == 1:
+                    if held is not None and number % 4 == 1:
                         await held.release()
                     trying.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -113,13 +113,13 @@ def test_cancelled_anywhere(any_server: Server, namespace: str) -> None:
                     if held is not None:
                         await held.release()
                     info = await lock.inspect()
-                    if info.holders or info.waiting:  # at most one round trip later they are gone
+                    if info.holders or info.waiting:  # they are removed at most one round trip later
                         await asyncio.sleep(0.05)
                         info = await lock.inspect()
-                    assert info == ailf.LockInfo(), turn
+                    assert info == ailf.LockInfo(), number
         with any_server.client() as raw:
             keys = {key: raw.pttl(key) for key in raw.scan_iter(f"*{namespace}*")}
         assert all(ttl > 0 for ttl in keys.values()), keys
-        assert all(key.endswith(b":fence") for key in keys), "but the last fences, which go by themselves"
+        assert all(key.endswith(b":fence") for key in keys), "keys other than the last fences, which expire"
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Numbered messages: who sends them, who receives them, and whether every one that is missing is accounted for."""
+"""Numbered messages: a sender, receivers, and a check that every missing number lies in a reported gap or drop."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,13 @@ CHANNEL = "numbers"
 
 
 def faults(items: Sequence[int | str], dropped: int = 0) -> list[str]:
-    """Return what is wrong with a sequence of numbers and gaps ("gap: …"): doubled, out of order, missing unreported.
+    """Return the faults of a sequence of numbers and gaps ("gap: …"): doubled, out of order, missing unreported.
 
     Arguments:
-        items: What a subscriber got, in that order.
-        dropped: How many messages it was told that its buffer dropped.
+        items: The items of a subscriber, in order.
+        dropped: How many messages its buffer dropped, by its own count.
     """
-    found, missing = [], 0
+    reports, missing = [], 0
     last: int | None = None
     gap = False
     for item in items:
@@ -31,17 +31,17 @@ def faults(items: Sequence[int | str], dropped: int = 0) -> list[str]:
             gap = True
             continue
         if last is not None and item <= last:
-            found.append(f"{item} after {last}: {'doubled' if item == last else 'out of order'}")
+            reports.append(f"{item} after {last}: {'doubled' if item == last else 'out of order'}")
         elif last is not None and item > last + 1 and not gap:
             missing += item - last - 1
         last, gap = item, False
     if missing > dropped:
-        found.append(f"{missing} missing without a gap, {dropped} known as dropped")
-    return found
+        reports.append(f"{missing} missing without a gap, {dropped} reported as dropped")
+    return reports
 
 
 class Sender:
-    """Publishes 0, 1, 2, … as any other program would, on a connection of its own, and another when that breaks."""
+    """Publishes 0, 1, 2, … on a connection of its own, as another program would, and reconnects if that breaks."""
 
     def __init__(self, port: int, channel: str = f"ailf:channel:{CHANNEL}", pause: float = 0.001) -> None:
         self.sent = 0
@@ -62,7 +62,7 @@ class Sender:
         self._thread.join(10)
 
     def more(self, count: int = 20) -> None:
-        """Return when so many more were sent."""
+        """Return when `count` more were sent."""
         enough, until = self.sent + count, time.monotonic() + 20
         while self.sent < enough:
             assert time.monotonic() < until, f"only {self.sent} of {enough} were sent"
@@ -72,17 +72,15 @@ class Sender:
         while not self._over.is_set():
             with contextlib.suppress(redis.RedisError, OSError), redis.Redis(port=self._port, socket_timeout=1) as raw:
                 while not self._over.is_set():
-                    number, self.sent = (
-                        self.sent,
-                        self.sent + 1,
-                    )  # one that fails is not sent again: it may have arrived
+                    # One that fails is not sent again: it may have arrived.
+                    number, self.sent = self.sent, self.sent + 1
                     raw.publish(self._channel, number)
                     time.sleep(self._pause)
             time.sleep(0.02)
 
 
 class Receiver:
-    """Collects what a blocking subscription yields, in a thread."""
+    """Collects the items of a blocking subscription, in a thread."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.items: list[int | str] = []
@@ -110,7 +108,7 @@ class Receiver:
             raise self._failure
 
     def wait_for(self, gaps: int, timeout: float = 15.0) -> None:
-        """Return when so many gaps have come since the beginning, and a number after them."""
+        """Return when `gaps` gaps have come since the beginning, and a number after them."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             items = list(self.items)
@@ -142,7 +140,7 @@ class Receiver:
 
 
 class AsyncReceiver(Receiver):
-    """Collects what an asyncio subscription yields, on a loop in a thread."""
+    """Collects the items of an asyncio subscription, on a loop in a thread."""
 
     def _run(self) -> None:
         asyncio.run(self._run_async())

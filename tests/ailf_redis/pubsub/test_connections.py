@@ -1,4 +1,4 @@
-"""Connections of pub/sub: a subscriber that is slow, and one connection for all replies."""
+"""Connections of pub/sub: a slow subscriber is read on, and all replies share one connection."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from tests.support.servers import NewServer
 
 
 def test_a_slow_subscriber_is_not_cut_off(new_server: NewServer) -> None:
-    """P4: a subscriber that isn't asked for messages is read on, so the server's output buffer limit isn't reached."""
+    """P4: the connection of an idle subscription is read on, so the server's output buffer limit isn't reached."""
     server = new_server("--client-output-buffer-limit", "pubsub 1mb 1mb 0")
     body = b"x" * 100_000
     with (
@@ -30,15 +30,15 @@ def test_requests_open_no_connections(new_server: NewServer) -> None:
     """P9: replies come over one connection, however many requests there are; none is left behind."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
-        responder, asker = backend.pubsub(), backend.pubsub()
+        responder, requester = backend.pubsub(), backend.pubsub()
         responder.subscribe("ask", lambda message: message.data)
         answering = responder.run_in_thread()
-        asker.request("ask", 0, timeout=5)
+        requester.request("ask", 0, timeout=5)
         before = len(admin.client_list())
 
         def ask() -> None:
             for number in range(25):
-                assert asker.request("ask", number, timeout=5).data == number
+                assert requester.request("ask", number, timeout=5).data == number
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for each in threads:
@@ -46,6 +46,6 @@ def test_requests_open_no_connections(new_server: NewServer) -> None:
         for each in threads:
             each.join(20)
         ask()
-        assert len(admin.client_list()) <= before + len(threads), "the pool has at most one for each thread"
+        assert len(admin.client_list()) <= before + len(threads), "the pool has more than one for each thread"
         responder.stop()
         answering.join(5)

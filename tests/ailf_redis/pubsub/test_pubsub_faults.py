@@ -1,4 +1,4 @@
-"""Under every fault that one machine can make, a missing message lies in a reported gap or drop; none comes twice."""
+"""Faults of the network and the server: a missing message lies in a reported gap or drop, and none comes twice."""
 
 import asyncio
 import threading
@@ -30,20 +30,20 @@ RECEIVERS = pytest.mark.parametrize("receiver", [Receiver, AsyncReceiver], ids=[
     ],
 )
 def test_the_check_finds_every_fault(items: list[int | str], dropped: int, count: int) -> None:
-    """Doubled, out of order and missing without a word are all found, and nothing else is."""
+    """Numbers that are doubled, out of order or missing unreported are found, and nothing else."""
     assert len(faults(items, dropped)) == count
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listener that asks a quiet server soon whether it is there."""
+    """Let listeners ping a quiet server soon."""
     monkeypatch.setattr("ailf_redis.pubsub.QUIET", 0.5)
     monkeypatch.setattr("ailf_redis.pubsub.PATIENCE", 0.5)
 
 
 @RECEIVERS
 def test_every_missing_number_is_accounted_for(new_server: NewServer, quick: None, receiver: type[Receiver]) -> None:
-    """P1, P5: numbers under killed connections, a server that stops in its tracks, dies, and is started again."""
+    """P1, P5: with killed connections and a server that freezes, dies and restarts, each missing number is reported."""
     server = new_server()
     with receiver(f"{server.url}?timeout=1") as received, Sender(server.port) as sender:
         received.wait_for(0)
@@ -54,7 +54,7 @@ def test_every_missing_number_is_accounted_for(new_server: NewServer, quick: Non
             received.wait_for(gaps)
         sender.more()
         server.pause()
-        time.sleep(2.5)  # longer than a listener takes a silent server for alive
+        time.sleep(2.5)  # longer than a listener trusts a silent server
         server.resume()
         received.wait_for(4)
         server.kill()
@@ -68,7 +68,7 @@ def test_every_missing_number_is_accounted_for(new_server: NewServer, quick: Non
 
 @RECEIVERS
 def test_connections_that_are_cut_or_stall(new_server: NewServer, quick: None, receiver: type[Receiver]) -> None:
-    """P5: a connection that is cut, and one on which nothing arrives any more, are gaps."""
+    """P5: a connection that is cut is a gap, and so is one on which nothing arrives any more."""
     server = new_server()
     with (
         Proxy(server.port) as proxy,
@@ -86,8 +86,8 @@ def test_connections_that_are_cut_or_stall(new_server: NewServer, quick: None, r
 
 
 @RECEIVERS
-def test_a_message_that_the_server_can_not_keep(new_server: NewServer, receiver: type[Receiver]) -> None:
-    """P5, trap 18: a message of 40 MB makes the server drop the subscriber, which is a gap; those after it arrive."""
+def test_a_message_beyond_the_output_buffer(new_server: NewServer, receiver: type[Receiver]) -> None:
+    """P5, trap 18: a message of 40 MB makes the server drop the subscriber, which is a gap; later messages arrive."""
     server = new_server()
     with receiver(server.url) as received, Sender(server.port, pause=0.005):
         received.wait_for(0)
@@ -99,8 +99,8 @@ def test_a_message_that_the_server_can_not_keep(new_server: NewServer, receiver:
 
 @RECEIVERS
 @pytest.mark.parametrize("overflow", [ailf.Overflow.DROP_OLDEST, ailf.Overflow.DROP_NEWEST])
-def test_what_a_full_buffer_drops_is_counted(any_server: Server, receiver: type[Receiver], overflow: Any) -> None:
-    """P4: with a subscriber that is too slow, as many numbers are missing as it is told that were dropped."""
+def test_drops_of_a_full_buffer_are_counted(any_server: Server, receiver: type[Receiver], overflow: Any) -> None:
+    """P4: for a slow subscriber the number of missing messages is the number that it reports as dropped."""
     with receiver(any_server.url, buffer=50, overflow=overflow) as received:
         received.slow = 0.01
         with Sender(any_server.port, pause=0.0005) as sender:
@@ -117,7 +117,7 @@ MANY = 10_000
 
 
 def clients(server: Server) -> int:
-    """Return how many clients a server has, the asking one left out."""
+    """Return how many clients a server has, without the one that asks."""
     with server.client() as admin:
         return len(admin.client_list()) - 1
 
@@ -127,14 +127,14 @@ def test_ten_thousand_channels(new_server: NewServer) -> None:
     server = new_server()
     with ailf.connect(server.url) as backend:
         pubsub = backend.pubsub()
-        each = MANY // 1000
-        opened = [pubsub.listen(*(f"c{first + step}" for step in range(each))) for first in range(0, MANY, each)]
+        count = MANY // 1000
+        opened = [pubsub.listen(*(f"c{first + step}" for step in range(count))) for first in range(0, MANY, count)]
         for subscription in opened:
             subscription.__enter__()
         assert clients(server) <= 2
         pubsub.publish_many([(f"c{number}", number) for number in range(MANY)])
-        heard = [item.data for one in opened for item in (one.get(10) for _ in range(each)) if item is not None]
-        assert heard == list(range(MANY))
+        received = [item.data for one in opened for item in (one.get(10) for _ in range(count)) if item is not None]
+        assert received == list(range(MANY))
         begun = time.monotonic()
         for subscription in opened:
             subscription.close()
@@ -149,15 +149,15 @@ def test_ten_thousand_channels_on_asyncio(new_server: NewServer) -> None:
     async def main() -> None:
         async with ailf.connect_async(server.url) as backend:
             pubsub = backend.pubsub()
-            each = MANY // 1000
-            opened = [pubsub.listen(*(f"c{first + step}" for step in range(each))) for first in range(0, MANY, each)]
+            count = MANY // 1000
+            opened = [pubsub.listen(*(f"c{first + step}" for step in range(count))) for first in range(0, MANY, count)]
             await asyncio.gather(*(subscription.__aenter__() for subscription in opened))
             assert clients(server) <= 2
             await pubsub.publish_many([(f"c{number}", number) for number in range(MANY)])
-            heard = [
-                item.data for one in opened for item in [await one.get(10) for _ in range(each)] if item is not None
+            received = [
+                item.data for one in opened for item in [await one.get(10) for _ in range(count)] if item is not None
             ]
-            assert heard == list(range(MANY))
+            assert received == list(range(MANY))
             await asyncio.gather(*(subscription.aclose() for subscription in opened))
 
     threads = set(threading.enumerate())

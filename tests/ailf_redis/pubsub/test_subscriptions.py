@@ -1,4 +1,4 @@
-"""Subscriptions whose connection breaks come back by themselves and say so."""
+"""Subscriptions whose connection breaks reconnect by themselves, and report a gap."""
 
 import time
 
@@ -14,7 +14,7 @@ from tests.support.servers import NewServer, Server
 
 
 def test_a_killed_connection_is_a_gap(new_server: NewServer) -> None:
-    """P5: after CLIENT KILL the subscription yields a Gap, and then what is published after it came back."""
+    """P5: after CLIENT KILL the subscription yields a Gap, and then the messages published after it reconnected."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         pubsub = backend.pubsub()
@@ -25,7 +25,7 @@ def test_a_killed_connection_is_a_gap(new_server: NewServer) -> None:
             gap = subscription.get(10)
             assert isinstance(gap, ailf.Gap)
             assert gap.reason
-            until_heard(pubsub, subscription, "dd")
+            until_received(pubsub, subscription, "dd")
 
 
 def test_a_restarted_server_is_a_gap(new_server: NewServer) -> None:
@@ -40,11 +40,11 @@ def test_a_restarted_server_is_a_gap(new_server: NewServer) -> None:
             gap = subscription.get(10)
             assert isinstance(gap, ailf.Gap)
             assert gap.seconds >= 0.2
-            until_heard(pubsub, subscription, "c")
+            until_received(pubsub, subscription, "c")
 
 
-def until_heard(pubsub: ailf.PubSub[object], subscription: ailf.Subscription[object], channel: str) -> None:
-    """Publish until one arrives: the subscription is on its way back when the gap is out."""
+def until_received(pubsub: ailf.PubSub[object], subscription: ailf.Subscription[object], channel: str) -> None:
+    """Publish until a message arrives: the subscription may still be reconnecting when it yields the gap."""
     for number in range(50):
         pubsub.publish(channel, number)
         if isinstance(subscription.get(0.2), ailf.Message):
@@ -52,8 +52,8 @@ def until_heard(pubsub: ailf.PubSub[object], subscription: ailf.Subscription[obj
     raise AssertionError("nothing arrived any more")
 
 
-def test_a_right_that_was_taken_away_ends_the_subscription(new_server: NewServer) -> None:
-    """A subscription that is refused when it comes back ends with the reason, and does not stay silent for ever."""
+def test_a_revoked_right_ends_the_subscription(new_server: NewServer) -> None:
+    """A subscription that is refused when it reconnects ends with the reason, and isn't silent for ever."""
     server = new_server()
     with server.client() as admin:
         rules = {"enabled": True, "passwords": ["+pw"], "commands": ["+@all"], "keys": ["*"]}
@@ -68,7 +68,7 @@ def test_a_right_that_was_taken_away_ends_the_subscription(new_server: NewServer
 
 
 def test_a_shard_that_moves_is_a_gap(any_server: Server) -> None:
-    """P5: a sharded channel's end that nobody asked for is an interruption; one that was asked for is none."""
+    """P5: a sharded channel that ends without a request is an interruption; an unsubscription that we sent is none."""
     driver = RedisDriver(Settings(port=any_server.port), ThreadRuntime())
     name, wanted = driver.keys.channel("c").encode(), Filter("c", is_sharded=True)
     listener = run(driver.pubsub().listen())
@@ -83,8 +83,8 @@ def test_a_shard_that_moves_is_a_gap(any_server: Server) -> None:
         run(driver.close())
 
 
-def test_a_listener_remembers_only_what_is_asked_for(any_server: Server) -> None:
-    """Channels that come and go leave nothing behind in a connection that stays, and one that comes again is heard."""
+def test_a_listener_keeps_only_its_filters(any_server: Server) -> None:
+    """Removed channels leave nothing in a connection that stays, and one that is added again receives."""
     driver = RedisDriver(Settings(port=any_server.port), ThreadRuntime())
     channels = [Filter(f"c{number}") for number in range(20)]
     listener = run(driver.pubsub().listen())
@@ -93,14 +93,14 @@ def test_a_listener_remembers_only_what_is_asked_for(any_server: Server) -> None
         run(listener.change((), channels))
         assert not listener._channels
         run(listener.change(channels[:1], ()))
-        heard: list[object] = []
+        events: list[object] = []
         until = time.monotonic() + 5
-        while heard.count(Confirmed(channels[0])) < 2 and time.monotonic() < until:
-            heard += run(listener.receive(0.2))
+        while events.count(Confirmed(channels[0])) < 2 and time.monotonic() < until:
+            events += run(listener.receive(0.2))
         run(driver.pubsub().publish([("c0", b"again")]))
-        while not any(isinstance(each, Frame) for each in heard) and time.monotonic() < until:
-            heard += run(listener.receive(0.2))
-        assert heard[-1] == Frame(channels[0], "c0", b"again")
+        while not any(isinstance(each, Frame) for each in events) and time.monotonic() < until:
+            events += run(listener.receive(0.2))
+        assert events[-1] == Frame(channels[0], "c0", b"again")
     finally:
         run(listener.close())
         run(driver.close())

@@ -1,11 +1,13 @@
-"""A caller as a process of its own: python limiter_program.py URL LIMIT REPORT WHAT, with what it is to do.
+"""A caller process: python limiter_program.py URL LIMIT REPORT WHAT.
 
-- ``request``: as many calls as it gets, for the seconds that come with a line on its standard input;
-- ``wait``: one call, and it waits in line for it for as long as that takes;
-- ``hold``: one call, whose place it keeps until the process is ended.
+WHAT is one of:
 
-What happened is appended to the report as JSON: when the process is ready, what each call cost and when the backend
-allowed it, in ms, and whether a place that is kept was lost.
+- ``demand``: as many calls as it is allowed, for the number of seconds that it reads from standard input;
+- ``wait``: one call, which waits without a timeout;
+- ``hold``: one call, whose slot it keeps until the process is killed.
+
+It appends JSON lines to the report: when it is ready, the cost of each call and when the backend allowed it, in ms, and
+whether a slot that it keeps was lost.
 """
 
 import itertools
@@ -24,8 +26,8 @@ Say = Callable[..., None]
 COSTS = (1, 3, 1, 2)
 
 
-def request(limiter: ailf.RateLimiter, say: Say) -> None:
-    """Call, and call again."""
+def demand(limiter: ailf.RateLimiter, say: Say) -> None:
+    """Call as often as the limit allows."""
     until = time.monotonic() + float(sys.stdin.readline())
     for cost in itertools.cycle(COSTS):
         if time.monotonic() >= until:
@@ -35,13 +37,13 @@ def request(limiter: ailf.RateLimiter, say: Say) -> None:
 
 
 def wait(limiter: ailf.RateLimiter, say: Say) -> None:
-    """Call once."""
+    """Call once, and wait for that."""
     limiter.acquire("k")
     say(passed=os.getpid())
 
 
 def hold(limiter: ailf.RateLimiter, say: Say) -> None:
-    """Keep a place."""
+    """Keep a slot."""
     with limiter.hold("k", timeout=20) as permit:
         while True:
             say(held=os.getpid(), lost=permit.lost)
@@ -49,7 +51,7 @@ def hold(limiter: ailf.RateLimiter, say: Say) -> None:
 
 
 def main(url: str, limit: str, report: str, what: str) -> None:
-    """Do it."""
+    """Run one of the three functions."""
     with ailf.connect(url) as backend, Path(report).open("ab", buffering=0) as file:
 
         def say(**fields: Any) -> None:
@@ -57,7 +59,7 @@ def main(url: str, limit: str, report: str, what: str) -> None:
 
         limiter = backend.rate_limiter("r", limit)
         say(ready=os.getpid())
-        {"demand": request, "wait": wait, "hold": hold}[what](limiter, say)
+        {"demand": demand, "wait": wait, "hold": hold}[what](limiter, say)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What another program left in a limiter's keys: a state that can't be ours is taken as fresh, and no call suffers."""
+"""Foreign data in a limiter's keys: a state that can't be ours counts as none, and every call works."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ LIMITS = {
     "fixed": ailf.FixedWindow(5, YEARS),
     "sliding": ailf.SlidingWindow(5, 3600),
 }
-ACCOUNT = LimiterKey("r", "k")
+LIMITER_KEY = LimiterKey("r", "k")
 KEY = "{ailf:limit:r:k}"
 INFINITE = "9" * 400
 
@@ -35,7 +35,7 @@ NO_STATES = [
     "T,5" + ",0,5" * 1000 + ";", "9" * 10**6, "9" * 10**6 + ";", "9," * 10**6, "9," * 10**6 + ";", "," * 10**6 + ";",
     "1,1!" * 10**5,
 ]  # fmt: skip
-"""What no limit stores (T is the time): not all digits, of another count, or more than a double counts to."""
+"""Texts that no limit stores (T is the time): not all digits, another count of numbers, or beyond a double."""
 
 EXTREME = [
     f"{2**53},9,0,0;",
@@ -45,19 +45,19 @@ EXTREME = [
     f"{2**53},1;",
     "0,0;",
 ]
-"""What could be stored, if clocks and costs were so."""
+"""States that a limit could store, with extreme clocks and costs."""
 
 
 @pytest.fixture(scope="module", params=sorted(binaries.found()))
 def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version, which may get stuck where the code is wrong."""
+    """A server of each version for this file alone: it may get stuck if the code is wrong."""
     with Server.start(binaries.found()[request.param], version=request.param) as server:
         yield server
 
 
 @pytest.fixture
 def raw(own_server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py's, on an empty server."""
+    """A client of redis-py, on an empty server."""
     with own_server.client() as client:
         client.flushall()
         yield client
@@ -65,32 +65,32 @@ def raw(own_server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def backend(own_server: Server, raw: redis.Redis) -> Iterator[ailf.Backend]:
-    """A backend of ours, which doesn't wait long for a server that is stuck."""
+    """A backend with a short timeout, for a server that is stuck."""
     with ailf.connect(f"{own_server.url}?timeout=2&retry_for=0") as opened:
         yield opened
 
 
 def id_of(raw: redis.Redis) -> str:
-    """Return under which id a limit keeps its state, of which alone one is stored."""
+    """Return the id under which a limit keeps its state; it is the only one stored."""
     return str(raw.get(KEY), "ascii").partition(":")[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_no_states_are_fresh(backend: ailf.Backend, raw: redis.Redis, kind: str) -> None:
+def test_junk_states_count_as_none(backend: ailf.Backend, raw: redis.Redis, kind: str) -> None:
     """R2: after each call the limit is where it would be if nothing had been stored."""
     limiter, driver = backend.rate_limiter("r", LIMITS[kind]), backend.engine.driver.rate_limiter()
     limits = (("", LIMITS[kind]),)
-    (first,) = run(driver.decide(limits, [LimitRequest(ACCOUNT, (1,))]))
+    (first,) = run(driver.decide(limits, [LimitRequest(LIMITER_KEY, (1,))]))
     key = id_of(raw)
     charge = Charge("", LIMITS[kind], 1, first.receipts[0], 3)  # type: ignore[union-attr]
     calls: dict[str, Any] = {
         "try_acquire": lambda: limiter.try_acquire("k"),
-        "reserve": lambda: run(driver.decide(limits, [LimitRequest(ACCOUNT, (5,), max_wait=60)])),
-        "count denied": lambda: run(driver.decide(limits, [LimitRequest(ACCOUNT, (6,), count_denied=True)])),
+        "reserve": lambda: run(driver.decide(limits, [LimitRequest(LIMITER_KEY, (5,), max_wait=60)])),
+        "count denied": lambda: run(driver.decide(limits, [LimitRequest(LIMITER_KEY, (6,), count_denied=True)])),
         "observe 2": lambda: limiter.observe("k", remaining=2),
         "observe a pause": lambda: limiter.observe("k", retry_after=1),
-        "settle": lambda: run(driver.settle(ACCOUNT, "", [charge])),
-        "refund": lambda: run(driver.settle(ACCOUNT, "", [Charge("", LIMITS[kind], 3, charge.receipt, 1)])),
+        "settle": lambda: run(driver.settle(LIMITER_KEY, "", [charge])),
+        "refund": lambda: run(driver.settle(LIMITER_KEY, "", [Charge("", LIMITS[kind], 3, charge.receipt, 1)])),
     }
     states = [each.replace("T", f"{time.time() * 1000:.0f}") for each in NO_STATES]
     for what, call in calls.items():
@@ -106,8 +106,8 @@ def test_no_states_are_fresh(backend: ailf.Backend, raw: redis.Redis, kind: str)
 
 
 @pytest.mark.parametrize("limit", [*LIMITS.values(), ailf.SlidingWindow(5, per=0.05), ailf.SlidingWindow(5, per=0.01)])
-def test_extreme_states_have_answers(backend: ailf.Backend, raw: redis.Redis, limit: ailf.Limit) -> None:
-    """R3, R9: with the largest numbers that are counted each call is short, and no wait is less than none."""
+def test_extreme_states_give_decisions(backend: ailf.Backend, raw: redis.Redis, limit: ailf.Limit) -> None:
+    """R3, R9: with the largest numbers each call is short, and no wait is negative."""
     limiter = backend.rate_limiter("r", limit)
     limiter.try_acquire("k")
     key = id_of(raw)
@@ -118,13 +118,13 @@ def test_extreme_states_have_answers(backend: ailf.Backend, raw: redis.Redis, li
             assert decided.retry_after is None or decided.retry_after >= 0
             assert 0 <= decided.remaining <= limit.capacity
             limiter.observe("k", remaining=0)
-        for _ in range(2):  # the second after what the first one noted of when it looks again
+        for _ in range(2):  # the second one finds the first as a waiter
             with contextlib.suppress(RateLimitedError):
                 limiter.acquire("k", timeout=0.01)
 
 
-def test_what_others_stored_beside_it(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R2: a state counts whatever stands around it: what has no end, the same id again, another id within."""
+def test_foreign_texts_beside_a_state(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """R2: a state counts whatever text is around it: one without an end, the same id again, another id within."""
     limiter = backend.rate_limiter("r", a=ailf.FixedWindow(5, YEARS), b=ailf.FixedWindow(9, YEARS))
     limiter.try_acquire("k", a=1, b=1)
     one, other = (each.partition(":")[0] for each in str(raw.get(KEY), "ascii").split(";")[:2])  # type: ignore[arg-type]
@@ -140,8 +140,8 @@ def test_what_others_stored_beside_it(backend: ailf.Backend, raw: redis.Redis) -
         assert [limiter.try_acquire("k", a=1, b=1).allowed for _ in range(6)] == [True] * 5 + [False], stored
 
 
-def test_a_time_to_live_that_is_no_time(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R8: a key that lives for ever, or until the end of numbers, takes charges all the same."""
+def test_keys_without_a_ttl_or_with_the_largest(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """R8: a key without a TTL, or with the largest one, takes charges and gets a TTL."""
     limiter = backend.rate_limiter("r", "5/day")
     for ttl in (None, 2**63 - 1 - int(time.time() * 1000) - 10**6, 2**53):
         raw.set(KEY, "other:1;")
@@ -152,17 +152,17 @@ def test_a_time_to_live_that_is_no_time(backend: ailf.Backend, raw: redis.Redis)
         raw.delete(KEY)
 
 
-def test_places_that_nobody_has(backend: ailf.Backend, raw: redis.Redis) -> None:
-    """R5: places that end after any time count for nothing, and disturb no call; one that ends soon is waited for."""
+def test_foreign_slots(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """R5: foreign slots that would never end don't count and disturb no call; one that ends soon is waited for."""
     limit = ailf.Concurrency(2)
     limiter, driver, limits = backend.rate_limiter("r", limit), backend.engine.driver.rate_limiter(), (("", limit),)
-    (_, _, _, slots) = driver._limiter_key(ACCOUNT, limits)  # type: ignore[attr-defined]
+    (_, _, _, slots) = driver._limiter_key(LIMITER_KEY, limits)  # type: ignore[attr-defined]
     foreign = {"a 1": "inf", "b 1": "-inf", "c 1": 1e300, "d 1": 2**53 + 2, "e": "inf", b"\xff": "inf"}
     for _ in range(2):
         raw.zadd(slots, foreign)
         permits = [limiter.acquire("k", timeout=1), limiter.acquire("k", timeout=1)]
-        assert run(driver.extend([SlotLease(ACCOUNT, permits[0]._flow.request.token, limits)])) == [True]
-        assert run(driver.extend([SlotLease(ACCOUNT, "a", limits)])) == [False]
+        assert run(driver.extend([SlotLease(LIMITER_KEY, permits[0]._flow.request.token, limits)])) == [True]
+        assert run(driver.extend([SlotLease(LIMITER_KEY, "a", limits)])) == [False]
         denied = limiter.try_acquire("k")
         assert not denied.allowed
         assert 59 < (denied.retry_after or 0) <= 60

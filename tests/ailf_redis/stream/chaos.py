@@ -1,4 +1,4 @@
-"""Worker processes that are killed, stopped and held up at random while they work, and the history of it."""
+"""Chaos: worker processes are killed, stopped and frozen at random while they work; their history is kept."""
 
 import contextlib
 import json
@@ -25,16 +25,16 @@ ODDS = {"nack": 0.01, "raise": 0.01, "retry": 0.005, "release": 0.005, "slow": 0
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What is to happen.
+    """The plan of a run.
 
     Attributes:
-        messages: How many are added.
-        lasting: Seconds over which they are.
-        workers: How many there are at any time.
-        pause: Seconds between two attacks, at most.
-        attacks: How likely each is: to kill, to stop gently, to hold up for a while.
-        orders: What each worker is told (see ``worker_program.py``).
-        seed: Of all chances.
+        messages: How many messages are added.
+        lasting: Seconds over which they are added.
+        workers: How many workers there are at any time.
+        pause: The most seconds between two attacks.
+        attacks: The probability of each attack: kill, stop gently, freeze for a while.
+        orders: The options of each worker (see ``worker_program.py``).
+        seed: Of all random numbers.
     """
 
     messages: int = 20_000
@@ -47,7 +47,7 @@ class Plan:
 
 
 class Worker:
-    """A process, and what was done to it."""
+    """A worker process, and the attacks on it."""
 
     def __init__(self, name: str, folder: Path, orders: dict[str, Any]) -> None:
         self.path = folder / f"{name}.jsonl"
@@ -56,14 +56,15 @@ class Worker:
         self._ended = INF
         self._fate = "stopped"
         self._still: list[tuple[float, float]] = []
-        told = json.dumps({**orders, "name": name, "path": str(self.path)})
+        argument = json.dumps({**orders, "name": name, "path": str(self.path)})
         self.process = subprocess.Popen(
-            [sys.executable, worker_program.__file__, told], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            [sys.executable, worker_program.__file__, argument],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
     @property
     def life(self) -> Life:
-        """What is known of it from outside."""
+        """Its life as seen from outside."""
         return Life(name=self._name, fate=self._fate, ended=self._ended, still=tuple(self._still))
 
     @property
@@ -72,13 +73,13 @@ class Worker:
         return '"begin"' in self.path.read_text()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._fate, self._ended = "killed", time.monotonic()
         self.process.kill()
         self.process.wait()
 
     def stop(self, timeout: float = 60.0) -> None:
-        """Tell it to end, and see that it does so well, or that it had not begun."""
+        """Send SIGTERM, and check that it ends well, or that it had not begun."""
         self._ended = time.monotonic()
         self.process.terminate()
         status = self.process.wait(timeout)
@@ -86,7 +87,7 @@ class Worker:
         assert well, f"{self._name} failed:\n{self.log()}"
 
     def freeze(self, seconds: float) -> None:
-        """Let it stand still for a while."""
+        """Stop it for `seconds`, and let it go on."""
         before = time.monotonic()
         self.process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
@@ -94,7 +95,7 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
     def history(self, silent: Sequence[tuple[float, float]]) -> tuple[Life, list[Lease]]:
-        """Return what it wrote down; while the server was silent, it could no more renew than if it had stood still."""
+        """Return its life and deliveries; it couldn't renew either while the server was silent."""
         life = self.life
         return read(attrs.evolve(life, still=[*life.still, *silent]), self.path.read_text())
 
@@ -105,9 +106,9 @@ class Worker:
 
 
 class Probe(threading.Thread):
-    """Notes down from when to when the server was silent: left without a processor, as workers may be themselves.
+    """Records when the server was silent: left without a processor, as workers may be themselves.
 
-    It asks from this process, so what this process can't do itself counts too: the machine is then as busy.
+    It pings from this process, so a time at which this process had no processor counts too: the machine was as busy.
     """
 
     def __init__(self, url: str) -> None:
@@ -117,7 +118,7 @@ class Probe(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Ask it again and again."""
+        """Ping the server again and again."""
         with ailf.connect(self._url) as backend:
             while not self._over.wait(0.01):
                 before = time.monotonic()
@@ -127,13 +128,13 @@ class Probe(threading.Thread):
                     self.silent.append((before, time.monotonic()))
 
     def stop(self) -> None:
-        """Ask no more."""
+        """End the thread."""
         self._over.set()
         self.join()
 
 
-class Crowd:
-    """As many workers at any time, and all that there ever were."""
+class WorkerPool:
+    """The workers that run now, and all that ever ran."""
 
     def __init__(self, folder: Path, plan: Plan, url: str) -> None:
         self.all: list[Worker] = []
@@ -145,14 +146,14 @@ class Crowd:
         self.probe = Probe(url)
 
     def start(self) -> Worker:
-        """Start one more."""
+        """Start another worker."""
         worker = Worker(f"worker-{len(self.all)}", self._folder, self._orders)
         self.all.append(worker)
         self.now.append(worker)
         return worker
 
     def attack(self) -> None:
-        """Do something to one of them, and replace it where it ends."""
+        """Attack a worker, and replace it if that ends it."""
         worker = self._chance.choice(self.now)
         act = self._chance.choices(list(self._plan.attacks), list(self._plan.attacks.values()))[0]
         if act == "freeze":
@@ -166,37 +167,37 @@ class Crowd:
             worker.stop()
 
     def pause(self) -> None:
-        """Wait for the next attack."""
+        """Wait until the next attack."""
         time.sleep(self._chance.uniform(0.1, 1.0) * self._plan.pause)
 
     def stop(self) -> None:
-        """Stop them all gently."""
+        """Stop all workers gently."""
         while self.now:
             self.now.pop().stop()
 
     def histories(self) -> list[tuple[Life, list[Lease]]]:
-        """Return what all of them wrote down."""
+        """Return the histories of all workers."""
         return [each.history(self.probe.silent) for each in self.all]
 
 
 @contextlib.contextmanager
-def crowd(folder: Path, plan: Plan, url: str) -> Iterator[Crowd]:
-    """As many workers as planned, none of which outlives the test."""
-    them = Crowd(folder, plan, url)
-    them.probe.start()
+def worker_pool(folder: Path, plan: Plan, url: str) -> Iterator[WorkerPool]:
+    """Run the planned number of workers; none outlives the test."""
+    pool = WorkerPool(folder, plan, url)
+    pool.probe.start()
     try:
         for _ in range(plan.workers):
-            them.start()
-        yield them
+            pool.start()
+        yield pool
     finally:
-        for each in them.all:
+        for each in pool.all:
             each.process.kill()
             each.process.wait()
-        them.probe.stop()
+        pool.probe.stop()
 
 
 class Producer(threading.Thread):
-    """Adds messages one by one and many at a time, over a while."""
+    """Adds messages one by one and many at a time, over `lasting` seconds."""
 
     def __init__(self, url: str, plan: Plan) -> None:
         super().__init__(name="producer", daemon=True)
@@ -206,7 +207,7 @@ class Producer(threading.Thread):
         self._chance = random.Random(plan.seed)
 
     def run(self) -> None:
-        """Add them all."""
+        """Add all messages."""
         begin = time.monotonic()
         with ailf.connect(self._url) as backend:
             tasks = backend.stream("tasks")
@@ -225,11 +226,11 @@ class Producer(threading.Thread):
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """How a run went.
+    """The result of a run.
 
     Attributes:
-        history: What was written down.
-        seconds: How long it took until all was settled.
+        history: The recorded history.
+        seconds: The time until all messages were settled.
     """
 
     history: History
@@ -253,52 +254,52 @@ class Report:
             f"{self.killed} workers killed, {len(history.lives) - self.killed} stopped; "
             f"{len(history.leases)} deliveries, {self.again} of them again; "
             f"{sum(each.lost for each in history.leases)} lost by their handlers, {late} of them before they began, "
-            f"{sum(each.begun is None for each in history.leases)} never begun, {len(history.letters)} dead"
+            f"{sum(each.begun is None for each in history.leases)} never begun, {len(history.dead_letters)} dead"
         )
 
 
 def run(folder: Path, url: str, plan: Plan, *, limit: float = 120.0) -> Report:
-    """Add messages, attack the workers until all is settled, and return what happened."""
-    with crowd(folder, plan, url) as them, ailf.connect(url) as backend:
+    """Add messages, attack the workers until all are added, wait until all are settled; return the report."""
+    with worker_pool(folder, plan, url) as pool, ailf.connect(url) as backend:
         group = backend.stream("tasks").group("workers")
         producer = Producer(url, plan)
         begin = time.monotonic()
         producer.start()
         while producer.is_alive():
-            them.pause()
-            them.attack()
+            pool.pause()
+            pool.attack()
         wait_for(lambda: settled(group), begin + limit - time.monotonic())
         seconds = time.monotonic() - begin
-        them.stop()
+        pool.stop()
         assert len(producer.added) == plan.messages
-        history = gather(them, producer.added, letters(group), plan)
+        history = gather(pool, producer.added, dead_letters(group), plan)
         backend.stream("tasks").delete()
     return Report(history=history, seconds=seconds)
 
 
 def settled(group: Any) -> bool:
-    """Tell whether nothing is left to do."""
+    """Tell whether the group has settled every message."""
     info = group.info()
     return (info.lag, info.pending, info.delayed) == (0, 0, 0)
 
 
-def letters(group: Any) -> list[tuple[str, int]]:
-    """Return the dead letters: the message, and how often it was delivered."""
-    found: list[Any] = []
-    while page := group.dead_letters.list(after=found[-1].id if found else "", limit=1000):
-        found += page
-    return [(each.origin, each.attempts) for each in found]
+def dead_letters(group: Any) -> list[tuple[str, int]]:
+    """Return the dead letters: of each the message's id, and how often it was delivered."""
+    letters: list[Any] = []
+    while page := group.dead_letters.list(after=letters[-1].id if letters else "", limit=1000):
+        letters += page
+    return [(letter.origin, letter.attempts) for letter in letters]
 
 
-def gather(them: Crowd, added: Sequence[str], dead: Sequence[tuple[str, int]], plan: Plan) -> History:
-    """Put together what all of them wrote down."""
+def gather(pool: WorkerPool, added: Sequence[str], dead: Sequence[tuple[str, int]], plan: Plan) -> History:
+    """Return the joint history of all workers."""
     orders = Orders(url="", name="", path="", **plan.orders)
-    histories = them.histories()
+    histories = pool.histories()
     return History(
         added=added,
         lives=[life for life, _ in histories],
         leases=[each for _, leases in histories for each in leases],
-        letters=dead,
+        dead_letters=dead,
         max_deliveries=orders.max_deliveries,
         silence=min(orders.lease, orders.takeover),
         prefetch=orders.prefetch,
@@ -306,7 +307,7 @@ def gather(them: Crowd, added: Sequence[str], dead: Sequence[tuple[str, int]], p
 
 
 def wait_for(condition: Callable[[], object], timeout: float) -> None:
-    """Wait until the condition holds; fail after so many seconds."""
+    """Wait until the condition holds; fail after `timeout` seconds."""
     until = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < until, f"not within {timeout:g} s"

@@ -1,4 +1,4 @@
-"""Another program's commands on a stream: XDEL, XTRIM, DEL, FLUSHALL; and a restart of the server."""
+"""Commands of another program on a stream: XDEL, XTRIM, DEL, FLUSHALL; and a restart of the server."""
 
 import time
 
@@ -8,13 +8,13 @@ import ailf
 from tests.support.servers import NewServer, Server
 
 SHORT = 0.1
-"""Seconds of a lease that the test lets end."""
+"""Seconds of a lease that ends during the test."""
 
 
 def test_a_pending_entry_is_deleted(server: Server, namespace: str) -> None:
-    """S2: an entry that is deleted while it is pending delays none behind it, and doesn't stay pending.
+    """S2: an entry that is deleted while it is pending delays no other, and doesn't stay pending.
 
-    Before 7.0 XCLAIM returns nil for it and leaves it pending; from then on it takes it off the pending list.
+    Before 7.0 XCLAIM returns nil for it and leaves it pending; since then XCLAIM removes it from the pending list.
     """
     key = f"{{{namespace}:stream:s}}"
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
@@ -25,9 +25,9 @@ def test_a_pending_entry_is_deleted(server: Server, namespace: str) -> None:
             assert dead.get(5) is not None
             admin.xdel(key, deleted)
             time.sleep(SHORT * 1.2)
-            came = [other.get(5) for _ in range(2)]
-            assert [(each.data, each.attempt) for each in came if each] == [("a", 2), ("c", 2)]
-            for each in came:
+            taken = [other.get(5) for _ in range(2)]
+            assert [(each.data, each.attempt) for each in taken if each] == [("a", 2), ("c", 2)]
+            for each in taken:
                 assert each is not None
                 each.ack()
             assert other.get(0) is None
@@ -37,7 +37,7 @@ def test_a_pending_entry_is_deleted(server: Server, namespace: str) -> None:
 
 @pytest.mark.parametrize("command", ["XDEL", "XTRIM"])
 def test_the_lag_without_removed_entries(server: Server, namespace: str, command: str) -> None:
-    """S10: removed entries are not in the lag: the server's own is NULL after XDEL, and counts them after XTRIM."""
+    """S10: the lag doesn't count removed entries: the server's own is NULL after XDEL, and counts them after XTRIM."""
     key = f"{{{namespace}:stream:s}}"
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
         stream = backend.stream("s")
@@ -56,8 +56,8 @@ def test_the_lag_without_removed_entries(server: Server, namespace: str, command
 
 
 @pytest.mark.parametrize("way", ["DEL", "FLUSHALL", "restart"])
-def test_a_stream_that_is_gone(server: Server, new_server: NewServer, way: str) -> None:
-    """S9: after another program's DEL or FLUSHALL, or a restart without its data, a consumer makes its group again."""
+def test_a_stream_that_vanished(server: Server, new_server: NewServer, way: str) -> None:
+    """S9: after another program's DEL or FLUSHALL, or a restart without data, a consumer recreates its group."""
     private = new_server(version=server.version)
     with ailf.connect(private.url) as backend, private.client() as admin:
         stream = backend.stream("s")

@@ -1,4 +1,4 @@
-"""Leases on a server's stream: what renewing one costs, what the server refuses, and how ended ones are found."""
+"""Leases on a server's stream: the cost of renewal, refused receipts, and how ended leases are found."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 from tests.support.servers import NewServer, Server
 
 SHORT = 0.1
-"""Seconds of a lease that the test lets end."""
+"""Seconds of a lease that ends during the test."""
 
 UNATTENDED: dict[str, Any] = {"lease": SHORT, "takeover": 1000, "max_processing": 0.001}
 """Options of a group whose consumers renew nothing."""
 
 
 def test_renewing_sends_no_bodies(new_server: NewServer) -> None:
-    """S4: extending the lease of a large message brings its body back neither once nor often."""
+    """S4: extending the lease of a large message never returns its body."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         stream = backend.stream("s")
@@ -33,7 +33,7 @@ def test_renewing_sends_no_bodies(new_server: NewServer) -> None:
 
 
 def test_renewing_is_no_delivery(server: Server, namespace: str) -> None:
-    """S5: extending a lease counts no attempt, as a plain XCLAIM does."""
+    """S5: extending a lease counts no attempt; a plain XCLAIM would."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         stream.add(1)
@@ -47,8 +47,8 @@ def test_renewing_is_no_delivery(server: Server, namespace: str) -> None:
                 delivery.nack(0)
 
 
-def test_the_owner_is_no_fence(any_server: Server, namespace: str) -> None:
-    """S4: the server refuses an ack by the first delivery where the same consumer has the message a second time."""
+def test_an_old_receipt_of_the_same_consumer(any_server: Server, namespace: str) -> None:
+    """S4: after a second delivery to the same consumer the server refuses an ack with the first receipt."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         stream.add(1)
@@ -64,7 +64,7 @@ def test_the_owner_is_no_fence(any_server: Server, namespace: str) -> None:
 
 
 def test_a_delay_longer_than_the_lease(any_server: Server, namespace: str) -> None:
-    """S7: a nack's delay is kept where it is longer than the group's lease: XCLAIM has no times in the future."""
+    """S7: a nack's delay may be longer than the group's lease, although XCLAIM takes no times in the future."""
     delay = 5 * SHORT
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
@@ -75,13 +75,13 @@ def test_a_delay_longer_than_the_lease(any_server: Server, namespace: str) -> No
             before = time.monotonic()
             delivery.nack(delay)
             again = consumer.get(5)
-            assert time.monotonic() - before >= delay - 0.002  # the server's clock has turns of a millisecond
+            assert time.monotonic() - before >= delay - 0.002  # the server's clock counts milliseconds
             assert again is not None
             assert again.attempt == 2
 
 
 def test_ended_leases_behind_others(server: Server, namespace: str) -> None:
-    """S2: 15 messages with valid leases don't hide 3 with ended ones behind them: XAUTOCLAIM looks at ten."""
+    """S2: 15 messages with valid leases don't hide 3 with ended ones behind them; XAUTOCLAIM scans only ten."""
     with ailf.connect(f"{server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         stream.add_many(range(18))
@@ -90,8 +90,8 @@ def test_ended_leases_behind_others(server: Server, namespace: str) -> None:
             for consumer in (alive, dead):
                 assert consumer.get(5) is not None
             time.sleep(SHORT * 1.2)
-            came = [other.get(5) for _ in range(3)]
-            assert sorted((each.data, each.attempt) for each in came if each) == [(15, 2), (16, 2), (17, 2)]
+            taken = [other.get(5) for _ in range(3)]
+            assert sorted((each.data, each.attempt) for each in taken if each) == [(15, 2), (16, 2), (17, 2)]
 
 
 FILL = """
@@ -101,7 +101,7 @@ redis.call('XREADGROUP', 'GROUP', 'g', 'gone', 'COUNT', ARGV[1], 'STREAMS', KEYS
 
 
 def test_ended_leases_are_found_in_steps(new_server: NewServer) -> None:
-    """S2: 30 000 entries that another program left pending are taken over in steps, and no command looks at all."""
+    """S2: 30 000 entries that another program left pending are taken over in steps; no command scans all of them."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         group = backend.stream("s").group("g", **UNATTENDED)

@@ -8,7 +8,7 @@ from tests.support.servers import NewServer
 
 
 def test_a_wait_longer_than_the_timeout(new_server: NewServer) -> None:
-    """S6: a consumer waits for longer than `timeout`, which is for calls, over one connection, and is woken at once."""
+    """S6: a consumer can wait for longer than the `timeout` of calls, over one connection, and wakes at once."""
     server = new_server()
     with ailf.connect(f"{server.url}?timeout=0.2") as backend, server.client() as admin:
         stream = backend.stream("s")
@@ -19,9 +19,9 @@ def test_a_wait_longer_than_the_timeout(new_server: NewServer) -> None:
             adding = threading.Timer(0.8, lambda: (added.append(time.monotonic()), stream.add(1)))
             adding.start()
             delivery = consumer.get(5)
-            came = time.monotonic()
+            received = time.monotonic()
             adding.join()
             assert delivery is not None
-            assert came - added[0] < 0.25
+            assert received - added[0] < 0.25
             opened = admin.info("stats")["total_connections_received"] - connected
-            assert opened <= 2, "one to wait, and one for the thread that adds"
+            assert opened <= 2, "more than one to wait, and one for the thread that adds"

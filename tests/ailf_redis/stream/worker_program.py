@@ -1,7 +1,7 @@
-"""A worker as a process of its own that writes down what happens to it: python worker_program.py ORDERS (JSON).
+"""A worker process that records its events: python worker_program.py ORDERS (JSON).
 
-It writes to its own file, one line per event and whole lines only, what `tests.redis.histories` reads: each fetch and
-each settlement as the driver sees it, and the beginning and end of each call of its handler.
+It appends one line per event to its own file, for `tests.ailf_redis.stream.histories`: each fetch and each settlement
+as the driver sees it, and the begin and end of each call of its handler. Only whole lines are written.
 """
 
 import asyncio
@@ -21,26 +21,26 @@ import ailf
 from ailf.stream.delivery import DeliveryState
 
 STALL = 0.05
-"""Seconds that this process may stand still before it is written down."""
+"""Seconds that this process may stand still before that is recorded."""
 
 
 @attrs.frozen(kw_only=True)
 class Orders:
-    """What a worker is told.
+    """The options of a worker.
 
     Attributes:
         url: Where the stream "tasks" is.
         name: Its name.
         path: The file of its history; its log stands beside it.
-        lease: The group's.
-        takeover: The group's.
-        max_deliveries: The group's.
+        lease: The group's option.
+        takeover: The group's option.
+        max_deliveries: The group's option.
         concurrency: How many handlers run at once.
-        prefetch: How many messages a fetch takes at most.
-        seed: Of its chances.
-        odds: What a handler does instead of returning, with its probability.
-        pace: Seconds that a handler takes at most, unless it is a slow one.
-        slow: Seconds that a slow one takes at most.
+        prefetch: The most messages that one fetch takes.
+        seed: Of its random numbers.
+        odds: The acts of a handler other than returning, with their probabilities.
+        pace: The most seconds that a handler takes, unless it is slow.
+        slow: The most seconds that a slow handler takes.
     """
 
     url: str
@@ -57,8 +57,8 @@ class Orders:
     slow: float = 2.5
 
 
-class Diary:
-    """A file of lines. What is written is there, whatever becomes of the process."""
+class EventLog:
+    """A file of lines. A written line stays, even if the process is killed."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -69,56 +69,56 @@ class Diary:
         os.write(self._file, line.encode() + b"\n")
 
 
-class SentinelEndpoint:
-    """The group's driver: it does what that does, and writes it down."""
+class RecordingDriver:
+    """The driver of a group that also records each fetch and settlement."""
 
-    def __init__(self, driver: Any, diary: Diary) -> None:
+    def __init__(self, driver: Any, events: EventLog) -> None:
         self._driver = driver
-        self._diary = diary
+        self._events = events
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
 
     async def fetch(self, *args: Any, **options: Any) -> Any:
-        """Fetch."""
+        """Fetch, and record the claims."""
         since = time.monotonic()
         fetched = await self._driver.fetch(*args, **options)
         claims = [(each.record.id, each.receipt.grant, each.attempt) for each in fetched.claims]
         if claims or fetched.dead:
-            self._diary.write("fetched", since=since, claims=claims, dead=list(fetched.dead))
+            self._events.write("fetched", since=since, claims=claims, dead=list(fetched.dead))
         return fetched
 
     async def settle(self, stream: str, group: str, settlements: Sequence[Any], **options: Any) -> Any:
-        """Settle."""
+        """Settle, and record the request and the outcomes."""
         what = [(each.receipt.id, each.receipt.grant, each.action.value) for each in settlements]
-        self._diary.write("settle", what=what)
+        self._events.write("settle", what=what)
         outcomes = await self._driver.settle(stream, group, settlements, **options)
-        answers = [(entry, grant, each.name) for (entry, grant, _), each in zip(what, outcomes, strict=True)]
-        self._diary.write("settled", what=answers)
+        results = [(entry, grant, outcome.name) for (entry, grant, _), outcome in zip(what, outcomes, strict=True)]
+        self._events.write("settled", what=results)
         return outcomes
 
     async def leave(self, *args: Any) -> None:
-        """Leave."""
-        self._diary.write("leave")
+        """Leave, and record that."""
+        self._events.write("leave")
         await self._driver.leave(*args)
 
 
-def watch_losses(diary: Diary) -> None:
-    """Write down what is found to be lost, whoever finds it: a message may be lost before any handler has it."""
+def watch_losses(events: EventLog) -> None:
+    """Record each lost lease, whichever code finds it lost: that may be before any handler has the message."""
     lose = DeliveryState.lose
 
-    async def noted(parcel: DeliveryState) -> None:
-        diary.write("missed", id=parcel.claim.receipt.id, grant=parcel.claim.receipt.grant)
-        await lose(parcel)
+    async def recorded(state: DeliveryState) -> None:
+        events.write("missed", id=state.claim.receipt.id, grant=state.claim.receipt.grant)
+        await lose(state)
 
-    DeliveryState.lose = noted  # type: ignore[method-assign]  # what nobody has yet, nobody can be asked about
+    DeliveryState.lose = recorded  # type: ignore[method-assign]  # no public object knows a message without a handler
 
 
-class Watch:
-    """Looks now and then whether a delivery is lost.
+class LossWatch:
+    """Checks now and then whether a delivery is lost.
 
     Attributes:
-        kept: When it was last seen not to be.
+        kept: When it was last seen not to be lost.
     """
 
     STEP = 0.02
@@ -126,48 +126,48 @@ class Watch:
     def __init__(self, delivery: ailf.AsyncDelivery[Any]) -> None:
         self.kept: float | None = None
         self._delivery = delivery
-        self.look()
+        self.check()
 
-    def look(self) -> None:
-        """Look."""
+    def check(self) -> None:
+        """Check, and note the time."""
         now = time.monotonic()
         if not self._delivery.lost:
             self.kept = now
 
     async def sleep(self, seconds: float) -> None:
-        """Look again and again, for so many seconds."""
+        """Sleep for `seconds`, and check meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, self.STEP))
-            self.look()
+            self.check()
 
 
 class Handler:
-    """Does to each message what chance has for it."""
+    """Handles each message with an act chosen at random."""
 
-    def __init__(self, orders: Orders, diary: Diary) -> None:
+    def __init__(self, orders: Orders, events: EventLog) -> None:
         self._orders = orders
-        self._diary = diary
+        self._events = events
 
     async def __call__(self, delivery: ailf.AsyncDelivery[Any]) -> None:
         """Handle one message."""
-        watch = Watch(delivery)
+        watch = LossWatch(delivery)
         this = {"id": delivery.id, "grant": delivery._state.claim.receipt.grant}
         chance = random.Random(f"{self._orders.seed} {delivery.id} {this['grant']}")
-        self._diary.write("begin", **this, kept=watch.kept)
-        told = "nothing"
+        self._events.write("begin", **this, kept=watch.kept)
+        result = "nothing"
         try:
-            told = await self._handle(delivery, watch, chance)
+            result = await self._handle(delivery, watch, chance)
         finally:
-            self._diary.write("end", **this, told=told, lost=delivery.lost, kept=watch.kept)
+            self._events.write("end", **this, result=result, lost=delivery.lost, kept=watch.kept)
 
-    async def _handle(self, delivery: ailf.AsyncDelivery[Any], watch: Watch, chance: random.Random) -> str:
+    async def _handle(self, delivery: ailf.AsyncDelivery[Any], watch: LossWatch, chance: random.Random) -> str:
         act = self._pick(chance)
         if act == "block":
-            time.sleep(chance.uniform(0.5, 1) * self._orders.slow)  # noqa: ASYNC251 - what a careless handler does
+            time.sleep(chance.uniform(0.5, 1) * self._orders.slow)  # noqa: ASYNC251 - a careless handler does so
         else:
             await watch.sleep(chance.uniform(0, self._orders.slow if act == "slow" else self._orders.pace))
-        watch.look()
+        watch.check()
         if act == "raise":
             raise RuntimeError("a handler's error")
         if act == "retry":
@@ -191,21 +191,21 @@ class Handler:
         return chance.choices(["return", *names], [1 - sum(odds), *odds])[0]
 
 
-def watch_stalls(diary: Diary) -> None:
-    """Write down each time that this process stood still: stopped, or left without a processor."""
+def watch_stalls(events: EventLog) -> None:
+    """Record each time that this process stood still: stopped, or left without a processor."""
     step = 0.01
     while True:
         before = time.monotonic()
         time.sleep(step)
         if time.monotonic() - before > step + STALL:
-            diary.write("stalled", since=before)
+            events.write("stalled", since=before)
 
 
 async def main(orders: Orders) -> None:
-    """Work until told to stop."""
-    diary = Diary(orders.path)
-    threading.Thread(target=watch_stalls, args=(diary,), daemon=True).start()
-    watch_losses(diary)
+    """Work until a signal stops the worker."""
+    events = EventLog(orders.path)
+    threading.Thread(target=watch_stalls, args=(events,), daemon=True).start()
+    watch_losses(events)
     async with ailf.connect_async(orders.url) as backend:
         group = backend.stream("tasks").group(
             "workers",
@@ -214,9 +214,9 @@ async def main(orders: Orders) -> None:
             max_deliveries=orders.max_deliveries,
             backoff=ailf.Backoff(initial=0.02, maximum=0.2),
         )
-        group._flow.driver = SentinelEndpoint(group._flow.driver, diary)  # type: ignore[assignment]  # it looks like one
+        group._flow.driver = RecordingDriver(group._flow.driver, events)  # type: ignore[assignment]  # it has the same methods
         await group.process(
-            Handler(orders, diary),
+            Handler(orders, events),
             concurrency=orders.concurrency,
             prefetch=orders.prefetch,
             consumer=orders.name,
@@ -225,6 +225,6 @@ async def main(orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    told = Orders(**json.loads(sys.argv[1]))
-    logging.basicConfig(filename=f"{told.path}.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(main(told))
+    orders = Orders(**json.loads(sys.argv[1]))
+    logging.basicConfig(filename=f"{orders.path}.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(main(orders))

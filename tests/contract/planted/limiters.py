@@ -145,7 +145,7 @@ class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
                 and len(state) % 2 == 0
                 and state[1] > TokenBucketAlgorithm(limit).full
             ):
-                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).receipt)
+                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).maker)
         return super()._decide(limits, request, now_ms)
 
 
@@ -385,6 +385,6 @@ class RemembersDenialsTooLong(MemoryRateLimiterDriver):
             for name, limit in limits:
                 if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
                     its = TokenBucketAlgorithm(limit)
-                    latest, debt, *lows = its._mine(states[kept])
-                    states[kept] = its._marked((latest, debt + debt // 2, *lows))
+                    latest, debt, *lows = its._own_debt(states[kept])
+                    states[kept] = its._with_maker((latest, debt + debt // 2, *lows))
         return result

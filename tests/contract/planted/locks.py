@@ -75,7 +75,7 @@ class _OneEntry:
     """Keeps the entries of all threads in one place."""
 
     def __init__(self) -> None:
-        self.holdings: list[Any] = []
+        self.contexts: list[Any] = []
 
 
 class _OneTask(dict[Any, Any]):
