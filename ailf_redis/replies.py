@@ -159,7 +159,7 @@ def is_text(raw: bytes) -> bool:
 
 
 def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the fields that ``pack`` in the scripts has joined to one, each with its length before it."""
+    """Return the fields that ``packed`` in the scripts has joined to one, each with its length before it."""
     if len(fields) != ALONE or fields[0] != PACKED:
         return fields
     packed, unpacked, at = fields[1], [], 0
