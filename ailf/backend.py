@@ -1,4 +1,4 @@
-"""An opened backend, which hands out the interfaces: `Backend` and `AsyncBackend`; and how to open one by URL."""
+"""`Backend` and `AsyncBackend`: an opened backend, which hands out the interfaces."""
 
 import logging
 from collections.abc import Generator
@@ -24,55 +24,63 @@ T = TypeVar("T")
 log = logging.getLogger("ailf")
 
 _OPENING_DELAYS = (0.1, 0.2, 0.5, 1.0)
-"""Seconds between tries to open a backend that is not there yet."""
+"""Seconds between tries to open a backend that doesn't answer yet."""
 
 
 class _BackendBase:
-    """What both faces share: the engine over a driver."""
+    """What the blocking and the asyncio class share: the engine over a driver."""
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.engine = Engine(driver, retry_for=retry_for)
 
     @property
     def url(self) -> str:
-        """What it was opened with, credentials hidden."""
+        """The URL of the backend, without credentials."""
         return self.engine.driver.url
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do."""
+        """The features that the backend has."""
         return self.engine.driver.capabilities
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the backend was closed."""
         return self.engine.closed
 
     def unwrap(self, kind: type[T]) -> T:
-        """Return the client library's own object underneath, for what ailf has no interface for.
+        """Return the client library's own object, for features that ailf has no interface for.
+
+        Arguments:
+            kind: The class of the object, such as ``redis.Redis``.
 
         Raises:
-            InvalidArgumentError: There is none of this kind.
+            InvalidArgumentError: The backend has no object of this class.
         """
         if not isinstance(kind, type):
             raise InvalidArgumentError(f"unwrap takes a class, not {kind!r}")
-        found = self.engine.driver.unwrap(kind)
-        if found is None:
-            raise InvalidArgumentError(
-                f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} underneath"
-            )
-        return found
+        client = self.engine.driver.unwrap(kind)
+        if client is None:
+            raise InvalidArgumentError(f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} to unwrap")
+        return client
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}{' closed' if self.closed else ''}>"
 
 
 class Backend(_BackendBase):
-    """An opened backend, blocking. Inject it into agents: they ask it for what they need and never import a package.
+    """An opened backend, blocking. Inject it into agents, so that they don't depend on a backend's package.
 
-    It may be shared by threads. Closing it ends every call under way with `ClosedError` (B3).
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     tasks, news = backend.stream("tasks"), backend.pubsub()
+    ...     first = tasks.add({"page": 1})
+    ...     news.publish("news", "one more task")
 
-    A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
+    Threads may share it. Closing it ends every call under way with `ClosedError`.
+
+    A backend package derives its own class from this one, passes its driver to ``__init__``, and may set the attributes
+    below to classes of its own.
     """
 
     stream_class: ClassVar[type[Stream[Any]]] = Stream
@@ -93,15 +101,16 @@ class Backend(_BackendBase):
         on_error: ErrorHook | None = None,
         sharded: bool = False,
     ) -> PubSub[Any]:
-        """Return the broadcast interface.
+        """Return the pub/sub interface.
 
         Arguments:
-            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
-            sharded: Whether its channels are sharded ones, which one shard of a cluster carries; without patterns.
+            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            on_error: Called with an exception and the raw message if a message can't be decoded or a handler raises.
+            sharded: Whether its channels are sharded channels, each carried by one shard of a cluster, without
+                patterns.
 
         Raises:
-            UnsupportedError: The backend has no pub/sub (B2).
+            UnsupportedError: The backend has no pub/sub, or no sharded channels.
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
         if sharded:
@@ -115,47 +124,47 @@ class Backend(_BackendBase):
     def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> Stream[T]: ...
 
     def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> Stream[Any]:  # noqa: A002 - the API
-        """Return the stream of this name; it begins to exist with its first message or group.
+        """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
-            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            retention: How much is kept of what this object adds to; everything unless told (S8), so that it grows for
-                ever. For a work queue use ``Retention.settled()``.
+            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
+                For a work queue use ``Retention.settled()``.
 
         Raises:
-            UnsupportedError: The backend has no streams (B2).
+            UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
         return self.stream_class(name, type=type, retention=retention, engine=self.engine)
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
-        """Return the lock of this name; of several names, what has them all at once.
+        """Return the lock of this name; with several names, a lock that acquires them all at once.
 
         Arguments:
             names: Any non-empty texts.
-            ttl: Seconds that a grant lasts when its process has died; a living one renews it.
-            fair: Whether those who wait get it in the order in which they came.
+            ttl: Seconds after which a lease ends unless it is renewed, such as when its process has died.
+            fair: Whether waiters get the lock in the order in which they came.
             renew: Whether leases are renewed until they are released.
 
         Raises:
-            UnsupportedError: The backend has no locks, or none of several names (B2).
+            UnsupportedError: The backend has no locks, or no locks of several names.
         """
         require_locks(self.engine, names)
         return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
-        """Return a lock that so many may have at once, each with a lease of its own (L16).
+        """Return a semaphore: a lock with up to ``permits`` holders at once, each with a lease of its own.
 
         Arguments:
             name: Any non-empty text.
-            permits: How many.
+            permits: How many leases may exist at once.
             ttl: As for `lock`.
             fair: As for `lock`.
             renew: As for `lock`.
 
         Raises:
-            UnsupportedError: The backend has no locks (B2).
+            UnsupportedError: The backend has no locks.
         """
         self.engine.require(Capability.LOCK, "locks")
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
@@ -171,19 +180,20 @@ class Backend(_BackendBase):
         cache_denials: bool = False,
         **limits: Limit | str,
     ) -> RateLimiter:
-        """Return a rate limiter with one limit, or with several by name, all of which a call must pass.
+        """Return a rate limiter with one limit, or with several by name, all of which must allow a call.
 
         Arguments:
             name: Any non-empty text.
             limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
-            on_backend_error: What becomes of a call while the backend can't be asked.
+            on_backend_error: If the backend fails: ``"raise"`` its error, or ``"allow"`` or ``"deny"`` the call.
             count_denied: Whether denied calls are charged too.
-            cache_denials: Whether a denial is remembered here; then nothing is ever given back.
+            cache_denials: Whether this process remembers denials instead of asking again. Charges are never refunded
+                then, and `Concurrency` can't be among the limits.
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, or a text that stands for none.
-            UnsupportedError: The backend has no rate limiters (B2).
+            InvalidArgumentError: There is no limit, or a text is no limit, or ``cache_denials`` meets `Concurrency`.
+            UnsupportedError: The backend has no rate limiters.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
         return self.rate_limiter_class(
@@ -197,11 +207,11 @@ class Backend(_BackendBase):
         )
 
     def ping(self) -> None:
-        """Return when the backend answers; see `connect` for the errors."""
+        """Return when the backend answers; raise the errors of `connect` otherwise."""
         run(_ping(self.engine))
 
     def close(self) -> None:
-        """Close it: every blocked call ends with `ClosedError`, every connection and thread goes. Twice is harmless."""
+        """End every blocked call with `ClosedError`, and every connection and thread. It may be called twice."""
         run(self.engine.close())
 
     def __enter__(self) -> Self:
@@ -209,16 +219,23 @@ class Backend(_BackendBase):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
+        """Close the backend."""
         self.close()
 
 
 class AsyncBackend(_BackendBase):
-    """An opened backend, for asyncio. Inject it into agents: they ask it for what they need and never import a package.
+    """An opened backend, for asyncio. Inject it into agents, so that they don't depend on a backend's package.
 
-    It may be shared by the tasks of one event loop. Closing it ends every call under way with `ClosedError` (B3).
+    >>> import ailf, asyncio
+    >>> async def main() -> str:
+    ...     async with ailf.connect_async("memory://") as backend:
+    ...         return await backend.stream("tasks").add({"page": 1})
+    >>> first = asyncio.run(main())
 
-    A backend package derives from it: it passes its driver to ``__init__`` and may name classes of its own.
+    The tasks of one event loop may share it. Closing it ends every call under way with `ClosedError`.
+
+    A backend package derives its own class from this one, passes its driver to ``__init__``, and may set the attributes
+    below to classes of its own.
     """
 
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncStream
@@ -239,15 +256,16 @@ class AsyncBackend(_BackendBase):
         on_error: ErrorHook | None = None,
         sharded: bool = False,
     ) -> AsyncPubSub[Any]:
-        """Return the broadcast interface.
+        """Return the pub/sub interface.
 
         Arguments:
-            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            on_error: Called with an exception and the raw message where one can't be decoded or a handler raises.
-            sharded: Whether its channels are sharded ones, which one shard of a cluster carries; without patterns.
+            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            on_error: Called with an exception and the raw message if a message can't be decoded or a handler raises.
+            sharded: Whether its channels are sharded channels, each carried by one shard of a cluster, without
+                patterns.
 
         Raises:
-            UnsupportedError: The backend has no pub/sub (B2).
+            UnsupportedError: The backend has no pub/sub, or no sharded channels.
         """
         self.engine.require(Capability.PUBSUB, "pub/sub")
         if sharded:
@@ -261,31 +279,31 @@ class AsyncBackend(_BackendBase):
     def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> AsyncStream[T]: ...
 
     def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> AsyncStream[Any]:  # noqa: A002 - the API
-        """Return the stream of this name; it begins to exist with its first message or group.
+        """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
-            type: What payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
-            retention: How much is kept of what this object adds to; everything unless told (S8), so that it grows for
-                ever. For a work queue use ``Retention.settled()``.
+            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
+                For a work queue use ``Retention.settled()``.
 
         Raises:
-            UnsupportedError: The backend has no streams (B2).
+            UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
         return self.stream_class(name, type=type, retention=retention, engine=self.engine)
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> AsyncLock:
-        """Return the lock of this name; of several names, what has them all at once.
+        """Return the lock of this name; with several names, a lock that acquires them all at once.
 
         Arguments:
             names: Any non-empty texts.
-            ttl: Seconds that a grant lasts when its process has died; a living one renews it.
-            fair: Whether those who wait get it in the order in which they came.
+            ttl: Seconds after which a lease ends unless it is renewed, such as when its process has died.
+            fair: Whether waiters get the lock in the order in which they came.
             renew: Whether leases are renewed until they are released.
 
         Raises:
-            UnsupportedError: The backend has no locks, or none of several names (B2).
+            UnsupportedError: The backend has no locks, or no locks of several names.
         """
         require_locks(self.engine, names)
         return self.lock_class(*names, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
@@ -293,17 +311,17 @@ class AsyncBackend(_BackendBase):
     def semaphore(
         self, name: str, permits: int, *, ttl: float = 30.0, fair: bool = False, renew: bool = True
     ) -> AsyncLock:
-        """Return a lock that so many may have at once, each with a lease of its own (L16).
+        """Return a semaphore: a lock with up to ``permits`` holders at once, each with a lease of its own.
 
         Arguments:
             name: Any non-empty text.
-            permits: How many.
+            permits: How many leases may exist at once.
             ttl: As for `lock`.
             fair: As for `lock`.
             renew: As for `lock`.
 
         Raises:
-            UnsupportedError: The backend has no locks (B2).
+            UnsupportedError: The backend has no locks.
         """
         self.engine.require(Capability.LOCK, "locks")
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
@@ -319,19 +337,20 @@ class AsyncBackend(_BackendBase):
         cache_denials: bool = False,
         **limits: Limit | str,
     ) -> AsyncRateLimiter:
-        """Return a rate limiter with one limit, or with several by name, all of which a call must pass.
+        """Return a rate limiter with one limit, or with several by name, all of which must allow a call.
 
         Arguments:
             name: Any non-empty text.
             limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
-            on_backend_error: What becomes of a call while the backend can't be asked.
+            on_backend_error: If the backend fails: ``"raise"`` its error, or ``"allow"`` or ``"deny"`` the call.
             count_denied: Whether denied calls are charged too.
-            cache_denials: Whether a denial is remembered here; then nothing is ever given back.
+            cache_denials: Whether this process remembers denials instead of asking again. Charges are never refunded
+                then, and `Concurrency` can't be among the limits.
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, or a text that stands for none.
-            UnsupportedError: The backend has no rate limiters (B2).
+            InvalidArgumentError: There is no limit, or a text is no limit, or ``cache_denials`` meets `Concurrency`.
+            UnsupportedError: The backend has no rate limiters.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
         return self.rate_limiter_class(
@@ -345,19 +364,19 @@ class AsyncBackend(_BackendBase):
         )
 
     async def ping(self) -> None:
-        """Return when the backend answers; see `connect` for the errors."""
+        """Return when the backend answers; raise the errors of `connect` otherwise."""
         await _ping(self.engine)
 
     async def aclose(self) -> None:
-        """Close it: every blocked call ends with `ClosedError`, every connection and task goes. Twice is harmless."""
+        """End every blocked call with `ClosedError`, and every connection and task. It may be called twice."""
         await self.engine.close()
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """Check that it answers, and return the backend itself."""
+        """Check that the backend answers, and return the backend itself."""
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        """Check that it answers, and return the backend itself."""
+        """Check that the backend answers, and return the backend itself."""
         try:
             await _open(self.engine, self.engine.patience)
         except BaseException:
@@ -368,7 +387,7 @@ class AsyncBackend(_BackendBase):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the backend."""
         await self.aclose()
 
 
@@ -377,9 +396,9 @@ async def _ping(engine: Engine) -> None:
     await engine.driver.ping()
 
 
-async def _open(engine: Engine, patience: float) -> None:
-    """Return when the backend answers; for `patience` seconds try again where waiting can mend it."""
-    until = engine.runtime.now() + patience
+async def _open(engine: Engine, wait: float) -> None:
+    """Return when the backend answers; retry for ``wait`` seconds after errors that may pass."""
+    until = engine.runtime.now() + wait
     tries = 0
     while True:
         try:
@@ -389,7 +408,7 @@ async def _open(engine: Engine, patience: float) -> None:
             if left <= 0:
                 raise
             if not tries:
-                log.warning("%s is not there yet; waiting up to %g s: %s", engine.driver.url, patience, error)
+                log.warning("%s doesn't answer yet; retrying for up to %g s: %s", engine.driver.url, wait, error)
         else:
             return
         await engine.pause(min(left, _OPENING_DELAYS[min(tries, len(_OPENING_DELAYS) - 1)]))

@@ -1,4 +1,4 @@
-"""What is made once for each key and asked for again and again."""
+"""A cache of values that are made once for each key."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -10,12 +10,12 @@ V = TypeVar("V")
 
 
 class KeyedCache(dict[K, V]):
-    """A dictionary that makes what it doesn't have, and keeps as much as is worth keeping.
+    """A dictionary that makes missing values, and is cleared when it is full.
 
-    What it has, ``memo[key]`` finds as quickly as any dictionary does; `functools.lru_cache` looks at arguments first.
+    A hit, ``cache[key]``, costs no more than in any dictionary; `functools.lru_cache` packs its arguments first.
 
     Arguments:
-        make: Returns what belongs to a key.
+        make: Returns the value of a key.
     """
 
     MOST: Final = 4096
@@ -25,8 +25,8 @@ class KeyedCache(dict[K, V]):
         self._make = make
 
     def __missing__(self, key: K) -> V:
-        """Make it."""
+        """Make the value and keep it."""
         if len(self) >= self.MOST:
             self.clear()
-        made = self[key] = self._make(key)
-        return made
+        value = self[key] = self._make(key)
+        return value

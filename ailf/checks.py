@@ -1,4 +1,4 @@
-"""Checks of arguments. Everything here is pure and raises `InvalidArgumentError` before anything is sent."""
+"""Checks of arguments. All are pure: a `check_` function returns its value or raises `InvalidArgumentError`."""
 
 import enum
 import math
@@ -41,7 +41,7 @@ MAX_NAME = 512
 """The longest name, in bytes of UTF-8."""
 
 MAX_SHOWN = 10**20
-"""From here on an error doesn't show an integer: Python refuses to write one of thousands of digits."""
+"""An error shows only integers below this one: Python refuses to print an integer of thousands of digits."""
 
 MAX_HEADERS = 64
 PAIR = 2
@@ -49,8 +49,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 
 def check_name(kind: str, name: object) -> str:
-    """Return the name of a channel, stream, group, … or say what is wrong with it (B5)."""
-    if isinstance(name, str) and name.isascii() and 0 < len(name) <= MAX_NAME:  # nearly all
+    """Check the name of a channel, stream, group, … (B5)."""
+    if isinstance(name, str) and name.isascii() and 0 < len(name) <= MAX_NAME:  # fast path: nearly all names
         return name
     if not isinstance(name, str):
         raise InvalidArgumentError(f"the name of a {kind} must be text, not {type(name).__name__}")
@@ -63,7 +63,7 @@ def check_name(kind: str, name: object) -> str:
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a copy of the headers, or say what is wrong with them (B5)."""
+    """Check headers (B5); return a copy."""
     if not headers:
         return {}
     if len(headers) > MAX_HEADERS:
@@ -81,7 +81,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def too_large(what: str, body: bytes, limit: int) -> InvalidArgumentError:
-    """Return the error for a body over `max_payload` (B5)."""
+    """Return the error for a body that is larger than ``max_payload`` (B5)."""
     return InvalidArgumentError(
         f"the payload for {what} is {len(body)} bytes long; max_payload is {limit}. "
         "Store it elsewhere and send a reference, or open the backend with a larger max_payload"
@@ -89,13 +89,13 @@ def too_large(what: str, body: bytes, limit: int) -> InvalidArgumentError:
 
 
 def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = True) -> float:
-    """Return a duration in seconds, at most `MAX_SECONDS`, or say what is wrong with it.
+    """Check a duration in seconds, at most `MAX_SECONDS`; return it as a float.
 
     Arguments:
-        what: What the duration is, for the error.
+        what: The name of the argument, for the error.
         value: The duration.
-        least: The smallest that is allowed.
-        zero: Whether 0 is allowed, where ``least`` is 0.
+        least: The shortest duration that is allowed.
+        zero: Whether 0 is allowed, if ``least`` is 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgumentError(f"{what} must be a finite number of seconds, not {value!r}")
@@ -110,21 +110,21 @@ def check_seconds(what: str, value: object, *, least: float = 0.0, zero: bool = 
 
 
 def check_count(what: str, value: object, *, least: int = 1) -> int:
-    """Return a whole number, or say what is wrong with it."""
+    """Check a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least}, not {value!r}")
     return value
 
 
 def check_flag(what: str, value: object) -> bool:
-    """Return True or False, or say what is wrong with it: a text like "false" is true in a condition."""
+    """Check a bool. Nothing else counts as one: a text like "false" would be true in a condition."""
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{what} must be True or False, not {value!r}")
     return value
 
 
 def check_text(what: str, value: object, *, secret: bool = False) -> str:
-    """Return a non-empty text without a NUL, or say what is wrong with it; a secret one is not shown."""
+    """Check that a text is not empty, has no NUL and is valid Unicode. The error doesn't show a ``secret`` text."""
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{what} must be text, not {type(value).__name__}")
     if not value or "\0" in value:
@@ -137,7 +137,7 @@ def check_text(what: str, value: object, *, secret: bool = False) -> str:
 
 
 def check_member(what: str, value: object, kind: type[M]) -> M:
-    """Return a member of an enum, or name the members."""
+    """Check a member of an enum; the error lists the members."""
     if not isinstance(value, kind):
         members = ", ".join(f"{kind.__name__}.{each.name}" for each in kind)
         raise InvalidArgumentError(f"{what} must be one of {members}, not {value!r}")
@@ -145,27 +145,27 @@ def check_member(what: str, value: object, kind: type[M]) -> M:
 
 
 def check_kind(what: str, value: object, kind: type) -> Any:
-    """Return a value of a class, or say what is wrong with it."""
+    """Check that a value is an instance of a class."""
     if not isinstance(value, kind):
         raise InvalidArgumentError(f"{what} must be a {kind.__name__}, not {value!r}")
     return value
 
 
 def check_list(what: str, value: object) -> list[Any]:
-    """Return what is in a list or another iterable; a text, bytes or a mapping is one thing, not a list of things."""
+    """Return the items of a list or another iterable. Text, bytes and mappings don't count as lists of items."""
     if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
         raise InvalidArgumentError(f"{what} must be a list or another iterable, not {type(value).__name__}")
     return list(value)
 
 
 def check_mapping(what: str, value: object) -> None:
-    """Refuse what is no mapping."""
+    """Check that a value is a mapping."""
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f"{what} must be a mapping, like a dict, not {type(value).__name__}")
 
 
 def check_pairs(what: str, value: object) -> list[tuple[Any, Any]]:
-    """Return the pairs that are in a list or another iterable."""
+    """Return the pairs of a list or another iterable."""
     listed = check_list(what, value)
     for each in listed:
         if not isinstance(each, tuple | list) or len(each) != PAIR:
@@ -174,51 +174,51 @@ def check_pairs(what: str, value: object) -> list[tuple[Any, Any]]:
 
 
 def check_time(what: str, value: object) -> float:
-    """Return a point in time in seconds since 1970 UTC, or say what is wrong with it.
+    """Check a point in time; return it in seconds since 1970 UTC.
 
-    A time before 1970 counts as 1970. No `datetime` is too late: the year 9999 is less than 2**53 ms away, so every
-    backend keeps it exactly.
+    A time before 1970 counts as 1970. No `datetime` is too late: the end of the year 9999 is less than 2**53 ms, so
+    every backend stores it exactly.
     """
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidArgumentError(
-            f"{what} must be a datetime with its time zone, not {value!r}; write datetime(…, tzinfo=UTC), or a delay"
+            f"{what} must be a datetime with a time zone, not {value!r}; write datetime(…, tzinfo=UTC), or give a delay"
         )
     return max(0.0, value.timestamp())
 
 
 def to_ms(seconds: float) -> int:
-    """Return whole milliseconds, never fewer than the seconds asked for.
+    """Return seconds as whole milliseconds, rounded up.
 
-    It rounds to the microsecond first, so that 2.007 s, which is a little more in binary, is 2007 ms and not 2008.
+    The seconds are rounded to the microsecond first: 2.007 s is a little more in binary, and becomes 2007 ms, not 2008.
     """
     return -(-round(seconds * 1_000_000) // 1000)
 
 
 def floor_ms(seconds: float) -> int:
-    """Return whole milliseconds, never more than the seconds given; rounded to the microsecond first, as `to_ms`."""
+    """Return seconds as whole milliseconds, rounded down; rounded to the microsecond first, as in `to_ms`."""
     return round(seconds * 1_000_000) // 1000
 
 
-# --- the same, for the fields of values ---------------------------------------------------------------------------
+# --- validators for the fields of values --------------------------------------------------------------------------
 
 
 def valid_seconds(value: Any, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
-    """Refuse what is no length of time."""
+    """Check a duration of at least a millisecond."""
     check_seconds(field.name, seconds, least=0.001)
 
 
 def valid_wait(value: Any, field: "attrs.Attribute[float]", seconds: float) -> None:  # noqa: ARG001 - attrs' form
-    """Refuse what is no time to wait; 0 is not to wait."""
+    """Check the seconds of a wait; 0 means not to wait."""
     check_seconds(field.name, seconds)
 
 
 def valid_count(value: Any, field: "attrs.Attribute[int]", count: int) -> None:  # noqa: ARG001 - attrs' form
-    """Refuse what is no number of things."""
+    """Check a whole number of at least 1."""
     check_count(field.name, count)
 
 
 def valid_between(least: float, most: float) -> "Callable[[Any, attrs.Attribute[float], object], None]":
-    """Return what refuses anything but a number from ``least`` to ``most``."""
+    """Return a validator for a number from ``least`` to ``most``."""
 
     def check(value: Any, field: "attrs.Attribute[float]", number: object) -> None:  # noqa: ARG001 - attrs' form
         if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= most:
@@ -228,12 +228,12 @@ def valid_between(least: float, most: float) -> "Callable[[Any, attrs.Attribute[
 
 
 def valid_key(value: Any, field: "attrs.Attribute[str]", key: str) -> None:  # noqa: ARG001 - attrs' form
-    """Refuse what is no name."""
+    """Check a name."""
     check_name(field.name, key)
 
 
 def valid_flag(value: Any, field: "attrs.Attribute[bool]", flag: object) -> None:  # noqa: ARG001 - attrs' form
-    """Refuse what is neither True nor False."""
+    """Check a bool."""
     check_flag(field.name, flag)
 
 

@@ -1,12 +1,12 @@
-r"""How payloads become bytes and come back: JSON by msgspec, or bytes as they are. Nothing in here waits.
+r"""Encode payloads as bytes and decode them: JSON by msgspec, or bytes unchanged. Nothing in here waits.
 
-What a body is, is declared and never guessed: by the object's ``type``, or, where an object without one sends
-``bytes``, by the ``content-type`` header. There is no pickle. Every failure to decode is a `DecodeError` that names
-lengths only.
+The format of a body is declared, never guessed: by the object's ``type``; or, if an object without a ``type`` sends
+``bytes``, by the ``content-type`` header. Pickle is never used. Every failure to decode is a `DecodeError`, whose
+message shows lengths only.
 
-Envelope: pub/sub has no headers of its own on most brokers, so a message with headers travels as
-``\0AILF\1`` + header length (4 bytes, big-endian) + headers as JSON + body. A message without headers travels as its
-body alone, which any client can read; and a body without an envelope is read as a body.
+Envelope: most brokers have no headers in pub/sub, so a message with headers is published as
+``\0AILF\1`` + header length (4 bytes, big-endian) + headers as JSON + body. A message without headers is published as
+its body alone, which any client can read. A received body without an envelope has no headers.
 """
 
 import math
@@ -32,22 +32,30 @@ _json = msgspec.json.Encoder()
 
 
 class Codec(Protocol):
-    """Turns payloads into bytes and back. Write your own for another format; hand it over as ``type=``."""
+    """Encodes and decodes payloads. For another format, pass an object of your own class as ``type=``.
+
+    >>> import ailf
+    >>> class Text:
+    ...     def encode(self, data): return data.encode()
+    ...     def decode(self, body, *, foreign): return body.decode()
+    >>> with ailf.connect("memory://") as backend:
+    ...     first = backend.stream("notes", type=Text()).add("two teas")
+    """
 
     def encode(self, data: Any) -> bytes:
-        """Return the body of a payload; raise any exception for what it can't write."""
+        """Return the body of a payload; raise any exception for a payload that can't be encoded."""
 
     def decode(self, body: bytes, *, foreign: bool) -> Any:
-        """Return the payload of a body; raise any exception for what it can't read.
+        """Return the payload of a body; raise any exception for a body that can't be decoded.
 
         Arguments:
             body: The bytes received.
-            foreign: True for the fields of an entry that another program wrote, as a JSON object of text values.
+            foreign: True for a foreign entry, whose body is a JSON object of its fields, with text values.
         """
 
 
 class JsonCodec:
-    """JSON, validated into a type where one is given."""
+    """JSON, validated and converted to a type if one is given."""
 
     def __init__(self, type_: Any = Any) -> None:
         self._type = type_
@@ -59,7 +67,7 @@ class JsonCodec:
 
     def encode(self, data: Any) -> bytes:
         body = _json.encode(data)
-        if b"null" in body:  # what the encoder writes for NaN and infinity, too, without a word
+        if b"null" in body:  # the encoder writes NaN and infinity as null, too
             _refuse_unwritable(msgspec.to_builtins(data, str_keys=True))
         return body
 
@@ -76,21 +84,21 @@ def _refuse_unwritable(data: Any) -> None:
 
 
 class BytesCodec:
-    """Bytes as they are."""
+    """Bytes unchanged."""
 
     def encode(self, data: Any) -> bytes:
         if isinstance(data, bytes):
             return data
         if not isinstance(data, bytearray | memoryview):
-            raise TypeError("this object carries bytes")
+            raise TypeError("an object with type=bytes carries bytes only")
         return bytes(data)
 
-    def decode(self, body: bytes, *, foreign: bool) -> bytes:  # noqa: ARG002 - bytes are bytes, whoever wrote them
+    def decode(self, body: bytes, *, foreign: bool) -> bytes:  # noqa: ARG002 - foreign bytes are bytes too
         return body
 
 
 def codec_for(type_: Any) -> Codec:
-    """Return the codec for an object's ``type``: ``bytes``, a codec of the user's own, or anything msgspec decodes."""
+    """Return the codec for an object's ``type``: ``bytes``, a user's `Codec`, or any type that msgspec decodes."""
     if type_ is bytes:
         return BytesCodec()
     if not isinstance(type_, type) and hasattr(type_, "encode") and hasattr(type_, "decode"):
@@ -100,7 +108,13 @@ def codec_for(type_: Any) -> Codec:
 
 
 class Payloads:
-    """What one object does to its payloads: encode, mark, limit; decode, unmark, limit."""
+    """Encodes and decodes the payloads of one object, limits their size, and marks bytes by a header.
+
+    Arguments:
+        what: The object, for errors, such as ``stream 'tasks'``.
+        type_: The object's ``type``.
+        limit: The largest body in bytes, ``max_payload``.
+    """
 
     def __init__(self, what: str, type_: Any, limit: int) -> None:
         self.what = what
@@ -118,15 +132,17 @@ class Payloads:
         """
         if headers is not None:
             check_mapping("headers", headers)
-        given = stamped(headers)
+        traced = stamped(headers)
         try:
-            sent = check_headers(given) if given else {}
+            sent = check_headers(traced) if traced else {}
         except InvalidArgumentError:
-            if given is headers:
+            if traced is headers:
                 raise
-            sent = check_headers(headers)  # there is no room for the trace: it must not make a send fail
+            sent = check_headers(headers)  # the trace may not fit: it must not make a send fail
         if sent and sent.get(CONTENT_TYPE) == BYTES:
-            raise InvalidArgumentError(f"the header {CONTENT_TYPE}: {BYTES} is how {self.what} marks bytes; send bytes")
+            raise InvalidArgumentError(
+                f"{self.what} marks bytes with the header {CONTENT_TYPE}: {BYTES}; leave it out and send bytes"
+            )
         if self._marks_bytes and isinstance(data, bytes | bytearray | memoryview):
             body = bytes(data)
             sent[CONTENT_TYPE] = BYTES
@@ -146,22 +162,25 @@ class Payloads:
     def unpack(
         self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False, problem: str = ""
     ) -> tuple[Any, dict[str, str]]:
-        """Return the payload and the headers as they were sent.
+        """Return the payload and the headers that the sender gave.
 
         Raises:
-            DecodeError: The body is not what this object expects, or its backend has found a problem.
+            DecodeError: The body is not what the object's ``type`` expects, or its backend reported a ``problem``.
         """
         if problem:
             raise DecodeError(f"{self.what}: {problem}")
-        shown = dict(headers)
+        public_headers = dict(headers)
         if len(body) > self._limit:
-            raise DecodeError(f"{self.what}: a body of {len(body)} bytes is over max_payload ({self._limit})")
-        if self._marks_bytes and shown.get(CONTENT_TYPE) == BYTES:
-            del shown[CONTENT_TYPE]
-            return body, shown
+            raise DecodeError(
+                f"{self.what}: a body of {len(body)} bytes is larger than max_payload, {self._limit} bytes; open the "
+                "backend with a larger max_payload"
+            )
+        if self._marks_bytes and public_headers.get(CONTENT_TYPE) == BYTES:
+            del public_headers[CONTENT_TYPE]
+            return body, public_headers
         try:
-            return self._decode(body, foreign=foreign), shown
-        except BaseException as error:  # a codec may raise anything, and it costs its own message only
+            return self._decode(body, foreign=foreign), public_headers
+        except BaseException as error:  # a user's codec may raise anything; only this message fails
             if interrupts(error):
                 raise
             raise DecodeError(
@@ -170,7 +189,7 @@ class Payloads:
 
 
 def seal_envelope(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return what travels: the body alone, or an envelope where there are headers or the body looks like one."""
+    """Return the bytes to publish: the body, or an envelope if there are headers or the body looks like an envelope."""
     if not headers and not body.startswith(_MAGIC):
         return body
     packed = _json.encode(headers)
@@ -178,18 +197,18 @@ def seal_envelope(body: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 def open_envelope(sealed: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return body and headers of what travelled.
+    """Return the body and the headers of published bytes.
 
     Raises:
-        DecodeError: It starts as an envelope and isn't one.
+        DecodeError: The bytes start like an envelope and are none.
     """
     if not sealed.startswith(_MAGIC):
         return sealed, {}
     start = len(_MAGIC) + 4
     end = start + int.from_bytes(sealed[len(_MAGIC) : start], "big")
     if end > len(sealed):
-        raise DecodeError(f"an envelope of {len(sealed)} bytes is cut short")
+        raise DecodeError(f"an envelope of {len(sealed)} bytes is cut off")
     try:
         return sealed[end:], _HEADERS.decode(sealed[start:end])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DecodeError(f"an envelope of {len(sealed)} bytes can't be opened") from error
+        raise DecodeError(f"the headers in an envelope of {len(sealed)} bytes aren't a JSON object of text") from error

@@ -19,27 +19,31 @@ DEFAULT_URL = "memory://"
 
 
 def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
-    """Open a backend by URL, and check that it answers.
+    """Open a backend by its URL, and check that it answers.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:  # or "redis://localhost:6379/0"
+    ...     first = backend.stream("tasks").add({"page": 1})
 
     Arguments:
-        url: ``redis://host:6379/0``, ``memory://``, …; `ailf backends` lists the schemes. None: the environment
-            variable ``AILF_URL``, or else ``memory://``, which is logged as a warning.
-        wait: Seconds to try again while the backend can't be reached, is not ready, or doesn't answer; what waiting
-            can't mend is raised at once. The last try begins before they are over.
+        url: ``redis://host:6379/0``, ``memory://``, …; the command ``ailf backends`` lists the schemes. None: the value
+            of the environment variable ``AILF_URL``, or else ``memory://``, which is logged as a warning.
+        wait: Seconds for which opening is retried while the backend can't be reached, is not ready, or doesn't answer.
+            Any other error is raised at once. The last try may end later.
 
     Raises:
-        InvalidArgumentError: Nobody knows the scheme, the URL has an option that its backend doesn't, the URL or
-            ``AILF_URL`` is empty, or ``wait`` is no number of seconds.
+        InvalidArgumentError: No backend for the scheme is installed, the backend doesn't know an option of the URL,
+            the URL or ``AILF_URL`` is empty, or ``wait`` is no number of seconds.
         UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
         ConnectionLostError: The server can't be reached.
         BackendTimeoutError: The server doesn't answer.
         PermissionDeniedError: The server refuses the credentials.
     """
-    patience = check_seconds("wait", wait)
+    wait = check_seconds("wait", wait)
     chosen = _chosen(url)
     backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
     try:
-        run(_open(backend.engine, patience))
+        run(_open(backend.engine, wait))
     except BaseException:
         backend.close()
         raise
@@ -49,31 +53,31 @@ def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
 def connect_async(url: str | None = None, *, wait: float = 0.0) -> "AsyncBackend":
     """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
 
-    It can be awaited instead: ``backend = await ailf.connect_async(…)``. Either checks that it answers, with the errors
-    of `connect`.
+    It can be awaited instead: ``backend = await ailf.connect_async(…)``. Both check that the backend answers, and raise
+    the errors of `connect`.
 
     Arguments:
         url: See `connect`.
-        wait: See `connect`; it counts from when the backend is entered or awaited.
+        wait: See `connect`; the seconds are counted from when the backend is entered or awaited.
 
     Raises:
         InvalidArgumentError: As for `connect`.
         UnsupportedError: The backend's package is missing, or has no asyncio flavour.
     """
-    patience = check_seconds("wait", wait)
+    wait = check_seconds("wait", wait)
     chosen = _chosen(url)
     backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
-    backend.engine.patience = patience
+    backend.engine.patience = wait
     return backend
 
 
 def _chosen(url: str | None) -> str:
-    """Return the URL to open: the one that was given, that of the environment, or that of the memory backend."""
+    """Return the URL to open: the argument, or that of the environment, or that of the memory backend."""
     chosen = environment_url() if url is None else url
     if chosen is not None:
         return chosen
     log.warning(
         "no URL was given and AILF_URL is not set: this backend is in memory, where no other process sees it. "
-        "Set AILF_URL, or ask for memory:// to choose it"
+        "Set AILF_URL; or pass memory:// to choose this backend without a warning"
     )
     return DEFAULT_URL

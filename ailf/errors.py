@@ -4,30 +4,30 @@
     ├── InvalidArgumentError (also ValueError)   the call was wrong; nothing was sent
     ├── EncodeError          (also ValueError)   a payload has no JSON form; nothing was sent
     ├── DecodeError          (also ValueError)   a received body is not what the object expects
-    ├── UnsupportedError                         this backend declares no such capability
+    ├── UnsupportedError                         the backend doesn't have the capability
     ├── ClosedError                              the object, or its backend, is closed
-    ├── LeaseLostError                           a delivery is no longer ours; nothing was changed
+    ├── LeaseLostError                           a lease has ended; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
-    ├── NotFoundError                            what is to be changed doesn't exist; nothing was changed
-    ├── LockTimeoutError     (also TimeoutError) somebody else kept the lock for too long
-    ├── RateLimitedError                         a limit doesn't allow it, or not in time
-    ├── NoResponderError                         nobody listens on the channel of a request
-    ├── RequestFailedError                       the handler of a request raised
+    ├── NotFoundError                            the group doesn't exist; nothing was changed
+    ├── LockTimeoutError     (also TimeoutError) the lock was not granted in time
+    ├── RateLimitedError                         a limit doesn't allow the call, or not in time
+    ├── NoResponderError                         the channel of a request has no responder
+    ├── RequestFailedError                       the responder failed
     ├── RequestTimeoutError  (also TimeoutError) no reply came in time
-    ├── Reject                                   raised by a handler: no retry, to the dead letters
-    ├── Retry                                    raised by a handler: deliver it again, after its own delay
-    └── BackendError                             the backend could not do it
-        ├── ConnectionLostError
-        ├── BackendTimeoutError
-        ├── OutcomeUnknownError                  it may or may not have been done; not repeated
-        ├── ProtocolError                        the answer can't be understood
-        ├── PermissionDeniedError
-        ├── BackendFullError
+    ├── Reject                                   raised by a handler: make the message a dead letter
+    ├── Retry                                    raised by a handler: deliver the message again
+    └── BackendError                             the backend could not carry out a request
+        ├── ConnectionLostError                  there is no connection
+        ├── BackendTimeoutError                  the backend didn't answer in time
+        ├── OutcomeUnknownError                  the request may have been carried out; not repeated
+        ├── ProtocolError                        the backend's reply can't be understood
+        ├── PermissionDeniedError                the credentials don't allow it
+        ├── BackendFullError                     the backend is out of memory
         │   └── StreamFullError                  too many unsettled messages; nothing was added
-        └── BackendReadOnlyError
+        └── BackendReadOnlyError                 the backend can't write now
 
-A driver maps its own errors once, at its edge, with the original as ``__cause__``. A message names the
-object, what was asked and what to do; payloads and credentials never enter one.
+A driver maps the errors of its client library once, at its edge, with the original as ``__cause__``. A message names
+the object, what was asked, what happened and what to do. Payloads and credentials never enter a message.
 """
 
 from typing import Final
@@ -66,7 +66,7 @@ MAX_SECONDS: Final = 3_155_760_000.0
 
 
 class AilfError(Exception):
-    """The root of everything ailf raises."""
+    """The base of all errors that ailf raises."""
 
 
 class InvalidArgumentError(AilfError, ValueError):
@@ -74,15 +74,15 @@ class InvalidArgumentError(AilfError, ValueError):
 
 
 class EncodeError(AilfError, ValueError):
-    """A payload has no form that the codec can write; nothing was sent."""
+    """The codec can't write a payload; nothing was sent."""
 
 
 class DecodeError(AilfError, ValueError):
-    """A received body is not what the object expects. Its text names ids and lengths, never content."""
+    """A received body is not what the object's ``type`` expects. The message shows ids and lengths, never content."""
 
 
 class UnsupportedError(AilfError):
-    """The backend doesn't declare the capability that was asked for."""
+    """The backend doesn't have the capability, or is not installed, or its server is too old."""
 
 
 class ClosedError(AilfError):
@@ -90,27 +90,28 @@ class ClosedError(AilfError):
 
 
 class LeaseLostError(AilfError):
-    """The lease ended (it expired, or somebody else has it); nothing was changed."""
+    """The lease of a message, a lock or a permit has ended: it expired or was revoked. Nothing was changed."""
 
 
 class SettledError(AilfError):
-    """The delivery was settled already, in another way."""
+    """The delivery was settled before, in another way."""
 
 
 class NotFoundError(AilfError):
-    """What was to be changed, such as a consumer group, doesn't exist; nothing was changed."""
+    """The object to change, such as a consumer group, doesn't exist; nothing was changed."""
 
 
 class LockTimeoutError(AilfError, TimeoutError):
-    """The lock was not to be had in time."""
+    """The lock was not granted within ``timeout`` seconds."""
 
 
 class RateLimitedError(AilfError):
     """A limit doesn't allow the call, or not in time; nothing was charged.
 
     Attributes:
-        retry_after: Seconds after which it may pass; None if it never can.
-        bound: The name of the limit that it has to wait for; "" for the only one, or for those in line before it.
+        retry_after: Seconds after which the call may pass; None if it never can.
+        bound: The name of the limit that the call has to wait for; "" for an unnamed limit, or if the call waits for
+            its turn in the wait queue.
     """
 
     def __init__(self, message: str, *, retry_after: float | None, bound: str = "") -> None:
@@ -120,27 +121,30 @@ class RateLimitedError(AilfError):
 
 
 class NoResponderError(AilfError):
-    """Nobody listens on the channel that was asked on."""
+    """Nobody listens on the channel of the request."""
 
 
 class RequestFailedError(AilfError):
-    """Who was asked could not answer: its handler raised, or it could not read the request."""
+    """The responder failed: its handler raised, or it could not decode the request."""
 
 
 class RequestTimeoutError(AilfError, TimeoutError):
-    """No reply came in time. The request may have been heard."""
+    """No reply came in time. A responder may have received the request."""
 
 
-class Reject(AilfError):  # noqa: N818 - what a handler says, not what went wrong: ``raise Reject("no such customer")``
-    """Raised by a handler: don't retry this message, put it among the dead letters with this reason."""
+class Reject(AilfError):  # noqa: N818 - an instruction, not a failure: ``raise Reject("no such customer")``
+    """Raised by a handler: don't retry this message; make it a dead letter with this text as its error."""
 
 
 class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is overloaded", delay=20)``
     """Raised by a handler: deliver this message again, with a delay of its own.
 
     Arguments:
-        why: What the log and, after the last delivery, the dead letter say.
-        delay: Seconds until then; the group's backoff if None.
+        why: The text for the log and, after the last delivery, for the dead letter.
+        delay: Seconds until the next delivery; None for the group's backoff.
+
+    Raises:
+        InvalidArgumentError: ``delay`` is no number of seconds from 0 to 100 years.
     """
 
     def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:
@@ -148,17 +152,17 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
         number = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= MAX_SECONDS
         if given is not None and not number:
             raise InvalidArgumentError(
-                f"a retry's delay must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
+                f"the delay of a Retry must be a number of seconds from 0 to {MAX_SECONDS:,.0f} (100 years)"
             )
         super().__init__(why)
         self.delay = delay
 
 
 class BackendError(AilfError):
-    """The backend could not do what was asked.
+    """The backend could not carry out a request.
 
     Attributes:
-        maybe_applied: True when the request was sent and no answer came, so that it may have been carried out.
+        maybe_applied: True if the request was sent and no reply came, so that it may have been carried out.
     """
 
     def __init__(self, message: str, *, maybe_applied: bool = False) -> None:
@@ -167,35 +171,36 @@ class BackendError(AilfError):
 
 
 class ConnectionLostError(BackendError):
-    """There is no connection: it couldn't be made, or it broke; or the server is not ready yet."""
+    """There is no connection: it couldn't be opened, or it broke; or the server is not ready yet."""
 
 
 class BackendTimeoutError(BackendError):
-    """The backend didn't answer within the deadline."""
+    """The backend didn't answer within the deadline of the request."""
 
 
 class OutcomeUnknownError(BackendError):
-    """The request was sent and no answer came. It isn't repeated, because it could then happen twice."""
+    """The request was sent and no reply came. It isn't repeated, because it could then be carried out twice."""
 
 
 class ProtocolError(BackendError):
-    """The backend's answer can't be understood, or is larger than any answer to the request can be.
+    """The backend's reply can't be understood, or is larger than any reply to the request can be.
 
-    The request may have been carried out. It isn't repeated: another kind of server, or a faulty one, answers so again.
+    The request may have been carried out. It isn't repeated: a server of another kind, or a faulty one, would send the
+    same reply again.
     """
 
 
 class PermissionDeniedError(BackendError):
-    """The backend refuses the credentials, or what they may do."""
+    """The backend refuses the credentials, or the credentials don't allow the request."""
 
 
 class BackendFullError(BackendError):
-    """The backend has no room."""
+    """The backend is out of memory."""
 
 
 class StreamFullError(BackendFullError):
-    """The stream has as many entries as its retention allows, and too many are unsettled. Nothing was added."""
+    """The stream has as many unsettled messages as its retention allows. Nothing was added."""
 
 
 class BackendReadOnlyError(BackendError):
-    """The backend can't write now (a replica, or one whose disk fails)."""
+    """The backend can't write now: it is a replica, or its disk fails."""

@@ -1,6 +1,7 @@
-"""What a backend package offers, as pluggy hooks.
+"""The pluggy hooks of a backend package.
 
-An entry point in the group ``ailf``, whose name is the URL scheme, names a module or object with hook implementations::
+An entry point in the group ``ailf`` has the URL scheme as its name, and names the module or object with the hook
+implementations::
 
     [project.entry-points.ailf]
     nats = "ailf_nats.plugin"
@@ -9,7 +10,7 @@ An entry point in the group ``ailf``, whose name is the URL scheme, names a modu
     @ailf.hookimpl
     def ailf_connect(url): return NatsBackend(url)
 
-It is loaded when its scheme is first used. A package with one flavour implements one hook.
+It is loaded when its scheme is first used. A package with one flavour implements only that hook.
 """
 
 from typing import TYPE_CHECKING
@@ -29,9 +30,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def ailf_connect(url: str) -> "Backend | None":
-    """Return the blocking backend of this URL, without touching the network; refuse options it doesn't know."""
+    """Return the blocking backend of this URL, without network access; raise an error for an unknown option."""
 
 
 @hookspec(firstresult=True)
 def ailf_connect_async(url: str) -> "AsyncBackend | None":
-    """Return the asyncio backend of this URL, without touching the network; refuse options it doesn't know."""
+    """Return the asyncio backend of this URL, without network access; raise an error for an unknown option."""

@@ -1,7 +1,6 @@
-"""Quotas of LLM providers: limits per minute, reported usage, and response headers, as a rate limiter takes them.
+"""Quotas of LLM providers: turn limits per minute, reported usage and response headers into a limiter's arguments.
 
-Pure functions that make arguments. Nothing in here waits, and no provider's library is needed: what a provider says is
-read by its names.
+All functions are pure; nothing in here waits. No provider's library is needed: usage and headers are read by name.
 """
 
 import logging
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 QUOTAS: Final = ("requests", "tokens", "input_tokens", "output_tokens")
 COUNTS: Final = ("tokens", "input_tokens", "output_tokens")
-SENT: Final = (  # of each provider: the names whose sum is meant, where the first is reported
+SENT: Final = (  # for each provider, names whose values are added up if the first one is reported
     ("input_tokens", "cache_creation_input_tokens"),
     ("prompt_tokens",),
     ("inputTokens", "cacheWriteInputTokens"),
@@ -36,23 +35,23 @@ GENERATED: Final = (
     ("completion_tokens",),
     ("outputTokens",),
     ("candidatesTokenCount", "thoughtsTokenCount"),
-    ("thoughtsTokenCount",),  # where it was cut off while it was thinking
+    ("thoughtsTokenCount",),  # the answer was cut off during the thoughts
     ("candidates_token_count", "thoughts_token_count"),
     ("thoughts_token_count",),
 )
 TOTAL: Final = (("total_tokens",), ("totalTokens",), ("totalTokenCount",), ("total_token_count",))
 PROXY: Final = "llm_provider-"
-"""What LiteLLM puts before the names of a provider's headers."""
+"""The prefix that LiteLLM adds to the names of a provider's headers."""
 HEADERS: Final = ("x-ratelimit-{part}-{quota}", "anthropic-ratelimit-{quota}-{part}")
-LONGEST_PERIOD: Final = 120.0  # a quota per minute is whole again after a minute; twice that, as providers round
-LONGEST_PAUSE: Final = 3600.0  # then a provider is asked again, whatever it said
+LONGEST_PERIOD: Final = 120.0  # a quota per minute is full again after a minute; doubled, because providers round
+LONGEST_PAUSE: Final = 3600.0  # a longer ``retry-after`` is shortened to this
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|[hms])")
 
 
 class LlmLimits(TypedDict, total=False):
-    """Limits by name, as ``backend.rate_limiter`` takes them; a plain dict."""
+    """Limits by name, for ``backend.rate_limiter``; a plain dict."""
 
     requests: Limit
     tokens: Limit
@@ -72,25 +71,25 @@ def llm_limits(
 ) -> LlmLimits:
     """Return the limits of an account at a provider, for ``backend.rate_limiter("openai", **llm_limits(…))``.
 
-    A number is a quota per minute, of which all may be used at once after a pause: a token bucket, which is how OpenAI
-    and Anthropic count. Where a provider allows less at once, or counts any minute, a text says so:
+    A number is a quota per minute, as a token bucket: all of it may be used at once after a pause. OpenAI and Anthropic
+    count like this. If a provider allows smaller bursts, or counts in a sliding window, give a text:
     ``"60/minute burst 1"``, ``"500/minute sliding"``.
 
     Arguments:
         requests: Requests per minute; or a text, or a limit.
-        tokens: Tokens per minute, in and out together, as OpenAI counts them; or a text, or a limit.
-        input_tokens: Tokens per minute that are sent, as Anthropic counts them; or a text, or a limit.
-        output_tokens: Tokens per minute that are generated; or a text, or a limit.
-        parallel: How many calls may be under way at the same time; or a text, or a limit.
-        ttl: Seconds after which the place of a process that has died is free again, where ``parallel`` is a number.
+        tokens: Tokens per minute, input and output together, as OpenAI counts them; or a text, or a limit.
+        input_tokens: Input tokens per minute, as Anthropic counts them; or a text, or a limit.
+        output_tokens: Output tokens per minute; or a text, or a limit.
+        parallel: Calls at the same time; or a text, or a limit.
+        ttl: Seconds after which the slot of a process that has died is free again, if ``parallel`` is a number.
 
     Raises:
-        InvalidArgumentError: There is no limit at all, or one that can't be.
+        InvalidArgumentError: There is no limit, or an argument is no limit.
     """
-    given = dict(zip(QUOTAS, (requests, tokens, input_tokens, output_tokens), strict=True))
+    quotas = dict(zip(QUOTAS, (requests, tokens, input_tokens, output_tokens), strict=True))
     limits: Any = {
         name: TokenBucket(quota, per=60.0) if isinstance(quota, int) else as_limit(f"the limit {name!r}", quota)
-        for name, quota in given.items()
+        for name, quota in quotas.items()
         if quota is not None
     }
     if parallel is not None:
@@ -102,75 +101,79 @@ def llm_limits(
 
 
 def usage(reported: object, names: Iterable[str] = COUNTS) -> dict[str, int]:
-    """Return what a provider reported as costs, for ``permit.settle(**usage(response.usage, permit.limits))``.
+    """Return the reported usage of a call as costs, for ``permit.settle(**usage(response.usage, permit.limits))``.
 
-    Known are OpenAI's ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; the ``input_tokens`` and
-    ``output_tokens`` of Anthropic and of OpenAI's responses; Bedrock's ``inputTokens``, ``outputTokens`` and
+    It reads OpenAI's ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``; the ``input_tokens`` and
+    ``output_tokens`` of Anthropic and of OpenAI's Responses API; Bedrock's ``inputTokens``, ``outputTokens`` and
     ``totalTokens``; and the ``usageMetadata`` of Gemini and Vertex AI: ``promptTokenCount``, ``candidatesTokenCount``,
-    ``thoughtsTokenCount`` and ``totalTokenCount``, or ``prompt_token_count``, … as its Python library calls them.
+    ``thoughtsTokenCount`` and ``totalTokenCount``, or ``prompt_token_count``, … as in their Python library.
 
-    Tokens that are written to a cache are input too (``cache_creation_input_tokens``, ``cacheWriteInputTokens``); those
-    that are read from one and reported apart are not counted, as most models don't count them towards a limit. Thoughts
-    are output. Where no total is reported, ``tokens`` is the sum.
+    Tokens that are written to a cache count as input (``cache_creation_input_tokens``, ``cacheWriteInputTokens``).
+    Tokens that are read from a cache and reported separately don't count, since most models don't count them towards a
+    limit. Thoughts count as output. If no total is reported, ``tokens`` is the sum of input and output.
 
     Arguments:
-        reported: The usage in a provider's answer: an object with these attributes, or a mapping. None: none was
-            reported, so there is nothing to settle and estimates stay.
-        names: Which of ``tokens``, ``input_tokens`` and ``output_tokens`` are wanted; others are ignored. So a permit's
-            ``limits`` may be given, whichever it has: it has none where it was allowed without the backend.
+        reported: The usage in a provider's response: an object with these attributes, or a mapping. None if the
+            provider reported none: then there is nothing to settle, and the estimates stay.
+        names: Which of the costs ``tokens``, ``input_tokens`` and ``output_tokens`` to return. Other names are ignored,
+            so a permit's ``limits`` can be passed; they are empty if the call was allowed without the backend.
 
     Returns:
-        The wanted costs that are known.
+        The costs in ``names`` that the provider reported.
 
     Raises:
-        InvalidArgumentError: It has no such counts, or some that are no whole numbers.
+        InvalidArgumentError: ``reported`` has none of these counts, or a count is no whole number.
     """
     if not reported:
         return {}
     sent, out, total = (_sum(reported, kinds) for kinds in (SENT, GENERATED, TOTAL))
     if (sent, out, total) == (None, None, None):
-        known = ", ".join(names[0] for names in (*SENT, *GENERATED, *TOTAL))
+        fields = ", ".join(names[0] for names in (*SENT, *GENERATED, *TOTAL))
         raise InvalidArgumentError(
-            f"{type(reported).__name__} has none of {known}; give the usage of a provider's answer, such as "
+            f"{type(reported).__name__} has none of {fields}; give the usage of a provider's response, such as "
             "response.usage or response.usage_metadata"
         )
-    told = dict(zip(COUNTS, ((sent or 0) + (out or 0) if total is None else total, sent, out), strict=True))
+    costs = dict(zip(COUNTS, ((sent or 0) + (out or 0) if total is None else total, sent, out), strict=True))
     wanted = _names(names)
-    return {name: count for name, count in told.items() if count is not None and name in wanted}
+    return {name: count for name, count in costs.items() if count is not None and name in wanted}
 
 
 def observed(
     headers: Mapping[str, str], names: Iterable[str] = QUOTAS, *, now: float | None = None
 ) -> list[dict[str, Any]]:
-    """Return what a response's headers say: the arguments of ``limiter.observe(key, **each)``, for each limit.
+    """Return the arguments of ``limiter.observe(key, **each)`` for each limit that a response's headers report on.
 
-    Known are ``x-ratelimit-remaining-requests`` and ``-tokens``, of OpenAI and of those who do as it does (Azure, Groq,
-    …), and Anthropic's ``anthropic-ratelimit-requests-remaining``, ``-tokens-``, ``-input-tokens-`` and
-    ``-output-tokens-``. The ``…-reset…`` beside them counts where, taken with ``…-limit…``, it is that of a quota per
-    minute: to some accounts these headers tell requests per day, whose reset would stop a limit per minute for hours.
-    ``retry-after``, which comes with the status 429 as seconds or as a date, is passed on for the first of the names,
-    usually requests; of an hour at most. Azure's ``retry-after-ms`` and ``x-ms-retry-after-ms`` are finer and come
-    before it. LiteLLM's prefix ``llm_provider-`` is left out.
+    It reads ``x-ratelimit-remaining-requests`` and ``-tokens``, of OpenAI and compatible providers (Azure, Groq, …);
+    and Anthropic's ``anthropic-ratelimit-requests-remaining``, ``-tokens-``, ``-input-tokens-`` and
+    ``-output-tokens-``.
 
-    What can't be understood is left out and logged at level DEBUG; it never raises.
+    - ``…-reset…`` is used only if, compared with ``…-limit…``, it belongs to a quota per minute. For some accounts the
+      headers report requests per day, and such a reset would stop a limit per minute for hours.
+    - ``retry-after``, which comes with the status 429 as seconds or as a date, is returned for the first of the names,
+      usually requests; as an hour at most. Azure's ``retry-after-ms`` and ``x-ms-retry-after-ms`` have more precision
+      and take precedence.
+    - LiteLLM's prefix ``llm_provider-`` is removed.
+
+    It never raises: a header that can't be parsed is ignored and logged at level DEBUG.
 
     Arguments:
         headers: A response's headers, in upper or lower case.
-        names: Which limits there are; others than these four are ignored, so a limiter's ``limits`` may be given.
-        now: When the response was sent, in seconds since 1970, for what is told as a point in time; unless told the
-            ``date`` in the headers, or else the time of this process.
+        names: The names of the limits. Names that aren't among these four are ignored, so a limiter's ``limits`` can
+            be passed.
+        now: When the response was sent, in seconds since 1970, for values that are points in time. None: the ``date``
+            in the headers, or else the time of this process.
     """
     plain = {str(name).lower(): str(text).strip() for name, text in headers.items()}
-    known = {name.removeprefix(PROXY): text for name, text in plain.items() if name.startswith(PROXY)} | plain
-    dated = _read(known, "date", _date)
+    unprefixed = {name.removeprefix(PROXY): text for name, text in plain.items() if name.startswith(PROXY)} | plain
+    dated = _read(unprefixed, "date", _date)
     sent = (time.time() if dated is None else dated) if now is None else now
     wanted = _names(names)
     quotas = [quota for quota in QUOTAS if quota in wanted]
-    seen = [each for quota in quotas for pattern in HEADERS if (each := _quota(known, pattern, quota, sent))]
-    pause = _pause(known, sent)
+    reports = [each for quota in quotas for pattern in HEADERS if (each := _quota(unprefixed, pattern, quota, sent))]
+    pause = _pause(unprefixed, sent)
     if pause and quotas:
-        seen.append({"limit": quotas[0], "retry_after": min(pause, LONGEST_PAUSE)})
-    return seen
+        reports.append({"limit": quotas[0], "retry_after": min(pause, LONGEST_PAUSE)})
+    return reports
 
 
 def _names(names: Iterable[str]) -> set[str]:
@@ -183,7 +186,7 @@ def _count(reported: object, name: str) -> int | None:
 
 
 def _sum(reported: object, kinds: Iterable[tuple[str, ...]]) -> int | None:
-    """Return what is reported under the names of one provider; None where there is none."""
+    """Return the sum of the counts under the names of the first provider that matches; None if none does."""
     for first, *others in kinds:
         count = _count(reported, first)
         if count is not None:
@@ -192,21 +195,21 @@ def _sum(reported: object, kinds: Iterable[tuple[str, ...]]) -> int | None:
 
 
 def _quota(headers: Mapping[str, str], pattern: str, quota: str, sent: float) -> dict[str, Any]:
-    """Return what is said of one quota; nothing unless it is said how much remains."""
+    """Return the arguments of `observe` for one quota; an empty dict if the headers don't report what remains."""
     parts = ("limit", "remaining", "reset")
     limit, left, reset = (pattern.format(part=part, quota=quota.replace("_", "-")) for part in parts)
     remaining, most = _read(headers, left, _whole), _read(headers, limit, _whole)
-    after = _read(headers, reset, lambda text: _wait(text, sent))
+    reset_after = _read(headers, reset, lambda text: _wait(text, sent))
     if remaining is None:
         return {}
-    # What is missing comes back in so long; all of it would in as much longer as it is more.
-    if most is not None and after is not None and after * most <= LONGEST_PERIOD * (most - remaining):
-        return {"limit": quota, "remaining": remaining, "reset_after": after}
+    # `reset_after` is the time until the missing part is back. Scaled by limit / missing part it is the quota's period.
+    if most is not None and reset_after is not None and reset_after * most <= LONGEST_PERIOD * (most - remaining):
+        return {"limit": quota, "remaining": remaining, "reset_after": reset_after}
     return {"limit": quota, "remaining": remaining}
 
 
 def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
-    """Return what a header says; None where it is missing or can't be understood."""
+    """Return the parsed value of a header; None if the header is missing or can't be parsed."""
     text = headers.get(name)
     try:
         return None if text is None else parse(text)
@@ -216,7 +219,7 @@ def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T
 
 
 def _pause(headers: Mapping[str, str], sent: float) -> float | None:
-    """Return the seconds for which nothing is to be sent, from the finest header that says so."""
+    """Return the seconds for which to send nothing, from the most precise header that is there."""
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         pause = _read(headers, name, lambda text: _duration(text + "ms"))
         if pause is not None:
@@ -225,12 +228,12 @@ def _pause(headers: Mapping[str, str], sent: float) -> float | None:
 
 
 def _pause_of(text: str, sent: float) -> float:
-    """Return the seconds of a duration, or those until a date (RFC 9110)."""
+    """Return the seconds of a duration, or the seconds until a date (RFC 9110)."""
     return max(0.0, _date(text) - sent) if "," in text else _duration(text)
 
 
 def _date(text: str) -> float:
-    """Return a date of HTTP, which is in GMT, in seconds since 1970."""
+    """Return an HTTP date, which is in GMT, in seconds since 1970."""
     at = parsedate_to_datetime(text)
     return (at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp()
 
@@ -242,7 +245,7 @@ def _whole(text: str) -> int:
 
 
 def _duration(text: str) -> float:
-    """Return the seconds of ``6m0s``, ``120ms``, ``8.64s``, or of a number of them."""
+    """Return the seconds of ``6m0s``, ``120ms`` or ``8.64s``; a plain number is seconds."""
     parts = text if re.search("[a-z]", text) else text + "s"
     if not re.fullmatch(f"(?:{_PART.pattern})+", parts):
         raise ValueError("no duration")
@@ -250,7 +253,7 @@ def _duration(text: str) -> float:
 
 
 def _wait(text: str, sent: float) -> float:
-    """Return the seconds of a duration, or those until a time (RFC 3339)."""
+    """Return the seconds of a duration, or the seconds until a time (RFC 3339)."""
     if not re.match("[0-9]{4}-", text):
         return _duration(text)
     at = datetime.fromisoformat(text)

@@ -1,9 +1,9 @@
 r"""The pattern grammar of channels, the same on every backend (P7).
 
-``*`` any run of characters, also none; ``?`` one character; ``[abc]`` one of these, with ranges ``[a-z]`` and
-``[^a]`` for none of these; ``\x`` the character x itself. Everything else is literal. It is the grammar of Redis'
-PSUBSCRIBE, applied to UTF-8 bytes as there, so ``?`` is one byte of a longer character. The ends of a range are bytes
-too, with a sign, as a C compiler for x86 takes them: 0x80 to 0xff come before 0x00.
+``*`` matches any run of characters, also an empty one; ``?`` one character; ``[abc]`` one of these, with ranges such as
+``[a-z]``; ``[^a]`` any character but these; ``\x`` the character x itself. All other characters are literal. It is the
+grammar of Redis' PSUBSCRIBE. As there, it applies to UTF-8 bytes, so ``?`` matches one byte of a longer character. The
+ends of a range are signed bytes, like ``char`` in C on x86: 0x80 to 0xff come before 0x00.
 """
 
 import functools
@@ -15,13 +15,13 @@ MOST_SIGNED = 127
 
 
 def matches(pattern: str, channel: str) -> bool:
-    """Tell whether the channel's name fits the pattern."""
+    """Tell whether the channel's name matches the pattern."""
     return matcher(pattern).fullmatch(channel.encode("utf-8", "surrogateescape")) is not None
 
 
 @functools.lru_cache(maxsize=1024)
 def matcher(pattern: str) -> re.Pattern[bytes]:
-    """Return the regular expression, over UTF-8, that means the same as the pattern."""
+    """Return the regular expression, over UTF-8 bytes, that is equivalent to the pattern."""
     source = pattern.encode()
     between_stars = [b""]
     at = 0
@@ -36,15 +36,15 @@ def matcher(pattern: str) -> re.Pattern[bytes]:
 
 
 def _joined(first: bytes, *others: bytes) -> bytes:
-    """Join with stars. What is between two is taken where it is found first, for good: else time explodes."""
+    """Join the parts between stars, as atomic groups that match at the first position: backtracking is exponential."""
     if not others:
         return first
-    found = [b"(?>.*?" + each + b")" for each in others[:-1] if each]
-    return b"".join((first, *found, b".*", others[-1]))
+    atomic = [b"(?>.*?" + each + b")" for each in others[:-1] if each]
+    return b"".join((first, *atomic, b".*", others[-1]))
 
 
 def _next(source: bytes, at: int) -> tuple[bytes, int]:
-    """Return the regular expression of the pattern's next element, not a star, and where the one after it starts."""
+    """Return the regular expression of the element at ``at``, which is no star, and the index after it."""
     char = source[at : at + 1]
     if char == b"?":
         return b".", at + 1
@@ -60,7 +60,7 @@ def _signed(byte: int) -> int:
 
 
 def _class(source: bytes, at: int) -> tuple[bytes, int]:
-    """Read a class up to its ``]``, or to the end of the pattern as Redis does."""
+    """Read a class up to its ``]`` or, as Redis does, to the end of the pattern; return as `_next` does."""
     negated = source[at : at + 1] == b"^"
     at += negated
     members: set[int] = set()

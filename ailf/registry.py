@@ -1,6 +1,6 @@
-"""The backends that are installed, by URL scheme: the only global state of ailf.
+"""The registry of installed backends, by URL scheme: the only global state of ailf.
 
-A broken plugin breaks only itself: the others are found as before, and the error names it.
+A broken plugin breaks only itself: the others are found as before, and the error names the broken one.
 """
 
 import sys
@@ -19,10 +19,10 @@ from ailf.urls import scheme_of
 __all__ = ["Installed", "installed", "plugin_for"]
 
 _KNOWN_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
-"""Schemes whose package comes with ailf but needs an extra."""
+"""Schemes whose backend comes with ailf and needs an extra, with the name of the extra."""
 
 _OWN = frozenset({"memory", "redis", "rediss", "unix"})
-"""Schemes that belong to ailf's own distribution: an entry point of another one is ignored."""
+"""Schemes that belong to ailf: an entry point of any other distribution is ignored."""
 
 _manager = pluggy.PluginManager(hookspecs.PROJECT)
 _manager.add_hookspecs(hookspecs)
@@ -34,10 +34,10 @@ class Installed:
     """One installed backend.
 
     Attributes:
-        scheme: Its URL scheme.
-        package: The distribution it comes from, with the version.
-        target: Where its plugin is.
-        problem: Why it can't be used, or "".
+        scheme: The URL scheme.
+        package: The name and version of its distribution.
+        target: The module or object of its plugin.
+        problem: The reason why it can't be used, or "".
     """
 
     scheme: str
@@ -47,16 +47,21 @@ class Installed:
 
 
 def installed() -> list[Installed]:
-    """Return every installed backend, sorted by scheme, each loaded to see whether it can be used."""
+    """Return every installed backend, sorted by scheme. Each plugin is loaded, to find out whether it can be used."""
     return [_describe(each) for each in sorted(_entry_points(), key=lambda each: each.name)]
 
 
 def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
-    """Return the hook of the plugin that a URL's scheme names.
+    """Return the hook of the plugin for a URL's scheme.
+
+    Arguments:
+        url: The URL.
+        hook: The hook's name, such as ``ailf_connect``.
+        flavour: The hook's flavour, for errors.
 
     Raises:
-        InvalidArgumentError: It is no URL, or no installed plugin has this scheme; the message lists those that are.
-        UnsupportedError: The plugin can't be loaded, or doesn't have this flavour, or several have the scheme.
+        InvalidArgumentError: The text is no URL, or no installed plugin has its scheme. The message lists the schemes.
+        UnsupportedError: The plugin can't be loaded or doesn't have this flavour, or several packages have the scheme.
     """
     scheme = scheme_of(url)
     entry = _entry_point(scheme)
@@ -64,7 +69,10 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
     others = [plugin for name, plugin in _manager.list_name_plugin() if name != scheme]
     caller = _manager.subset_hook_caller(hook, remove_plugins=others)
     if not caller.get_hookimpls():
-        raise UnsupportedError(f"the backend for {scheme}:// ({entry.value}) has no {flavour} flavour")
+        other = "ailf.connect" if flavour == "asyncio" else "ailf.connect_async"
+        raise UnsupportedError(
+            f"the backend for {scheme}:// ({entry.value}) has no {flavour} flavour; open it with {other}"
+        )
     return caller
 
 
@@ -73,23 +81,23 @@ def _entry_points() -> list[EntryPoint]:
 
 
 def _entry_point(scheme: str) -> EntryPoint:
-    """Return the one entry point that may serve a scheme."""
+    """Return the only entry point for a scheme."""
     everything = _entry_points()
-    found = [each for each in everything if each.name == scheme and not _intrudes(each)]
-    if not found:
-        known = ", ".join(sorted({each.name for each in everything})) or "none"
+    entries = [each for each in everything if each.name == scheme and not _intrudes(each)]
+    if not entries:
+        schemes = ", ".join(sorted({each.name for each in everything})) or "none"
         raise InvalidArgumentError(
-            f"no backend for {scheme}:// is installed; installed are: {known}. "
-            f"A third party's backend is a package of its own, say `pip install ailf-{scheme}`"
+            f"no backend for {scheme}:// is installed; installed are: {schemes}. Check the URL, or install the package "
+            f"that has the backend, which may be called ailf-{scheme}"
         )
-    if len(found) > 1:
-        claims = " and ".join(sorted(f"{_package(each)} ({each.value})" for each in found))
-        raise UnsupportedError(f"several packages have a backend for {scheme}://: {claims}; uninstall all but one")
-    return found[0]
+    if len(entries) > 1:
+        packages = " and ".join(sorted(f"{_package(each)} ({each.value})" for each in entries))
+        raise UnsupportedError(f"several packages have a backend for {scheme}://: {packages}; uninstall all but one")
+    return entries[0]
 
 
 def _intrudes(entry: EntryPoint) -> bool:
-    """Tell whether an entry point has a scheme that belongs to ailf and comes from elsewhere."""
+    """Tell whether another distribution's entry point has a scheme that belongs to ailf."""
     return entry.name in _OWN and _package(entry) != "ailf"
 
 

@@ -1,8 +1,8 @@
-"""Text that users give, made safe before it goes to a driver or a log: error texts, reasons, tracebacks.
+"""Make users' texts safe before they go to a driver or a log: error texts, reasons, tracebacks.
 
-An exception's `__str__` may raise, its text may have 50 MB or half of a surrogate pair, which no encoding can write.
-None of that may harm the settlement of another message, or a log line. Everything here returns text that is short and
-can be encoded. Nothing here waits.
+An exception's `__str__` may raise. Its text may have 50 MB, or a lone surrogate, which can't be encoded. Neither may
+harm the settlement of another message, or a log line. Every function here returns text that is short and can be
+encoded. Nothing here waits.
 """
 
 import itertools
@@ -24,11 +24,11 @@ MOST_ERRORS: Final = 32
 """How many exceptions of a chain or a group a text or a log shows."""
 
 MOST_FRAMES: Final = 32
-"""How many frames of a traceback are shown that a log can't show itself: the innermost."""
+"""How many frames, the innermost, are shown of a traceback that a log can't show itself."""
 
 
 def safe_text(text: str, longest: int = LONGEST) -> str:
-    """Return text that can be encoded, cut to `longest` characters: a lone surrogate becomes its escape."""
+    """Return text that can be encoded, cut to ``longest`` characters. Each lone surrogate becomes its escape."""
     cut = text[:longest]
     try:
         cut.encode()
@@ -38,10 +38,14 @@ def safe_text(text: str, longest: int = LONGEST) -> str:
 
 
 def safe_reason(what: str, reason: object) -> str:
-    """Return a reason that a user gives, made safe.
+    """Return a user's reason, made safe.
+
+    Arguments:
+        what: The name of the argument, for the error.
+        reason: The reason.
 
     Raises:
-        InvalidArgumentError: It is no text.
+        InvalidArgumentError: The reason is no text.
     """
     if not isinstance(reason, str):
         raise InvalidArgumentError(f"{what} must be text, not {type(reason).__name__}")
@@ -49,7 +53,7 @@ def safe_reason(what: str, reason: object) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception, made safe: its type where it has none, and why where that can't be made."""
+    """Return the text of an exception, made safe; its type if the text is empty; a note if its `__str__` raises."""
     try:
         return safe_text(str(error)) or type(error).__name__
     except BaseException as failure:  # noqa: BLE001 - `__str__` is user code, and may raise anything
@@ -57,11 +61,12 @@ def text_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type and text of an exception; of a group also those of the exceptions in it."""
-    shown = _typed(error)
+    """Return the type and text of an exception; for a group, also those of the exceptions in it."""
+    description = _typed(error)
     if isinstance(error, BaseExceptionGroup):
-        shown = f"{shown}: {'; '.join(_typed(each) for each in itertools.islice(leaves_of(error), MOST_ERRORS))}"
-    return safe_text(shown)
+        leaves = itertools.islice(leaves_of(error), MOST_ERRORS)
+        description = f"{description}: {'; '.join(map(_typed, leaves))}"
+    return safe_text(description)
 
 
 def _typed(error: BaseException) -> str:
@@ -72,14 +77,14 @@ def _typed(error: BaseException) -> str:
 def log_failure(
     log: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None
 ) -> None:
-    """Log a message with the traceback of an exception, where a log can show that; else with as much as it can.
+    """Log a message with an exception: with its traceback if a log can show it, else with its frames and description.
 
     Arguments:
         log: The logger.
         level: The level.
         message: The message, with ``%s`` for each argument.
-        args: The arguments; their texts must be safe.
-        error: The exception; None for no traceback.
+        args: The arguments. Their texts must be safe.
+        error: The exception; None for none.
     """
     if error is None or _can_be_shown(error):
         log.log(level, message, *args, exc_info=error, stacklevel=2)
@@ -88,16 +93,16 @@ def log_failure(
 
 
 def _can_be_shown(error: BaseException) -> bool:
-    """Tell whether a log can show an exception and all that its traceback shows with it."""
-    waiting, seen = [error], 0
-    while waiting:
-        each = waiting.pop()
+    """Tell whether a log can show an exception and those that its traceback includes: causes, contexts, groups."""
+    pending, seen = [error], 0
+    while pending:
+        each = pending.pop()
         seen += 1
         if seen > MOST_ERRORS or not _is_plain(each):
             return False
-        waiting += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
+        pending += [linked for linked in (each.__cause__, each.__context__) if linked is not None]
         if isinstance(each, BaseExceptionGroup):
-            waiting += each.exceptions
+            pending += each.exceptions
     return True
 
 
@@ -110,6 +115,6 @@ def _is_plain(error: BaseException) -> bool:
 
 
 def _rendered(error: BaseException) -> str:
-    """Return the frames of an exception, and its description."""
+    """Return the frames of an exception's traceback, and its description."""
     frames = "".join(traceback.format_tb(error.__traceback__, limit=-MOST_FRAMES))
     return f"Traceback (most recent call last):\n{frames}{describe(error)}"

@@ -1,8 +1,15 @@
-"""Carries a trace along: what a handler sends belongs to the trace of the message that it handles.
+"""Propagate trace context: messages that a handler sends join the trace of the message that it handles.
 
-The context is that of W3C Trace Context, two headers, which travel as they are. Nothing here makes spans: a tracer that
-does reads them from a delivery's ``headers``, and hands its own over with `carrying`. Headers without W3C's form are
-no trace, and aren't carried: a message of another program must not make the sends of its handler fail.
+The context is W3C Trace Context: two headers, ``traceparent`` and ``tracestate``, which are passed on unchanged. This
+module makes no spans. A tracer reads the headers of a delivery, and sets those of its own span:
+
+>>> import ailf
+>>> span = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+>>> with ailf.connect("memory://") as backend, carrying(span):
+...     first = backend.stream("traced").add("task")
+...     assert next(iter(backend.stream("traced").read())).headers == span
+
+Headers that aren't valid by W3C are not passed on: a message of another program must not make its handler's sends fail.
 """
 
 import re
@@ -22,19 +29,19 @@ _PARENT: Final = re.compile(rf"00-{_IDS}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}(?:-[!-~]{
 """``traceparent``: version 00, or a later one, which may go on after the flags."""
 
 _STATE: Final = re.compile(r"[\t -~]{1,512}")
-"""``tracestate``, up to the length that W3C asks everybody to pass on."""
+"""``tracestate``, up to the length that W3C requires to be propagated."""
 
 _carried: ContextVar[Mapping[str, str]] = ContextVar("ailf_trace")
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
 def carried() -> Mapping[str, str]:
-    """Return the trace headers in effect here: ``traceparent`` and ``tracestate``, or nothing."""
+    """Return the trace headers in effect: ``traceparent`` and perhaps ``tracestate``; an empty mapping without one."""
     return _carried.get(_NOTHING)
 
 
 class _Carrying(AbstractContextManager[None]):
-    """A class, because a generator costs each message of a worker several times as much."""
+    """The context manager of `carrying`. A generator would cost each message of a worker several times as much."""
 
     __slots__ = ("_token", "_trace")
 
@@ -49,24 +56,28 @@ class _Carrying(AbstractContextManager[None]):
 
 
 def carrying(headers: Mapping[str, str]) -> AbstractContextManager[None]:
-    """Put what is sent within this context on the trace of these headers, or on none where they have no valid one."""
+    """Return a context within which sends join the trace of these headers, or no trace if they have no valid one.
+
+    Arguments:
+        headers: The headers of a message; those that belong to no trace are ignored.
+    """
     if PARENT not in headers:
         return _Carrying(_NOTHING)
     return _Carrying(_trace_of(headers))
 
 
 def _trace_of(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the trace headers among these; nothing where ``traceparent`` isn't valid."""
+    """Return the trace headers among these; none if ``traceparent`` isn't valid."""
     if not _PARENT.fullmatch(headers[PARENT]):
         return _NOTHING
     state = headers.get(STATE)
-    if state is None or not _STATE.fullmatch(state):  # the trace goes on without it, as W3C has it
+    if state is None or not _STATE.fullmatch(state):  # W3C: an invalid state is dropped, and the trace continues
         return {PARENT: headers[PARENT]}
     return {PARENT: headers[PARENT], STATE: state}
 
 
 def stamped(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Return the headers of something to be sent, with the trace in effect unless they have one of their own."""
+    """Return the headers to send, with the trace in effect added unless they have a ``traceparent`` of their own."""
     trace = _carried.get(_NOTHING)
     if not trace or (headers and PARENT in headers):
         return headers

@@ -1,9 +1,9 @@
-"""URLs of backends, taken apart without showing their credentials. Pure; no error of this module quotes credentials.
+"""Parse the URLs of backends. Pure; no error of this module quotes credentials.
 
-The credentials end at the last ``@``, so a password may have any character that leaves no other reading. An ``@`` in
-what may as well be a path or an option is refused: it has to be percent-encoded. Nothing here uses
-`urllib.parse.urlsplit`, whose errors quote the host with the credentials before it; and no error is raised while
-another one is handled, which could quote them.
+The credentials end at the last ``@``, so a password may contain any character unless the URL becomes ambiguous. An
+``@`` that may be part of a path or an option is an error: it must be percent-encoded. This module doesn't use
+`urllib.parse.urlsplit`, whose errors quote the host with the credentials before it. It raises no error while another
+one is handled, because that one could quote them.
 """
 
 import os
@@ -29,17 +29,17 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 
 @attrs.frozen
 class Url:
-    """A URL in its parts, decoded.
+    """The decoded parts of a URL.
 
     Attributes:
-        scheme: In lower case.
-        username: None where there is none.
-        password: None where there is none.
-        host: Without the brackets of an IPv6 address; "" where there is none.
-        port: None where there is none.
-        path: With the slash that it begins with.
-        options: What follows the ``?``, by name.
-        shown: The URL for messages: without credentials and options.
+        scheme: The scheme, in lower case.
+        username: The user name, or None.
+        password: The password, or None.
+        host: The host, without the brackets of an IPv6 address, or "".
+        port: The port, or None.
+        path: The path, with its leading slash, or "".
+        options: The values after the ``?``, by name.
+        shown: The URL for messages, without credentials and options.
     """
 
     scheme: str
@@ -53,10 +53,10 @@ class Url:
 
 
 def environment_url() -> str | None:
-    """Return the URL in the environment variable ``AILF_URL``; None where that is not set.
+    """Return the value of the environment variable ``AILF_URL``; None if it is not set.
 
     Raises:
-        InvalidArgumentError: It is set and empty.
+        InvalidArgumentError: It is set to an empty text.
     """
     url = os.environ.get(VARIABLE)
     if url is not None and not url.strip():
@@ -70,21 +70,21 @@ def scheme_of(url: object) -> str:
     """Return the scheme of a URL, in lower case.
 
     Raises:
-        InvalidArgumentError: It is no URL; the message shows nothing of it.
+        InvalidArgumentError: The text is no URL; the message shows no part of it.
     """
     if not isinstance(url, str):
         raise InvalidArgumentError(f"the URL of a backend must be text like {EXAMPLE}, not {type(url).__name__}")
     scheme, separator, _ = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
-        given = "this text" if url.strip() else "an empty text"
+        subject = "this text" if url.strip() else "an empty text"
         raise InvalidArgumentError(
-            f"{given} is not the URL of a backend, which begins with a scheme and ://; write for example {EXAMPLE}"
+            f"{subject} is not the URL of a backend, which begins with a scheme and ://; write for example {EXAMPLE}"
         )
     return scheme.lower()
 
 
 def shown(url: str) -> str:
-    """Return a URL as messages may show it: without credentials and options; of a wrong one the scheme alone."""
+    """Return a URL for messages, without credentials and options; only the scheme of a URL that can't be parsed."""
     try:
         return split_url(url).shown
     except InvalidArgumentError:
@@ -96,34 +96,34 @@ def shown(url: str) -> str:
 
 
 def split_url(url: str) -> Url:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        InvalidArgumentError: It is no URL, or has more than one reading; the message shows no credentials.
+        InvalidArgumentError: The text is no URL, or is ambiguous; the message shows no credentials.
     """
     scheme = scheme_of(url)
     _, _, rest = url.partition("://")
     hidden = f"{scheme}://…"
     if _UNSAFE.search(rest):
         raise InvalidArgumentError(f"{hidden}: the URL has a space or a control character; percent-encode it")
-    credentials, at, place = rest.rpartition("@")
+    credentials, at, location = rest.rpartition("@")
     if at and _has_other_reading(credentials):
         raise InvalidArgumentError(
-            f"{hidden}: the URL has an @ after a / ? or #, so where its password ends is not certain. Percent-encode "
+            f"{hidden}: the URL has an @ after a / ? or #, so the end of its password is ambiguous. Percent-encode "
             "the password, and any @ in a path or an option: @ is %40, / is %2F, ? is %3F, # is %23"
         )
-    place, fragment, _ = place.partition("#")
-    before, _, query = place.partition("?")
+    location, fragment, _ = location.partition("#")
+    before, _, query = location.partition("?")
     authority, slash, path = before.partition("/")
-    found = _HOST.fullmatch(authority)
-    if found is None:
+    address = _HOST.fullmatch(authority)
+    if address is None:
         raise InvalidArgumentError(f"{hidden}: what follows {scheme}:// or the last @ must be HOST or HOST:PORT")
-    port = found["port"] or None
+    port = address["port"] or None
     if port is not None and (len(port) > len("65535") or not 0 < int(port) <= 65535):  # noqa: PLR2004 - of TCP
         raise InvalidArgumentError(f"{hidden}: the port must be a number from 1 to 65535")
     if fragment:
-        raise InvalidArgumentError(f"{hidden}: the URL has a #, which means nothing here; in a value it is %23")
-    parts = [_decoded(each) for each in (found["host"].strip("[]"), slash + path)]
+        raise InvalidArgumentError(f"{hidden}: the URL has a fragment (#…), which has no meaning; write # as %23")
+    parts = [_decoded(each) for each in (address["host"].strip("[]"), slash + path)]
     username, colon, password = credentials.partition(":")
     secrets = [_decoded(username), _decoded(password)]
     options = [(_decoded(name), _decoded(value)) for name, value in _pairs(query)]
@@ -145,7 +145,7 @@ def split_url(url: str) -> Url:
 
 
 def check_options(url: Url, known: Iterable[str]) -> None:
-    """Refuse options that a backend doesn't know."""
+    """Raise `InvalidArgumentError` if the URL has an option that is not among the ``known`` ones."""
     allowed = sorted(known)
     if unknown := sorted(set(url.options) - set(allowed)):
         raise InvalidArgumentError(
@@ -154,7 +154,7 @@ def check_options(url: Url, known: Iterable[str]) -> None:
 
 
 def _has_other_reading(credentials: str) -> bool:
-    """Tell whether the URL may as well end its authority before the last @: at the first ``/``, ``?`` or ``#``."""
+    """Tell whether the authority may also end before the last ``@``: at the first ``/``, ``?`` or ``#``."""
     authority, *others = re.split("[/?#]", credentials, maxsplit=1)
     return bool(others) and _HOST.fullmatch(authority.rpartition("@")[2]) is not None
 
@@ -165,7 +165,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 
 def _decoded(text: str) -> str | None:
-    """Return a text without its percent-encoding; None where that is not UTF-8. The error would quote the bytes."""
+    """Return a text without its percent-encoding; None if that is not UTF-8, since the error would quote the bytes."""
     try:
         decoded = unquote(text, errors="strict")
         decoded.encode()

@@ -1,4 +1,4 @@
-"""What an exception of user code means: does it interrupt the process, does it end the loop that called the code."""
+"""Classify exceptions of user code: whether one interrupts the process, is a cancellation, or ends the calling loop."""
 
 import asyncio
 import threading
@@ -9,20 +9,20 @@ __all__ = ["interrupts", "is_cancelled", "is_fatal", "leaves_of"]
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that a group holds, at any depth, in their order; or the exception itself."""
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
+    """Yield the exceptions in a group, at any depth, in order; or the exception itself if it is no group."""
+    pending = [error]
+    while pending:
+        each = pending.pop()
         if isinstance(each, BaseExceptionGroup):
-            waiting.extend(reversed(each.exceptions))
+            pending.extend(reversed(each.exceptions))
         else:
             yield each
 
 
 def interrupts(error: BaseException | None) -> bool:
-    """Tell whether an error of user code is an interruption of its process: Ctrl-C or `sys.exit`, also in a group.
+    """Tell whether an error of user code interrupts the process: Ctrl-C or `sys.exit`, also in a group.
 
-    `sys.exit` in a thread beside the main one ends nothing but the function, so there it is the function's own error.
+    In any other thread than the main one `sys.exit` ends only the function, so there it is an error of the function.
     """
     if error is None or isinstance(error, Exception):
         return False
@@ -33,12 +33,12 @@ def interrupts(error: BaseException | None) -> bool:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Tell whether an error is a cancellation, or a group that holds one, as other libraries' task groups raise it."""
+    """Tell whether an error is a cancellation, or a group with one, as task groups of other libraries raise."""
     return any(isinstance(each, asyncio.CancelledError) for each in leaves_of(error))
 
 
 def is_fatal(error: BaseException | None) -> bool:
-    """Tell whether an error of user code ends the loop that called it: it is no `Exception` and no cancellation."""
+    """Tell whether an error of user code ends the loop that called the code: no `Exception` and no cancellation."""
     if error is None or isinstance(error, Exception):
         return False
     return not all(isinstance(each, Exception | asyncio.CancelledError) for each in leaves_of(error))

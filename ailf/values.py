@@ -1,4 +1,4 @@
-"""The values that cross the API: frozen, comparable, without behaviour that waits."""
+"""The values that cross the API. They are frozen and comparable, and none of their methods waits."""
 
 import enum
 import random
@@ -46,32 +46,45 @@ LATEST: Final = "latest"
 """A position after the last entry that a stream has now."""
 
 Position: TypeAlias = str | datetime
-"""A place in a stream: the id of an entry, EARLIEST, LATEST, or a time (with its zone) on the backend's clock."""
+"""A place in a stream: an entry's id, EARLIEST, LATEST, or a datetime with a time zone, on the backend's clock."""
 
 
 class Overflow(enum.Enum):
-    """What a subscription does when its buffer is full (publishers never wait)."""
+    """The policy of a subscription whose buffer is full. Publishers never wait.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     subscription = backend.pubsub().listen("news", buffer=100, overflow=ailf.Overflow.DROP_NEWEST)
+    """
 
     DROP_OLDEST = "drop_oldest"
+    """Drop the oldest message in the buffer."""
     DROP_NEWEST = "drop_newest"
+    """Drop the message that has arrived."""
     CLOSE = "close"
+    """Close the subscription."""
 
 
 class OnLost(enum.Enum):
-    """What happens to the body of `Lock.hold` when its lease is lost."""
+    """The reaction to a lost lease: of the body of `Lock.hold`, or of a handler of `Group.process`.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.lock("report").hold(on_lost=ailf.OnLost.SIGNAL) as lease:
+    ...     assert not lease.lost
+    """
 
     CANCEL = "cancel"
-    """It is left with `LeaseLostError`: on asyncio it is cancelled at once; a thread can't be: at its end."""
+    """On asyncio, cancel the body or handler at once. A thread can't be cancelled: `Lock.hold` raises at its end."""
     SIGNAL = "signal"
-    """Nothing: the body looks at ``lease.lost`` itself."""
+    """Do nothing: the body or handler checks ``lost`` of its lease or delivery."""
 
 
 class LockHolder(msgspec.Struct, frozen=True):
-    """Somebody who has a lock.
+    """One holder of a lock.
 
     Attributes:
-        fence: The number of the grant; 0 where another program stored it without one.
-        remaining: Seconds that it lasts unless it is extended.
+        fence: The fence of the grant; 0 if another program stored the lock without one.
+        remaining: Seconds until the lease ends unless it is extended.
     """
 
     fence: int
@@ -79,11 +92,12 @@ class LockHolder(msgspec.Struct, frozen=True):
 
 
 class LockInfo(msgspec.Struct, frozen=True):
-    """How a lock stands.
+    """The state of a lock, from ``lock.inspect()``.
 
     Attributes:
-        holders: Who has it, oldest grant first; for a lock at most one.
-        waiting: How many are in line. Of those in one process only the first is, unless the lock is fair.
+        holders: The holders, oldest grant first; at most one unless it is a semaphore.
+        waiting: The number of waiters in the wait queue. A lock that isn't fair puts only the first waiter of each
+            process in it.
     """
 
     holders: tuple[LockHolder, ...] = ()
@@ -91,12 +105,12 @@ class LockInfo(msgspec.Struct, frozen=True):
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """How one limit of a rate limiter stands.
+    """The state of one limit of a rate limiter.
 
     Attributes:
-        remaining: The largest cost that would pass now.
-        retry_after: Seconds after which this limit allows what was asked; 0 if it does, None if it never can.
-        reset_after: Seconds until it is as good as unused.
+        remaining: The largest cost that would be allowed now.
+        retry_after: Seconds after which this limit allows the call; 0 if it does now, None if it never can.
+        reset_after: Seconds until the limit is back at full capacity.
     """
 
     remaining: int
@@ -105,20 +119,26 @@ class LimitState(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, Generic[P_co], frozen=True):
-    """What a rate limiter said; true in a condition if the call is allowed.
+    """The answer of a rate limiter; true in a condition if the call is allowed.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     decision = backend.rate_limiter("api", "10/second").try_acquire("alice")
+    ...     if not decision:
+    ...         print(f"try again in {decision.retry_after} s")
 
     Attributes:
-        allowed: Whether every limit allowed it, and so was charged; else none was.
-        remaining: The largest cost that would pass now; of several limits the least.
-        retry_after: Seconds after which another try may pass: it will, if nothing else happens meanwhile. 0 if this one
-            did; None if a cost is above the capacity of its limit, so that none ever will.
-        reset_after: Seconds until every limit is as good as unused.
-        limits: How each limit stands, by name; an only one is called "".
-        bound: The name of the limit that has to be waited for longest; None if allowed, or if it is only the turn of
-            others who wait.
+        allowed: Whether every limit allowed the call. Then each limit was charged; else none was.
+        remaining: The largest cost that would be allowed now; of several limits, the smallest.
+        retry_after: Seconds after which another try is allowed, if no other call is charged before. 0 if this one was
+            allowed; None if a cost is above the capacity of its limit, so that it never can be.
+        reset_after: Seconds until every limit is back at full capacity.
+        limits: The state of each limit, by name; the name of an unnamed limit is "".
+        bound: The name of the limit with the longest wait; None if the call was allowed, or only has to wait for its
+            turn in the wait queue.
         at: The backend's time of the decision, in seconds since 1970.
-        permit: What was charged, to be settled or given back; None if denied, or if nothing was asked for.
-        error: Why the backend could not be asked, where the limiter has ``on_backend_error``.
+        permit: The charge, to be settled or cancelled; None if the call was denied or all costs were 0.
+        error: The error of the backend, if ``on_backend_error`` of the limiter decided instead of the backend.
     """
 
     allowed: bool
@@ -136,11 +156,11 @@ class Decision(msgspec.Struct, Generic[P_co], frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Messages may be missing here: the subscription was interrupted and has come back.
+    """An item of a subscription: its connection was interrupted and is back; messages may be missing here.
 
     Attributes:
-        reason: What interrupted it, for an operator to read.
-        seconds: How long it was away, in seconds of this process's clock.
+        reason: The cause of the interruption, as text for an operator.
+        seconds: The length of the interruption, on this process's clock.
     """
 
     reason: str
@@ -148,12 +168,12 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, Generic[T_co], frozen=True):
-    """One entry of a stream, read without a group.
+    """One entry of a stream, read without a group: ``for entry in stream.read(): …``.
 
     Attributes:
         id: Opaque text, strictly increasing per stream.
         data: The payload, decoded.
-        headers: What the producer put beside the payload.
+        headers: The producer's headers.
     """
 
     id: str
@@ -164,14 +184,19 @@ class Entry(msgspec.Struct, Generic[T_co], frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A message that a group gave up on.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     for letter in backend.stream("tasks").group("workers").dead_letters.list():
+    ...         print(letter.origin, letter.reason, letter.error)
+
     Attributes:
-        id: The letter's own id among the group's dead letters.
-        origin: The id the entry had in the stream.
-        body: The payload as bytes, as it was added.
-        headers: What the producer put beside the payload.
-        reason: Why it is here: ``"rejected"``, ``"undecodable"`` or ``"max_deliveries"``.
-        error: The last thing said about it (a handler's exception, the text of a ``Reject``), or "".
-        attempts: How often it was delivered.
+        id: The id of the dead letter among the dead letters of its group.
+        origin: The id of the entry in the stream.
+        body: The encoded payload, as it was added.
+        headers: The producer's headers.
+        reason: ``"rejected"``, ``"undecodable"`` or ``"max_deliveries"``.
+        error: The last error, such as a handler's exception or the text of a `Reject`, or "".
+        attempts: The number of deliveries that count as attempts.
     """
 
     id: str
@@ -184,11 +209,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Added(msgspec.Struct, frozen=True):
-    """What became of a message that was to be added once.
+    """The result of ``stream.add_once("order-7", order)``.
 
     Attributes:
-        id: The entry's id: of this message, or of the one that was added before under the same dedup id.
-        duplicate: Whether it had been added before, so that nothing was added now.
+        id: The id of the entry: of this message, or of the earlier one with the same dedup id.
+        duplicate: Whether an earlier message has the same dedup id, so that nothing was added now.
     """
 
     id: str
@@ -197,19 +222,26 @@ class Added(msgspec.Struct, frozen=True):
 
 @attrs.frozen(kw_only=True)
 class Retention:
-    """How much of a stream is kept. Only what all of its groups have settled is removed, unless ``hard`` (S8).
+    """The rule that says which entries a stream keeps. Only entries that all groups have settled go, unless ``hard``.
 
-    A stream that is full of unsettled messages takes no more: `StreamFullError`, at once or after ``wait`` seconds.
-    Each add removes a bounded number of entries; where much more has to go, the excess goes with later adds.
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     events = backend.stream("events", retention=ailf.Retention(max_len=10_000, max_age=86_400.0))
+
+    Adding to a stream that is full of unsettled messages raises `StreamFullError`, after ``wait`` seconds. Each add
+    removes a bounded number of entries; a larger excess goes with later adds.
 
     Attributes:
-        max_len: Keep at most ``max_len`` entries. Where over 100 messages are out, it may be exceeded by a hundredth or
-            100 entries until settled ones are found among them.
+        max_len: Keep at most ``max_len`` entries. While over 100 messages are pending, the stream may exceed it by 1 %
+            or 100 entries, until settled ones are found among them.
         max_age: Keep entries at most ``max_age`` seconds.
         hard: Remove unsettled entries too; `GroupInfo.evicted` counts them. Such a stream is never full.
         wait: Seconds that adding waits for room.
         keep_settled: Whether entries that all groups have settled are kept, within ``max_len`` and ``max_age``; see
             `settled`.
+
+    Raises:
+        InvalidArgumentError: A value can't be used, or ``keep_settled=False`` is combined with ``max_age`` or ``hard``.
     """
 
     max_len: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
@@ -221,31 +253,31 @@ class Retention:
     def __attrs_post_init__(self) -> None:
         if not self.keep_settled and (self.hard or self.max_age is not None):
             raise InvalidArgumentError(
-                "a retention without keep_settled removes all that is settled and nothing else; "
-                "leave out max_age and hard"
+                "a Retention with keep_settled=False removes all settled entries and no others; leave out max_age and "
+                "hard"
             )
 
     @classmethod
     def settled(cls, *, max_len: int | None = None, wait: float = 0.0) -> "Retention":
-        """Return a retention for work queues: keep only what some group has not settled.
+        """Return a retention for work queues: keep only entries that a group has not settled.
 
-        Adding removes the oldest entries, up to the first that a group has yet to settle (which may be one that waits
-        for its time); `Stream.trim` does so too. Nothing is removed while the stream has no group. What is removed is
-        not seen by a group that is made later, by a `seek` back, by `read`, nor by `tail`.
+        Adding removes the oldest entries, up to the first one that a group has not settled, which may be a delayed one;
+        `Stream.trim` does the same. Nothing is removed while the stream has no group. Removed entries are gone for
+        groups made later, for a `seek` back, and for `read` and `tail`.
 
         Arguments:
-            max_len: At most ``max_len`` entries; a stream with so many that are not settled is full.
+            max_len: Keep at most ``max_len`` entries; a stream with ``max_len`` unsettled entries is full.
             wait: Seconds that adding waits for room.
         """
         return cls(max_len=max_len, wait=wait, keep_settled=False)
 
 
 class Trimmed(msgspec.Struct, frozen=True):
-    """What a trim removed.
+    """The result of ``stream.trim(retention)``.
 
     Attributes:
-        removed: How many entries.
-        unsettled: How many of these some group had not settled; 0 unless the retention is ``hard``.
+        removed: The number of entries that were removed.
+        unsettled: The number of these that a group had not settled; 0 unless the retention is ``hard``.
     """
 
     removed: int
@@ -253,19 +285,21 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 
 class GroupInfo(msgspec.Struct, frozen=True):
-    """How a group stands (S10).
+    """The state of a group, from ``group.info()``.
 
     Attributes:
-        length: How many entries the stream has.
-        lag: How many of them the group has not been handed yet; None where that can't be told exactly.
-        pending: How many messages consumers have in hand.
-        delayed: How many wait to be delivered (again): for their time, their backoff, their turn, or a free hand.
-        dead: How many dead letters there are.
-        consumers: How many messages each consumer has in hand, by name; those that are open, or were and left some.
-        oldest: Age in seconds of the oldest entry that the group has not settled; None where there is none.
-        evicted: How many entries a ``hard`` retention took from the stream before all groups had settled them.
+        length: The number of entries in the stream.
+        lag: The number of entries that the group has never delivered; None if the exact number is unknown.
+        pending: The number of messages that are leased to consumers.
+        delayed: The number of messages that wait for their (next) delivery: for their time, the end of their backoff,
+            their turn in the lane of their ordering key, or a free consumer.
+        dead: The number of dead letters.
+        consumers: The number of leased messages by consumer name: of the open consumers, and of those that were
+            dropped with messages leased.
+        oldest: The age in seconds of the oldest entry that the group has not settled; None without one.
+        evicted: The number of entries that a ``hard`` retention removed before all groups had settled them.
         paused: Whether the group is paused.
-        exists: Whether there is such a group. If not, all entries count as lag, and all else is as in a new group.
+        exists: Whether the group exists. If not, all entries count as lag, and all else is as in a new group.
     """
 
     length: int = 0
@@ -281,7 +315,9 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
 
 class GroupReset(msgspec.Struct, frozen=True):
-    """A group had vanished from the backend (a flush, an eviction, a restart) and was made again at EARLIEST.
+    """The event that a group had vanished from the backend (a flush, an eviction, a restart) and was created again.
+
+    The new group begins at EARLIEST.
 
     Attributes:
         stream: The stream's name.
@@ -293,7 +329,7 @@ class GroupReset(msgspec.Struct, frozen=True):
 
 
 class DeadLettered(msgspec.Struct, frozen=True):
-    """A message became a dead letter of its group.
+    """The event that a message became a dead letter of its group.
 
     Attributes:
         stream: The stream's name.
@@ -309,7 +345,7 @@ class DeadLettered(msgspec.Struct, frozen=True):
 
 
 class LeaseLost(msgspec.Struct, frozen=True):
-    """A delivery turned out to be no longer this consumer's when it was settled or extended.
+    """The event that a delivery was settled or extended after its lease was lost; nothing was changed.
 
     Attributes:
         stream: The stream's name.
@@ -323,22 +359,29 @@ class LeaseLost(msgspec.Struct, frozen=True):
 
 
 GroupEvent: TypeAlias = GroupReset | DeadLettered | LeaseLost
-"""What the hook for events of a group is called with."""
+"""The argument of a group's ``on_event``."""
 
 
 @attrs.frozen
 class Backoff:
-    """How long a failed message waits for its next delivery: exponential, bounded, with jitter.
+    """The delay of a failed message until its next delivery: exponential, bounded, with jitter.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     group = backend.stream("mails").group("mailers", backoff=ailf.Backoff(initial=0.5, maximum=30.0))
 
     The delay after the n-th attempt is ``min(maximum, initial * factor**(n-1))``, less a random share of up to
     ``jitter`` of it, so that messages which failed together don't come back together ("Exponential Backoff And
     Jitter", Brooker, AWS Architecture Blog, 2015).
 
     Attributes:
-        initial: Seconds after the first attempt; 0 for none.
-        factor: By how much each further delay is longer, 1 to 1000.
-        maximum: Seconds that no delay exceeds, at least ``initial``.
-        jitter: The share of a delay that is random, 0 to 1.
+        initial: Seconds after the first attempt; 0 for no delay.
+        factor: The factor from one delay to the next, 1 to 1000.
+        maximum: The longest delay in seconds, at least ``initial``.
+        jitter: The random share of a delay, 0 to 1.
+
+    Raises:
+        InvalidArgumentError: A value is out of bounds.
     """
 
     initial: float = attrs.field(default=1.0, validator=valid_wait)
@@ -349,10 +392,15 @@ class Backoff:
     def __attrs_post_init__(self) -> None:
         if self.maximum < self.initial:
             raise InvalidArgumentError(
-                f"a backoff's maximum must not be below its initial delay: {self.maximum!r} < {self.initial!r}"
+                f"the maximum of a Backoff must be at least its initial delay: {self.maximum!r} < {self.initial!r}"
             )
 
     def delay(self, attempt: int, chance: Any = random.random) -> float:
-        """Return the seconds to wait after this attempt (1 is the first)."""
+        """Return the seconds to wait after an attempt.
+
+        Arguments:
+            attempt: The number of the attempt, from 1.
+            chance: Returns a random number from 0 to 1; for tests.
+        """
         longest: float = min(self.maximum, self.initial * self.factor ** min(attempt - 1, 64))
         return longest * (1.0 - self.jitter * float(chance()))

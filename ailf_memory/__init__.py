@@ -1,4 +1,4 @@
-"""The backend in this process's memory: for unit tests, demos and single-process programs. Same contract as Redis."""
+"""The backend in the memory of one process: for tests, demos and single-process programs. Same contract as Redis."""
 
 from ailf_memory.backend import (
     AsyncMemoryBackend,

@@ -1,4 +1,4 @@
-"""The memory backend: `MemoryBackend` and `AsyncMemoryBackend`, and the driver under both."""
+"""The memory backend, `MemoryBackend` and `AsyncMemoryBackend`, and the classes of its interfaces."""
 
 from typing import TypeVar
 
@@ -31,13 +31,13 @@ T = TypeVar("T")
 
 
 def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
-    """Return the store to use, of the two arguments that say which."""
+    """Return the store, or a new one with the clock."""
     if clock is not None:
         check_kind("clock", clock, Clock)
     if store is None:
         return MemoryStore(clock)
     if clock is not None:
-        raise InvalidArgumentError("give a clock or a store, not both: a store has its own clock")
+        raise InvalidArgumentError("a memory backend takes a clock or a store, not both: a store has its own clock")
     check_kind("store", store, MemoryStore)
     return store
 
@@ -45,13 +45,24 @@ def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
 class MemoryBackend(Backend):
     """The memory backend, blocking.
 
-    One that is dropped without `close` leaves nothing, unless it had subscriptions: then a `ResourceWarning` says so.
+    >>> from ailf.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> with MemoryBackend(clock) as backend:
+    ...     lease = backend.lock("report", ttl=30.0).acquire()
+    ...     clock.advance(31)
+    ...     assert lease.lost
+
+    A backend that is dropped without `close` leaves nothing behind, except subscriptions: then a `ResourceWarning`
+    names it.
 
     Arguments:
-        clock: Its *now*; with a `ManualClock` a test moves time by hand.
-        store: A store to share with other memory backends; a new one unless told.
+        clock: The clock of a new store; with a `ManualClock` a test moves time by hand. None: the system's clock.
+        store: A store to share with other memory backends; None for a new one.
         max_payload: The largest body in bytes.
-        url: What messages call it; credentials and options are left out.
+        url: The URL for messages; credentials and options are removed.
+
+    Raises:
+        InvalidArgumentError: An argument can't be used, or both ``clock`` and ``store`` are given.
     """
 
     def __init__(
@@ -67,15 +78,19 @@ class MemoryBackend(Backend):
 
 
 class AsyncMemoryBackend(AsyncBackend):
-    """The memory backend, for asyncio.
+    """The memory backend, for asyncio. `MemoryBackend` has an example.
 
-    One that is dropped without `aclose` leaves nothing, unless it had subscriptions: then a `ResourceWarning` says so.
+    A backend that is dropped without `aclose` leaves nothing behind, except subscriptions: then a `ResourceWarning`
+    names it.
 
     Arguments:
-        clock: Its *now*; with a `ManualClock` a test moves time by hand.
-        store: A store to share with other memory backends; a new one unless told.
+        clock: The clock of a new store; with a `ManualClock` a test moves time by hand. None: the system's clock.
+        store: A store to share with other memory backends; None for a new one.
         max_payload: The largest body in bytes.
-        url: What messages call it; credentials and options are left out.
+        url: The URL for messages; credentials and options are removed.
+
+    Raises:
+        InvalidArgumentError: An argument can't be used, or both ``clock`` and ``store`` are given.
     """
 
     def __init__(
@@ -91,38 +106,38 @@ class AsyncMemoryBackend(AsyncBackend):
 
 
 class MemoryStream(Stream[T], opens=MemoryBackend):
-    """`Stream` in memory; one made alone has a store of its own."""
+    """`Stream` in memory; a standalone object has a store of its own."""
 
 
 class AsyncMemoryStream(AsyncStream[T], opens=AsyncMemoryBackend):
-    """`AsyncStream` in memory; one made alone has a store of its own."""
+    """`AsyncStream` in memory; a standalone object has a store of its own."""
 
 
 class MemoryPubSub(PubSub[T], opens=MemoryBackend):
-    """`PubSub` in memory; one made alone has a store of its own."""
+    """`PubSub` in memory; a standalone object has a store of its own."""
 
 
 class AsyncMemoryPubSub(AsyncPubSub[T], opens=AsyncMemoryBackend):
-    """`AsyncPubSub` in memory; one made alone has a store of its own."""
+    """`AsyncPubSub` in memory; a standalone object has a store of its own."""
 
 
 class MemoryLock(Lock, opens=MemoryBackend):
-    """`Lock` in memory; one made alone has a store of its own."""
+    """`Lock` in memory; a standalone object has a store of its own."""
 
 
 class AsyncMemoryLock(AsyncLock, opens=AsyncMemoryBackend):
-    """`AsyncLock` in memory; one made alone has a store of its own."""
+    """`AsyncLock` in memory; a standalone object has a store of its own."""
 
 
 class MemoryRateLimiter(RateLimiter, opens=MemoryBackend):
-    """`RateLimiter` in memory; one made alone has a store of its own."""
+    """`RateLimiter` in memory; a standalone object has a store of its own."""
 
 
 class AsyncMemoryRateLimiter(AsyncRateLimiter, opens=AsyncMemoryBackend):
-    """`AsyncRateLimiter` in memory; one made alone has a store of its own."""
+    """`AsyncRateLimiter` in memory; a standalone object has a store of its own."""
 
 
-# A backend's class and those of what it hands out name each other, so these stand below both.
+# The classes of a backend and of its interfaces refer to each other, so these assignments come after both.
 MemoryBackend.stream_class = MemoryStream
 MemoryBackend.pubsub_class = MemoryPubSub
 MemoryBackend.lock_class = MemoryLock

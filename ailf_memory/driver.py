@@ -1,4 +1,4 @@
-"""The driver of the memory backend: one for each interface, over one store."""
+"""The root driver of the memory backend: it makes a driver for each interface, over one store."""
 
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ MAX_PAYLOAD = 1024 * 1024
 
 
 class MemoryDriver(BackendDriver):
-    """The drivers over one store."""
+    """The root driver over one store."""
 
     capabilities: frozenset[Capability] = frozenset(
         {
@@ -57,10 +57,10 @@ class MemoryDriver(BackendDriver):
     def abandon(self) -> bool:
         self.handle.closed = True
         with self.store.lock:
-            mine = [each for each in self.store.listeners if each.is_of(self.handle)]
-            # Another list: somebody may be in the middle of the old one.
-            self.store.listeners = [each for each in self.store.listeners if each not in mine]
-        return bool(mine)
+            own = [each for each in self.store.listeners if each.is_of(self.handle)]
+            # A new list, since this may run within an iteration over the old one, by the garbage collector.
+            self.store.listeners = [each for each in self.store.listeners if each not in own]
+        return bool(own)
 
     def with_runtime(self, runtime: Runtime) -> "MemoryDriver":
         return MemoryDriver(self.store, runtime, url=self.url, max_payload=self.max_payload)

@@ -1,4 +1,4 @@
-"""Locks in memory: the same transitions as elsewhere, each one step under the store's lock."""
+"""The driver of locks in memory. Each step is one transition of `LockState`, under the store's lock."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ __all__ = ["MemoryLockDriver"]
 
 
 class MemoryLockDriver(LockDriver):
-    """The transitions of locks."""
+    """Locks and semaphores in memory."""
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
@@ -41,12 +41,12 @@ class MemoryLockDriver(LockDriver):
                     held.append(grant)
                 if (until := state.blocked_until(request, now_ms)) is not None:
                     blocked.append(until)
-            if len(held) == len(states):  # the same bid again: the same grant
+            if len(held) == len(states):  # a repeated request: the same grant
                 for grant in held:
                     grant.ends_ms = now_ms + to_ms(request.ttl)
                 return Granted(held[0].fence)
             if blocked:
-                self._stand_in_line(request, states, now_ms, min(blocked))
+                self._enqueue(request, states, now_ms, min(blocked))
                 return Denied(max(1, min(blocked) - now_ms) / 1000)
             return Granted(self._grant(request, states, now_ms))
 
@@ -58,27 +58,26 @@ class MemoryLockDriver(LockDriver):
         for state in states:
             state.fence = fence
             state.grants[request.token] = GrantState(fence, ends_ms)
-            if not state.line.waiters:
+            if not state.queue.waiters:
                 continue
-            state.line.leave(request.token)
-            if len(state.grants) < request.permits:  # there is room for the next one
-                state.line.wake(now_ms)
+            state.queue.leave(request.token)
+            if len(state.grants) < request.permits:  # there is a permit for the next waiter
+                state.queue.wake(now_ms)
             else:
-                state.line.hurry(min([grant.ends_ms for grant in state.grants.values()]), now_ms)
+                state.queue.wake_if_earlier(min([grant.ends_ms for grant in state.grants.values()]), now_ms)
         return fence
 
-    def _stand_in_line(self, request: LockRequest, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
+    def _enqueue(self, request: LockRequest, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
         if request.waiter is None:
             return
-        kept = all(state.line.alive(request.token, now_ms) for state in states)
+        kept = all(state.queue.alive(request.token, now_ms) for state in states)
         for state in states:
-            if not kept:  # who lost his place in one line has lost it in all, or two could wait for each other
-                state.line.leave(request.token)
-            state.line.stand(request.token, request.waiter, now_ms, until_ms)
-            if (
-                len(state.grants) < request.permits and not request.fair
-            ):  # free, but not for us: another may want only this
-                state.line.wake(now_ms, after=request.token)
+            if not kept:  # a waiter that lost its place in one queue loses all, or two could wait for each other
+                state.queue.leave(request.token)
+            state.queue.enqueue(request.token, request.waiter, now_ms, until_ms)
+            if len(state.grants) < request.permits and not request.fair:
+                # This name is free, but not the others: another waiter may want only this one.
+                state.queue.wake(now_ms, after=request.token)
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         with self._store.lock:
@@ -86,11 +85,11 @@ class MemoryLockDriver(LockDriver):
             kept = []
             for request in requests:
                 grants = [self._state(name).grant_of(request.token, now_ms) for name in request.names]
-                mine = all(grant is not None for grant in grants)
+                unexpired = all(grant is not None for grant in grants)
                 for grant in grants:
-                    if mine and grant is not None:
+                    if unexpired and grant is not None:
                         grant.ends_ms = now_ms + to_ms(request.ttl)
-                kept.append(mine)
+                kept.append(unexpired)
             return kept
 
     async def release(self, request: LockRequest) -> bool:
@@ -102,16 +101,16 @@ class MemoryLockDriver(LockDriver):
             return kept
 
     def _release(self, state: LockState, token: str, now_ms: int) -> bool:
-        mine = state.grant_of(token, now_ms) is not None
+        unexpired = state.grant_of(token, now_ms) is not None
         state.grants.pop(token, None)
         if state.grants:
             state.expire(now_ms)
-        if state.line.waiters:
-            first = state.line.head(now_ms)
-            state.line.leave(token)
-            if mine or first == token:
-                state.line.wake(now_ms)
-        return mine
+        if state.queue.waiters:
+            first = state.queue.first_alive(now_ms)
+            state.queue.leave(token)
+            if unexpired or first == token:
+                state.queue.wake(now_ms)
+        return unexpired
 
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
@@ -120,7 +119,7 @@ class MemoryLockDriver(LockDriver):
             held = sorted(
                 (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
             )
-            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), state.line.count(now_ms))
+            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), state.queue.count(now_ms))
 
     async def break_(self, name: str, fence: int) -> bool:
         with self._store.lock:

@@ -17,7 +17,7 @@ MAX_DIGITS = 18
 
 
 class _MemoryPlugin:
-    """Holds the stores that have a URL, for as long as a backend uses them."""
+    """The hooks of the scheme ``memory``. It keeps the store of each URL as long as a backend uses it."""
 
     def __init__(self) -> None:
         self._stores: weakref.WeakValueDictionary[tuple[str, str], MemoryStore] = weakref.WeakValueDictionary()
@@ -37,7 +37,7 @@ class _MemoryPlugin:
         parts = split_url(url)
         check_options(parts, ("max_payload", "namespace"))
         if parts.username is not None or parts.password is not None:
-            raise InvalidArgumentError(f"{parts.shown}: memory:// takes no user and no password")
+            raise InvalidArgumentError(f"{parts.shown}: memory:// takes no user and no password; leave them out")
         namespace = parts.options.get("namespace", "")
         limit = parts.options.get("max_payload", str(MAX_PAYLOAD))
         if not limit.isdecimal() or len(limit) > MAX_DIGITS:

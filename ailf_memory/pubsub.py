@@ -1,4 +1,4 @@
-"""Pub/sub in memory: publishing puts a frame into the queue of every listener that asked for it."""
+"""The driver of pub/sub in memory: publishing puts a frame into the queue of every listener with a matching filter."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ __all__ = ["MemoryListener", "MemoryPubSubDriver"]
 
 
 class MemoryPubSubDriver(PubSubDriver):
-    """Broadcast within the store."""
+    """Pub/sub among the listeners of one store."""
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
@@ -32,7 +32,7 @@ class MemoryPubSubDriver(PubSubDriver):
 
 
 class MemoryListener(Listener):
-    """One queue, any number of filters."""
+    """One queue of items, with any number of filters."""
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
@@ -45,22 +45,22 @@ class MemoryListener(Listener):
         self._interrupted = False
 
     def is_of(self, handle: StoreHandle) -> bool:
-        """Tell whether it belongs to this backend."""
+        """Tell whether the listener belongs to this backend."""
         return self._handle is handle
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        """Take a copy for each filter that matches, as a server sends one; return whether one did."""
+        """Queue a frame for each filter that matches, as a server sends one; return whether any matches."""
         exact = (self._sharded if sharded else self._channels).get(channel)
-        chosen = [] if exact is None else [exact]
+        matching = [] if exact is None else [exact]
         if self._patterns and not sharded:
-            chosen += [each for text, each in self._patterns.items() if matches(text, channel)]
-        if chosen:
-            self._queue.extend(Frame(each, channel, body) for each in chosen)
+            matching += [each for text, each in self._patterns.items() if matches(text, channel)]
+        if matching:
+            self._queue.extend(Frame(each, channel, body) for each in matching)
             self._ready.set()
-        return bool(chosen)
+        return bool(matching)
 
     def fail(self, reason: str) -> None:
-        """Lose what is queued, as a broken connection does."""
+        """Drop the queued items and let `receive` raise, as for a broken connection."""
         with self._handle.store.lock:
             self._failure = reason
             self._queue.clear()

@@ -1,4 +1,4 @@
-"""Rate limiters in memory: the reference arithmetic itself, each decision one step under the store's lock."""
+"""The driver of rate limiters in memory. It calls the algorithms of `ailf.limits`, each step under the store's lock."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +16,13 @@ __all__ = ["MemoryRateLimiterDriver"]
 
 
 class MemoryRateLimiterDriver(RateLimiterDriver):
-    """The transitions of rate limiters."""
+    """Rate limiters in memory."""
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
         self._store = handle.store
         self._limits: Limits = ()
-        self._known: list[tuple[str, Any]] = []
+        self._algorithms: list[tuple[str, Any]] = []
 
     def _now(self) -> int:
         if self._handle.closed:
@@ -30,7 +30,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         return self._store.clock.now_ms()
 
     def _state(self, limiter_key: LimiterKey, now_ms: int) -> LimiterState:
-        """Return the state of a key to be charged; those that nobody needs any more go (R8)."""
+        """Return the state of a key, and make it if it is missing; now and then remove idle ones (R8)."""
         limiters = self._store.limiters
         state = limiters.get(limiter_key)
         if state is None:
@@ -49,45 +49,50 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         state = self._store.limiters.get(request.limiter_key)
-        if limits is not self._limits:  # one who decides asks again and again for the same
-            self._limits, self._known = limits, algorithms_of(limits)
-        known = self._known
-        if state is not None and not (request.token or state.line.waiters or 0 in request.costs):
-            result = state.take(known, request.costs, now_ms)
+        if limits is not self._limits:  # a limiter passes the same object with every call
+            self._limits, self._algorithms = limits, algorithms_of(limits)
+        algorithms = self._algorithms
+        if state is not None and not (request.token or state.queue.waiters or 0 in request.costs):
+            result = state.take(algorithms, request.costs, now_ms)
             if result is not None:
                 return result
         states = state.states if state is not None else {}
-        first = state.line.head(now_ms) if state is not None and any(request.costs) else None
-        asked = [(its, states.get(key, ()), cost) for (key, its), cost in zip(known, request.costs, strict=True)]
+        first = state.queue.first_alive(now_ms) if state is not None and any(request.costs) else None
+        charges = [
+            (algorithm, states.get(key, ()), cost)
+            for (key, algorithm), cost in zip(algorithms, request.costs, strict=True)
+        ]
         max_wait = to_ms(request.max_wait) if first is None or first == request.token else -1
-        verdict = decide(asked, now_ms, request.token, max_wait=max_wait, count_denied=request.count_denied)
+        joint = decide(charges, now_ms, request.token, max_wait=max_wait, count_denied=request.count_denied)
         levels = []
-        for (key, its), (_, before, _), after, wait in zip(known, asked, verdict.states, verdict.waits, strict=True):
+        for (key, algorithm), (_, before, _), after, wait in zip(
+            algorithms, charges, joint.states, joint.waits, strict=True
+        ):
             if after is not before:
                 state = state or self._state(request.limiter_key, now_ms)
-                state.put(key, its, after)
-            left = max(0, its.ends(after) - now_ms)
-            levels.append(LimitState(its.remaining(after, now_ms), _seconds(wait), left / 1000))
-        wait = verdict.wait
-        if first is not None or (request.waiter is not None and not verdict.allowed and wait is not None):
-            wait = self._line_up(request, first, verdict, now_ms)
-        return LimitResult(verdict.allowed, _seconds(wait), now_ms / 1000, tuple(levels), verdict.receipts)
+                state.put(key, algorithm, after)
+            left = max(0, algorithm.ends(after) - now_ms)
+            levels.append(LimitState(algorithm.remaining(after, now_ms), _seconds(wait), left / 1000))
+        wait = joint.wait
+        if first is not None or (request.waiter is not None and not joint.allowed and wait is not None):
+            wait = self._enqueue(request, first, joint, now_ms)
+        return LimitResult(joint.allowed, _seconds(wait), now_ms / 1000, tuple(levels), joint.receipts)
 
-    def _line_up(self, request: LimitRequest, first: str | None, verdict: JointDecision, now_ms: int) -> int | None:
-        """Let who passes leave the line, and who has to wait stand in it; return the time to wait."""
-        line = self._state(request.limiter_key, now_ms).line
-        if verdict.allowed and first is not None:
-            line.leave(request.token)
-            line.wake(now_ms)
-        wait = verdict.wait
-        if verdict.allowed or wait is None:
+    def _enqueue(self, request: LimitRequest, first: str | None, joint: JointDecision, now_ms: int) -> int | None:
+        """Remove an allowed call from the wait queue, or put a denied one in it; return the time to wait."""
+        queue = self._state(request.limiter_key, now_ms).queue
+        if joint.allowed and first is not None:
+            queue.leave(request.token)
+            queue.wake(now_ms)
+        wait = joint.wait
+        if joint.allowed or wait is None:
             return wait
-        ahead = line.waiters[first] if first is not None and first != request.token else None
+        ahead = queue.waiters[first] if first is not None and first != request.token else None
         if ahead is not None:
-            wait = max(1, wait, ahead.looks_ms - now_ms)
+            wait = max(1, wait, ahead.rechecks_ms - now_ms)
         if request.waiter is not None:
-            line.stand(request.token, request.waiter, now_ms, now_ms + wait)
-            if ahead is not None:  # it is woken when its turn comes, unless the first one has died
+            queue.enqueue(request.token, request.waiter, now_ms, now_ms + wait)
+            if ahead is not None:  # it is woken when its turn comes, unless the first waiter has died
                 wait = ahead.alive_ms - now_ms
         return wait
 
@@ -95,18 +100,18 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         with self._store.lock:
             now_ms = self._now()
             state = self._store.limiters.get(limiter_key)
-            known = algorithms_of(tuple((each.name, each.limit) for each in charges))
-            for (key, its), each in zip(known, charges, strict=True):
+            algorithms = algorithms_of(tuple((each.name, each.limit) for each in charges))
+            for (key, algorithm), each in zip(algorithms, charges, strict=True):
                 before = state.states.get(key, ()) if state is not None else ()
-                after = its.true_up(before, now_ms, token, each.receipt, each.cost, each.actual)
+                after = algorithm.true_up(before, now_ms, token, each.receipt, each.cost, each.actual)
                 if after != before:
                     state = state or self._state(limiter_key, now_ms)
-                    state.put(key, its, after)
+                    state.put(key, algorithm, after)
             if state is not None:
-                freed = state.line.head(now_ms) == token or any(each.actual < each.cost for each in charges)
-                state.line.leave(token)
+                freed = state.queue.first_alive(now_ms) == token or any(each.actual < each.cost for each in charges)
+                state.queue.leave(token)
                 if freed:
-                    state.line.wake(now_ms)
+                    state.queue.wake(now_ms)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
         with self._store.lock:
@@ -117,24 +122,24 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         state = self._store.limiters.get(lease.limiter_key)
         if state is None:
             return False
-        known = algorithms_of(lease.limits)
-        extended = [its.extend(state.states.get(key, ()), now_ms, lease.token) for key, its in known]
+        algorithms = algorithms_of(lease.limits)
+        extended = [each.extend(state.states.get(key, ()), now_ms, lease.token) for key, each in algorithms]
         if None in extended:
             return False
-        for (key, its), after in zip(known, extended, strict=True):
-            state.put(key, its, after)
+        for (key, algorithm), after in zip(algorithms, extended, strict=True):
+            state.put(key, algorithm, after)
         return True
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         with self._store.lock:
             now_ms = self._now()
-            ((key, its),) = algorithms_of(((observation.name, observation.limit),))
+            ((key, algorithm),) = algorithms_of(((observation.name, observation.limit),))
             state = self._store.limiters.get(limiter_key)
             before = state.states.get(key, ()) if state is not None else ()
             reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
-            after = its.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
+            after = algorithm.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
             if after != before:
-                (state or self._state(limiter_key, now_ms)).put(key, its, after)
+                (state or self._state(limiter_key, now_ms)).put(key, algorithm, after)
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         with self._store.lock:
@@ -143,7 +148,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             if state is not None:
                 for key, _ in algorithms_of(limits):
                     state.states.pop(key, None)
-                state.line.wake(now_ms)
+                state.queue.wake(now_ms)
 
 
 def _seconds(wait_ms: int | None) -> float | None:

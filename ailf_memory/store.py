@@ -1,4 +1,4 @@
-"""What a memory backend keeps: one store is what a server is elsewhere. Everything in it happens under its lock."""
+"""The store of memory backends, in place of a server. Every step runs under the lock of the store."""
 
 import weakref
 from collections.abc import Callable
@@ -18,49 +18,58 @@ __all__ = ["MemoryStore", "StoreHandle", "sweep"]
 SWEEP = 1024
 
 
-class Kept(Protocol):
-    """What is kept under a name for as long as it matters."""
+class SweepableState(Protocol):
+    """A state that can be removed when it is idle."""
 
     def idle(self, now_ms: int) -> bool:
-        """Tell whether nobody needs it any more."""
+        """Tell whether the state can be removed and made again without a difference."""
 
 
 K = TypeVar("K")
-V = TypeVar("V", bound=Kept)
+V = TypeVar("V", bound=SweepableState)
 
 
-def sweep(kept: dict[K, V], now_ms: int) -> None:
-    """Make room for one more: now and then, what nobody needs any more goes."""
-    if len(kept) % SWEEP == SWEEP - 1:
-        for name in [each for each, state in kept.items() if state.idle(now_ms)]:
-            del kept[name]
+def sweep(states: dict[K, V], now_ms: int) -> None:
+    """Remove idle states before one is added, each time the number of states reaches a multiple of ``SWEEP``."""
+    if len(states) % SWEEP == SWEEP - 1:
+        for name in [each for each, state in states.items() if state.idle(now_ms)]:
+            del states[name]
 
 
 class StoreListener(Protocol):
-    """Receives what is published in a store."""
+    """Receives the messages that are published in a store."""
 
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
-        """Take a body if it was asked for; return whether it was."""
+        """Queue a body if a filter matches; return whether one does."""
 
     def fail(self, reason: str) -> None:
-        """Lose what is queued, as a broken connection does."""
+        """Drop the queued items and report a lost connection."""
 
     def is_of(self, handle: "StoreHandle") -> bool:
-        """Tell whether it belongs to the backend of this handle."""
+        """Tell whether the listener belongs to the backend of this handle."""
 
 
 class MemoryStore:
-    """The state that memory backends share when they are opened on it, blocking and asyncio alike.
+    """The state that memory backends share, blocking and asyncio alike.
+
+    >>> from ailf_memory import MemoryBackend
+    >>> store = MemoryStore()
+    >>> with MemoryBackend(store=store) as one, MemoryBackend(store=store) as other:
+    ...     first = one.stream("shared").add("report")
+    ...     assert [entry.data for entry in other.stream("shared").read()] == ["report"]
+
+    Arguments:
+        clock: The clock; None for the system's. A test moves a `ManualClock`.
 
     Attributes:
-        clock: Its *now*: the system's, or a `ManualClock` that a test moves.
+        clock: The clock, which says what *now* is.
         lock: Held by every step.
         streams: The streams by name.
         locks: The locks by name.
-        limiters: What rate limiters have charged.
-        leases: Those of this process's locks by token, to be told when they are broken.
-        listeners: Who receives published messages.
-        version: How often something may have become available in any of the streams.
+        limiters: The keys of rate limiters.
+        leases: The leases of locks in this process by token, to revoke them when their grants are broken.
+        listeners: The listeners, which receive published messages.
+        version: The number of changes that may have made an entry of any stream available.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -72,41 +81,46 @@ class MemoryStore:
         self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
         self.version = 0
-        self._bells: list[Callable[[], None]] = []
-        self.clock.on_move(self.ring)
-        self.clock.on_move(self.wake_lines)
+        self._subscribers: list[Callable[[], None]] = []
+        self.clock.on_move(self.notify)
+        self.clock.on_move(self.wake_queues)
 
-    def on_change(self, bell: Callable[[], None]) -> None:
-        """Ring this whenever something may have become available; it may be called from any thread."""
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Let `notify` call a function, from any thread."""
         with self.lock:
-            self._bells.append(bell)
+            self._subscribers.append(callback)
 
-    def off_change(self, bell: Callable[[], None]) -> None:
-        """Ring it no more."""
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Undo `subscribe`."""
         with self.lock:
-            self._bells.remove(bell)
+            self._subscribers.remove(callback)
 
-    def ring(self) -> None:
-        """Wake everybody who waits; something may have become available."""
+    def notify(self) -> None:
+        """Call the subscribed functions: entries of streams may have become available."""
         with self.lock:
             self.version += 1
-            bells = tuple(self._bells)
-        for bell in bells:
-            bell()
+            callbacks = tuple(self._subscribers)
+        for callback in callbacks:
+            callback()
 
     def publish(self, channel: str, body: bytes, *, sharded: bool = False) -> int:
-        """Offer a body to every listener; return how many wanted it."""
+        """Offer a body to every listener; return the number of listeners that queued it."""
         with self.lock:
             return sum(listener.offer(channel, body, sharded=sharded) for listener in self.listeners)
 
-    def wake_lines(self) -> None:
-        """Wake everybody who stands in line for a lock or at a limiter: the clock was moved."""
+    def wake_queues(self) -> None:
+        """Wake all waiters in the wait queues of locks and limiters: the clock was moved."""
         with self.lock:
-            for line in [each.line for each in self.locks.values()] + [each.line for each in self.limiters.values()]:
-                line.wake_all()
+            queues = [each.queue for each in self.locks.values()] + [each.queue for each in self.limiters.values()]
+            for queue in queues:
+                queue.wake_all()
 
     def break_subscriptions(self, reason: str = "broken by a test") -> None:
-        """Interrupt every subscription as a lost connection would: each comes back by itself and yields a `Gap`."""
+        """Interrupt every subscription, as a lost connection would. Each comes back by itself and yields a `Gap`.
+
+        Arguments:
+            reason: The `Gap.reason`.
+        """
         with self.lock:
             listeners = tuple(self.listeners)
         for listener in listeners:
@@ -114,12 +128,12 @@ class MemoryStore:
 
 
 class StoreHandle:
-    """What the drivers of one backend share: its store, until the backend is closed.
+    """A backend's access to its store, which the drivers of the backend share.
 
     Attributes:
-        store: The store, which other backends may share.
-        runtime: What the backend's flows wait with.
-        url: What messages call the backend.
+        store: The store; other backends may share it.
+        runtime: The runtime of the backend.
+        url: The URL of the backend, for messages.
         closed: Whether the backend was closed.
     """
 
@@ -130,6 +144,6 @@ class StoreHandle:
         self.closed = False
 
     def check_open(self) -> None:
-        """Raise `ClosedError` after close."""
+        """Raise `ClosedError` if the backend is closed."""
         if self.closed:
             raise ClosedError(f"the backend {self.url} is closed")

@@ -1,4 +1,4 @@
-"""Streams in memory: each step of the driver is one transition of `StreamState`, under the store's lock."""
+"""The driver of streams in memory. Each step is one transition of `StreamState`, under the store's lock."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,10 +18,10 @@ __all__ = ["MemoryStreamDriver", "MemoryWaiter"]
 
 
 class MemoryStreamDriver(StreamDriver):
-    """The steps, each under the store's lock; whoever waits is told when something may have become available.
+    """Streams in memory. A step that may make entries available notifies the waiters.
 
     Attributes:
-        group_class: What the groups of new streams are.
+        group_class: The class of the groups of new streams.
     """
 
     group_class: ClassVar[type[GroupState]] = GroupState
@@ -31,7 +31,7 @@ class MemoryStreamDriver(StreamDriver):
         self._store = handle.store
 
     def _state(self, stream: str) -> StreamState:
-        """Return the stream, made where it doesn't exist, as elsewhere."""
+        """Return the state of a stream, and make it if it is missing."""
         self._handle.check_open()
         state = self._store.streams.get(stream)
         if state is None:
@@ -48,8 +48,8 @@ class MemoryStreamDriver(StreamDriver):
         return self._now() + to_ms(seconds)
 
     def _changed(self) -> None:
-        """Something may have become available."""
-        self._store.ring()
+        """Notify the waiters: entries may have become available."""
+        self._store.notify()
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
@@ -65,8 +65,9 @@ class MemoryStreamDriver(StreamDriver):
     def _make_room(self, stream: str, count: int, retention: Retention) -> None:
         if not self._state(stream).make_room(count, retention, self._now()):
             raise StreamFullError(
-                f"stream {stream!r} of {self._handle.url} keeps at most {retention.max_len} messages and has no room "
-                f"for {count} more that are not settled; let its groups settle some, or add with a retention that waits"
+                f"can't add {count} messages to stream {stream!r} of {self._handle.url}: its retention keeps at most "
+                f"{retention.max_len}, and too many are unsettled. Let its groups settle some, or set wait= in the "
+                "retention"
             )
 
     async def add_once(
@@ -74,9 +75,9 @@ class MemoryStreamDriver(StreamDriver):
     ) -> Added:
         with self._store.lock:
             state, now_ms = self._state(stream), self._now()
-            known = state.known(dedup_id, token, now_ms)
-            if known is not None:
-                return known
+            earlier = state.added_before(dedup_id, token, now_ms)
+            if earlier is not None:
+                return earlier
             if retention is not None:
                 self._make_room(stream, 1, retention)
             added = state.append_once(draft, dedup_id=dedup_id, token=token, window=window, now_ms=now_ms)
@@ -85,9 +86,9 @@ class MemoryStreamDriver(StreamDriver):
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         with self._store.lock:
-            done = self._state(stream).cancel(entry_id, self._now())
+            cancelled = self._state(stream).cancel(entry_id, self._now())
             self._changed()
-            return done
+            return cancelled
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         start = key_of(after or text_of(FIRST))
@@ -136,19 +137,19 @@ class MemoryStreamDriver(StreamDriver):
     async def seek(self, stream: str, group: str, position: str) -> bool:
         with self._store.lock:
             after = self._state(stream).locate(position)
-            known = self._group(stream, group)
-            if known is not None:
-                known.seek(after, self._now())
+            state = self._group(stream, group)
+            if state is not None:
+                state.seek(after, self._now())
                 self._changed()
-            return known is not None
+            return state is not None
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         with self._store.lock:
-            known = self._group(stream, group)
-            if known is not None:
-                known.paused = paused
+            state = self._group(stream, group)
+            if state is not None:
+                state.paused = paused
                 self._changed()
-            return known is not None
+            return state is not None
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         with self._store.lock:
@@ -158,92 +159,92 @@ class MemoryStreamDriver(StreamDriver):
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
     ) -> Fetched:
         with self._store.lock:
-            known = self._group(stream, group)
-            fetched = (known or self._state(stream).open(group)).fetch(
+            state = self._group(stream, group)
+            fetched = (state or self._state(stream).open(group)).fetch(
                 consumer, count, until_ms=self._after(lease), alive_ms=self._after(alive),
                 max_deliveries=max_deliveries, now_ms=self._now(),
             )  # fmt: skip
-            if fetched.next_due == 0:  # this step let more become due than it took
+            if fetched.next_due == 0:  # this step made more entries due than it leased
                 self._changed()
             more = fetched.claims or fetched.dead
-            return replace(fetched, position=None if more else self._store.version, reset=known is None)
+            return replace(fetched, position=None if more else self._store.version, reset=state is None)
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[Outcome]:
         with self._store.lock:
-            known, now_ms = self._group(stream, group), self._now()
-            if known is None:
+            state, now_ms = self._group(stream, group), self._now()
+            if state is None:
                 return [Outcome.LOST] * len(settlements)
-            outcomes = [known.settle(each, max_deliveries, now_ms) for each in settlements]
+            outcomes = [state.settle(each, max_deliveries, now_ms) for each in settlements]
             self._changed()
             return outcomes
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         with self._store.lock:
-            known, now_ms, until_ms = self._group(stream, group), self._now(), self._after(lease)
-            return [known is not None and known.extend(each, until_ms, now_ms) for each in receipts]
+            state, now_ms, until_ms = self._group(stream, group), self._now(), self._after(lease)
+            return [state is not None and state.extend(each, until_ms, now_ms) for each in receipts]
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
         with self._store.lock:
-            known = self._group(stream, group)
-            if known is not None:
-                known.alive.update(dict.fromkeys(consumers, self._after(alive)))
+            state = self._group(stream, group)
+            if state is not None:
+                state.alive.update(dict.fromkeys(consumers, self._after(alive)))
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
         with self._store.lock:
-            known = self._group(stream, group)
-            if known is not None:
-                known.leave(consumer, self._now())
+            state = self._group(stream, group)
+            if state is not None:
+                state.leave(consumer, self._now())
                 self._changed()
 
-    # --- what a group gave up on ---------------------------------------------------------------------------------
+    # --- dead letters --------------------------------------------------------------------------------------------
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
         number = _number(after or "0")
         with self._store.lock:
-            known = self._group(stream, group)
-            return [] if known is None else known.letters(number, limit)
+            state = self._group(stream, group)
+            return [] if state is None else state.dead_letters(number, limit)
 
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         numbers = [_number(each) for each in letters]
         with self._store.lock:
-            known, now_ms = self._group(stream, group), self._now()
-            taken = [known is not None and known.take_letter(each, now_ms, redrive=redrive) for each in numbers]
+            state, now_ms = self._group(stream, group), self._now()
+            taken = [state is not None and state.take_dead_letter(each, now_ms, redrive=redrive) for each in numbers]
             self._changed()
             return taken
 
-    def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - one bell serves all groups
+    def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - all groups notify alike
         return MemoryWaiter(self._handle, stream)
 
 
 def _number(letter: str) -> int:
-    """Return what orders a dead letter's id."""
+    """Return the number of a dead letter's id, by which dead letters are ordered."""
     if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
         raise InvalidArgumentError(f"{letter!r} is not the id of a dead letter; use one that dead_letters returned")
     return int(letter)
 
 
 class MemoryWaiter(Waiter):
-    """Waits for the store's bell."""
+    """Waits until the store notifies."""
 
     def __init__(self, handle: StoreHandle, stream: str) -> None:
         self._handle = handle
         self._store = handle.store
         self._stream = stream
-        self._bell = handle.runtime.event()
+        self._event = handle.runtime.event()
         self._interrupted = False
 
     async def wait(self, position: Any, timeout: float) -> bool:
-        self._store.on_change(self._bell.set)
+        self._store.subscribe(self._event.set)
         try:
-            return self._interrupted or self._moved(position) or await self._bell.wait(timeout)
+            return self._interrupted or self._changed_since(position) or await self._event.wait(timeout)
         finally:
-            self._store.off_change(self._bell.set)
-            self._bell.clear()
+            self._store.unsubscribe(self._event.set)
+            self._event.clear()
 
-    def _moved(self, position: Any) -> bool:
-        """Tell whether something came since: anywhere, by the store's version, or to the stream, after an id."""
+    def _changed_since(self, position: Any) -> bool:
+        """Tell whether the store has changed since a version, or the stream has an entry after an id."""
         with self._store.lock:
             if isinstance(position, int):
                 return self._store.version != position
@@ -252,7 +253,7 @@ class MemoryWaiter(Waiter):
 
     def interrupt(self) -> None:
         self._interrupted = True
-        self._bell.set()
+        self._event.set()
 
     async def close(self) -> None:
         self.interrupt()

@@ -1,1 +1,1 @@
-"""What pytest loads in every run where ailf is installed. It stands apart so that it imports nothing of ailf."""
+"""The pytest plugin that every run loads where ailf is installed. It is a package of its own, to import no ailf."""

@@ -1,7 +1,7 @@
-"""The options of the contract suite, added in runs of the suite alone.
+"""Add the options of the contract suite, only in runs of the suite.
 
-Every pytest run of every user loads this. So it imports nothing but pytest, and stands in a package of its own: a
-project's folder ``contract_tests`` would hide a module of ours there, and pytest would not start.
+Every pytest run of every user loads this module, so it imports only pytest. It is not in ``contract_tests``, because a
+user's folder of that name would hide it, and pytest would not start.
 """
 
 import re
@@ -15,22 +15,20 @@ _SUITE = re.compile(r"contract_tests(\.|::|$)")
 
 @pytest.hookimpl(trylast=True)  # after the user's conftest.py, whose options come first
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
-    """Add the options that name the backends to test, where the suite is run as a package.
+    """Add the options that name the backends to test, if the suite is run as a package.
 
-    In any other run they could collide with an option of the user's own, and pytest would not start.
+    In any other run they could clash with the user's own options, and pytest would not start.
     """
     if "--pyargs" not in args or not any(map(_SUITE.match, args)):
         return
     group = parser.getgroup("ailf", "ailf contract tests (pytest --pyargs contract_tests)")
     try:
+        group.addoption("--backend", action="append", default=[], metavar="URL", help="the URL of a backend to test")
         group.addoption(
-            "--backend", action="append", default=[], metavar="URL", help="a backend to hold to the contract"
-        )
-        group.addoption(
-            "--harness", action="append", default=[], metavar="MODULE:CLASS", help="the same, by a subclass of Harness"
+            "--harness", action="append", default=[], metavar="MODULE:CLASS", help="a subclass of Harness to test with"
         )
     except ValueError as error:
         raise pytest.UsageError(
-            f"the contract suite can't add its options, because a conftest.py or a plugin has them already ({error}); "
-            "run it from another folder"
+            f"the contract suite can't add its options, because a conftest.py or a plugin has them already ({error}). "
+            "Run the suite from another folder"
         ) from error

@@ -1,9 +1,10 @@
-"""A small crew at work: commands over PubSub, tasks over Stream, one worker dying in mid-task.
+"""A crew of workers: tasks over Stream, reports over PubSub, and one worker that dies in the middle of a task.
 
     python examples/crew.py [--url memory://]
 
-On a backend that processes share (Redis), the workers are processes, and the one that dies is killed with SIGKILL. On
-memory they are threads of this program, and it just stops in mid-task. Either way its task is finished by another.
+On a backend that processes share (Redis), the workers are processes, and one of them kills itself with SIGKILL. In
+memory they are threads of this program, and one of them stops without settling its task. In both cases another worker
+finishes that task.
 """
 
 import argparse
@@ -20,20 +21,20 @@ from ailf.driver import Capability
 
 TASKS = [f"chapter {number}" for number in range(1, 13)]
 CREW = ("ann", "bob", "cleo")
-MORTAL = "bob"
+MORTAL = "bob"  # the worker that dies
 WORK = 0.9
 LEASE = 2.0
 STARTED = time.monotonic()
 
 
 def say(who: str, what: str) -> None:
-    """Print one line of the story."""
+    """Print a line of the log."""
     sys.stdout.write(f"{time.monotonic() - STARTED:5.2f} s  {who:<11} {what}\n")
     sys.stdout.flush()
 
 
 class Worker:
-    """Waits for the command, takes tasks, reports what it did; one of them doesn't live to do so."""
+    """Takes tasks and reports on them. A mortal worker dies in its second task."""
 
     def __init__(self, backend: ailf.Backend, name: str, run: str, *, mortal: bool) -> None:
         self._name = name
@@ -43,16 +44,16 @@ class Worker:
         self._channel = f"reports-{run}"
 
     def report(self, event: str, task: str = "", attempt: int = 0) -> None:
-        """Broadcast what happened."""
+        """Broadcast an event."""
         self._pubsub.publish(self._channel, {"who": self._name, "event": event, "task": task, "attempt": attempt})
 
     def work(self) -> None:
-        """Work until stopped."""
+        """Work until the backend is closed or the process ends."""
         self.report("ready")
         consumer = self._group.consumer(self._name)
         for number, delivery in enumerate(consumer, start=1):
             self.report("begins", delivery.data, delivery.attempt)
-            if self._mortal and number == 2:  # noqa: PLR2004 - it has shown that it can, and now it can't
+            if self._mortal and number == 2:  # noqa: PLR2004 - the first task succeeds
                 self.report("dies", delivery.data, delivery.attempt)
                 self.die()
                 return
@@ -61,7 +62,7 @@ class Worker:
             self.report("finished", delivery.data, delivery.attempt)
 
     def die(self) -> None:
-        """Nothing is cleaned up: the message stays leased until its lease ends."""
+        """Die without any cleanup: the message stays leased until its lease ends."""
         if threading.current_thread() is threading.main_thread():
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -91,7 +92,7 @@ class Crew:
         thread.start()
 
     def dismiss(self) -> None:
-        """End everybody who is left."""
+        """End all workers that are left."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -103,7 +104,7 @@ class Crew:
 
 
 def work_until_closed(worker: Worker) -> None:
-    """Work; the end of the backend is the end of the work."""
+    """Work until the backend is closed."""
     try:
         worker.work()
     except ailf.ClosedError:
@@ -111,7 +112,7 @@ def work_until_closed(worker: Worker) -> None:
 
 
 def lead(url: str) -> int:
-    """Hire the crew, hand out the tasks, and listen until every one is finished."""
+    """Hire the crew, add the tasks, and listen until all are finished; return the exit status."""
     run = uuid.uuid4().hex[:8]
     with ailf.connect(url) as backend, backend.pubsub().listen(f"reports-{run}") as reports:
         say("lead", f"hires a crew on {backend.url}")
@@ -131,7 +132,7 @@ def lead(url: str) -> int:
 def supervise(
     reports: ailf.Subscription[dict[str, str]], tasks: ailf.Stream[str]
 ) -> tuple[dict[str, tuple[str, int]], str]:
-    """Return who finished each task, at which attempt, and the task in which a worker died."""
+    """Return the worker and attempt that finished each task, and the task in which a worker died."""
     orphan = ""
     ready: set[str] = set()
     finished: dict[str, tuple[str, int]] = {}
@@ -141,7 +142,7 @@ def supervise(
         if not isinstance(message, ailf.Message):
             continue
         report = message.data
-        say(report["who"], tell(report))
+        say(report["who"], sentence(report))
         if report["event"] == "ready":
             ready.add(report["who"])
             if len(ready) == len(CREW):
@@ -154,7 +155,7 @@ def supervise(
     return finished, orphan
 
 
-def tell(report: dict[str, str]) -> str:
+def sentence(report: dict[str, str]) -> str:
     """Return a report as a sentence."""
     if report["event"] == "dies":
         return f"dies in the middle of {report['task']!r}"
@@ -163,16 +164,16 @@ def tell(report: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Lead the crew, or be one of it."""
+    """Lead the crew, or run one worker of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="memory://crew")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--run", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.worker is None:
-        return lead("memory://crew" if chosen.url == "memory://" else chosen.url)
-    with ailf.connect(chosen.url) as backend:
-        worker = Worker(backend, chosen.worker, chosen.run, mortal=chosen.worker == MORTAL)
+    arguments = parser.parse_args()
+    if arguments.worker is None:
+        return lead("memory://crew" if arguments.url == "memory://" else arguments.url)
+    with ailf.connect(arguments.url) as backend:
+        worker = Worker(backend, arguments.worker, arguments.run, mortal=arguments.worker == MORTAL)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         worker.work()
     return 0

@@ -1,11 +1,11 @@
-"""Forty agents and one LLM account: its quota is filled, and not one call is rejected.
+"""Forty agents share one LLM account: they use up its quota, and no call is rejected.
 
     python examples/llm_quota.py [--url memory://]
 
-The provider is simulated and strict: it rejects whatever comes above its requests per minute, its tokens per minute or
-its calls under way. First the agents just call it. Then they ask one rate limiter before, with an estimate of the
-tokens, which is sometimes too low and sometimes too high, and tell it afterwards what was used. A minute is a second
-here, so that it doesn't take long.
+The provider is simulated and strict: it rejects calls above its requests per minute, its tokens per minute or its
+parallel calls. First the agents call it without a limiter. Then they ask one rate limiter before each call, with an
+estimate of the tokens that may be too low or too high, and settle it with the actual usage. A minute lasts a second
+here, to keep the example short.
 """
 
 import argparse
@@ -30,11 +30,11 @@ ENOUGH = 0.9
 
 
 class TooManyRequestsError(Exception):
-    """What a client library raises for the status 429."""
+    """The error of a client library for the status 429."""
 
 
 class Bucket:
-    """A quota as the provider counts it: full at first, refilled evenly."""
+    """The provider's count of a quota: a token bucket, full at first and refilled evenly."""
 
     def __init__(self, per_minute: int) -> None:
         self._capacity = per_minute
@@ -42,19 +42,19 @@ class Bucket:
         self._at = time.monotonic()
 
     def left(self) -> float:
-        """Return what may be taken now."""
+        """Return the amount that may be taken now."""
         now = time.monotonic()
         self._left = min(self._capacity, self._left + self._capacity * (now - self._at) / MINUTE)
         self._at = now
         return self._left
 
     def take(self, amount: int) -> None:
-        """Take it."""
+        """Take an amount."""
         self._left -= amount
 
 
 class Provider:
-    """An LLM behind quotas, which it enforces to the last token at the moment when a call arrives."""
+    """A simulated LLM. It enforces its quotas exactly, when a call arrives."""
 
     def __init__(self) -> None:
         self._requests, self._tokens = Bucket(REQUESTS), Bucket(TOKENS)
@@ -63,7 +63,7 @@ class Provider:
         self.served: list[tuple[float, int]] = []
 
     async def complete(self, prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-        """Return the usage that such a call has, or reject it."""
+        """Return the usage of a call, or reject the call."""
         used = prompt_tokens + completion_tokens
         if self._under_way >= PARALLEL or self._requests.left() < 1 or self._tokens.left() < used:
             self.rejected += 1
@@ -79,20 +79,20 @@ class Provider:
         return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": used}
 
     def filled(self, since: float, until: float) -> tuple[float, float]:
-        """Return which shares of that time's requests and tokens were used."""
+        """Return the shares of the requests and tokens of a period that were used."""
         served = [used for at, used in self.served if since <= at < until]
         minutes = (until - since) / MINUTE
         return len(served) / (REQUESTS * minutes), sum(served) / (TOKENS * minutes)
 
 
 def a_call() -> tuple[int, int, int]:
-    """Return the tokens of a prompt, those of its completion, and what an agent takes the sum for beforehand."""
+    """Return the tokens of a prompt and of its completion, and an agent's estimate of their sum."""
     prompt, completion = random.randint(100, 500), random.randint(50, 550)
     return prompt, completion, prompt + random.choice([100, 300, 500])
 
 
 async def rash_agent(provider: Provider, until: float) -> None:
-    """Call the provider again and again."""
+    """Call the provider repeatedly."""
     while time.monotonic() < until:
         prompt, completion, _ = a_call()
         try:
@@ -102,7 +102,7 @@ async def rash_agent(provider: Provider, until: float) -> None:
 
 
 async def agent(provider: Provider, limiter: ailf.AsyncRateLimiter, until: float) -> None:
-    """Call the provider again and again, whenever the limiter allows it."""
+    """Call the provider repeatedly, whenever the limiter allows it."""
     while time.monotonic() < until:
         prompt, completion, estimate = a_call()
         async with limiter.hold(tokens=estimate) as permit:
@@ -111,11 +111,11 @@ async def agent(provider: Provider, limiter: ailf.AsyncRateLimiter, until: float
 
 
 def our_limits() -> LlmLimits:
-    """Return the provider's limits as this program keeps them.
+    """Return the limits of this program.
 
-    The rates are the provider's own, so nothing is lost. What may pass at once is half of what the provider would take.
-    That is the margin: a call that was allowed arrives a little later, so that calls may arrive closer together than
-    they were allowed; and a call whose estimate was too low is charged the rest only when it ends.
+    The rates are those of the provider, so that the whole quota can be used. The bursts are half of the provider's, as
+    a margin: calls may arrive at the provider closer together than the limiter allowed them, and a call whose estimate
+    was too low is charged the rest only when it ends.
     """
     return llm_limits(
         requests=f"{REQUESTS}/{MINUTE:g}s burst {REQUESTS // 2}",
@@ -125,7 +125,7 @@ def our_limits() -> LlmLimits:
 
 
 async def without() -> int:
-    """Let the agents call as they like; return how many calls were rejected."""
+    """Run the agents without a limiter; return the number of rejected calls."""
     provider = Provider()
     until = time.monotonic() + UNLIMITED_MINUTES * MINUTE
     await asyncio.gather(*(rash_agent(provider, until) for _ in range(AGENTS)))
@@ -134,11 +134,11 @@ async def without() -> int:
 
 
 async def within(url: str) -> bool:
-    """Let the agents call through a limiter; return whether that filled the quota without a rejection."""
+    """Run the agents with a limiter; return whether they used up the quota without a rejection."""
     async with ailf.connect_async(url) as backend:
         limiter = backend.rate_limiter(f"provider-{uuid.uuid4().hex[:8]}", **our_limits())
         provider = Provider()
-        since = time.monotonic() + MINUTE  # in the first one what may pass at once comes on top, and would flatter us
+        since = time.monotonic() + MINUTE  # skip the first minute: its bursts would make the result look better
         until = since + LIMITED_MINUTES * MINUTE
         results = await asyncio.gather(
             *(agent(provider, limiter, until) for _ in range(AGENTS)), return_exceptions=True
@@ -154,13 +154,13 @@ async def within(url: str) -> bool:
 
 
 async def show(url: str) -> int:
-    """Show both; return 0 where the provider is strict and the limiter keeps what is said of it."""
+    """Show both; return 0 if the provider rejected calls without the limiter and none with it."""
     strict = await without() > 0
     return 0 if await within(url) and strict else 1
 
 
 def main() -> int:
-    """Read the arguments and show it."""
+    """Parse the arguments and run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="memory://")
     return asyncio.run(show(parser.parse_args().url))

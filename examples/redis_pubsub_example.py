@@ -1,4 +1,4 @@
-"""Two agents that talk over channels, through the import path of earlier AILF code.
+"""Two agents that exchange messages over channels, with the names of earlier AILF.
 
 python examples/redis_pubsub_example.py --role subscriber
 python examples/redis_pubsub_example.py --role publisher
@@ -11,22 +11,22 @@ from ailf.messaging.redis import RedisClient, RedisConfig, RedisPubSub
 
 
 def publisher(pubsub: RedisPubSub, text: str) -> None:
-    """Send a command, wait for its answer, and print it."""
-    ticket = uuid.uuid4().hex
+    """Publish a command, wait for its result, and print it."""
+    request_id = uuid.uuid4().hex
 
     def handle_result(message: dict[str, str]) -> None:
-        if message["ticket"] == ticket:
+        if message["request_id"] == request_id:
             print(f"publisher: the answer is {message['result']!r}")
             pubsub.stop()
 
     pubsub.subscribe("agent-results", handle_result)
-    pubsub.publish("agent-commands", {"command": "analyze", "data": text, "ticket": ticket})
+    pubsub.publish("agent-commands", {"command": "analyze", "data": text, "request_id": request_id})
     print(f"publisher: asked to analyze {text!r}")
     pubsub.run()
 
 
 def subscriber(pubsub: RedisPubSub, limit: int) -> None:
-    """Answer commands, for ever or so many."""
+    """Answer commands: ``limit`` of them, or without end if it is 0."""
     answered = 0
 
     def handle_command(message: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ def subscriber(pubsub: RedisPubSub, limit: int) -> None:
         if message["command"] == "analyze":
             print(f"subscriber: analyzing {message['data']!r}")
             words = len(message["data"].split())
-            pubsub.publish("agent-results", {"result": f"{words} words", "ticket": message["ticket"]})
+            pubsub.publish("agent-results", {"result": f"{words} words", "request_id": message["request_id"]})
             answered += 1
         if answered == limit:
             pubsub.stop()
@@ -45,19 +45,19 @@ def subscriber(pubsub: RedisPubSub, limit: int) -> None:
 
 
 def main() -> None:
-    """Play one of the two roles."""
+    """Run the role that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--role", choices=["publisher", "subscriber"], required=True)
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--text", default="content to analyze")
-    parser.add_argument("--limit", type=int, default=0, help="subscriber: end after so many answers (0: never)")
-    chosen = parser.parse_args()
-    with RedisPubSub(RedisClient(RedisConfig(host=chosen.host, port=chosen.port))) as pubsub:
-        if chosen.role == "publisher":
-            publisher(pubsub, chosen.text)
+    parser.add_argument("--limit", type=int, default=0, help="subscriber: end after this many answers (0: never)")
+    arguments = parser.parse_args()
+    with RedisPubSub(RedisClient(RedisConfig(host=arguments.host, port=arguments.port))) as pubsub:
+        if arguments.role == "publisher":
+            publisher(pubsub, arguments.text)
         else:
-            subscriber(pubsub, chosen.limit)
+            subscriber(pubsub, arguments.limit)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     backends = commands.add_parser("backends", help="list the installed backends by URL scheme")
     backends.set_defaults(command=_backends)
-    chosen = parser.parse_args(arguments)
-    status: int = chosen.command()
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.command()
     return status
 
 

@@ -1,15 +1,15 @@
-"""What a backend implements: a few atomic transitions, each one round trip, and nothing else.
+"""The interface of a backend: a few atomic steps, each one round trip, and nothing else.
 
-A driver never retries, never calls user code, and never waits longer than the ``timeout`` it is given (at most one
-second) or than the deadline of one request. Everything a user sees is written once, above it. It is bound to a
-`Runtime` when it is made: its ``async def`` methods suspend only on asyncio. What is declared to return an awaitable
-may be an ``async def`` too.
+A driver never retries, never calls user code, and never waits longer than the ``timeout`` argument of a method (at most
+one second) or the deadline of one request. The interfaces that users see are built on drivers, once for all backends.
+A driver is bound to a `Runtime` when it is made: its ``async def`` methods suspend only on asyncio. A method that is
+declared to return an awaitable may be an ``async def`` too.
 
-Clauses say *must* and *may*; the ids in brackets are those of the contract, which ``contract_tests`` checks.
+Clauses say *must* and *may*. The ids in brackets are those of the contract, which ``contract_tests`` checks.
 
-Errors: whatever a client library raises *must* be mapped to the tree of `ailf.errors`, with the original as
-``__cause__``. A `ConnectionLostError` or `BackendTimeoutError` *must* have ``maybe_applied=True`` when the request was
-sent; after `BackendDriver.close` every call *must* raise `ClosedError`.
+Errors: a driver *must* map every error of its client library to the tree of `ailf.errors`, with the original as
+``__cause__``. A `ConnectionLostError` or `BackendTimeoutError` *must* have ``maybe_applied=True`` if the request was
+sent. After `BackendDriver.close` every call *must* raise `ClosedError`.
 """
 
 from ailf.driver.backend import BackendDriver, Capability

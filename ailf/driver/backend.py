@@ -1,4 +1,4 @@
-"""What a backend implements to be opened: `BackendDriver`, which makes the drivers of the interfaces."""
+"""`BackendDriver`: the root driver of a backend, which makes the drivers of the interfaces."""
 
 import enum
 from abc import ABC, abstractmethod
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 
 class Capability(enum.Enum):
-    """What a driver can do. What it doesn't declare raises `UnsupportedError` when the object is made (B2)."""
+    """A feature that a driver declares. Use of any other raises `UnsupportedError` when the object is made (B2)."""
 
     PUBSUB = "pubsub"
     PATTERNS = "patterns"
     SHARDED = "sharded"
-    """Channels that one shard of a cluster carries."""
+    """Channels that are carried by one shard of a cluster each."""
     STREAM = "stream"
     ORDERING = "ordering"
-    """Messages of a stream with one ordering key are delivered one after another (S3)."""
+    """Ordering keys: the messages with one key are delivered one after another (S3)."""
     LOCK = "lock"
     """Locks and semaphores; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     SEVERAL_LOCKS = "several_locks"
@@ -32,35 +32,35 @@ class Capability(enum.Enum):
     RATE_LIMITER = "rate_limiter"
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
     PROCESSES = "processes"
-    """Several processes that open the same URL see the same things."""
+    """Processes that open the same URL share its streams, locks and channels."""
 
 
 class Revocable(Protocol):
-    """A lease that can be taken away."""
+    """A lease that can be revoked."""
 
     def take(self) -> None:
-        """It is lost for good."""
+        """Mark the lease as lost for good."""
 
 
 class BackendDriver(ABC):
-    """An opened backend: it makes the drivers of the interfaces.
+    """The root driver of an opened backend: it makes the drivers of the interfaces.
 
-    Making one *must not* touch the network; the first call does. One driver *must* be usable from many threads (thread
-    runtime) or tasks (asyncio) at once, and after a fork the child's use *must* open connections of its own (B4).
+    Making a driver *must not* access the network; its first call does. A driver *must* be usable from many threads
+    (thread runtime) or tasks (asyncio) at once. After a fork, the child's use *must* open connections of its own (B4).
 
-    A driver for asyncio may be made outside of any event loop. It is used by one loop at a time, which core sees to.
-    When that has ended, the first use in the next one *must* open connections anew and close those of the one before. A
-    `Listener` or `Waiter` of a loop that has ended is only interrupted or closed, from the next loop, and *must not*
-    wait for its own then.
+    A driver for asyncio may be made outside of any event loop. The core uses it from one loop at a time. When that loop
+    has ended, the first use in the next loop *must* open new connections and close those of the loop before. The core
+    only interrupts or closes a `Listener` or `Waiter` of a loop that has ended, from the next loop; these calls
+    *must not* wait for the loop that has ended.
 
     Attributes:
-        capabilities: What this driver can do; it *may* turn out with the first `ping` that it can do less.
-        runtime: The runtime it is bound to.
-        max_payload: The largest body in bytes that core sends or accepts (B5).
-        url: What it was opened with, credentials hidden, for messages.
+        capabilities: The declared features. The first `ping` *may* remove some of them.
+        runtime: The runtime that the driver is bound to.
+        max_payload: The largest body in bytes that the core sends or accepts (B5).
+        url: The URL of the backend without credentials, for messages.
         timeout: Seconds within which each request of its drivers *must* end, whatever the backend does (B10). They are
-            counted once, from the request's beginning: an answer that comes bit by bit doesn't begin them anew. A
-            `Waiter` and a `Listener` have them beside the time that they are given.
+            counted once, from the beginning of the request: a reply that arrives in pieces doesn't restart them. The
+            calls of a `Waiter` and a `Listener` may take these seconds in addition to their ``timeout`` argument.
     """
 
     timeout: float = 5.0
@@ -72,34 +72,34 @@ class BackendDriver(ABC):
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return when the backend answers and is fit for use.
+        """Return when the backend answers and can be used.
 
         Raises:
-            ConnectionLostError: It can't be reached.
-            PermissionDeniedError: It refuses the credentials.
-            UnsupportedError: It is too old (B1).
+            ConnectionLostError: The backend can't be reached.
+            PermissionDeniedError: The backend refuses the credentials.
+            UnsupportedError: The server is too old (B1).
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back every connection; calls under way *must* end with `ClosedError` (B3). It *must* be idempotent."""
+        """Close every connection. Calls under way *must* end with `ClosedError` (B3). It *must* be idempotent."""
 
     def interrupt(self) -> None:  # noqa: B027 - a driver whose calls never block has nothing to do
-        """Make calls that block in other threads end with `ClosedError` (B3). It *may* be called from any thread."""
+        """End calls that block in other threads with `ClosedError` (B3). It *may* be called from any thread."""
 
     def abandon(self) -> bool:
-        """Give back what a backend that was dropped without `close` still has; return whether that was anything.
+        """Free the resources of a backend that was dropped without `close`; return whether there were any.
 
-        It *must not* wait. It *may* be called from any thread, by the garbage collector in the middle of anything, and
+        It *must not* wait. It *may* be called from any thread, by the garbage collector at any point of a program, and
         after the event loop was closed. Flows that still use the driver *must* end with `ClosedError`.
         """
         return False
 
     @abstractmethod
     def with_runtime(self, runtime: Runtime) -> "BackendDriver":
-        """Return another driver on the same place, bound to another runtime.
+        """Return a driver for the same backend that is bound to another runtime.
 
-        Leases are renewed by a thread, so one that declares `Capability.STREAM`, `Capability.LOCK` or
+        A thread renews leases, so a driver that declares `Capability.STREAM`, `Capability.LOCK` or
         `Capability.RATE_LIMITER` *must* support the thread runtime.
 
         Raises:
@@ -107,27 +107,27 @@ class BackendDriver(ABC):
         """
 
     def pubsub(self) -> PubSubDriver:
-        """Return the driver for pub/sub; declared by `Capability.PUBSUB`."""
+        """Return the driver for pub/sub; only called with `Capability.PUBSUB`."""
         raise NotImplementedError
 
     def stream(self) -> StreamDriver:
-        """Return the driver for streams; declared by `Capability.STREAM`."""
+        """Return the driver for streams; only called with `Capability.STREAM`."""
         raise NotImplementedError
 
     def lock(self) -> LockDriver:
-        """Return the driver for locks; declared by `Capability.LOCK`."""
+        """Return the driver for locks; only called with `Capability.LOCK`."""
         raise NotImplementedError
 
     def rate_limiter(self) -> RateLimiterDriver:
-        """Return the driver for rate limiters; declared by `Capability.RATE_LIMITER`."""
+        """Return the driver for rate limiters; only called with `Capability.RATE_LIMITER`."""
         raise NotImplementedError
 
-    def watch(self, token: str, lease: "Revocable") -> None:  # noqa: B027 - elsewhere only a request can tell
-        """Tell a lease, by `take`, as soon as the grant with this token is broken (L8).
+    def watch(self, token: str, lease: "Revocable") -> None:  # noqa: B027 - most backends find out by a request only
+        """Call `Revocable.take` as soon as the grant with this token is broken (L8).
 
-        A driver that learns it only by a request does nothing. It *must not* keep the lease alive.
+        A driver that finds out only by a request does nothing. It *must not* hold a strong reference to the lease.
         """
 
-    def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - the default has nothing underneath
-        """Return the client underneath, if it is of this kind."""
+    def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - by default there is no client
+        """Return the client library's own object of this class, or None."""
         return None

@@ -1,4 +1,4 @@
-"""What a backend implements for locks: one atomic try, and what keeps, ends and shows its grants."""
+"""The driver of locks and semaphores: acquire, extend, release, inspect and break grants, each in one atomic step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ __all__ = ["Denied", "Granted", "LockDriver", "LockRequest", "WaiterInfo"]
 
 
 class WaiterInfo(msgspec.Struct, frozen=True):
-    """A waiter's place in the line of the names it wants.
+    """How a waiter in a wait queue is woken, and for how long it counts as alive.
 
     Attributes:
-        channel: Where it is woken: its token is published there, as `PubSubDriver.publish` would (L11).
-        lease: Seconds after which it is taken for dead unless it tries again (L12).
+        channel: The channel on which its token is published to wake it, as by `PubSubDriver.publish` (L11).
+        lease: Seconds after which it counts as dead unless it tries again (L12).
     """
 
     channel: str
@@ -23,15 +23,15 @@ class WaiterInfo(msgspec.Struct, frozen=True):
 
 
 class LockRequest(msgspec.Struct, frozen=True):
-    """A try to get one or several names, all or none (L15).
+    """A try to acquire one or several names, all or none (L15).
 
     Attributes:
-        names: What is wanted; sorted, each once.
-        token: Who wants it; random, new for each grant.
+        names: The names of the lock, sorted, each once.
+        token: The identity of the request: random, new for each grant.
         ttl: Seconds that the grant lasts unless it is extended.
-        permits: How many grants of a name may exist at once (L16).
-        fair: Whether nobody in line before it may be overtaken (L12).
-        place: Where to wait if it is denied; None for not waiting.
+        permits: The number of grants of a name that may exist at once (L16).
+        fair: Whether the request is denied while a live waiter is before it in the wait queue (L12).
+        waiter: Puts the token in the wait queues if the request is denied; None for not waiting.
     """
 
     names: tuple[str, ...]
@@ -43,60 +43,60 @@ class LockRequest(msgspec.Struct, frozen=True):
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """It is granted.
+    """The answer to a request that was granted.
 
     Attributes:
-        fence: Higher than that of every earlier grant of each of the names (L2).
+        fence: The fence, higher than that of every earlier grant of each of the names (L2).
     """
 
     fence: int
 
 
 class Denied(msgspec.Struct, frozen=True):
-    """It is not granted.
+    """The answer to a request that was not granted.
 
     Attributes:
-        retry_after: Seconds after which another try may do better although nobody wakes us: when the first grant in
-            the way ends, or the first waiter in line is taken for dead.
+        retry_after: Seconds after which another try may be granted without a wake-up: until the first blocking grant
+            ends, or until the first waiter in the queue counts as dead.
     """
 
     retry_after: float
 
 
 class LockDriver(ABC):
-    """Locks and semaphores. Every method is one atomic step on *now*, and the same again changes nothing more (L4).
+    """Locks and semaphores. Every method is one atomic step on *now*; a repetition *must not* change more (L4).
 
-    A grant ends ``ttl`` after the step that made or extended it, and not before (L5). What is stored *must* go by
-    itself when it is idle (L2).
+    A grant *must* end ``ttl`` seconds after the step that made or extended it, and not before (L5). The stored state of
+    an idle lock *must* expire by itself (L2).
     """
 
     @abstractmethod
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        """Grant the names where each has a permit left, and, if fair, nobody alive in line before; else deny.
+        """Grant the names if each has a permit left and, if ``fair``, no live waiter before the token; else deny.
 
-        A token that has the grant already *must* get the same one, with the same fence, and its time begins anew (L4).
-        With a place, a denied bid *must* be put at the end of the line of each name, or keep its place there.
-        Without, a denied bid *must* change nothing.
+        A token that has the grant already *must* get the same one, with the same fence; its ``ttl`` begins anew (L4).
+        With a ``waiter``, a denied request *must* be put at the end of the wait queue of each name, or keep its place
+        there. Without, a denied request *must* change nothing.
         """
 
     @abstractmethod
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
-        """Let grants end ``ttl`` from now, in one round trip; for each, False where it had ended (L6).
+        """Let grants end ``ttl`` seconds from now, in one round trip; return False for each that had ended (L6).
 
-        Then nothing *must* change (L3).
+        For a grant that had ended, nothing *must* change (L3).
         """
 
     @abstractmethod
     async def release(self, request: LockRequest) -> bool:
-        """End the grant of this token, and give up its place in line; return whether it had an unexpired grant (L3).
+        """End the grant of this token and remove it from the wait queues; return whether its grant was unexpired (L3).
 
-        Whoever is first in line of a name with a free permit *must* be woken (L11).
+        The first waiter of each name with a free permit *must* be woken (L11).
         """
 
     @abstractmethod
     async def inspect(self, name: str) -> LockInfo:
-        """Return who has a name and how many wait, changing nothing (L3)."""
+        """Return the holders of a name and the number of waiters, changing nothing (L3)."""
 
     @abstractmethod
     async def break_(self, name: str, fence: int) -> bool:
-        """End the grant with this fence, whoever has it, as `release` does; return whether there was one."""
+        """End the grant with this fence, without its token, as `release` does; return whether there was one."""

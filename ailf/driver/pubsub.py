@@ -1,4 +1,4 @@
-"""What a backend implements for pub/sub: broadcast, at most once, no replay. See `ailf.driver` for the rules of all."""
+"""The driver of pub/sub: broadcast, at most once, no replay. `ailf.driver` has the rules of all drivers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
@@ -9,12 +9,12 @@ __all__ = ["Confirmed", "Filter", "Frame", "Listener", "PubSubDriver", "Refused"
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """What a listener asks for: a channel's name, or a pattern.
+    """A channel's name or a pattern that a listener subscribes to.
 
     Attributes:
         text: The name or pattern.
-        is_pattern: Which of both.
-        is_sharded: A channel that only one shard of a cluster knows; apart from an ordinary one of the same name.
+        is_pattern: Whether it is a pattern.
+        is_sharded: Whether it is a sharded channel; it is separate from the ordinary channel of the same name.
     """
 
     text: str
@@ -23,13 +23,13 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A body that arrived on a channel because of this filter; one that matches several arrives once for each.
+    """A body that arrived on a channel. A body that matches several filters arrives once for each.
 
     Attributes:
-        filter: The filter.
-        channel: The channel's name; bytes that are no text are lone surrogates, as `os.fsdecode` makes them.
+        filter: The filter that matches.
+        channel: The channel's name; bytes that aren't UTF-8 are lone surrogates, as `os.fsdecode` makes them.
         body: The body.
-        problem: Why nobody can decode it, in words, or "".
+        problem: The reason why the body can't be decoded, as text, or "".
     """
 
     filter: Filter
@@ -39,13 +39,13 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Confirmed(msgspec.Struct, frozen=True):
-    """From now on everything that this filter matches arrives."""
+    """A listener's item: from now on every message that this filter matches arrives."""
 
     filter: Filter
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The backend refuses this filter."""
+    """A listener's item: the backend refuses this filter, because of ``error``."""
 
     filter: Filter
     error: Exception
@@ -58,12 +58,12 @@ class PubSubDriver(ABC):
     def publish(
         self, messages: Sequence[tuple[str, bytes]], *, sharded: bool = False
     ) -> Awaitable[Sequence[int] | None]:
-        """Send bodies to channels (sharded ones only with `Capability.SHARDED`), in this order, in one round trip.
+        """Publish bodies on channels, in this order, in one round trip; ``sharded`` only with `Capability.SHARDED`.
 
-        It *may* return how many listeners heard each; it *must not* say 0 where there may have been one (P9).
+        It *may* return how many listeners received each body; it *must not* return 0 if there may have been one (P9).
 
-        Calls awaited one after another *must* arrive in that order at every listener (P1). It *must not* wait for any
-        listener (P4).
+        The bodies of calls that are awaited one after another *must* arrive at every listener in that order (P1). It
+        *must not* wait for any listener (P4).
         """
 
     @abstractmethod
@@ -72,29 +72,31 @@ class PubSubDriver(ABC):
 
 
 class Listener(ABC):
-    """One connection that receives; any number of filters."""
+    """One connection that receives messages, with any number of filters."""
 
     @abstractmethod
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
-        """Ask for filters and give up others. Answers to ``add`` come through `receive`.
+        """Subscribe to the filters ``add`` and unsubscribe from ``drop``.
 
-        It *may* be called while another thread or task is in `receive`.
+        `receive` returns a `Confirmed` or `Refused` for each filter in ``add``. `change` *may* be called while another
+        thread or task is in `receive`.
         """
 
     @abstractmethod
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
-        """Return what arrived, in order; empty after so many seconds without anything.
+        """Return the items that arrived, in order; an empty sequence after ``timeout`` seconds without any.
 
-        What is published after a filter's `Confirmed` *must* be returned, or the connection reported as lost (P2).
+        A message that is published after a filter's `Confirmed` *must* be returned, or the connection be reported as
+        lost (P2).
 
         Raises:
-            ConnectionLostError: The connection is gone or silent, so messages may have been missed (P5).
+            ConnectionLostError: The connection is lost or silent, so messages may be missing (P5).
         """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Make a `receive` under way end at once, from any thread; the listener is not used after that (P10)."""
+        """End a `receive` under way at once, from any thread. The listener is not used after that (P10)."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back the connection. It *must* be idempotent."""
+        """Close the connection. It *must* be idempotent."""

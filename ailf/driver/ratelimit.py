@@ -1,4 +1,4 @@
-"""What a backend implements for rate limiters: one atomic decision, and what trues it up."""
+"""The driver of rate limiters: decide on calls and settle their charges, each in one atomic step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 
 
 class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True):
-    """What is charged: one key of a limiter.
+    """One key of a limiter, whose limits are charged together.
 
     Attributes:
         limiter: The limiter's name.
         key: The key; it may be empty.
-        final: Whether nothing is ever given back; such an account is another one than that which isn't (R11).
+        no_refunds: Whether charges are never refunded. The keys with and without refunds are separate (R11).
     """
 
     limiter: str
@@ -41,15 +41,15 @@ class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class LimitRequest(msgspec.Struct, frozen=True):
-    """A call that wants to pass.
+    """A call that asks a limiter's key to be allowed.
 
     Attributes:
-        account: What is charged.
-        costs: What it costs of each limit; 0 only looks.
-        token: Whose call it is; random where it may take places or wait, else it may be empty.
-        patience: Seconds that it may have to wait after it is charged: a reservation.
-        count_denied: Whether it is charged as far as there is room when it is denied.
-        place: Where it waits in line when it is denied; None for not waiting.
+        limiter_key: The key to charge.
+        costs: The cost for each limit; 0 only inspects the limit.
+        token: The identity of the call: random if it may take slots or wait, else it may be empty.
+        max_wait: Seconds that the call may have to wait after it is charged; more than 0 for a reservation.
+        count_denied: Whether a denied call is charged as far as its cost fits.
+        waiter: Puts the token in the wait queue if the call is denied; None for not waiting.
     """
 
     limiter_key: LimiterKey
@@ -61,14 +61,14 @@ class LimitRequest(msgspec.Struct, frozen=True):
 
 
 class LimitResult(msgspec.Struct, frozen=True):
-    """A decision.
+    """The decision on a `LimitRequest`.
 
     Attributes:
-        allowed: Whether the call passes; for a reservation, after ``retry_after`` seconds.
-        retry_after: Seconds after which another try may do better; None for never.
+        allowed: Whether the call is allowed; for a reservation, after ``retry_after`` seconds.
+        retry_after: Seconds after which another try may be allowed; None for never.
         at: The backend's time of the decision, in seconds since 1970.
-        levels: How each limit stands.
-        marks: What `RateLimiterDriver.settle` wants to be told of each charge.
+        levels: The state of each limit.
+        receipts: The receipt of each charge, which `RateLimiterDriver.settle` needs.
     """
 
     allowed: bool
@@ -79,14 +79,14 @@ class LimitResult(msgspec.Struct, frozen=True):
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """What a call was charged by one limit, and what it should have been.
+    """The charge of a call by one limit, and its actual cost.
 
     Attributes:
         name: The limit's name within the limiter.
         limit: The limit.
-        cost: What it was charged.
-        mark: What the decision said of it.
-        actual: What it should have been; of `Concurrency` all or nothing.
+        cost: The cost that was charged.
+        receipt: The receipt of the charge, from `LimitResult.receipts`.
+        actual: The actual cost; of `Concurrency` either ``cost`` or 0.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class SlotLease(msgspec.Struct, frozen=True):
-    """The places that one call has of limits of concurrency."""
+    """The slots of concurrency limits that one call holds."""
 
     limiter_key: LimiterKey
     token: str
@@ -105,7 +105,7 @@ class SlotLease(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What a provider said of one limit; see `RateLimiter.observe`. Times are in seconds."""
+    """A provider's report on one limit; see `RateLimiter.observe`. ``reset_after`` and ``pause`` are in seconds."""
 
     name: str
     limit: Limit
@@ -115,38 +115,39 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 class RateLimiterDriver(ABC):
-    """Rate limiters. Every method is one atomic step on *now*, by the arithmetic of `ailf.limits`, to the bit.
+    """Rate limiters. Every method is one atomic step on *now*, by the arithmetic of `ailf.limits`, equal to the bit.
 
-    What is stored *must* go by itself when it is as good as fresh, and *must not* go before (R8).
+    The stored state of a limit *must* expire by itself when the limit is back at full capacity, and *must not* expire
+    before (R8).
     """
 
     @abstractmethod
     async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | BackendError]:
-        """Charge calls, each if every limit allows it or nothing (R1), one after another, in one round trip.
+        """Decide on calls one after another, in one round trip. A call is charged by all of its limits or by none (R1).
 
-        Each is decided on as `ailf.limits.decide` does. What is refused for one alone *may* be its result.
+        Each decision is that of `ailf.limits.decide`. An error that concerns one call *may* be the result of that call.
 
-        A call that isn't first in line *must* be denied while somebody alive is (R10). With a place, a denied call
-        *must* be put at the end of the line of its account, or keep its place there. Who passes leaves the line, and
-        the next one *must* be woken. Places of limits of concurrency that the token has already are given back first,
-        so a call whose answer was lost may be made again.
+        A call that isn't first in the wait queue *must* be denied while a live waiter is (R10). With a ``waiter``, a
+        denied call *must* be put at the end of the wait queue of its key, or keep its place there. A call that is
+        allowed leaves the queue, and the next waiter *must* be woken. Slots that the token holds already are released
+        first, so a call whose reply was lost may be repeated.
         """
 
     @abstractmethod
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        """Let charges be as though they had been ``actual`` (R7), and let the token leave the line (R10).
+        """Replace each charged cost by the actual one (R7), and remove the token from the wait queue (R10).
 
-        Whoever is first in line *must* be woken if that may help him.
+        The first waiter *must* be woken if it may be allowed earlier now.
         """
 
     @abstractmethod
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
-        """Let places of calls last for their whole time again; for each call, False where one has ended."""
+        """Renew the slots of calls for ``ttl`` seconds; return False for each call of which a slot has ended."""
 
     @abstractmethod
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
-        """Let no more pass than a provider said."""
+        """Lower what remains of a limit to a provider's report; never raise it."""
 
     @abstractmethod
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
-        """Forget everything that was charged (R5), and wake the first in line."""
+        """Forget all charges of a key (R5), and wake the first waiter."""

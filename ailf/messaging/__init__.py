@@ -1,4 +1,4 @@
-"""The names of `ailf.messaging.redis`, for earlier AILF code; it is imported when the first of them is asked for."""
+"""The names of `ailf.messaging.redis`, for programs for earlier AILF. It is imported on first use of a name."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

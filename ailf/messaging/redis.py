@@ -1,8 +1,8 @@
-"""A porch for earlier AILF code: the same names and signatures, a thin layer over `ailf_redis`.
+"""The compatibility layer for programs for earlier AILF: the same names and signatures, on top of `ailf_redis`.
 
-Keys and channels are the plain names, handlers get the plain payload, and entries are dicts. Two things are different
-on purpose: an error is raised instead of logged and swallowed, and a new group starts at the beginning of the stream.
-New code uses `ailf.connect`.
+Keys and channels are the plain names, handlers get the plain payload, and entries are dicts. Two things differ on
+purpose: errors are raised instead of logged and swallowed, and a new group starts at the beginning of the stream. New
+code uses `ailf.connect`.
 """
 
 import contextlib
@@ -53,28 +53,34 @@ _json = codec_for(Any)
 
 
 class _JsonOrText:
-    """JSON where it is JSON, else text: what earlier code published and received."""
+    """JSON, or text if a body is no JSON: the format of earlier AILF."""
 
     def encode(self, data: Any) -> bytes:
         return data if isinstance(data, bytes) else _json.encode(data)
 
-    def decode(self, body: bytes, *, foreign: bool) -> Any:  # noqa: ARG002 - both are read alike
+    def decode(self, body: bytes, *, foreign: bool) -> Any:  # noqa: ARG002 - both are decoded alike
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
             return body.decode()
 
 
-def _open(made: Any) -> RedisBackend:
-    """Open the backend of an object that was made alone."""
-    return RedisBackend((made._redis_client or RedisClient()).settings)  # noqa: SLF001 - one of the classes below
+def _open(standalone: Any) -> RedisBackend:
+    """Open the backend of a standalone object."""
+    return RedisBackend((standalone._redis_client or RedisClient()).settings)  # noqa: SLF001 - one of the classes below
 
 
 class RedisPubSub(_PubSub[Any], opens=_open):
-    """Broadcast on channels with their plain names.
+    """Pub/sub on channels with their plain names.
+
+    ::
+
+        pubsub = RedisPubSub()
+        pubsub.subscribe("news", print)
+        pubsub.run_in_thread()
 
     Arguments:
-        redis_client: Whose server to use; ``localhost:6379`` unless told.
+        redis_client: The client, whose server is used; None for ``localhost:6379``.
     """
 
     def __init__(self, redis_client: RedisClient | None = None) -> None:
@@ -84,12 +90,12 @@ class RedisPubSub(_PubSub[Any], opens=_open):
     def publish(  # type: ignore[override]  # the result of earlier code
         self, channel: str, data: Any, *, headers: Mapping[str, str] | None = None
     ) -> int | None:
-        """Broadcast; return how many clients of this server got it, or None where the server can't know."""
-        heard = cast("Sequence[int] | None", run(self._flow.publish(channel, data, headers)))
-        return None if heard is None else heard[0]
+        """Publish; return the number of clients that received it, or None where the server can't count them."""
+        counts = cast("Sequence[int] | None", run(self._flow.publish(channel, data, headers)))
+        return None if counts is None else counts[0]
 
     def subscribe(self, channel: str, handler: Callable[[Any], Any], *, pattern: bool = False) -> None:
-        """Let `run` call the handler with each payload of the channel; confirmed on return."""
+        """Let `run` call the handler with each payload of the channel; the subscription is confirmed on return."""
         self._flow.engine.runtime.check_callable(f"the handler for {channel!r}", handler)
 
         @functools.wraps(handler)  # a failure is logged under the handler's own name
@@ -99,22 +105,29 @@ class RedisPubSub(_PubSub[Any], opens=_open):
         super().subscribe(channel, plain, pattern=pattern)
 
     def run_in_thread(self, daemon: bool = True) -> threading.Thread:  # noqa: FBT001, FBT002 - as in earlier code
-        """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
+        """Start `run` in a new thread and return the thread; `stop` or `close` ends it."""
         return super().run_in_thread(daemon=daemon)
 
 
 class RedisStream(_Stream[Any], opens=_open):
     """A stream under its plain name.
 
+    ::
+
+        stream = RedisStream("tasks")
+        stream.create_consumer_group("workers", "worker-1")
+        for message in stream.read_group():
+            stream.acknowledge(message["id"])
+
     Arguments:
         stream_name: The stream's key.
-        redis_client: Whose server to use; ``localhost:6379`` unless told.
+        redis_client: The client, whose server is used; None for ``localhost:6379``.
     """
 
     def __init__(self, stream_name: str, redis_client: RedisClient | None = None) -> None:
         super().__init__(stream_name)
         self._redis_client = redis_client
-        self._handed: dict[str, Delivery[Any]] = {}
+        self._unacknowledged: dict[str, Delivery[Any]] = {}
         self._reader: Any = None
         self._group: Any = None
         self._consumer_name: str | None = None
@@ -125,9 +138,12 @@ class RedisStream(_Stream[Any], opens=_open):
         """Return entries after an id as ``{"id": …, "data": …}``.
 
         Arguments:
-            count: How many at most.
-            block: Milliseconds to wait for the first one; None: don't wait.
-            last_id: An id; "0" for the beginning; "$" for what is added from now on.
+            count: The largest number of entries.
+            block: Milliseconds to wait for the first entry; None for no wait.
+            last_id: An id; "0" for the beginning; "$" for entries that are added from now on.
+
+        Raises:
+            BackendError: The server couldn't do it.
         """
         check_count("count", count)
         after = self._request(self._flow.driver.last_id, self.name) if last_id in ("$", LATEST) else last_id
@@ -156,7 +172,13 @@ class RedisStream(_Stream[Any], opens=_open):
     def create_consumer_group(  # type: ignore[override]  # the signature of earlier code
         self, group_name: str, consumer_name: str | None = None, start_id: str = "0"
     ) -> bool:
-        """Make the group where it doesn't exist, at the beginning of the stream unless told otherwise; return True."""
+        """Create the group if it doesn't exist, and join it; return True.
+
+        Arguments:
+            group_name: The group's name.
+            consumer_name: The name of this consumer, for operators.
+            start_id: The position of a new group: "0" for the beginning, "$" for the end, or an id.
+        """
         start = {"0": EARLIEST, "$": LATEST}.get(start_id, start_id)
         if (self._group and self._group.name, self._consumer_name) != (group_name, consumer_name):
             self._give_back()
@@ -169,57 +191,63 @@ class RedisStream(_Stream[Any], opens=_open):
         """Take messages for this consumer as ``{"id": …, "data": …}``; `acknowledge` each when it is done.
 
         Arguments:
-            count: How many at most.
-            block: Milliseconds to wait for the first one; None: don't wait.
-            last_id: ">" for new ones; anything else for those taken before and not acknowledged.
+            count: The largest number of messages.
+            block: Milliseconds to wait for the first message; None for no wait.
+            last_id: ">" for new messages; anything else for those that were taken and not acknowledged.
+
+        Raises:
+            InvalidArgumentError: `create_consumer_group` was not called before.
+            BackendError: The server couldn't do it.
         """
         if last_id != ">":
-            return [{"id": each.id, "data": each.data} for each in self._handed.values()][:count]
+            return [{"id": each.id, "data": each.data} for each in self._unacknowledged.values()][:count]
         if self._group is None:
-            raise InvalidArgumentError(f"stream {self.name!r}: create_consumer_group(group, consumer) first")
+            raise InvalidArgumentError(
+                f"can't read stream {self.name!r} without a group; call create_consumer_group(group, consumer) first"
+            )
         if self._reader is None:
             self._reader = self._group.consumer(self._consumer_name, prefetch=count)
         taken: list[Delivery[Any]] = []
         try:
             while len(taken) < count and (delivery := self._reader.get(0 if taken or block is None else block / 1000)):
                 taken.append(delivery)
-                self._handed[delivery.id] = delivery
+                self._unacknowledged[delivery.id] = delivery
         except BackendError:
-            if not taken:  # else the caller gets what is taken, and the next call meets the trouble again
+            if not taken:  # otherwise return the messages taken; the next call raises the error if it persists
                 raise
         return [{"id": delivery.id, "data": delivery.data} for delivery in taken]
 
     def acknowledge(self, message_id: str) -> bool:
-        """Say that a message is done; return False where it isn't one that `read_group` returned.
+        """Settle a message as done; return False for an id that `read_group` didn't return.
 
         Raises:
-            LeaseLostError: It is no longer ours; somebody else may have it.
-            BackendError: The server couldn't do it; the message is kept, so that it can be tried again.
+            LeaseLostError: The lease of the message has ended; another consumer may have it.
+            BackendError: The server couldn't do it. Call again: the message is still leased.
         """
-        delivery = self._handed.get(message_id)
+        delivery = self._unacknowledged.get(message_id)
         if delivery is None:
             return False
         try:
             delivery.ack()
         except LeaseLostError:
-            self._handed.pop(message_id, None)
+            self._unacknowledged.pop(message_id, None)
             raise
-        self._handed.pop(message_id, None)
+        self._unacknowledged.pop(message_id, None)
         return True
 
     def process_messages(  # type: ignore[override]  # the signature of earlier code
         self,
         processor: Callable[[Any], Any],
         count: int = 10,
-        block: int = 1000,  # noqa: ARG002 - how long one wait takes is no longer the caller's business
+        block: int = 1000,  # noqa: ARG002 - a worker chooses the length of its waits
     ) -> None:
-        """Call the processor with each payload until `stop`; one that returns False or raises is retried."""
+        """Call the processor with each payload until `stop`; if it returns False or raises, the message is retried."""
         super().process_messages(processor, prefetch=count)
 
     def process_in_thread(
         self, processor: Callable[[Any], Any], count: int = 10, block: int = 1000, *, daemon: bool = True
     ) -> threading.Thread:
-        """Start `process_messages` in a thread of its own and return it; `stop` ends it."""
+        """Start `process_messages` in a new thread and return the thread; `stop` ends it."""
         thread = threading.Thread(
             target=self.process_messages, args=(processor, count, block), name="ailf-stream-process", daemon=daemon
         )
@@ -227,24 +255,29 @@ class RedisStream(_Stream[Any], opens=_open):
         return thread
 
     def close(self) -> None:
-        """End `process_messages`, give back what `read_group` took, and close the connection."""
+        """End `process_messages`, release the messages that `read_group` took, and close the connection."""
         self._give_back()
         super().close()
 
     def _give_back(self) -> None:
         reader, self._reader = self._reader, None
-        self._handed.clear()
+        self._unacknowledged.clear()
         if reader is not None:
             reader.close()
 
 
 class RedisLock(_Lock, opens=_open):
-    """A lock that remembers its lease, as earlier code expects: one object is one holder, and `with` closes it.
+    """A lock with one holder per object, as in earlier AILF; `with` closes it.
+
+    ::
+
+        with RedisLock("report").acquire_context() as acquired:
+            if acquired: ...
 
     Arguments:
         lock_name: The lock's name.
-        expire: Seconds after which it is free again unless it was released; it is not renewed.
-        redis_client: Whose server to use; ``localhost:6379`` unless told.
+        expire: Seconds after which the lock is free again unless it was released; it is not renewed.
+        redis_client: The client, whose server is used; None for ``localhost:6379``.
     """
 
     def __init__(self, lock_name: str, expire: float = 10, redis_client: RedisClient | None = None) -> None:
@@ -257,13 +290,13 @@ class RedisLock(_Lock, opens=_open):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
+        """Close the object."""
         self.close()
 
     def acquire(  # type: ignore[override]  # the signature of earlier code
         self, retry: int = 3, retry_delay: float = 0.2
     ) -> bool:
-        """Return whether the lock is ours now; wait for it as long as so many tries with this delay would take."""
+        """Acquire the lock; return False if that fails within ``(retry - 1) * retry_delay`` seconds."""
         try:
             self._lease = super().acquire(max(0, retry - 1) * retry_delay)
         except LockTimeoutError:
@@ -271,7 +304,7 @@ class RedisLock(_Lock, opens=_open):
         return True
 
     def release(self) -> bool:
-        """Give the lock back; return False where it wasn't ours any more."""
+        """Release the lock; return False if this object didn't hold it any more."""
         lease, self._lease = self._lease, None
         if lease is None:
             return False
@@ -283,7 +316,7 @@ class RedisLock(_Lock, opens=_open):
 
     @contextlib.contextmanager
     def acquire_context(self, retry: int = 3, retry_delay: float = 0.2) -> Iterator[bool]:
-        """Acquire for the length of a block, which is told whether that succeeded."""
+        """Acquire the lock for a ``with`` block; the value of the block is whether that succeeded."""
         acquired = self.acquire(retry, retry_delay)
         try:
             yield acquired
@@ -293,13 +326,17 @@ class RedisLock(_Lock, opens=_open):
 
 
 class RedisRateLimiter(_RateLimiter, opens=_open):
-    """A limiter that says yes or no, as earlier code expects: so many calls per key in any period.
+    """A rate limiter that allows ``rate`` calls per key in any ``period`` seconds, as in earlier AILF.
+
+    ::
+
+        if RedisRateLimiter("api", rate=10, period=1).is_allowed("alice"): ...
 
     Arguments:
         key_prefix: The limiter's name.
-        rate: How many calls.
-        period: In how many seconds.
-        redis_client: Whose server to use; ``localhost:6379`` unless told.
+        rate: The number of calls.
+        period: The length of the sliding window in seconds.
+        redis_client: The client, whose server is used; None for ``localhost:6379``.
     """
 
     def __init__(
@@ -313,9 +350,9 @@ class RedisRateLimiter(_RateLimiter, opens=_open):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
+        """Close the object."""
         self.close()
 
     def is_allowed(self, key: str) -> bool:
-        """Return whether a call of this key may be made now; if so it counts."""
+        """Return whether a call of this key is allowed now; an allowed call counts."""
         return self.try_acquire(key).allowed

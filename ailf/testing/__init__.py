@@ -1,4 +1,4 @@
-"""What tests of agents need: a clock that is moved by hand."""
+"""Tools for tests of agents: a clock that is moved by hand."""
 
 from ailf.testing.clock import Clock, ManualClock, SystemClock
 

@@ -13,19 +13,30 @@ __all__ = ["Clock", "ManualClock", "SystemClock"]
 
 
 class ManualClock(Clock):
-    """A clock that stands still until a test moves it: leases end and delays are over without sleeping.
+    """A clock that stands still until a test moves it, so that leases and delays end without sleeping.
 
-    A move is one step: leases that end within it are lost when `advance` returns, and those that don't are renewed. A
-    consumer of this process is alive all the time, however far the clock is moved.
+    >>> from ailf_memory import MemoryBackend
+    >>> clock = ManualClock()
+    >>> with MemoryBackend(clock) as backend:
+    ...     first = backend.stream("tasks").add("report", delay=3600.0)
+    ...     clock.advance(3600)
+    ...     with backend.stream("tasks").group("workers").consumer() as consumer, consumer.get(0) as delivery:
+    ...         assert delivery.data == "report"
 
-    Waits count the time that really passes as well, so no wait with a timeout can hang a test.
+    A move is one step: when `advance` returns, leases that ended within it are lost, and all others are renewed. A
+    consumer of this process stays alive, however far the clock is moved.
+
+    Waits also count the time that really passes, so a wait with a timeout can't hang a test.
+
+    Arguments:
+        start: The time at which the clock stands, in seconds since 1970.
     """
 
     by_hand: ClassVar[bool] = True
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._start_ms = round(start * 1000)
-        self._passed_ms = 0  # the one thing that a move changes, so that all times move at once
+        self._passed_ms = 0  # a move changes only this, so that all times move at once
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[], None]] = []
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
@@ -39,7 +50,7 @@ class ManualClock(Clock):
         return self._passed_ms / 1000
 
     def wait_time(self) -> float:
-        """Return the seconds by which the clock was advanced, and those that really passed."""
+        """Return the seconds by which the clock was advanced, plus those that really passed."""
         return SystemClock.wait_time() + self._passed_ms / 1000
 
     def step_lock(self) -> contextlib.AbstractContextManager[object]:
@@ -47,10 +58,13 @@ class ManualClock(Clock):
         return self._lock
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward, let living holders renew their leases, and wake all waits.
+        """Move the clock forward, renew the leases that don't end within the move, and wake all waits.
 
         Arguments:
-            seconds: By how much; at least 0.
+            seconds: The length of the move, at least 0.
+
+        Raises:
+            InvalidArgumentError: ``seconds`` is no number of seconds.
         """
         step_ms = round(check_seconds("seconds", seconds) * 1000)
         with self._lock:
@@ -66,21 +80,28 @@ class ManualClock(Clock):
             callback()
 
     def step_back(self, seconds: float) -> None:
-        """Set the clock back, as an operator may; nothing that ended begins anew, and nobody is woken."""
+        """Set the backend's time back, as an operator may. Leases and waits of this process don't get longer.
+
+        Arguments:
+            seconds: The length of the move, at least 0.
+
+        Raises:
+            InvalidArgumentError: ``seconds`` is no number of seconds.
+        """
         with self._lock:
             self._start_ms -= round(check_seconds("seconds", seconds) * 1000)
 
     def on_move(self, callback: Callable[[], None]) -> None:
-        """Call back, from any thread, after each move by hand."""
+        """Call a function after each `advance`, in the thread that moves the clock."""
         with self._lock:
             self._callbacks.append(callback)
 
     def off_move(self, callback: Callable[[], None]) -> None:
-        """Call back no more."""
+        """Undo `on_move`."""
         with self._lock, contextlib.suppress(ValueError):
             self._callbacks.remove(callback)
 
     def follow(self, follower: Follower) -> None:
-        """Tell it of each move by hand, for as long as it is referenced elsewhere."""
+        """Notify a follower of each `advance`; the clock keeps a weak reference to it."""
         with self._lock:
             self._followers.add(follower)

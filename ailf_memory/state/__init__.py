@@ -1,1 +1,1 @@
-"""What a store keeps, and how each step changes it. Nothing in here waits."""
+"""The state that a store keeps, and the transitions of each interface. Nothing in here waits."""

@@ -1,4 +1,4 @@
-"""The entries of a stream, in order. Pure: *now* is an argument."""
+"""The entries of a stream, in the order of their ids. Pure: *now* is an argument."""
 
 import bisect
 from typing import Final
@@ -17,16 +17,20 @@ Key = tuple[int, int]
 FIRST: Final[Key] = (0, 0)
 MAX_SEQUENCE: Final = 2**64 - 1
 LONGEST: Final = 41
-"""How many characters an id may have; Python refuses to make a number of over 4300 digits."""
+"""The longest id, in characters: Python refuses to parse an integer of over 4300 digits."""
 
 
 def text_of(key: Key) -> str:
-    """Return the id of an entry."""
+    """Return the id of a key."""
     return f"{key[0]}-{key[1]}"
 
 
 def key_of(text: str) -> Key:
-    """Return what orders an id."""
+    """Return the key of an id, by which entries are ordered.
+
+    Raises:
+        InvalidArgumentError: The text is no id.
+    """
     ms, dash, seq = text.partition("-")
     if len(text) > LONGEST or not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
         raise InvalidArgumentError(f"{text!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST")
@@ -34,20 +38,20 @@ def key_of(text: str) -> Key:
 
 
 def id_before(timestamp: float) -> str:
-    """Return an id after all entries added before a time in seconds, and before all added at or after it."""
+    """Return an id after all entries that were added before a time in seconds, and before all others."""
     ms = floor_ms(timestamp)
     return text_of((ms - 1, MAX_SEQUENCE) if ms > 0 else FIRST)
 
 
 @attrs.frozen
 class Terms:
-    """What an entry's producer asked for besides.
+    """The producer's options for an entry.
 
     Attributes:
-        key: Its ordering key, or "".
-        at_ms: Its time.
-        max_deliveries: Instead of the group's, or None.
-        dedup_id: Under which it was added, or "".
+        key: The ordering key, or "".
+        at_ms: The time from which the entry may be delivered.
+        max_deliveries: The entry's own ``max_deliveries``, or None for the group's.
+        dedup_id: The dedup id under which it was added, or "".
     """
 
     key: str = ""
@@ -57,17 +61,17 @@ class Terms:
 
 
 PLAIN: Final = Terms()
-"""Nothing: what most entries have."""
+"""The terms of most entries: no options."""
 
 
 class Entries:
-    """What a stream keeps.
+    """The entries of a stream.
 
     Attributes:
-        keys: What orders the entries, in order.
+        keys: The keys of the entries, in order.
         records: The entries, in the same order.
-        terms: What was asked for some of them, by id.
-        last: The key of the last entry there ever was.
+        terms: The terms of the entries that have options, by id.
+        last: The key of the last entry ever added.
     """
 
     def __init__(self) -> None:
@@ -77,7 +81,7 @@ class Entries:
         self.last = FIRST
 
     def append(self, draft: Draft, now_ms: int, dedup_id: str = "") -> str:
-        """Add one entry under the next id, which is never below the last, whatever the clock does."""
+        """Add one entry. Its id is higher than the last one, also after the clock was set back."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
         record = Record(text_of(key), draft.body, dict(draft.headers))
@@ -98,17 +102,17 @@ class Entries:
         return bisect.bisect_right(self.keys, key)
 
     def read(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
-        """Return a range, the ends included, but for the start where it says ``after``."""
+        """Return at most ``limit`` entries from ``start`` to ``end`` inclusive; with ``after``, exclude ``start``."""
         low = self.locate(start)
         first = self.after(low) if after else bisect.bisect_left(self.keys, low)
         return self.records[first : min(self.after(self.locate(end)), first + limit)]
 
     def parked(self, key: Key, now_ms: int) -> bool:
-        """Tell whether there is such an entry and its time has not come."""
+        """Tell whether the entry exists and its time has not come."""
         return self.terms.get(text_of(key), PLAIN).at_ms > now_ms
 
     def remove(self, first: int, end: int) -> list[str]:
-        """Remove the entries from one index up to another; return their ids."""
+        """Remove the entries from index ``first`` up to, but not including, ``end``; return their ids."""
         ids = [record.id for record in self.records[first:end]]
         del self.keys[first:end], self.records[first:end]
         for each in ids:

@@ -1,7 +1,8 @@
-"""One group of a stream: what is out, what comes next, what it gave up on. Pure: *now* is an argument.
+"""The state of one group of a stream: its position, its pending messages, its dead letters. Pure: *now* is an argument.
 
-Whatever is out (leased, delayed, or queued for its turn) has a name: the id of its entry, or "r" and a number where it
-is a dead letter that was redriven. A heap of (due, name) says what is delivered next; "r" sorts after digits.
+A pending message is leased, delayed, or queued in the lane of its ordering key. Its name is the id of its entry, or "r"
+and a number if it is a redriven dead letter. A heap of (due, name) says which message is delivered next; "r" sorts
+after digits.
 """
 
 import heapq
@@ -20,26 +21,26 @@ from ailf_memory.state.entries import PLAIN, Entries, Key, Terms, key_of
 __all__ = ["GroupState"]
 
 NEVER: Final = sys.maxsize
-"""When something is due that waits for its turn; it is not in the heap."""
+"""The due time of a message that is queued in its lane; it is not in the heap."""
 
-# No number comes twice in this process, so that old receipts prove nothing, whatever became of their group.
+# No number is used twice in this process, so old receipts are invalid even if their group was deleted and made again.
 _grants = itertools.count(1)
 
 
 @attrs.define
-class Out:
-    """A message that was taken in by a group and is not settled.
+class PendingMessage:
+    """A message that the group has read from the stream, or that was redriven, and that is not settled.
 
     Attributes:
-        record: The message.
-        terms: What its producer asked for.
-        redriven_ms: When it was put back, for a dead letter that was.
-        due_ms: When it may be delivered (again): the end of its lease, or of its delay.
-        holder: The consumer that has it leased; None while it waits.
+        record: The entry.
+        terms: The producer's options.
+        redriven_ms: When it was redriven; None for an entry of the stream.
+        due_ms: When it may be delivered (again): the end of its lease or of its delay.
+        holder: The consumer that has leased it; None while it waits.
         grant: The number of its last lease.
-        attempts: How many deliveries count.
-        error: What was last said of it.
-        gone: Whether its entry was removed from the stream.
+        attempts: The number of deliveries that count.
+        error: The last error.
+        entry_removed: Whether its entry was removed from the stream.
     """
 
     record: Record
@@ -50,43 +51,43 @@ class Out:
     grant: int = 0
     attempts: int = 0
     error: str = ""
-    gone: bool = False
+    entry_removed: bool = False
 
     def spent(self, max_deliveries: int) -> bool:
-        """Tell whether it was delivered as often as it may be."""
+        """Tell whether all of its deliveries are used up."""
         return self.attempts >= (self.terms.max_deliveries or max_deliveries)
 
     def since_ms(self) -> int:
-        """Return when the group could have had it first."""
+        """Return when it was added or redriven."""
         return key_of(self.record.id)[0] if self.redriven_ms is None else self.redriven_ms
 
 
 @attrs.frozen
-class Letter:
-    """A dead letter, and what is needed to put it back."""
+class StoredDeadLetter:
+    """A dead letter, with the record and terms to redrive it."""
 
-    shown: DeadLetter
+    public: DeadLetter
     record: Record
     terms: Terms
 
 
 @attrs.define
 class Lane:
-    """The messages of one ordering key that are out.
+    """The pending messages of one ordering key.
 
     Attributes:
-        turn: The name of the one that may be delivered.
-        queued: The names of those behind it, in id order; some may be done with.
-        again: Those that were put back: behind all entries of the stream.
+        current: The name of the message that may be delivered.
+        queued: The names of the messages behind it, in id order; some may not be pending any more.
+        redriven: The names of redriven messages; they come after all entries of the stream.
     """
 
-    turn: str
+    current: str
     queued: deque[str] = attrs.field(factory=deque)
-    again: deque[str] = attrs.field(factory=deque)
+    redriven: deque[str] = attrs.field(factory=deque)
 
     def pop(self) -> str | None:
-        """Take the next one out of the queue."""
-        queue = self.queued or self.again
+        """Remove the next name from the queues and return it."""
+        queue = self.queued or self.redriven
         return queue.popleft() if queue else None
 
 
@@ -94,13 +95,22 @@ class Lane:
 
 
 class GroupState:
-    """One group: where it stands, what is out, what it gave up on."""
+    """One group.
+
+    Attributes:
+        entries: The entries of the stream.
+        position: The key of the last entry that the group has read.
+        pending: The pending messages by name.
+        dead: The dead letters by number, oldest first.
+        alive: Until when each consumer counts as alive.
+        paused: Whether the group is paused.
+    """
 
     def __init__(self, entries: Entries, position: Key) -> None:
         self.entries = entries
         self.position = position
-        self.pending: dict[str, Out] = {}
-        self.dead: dict[int, Letter] = {}
+        self.pending: dict[str, PendingMessage] = {}
+        self.dead: dict[int, StoredDeadLetter] = {}
         self.alive: dict[str, int] = {}
         self.paused = False
         self._numbers = itertools.count(1)
@@ -111,19 +121,19 @@ class GroupState:
         self._due: list[tuple[int, str]] = []
         self._lanes: dict[str, Lane] = {}
 
-    # --- when what is due
+    # --- due times
 
     def schedule(self, name: str, due_ms: int) -> None:
-        """Let it be due then, and no longer at any other time."""
+        """Set the due time of a message; an earlier one no longer counts."""
         self.pending[name].due_ms = due_ms
         heapq.heappush(self._due, (due_ms, name))
 
     def next_due(self) -> tuple[int, str] | None:
-        """Return what is due first; superseded times fall out here."""
+        """Return the first due time and its message; remove superseded times from the heap."""
         while self._due:
             due_ms, name = self._due[0]
-            out = self.pending.get(name)
-            if out is not None and out.due_ms == due_ms:
+            message = self.pending.get(name)
+            if message is not None and message.due_ms == due_ms:
                 return due_ms, name
             heapq.heappop(self._due)
         return None
@@ -132,80 +142,82 @@ class GroupState:
         first = self.next_due()
         return first[1] if first is not None and first[0] <= now_ms else None
 
-    # --- coming and going
+    # --- admitting and removing messages
 
-    def _admit(self, name: str, out: Out, now_ms: int) -> bool:
-        """Take it in; return whether it can be delivered now, and doesn't wait for its turn or its time."""
-        self.pending[name] = out
-        if out.terms is PLAIN:
+    def _admit(self, name: str, message: PendingMessage, now_ms: int) -> bool:
+        """Make a message pending; return whether it can be delivered now, with no wait in its lane or for its time."""
+        self.pending[name] = message
+        if message.terms is PLAIN:
             return True
-        if out.terms.key and not self._gets_turn(name, out):
+        if message.terms.key and not self._enter_lane(name, message):
             return False
-        if out.terms.at_ms > now_ms:
-            self.schedule(name, out.terms.at_ms)
+        if message.terms.at_ms > now_ms:
+            self.schedule(name, message.terms.at_ms)
             return False
         return True
 
-    def _gets_turn(self, name: str, out: Out) -> bool:
-        lane = self._lanes.get(out.terms.key)
+    def _enter_lane(self, name: str, message: PendingMessage) -> bool:
+        """Put a message in the lane of its ordering key; return whether it is the current one."""
+        lane = self._lanes.get(message.terms.key)
         if lane is None:
-            self._lanes[out.terms.key] = Lane(name)
+            self._lanes[message.terms.key] = Lane(name)
             return True
-        (lane.queued if out.redriven_ms is None else lane.again).append(name)
+        (lane.queued if message.redriven_ms is None else lane.redriven).append(name)
         return False
 
-    def _pass_turn(self, key: str, now_ms: int) -> None:
+    def _release_next(self, key: str, now_ms: int) -> None:
+        """Make the next message of an ordering key the current one of its lane, or remove the empty lane."""
         lane = self._lanes[key]
         while (name := lane.pop()) is not None:
             if name in self.pending:
-                lane.turn = name
+                lane.current = name
                 self.schedule(name, max(now_ms, self.pending[name].terms.at_ms))
                 return
         del self._lanes[key]
 
-    def finish(self, name: str, now_ms: int) -> Out:
-        """It is done with: forget it, and let the next of its ordering key have its turn."""
-        out = self.pending.pop(name)
-        key = out.terms.key
-        if key and self._lanes[key].turn == name:
-            self._pass_turn(key, now_ms)
-        return out
+    def finish(self, name: str, now_ms: int) -> PendingMessage:
+        """Forget a message, and release the next one of its ordering key."""
+        message = self.pending.pop(name)
+        key = message.terms.key
+        if key and self._lanes[key].current == name:
+            self._release_next(key, now_ms)
+        return message
 
-    def vanish(self, name: str, now_ms: int) -> None:
-        """Its entry is removed from the stream: who has it leased may still settle it, and nobody gets it again.
+    def on_entry_removed(self, name: str, now_ms: int) -> None:
+        """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
 
-        One that waits for its time is for the next fetch to find, which lets others of its ordering key go on.
+        The next fetch finishes a delayed message, which releases the next one of its ordering key.
         """
-        out = self.pending.get(name)
-        if out is None:
+        message = self.pending.get(name)
+        if message is None:
             return
-        out.gone = True
-        if out.due_ms == NEVER:
+        message.entry_removed = True
+        if message.due_ms == NEVER:
             self.finish(name, now_ms)
-        elif out.holder is None:
-            self.schedule(name, min(out.due_ms, now_ms))
+        elif message.holder is None:
+            self.schedule(name, min(message.due_ms, now_ms))
 
-    def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
-        """Make it a dead letter, unless its entry has gone, so that there is nothing to keep."""
-        out = self.finish(name, now_ms)
-        if out.gone:
+    def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
+        """Make a message a dead letter, unless its entry was removed: then only finish it."""
+        message = self.finish(name, now_ms)
+        if message.entry_removed:
             return Outcome.DONE
         number = next(self._numbers)
-        record = out.record
-        shown = DeadLetter(str(number), record.id, record.body, dict(record.headers), reason, error, out.attempts)
-        self.dead[number] = Letter(shown, record, out.terms)
+        record = message.record
+        public = DeadLetter(str(number), record.id, record.body, dict(record.headers), reason, error, message.attempts)
+        self.dead[number] = StoredDeadLetter(public, record, message.terms)
         return Outcome.DEAD
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
-        """Take it from whoever has it, until then."""
-        if self.pending[name].gone:
+        """End the lease of a message, and let it wait until ``due_ms``."""
+        if self.pending[name].entry_removed:
             self.finish(name, now_ms)
             return
         self.pending[name].holder = None
         self.schedule(name, due_ms)
 
     def release(self, name: str, due_ms: int, now_ms: int) -> None:
-        """Take it from whoever has it, until then; this delivery doesn't count."""
+        """End the lease of a message as `park` does; this delivery doesn't count."""
         self.pending[name].attempts -= 1
         self.park(name, due_ms, now_ms)
 
@@ -214,7 +226,7 @@ class GroupState:
     def fetch(
         self, consumer: str, count: int, *, until_ms: int, alive_ms: int, max_deliveries: int, now_ms: int
     ) -> Fetched:
-        """Lease what is due again, then new entries; end the leases of consumers that died."""
+        """End the leases of dead consumers; lease messages that are due again, then new entries."""
         self.alive[consumer] = alive_ms
         self._end_leases(now_ms)
         if self.paused:
@@ -222,31 +234,31 @@ class GroupState:
         dead = []
         claims: list[Claim] = []
         while len(claims) < count and (name := self._ready(now_ms)) is not None:
-            out = self.pending[name]
-            if out.gone:
+            message = self.pending[name]
+            if message.entry_removed:
                 self.finish(name, now_ms)
-            elif out.spent(max_deliveries):
-                dead.append(out.record.id)
-                self.bury(name, "max_deliveries", out.error or "every lease ended unsettled", now_ms)
+            elif message.spent(max_deliveries):
+                dead.append(message.record.id)
+                self.make_dead_letter(name, "max_deliveries", message.error or "every lease ended unsettled", now_ms)
             else:
                 claims.append(self._claim(name, consumer, until_ms))
-        claims += [self._claim(name, consumer, until_ms) for name in self._read_on(count - len(claims), now_ms)]
+        claims += [self._claim(name, consumer, until_ms) for name in self._admit_new(count - len(claims), now_ms)]
         upcoming = self.next_due()
         return Fetched(claims, dead, next_due=None if upcoming is None else max(0, upcoming[0] - now_ms) / 1000)
 
     def _end_leases(self, now_ms: int) -> None:
-        """Take from consumers that died what they hold, and forget them."""
+        """End the leases of consumers that no longer count as alive, and forget these consumers."""
         died = {name for name, until_ms in self.alive.items() if until_ms <= now_ms}
         if not died:
             return
-        for name, out in list(self.pending.items()):
-            if out.holder in died:
-                self.park(name, min(out.due_ms, now_ms), now_ms)
+        for name, message in list(self.pending.items()):
+            if message.holder in died:
+                self.park(name, min(message.due_ms, now_ms), now_ms)
         for consumer in died:
             del self.alive[consumer]
 
-    def _read_on(self, count: int, now_ms: int) -> list[str]:
-        """Take in new entries until so many of them can be delivered now; return these."""
+    def _admit_new(self, count: int, now_ms: int) -> list[str]:
+        """Admit new entries until ``count`` of them can be delivered now; return the names of these."""
         keys, records, terms = self.entries.keys, self.entries.records, self.entries.terms
         ready: list[str] = []
         for index in range(self.entries.after(self.position), len(keys)):
@@ -254,102 +266,102 @@ class GroupState:
                 break
             self.position = keys[index]
             record = records[index]
-            if self._admit(record.id, Out(record, terms.get(record.id, PLAIN)), now_ms):
+            if self._admit(record.id, PendingMessage(record, terms.get(record.id, PLAIN)), now_ms):
                 ready.append(record.id)
         return ready
 
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
-        out = self.pending[name]
-        out.holder = consumer
-        out.grant = next(_grants)
-        out.attempts += 1
+        message = self.pending[name]
+        message.holder = consumer
+        message.grant = next(_grants)
+        message.attempts += 1
         self.schedule(name, until_ms)
-        return Claim(out.record, Receipt(name, consumer, out.grant), out.attempts)
+        return Claim(message.record, Receipt(name, consumer, message.grant), message.attempts)
 
-    # --- what holders do
+    # --- settling and extending
 
-    def mine(self, receipt: Receipt, now_ms: int) -> Out | None:
-        """Return what the receipt proves, while its lease lasts."""
-        out = self.pending.get(receipt.id)
-        if out is None or out.holder != receipt.consumer or out.grant != receipt.grant:
+    def leased(self, receipt: Receipt, now_ms: int) -> PendingMessage | None:
+        """Return the message of a receipt while its lease lasts, else None."""
+        message = self.pending.get(receipt.id)
+        if message is None or message.holder != receipt.consumer or message.grant != receipt.grant:
             return None
-        return out if out.due_ms > now_ms else None
+        return message if message.due_ms > now_ms else None
 
-    def settle(self, asked: Settlement, max_deliveries: int, now_ms: int) -> Outcome:
-        """Do what was asked, if the lease still holds."""
-        out = self.mine(asked.receipt, now_ms)
-        name = asked.receipt.id
-        if out is None:
+    def settle(self, settlement: Settlement, max_deliveries: int, now_ms: int) -> Outcome:
+        """Settle a delivery if its lease lasts."""
+        message = self.leased(settlement.receipt, now_ms)
+        name = settlement.receipt.id
+        if message is None:
             return Outcome.LOST
-        if asked.action is Action.REJECT:
-            return self.bury(name, asked.reason, asked.error, now_ms)
-        if asked.action is Action.NACK and out.spent(max_deliveries):
-            return self.bury(name, "max_deliveries", asked.error, now_ms)
-        if asked.action is Action.ACK:
+        if settlement.action is Action.REJECT:
+            return self.make_dead_letter(name, settlement.reason, settlement.error, now_ms)
+        if settlement.action is Action.NACK and message.spent(max_deliveries):
+            return self.make_dead_letter(name, "max_deliveries", settlement.error, now_ms)
+        if settlement.action is Action.ACK:
             self.finish(name, now_ms)
-        elif asked.action is Action.NACK:
-            out.error = asked.error
-            self.park(name, now_ms + to_ms(asked.delay), now_ms)
+        elif settlement.action is Action.NACK:
+            message.error = settlement.error
+            self.park(name, now_ms + to_ms(settlement.delay), now_ms)
         else:
-            self.release(name, now_ms + to_ms(asked.delay), now_ms)
+            self.release(name, now_ms + to_ms(settlement.delay), now_ms)
         return Outcome.DONE
 
     def extend(self, receipt: Receipt, until_ms: int, now_ms: int) -> bool:
-        """Let the lease end then, if it still holds."""
-        if self.mine(receipt, now_ms) is None:
+        """Let a lease end at ``until_ms``; return False if it has ended."""
+        if self.leased(receipt, now_ms) is None:
             return False
         self.schedule(receipt.id, until_ms)
         return True
 
     def leave(self, consumer: str, now_ms: int) -> None:
-        """Release what the consumer holds, and forget it; where a lease had ended, the delivery counts."""
-        for name, out in list(self.pending.items()):
-            if out.holder != consumer:
+        """Release all leases of a consumer, and forget it. A delivery whose lease had ended counts."""
+        for name, message in list(self.pending.items()):
+            if message.holder != consumer:
                 continue
-            if out.due_ms > now_ms:
+            if message.due_ms > now_ms:
                 self.release(name, now_ms, now_ms)
             else:
-                self.park(name, out.due_ms, now_ms)
+                self.park(name, message.due_ms, now_ms)
         self.alive.pop(consumer, None)
 
-    # --- steering
+    # --- seeking, dead letters, state
 
     def seek(self, position: Key, now_ms: int) -> None:
-        """Forget what is out, but for what was redriven, and go on after the position."""
-        redriven = [(name, out) for name, out in self.pending.items() if out.redriven_ms is not None]
+        """Move to a position, and forget all pending messages but the redriven ones."""
+        redriven = [(name, message) for name, message in self.pending.items() if message.redriven_ms is not None]
         self._clear()
         self.position = position
-        for name, out in redriven:
-            self._put(name, Out(out.record, out.terms, out.redriven_ms), now_ms)
+        for name, message in redriven:
+            self._put(name, PendingMessage(message.record, message.terms, message.redriven_ms), now_ms)
 
-    def _put(self, name: str, out: Out, now_ms: int) -> None:
-        if self._admit(name, out, now_ms):
+    def _put(self, name: str, message: PendingMessage, now_ms: int) -> None:
+        if self._admit(name, message, now_ms):
             self.schedule(name, now_ms)
 
-    def letters(self, after: int, limit: int) -> list[DeadLetter]:
+    def dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
         """Return a page of dead letters."""
-        found = (letter.shown for number, letter in self.dead.items() if number > after)
-        return list(itertools.islice(found, limit))
+        page = (letter.public for number, letter in self.dead.items() if number > after)
+        return list(itertools.islice(page, limit))
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
-        """Remove a dead letter; with ``redrive`` let it be delivered as a new one."""
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+        """Remove a dead letter; with ``redrive`` make it a pending message, as new."""
         letter = self.dead.pop(number, None)
         if letter is not None and redrive:
-            self._put(f"r{next(self._numbers):012}", Out(letter.record, letter.terms, now_ms), now_ms)
+            self._put(f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms), now_ms)
         return letter is not None
 
     def settled(self, key: Key, name: str) -> bool:
-        """Tell whether this entry of the stream is done with."""
+        """Tell whether an entry of the stream is settled."""
         return key <= self.position and name not in self.pending
 
     def info(self, now_ms: int) -> GroupInfo:
-        """Return how the group stands, as far as it knows."""
+        """Return the state of the group; the stream adds ``evicted``."""
         consumers = {name: 0 for name, until_ms in self.alive.items() if until_ms > now_ms}
-        for out in self.pending.values():
-            if out.holder is not None:
-                consumers[out.holder] = consumers.get(out.holder, 0) + 1
+        for message in self.pending.values():
+            if message.holder is not None:
+                consumers[message.holder] = consumers.get(message.holder, 0) + 1
         unread = self.entries.after(self.position)
-        unsettled = [out.since_ms() for out in self.pending.values()] + [
+        unsettled = [message.since_ms() for message in self.pending.values()] + [
             key[0] for key in self.entries.keys[unread:][:1]
         ]
         held = sum(consumers.values())

@@ -1,4 +1,4 @@
-"""One stream: its entries, its groups, and which messages were added once. Pure: *now* is an argument."""
+"""The state of one stream: its entries, its groups, its dedup ids. Pure: *now* is an argument."""
 
 import heapq
 import itertools
@@ -18,14 +18,14 @@ __all__ = ["StreamState"]
 
 
 @attrs.frozen
-class Once:
-    """A message that was added under a dedup id.
+class Dedup:
+    """A dedup id in its window.
 
     Attributes:
-        entry_id: The entry.
-        token: Which call added it.
-        until_ms: When the dedup id is free again.
-        cancelled: Whether the entry was cancelled, so that only the same call is still answered with it.
+        entry_id: The id of the entry that was added under it.
+        token: The token of the call that added the entry.
+        until_ms: The end of the window.
+        cancelled: Whether the entry was cancelled. The dedup id is free then, but not for a repetition of that call.
     """
 
     entry_id: str
@@ -37,42 +37,42 @@ class Once:
 _NOTHING: Final = Swept(0, 0), True
 
 PAGE: Final = 100
-"""How many entries that stay a trim looks at in one step, and how many it removes besides those that are added."""
+"""One step of a trim scans at most this many entries that stay, and removes at most this many more than it adds."""
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Return the first and the end of each run of indices."""
+    """Yield the first index and the end of each run of consecutive indices."""
     for _, run in itertools.groupby(enumerate(indices), lambda each: each[1] - each[0]):
         (_, first), *rest = run
         yield first, first + len(rest) + 1
 
 
 @attrs.frozen
-class Look:
-    """What a look for entries that go found.
+class TrimScan:
+    """The result of a scan for entries to remove.
 
     Attributes:
-        going: Their indices.
-        after: After which entry the next look behind unsettled ones begins; None for the first of these.
-        enough: Whether these are as many as have to go.
-        whole: Whether all entries that may go were looked at.
+        removable: The indices of these entries.
+        after: The key after which the next scan continues behind unsettled entries; None for the first of these.
+        enough: Whether these are all that the retention wants to remove.
+        complete: Whether all entries that may be removed were scanned.
     """
 
-    going: list[int]
+    removable: list[int]
     after: Key | None
     enough: bool = False
-    whole: bool = False
+    complete: bool = False
 
 
 class StreamState(Entries):
     """One stream.
 
     Arguments:
-        group_class: What its groups are.
+        group_class: The class of its groups.
 
     Attributes:
-        groups: Its groups by name.
-        evicted: How many entries were removed that a group had not settled.
+        groups: The groups by name.
+        evicted: The number of entries that were removed before all groups had settled them.
     """
 
     def __init__(self, group_class: type[GroupState] = GroupState) -> None:
@@ -80,28 +80,28 @@ class StreamState(Entries):
         self.groups: dict[str, GroupState] = {}
         self.evicted = 0
         self._group_class = group_class
-        self._cursor: Key | None = None  # where the next add looks on, behind unsettled entries
-        self._once: dict[str, Once] = {}
-        self._ends: list[tuple[int, str]] = []  # a heap: when which dedup id is free again
+        self._cursor: Key | None = None  # where the next add continues to scan, behind unsettled entries
+        self._once: dict[str, Dedup] = {}
+        self._ends: list[tuple[int, str]] = []  # a heap: the ends of windows, with their dedup ids
 
     # --- groups
 
     def open(self, group: str, position: Key = FIRST) -> GroupState:
-        """Make a group."""
-        made = self.groups[group] = self._group_class(self, position)
-        return made
+        """Create a group."""
+        state = self.groups[group] = self._group_class(self, position)
+        return state
 
     def info(self, group: str, now_ms: int) -> GroupInfo:
-        """Return how a group stands, which may be missing."""
-        known = self.groups.get(group)
-        if known is None:
+        """Return the state of a group, which may be missing."""
+        state = self.groups.get(group)
+        if state is None:
             return GroupInfo(length=len(self.keys), lag=len(self.keys), exists=False)
-        return replace(known.info(now_ms), evicted=self.evicted)
+        return replace(state.info(now_ms), evicted=self.evicted)
 
-    # --- what goes
+    # --- removing entries
 
     def cancel(self, entry_id: str, now_ms: int) -> bool:
-        """Remove an entry whose time has not come, and free the dedup id that it was added under."""
+        """Remove an entry whose time has not come, and free its dedup id; return False for any other entry."""
         key = key_of(entry_id)
         if not self.parked(key, now_ms):
             return False
@@ -114,85 +114,85 @@ class StreamState(Entries):
         return True
 
     def _drop(self, indices: Sequence[int], now_ms: int) -> None:
-        """Remove entries, whose indices rise."""
-        in_a_row = len(indices) == indices[-1] - indices[0] + 1
-        runs = [(indices[0], indices[-1] + 1)] if in_a_row else list(_runs(indices))
+        """Remove entries by their indices, which are in ascending order."""
+        consecutive = len(indices) == indices[-1] - indices[0] + 1
+        runs = [(indices[0], indices[-1] + 1)] if consecutive else list(_runs(indices))
         for first, end in reversed(runs):
             for entry_id in self.remove(first, end):
                 for group in self.groups.values():
-                    group.vanish(entry_id, now_ms)
+                    group.on_entry_removed(entry_id, now_ms)
 
     def trim(self, retention: Retention, now_ms: int, *, room: int = 0, start: Key | None = None) -> tuple[Swept, bool]:
-        """Remove what goes, oldest first, to make room for ``room`` more.
+        """Remove entries that the retention doesn't keep, oldest first, in one bounded step.
 
         Arguments:
-            retention: What is kept.
+            retention: The rule that says which entries are kept.
             now_ms: The time.
-            room: How many are to be added.
-            start: After which entry to look behind unsettled ones; None to go on where the last add stopped.
+            room: The number of entries that will be added; the trim makes room for them.
+            start: The key after which to scan behind unsettled entries; None to continue where the last add stopped.
 
         Returns:
-            What was done, and whether all entries that may go were looked at.
+            The result of the step, and whether all entries that may be removed were scanned.
         """
         excess = 0 if retention.max_len is None else len(self.keys) + room - retention.max_len
         from_ms = 0 if retention.max_age is None else now_ms - to_ms(retention.max_age)
         if retention.keep_settled and excess <= 0 and (not from_ms or not self.keys or self.keys[0][0] >= from_ms):
             return _NOTHING
-        look = self._look(retention, excess, from_ms, PAGE + room, start)
-        unsettled = sum(not self._settled(index) for index in look.going) if retention.hard else 0
-        if look.going:
-            self._drop(look.going, now_ms)
+        scan = self._scan(retention, excess, from_ms, PAGE + room, start)
+        unsettled = sum(not self._settled(index) for index in scan.removable) if retention.hard else 0
+        if scan.removable:
+            self._drop(scan.removable, now_ms)
         self.evicted += unsettled
         if start is None:
-            self._cursor = look.after
-        after = "" if look.enough or look.after is None else text_of(look.after)
-        return Swept(len(look.going), unsettled, after), look.whole
+            self._cursor = scan.after
+        after = "" if scan.enough or scan.after is None else text_of(scan.after)
+        return Swept(len(scan.removable), unsettled, after), scan.complete
 
-    def _look(self, retention: Retention, excess: int, from_ms: int, most: int, start: Key | None) -> Look:
-        """Find up to ``most`` entries that go, oldest first, looking at up to `PAGE` that stay."""
-        going: list[int] = []
+    def _scan(self, retention: Retention, excess: int, from_ms: int, most: int, start: Key | None) -> TrimScan:
+        """Find up to ``most`` entries to remove, oldest first; scan up to `PAGE` entries that stay."""
+        removable: list[int] = []
         stays, index, begun = 0, 0, FIRST
         end = len(self.keys) if retention.hard else self._read(retention)
         while index < end:
             key = self.keys[index]
-            if (retention.keep_settled or stays) and len(going) >= excess and key[0] >= from_ms:
-                return Look(going, begun if excess > 0 and begun != FIRST else None, enough=True)
-            if len(going) == most:
-                return Look(going, begun)
+            if (retention.keep_settled or stays) and len(removable) >= excess and key[0] >= from_ms:
+                return TrimScan(removable, begun if excess > 0 and begun != FIRST else None, enough=True)
+            if len(removable) == most:
+                return TrimScan(removable, begun)
             if stays == PAGE and not self._settled(index):
-                return Look(going, self.keys[index - 1])
+                return TrimScan(removable, self.keys[index - 1])
             index += 1
             if retention.hard or self._settled(index - 1):
-                going.append(index - 1)
+                removable.append(index - 1)
                 continue
             if not stays:
                 begun = self._resume(key, start)
                 index = max(index, self.after(begun))
             stays += 1
-        return Look(going, None, whole=begun == FIRST)
+        return TrimScan(removable, None, complete=begun == FIRST)
 
     def _read(self, retention: Retention) -> int:
-        """Return how many of the entries all groups have read."""
+        """Return the number of entries that all groups have read; they are the first ones."""
         if not self.groups:
             return len(self.keys) if retention.keep_settled else 0
         return self.after(min(group.position for group in self.groups.values()))
 
     def _resume(self, first: Key, start: Key | None) -> Key:
-        """Return after which entry to look on behind the first that is unsettled; FIRST for right behind it."""
+        """Return the key after which to continue behind the first unsettled entry; FIRST for right behind it."""
         if start is None and sum(len(group.pending) for group in self.groups.values()) > PAGE:
             start = self._cursor
         return start if start is not None and start > first else FIRST
 
     def _settled(self, index: int) -> bool:
-        """Tell whether all groups are done with an entry."""
+        """Tell whether all groups have settled an entry."""
         key, name = self.keys[index], self.records[index].id
         return all(group.settled(key, name) for group in self.groups.values())
 
     def make_room(self, count: int, retention: Retention, now_ms: int) -> bool:
-        """Trim before so many are added; return whether there is room for them.
+        """Trim before ``count`` entries are added; return whether there is room for them.
 
-        Where trimming is behind, it goes on with the next add: this one passes if the stream doesn't grow by it, or has
-        not outgrown its length by more than what trimming may take to come round.
+        If the trim ended early, the next add continues it. Then there is room if the trim removed ``count`` entries, or
+        if the stream exceeds ``max_len`` by at most 100 entries or 1 %.
         """
         most = retention.max_len
         if most is not None and count > most:
@@ -205,11 +205,14 @@ class StreamState(Entries):
 
     # --- adding once
 
-    def known(self, dedup_id: str, token: str, now_ms: int) -> Added | None:
-        """Return what was added under this id within its window; to the call that did it, as it was told then."""
+    def added_before(self, dedup_id: str, token: str, now_ms: int) -> Added | None:
+        """Return the entry that was added under a dedup id in its window, or None.
+
+        It is no duplicate for a repetition of the call that added it, which gets the same result as the first time.
+        """
         while self._ends and self._ends[0][0] <= now_ms:
             _, ended = heapq.heappop(self._ends)
-            if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have been taken again, for longer
+            if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have a new, longer window
                 del self._once[ended]
         once = self._once.get(dedup_id)
         if once is None or (once.cancelled and once.token != token):
@@ -217,8 +220,8 @@ class StreamState(Entries):
         return Added(once.entry_id, duplicate=once.token != token)
 
     def append_once(self, draft: Draft, *, dedup_id: str, token: str, window: float, now_ms: int) -> Added:
-        """Add an entry under an id that is not known."""
+        """Add an entry under a free dedup id."""
         until_ms = now_ms + to_ms(window)
-        once = self._once[dedup_id] = Once(self.append(draft, now_ms, dedup_id), token, until_ms)
+        once = self._once[dedup_id] = Dedup(self.append(draft, now_ms, dedup_id), token, until_ms)
         heapq.heappush(self._ends, (until_ms, dedup_id))
         return Added(once.entry_id, duplicate=False)

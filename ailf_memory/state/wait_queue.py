@@ -1,4 +1,4 @@
-"""Those who stand in line for a lock or at a rate limiter, in memory."""
+"""The wait queue of a lock or of a limiter's key, in memory."""
 
 from collections.abc import Callable
 
@@ -7,40 +7,40 @@ import attrs
 from ailf.checks import to_ms
 from ailf.driver import WaiterInfo
 
-__all__ = ["WaitQueue", "Waiter"]
+__all__ = ["QueuedWaiter", "WaitQueue"]
 
 
 @attrs.define
-class Waiter:
-    """Who is in line: where to wake him, until when he counts as alive, when he looks again by himself."""
+class QueuedWaiter:
+    """A waiter in the queue: the channel that wakes it, until when it counts as alive, and when it tries by itself."""
 
     channel: str
     alive_ms: int
-    looks_ms: int
+    rechecks_ms: int
 
 
 class WaitQueue:
-    """A line. Everything happens under the store's lock.
+    """A wait queue of tokens, in order. The caller of every method holds the store's lock.
 
     Arguments:
-        publish: Sends a body to a channel of the store and returns how many heard it.
+        publish: Publishes a body on a channel of the store and returns the number of listeners that received it.
     """
 
     def __init__(self, publish: Callable[[str, bytes], int]) -> None:
-        self.waiters: dict[str, Waiter] = {}
+        self.waiters: dict[str, QueuedWaiter] = {}
         self._publish = publish
 
     def alive(self, token: str, now_ms: int) -> bool:
-        """Tell whether somebody is in line and counts as alive."""
+        """Tell whether a token is in the queue and counts as alive."""
         waiter = self.waiters.get(token)
         return waiter is not None and waiter.alive_ms > now_ms
 
     def count(self, now_ms: int) -> int:
-        """Return how many there are."""
+        """Return the number of live waiters."""
         return sum(each.alive_ms > now_ms for each in self.waiters.values())
 
-    def head(self, now_ms: int) -> str | None:
-        """Return the first that lives."""
+    def first_alive(self, now_ms: int) -> str | None:
+        """Return the token of the first live waiter; remove the dead ones before it."""
         while self.waiters:
             token = next(iter(self.waiters))
             if self.waiters[token].alive_ms > now_ms:
@@ -48,36 +48,37 @@ class WaitQueue:
             del self.waiters[token]
         return None
 
-    def stand(self, token: str, waiter: WaiterInfo, now_ms: int, looks_ms: int) -> None:
-        """Put somebody at the end; who is in line already keeps his place."""
+    def enqueue(self, token: str, waiter: WaiterInfo, now_ms: int, rechecks_ms: int) -> None:
+        """Put a waiter at the end; a live one that is in the queue already keeps its place."""
         if not self.alive(token, now_ms):
             self.waiters.pop(token, None)
-        self.waiters[token] = Waiter(waiter.channel, now_ms + to_ms(waiter.lease), looks_ms)
+        self.waiters[token] = QueuedWaiter(waiter.channel, now_ms + to_ms(waiter.lease), rechecks_ms)
 
     def leave(self, token: str) -> None:
-        """Let somebody go."""
+        """Remove a waiter."""
         self.waiters.pop(token, None)
 
     def wake(self, now_ms: int, after: str | None = None) -> None:
-        """Wake the first, after a token if that is given; and the next one where nobody hears it."""
-        line = list(self.waiters)
-        for token in line[line.index(after) + 1 if after in self.waiters else 0 :]:
+        """Wake the first live waiter that receives it; with ``after``, the first one behind that token."""
+        tokens = list(self.waiters)
+        for token in tokens[tokens.index(after) + 1 if after in self.waiters else 0 :]:
             waiter = self.waiters[token]
             if waiter.alive_ms <= now_ms:
                 del self.waiters[token]
-            elif self._call(token):
+            elif self._notify(token):
                 return
 
-    def hurry(self, ends_ms: int, now_ms: int) -> None:
-        """Wake the first that lives if something ends before he would look again: he then knows when."""
+    def wake_if_earlier(self, ends_ms: int, now_ms: int) -> None:
+        """Wake the first live waiter if a grant ends before it tries by itself, so that it learns the new time."""
         for token, waiter in list(self.waiters.items()):
-            if waiter.alive_ms > now_ms and (waiter.looks_ms <= ends_ms or self._call(token)):
+            if waiter.alive_ms > now_ms and (waiter.rechecks_ms <= ends_ms or self._notify(token)):
                 return
 
     def wake_all(self) -> None:
-        """Wake everybody: the clock was moved."""
+        """Wake all waiters: the clock was moved."""
         for token in list(self.waiters):
-            self._call(token)
+            self._notify(token)
 
-    def _call(self, token: str) -> bool:
+    def _notify(self, token: str) -> bool:
+        """Publish a waiter's token on its channel; return whether a listener received it."""
         return bool(self._publish(self.waiters[token].channel, token.encode()))

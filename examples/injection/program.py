@@ -5,7 +5,7 @@ from researcher import Researcher
 
 
 def main() -> None:
-    """Ask one question, and work until Ctrl-C."""
+    """Add one question, and work until Ctrl-C."""
     with ailf.connect() as backend:
         researcher = Researcher(backend)
         researcher.ask("What does a lease promise?")

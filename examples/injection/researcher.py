@@ -1,13 +1,13 @@
-"""An agent that is given its backend: it names no broker, so its program chooses one and its test another."""
+"""An agent with an injected backend: it names no broker, so a program and its tests can use different ones."""
 
 import ailf
 
 
 class Researcher:
-    """Takes questions from a stream and broadcasts what it finds.
+    """Takes questions from a stream and broadcasts findings.
 
     Arguments:
-        backend: Where the questions come from and the findings go.
+        backend: The backend of the questions and findings.
     """
 
     def __init__(self, backend: ailf.Backend) -> None:
@@ -16,15 +16,15 @@ class Researcher:
         self._group = self._questions.group("researchers", lease=60.0, max_deliveries=3)
 
     def ask(self, question: str) -> None:
-        """Hand out a question."""
+        """Add a question."""
         self._questions.add({"question": question})
 
     def work(self) -> None:
-        """Answer questions until `stop`; SIGTERM and Ctrl-C stop a program's worker too."""
+        """Answer questions until `stop`, SIGTERM or Ctrl-C."""
         self._group.process(self._answer)
 
     def stop(self) -> None:
-        """Finish the question under way, and stop."""
+        """Finish the current question, and stop."""
         self._group.stop()
 
     def _answer(self, delivery: ailf.Delivery[dict[str, str]]) -> None:

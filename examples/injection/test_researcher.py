@@ -1,4 +1,4 @@
-"""The agent's unit test: in memory, with a clock that is moved by hand."""
+"""The unit test of the agent: in memory, with a clock that the test moves."""
 
 import threading
 
@@ -9,7 +9,7 @@ from researcher import Researcher
 
 
 def test_a_question_is_answered() -> None:
-    """A finding is broadcast for a question; what is no question goes to the dead letters."""
+    """The finding for a question is broadcast; a text that is no question becomes a dead letter."""
     with MemoryBackend(clock=ManualClock()) as backend:
         researcher = Researcher(backend)
         researcher.ask("no question")
@@ -28,7 +28,7 @@ def test_a_question_is_answered() -> None:
 
 
 def test_a_crashed_researcher_loses_no_question() -> None:
-    """When a lease ends unsettled, the next one gets the question."""
+    """When a lease ends unsettled, another consumer gets the question."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         Researcher(backend).ask("Who is there?")

@@ -1,7 +1,7 @@
-"""Every argument of the public interface is checked where it is given, in both flavours, and nothing is done then.
+"""Every call of the public interface checks its arguments first, in both flavours, and a wrong one changes nothing.
 
-A row is an argument: how it is given, and values that it can't have. Both flavours have the same methods, so a row
-serves both. A new method or argument belongs in the table; what the table leaves out is named at its end.
+A row is an argument: a call that passes it, and values that are refused. Both flavours have the same methods, so a row
+serves both. A new method or argument belongs in the table; the exceptions are listed at the end of this file.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ POSITIONS: list[Any] = ["", 5, "\0", b"0-1", None, datetime(2026, 1, 1), ["0-1"]
 
 
 def body(message: Any) -> None:
-    """Handle nothing."""
+    """A handler that does nothing."""
 
 
 @attrs.frozen
-class Place:
-    """What methods are called on."""
+class Targets:
+    """The objects whose methods are called."""
 
     backend: Any
     pubsub: Any
@@ -59,8 +59,8 @@ class Place:
     many: Any
 
     @classmethod
-    def on(cls, backend: Any) -> "Place":
-        """Make it."""
+    def on(cls, backend: Any) -> "Targets":
+        """Make the objects on a backend."""
         stream = backend.stream("s")
         return cls(
             backend=backend,
@@ -73,29 +73,29 @@ class Place:
         )
 
 
-def worker(place: Place, handler: Any, **options: Any) -> Any:
-    """Let the stream process messages, where a group was made."""
+def worker(targets: Targets, handler: Any, **options: Any) -> Any:
+    """Call `process_messages` of the stream, with a group."""
 
     async def on_asyncio() -> None:
-        await place.stream.create_consumer_group("joined")
+        await targets.stream.create_consumer_group("joined")
         try:
-            await place.stream.process_messages(handler, **options)
+            await targets.stream.process_messages(handler, **options)
         finally:
-            await place.stream.group("joined").delete()
+            await targets.stream.group("joined").delete()
 
-    if isinstance(place.stream, ailf.AsyncStream):
+    if isinstance(targets.stream, ailf.AsyncStream):
         return on_asyncio()
-    place.stream.create_consumer_group("joined")
+    targets.stream.create_consumer_group("joined")
     try:
-        return place.stream.process_messages(handler, **options)
+        return targets.stream.process_messages(handler, **options)
     finally:
-        place.stream.group("joined").delete()
+        targets.stream.group("joined").delete()
 
 
-Give = Callable[[Place, Any], Any]
+Give = Callable[[Targets, Any], Any]
 
 ROWS: dict[str, tuple[Give, list[Any]]] = {
-    # --- what hands out
+    # --- the backend
     "pubsub(on_error=)": (lambda o, bad: o.backend.pubsub(on_error=bad), CALLABLES),
     "pubsub(sharded=)": (lambda o, bad: o.backend.pubsub(sharded=bad), FLAGS),
     "stream(name)": (lambda o, bad: o.backend.stream(bad), NAMES),
@@ -243,7 +243,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
 
 
 def dump(store: MemoryStore) -> Any:
-    """Return what a store keeps, as far as a call could have changed it."""
+    """Return the parts of a store that a call may change."""
     return (
         {
             name: (len(each.keys), sorted(each.groups))
@@ -251,13 +251,13 @@ def dump(store: MemoryStore) -> Any:
             if each.keys or each.groups
         },
         sorted(map(repr, store.locks)),
-        {account: dict(each.states) for account, each in store.limiters.items()},
+        {key: dict(each.states) for key, each in store.limiters.items()},
         len(store.listeners),
     )
 
 
 async def done(result: Any) -> None:
-    """Do what was asked for: await it, or take the first thing of it."""
+    """Complete a call: await its result, or take its first item."""
     if inspect.isawaitable(result):
         await result
     elif isinstance(result, AsyncIterator):
@@ -269,24 +269,24 @@ async def done(result: Any) -> None:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_bad_argument_is_refused_where_it_is_given(row: str, flavour: str) -> None:
-    """It raises `InvalidArgumentError`, whatever its type, and leaves nothing behind."""
+    """A wrong argument of any type raises `InvalidArgumentError` and changes nothing."""
     give, values = ROWS[row]
 
     async def main() -> None:
         store = MemoryStore(ManualClock())
         made = AsyncMemoryBackend(store=store) if flavour == "asyncio" else MemoryBackend(store=store)
-        place = Place.on(made)
+        targets = Targets.on(made)
         before = dump(store)
         for bad in values:
             try:
-                await done(give(place, bad))
+                await done(give(targets, bad))
             except InvalidArgumentError as error:
                 assert str(error)  # noqa: PT017 - the message is the point
-            except Exception as error:  # noqa: BLE001 - which one is said
+            except Exception as error:  # noqa: BLE001 - the failure names it
                 pytest.fail(f"{row} with {bad!r}: {type(error).__name__}: {error}")
             else:
-                pytest.fail(f"{row} with {bad!r} is taken")
-            assert dump(store) == before, f"{row} with {bad!r} did something"
+                pytest.fail(f"{row} with {bad!r} is accepted")
+            assert dump(store) == before, f"{row} with {bad!r} changed the store"
         if isinstance(made, AsyncMemoryBackend):
             await made.aclose()
         else:
@@ -312,21 +312,21 @@ def test_things_that_calls_return(flavour: str) -> None:
 
     async def main() -> None:
         backend: Any = AsyncMemoryBackend() if flavour == "asyncio" else MemoryBackend()
-        place = Place.on(backend)
-        subscription = place.pubsub.listen("c")
+        targets = Targets.on(backend)
+        subscription = targets.pubsub.listen("c")
         await value(getattr(subscription, "__aenter__" if flavour == "asyncio" else "__enter__")())
         await each(subscription.get, WAITS)
-        await value(place.pubsub.publish("c", 1))
+        await value(targets.pubsub.publish("c", 1))
         message = await value(subscription.get(5))
-        await each(message.reply, [1])  # nobody asked
-        await value(place.stream.add(1))
-        consumer = place.group.consumer()
+        await each(message.reply, [1])  # it is no request
+        await value(targets.stream.add(1))
+        consumer = targets.group.consumer()
         await value(getattr(consumer, "__aenter__" if flavour == "asyncio" else "__enter__")())
         delivery = await value(consumer.get(5))
         await each(delivery.extend, [*TIMES, None])
         await each(delivery.nack, WAITS)
         await value(delivery.ack())
-        permit = await value(place.limiter.acquire())
+        permit = await value(targets.limiter.acquire())
         await each(lambda bad: permit.settle(cost=bad), COSTS)
         await each(lambda bad: permit.settle(**bad), [{"a": 1}])
         await value(permit.settle(cost=2))
@@ -402,27 +402,27 @@ MADE: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
 
 
 def from_client(**options: Any) -> RedisBackend:
-    """Bring a client, with options."""
+    """Make a backend from a user's client."""
     return RedisBackend.from_client(fakeredis.FakeRedis(), **options)
 
 
 @pytest.mark.parametrize("row", MADE)
 def test_what_is_made_is_checked(row: str) -> None:
-    """Values, backends and settings refuse what they can't be when they are made, without showing secrets."""
+    """Values, backends and settings refuse wrong arguments when they are made, without showing secrets."""
     make, values = MADE[row]
     for bad in values:
         try:
             made = make(bad)
         except InvalidArgumentError as error:
             assert "secret" not in str(error)  # noqa: PT017 - the message is the point
-        except Exception as error:  # noqa: BLE001 - which one is said
+        except Exception as error:  # noqa: BLE001 - the failure names it
             pytest.fail(f"{row} with {bad!r}: {type(error).__name__}: {error}")
         else:
-            pytest.fail(f"{row} with {bad!r} is taken: {made!r}")
+            pytest.fail(f"{row} with {bad!r} is accepted: {made!r}")
 
 
 def test_an_enum_error_names_the_members() -> None:
-    """Where a member is wanted, a text gets an error that says what to write."""
+    """A text instead of an enum member is an error that lists the members."""
     with MemoryBackend() as backend:
         with pytest.raises(InvalidArgumentError, match=r"overflow .*Overflow\.DROP_OLDEST, .*not 'drop_oldest'"):
             backend.pubsub().listen("c", overflow="drop_oldest")  # type: ignore[arg-type]
@@ -433,24 +433,26 @@ def test_an_enum_error_names_the_members() -> None:
 # --- completeness --------------------------------------------------------------------------------------------------
 
 UNCHECKED = {
-    "data": "any payload; what can't be encoded is an EncodeError",
-    "type": "any type that msgspec knows; what it doesn't is refused with the first message",
+    "data": "any payload; one that can't be encoded is an EncodeError",
+    "type": "any type that msgspec supports; any other is refused with the first message",
     "engine": "the library's own",
     "kind": "of __exit__, and of unwrap",
     "error": "of __exit__",
 }
-"""Arguments that the table has no row for, and why."""
+"""Arguments without a row in the table, with the reason."""
 
 
-@pytest.mark.parametrize("face", [ailf.Backend, ailf.PubSub, ailf.Stream, ailf.Group, ailf.Lock, ailf.RateLimiter])
-def test_the_table_has_every_argument(face: type) -> None:
-    """A method or an argument that is added needs a row."""
+@pytest.mark.parametrize(
+    "public_class", [ailf.Backend, ailf.PubSub, ailf.Stream, ailf.Group, ailf.Lock, ailf.RateLimiter]
+)
+def test_the_table_has_every_argument(public_class: type) -> None:
+    """Every public method and argument has a row."""
     rows = " ".join(ROWS)
-    for name, method in inspect.getmembers(face, inspect.isfunction):
+    for name, method in inspect.getmembers(public_class, inspect.isfunction):
         if name.startswith("_") or name == "run_in_thread":
             continue
         for argument in list(inspect.signature(method).parameters)[1:]:
             if argument not in UNCHECKED:
                 assert any(
                     f"{name}({form}{argument}{end}" in rows for form in ("", "*", "**") for end in (")", "=)")
-                ), f"{face.__name__}.{name}({argument})"
+                ), f"{public_class.__name__}.{name}({argument})"

@@ -1,4 +1,4 @@
-"""Durations and points in time: how they are rounded, and which are refused."""
+"""Durations and points in time: their rounding, and the values that are refused."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ TOO_LONG = [MAX_SECONDS + 1, 1e16, 1e300, math.inf, sys.maxsize, pytest.param(10
 
 
 class NoOffset(tzinfo):
-    """A time zone that knows no offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, _: datetime | None) -> timedelta | None:
         """Return none."""
@@ -30,7 +30,7 @@ class NoOffset(tzinfo):
 
 
 def test_whole_milliseconds_stay() -> None:
-    """A duration of whole milliseconds is that many, whatever its binary fraction is."""
+    """A duration of whole milliseconds keeps their number, whatever its binary fraction is."""
     for ms in range(10_001):
         assert (to_ms(ms / 1000), floor_ms(ms / 1000)) == (ms, ms)
 
@@ -59,13 +59,13 @@ def test_whole_milliseconds_of_the_clock_stay(second: int) -> None:
     ],
 )
 def test_fractions_of_a_millisecond(seconds: float, up: int, down: int) -> None:
-    """A fraction counts from a microsecond on: `to_ms` rounds it up, `floor_ms` down."""
+    """A fraction of a microsecond or more counts: `to_ms` rounds it up, `floor_ms` down."""
     assert (to_ms(seconds), floor_ms(seconds)) == (up, down)
 
 
 @pytest.mark.parametrize("seconds", TOO_LONG)
 def test_too_long(seconds: Any) -> None:
-    """A duration of over a hundred years is refused, and the error says the longest allowed."""
+    """A duration of over a hundred years is refused; the error names the longest that is allowed."""
     with pytest.raises(InvalidArgumentError, match=r"3,155,760,000|finite"):
         check_seconds("ttl", seconds)
     for value in ({"max_age": seconds}, {"wait": seconds}):
@@ -81,13 +81,13 @@ def test_too_long(seconds: Any) -> None:
     [-1, -0.001, pytest.param(-(10**5000), id="-huge"), -math.inf, math.nan, True, "1", None, date(2030, 1, 1)],
 )
 def test_no_duration(seconds: Any) -> None:
-    """What is no duration is refused with an error that can be read."""
+    """A value that is no duration is refused with a readable error."""
     with pytest.raises(InvalidArgumentError, match="ttl must be"):
         check_seconds("ttl", seconds)
 
 
 def test_shortest() -> None:
-    """The least that is allowed counts; 0 where it is."""
+    """The shortest duration that is allowed is accepted, and so is 0 if it is allowed."""
     assert check_seconds("ttl", 0) == 0.0
     assert check_seconds("ttl", 0.001, least=0.001) == 0.001
     for value, options in ((0, {"zero": False}), (0, {"least": 0.001}), (0.0009, {"least": 0.001})):
@@ -107,7 +107,7 @@ def test_shortest() -> None:
     ],
 )
 def test_no_time(time: Any) -> None:
-    """A time without a zone, or in a zone without an offset, is refused, and so is what is no time."""
+    """A datetime without a zone, or in a zone without an offset, is refused, and so is any other value."""
     with pytest.raises(InvalidArgumentError, match="time zone"):
         check_time("at", time)
 
@@ -143,13 +143,13 @@ def test_any_time() -> None:
     ],
 )
 def test_bad_backoffs(wrong: dict[str, Any]) -> None:
-    """A backoff whose numbers make no sense is refused."""
+    """A backoff with a value out of bounds is refused."""
     with pytest.raises(InvalidArgumentError):
         Backoff(**wrong)
 
 
 def test_backoffs() -> None:
-    """The delays rise from the first to the longest, and stay there for ever; jitter only shortens them."""
+    """The delays rise from the first to the maximum, and stay there; jitter only shortens them."""
     backoff = Backoff(initial=1.0, factor=3.0, maximum=10.0, jitter=0.5)
     assert [backoff.delay(attempt, lambda: 0.0) for attempt in (1, 2, 3, 4, 10**6)] == [1.0, 3.0, 9.0, 10.0, 10.0]
     assert backoff.delay(4, lambda: 1.0) == 5.0

@@ -1,4 +1,4 @@
-"""Payloads survive the way through bytes, and what can't be read is one error that keeps contents to itself."""
+"""Payloads survive encoding and decoding, and a body that can't be decoded is one error that shows no content."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
 
 MAGIC = b"\0AILF\1"
 LIMIT = 1 << 20
-SECRET = "xyzzy-plugh"  # a word that must not turn up in messages
+SECRET = "xyzzy-plugh"  # a word that must not appear in error messages
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -38,7 +38,7 @@ class Task:
 
 
 class Struct(msgspec.Struct):
-    """A payload of msgspec's own kind."""
+    """A payload as a msgspec struct."""
 
     name: str
     secret: int = 0
@@ -54,7 +54,7 @@ TASKS = st.builds(
 
 
 def payloads(type_: Any = Any, limit: int = LIMIT) -> Payloads:
-    """Return what encodes and decodes for an object of this type."""
+    """Return the payloads of an object of this type."""
     return Payloads("stream 'tasks'", type_, limit)
 
 
@@ -63,37 +63,37 @@ def payloads(type_: Any = Any, limit: int = LIMIT) -> Payloads:
 
 @given(JSON, HEADERS)
 def test_json_comes_back_as_it_was_sent(data: Any, headers: dict[str, str]) -> None:
-    """Whatever JSON can say arrives equal, with its headers."""
+    """Any JSON value comes back equal, with its headers."""
     assert payloads().unpack(*payloads().pack(data, headers)) == (data, headers)
 
 
 @given(st.binary(), HEADERS)
 def test_bytes_come_back_as_they_were_sent(data: bytes, headers: dict[str, str]) -> None:
-    """Bytes are never taken for JSON, with and without a declared type, and their mark is not shown."""
+    """Bytes are never taken for JSON, with and without a declared type, and the header that marks them is hidden."""
     assert payloads(bytes).unpack(*payloads(bytes).pack(data, headers)) == (data, headers)
     assert payloads().unpack(*payloads().pack(data, headers)) == (data, headers)
 
 
 @given(TASKS)
 def test_a_typed_payload_comes_back_as_its_type(task: Task) -> None:
-    """An object that declares a type gives back instances of it."""
+    """An object with a type returns instances of the type."""
     assert payloads(Task).unpack(*payloads(Task).pack(task, None)) == (task, {})
 
 
 @given(BODIES, HEADERS)
 def test_an_envelope_gives_back_what_was_sealed(body: bytes, headers: dict[str, str]) -> None:
-    """Body and headers come out as they went in, even a body that looks like an envelope."""
+    """Body and headers come back unchanged, even of a body that looks like an envelope."""
     assert open_envelope(seal_envelope(body, headers)) == (body, headers)
 
 
 @given(st.binary().filter(lambda body: not body.startswith(MAGIC)))
 def test_a_body_without_headers_travels_alone(body: bytes) -> None:
-    """Any client can read what has no headers."""
+    """Any client can read a message without headers."""
     assert seal_envelope(body, {}) == body
 
 
 def test_a_codec_of_the_users_own_is_used() -> None:
-    """An object with `encode` and `decode` takes the place of JSON."""
+    """An object with `encode` and `decode` replaces JSON."""
 
     class Reversed:
         def encode(self, data: str) -> bytes:
@@ -108,7 +108,7 @@ def test_a_codec_of_the_users_own_is_used() -> None:
 
 
 def test_fields_that_another_program_wrote_are_read_leniently() -> None:
-    """Text fields of a foreign entry become the numbers that the type asks for; our own bodies are read strictly."""
+    """Text fields of a foreign entry become the numbers that the type requires; other bodies are read strictly."""
     body = b'{"name": "a", "priority": "7"}'
     assert payloads(Task).unpack(body, {}, foreign=True)[0] == Task("a", 7)
     with pytest.raises(DecodeError):
@@ -120,15 +120,15 @@ def test_fields_that_another_program_wrote_are_read_leniently() -> None:
 
 @given(st.binary() | JSON.map(msgspec.json.encode), st.sampled_from([Any, Task, Struct, int, list[Task]]))
 def test_what_cannot_be_decoded_is_a_decode_error(body: bytes, type_: Any) -> None:
-    """Whatever arrives, decoding gives a payload or a `DecodeError`, never anything else."""
-    said = f"stream 'tasks': a body of {len(body)} bytes can't be decoded ("
+    """Decoding any body returns a payload or raises a `DecodeError`, never any other error."""
+    prefix = f"stream 'tasks': a body of {len(body)} bytes can't be decoded ("
     try:
         payloads(type_).unpack(body, {})
     except DecodeError as error:
         text = str(error)
     else:
-        text = said
-    assert text.startswith(said)
+        text = prefix
+    assert text.startswith(prefix)
 
 
 @given(
@@ -139,7 +139,7 @@ def test_what_cannot_be_decoded_is_a_decode_error(body: bytes, type_: Any) -> No
     )
 )
 def test_what_only_starts_as_an_envelope_is_a_decode_error(rest: bytes) -> None:
-    """An envelope that was cut or forged can be opened or is a `DecodeError`."""
+    """A cut or forged envelope is opened or raises a `DecodeError`."""
     try:
         body, headers = open_envelope(MAGIC + rest)
     except DecodeError:
@@ -158,7 +158,7 @@ def test_what_only_starts_as_an_envelope_is_a_decode_error(rest: bytes) -> None:
     ],
 )
 def test_a_broken_envelope_is_a_decode_error(rest: bytes) -> None:
-    """Each way in which an envelope can be broken is told the same way."""
+    """Every kind of broken envelope raises a `DecodeError`."""
     with pytest.raises(DecodeError):
         open_envelope(MAGIC + rest)
 
@@ -174,7 +174,7 @@ def test_a_broken_envelope_is_a_decode_error(rest: bytes) -> None:
     ],
 )
 def test_an_error_tells_lengths_and_never_content(body: bytes, type_: Any) -> None:
-    """What a message carries doesn't leak into the text of an error."""
+    """The content of a message doesn't leak into the text of an error."""
     with pytest.raises(DecodeError) as caught:
         payloads(type_).unpack(body, {})
     assert SECRET not in str(caught.value)
@@ -182,7 +182,7 @@ def test_an_error_tells_lengths_and_never_content(body: bytes, type_: Any) -> No
 
 
 def test_deep_nesting_is_a_decode_error() -> None:
-    """A body that nests deeper than Python can follow is refused like any other."""
+    """A body that nests too deeply for the decoder is refused like any other."""
     with pytest.raises(DecodeError):
         payloads().unpack(b"[" * 100_000, {})
 
@@ -207,7 +207,7 @@ def test_what_has_no_form_is_an_encode_error(data: object) -> None:
 
 
 def test_an_object_of_bytes_carries_nothing_else() -> None:
-    """``type=bytes`` refuses text instead of guessing an encoding."""
+    """`type=bytes` refuses text instead of guessing an encoding."""
     with pytest.raises(EncodeError, match="type str"):
         payloads(bytes).pack("text", None)
 
@@ -219,18 +219,18 @@ def test_an_object_of_bytes_carries_nothing_else() -> None:
     ids=["bare", "list", "dict", "attrs"],
 )
 def test_numbers_that_json_lacks_are_refused(number: float, wrap: Any) -> None:
-    """NaN and infinity would arrive as null; nothing is changed in silence."""
+    """NaN and infinity would arrive as null, so they are refused."""
     with pytest.raises(EncodeError, match="no NaN"):
         payloads().pack(wrap(number), None)
 
 
 def test_null_and_the_word_null_are_fine() -> None:
-    """What merely looks like a refused number is sent."""
+    """Null, and a text that says null, are sent."""
     data = {"a": None, "b": "null", "c": [1.5, None]}
     assert payloads().unpack(*payloads().pack(data, None))[0] == data
 
 
 def test_a_type_that_no_body_can_have_is_refused_when_the_object_is_made() -> None:
-    """The mistake is told where it is made."""
+    """A type that msgspec can't decode is refused when the object is made."""
     with pytest.raises(InvalidArgumentError, match="can't be decoded from JSON"):
         payloads(type("Plain", (), {"__slots__": ()}) | int | str | Task | Struct)

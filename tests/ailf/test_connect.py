@@ -1,4 +1,4 @@
-"""`connect` and `connect_async`: which URL they open, and how long they wait for the backend to be there."""
+"""`connect` and `connect_async`: which URL they open, and how long they retry until the backend answers."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ def opened(request: pytest.FixtureRequest) -> Open:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged as a warning under the library's name."""
+    """Return the warnings of the library's logger."""
     return [each.getMessage() for each in caplog.records if each.name == "ailf" and each.levelno >= logging.WARNING]
 
 
@@ -48,19 +48,19 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_without_a_url_it_is_memory_and_says_so(
     opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each call logs one warning: a program in production that was told nothing must not lose messages silently."""
+    """Each call logs one warning: a program that was not configured must not lose messages silently."""
     monkeypatch.delenv("AILF_URL", raising=False)
     for calls in (1, 2):
         assert opened() == "memory://"
-        said = warnings_of(caplog)
-        assert len(said) == calls
-        assert "AILF_URL is not set" in said[0]
+        warnings = warnings_of(caplog)
+        assert len(warnings) == calls
+        assert "AILF_URL is not set" in warnings[0]
 
 
 def test_a_chosen_url_is_silent(
     opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory may be asked for, by the argument or by the environment."""
+    """Memory chosen by the argument or by the environment logs no warning."""
     monkeypatch.delenv("AILF_URL", raising=False)
     assert opened("memory://") == "memory://"
     monkeypatch.setenv("AILF_URL", "memory://shop")
@@ -71,7 +71,7 @@ def test_a_chosen_url_is_silent(
 
 @pytest.mark.parametrize("empty", ["", " ", "\n"])
 def test_an_empty_url_is_an_error(opened: Open, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
-    """A variable that a deployment forgot to fill is not a choice of memory."""
+    """A variable that a deployment left empty doesn't choose memory."""
     with pytest.raises(ailf.InvalidArgumentError, match="empty"):
         opened(empty)
     monkeypatch.setenv("AILF_URL", empty)
@@ -80,7 +80,7 @@ def test_an_empty_url_is_an_error(opened: Open, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_redis_object_made_alone_takes_no_other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AILF_URL of another backend is an error: localhost is not what was asked for."""
+    """AILF_URL of another backend is an error, instead of the default localhost."""
     monkeypatch.setenv("AILF_URL", "memory://")
     for make in (RedisBackend, AsyncRedisBackend, lambda: RedisLock("l").try_acquire()):
         with pytest.raises(ailf.InvalidArgumentError, match="AILF_URL is a memory:// URL"):
@@ -97,7 +97,7 @@ def test_a_redis_object_made_alone_takes_no_other_backend(monkeypatch: pytest.Mo
 def test_a_memory_object_made_alone_is_silent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its class says where it is."""
+    """A standalone memory object logs no warning: its class names the backend."""
     monkeypatch.delenv("AILF_URL", raising=False)
     with MemoryLock("l") as lease:
         assert lease.fence
@@ -109,8 +109,8 @@ def test_a_memory_object_made_alone_is_silent(
 
 
 @pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """What the memory backend answers a ping with, one after another, before it is there."""
+def ping_errors(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """The errors of the memory backend's first pings, in order."""
     errors: list[Exception] = []
 
     async def ping(self: MemoryDriver) -> None:
@@ -122,43 +122,45 @@ def away(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
 
 
 def test_it_waits_for_what_waiting_can_mend(
-    opened: Open, away: list[Exception], caplog: pytest.LogCaptureFixture
+    opened: Open, ping_errors: list[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that starts later than the program is waited for, and the log says so once."""
-    away += [ailf.ConnectionLostError("it is not there"), ailf.BackendTimeoutError("it is silent")]
+    """Opening waits for a server that starts later than the program, and logs that once."""
+    ping_errors += [ailf.ConnectionLostError("it is not there"), ailf.BackendTimeoutError("it is silent")]
     assert opened("memory://", wait=30) == "memory://"
-    assert not away
-    assert warnings_of(caplog) == ["memory:// is not there yet; waiting up to 30 s: it is not there"]
+    assert not ping_errors
+    assert warnings_of(caplog) == ["memory:// doesn't answer yet; retrying for up to 30 s: it is not there"]
 
 
 def test_without_wait_the_first_error_is_raised(
-    opened: Open, away: list[Exception], caplog: pytest.LogCaptureFixture
+    opened: Open, ping_errors: list[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """B1: opening fails at once unless it was told to wait."""
-    away += [ailf.ConnectionLostError("it is not there")]
+    """B1: opening fails at once unless `wait` is given."""
+    ping_errors += [ailf.ConnectionLostError("it is not there")]
     with pytest.raises(ailf.ConnectionLostError, match="it is not there"):
         opened("memory://")
     assert not warnings_of(caplog)
 
 
 @pytest.mark.parametrize("error", [ailf.PermissionDeniedError("wrong password"), ailf.UnsupportedError("too old")])
-def test_what_waiting_cannot_mend_is_raised_at_once(opened: Open, away: list[Exception], error: Exception) -> None:
-    """A refused password stays refused."""
-    away += [error, error]
+def test_what_waiting_cannot_mend_is_raised_at_once(
+    opened: Open, ping_errors: list[Exception], error: Exception
+) -> None:
+    """Errors that waiting can't resolve, such as a wrong password, are raised at once."""
+    ping_errors += [error, error]
     with pytest.raises(type(error)):
         opened("memory://", wait=30)
-    assert len(away) == 1
+    assert len(ping_errors) == 1
 
 
-def test_the_wait_ends(opened: Open, away: list[Exception]) -> None:
-    """Its end raises the last error."""
-    away += [ailf.ConnectionLostError(f"try {number}") for number in range(1000)]
+def test_the_wait_ends(opened: Open, ping_errors: list[Exception]) -> None:
+    """After `wait` seconds the last error is raised."""
+    ping_errors += [ailf.ConnectionLostError(f"try {number}") for number in range(1000)]
     with pytest.raises(ailf.ConnectionLostError, match=r"try [1-9]"):
         opened("memory://", wait=0.25)
 
 
 @pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), "3", None, True])
 def test_a_wait_that_is_no_number_of_seconds(opened: Open, wait: float) -> None:
-    """It is refused like every other time."""
+    """A wait that is no number of seconds is refused."""
     with pytest.raises(ailf.InvalidArgumentError, match="wait must be"):
         opened("memory://", wait=wait)

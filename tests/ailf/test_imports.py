@@ -12,18 +12,18 @@ import ailf
 
 CORE = Path(ailf.__file__).parent
 ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
-PORCH = CORE / "messaging"  # the names of earlier AILF code; it leads to the Redis backend by design
+COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
 MAY_USE_PYTEST = CORE / "testing"  # fixtures
 
 
 def _files() -> list[Path]:
-    return [each for each in sorted(CORE.rglob("*.py")) if PORCH not in each.parents]
+    return [each for each in sorted(CORE.rglob("*.py")) if COMPATIBILITY_LAYER not in each.parents]
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Return the top-level names that a file imports anywhere in it.
+    """Yield the top-level names that a file imports, at any depth.
 
-    They are read from its code: to make trees of it is not safe on Python 3.11 while other threads show tracebacks.
+    They are read from its bytecode: parsing to a tree isn't safe on Python 3.11 while other threads show tracebacks.
     """
     todo = [compile(path.read_text(), str(path), "exec", dont_inherit=True)]
     while todo:
@@ -36,13 +36,13 @@ def _imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(CORE)))
 def test_a_file_of_the_core_imports_only_what_is_allowed(path: Path) -> None:
-    """No file of the core reaches for a broker's library or for a backend."""
+    """No file of the core imports a broker's library or a backend."""
     allowed = ALLOWED | {"pytest"} if MAY_USE_PYTEST in path.parents else ALLOWED
     assert set(_imports(path)) - allowed == set()
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:
-    """An import that is hidden in a function is found as well."""
+    """An import inside a function is found too."""
     hidden = tmp_path / "hidden.py"
     hidden.write_text("def late():\n    import redis.asyncio\n")
     assert list(_imports(hidden)) == ["redis"]

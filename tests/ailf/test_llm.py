@@ -1,4 +1,4 @@
-"""Quotas of LLM providers: what their limits, reported usage and headers become."""
+"""Quotas of LLM providers: the arguments made of limits, reported usage and headers."""
 
 import logging
 import types
@@ -22,12 +22,12 @@ EVERYTHING = {"tokens", "input_tokens", "output_tokens"}
 
 
 def later(seconds: float) -> str:
-    """Return a time as Anthropic tells it."""
+    """Return a time in the format of Anthropic."""
     return (datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 def date(seconds: float) -> str:
-    """Return a time as HTTP tells it."""
+    """Return a time in the format of HTTP."""
     return format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
 
 
@@ -54,7 +54,7 @@ def date(seconds: float) -> str:
     ],
 )
 def test_limits(given: dict[str, Any], limits: dict[str, Any]) -> None:
-    """Numbers are quotas per minute, texts and limits are what they say, and what is not given is no limit."""
+    """Numbers are quotas per minute, texts and limits are used as they are, and None is no limit."""
     assert llm_limits(**given) == limits
     with MemoryBackend() as backend:
         assert backend.rate_limiter("provider", **llm_limits(**given)).limits == limits
@@ -76,7 +76,7 @@ def test_limits(given: dict[str, Any], limits: dict[str, Any]) -> None:
     ],
 )
 def test_bad_limits(given: dict[str, Any], words: str) -> None:
-    """A limit that can't be is refused, with its name or what is wrong."""
+    """A wrong limit is an error that names it or its mistake."""
     with pytest.raises(ailf.InvalidArgumentError, match=words):
         llm_limits(**given)
 
@@ -116,7 +116,7 @@ USAGES = [
         {"input_tokens": 10, "output_tokens": 0, "cache_creation_input_tokens": None},
         {"tokens": 10, "input_tokens": 10, "output_tokens": 0},
     ),
-    # who counts the cache in
+    # prompt tokens that include the cache already
     (
         {"prompt_tokens": 110, "completion_tokens": 20, "cache_creation_input_tokens": 100},
         {"tokens": 130, "input_tokens": 110, "output_tokens": 20},
@@ -162,7 +162,7 @@ USAGES = [
 
 @pytest.mark.parametrize(("reported", "costs"), USAGES)
 def test_usage(reported: dict[str, Any] | None, costs: dict[str, int]) -> None:
-    """What a provider reports, as a mapping or as an object, are costs by the names of the limits."""
+    """Reported usage, as a mapping or an object, becomes costs by the names of the limits."""
     assert usage(reported) == costs
     if reported:
         assert usage(types.SimpleNamespace(**reported)) == costs
@@ -183,7 +183,7 @@ def test_usage(reported: dict[str, Any] | None, costs: dict[str, int]) -> None:
     ],
 )
 def test_bad_usage(reported: object, words: str) -> None:
-    """What is no usage is refused, as it would leave wrong estimates unnoticed."""
+    """A value that is no usage is refused, as wrong estimates would go unnoticed."""
     with pytest.raises(ailf.InvalidArgumentError, match=words):
         usage(reported)
 
@@ -262,7 +262,7 @@ ANTHROPIC = {
     ],
 )
 def test_observed(headers: dict[str, str], names: list[str], seen: list[dict[str, Any]]) -> None:
-    """Headers become what `observe` takes, for the limits that there are, whatever the case of their names."""
+    """Headers become arguments of `observe` for the given limits, in upper or lower case."""
     assert observed(headers, names, now=NOW) == seen
     assert observed({name.title(): f" {text} " for name, text in headers.items()}, names, now=NOW) == seen
 
@@ -282,7 +282,7 @@ def test_observed(headers: dict[str, str], names: list[str], seen: list[dict[str
     ],
 )
 def test_resets_of_days(limit: str, remaining: str, reset: str, kept: bool) -> None:
-    """The reset of a quota per day is left out: a limit per minute would stand still until then."""
+    """The reset of a quota per day is ignored: it would stop a limit per minute until then."""
     headers = dict(zip(OPENAI, (limit, "1", remaining, "1", reset, "1s"), strict=True))
     [seen] = observed(headers, "requests")
     assert seen["remaining"] == int(remaining)
@@ -307,7 +307,7 @@ def test_resets_of_days(limit: str, remaining: str, reset: str, kept: bool) -> N
     ],
 )
 def test_malformed_headers(headers: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
-    """What can't be understood is left out and logged, and nothing is raised."""
+    """A header that can't be parsed is ignored and logged, and nothing is raised."""
     caplog.set_level(logging.DEBUG, "ailf.rate_limiter")
     assert observed(headers) == []
     [record] = caplog.records
@@ -317,7 +317,7 @@ def test_malformed_headers(headers: dict[str, str], caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("reset", ["", "s", "1s1", "6m 0s", "1w", "-1s", "2023-11-14", "2023-11-14T22:13:21"])
 def test_malformed_resets(reset: str) -> None:
-    """Without a reset that can be understood, what remains is told all the same."""
+    """What remains is reported even if the reset can't be parsed."""
     headers = {**OPENAI, "x-ratelimit-reset-requests": reset}
     assert observed(headers, "requests", now=NOW) == [{"limit": "requests", "remaining": 59}]
 
@@ -325,7 +325,7 @@ def test_malformed_resets(reset: str) -> None:
 PAUSES = ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "date"]
 
 
-@examples(100, suppress_health_check=[HealthCheck.too_slow])  # its tables of characters are made with the first text
+@examples(100, suppress_health_check=[HealthCheck.too_slow])  # hypothesis makes tables of characters for the first text
 @given(
     st.dictionaries(
         st.sampled_from([*OPENAI, *ANTHROPIC, *PAUSES]),
@@ -333,7 +333,7 @@ PAUSES = ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "date"]
     )
 )
 def test_anything(headers: dict[str, str]) -> None:
-    """No header makes it raise, and what it returns can be observed."""
+    """No headers raise, and `observe` accepts all results."""
     with MemoryBackend() as backend:
         limiter = backend.rate_limiter("provider", **llm_limits(requests=30_000, tokens=150_000_000, parallel=8))
         for each in observed(headers, limiter.limits):
@@ -342,28 +342,28 @@ def test_anything(headers: dict[str, str]) -> None:
 
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
 def test_durations(hours: int, minutes: int, seconds: int, milliseconds: int) -> None:
-    """A duration as Go prints it is that many seconds."""
+    """A duration in Go's format is parsed."""
     total = hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
     fraction = f"{milliseconds / 1000:.3f}"[1:].rstrip("0").rstrip(".")
     if hours:
-        shown = f"{hours}h{minutes}m{seconds}{fraction}s"
+        text = f"{hours}h{minutes}m{seconds}{fraction}s"
     elif minutes:
-        shown = f"{minutes}m{seconds}{fraction}s"
+        text = f"{minutes}m{seconds}{fraction}s"
     else:
-        shown = f"{seconds}{fraction}s" if seconds else f"{milliseconds}ms"
+        text = f"{seconds}{fraction}s" if seconds else f"{milliseconds}ms"
     headers = {
         "x-ratelimit-limit-requests": "1000000000000",
         "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-requests": shown,
-        "retry-after": shown,
+        "x-ratelimit-reset-requests": text,
+        "retry-after": text,
     }
-    said, *pause = observed(headers, "requests")
-    assert said.get("reset_after") == (pytest.approx(total) if total <= 120 else None)
+    report, *pause = observed(headers, "requests")
+    assert report.get("reset_after") == (pytest.approx(total) if total <= 120 else None)
     assert [each["retry_after"] for each in pause] == ([pytest.approx(min(total, 3600))] if total else [])
 
 
 def test_the_time_of_a_response() -> None:
-    """A reset that is a point in time is counted from when the provider sent it, whatever the time is here."""
+    """A reset that is a point in time counts from when the provider sent it, not from this process's time."""
     sent = format_datetime(datetime.fromtimestamp(NOW, UTC), usegmt=True)
     [seen] = observed({**ANTHROPIC, "Date": sent}, "output_tokens")
     assert seen["reset_after"] == 60.0
@@ -378,7 +378,7 @@ def test_the_time_of_a_response() -> None:
 
 
 def test_a_minute() -> None:
-    """Limits, usage and headers play together: estimates are trued up, and a provider that says less is believed."""
+    """Limits, usage and headers work together: estimates are settled, and a provider's lower report counts."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         llm = backend.rate_limiter("openai", **llm_limits(requests=60, tokens=6_000, parallel=1))
@@ -409,7 +409,7 @@ def test_a_minute() -> None:
 
 
 def test_settling_whatever_was_charged() -> None:
-    """A permit's limits choose what is settled: of a limiter without tokens, or of a call allowed without a backend."""
+    """A permit's limits select the costs to settle: without a limit of tokens, and for a call without the backend."""
     reported = {"total_tokens": 500}
 
     async def decide(*_: Any) -> Any:

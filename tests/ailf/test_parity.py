@@ -1,4 +1,4 @@
-"""The two flavours are twins: the same names, parameters, defaults and words; a difference has its reason here."""
+"""The two flavours have the same names, parameters, defaults and words; each exception has its reason here."""
 
 import inspect
 import re
@@ -36,13 +36,13 @@ TWINS = {
     "__next__": "__anext__",
 }
 
-# Members that one flavour has alone.
+# Members of one flavour only.
 ALONE = {
     "PubSub.run_in_thread": "on asyncio that is a task: asyncio.create_task(pubsub.run())",
     "AsyncBackend.__await__": "connecting waits, which connect() does itself and connect_async() can't",
 }
 
-# Members whose first line says something else in each flavour.
+# Members whose first line differs between the flavours.
 OTHER_WORDS = {
     "Backend.close": "threads there, tasks here",
     "Subscription.close": "only the blocking one may be called from any thread",
@@ -51,12 +51,12 @@ OTHER_WORDS = {
 
 
 def _members(owner: type) -> dict[str, object]:
-    """Return public members and protocol methods, with those of the bases."""
-    found: dict[str, object] = {}
+    """Return the public members and protocol methods of a class and its bases."""
+    members: dict[str, object] = {}
     for home in reversed(owner.__mro__):
         if home.__module__.startswith("ailf"):
-            found |= {name: each for name, each in vars(home).items() if _is_public(name)}
-    return found
+            members |= {name: each for name, each in vars(home).items() if _is_public(name)}
+    return members
 
 
 def _is_public(name: str) -> bool:
@@ -65,7 +65,7 @@ def _is_public(name: str) -> bool:
 
 
 def _shared() -> list[tuple[str, object, object]]:
-    """Return each member with its twin."""
+    """Return each member with that of the other flavour."""
     return [
         (f"{pair}.{name}", member, _members(twin)[TWINS.get(name, name)])
         for pair, (blocking, twin) in PAIRS.items()
@@ -90,7 +90,7 @@ documented = [each for each in _shared() if not each[0].endswith(("__init__", "_
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_flavours_have_the_same_members(pair: str) -> None:
-    """Who knows one flavour knows the other."""
+    """Both flavours have the same members, but for the exceptions."""
     blocking, twin = PAIRS[pair]
     there = {TWINS.get(name, name) for name in _members(blocking) if f"{pair}.{name}" not in ALONE}
     here = {name for name in _members(twin) if f"Async{pair}.{name}" not in ALONE}
@@ -99,19 +99,19 @@ def test_the_flavours_have_the_same_members(pair: str) -> None:
 
 @pytest.mark.parametrize(("name", "blocking", "twin"), callables, ids=[each[0] for each in callables])
 def test_twins_take_the_same_arguments(name: str, blocking: object, twin: object) -> None:
-    """Names, kinds and defaults of parameters are the same in both flavours."""
+    """The names, kinds and defaults of parameters are the same in both flavours."""
     assert _parameters(blocking) == _parameters(twin)
 
 
 @pytest.mark.parametrize(("name", "blocking", "twin"), documented, ids=[each[0] for each in documented])
 def test_twins_are_described_in_the_same_words(name: str, blocking: object, twin: object) -> None:
-    """The first line of the docstring is the same in both flavours, but for the excepted."""
+    """The first line of the docstring is the same in both flavours, but for the exceptions."""
     differ = _first_line(blocking) != _first_line(twin)
     assert differ == (name in OTHER_WORDS), f"{_first_line(blocking)!r} / {_first_line(twin)!r}"
 
 
 @pytest.mark.parametrize("name", [*ALONE, *OTHER_WORDS])
 def test_an_exception_is_about_something_that_exists(name: str) -> None:
-    """An exception whose reason is gone goes too."""
+    """Every exception names an existing member."""
     owner, _, member = name.partition(".")
     assert member in _members(getattr(ailf, owner))

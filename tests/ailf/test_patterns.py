@@ -1,4 +1,4 @@
-"""Patterns mean what a slow and obvious matcher says they mean."""
+"""Patterns match the same channels as a slow and obvious matcher."""
 
 import time
 
@@ -17,7 +17,7 @@ PATTERNS = st.lists(
 
 
 def slowly(pattern: bytes, channel: bytes) -> bool:
-    """Return what `matches` must, by trying everything."""
+    """Return what `matches` must return, by brute force."""
     if not pattern:
         return not channel
     head, rest = pattern[:1], pattern[1:]
@@ -36,12 +36,12 @@ def slowly(pattern: bytes, channel: bytes) -> bool:
 
 
 def signed(byte: int) -> int:
-    """Return a byte as a C compiler for x86 takes it."""
+    """Return a byte as a signed `char` of C."""
     return byte - 256 * (byte >= 128)
 
 
 def class_fits(pattern: bytes, byte: int) -> tuple[bool, bytes]:
-    """Return whether the byte is in the class that begins here, and what comes after the class."""
+    """Return whether the byte is in the class that begins here, and the pattern after the class."""
     negated = pattern.startswith(b"^")
     pattern = pattern[negated:]
     inside = False
@@ -73,7 +73,7 @@ def test_a_pattern_matches_what_the_slow_matcher_says(pattern: str, channel: str
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_an_escaped_name_matches_itself_alone(name: str) -> None:
-    """A backslash before every character makes any name a pattern for just this name."""
+    """A backslash before every special character makes a name a pattern for only this name."""
     literal = "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in name)
     assert matches(literal, name)
     assert not matches(literal, f"{name}x")
@@ -96,13 +96,13 @@ def test_an_escaped_name_matches_itself_alone(name: str) -> None:
     ],
 )
 def test_the_grammar(pattern: str, channel: str, *, fits: bool) -> None:
-    """Each element of the grammar in one line."""
+    """Each element of the grammar matches as documented."""
     assert matches(pattern, channel) is fits
 
 
 @pytest.mark.parametrize("pattern", ["*" * 500 + "x", "*a" * 200 + "x", "*?" * 100 + "x"])
 def test_many_stars_cost_no_time(pattern: str) -> None:
-    """No pattern can stop the reader of all subscriptions by being tried for ever."""
+    """A pattern with many stars is matched without exponential backtracking."""
     matcher.cache_clear()
     began = time.monotonic()
     assert not matches(pattern, "a" * 500)

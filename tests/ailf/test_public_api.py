@@ -1,6 +1,6 @@
-"""What ailf offers is listed and frozen: a change of the public interface is seen, and meant.
+"""The public interface of ailf is listed in public_api.txt, so that no change of it goes unnoticed.
 
-After a change that is meant, write the listing anew: ``python tests/ailf/test_public_api.py``.
+After an intended change, write the listing again: ``python tests/ailf/test_public_api.py``.
 """
 
 import ast
@@ -28,7 +28,7 @@ PROTOCOLS = frozenset(
 
 
 def listing() -> str:
-    """Return the public names of `ailf` with their signatures, a line each."""
+    """Return the public names of `ailf` with their signatures, one per line."""
     return "\n".join(line for name in ailf.__all__ for line in _describe(name, getattr(ailf, name))) + "\n"
 
 
@@ -39,7 +39,7 @@ def _describe(name: str, thing: object) -> Iterator[str]:
         if issubclass(thing, enum.Enum):
             yield from (f"    {each.name} = {each.value!r}" for each in thing)
         else:
-            if issubclass(thing, msgspec.Struct):  # it is made without an __init__
+            if issubclass(thing, msgspec.Struct):  # its signature is on the class
                 yield f"    {name}{_signature(thing)}"
             yield from (f"    {line}" for line in _members(thing))
     elif inspect.isroutine(thing):
@@ -61,7 +61,7 @@ def _members(owner: type) -> Iterator[str]:
 
 
 def _signature(function: object) -> str:
-    """Return names, kinds and defaults; annotations are mypy's business and look different in every Python."""
+    """Return names, kinds and defaults. Mypy checks annotations, which look different in each version of Python."""
     signature = inspect.signature(function)  # type: ignore[arg-type]
     bare = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
     written = str(signature.replace(parameters=bare, return_annotation=signature.empty))
@@ -69,10 +69,10 @@ def _signature(function: object) -> str:
 
 
 def test_the_public_names_and_signatures_are_the_listed_ones() -> None:
-    """The interface is the one in public_api.txt; the diff shows what changed."""
+    """The interface is that in public_api.txt; the failure shows the difference."""
     expected = LISTING.read_text().splitlines()
     diff = "\n".join(difflib.unified_diff(expected, listing().splitlines(), "listed", "found", lineterm="", n=1))
-    assert not diff, f"the public interface changed; if meant: python tests/ailf/test_public_api.py\n{diff}"
+    assert not diff, f"the public interface changed; if that is intended: python tests/ailf/test_public_api.py\n{diff}"
 
 
 # --- __init__ ----------------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def _inits() -> list[Path]:
     return [each for name in packages for each in sorted((ROOT / name).rglob("__init__.py"))]
 
 
-COMMANDS = frozenset({"ailf.cli"})  # a command's package holds its `main`; what it offers is the command
-LAZY = frozenset({"ailf.messaging"})  # it imports what it offers when asked for it: that may not be installed
+COMMANDS = frozenset({"ailf.cli"})  # the package of a command has its `main`, and no public names
+LAZY = frozenset({"ailf.messaging"})  # it imports its names on first use: redis-py may not be installed
 
 
 def _module(path: Path) -> str:
@@ -93,7 +93,7 @@ def _module(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [each for each in _inits() if _module(each) not in COMMANDS | LAZY], ids=_module)
 def test_an_init_is_imports_and_a_sorted_all(path: Path) -> None:
-    """A package's `__init__` imports what it offers, lists it in order, may show that list, and does nothing else."""
+    """A package's `__init__` has only imports, a sorted `__all__`, and perhaps a `__dir__`."""
     docstring, *body = ast.parse(path.read_text()).body
     assert isinstance(docstring, ast.Expr)
     assert isinstance(docstring.value, ast.Constant), "a docstring comes first"
@@ -118,14 +118,14 @@ def _order(name: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("path", _inits(), ids=_module)
 def test_every_public_name_exists(path: Path) -> None:
-    """What `__all__` promises can be imported."""
+    """Every name in `__all__` can be imported."""
     module = importlib.import_module(_module(path))
     assert [each for each in getattr(module, "__all__", ()) if not hasattr(module, each)] == []
 
 
 @pytest.mark.parametrize("name", ["ailf", "ailf_redis", "ailf_memory"])
 def test_dir_shows_the_public_names(name: str) -> None:
-    """`dir` shows what a package offers, not its modules."""
+    """`dir` shows the public names of a package, not its modules."""
     module = importlib.import_module(name)
     assert dir(module) == sorted(module.__all__)
 
@@ -135,14 +135,14 @@ def test_dir_shows_the_public_names(name: str) -> None:
 
 @pytest.mark.parametrize("interface", [ailf.Stream, ailf.AsyncStream])
 def test_an_abstract_stream_is_not_made(interface: type) -> None:
-    """An interface says what it lacks instead of half working."""
+    """An interface without a backend can't be made."""
     with pytest.raises(TypeError, match="abstract"):
         interface("tasks")
 
 
 @pytest.mark.parametrize("interface", [ailf.PubSub, ailf.AsyncPubSub])
 def test_an_abstract_pubsub_is_not_made(interface: type) -> None:
-    """An interface says what it lacks instead of half working."""
+    """An interface without a backend can't be made."""
     with pytest.raises(TypeError, match="abstract"):
         interface()
 

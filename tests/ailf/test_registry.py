@@ -1,4 +1,4 @@
-"""Backends are found by entry points, loaded when they are needed, and break only themselves."""
+"""Backends are found by entry points, loaded on first use, and break only themselves when they are broken."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ REFUSED = """
 
 @pytest.fixture(autouse=True)
 def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test load a plugin for another."""
+    """Give each test a registry without loaded plugins."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     monkeypatch.setattr(registry, "_manager", manager)
@@ -49,7 +49,7 @@ def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution that has one plugin, as pip would leave it."""
+    """Install a distribution with one plugin, as pip does."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def installed(scheme: str, source: str, *, package: str | None = None) -> None:
@@ -74,7 +74,7 @@ def test_an_installed_backend_is_opened_by_its_scheme(install: Install) -> None:
 
 
 def test_an_unknown_scheme_lists_what_is_installed(install: Install) -> None:
-    """Who mistypes a URL sees what would work."""
+    """The error for an unknown scheme lists the installed ones."""
     install("zinc", WORKING)
     with pytest.raises(InvalidArgumentError, match=r"no backend for zink:// .*installed are: memory, .*zinc\b"):
         ailf.connect("zink://host")
@@ -82,7 +82,7 @@ def test_an_unknown_scheme_lists_what_is_installed(install: Install) -> None:
 
 @pytest.mark.parametrize("url", ["redis", "localhost:6379", "redis:/host"])
 def test_what_is_no_url_is_refused(url: str) -> None:
-    """Something without a scheme is told from a scheme that isn't installed."""
+    """A text without a scheme is another error than a scheme that isn't installed."""
     with pytest.raises(InvalidArgumentError, match="is not the URL of a backend"):
         ailf.connect(url)
 
@@ -97,7 +97,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
     ids=["raises", "misses a package", "has a wrong hook"],
 )
 def test_a_broken_plugin_breaks_only_itself_and_is_named(install: Install, source: str, says: str) -> None:
-    """The error names the scheme and the package, every time it is asked for; the others work as before."""
+    """The error names the scheme and the package, each time; other backends work."""
     install("lead", source)
     install("zinc", WORKING)
     for _ in range(2):
@@ -108,14 +108,14 @@ def test_a_broken_plugin_breaks_only_itself_and_is_named(install: Install, sourc
 
 
 def test_plugins_are_loaded_when_they_are_needed(install: Install) -> None:
-    """Opening one backend imports no other's package."""
+    """Opening one backend doesn't import the package of another."""
     install("zinc", WORKING)
     ailf.connect("memory://").close()
     assert "ailf_test_zinc" not in sys.modules
 
 
 def test_a_plugin_with_one_flavour_says_so(install: Install) -> None:
-    """A package may have one flavour; asking for the other names it."""
+    """The error for a missing flavour names the backend."""
     install("tin", BLOCKING_ONLY)
     ailf.connect("tin://").close()
     with pytest.raises(UnsupportedError, match=r"the backend for tin:// \(ailf_test_tin\) has no asyncio flavour"):
@@ -123,7 +123,7 @@ def test_a_plugin_with_one_flavour_says_so(install: Install) -> None:
 
 
 def test_the_missing_redis_extra_names_the_command() -> None:
-    """Without the client library the error is the command that installs it; the memory backend works."""
+    """Without redis-py the error has the command that installs it, and the memory backend works."""
     program = """
         import sys
         sys.modules["redis"] = None  # as if it were not installed
@@ -145,7 +145,7 @@ def test_the_missing_redis_extra_names_the_command() -> None:
 def test_a_scheme_of_ours_cannot_be_taken_over(
     install: Install, capsys: pytest.CaptureFixture[str], scheme: str
 ) -> None:
-    """Another package that claims it, first on the path, is ignored, and the list of backends says so."""
+    """Another package with that scheme is ignored, even first on the path, and the list of backends says so."""
     install(scheme, BROKEN, package="ailf-intruder")
     assert main(["backends"]) == 1
     out = capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_a_scheme_of_ours_cannot_be_taken_over(
 
 
 def test_two_packages_with_one_scheme_are_named(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither is taken: which one a program gets must not depend on the order of the path."""
+    """Neither package is used: the choice must not depend on the order of the path."""
     install("zinc", WORKING, package="ailf-zinc")
     install("zinc", WORKING, package="ailf-other-zinc")
     says = (
@@ -175,7 +175,7 @@ def test_two_packages_with_one_scheme_are_named(install: Install, capsys: pytest
 
 
 def test_the_command_lists_backends(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    """`ailf backends` shows scheme, package with version and place, sorted by scheme."""
+    """`ailf backends` shows scheme, package, version and plugin, sorted by scheme."""
     install("zinc", WORKING)
     assert main(["backends"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -185,7 +185,7 @@ def test_the_command_lists_backends(install: Install, capsys: pytest.CaptureFixt
 
 
 def test_the_command_tells_a_broken_backend(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    """A backend that can't be used is listed with its reason, and the exit status is 1."""
+    """A backend that can't be used is listed with the reason, and the exit status is 1."""
     install("lead", BROKEN)
     install("zinc", WORKING)
     assert main(["backends"]) == 1
@@ -196,7 +196,7 @@ def test_the_command_tells_a_broken_backend(install: Install, capsys: pytest.Cap
 
 
 def test_the_command_wants_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a subcommand it explains itself."""
+    """Without a subcommand the command prints its usage."""
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2

@@ -1,4 +1,4 @@
-"""Text of users is short and can be encoded, whatever they give; logs show what they can."""
+"""Users' texts become short texts that can be encoded; logs show as much of an error as they can."""
 
 import json
 import logging
@@ -9,18 +9,18 @@ from ailf.errors import InvalidArgumentError
 from ailf.safe_text import LONGEST, describe, log_failure, safe_reason, safe_text
 
 HALF = json.loads('"\\ud83d"')
-"""Half of a surrogate pair, as a cut-off emoji leaves it."""
+"""Half of a surrogate pair, as of a cut-off emoji."""
 
 
 class OddError(Exception):
-    """An exception whose text can't be made."""
+    """An exception whose `__str__` raises."""
 
     def __str__(self) -> str:
         return self.args[5]  # type: ignore[no-any-return]
 
 
 class ExitsError(Exception):
-    """An exception whose text ends the process, if it is let."""
+    """An exception whose `__str__` raises `SystemExit`."""
 
     def __str__(self) -> str:
         raise SystemExit
@@ -38,7 +38,7 @@ class ExitsError(Exception):
     ],
 )
 def test_text_is_short_and_can_be_encoded(text: str, safe: str) -> None:
-    """A lone surrogate becomes its escape, what is too long is cut, and anything else stays as it is."""
+    """A lone surrogate becomes its escape, a long text is cut, and any other text is unchanged."""
     assert safe_text(text) == safe
     safe_text(text).encode()
 
@@ -61,12 +61,12 @@ def test_text_is_short_and_can_be_encoded(text: str, safe: str) -> None:
     ],
 )
 def test_errors_are_described(error: BaseException, described: str) -> None:
-    """By type and text, and a group by what it holds."""
+    """An error is described by type and text, a group also by the errors in it."""
     assert describe(error) == described
 
 
 def test_a_large_error_is_described_shortly() -> None:
-    """Neither a long text nor a group of many makes a description long."""
+    """Neither a long text nor a large group makes a description long."""
     assert len(describe(ValueError("x" * 50_000_000))) <= LONGEST
     group = ExceptionGroup("many", [ValueError("y" * 1000) for _ in range(1000)])
     assert len(describe(group)) <= LONGEST
@@ -74,7 +74,7 @@ def test_a_large_error_is_described_shortly() -> None:
 
 @pytest.mark.parametrize("reason", [None, 3, b"bytes", ValueError("x")])
 def test_a_reason_must_be_text(reason: object) -> None:
-    """Anything else is refused where it is given."""
+    """A reason that is no text is refused."""
     with pytest.raises(InvalidArgumentError, match="reason must be text, not"):
         safe_reason("reason", reason)
 
@@ -105,7 +105,7 @@ def raised(error: Exception, *, chained: bool) -> Exception:
 def test_a_log_line_is_written_whatever_the_error(
     error: Exception, chained: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The frames and the description are there, can be encoded, and are not large."""
+    """The log line has the frames and the description, can be encoded, and is not large."""
     log_failure(logging.getLogger("ailf.test"), logging.ERROR, "%s failed", "it", error=raised(error, chained=chained))
     (record,) = caplog.records
     line = logging.Formatter().format(record)
@@ -115,7 +115,7 @@ def test_a_log_line_is_written_whatever_the_error(
 
 
 def test_an_ordinary_error_is_logged_with_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """Handlers that look at the exception of a record, such as error trackers, get it."""
+    """The record of an ordinary error has the exception, for handlers such as error trackers."""
     error = ValueError("no")
     log_failure(logging.getLogger("ailf.test"), logging.ERROR, "it failed", error=error)
     (record,) = caplog.records

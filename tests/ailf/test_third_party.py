@@ -1,6 +1,6 @@
-"""A backend of somebody else's: a package of its own, built and installed, works and passes the contract.
+"""A third party's backend, built and installed as a package, works and passes the contract.
 
-This is the whole way that a third party goes, with nothing of this repository but what is installed.
+The test does all that a third party does, and uses only the installed packages of this repository.
 """
 
 import os
@@ -29,7 +29,7 @@ PYPROJECT = """
 """
 
 BACKEND = '''
-    """A backend of a third party's: the memory backend under another name."""
+    """A third party's backend: the memory backend under another name."""
 
     import ailf
     from ailf.runtime import AsyncioRuntime
@@ -49,7 +49,7 @@ BACKEND = '''
 '''
 
 PLUGIN = '''
-    """``toy://NAME[?namespace=…]``: whoever opens the same URL shares a store."""
+    """``toy://NAME[?namespace=…]``: backends with the same URL share a store."""
 
     import collections
     from urllib.parse import parse_qs, urlsplit
@@ -97,7 +97,7 @@ PROGRAM = """
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command to its end; what it says is in the failure."""
+    """Run a command and return its output; a failure shows the output."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
     done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
@@ -108,7 +108,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy's distribution, built as its author would."""
+    """The toy's wheel, built as by its author."""
     project = tmp_path_factory.mktemp("ailf-toy")
     package = project / "ailf_toy"
     package.mkdir()
@@ -123,7 +123,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """The interpreter of a fresh environment that has the wheel, and sees what is installed here."""
+    """The interpreter of a new environment with the wheel, and with the packages that are installed here."""
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, with_pip=False, symlinks=True)
     installed = sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)})
@@ -144,19 +144,19 @@ def test_the_command_lists_it(python: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_opened_by_url(python: Path, tmp_path: Path) -> None:
-    """Both flavours open by URL and work, from the environment that has the wheel."""
-    module, data, entries, place = run(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
+    """Both flavours open by URL and work, in the environment with the wheel."""
+    module, data, entries, path = run(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
     assert module == "ailf_toy.backend toy://here"
     assert data == "{'a': 1}"
     assert entries == "1"
-    assert Path(place).is_relative_to(python.parents[1])
+    assert Path(path).is_relative_to(python.parents[1])
 
 
 @pytest.mark.timeout(240)
 def test_it_passes_the_contract(python: Path, tmp_path: Path) -> None:
-    """The suite that ailf ships for backends finds nothing wrong with it."""
+    """The toy passes the contract suite that ailf ships."""
     suite = ("-m", "pytest", "--pyargs", "contract_tests", "--backend", "toy://", "-q", "-p", "no:cacheprovider")
-    # Side by side, because most of its time is waiting for leases to end.
+    # In parallel, because most of the time is waiting for leases to end.
     parts = [f"{one} and {other}" for one in ("asyncio", "not asyncio") for other in ("test_stream", "not test_stream")]
     with ThreadPoolExecutor() as pool:
         outs = list(pool.map(lambda part: run(python, *suite, "-k", part, cwd=tmp_path), parts))

@@ -1,4 +1,4 @@
-"""URLs of backends: what is read, what is refused, and that no credentials are ever shown."""
+"""URLs of backends: which are parsed and refused, and that no credentials are ever shown."""
 
 import traceback
 from collections.abc import Iterator
@@ -14,12 +14,10 @@ from ailf.urls import check_options, shown, split_url
 from ailf_memory import MemoryBackend
 from ailf_redis import RedisBackend, Settings
 
-TAKE_DEAD_LETTERS = "Жψ9"
-"""Letters of secrets; no message has them."""
+LETTERS = "Жψ9"
+"""Letters of secrets that no message contains."""
 
-SECRETS = st.text(TAKE_DEAD_LETTERS + "/#?[]@:%&=+;\\ \t", min_size=4, max_size=12).filter(
-    lambda text: set(text) & set(TAKE_DEAD_LETTERS)
-)
+SECRETS = st.text(LETTERS + "/#?[]@:%&=+;\\ \t", min_size=4, max_size=12).filter(lambda text: set(text) & set(LETTERS))
 
 SHAPES = [
     "redis://:{}@127.0.0.1:1/0",
@@ -48,17 +46,17 @@ SHAPES = [
 ]
 
 
-def told(error: BaseException | None) -> Iterator[str]:
-    """Yield all that is shown of an error and of what led to it."""
+def texts_of(error: BaseException | None) -> Iterator[str]:
+    """Yield all texts of an error, its causes and contexts."""
     while error is not None:
         yield f"{error} {error!r} {error.args!r} {''.join(traceback.format_exception_only(error))}"
         if error.__cause__ is not None:
-            yield from told(error.__cause__)
+            yield from texts_of(error.__cause__)
         error = error.__context__
 
 
 def outcomes(url: str) -> Iterator[str]:
-    """Yield what every place that takes a URL shows of it."""
+    """Yield the texts in which each function that takes a URL shows it."""
     yield shown(url)
     for make in (
         lambda: repr(Settings.from_url(url)) + Settings.from_url(url).url,
@@ -71,7 +69,7 @@ def outcomes(url: str) -> Iterator[str]:
         try:
             yield make()
         except AilfError as error:
-            yield from told(error)
+            yield from texts_of(error)
 
 
 @given(SECRETS, st.sampled_from(SHAPES))
@@ -79,9 +77,9 @@ def outcomes(url: str) -> Iterator[str]:
 @example("%ЖЖЖ%99%ff", "redis://:{}@127.0.0.1:1/0")
 @example("ЖЖЖ[ЖЖ", "redis://:{}@127.0.0.1:1/0")
 def test_no_part_of_a_password_is_ever_shown(secret: str, shape: str) -> None:
-    """Neither an error, nor its cause or context, nor a repr has four characters of it, whatever they are."""
+    """No error, cause, context or repr contains four consecutive characters of a password."""
     parts = {secret[at : at + 4] for at in range(len(secret) - 3)}
-    parts = {each for each in parts if set(each) & set(TAKE_DEAD_LETTERS)}
+    parts = {each for each in parts if set(each) & set(LETTERS)}
     for text in outcomes(shape.format(secret)):
         assert not [each for each in parts if each in text]
 
@@ -103,7 +101,7 @@ def test_no_part_of_a_password_is_ever_shown(secret: str, shape: str) -> None:
 def test_a_password_is_read_where_nothing_else_can_be_meant(
     url: str, username: str | None, password: str | None
 ) -> None:
-    """Characters that should be percent-encoded are taken as they are where the URL has no other reading."""
+    """Characters that should be percent-encoded are accepted unless the URL is ambiguous."""
     settings = Settings.from_url(url)
     assert (settings.host, settings.username, settings.password) == ("h", username, password)
 
@@ -119,7 +117,7 @@ def test_a_password_is_read_where_nothing_else_can_be_meant(
     ],
 )
 def test_an_at_sign_with_two_readings_is_refused(url: str) -> None:
-    """The error says to percent-encode it, and doing so helps."""
+    """The error says to percent-encode it, which works."""
     with pytest.raises(InvalidArgumentError, match="Percent-encode the password"):
         Settings.from_url(url)
     Settings.from_url("redis://h/0?namespace=a%40b")
@@ -127,7 +125,7 @@ def test_an_at_sign_with_two_readings_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("redis://h:0", "port must be"),
         ("redis://h:65536", "port must be"),
@@ -153,14 +151,14 @@ def test_an_at_sign_with_two_readings_is_refused(url: str) -> None:
         ("", "an empty text is not the URL"),
     ],
 )
-def test_wrong_urls(url: str, says: str) -> None:
-    """What isn't understood is refused by name, by whichever backend."""
-    with pytest.raises(InvalidArgumentError, match=says):
+def test_wrong_urls(url: str, message: str) -> None:
+    """A wrong URL is an error that names the wrong part."""
+    with pytest.raises(InvalidArgumentError, match=message):
         ailf.connect(url)
 
 
 def test_what_is_read_of_a_url() -> None:
-    """Options are decoded as forms are: percent and plus; the scheme is in lower case."""
+    """Options are decoded like forms, with percent-encoding and plus; the scheme is in lower case."""
     url = split_url("X-Y://[fe80::1%25eth0]:7/a%20b?one=1+2%26&two=&three=a=b")
     assert (url.scheme, url.host, url.port, url.path) == ("x-y", "fe80::1%eth0", 7, "/a b")
     assert url.options == {"one": "1 2&", "two": "", "three": "a=b"}

@@ -1,4 +1,4 @@
-"""A clock that is moved by hand: what a process knows of its leases at once, and when its waits end."""
+"""A clock that is moved by hand: leases end within the move, and waits end with it."""
 
 import asyncio
 import gc
@@ -17,10 +17,10 @@ HOUR = 3600.0
 
 
 class Waiting:
-    """A blocking call under way in a thread of its own.
+    """A blocking call that runs in a thread of its own.
 
     Attributes:
-        result: What it returned or raised.
+        result: The value that it returned or the error that it raised.
     """
 
     def __init__(self, call: Callable[[], Any]) -> None:
@@ -37,7 +37,7 @@ class Waiting:
             self.result = error
 
     def ended(self) -> Any:
-        """Return what it returned or raised, which it must have done soon."""
+        """Return its result; it must end soon."""
         self._thread.join(5)
         assert not self._thread.is_alive()
         return self.result
@@ -47,7 +47,7 @@ class Waiting:
 
 
 def test_a_lease_is_lost_at_once() -> None:
-    """A move beyond a lease ends it, and its holder knows when the move returns; one within it does not."""
+    """When a move beyond a lease returns, its holder knows that it is lost; a shorter move ends no lease."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         leases = [backend.lock(f"{renew}", ttl=30, renew=renew).acquire() for renew in (True, False)]
@@ -64,7 +64,7 @@ def test_a_lease_is_lost_at_once() -> None:
 
 
 def test_time_stands_still_for_leases() -> None:
-    """What remains of a lease is told to the millisecond, and counts from when it was renewed."""
+    """The remaining time of a lease is exact to the millisecond, and counts from its last renewal."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         lease = backend.lock("l", ttl=100, renew=False).acquire()
@@ -76,7 +76,7 @@ def test_time_stands_still_for_leases() -> None:
 
 
 def test_a_living_holder_renews_through_many_moves() -> None:
-    """Moves that are each shorter than a lease never end it, as the process that holds it is alive."""
+    """Moves that are each shorter than a lease never end it, because its process is alive and renews it."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         lease = backend.lock("l", ttl=30).acquire()
@@ -88,10 +88,10 @@ def test_a_living_holder_renews_through_many_moves() -> None:
 
 
 def test_a_broken_lease_is_lost_at_once() -> None:
-    """Breaking a lock in memory tells its holder, whether the lease is renewed or not, on any backend."""
+    """The holder of a broken lock knows at once, whether its lease is renewed or not, on any backend of the store."""
     store = MemoryStore(ManualClock())
-    with MemoryBackend(store=store) as mine, MemoryBackend(store=store) as other:
-        for lock in (mine.lock("l"), mine.lock("l", renew=False), mine.lock("l", "m")):
+    with MemoryBackend(store=store) as own, MemoryBackend(store=store) as other:
+        for lock in (own.lock("l"), own.lock("l", renew=False), own.lock("l", "m")):
             lease = lock.acquire()
             assert other.lock("l").break_(lease.fence)
             assert lease.lost
@@ -101,7 +101,7 @@ def test_a_broken_lease_is_lost_at_once() -> None:
 
 @pytest.mark.parametrize("renew", [True, False])
 def test_a_body_is_cancelled_by_a_move(renew: bool) -> None:
-    """On asyncio the body of `hold` is left when the clock passes the lease."""
+    """On asyncio the body of `hold` is cancelled when the clock passes the end of its lease."""
 
     async def main() -> None:
         clock = ManualClock()
@@ -122,7 +122,7 @@ def test_a_body_is_cancelled_by_a_move(renew: bool) -> None:
 
 @pytest.mark.parametrize("step", [11.0, 50.0])
 def test_a_living_consumer_keeps_its_messages(step: float) -> None:
-    """A test that moves the clock past `takeover` in one step doesn't make a consumer of its process dead."""
+    """A move past `takeover` in one step leaves a consumer of this process alive."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         backend.stream("s").add(1)
@@ -137,7 +137,7 @@ def test_a_living_consumer_keeps_its_messages(step: float) -> None:
 
 
 def test_a_lease_that_ends_in_a_move_is_another_consumers() -> None:
-    """A move beyond the lease itself ends it: so a test shows what follows a crash."""
+    """A move beyond the lease itself ends it, so that a test can simulate a crash."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         backend.stream("s").add(1)
@@ -153,7 +153,7 @@ def test_a_lease_that_ends_in_a_move_is_another_consumers() -> None:
 
 
 def test_a_consumer_that_is_dropped_is_dead() -> None:
-    """A consumer that nobody has any more gives no signs of life: its messages are others' after `takeover`."""
+    """A consumer that was garbage-collected gives no heartbeats: others get its messages after `takeover`."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         backend.stream("s").add(1)
@@ -168,7 +168,7 @@ def test_a_consumer_that_is_dropped_is_dead() -> None:
 
 
 def test_a_worker_lives_through_moves() -> None:
-    """A handler that is at work while the clock is moved past `takeover` has its message still, and acks it."""
+    """A handler that runs while the clock is moved past `takeover` keeps its message, and acks it."""
     clock, begun, over = ManualClock(), threading.Event(), threading.Event()
     store = MemoryStore(clock)
     with MemoryBackend(store=store) as backend, MemoryBackend(store=store) as rival:
@@ -220,7 +220,7 @@ def _reserved(backend: ailf.Backend) -> ailf.Permit:
 
 def _two(backend: ailf.Backend) -> Callable[[], Any]:
     consumer = backend.stream("s").group("g").consumer()
-    kept.append(Waiting(lambda: consumer.get(timeout=9 * HOUR)))  # it leads
+    kept.append(Waiting(lambda: consumer.get(timeout=9 * HOUR)))  # the leader
     return lambda: consumer.get(timeout=HOUR)
 
 
@@ -237,7 +237,7 @@ WAITS: dict[str, Callable[[MemoryBackend], Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_a_wait_ends_when_the_clock_passes_it(wait: Callable[[MemoryBackend], Callable[[], Any]]) -> None:
-    """Whatever waits with a timeout ends without anybody sleeping, and not before its time."""
+    """Every wait with a timeout ends when the clock passes it, without sleeping, and not before."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend:
         waiting = Waiting(wait(backend))
@@ -250,7 +250,7 @@ def test_a_wait_ends_when_the_clock_passes_it(wait: Callable[[MemoryBackend], Ca
 
 
 def test_waits_end_by_real_time_too() -> None:
-    """A clock that nobody moves hangs no test: a timeout counts the time that really passes as well."""
+    """A clock that isn't moved hangs no test: a timeout also counts the time that really passes."""
     with MemoryBackend(clock=ManualClock()) as backend:
         held = backend.lock("l").acquire()
         with pytest.raises(ailf.LockTimeoutError):
@@ -261,7 +261,7 @@ def test_waits_end_by_real_time_too() -> None:
 
 
 def test_what_comes_due_in_a_move_is_delivered() -> None:
-    """A move that makes a message due and passes the timeout of a wait for it brings the message."""
+    """A move that makes a message due and also passes the timeout of a wait for it delivers the message."""
     clock = ManualClock()
     with MemoryBackend(clock=clock) as backend, backend.stream("s").group("g").consumer() as consumer:
         backend.stream("s").add(7, delay=100)
@@ -283,7 +283,7 @@ def _on_asyncio(flow: Any) -> None:
 
 @pytest.mark.parametrize("play", [_on_threads, _on_asyncio])
 def test_an_event_on_a_moved_clock(play: Callable[[Any], None]) -> None:
-    """It wakes for being set, also where it is cleared at once, and for its timeout in either time."""
+    """An event wakes its waiter when it is set, even if it is cleared at once, and when its timeout is over."""
 
     async def flow(runtime: Runtime) -> None:
         event = runtime.event()
@@ -308,7 +308,7 @@ def test_an_event_on_a_moved_clock(play: Callable[[Any], None]) -> None:
 
 
 def test_stepping_back_changes_no_lease() -> None:
-    """A clock that is set back gives no lease more time."""
+    """Setting the clock back makes no lease longer."""
     moved = ManualClock()
     with MemoryBackend(clock=moved) as backend:
         lease = backend.lock("l", ttl=30, renew=False).acquire()

@@ -1,4 +1,4 @@
-"""A lock that was made alone opens a backend for its `with` blocks and closes it behind the last one."""
+"""A standalone lock opens a backend for its `with` blocks and closes it after the last one."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from ailf_memory import AsyncMemoryLock, MemoryLock
 
 
 def test_nothing_stays_open() -> None:
-    """The backend goes with the last block, also after an error, and the next block opens another."""
+    """The backend closes with the last block, also after an error, and the next block opens another."""
     lock = MemoryLock("l")
     for _ in range(2):
         with lock as lease:
@@ -49,7 +49,7 @@ def test_nothing_stays_open_on_asyncio() -> None:
 
 
 def test_the_last_thread_closes_it() -> None:
-    """While one thread is in, or waits to be, the backend stays open."""
+    """The backend stays open while a thread is in a block or waits for it."""
     lock, order = MemoryLock("l"), list[int]()
 
     def worker(number: int) -> None:

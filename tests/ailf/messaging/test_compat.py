@@ -26,7 +26,7 @@ from tests.support.servers import NewServer, Server
 
 @pytest.fixture
 def config(any_server: Server) -> RedisConfig:
-    """Where the test's server is."""
+    """The configuration for the test's server."""
     return RedisConfig(host="127.0.0.1", port=any_server.port)
 
 
@@ -73,7 +73,7 @@ def test_async_client(config: RedisConfig, namespace: str) -> None:
 
 
 def test_errors_are_raised(new_server: NewServer) -> None:
-    """A server that is away is an error, no longer a silent None; health_check says False."""
+    """A server that is down is an error, no longer a silent None; health_check returns False."""
     server = new_server()
     client = RedisClient(RedisConfig(host="127.0.0.1", port=server.port))
     server.stop()
@@ -85,7 +85,7 @@ def test_errors_are_raised(new_server: NewServer) -> None:
 
 
 def test_what_cannot_be_sent_or_read_is_an_error(config: RedisConfig, namespace: str) -> None:
-    """A value without a JSON form, of a wrong type, or that is no text raises ailf's errors on both clients."""
+    """A value that has no JSON form, a wrong type, or is no text raises an ailf error on both clients."""
     raw = attrs.evolve(config, decode_responses=False)
     RedisClient(raw).set(namespace, b"\xff", expire=60)
     assert RedisClient(raw).get(namespace) == b"\xff"
@@ -113,7 +113,7 @@ def test_what_cannot_be_sent_or_read_is_an_error(config: RedisConfig, namespace:
 
 
 def test_what_was_never_sent_is_not_in_doubt(new_server: NewServer) -> None:
-    """A server that can't be reached has done nothing, and the error says so and what to do, on both clients."""
+    """A request that was never sent is not in doubt, and the error says what to do, on both clients."""
     server = new_server()
     server.stop()
     config = RedisConfig(host="127.0.0.1", port=server.port)
@@ -133,7 +133,7 @@ def test_what_was_never_sent_is_not_in_doubt(new_server: NewServer) -> None:
 
 
 def test_without_redis_py() -> None:
-    """Without the redis extra the import fails, and names the command that installs it."""
+    """Without the redis extra the import fails with the command that installs it."""
     program = "import sys; sys.modules['redis'] = None; import ailf.messaging.redis"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
@@ -141,7 +141,7 @@ def test_without_redis_py() -> None:
 
 
 def test_pubsub(config: RedisConfig, namespace: str) -> None:
-    """Handlers get the plain payload: JSON, or text where it is none; unsubscribe and stop do so."""
+    """Handlers get the plain payload, JSON or text, until unsubscribe and stop."""
     got: list[object] = []
     with RedisPubSub(RedisClient(config)) as pubsub:
         pubsub.subscribe(namespace, got.append)
@@ -158,7 +158,7 @@ def test_pubsub(config: RedisConfig, namespace: str) -> None:
 
 
 def test_pubsub_refuses_at_once(config: RedisConfig, namespace: str) -> None:
-    """What can't be a handler or a payload is refused when it is handed over, not when a message comes."""
+    """A wrong handler or payload is refused by the call that gets it, not when a message comes."""
 
     async def coroutine_function(_message: object) -> None: ...
 
@@ -172,7 +172,7 @@ def test_pubsub_refuses_at_once(config: RedisConfig, namespace: str) -> None:
 
 
 def test_a_failing_handler_is_named(config: RedisConfig, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the handler that failed, not what stands between it and the message."""
+    """The log names the handler that failed, not its wrapper."""
 
     def clumsy(_message: object) -> None:
         raise ValueError("oh")
@@ -188,7 +188,7 @@ def test_a_failing_handler_is_named(config: RedisConfig, namespace: str, caplog:
 
 
 def test_stream_reading(config: RedisConfig, namespace: str) -> None:
-    """Read returns dicts after an id, waits when told, and reads what earlier code wrote as text fields."""
+    """`read` returns dicts after an id, waits for `block` ms, and reads the text fields that earlier AILF wrote."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         first = stream.add({"n": 1})
         RedisClient(config).client.xadd(namespace, {"task_id": "7"})
@@ -209,7 +209,7 @@ def test_stream_reading(config: RedisConfig, namespace: str) -> None:
 
 @pytest.mark.parametrize("last_id", ["0", "$"])
 def test_reading_waits_out_a_restart(new_server: NewServer, last_id: str) -> None:
-    """A read is repeated until the server is back, from whichever id."""
+    """A read is repeated until the server is back, from any id."""
     server = new_server(appendonly=True)
     with RedisStream("s", RedisClient(RedisConfig(host="127.0.0.1", port=server.port))) as stream:
         stream.add(1)
@@ -221,7 +221,7 @@ def test_reading_waits_out_a_restart(new_server: NewServer, last_id: str) -> Non
 
 
 def test_stream_groups(config: RedisConfig, namespace: str) -> None:
-    """read_group takes, acknowledge settles, and what was not acknowledged goes back on close."""
+    """`read_group` leases messages, `acknowledge` settles them, and `close` releases the others."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         with pytest.raises(ailf.InvalidArgumentError, match="create_consumer_group"):
             stream.read_group()
@@ -240,7 +240,7 @@ def test_stream_groups(config: RedisConfig, namespace: str) -> None:
 
 
 def test_group_from_now_on(config: RedisConfig, namespace: str) -> None:
-    """With start_id="$", the former default, a new group sees only what is added later."""
+    """With start_id="$", the former default, a new group sees only entries that are added later."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         stream.add({"n": 1})
         stream.create_consumer_group("workers", "worker-1", start_id="$")
@@ -251,7 +251,7 @@ def test_group_from_now_on(config: RedisConfig, namespace: str) -> None:
 
 
 def test_another_group_is_another_reader(config: RedisConfig, namespace: str) -> None:
-    """After create_consumer_group of another group, read_group reads that one; the same one again changes nothing."""
+    """After `create_consumer_group` of another group `read_group` reads that one; the same group changes nothing."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         first = stream.add({"n": 1})
         stream.create_consumer_group("a", "worker-1")
@@ -263,12 +263,12 @@ def test_another_group_is_another_reader(config: RedisConfig, namespace: str) ->
         assert stream.read_group() == taken
         assert stream.acknowledge(first)
         pending = [RedisClient(config).client.xpending(namespace, group)["pending"] for group in ("a", "b")]
-        assert pending == [1, 0], "what was taken from the first group went back to it"
+        assert pending == [1, 0], "the message was released to the first group"
         stream.delete()
 
 
 def test_acknowledge_can_be_tried_again(new_server: NewServer) -> None:
-    """A message whose acknowledgement failed is still held, so the next try settles it."""
+    """A message whose acknowledgement failed is still leased, so the next try settles it."""
     server = new_server(appendonly=True)
     client = RedisClient(RedisConfig(host="127.0.0.1", port=server.port))
     with RedisStream("s", client) as stream:
@@ -285,14 +285,14 @@ def test_acknowledge_can_be_tried_again(new_server: NewServer) -> None:
 
 
 def test_what_is_taken_is_handed_out(config: RedisConfig, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the connection breaks in the middle of read_group, what was taken before is returned, not kept for ever."""
-    answers = 0
+    """If the connection breaks within `read_group`, the messages taken before are returned, not kept for ever."""
+    calls = 0
     get = ailf.Consumer.get
 
     def breaking(consumer: ailf.Consumer[object], timeout: float | None = None) -> object:
-        nonlocal answers
-        answers += 1
-        if answers > 1:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
             raise ailf.ConnectionLostError("cut")
         return get(consumer, timeout)
 
@@ -308,7 +308,7 @@ def test_what_is_taken_is_handed_out(config: RedisConfig, namespace: str, monkey
 
 
 def test_process_in_thread(config: RedisConfig, namespace: str) -> None:
-    """process_in_thread works until stop; a processor that returns False gets the task again."""
+    """`process_in_thread` works until `stop`; a processor that returns False gets the task again."""
     with RedisStream(namespace, RedisClient(config)) as stream:
         stream.create_consumer_group("workers", "worker-1")
         got: list[int] = []
@@ -354,7 +354,7 @@ def test_lock(config: RedisConfig, namespace: str) -> None:
 
 
 def test_lock_expires(config: RedisConfig, namespace: str) -> None:
-    """An expired lock is another's, and releasing it says so."""
+    """Another object can acquire an expired lock, and `release` of the first returns False."""
     with RedisLock(namespace, 0.1, RedisClient(config)) as one, RedisLock(namespace, 0.1, RedisClient(config)) as two:
         assert one.acquire()
         assert two.acquire(retry=10, retry_delay=0.1)
@@ -363,7 +363,7 @@ def test_lock_expires(config: RedisConfig, namespace: str) -> None:
 
 
 def test_limiter(config: RedisConfig, namespace: str) -> None:
-    """RedisRateLimiter lets so many calls of each key pass in a period, whoever asks."""
+    """RedisRateLimiter allows `rate` calls of each key in a period, from all objects together."""
     one, two = (RedisRateLimiter(namespace, rate=3, period=60, redis_client=RedisClient(config)) for _ in range(2))
     with one, two:
         assert [each.is_allowed("k") for each in (one, two, one, two)] == [True, True, True, False]
@@ -371,11 +371,11 @@ def test_limiter(config: RedisConfig, namespace: str) -> None:
 
 
 def returned(config: RedisConfig, name: str) -> dict[str, tuple[object, type | tuple[type, ...]]]:
-    """Call every method of the earlier classes that returns something; return what it returned, and its type."""
+    """Call every method of the earlier classes that returns a value; return the values, with their types."""
     client = RedisClient(config)
     pubsub, stream = RedisPubSub(client), RedisStream(name, client)
     lock, limiter = RedisLock(name, redis_client=client), RedisRateLimiter(name, redis_client=client)
-    found: dict[str, tuple[object, type | tuple[type, ...]]] = {
+    results: dict[str, tuple[object, type | tuple[type, ...]]] = {
         "RedisClient.connect": (client.connect(), RedisClient),
         "RedisClient.health_check": (client.health_check(), bool),
         "RedisClient.set": (client.set(name + "k", "v", expire=60), bool),
@@ -400,25 +400,25 @@ def returned(config: RedisConfig, name: str) -> dict[str, tuple[object, type | t
         "RedisLock.release": (lock.release(), bool),
         "RedisRateLimiter.is_allowed": (limiter.is_allowed("k"), bool),
     }
-    entries = found["RedisStream.read"][0], found["RedisStream.read_group"][0]
+    entries = results["RedisStream.read"][0], results["RedisStream.read_group"][0]
     assert all(isinstance(each, list) and set(each[0]) == {"id", "data"} for each in entries)
     stream.delete()
     for each in (pubsub, stream, lock, limiter, client):
         each.close()
-    return found
+    return results
 
 
 def test_every_method_returns_what_its_signature_says(config: RedisConfig, namespace: str) -> None:
     """Bools are bools, ids are text, counts are integers, entries are dicts."""
-    found = returned(config, namespace)
-    assert {name: value for name, (value, kind) in found.items() if type(value) is not kind} == {}
-    assert found["RedisPubSub.publish"][0] == 0
-    assert found["RedisPubSub.publish, heard"][0] == 1
-    assert found["RedisStream.create_consumer_group, again"][0] is True
+    results = returned(config, namespace)
+    assert {name: value for name, (value, kind) in results.items() if type(value) is not kind} == {}
+    assert results["RedisPubSub.publish"][0] == 0
+    assert results["RedisPubSub.publish, heard"][0] == 1
+    assert results["RedisStream.create_consumer_group, again"][0] is True
 
 
 def test_the_names_are_in_the_package_too() -> None:
-    """`from ailf.messaging import …` is the same, and imports redis-py only when asked for a name."""
+    """`from ailf.messaging import …` is the same; redis-py is imported on first use of a name."""
     assert [name for name in messaging.__all__ if getattr(messaging, name) is not globals()[name]] == []
     assert not hasattr(messaging, "RedisNothing")
     program = """if True:
@@ -431,12 +431,12 @@ def test_the_names_are_in_the_package_too() -> None:
         except ModuleNotFoundError as error:
             print(error)
     """
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert "pip install 'ailf[redis]'" in shown.stdout
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert "pip install 'ailf[redis]'" in done.stdout
 
 
 def test_a_lock_of_earlier_code_is_not_acquired_by_a_with_block(config: RedisConfig, namespace: str) -> None:
-    """`with lock` closes the object at the end, as before, and `acquire` is a call of its own."""
+    """`with lock` only closes the object at its end, as before; `acquire` is a separate call."""
     with RedisLock(namespace, redis_client=RedisClient(config)) as lock:
         assert not lock.release()
         assert lock.acquire(retry=1)

@@ -1,4 +1,4 @@
-"""The programs of earlier AILF code run as they are, as separate processes against a Redis on its default port."""
+"""Programs for earlier AILF run unchanged, as separate processes against a Redis on its default port."""
 
 import fcntl
 import socket
@@ -67,27 +67,27 @@ def process_document(content):
 
 @pytest.fixture
 def default_server(new_server: NewServer) -> Iterator[Server]:
-    """A server on Redis' default port, where the programs look for it; there is one, so tests take turns at it."""
-    with Path(tempfile.gettempdir(), "ailf-tests-6379").open("wb") as turn:
-        wait_until(lambda: _mine(turn), 30)
-        wait_until(lambda: not taken(6379), 5, "port 6379 is in use, and these programs know no other")
+    """A server on Redis' default port, which the programs use. A file lock makes tests use it one at a time."""
+    with Path(tempfile.gettempdir(), "ailf-tests-6379").open("wb") as lock_file:
+        wait_until(lambda: _locked(lock_file), 30)
+        wait_until(lambda: not in_use(6379), 5, "port 6379 is in use, and these programs can use no other")
         with new_server(port=6379) as server:
             yield server
 
 
-def _mine(turn: IO[bytes]) -> bool:
-    """Take a turn, unless somebody else has it; it ends with the file's being closed, however this process ends."""
+def _locked(lock_file: IO[bytes]) -> bool:
+    """Lock the file if it is free. Closing it unlocks it, however this process ends."""
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def taken(port: int) -> bool:
-    """Tell whether something listens on a port, by binding it as a server would: that can't hang."""
+def in_use(port: int) -> bool:
+    """Tell whether a program listens on a port, by binding it as a server would, which can't hang."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what merely lingers is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -129,7 +129,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 15, why: str = 
 
 
 def test_the_command_arrives_and_is_answered(default_server: Server, programs: Programs) -> None:
-    """Publisher and subscriber of earlier code talk; a redis-py client hears the answer on the plain channel."""
+    """Publisher and subscriber exchange messages; a redis-py client receives the result on the plain channel."""
     with default_server.client() as raw, raw.pubsub() as listener:
         listener.subscribe("agent-results")
         assert listener.get_message(timeout=5)["type"] == "subscribe"
@@ -157,6 +157,6 @@ def test_the_task_is_processed_once_and_acknowledged(default_server: Server, pro
 
 
 def test_they_are_the_interfaces() -> None:
-    """The porch's objects are the interfaces, and making one needs no server."""
+    """The objects of the compatibility layer are the interfaces, and making one needs no server."""
     assert isinstance(RedisStream("x"), ailf.Stream)
     assert isinstance(RedisPubSub(), ailf.PubSub)

@@ -193,7 +193,7 @@ class DeadLettersWhilePaused(GroupState):
         if self.paused:
             for name, out in list(self.pending.items()):
                 if out.due_ms <= options["now_ms"] and out.spent(options["max_deliveries"]):
-                    self.bury(name, "max_deliveries", "", options["now_ms"])
+                    self.make_dead_letter(name, "max_deliveries", "", options["now_ms"])
         return super().fetch(consumer, count, **options)
 
 
@@ -245,7 +245,7 @@ class TrimsUnreadEntries(MemoryStreamDriver):
 class DeliversTrimmedEntries(GroupState):
     """An entry that was trimmed while it was pending is still delivered."""
 
-    def vanish(self, name: str, now_ms: int) -> None:
+    def on_entry_removed(self, name: str, now_ms: int) -> None:
         return
 
 

@@ -50,7 +50,7 @@ class GrantsNoLeases(MemoryStreamDriver):
 class AcceptsStaleReceipts(GroupState):
     """A consumer may settle a message after its lease has ended."""
 
-    def mine(self, receipt: Receipt, now_ms: int) -> Any:
+    def leased(self, receipt: Receipt, now_ms: int) -> Any:
         return self.pending.get(receipt.id)
 
 
@@ -169,7 +169,7 @@ class DeliversBrokenEntries(MemoryStreamDriver):
 class LosesDeadLetters(GroupState):
     """A message is dropped where it should become a dead letter."""
 
-    def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
+    def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         self.finish(name, now_ms)
         return Outcome.DEAD
 
@@ -178,8 +178,8 @@ class LosesDeadLetters(GroupState):
 class ForgetsErrors(GroupState):
     """A dead letter doesn't say what went wrong."""
 
-    def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
-        return super().bury(name, reason, "", now_ms)
+    def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
+        return super().make_dead_letter(name, reason, "", now_ms)
 
 
 @caught_by("stream.test_events.test_dead_letters_are_told")
@@ -194,11 +194,11 @@ class HidesDeadLetters(MemoryStreamDriver):
 class RedrivesWithOldAttempts(GroupState):
     """The attempts of a redriven message go on from those of its dead letter."""
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         before, letter = set(self.pending), self.dead.get(number)
-        taken = super().take_letter(number, now_ms, redrive=redrive)
+        taken = super().take_dead_letter(number, now_ms, redrive=redrive)
         for name in set(self.pending) - before:
-            self.pending[name].attempts = letter.shown.attempts if letter else 0
+            self.pending[name].attempts = letter.public.attempts if letter else 0
         return taken
 
 
@@ -206,9 +206,9 @@ class RedrivesWithOldAttempts(GroupState):
 class RedrivesTwice(GroupState):
     """A dead letter stays when it is redriven, so that it can be redriven again."""
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
-        taken = super().take_letter(number, now_ms, redrive=redrive)
+        taken = super().take_dead_letter(number, now_ms, redrive=redrive)
         if letter is not None and redrive:
             self.dead[number] = letter
         return taken
@@ -218,8 +218,8 @@ class RedrivesTwice(GroupState):
 class RedrivesOnPurge(GroupState):
     """Purging redrives."""
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
-        return super().take_letter(number, now_ms, redrive=True)
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+        return super().take_dead_letter(number, now_ms, redrive=True)
 
 
 @caught_by("stream.test_dead_letters.test_redrive")
@@ -238,10 +238,12 @@ class RedrivesToAllGroups(MemoryStreamDriver):
 class RedrivesOnlyKeptEntries(GroupState):
     """A dead letter can't be redriven when its entry is gone."""
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         letter = self.dead.get(number)
         here = {record.id for record in self.entries.records}
-        return letter is None or (letter.record.id in here and super().take_letter(number, now_ms, redrive=redrive))
+        return letter is None or (
+            letter.record.id in here and super().take_dead_letter(number, now_ms, redrive=redrive)
+        )
 
 
 # --- ordering keys -----------------------------------------------------------------------------------------------
@@ -263,20 +265,20 @@ class PassesTurnsOnFailure(GroupState):
 class KeepsTurnsOfDeadLetters(GroupState):
     """A dead letter keeps the turn of its ordering key."""
 
-    def bury(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
+    def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
         if lane is not None:
-            lane.turn = "nobody"
-        return super().bury(name, reason, error, now_ms)
+            lane.current = "nobody"
+        return super().make_dead_letter(name, reason, error, now_ms)
 
 
 @caught_by("stream.test_ordering.test_a_redriven_letter_queues")
 class RedrivesAheadOfTheQueue(GroupState):
     """A redriven message goes before all others of its ordering key."""
 
-    def take_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
-        taken = super().take_letter(number, now_ms, redrive=redrive)
+    def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
+        taken = super().take_dead_letter(number, now_ms, redrive=redrive)
         for lane in self._lanes.values():
-            lane.queued.extendleft(lane.again)
-            lane.again.clear()
+            lane.queued.extendleft(lane.redriven)
+            lane.redriven.clear()
         return taken

@@ -340,13 +340,13 @@ class WakesNoCaller(MemoryRateLimiterDriver):
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
-        waiters = dict(known.line.waiters) if known else {}
+        waiters = dict(known.queue.waiters) if known else {}
         if known:
-            known.line.waiters.clear()
+            known.queue.waiters.clear()
         await super().settle(limiter_key, token, charges)
         if known:
             waiters.pop(token, None)
-            known.line.waiters.update(waiters)
+            known.queue.waiters.update(waiters)
 
 
 @caught_by("ratelimit.test_ratelimit_waiting.test_in_turn")
@@ -357,8 +357,8 @@ class ServesTheLastCallFirst(MemoryRateLimiterDriver):
         result = super()._decide(limits, request, now_ms)
         known = self._store.limiters.get(request.limiter_key)
         if known and request.waiter and not result.allowed:
-            for token in [each for each in known.line.waiters if each != request.token]:
-                known.line.waiters[token] = known.line.waiters.pop(token)
+            for token in [each for each in known.queue.waiters if each != request.token]:
+                known.queue.waiters[token] = known.queue.waiters.pop(token)
         return result
 
 
@@ -368,10 +368,10 @@ class KeepsPlacesOfTimedOutCalls(MemoryRateLimiterDriver):
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         known = self._store.limiters.get(limiter_key)
-        waiter = known.line.waiters.get(token) if known else None
+        waiter = known.queue.waiters.get(token) if known else None
         await super().settle(limiter_key, token, charges)
         if known and waiter:
-            known.line.waiters[token] = waiter
+            known.queue.waiters[token] = waiter
 
 
 @caught_by("ratelimit.test_ratelimit.test_remembered_denials")

@@ -249,7 +249,7 @@ class ChecksDedupIdsSeparately(MemoryStreamDriver):
     """A dedup id is looked up in one step, and its message added in another."""
 
     async def add_once(self, stream: str, draft: Draft, **options: Any) -> ailf.Added:
-        known = self._state(stream).known(options["dedup_id"], options["token"], self._now())
+        known = self._state(stream).added_before(options["dedup_id"], options["token"], self._now())
         await self._handle.runtime.event().wait(0.005)
         if known is None:
             self._state(stream)._once.clear()
@@ -475,12 +475,12 @@ class WakesNoConsumerAfterSteps(MemoryStreamDriver):
             return found
 
         async def silently(*args: Any, **options: Any) -> Any:
-            bells, self._store._bells = self._store._bells, []
+            subscribers, self._store._subscribers = self._store._subscribers, []
             version = self._store.version
             try:
                 return await found(*args, **options)
             finally:
-                self._store._bells, self._store.version = bells, version
+                self._store._subscribers, self._store.version = subscribers, version
 
         return silently
 
@@ -512,7 +512,7 @@ class WakesNoConsumerOnTime(MemoryStreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
         waiter = super().waiter(stream, group)
-        waiter._bell = self._handle.runtime._event()  # one that a move of the clock doesn't ring
+        waiter._event = self._handle.runtime._event()  # one that a move of the clock doesn't ring
         return waiter
 
 

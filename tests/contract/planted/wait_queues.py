@@ -25,7 +25,7 @@ class _WithQueue(MemoryLockDriver):
 
     def _state(self, name: str) -> LockState:
         state = super()._state(name)
-        state.line.__class__ = self.queue
+        state.queue.__class__ = self.queue
         return state
 
 
@@ -50,7 +50,7 @@ class WakesAllWaiters(LockWithGrants):
     async def release(self, request: LockRequest) -> bool:
         mine = await super().release(request)
         for name in request.names:
-            for token, waiter in self._state(name).line.waiters.items():
+            for token, waiter in self._state(name).queue.waiters.items():
                 self._store.publish(waiter.channel, token.encode())
         return mine
 
@@ -60,7 +60,7 @@ class WakesOneWaiter(MemoryLockDriver):
     """One waiter is woken where two permits are free."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        queues = [self._state(name).line for name in request.names]
+        queues = [self._state(name).queue for name in request.names]
         for queue in queues:
             queue.__class__ = _WakesNone
         try:
@@ -100,7 +100,7 @@ class ServesTheLastWaiterFirst(LockWithGrants):
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         for name in request.names if isinstance(reply, Denied) and request.waiter else ():
-            queue = self._state(name).line.waiters
+            queue = self._state(name).queue.waiters
             for token in [each for each in queue if each != request.token]:
                 queue[token] = queue.pop(token)
         return reply
@@ -113,7 +113,7 @@ class RequeuesRepeatedRequests(LockWithGrants):
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         reply = await super().acquire(request)
         for name in request.names if isinstance(reply, Denied) and request.waiter else ():
-            queue = self._state(name).line.waiters
+            queue = self._state(name).queue.waiters
             queue[request.token] = queue.pop(request.token)
         return reply
 
@@ -131,7 +131,7 @@ class _KeepsPlaces(LockWithGrants):
 
     @contextlib.contextmanager
     def _kept_places(self, request: LockRequest) -> Iterator[None]:
-        queues = [self._state(name).line.waiters for name in request.names]
+        queues = [self._state(name).queue.waiters for name in request.names]
         before = [queue.get(request.token) for queue in queues]
         yield
         for queue, waiter in zip(queues, before, strict=True):
@@ -180,7 +180,7 @@ class KeepsPlacesInOtherQueues(LockWithGrants):
     """A waiter that lost its place in one wait queue keeps that in another."""
 
     async def acquire(self, request: LockRequest) -> Granted | Denied:
-        queues = [self._state(name).line.waiters for name in request.names]
+        queues = [self._state(name).queue.waiters for name in request.names]
         orders = [list(queue) for queue in queues]
         reply = await super().acquire(request)
         for queue, order in zip(queues, orders, strict=True):

@@ -1,0 +1,28 @@
+"""The examples in the docstrings of the core and of the memory backend run as they are written."""
+
+import doctest
+import gc
+import sys
+from typing import Any
+
+import pytest
+
+import ailf
+from ailf import codecs, testing, tracing
+from ailf_memory import MemoryBackend, MemoryStore
+
+OWNERS = [
+    *(ailf.AsyncBackend, ailf.Backend, ailf.connect, codecs.Codec, tracing),
+    *(ailf.Backoff, ailf.DeadLetter, ailf.Decision, ailf.OnLost, ailf.Overflow, ailf.Retention),
+    *(testing.ManualClock, MemoryBackend, MemoryStore),
+]
+
+
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.__name__)
+def test_an_example_runs(owner: Any) -> None:
+    """The example of a class, function or module runs on an empty backend."""
+    gc.collect()  # a store in memory lasts as long as a backend that used it
+    module = sys.modules[getattr(owner, "__module__", owner.__name__)]
+    (example,) = doctest.DocTestFinder(recurse=False).find(owner, module=module)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
