@@ -1,4 +1,4 @@
-"""The backend over Redis and Valkey."""
+"""The backend over Redis and Valkey: `RedisBackend`, `AsyncRedisBackend`, and the standalone classes over them."""
 
 from ailf_redis.backend import (
     AsyncRedisBackend,
@@ -30,5 +30,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Show the public names, not the modules that they come from."""
+    """List the public names, not the modules that define them."""
     return __all__

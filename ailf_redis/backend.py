@@ -1,4 +1,4 @@
-"""The Redis backend: `RedisBackend` and `AsyncRedisBackend`, and the driver under both."""
+"""The public classes over Redis: the two backends, and the interfaces that can stand alone."""
 
 from typing import Self, TypeVar
 
@@ -41,20 +41,25 @@ def _settings(where: str | Settings | None) -> Settings:
     url = environment_url()
     if url is not None and scheme_of(url) not in SCHEMES:
         raise InvalidArgumentError(
-            f"AILF_URL is a {scheme_of(url)}:// URL, and this is the Redis backend: give it a URL of its own, or use "
-            "ailf.connect, which opens whatever AILF_URL names"
+            f"can't open the Redis backend: AILF_URL is a {scheme_of(url)}:// URL. Pass a redis:// URL, or use "
+            "ailf.connect, which opens any backend that AILF_URL names"
         )
     return Settings.from_url(DEFAULT_URL if url is None else url)
 
 
 class RedisBackend(Backend):
-    """The Redis backend, blocking. It connects at the first call; `ailf.connect` checks at once.
+    """The blocking Redis backend. It connects at the first call; `ailf.connect` connects at once.
+
+    Example::
+
+        with RedisBackend("redis://localhost:6379/0") as backend:
+            backend.stream("orders").add({"id": 1})
 
     Arguments:
-        where: A URL or `Settings`. None: ``$AILF_URL``, or where that is not set ``redis://localhost:6379/0``.
+        where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
 
     Raises:
-        InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
+        InvalidArgumentError: The URL is invalid, or ``AILF_URL`` is empty or names another backend.
     """
 
     def __init__(self, where: str | Settings | None = None) -> None:
@@ -72,23 +77,23 @@ class RedisBackend(Backend):
         max_payload: int = 1024 * 1024,
         retry_for: float = 5.0,
     ) -> Self:
-        """Return a backend on the server, the Sentinels or the cluster of a redis-py client that you have.
+        """Return a backend on the server, the Sentinels or the cluster of an existing redis-py client.
 
-        It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
-        connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
-        As with a URL given to this class, it connects at the first call.
+        The backend makes connections of its own, with the client's address, credentials and TLS. It uses neither the
+        client's connections nor its retries, and closing it doesn't close the client. `unwrap` returns the client. The
+        backend connects at the first call.
 
         Arguments:
             client: ``redis.Redis(…)``, ``Sentinel(…).master_for(…)``, ``redis.RedisCluster(…)`` or
                 ``fakeredis.FakeRedis()``.
-            namespace: What all keys and channels begin with; "" for plain names that other programs share.
-            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 where that is None.
-            max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
+            namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
+            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
+            max_connections: The most connections that calls use at once, in a cluster per node; further calls wait.
             max_payload: The largest body in bytes.
-            retry_for: For how many seconds a request is repeated where that does no harm.
+            retry_for: For how many seconds a request is repeated where repeating it is safe.
 
         Raises:
-            InvalidArgumentError: It is not a blocking client of redis-py, or one of replicas.
+            InvalidArgumentError: ``client`` is not a blocking client of redis-py, or is a client of replicas.
         """
         user_client = UserClient.of(client, "blocking", timeout)
         settings = Settings(
@@ -104,13 +109,18 @@ class RedisBackend(Backend):
 
 
 class AsyncRedisBackend(AsyncBackend):
-    """The Redis backend, for asyncio. It connects at the first call; entering it checks at once.
+    """The asyncio Redis backend. It connects when it is entered, or else at the first call.
+
+    Example::
+
+        async with AsyncRedisBackend("redis://localhost:6379/0") as backend:
+            await backend.stream("orders").add({"id": 1})
 
     Arguments:
-        where: A URL or `Settings`. None: ``$AILF_URL``, or where that is not set ``redis://localhost:6379/0``.
+        where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
 
     Raises:
-        InvalidArgumentError: The URL is not understood, or ``AILF_URL`` is empty or names another backend.
+        InvalidArgumentError: The URL is invalid, or ``AILF_URL`` is empty or names another backend.
     """
 
     def __init__(self, where: str | Settings | None = None) -> None:
@@ -129,26 +139,26 @@ class AsyncRedisBackend(AsyncBackend):
         max_payload: int = 1024 * 1024,
         retry_for: float = 5.0,
     ) -> Self:
-        """Return a backend on the server, the Sentinels or the cluster of a ``redis.asyncio`` client that you have.
+        """Return a backend on the server, the Sentinels or the cluster of an existing ``redis.asyncio`` client.
 
-        It makes connections of its own, with the client's address, credentials and TLS. The client stays yours: its
-        connections and its retries are not used, and closing the backend doesn't close it. `unwrap` returns it.
-        As with a URL given to this class, it connects at the first call, or when it is entered.
+        The backend makes connections of its own, with the client's address, credentials and TLS. It uses neither the
+        client's connections nor its retries, and closing it doesn't close the client. `unwrap` returns the client. The
+        backend connects when it is entered, or else at the first call.
 
         Arguments:
             client: A ``redis.asyncio`` client: ``Redis(…)``, ``Sentinel(…).master_for(…)``, ``RedisCluster(…)``, or
                 ``fakeredis.FakeAsyncRedis()``.
-            blocking: A blocking client on the same server, for the thread that renews leases; None: connections like
-                the client's are made, which is possible unless their class is your own.
-            namespace: What all keys and channels begin with; "" for plain names that other programs share.
-            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 where that is None.
-            max_connections: How many connections calls may use at once, in a cluster for each node; further ones wait.
+            blocking: A blocking client on the same server, for the thread that renews leases. None: that thread makes
+                connections like the client's; this fails if their class is not redis-py's.
+            namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
+            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
+            max_connections: The most connections that calls use at once, in a cluster per node; further calls wait.
             max_payload: The largest body in bytes.
-            retry_for: For how many seconds a request is repeated where that does no harm.
+            retry_for: For how many seconds a request is repeated where repeating it is safe.
 
         Raises:
-            InvalidArgumentError: It is not a client of ``redis.asyncio``, or one of replicas.
-            UnsupportedError: Its connections are of a class of your own, and there is no ``blocking``.
+            InvalidArgumentError: ``client`` is not a client of ``redis.asyncio``, or is a client of replicas.
+            UnsupportedError: The client's connections are of a class of your own, and ``blocking`` is None.
         """
         user_client = UserClient.of(client, "asyncio", timeout, blocking)
         settings = Settings(
@@ -164,38 +174,80 @@ class AsyncRedisBackend(AsyncBackend):
 
 
 class RedisStream(Stream[T], opens=RedisBackend):
-    """`Stream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`Stream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisStream("orders").add({"id": 1})
+    """
 
 
 class AsyncRedisStream(AsyncStream[T], opens=AsyncRedisBackend):
-    """`AsyncStream` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`AsyncStream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        await AsyncRedisStream("orders").add({"id": 1})
+    """
 
 
 class RedisPubSub(PubSub[T], opens=RedisBackend):
-    """`PubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`PubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisPubSub().publish("news", {"id": 1})
+    """
 
 
 class AsyncRedisPubSub(AsyncPubSub[T], opens=AsyncRedisBackend):
-    """`AsyncPubSub` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`AsyncPubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        await AsyncRedisPubSub().publish("news", {"id": 1})
+    """
 
 
 class RedisLock(Lock, opens=RedisBackend):
-    """`Lock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`Lock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        with RedisLock("report"):
+            ...
+    """
 
 
 class AsyncRedisLock(AsyncLock, opens=AsyncRedisBackend):
-    """`AsyncLock` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`AsyncLock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        async with AsyncRedisLock("report"):
+            ...
+    """
 
 
 class RedisRateLimiter(RateLimiter, opens=RedisBackend):
-    """`RateLimiter` over Redis; one made alone opens ``$AILF_URL``, or if unset ``redis://localhost:6379/0``."""
+    """`RateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
+
+    Example::
+
+        RedisRateLimiter("api", "60/minute").try_acquire("user").allowed
+    """
 
 
 class AsyncRedisRateLimiter(AsyncRateLimiter, opens=AsyncRedisBackend):
-    """`AsyncRateLimiter` over Redis; made alone it opens ``$AILF_URL``, or if unset the default server."""
+    """`AsyncRateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
+
+    Example::
+
+        (await AsyncRedisRateLimiter("api", "60/minute").try_acquire("user")).allowed
+    """
 
 
-# A backend's class and those of what it hands out name each other, so these stand below both.
+# A backend names the classes that it hands out, and these name their backend: so it is assigned below both.
 RedisBackend.stream_class = RedisStream
 RedisBackend.pubsub_class = RedisPubSub
 RedisBackend.lock_class = RedisLock

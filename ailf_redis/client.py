@@ -1,6 +1,6 @@
 """`RedisClient` and `AsyncRedisClient`: a redis-py client with safe settings and a few helpers, for earlier AILF code.
 
-New code asks the backend instead: ``backend.unwrap(redis.Redis)`` is the same raw client.
+New code uses the backend instead: ``backend.unwrap(redis.Redis)`` returns the raw client.
 """
 
 import socket
@@ -23,23 +23,27 @@ from ailf_redis.settings import Settings
 __all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]
 
 _NEVER_SENT = (ConnectionRefusedError, socket.gaierror)
-"""What only the making of a connection raises; redis-py says the same of it as of a connection that broke."""
+"""Errors that only connecting raises: nothing was sent. redis-py wraps them like the errors of a broken connection."""
 
 
 @attrs.frozen
 class RedisConfig:
-    """Where the server is, in the words of earlier AILF code; `Settings` says more.
+    """The options of earlier AILF code; `Settings` has more.
+
+    Example::
+
+        client = RedisClient(RedisConfig(host="redis.example.com", db=1))
 
     Attributes:
         host: Name or address.
         port: TCP port.
         db: Database number.
-        password: Of the default user.
-        ssl: Whether to use TLS; certificate and host are verified.
-        socket_timeout: Seconds for one answer.
+        password: The default user's password.
+        ssl: Whether to use TLS; the certificate chain and the host name are verified.
+        socket_timeout: Seconds for one reply.
         socket_connect_timeout: Seconds for making a connection.
         socket_keepalive: Whether TCP keepalive is on.
-        max_connections: How many connections may be used at once.
+        max_connections: The most connections in use at once.
         decode_responses: Whether the raw client returns text instead of bytes.
     """
 
@@ -55,7 +59,7 @@ class RedisConfig:
     decode_responses: bool = True
 
     def settings(self) -> Settings:
-        """Return the same as `Settings`, with plain key and channel names."""
+        """Return these options as `Settings`, with plain key and channel names."""
         return Settings(
             host=self.host,
             port=self.port,
@@ -71,7 +75,7 @@ class RedisConfig:
 
 
 class _ClientBase:
-    """What both flavours share."""
+    """The shared implementation: options, and redis-py's errors as ailf's."""
 
     def __init__(self, config: RedisConfig | None = None) -> None:
         self.config = config or RedisConfig()
@@ -86,11 +90,12 @@ class _ClientBase:
             yield
         except DataError as error:
             raise InvalidArgumentError(
-                "a value must be text, bytes or a number; set_json takes anything else"
+                "a value must be text, bytes or a number; use set_json for anything else"
             ) from error
         except UnicodeDecodeError as error:
             raise DecodeError(
-                f"a value of {len(error.object)} bytes is not text; RedisConfig(decode_responses=False) returns bytes"
+                f"a value of {len(error.object)} bytes is not UTF-8; with RedisConfig(decode_responses=False) the "
+                "client returns bytes"
             ) from error
         except (RedisError, OSError) as error:
             sent = not isinstance(error.__cause__ or error.__context__ or error, _NEVER_SENT)
@@ -108,7 +113,13 @@ class _ClientBase:
 class RedisClient(_ClientBase):
     """A blocking client. It connects at the first call.
 
-    Every method raises `ailf.BackendError` by kind where the server is away or refuses.
+    Every method raises a subclass of `ailf.BackendError` if the server is away or refuses the command.
+
+    Example::
+
+        client = RedisClient()
+        client.set_json("user:1", {"name": "Ann"}, expire=60)
+        client.get_json("user:1")  # {"name": "Ann"}
     """
 
     def __init__(self, config: RedisConfig | None = None) -> None:
@@ -123,13 +134,13 @@ class RedisClient(_ClientBase):
         return self._client
 
     def connect(self) -> "RedisClient":
-        """Check that the server answers, and return the client itself."""
+        """Check that the server replies; return this object."""
         with self._mapped():
             self.client.ping()
         return self
 
     def close(self) -> None:
-        """Give back the connections; the next call connects anew."""
+        """Close the connections; the next call connects again."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -144,17 +155,17 @@ class RedisClient(_ClientBase):
             return self.client.get(key)
 
     def set(self, key: str, value: Any, expire: int | None = None) -> bool:
-        """Set a key, for so many seconds if told."""
+        """Set a key; it expires after `expire` seconds, or never if that is None."""
         with self._mapped():
             return bool(self.client.set(key, value, ex=expire))
 
     def delete(self, key: str) -> bool:
-        """Remove a key; return whether it existed."""
+        """Delete a key; return whether it existed."""
         with self._mapped():
             return bool(self.client.delete(key))
 
     def exists(self, key: str) -> bool:
-        """Tell whether a key exists."""
+        """Return whether a key exists."""
         with self._mapped():
             return bool(self.client.exists(key))
 
@@ -167,12 +178,12 @@ class RedisClient(_ClientBase):
         return self._decoded(key, self.get(key))
 
     def publish(self, channel: str, message: Any) -> int:
-        """Publish text, bytes, or anything else as JSON; return how many clients of this server got it."""
+        """Publish text or bytes, or anything else as JSON; return how many of this server's clients received it."""
         with self._mapped():
             return int(self.client.publish(channel, _body(message)))
 
     def health_check(self) -> bool:
-        """Tell whether the server answers."""
+        """Return whether the server replies to a PING."""
         try:
             return bool(self.client.ping())
         except (RedisError, OSError):
@@ -180,9 +191,15 @@ class RedisClient(_ClientBase):
 
 
 class AsyncRedisClient(_ClientBase):
-    """A client for asyncio. It connects at the first call.
+    """An asyncio client. It connects at the first call.
 
-    Every method raises `ailf.BackendError` by kind where the server is away or refuses.
+    Every method raises a subclass of `ailf.BackendError` if the server is away or refuses the command.
+
+    Example::
+
+        client = AsyncRedisClient()
+        await client.set_json("user:1", {"name": "Ann"}, expire=60)
+        await client.get_json("user:1")  # {"name": "Ann"}
     """
 
     def __init__(self, config: RedisConfig | None = None) -> None:
@@ -191,17 +208,17 @@ class AsyncRedisClient(_ClientBase):
 
     @property
     def client(self) -> redis.asyncio.Redis:
-        """The raw redis-py client: another one in each event loop, when the one before has ended."""
+        """The raw redis-py client; a new one is made for the next event loop when the last one has ended."""
         return self._raw.get()
 
     async def connect(self) -> "AsyncRedisClient":
-        """Check that the server answers, and return the client itself."""
+        """Check that the server replies; return this object."""
         with self._mapped():
             await self.client.ping()
         return self
 
     async def close(self) -> None:
-        """Give back the connections; the next call connects anew."""
+        """Close the connections; the next call connects again."""
         await self._raw.aclose()
 
     def pipeline(self) -> Any:
@@ -214,17 +231,17 @@ class AsyncRedisClient(_ClientBase):
             return await self.client.get(key)
 
     async def set(self, key: str, value: Any, expire: int | None = None) -> bool:
-        """Set a key, for so many seconds if told."""
+        """Set a key; it expires after `expire` seconds, or never if that is None."""
         with self._mapped():
             return bool(await self.client.set(key, value, ex=expire))
 
     async def delete(self, key: str) -> bool:
-        """Remove a key; return whether it existed."""
+        """Delete a key; return whether it existed."""
         with self._mapped():
             return bool(await self.client.delete(key))
 
     async def exists(self, key: str) -> bool:
-        """Tell whether a key exists."""
+        """Return whether a key exists."""
         with self._mapped():
             return bool(await self.client.exists(key))
 
@@ -237,12 +254,12 @@ class AsyncRedisClient(_ClientBase):
         return self._decoded(key, await self.get(key))
 
     async def publish(self, channel: str, message: Any) -> int:
-        """Publish text, bytes, or anything else as JSON; return how many clients of this server got it."""
+        """Publish text or bytes, or anything else as JSON; return how many of this server's clients received it."""
         with self._mapped():
             return int(await self.client.publish(channel, _body(message)))
 
     async def health_check(self) -> bool:
-        """Tell whether the server answers."""
+        """Return whether the server replies to a PING."""
         try:
             return bool(await self.client.ping())
         except (RedisError, OSError):

@@ -1,4 +1,4 @@
-"""The driver of the Redis backend: one for each interface, over one executor."""
+"""`RedisDriver`, the root driver: it makes the drivers of the interfaces over one executor."""
 
 from typing import Any, TypeVar
 
@@ -29,11 +29,11 @@ __all__ = ["RedisDriver"]
 T = TypeVar("T")
 
 OLDEST = (6, 2)
-"""The oldest server that has what the scripts use (XAUTOCLAIM's release: XPENDING IDLE, exclusive ranges)."""
+"""The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""
 
 
 class RedisDriver(BackendDriver):
-    """The drivers over one server."""
+    """The root driver over one server, the master of Sentinels, or a cluster."""
 
     capabilities: frozenset[Capability] = frozenset(
         {
@@ -58,7 +58,7 @@ class RedisDriver(BackendDriver):
         self.keys = Keys(settings.namespace, cluster=isinstance(self.executor, ClusterExecutor))
         self.url = self.executor.where
         if isinstance(self.executor, ClusterExecutor):
-            self.capabilities -= {Capability.SEVERAL_LOCKS}  # names are of different slots
+            self.capabilities -= {Capability.SEVERAL_LOCKS}  # several names have several slots
         self._user_client = user_client
         self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
@@ -68,17 +68,17 @@ class RedisDriver(BackendDriver):
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
             if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
-                await self.executor.call("PING")  # a user who may not HELLO: the version stays unknown
+                await self.executor.call("PING")  # the user lacks the right to HELLO: the version stays unknown
                 return
             if "unknown command" in str(hello).lower() or "wrong number" in str(hello).lower():
                 raise self._too_old("before 6.2") from hello
             raise error from hello
         try:
-            told = dict(zip(hello[::2], hello[1::2], strict=True))
-            version = text(told.get(b"version", b"0"))
+            fields = dict(zip(hello[::2], hello[1::2], strict=True))
+            version = text(fields.get(b"version", b"0"))
         except MISREAD as error:
             raise misread(error, self.url) from error
-        if told.get(b"server") == b"fakeredis":  # its version is its own
+        if fields.get(b"server") == b"fakeredis":  # its version is fakeredis' own
             return
         if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
             raise self._too_old(version)

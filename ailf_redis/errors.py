@@ -1,6 +1,6 @@
-"""redis-py's errors become ailf's, here and nowhere else.
+"""redis-py's errors are mapped to ailf's, only here.
 
-What the server said is quoted up to its first words; commands, payloads and credentials never are.
+The rule of this file: a message quotes the beginning of the server's text, but no command, payload or credentials.
 """
 
 import re
@@ -23,14 +23,14 @@ from ailf.errors import (
 __all__ = ["BROKEN", "MISREAD", "ScriptMissingError", "mapped", "misread"]
 
 BROKEN: Final = (exceptions.RedisError, OSError, hiredis.HiredisError, MemoryError)
-"""What ends a connection. hiredis raises `MemoryError` where a reply claims billions of elements."""
+"""The errors that break a connection. hiredis raises `MemoryError` if a reply claims billions of elements."""
 
 MISREAD: Final = (TypeError, ValueError, LookupError, AttributeError)
-"""What reading a reply raises that is not of the shape it should be."""
+"""The errors that reading a reply of an unexpected shape raises."""
 
 
 class ScriptMissingError(BackendError):
-    """The server doesn't know the script: it was restarted, flushed, or is another one."""
+    """The server doesn't know the script: it was restarted or flushed, or it is another server."""
 
 
 _NONSENSE = (hiredis.HiredisError, exceptions.InvalidResponse, MemoryError)
@@ -43,11 +43,11 @@ _NOT_READY = (
 )
 _FULL = "max number of clients"
 _AWAY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", _FULL, f"ERR {_FULL}")
-"""What errors say that pass by themselves and have no class, in scripts' replies or in redis-py.
+"""The beginnings of temporary errors that redis-py has no class for, or that scripts return.
 
-A server that has no room for one more client says so instead of reading a request. UNBLOCKED: a master became a
-replica. NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` asks for, so
-nothing was written, as a script is refused at its first write only.
+A server with `maxclients` clients refuses a new one without reading a request. UNBLOCKED: the master became a replica.
+NOREPLICAS: fewer replicas are connected than `min-replicas-to-write` requires. Nothing was written then, as it refuses
+a script at its first write.
 """
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
@@ -57,64 +57,66 @@ _LONGEST = 160
 _IN_SCRIPT: Final = re.compile(
     r"Error running script \(call to f_\w+\): @user_script:\d+: (?:@?user_script: ?\d+: -?)?(?:ERR )?"
 )
-"""What Redis 6.2 puts before an error within a script: of its own, of Lua's, or of a command, whose kind follows."""
+"""The prefix that Redis 6.2 adds to an error within a script, be it the script's own, Lua's, or a command's."""
 
 
 def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
     """Return ailf's error for one of redis-py's.
 
     Arguments:
-        error: What redis-py raised.
+        error: The error that redis-py raised.
         where: The server's URL, without credentials.
         sent: Whether the request may have reached the server.
     """
-    said = _said(error)
-    denied = said.startswith(_DENIED) or any(words in str(error) for words in _DENIED_IN_SCRIPT)
+    text = _text_of(error)
+    denied = text.startswith(_DENIED) or any(words in str(error) for words in _DENIED_IN_SCRIPT)
     if isinstance(error, _REFUSED) or denied:
-        return PermissionDeniedError(f"{where} refuses it: {said}. Check the user, the password and the ACL rules")
-    if isinstance(error, _NOT_READY) or said.startswith(_AWAY):
-        return ConnectionLostError(f"{where} is not ready: {said}")
+        return PermissionDeniedError(
+            f"{where} denied the request: {text}. Check the user, the password and the ACL rules"
+        )
+    if isinstance(error, _NOT_READY) or text.startswith(_AWAY):
+        return ConnectionLostError(f"{where} is not ready: {text}")
     if isinstance(error, _NONSENSE):
-        return _not_understood(where, said, sent=sent)
+        return _not_understood(where, text, sent=sent)
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
-        return BackendTimeoutError(f"{where} did not answer in time", maybe_applied=sent)
+        return BackendTimeoutError(f"{where} did not reply in time", maybe_applied=sent)
     if isinstance(error, exceptions.ConnectionError | OSError):
-        return _broken(where, said, sent=sent)
-    return _refused(error, where, said)
+        return _broken(where, text, sent=sent)
+    return _refused(error, where, text)
 
 
 def misread(error: Exception, where: str) -> Exception:
-    """Return the error for a reply that could not be read; one of ours, which says more, as it is."""
+    """Return the error for a reply that could not be read; an error of ailf, which says more, is returned as it is."""
     if isinstance(error, AilfError):
         return error
-    return _not_understood(where, f"its answer has another shape ({type(error).__name__})", sent=True)
+    return _not_understood(where, f"it has an unexpected shape ({type(error).__name__})", sent=True)
 
 
-def _not_understood(where: str, said: str, *, sent: bool) -> ProtocolError:
+def _not_understood(where: str, problem: str, *, sent: bool) -> ProtocolError:
     return ProtocolError(
-        f"what {where} answers can't be understood: {said}. Is it a Redis server, and nothing in between that changes "
-        "what it says?",
+        f"can't understand the reply of {where}: {problem}. Is it a Redis server, and does no proxy in between change "
+        "its replies?",
         maybe_applied=sent,
     )
 
 
-def _broken(where: str, said: str, *, sent: bool) -> BackendError:
+def _broken(where: str, text: str, *, sent: bool) -> BackendError:
     if sent:
-        return ConnectionLostError(f"the connection to {where} broke: {said}", maybe_applied=True)
-    return ConnectionLostError(f"can't reach {where}: {said}. Is the server running, and is the address right?")
+        return ConnectionLostError(f"the connection to {where} broke: {text}", maybe_applied=True)
+    return ConnectionLostError(f"can't reach {where}: {text}. Is the server running, and is the address right?")
 
 
-def _refused(error: Exception, where: str, said: str) -> BackendError:
+def _refused(error: Exception, where: str, text: str) -> BackendError:
     if isinstance(error, exceptions.NoScriptError):
         return ScriptMissingError(f"{where} doesn't know the script")
-    if isinstance(error, exceptions.OutOfMemoryError) or said.startswith("OOM"):
-        return BackendFullError(f"{where} has no memory left (maxmemory): {said}")
-    if isinstance(error, exceptions.ReadOnlyError) or said.startswith(_READ_ONLY):
-        return BackendReadOnlyError(f"{where} can't write: {said}")
-    return BackendError(f"{where} refused the request: {said}")
+    if isinstance(error, exceptions.OutOfMemoryError) or text.startswith("OOM"):
+        return BackendFullError(f"{where} has no memory left (maxmemory): {text}")
+    if isinstance(error, exceptions.ReadOnlyError) or text.startswith(_READ_ONLY):
+        return BackendReadOnlyError(f"{where} can't write: {text}")
+    return BackendError(f"{where} refused the request: {text}")
 
 
-def _said(error: Exception) -> str:
-    """Return the error's words without the arguments that servers like to repeat, and without where a script stood."""
-    words = _IN_SCRIPT.sub("", str(error)).partition(", with args beginning with")[0].partition("script: ")[0]
-    return words[:_LONGEST].rstrip(" .") or type(error).__name__
+def _text_of(error: Exception) -> str:
+    """Return an error's text without the arguments that servers repeat, and without the position in a script."""
+    text = _IN_SCRIPT.sub("", str(error)).partition(", with args beginning with")[0].partition("script: ")[0]
+    return text[:_LONGEST].rstrip(" .") or type(error).__name__

@@ -1,9 +1,12 @@
-"""Every key and channel name, and nowhere else.
+"""The names of all keys and channels.
 
-With a namespace, a stream's key is ``{namespace:stream:name}`` and its helpers stand behind it, ``…:due:group``. What
-is in braces is the hash tag, so all keys of one stream are on one node of a cluster; names are escaped, so no text of
-a user's can leave it. With the namespace "" the stream's key and a channel are the plain name, for sharing with other
-programs, and the helpers are ``{tag}:ailf:due:name:group``, where the tag is what a cluster hashes of the plain name.
+The rule of this file: no other file spells a key or a channel.
+
+With a namespace, a stream's key is ``{namespace:stream:name}``, and its helper keys begin with it: ``…:due:group``. The
+part in braces is the hash tag, so all keys of a stream are on one node of a cluster. Names are escaped, so that no name
+can leave the braces. With the namespace "", for data shared with other programs, a stream's key and a channel are the
+plain name. Helper keys are then ``{tag}:ailf:due:name:group``, where the tag is the part of the name that a cluster
+hashes.
 """
 
 from functools import lru_cache
@@ -15,21 +18,21 @@ __all__ = ["GroupKeys", "Keys"]
 
 
 CACHED: Final = 4096
-"""How many names are remembered with what they are called in Redis."""
+"""The number of names whose keys are cached."""
 
 
 class GroupKeys(NamedTuple):
-    """What one group of a stream is kept in, as ``lua/shared/group.lua`` takes it.
+    """The keys of one group of a stream, in the order in which ``lua/shared/group.lua`` takes them.
 
     Attributes:
         stream: The stream itself, with the group's pending entries.
-        due: When each pending entry may be delivered again.
-        notes: What is known of pending entries besides: deliveries forgiven, the last error.
+        due: Each pending entry, by the time at which it may be delivered again.
+        notes: Details of pending entries, such as deliveries that don't count and the last error; and of the group.
         dead: The dead letters.
-        bell: Rung when something comes back to the group.
-        again: Dead letters that were put back.
-        alive: The consumers, and until when each counts as alive.
-        queue: The unsettled entries with an ordering key, in their order.
+        bell: The wake-up stream: it changes when a message comes back to the group.
+        again: The redriven dead letters.
+        alive: The consumers, by the time until which each counts as alive.
+        queue: The unsettled entries with an ordering key, in order.
     """
 
     stream: str
@@ -46,12 +49,12 @@ class Keys:
     """The names of one namespace.
 
     Arguments:
-        namespace: Its name; "" for plain names.
-        cluster: Whether they are in a cluster.
+        namespace: The namespace; "" for plain names.
+        cluster: Whether the server is a cluster.
     """
 
     def __init__(self, namespace: str, *, cluster: bool = False) -> None:
-        self._mark = "{" if cluster else ""
+        self._cluster_brace = "{" if cluster else ""
         self._namespace = _escape(namespace, "%{}:")
         self._channel = f"{self._namespace}:channel:" if namespace else ""
 
@@ -64,7 +67,7 @@ class Keys:
         return _group_keys(self._namespace, stream, group)
 
     def meta(self, stream: str) -> str:
-        """Return the key of what is known of a stream besides."""
+        """Return the key of a stream's metadata."""
         return _helper(self._namespace, stream, "meta")
 
     def once(self, stream: str, dedup_id: str) -> str:
@@ -72,11 +75,11 @@ class Keys:
         return _helper(self._namespace, stream, "once", dedup_id)
 
     def helper_prefixes(self, stream: str) -> list[str]:
-        """Return what the helper keys of all groups of a stream begin with."""
+        """Return the prefixes of the helper keys of all groups of a stream."""
         return [_helper(self._namespace, stream, kind, "") for kind in HELPERS]
 
-    def gone_prefixes(self, stream: str) -> list[str]:
-        """Return what the keys begin with that ``lua/shared/entry_removed.lua`` needs of all groups of a stream."""
+    def entry_removed_prefixes(self, stream: str) -> list[str]:
+        """Return the prefixes of the groups' helper keys that ``lua/shared/entry_removed.lua`` needs."""
         return [_helper(self._namespace, stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
 
     def lock(self, name: str) -> tuple[str, ...]:
@@ -84,31 +87,31 @@ class Keys:
         return _lock_keys(self._namespace, name)
 
     def limiter(self, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the keys of what a rate limiter charges, as ``lua/shared/limit.lua`` takes them.
+        """Return the keys of one key of a rate limiter, as ``lua/shared/limit.lua`` takes them.
 
         Arguments:
-            limiter_key: Whose they are.
-            slots: The names of its limits of concurrency.
+            limiter_key: The limiter and its key.
+            slots: The names of its concurrency limits.
         """
         return _limiter_keys(self._namespace, limiter_key, slots)
 
     def channel(self, name: str) -> str:
-        """Return the channel of a name."""
+        """Return the Redis channel of a user's channel."""
         return self._channel + name
 
     def waiter_channel(self, name: str) -> str:
-        """Return the channel where a waiter is woken, as ``lua/shared/wait_queue.lua`` takes it.
+        """Return the Redis channel on which a waiter is woken, as ``lua/shared/wait_queue.lua`` takes it.
 
-        No other channel begins with a brace.
+        In a cluster it begins with a brace, as no other channel does.
         """
-        return self._mark + self.channel(name)
+        return self._cluster_brace + self.channel(name)
 
     def pattern(self, pattern: str) -> str:
-        """Return the pattern that matches the channels of the names that the pattern matches."""
+        """Return the Redis pattern of a user's pattern: the prefix of channels, escaped, is put before it."""
         return "".join("\\" + char if char in "*?[]^-\\" else char for char in self._channel) + pattern
 
     def name(self, channel: str) -> str:
-        """Return the name of a channel."""
+        """Return the user's channel of a Redis channel."""
         return channel.removeprefix(self._channel)
 
 
@@ -149,13 +152,13 @@ def _lock_keys(namespace: str, name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=CACHED)
 def _limiter_keys(namespace: str, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
     kind = "final" if limiter_key.no_refunds else "limit"
-    whose = f"{_escape(limiter_key.limiter, '%{}:')}:{_escape(limiter_key.key, '%{}:')}"
-    key = f"{{{namespace}:{kind}:{whose}}}" if namespace else f"{{{whose}}}:ailf:{kind}"
-    return key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(name)}" for name in slots)
+    name = f"{_escape(limiter_key.limiter, '%{}:')}:{_escape(limiter_key.key, '%{}:')}"
+    key = f"{{{namespace}:{kind}:{name}}}" if namespace else f"{{{name}}}:ailf:{kind}"
+    return key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(limit)}" for limit in slots)
 
 
 def _hash_tag(key: str) -> str:
-    """Return what a cluster hashes of a key, where that can stand in braces; else a tag of its own."""
+    """Return the part of a key that a cluster hashes if that can stand in braces; else the escaped key."""
     _, brace, rest = key.partition("{")
     tag, end, _ = rest.partition("}")
     if brace and end and tag:

@@ -1,4 +1,4 @@
-"""Locks over Redis: a sorted set of grants, the last fence, and a line of waiters, who are woken over pub/sub."""
+"""Locks over Redis: a sorted set of grants, the last fence, and a wait queue whose waiters are woken over pub/sub."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ __all__ = ["RedisLockDriver"]
 
 
 class RedisLockDriver(LockDriver):
-    """The transitions of locks, each one script."""
+    """The transitions of locks; each is one script."""
 
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
 
-    def _all(self, request: LockRequest) -> Sequence[str]:
-        """Return the keys of everything that is bid for."""
+    def _keys_of(self, request: LockRequest) -> Sequence[str]:
+        """Return the keys of all requested locks."""
         if len(request.names) == 1:
             return self._keys.lock(request.names[0])
         return [key for name in request.names for key in self._keys.lock(name)]
@@ -38,26 +38,28 @@ class RedisLockDriver(LockDriver):
         ]
         if request.waiter is not None:
             arguments[4:] = (self._keys.waiter_channel(request.waiter.channel), str(to_ms(request.waiter.lease)))
-        return await ACQUIRE.run(self._executor, self._all(request), arguments, _as_answer)
+        return await ACQUIRE.run(self._executor, self._keys_of(request), arguments, _as_grant)
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
-        calls = [(self._all(request), [len(request.names), request.token, to_ms(request.ttl)]) for request in requests]
+        calls = [
+            (self._keys_of(request), [len(request.names), request.token, to_ms(request.ttl)]) for request in requests
+        ]
         return await EXTEND_LOCK.run_together(self._executor, calls)
 
     async def release(self, request: LockRequest) -> bool:
-        return await RELEASE.run(self._executor, self._all(request), [request.token], as_flag)
+        return await RELEASE.run(self._executor, self._keys_of(request), [request.token], as_flag)
 
     async def inspect(self, name: str) -> LockInfo:
-        # Its reply grows with the holders, of which a semaphore has any number: it may be as large as a page.
+        # The reply grows with the holders of a semaphore, so it may be as large as a page.
         return await INSPECT.run(self._executor, self._keys.lock(name), [], _as_info, page=1)
 
     async def break_(self, name: str, fence: int) -> bool:
         return await BREAK.run(self._executor, self._keys.lock(name), [fence], as_flag)
 
 
-def _as_answer(reply: Sequence[Any]) -> Granted | Denied:
-    granted, told = reply
-    return Granted(int(told)) if int(granted) else Denied(told / 1000)
+def _as_grant(reply: Sequence[Any]) -> Granted | Denied:
+    granted, fence_or_wait_ms = reply
+    return Granted(int(fence_or_wait_ms)) if int(granted) else Denied(fence_or_wait_ms / 1000)
 
 
 def _as_info(reply: Sequence[Any]) -> LockInfo:

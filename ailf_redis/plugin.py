@@ -1,4 +1,4 @@
-"""``redis://``, ``rediss://`` and ``unix://`` for `ailf.connect`."""
+"""The plugins that open ``redis://``, ``rediss://`` and ``unix://`` URLs for `ailf.connect`."""
 
 from ailf.hookspecs import hookimpl
 from ailf_redis.backend import AsyncRedisBackend, RedisBackend
@@ -7,7 +7,7 @@ __all__ = ["redis", "rediss", "unix"]
 
 
 class _RedisPlugin:
-    """One per scheme: pluggy registers an object under one name only."""
+    """The plugin of one scheme. There is one object per scheme, as pluggy registers an object under one name only."""
 
     @hookimpl
     def ailf_connect(self, url: str) -> RedisBackend:

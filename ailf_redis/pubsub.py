@@ -1,4 +1,4 @@
-"""Pub/sub over Redis: publishing through the executor, listening on a link of its own."""
+"""Pub/sub over Redis: it publishes through the executor, and listens on a link."""
 
 from collections import deque
 from collections.abc import Awaitable, Sequence
@@ -18,17 +18,17 @@ __all__ = ["RedisPubSubDriver"]
 
 
 QUIET: Final = 10.0
-"""Seconds without anything after which a listener asks the server whether it is still there."""
+"""Seconds of silence after which a listener sends a PING."""
 
 PATIENCE: Final = 5.0
-"""Seconds that the server has to say so."""
+"""The most seconds that the server has to reply to it."""
 
 
 _SHARDED: Final = {b"smessage", b"ssubscribe", b"sunsubscribe"}
 
 
 class RedisPubSubDriver(PubSubDriver):
-    """PUBLISH, and listeners."""
+    """Publishing and listening on one server."""
 
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
@@ -46,7 +46,7 @@ class RedisPubSubDriver(PubSubDriver):
         if len(messages) != 1:
             return self._publish_many("SPUBLISH" if sharded else "PUBLISH", messages)
         ((channel, body),) = messages
-        return self._executor.call_prefixed((self._sharding if sharded else self._publishing)[channel], body, _alone)
+        return self._executor.call_prefixed((self._sharding if sharded else self._publishing)[channel], body, _as_count)
 
     async def _publish_many(self, verb: str, messages: Sequence[tuple[str, bytes]]) -> Sequence[int]:
         replies = await self._executor.call_many(
@@ -64,34 +64,35 @@ class RedisPubSubDriver(PubSubDriver):
         return RedisListener(await self._executor.link(), self._executor, self._keys)
 
 
-def _alone(heard: int) -> Sequence[int]:
-    return (int(heard),)
+def _as_count(receivers: int) -> Sequence[int]:
+    return (int(receivers),)
 
 
 def _decoded(name: bytes) -> str:
-    """Return a channel's name; other programs may publish to one that is not UTF-8."""
+    """Return a channel's name as text; other programs may use one that is not UTF-8."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def _kind(each: Filter) -> str:
-    """Return what the commands for such a filter begin with."""
+    """Return the prefix of the commands SUBSCRIBE and UNSUBSCRIBE for a filter."""
     return "P" if each.is_pattern else "S" if each.is_sharded else ""
 
 
 class RedisListener(Listener):
     """One subscribed connection.
 
-    Errors come back in the order of the commands, so for each command that can be refused it is kept what it asked for.
+    An error reply doesn't name its command, but replies come in the order of the commands. So the filters of each
+    SUBSCRIBE are kept in a queue until they are confirmed or refused.
     """
 
     def __init__(self, link: Link, executor: Executor, keys: Keys) -> None:
         self._link = link
         self._where = executor.where
         self._keys = keys
-        self._asked: deque[set[Filter]] = deque()
-        self._given_up: set[Filter] = set()
-        self._named: dict[bytes, Filter] = {}  # what plain channels that were asked for are on the wire
-        self._heard = SystemClock.wait_time()
+        self._pending: deque[set[Filter]] = deque()
+        self._dropped: set[Filter] = set()
+        self._channels: dict[bytes, Filter] = {}  # the filters of plain channels, by their names in Redis
+        self._received = SystemClock.wait_time()
         self._pinged = False
 
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:
@@ -102,25 +103,25 @@ class RedisListener(Listener):
                 if not chosen:
                     continue
                 if not kind:
-                    self._name(chosen, known=not un)
-                commands.append([f"{kind}{un}SUBSCRIBE", *(self._wire_name(each) for each in chosen)])
+                    self._index_channels(chosen, add=not un)
+                commands.append([f"{kind}{un}SUBSCRIBE", *(self._redis_name(each) for each in chosen)])
                 if un:
-                    self._given_up.update(each for each in chosen if each.is_sharded)
+                    self._dropped.update(each for each in chosen if each.is_sharded)
                 else:
-                    self._asked.append(set(chosen))
+                    self._pending.append(set(chosen))
         if commands:
             await self._link.send(commands)
 
-    def _name(self, channels: Sequence[Filter], *, known: bool) -> None:
-        """Know these channels by what they are on the wire, or know them no more."""
+    def _index_channels(self, channels: Sequence[Filter], *, add: bool) -> None:
+        """Add plain channels to the index of filters, or remove them."""
         for each in channels:
-            wire_name = self._wire_name(each).encode()
-            if known:
-                self._named[wire_name] = each
+            name = self._redis_name(each).encode()
+            if add:
+                self._channels[name] = each
             else:
-                self._named.pop(wire_name, None)
+                self._channels.pop(name, None)
 
-    def _wire_name(self, each: Filter) -> str:
+    def _redis_name(self, each: Filter) -> str:
         return self._keys.pattern(each.text) if each.is_pattern else self._keys.channel(each.text)
 
     async def receive(self, timeout: float) -> Sequence[Frame | Confirmed | Refused]:
@@ -128,14 +129,14 @@ class RedisListener(Listener):
         if not replies:
             await self._check_alive()
             return ()
-        self._heard = SystemClock.wait_time()
+        self._received = SystemClock.wait_time()
         self._pinged = False
         events: list[Frame | Confirmed | Refused] = []
         try:
             for reply in replies:
-                known = self._named.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
-                if known is not None and type(reply[2]) is bytes:  # nearly every reply is one of these
-                    events.append(Frame(known, known.text, reply[2]))
+                channel = self._channels.get(reply[1]) if type(reply) is list and reply[0] == b"message" else None
+                if channel is not None and type(reply[2]) is bytes:  # nearly every reply is one of these
+                    events.append(Frame(channel, channel.text, reply[2]))
                 else:
                     events += self._events(reply)
         except MISREAD as error:
@@ -143,27 +144,27 @@ class RedisListener(Listener):
         return events
 
     async def _check_alive(self) -> None:
-        quiet = SystemClock.wait_time() - self._heard
+        quiet = SystemClock.wait_time() - self._received
         if quiet > QUIET + PATIENCE:
-            raise ConnectionLostError(f"{self._where} has said nothing for {quiet:.0f} s, not even to a PING")
+            raise ConnectionLostError(f"{self._where} has sent nothing for {quiet:.0f} s, not even a reply to PING")
         if quiet > QUIET and not self._pinged:
             self._pinged = True
             await self._link.send([("PING",)])
 
     def _events(self, reply: Any) -> Sequence[Frame | Confirmed | Refused]:
         if isinstance(reply, Exception):
-            refused = self._asked.popleft() if self._asked else set()
+            refused = self._pending.popleft() if self._pending else set()
             error = mapped(reply, self._where, sent=True)
             return [Refused(each, error) for each in refused]
         match reply:
             case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, bytes(body)]:
-                channel = matched[0] if matched else name  # of a pattern's message both are told
+                channel = matched[0] if matched else name  # a message for a pattern has the pattern and the channel
                 problem = "" if is_text(channel) else "the name of its channel is not UTF-8"
                 return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, problem)]
             case [b"subscribe" | b"psubscribe" | b"ssubscribe" as kind, name, _]:
                 return self._confirmed(self._filter(kind, name))
             case [b"sunsubscribe" as kind, name, _]:
-                self._left(self._filter(kind, name))
+                self._check_unsubscribed(self._filter(kind, name))
         return ()
 
     def _filter(self, kind: bytes, name: bytes) -> Filter:
@@ -171,19 +172,19 @@ class RedisListener(Listener):
             return Filter(_decoded(name)[len(self._keys.pattern("")) :], is_pattern=True)
         return Filter(self._keys.name(_decoded(name)), is_sharded=kind in _SHARDED)
 
-    def _left(self, channel: Filter) -> None:
-        """Take note of a sharded channel's end: where nobody asked for it, its shard has moved."""
-        if channel not in self._given_up:
+    def _check_unsubscribed(self, channel: Filter) -> None:
+        """Handle the end of a sharded subscription: if `change` didn't ask for it, the channel's shard has moved."""
+        if channel not in self._dropped:
             raise ConnectionLostError(
-                f"{self._where} carries the channel {channel.text!r} no more: its shard has moved"
+                f"{self._where} no longer carries the channel {channel.text!r}: its shard has moved"
             )
-        self._given_up.discard(channel)
+        self._dropped.discard(channel)
 
     def _confirmed(self, confirmed: Filter) -> Sequence[Confirmed]:
-        if self._asked:
-            self._asked[0].discard(confirmed)
-            if not self._asked[0]:
-                self._asked.popleft()
+        if self._pending:
+            self._pending[0].discard(confirmed)
+            if not self._pending[0]:
+                self._pending.popleft()
         return [Confirmed(confirmed)]
 
     def interrupt(self) -> None:

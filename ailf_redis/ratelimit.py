@@ -1,4 +1,4 @@
-"""Rate limiters over Redis: the states of all limits of a key in one small text, decided on by one script."""
+"""Rate limiters over Redis: one short text holds the states of all limits of a key, and one script decides."""
 
 import hashlib
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ __all__ = ["RedisRateLimiterDriver"]
 NEVER = -1
 NUMBERS = {int}
 ALL, LEVEL = 2, 5
-"""How many numbers a reply has for a call, and for each limit of it besides."""
+"""The numbers that a reply has for each call, and besides for each limit of the call."""
 
 
 @lru_cache(maxsize=1024)
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
-    """Return a limit as ``lua/shared/limit.lua`` takes it, but for the cost.
+    """Return a limit as ``lua/shared/limit.lua`` takes it, without the cost.
 
-    Its id is what its state is kept under: a limit of another `Limit.identity` has a state of its own.
+    The digest is the id of the limit's state: a limit of another name or `Limit.identity` has a state of its own.
     """
     digest = hashlib.sha1(f"{limit.identity} {name}".encode(), usedforsecurity=False).hexdigest()
     return (limit.code, digest[:8], *map(str, limit.numbers))
@@ -46,18 +46,18 @@ def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _all_arguments(limits: Limits) -> list[str]:
-    """Return how many limits there are, and each as ``lua/shared/limit.lua`` takes it."""
+    """Return the number of limits, and each limit as ``lua/shared/limit.lua`` takes it."""
     return [str(len(limits)), *(each for name, limit in limits for each in _arguments(name, limit))]
 
 
 @lru_cache(maxsize=1024)
 def _slots(limits: Limits) -> tuple[str, ...]:
-    """Return the names of the limits of concurrency."""
+    """Return the names of the concurrency limits."""
     return tuple(name for name, limit in limits if limit.leased)
 
 
 class RedisRateLimiterDriver(RateLimiterDriver):
-    """The transitions of rate limiters, each one script."""
+    """The transitions of rate limiters; each is one script."""
 
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
@@ -70,12 +70,12 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         if len(requests) == 1:
             keys, arguments = self._request(limits, requests)
             return await DECIDE.run(self._executor, keys, arguments, partial(self._results, len(limits), 1))
-        accounts: dict[LimiterKey, list[int]] = {}
+        by_key: dict[LimiterKey, list[int]] = {}
         for number, each in enumerate(requests):
-            accounts.setdefault(each.limiter_key, []).append(number)
-        calls = [self._request(limits, [requests[each] for each in numbers]) for numbers in accounts.values()]
-        told: list[Any] = [None] * len(requests)
-        for numbers, reply in zip(accounts.values(), await DECIDE.run_many(self._executor, calls), strict=True):
+            by_key.setdefault(each.limiter_key, []).append(number)
+        calls = [self._request(limits, [requests[each] for each in numbers]) for numbers in by_key.values()]
+        decided: list[Any] = [None] * len(requests)
+        for numbers, reply in zip(by_key.values(), await DECIDE.run_many(self._executor, calls), strict=True):
             if isinstance(reply, BackendError):
                 results: Sequence[Any] = [reply] * len(numbers)
             else:
@@ -84,26 +84,26 @@ class RedisRateLimiterDriver(RateLimiterDriver):
                 except MISREAD as error:
                     results = [misread(error, self._executor.where)] * len(numbers)
             for number, result in zip(numbers, results, strict=True):
-                told[number] = result
-        return told
+                decided[number] = result
+        return decided
 
     def _request(self, limits: Limits, requests: Sequence[LimitRequest]) -> tuple[tuple[str, ...], list[Any]]:
-        """Return the keys and arguments of calls on one account."""
+        """Return the keys and arguments of calls on one key of a limiter."""
         arguments = list(_all_arguments(limits))
         for each in requests:
-            channel, lease = ("", "0") if each.waiter is None else self._waits_at(each.waiter)
+            channel, lease = ("", "0") if each.waiter is None else self._waiter_arguments(each.waiter)
             max_wait = str(to_ms(each.max_wait)) if each.max_wait else "0"
             costs = map(str, each.costs)
             arguments += (each.token, max_wait, "1" if each.count_denied else "0", channel, lease, *costs)
         return self._limiter_key(requests[0].limiter_key, limits), arguments
 
-    def _waits_at(self, waiter: WaiterInfo) -> tuple[str, str]:
+    def _waiter_arguments(self, waiter: WaiterInfo) -> tuple[str, str]:
         return self._keys.waiter_channel(waiter.channel), str(to_ms(waiter.lease))
 
     def _results(self, limits: int, count: int, reply: list[int]) -> list[LimitResult]:
-        """Return what a reply says of that many calls, each with that many limits."""
+        """Read the reply to `count` calls, each with `limits` limits."""
         if set(map(type, reply)) != NUMBERS:
-            raise TypeError("limits are told in numbers")
+            raise TypeError("a decision consists of numbers")
         at, size = reply[0] / 1000, (len(reply) - 1) // count
         if len(reply) != 1 + count * size or size != ALL + LEVEL * limits:
             raise ValueError
@@ -138,8 +138,8 @@ class RedisRateLimiterDriver(RateLimiterDriver):
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         name, limit = observation.name, observation.limit
         remaining = NEVER if observation.remaining is None else observation.remaining
-        told = (remaining, to_ms(observation.reset_after), to_ms(observation.pause))
-        arguments = [*told, *_arguments(name, limit)]
+        reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
+        arguments = [remaining, reset_ms, pause_ms, *_arguments(name, limit)]
         await OBSERVE.run(self._executor, self._limiter_key(limiter_key, ((name, limit),)), arguments, as_nothing)
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:

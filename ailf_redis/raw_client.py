@@ -1,4 +1,4 @@
-"""The raw redis.asyncio client that `unwrap` hands out: its connections belong to the event loop that made them."""
+"""The raw ``redis.asyncio`` client that `unwrap` returns. Its connections belong to the event loop that made them."""
 
 import asyncio
 from asyncio import _get_running_loop
@@ -16,25 +16,25 @@ __all__ = ["RawClient"]
 
 
 class RawClient:
-    """A client, which is made anew in each event loop, and in a forked child."""
+    """A ``redis.asyncio`` client; a new one is made in each event loop and in a forked child."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
         self._client: aredis.Redis | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._pid = getpid()
-        self._inherited: list[aredis.Redis] = []  # a parent's: to be neither used nor collected
+        self._inherited: list[aredis.Redis] = []  # the parent's: kept alive, as collecting them would close them
 
     def get(self) -> aredis.Redis:
         """Return the client of the running loop.
 
         Raises:
-            InvalidArgumentError: It belongs to another event loop, which still runs.
+            InvalidArgumentError: The client belongs to another event loop that still runs.
         """
-        here = _get_running_loop()
-        if here is not None and here is not self._home:
+        running = _get_running_loop()
+        if running is not None and running is not self._home:
             self._move()
-            self._home, self._pid = here, getpid()
+            self._home, self._pid = running, getpid()
         if self._client is None:
             self._client = aredis.Redis(**self._options)
         return self._client
@@ -52,7 +52,7 @@ class RawClient:
         self._client = None
 
     async def aclose(self) -> None:
-        """Give back its connections; `get` makes another client after that."""
+        """Close the client; the next `get` makes a new one."""
         if self._client is not None:
             await self.get().aclose()
         self._client = None

@@ -1,9 +1,8 @@
-"""What the server's replies mean. Pure.
+"""The server's replies, read. Nothing in here waits.
 
-An entry of ours has the field ``ailf.body`` and, where there are any, ``ailf.headers`` as JSON. Any other entry was
-written by another program: its body is then a JSON object of its fields. Other programs may write anything, also into
-what only we write: whatever it is, there is a record of it, which names the problem. Each entry is read by itself, so
-one that can't be read costs no other.
+An entry of ailf has the field ``ailf.body`` and, if it has headers, ``ailf.headers`` as JSON. Any other entry is a
+foreign one: its body is a JSON object of its fields. Other programs may write anything, into ailf's own fields too: an
+entry that can't be read becomes a record that names the problem. Each entry is read by itself, so it affects no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ __all__ = [
     "headers_field",
     "is_text",
     "oversize",
-    "oversize_letter",
+    "oversize_dead_letter",
     "pieces",
     "text",
 ]
@@ -45,56 +44,56 @@ AGAIN: Final = b"~"
 ALONE: Final = 2
 BYTES: Final = {bytes}
 DIGITS: Final = 20
-"""How many digits a number may have that a script has written. Python refuses to read one of over 4300."""
+"""The most digits of a number that a script has written. Python refuses to read one of over 4300."""
 
 UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError, msgspec.MsgspecError, RecursionError)
-"""What reading an entry may raise."""
+"""The errors that reading an entry raises."""
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _json = msgspec.json.Encoder()
 
 
 def text(raw: bytes | str) -> str:
-    """Return a name or id as text; what is not UTF-8 stays recognisable."""
+    """Return a name or id as text; bytes that are not UTF-8 are shown by backslash escapes."""
     return raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
 
 
 def headers_field(headers: Mapping[str, str]) -> bytes:
-    """Return headers as an entry keeps them, b"" where there are none."""
+    """Return headers as the field of an entry: JSON, or b"" if there are none."""
     return _json.encode(headers) if headers else b""
 
 
 def entry_fields(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """Return the fields of an entry of ours to which nothing special is to be done."""
+    """Return the fields of a plain entry: one without a delay, an ordering key or max deliveries of its own."""
     return [BODY, body, HEADERS, headers_field(headers)] if headers else [BODY, body]
 
 
 def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
-    """Return a stored entry, whoever wrote it."""
+    """Return a stored entry, of ailf or of any other program."""
     if not BYTES.issuperset(map(type, fields)):
         raise TypeError("the fields of an entry are bytes")
-    if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ours
+    if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ailf's entries
         return Record(text(entry_id), fields[1], {})
-    known = dict(zip(fields[::2], fields[1::2], strict=True))
-    if BODY not in known:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    if BODY not in values:
         problem = "" if all(map(is_text, fields)) else "another program added it, and its fields are not UTF-8"
-        body = _json.encode({text(key): text(value) for key, value in known.items()})
+        body = _json.encode({text(name): text(value) for name, value in values.items()})
         return Record(text(entry_id), body, {}, foreign=True, problem=problem)
     headers: dict[str, str] = {}
     problem = ""
-    if HEADERS in known:
+    if HEADERS in values:
         try:
-            headers = _headers.decode(known[HEADERS])
+            headers = _headers.decode(values[HEADERS])
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            problem = "its headers are no JSON object of texts"
-    return Record(text(entry_id), known[BODY], headers, problem=problem)
+            problem = "its headers are not a JSON object of strings"
+    return Record(text(entry_id), values[BODY], headers, problem=problem)
 
 
 def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
-    """Return a record of an entry that can't be read, so that it costs itself alone. A number is how many bytes it has.
+    """Return the record of an entry that can't be read, with its problem; a number for `fields` is its size in bytes.
 
     Raises:
-        Exception: It is the error, where this is no entry at all.
+        Exception: `error` itself, if this is not an entry.
     """
     if type(entry_id) is bytes and type(fields) is int:
         return oversize(text(entry_id), fields)
@@ -104,41 +103,41 @@ def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
 
 
 def oversize(entry_id: str, size: int) -> Record:
-    """Return the record of an entry for which no reply has room."""
-    return Record(entry_id, b"", {}, problem=f"its {size} bytes are more than an answer may have")
+    """Return the record of an entry that is too large for a reply."""
+    return Record(entry_id, b"", {}, problem=f"its {size} bytes are more than a reply may have")
 
 
-def oversize_letter(letter_id: str, size: int) -> DeadLetter:
-    """Return a dead letter for which no reply has room; it can be redriven and purged as any other."""
-    error = f"its {size} bytes are more than an answer may have"
+def oversize_dead_letter(letter_id: str, size: int) -> DeadLetter:
+    """Return a dead letter that is too large for a reply; it can be redriven and purged like any other."""
+    error = f"its {size} bytes are more than a reply may have"
     return DeadLetter(letter_id, letter_id, b"", {}, reason="undecodable", error=error, attempts=0)
 
 
 def as_sizes(reply: Sequence[Any]) -> list[tuple[str, int]]:
-    """Return what ``sizes.lua`` says: of each entry its id, and how many bytes a reply has for it."""
+    """Read the reply of ``sizes.lua``: each entry's id, and the bytes that a reply with it has."""
     return [(text(entry_id), int(size)) for entry_id, size in reply]
 
 
 def as_ids(reply: Sequence[Any]) -> list[str]:
-    """Return the ids in what ``sizes.lua`` says."""
+    """Read the ids in the reply of ``sizes.lua``."""
     return [text(entry_id) for entry_id, _ in reply]
 
 
 def pieces(sizes: Sequence[tuple[str, int]], most: int) -> list[list[tuple[str, int]]]:
-    """Return entries in pieces of at most ``most`` bytes; one that has more is a piece by itself."""
-    found: list[list[tuple[str, int]]] = []
+    """Return entries in pieces of at most `most` bytes; an entry with more is a piece by itself."""
+    result: list[list[tuple[str, int]]] = []
     left = 0
     for each in sizes:
         left -= each[1]
-        if not found or left < 0:
-            found.append([])
+        if not result or left < 0:
+            result.append([])
             left = most - each[1]
-        found[-1].append(each)
-    return found
+        result[-1].append(each)
+    return result
 
 
-def _as_some_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
-    """Return a stored entry, or that it can't be read."""
+def _as_any_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
+    """Return a stored entry; if it can't be read, a record with the problem."""
     try:
         return as_record(entry_id, fields)
     except UNREADABLE as error:
@@ -146,12 +145,12 @@ def _as_some_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
 
 
 def _is_number(raw: bytes) -> bool:
-    """Tell whether it is a number as the scripts write them."""
+    """Return whether bytes are a number as the scripts write one."""
     return raw.isdigit() and len(raw) <= DIGITS
 
 
 def is_text(raw: bytes) -> bool:
-    """Tell whether it is UTF-8; other programs may write anything."""
+    """Return whether bytes are UTF-8; other programs may write anything."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -160,37 +159,37 @@ def is_text(raw: bytes) -> bool:
 
 
 def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the fields of an entry of which ``pack`` in the scripts has made one: each has its length before it."""
+    """Return the fields that ``packed`` in the scripts has joined to one, each with its length before it."""
     if len(fields) != ALONE or fields[0] != PACKED:
         return fields
-    packed, found, at = fields[1], [], 0
+    packed, unpacked, at = fields[1], [], 0
     while (colon := packed.find(b":", at)) >= 0 and _is_number(length := packed[at:colon]):
         at = colon + 1 + int(length)
-        found.append(packed[colon + 1 : at])
-    return found if at == len(packed) and not len(found) % 2 else fields
+        unpacked.append(packed[colon + 1 : at])
+    return unpacked if at == len(packed) and not len(unpacked) % 2 else fields
 
 
 def as_nothing(reply: Any) -> None:
-    """Read a reply that says nothing."""
+    """Ignore a reply that carries no information."""
 
 
 def as_flag(reply: int) -> bool:
-    """Return what a script says, yes or no."""
+    """Read a script's yes or no."""
     return int(reply) != 0
 
 
 def as_flags(reply: Sequence[int]) -> list[bool]:
-    """Return what a script says of several things, yes or no."""
+    """Read a script's list of yes or no."""
     return [int(each) != 0 for each in reply]
 
 
 def as_records(reply: Sequence[Any]) -> list[Record]:
-    """Return stored entries, of any program."""
-    return [_as_some_record(*entry) for entry in reply]
+    """Read stored entries, of ailf or of any other program."""
+    return [_as_any_record(*entry) for entry in reply]
 
 
 def as_info(reply: Sequence[Any]) -> GroupInfo:
-    """Return what ``info.lua`` says."""
+    """Read the reply of ``info.lua``."""
     length, lag, pending, delayed, dead, names, oldest, evicted, paused, exists = reply
     return GroupInfo(
         length=int(length),
@@ -207,12 +206,12 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
 
 
 def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
-    """Return what ``fetch.lua`` says."""
-    again, fresh, grant, dead, reset, last, ring, next_due = reply
+    """Read the reply of ``fetch.lua``."""
+    due, fresh, grant, dead, reset, last, ring, next_due = reply
     grant = int(grant)
-    claims = [_again(consumer, *claim) for claim in again]
+    claims = [_as_due_claim(consumer, *claim) for claim in due]
     for entry in fresh:
-        try:  # no call more for each entry
+        try:  # inlined: a function call for each entry takes time
             record = as_record(*entry)
         except UNREADABLE as error:
             record = _unreadable(error, *entry)
@@ -226,7 +225,7 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     )
 
 
-def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
+def _as_due_claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, attempt: int) -> Claim:
     if member.startswith(AGAIN):
         origin = member[1:]
         try:
@@ -236,24 +235,24 @@ def _again(consumer: str, member: bytes, fields: Sequence[bytes], grant: int, at
         except UNREADABLE as error:
             record = _unreadable(error, origin, fields)
         return Claim(record, Receipt(text(member), consumer, int(grant)), int(attempt))
-    record = _as_some_record(member, fields)
+    record = _as_any_record(member, fields)
     return Claim(record, Receipt(record.id, consumer, int(grant)), int(attempt))
 
 
 def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
-    """Return dead letters."""
+    """Read dead letters."""
     return [_as_dead_letter(*letter) for letter in reply]
 
 
 def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
-    """Return a dead letter as ``move_to_dead_letters`` in the scripts writes it: its own fields, then the entry's."""
-    names, said = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
-    if names != LETTER_NAMES or not _is_number(said[-1]):
-        said = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")
+    """Read a dead letter as ``move_to_dead_letters`` in the scripts writes it: its own fields, then the entry's."""
+    names, details = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
+    if names != LETTER_NAMES or not _is_number(details[-1]):
+        details = (letter_id, b"undecodable", b"another program added it to the dead letters", b"0")
     else:
         fields = _unpacked(fields[LETTER_FIELDS:])
-    origin, reason, error, attempts = said
-    record = _as_some_record(letter_id, fields)
+    origin, reason, error, attempts = details
+    record = _as_any_record(letter_id, fields)
     return DeadLetter(
         id=record.id,
         origin=text(origin),

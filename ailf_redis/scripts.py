@@ -1,6 +1,6 @@
-"""The Lua scripts: one file per transition, sent by hash, with the text where the server doesn't know it.
+"""The Lua scripts: one file per transition. A script is sent by its hash, and by its text if the server lacks it.
 
-What several transitions share stands in a file of its own, which goes before their texts.
+Functions that several transitions share are files of ``lua/shared``, whose texts are put before the script's.
 """
 
 import hashlib
@@ -53,9 +53,9 @@ class Script:
     """One script.
 
     Attributes:
-        name: The file, within the folder ``lua``.
-        text: What the server runs.
-        sha: By which the server knows it.
+        name: The file's path within the folder ``lua``, without its suffix.
+        text: The text that the server runs.
+        sha: The SHA-1 hash of the text.
     """
 
     name: str
@@ -65,19 +65,19 @@ class Script:
     async def run(
         self, executor: Executor, keys: Sequence[str], arguments: Sequence[Any], read: Callable[[Any], T], page: int = 0
     ) -> T:
-        """Run it in one round trip; in two where the server has to learn it first.
+        """Run the script in one round trip, or in two if the server lacks it.
 
-        A script that is missing did nothing, so sending the text instead is safe for every transition.
+        A missing script did nothing, so sending the text then is safe for every transition.
 
         Arguments:
-            executor: Where it is sent.
-            keys: Its keys.
-            arguments: Its arguments.
-            read: What to make of the reply.
-            page: How many entries of a stream the reply may hold.
+            executor: Sends the script.
+            keys: The script's keys.
+            arguments: The script's arguments.
+            read: Converts the reply.
+            page: The most entries of a stream that the reply may hold.
 
         Raises:
-            ProtocolError: The reply isn't of the shape that is read.
+            ProtocolError: The reply has a shape that `read` can't convert.
         """
         rest = (str(len(keys)), *keys, *arguments)
         try:
@@ -90,57 +90,57 @@ class Script:
             raise misread(error, executor.where) from error
 
     async def run_many(self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """Run it several times in one write; what is refused for one of them alone is its result."""
+        """Run the script once for each request, in one write; an error that one request gets is its result."""
         rests = [(str(len(keys)), *keys, *arguments) for keys, arguments in requests]
         replies = await executor.call_many([("EVALSHA", self.sha, *rest) for rest in rests])
-        told = [_told(reply, executor) for reply in replies]
-        missing = [at for at, reply in enumerate(told) if isinstance(reply, ScriptMissingError)]
+        results = [_as_result(reply, executor) for reply in replies]
+        missing = [at for at, result in enumerate(results) if isinstance(result, ScriptMissingError)]
         if missing:
-            again = await executor.call_many([("EVAL", self.text, *rests[at]) for at in missing])
-            for at, reply in zip(missing, again, strict=True):
-                told[at] = _told(reply, executor)
-        return told
+            second = await executor.call_many([("EVAL", self.text, *rests[at]) for at in missing])
+            for at, reply in zip(missing, second, strict=True):
+                results[at] = _as_result(reply, executor)
+        return results
 
     async def run_together(
         self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]
     ) -> list[bool]:
-        """Run it once for all requests, whose keys and arguments it takes one after another; return a flag for each.
+        """Run the script once with the keys and arguments of all requests, one after another; return a flag for each.
 
-        In a cluster it is run once for each slot. The keys of one request have to be of one slot.
+        In a cluster it runs once for each slot. The keys of one request must have the same slot.
 
         Raises:
-            BackendError: It could not be run for all; for some it may have been.
+            BackendError: It could not be run for all requests; it may have run for some.
         """
-        shares = executor.apart([keys[0] for keys, _ in requests])
+        shares = executor.group_by_slot([keys[0] for keys, _ in requests])
         joined = [_joined([requests[at] for at in share]) for share in shares]
         if len(joined) == 1:
             replies: list[Any] = [await self.run(executor, *joined[0], read=as_flags)]
         else:
             replies = await self.run_many(executor, joined)
-        told = [False] * len(requests)
+        flags = [False] * len(requests)
         for share, reply in zip(shares, replies, strict=True):
             if isinstance(reply, Exception):
                 raise reply
             try:
                 for at, each in zip(share, reply, strict=True):
-                    told[at] = int(each) != 0
+                    flags[at] = int(each) != 0
             except MISREAD as error:
                 raise misread(error, executor.where) from error
-        return told
+        return flags
 
 
 def _joined(requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> tuple[list[str], list[Any]]:
-    """Return the keys and arguments of requests, one after another."""
+    """Return the keys of all requests, and the arguments of all requests, one after another."""
     return [key for keys, _ in requests for key in keys], [each for _, arguments in requests for each in arguments]
 
 
-def _told(reply: Any, executor: Executor) -> Any:
-    """Return a reply, an error as one of ours."""
+def _as_result(reply: Any, executor: Executor) -> Any:
+    """Return a reply; an error reply as ailf's error."""
     return mapped(reply, executor.where, sent=True) if isinstance(reply, Exception) else reply
 
 
 def _load(name: str, *parts: str) -> Script:
-    """Return a script of the folder ``lua``, behind the parts that it shares with others."""
+    """Load a script from the folder ``lua``, with the shared `parts` before it."""
     paths = [part if "/" in part else f"shared/{part}" for part in (*parts, name)]
     texts = [files("ailf_redis").joinpath("lua", f"{path}.lua").read_text("utf-8") for path in paths]
     text = "\n".join(texts)

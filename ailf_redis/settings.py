@@ -1,6 +1,6 @@
-"""How to reach a server, from a URL or from code.
+"""The options of a connection, from a URL or from code.
 
-An unknown option, or a value with which no server can be reached, is refused where it is given. No error shows
+The rule of this file: an unknown option or an impossible value is refused when it is given, and no error shows
 credentials.
 """
 
@@ -48,7 +48,7 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "tls_ca": str,
     "db": int,
 }
-"""What may follow the ``?``. Nothing here weakens TLS: that takes an explicit argument in code."""
+"""The options of a URL, after the ``?``. None of them weakens TLS: only an explicit argument in code does."""
 
 
 # --- checks of the fields -----------------------------------------------------------------------------------------
@@ -99,26 +99,34 @@ _optional_text = attrs.validators.optional(_text)
 
 @attrs.frozen
 class Settings:
-    """Where the server is and how to talk to it.
+    """The address of a server, and the options of the connections to it.
+
+    Example::
+
+        settings = Settings(host="redis.example.com", password="secret", tls=True)
+        backend = RedisBackend(settings)
 
     Attributes:
         host: Name or address.
         port: TCP port.
-        db: Database number; pub/sub ignores it on the server's side.
-        username: Of an ACL user; None for the default one.
-        password: Of the user.
-        path: A unix socket instead of host and port.
-        tls: Whether to use TLS; the certificate chain and the host's name are verified.
+        db: Database number; the server ignores it for pub/sub.
+        username: The name of an ACL user; None: the default user.
+        password: The user's password.
+        path: The path of a unix socket, used instead of `host` and `port`.
+        tls: Whether to use TLS; the certificate chain and the host name are verified.
         tls_ca: A file of CA certificates to trust instead of the system's.
-        tls_verify: False switches verification off: for tests only.
-        credentials: A redis-py credential provider instead of username and password.
-        connect_timeout: Seconds for making a connection, sign-in included.
-        timeout: Seconds for one call, its answer included.
+        tls_verify: False switches verification off; for tests only.
+        credentials: A redis-py credential provider, used instead of `username` and `password`.
+        connect_timeout: Seconds for making a connection, authentication included.
+        timeout: Seconds for one call, from its beginning to the end of its reply.
         keepalive: Whether TCP keepalive is on.
-        max_connections: How many connections blocking calls may use at once; further callers wait.
-        namespace: What all keys and channels begin with; "" for plain names that other programs share.
+        max_connections: The most connections that blocking calls use at once; further calls wait.
+        namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
         max_payload: The largest body in bytes.
-        retry_for: For how many seconds a request is repeated where that does no harm.
+        retry_for: For how many seconds a request is repeated where repeating it is safe.
+
+    Raises:
+        InvalidArgumentError: A value has the wrong type or is out of its range.
     """
 
     host: str = attrs.field(default="localhost", validator=_text)
@@ -145,43 +153,43 @@ class Settings:
     def from_url(cls, url: str) -> Self:
         """Read ``redis://[user:password@]host[:port][/db][?option=…]``, ``rediss://…`` (TLS) or ``unix://[…@]/path``.
 
-        The user and the password are best percent-encoded. A password with ``/``, ``?`` or ``#`` as they are is read
-        where the URL has no other reading, and refused otherwise.
+        Percent-encode the user and the password. A password that contains a bare ``/``, ``?`` or ``#`` is accepted if
+        the URL can be read in only one way, and refused otherwise.
 
         Raises:
-            InvalidArgumentError: A part is not understood, or out of its range; the message shows no credentials.
+            InvalidArgumentError: A part is invalid or out of its range; the message shows no credentials.
         """
         parts = split_url(url)
         if parts.scheme not in SCHEMES:
             raise InvalidArgumentError(f"{parts.shown}: the scheme must be redis, rediss or unix")
         check_options(parts, _OPTIONS)
-        found: dict[str, Any] = {"tls": parts.scheme == "rediss", "username": parts.username}
-        found["password"] = parts.password
+        fields: dict[str, Any] = {"tls": parts.scheme == "rediss", "username": parts.username}
+        fields["password"] = parts.password
         if parts.scheme == "unix":
-            found |= _socket(parts)
+            fields |= _socket(parts)
         else:
-            found |= {"host": parts.host or "localhost", "port": parts.port or 6379}
+            fields |= {"host": parts.host or "localhost", "port": parts.port or 6379}
             if number := parts.path.strip("/"):
-                found["db"] = _option(parts, "db", number)
-        if "db" in found and "db" in parts.options:
+                fields["db"] = _option(parts, "db", number)
+        if "db" in fields and "db" in parts.options:
             raise InvalidArgumentError(f"{parts.shown}: db is given in the path and as an option; give it once")
-        found |= {name: _option(parts, name, text) for name, text in parts.options.items()}
+        fields |= {name: _option(parts, name, text) for name, text in parts.options.items()}
         try:
-            return cls(**found)
+            return cls(**fields)
         except InvalidArgumentError as error:
-            wrong = str(error)
-        raise InvalidArgumentError(f"{parts.shown}: {wrong}")
+            message = str(error)
+        raise InvalidArgumentError(f"{parts.shown}: {message}")
 
     @property
     def url(self) -> str:
-        """Where it is, for messages: without credentials."""
+        """The server's URL without credentials, for messages."""
         if self.path is not None:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
 
     def connection_options(self) -> dict[str, Any]:
-        """Return redis-py's options for one connection, every default that could surprise set explicitly."""
+        """Return redis-py's options for one connection; every default that could surprise is set explicitly."""
         options: dict[str, Any] = {
             "db": self.db,
             "socket_timeout": self.timeout,
@@ -220,7 +228,7 @@ class Settings:
 
 
 def _socket(parts: Url) -> dict[str, Any]:
-    """Return where the socket of a ``unix://`` URL is."""
+    """Return the path of the socket of a ``unix://`` URL, as the field ``path``."""
     if parts.host or parts.port is not None or not parts.path.strip("/"):
         raise InvalidArgumentError(f"{parts.shown}: after unix:// write the path of the socket: unix:///run/redis.sock")
     return {"path": parts.path}
@@ -230,5 +238,5 @@ def _option(parts: Url, name: str, text: str) -> Any:
     try:
         return _OPTIONS[name](text)
     except (ValueError, KeyError):
-        pass  # their texts are no better than this one
+        pass  # this error says more than the original one
     raise InvalidArgumentError(f"{parts.shown}: {name} can't be {text!r}")

@@ -1,4 +1,4 @@
-"""Streams over Redis: a Redis stream, and per group what Redis' own pending list doesn't know."""
+"""Streams over Redis: a Redis stream, and helper keys for each group beside Redis' pending list."""
 
 import itertools
 import re
@@ -37,7 +37,7 @@ from ailf_redis.replies import (
     entry_fields,
     headers_field,
     oversize,
-    oversize_letter,
+    oversize_dead_letter,
     pieces,
     text,
 )
@@ -68,7 +68,7 @@ R = TypeVar("R")
 _OUTCOMES: Final = {each.value: each for each in Outcome}
 
 STEPS: Final = 1000
-"""In how many steps a consumer leaves at most, of 800 messages each; any others come back when it counts as dead."""
+"""The most steps in which a consumer leaves, of 800 messages each; the rest comes back when it counts as dead."""
 
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -77,35 +77,35 @@ _LAST_ID: Final = f"{LARGEST}-{LARGEST}"
 
 
 def _start(position: str) -> str:
-    """Return where XRANGE begins or XGROUP CREATE stands, for EARLIEST or an id."""
+    """Return the position for XRANGE or XGROUP CREATE, given EARLIEST or an id."""
     return "0" if position == EARLIEST else _checked(position, _ID)
 
 
 def _whole(entry_id: str) -> str:
-    """Return the id of one entry: XRANGE takes the first half of one for all that begin with it."""
+    """Check that an id is whole, and return it: XRANGE takes a half one for all ids that begin with it."""
     return _checked(entry_id, _WHOLE_ID)
 
 
 def _checked(position: str, form: re.Pattern[str]) -> str:
     if form.fullmatch(position) is None or any(int(part) > LARGEST for part in position.split("-")):
         raise InvalidArgumentError(
-            f"{position!r} is not the id of an entry; use one that add returned, EARLIEST or LATEST"
+            f"{position!r} is not the id of an entry; use an id that add returned, EARLIEST or LATEST"
         )
     return position
 
 
-def _said(settlement: Settlement) -> tuple[str, int, Action, float, str, str]:
-    """Return all that is said of a delivery but which it is."""
+def _without_id(settlement: Settlement) -> tuple[str, int, Action, float, str, str]:
+    """Return a settlement without its entry's id; settlements that are equal in it are sent together."""
     receipt = settlement.receipt
     return receipt.consumer, receipt.grant, settlement.action, settlement.delay, settlement.reason, settlement.error
 
 
-def _alone(entry_id: bytes) -> list[str]:
+def _as_single_id(entry_id: bytes) -> list[str]:
     return [entry_id.decode()]
 
 
 def _as_added(count: int, reply: Sequence[Any]) -> tuple[int, list[str]]:
-    """Return what ``add.lua`` says: below 0 that there is no room, else whether it was a duplicate, and the ids."""
+    """Read the reply of ``add.lua``: below 0 if the stream is full, else whether it was a duplicate; and the ids."""
     state, *ids = reply
     if state >= 0 and len(ids) != count:
         raise ValueError
@@ -118,7 +118,7 @@ def _as_swept(reply: Sequence[Any]) -> Swept:
 
 
 def _is_oversize(error: ProtocolError) -> bool:
-    """Tell whether a reply was refused for its size alone."""
+    """Return whether a reply was refused for its size alone."""
     return isinstance(error.__cause__, OversizeError)
 
 
@@ -142,12 +142,12 @@ def _limits(retention: Retention | None) -> tuple[Any, Any, int]:
 
 
 class RedisStreamDriver(StreamDriver):
-    """The transitions of streams and groups, each one command or script."""
+    """The transitions of streams and groups; each is one command or script."""
 
     def __init__(self, executor: Executor, keys: Keys) -> None:
         self._executor = executor
         self._keys = keys
-        most = executor.entry  # sent where it is more than the script takes it to be
+        most = executor.entry  # it is sent only if it is higher than the script's default
         self._most = (str(most),) if most > FOREIGN - SLACK else ()
         self._adding: KeyedCache[str, CommandPrefix] = KeyedCache(
             lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
@@ -156,16 +156,16 @@ class RedisStreamDriver(StreamDriver):
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:
             draft = drafts[0]
-            if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # it is added as any client would
+            if not (draft.key or draft.delay or draft.at or draft.max_deliveries):  # a plain XADD
                 if draft.headers:
                     return self._add_headed(stream, draft)
-                return self._executor.call_prefixed(self._adding[stream], draft.body, _alone)
+                return self._executor.call_prefixed(self._adding[stream], draft.body, _as_single_id)
         return self._add_all(stream, drafts, retention)
 
     async def _add_headed(self, stream: str, draft: Draft) -> list[str]:
         fields = entry_fields(draft.body, draft.headers)
         command = ("XADD", self._keys.stream(stream), "*", *fields)
-        return await self._executor.read_page(0, _alone, *command)
+        return await self._executor.read_page(0, _as_single_id, *command)
 
     async def _add_all(self, stream: str, drafts: Sequence[Draft], retention: Retention | None) -> list[str]:
         _, ids = await self._add(stream, self._keys.stream(stream), drafts, retention)
@@ -188,24 +188,24 @@ class RedisStreamDriver(StreamDriver):
         token: str = "",
         window_ms: int = 0,
     ) -> tuple[int, list[str]]:
-        """Add, and return whether it was a duplicate, and the ids."""
+        """Add entries; return whether they are a duplicate, and their ids."""
         key, meta = self._keys.stream(stream), self._keys.meta(stream)
-        arguments: list[Any] = [*_limits(retention), *self._keys.gone_prefixes(stream), token, window_ms]
+        arguments: list[Any] = [*_limits(retention), *self._keys.entry_removed_prefixes(stream), token, window_ms]
         for each in drafts:
             arguments += (to_ms(each.delay), to_ms(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
         state, ids = await ADD.run(self._executor, [key, meta, once], arguments, partial(_as_added, len(drafts)))
         if state < 0:
-            raise StreamFullError(f"{self._executor.where}: {key} has no room for {len(drafts)} more")
+            raise StreamFullError(f"{self._executor.where}: {key} has no room for {len(drafts)} more messages")
         return state, ids
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
-        arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.gone_prefixes(stream))
+        arguments = (_whole(entry_id), self._keys.once(stream, ""), *self._keys.entry_removed_prefixes(stream))
         return await CANCEL.run(self._executor, [self._keys.stream(stream)], arguments, as_flag)
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
-        arguments = (*_limits(retention), *self._keys.gone_prefixes(stream), _whole(after) if after else "0-0")
+        arguments = (*_limits(retention), *self._keys.entry_removed_prefixes(stream), _whole(after) if after else "0-0")
         return await TRIM.run(self._executor, keys, arguments, _as_swept)
 
     async def length(self, stream: str) -> int:
@@ -214,7 +214,7 @@ class RedisStreamDriver(StreamDriver):
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         low = await self.last_id(stream) if start == LATEST else _start(start)
         high = "+" if end == LATEST else _start(end)
-        if after and low == _LAST_ID:  # which no range can begin after
+        if after and low == _LAST_ID:  # no range can begin after it
             return []
         key = self._keys.stream(stream)
         return await self._page(key, f"({low}" if after else low, high, limit, as_records, oversize)
@@ -228,15 +228,15 @@ class RedisStreamDriver(StreamDriver):
         read: Callable[[Any], list[R]],
         too_large: Callable[[str, int], R],
     ) -> list[R]:
-        """Read a range; in pieces where other programs' entries make it larger than a reply may be.
+        """Read a range; in pieces if other programs' entries make it too large for one reply.
 
         Arguments:
             key: The stream.
-            low: Where the range begins.
-            high: Where it ends.
-            limit: How many entries at most.
-            read: What to make of a reply.
-            too_large: What to make of an entry that no reply has room for, of its id and size.
+            low: The beginning of the range.
+            high: The end of the range.
+            limit: The most entries.
+            read: Converts a reply.
+            too_large: Makes the result for an entry that is too large for a reply, from its id and size.
         """
         try:
             return await self._executor.read_page(limit, read, "XRANGE", key, low, high, "COUNT", limit)
@@ -244,15 +244,15 @@ class RedisStreamDriver(StreamDriver):
             if not _is_oversize(error):
                 raise
         sizes = await SIZES.run(self._executor, [key], (low, high, limit, 0), as_sizes, limit)
-        found: list[R] = []
+        entries: list[R] = []
         for piece in pieces(sizes, PIECE):
             (first, size), (last, _) = piece[0], piece[-1]
-            if size > self._executor.page(1) - SLACK:
-                found.append(too_large(first, size))
+            if size > self._executor.max_size(1) - SLACK:
+                entries.append(too_large(first, size))
             else:
                 count = len(piece)
-                found += await self._executor.read_page(count, read, "XRANGE", key, first, last, "COUNT", count)
-        return found
+                entries += await self._executor.read_page(count, read, "XRANGE", key, first, last, "COUNT", count)
+        return entries
 
     async def last_id(self, stream: str) -> str:
         key = self._keys.stream(stream)
@@ -284,13 +284,13 @@ class RedisStreamDriver(StreamDriver):
 
     async def info(self, stream: str, group: str) -> GroupInfo:
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
-        # Its reply grows with the consumers: it may be as large as a page.
+        # The reply grows with the consumers, so it may be as large as a page.
         return await INFO.run(self._executor, keys, [group], as_info, page=1)
 
     async def _run(
         self, script: Script, stream: str, group: str, arguments: Sequence[Any], read: Callable[[Any], R], page: int = 0
     ) -> R:
-        """Run a transition of a group."""
+        """Run a script on a group's keys, with the group's name as its first argument."""
         return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments), read, page)
 
     async def fetch(
@@ -312,7 +312,7 @@ class RedisStreamDriver(StreamDriver):
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
     ) -> list[Outcome]:
         arguments: list[Any] = [group, str(max_deliveries)]
-        for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _said):
+        for (consumer, grant, action, delay, reason, error), alike in itertools.groupby(settlements, _without_id):
             members = [each.receipt.id for each in alike]
             arguments += (consumer, str(grant), action.value, str(to_ms(delay)), reason, error)
             arguments += (str(len(members)), *members)
@@ -329,16 +329,16 @@ class RedisStreamDriver(StreamDriver):
         await self._run(HEARTBEAT, stream, group, [to_ms(alive), *consumers], as_nothing)
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        for _ in range(STEPS):  # nothing is dropped between two: the consumer is there until the last
+        for _ in range(STEPS):  # no message is lost between two steps: the consumer exists until the last one
             if await self._run(LEAVE, stream, group, [consumer], as_flag):
                 return
 
     async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
-        if after == _LAST_ID:  # which no range can begin after
+        if after == _LAST_ID:  # no range can begin after it
             return []
         key = self._keys.group(stream, group).dead
         low = f"({_start(after)}" if after else "-"
-        return await self._page(key, low, "+", limit, as_dead_letters, oversize_letter)
+        return await self._page(key, low, "+", limit, as_dead_letters, oversize_dead_letter)
 
     async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
         if after == _LAST_ID:
@@ -357,10 +357,10 @@ class RedisStreamDriver(StreamDriver):
 
 
 class RedisWaiter(Waiter):
-    """XREAD BLOCK without a group on the stream and the group's bell: it sees what comes, and takes nothing."""
+    """Blocks in XREAD on the stream and the group's wake-up stream; without a group, so it takes no message."""
 
     MARGIN: Final = 2.0
-    """Seconds that the server may be late with saying that nothing came, but no more than `timeout`."""
+    """Seconds that the server may be late with an empty reply; at most `timeout`."""
 
     def __init__(self, executor: Executor, keys: Keys, stream: str, bell: str | None) -> None:
         self._executor = executor
@@ -379,7 +379,7 @@ class RedisWaiter(Waiter):
             if self._interrupted or (isinstance(error, ProtocolError) and _is_oversize(error)):  # something came
                 return True
             raise
-        except BaseException:  # cancelled: the answer still comes, to nobody
+        except BaseException:  # cancelled: the reply still comes, and must reach no other call
             await self._drop()
             raise
         if replies and isinstance(replies[0], Exception):
@@ -389,21 +389,21 @@ class RedisWaiter(Waiter):
     async def _exchange(self, position: Any, until: float) -> list[Any]:
         if self._interrupted:
             return []
-        link = await self._working()
+        link = await self._working_link()
         now = SystemClock.wait_time()
         if now >= until:  # connecting took all of the time
             return []
         self._used = now
         await link.send([self._command(position, until - now)])
-        if self._interrupted:  # between the look above and the link's being there to be interrupted
+        if self._interrupted:  # between the check above and the time when the link could be interrupted
             raise ClosedError("interrupted")
         replies = await link.receive(until + self._margin - SystemClock.wait_time())
         if not replies:
-            raise BackendTimeoutError(f"{self._executor.where} did not answer in time", maybe_applied=True)
+            raise BackendTimeoutError(f"{self._executor.where} did not reply in time", maybe_applied=True)
         return replies
 
-    async def _working(self) -> Link:
-        """Return the link; one that was idle for long is asked first, as a firewall may have forgotten it."""
+    async def _working_link(self) -> Link:
+        """Return the link; after a long idle time, check it by a PING, as a firewall may have forgotten it."""
         link = self._link
         if link is not None and SystemClock.wait_time() - self._used >= IDLE:
             try:

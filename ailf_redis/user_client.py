@@ -1,7 +1,6 @@
-"""A client that the user brought: what ailf takes from it, and the executor that serves it.
+"""A user's own redis-py client: the endpoints that ailf makes from it, and the executor over them.
 
-Taken are its address, credentials, TLS and topology (`ailf_redis.connection.endpoint`). The client's connections and
-pool stay its own: ailf neither borrows from them nor closes them.
+ailf takes the client's address, credentials, TLS and topology. It neither uses nor closes the client's connections.
 """
 
 from collections.abc import Mapping
@@ -39,54 +38,57 @@ _TLS: Final[Mapping[str, Any]] = {"blocking": blocking.SSLConnection, "asyncio":
 
 @attrs.frozen
 class UserClient:
-    """A client, and where its connections come from.
+    """A user's client, and the endpoints made from it.
 
     Attributes:
         client: The client itself, for `unwrap`.
-        flavour: Its flavour.
-        origin: Where connections of its flavour come from.
-        threads: Where blocking ones come from.
-        timeout: Seconds for one call, its answer included.
+        flavour: The client's flavour.
+        endpoint: Makes connections of the client's flavour.
+        blocking_endpoint: Makes blocking connections.
+        timeout: Seconds for one call, from its beginning to the end of its reply.
     """
 
     client: Any
     flavour: str
     endpoint: Home
-    threads: Home
+    blocking_endpoint: Home
     timeout: float
 
     @classmethod
-    def of(cls, client: Any, flavour: str, timeout: float | None, twin: Any = None) -> "UserClient":
-        """Look at a client.
+    def of(cls, client: Any, flavour: str, timeout: float | None, blocking_client: Any = None) -> "UserClient":
+        """Check a client and make its endpoints.
 
         Arguments:
             client: A client of redis-py of this flavour.
             flavour: "blocking" or "asyncio".
-            timeout: Seconds for one call; None: the client's own, or 5 where it would wait for ever.
-            twin: For an asyncio client, a blocking one on the same server; None: one like it is made.
+            timeout: Seconds for one call; None: the client's own, or 5 if it has none.
+            blocking_client: For an asyncio client, a blocking one on the same server; None: its endpoint is made from
+                the asyncio client.
 
         Raises:
-            InvalidArgumentError: It is nothing that can be used.
-            UnsupportedError: It needs a twin.
+            InvalidArgumentError: The client can't be used.
+            UnsupportedError: No blocking endpoint can be made from the asyncio client.
         """
         if timeout is not None:
             check_seconds("timeout", timeout, least=0.001)
         endpoint = _endpoint(client, flavour, timeout)
         if flavour == "blocking":
-            threads = endpoint
+            blocking_endpoint = endpoint
+        elif blocking_client is None:
+            blocking_endpoint = _on_threads(endpoint)
         else:
-            threads = _on_threads(endpoint) if twin is None else _endpoint(twin, "blocking", timeout)
-        return cls(client, flavour, endpoint, threads, _node(endpoint).options["socket_timeout"])
+            blocking_endpoint = _endpoint(blocking_client, "blocking", timeout)
+        return cls(client, flavour, endpoint, blocking_endpoint, _node(endpoint).options["socket_timeout"])
 
     def executor(self, settings: Settings, runtime: Runtime) -> Executor:
-        """Return what serves it.
+        """Return an executor over the endpoint of the runtime's flavour.
 
         Raises:
-            UnsupportedError: A blocking client was brought and this is asyncio.
+            UnsupportedError: The client is blocking and the runtime is asyncio.
         """
         if runtime.flavour not in ("blocking", self.flavour):
-            raise UnsupportedError("a blocking client was brought; for asyncio bring one of redis.asyncio")
-        endpoint = self.endpoint if runtime.flavour == self.flavour else self.threads
+            raise UnsupportedError("can't use a blocking client with asyncio: pass from_client one of redis.asyncio")
+        endpoint = self.endpoint if runtime.flavour == self.flavour else self.blocking_endpoint
         if isinstance(endpoint, ClusterEndpoints):
             return ClusterExecutor(settings, endpoint, runtime)
         return PooledExecutor(settings, endpoint, runtime)
@@ -108,30 +110,30 @@ def _on_threads(endpoint: Home) -> Home:
 
 
 def _endpoint(client: Any, flavour: str, timeout: float | None) -> Home:
-    """Return where connections like the client's come from."""
+    """Return the endpoint that makes connections like the client's."""
     if not isinstance(client, _CLIENTS[flavour]):
         raise _unusable(client, flavour)
     if isinstance(client, redis.RedisCluster | aredis.RedisCluster):
-        return _cluster(client, flavour, timeout)
+        return _cluster_endpoints(client, flavour, timeout)
     pool = client.connection_pool
     if isinstance(pool, SentinelConnectionPool | asentinel.SentinelConnectionPool):
-        return _watched(pool, flavour, timeout)
-    return _direct(pool, timeout)
+        return _sentinel_endpoint(pool, flavour, timeout)
+    return _server_endpoint(pool, timeout)
 
 
 def _unusable(client: Any, flavour: str) -> InvalidArgumentError:
     name = f"{type(client).__module__}.{type(client).__qualname__}"
     other = next((each for each, kinds in _CLIENTS.items() if each != flavour and isinstance(client, kinds)), None)
     if other is not None:
-        face = "AsyncRedisBackend" if other == "asyncio" else "RedisBackend"
-        return InvalidArgumentError(f"{name} is for {other} programs: bring it to {face}.from_client")
+        backend = "AsyncRedisBackend" if other == "asyncio" else "RedisBackend"
+        return InvalidArgumentError(f"{name} is for {other} programs: pass it to {backend}.from_client")
     return InvalidArgumentError(
-        f"{name} can't be brought; bring a Redis or RedisCluster of redis-py "
+        f"from_client can't use {name}: pass a Redis or RedisCluster of redis-py "
         f"({'redis' if flavour == 'blocking' else 'redis.asyncio'}), or open the backend by URL"
     )
 
 
-def _direct(pool: Any, timeout: float | None) -> ServerEndpoint:
+def _server_endpoint(pool: Any, timeout: float | None) -> ServerEndpoint:
     kind, options = pool.connection_class, clean(pool.connection_kwargs, timeout)
     if "path" in options:
         return ServerEndpoint(kind, options, f"unix://{options['path']}")
@@ -140,14 +142,14 @@ def _direct(pool: Any, timeout: float | None) -> ServerEndpoint:
     return ServerEndpoint(kind, options, f"{scheme}://{where}")
 
 
-def _watched(pool: Any, flavour: str, timeout: float | None) -> SentinelEndpoint:
+def _sentinel_endpoint(pool: Any, flavour: str, timeout: float | None) -> SentinelEndpoint:
     if not pool.is_master:
-        raise InvalidArgumentError(f"replicas can't write: bring Sentinel.master_for({pool.service_name!r})")
+        raise InvalidArgumentError(f"replicas can't write: pass Sentinel.master_for({pool.service_name!r})")
     manager = pool.sentinel_manager
     tls = issubclass(pool.connection_class, _TLS[flavour])
     service = pool.service_name
-    sentinels = [_direct(each.connection_pool, timeout) for each in manager.sentinels]
-    shown = ",".join(each.where.partition("//")[2].rpartition("/")[0] for each in sentinels)
+    sentinels = [_server_endpoint(each.connection_pool, timeout) for each in manager.sentinels]
+    addresses = ",".join(each.where.partition("//")[2].rpartition("/")[0] for each in sentinels)
     options = clean(pool.connection_kwargs, timeout)
     return SentinelEndpoint(
         master=ServerEndpoint((_TLS if tls else _PLAIN)[flavour], options, ""),
@@ -155,22 +157,22 @@ def _watched(pool: Any, flavour: str, timeout: float | None) -> SentinelEndpoint
         service=service,
         peers=manager.min_other_sentinels,
         forced_host=forced_host_of(manager),
-        where=f"sentinel://{shown}/{service}",
+        where=f"sentinel://{addresses}/{service}",
     )
 
 
-def _cluster(client: Any, flavour: str, timeout: float | None) -> ClusterEndpoints:
-    """Return the nodes that a cluster's client knows now; from here on ailf follows the cluster by itself."""
+def _cluster_endpoints(client: Any, flavour: str, timeout: float | None) -> ClusterEndpoints:
+    """Return the nodes that a cluster's client knows now as seeds; from then on ailf follows the cluster itself."""
     manager = client.nodes_manager
-    known = {**manager.startup_nodes, **manager.nodes_cache}
-    seeds = [(each.host, int(each.port)) for each in known.values()]
+    nodes = {**manager.startup_nodes, **manager.nodes_cache}
+    seeds = [(each.host, int(each.port)) for each in nodes.values()]
     if flavour == "blocking":
         pool = client.get_redis_connection(client.get_default_node()).connection_pool
-        kind, told = pool.connection_class, pool.connection_kwargs
+        kind, client_options = pool.connection_class, pool.connection_kwargs
     else:
-        kind, told = manager.connection_kwargs["connection_class"], manager.connection_kwargs
-    # What redis_connect_func does there is to allow reading from replicas.
-    options = clean(told, timeout) | {"redis_connect_func": None}
+        kind, client_options = manager.connection_kwargs["connection_class"], manager.connection_kwargs
+    # redis-py's cluster client uses redis_connect_func to allow reading from replicas.
+    options = clean(client_options, timeout) | {"redis_connect_func": None}
     where = f"cluster://{','.join(f'{host}:{port}' for host, port in seeds)}"
     return ClusterEndpoints(
         ServerEndpoint(kind, options, ""), seeds, lambda address: manager.remap_host_port(*address), where

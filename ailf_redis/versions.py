@@ -1,6 +1,6 @@
-"""What differs between redis-py 5.1 and 8. Whatever is needed of its private parts is taken here, too.
+"""The differences between redis-py 5.1 and 8, and all uses of redis-py's private parts.
 
-Nothing else asks which version it is.
+The rule of this file: no other module asks for redis-py's version or touches its private parts.
 """
 
 import asyncio
@@ -42,28 +42,28 @@ def _parts(version: str) -> tuple[int, ...]:
 
 
 def check_version(version: str = redis.__version__) -> None:
-    """Refuse a redis-py that ailf doesn't know.
+    """Refuse a version of redis-py that ailf doesn't support.
 
     Raises:
-        UnsupportedError: It is too old, or too new.
+        UnsupportedError: It is too old or too new.
     """
-    found = _parts(version)
-    if found < OLDEST or found[:1] > NEWEST:
+    installed = _parts(version)
+    if installed < OLDEST or installed[:1] > NEWEST:
         raise UnsupportedError(
             f"redis-py {version} is installed; ailf_redis works with 5.1 to 8: pip install 'redis>=5.1,<9'"
         )
 
 
-check_version()  # before anything else can fail for want of another one
+check_version()  # first: with an unsupported version anything below may fail
 
 VERSION: Final = _parts(redis.__version__)
 
 SILENT: Final[dict[str, Any]] = {"driver_info": None} if VERSION >= (7, 1) else {"lib_name": None, "lib_version": None}
-"""The options with which a connection doesn't tell the server which library it is of: that would cost two requests."""
+"""The options that stop a connection from sending the name and version of its library, which takes two requests."""
 
 
 def quiet(*, on_asyncio: bool) -> dict[str, Any]:
-    """Return the options with which the server sends no notifications of maintenance, which nobody here reads."""
+    """Return the options that switch off notifications of maintenance, which ailf doesn't read."""
     if ((8,) if on_asyncio else (7,)) > VERSION:
         return {}
     maintenance = importlib.import_module("redis.maint_notifications")
@@ -71,14 +71,14 @@ def quiet(*, on_asyncio: bool) -> dict[str, Any]:
 
 
 class _Guarded:
-    """Makes redis-py's parser, which reads the answers to a sign-in, raise redis-py's errors whatever a server says."""
+    """Makes redis-py's parser, which reads the replies of the handshake, raise only redis-py's errors."""
 
-    def parse_error(self, said: str) -> Exception:
-        """Return the error for an error reply; hiredis, which calls this, dies of an error that is raised here."""
+    def parse_error(self, text: str) -> Exception:
+        """Return the error for an error reply. It must not raise: hiredis, which calls it, would crash."""
         try:
-            error: Exception = super().parse_error(said)  # type: ignore[misc]  # the parser's
-        except Exception:  # noqa: BLE001 - a redirection to nowhere, for example
-            return ResponseError(said)
+            error: Exception = super().parse_error(text)  # type: ignore[misc]  # the parser's
+        except Exception:  # noqa: BLE001 - for example a redirection without an address
+            return ResponseError(text)
         return error
 
 
@@ -87,7 +87,7 @@ class _BlockingParser(_Guarded, blocking.DefaultParser):  # type: ignore[misc, v
         try:
             return super().read_response(*args, **options)
         except (TypeError, ValueError) as error:
-            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+            raise InvalidResponse(f"it can't be converted to a Python value:  {error}") from error
 
 
 class _AsyncioParser(_Guarded, aio.DefaultParser):  # type: ignore[misc, valid-type]  # as above
@@ -95,18 +95,19 @@ class _AsyncioParser(_Guarded, aio.DefaultParser):  # type: ignore[misc, valid-t
         try:
             return await super().read_response(*args, **options)
         except (TypeError, ValueError) as error:
-            raise InvalidResponse(f"it can't be made a value of: {error}") from error
+            raise InvalidResponse(f"it can't be converted to a Python value:  {error}") from error
 
 
 def parser_class(*, on_asyncio: bool) -> type:
-    """Return what reads the answers while a connection is made."""
+    """Return the class of the parser for the handshake."""
     return _AsyncioParser if on_asyncio else _BlockingParser
 
 
 def can_read(connection: Any) -> Any:
-    """Return whether a connection of either flavour has something to read; a fake's answer is to be awaited on asyncio.
+    """Return whether a connection of either flavour has something to read; await the result if it is awaitable.
 
-    Before redis-py 8 a connection of asyncio reads in order to tell, and can be cancelled there.
+    It is awaitable for a fake on asyncio. For redis-py's own connections on asyncio the buffer is read directly, as
+    their method reads from the socket before redis-py 8, and can be cancelled there.
     """
     reader = getattr(connection, "_reader", None)
     if isinstance(reader, asyncio.StreamReader):
@@ -115,31 +116,31 @@ def can_read(connection: Any) -> Any:
     return ask()
 
 
-# --- what redis-py shows to nobody, the same in all of these versions ------------------------------------------------
+# --- private parts, the same in all of these versions -----------------------------------------------------------------
 
 
 def is_asyncio(connection: Any) -> bool:
-    """Tell whether a connection is for asyncio."""
+    """Return whether a connection is for asyncio."""
     return hasattr(connection, "_reader")
 
 
 def sock_of(connection: Any) -> Any:
-    """Return the socket of a blocking connection, None where it has none; a fake's is none."""
+    """Return the socket of a blocking connection, or None; a fake has another object in its place."""
     return connection._sock
 
 
 def reader_of(connection: Any) -> Any:
-    """Return the stream that a connection of asyncio reads from, or None."""
+    """Return the stream that an asyncio connection reads from, or None."""
     return connection._reader
 
 
 def writer_of(connection: Any) -> Any:
-    """Return the stream that a connection of asyncio writes to, or None."""
+    """Return the stream that an asyncio connection writes to, or None."""
     return connection._writer
 
 
 def left_over(connection: Any) -> tuple[bytes, bool]:
-    """Return, and take away, what a connection of asyncio has read and not used, and whether it has ended."""
+    """Remove and return the unread bytes of an asyncio connection; return too whether it has ended."""
     reader = connection._reader
     if reader is None:
         return b"", True
@@ -149,28 +150,28 @@ def left_over(connection: Any) -> tuple[bytes, bool]:
 
 
 def parse_error_of(connection: Any) -> Callable[[str], Exception]:
-    """Return what makes an exception of the text of an error reply."""
+    """Return the function that makes an exception from the text of an error reply."""
     parse: Callable[[str], Exception] = connection._parser.parse_error
     return parse
 
 
 def pack_by(connection: Any, packer: object) -> None:
-    """Let a connection pack its commands by a packer of ours; a fake packs nothing."""
+    """Replace the packer of a connection's commands; a fake has none."""
     if hasattr(connection, "_command_packer"):
         connection._command_packer = packer
 
 
 def drop(connection: Any) -> None:
-    """Close a connection of asyncio at once, in any thread, whatever has become of its event loop."""
+    """Close an asyncio connection at once, from any thread, even if its event loop is closed."""
     connection._close()
 
 
 def forced_host_of(manager: Any) -> str | None:
-    """Return the host that a Sentinel client puts in place of the master's; None: none, or it can't."""
+    """Return the host that a Sentinel client uses instead of the master's; None if there is none."""
     host: str | None = getattr(manager, "_force_master_ip", None)
     return host
 
 
 def connections_of(pool: Any) -> list[Any]:
-    """Return the connections of a pool of redis-py's."""
+    """Return all connections of a pool."""
     return [*pool._available_connections, *pool._in_use_connections]

@@ -1,7 +1,7 @@
-"""What all benchmarks share: a server of their own, rounds in turn, medians, tables.
+"""The parts that all benchmarks share: a server of their own, interleaved rounds, medians, tables.
 
-A contender is measured by a function that returns a number for each column. All contenders have their first round, then
-all their second, and so on: what else the machine does meanwhile falls on all of them. What is printed are medians.
+A contender is measured by a function that returns a number for each column. All contenders play their first round, then
+all their second, and so on, so that other load on the machine affects all of them. The tables show medians.
 """
 
 import argparse
@@ -21,28 +21,28 @@ import peers
 import redis
 
 OURS = "ailf"
-"""The row that the others are compared with, and what the rows of ours begin with."""
+"""The row that the others are compared with, and the prefix of all rows of ailf."""
 
 BODY = bytes(range(32, 127)) + b"12345"
-"""100 bytes, what most benchmarks send."""
+"""The 100 bytes that most benchmarks send."""
 
 Call = Callable[[], Any]
 AsyncCall = Callable[[], Awaitable[Any]]
 Numbers = Mapping[str, float]
-"""What one round found, by column."""
+"""The results of one round, by column."""
 
 Measure = Callable[[], Numbers]
 
 
 class MissingPeerError(Exception):
-    """A peer is not here; the message says why."""
+    """A peer is not installed; the message says why."""
 
 
 def peer(name: str) -> Any:
-    """Import a module of a peer's.
+    """Import a module of a peer.
 
     Raises:
-        MissingPeerError: It is not here.
+        MissingPeerError: The peer is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -56,12 +56,12 @@ def peer(name: str) -> Any:
 
 @attrs.frozen
 class Effort:
-    """How much is done.
+    """How much is measured.
 
     Attributes:
-        quick: Whether a minute must do.
-        runs: How many rounds, of which the median is told.
-        only: The contenders that are asked for; none means all.
+        quick: Whether to measure for about a minute only.
+        runs: The number of rounds, whose median is shown.
+        only: The contenders to measure; none means all.
     """
 
     quick: bool
@@ -70,31 +70,31 @@ class Effort:
 
     @property
     def seconds(self) -> float:
-        """How long one number is measured in one round."""
+        """Seconds for which one number is measured in one round."""
         return 0.1 if self.quick else 0.5
 
     def pick(self, quick: int, full: int) -> int:
-        """Return how many."""
+        """Return one of two numbers, by `quick`."""
         return quick if self.quick else full
 
     def chosen(self, contenders: Mapping[str, Measure]) -> dict[str, Measure]:
-        """Return those who take part."""
+        """Return the contenders to measure."""
         return {name: each for name, each in contenders.items() if not self.only or name in self.only}
 
 
 def effort(doc: str | None) -> Effort:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("contender", nargs="*", help="whom to measure, by the names in the tables; all unless told")
-    parser.add_argument("--quick", action="store_true", help="less of everything, for a look")
-    parser.add_argument("--runs", type=int, help="rounds, of which the median is told: 5, or 1 with --quick")
+    parser.add_argument("contender", nargs="*", help="the rows to measure, by their names in the tables; default: all")
+    parser.add_argument("--quick", action="store_true", help="measure less of everything")
+    parser.add_argument("--runs", type=int, help="the number of rounds, whose median is shown: 5, or 1 with --quick")
     options = parser.parse_args()
     return Effort(options.quick, options.runs or (1 if options.quick else 5), tuple(options.contender))
 
 
 @contextlib.contextmanager
 def server(url: str | None = None) -> Iterator[str]:
-    """Use the server that is given, or start one on a free port and stop it at the end."""
+    """Use the server at `url`, or start one on a free port and stop it at the end."""
     if url is not None:
         yield url
         return
@@ -109,7 +109,7 @@ def server(url: str | None = None) -> Iterator[str]:
 
 
 def clear(url: str) -> None:
-    """Empty a server that was started for this."""
+    """Delete everything on a server."""
     with redis.Redis.from_url(url) as client:
         client.flushall()
 
@@ -118,7 +118,7 @@ def clear(url: str) -> None:
 
 
 def per_call(call: Call, seconds: float, *, batch: int = 50) -> float:
-    """Return how many microseconds a call takes, made again and again for so long: the median of batches."""
+    """Repeat a call for `seconds`; return how many microseconds it takes: the median over batches."""
     took = []
     until = time.perf_counter() + seconds
     while not took or time.perf_counter() < until:
@@ -130,7 +130,7 @@ def per_call(call: Call, seconds: float, *, batch: int = 50) -> float:
 
 
 async def rate(calls: Sequence[AsyncCall], seconds: float, *, warm: int = 20) -> float:
-    """Return how many calls a second many callers get done together: a task for each, one call after another."""
+    """Return the calls per second of many callers together; each is a task that makes one call after another."""
     done = 0
     until = 0.0
 
@@ -160,46 +160,46 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Of the numbers.
-        less: Whether less is better: a time, and not a rate.
-        digits: After the point.
+        name: The key of its numbers, and its title.
+        less: Whether less is better, as of a time and not of a rate.
+        digits: The digits behind the point.
     """
 
     name: str
     less: bool = False
     digits: int = 0
 
-    def cell(self, mine: float | None, ours: float | None) -> str:
-        """Return a number, and how many times better ours is."""
-        if mine is None:
+    def cell(self, value: float | None, ours: float | None) -> str:
+        """Return a number, and how many times better ailf's is."""
+        if value is None:
             return "-"
-        shown = f"{mine:,.{self.digits}f}"
-        if ours is None or not mine or not ours:
-            return f"{shown}        "
-        ratio = mine / ours if self.less else ours / mine
-        return f"{shown} {f'({ratio:.{1 if ratio >= 1 else 2}f}x)':>7}"
+        number = f"{value:,.{self.digits}f}"
+        if ours is None or not value or not ours:
+            return f"{number}        "
+        ratio = value / ours if self.less else ours / value
+        return f"{number} {f'({ratio:.{1 if ratio >= 1 else 2}f}x)':>7}"
 
 
 @attrs.define
 class Row:
-    """What a contender has shown.
+    """The results of a contender.
 
     Attributes:
-        rounds: What each found.
-        trouble: Why it takes no part any more, or "".
+        rounds: The results of each round.
+        trouble: The reason why it is not measured any more, or "".
     """
 
     rounds: list[Numbers] = attrs.field(factory=list)
     trouble: str = ""
 
     def median(self, column: str) -> float | None:
-        """Return the median of a column; None where it was not measured."""
-        found = [each[column] for each in self.rounds if column in each]
-        return statistics.median(found) if found else None
+        """Return the median of a column, or None if it was not measured."""
+        values = [each[column] for each in self.rounds if column in each]
+        return statistics.median(values) if values else None
 
 
 def play(contenders: Mapping[str, Measure], runs: int) -> dict[str, Row]:
-    """Let all have their rounds in turn, each time in another order; who fails is out, and the reason is kept."""
+    """Play all rounds, each time in another order; a contender that fails is left out from then on, with the reason."""
     rows = {name: Row() for name in contenders}
     for _ in range(runs):
         for name in random.sample(list(contenders), len(contenders)):
@@ -213,12 +213,12 @@ def _round(measure: Measure, row: Row) -> None:
         row.rounds.append(measure())
     except MissingPeerError as error:
         row.trouble = f"not installed: {error}"
-    except Exception as error:  # noqa: BLE001 - one that fails is told of, and the others go on
+    except Exception as error:  # noqa: BLE001 - the table shows the failure, and the others go on
         row.trouble = f"failed: {type(error).__name__}: {error}".partition("\n")[0]
 
 
 def table(title: str, columns: Sequence[Column], rows: Mapping[str, Row], ours: str = OURS) -> None:
-    """Print medians, and in brackets how many times better the row of ours is."""
+    """Print medians, and in brackets how many times better the row `ours` is."""
     reference = rows.get(ours, Row())
     print(f"\n{title}")
     print(f"{'':30}{''.join(f'{each.name:>22}' for each in columns)}")

@@ -1,13 +1,14 @@
-"""What one call costs: publish, add to a stream, lock and unlock, a limiter's decision; ailf and the clients of Redis.
+"""The cost of one call: publish, add to a stream, lock and unlock, a limiter's decision; ailf and clients of Redis.
 
     python benchmarks/calls.py [--quick] [--runs 5] [CONTENDER …]
 
-Blocking calls are told in microseconds for one caller, asyncio calls in calls per second for one caller and for a
-hundred. A clients' library has no limiter: it runs a short script that counts a window. valkey-glide has no lock
-either: it does by hand what redis-py's does. The bare socket sends the bytes of the one command, and reads the reply.
+Blocking calls are shown in microseconds for one caller, asyncio calls in calls per second for one caller and for a
+hundred. Clients have no limiter: they run a short script that counts a window. valkey-glide has no lock either: the
+benchmark does the steps of redis-py's lock with it. The bare socket sends the bytes of the command, and reads the
+reply.
 
-What follows is memory: the same calls without any server, beside what else keeps limits and queues in one process, and
-how much of each call is the core's, above its bare driver.
+Then come calls in memory, without a server, beside other libraries for limits and queues in one process; and the share
+of the core in each call, above its bare driver.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from bench import Column, Effort, Numbers
 CALLERS = 100
 
 SLICES = 5
-"""Into so many a round of blocking calls is cut: how soon a process is woken changes from one second to the next."""
+"""The parts of a round of blocking calls: the time of a wake-up changes from one second to the next."""
 
 NAMES = ("publish", "add", "lock", "limit")
 MICROSECONDS = [Column(name, less=True, digits=1) for name in NAMES]
@@ -44,7 +45,7 @@ def concurrent(open_client: clients.OpenAsync, url: str, seconds: float, callers
 
 async def _concurrent(open_client: clients.OpenAsync, url: str, seconds: float, callers: int) -> Numbers:
     async with open_client(url) as calls:
-        return {name: await bench.rate([make(who) for who in range(callers)], seconds) for name, make in calls.items()}
+        return {name: await bench.rate([make(n) for n in range(callers)], seconds) for name, make in calls.items()}
 
 
 def on_server(url: str, effort: Effort) -> None:
@@ -52,19 +53,19 @@ def on_server(url: str, effort: Effort) -> None:
     contenders = {
         name: partial(blocking, each, url, effort.seconds / SLICES) for name, each in clients.BLOCKING.items()
     }
-    told = "in brackets: how many times better ailf is"
+    legend = "in brackets: how many times better ailf is"
     rows = bench.play(effort.chosen(contenders), effort.runs * SLICES)
-    bench.table(f"blocking, µs a call ({told})", MICROSECONDS, rows)
+    bench.table(f"blocking, µs a call ({legend})", MICROSECONDS, rows)
     for callers in (1, CALLERS):
         contenders = {
             name: partial(concurrent, each, url, effort.seconds, callers) for name, each in clients.ASYNCIO.items()
         }
-        title = f"asyncio, {callers} {'caller' if callers == 1 else 'callers'}, calls/s ({told})"
+        title = f"asyncio, {callers} {'caller' if callers == 1 else 'callers'}, calls/s ({legend})"
         bench.table(title, RATES, bench.play(effort.chosen(contenders), effort.runs))
 
 
 def in_memory(effort: Effort) -> None:
-    """Print what calls in memory take, and the core's share of it."""
+    """Print the cost of calls in memory, and the core's share of it."""
     contenders: Mapping[str, bench.Measure] = {
         name: partial(each, effort.seconds) for name, each in memory.CONTENDERS.items()
     }
@@ -85,7 +86,7 @@ def _rounds(rows: Mapping[str, bench.Row]) -> list[Numbers]:
 
 
 def main() -> None:
-    """Measure all that is asked for."""
+    """Measure the chosen contenders, and print the tables."""
     effort = bench.effort(__doc__)
     with bench.server() as url:
         on_server(url, effort)

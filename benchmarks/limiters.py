@@ -3,8 +3,8 @@
     python benchmarks/limiters.py [--quick] [--runs 5] [CONTENDER …]
 
 One key, limits that are never reached, one decision after another: in microseconds for one blocking caller, in
-decisions a second for a hundred asyncio callers. The algorithms differ in what they keep: a window's counter is one
-number, a log of calls (moving window, pyrate-limiter) grows with every call that was allowed.
+decisions a second for a hundred asyncio callers. The algorithms differ in their state: a window's counter is one
+number; a log of calls (moving window, pyrate-limiter) grows with every allowed call.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ BLOCKING: Final = "blocking, µs"
 ASYNCIO: Final = f"{CALLERS} callers, /s"
 
 OURS: Final = "ailf, token bucket"
-"""What the others are compared with."""
+"""The row that the others are compared with."""
 
 Open = Callable[[str], AbstractContextManager[Call]]
 OpenAsync = Callable[[str], AbstractAsyncContextManager[AsyncCall]]
@@ -39,7 +39,7 @@ OpenAsync = Callable[[str], AbstractAsyncContextManager[AsyncCall]]
 
 @contextlib.contextmanager
 def ours(limit: ailf.Limit, url: str) -> Iterator[Call]:
-    """Give ailf's decision."""
+    """Yield ailf's decision."""
     with ailf.connect(url) as backend:
         limiter = backend.rate_limiter("bench", limit)
         yield lambda: limiter.try_acquire("user")
@@ -47,7 +47,7 @@ def ours(limit: ailf.Limit, url: str) -> Iterator[Call]:
 
 @contextlib.asynccontextmanager
 async def async_ours(limit: ailf.Limit, url: str) -> AsyncIterator[AsyncCall]:
-    """Give the same for asyncio."""
+    """Yield the same for asyncio."""
     async with ailf.connect_async(url) as backend:
         limiter = backend.rate_limiter("bench", limit)
         yield lambda: limiter.try_acquire("user")
@@ -58,7 +58,7 @@ async def async_ours(limit: ailf.Limit, url: str) -> AsyncIterator[AsyncCall]:
 
 @contextlib.contextmanager
 def limits(strategy: str, url: str) -> Iterator[Call]:
-    """Give that of limits, over redis-py."""
+    """Yield the decision of limits, over redis-py."""
     storage = bench.peer("limits.storage").RedisStorage(url)
     limiter = getattr(bench.peer("limits.strategies"), strategy)(storage)
     item = bench.peer("limits").RateLimitItemPerHour(PLENTY)
@@ -67,7 +67,7 @@ def limits(strategy: str, url: str) -> Iterator[Call]:
 
 @contextlib.asynccontextmanager
 async def async_limits(strategy: str, url: str) -> AsyncIterator[AsyncCall]:
-    """Give the same for asyncio, over redis-py too."""
+    """Yield the same for asyncio, over redis-py too."""
     storage = bench.peer("limits.aio.storage").RedisStorage(f"async+{url}", implementation="redispy")
     limiter = getattr(bench.peer("limits.aio.strategies"), strategy)(storage)
     item = bench.peer("limits").RateLimitItemPerHour(PLENTY)
@@ -76,13 +76,13 @@ async def async_limits(strategy: str, url: str) -> AsyncIterator[AsyncCall]:
 
 @contextlib.contextmanager
 def throttled(algorithm: str, url: str) -> Iterator[Call]:
-    """Give that of throttled-py."""
+    """Yield the decision of throttled-py."""
     yield _throttle(bench.peer("throttled"), algorithm, url)
 
 
 @contextlib.asynccontextmanager
 async def async_throttled(algorithm: str, url: str) -> AsyncIterator[AsyncCall]:
-    """Give the same for asyncio."""
+    """Yield the same for asyncio."""
     yield _throttle(bench.peer("throttled.asyncio"), algorithm, url)
 
 
@@ -94,7 +94,7 @@ def _throttle(module: Any, algorithm: str, url: str) -> Any:
 
 @contextlib.contextmanager
 def pyrate(url: str) -> Iterator[Call]:
-    """Give that of pyrate-limiter."""
+    """Yield the decision of pyrate-limiter."""
     module = bench.peer("pyrate_limiter")
     with redis.Redis.from_url(url) as client:
         bucket = module.RedisBucket.init([module.Rate(PLENTY, module.Duration.HOUR)], client, "pyrate")
@@ -104,7 +104,7 @@ def pyrate(url: str) -> Iterator[Call]:
 
 @contextlib.asynccontextmanager
 async def async_pyrate(url: str) -> AsyncIterator[AsyncCall]:
-    """Give the same for asyncio."""
+    """Yield the same for asyncio."""
     module = bench.peer("pyrate_limiter")
     async with aredis.Redis.from_url(url) as client:
         bucket = await module.RedisBucket.init([module.Rate(PLENTY, module.Duration.HOUR)], client, "pyrate")
@@ -131,7 +131,7 @@ CONTENDERS: Mapping[str, tuple[Open, OpenAsync]] = {
 
 
 def measure(opens: tuple[Open, OpenAsync], url: str, seconds: float) -> Numbers:
-    """Measure both."""
+    """Measure blocking and asyncio calls."""
     open_blocking, open_async = opens
     bench.clear(url)
     with open_blocking(url) as call:
@@ -146,7 +146,7 @@ async def _concurrent(open_async: OpenAsync, url: str, seconds: float) -> float:
 
 
 def main() -> None:
-    """Measure all that is asked for."""
+    """Measure the chosen contenders, and print the table."""
     effort = bench.effort(__doc__)
     with bench.server() as url:
         contenders = {name: partial(measure, each, url, effort.seconds) for name, each in CONTENDERS.items()}

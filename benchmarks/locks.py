@@ -1,12 +1,12 @@
-"""Many waiters of one process take turns with one lock: redis-py, python-redis-lock and ailf, side by side.
+"""Many waiters of one process contend for one lock: redis-py, python-redis-lock and ailf.
 
     python benchmarks/locks.py [--quick] [--url …] [--waiters 20] [--rounds 50] [--runs 5] [--hold 0] [CONTENDER …]
 
-Each waiter takes the lock so many times, as often as it can. *Grants* counts all of that. A *hand-over* is a grant to
-another waiter than the one before: who takes the lock again that he has just let go makes many grants and keeps the
-others waiting. *Overtaken* is how often somebody got it before another who had asked 20 ms earlier or more.
+Each waiter acquires the lock ROUNDS times, as fast as it can. *Grants* counts all of them. A *hand-over* is a grant to
+another waiter than the one before: a waiter that takes back the lock that it has just released makes many grants, and
+keeps the others waiting. *Overtaken* counts the grants that came before one that was requested 20 ms earlier or more.
 
-Needs redis-py and python-redis-lock, and a server: one that is given, or one that it starts.
+It needs redis-py and python-redis-lock, and a server: the one at URL, or one that it starts.
 """
 
 import argparse
@@ -33,28 +33,28 @@ TTL = 30
 """Seconds that a grant lasts."""
 
 EARLIER = 0.02
-"""Seconds by which somebody must have asked earlier to have been overtaken: asking takes time itself."""
+"""Seconds by which an overtaken request must be earlier, as a request takes time itself."""
 
 
 @attrs.frozen
 class Grant:
-    """One turn: whose, and when it was asked for, had and given back."""
+    """One grant of the lock: its waiter, and when it was requested, granted and released."""
 
     waiter: int
-    asked: float
-    got: float
-    ended: float
+    requested: float
+    granted: float
+    released: float
 
 
 @attrs.frozen
 class Plan:
-    """What is measured.
+    """The options of a measurement.
 
     Attributes:
         url: The server.
-        waiters: How many take turns.
-        rounds: How often each does.
-        hold: Seconds for which each keeps the lock.
+        waiters: The number of waiters.
+        rounds: How often each waiter acquires the lock.
+        hold: Seconds for which a waiter holds the lock.
     """
 
     url: str
@@ -64,14 +64,14 @@ class Plan:
 
 
 class Contender(ABC):
-    """A way of taking turns."""
+    """A library's lock."""
 
     commands: Sequence[str] = ("evalsha", "eval")
-    """What it sends for it; a script's own calls are no round trips."""
+    """The commands that it sends; those that a script runs are no round trips."""
 
     @abstractmethod
     def play(self, plan: Plan) -> list[Grant]:
-        """Let all waiters have their turns."""
+        """Run all waiters; return the grants."""
 
 
 class Threads(Contender):
@@ -79,26 +79,26 @@ class Threads(Contender):
 
     @abstractmethod
     def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
-        """Return what makes a waiter's next turn; called once for each waiter."""
+        """Return a function whose result holds the lock as a context manager; called once for each waiter."""
 
     def play(self, plan: Plan) -> list[Grant]:
-        """Start them at once, and wait for all."""
+        """Start all threads at once, and join them."""
         grants: list[Grant] = []
         start = threading.Barrier(plan.waiters)
 
-        def wait(number: int, turn: Callable[[], AbstractContextManager[Any]]) -> None:
+        def wait(number: int, hold: Callable[[], AbstractContextManager[Any]]) -> None:
             start.wait()
             for _ in range(plan.rounds):
-                asked = time.monotonic()
-                with turn():
-                    got = time.monotonic()
+                requested = time.monotonic()
+                with hold():
+                    granted = time.monotonic()
                     if plan.hold:
                         time.sleep(plan.hold)
-                grants.append(Grant(number, asked, got, time.monotonic()))
+                grants.append(Grant(number, requested, granted, time.monotonic()))
 
         with ExitStack() as stack:
-            turns = [self.open(plan, stack) for _ in range(plan.waiters)]
-            threads = [threading.Thread(target=wait, args=each) for each in enumerate(turns)]
+            holds = [self.open(plan, stack) for _ in range(plan.waiters)]
+            threads = [threading.Thread(target=wait, args=each) for each in enumerate(holds)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -111,27 +111,27 @@ class Tasks(Contender):
 
     @abstractmethod
     async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Return what makes a waiter's next turn; called once for each waiter."""
+        """Return a function whose result holds the lock as a context manager; called once for each waiter."""
 
     def play(self, plan: Plan) -> list[Grant]:
-        """Start them at once, and wait for all."""
+        """Start all tasks at once, and await them."""
         return asyncio.run(self._play(plan))
 
     async def _play(self, plan: Plan) -> list[Grant]:
         grants: list[Grant] = []
 
-        async def wait(number: int, turn: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+        async def wait(number: int, hold: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
             for _ in range(plan.rounds):
-                asked = time.monotonic()
-                async with turn():
-                    got = time.monotonic()
+                requested = time.monotonic()
+                async with hold():
+                    granted = time.monotonic()
                     if plan.hold:
                         await asyncio.sleep(plan.hold)
-                grants.append(Grant(number, asked, got, time.monotonic()))
+                grants.append(Grant(number, requested, granted, time.monotonic()))
 
         async with AsyncExitStack() as stack:
-            turns = [await self.open(plan, stack) for _ in range(plan.waiters)]
-            await asyncio.gather(*(wait(*each) for each in enumerate(turns)))
+            holds = [await self.open(plan, stack) for _ in range(plan.waiters)]
+            await asyncio.gather(*(wait(*each) for each in enumerate(holds)))
         return grants
 
 
@@ -139,7 +139,7 @@ class Tasks(Contender):
 
 
 class RedisPy(Threads):
-    """redis-py's lock: who is denied sleeps, and tries again."""
+    """redis-py's lock: a denied waiter sleeps and tries again."""
 
     commands = ("set", "evalsha", "eval")
 
@@ -156,7 +156,7 @@ class RedisPy(Threads):
 
 
 class AsyncRedisPy(Tasks):
-    """The same for asyncio."""
+    """The same on asyncio."""
 
     commands = RedisPy.commands
 
@@ -165,7 +165,7 @@ class AsyncRedisPy(Tasks):
         self._name = f"bench-{uuid.uuid4().hex}"
 
     async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Give each waiter a client, and a lock of its own: its tokens are kept in the lock."""
+        """Give each waiter a client, and a lock of its own, as the lock keeps its token."""
         client = await stack.enter_async_context(aredis.Redis.from_url(plan.url))
         await client.ping()
         lock = client.lock(self._name, timeout=TTL, sleep=self._sleep)
@@ -173,7 +173,7 @@ class AsyncRedisPy(Tasks):
 
 
 class PythonRedisLock(Threads):
-    """python-redis-lock: who is denied waits in BLPOP."""
+    """python-redis-lock: a denied waiter waits in BLPOP."""
 
     commands = ("get", "set", "blpop", "evalsha", "eval")
 
@@ -181,7 +181,7 @@ class PythonRedisLock(Threads):
         self._name = f"bench-{uuid.uuid4().hex}"
 
     def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
-        """Give each waiter a client; one that may wait for longer than its sockets would."""
+        """Give each waiter a client whose socket timeout is longer than its waits."""
         client = stack.enter_context(redis.Redis.from_url(plan.url, socket_timeout=2 * TTL))
         client.ping()
         return lambda: redis_lock.Lock(client, self._name, expire=TTL)
@@ -191,7 +191,7 @@ class PythonRedisLock(Threads):
 
 
 class Ours(Threads):
-    """ailf's lock; ``apart``: each waiter has a backend of its own, as it has in a process of its own."""
+    """ailf's lock; with `apart` each waiter has a backend of its own, as in a process of its own."""
 
     def __init__(self, *, fair: bool, apart: bool = False) -> None:
         self._fair = fair
@@ -200,7 +200,7 @@ class Ours(Threads):
         self._backend: ailf.Backend | None = None
 
     def open(self, plan: Plan, stack: ExitStack) -> Callable[[], AbstractContextManager[Any]]:
-        """Share a backend, or have one."""
+        """Share one backend, or open another one."""
         if self._backend is None or self._apart:
             self._backend = stack.enter_context(ailf.connect(plan.url))
             stack.callback(setattr, self, "_backend", None)
@@ -208,7 +208,7 @@ class Ours(Threads):
 
 
 class AsyncOurs(Tasks):
-    """The same for asyncio."""
+    """The same on asyncio."""
 
     def __init__(self, *, fair: bool, apart: bool = False) -> None:
         self._fair = fair
@@ -217,7 +217,7 @@ class AsyncOurs(Tasks):
         self._backend: ailf.AsyncBackend | None = None
 
     async def open(self, plan: Plan, stack: AsyncExitStack) -> Callable[[], AbstractAsyncContextManager[Any]]:
-        """Share a backend, or have one."""
+        """Share one backend, or open another one."""
         if self._backend is None or self._apart:
             self._backend = await stack.enter_async_context(ailf.connect_async(plan.url))
             stack.callback(setattr, self, "_backend", None)
@@ -246,7 +246,7 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 
 @attrs.frozen
 class Result:
-    """One run."""
+    """The result of one run; times are in seconds."""
 
     grants: float
     handovers: float
@@ -257,22 +257,22 @@ class Result:
 
 
 def calls(client: Any, commands: Sequence[str]) -> int:
-    """Return how often the server was asked for these."""
-    known = client.info("commandstats")
-    return sum(known.get(f"cmdstat_{each}", {}).get("calls", 0) for each in commands)
+    """Return how often the server has processed these commands."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{each}", {}).get("calls", 0) for each in commands)
 
 
 def measure(contender: Contender, plan: Plan) -> Result:
-    """Play once."""
+    """Measure one run."""
     with redis.Redis.from_url(plan.url) as client:
         before = calls(client, contender.commands)
-        grants = sorted(contender.play(plan), key=lambda each: each.got)
+        grants = sorted(contender.play(plan), key=lambda each: each.granted)
         trips = calls(client, contender.commands) - before
     for one, other in itertools.pairwise(grants):
-        assert other.got > one.got, "two had it at once"
+        assert other.granted > one.granted, "two waiters held the lock at once"
     assert len(grants) == plan.waiters * plan.rounds
-    waits = [each.got - each.asked for each in grants]
-    seconds = grants[-1].ended - grants[0].asked
+    waits = [each.granted - each.requested for each in grants]
+    seconds = grants[-1].released - grants[0].requested
     handovers = sum(one.waiter != other.waiter for one, other in itertools.pairwise(grants))
     return Result(
         grants=len(grants) / seconds,
@@ -285,12 +285,12 @@ def measure(contender: Contender, plan: Plan) -> Result:
 
 
 def overtaken(grants: Sequence[Grant]) -> int:
-    """Count the grants that came before one which had been asked for clearly earlier."""
+    """Count the grants that came before one that was requested at least `EARLIER` seconds earlier."""
     count = 0
     earliest = float("inf")
     for grant in reversed(grants):
-        count += earliest < grant.asked - EARLIER
-        earliest = min(earliest, grant.asked)
+        count += earliest < grant.requested - EARLIER
+        earliest = min(earliest, grant.requested)
     return count
 
 
@@ -306,16 +306,16 @@ def report(name: str, results: Sequence[Result]) -> None:
 
 
 def main() -> None:
-    """Measure all that is asked for, several times in turn."""
+    """Measure the chosen contenders several times, and print their medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = "; ".join(CONTENDERS)
     parser.add_argument("contender", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER", help=names)
-    parser.add_argument("--url", help="the server; one is started unless told")
-    parser.add_argument("--quick", action="store_true", help="less of everything, for a look")
-    parser.add_argument("--waiters", type=int, default=20)
-    parser.add_argument("--rounds", type=int, help="turns of each waiter: 50, or 10 with --quick")
-    parser.add_argument("--runs", type=int, help="of which the median is told: 5, or 1 with --quick")
-    parser.add_argument("--hold", type=float, default=0.0, help="seconds for which each keeps the lock")
+    parser.add_argument("--url", help="the server; without it one is started")
+    parser.add_argument("--quick", action="store_true", help="measure less of everything")
+    parser.add_argument("--waiters", type=int, default=20, help="the number of waiters")
+    parser.add_argument("--rounds", type=int, help="how often each waiter acquires the lock: 50, or 10 with --quick")
+    parser.add_argument("--runs", type=int, help="the number of runs, whose median is shown: 5, or 1 with --quick")
+    parser.add_argument("--hold", type=float, default=0.0, help="seconds for which a waiter holds the lock")
     options = parser.parse_args()
     chosen = options.contender or list(CONTENDERS)
     rounds = options.rounds or (10 if options.quick else 50)

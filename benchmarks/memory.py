@@ -1,6 +1,6 @@
-"""The memory backend's calls, beside what else there is in one process; and how much of a call is the core's.
+"""The memory backend's calls beside other libraries' within one process; and the core's share of a call.
 
-Everything is in microseconds: a blocking limiter's decision, publish and get, add and get and ack (asyncio, one task).
+All numbers are microseconds: a blocking limiter's decision; publish and get; add, get and ack (asyncio, one task).
 """
 
 import asyncio
@@ -19,14 +19,14 @@ NAMES: Final = ("limit", "publish, get", "add, get, ack")
 PLENTY: Final = 1_000_000_000
 LIMIT: Final = ailf.TokenBucket(PLENTY, per=3600.0)
 KEPT: Final = ailf.Retention(max_len=1000)
-"""What streams keep, so that memory doesn't fill up."""
+"""The retention of streams, so that memory doesn't fill up."""
 
 
 async def _per_call(call: AsyncCall, seconds: float) -> float:
     return 1e6 / await bench.rate([call], seconds)
 
 
-# --- beside others -----------------------------------------------------------------------------------------------
+# --- beside other libraries --------------------------------------------------------------------------------------
 
 
 def ours(seconds: float) -> Numbers:
@@ -78,7 +78,7 @@ def throttled(seconds: float) -> Numbers:
 
 
 def queue(seconds: float) -> Numbers:
-    """Measure asyncio.Queue, which keeps no promise about what is taken from it."""
+    """Measure asyncio.Queue, which loses what is taken from it when a consumer fails."""
 
     async def measure() -> Numbers:
         waiting: asyncio.Queue[bytes] = asyncio.Queue()
@@ -108,33 +108,33 @@ CONTENDERS: Mapping[str, Callable[[float], Numbers]] = {
 
 
 class Recorder:
-    """A driver's interface that writes down what it is asked, and asks the real one."""
+    """A driver that records its requests, and passes them to the real one."""
 
-    def __init__(self, real: Any, asked: list[Call]) -> None:
+    def __init__(self, real: Any, requests: list[Call]) -> None:
         self._real = real
-        self._asked = asked
+        self._requests = requests
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """Return the real method, which writes down how to call it again."""
+        """Return a method that records how to repeat the request, and calls the real method."""
         method = getattr(self._real, name)
 
-        def ask(*args: Any, **options: Any) -> Awaitable[Any]:
-            self._asked.append(lambda: run(method(*args, **options)))
+        def request(*args: Any, **options: Any) -> Awaitable[Any]:
+            self._requests.append(lambda: run(method(*args, **options)))
             return cast("Awaitable[Any]", method(*args, **options))
 
-        return ask
+        return request
 
 
 def core(seconds: float) -> Numbers:
-    """Measure each call through the core, and what its driver alone takes for the same requests."""
+    """Measure each call through the core, and the same requests to its driver alone."""
     with ailf.connect("memory://bench-core") as backend, ailf.connect("memory://bench-driver") as recorded:
         whole, alone = _through_core(backend), _driver_alone(recorded)
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for name, call in whole.items():
-            found[name] = bench.per_call(call, seconds)
-            found[f"{name}, driver alone"] = bench.per_call(alone[name], seconds)
-            found[f"{name}, core's share"] = found[name] - found[f"{name}, driver alone"]
-        return found
+            numbers[name] = bench.per_call(call, seconds)
+            numbers[f"{name}, driver alone"] = bench.per_call(alone[name], seconds)
+            numbers[f"{name}, core's share"] = numbers[name] - numbers[f"{name}, driver alone"]
+        return numbers
 
 
 def _through_core(backend: ailf.Backend) -> Mapping[str, Call]:
@@ -151,21 +151,21 @@ def _through_core(backend: ailf.Backend) -> Mapping[str, Call]:
 
 
 def _driver_alone(backend: ailf.Backend) -> Mapping[str, Call]:
-    """Return what makes the requests of each call again, without the core."""
-    asked: list[Call] = []
+    """Return functions that repeat the requests of each call, without the core."""
+    requests: list[Call] = []
     driver = backend.engine.driver
     for name in ("pubsub", "stream", "lock", "rate_limiter"):
-        setattr(driver, name, partial(Recorder, getattr(driver, name)(), asked))
-    return {name: _repeating(call, asked) for name, call in _through_core(backend).items()}
+        setattr(driver, name, partial(Recorder, getattr(driver, name)(), requests))
+    return {name: _repeating(call, requests) for name, call in _through_core(backend).items()}
 
 
-def _repeating(call: Call, asked: list[Call]) -> Call:
-    asked.clear()
+def _repeating(call: Call, requests: list[Call]) -> Call:
+    requests.clear()
     call()
-    requests = tuple(asked)
+    recorded = tuple(requests)
 
     def repeat() -> None:
-        for request in requests:
+        for request in recorded:
             request()
 
     return repeat

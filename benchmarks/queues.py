@@ -1,13 +1,13 @@
-"""Work queues end to end: add many, let one worker process handle each, then one at a time; ailf and its peers.
+"""Work queues end to end: add many messages, which one worker process handles, then one at a time; ailf and its peers.
 
     python benchmarks/queues.py [--quick] [--runs 5] [CONTENDER …]
 
-Messages are texts of 100 bytes. *handled/s* counts from the first handler's call to the last one's, so that nobody's
-start is in it. *one* is what lies between asking for a message to be added and its handler's being called, while the
-worker is idle. Every contender keeps the promises that it makes by default; what it can keep of results is off.
+Messages are texts of 100 bytes. *handled/s* counts from the first call of the handler to the last one, so it contains
+no start-up. *one* is the time from the call that adds a message to the call of its handler, while the worker is idle.
+Every contender gives the guarantees that it gives by default; storing results is switched off.
 
-The bare loop reads a hundred, calls a handler for each and acks in one pipeline: it has no leases, no retries, no dead
-letters, and is as fast as redis-py lets anybody be.
+The bare loop reads a hundred messages, calls the handler for each, and acks them in one pipeline. It has no leases, no
+retries and no dead letters, and is the upper bound for a queue over redis-py.
 """
 
 import json
@@ -28,10 +28,10 @@ class Contender:
     """A queue.
 
     Attributes:
-        file: In the folder ``workers``.
-        module: What has to be installed.
+        file: The name of its file in the folder ``workers``.
+        module: The module that has to be installed.
         quick: How many messages are added with ``--quick``.
-        full: How many without: what takes a few seconds.
+        full: How many messages are added without it, which takes a few seconds.
     """
 
     file: str
@@ -56,22 +56,22 @@ CONTENDERS = {
 
 
 def measure(contender: Contender, url: str, count: int, ones: int) -> Numbers:
-    """Measure once, in processes that have the peer."""
+    """Measure one round, in processes of the peer's environment."""
     python = peers.python(contender.module)
     if reason := peers.missing().get(contender.module, "" if python.exists() else "run make bench"):
         raise bench.MissingPeerError(reason)
     bench.clear(url)
     script = Path(__file__).parent / "workers" / f"{contender.file}.py"
     command = [python, script, url, "add", str(count), str(ones)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip() or "no message").splitlines()[-1])
-    found: Numbers = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    if process.returncode:
+        raise RuntimeError((process.stderr.strip() or "no message").splitlines()[-1])
+    numbers: Numbers = json.loads(process.stdout.splitlines()[-1])
+    return numbers
 
 
 def main() -> None:
-    """Measure all that is asked for."""
+    """Measure the chosen contenders, and print the table."""
     effort = bench.effort(__doc__)
     ones = effort.pick(20, 200)
     with bench.server() as url:

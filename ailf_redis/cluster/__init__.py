@@ -1,1 +1,1 @@
-"""A cluster: commands and pub/sub over many nodes."""
+"""Redis clusters: commands and pub/sub over many nodes."""

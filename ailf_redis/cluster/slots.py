@@ -1,4 +1,4 @@
-"""Who serves what in a cluster: the pure part. Nothing in here waits."""
+"""The slot map of a cluster, and the slots of keys and commands. Nothing in here waits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -16,35 +16,35 @@ _SCRIPTS: Final = {"EVAL", "EVALSHA"}
 _FIRST_KEY: Final = 3
 
 
-def key_of(command: Command, meeting: str) -> str | None:
-    """Return the key that says which node a command is for; None: any will do.
+def key_of(command: Command, pubsub_key: str) -> str | None:
+    """Return the key that decides which node a command goes to; None: any node.
 
     Arguments:
         command: A command.
-        meeting: Stands for all plain channels: who publishes and who listens meet at one node, so that messages stay in
-            order whatever their channels.
+        pubsub_key: The key of all plain channels. Publishers and listeners use its node, so that messages stay in order
+            across channels.
     """
     if command[0] in _ANYWHERE:
         return None
     if command[0] == "PUBLISH":
-        return meeting
+        return pubsub_key
     key: str = command[_FIRST_KEY] if command[0] in _SCRIPTS else command[1]
     return key
 
 
 def slot_of(key: str) -> int:
-    """Return the slot of a key."""
+    """Return the hash slot of a key."""
     return key_slot(key.encode())
 
 
 @attrs.frozen
 class SlotMap:
-    """Which master serves which slots.
+    """The slot map: which master serves which slots.
 
     Attributes:
-        ranges: First slot, last slot, master.
-        moved: Slots that a node said are elsewhere since.
-        replicas: Who else can be asked who serves what.
+        ranges: First slot, last slot, and their master.
+        moved: The masters of slots that have moved since, as MOVED replies say.
+        replicas: Further nodes that know the slot map.
     """
 
     ranges: Sequence[tuple[int, int, Address]]
@@ -52,29 +52,29 @@ class SlotMap:
     moved: dict[int, Address] = attrs.field(factory=dict)
 
     @classmethod
-    def told(cls, reply: Sequence[Any], teller: Address, remap: Callable[[Address], Address]) -> "SlotMap":
-        """Read what CLUSTER SLOTS says; a node without a name is the one that was asked."""
+    def parse(cls, reply: Sequence[Any], sender: Address, remap: Callable[[Address], Address]) -> "SlotMap":
+        """Read the reply to CLUSTER SLOTS; a node without a host is at the host of the reply's sender."""
 
         def address(node: Sequence[Any]) -> Address:
-            host = node[0].decode() if node[0] not in (None, b"", b"?") else teller[0]
+            host = node[0].decode() if node[0] not in (None, b"", b"?") else sender[0]
             return remap((host, int(node[1])))
 
         ranges = [(int(first), int(last), address(master)) for first, last, master, *_ in reply]
         return cls(ranges, [address(each) for _, _, _, *replicas in reply for each in replicas])
 
-    def owner(self, slot: int | None) -> Address | None:
-        """Return who serves a slot, or None where nobody does; of no slot, any master."""
+    def node_for_slot(self, slot: int | None) -> Address | None:
+        """Return the master that serves a slot, or None if none does; any master if `slot` is None."""
         if slot is None:
             return self.ranges[0][2] if self.ranges else None
-        found = self.moved.get(slot)
-        if found is None:
-            found = next((master for first, last, master in self.ranges if first <= slot <= last), None)
-        return found
+        node = self.moved.get(slot)
+        if node is None:
+            node = next((master for first, last, master in self.ranges if first <= slot <= last), None)
+        return node
 
-    def after(self, slot: int, owner: Address) -> "SlotMap":
-        """Return the map after a slot has moved."""
-        return attrs.evolve(self, moved={**self.moved, slot: owner})
+    def with_moved(self, slot: int, node: Address) -> "SlotMap":
+        """Return the map after a slot has moved to a node."""
+        return attrs.evolve(self, moved={**self.moved, slot: node})
 
-    def everybody(self) -> Iterator[Address]:
+    def addresses(self) -> Iterator[Address]:
         """Yield every node once, masters first."""
         yield from dict.fromkeys([*(master for _, _, master in self.ranges), *self.moved.values(), *self.replicas])

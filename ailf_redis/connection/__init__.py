@@ -1,1 +1,1 @@
-"""How commands reach a server: connections, and the executors that share them, on threads and on asyncio."""
+"""Connections to a server, and the executors that send commands over them, on threads and on asyncio."""

@@ -1,4 +1,8 @@
-"""Asyncio calls: all tasks share one redis-py connection, on which their requests are pipelined as they come."""
+"""Asyncio calls: all tasks share one redis-py connection, on which their requests are pipelined.
+
+The rule of this file: each reply goes to the oldest pending request. So a request that is given up keeps its place, and
+a connection is closed as soon as requests and replies may not match any more.
+"""
 
 import asyncio
 from asyncio import get_running_loop
@@ -24,145 +28,153 @@ __all__ = ["AsyncioExecutor"]
 T = TypeVar("T")
 
 
-def _as_it_is(reply: Any) -> Any:
+def _unchanged(reply: Any) -> Any:
     return reply
 
 
-_Asked: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float], int]
-"""A request: its answer; for how many replies that stands (0: for one, which is the result itself); what is made of a
-reply; when it was sent, once it is; how many entries of a stream each reply may hold."""
+_Request: TypeAlias = tuple[asyncio.Future[Any], int, Callable[[Any], Any], list[float], int]
+"""A pending request.
+
+The future of its result; the number of replies that make the result (0: one reply, which is the result itself); the
+function that converts a reply; the time at which the request was written, in a list that is empty until then; the most
+entries of a stream that each reply may hold.
+"""
 
 
-def _unasked(reply: Any) -> _Asked:
-    """End a connection on which something is said that nobody asked for: a server's refusal says why."""
-    raise reply if isinstance(reply, BROKEN) else hiredis.ProtocolError("a reply that nobody asked for")
+def _unsolicited(reply: Any) -> _Request:
+    """Raise the error that ends a connection after an unsolicited reply; an error reply is raised as it is."""
+    raise reply if isinstance(reply, BROKEN) else hiredis.ProtocolError("an unsolicited reply")
 
 
 PING: Final = packed([("PING",)])
 
 
-class _Wire(ReplyProtocol):
-    """One connection that many tasks use at once, and that pipelines by itself.
+class PipelinedConnection(ReplyProtocol):
+    """One connection that many tasks use at once; their requests are pipelined.
 
-    What is asked in one turn of the event loop goes out in one write, or in several where it is much, so that the
-    server is at work before the last is asked; replies go to the oldest request. A caller that was cancelled leaves its
-    place in the queue, so its reply is taken and thrown away. What is in flight is bounded, and so is what waits to be
-    written: further callers wait.
+    The requests of one turn of the event loop go out in one write, or in one for every `WRITE_BATCH` requests, so that
+    the server begins before the last one is made. A cancelled request keeps its place in the queue: its reply is read
+    and discarded. The requests in flight are bounded, and so are the bytes to be written: further calls wait.
 
     Attributes:
-        cause: Why it is used no more, once it isn't.
+        cause: Why the connection was closed, once it is.
+        closed: Whether it is closed.
+        closed_event: A future that is done when the connection is closed.
+        draining: Whether it takes no new calls; replies to pending requests still arrive.
+        needs_ping: Whether it was idle for so long that a PING has to show that it still works.
     """
 
-    MOST: Final = 8192
-    """How many requests may be in flight."""
+    MAX_IN_FLIGHT: Final = 8192
+    """The most pending requests."""
 
-    MUCH: Final = 32
-    """How many requests are written without waiting for more."""
+    WRITE_BATCH: Final = 32
+    """The number of requests that are written without waiting for the end of the turn."""
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
         self.pid = getpid()
-        self.broken = self.retired = self.dormant = False
+        self.closed = self.draining = self.needs_ping = False
         self._used = self.loop.time()
-        self.cause: Exception = ConnectionError("the server left a request without an answer")
-        self.gone = self.loop.create_future()
+        self.cause: Exception = ConnectionError("the server did not reply to a request in time")
+        self.closed_event = self.loop.create_future()
         self._executor = executor
         self._timeout = executor.settings.timeout
         self._out: list[bytes] = []
-        self._queue: deque[_Asked] = deque()
+        self._queue: deque[_Request] = deque()
         self._parts: list[Any] = []
-        self._full: deque[asyncio.Future[None]] = deque()
-        self._choked = False
-        self._sent: list[float] = []  # when what is not sent yet was sent, once it is
-        self._deadline: asyncio.TimerHandle | None = None
+        self._waiting_for_capacity: deque[asyncio.Future[None]] = deque()
+        self._write_paused = False
+        self._sent: list[float] = []  # shared by the unwritten requests; gets the time at which they are written
+        self._timer: asyncio.TimerHandle | None = None
         super().__init__(connection)
 
     def is_here(self) -> bool:
-        """Tell whether it is of this process and loop, so that it can be used and closed from here."""
+        """Return whether the connection belongs to this process and loop, so that it can be used and closed."""
         return self.loop is get_running_loop() and self.pid == getpid()
 
     def is_ready(self) -> bool:
-        """Tell whether one can ask from here, without waiting."""
+        """Return whether `request` can be called from here, without waiting."""
         if not self._queue and self.loop.time() - self._used >= IDLE:
-            self.dormant = True
+            self.needs_ping = True
         return (
-            not self._choked
-            and not self.dormant
-            and len(self._queue) < self.MOST
+            not self._write_paused
+            and not self.needs_ping
+            and len(self._queue) < self.MAX_IN_FLIGHT
             and self.loop is get_running_loop()
             and self.pid == getpid()
         )
 
-    # --- asking --------------------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------------------------
 
-    def ask(
-        self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _as_it_is, entries: int = 0
+    def request(
+        self, data: bytes, count: int = 0, read: Callable[[Any], Any] = _unchanged, entries: int = 0
     ) -> "asyncio.Future[Any]":
-        """Send what is packed; return what will be its reply, or raise what the server refuses.
+        """Send packed commands; return the future of the result, which raises the error of a refused command.
 
         Arguments:
-            data: A command, or several.
-            count: Of several: how many. Then all replies are the result, errors among them.
-            read: What to make of a single reply.
-            entries: How many entries of a stream each reply may hold.
+            data: One command or several.
+            count: The number of commands, if there are several: the result is the list of all replies, error replies
+                included. 0: one command.
+            read: The function that converts a single reply.
+            entries: The most entries of a stream that each reply may hold.
         """
-        answer: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
+        future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         try:
             if not self._out:
                 self.loop.call_soon(self._flush)
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(self._timeout, self._look)
+            if self._timer is None:
+                self._timer = self.loop.call_later(self._timeout, self._check_deadlines)
             self._out.append(data)
-            self._queue.append((answer, count, read, self._sent, entries))
-            if len(self._out) >= self.MUCH:
+            self._queue.append((future, count, read, self._sent, entries))
+            if len(self._out) >= self.WRITE_BATCH:
                 self._flush()
-        except BaseException as error:  # Ctrl-C: what is sent and what is waited for may differ by one
-            answer.cancel()
+        except BaseException as error:  # Ctrl-C: the requests to be written and the pending ones may differ by one
+            future.cancel()
             self.interrupted(error)
             raise
-        return answer
+        return future
 
-    async def room(self, until: float) -> bool:
-        """Wait until one can ask; return whether that took time.
+    async def wait_for_capacity(self, until: float) -> bool:
+        """Wait until `request` can be called; return whether that took time.
 
         Raises:
-            ConnectionLostError: The server is silent, or gone; nothing was sent.
+            ConnectionLostError: The connection closed, or drains because the server is silent; nothing was sent.
             BackendTimeoutError: The call's time is over; nothing was sent.
         """
         waited = False
-        while self._choked or len(self._queue) >= self.MOST:
+        while self._write_paused or len(self._queue) >= self.MAX_IN_FLIGHT:
             waiting: asyncio.Future[None] = self.loop.create_future()
-            self._full.append(waiting)
+            self._waiting_for_capacity.append(waiting)
             waited = True
             await asyncio.wait([waiting], timeout=max(0.0, until - self.loop.time()))
-            if self.broken or self.retired:
+            if self.closed or self.draining:
                 raise self._executor.lost(self.cause, sent=False) from self.cause
             if not waiting.done():
                 waiting.cancel()
                 raise self._executor.lost(TimeoutError(), sent=False)
         return waited
 
-    def hurry(self, answer: "asyncio.Future[Any]", until: float) -> None:
-        """Give up on a request earlier than others, as its call has less time left."""
-        timer = self.loop.call_at(until, self._give_up, answer)
-        answer.add_done_callback(lambda _: timer.cancel())
+    def set_deadline(self, future: "asyncio.Future[Any]", until: float) -> None:
+        """Give up a request at `until`, for a call that has less than `timeout` seconds left."""
+        timer = self.loop.call_at(until, self._give_up, future)
+        future.add_done_callback(lambda _: timer.cancel())
 
-    async def answers(self, until: float) -> bool:
-        """Tell whether the server answers a PING, whatever it says."""
-        self.dormant = True  # meanwhile nobody else asks
-        answer = self.ask(PING)
-        await asyncio.wait([answer], timeout=max(0.0, until - self.loop.time()))
-        if self.broken or not answer.done():
-            answer.cancel()
+    async def answers_ping(self, until: float) -> bool:
+        """Return whether the server replies to a PING, even if with an error."""
+        self.needs_ping = True  # keeps other calls off the connection meanwhile
+        future = self.request(PING)
+        await asyncio.wait([future], timeout=max(0.0, until - self.loop.time()))
+        if self.closed or not future.done():
+            future.cancel()
             return False
-        answer.exception()  # also that it may not PING is an answer
-        self.dormant = False
+        future.exception()  # a refused PING is a reply too
+        self.needs_ping = False
         return True
 
     def _flush(self) -> None:
         try:
             out, self._out = self._out, []
-            if out and not self.broken:
+            if out and not self.closed:
                 self._used = self.loop.time()
                 self._sent.append(self._used)
                 self._sent = []
@@ -171,245 +183,246 @@ class _Wire(ReplyProtocol):
             self.interrupted(error)
             raise
 
-    def _look(self) -> None:
-        """Give up on requests that the server has left without an answer; the next call tries another connection.
+    def _check_deadlines(self) -> None:
+        """Give up the requests whose time is over; the next call uses another connection.
 
-        Their places stay: the replies may still come, and must find nobody else.
+        They stay in the queue: their replies may still come, and must not reach other requests.
         """
-        self._deadline = None
+        self._timer = None
         overdue = self.loop.time() - self._timeout
-        for answer, _, _, sent, _ in self._queue:
-            if answer.done():
+        for future, _, _, sent, _ in self._queue:
+            if future.done():
                 continue
             if not sent:  # it is about to be written, or Ctrl-C came before it was
-                self._deadline = self.loop.call_later(self._timeout, self._look)
+                self._timer = self.loop.call_later(self._timeout, self._check_deadlines)
                 self._flush()
                 break
             if sent[0] > overdue:
-                self._deadline = self.loop.call_at(sent[0] + self._timeout, self._look)
+                self._timer = self.loop.call_at(sent[0] + self._timeout, self._check_deadlines)
                 break
-            self._give_up(answer)
-        if self.retired:
-            self._let_in()
+            self._give_up(future)
+        if self.draining:
+            self._wake_waiting()
 
-    def _give_up(self, answer: "asyncio.Future[Any]") -> None:
-        if not answer.done():
-            self._executor.retire(self)
+    def _give_up(self, future: "asyncio.Future[Any]") -> None:
+        if not future.done():
+            self._executor.drain(self)
             where = self._executor.where
-            answer.set_exception(BackendTimeoutError(f"{where} did not answer in time", maybe_applied=True))
+            future.set_exception(BackendTimeoutError(f"{where} did not reply in time", maybe_applied=True))
 
-    # --- answers -------------------------------------------------------------------------------------------------
+    # --- replies -------------------------------------------------------------------------------------------------
 
-    def take(self, replies: list[Any]) -> None:
+    def handle_replies(self, replies: list[Any]) -> None:
         queue = self._queue
-        asked = None
+        request = None
         try:
             for reply in replies:
-                asked = queue.popleft() if queue else _unasked(reply)
-                answer, count, read, _, _ = asked
+                request = queue.popleft() if queue else _unsolicited(reply)
+                future, count, read, _, _ = request
                 if count:
-                    self._part(asked, reply)
-                elif answer.done():
+                    self._collect_part(request, reply)
+                elif future.done():
                     continue
                 elif isinstance(reply, Exception):
-                    answer.set_exception(mapped(reply, self._executor.where, sent=True))
+                    future.set_exception(mapped(reply, self._executor.where, sent=True))
                 else:
                     try:
-                        answer.set_result(read(reply))
+                        future.set_result(read(reply))
                     except MISREAD as error:
-                        answer.set_exception(misread(error, self._executor.where))
-                    except Exception as error:  # noqa: BLE001 - it is the caller's alone
-                        answer.set_exception(error)
+                        future.set_exception(misread(error, self._executor.where))
+                    except Exception as error:  # noqa: BLE001 - it concerns this caller alone
+                        future.set_exception(error)
         except BaseException:
-            if asked is not None and not asked[0].done():  # it ends with the others
-                queue.appendleft(asked)
+            if request is not None and not request[0].done():  # it ends with the others
+                queue.appendleft(request)
             raise
-        if self._full and not self._choked:
-            self._let_in()
+        if self._waiting_for_capacity and not self._write_paused:
+            self._wake_waiting()
 
-    def _part(self, asked: _Asked, reply: Any) -> None:
-        """Take one of the replies that belong together; the others are to come."""
-        answer, count, _, _, _ = asked
+    def _collect_part(self, request: _Request, reply: Any) -> None:
+        """Keep one of several replies to a request; complete the request with the last one."""
+        future, count, _, _, _ = request
         self._parts.append(reply)
         if len(self._parts) < count:
-            self._queue.appendleft(asked)
+            self._queue.appendleft(request)
             return
         parts, self._parts = self._parts, []
-        if not answer.done():
-            answer.set_result(parts)
+        if not future.done():
+            future.set_result(parts)
 
-    def limit(self) -> int:
-        return self._executor.page(self._queue[0][4] if self._queue else 0)
+    def max_size(self) -> int:
+        return self._executor.max_size(self._queue[0][4] if self._queue else 0)
 
     def pause_writing(self) -> None:
-        self._choked = True
+        self._write_paused = True
 
     def resume_writing(self) -> None:
-        self._choked = False
-        self._let_in()
+        self._write_paused = False
+        self._wake_waiting()
 
-    def _let_in(self) -> None:
-        while self._full:
-            waiting = self._full.popleft()
+    def _wake_waiting(self) -> None:
+        while self._waiting_for_capacity:
+            waiting = self._waiting_for_capacity.popleft()
             if not waiting.done():
                 waiting.set_result(None)
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.broken:
+        if self.closed:
             return
-        self.broken = True
-        self._executor.retire(self)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self.closed = True
+        self._executor.drain(self)
+        if self._timer is not None:
+            self._timer.cancel()
         self.cause = exc or ConnectionError("the server closed it")
-        self._fail(self.cause)
-        self._let_in()
-        self._before.connection_lost(exc)
+        self._fail_pending(self.cause)
+        self._wake_waiting()
+        self._former_protocol.connection_lost(exc)
         drop(self._connection)
-        self._executor.forget(self)
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self._executor.untrack(self)
+        if not self.closed_event.done():
+            self.closed_event.set_result(None)
 
-    def _fail(self, cause: Exception) -> None:
-        """End all requests: the oldest with what its answer did, the others since the connection is gone."""
+    def _fail_pending(self, cause: Exception) -> None:
+        """Fail all pending requests: the oldest with `cause`, the others with the loss of the connection."""
         while self._queue:
-            answer = self._queue.popleft()[0]
-            if not answer.done():
+            future = self._queue.popleft()[0]
+            if not future.done():
                 error = self._executor.lost(cause, sent=True)
                 error.__cause__ = cause
-                answer.set_exception(error)
+                future.set_exception(error)
             if not isinstance(cause, OSError):
-                cause = ConnectionError("the answer to an earlier request can't be understood")
+                cause = ConnectionError("the reply to an earlier request can't be understood")
 
     async def close(self) -> None:
         self._transport.abort()
-        await asyncio.wait([self.gone])
+        await asyncio.wait([self.closed_event])
 
     def discard(self) -> None:
-        """Close it from another event loop, as its own has ended."""
-        if self.loop.is_closed():  # nobody waits for a reply any more
-            self.broken = True
+        """Close the connection from another event loop, after its own has ended."""
+        if self.loop.is_closed():  # nothing waits for a reply any more
+            self.closed = True
             self._queue.clear()
         discard(self._connection, self.loop)
 
 
 class AsyncioExecutor(Executor):
-    """One connection for all calls of an event loop, and when that has ended, of the next one."""
+    """One connection for all calls of an event loop; the next event loop has another one."""
 
     def __init__(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
         super().__init__(settings)
         self._endpoint = endpoint or server_of(settings, "asyncio")
-        self._wire: _Wire | None = None
-        self._retired: set[_Wire] = set()
-        self._making: asyncio.Task[_Wire] | None = None
+        self._connection: PipelinedConnection | None = None
+        self._draining: set[PipelinedConnection] = set()
+        self._connecting: asyncio.Task[PipelinedConnection] | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._pid = getpid()
 
     def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
-        wire = self._wire
-        if wire is not None and wire.is_ready():
-            return wire.ask(prefix.with_last_argument(last), 0, read)
+        connection = self._connection
+        if connection is not None and connection.is_ready():
+            return connection.request(prefix.with_last_argument(last), 0, read)
         return self._call_prefixed(prefix, last, read)
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
-        # A reply's future itself, where that is possible: each coroutine between it and the caller takes its time.
-        wire = self._wire
-        if wire is not None and wire.is_ready():
+        # The future itself if possible: each coroutine between a future and its caller takes time.
+        connection = self._connection
+        if connection is not None and connection.is_ready():
             data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
-            return wire.ask(data, 0, _as_it_is, entries)
+            return connection.request(data, 0, _unchanged, entries)
         return self._call(command, entries)
 
     async def _call(self, command: Command, entries: int = 0) -> Any:
-        return await self._ask(packed([command]), 0, entries)
+        return await self._request(packed([command]), 0, entries)
 
     async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        replies: list[Any] = await self._ask(packed(commands), len(commands), entries)
+        replies: list[Any] = await self._request(packed(commands), len(commands), entries)
         return replies
 
-    async def _ask(self, data: bytes, count: int, entries: int) -> Any:
-        """Ask, when there is a connection, and room on it."""
+    async def _request(self, data: bytes, count: int, entries: int) -> Any:
+        """Send packed commands and return their result, after waiting for a connection and its capacity."""
         until = get_running_loop().time() + self.settings.timeout
-        wire, late = self._wire, False
-        if wire is None or wire.dormant or not wire.is_here():
-            wire, late = await self._connected(until), True
-            if wire.retired:  # it broke before this task's turn came
-                raise self.lost(wire.cause, sent=False) from wire.cause
-        late = await wire.room(until) or late
-        answer = wire.ask(data, count, _as_it_is, entries)
+        connection, late = self._connection, False
+        if connection is None or connection.needs_ping or not connection.is_here():
+            connection, late = await self._ready_connection(until), True
+            if connection.draining:  # it broke before this task went on
+                raise self.lost(connection.cause, sent=False) from connection.cause
+        late = await connection.wait_for_capacity(until) or late
+        future = connection.request(data, count, _unchanged, entries)
         if late:
-            wire.hurry(answer, until)
-        return await answer
+            connection.set_deadline(future, until)
+        return await future
 
-    async def _connected(self, until: float) -> _Wire:
-        """Return a connection that works, made or looked at once for all calls.
+    async def _ready_connection(self, until: float) -> PipelinedConnection:
+        """Return a working connection, which is checked or made once for all calls that wait for it.
 
-        A cancelled caller leaves it being made, and so does one whose time is over.
+        The connecting goes on when a caller is cancelled or its time is over.
         """
         self.check_open()
         self._move()
-        making = self._making
-        if making is None:
-            making = self._making = start_task(self._make(), name="ailf-connect")
-            making.add_done_callback(self._made)
-        await asyncio.wait([making], timeout=max(0.0, until - get_running_loop().time()))
-        if not making.done():
+        connecting = self._connecting
+        if connecting is None:
+            connecting = self._connecting = start_task(self._check_or_connect(), name="ailf-connect")
+            connecting.add_done_callback(self._connecting_done)
+        await asyncio.wait([connecting], timeout=max(0.0, until - get_running_loop().time()))
+        if not connecting.done():
             raise self.lost(TimeoutError(), sent=False)
         try:
-            return making.result()
+            return connecting.result()
         except BROKEN as error:
             raise self.lost(error, sent=False) from error
         except asyncio.CancelledError:
             raise self.lost(ConnectionError("connecting was cancelled"), sent=False) from None
 
-    def _made(self, making: "asyncio.Task[_Wire]") -> None:
-        if self._making is making:
-            self._making = None
-        if not making.cancelled():
-            making.exception()  # each call that waits is told; there may be none
+    def _connecting_done(self, connecting: "asyncio.Task[PipelinedConnection]") -> None:
+        if self._connecting is connecting:
+            self._connecting = None
+        if not connecting.cancelled():
+            connecting.exception()  # marks it as retrieved: the waiting calls raise it, but there may be none
 
-    async def _make(self) -> _Wire:
-        """Ask over a connection that was idle for long whether it works; else make one."""
-        wire = self._wire
-        if wire is not None and wire.is_here():
-            if await wire.answers(get_running_loop().time() + self.settings.timeout / 2):  # the rest is for the call
-                return wire
-            wire.drop()
-        if wire is not None:
-            self.retire(wire)
-        wire = _Wire(await self._endpoint.connect(), self)
+    async def _check_or_connect(self) -> PipelinedConnection:
+        """Return the present connection if it replies to a PING, else a new one."""
+        connection = self._connection
+        if connection is not None and connection.is_here():
+            # Half of the time is for a new connection and the call.
+            if await connection.answers_ping(get_running_loop().time() + self.settings.timeout / 2):
+                return connection
+            connection.drop()
+        if connection is not None:
+            self.drain(connection)
+        connection = PipelinedConnection(await self._endpoint.connect(), self)
         if self.closed:  # while it was being made
-            await wire.close()
+            await connection.close()
             raise ClosedError(f"the backend {self.where} is closed")
-        self._wire = wire
-        return wire
+        self._connection = connection
+        return connection
 
     def _move(self) -> None:
-        """Belong to the running loop; close what is of one that has ended, but not what is of a parent process."""
-        here, pid = get_running_loop(), getpid()
-        if self._home is here:
+        """Adopt the running loop; close the connections of a loop that has ended, but not those of a parent process."""
+        running, pid = get_running_loop(), getpid()
+        if self._home is running:
             return
-        if self._wire is not None:
-            self.retire(self._wire)
+        if self._connection is not None:
+            self.drain(self._connection)
         if self._home is not None and self._pid == pid:
             check_ended(self._home, f"the connection to {self.where}")
-            while self._retired:
-                self._retired.pop().discard()
-        self._making, self._home, self._pid = None, here, pid
+            while self._draining:
+                self._draining.pop().discard()
+        self._connecting, self._home, self._pid = None, running, pid
 
-    def retire(self, wire: _Wire) -> None:
-        """Use it no more for new calls."""
-        wire.retired = True
-        if self._wire is wire:
-            self._wire = None
-        self._retired.add(wire)
+    def drain(self, connection: PipelinedConnection) -> None:
+        """Send no new calls over this connection; replies to pending requests still arrive."""
+        connection.draining = True
+        if self._connection is connection:
+            self._connection = None
+        self._draining.add(connection)
 
-    def forget(self, wire: _Wire) -> None:
-        """It is gone."""
-        self._retired.discard(wire)
+    def untrack(self, connection: PipelinedConnection) -> None:
+        """Stop tracking a connection that has closed."""
+        self._draining.discard(connection)
 
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
@@ -419,20 +432,20 @@ class AsyncioExecutor(Executor):
             raise self.lost(error, sent=False) from error
 
     def abandon(self) -> bool:
-        wires = {*self._retired, *([self._wire] if self._wire is not None else [])}
-        self._wire = None
+        connections = {*self._draining, *([self._connection] if self._connection is not None else [])}
+        self._connection = None
         had = super().abandon()
-        return sum(wire.drop() for wire in wires if wire.pid == getpid()) > 0 or had
+        return sum(connection.drop() for connection in connections if connection.pid == getpid()) > 0 or had
 
     async def close(self) -> None:
         self.closed = True
         self._move()
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.wait([self._making])
-        wires = {*self._retired, *([self._wire] if self._wire is not None else [])}
-        self._retired.clear()
-        self._wire = None
-        for wire in wires:
-            if wire.is_here():
-                await wire.close()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        connections = {*self._draining, *([self._connection] if self._connection is not None else [])}
+        self._draining.clear()
+        self._connection = None
+        for connection in connections:
+            if connection.is_here():
+                await connection.close()

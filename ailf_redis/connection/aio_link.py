@@ -1,6 +1,6 @@
-"""What arrives on asyncio: `ReplyProtocol` hands replies on, and a `LoopLink` keeps them for who receives.
+"""Reading on asyncio: `ReplyProtocol` passes replies on as they arrive; `LoopLink` is a dedicated connection over it.
 
-A connection belongs to the event loop that made it. `discard` ends it from elsewhere.
+A connection belongs to the event loop that made it. `discard` closes it from elsewhere.
 """
 
 import asyncio
@@ -18,66 +18,66 @@ __all__ = ["LoopLink", "ReplyProtocol", "discard"]
 
 
 def discard(connection: Any, loop: asyncio.AbstractEventLoop) -> bool:
-    """End a connection from any thread, without waiting; return whether there was one.
+    """Close a connection from any thread, without waiting; return whether it was open.
 
-    A loop that has ended leaves the sockets of its connections open: the socket is closed, and neither asyncio nor
-    redis-py is to say that the connection was forgotten.
+    A loop that has ended leaves the sockets of its connections open. This closes such a socket too, so that neither
+    asyncio nor redis-py warns of an unclosed connection.
 
     Arguments:
-        connection: One of redis-py, for asyncio.
+        connection: redis-py's connection for asyncio.
         loop: The loop that it belongs to.
     """
     writer = writer_of(connection)
     if writer is None:
         return False
     transport: Any = getattr(writer, "transport", None)
-    if not hasattr(transport, "abort"):  # a fake's, which has no socket
+    if not hasattr(transport, "abort"):  # a fake, which has no socket
         writer.close()
         return True
     if loop.is_closed():
-        _end_without_loop(transport)
+        _close_without_loop(transport)
         with contextlib.suppress(RuntimeError):
             drop(connection)
         return True
 
-    def end() -> None:
+    def close() -> None:
         transport.abort()
         drop(connection)
 
     if loop is _get_running_loop():
-        end()
+        close()
     else:
-        with contextlib.suppress(RuntimeError):  # closed just now
-            loop.call_soon_threadsafe(end)
+        with contextlib.suppress(RuntimeError):  # the loop was closed just now
+            loop.call_soon_threadsafe(close)
     return True
 
 
-def _end_without_loop(transport: Any) -> None:
+def _close_without_loop(transport: Any) -> None:
     """Close the socket of a transport whose loop is closed."""
-    with contextlib.suppress(RuntimeError):  # having noted down that the transport is closing, it would ask its loop
+    with contextlib.suppress(RuntimeError):  # it marks itself as closing, and then fails to call its loop
         transport.abort()
     plain = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
-    if (finish := getattr(plain, "_call_connection_lost", None)) is not None:  # what the loop would have called
+    if (finish := getattr(plain, "_call_connection_lost", None)) is not None:  # the loop would have called it
         with contextlib.suppress(RuntimeError):
             finish(None)
 
 
 class ReplyProtocol(asyncio.BufferedProtocol):
-    """Takes the place of a connection's own protocol, for which each read would be a new quarter of a megabyte."""
+    """Replaces a connection's own protocol: it reads into one buffer, instead of allocating 256 KiB for each read."""
 
     def __init__(self, connection: Any) -> None:
         self.loop = get_running_loop()
         self._connection = connection
         self._replies = Replies(parse_error_of(connection))
-        self._buffer = memoryview(self._replies.buffer)  # TLS fills a part of it, and a part of a bytearray is a copy
+        self._buffer = memoryview(self._replies.buffer)  # TLS fills a slice of it; a slice of a bytearray is a copy
         self._transport: asyncio.Transport = writer_of(connection).transport
-        self._before = self._transport.get_protocol()
+        self._former_protocol = self._transport.get_protocol()
         self._transport.set_protocol(self)
         if can_read(connection):
             self.loop.call_soon(self._take_over)
 
     def _take_over(self) -> None:
-        """Take what had arrived before, as a server refuses whom it has no room for without being asked."""
+        """Handle what had arrived before: a server that is full sends a refusal without reading a request."""
         data, ended = left_over(self._connection)
         self._buffer[: len(data)] = data
         if data:
@@ -91,39 +91,39 @@ class ReplyProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            self.take(self._replies.taken(nbytes, self.limit))
+            self.handle_replies(self._replies.feed(nbytes, self.max_size))
             if self._replies.unfinished:
-                self._replies.check(self.limit())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next reply would be taken for another's
+                self._replies.check(self.max_size())
+        except Exception as error:  # noqa: BLE001 - after any error the next reply might reach the wrong request
             self.connection_lost(error)
             self._transport.abort()
-        except BaseException as error:  # Ctrl-C: what is taken in part would be taken for others' replies
+        except BaseException as error:  # Ctrl-C: as above, for the rest of these replies
             self.interrupted(error)
             raise
 
     def interrupted(self, error: BaseException) -> None:
-        """End the connection, as nobody knows what belongs to whom."""
+        """Close the connection, as replies may no longer match their requests."""
         self.connection_lost(ConnectionError(f"it was interrupted: {error!r}"))
         self._transport.abort()
 
     def drop(self) -> bool:
-        """Give back the connection from any thread, without waiting; return whether there still was one."""
+        """Close the connection from any thread, without waiting; return whether it was still open."""
         return discard(self._connection, self.loop)
 
-    def take(self, replies: list[Any]) -> None:
-        """Do something with what has arrived."""
+    def handle_replies(self, replies: list[Any]) -> None:
+        """Handle the replies that have arrived."""
         raise NotImplementedError
 
-    def limit(self) -> int:
-        """Return how many bytes the next reply may have."""
+    def max_size(self) -> int:
+        """Return the most bytes of the next reply."""
         raise NotImplementedError
 
 
 class LoopLink(ReplyProtocol, Link):
-    """What has arrived waits for who receives it; the transport rests while that is much."""
+    """A dedicated connection: replies wait for `receive`; while too many wait, nothing is read from the socket."""
 
-    MUCH, LARGE = 4096, 1024 * 1024
-    """How many replies may wait, and about how many bytes."""
+    MAX_REPLIES, MAX_BYTES = 4096, 1024 * 1024
+    """The number of waiting replies, and about the number of their bytes, at which reading pauses."""
 
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
@@ -132,13 +132,13 @@ class LoopLink(ReplyProtocol, Link):
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
-        self._resting = False
+        self._reading_paused = False
         super().__init__(connection)
-        executor.linked(self)
+        executor.track_link(self)
 
     async def send(self, commands: Sequence[Command]) -> None:
         if self._transport.is_closing() or self._loop is not get_running_loop():
-            raise ConnectionLostError(f"the connection to {self._executor.where} is gone")
+            raise ConnectionLostError(f"the connection to {self._executor.where} is closed")
         self._transport.write(packed(commands))
 
     async def receive(self, timeout: float) -> list[Any]:
@@ -146,7 +146,7 @@ class LoopLink(ReplyProtocol, Link):
             await self._wait(timeout)
         if self._arrived:
             arrived, self._arrived, self._size = self._arrived, [], 0
-            self._rest(resting=False)
+            self._pause_reading(paused=False)
             return arrived
         if self._lost is not None:
             raise self._executor.lost(self._lost, sent=True) from self._lost
@@ -170,22 +170,22 @@ class LoopLink(ReplyProtocol, Link):
         self._size += nbytes
         super().buffer_updated(nbytes)
 
-    def limit(self) -> int:
-        return self._executor.page(1)
+    def max_size(self) -> int:
+        return self._executor.max_size(1)
 
-    def take(self, replies: list[Any]) -> None:
+    def handle_replies(self, replies: list[Any]) -> None:
         self._arrived += replies
         if self._arrived:
             self._wake()
-            if len(self._arrived) >= self.MUCH or self._size >= self.LARGE:
-                self._rest(resting=True)
+            if len(self._arrived) >= self.MAX_REPLIES or self._size >= self.MAX_BYTES:
+                self._pause_reading(paused=True)
 
-    def _rest(self, *, resting: bool) -> None:
-        """Read no more, or again; not every loop takes that twice."""
-        if resting is self._resting or self._transport.is_closing():
+    def _pause_reading(self, *, paused: bool) -> None:
+        """Pause or resume reading from the socket. Not every event loop allows either twice in a row."""
+        if paused is self._reading_paused or self._transport.is_closing():
             return
-        self._resting = resting
-        if resting:
+        self._reading_paused = paused
+        if paused:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -193,7 +193,7 @@ class LoopLink(ReplyProtocol, Link):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._lost is None:
             self._lost = exc or ConnectionError("the server closed it")
-            self._before.connection_lost(exc)
+            self._former_protocol.connection_lost(exc)
             drop(self._connection)
             self._wake()
 
@@ -204,6 +204,6 @@ class LoopLink(ReplyProtocol, Link):
             discard(self._connection, self._loop)
 
     async def close(self) -> None:
-        discard(self._connection, self._loop)  # a polite end of TLS waits for the server's
+        discard(self._connection, self._loop)  # an orderly end of TLS would wait for the server
         if self._loop is get_running_loop():
-            await asyncio.sleep(0)  # in which the transport says that it is gone
+            await asyncio.sleep(0)  # in this turn the transport calls `connection_lost`

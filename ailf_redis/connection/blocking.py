@@ -1,12 +1,11 @@
 """Blocking calls: a pool of redis-py connections, each driven directly by one thread at a time.
 
-A call's time is counted once, from its beginning. The kernel keeps it for a call that neither waited for its turn nor
-made a connection, as a single send or receive is bounded by a timeout of the socket. What is left of the time is
-counted only where that isn't enough: where the request or the answer doesn't go in one piece, or less than `timeout` is
-left.
+A call's time is counted once, from its beginning. On the fast path the kernel keeps the deadline, as a timeout of the
+socket bounds a single send or receive. The rest of the time is counted only where that isn't enough: where the request
+or the reply doesn't go in one piece, or where the call waited for a permit or a connection.
 
-Ctrl-C may come between any two lines. So connections that are in use are known by weak references, and the right to use
-one is an object: one that nobody holds any more is closed, or given back, when it is collected.
+Ctrl-C may come between any two lines. So connections in use are known by weak references, and a permit to use one is an
+object: a connection that no call holds any more is closed when it is collected, and a permit is given back.
 """
 
 import contextlib
@@ -50,36 +49,38 @@ __all__ = ["BlockingExecutor"]
 
 T = TypeVar("T")
 
-LINGER: Final = 200e-6
-"""Seconds that a thread looks for its reply before it sleeps: about as long as it takes to be woken."""
+SPIN: Final = 200e-6
+"""Seconds for which a thread busy-polls for its reply before it sleeps: about as long as a wake-up takes."""
 
 PING: Final = packed([("PING",)])
 
-SELDOM: Final = 63
-"""How many calls in a row sleep at once, at most, where replies don't come that soon."""
+SPIN_BACKOFF_MAX: Final = 63
+"""The most calls in a row that don't spin, where spinning is in vain."""
 
-_give_way = getattr(os, "sched_yield", lambda: None)
+_yield_cpu = getattr(os, "sched_yield", lambda: None)
 
 
-class _Wire:
-    """One connection, driven directly: redis-py makes it, and stands no longer between the calls and the socket.
+class DirectConnection:
+    """One connection, driven directly: redis-py makes it, and calls then use its socket without redis-py.
 
     Attributes:
         used: When the last call over it began.
-        late: Whether the call that has it has less than `timeout` left, so that the kernel can't keep its deadline.
-        ref: What finds it while it is in use.
+        late: Whether its call has less than `timeout` seconds left, so that the kernel can't keep the deadline.
+        ref: The weak reference by which it is known while it is in use.
     """
 
-    def __init__(self, connection: Any, timeout: float, collected: "Callable[[IdentityRef[_Wire]], object]") -> None:
+    def __init__(
+        self, connection: Any, timeout: float, collected: "Callable[[IdentityRef[DirectConnection]], object]"
+    ) -> None:
         self.ref = IdentityRef(self, collected)
         self._connection = connection
         self._socket: socket.socket = sock_of(connection)
         self._replies = Replies(parse_error_of(connection))
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
         self._timeout = timeout
-        self._watch = select.poll()
-        self._watch.register(self._socket, select.POLLIN)
-        self._pause = self._pausing = 0
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._spin_backoff = self._spins_to_skip = 0
         self.used = 0.0
         self.late = False
         if self._plain:  # the kernel keeps the deadline, which saves two system calls per request
@@ -89,17 +90,17 @@ class _Wire:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
-    def stale(self) -> bool:
-        """Tell whether the server has closed it, or said something that nobody asked for.
+    def is_stale(self) -> bool:
+        """Return whether the server has closed the connection, or sent something unsolicited.
 
-        It is asked before every call: who learns it only by the call can't tell whether the request was carried out.
+        This is checked before every call: a call that finds out only afterwards can't tell whether it was carried out.
         """
-        if not self._watch.poll(0):  # a fraction of what a read costs that finds nothing, since nothing is raised
+        if not self._poll.poll(0):  # much cheaper than a read that finds nothing, since nothing is raised
             return not self._plain and self._socket.pending() > 0  # type: ignore[attr-defined]  # an SSLSocket has it
-        return self._plain or self._spoken()
+        return self._plain or self._has_unsolicited_data()
 
-    def _spoken(self) -> bool:
-        """Tell whether what arrived is more than TLS' own talk, such as a session's ticket."""
+    def _has_unsolicited_data(self) -> bool:
+        """Return whether more has arrived than TLS' own records, such as a session ticket."""
         try:
             self._socket.settimeout(0)
             self._socket.recv(1)
@@ -111,44 +112,44 @@ class _Wire:
         return True
 
     def send(self, data: bytes, until: float) -> None:
-        """Send a request, within the call's time."""
+        """Send a request before the time `until`."""
         sent = 0
         if not self.late:
             try:
                 sent = self._socket.send(data)
             except BlockingIOError as error:
-                raise TimeoutError("the server takes nothing") from error
+                raise TimeoutError("the server reads nothing") from error
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], until)
 
     def _send_rest(self, rest: memoryview, until: float) -> None:
         try:
             while rest:
-                self._limit(until)
+                self._set_timeout(until)
                 rest = rest[self._socket.send(rest) :]
         finally:
             self._socket.settimeout(None if self._plain else self._timeout)
 
     def receive(self, count: int, until: float, most: int) -> list[Any]:
-        """Return that many replies, and leave what is behind them."""
+        """Return `count` replies of at most `most` bytes each; leave what is behind them."""
         replies = [self.receive_one(until, most)]
         while len(replies) < count:
             reply = self._replies.following()
             replies.append(self._receive_rest(until, most) if reply is NOTHING else reply)
         return replies
 
-    def receive_one(self, until: float, most: int, *, awake: bool = False) -> Any:
-        """Return one reply, within the call's time.
+    def receive_one(self, until: float, most: int, *, spin: bool = False) -> Any:
+        """Return one reply.
 
         Arguments:
-            until: When that is over.
-            most: How many bytes the reply may have.
-            awake: Whether to look for it for a moment before sleeping.
+            until: The end of the call's time.
+            most: The most bytes that the reply may have.
+            spin: Whether to busy-poll for a moment before sleeping.
         """
         if self.late:
             return self._receive_rest(until, most)
         try:
-            size = self._linger() if awake and self._plain else None
+            size = self._spin() if spin and self._plain else None
             if size is None:
                 size = self._socket.recv_into(self._replies.buffer)
         except BlockingIOError as error:
@@ -160,10 +161,10 @@ class _Wire:
         return self._receive_rest(until, most, size)
 
     def _receive_rest(self, until: float, most: int, arrived: int = 0) -> Any:
-        """Return a reply of which not everything came at once."""
+        """Return a reply that didn't arrive at once; `arrived` bytes of it have."""
         try:
             while True:
-                self._limit(until)
+                self._set_timeout(until)
                 size = self._socket.recv_into(self._replies.buffer)
                 if not size:
                     raise ConnectionError("the server closed it")
@@ -174,107 +175,108 @@ class _Wire:
         finally:
             self._socket.settimeout(None if self._plain else self._timeout)
 
-    def _limit(self, until: float) -> None:
-        """Bound the next use of the socket by what is left of the call's time."""
+    def _set_timeout(self, until: float) -> None:
+        """Bound the next use of the socket by the rest of the call's time."""
         left = until - SystemClock.wait_time()
         if left <= 0:
             raise TimeoutError("the call's time is over")
         self._socket.settimeout(left)
 
-    def answers(self, until: float) -> bool:
-        """Tell whether the server answers a PING, whatever it says."""
+    def answers_ping(self, until: float) -> bool:
+        """Return whether the server replies to a PING, even if with an error."""
         try:
             self.late = True
             self.send(PING, until)
             self._receive_rest(until, len(self._replies.buffer))
         except BROKEN:
             return False
-        return self.clean()
+        return self.is_clean()
 
-    def _linger(self) -> int | None:
-        """Return how much has come within a moment, or None; where that was in vain, ever more calls don't wait for it.
+    def _spin(self) -> int | None:
+        """Busy-poll for `SPIN` seconds; return how many bytes were read, or None. After a spin in vain, skip the next.
 
-        A core that has fallen asleep is woken in 5 µs on bare metal and in 50 on a virtual one, which is more than the
-        server needs for a command. Whoever else wants the core has it meanwhile.
+        A core that has fallen asleep wakes in 5 µs on bare metal and in 50 on a virtual machine, longer than the server
+        needs for a command. Between two polls the CPU is yielded to other threads and processes. Each spin in vain
+        doubles the number of calls that skip it, up to `SPIN_BACKOFF_MAX`; a quick reply resets it.
         """
-        if self._pausing:
-            self._pausing -= 1
+        if self._spins_to_skip:
+            self._spins_to_skip -= 1
             return None
-        until = SystemClock.fine_time() + LINGER
+        until = SystemClock.fine_time() + SPIN
         while True:
             try:
                 size = self._socket.recv_into(self._replies.buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 size = None
-            if SystemClock.fine_time() > until:  # also where it has come: others kept this one from looking sooner
-                self._pause = self._pausing = min(2 * self._pause + 1, SELDOM)
+            if SystemClock.fine_time() > until:  # also with a reply: other threads kept this one from an earlier poll
+                self._spin_backoff = self._spins_to_skip = min(2 * self._spin_backoff + 1, SPIN_BACKOFF_MAX)
                 return size
             if size is not None:
-                self._pause = 0
+                self._spin_backoff = 0
                 return size
-            _give_way()
+            _yield_cpu()
 
-    def clean(self) -> bool:
-        """Tell whether nothing is left of what was read: it would be taken for the next call's reply."""
+    def is_clean(self) -> bool:
+        """Return whether everything that was read is used up; the next call would take the rest for its reply."""
         return not self._replies.has_more()
 
     def shut(self) -> None:
-        """Wake whoever reads, without freeing the descriptor under his hands."""
+        """Wake the thread that reads, without freeing the descriptor that it uses."""
         shut(self._socket)
 
     def close(self) -> None:
         self._connection.disconnect()
 
 
-_Slots: TypeAlias = "queue.SimpleQueue[_Slot]"
+_Permits: TypeAlias = "queue.SimpleQueue[_Permit]"
 
 
-class _Slot:
+class _Permit:
     """The right to use a connection.
 
     Attributes:
-        late: Whether there was a wait for it.
+        late: Whether its call waited for it.
     """
 
-    def __init__(self, home: "weakref.ref[_Slots]") -> None:
+    def __init__(self, permits: "weakref.ref[_Permits]") -> None:
         self.late = False
-        self._home = home
+        self._permits = permits
 
     def __del__(self) -> None:
-        slots = self._home()
-        if slots is not None:  # it was taken, and the taker was interrupted before it gave it back
-            slots.put(_Slot(self._home))
+        permits = self._permits()
+        if permits is not None:  # its call was interrupted before it gave it back
+            permits.put(_Permit(self._permits))
 
 
 class BlockingExecutor(Executor):
-    """A pool of connections, used by one thread at a time; after a fork the child begins with an empty one."""
+    """A pool of connections, each used by one thread at a time; after a fork the child begins with an empty one."""
 
     def __init__(self, settings: Settings, endpoint: ServerEndpoint | None = None) -> None:
         super().__init__(settings)
         self._endpoint = endpoint or server_of(settings, "blocking")
-        self._under_way = self._endpoint.under_way
+        self._pending = self._endpoint.pending
         self._timeout = settings.timeout
         self._begin()
 
     def _begin(self) -> None:
-        self._slots: _Slots = queue.SimpleQueue()
-        home = weakref.ref(self._slots)
+        self._permits: _Permits = queue.SimpleQueue()
+        permits = weakref.ref(self._permits)
         for _ in range(self.settings.max_connections):
-            self._slots.put(_Slot(home))
-        self._idle: deque[_Wire] = deque()  # a stack: the wire that was used last is the likeliest to be alive
-        self._busy: set[IdentityRef[_Wire]] = set()
-        self._under_way.forget()
-        self._pid = os.getpid()  # last: where Ctrl-C comes before it, a child begins anew once more
+            self._permits.put(_Permit(permits))
+        self._idle: deque[DirectConnection] = deque()  # a stack: the last one used is the likeliest to work
+        self._busy: set[IdentityRef[DirectConnection]] = set()
+        self._pending.forget()
+        self._pid = os.getpid()  # last: if Ctrl-C comes before it, a child resets the pool once more
 
     async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
-        reply = self._ask(prefix.with_last_argument(last))
+        reply = self._request(prefix.with_last_argument(last))
         try:
             return read(reply)
         except MISREAD as error:
             raise misread(error, self.where) from error
 
-    def _ask(self, data: bytes) -> Any:
-        """Send a command that is packed; return its reply, which holds no entries."""
+    def _request(self, data: bytes) -> Any:
+        """Send a packed command; return its reply, which holds no entries."""
         reply = self._exchange(data, 1, self.most)
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
@@ -282,7 +284,7 @@ class BlockingExecutor(Executor):
 
     async def call_page(self, entries: int, *command: Any) -> Any:
         data = hiredis.pack_command(command if TEXT.issuperset(map(type, command)) else as_texts(command))
-        reply = self._exchange(data, 1, self.page(entries))
+        reply = self._exchange(data, 1, self.max_size(entries))
         if isinstance(reply, Exception):
             raise mapped(reply, self.where, sent=True)
         return reply
@@ -290,121 +292,124 @@ class BlockingExecutor(Executor):
     async def call_many(self, commands: Sequence[Command], entries: int = 0) -> list[Any]:
         if not commands:
             return []
-        replies = self._exchange(packed(commands), len(commands), self.page(entries))
+        replies = self._exchange(packed(commands), len(commands), self.max_size(entries))
         return [replies] if len(commands) == 1 else replies
 
     def _exchange(self, data: bytes, count: int, most: int) -> Any:
-        """Send what is packed; return its reply, or of several commands all replies."""
+        """Send `count` packed commands; return the reply, or the list of replies to several commands."""
         now = SystemClock.wait_time()
         until = now + self._timeout
-        slots, slot = self._slot()
+        permits, permit = self._take_permit()
         sent = False
-        wire = None
+        connection = None
         try:
-            wire = self._take(now, until)
-            wire.late = wire.late or slot.late
-            sent = count > 1  # of several commands the first may arrive whole; one that is cut short is nothing
-            wire.send(data, until)
+            connection = self._take(now, until)
+            connection.late = connection.late or permit.late
+            sent = count > 1  # of several commands the first may arrive whole; a part of a single one does nothing
+            connection.send(data, until)
             sent = True
-            alone = len(self._busy) == 1  # else others need the core
-            reply = wire.receive_one(until, most, awake=alone) if count == 1 else wire.receive(count, until, most)
+            if count == 1:
+                spin = len(self._busy) == 1  # else other threads need the core
+                reply = connection.receive_one(until, most, spin=spin)
+            else:
+                reply = connection.receive(count, until, most)
         except BROKEN as error:
-            if wire is not None:
-                self._drop(wire)
-                self._disconnect_idle()  # they have most likely broken with it, and each would cost a timeout
+            if connection is not None:
+                self._drop(connection)
+                self._disconnect_idle()  # they are most likely broken too, and each would cost a timeout
             raise self.lost(error, sent=sent) from error
-        except BaseException:  # Ctrl-C between the write and the read: the reply must find nobody
-            self._drop(wire)
+        except BaseException:  # Ctrl-C between the write and the read: the reply must reach no other call
+            self._drop(connection)
             raise
         else:
-            self._give_back(wire)
+            self._give_back(connection)
             return reply
         finally:
-            slots.put(slot)
+            permits.put(permit)
 
-    def _slot(self) -> tuple[_Slots, _Slot]:
+    def _take_permit(self) -> tuple[_Permits, _Permit]:
         """Wait for the right to use a connection.
 
         Returns:
-            Where it is given back, which a fork doesn't change, and the right.
+            The queue that it is given back to, which a fork doesn't change, and the permit.
         """
         self.check_open()
         if self._pid != os.getpid():
             self._begin()
-        slots = self._slots
+        permits = self._permits
         try:
-            slot = slots.get(block=False)
+            permit = permits.get(block=False)
         except queue.Empty:
-            slot = self._waited_for(slots)
-            slot.late = True
-            return slots, slot
-        slot.late = False
-        return slots, slot
+            permit = self._wait_for_permit(permits)
+            permit.late = True
+            return permits, permit
+        permit.late = False
+        return permits, permit
 
-    def _waited_for(self, slots: _Slots) -> _Slot:
+    def _wait_for_permit(self, permits: _Permits) -> _Permit:
         try:
-            return slots.get(timeout=self._timeout)
+            return permits.get(timeout=self._timeout)
         except queue.Empty:
             raise BackendTimeoutError(
                 f"all {self.settings.max_connections} connections to {self.where} were busy for "
-                f"{self._timeout:g} s; allow more with max_connections"
+                f"{self._timeout:g} s; raise max_connections"
             ) from None
 
-    def _give_back(self, wire: _Wire) -> None:
-        if wire.clean():
-            wire.late = False
-            self._busy.discard(wire.ref)
-            self._idle.append(wire)
+    def _give_back(self, connection: DirectConnection) -> None:
+        if connection.is_clean():
+            connection.late = False
+            self._busy.discard(connection.ref)
+            self._idle.append(connection)
         else:
-            self._drop(wire)
+            self._drop(connection)
 
-    def _take(self, now: float, until: float) -> _Wire:
-        """Return a connection that the server has not closed meanwhile."""
-        wire = None
-        while self._idle and wire is None:
+    def _take(self, now: float, until: float) -> DirectConnection:
+        """Return an idle connection that still works, or a new one."""
+        connection = None
+        while self._idle and connection is None:
             try:
-                wire = self._idle.pop()
+                connection = self._idle.pop()
             except IndexError:  # another thread was quicker
                 break
-            if wire.stale():
-                wire.close()
-                wire = None
-            elif now - wire.used >= IDLE and not self._still_there(wire, until):
-                wire = None
-        if wire is None:
-            wire = self._made(until)
-        wire.used = now
-        self._busy.add(wire.ref)
+            if connection.is_stale():
+                connection.close()
+                connection = None
+            elif now - connection.used >= IDLE and not self._check_alive(connection, until):
+                connection = None
+        if connection is None:
+            connection = self._connect(until)
+        connection.used = now
+        self._busy.add(connection.ref)
         if self.closed:
-            wire.shut()
-        return wire
+            connection.shut()
+        return connection
 
-    def _still_there(self, wire: _Wire, until: float) -> bool:
-        """Ask over a connection that was idle for long; where no answer comes, drop the other ones, too."""
-        if wire.answers(until - self._timeout / 2):  # the other half is for a new connection and the call
+    def _check_alive(self, connection: DirectConnection, until: float) -> bool:
+        """Send a PING over a connection that was idle for long; without a reply, drop all other idle ones too."""
+        if connection.answers_ping(until - self._timeout / 2):  # the other half is for a new connection and the call
             return True
-        wire.close()
+        connection.close()
         self._disconnect_idle()
         return False
 
-    def _made(self, until: float) -> _Wire:
-        """Return a new connection. One that took longer than the call has is kept for the next call.
+    def _connect(self, until: float) -> DirectConnection:
+        """Return a new connection; one that took longer than the call's time is kept for the next call.
 
         Raises:
             TimeoutError: It took longer.
         """
-        wire = _Wire(run(self._endpoint.connect()), self._timeout, self._busy.discard)
-        wire.late = True
+        connection = DirectConnection(run(self._endpoint.connect()), self._timeout, self._busy.discard)
+        connection.late = True
         if (now := SystemClock.wait_time()) >= until:
-            wire.used, wire.late = now, False
-            self._idle.append(wire)
-            raise TimeoutError("connecting took longer than the call has")
-        return wire
+            connection.used, connection.late = now, False
+            self._idle.append(connection)
+            raise TimeoutError("connecting took longer than the call's time")
+        return connection
 
-    def _drop(self, wire: _Wire | None) -> None:
-        if wire is not None:
-            self._busy.discard(wire.ref)
-            wire.close()
+    def _drop(self, connection: DirectConnection | None) -> None:
+        if connection is not None:
+            self._busy.discard(connection.ref)
+            connection.close()
 
     async def link(self, near: str | None = None) -> Link:  # noqa: ARG002 - one server has every key
         self.check_open()
@@ -417,9 +422,9 @@ class BlockingExecutor(Executor):
         self.closed = True
         if self._pid == os.getpid():  # else they are the parent's
             for ref in tuple(self._busy):
-                if (wire := ref()) is not None:
-                    wire.shut()
-            self._under_way.interrupt()
+                if (connection := ref()) is not None:
+                    connection.shut()
+            self._pending.interrupt()
 
     def abandon(self) -> bool:
         had = super().abandon() or bool(self._idle or self._busy)
@@ -433,8 +438,8 @@ class BlockingExecutor(Executor):
             return
         self._disconnect_idle()
         until = SystemClock.wait_time() + self.settings.timeout
-        # Each thread gives back its own, woken by the interrupt.
-        while (self._under_way.interrupt() or self._busy) and SystemClock.wait_time() < until:
+        # The interrupt wakes each thread that has a connection, and the thread gives it back.
+        while (self._pending.interrupt() or self._busy) and SystemClock.wait_time() < until:
             time.sleep(0.001)  # noqa: ASYNC251 - a flow of the thread runtime
         self._disconnect_idle()
 

@@ -1,8 +1,8 @@
-"""Links on threads: connections that one thread reads while others send.
+"""Links on threads: dedicated connections that one thread reads while others send.
 
-Nobody waits inside a socket: it is never blocked, and who finds nothing to read, or no room to write, waits beside it
-with a deadline of his own. So a reader's time is not a writer's, and in TLS, where OpenSSL lets only one thread into a
-session, each takes a turn of no length.
+Sockets are non-blocking. A thread that can't read or write yet polls with its own deadline and without holding a lock,
+so a reader never delays a writer. OpenSSL allows one thread at a time in a TLS session, so each non-blocking call of
+the socket is locked by itself.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from ailf_redis.versions import parse_error_of, sock_of
 
 __all__ = ["ThreadLink", "shut"]
 
-GLANCE: Final = 1.0
-"""Seconds after which who waits looks again: what has arrived of a TLS session may have been read by who sent."""
+MAX_POLL: Final = 1.0
+"""Seconds after which a poll is repeated: a thread that sends may have read the bytes of a TLS session meanwhile."""
 
 
 def shut(sock: Any) -> None:
-    """Wake whoever reads, without freeing the descriptor under his hands."""
+    """Wake the thread that reads from a socket, without freeing the descriptor that it uses."""
     if isinstance(sock, socket.socket):
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: an SSLSocket's would drop its TLS state
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the base class's: SSLSocket.shutdown drops the TLS state
 
 
 class ThreadLink(Link):
-    """A link over a connection of redis-py that has a real socket."""
+    """A link over a connection of redis-py with a real socket."""
 
     def __init__(self, executor: Executor, connection: Any) -> None:
         self._executor = executor
@@ -42,17 +42,17 @@ class ThreadLink(Link):
         self._socket: socket.socket = sock_of(connection)
         self._socket.settimeout(0)
         self._replies = Replies(parse_error_of(connection))
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._writing = threading.Lock()
-        self._gone = False
-        executor.linked(self)
+        self._closed = False
+        executor.track_link(self)
 
-    def _most(self) -> int:
-        return self._executor.page(1)
+    def _max_size(self) -> int:
+        return self._executor.max_size(1)
 
     def fileno(self) -> int:
-        """Return the socket's descriptor, so that a thread can wait for several; -1 when it is closed."""
+        """Return the socket's descriptor, for polling several links at once; -1 when it is closed."""
         return self._socket.fileno()
 
     async def send(self, commands: Sequence[Command]) -> None:
@@ -61,10 +61,10 @@ class ThreadLink(Link):
         try:
             with self._writing:
                 while rest:
-                    rest = rest[self._step(self._socket.send, rest, select.POLLOUT, until) :]
+                    rest = rest[self._when_ready(self._socket.send, rest, select.POLLOUT, until) :]
         except OSError as error:
             raise self._executor.lost(error, sent=True) from error
-        except BaseException:  # Ctrl-C: a part may have been sent, into which the next one's would go
+        except BaseException:  # Ctrl-C: a part may have been sent, and the next command would be appended to it
             self.interrupt()
             raise
 
@@ -72,39 +72,39 @@ class ThreadLink(Link):
         until = SystemClock.wait_time() + timeout
         with self._reading:
             try:
-                return self._received(until)
+                return self._receive(until)
             except TimeoutError:
                 return []
             except BROKEN as error:
                 raise self._executor.lost(error, sent=True) from error
-            except BaseException:  # Ctrl-C: a part may have been read, which is lost
+            except BaseException:  # Ctrl-C: a part of a reply may have been read and lost
                 self.interrupt()
                 raise
 
-    def _received(self, until: float) -> list[Any]:
-        """Return what has arrived, at least one reply."""
+    def _receive(self, until: float) -> list[Any]:
+        """Return the replies that have arrived, at least one; wait for it until the time `until`."""
         while True:
-            if self._gone:
+            if self._closed:
                 raise ConnectionError("it was closed")
             if self._replies.unfinished:
-                self._replies.check(self._most())
-            size = self._step(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
+                self._replies.check(self._max_size())
+            size = self._when_ready(self._socket.recv_into, self._replies.buffer, select.POLLIN, until)
             if not size:
                 raise ConnectionError("the server closed it")
-            replies = self._replies.taken(size, self._most)
+            replies = self._replies.feed(size, self._max_size)
             if replies:
                 return replies
 
-    def _step(self, do: Callable[[Any], Any], what: Any, ready: int, until: float) -> Any:
-        """Do something with the socket as soon as it can be done at once.
+    def _when_ready(self, operation: Callable[[Any], Any], argument: Any, ready: int, until: float) -> Any:
+        """Call a non-blocking operation of the socket as soon as it doesn't block.
 
         Raises:
-            TimeoutError: It can't be, until then.
+            TimeoutError: It still blocks at the time `until`.
         """
         while True:
-            with self._turn:
+            with self._lock:
                 try:
-                    return do(what)
+                    return operation(argument)
                 except BlockingIOError:
                     events = ready
                 except ssl.SSLWantReadError:
@@ -113,24 +113,24 @@ class ThreadLink(Link):
                     events = select.POLLOUT
             left = until - SystemClock.wait_time()
             if left <= 0:
-                raise TimeoutError("nothing arrives" if events == select.POLLIN else "the server takes nothing")
+                raise TimeoutError("nothing arrives" if events == select.POLLIN else "the server reads nothing")
             poll = select.poll()
             poll.register(self._socket, events)
-            poll.poll(min(left, GLANCE) * 1000)
+            poll.poll(min(left, MAX_POLL) * 1000)
 
     def interrupt(self) -> None:
-        self._gone = True
+        self._closed = True
         shut(self._socket)
 
     def drop(self) -> bool:
-        had = not self._gone
+        had = not self._closed
         self.interrupt()
         return had
 
     async def close(self) -> None:
-        if self._connection.pid == os.getpid():  # else a forked child's copy: the parent still uses the connection
+        if self._connection.pid == os.getpid():  # else this is a forked child, and the parent still uses the connection
             self.interrupt()
-            with self._reading:  # whoever still reads would find his socket gone in the middle of it
+            with self._reading:  # a thread that still reads needs the socket until it returns
                 self._connection.disconnect()
         else:
             self._connection.disconnect()

@@ -1,7 +1,7 @@
-"""Where connections come from: the settings of a URL, or the address, credentials and TLS of a client that was brought.
+"""Endpoints make connections, from the settings of a URL or with the address, credentials and TLS of a user's client.
 
-Nothing in here uses such a client's connections. They may decode, retry, or stand half-read; those made here never do:
-RESP2, bytes, no retries, every timeout explicit. `ServerEndpoint.connect` is the one place where a connection is made.
+The connections of a user's client may decode, retry, or be half-read, so none of them is used. Those made here use
+RESP2 and bytes, never retry, and have explicit timeouts. Only `ServerEndpoint.connect` makes a connection.
 """
 
 import _thread
@@ -31,26 +31,26 @@ __all__ = [
     "Address",
     "ClusterEndpoints",
     "Endpoint",
+    "PendingConnections",
     "ServerEndpoint",
-    "UnderWay",
-    "answer",
     "clean",
-    "done",
-    "hang_up",
+    "disconnect",
+    "maybe_await",
     "on_threads",
+    "read_reply",
     "server_of",
 ]
 
 Address = tuple[str, int]
 
-_FORGOTTEN: Final = frozenset(
+_DROPPED: Final = frozenset(
     {
-        *("retry", "retry_on_error", "retry_on_timeout", "health_check_interval"),  # ailf's own rule of retries
+        *("retry", "retry_on_error", "retry_on_timeout", "health_check_interval"),  # ailf retries by its own rule
         *("encoding", "encoding_errors", "parser_class", "encoder_class", "command_packer", "response_callbacks"),
         *(
             "maint_notifications_pool_handler",
             "oss_cluster_maint_notifications_handler",
-        ),  # they act on the client's pool
+        ),  # they change the client's pool
         *("maintenance_state", "maintenance_notification_hash"),
         *("orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout"),
         *("connection_pool", "connection_class", "max_connections", "himport_registry", "cache", "cache_config"),
@@ -61,98 +61,99 @@ _KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
     "blocking": (blocking.Connection, blocking.SSLConnection, blocking.UnixDomainSocketConnection),
     "asyncio": (aredis.Connection, aredis.SSLConnection, aredis.UnixDomainSocketConnection),
 }
-"""redis-py's classes for TCP, TLS and unix sockets."""
+"""redis-py's classes for TCP, TLS and unix sockets, by flavour."""
 
-_SIGN_IN: Final = ("username", "password", "credential_provider", "client_name", "db", "redis_connect_func")
-"""The options for which redis-py sends something, and reads the answer, while it connects; `driver_info` is another."""
+_HANDSHAKE: Final = ("username", "password", "credential_provider", "client_name", "db", "redis_connect_func")
+"""The options for which redis-py sends commands and reads replies while it connects; `driver_info` is another one."""
 
-_AGAIN: Final = 0.05
-"""Seconds between two looks whether a connection that is late can be ended."""
+_SHUT_INTERVAL: Final = 0.05
+"""Seconds between two tries to shut a connection that is late."""
 
-_TWINS: Final[Mapping[type, type]] = {
+_BLOCKING_KINDS: Final[Mapping[type, type]] = {
     aredis.Connection: blocking.Connection,
     aredis.SSLConnection: blocking.SSLConnection,
     aredis.UnixDomainSocketConnection: blocking.UnixDomainSocketConnection,
 }
+"""The blocking class for each asyncio class."""
 
 
-# --- both flavours of redis-py in one text ------------------------------------------------------------------------
+# --- both flavours of redis-py's connections ----------------------------------------------------------------------
 
 
-async def done(result: Any) -> Any:
-    """Return what a method of a connection returns, which on asyncio is to be awaited."""
+async def maybe_await(result: Any) -> Any:
+    """Return the result of a connection's method, awaited if the connection is asyncio's."""
     return await result if hasattr(result, "__await__") else result
 
 
-async def answer(connection: Any, **options: Any) -> Any:
+async def read_reply(connection: Any, **options: Any) -> Any:
     """Return the next reply; an error reply is returned, not raised."""
     try:
-        return await done(connection.read_response(disable_decoding=True, disconnect_on_error=False, **options))
+        return await maybe_await(connection.read_response(disable_decoding=True, disconnect_on_error=False, **options))
     except ResponseError as error:
         return error
 
 
-async def hang_up(connection: Any) -> None:
-    """End a connection at once."""
+async def disconnect(connection: Any) -> None:
+    """Close a connection at once."""
     nowait = {"nowait": True} if isinstance(connection, aredis.Connection | aredis.UnixDomainSocketConnection) else {}
-    await done(connection.disconnect(**nowait))
+    await maybe_await(connection.disconnect(**nowait))
 
 
 # --- connections being made ---------------------------------------------------------------------------------------
 
 
-class UnderWay:
-    """The connections of one executor that threads wait for before the first call over them, so that closing ends that.
+class PendingConnections:
+    """The connections that threads of one executor are making, so that closing the executor can interrupt them.
 
-    A thread makes one at a time. On asyncio a task makes it, which is cancelled.
+    A thread makes one connection at a time. On asyncio a task makes it, and closing cancels the task.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, Any] = {}
-        self._over = False
+        self._by_thread: dict[int, Any] = {}
+        self._interrupted = False
 
     @contextlib.contextmanager
-    def making(self, connection: Any) -> Iterator[None]:
-        """Let `interrupt` end what this thread waits for at a connection; on asyncio do nothing.
+    def track(self, connection: Any) -> Iterator[None]:
+        """Let `interrupt` end this thread's waits on a connection; do nothing on asyncio.
 
         Raises:
-            ConnectionError: It was called already.
+            ConnectionError: `interrupt` was called before.
         """
         if is_asyncio(connection):
             yield
             return
         try:
-            self._of[threading.get_ident()] = connection
-            if self._over:
+            self._by_thread[threading.get_ident()] = connection
+            if self._interrupted:
                 raise ConnectionError("the backend was closed")
             yield
         finally:
-            self._of.pop(threading.get_ident(), None)
+            self._by_thread.pop(threading.get_ident(), None)
 
     def interrupt(self) -> bool:
-        """End every wait, from any thread, and begin none; return whether there was one.
+        """End every wait, from any thread, and refuse new ones; return whether a connection was being made.
 
-        A connection that has no socket yet is missed, so it is to be called until there is none.
+        It misses a connection that has no socket yet, so the caller repeats it until it returns False.
         """
-        self._over = True
-        connections = tuple(self._of.values())
-        for each in connections:
-            shut(sock_of(each))
+        self._interrupted = True
+        connections = tuple(self._by_thread.values())
+        for connection in connections:
+            shut(sock_of(connection))
         return bool(connections)
 
     def forget(self) -> None:
-        """Leave the parent's alone, in a forked child."""
-        self._of.clear()
+        """Forget the parent's connections, in a forked child."""
+        self._by_thread.clear()
 
 
-# --- origins ------------------------------------------------------------------------------------------------------
+# --- endpoints ----------------------------------------------------------------------------------------------------
 
 
 class Endpoint(ABC):
     """Makes connections to one server.
 
     Attributes:
-        where: The server, for messages, without credentials.
+        where: The server's URL without credentials, for messages.
     """
 
     where: str
@@ -162,47 +163,47 @@ class Endpoint(ABC):
         """Return a new connection.
 
         Raises:
-            RedisError, OSError: It can't be made; nothing is left of it.
+            RedisError, OSError: The connection can't be made; nothing of it stays open.
         """
 
 
 @attrs.frozen
 class ServerEndpoint(Endpoint):
-    """A server at a known place.
+    """One server at a fixed address.
 
     Attributes:
-        kind: redis-py's class of connection, or one derived from it.
-        options: Its arguments.
+        kind: redis-py's class of connection, or a subclass.
+        options: The arguments of the class.
         where: See `Endpoint`.
-        under_way: The connections that are being made.
+        pending: The connections that are being made.
     """
 
     kind: Any = attrs.field()
     options: Mapping[str, Any] = attrs.field(repr=False)
     where: str = attrs.field()
-    under_way: UnderWay = attrs.field(factory=UnderWay, repr=False, eq=False)
+    pending: PendingConnections = attrs.field(factory=PendingConnections, repr=False, eq=False)
 
     async def connect(self) -> Any:
-        # Its own timeout is for signing in alone: from then on ailf counts.
+        # redis-py's own timeout is for the handshake alone: after that ailf counts.
         seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
         on_asyncio = inspect.iscoroutinefunction(self.kind.connect)
         own = {"socket_timeout": seconds, "parser_class": parser_class(on_asyncio=on_asyncio)}
         own |= quiet(on_asyncio=on_asyncio)
         connection = self.kind(**{**self.options, **own})
         try:
-            await _connected(connection, self.options, self.under_way)
+            await _connect(connection, self.options, self.pending)
         except BaseException:
-            await hang_up(connection)
+            await disconnect(connection)
             raise
         return connection
 
     def at(self, address: Address) -> "ServerEndpoint":
-        """Return the same for another server, with the same credentials."""
+        """Return the endpoint of another server, with the same options and credentials."""
         host, port = address
         return attrs.evolve(self, options={**self.options, "host": host, "port": port}, where=f"redis://{host}:{port}")
 
     def within(self, seconds: float) -> "ServerEndpoint":
-        """Return the same with timeouts of at most `seconds`."""
+        """Return this endpoint with timeouts of at most `seconds`."""
         limits = {name: min(self.options[name], seconds) for name in ("socket_timeout", "socket_connect_timeout")}
         return attrs.evolve(self, options={**self.options, **limits})
 
@@ -212,10 +213,10 @@ class ClusterEndpoints:
     """The nodes of a cluster.
 
     Attributes:
-        node: How to connect to one, whatever its address.
-        seeds: Those that were told.
-        remap: What turns an address that a node tells into one to connect to.
-        where: The cluster, for messages.
+        node: An endpoint with the options of every node; its address is replaced.
+        seeds: The addresses of the nodes that are known at the start.
+        remap: Converts an address that a node reports into one to connect to.
+        where: The cluster's seeds, for messages.
     """
 
     node: ServerEndpoint
@@ -225,7 +226,7 @@ class ClusterEndpoints:
 
 
 def server_of(settings: Settings, flavour: str) -> ServerEndpoint:
-    """Return the server that settings name."""
+    """Return the endpoint of the server that `settings` name."""
     plain, tls, local = _KINDS[flavour]
     kind = local if settings.path is not None else tls if settings.tls else plain
     return ServerEndpoint(kind, settings.connection_options(), settings.url)
@@ -235,16 +236,17 @@ def server_of(settings: Settings, flavour: str) -> ServerEndpoint:
 
 
 class _TextPacker:
-    """What redis-py packs a handshake's commands with: see `ailf_redis.connection.TEXT`."""
+    """Packs the commands of redis-py's handshake; see `ailf_redis.connection.resp.TEXT` for the reason."""
 
     def pack(self, *command: Any) -> list[bytes]:
         return [packed([command])]
 
 
-async def _connected(connection: Any, options: Mapping[str, Any], under_way: UnderWay) -> None:
-    """Connect within the time for that, sign-in included, which redis-py counts anew for each read.
+async def _connect(connection: Any, options: Mapping[str, Any], pending: PendingConnections) -> None:
+    """Connect within ``socket_connect_timeout`` seconds, redis-py's handshake included.
 
-    On threads each address of a name, and TLS' handshake, has that time by itself: redis-py hides their socket.
+    redis-py alone would restart the time at each read. On threads each address of a host name, and the TLS
+    handshake, has that time by itself, as redis-py hides the socket until then.
     """
     seconds = options["socket_connect_timeout"]
     if inspect.iscoroutinefunction(connection.connect):
@@ -252,61 +254,62 @@ async def _connected(connection: Any, options: Mapping[str, Any], under_way: Und
             await connection.connect()
         return
     pack_by(connection, _TextPacker())
-    if any(options.get(each) for each in _SIGN_IN) or not SILENT.items() <= options.items():
-        with _ended_after(seconds, connection), under_way.making(connection):
+    if any(options.get(name) for name in _HANDSHAKE) or not SILENT.items() <= options.items():
+        with _shut_after(seconds, connection), pending.track(connection):
             connection.connect()
     else:
         connection.connect()
 
 
 @contextlib.contextmanager
-def _ended_after(seconds: float, connection: Any) -> Iterator[None]:
-    """Wake the thread that reads from a connection after that many seconds."""
-    # No thread or event of `threading` is waited for here: Ctrl-C at the wrong moment leaves their locks locked.
-    over: queue.SimpleQueue[object] = queue.SimpleQueue()
+def _shut_after(seconds: float, connection: Any) -> Iterator[None]:
+    """Shut a connection, and so wake the thread that reads from it, if the block takes over `seconds`."""
+    # This waits for no thread or event of `threading`: Ctrl-C at the wrong moment leaves their locks locked.
+    finished: queue.SimpleQueue[object] = queue.SimpleQueue()
     late = threading.Event()
-    reached = weakref.ref(connection, over.put)  # who is kept from saying that it is over drops the connection
+    # An interrupted thread may never put into `finished`; then it drops the connection, which puts.
+    reference = weakref.ref(connection, finished.put)
 
-    def is_over(seconds: float) -> bool:
+    def is_finished(seconds: float) -> bool:
         with contextlib.suppress(queue.Empty):
-            over.get(timeout=seconds)
+            finished.get(timeout=seconds)
             return True
         return False
 
-    def wake() -> None:
-        if (found := reached()) is not None:
-            shut(sock_of(found))
+    def shut_it() -> None:
+        if (alive := reference()) is not None:
+            shut(sock_of(alive))
 
     def watch() -> None:
-        if not is_over(seconds):
+        if not is_finished(seconds):
             late.set()
-            wake()
-            while reached() is not None and not is_over(_AGAIN):
-                wake()  # it may have been connected only now
+            shut_it()
+            while reference() is not None and not is_finished(_SHUT_INTERVAL):
+                shut_it()  # it may have got its socket only now
 
     try:
-        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending, and starts no more threads
             _thread.start_new_thread(watch, ())
         yield
     except (RedisError, OSError) as error:
         if late.is_set():
-            raise TimeoutError(f"signing in took over {seconds:g} s") from error
+            raise TimeoutError(f"the handshake took over {seconds:g} s") from error
         raise
     finally:
-        over.put(None)
+        finished.put(None)
 
 
 # --- options ------------------------------------------------------------------------------------------------------
 
 
 def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Return a client's options for one of our connections.
+    """Return the options of one of our connections, made from those of a user's client.
 
     Arguments:
-        options: The client's, for its own connections.
-        timeout: Seconds for one call; None: the client's, or 5 where it waits for ever.
+        options: The options of the client's own connections.
+        timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
     """
-    kept = {name: value for name, value in options.items() if name not in _FORGOTTEN}
+    kept = {name: value for name, value in options.items() if name not in _DROPPED}
     seconds = timeout or kept.get("socket_timeout") or 5.0
     return kept | {
         "socket_timeout": seconds,
@@ -317,19 +320,20 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
 
 
 def on_threads(endpoint: ServerEndpoint) -> ServerEndpoint:
-    """Return the blocking twin of an asyncio origin: leases are renewed by a thread.
+    """Return the blocking endpoint of the same server as an asyncio one, for the thread that renews leases.
 
     Raises:
-        UnsupportedError: Its connections are of a class of somebody's own.
+        UnsupportedError: The connections' class is not redis-py's.
     """
-    kind = _TWINS.get(endpoint.kind) or _blocking_fake(endpoint.kind)
+    kind = _BLOCKING_KINDS.get(endpoint.kind) or _blocking_fake(endpoint.kind)
     if kind is None or endpoint.options.get("redis_connect_func") is not None:
         raise UnsupportedError(
-            f"leases are renewed by a thread, and {endpoint.kind.__qualname__} connections are for asyncio only; "
-            "bring a blocking client for it too: AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))"
+            f"from_client can't use {endpoint.kind.__qualname__} connections in the thread that renews leases, as they "
+            "are for asyncio only; pass a blocking client too: "
+            "AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))"
         )
     options = {name: value for name, value in endpoint.options.items() if name != "event_dispatcher"}
-    if "client_class" in options:  # a fake's
+    if "client_class" in options:  # fakeredis has it
         options["client_class"] = redis.Redis
     return attrs.evolve(endpoint, kind=kind, options=options)
 
@@ -337,6 +341,6 @@ def on_threads(endpoint: ServerEndpoint) -> ServerEndpoint:
 def _blocking_fake(kind: type) -> type | None:
     if kind.__module__.partition(".")[0] != "fakeredis":
         return None
-    import fakeredis  # noqa: PLC0415 - only who brought a fake has it
+    import fakeredis  # noqa: PLC0415 - it is installed only if the user's client is a fake
 
     return fakeredis.FakeRedisConnection

@@ -1,7 +1,7 @@
-"""Calls over one connection of a client that was brought: a request out, its replies in, within one deadline.
+"""One exchange over one connection: requests out, replies in, within one deadline, whatever redis-py's class is.
 
-TCP, TLS and unix sockets are read by ailf's own readers, not by redis-py's, which count a timeout anew for each read
-and bound no reply. A fake has no socket, so it is asked through redis-py's methods, in slices of 50 ms.
+ailf reads from TCP, TLS and unix sockets itself: redis-py would restart the timeout at each read, and bounds no
+reply. A fake has no socket, so it is read by redis-py's methods, with a check every `POLL_INTERVAL`.
 """
 
 import asyncio
@@ -10,27 +10,27 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import answer, done
+from ailf_redis.connection.endpoint import read_reply
 from ailf_redis.connection.executor import IdentityRef
 from ailf_redis.connection.resp import NOTHING, READ_SIZE, Replies, check_size, packed
 from ailf_redis.errors import BROKEN
 from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, writer_of
 
-__all__ = ["GLANCE", "Port", "port_of"]
+__all__ = ["POLL_INTERVAL", "Port", "port_of"]
 
-GLANCE: Final = 0.05
-"""Seconds after which a wait on a connection without a socket looks whether it was interrupted, or is over."""
+POLL_INTERVAL: Final = 0.05
+"""Seconds after which a wait on a connection without a socket checks for interruption and for its deadline."""
 
 _PING: Final = packed([("PING",)])
 
 
 class Port(ABC):
-    """What sends and receives over one connection.
+    """Sends requests and receives replies over one connection.
 
     Attributes:
-        connection: The connection.
+        connection: redis-py's connection.
         used: When the last call over it began, on the system's clock.
-        ref: What finds it while a call has it.
+        ref: The weak reference by which it is known while a call uses it.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -40,23 +40,23 @@ class Port(ABC):
 
     @abstractmethod
     async def send(self, data: bytes, until: float) -> None:
-        """Send bytes. On asyncio they go out with the loop's next turns, and the reply's deadline is theirs too.
+        """Send `data` before the time `until`. On asyncio it is only queued: the deadline of the replies bounds it.
 
         Raises:
-            TimeoutError: They can't be sent until then.
+            TimeoutError: It could not be sent in time.
         """
 
     @abstractmethod
     async def receive(self, count: int, until: float, most: int) -> list[Any]:
-        """Return that many replies, error replies among them, none of more than `most` bytes.
+        """Return `count` replies, error replies included, of at most `most` bytes each.
 
         Raises:
-            TimeoutError: They don't come until then.
-            hiredis.ProtocolError: They are none, or too large.
+            TimeoutError: They did not arrive before `until`.
+            hiredis.ProtocolError: They are malformed or too large.
         """
 
-    async def answers(self, until: float) -> bool:
-        """Tell whether the server answers a PING, whatever it says."""
+    async def answers_ping(self, until: float) -> bool:
+        """Return whether the server replies to a PING, even if with an error."""
         try:
             await self.send(_PING, until)
             await self.receive(1, until, READ_SIZE)
@@ -66,7 +66,7 @@ class Port(ABC):
 
 
 def port_of(connection: Any) -> Port:
-    """Return what sends and receives over a connection of redis-py, of either flavour, or of a fake."""
+    """Return the port over a connection of redis-py or fakeredis, of either flavour."""
     if not is_asyncio(connection):
         return _SocketPort(connection) if isinstance(sock_of(connection), socket.socket) else _FakePort(connection)
     kind = _StreamPort if isinstance(reader_of(connection), asyncio.StreamReader) else _FakeLoopPort
@@ -81,7 +81,7 @@ def _left(until: float) -> float:
 
 
 class _ReadPort(Port):
-    """Reads replies from bytes."""
+    """Reads bytes, and cuts them into replies."""
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
@@ -103,11 +103,11 @@ class _ReadPort(Port):
             if len(replies) < count:
                 check_size(arrived, most)
         if self._replies.has_more():
-            raise ConnectionError("more came than was asked for")
+            raise ConnectionError("an unsolicited reply")
         return replies
 
     async def _read(self, until: float) -> int:
-        """Read into the buffer; return how much."""
+        """Read into the buffer before the time `until`; return how many bytes."""
         raise NotImplementedError
 
 
@@ -128,7 +128,7 @@ class _SocketPort(_ReadPort):
 
 
 class _StreamPort(_ReadPort):
-    async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - asyncio's writer takes everything
+    async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - asyncio's writer buffers everything
         writer_of(self.connection).write(data)
 
     async def _read(self, until: float) -> int:
@@ -142,15 +142,15 @@ class _StreamPort(_ReadPort):
 
 
 class _FakePort(Port):
-    async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - a fake does at once what it is asked
+    async def send(self, data: bytes, until: float) -> None:  # noqa: ARG002 - a fake carries commands out at once
         sock_of(self.connection).sendall(data)
 
-    async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - nothing is sent
+    async def receive(self, count: int, until: float, most: int) -> list[Any]:  # noqa: ARG002 - no bytes are counted
         replies: list[Any] = []
         while len(replies) < count:
-            while not self.connection.can_read(min(_left(until), GLANCE)):
+            while not self.connection.can_read(min(_left(until), POLL_INTERVAL)):
                 pass
-            replies.append(await answer(self.connection))
+            replies.append(await read_reply(self.connection))
         return replies
 
 
@@ -162,5 +162,5 @@ class _FakeLoopPort(Port):
         replies = []
         for _ in range(count):
             async with asyncio.timeout(_left(until)):
-                replies.append(await done(answer(self.connection, timeout=None)))
+                replies.append(await read_reply(self.connection, timeout=None))
         return replies

@@ -1,7 +1,7 @@
-"""How commands reach the server: the one seam of the driver, with an executor for each flavour.
+"""`Executor` sends commands and returns replies; `Link` is a dedicated connection. Both are abstract.
 
-Both (`ailf_redis.pool`, `ailf_redis.wire`) stand on redis-py's own connections, which do address, TLS, handshake,
-authentication and database. What waits for long (blocking reads, subscriptions) has a `Link`, a connection of its own.
+The executors of this folder, `BlockingExecutor` and `AsyncioExecutor`, stand on redis-py's connections, which do
+address, TLS, handshake, authentication and database. Subscriptions and blocking reads wait long, so each has a link.
 
 The rule of these files: an error says whether the request may have reached the server (``maybe_applied``), a call that
 is given up (a cancelled task, Ctrl-C) never leaves a reply for the next one, and every wait has a deadline.
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class IdentityRef(weakref.ref[T]):
-    """A weak reference that can be looked up in a set at any time, also when what it refers to is gone."""
+    """A weak reference that is hashed and compared by identity, so a set finds it even after its object is gone."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -31,15 +31,15 @@ class IdentityRef(weakref.ref[T]):
 
 
 class Executor(ABC):
-    """Sends commands and returns their replies. Redis' replies as they are: bytes, integers, lists, None.
+    """Sends commands and returns their replies unchanged: bytes, integers, lists, None.
 
-    Each call has `timeout` seconds in all, counted once from its beginning: for its turn, the connection, the request
-    and the whole answer. Only making a connection has `connect_timeout` seconds of its own; where it takes longer than
-    the call has, the connection is kept for the next call.
+    Each call has `timeout` seconds in all, counted once from its beginning: for its wait for a connection, the request
+    and the whole reply. Only making a connection has `connect_timeout` seconds of its own; if it takes longer than the
+    call's time, the connection is kept for the next call.
 
     Attributes:
-        most: How many bytes a reply may have that holds no entries of a stream.
-        entry: How many bytes an entry of ours may have in a reply, with its headers.
+        most: The most bytes of a reply that holds no entries of a stream.
+        entry: The most bytes that an entry of ours has in a reply, headers included.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,28 +54,28 @@ class Executor(ABC):
         """Send one command and return its reply.
 
         Raises:
-            BackendError: By kind; see `ailf_redis.errors`.
+            BackendError: The call failed; `ailf_redis.errors` chooses the subclass.
         """
         return self.call_page(0, *command)
 
     def call_page(self, entries: int, *command: Any) -> Awaitable[Any]:
-        """Send one command whose reply may hold that many entries of a stream, and return its reply."""
+        """Send one command whose reply may hold `entries` entries of a stream; return its reply."""
         return self._call(command, entries)
 
     async def read_page(self, entries: int, read: Callable[[Any], T], *command: Any) -> T:
-        """Send one command whose reply may hold that many entries; return what ``read`` makes of it."""
+        """Send one command whose reply may hold `entries` entries; return the reply converted by `read`."""
         reply = await self.call_page(entries, *command)
         try:
             return read(reply)
         except MISREAD as error:
             raise misread(error, self.where) from error
 
-    def page(self, entries: int) -> int:
-        """Return how many bytes a reply may have that may hold that many entries."""
+    def max_size(self, entries: int) -> int:
+        """Return the most bytes of a reply that may hold `entries` entries."""
         return max(entries * self.entry + SLACK, FOREIGN) if entries else self.most
 
     def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
-        """Send a command by its stem and last argument, and return what ``read`` makes of its reply."""
+        """Send a command by its prefix and its last argument; return its reply converted by `read`."""
         return self._call_prefixed(prefix, last, read)
 
     async def _call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
@@ -93,35 +93,35 @@ class Executor(ABC):
 
         Arguments:
             commands: The commands.
-            entries: How many entries of a stream each reply may hold.
+            entries: The most entries of a stream that each reply may hold.
         """
 
     @abstractmethod
     async def link(self, near: str | None = None) -> "Link":
-        """Return a connection of its own; in a cluster to the node of this key."""
+        """Return a dedicated connection; in a cluster, to the node of the key `near`."""
 
-    def linked(self, link: "Link") -> None:
-        """Remember a connection of its own for as long as somebody has it."""
+    def track_link(self, link: "Link") -> None:
+        """Remember a link while it is in use, for `abandon`."""
         self._links.add(link)
 
-    def apart(self, keys: Sequence[str]) -> list[list[int]]:
-        """Return which of these keys one script may use together, by their positions: all, but in a cluster."""
+    def group_by_slot(self, keys: Sequence[str]) -> list[list[int]]:
+        """Return the positions of `keys` in groups that one script may use together: one group, except in a cluster."""
         return [list(range(len(keys)))]
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back every connection; calls under way end with `ClosedError`."""
+        """Close every connection; pending calls end with `ClosedError`."""
 
-    def interrupt(self) -> None:  # noqa: B027 - asyncio calls are ended by close, on their loop
-        """End calls that block in other threads."""
+    def interrupt(self) -> None:  # noqa: B027 - close ends asyncio calls, on their loop
+        """End the calls that block in other threads."""
 
     def abandon(self) -> bool:
-        """Give back every connection from any thread, without waiting; return whether there was one."""
+        """Close every connection from any thread, without waiting; return whether there was one."""
         self.closed = True
         return sum(link.drop() for link in tuple(self._links)) > 0
 
     def lost(self, error: Exception, *, sent: bool) -> Exception:
-        """Return what to raise for a broken call: that we closed it ourselves, or the mapped error."""
+        """Return the error to raise for a broken call: `ClosedError` after close, else `error` mapped to ailf's."""
         if self.closed:
             return ClosedError(f"the backend {self.where} is closed")
         return mapped(error, self.where, sent=sent)
@@ -133,38 +133,38 @@ class Executor(ABC):
 
 
 class Link(ABC):
-    """A connection of its own: what is sent and what arrives are independent of each other."""
+    """A dedicated connection; sending and receiving are independent of each other."""
 
     @abstractmethod
     async def send(self, commands: Sequence[Command]) -> None:
-        """Send commands, also while another thread or task receives."""
+        """Send commands; another thread or task may receive meanwhile."""
 
     @abstractmethod
     async def receive(self, timeout: float) -> list[Any]:
-        """Return the replies that have arrived, in order; none after so many seconds without any.
+        """Return the replies that have arrived, in order; none if none arrives within `timeout` seconds.
 
         Raises:
-            ConnectionLostError: The connection is gone.
+            ConnectionLostError: The connection is closed or broken.
         """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """End a `receive` under way with `ConnectionLostError`, from any thread. The link is not used after that."""
+        """End a pending `receive` with `ConnectionLostError`, from any thread. The link is not used after that."""
 
     @abstractmethod
     def drop(self) -> bool:
-        """Give back the connection from any thread, without waiting; return whether there still was one.
+        """Close the connection from any thread, without waiting; return whether it was still open.
 
-        A thread that is reading gives it back itself.
+        If a thread is reading, that thread closes it.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Give back the connection. It is idempotent."""
+        """Close the connection. It may be called again."""
 
 
 class LinkAround(Link):
-    """A link around another one, which sends and receives."""
+    """A link that sends and receives over another one."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -1,1 +1,1 @@
-"""The executor over connections of redis-py's own classes, for clients of users and the nodes of a cluster."""
+"""The executor over any class of redis-py's connections: for users' clients and the nodes of a cluster."""

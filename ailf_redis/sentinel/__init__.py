@@ -1,1 +1,1 @@
-"""Sentinels: which server is the master, and connections to that one only."""
+"""Sentinels: they name the master, and connections lead to no other server."""

@@ -1,4 +1,4 @@
-"""Sentinels: what they say of a master, asked or published. `ailf_redis.sentinel.master` decides what follows."""
+"""The requests to Sentinels, and their replies and messages read. `ailf_redis.sentinel.master` decides what follows."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -6,29 +6,29 @@ from typing import Any, Final
 import attrs
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, ServerEndpoint, UnderWay, hang_up
+from ailf_redis.connection.endpoint import Address, PendingConnections, ServerEndpoint, disconnect
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.resp import READ_SIZE, Command, packed
 from ailf_redis.errors import MISREAD
 
-__all__ = ["SWITCHES", "MasterState", "SentinelEndpoint", "ask", "is_master", "new_master", "questions"]
+__all__ = ["SWITCHES", "MasterState", "SentinelEndpoint", "ask", "is_master", "new_master", "state_requests"]
 
 SWITCHES: Final = "+switch-master"
 """The channel on which a Sentinel publishes that another server has become a master."""
 
 
-# --- what Sentinels say -------------------------------------------------------------------------------------------
+# --- replies and messages -----------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class MasterState:
-    """What one Sentinel says of a master.
+    """The state of a master, as one Sentinel reports it.
 
     Attributes:
-        address: Where it is.
+        address: The master's address.
         epoch: The version of the Sentinel's configuration; a failover raises it.
         peers: How many other Sentinels this one knows.
-        healthy: Whether the Sentinel reaches it, or has just made it the master.
+        healthy: Whether the Sentinel reaches the master, or has just promoted it.
     """
 
     address: Address
@@ -38,10 +38,10 @@ class MasterState:
 
     @classmethod
     def of(cls, master: Any, address: Any) -> "MasterState | None":
-        """Read the replies to `questions`; None: they are errors, as of a Sentinel that doesn't know the master.
+        """Read the replies to `state_requests`; None if they are errors, for example if the master is unknown.
 
-        The Sentinel that leads a failover tells the new epoch, but the former master, until all replicas follow the new
-        one. Only the address on its own is the new one already: the server there has said that it is a master.
+        The Sentinel that leads a failover reports the new epoch with the former master until all replicas follow the
+        new one. GET-MASTER-ADDR-BY-NAME returns the new address at once: the server there has confirmed its role.
         """
         try:
             fields = dict(zip(master[::2], master[1::2], strict=True))
@@ -59,7 +59,7 @@ class MasterState:
 
 
 def new_master(reply: Any, service: str) -> Address | None:
-    """Return the address that a message of ``+switch-master`` names; None: it is no such message, or not of `service`.
+    """Return the new address in a message of ``+switch-master``; None: any other message, or one of another service.
 
     The message is ``<service> <old host> <old port> <new host> <new port>``.
     """
@@ -73,14 +73,14 @@ def new_master(reply: Any, service: str) -> Address | None:
 
 @attrs.frozen
 class SentinelEndpoint:
-    """The master that Sentinels know; each executor connects to it through a `MasterTracker`.
+    """The master that Sentinels name; each executor connects to it through a `MasterTracker`.
 
     Attributes:
-        master: How to connect to it; the address is what the Sentinels say.
+        master: An endpoint with the master's options; its address is replaced by the one that the Sentinels name.
         sentinels: The Sentinels.
         service: The master's name.
-        peers: How many other Sentinels one must know to be believed.
-        forced_host: The master's host whatever they say; None: believe them.
+        peers: How many other Sentinels a Sentinel must know to be believed.
+        forced_host: A host to use instead of the one that the Sentinels name; None: use theirs.
         where: The Sentinels and the master's name, for messages.
     """
 
@@ -91,41 +91,41 @@ class SentinelEndpoint:
     forced_host: str | None
     where: str
 
-    def counted_in(self, under_way: UnderWay) -> "SentinelEndpoint":
-        """Return the same for one executor, which has the connections that are being made counted there."""
-        sentinels = [attrs.evolve(each, under_way=under_way) for each in self.sentinels]
-        return attrs.evolve(self, master=attrs.evolve(self.master, under_way=under_way), sentinels=sentinels)
+    def with_pending(self, pending: PendingConnections) -> "SentinelEndpoint":
+        """Return this endpoint for one executor, with its own `PendingConnections`."""
+        sentinels = [attrs.evolve(each, pending=pending) for each in self.sentinels]
+        return attrs.evolve(self, master=attrs.evolve(self.master, pending=pending), sentinels=sentinels)
 
 
-# --- asking -------------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------------
 
 
-def questions(service: str) -> list[Command]:
+def state_requests(service: str) -> list[Command]:
     """Return the commands whose replies make a `MasterState`."""
     return [("SENTINEL", "MASTER", service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)]
 
 
 async def ask(sentinel: ServerEndpoint, service: str, seconds: float) -> MasterState | None:
-    """Return what a Sentinel says of a master within `seconds`, connecting included; None: it doesn't know it.
+    """Connect to a Sentinel and ask for the state of a master, within `seconds`; None: the master is unknown to it.
 
     Raises:
-        RedisError, OSError, hiredis.HiredisError: It doesn't say.
+        RedisError, OSError, hiredis.HiredisError: The Sentinel can't be reached, or doesn't reply in time.
     """
     until = SystemClock.wait_time() + seconds
     connection = await sentinel.within(seconds).connect()
     try:
-        with sentinel.under_way.making(connection):
-            master, address = await _exchange(port_of(connection), questions(service), until)
+        with sentinel.pending.track(connection):
+            master, address = await _exchange(port_of(connection), state_requests(service), until)
     finally:
-        await hang_up(connection)
+        await disconnect(connection)
     return MasterState.of(master, address)
 
 
 async def is_master(port: Port, until: float) -> bool:
-    """Ask a server whether it is a master; `until` is on the system's clock.
+    """Ask a server by ROLE whether it is a master; `until` is on the system's clock.
 
     Raises:
-        RedisError, OSError, hiredis.HiredisError: It doesn't say.
+        RedisError, OSError, hiredis.HiredisError: The server doesn't reply in time, or refuses.
     """
     (role,) = await _exchange(port, [("ROLE",)], until)
     if isinstance(role, Exception):

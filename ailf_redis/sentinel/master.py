@@ -1,9 +1,9 @@
-"""The master that Sentinels name: connections to it, and the end of those to a former one.
+"""Connections to the master that Sentinels name, and to no former one.
 
-A connection is made to the server that the Sentinel with the newest configuration names, and only if that server says
-itself (ROLE) that it is a master. All of that has one deadline, and each step an even share of what is left of it, so
-that a Sentinel that is silent leaves time for the others. When the master changes, all connections to the former one
-end, those of calls under way too: it may be alive, and take writes that will be lost.
+A connection goes to the server that the Sentinel with the newest configuration names, if that server confirms by ROLE
+that it is a master. All of this has one deadline, and each step an even share of the time that is left, so that a
+silent Sentinel leaves time for the others. When the master changes, all connections to the former one are closed, those
+of pending calls too: the former master may be alive, and take writes that will be lost.
 """
 
 import logging
@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ailf.runtime import Runtime
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, Endpoint, hang_up
+from ailf_redis.connection.endpoint import Address, Endpoint, disconnect
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, Link, LinkAround
 from ailf_redis.connection.resp import Command
@@ -28,20 +28,20 @@ __all__ = ["MasterTracker"]
 log = logging.getLogger("ailf.redis")
 
 QUIET: Final = 10.0
-"""Seconds after which an idle connection is asked for its ROLE before it is used."""
+"""Seconds of idleness after which a connection's server must confirm its ROLE before the connection is used."""
 
 SLICE: Final = 0.25
-"""Seconds after which a wait on a dedicated connection looks whether the master has changed."""
+"""Seconds after which a wait on a dedicated connection checks whether the master has changed."""
 
 
 class MasterTracker(Endpoint):
-    """Connections of one executor to the master, whichever server that is.
+    """Makes one executor's connections to the master, and closes them when the master changes.
 
     Arguments:
-        origin: The Sentinels and the master's name.
+        endpoint: The Sentinels and the master's name.
         executor: The executor that uses the connections.
         runtime: Its runtime.
-        leave: Ends the executor's connections for calls, from any of its threads, because the master has changed.
+        leave: Closes the executor's connections for calls, from any of its threads.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MasterTracker(Endpoint):
         self._executor = executor
         self._runtime = runtime
         self._leave = leave
-        self._subscriptions = Subscriptions(endpoint, executor, runtime, self._heard, self._told)
+        self._subscriptions = Subscriptions(endpoint, executor, runtime, self._on_switch, self._on_state)
         self._epoch = 0
         self._begin()
 
@@ -61,44 +61,44 @@ class MasterTracker(Endpoint):
         self._master: Address | None = None
         self._announced: Address | None = None
         self._changes = 0
-        # The connections to the present master, each with what waits for its replies on threads, after its first one.
+        # The connections to the present master, each with its poller: on threads, once it has waited for a reply.
         self._held: weakref.WeakKeyDictionary[Any, Poller | None] = weakref.WeakKeyDictionary()
 
     # --- connecting ----------------------------------------------------------------------------------------------
 
     async def connect(self) -> Any:
-        """Return a new connection to the master, which has confirmed that it is one.
+        """Return a new connection to the master, which has confirmed its role.
 
-        It has the master's ``socket_connect_timeout`` in all, whatever the Sentinels do.
+        It takes at most the master's ``socket_connect_timeout`` in all, even if Sentinels are silent.
 
         Raises:
-            RedisError, OSError: It can't be made; nothing is left of it.
+            RedisError, OSError: The connection can't be made; nothing of it stays open.
         """
         until = self._runtime.now() + self._endpoint.master.options["socket_connect_timeout"]
-        await self._subscriptions.look_after(self._share(until, len(self._endpoint.sentinels) + 1))
+        await self._subscriptions.maintain(self._share(until, len(self._endpoint.sentinels) + 1))
         changes = self._changes
         host, port = await self._address(until)
         master = self._endpoint.master.at((self._endpoint.forced_host or host, port))
         connection = await master.within(self._share(until, 0)).connect()
         try:
-            with master.under_way.making(connection):
+            with master.pending.track(connection):
                 confirmed = await is_master(port_of(connection), until)
         except BaseException:
-            await hang_up(connection)
+            await disconnect(connection)
             raise
         with self._guard:
             if confirmed and changes == self._changes:
                 self._held[connection] = None
                 return connection
-        await hang_up(connection)
-        why = "the master has just changed" if confirmed else f"{host}:{port}, which a Sentinel named, is a replica"
-        raise RedisConnectionError(why)
+        await disconnect(connection)
+        reason = "the master has just changed" if confirmed else f"{host}:{port}, which a Sentinel named, is a replica"
+        raise RedisConnectionError(reason)
 
     def _share(self, until: float, others: int) -> float:
-        """Return the seconds that one step may take, where `others` are to come after it.
+        """Return the seconds that one step may take, if `others` more steps follow.
 
         Raises:
-            TimeoutError: None are left.
+            TimeoutError: No time is left.
         """
         left = until - self._runtime.now()
         if left <= 0:
@@ -106,10 +106,10 @@ class MasterTracker(Endpoint):
         return left / (others + 1)
 
     async def _address(self, until: float) -> Address:
-        """Ask the Sentinels; believe one whose configuration is not older than what is known already.
+        """Ask the Sentinels for the master; believe one whose configuration is not older than the newest known one.
 
-        Just after a failover one Sentinel may still name the former master, and one that knows better may not yet have
-        reached the new one. While that is so for all that know better, nobody is believed.
+        Just after a failover one Sentinel may still name the former master, and another may know the new one but not
+        have reached it yet. If all Sentinels with the newest configuration are like that, none is believed.
         """
         changes = self._changes
         states: list[MasterState] = []
@@ -126,13 +126,13 @@ class MasterTracker(Endpoint):
                 self._subscriptions.prefer(sentinel)
                 break
         newest = max((each.epoch for each in states), default=0)
-        found = next((each for each in states if each.epoch == newest and self._believable(each)), None)
-        if found is None:
+        chosen = next((each for each in states if each.epoch == newest and self._believable(each)), None)
+        if chosen is None:
             raise RedisConnectionError(f"no Sentinel knows a healthy master {self._endpoint.service!r}")
         with self._guard:
-            if changes == self._changes:  # else what was said may be of before the change
-                self._epoch, self._master, self._announced = found.epoch, found.address, None
-        return found.address
+            if changes == self._changes:  # else the reply may be older than the change
+                self._epoch, self._master, self._announced = chosen.epoch, chosen.address, None
+        return chosen.address
 
     def _believable(self, state: MasterState) -> bool:
         return state.healthy and state.peers >= self._endpoint.peers
@@ -140,49 +140,50 @@ class MasterTracker(Endpoint):
     # --- using connections ---------------------------------------------------------------------------------------
 
     async def leads_to_master(self, connection: Any, port: Port, until: float) -> bool:
-        """Tell, before a call, whether a connection leads to the master; one that was idle for long is asked.
+        """Return, before a call, whether a connection leads to the master; after a long idle time, ask its server.
 
         Arguments:
             connection: The connection.
-            port: What sends and receives over it.
-            until: When the call has to end, on the runtime's clock.
+            port: The port over it.
+            until: The end of the call's time, on the runtime's clock.
         """
         if self._subscriptions.has_news():
-            await self._subscriptions.attend((until - self._runtime.now()) / 2)  # the other half is for what follows
+            await self._subscriptions.attend((until - self._runtime.now()) / 2)  # the other half is for the call
         now = self._runtime.now()
         if connection in self._held and now - port.used > QUIET:
             try:
-                if not await is_master(port, now + (until - now) / 2):  # the other half: a new connection, the call
+                # The other half is for a new connection and the call.
+                if not await is_master(port, now + (until - now) / 2):
                     return False
             except FAILURES:
                 return False
         return connection in self._held
 
     async def wait_for_reply(self, connection: Any, sock: Any, until: float) -> None:
-        """On threads, return when something arrives at the connection's `sock`; look at the Sentinels meanwhile.
+        """On threads, wait until something arrives on the connection's `sock`; read the subscriptions meanwhile.
 
-        A change of the master ends the connection, so that the caller finds it broken.
+        A change of the master closes the connection, and the caller finds it broken.
 
         Raises:
-            TimeoutError: Nothing arrives until then.
+            TimeoutError: Nothing arrived before `until`.
         """
         if sock is None:  # closed by another thread
             return
-        poller = self._held.get(connection) or self._watched(connection, sock)
-        here = sock.fileno()
+        poller = self._held.get(connection) or self._new_poller(connection, sock)
+        own = sock.fileno()
         while (left := until - self._runtime.now()) > 0:
             ready = poller.poll(left * 1000)
-            arrived = any(descriptor == here for descriptor, _ in ready)
+            arrived = any(descriptor == own for descriptor, _ in ready)
             if len(ready) > arrived:
                 await self._subscriptions.read()
             if arrived or connection not in self._held:
                 return
         raise TimeoutError("the server is silent")
 
-    def _watched(self, connection: Any, sock: Any) -> Poller:
+    def _new_poller(self, connection: Any, sock: Any) -> Poller:
         poller = Poller(self._subscriptions, sock)
         with self._guard:
-            if connection in self._held:  # else it has ended, and is not used again
+            if connection in self._held:  # else it was closed, and is not used again
                 self._held[connection] = poller
         return poller
 
@@ -190,33 +191,33 @@ class MasterTracker(Endpoint):
         """Return a dedicated connection that is lost when the master changes."""
         return _MasterLink(self, link, connection)
 
-    async def look(self, connection: Any, patience: float) -> None:
-        """Take note, within `patience` seconds, of what the Sentinels have published, and then `check`."""
+    async def attend(self, connection: Any, patience: float) -> None:
+        """Handle, within `patience` seconds, the messages of the Sentinels; then `check` the connection."""
         if self._subscriptions.has_news():
             await self._subscriptions.attend(patience)
         self.check(connection)
 
     def check(self, connection: Any) -> None:
-        """Raise the error of a broken connection where the master has changed since it was made."""
+        """Raise the error of a broken connection if the master has changed since the connection was made."""
         if connection not in self._held:
             raise self._executor.lost(ConnectionError("the master has changed"), sent=True)
 
     # --- changes -------------------------------------------------------------------------------------------------
 
-    def _heard(self, address: Address) -> None:
-        """Take note of what a Sentinel has published; each of them publishes each change once."""
+    def _on_switch(self, address: Address) -> None:
+        """Handle the address of a new master that a Sentinel has published; each Sentinel publishes it once."""
         if address not in (self._master, self._announced):
             self._change(address, self._epoch + 1)
 
-    def _told(self, state: MasterState) -> None:
-        """Take note of a change that was published while nobody listened."""
+    def _on_state(self, state: MasterState) -> None:
+        """Handle the master's state at a new subscription: the change may have been published before it."""
         if state.epoch >= self._epoch and self._master not in (None, state.address):
             self._change(state.address, state.epoch)
 
     def _change(self, address: Address, epoch: int) -> None:
-        """Leave the former master; the next connection asks who the new one is, in this configuration or a newer one.
+        """Leave the former master; the next connection asks for the new one, in configuration `epoch` or a newer one.
 
-        The address is not believed: messages of a Sentinel that lags behind may come out of order.
+        `address` is not used for it: messages of a Sentinel that lags behind may arrive out of order.
         """
         with self._guard:
             self._changes += 1
@@ -226,20 +227,20 @@ class MasterTracker(Endpoint):
             log.warning("%s: the master is %s:%d now, and no longer %s:%d", self.where, *address, *before)
         self._leave()
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------------------------------
 
     def move(self, *, forked: bool) -> None:
-        """Begin anew in a forked child, or in another event loop when the one before has ended."""
+        """Reset the state in a forked child, or in the next event loop after the last one has ended."""
         self._subscriptions.move(forked=forked)
         self._begin()
 
     async def close(self) -> None:
-        """Give back the subscriptions."""
+        """Close the subscriptions."""
         await self._subscriptions.close()
 
 
 class _MasterLink(LinkAround):
-    """A dedicated connection to the master: it is lost when another server becomes the master."""
+    """A dedicated connection to the master; it is lost when another server becomes the master."""
 
     def __init__(self, tracker: MasterTracker, link: Link, connection: Any) -> None:
         super().__init__(link)
@@ -247,14 +248,14 @@ class _MasterLink(LinkAround):
         self._connection = connection
 
     async def send(self, commands: Sequence[Command]) -> None:
-        await self._tracker.look(self._connection, 0.0)  # who receives looks after the subscriptions
+        await self._tracker.attend(self._connection, 0.0)  # `receive` maintains the subscriptions
         await super().send(commands)
 
     async def receive(self, timeout: float) -> list[Any]:
         until = SystemClock.wait_time() + timeout
         left = timeout
         while True:
-            await self._tracker.look(self._connection, left)
+            await self._tracker.attend(self._connection, left)
             left = until - SystemClock.wait_time()
             replies = await super().receive(max(0.0, min(left, SLICE)))
             left = until - SystemClock.wait_time()

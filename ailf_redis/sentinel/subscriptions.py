@@ -1,7 +1,7 @@
-"""The subscriptions of an executor to what Sentinels publish.
+"""The subscriptions of an executor to ``+switch-master`` on its Sentinels.
 
-The rule of this file: looking after the subscriptions takes at most the seconds of a call that the call gives it, and
-at most `PATIENCE` of them, whatever the Sentinels do.
+The rule of this file: a call spends at most the seconds that it allows, and at most `PATIENCE`, on maintaining the
+subscriptions, even if all Sentinels are silent.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ from ailf_redis.connection.blocking_link import ThreadLink
 from ailf_redis.connection.endpoint import Address, ServerEndpoint
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.errors import BROKEN
-from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, SentinelEndpoint, new_master, questions
+from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, SentinelEndpoint, new_master, state_requests
 
 __all__ = ["FAILURES", "PATIENCE", "Poller", "Subscriptions"]
 
 log = logging.getLogger("ailf.redis")
 
 QUIET: Final = 10.0
-"""Seconds after which a Sentinel that has said nothing is asked for a PONG."""
+"""Seconds of silence after which a Sentinel gets a PING."""
 
 PATIENCE: Final = 1.0
-"""Seconds that a Sentinel has at most to say who the master is, to accept a subscription, or to answer a PING."""
+"""The most seconds that a Sentinel has to name the master, to accept a subscription, or to reply to a PING."""
 
 LONG: Final = 0.25
-"""Seconds of a call after which the next one goes on with looking after the subscriptions."""
+"""Seconds of maintenance in one call, after which it is left to the next call."""
 
 PAUSES: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds before the next try to subscribe, by how often it has failed before."""
+"""Seconds before the next try to subscribe, by the number of failures before."""
 
 FAILURES: Final = (*BROKEN, BackendError, ClosedError)
-"""The errors of a Sentinel, or of the master, that doesn't answer or refuses."""
+"""The errors of a Sentinel or a master that doesn't reply, or refuses."""
 
 
 class _Subscription:
@@ -46,10 +46,10 @@ class _Subscription:
 
     Attributes:
         sentinel: The Sentinel.
-        link: The subscribed connection.
-        due: When to look after it: to subscribe, to send a PING, or to give it up.
-        pinged: Whether a PING is unanswered.
-        failures: How often in a row subscribing has failed.
+        link: The subscribed connection, or None.
+        due: When it needs maintenance: to subscribe, to send a PING, or to give it up.
+        pinged: Whether it waits for the reply to a PING.
+        failures: How many tries to subscribe have failed in a row.
     """
 
     def __init__(self, sentinel: ServerEndpoint) -> None:
@@ -61,17 +61,17 @@ class _Subscription:
 
 
 class _LoopSubscription(LoopLink):
-    """On asyncio what arrives is handled at once, when `follow` is set: nobody has to look.
+    """A subscribed link on asyncio; once `follow` is set, replies are handled as they arrive.
 
     Attributes:
-        follow: Gets the replies, or None when the connection is lost.
+        follow: Called with the replies, or with None when the connection is lost.
     """
 
     follow: Callable[[list[Any] | None], None] | None = None
 
-    def take(self, replies: list[Any]) -> None:
+    def handle_replies(self, replies: list[Any]) -> None:
         if self.follow is None:
-            super().take(replies)
+            super().handle_replies(replies)
         else:
             self._size = 0
             self.follow(replies)
@@ -83,11 +83,11 @@ class _LoopSubscription(LoopLink):
 
 
 class Poller:
-    """Tells on threads from which subscriptions something can be read; it serves one thread at a time.
+    """Polls the subscriptions, on threads; each thread needs a poller of its own.
 
     Arguments:
         subscriptions: The subscriptions.
-        sock: A socket to watch beside them.
+        sock: A further socket to poll with them.
     """
 
     def __init__(self, subscriptions: "Subscriptions", sock: Any = None) -> None:
@@ -96,33 +96,33 @@ class Poller:
         self._version: object = None
 
     def poll(self, milliseconds: float) -> list[tuple[int, int]]:
-        """Return the descriptors, with events, from which something can be read, or that have ended."""
+        """Return the descriptors, with events, that can be read or have been closed."""
         version = self._subscriptions.version
         if version is not self._version:
             self._poll = select.poll()
             for each in (self._sock, *self._subscriptions.links()):
                 descriptor = -1 if each is None else each.fileno()
-                if descriptor >= 0:  # another thread may just have closed it
+                if descriptor >= 0:  # -1: another thread has just closed it
                     self._poll.register(descriptor, select.POLLIN)
             self._version = version
         return self._poll.poll(milliseconds)
 
 
 class Subscriptions:
-    """Subscriptions of one executor to ``+switch-master`` on all Sentinels: any of them may be the first to know.
+    """One executor's subscriptions to ``+switch-master`` on all Sentinels: any of them may publish a change first.
 
-    Nothing runs beside calls: each call looks. On threads it then reads what has arrived, and subscribes again where a
-    subscription has ended; on asyncio what arrives is handled as it arrives, and a task subscribes.
+    No thread runs for it; calls do the work. On threads a call reads the messages that have arrived, and renews broken
+    subscriptions. On asyncio messages are handled as they arrive, and a call starts a task that renews.
 
     Arguments:
-        origin: The Sentinels, and the master's name.
+        endpoint: The Sentinels, and the master's name.
         executor: The executor.
         runtime: Its runtime.
-        heard: Gets the address of each new master that is published.
-        told: Gets the master's state when a subscription is made: what was published before it was not heard.
+        on_switch: Called with the address of each new master that is published.
+        on_state: Called with the master's state at each new subscription, since earlier messages were missed.
 
     Attributes:
-        version: Another object after each change of `links`.
+        version: An object that is replaced at each change of `links`.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class Subscriptions:
         endpoint: SentinelEndpoint,
         executor: Executor,
         runtime: Runtime,
-        heard: Callable[[Address], None],
-        told: Callable[[MasterState], None],
+        on_switch: Callable[[Address], None],
+        on_state: Callable[[MasterState], None],
     ) -> None:
         self._endpoint = endpoint
         self._executor = executor
         self._runtime = runtime
-        self._heard = heard
-        self._told = told
+        self._on_switch = on_switch
+        self._on_state = on_state
         self._on_asyncio = runtime.flavour == "asyncio"
-        self._inherited: list[Link] = []  # a parent's: to be neither used nor collected
+        self._inherited: list[Link] = []  # the parent's: kept alive, as collecting them would close them
         self._begin()
 
     def _begin(self) -> None:
@@ -148,25 +148,25 @@ class Subscriptions:
         self.version = object()
         self._pollers = threading.local()
         self._due = 0.0
-        self._tending = False
+        self._maintaining = False
         self._task: asyncio.Task[None] | None = None
-        self._deaf = False
+        self._unsubscribed = False
 
     def sentinels(self) -> list[ServerEndpoint]:
-        """Return the Sentinels in the order in which to ask them: those that live first, then by `prefer`."""
+        """Return the Sentinels in the order in which to ask them: subscribed ones first, then as `prefer` says."""
         return [each.sentinel for each in sorted(self._all, key=lambda each: each.link is None)]
 
     def prefer(self, sentinel: ServerEndpoint) -> None:
         """Ask this Sentinel first from now on."""
-        # In one step: other threads look through the list.
+        # The list is replaced in one step, as other threads may iterate over it.
         self._all = sorted(self._all, key=lambda each: each.sentinel is not sentinel)
 
     def links(self) -> list[Any]:
-        """Return the subscribed connections; on threads they can be polled."""
+        """Return the subscribed connections."""
         return [link for each in self._all if (link := each.link) is not None]
 
     def has_news(self) -> bool:
-        """Tell at once whether `attend` has something to do; each call asks."""
+        """Return, without waiting, whether `attend` has something to do; each call checks it."""
         if not self._on_asyncio:
             try:
                 poller = self._pollers.poller
@@ -177,21 +177,21 @@ class Subscriptions:
         return self._runtime.now() >= self._due
 
     async def attend(self, patience: float) -> None:
-        """Handle what has arrived, and look after the subscriptions where one is due; see `look_after`."""
+        """Handle the messages that have arrived; then `maintain` the subscriptions if one is due."""
         if not self._on_asyncio:
             await self.read()
         if self._runtime.now() >= self._due:
-            await self.look_after(patience)
+            await self.maintain(patience)
 
     async def read(self) -> None:
-        """On threads, handle what has arrived."""
+        """On threads, handle the messages that have arrived."""
         for each in self._all:
             if (link := each.link) is None:
                 continue
             try:
                 replies = await link.receive(0)
             except FAILURES:
-                await self._end(each, link)
+                await self._close_link(each, link)
             else:
                 self._handle(each, replies)
 
@@ -202,29 +202,29 @@ class Subscriptions:
         for reply in replies:
             address = new_master(reply, self._endpoint.service)
             if address is not None:
-                self.prefer(subscription.sentinel)  # another one may still name the former master
-                self._heard(address)
+                self.prefer(subscription.sentinel)  # other Sentinels may still name the former master
+                self._on_switch(address)
 
-    # --- looking after them --------------------------------------------------------------------------------------
+    # --- maintenance ---------------------------------------------------------------------------------------------
 
-    async def look_after(self, patience: float) -> None:
-        """Subscribe, and find out which Sentinel is silent: one call does it, and others pass by meanwhile.
+    async def maintain(self, patience: float) -> None:
+        """Subscribe where a subscription is missing, and find silent Sentinels; other calls go on meanwhile.
 
         Arguments:
-            patience: Seconds that it may take; on asyncio it takes none, as a task does it.
+            patience: The most seconds that it takes on threads; on asyncio a task does it, and the call doesn't wait.
         """
         if not self._on_asyncio and patience <= 0:
             return
         with self._guard:
-            if self._tending or self._executor.closed or self._runtime.now() < self._due:
+            if self._maintaining or self._executor.closed or self._runtime.now() < self._due:
                 return
-            self._tending = True
+            self._maintaining = True
         if self._on_asyncio:
-            self._task = start_task(self._tend(PATIENCE))
+            self._task = start_task(self._maintain(PATIENCE))
         else:
-            await self._tend(min(PATIENCE, patience))
+            await self._maintain(min(PATIENCE, patience))
 
-    async def _tend(self, patience: float) -> None:
+    async def _maintain(self, patience: float) -> None:
         begin = self._runtime.now()
         until = begin + patience
         try:
@@ -233,30 +233,30 @@ class Subscriptions:
                 if now - begin > LONG or now >= until or self._executor.closed:
                     break
                 if now >= each.due:
-                    await self._tend_one(each, until)
+                    await self._maintain_one(each, until)
             with self._guard:
                 self._due = min((each.due for each in self._all), default=float("inf"))
-            self._say_whether_deaf()
+            self._log_outage()
         finally:
-            self._tending = False
+            self._maintaining = False
 
-    async def _tend_one(self, subscription: _Subscription, until: float) -> None:
+    async def _maintain_one(self, subscription: _Subscription, until: float) -> None:
         link = subscription.link
         if link is None:
             await self._subscribe(subscription, until)
         elif subscription.pinged:
-            await self._end(subscription, link)
+            await self._close_link(subscription, link)
             await self._subscribe(subscription, until)
         else:
             subscription.pinged, subscription.due = True, self._runtime.now() + PATIENCE
             try:
                 await link.send([("PING",)])
             except FAILURES:
-                await self._end(subscription, link)
+                await self._close_link(subscription, link)
 
     async def _subscribe(self, subscription: _Subscription, until: float) -> None:
         try:
-            link, replies = await self._subscribed(subscription.sentinel, until)
+            link, replies = await self._open(subscription.sentinel, until)
         except FAILURES as error:
             log.debug("can't subscribe to the Sentinel %s: %s", subscription.sentinel.where, error)
             subscription.due = self._runtime.now() + PAUSES[min(subscription.failures, len(PAUSES) - 1)]
@@ -270,66 +270,66 @@ class Subscriptions:
             link.follow = self._follower(subscription, link)
         state = MasterState.of(replies[0], replies[1])
         if state is not None:
-            self._told(state)
+            self._on_state(state)
         self._handle(subscription, replies[3:])
         if self._executor.closed:  # while it was being made
-            await self._end(subscription, link)
+            await self._close_link(subscription, link)
 
-    async def _subscribed(self, sentinel: ServerEndpoint, until: float) -> tuple[Link, list[Any]]:
-        """Return a subscribed connection, and what has arrived on it until then: the replies to `questions` first.
+    async def _open(self, sentinel: ServerEndpoint, until: float) -> tuple[Link, list[Any]]:
+        """Return a subscribed connection, and the replies that have arrived: first those to `state_requests`.
 
-        The master's state is asked for in the same write, which the Sentinel reads at once. So no change can fall
-        between the state and the first message.
+        The requests for the master's state and the SUBSCRIBE are one write. So no change is lost between the state and
+        the first message.
         """
         connection = await sentinel.within(until - self._runtime.now()).connect()
         kind: Callable[[Executor, Any], Link] = _LoopSubscription if self._on_asyncio else ThreadLink
         link = kind(self._executor, connection)
         try:
-            commands = [*questions(self._endpoint.service), ("SUBSCRIBE", SWITCHES)]
-            with sentinel.under_way.making(connection):
+            commands = [*state_requests(self._endpoint.service), ("SUBSCRIBE", SWITCHES)]
+            with sentinel.pending.track(connection):
                 await link.send(commands)
-                return link, await _received(link, len(commands), self._runtime, until)
+                return link, await _receive(link, len(commands), self._runtime, until)
         except BaseException:
             await link.close()
             raise
 
     def _follower(self, subscription: _Subscription, link: Link) -> Callable[[list[Any] | None], None]:
-        """Return what handles on asyncio what arrives."""
+        """Return the function that handles replies as they arrive, on asyncio."""
 
         def follow(replies: list[Any] | None) -> None:
             if replies is None:
-                self._lose(subscription, link)
+                self._forget_link(subscription, link)
             elif subscription.link is link:
                 self._handle(subscription, replies)
 
         return follow
 
-    def _lose(self, subscription: _Subscription, link: Link) -> None:
-        """Subscribe anew with the next call."""
+    def _forget_link(self, subscription: _Subscription, link: Link) -> None:
+        """Forget a broken link; the next call subscribes again."""
         with self._guard:
             if subscription.link is link:  # else another thread was quicker
                 subscription.link, self.version = None, object()
                 subscription.due = self._due = self._runtime.now()
 
-    async def _end(self, subscription: _Subscription, link: Link) -> None:
-        self._lose(subscription, link)
+    async def _close_link(self, subscription: _Subscription, link: Link) -> None:
+        self._forget_link(subscription, link)
         await link.close()
 
-    def _say_whether_deaf(self) -> None:
+    def _log_outage(self) -> None:
         """Log when the last subscription has ended, and when there is one again."""
-        deaf = all(each.link is None and each.failures for each in self._all)
-        if deaf and not self._deaf:
+        unsubscribed = all(each.link is None and each.failures for each in self._all)
+        if unsubscribed and not self._unsubscribed:
             log.warning(
-                "%s: no Sentinel can be subscribed to; a change of the master may be noticed late", self._endpoint.where
+                "%s: can't subscribe to any Sentinel; a change of the master may be noticed late", self._endpoint.where
             )
-        elif self._deaf and not deaf:
-            log.warning("%s: a Sentinel can be subscribed to again", self._endpoint.where)
-        self._deaf = deaf
+        elif self._unsubscribed and not unsubscribed:
+            log.warning("%s: subscribed to a Sentinel again", self._endpoint.where)
+        self._unsubscribed = unsubscribed
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------------------------------
 
     def move(self, *, forked: bool) -> None:
-        """Begin anew in a forked child, or in another event loop when the one before has ended."""
+        """Reset the state in a forked child, or in the next event loop after the last one has ended."""
         for link in self.links():
             if forked:
                 self._inherited.append(link)
@@ -338,24 +338,24 @@ class Subscriptions:
         self._begin()
 
     async def close(self) -> None:
-        """Give them back. The executor is closed, so none is made any more."""
+        """Close the subscriptions. The executor is closed already, so no new one is made."""
         if self._task is not None:
             self._task.cancel()
         until = self._runtime.now() + PATIENCE
-        while self._tending and self._runtime.now() < until:
+        while self._maintaining and self._runtime.now() < until:
             await self._runtime.event().wait(0.001)
         for each in self._all:
             if each.link is not None:
-                await self._end(each, each.link)
+                await self._close_link(each, each.link)
 
 
-async def _received(link: Link, count: int, runtime: Runtime, until: float) -> list[Any]:
-    """Return at least `count` replies, of which the last must be no error."""
+async def _receive(link: Link, count: int, runtime: Runtime, until: float) -> list[Any]:
+    """Wait for at least `count` replies and return them; raise the last of these `count` if it is an error."""
     replies: list[Any] = []
     while len(replies) < count:
         arrived = await link.receive(max(0.0, until - runtime.now()))
         if not arrived:
-            raise TimeoutError("it did not answer in time")
+            raise TimeoutError("it did not reply in time")
         replies += arrived
     if isinstance(replies[count - 1], Exception):
         raise replies[count - 1]

@@ -1,12 +1,12 @@
-"""What every work queue of this folder is measured with: it adds, a process of its own works, and reports come by UDP.
+"""The harness of the work queues in this folder: it adds messages, and a worker process reports by UDP.
 
-    python benchmarks/workers/with_ailf.py URL ADD COUNT ONES
+    python benchmarks/workers/with_ailf.py URL add COUNT ONES
 
-adds COUNT messages, starts the same file once more as the worker, and prints as JSON how many a second were added, and
-handled from the first to the last; then, with the worker idle, how many microseconds lie between asking for one message
-to be added and its handler's being called, in the median of ONES.
+adds COUNT messages, starts the same file once more as the worker, and prints as JSON how many messages were added per
+second, and handled per second from the first to the last. Then, with the worker idle, it measures the microseconds from
+the call that adds one message to the call of its handler: the median of ONES messages.
 
-Nothing here needs more than Python itself, so that it runs in the environment of any peer.
+This module needs only the standard library, so it runs in the environment of any peer.
 """
 
 import asyncio
@@ -31,38 +31,38 @@ BODY = bytes(range(35, 127)).decode() + "12345678"
 """100 bytes."""
 
 AT_ONCE = 100
-"""How many handlers an asyncio worker may run at once; as many messages are fetched and added at once."""
+"""The handlers that an asyncio worker runs at once, and the messages that are fetched and added at once."""
 
 DEADLINE = 60.0
-"""Seconds for all of one round."""
+"""Seconds that the harness waits for each report of the worker."""
 
 PATIENCE = 5.0
-"""Seconds after which no more single messages are tried."""
+"""Seconds after which no more single messages are added."""
 
 
 class Queue(ABC):
-    """A library's way to share work."""
+    """A library's work queue."""
 
     @abstractmethod
     async def add(self, texts: Sequence[str]) -> None:
-        """Add messages, as fast as the library's own interface does."""
+        """Add messages in the fastest way that the library offers."""
 
     @abstractmethod
     def work(self) -> None:
         """Call `handled` with each message, until the process is killed."""
 
-    async def open(self) -> None:  # noqa: B027 - some need nothing
-        """Connect for adding."""
+    async def open(self) -> None:  # noqa: B027 - some queues need nothing
+        """Connect, to add messages."""
 
 
-# --- the worker's side -------------------------------------------------------------------------------------------
+# --- the worker process ------------------------------------------------------------------------------------------
 
 _reports = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 _numbers = itertools.count(1)
 
 
 def handled(text: str) -> None:
-    """Take a message: what every handler does."""
+    """Report a message; every handler calls this."""
     now = time.monotonic_ns()
     if text[0] == "@":
         _report(now - int(text[1:]))
@@ -76,11 +76,11 @@ def _report(number: int) -> None:
     _reports.sendto(str(number).encode(), ("127.0.0.1", int(os.environ["BENCH_PORT"])))
 
 
-# --- the measuring side ------------------------------------------------------------------------------------------
+# --- the measuring process ---------------------------------------------------------------------------------------
 
 
 def main(queue: Queue) -> None:
-    """Be the worker, or measure."""
+    """Run the worker, or measure, as the command line says."""
     if sys.argv[2] == "work":
         queue.work()
     else:
@@ -104,7 +104,7 @@ async def _measure(queue: Queue, count: int, ones: int) -> dict[str, float]:
 
 
 async def _one_at_a_time(queue: Queue, reports: socket.socket, worker: "Worker", ones: int) -> float:
-    await asyncio.sleep(0.2)  # the worker settles the last of the many, and comes to rest
+    await asyncio.sleep(0.2)  # the worker settles the last messages, and becomes idle
     until = time.monotonic() + PATIENCE
     delays: list[int] = []
     while len(delays) < ones and time.monotonic() < until:
@@ -115,19 +115,19 @@ async def _one_at_a_time(queue: Queue, reports: socket.socket, worker: "Worker",
 
 
 class Worker:
-    """The process that works."""
+    """The worker process."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", errors: IO[bytes]) -> None:
         self._process = process
         self._errors = errors
 
     def check(self) -> None:
-        """Raise if it has ended."""
+        """Raise RuntimeError if the process has ended."""
         if self._process.poll() is not None:
-            raise RuntimeError(f"the worker has ended: {self.said()}")
+            raise RuntimeError(f"the worker has ended: {self.last_line()}")
 
-    def said(self) -> str:
-        """Return the last thing it said."""
+    def last_line(self) -> str:
+        """Return the last line that the process has written to stderr."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "nothing")
@@ -152,7 +152,7 @@ def _worker(port: int, count: int) -> Iterator[Worker]:
 
 
 async def _next(reports: socket.socket, worker: Worker) -> int:
-    """Return the next report of the worker's."""
+    """Return the worker's next report."""
     until = time.monotonic() + DEADLINE
     reports.settimeout(0)
     loop = asyncio.get_running_loop()
@@ -160,4 +160,4 @@ async def _next(reports: socket.socket, worker: Worker) -> int:
         with contextlib.suppress(TimeoutError):
             return int(await asyncio.wait_for(loop.sock_recv(reports, 64), 1.0))
         worker.check()
-    raise TimeoutError(f"no message was handled in {DEADLINE:g} s; the worker says: {worker.said()}")
+    raise TimeoutError(f"no message was handled in {DEADLINE:g} s; the worker's last line: {worker.last_line()}")

@@ -1,4 +1,4 @@
-"""ailf: a stream, a group, one process with a hundred handlers at once."""
+"""ailf: one group of a stream; one process runs a hundred handlers at once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ class Ailf(harness.Queue):
         self._stream = (await ailf.connect_async(harness.URL)).stream("bench", type=str)
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them in one call."""
+        """Add all messages in one call."""
         await self._stream.add_many(texts)
 
     def work(self) -> None:
-        """Process."""
+        """Process messages."""
         asyncio.run(self._work())
 
     async def _work(self) -> None:

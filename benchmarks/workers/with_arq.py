@@ -1,4 +1,4 @@
-"""arq: one worker with a hundred jobs at once, results not kept."""
+"""arq: one worker runs a hundred jobs at once, and stores no results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ settings = RedisSettings.from_dsn(harness.URL)
 
 
 async def handle(_: Any, text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -24,11 +24,11 @@ class Arq(harness.Queue):
         self._pool = await arq.create_pool(settings)
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them side by side."""
+        """Add all messages concurrently."""
         await asyncio.gather(*(self._pool.enqueue_job("handle", text) for text in texts))
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         asyncio.set_event_loop(asyncio.new_event_loop())
         arq.Worker([handle], redis_settings=settings, max_jobs=harness.AT_ONCE, keep_result=0).run()
 

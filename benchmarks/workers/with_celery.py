@@ -1,4 +1,4 @@
-"""celery: one process with eight threads, results not kept, without what its workers tell each other."""
+"""celery: one process with eight threads, without results, and without messages between workers."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,23 @@ app.conf.task_ignore_result = True
 
 @app.task(name="handle")
 def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
-class Celeried(harness.Queue):
+class CeleryQueue(harness.Queue):
     """`celery worker -P threads`."""
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them one by one: it blocks."""
+        """Add the messages one by one; the calls block."""
         for text in texts:
             handle.delay(text)
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
         app.worker_main(["worker", "--pool", "threads", "--concurrency", "8", *quiet])
 
 
 if __name__ == "__main__":
-    harness.main(Celeried())
+    harness.main(CeleryQueue())

@@ -1,4 +1,4 @@
-"""docket (pydocket): one worker with a hundred tasks at once and connections enough, what was done not kept."""
+"""docket (pydocket): one worker runs a hundred tasks at once, with enough connections, and stores no results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from docket import Docket, Worker
 
 
 async def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
-class Docketed(harness.Queue):
+class DocketQueue(harness.Queue):
     """`docket.Worker`."""
 
     async def open(self) -> None:
@@ -23,11 +23,11 @@ class Docketed(harness.Queue):
         self._docket.register(handle)
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them side by side."""
+        """Add all messages concurrently."""
         await asyncio.gather(*(self._docket.add(handle)(text) for text in texts))
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         asyncio.run(self._work())
 
     async def _work(self) -> None:
@@ -37,4 +37,4 @@ class Docketed(harness.Queue):
 
 
 if __name__ == "__main__":
-    harness.main(Docketed())
+    harness.main(DocketQueue())

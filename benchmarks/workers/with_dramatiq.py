@@ -1,4 +1,4 @@
-"""dramatiq: one process with its eight threads."""
+"""dramatiq: one process with eight threads, its default."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(actor_name="handle")
 def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -21,12 +21,12 @@ class Dramatiq(harness.Queue):
     """`dramatiq --processes 1`."""
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them one by one: it blocks."""
+        """Add the messages one by one; the calls block."""
         for text in texts:
             handle.send(text)
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         dramatiq.Worker(broker, worker_threads=8).start()
         time.sleep(harness.DEADLINE * 10)
 

@@ -1,4 +1,4 @@
-"""FastStream over Redis streams: one subscriber in a group, a hundred records a read."""
+"""FastStream over Redis streams: one subscriber of a group reads a hundred records at once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ class Faststream(harness.Queue):
         await broker.connect()
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them side by side."""
+        """Add all messages concurrently."""
         await asyncio.gather(*(broker.publish(text, stream="bench") for text in texts))
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
 
         @broker.subscriber(stream=stream)
         async def handle(text: str) -> None:

@@ -1,4 +1,4 @@
-"""redis-py alone, the ceiling: it reads a hundred, handles each, acks all in one pipeline; no lease, no retry."""
+"""redis-py alone, the upper bound: it reads a hundred messages, handles each, and acks all in one pipeline."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ class Bare(harness.Queue):
         self._client = aredis.Redis.from_url(harness.URL)
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them in one pipeline."""
+        """Add all messages in one pipeline."""
         pipeline = self._client.pipeline(transaction=False)
         for text in texts:
             pipeline.xadd("bench", {"body": text})
         await pipeline.execute()
 
     def work(self) -> None:
-        """Read, handle, ack."""
+        """Read, handle and ack messages."""
         asyncio.run(self._work())
 
     async def _work(self) -> None:
@@ -32,9 +32,9 @@ class Bare(harness.Queue):
         with contextlib.suppress(ResponseError):
             await self._client.xgroup_create("bench", "workers", "0", mkstream=True)
         while True:
-            await self._some()
+            await self._handle_batch()
 
-    async def _some(self) -> None:
+    async def _handle_batch(self) -> None:
         read = await self._client.xreadgroup("workers", "one", {"bench": ">"}, count=harness.AT_ONCE, block=1000)
         entries = read[b"bench"][0] if isinstance(read, dict) and read else [each for _, all_ in read for each in all_]
         pipeline = self._client.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""rq: one worker that runs jobs in its own process, not in a fork for each, results not kept."""
+"""rq: one worker runs jobs in its own process, not in a fork for each, and stores no results."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import rq
 
 
 def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -20,12 +20,12 @@ class Rq(harness.Queue):
         self._queue = rq.Queue(connection=self._client)
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them in one call: it blocks."""
+        """Add all messages in one call, which blocks."""
         jobs = [rq.Queue.prepare_data("with_rq.handle", (text,), result_ttl=0) for text in texts]
         self._queue.enqueue_many(jobs)
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         rq.SimpleWorker([self._queue], connection=self._client).work(logging_level="WARNING")
 
 

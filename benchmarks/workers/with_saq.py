@@ -1,4 +1,4 @@
-"""saq: one worker with a hundred jobs at once, results not kept."""
+"""saq: one worker runs a hundred jobs at once, and stores no results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import saq
 
 
 async def handle(_: Any, *, text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -22,11 +22,11 @@ class Saq(harness.Queue):
         await self._queue.connect()
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them side by side."""
+        """Add all messages concurrently."""
         await asyncio.gather(*(self._queue.enqueue("handle", text=text, ttl=-1) for text in texts))
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         asyncio.run(self._work())
 
     async def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""streaq: one worker with a hundred tasks at once, results not kept."""
+"""streaq: one worker runs a hundred tasks at once, and stores no results."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ worker = Worker(redis_url=harness.URL, concurrency=harness.AT_ONCE)
 
 @worker.task(ttl=0)
 async def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -22,11 +22,11 @@ class Streaq(harness.Queue):
         await worker.__aenter__()  # until the process ends
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them in one call."""
+        """Add all messages in one call."""
         await worker.enqueue_many([handle.enqueue(text) for text in texts])
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         worker.run_sync()
 
 

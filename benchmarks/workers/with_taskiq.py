@@ -1,4 +1,4 @@
-"""taskiq over taskiq-redis' streams: one receiver with a hundred tasks at once, results not kept."""
+"""taskiq over taskiq-redis' streams: one receiver runs a hundred tasks at once, and stores no results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ broker = RedisStreamBroker(harness.URL)
 
 @broker.task(task_name="handle")
 async def handle(text: str) -> None:
-    """Take one."""
+    """Handle one message."""
     harness.handled(text)
 
 
@@ -24,11 +24,11 @@ class Taskiq(harness.Queue):
         await broker.startup()
 
     async def add(self, texts: Sequence[str]) -> None:
-        """Add them side by side."""
+        """Add all messages concurrently."""
         await asyncio.gather(*(handle.kiq(text) for text in texts))
 
     def work(self) -> None:
-        """Work."""
+        """Run the worker."""
         asyncio.run(run_receiver_task(broker, max_async_tasks=harness.AT_ONCE, run_startup=True))
 
 

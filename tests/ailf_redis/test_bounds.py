@@ -206,7 +206,7 @@ def test_an_entry_of_ours_at_its_largest() -> None:
     fields = [*head, *how, b"ailf.body", b"x" * 1000, b"ailf.headers", headers_field(headers)]
     executor = BlockingExecutor(Settings.from_url("redis://h?max_payload=1000"))
     assert executor.entry > len(packed([fields]))
-    assert executor.page(1000) >= 1000 * executor.entry
+    assert executor.max_size(1000) >= 1000 * executor.entry
     with pytest.raises(ailf.InvalidArgumentError):
         check_headers({**headers, "one": "more"})
 
@@ -294,7 +294,7 @@ def test_an_entry_that_no_reply_can_hold(any_server: Server, namespace: str) -> 
             assert letters.redrive_all() == 1
             assert consumer.get(0) is None
         assert letters.purge_all() == 1
-        with pytest.raises(ailf.DecodeError, match=f"{entry}.*more than an answer"):
+        with pytest.raises(ailf.DecodeError, match=f"{entry}.*more than a reply"):
             stream.read(limit=2)
         stream.delete()
 

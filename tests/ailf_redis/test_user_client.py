@@ -1,4 +1,4 @@
-"""A client that the user brings: it stays his, what he set for himself does no harm, and errors say what is known."""
+"""A user's own client: it stays the user's, its options do no harm, and errors are right."""
 
 import asyncio
 import os
@@ -23,21 +23,21 @@ from tests.support.servers import NewServer, Server
 
 
 def clients(server: Server) -> int:
-    """Return how many clients a server has, the asking one left out."""
+    """Return how many clients a server has, without this request's own."""
     with server.client() as admin:
         return len(admin.client_list()) - 1
 
 
 def executor(server: Server, runtime: Runtime, **options: object) -> PooledExecutor:
-    """Return a plain executor on a server."""
+    """Return a pooled executor on a server."""
     kind = aredis.Connection if runtime.flavour == "asyncio" else redis.Connection
     settings = Settings(**options)  # type: ignore[arg-type]  # a test's shorthand
-    told = clean({"host": "127.0.0.1", "port": server.port}, settings.timeout)
-    return PooledExecutor(settings, ServerEndpoint(kind, told, server.url), runtime)
+    connection_options = clean({"host": "127.0.0.1", "port": server.port}, settings.timeout)
+    return PooledExecutor(settings, ServerEndpoint(kind, connection_options, server.url), runtime)
 
 
 def test_the_client_stays_the_users(new_server: NewServer) -> None:
-    """His connections are not used, and closing the backend closes every one of ours and none of his."""
+    """The backend doesn't use the client's connections; closing it closes all of its own, and none of the client's."""
     server = new_server()
     with redis.Redis(port=server.port, single_connection_client=True) as client:
         client.set("mine", 1)
@@ -52,7 +52,7 @@ def test_the_client_stays_the_users(new_server: NewServer) -> None:
 
 
 def test_an_asyncio_client_stays_the_users(new_server: NewServer) -> None:
-    """The same for asyncio, with the thread that renews leases."""
+    """The same on asyncio, with the thread that renews leases."""
     server = new_server()
 
     async def main() -> None:
@@ -71,8 +71,8 @@ def test_an_asyncio_client_stays_the_users(new_server: NewServer) -> None:
     asyncio.run(main())
 
 
-def test_nothing_is_repeated_behind_our_back(any_server: Server, namespace: str) -> None:
-    """A client with retries and without a timeout: an add whose reply is lost ends in time, and was done once."""
+def test_the_clients_retries_are_not_used(any_server: Server, namespace: str) -> None:
+    """With a client that retries and has no timeout, an add whose reply is lost ends in time and is not repeated."""
     with Proxy(any_server.port) as proxy:
         retry = Retry(ConstantBackoff(0.01), 10)
         client = redis.Redis(port=proxy.port, retry=retry, socket_timeout=None)
@@ -90,7 +90,7 @@ def test_nothing_is_repeated_behind_our_back(any_server: Server, namespace: str)
 
 
 def test_a_silent_server_ends_in_a_deadline(new_server: NewServer) -> None:
-    """The timeout is the client's own where none is told; a server that says nothing costs that and no more."""
+    """A call to a frozen server ends after the client's own timeout, if from_client gets none."""
     server = new_server()
 
     async def main() -> None:
@@ -109,49 +109,49 @@ def test_a_silent_server_ends_in_a_deadline(new_server: NewServer) -> None:
 
 
 def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
-    """B8: who comes after a call that was cancelled at any moment gets his own reply, and a connection for it."""
+    """B8: after a call that was cancelled at any moment, the next calls get a connection and their own replies."""
 
     async def main() -> None:
-        plain = executor(any_server, AsyncioRuntime(), max_connections=1)
+        pooled = executor(any_server, AsyncioRuntime(), max_connections=1)
         for moment in range(300):
-            task = asyncio.create_task(plain.call("ECHO", f"cancelled {moment}"))
+            task = asyncio.create_task(pooled.call("ECHO", f"cancelled {moment}"))
             for _ in range(moment % 10):
                 await asyncio.sleep(0)
             task.cancel()
-            others = (plain.call("ECHO", f"{moment} {number}") for number in range(3))
+            others = (pooled.call("ECHO", f"{moment} {number}") for number in range(3))
             assert await asyncio.gather(*others) == [f"{moment} {number}".encode() for number in range(3)]
             await asyncio.wait([task])
-        await plain.close()
+        await pooled.close()
 
     asyncio.run(main())
 
 
 def test_a_cancellation_is_never_swallowed(any_server: Server) -> None:
-    """B8: a call that is cancelled at any moment, while its connection is made too, ends cancelled."""
+    """B8: a call that is cancelled at any moment, even while its connection is made, ends cancelled."""
 
     async def main() -> None:
         for moment in range(150):
-            plain = executor(any_server, AsyncioRuntime())
-            task = asyncio.create_task(plain.call("PING"))
+            pooled = executor(any_server, AsyncioRuntime())
+            task = asyncio.create_task(pooled.call("PING"))
             for _ in range(moment % 50):
                 await asyncio.sleep(0)
             assert task.done() or task.cancel()
             await asyncio.wait([task])
             assert task.cancelled() or task.result() == b"PONG"
             assert task.cancelled() or not task.cancelling()
-            await plain.close()
+            await pooled.close()
 
     asyncio.run(main())
 
 
-def test_threads_wait_for_their_turn(any_server: Server) -> None:
-    """More threads than connections get their own replies over as many as are allowed; who waits too long is told."""
-    plain = executor(any_server, ThreadRuntime(), max_connections=2, timeout=5.0)
+def test_threads_wait_for_a_permit(any_server: Server) -> None:
+    """More threads than connections get their own replies over `max_connections`, which are the permits."""
+    pooled = executor(any_server, ThreadRuntime(), max_connections=2, timeout=5.0)
     wrong: list[object] = []
 
     def caller(number: int) -> None:
         wrong.extend(
-            turn for turn in range(50) if run(plain.call("ECHO", f"{number}-{turn}")) != b"%d-%d" % (number, turn)
+            turn for turn in range(50) if run(pooled.call("ECHO", f"{number}-{turn}")) != b"%d-%d" % (number, turn)
         )
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(8)]
@@ -160,68 +160,68 @@ def test_threads_wait_for_their_turn(any_server: Server) -> None:
     for thread in threads:
         thread.join(20)
     assert wrong == []
-    assert len(plain._idle) <= 2
-    taken = [run(plain._slots.take(0.01)) for _ in range(3)]
+    assert len(pooled._idle) <= 2
+    taken = [run(pooled._permits.take(0.01)) for _ in range(3)]
     assert [each is None for each in taken] == [False, False, True]
-    run(plain.close())
+    run(pooled.close())
 
 
 def test_error_replies_keep_their_places(any_server: Server) -> None:
-    """An error reply is returned where its command stood, and harms nothing behind it."""
-    plain = executor(any_server, ThreadRuntime())
-    replies = run(plain.call_many([("ECHO", "a"), ("NOSUCHCOMMAND",), ("ECHO", "b")]))
+    """An error reply is returned at its command's position, and the replies behind it are right."""
+    pooled = executor(any_server, ThreadRuntime())
+    replies = run(pooled.call_many([("ECHO", "a"), ("NOSUCHCOMMAND",), ("ECHO", "b")]))
     assert replies[::2] == [b"a", b"b"]
     assert isinstance(replies[1], redis.ResponseError)
-    run(plain.close())
+    run(pooled.close())
 
 
 def test_a_forked_child_leaves_its_parents_connections(any_server: Server) -> None:
-    """B4: a child has connections of its own, and closing its copies ends nothing here, in mid-read too."""
-    plain = executor(any_server, ThreadRuntime())
-    assert run(plain.call("ECHO", "a")) == b"a"
-    link = run(plain.link())
+    """B4: a child has connections of its own, and closing its copies ends no call or read of the parent."""
+    pooled = executor(any_server, ThreadRuntime())
+    assert run(pooled.call("ECHO", "a")) == b"a"
+    link = run(pooled.link())
     reader = threading.Thread(target=lambda: run(link.receive(1.0)))
     reader.start()
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # whatever it hangs in
+        signal.alarm(20)  # in case it hangs
         try:
             run(link.close())
             for _ in range(50):
-                assert run(plain.call("ECHO", "child")) == b"child"
-            run(plain.close())
+                assert run(pooled.call("ECHO", "child")) == b"child"
+            run(pooled.close())
             os._exit(0)
         except BaseException:  # noqa: BLE001 - a forked child must not come back into pytest
             os._exit(1)
     for _ in range(50):
-        assert run(plain.call("ECHO", "parent")) == b"parent"
+        assert run(pooled.call("ECHO", "parent")) == b"parent"
     assert os.waitpid(child, 0)[1] == 0
     reader.join(5)
     run(link.send([("PING",)]))
     assert run(link.receive(5)) == [b"PONG"]
     run(link.close())
-    run(plain.close())
+    run(pooled.close())
 
 
-def test_who_is_refused(any_server: Server) -> None:
-    """What can't be brought is refused at once, with what to do instead."""
-    with pytest.raises(ailf.InvalidArgumentError, match="for asyncio programs: bring it to AsyncRedisBackend"):
-        RedisBackend.from_client(aredis.Redis())  # type: ignore[arg-type]  # the mistake that is tested
-    with pytest.raises(ailf.InvalidArgumentError, match="for blocking programs: bring it to RedisBackend"):
+def test_clients_that_are_refused() -> None:
+    """from_client refuses an unusable client at once, and says what to do instead."""
+    with pytest.raises(ailf.InvalidArgumentError, match="for asyncio programs: pass it to AsyncRedisBackend"):
+        RedisBackend.from_client(aredis.Redis())  # type: ignore[arg-type]  # the mistake that this test makes
+    with pytest.raises(ailf.InvalidArgumentError, match="for blocking programs: pass it to RedisBackend"):
         AsyncRedisBackend.from_client(redis.Redis())  # type: ignore[arg-type]  # as above
     with pytest.raises(ailf.InvalidArgumentError, match="open the backend by URL"):
         RedisBackend.from_client("redis://localhost")  # type: ignore[arg-type]  # as above
 
 
-def test_connections_of_a_class_of_ones_own(any_server: Server, namespace: str) -> None:
-    """Their blocking twins can't be guessed: without one it is refused, with one it works."""
+def test_connections_of_a_users_own_class(any_server: Server, namespace: str) -> None:
+    """An asyncio client whose connections have another class is refused, unless a blocking client is passed too."""
 
-    class Mine(aredis.Connection):
-        """A connection of the user's own."""
+    class OwnConnection(aredis.Connection):
+        """A connection class of the user's own."""
 
-    pool = aredis.ConnectionPool(connection_class=Mine, host="127.0.0.1", port=any_server.port)
+    pool = aredis.ConnectionPool(connection_class=OwnConnection, host="127.0.0.1", port=any_server.port)
     client = aredis.Redis(connection_pool=pool)
-    with pytest.raises(ailf.UnsupportedError, match="bring a blocking client"):
+    with pytest.raises(ailf.UnsupportedError, match="pass a blocking client"):
         AsyncRedisBackend.from_client(client)
 
     async def main() -> None:
@@ -235,7 +235,7 @@ def test_connections_of_a_class_of_ones_own(any_server: Server, namespace: str) 
 
 
 def test_a_unix_socket_and_a_password(new_server: NewServer) -> None:
-    """Whatever the client knows of the way to its server is used; no password is shown."""
+    """The client's socket path and password are used, and no password is shown."""
     server = new_server(unixsocket=True, password="secret")
     client = redis.Redis(unix_socket_path=str(server.socket_path), password="secret")
     with RedisBackend.from_client(client) as backend:

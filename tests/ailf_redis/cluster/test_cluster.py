@@ -1,4 +1,4 @@
-"""A real cluster: keys on every node, slots that move under the work, sharded channels, and what a cluster lacks."""
+"""A real cluster: keys on every node, slots that move during calls, sharded channels, and missing capabilities."""
 
 import asyncio
 import contextlib
@@ -19,42 +19,42 @@ from tests.support.clusters import Cluster, until
 from tests.support.effort import SLOW
 
 MANY = 24
-"""So many names that every node has some."""
+"""The number of names: enough that every node has some."""
 
 
 def user_client(cluster: Cluster, namespace: str, **options: object) -> RedisBackend:
-    """Bring a blocking client."""
+    """Return a backend over a blocking client of the cluster."""
     with cluster.client() as client:
         return RedisBackend.from_client(client, namespace=namespace, **options)  # type: ignore[arg-type]  # shorthand
 
 
 def test_slots_agree_with_the_servers(cluster: Cluster) -> None:
-    """What we take for the slot of a key is what a node says."""
+    """The slot of a key is the same here and on the servers."""
     with cluster.nodes[0].client() as raw:
         for key in ("a", "{a}b", "{}a", "a{b}{c}", "{ailf:stream:s}:due:g", "ü"):
             assert slot_of(key) == raw.execute_command("CLUSTER", "KEYSLOT", key)
 
 
 def test_where_commands_go() -> None:
-    """A script goes where its first key is, a plain channel where its namespace meets, a HELLO anywhere."""
-    assert key_of(["EVALSHA", "sha", 2, "k", "l", "argument"], "meeting") == "k"
-    assert key_of(["XADD", "k", "*", "a", 1], "meeting") == "k"
-    assert key_of(["PUBLISH", "channel", b"body"], "meeting") == "meeting"
-    assert key_of(["SPUBLISH", "channel", b"body"], "meeting") == "channel"
-    assert key_of(["HELLO"], "meeting") is None
+    """A script goes to the node of its first key, a plain channel to that of the pub/sub key, HELLO to any."""
+    assert key_of(["EVALSHA", "sha", 2, "k", "l", "argument"], "pubsub-key") == "k"
+    assert key_of(["XADD", "k", "*", "a", 1], "pubsub-key") == "k"
+    assert key_of(["PUBLISH", "channel", b"body"], "pubsub-key") == "pubsub-key"
+    assert key_of(["SPUBLISH", "channel", b"body"], "pubsub-key") == "channel"
+    assert key_of(["HELLO"], "pubsub-key") is None
 
 
 def test_slot_maps() -> None:
-    """A node without a name is the one that was asked; a moved slot has its new owner; what nobody serves has none."""
+    """A node without a host is at the sender's host; a moved slot has its new node; an unserved slot has none."""
     reply = [[0, 99, [b"", 7001, b"id"], [b"b", 7002, b"id"]], [100, 199, [b"c", 7003, b"id"]]]
-    slots = SlotMap.told(reply, ("a", 7001), lambda address: address)
-    assert [slots.owner(each) for each in (0, 99, 100, 200)] == [("a", 7001), ("a", 7001), ("c", 7003), None]
-    assert slots.after(99, ("c", 7003)).owner(99) == ("c", 7003)
-    assert list(slots.everybody()) == [("a", 7001), ("c", 7003), ("b", 7002)]
+    slots = SlotMap.parse(reply, ("a", 7001), lambda address: address)
+    assert [slots.node_for_slot(each) for each in (0, 99, 100, 200)] == [("a", 7001), ("a", 7001), ("c", 7003), None]
+    assert slots.with_moved(99, ("c", 7003)).node_for_slot(99) == ("c", 7003)
+    assert list(slots.addresses()) == [("a", 7001), ("c", 7003), ("b", 7002)]
 
 
 def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:
-    """Streams, locks and limiters work whatever slot they are in, and leases of all nodes are renewed together."""
+    """Streams, locks and limiters work in every slot, and leases on all nodes are renewed together."""
     with user_client(cluster, namespace) as backend, contextlib.ExitStack() as held:
         leases = [held.enter_context(backend.lock(f"l{n}", ttl=0.6).hold(timeout=5)) for n in range(MANY)]
         limiter = backend.rate_limiter("r", "1 parallel ttl 0.6")
@@ -78,7 +78,7 @@ def test_everything_on_every_node(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_slot_that_moves(cluster: Cluster, namespace: str) -> None:
-    """A stream whose slot moves is followed: what adds, and a consumer that waits on the node that had it."""
+    """After a stream's slot has moved, an add and a consumer that waits on the former node follow it."""
     with user_client(cluster, namespace, retry_for=10.0) as backend:
         stream = backend.stream("s")
         stream.add(1)
@@ -87,7 +87,7 @@ def test_a_slot_that_moves(cluster: Cluster, namespace: str) -> None:
             assert first is not None
             mover = threading.Timer(0.2, cluster.move, [Keys(namespace).stream("s")])
             mover.start()
-            assert consumer.get(0.6) is None  # it waits while the slot goes
+            assert consumer.get(0.6) is None  # it waits while the slot moves
             mover.join(10)
             first.ack()
             stream.add(2)
@@ -97,8 +97,8 @@ def test_a_slot_that_moves(cluster: Cluster, namespace: str) -> None:
             second.ack()
 
 
-def test_a_slot_on_its_way(cluster: Cluster, namespace: str) -> None:
-    """While a slot moves, a key that is not there any more is asked for at the other node, once and without a retry."""
+def test_a_slot_that_is_moving(cluster: Cluster, namespace: str) -> None:
+    """While a slot moves, a command on a key that the node doesn't have is sent to the other node, without a retry."""
     key = Keys(namespace).stream("s")
     source, target = cluster.begin_to_move(key)
     with user_client(cluster, namespace, retry_for=0.0) as backend:
@@ -111,7 +111,7 @@ def test_a_slot_on_its_way(cluster: Cluster, namespace: str) -> None:
 
 
 def test_sharded_channels(cluster: Cluster, namespace: str) -> None:
-    """Sharded channels of every node come through one subscription, beside plain channels and patterns."""
+    """One subscription receives the sharded channels of every node, beside plain channels and patterns."""
 
     async def main() -> None:
         backend = AsyncRedisBackend.from_client(cluster.async_client(), namespace=namespace)
@@ -130,7 +130,7 @@ def test_sharded_channels(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
-    """When its slot moves, a sharded channel is subscribed at its new node, behind a gap."""
+    """After its slot has moved, a sharded channel is subscribed to on its new node, behind a gap."""
     with user_client(cluster, namespace) as backend:
         shards = backend.pubsub(sharded=True)
         with shards.listen("c") as events:
@@ -144,9 +144,9 @@ def test_a_sharded_channel_that_moves(cluster: Cluster, namespace: str) -> None:
 
 @SLOW
 def test_a_master_that_dies() -> None:
-    """Its replica is found: calls wait for it, consumers and subscriptions come back, and nothing added is lost."""
+    """Calls wait for its replica, consumers and subscriptions come back, and no message that was added is lost."""
     version, binary = next(reversed(binaries.found().items()))
-    # A vote that comes to nothing is repeated after eight seconds, and on a busy machine it may come to nothing twice.
+    # A vote that fails is repeated after eight seconds, and on a busy machine it may fail twice.
     with contextlib.closing(Cluster(binary, version)) as cluster, user_client(cluster, "ns", retry_for=60.0) as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         master = cluster.owner(slot_of(Keys("ns").stream("s")))
@@ -154,8 +154,8 @@ def test_a_master_that_dies() -> None:
         with pubsub.listen("c") as events, stream.group("g").consumer() as consumer:
             stream.add(1)
             with master.client() as raw:
-                raw.publish("nobody", "so that there is something to wait for")
-                until("the replica has not got it", lambda: raw.wait(1, 1000) == 1)
+                raw.publish("unused", "so that there is something to wait for")
+                until("the replica has not received it", lambda: raw.wait(1, 1000) == 1)
             master.kill()
             stream.add(2)
             deliveries = [consumer.get(60) for _ in range(2)]
@@ -165,7 +165,7 @@ def test_a_master_that_dies() -> None:
 
 
 def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
-    """B2: locks of several names would need several slots in one step: not declared, and refused when they are made."""
+    """B2: a lock of several names would need several slots in one step; it is not declared, and refused when made."""
     with user_client(cluster, namespace) as backend:
         assert Capability.SEVERAL_LOCKS not in backend.capabilities
         with pytest.raises(ailf.UnsupportedError, match="locks of several names"):
@@ -174,7 +174,7 @@ def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_cluster_that_is_away() -> None:
-    """Where no node answers, a call ends with an error that names them."""
+    """If no node replies, a call ends with an error that names the nodes."""
 
     async def main() -> None:
         backend = AsyncRedisBackend.from_client(RedisCluster(host="127.0.0.1", port=1), retry_for=0)

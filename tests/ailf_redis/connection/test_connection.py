@@ -1,4 +1,4 @@
-"""Connections that break, stall or are given up: nobody gets another's reply, and errors say what is known."""
+"""Connections that break or stall, and calls that are given up: no call gets another's reply, and errors are right."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import redis
 import ailf
 from ailf.errors import BackendTimeoutError, ConnectionLostError, OutcomeUnknownError
 from ailf.runtime import run
-from ailf_redis.connection import blocking as pool
+from ailf_redis.connection import blocking as blocking_calls
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
@@ -30,19 +30,19 @@ def settings(server: Server, **options: object) -> Settings:
 
 
 def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
-    """B8: with tasks cancelled and connections killed at random, every reply that arrives is the caller's own."""
+    """B8: with tasks cancelled and connections killed at random, each call gets its own reply or none."""
     chance = random.Random(7)
     outcomes = {"ok": 0, "cancelled": 0, "lost": 0}
 
     async def caller(executor: AsyncioExecutor, number: int) -> None:
-        for turn in range(100):
-            task = asyncio.ensure_future(executor.call("ECHO", f"{number}-{turn}"))
+        for attempt in range(100):
+            task = asyncio.ensure_future(executor.call("ECHO", f"{number}-{attempt}"))
             if chance.random() < 0.3:
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)
                 task.cancel()
             try:
-                assert await task == f"{number}-{turn}".encode()
+                assert await task == f"{number}-{attempt}".encode()
                 outcomes["ok"] += 1
             except asyncio.CancelledError:
                 outcomes["cancelled"] += 1
@@ -65,20 +65,20 @@ def test_asyncio_calls_never_get_anothers_reply(any_server: Server) -> None:
 
 
 def test_threads_never_get_anothers_reply(any_server: Server) -> None:
-    """B4: threads that share an executor, with connections killed at random, get their own replies."""
+    """B4: threads that share an executor get their own replies while connections are killed at random."""
     executor = BlockingExecutor(settings(any_server, max_connections=8))
     wrong: list[object] = []
     answered = [0]
 
     def caller(number: int) -> None:
-        for turn in range(200):
+        for attempt in range(200):
             try:
-                reply = run(executor.call("ECHO", f"{number}-{turn}"))
+                reply = run(executor.call("ECHO", f"{number}-{attempt}"))
             except ConnectionLostError:
                 continue
             answered[0] += 1
-            if reply != f"{number}-{turn}".encode():
-                wrong.append((number, turn, reply))
+            if reply != f"{number}-{attempt}".encode():
+                wrong.append((number, attempt, reply))
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(16)]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_threads_never_get_anothers_reply(any_server: Server) -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str) -> None:
-    """Nothing hangs: a server that is stopped in its tracks costs the timeout, and works again afterwards."""
+    """A call to a frozen server ends after `timeout`, and later calls work again."""
     server = new_server()
     url = f"{server.url}?timeout=0.3&retry_for=0"
 
@@ -129,7 +129,7 @@ def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str)
 
 
 def test_a_lost_reply_is_unknown_and_not_repeated(any_server: Server, namespace: str) -> None:
-    """An add whose reply is lost raises OutcomeUnknownError and happened once, not twice."""
+    """An add whose reply is lost raises OutcomeUnknownError, and is not repeated."""
     with Proxy(any_server.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0?namespace={namespace}&timeout=0.3"
         with ailf.connect(url) as backend:
@@ -144,7 +144,7 @@ def test_a_lost_reply_is_unknown_and_not_repeated(any_server: Server, namespace:
 
 
 def test_a_restart_is_waited_out(new_server: NewServer) -> None:
-    """What was certainly not sent is sent again until the server is back."""
+    """A request that was certainly not sent is repeated until the server is back."""
     server = new_server(appendonly=True)
     with ailf.connect(server.url) as backend:
         stream = backend.stream("s")
@@ -158,7 +158,7 @@ def test_a_restart_is_waited_out(new_server: NewServer) -> None:
 
 
 def test_a_server_that_stays_away_is_an_error(new_server: NewServer) -> None:
-    """A call gives up after retry_for with an error that names the server and what to do."""
+    """A call gives up after `retry_for`, with an error that names the server and says what to do."""
     server = new_server()
     with ailf.connect(f"{server.url}?retry_for=0.2") as backend:
         stream = backend.stream("s")
@@ -168,7 +168,7 @@ def test_a_server_that_stays_away_is_an_error(new_server: NewServer) -> None:
 
 
 def test_scripts_survive_a_flush(any_server: Server, namespace: str) -> None:
-    """A server that forgets its scripts gets them again, in the middle of the work."""
+    """A server that forgets its scripts gets them again, and the calls go on."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
         stream = backend.stream("s")
         stream.add_many(range(50))
@@ -183,7 +183,7 @@ def test_scripts_survive_a_flush(any_server: Server, namespace: str) -> None:
 
 
 def test_pool_is_bounded_and_waits(any_server: Server) -> None:
-    """More threads than connections wait for one, and none is opened beyond the bound."""
+    """Threads wait for a connection while all are busy; no more than `max_connections` are opened."""
     executor = BlockingExecutor(settings(any_server, max_connections=2, timeout=5.0))
     done: list[object] = []
 
@@ -199,11 +199,11 @@ def test_pool_is_bounded_and_waits(any_server: Server) -> None:
         thread.join(20)
     run(executor.close())
     assert len(done) == 500
-    assert seen <= 2 + 1 + 2, "two of ours, the admin's, and what other tests keep open on a shared server"
+    assert seen <= 2 + 1 + 2, "two of the pool, the admin's, and those that other tests keep open on a shared server"
 
 
 def test_busy_pool_says_so(new_server: NewServer) -> None:
-    """Who waits too long for a connection is told which bound to raise."""
+    """A call that waits too long for a connection raises an error that names the limit."""
     server = new_server()
     executor = BlockingExecutor(settings(server, max_connections=1, timeout=0.5))
     run(executor.call("PING"))
@@ -212,26 +212,26 @@ def test_busy_pool_says_so(new_server: NewServer) -> None:
         with contextlib.suppress(BackendTimeoutError):
             run(executor.call("PING"))
 
-    hog = threading.Thread(target=hold)
+    holder = threading.Thread(target=hold)
     server.pause()
-    hog.start()
+    holder.start()
     time.sleep(0.2)
     with pytest.raises(BackendTimeoutError):
         run(executor.call("PING"))
     server.resume()
-    hog.join(5)
+    holder.join(5)
     run(executor.close())
 
 
-class Glances:
-    """Stands in for the socket of an executor's one idle connection; counts looks for a reply that do not sleep."""
+class CountingSocket:
+    """Replaces the socket of an executor's one idle connection, and counts the polls for a reply that don't sleep."""
 
     def __init__(self, executor: BlockingExecutor) -> None:
         run(executor.call("PING"))
-        (wire,) = executor._idle
-        wire._pause = wire._pausing = 0  # whatever its first call was like
+        (connection,) = executor._idle
+        connection._spin_backoff = connection._spins_to_skip = 0  # whether its first call was quick or not
         self._executor = executor
-        self._socket, wire._socket = wire._socket, self  # type: ignore[assignment]  # only what calls need
+        self._socket, connection._socket = connection._socket, self  # type: ignore[assignment]  # as calls need it
         self.send, self.shutdown = self._socket.send, self._socket.shutdown
         self._count = 0
 
@@ -240,8 +240,8 @@ class Glances:
         self._count += flags == socket.MSG_DONTWAIT
         return self._socket.recv_into(buffer, size, flags)
 
-    def during(self, *command: object) -> int:
-        """Return how often it was looked for the reply to a command."""
+    def polls_of(self, *command: object) -> int:
+        """Send a command; return how often its reply was polled for."""
         self._count = 0
         run(self._executor.call(*command))
         return self._count
@@ -255,27 +255,27 @@ def blocking(any_server: Server) -> Iterator[BlockingExecutor]:
     run(executor.close())
 
 
-def test_who_waits_in_vain_sleeps_the_next_times(
+def test_spinning_in_vain_backs_off(
     blocking: BlockingExecutor, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call looks for its reply for a moment before it sleeps; after slow replies ever fewer calls do."""
-    glances, slow = Glances(blocking), ("BLPOP", namespace, 0.01)
-    looked = [glances.during(*slow) > 0 for _ in range(12)]
-    assert looked == [each in {0, 2, 6} for each in range(12)], "none, then one, then three, then seven sleep at once"
-    monkeypatch.setattr(pool, "LINGER", 10.0)
-    assert [glances.during("PING") > 0 for _ in range(4)] == [False, False, True, True], "and a quick one ends that"
+    """A call busy-polls before it sleeps; after slow replies fewer and fewer calls do."""
+    counting, slow = CountingSocket(blocking), ("BLPOP", namespace, 0.01)
+    spun = [counting.polls_of(*slow) > 0 for _ in range(12)]
+    assert spun == [each in {0, 2, 6} for each in range(12)], "none, then one, three and seven calls sleep at once"
+    monkeypatch.setattr(blocking_calls, "SPIN", 10.0)
+    assert [counting.polls_of("PING") > 0 for _ in range(4)] == [False, False, True, True], "a quick reply ends it"
 
 
-def test_who_is_not_alone_sleeps(blocking: BlockingExecutor, namespace: str) -> None:
-    """While other threads make calls, none keeps a core from them by looking for its reply."""
-    glances = Glances(blocking)
+def test_several_threads_do_not_spin(blocking: BlockingExecutor, namespace: str) -> None:
+    """While other threads make calls, no call busy-polls, which would keep the CPU from them."""
+    counting = CountingSocket(blocking)
     other = threading.Thread(target=run, args=(blocking.call("BLPOP", namespace, 5),))
-    wire = blocking._idle.pop()
+    connection = blocking._idle.pop()
     other.start()
     while not blocking._busy:
         time.sleep(0.001)
-    blocking._idle.append(wire)
-    assert glances.during("BLPOP", f"{namespace}:none", 0.01) == 0
+    blocking._idle.append(connection)
+    assert counting.polls_of("BLPOP", f"{namespace}:none", 0.01) == 0
     run(blocking.call("RPUSH", namespace, "wake up"))
     other.join(10)
 
@@ -301,13 +301,13 @@ def test_a_forked_child_has_connections_of_its_own(any_server: Server, namespace
 
 
 def test_a_forked_child_that_closes_leaves_its_parents_calls_alone(blocking: BlockingExecutor, namespace: str) -> None:
-    """B4: what the parent waits for in another thread when it forks is not ended by the child."""
-    answers: list[object] = []
-    waiting = threading.Thread(target=lambda: answers.append(run(blocking.call("BLPOP", namespace, 5))))
+    """B4: a child that closes the executor doesn't end a call that the parent makes in another thread."""
+    replies: list[object] = []
+    waiting = threading.Thread(target=lambda: replies.append(run(blocking.call("BLPOP", namespace, 5))))
     waiting.start()
     while not blocking._busy:
         time.sleep(0.001)
-    time.sleep(0.05)  # it is in its wait
+    time.sleep(0.05)  # until it waits for the reply
     child = os.fork()
     if child == 0:
         try:
@@ -318,11 +318,11 @@ def test_a_forked_child_that_closes_leaves_its_parents_calls_alone(blocking: Blo
     assert os.waitpid(child, 0)[1] == 0
     run(blocking.call("RPUSH", namespace, "x"))
     waiting.join(10)
-    assert answers == [[namespace.encode(), b"x"]]
+    assert replies == [[namespace.encode(), b"x"]]
 
 
-def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> None:
-    """redis-py shows a connection's socket, streams and parser to nobody; this tells when they move."""
+def test_redis_pys_private_parts_are_where_versions_takes_them(any_server: Server) -> None:
+    """A connection's socket, streams and parser are private in redis-py; this test fails when they move."""
     connection = redis.Connection(**settings(any_server).connection_options())
     connection.connect()
     assert connection._sock.fileno() > 0
@@ -340,7 +340,7 @@ def test_redis_py_keeps_its_streams_where_we_take_them(any_server: Server) -> No
 
 
 def test_unix_socket(new_server: NewServer) -> None:
-    """A unix socket is as good as a port, on both flavours."""
+    """A backend works over a unix socket, in both flavours."""
     server = new_server(unixsocket=True)
     with ailf.connect(server.unix_url) as backend:
         assert isinstance(backend.stream("s").add(1), str)
@@ -352,8 +352,8 @@ def test_unix_socket(new_server: NewServer) -> None:
     asyncio.run(main())
 
 
-def test_a_look_without_waiting_sees_what_is_there(any_server: Server, namespace: str) -> None:
-    """get(0) on asyncio waits for its own fetch, so what was added is there at the first look."""
+def test_get_without_waiting_returns_what_was_added(any_server: Server, namespace: str) -> None:
+    """On asyncio get(0) waits for its own fetch, so the first call returns a message that was added before."""
 
     async def main() -> None:
         async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
@@ -369,8 +369,8 @@ def test_a_look_without_waiting_sees_what_is_there(any_server: Server, namespace
     asyncio.run(main())
 
 
-def test_a_look_while_another_thread_waits(any_server: Server, namespace: str) -> None:
-    """get(0) beside a thread that waits in get() answers at once."""
+def test_get_without_waiting_while_another_thread_waits(any_server: Server, namespace: str) -> None:
+    """While another thread waits in get(), get(0) returns at once."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         stream = backend.stream("s")
         with stream.group("g").consumer() as consumer:
@@ -383,8 +383,8 @@ def test_a_look_while_another_thread_waits(any_server: Server, namespace: str) -
         stream.delete()
 
 
-def test_a_forked_child_gives_back_nothing_of_its_parents(any_server: Server, namespace: str) -> None:
-    """B4: a child that leaves the parent's contexts neither releases its messages nor ends its subscription."""
+def test_a_forked_child_releases_nothing_of_its_parents(any_server: Server, namespace: str) -> None:
+    """B4: a child that closes the parent's objects neither releases its messages nor ends its subscription."""
     with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         stream.add(1)
@@ -407,7 +407,7 @@ def test_a_forked_child_gives_back_nothing_of_its_parents(any_server: Server, na
 
 
 def test_a_cancelled_close_is_finished(any_server: Server, namespace: str) -> None:
-    """B3, B8: an aclose that was cancelled goes on to its end, and a second one waits for it."""
+    """B3, B8: a cancelled aclose goes on to its end, and a second one waits for it."""
 
     async def main(steps: int) -> None:
         backend = ailf.connect_async(f"{any_server.url}?namespace={namespace}")
@@ -431,41 +431,41 @@ def test_a_cancelled_close_is_finished(any_server: Server, namespace: str) -> No
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_server_that_is_full(new_server: NewServer, flavour: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Its own words are told, nothing was carried out, and it isn't asyncio's to report."""
+    """A server that refuses clients is quoted in the error, nothing was carried out, and asyncio logs nothing."""
     server = new_server("--maxclients", "1")
     with server.client() as only:
         only.ping()
 
         async def flow() -> None:
-            told = settings(server, timeout=1.0)
-            executor = BlockingExecutor(told) if flavour == "blocking" else AsyncioExecutor(told)
+            short = settings(server, timeout=1.0)
+            executor = BlockingExecutor(short) if flavour == "blocking" else AsyncioExecutor(short)
             for _ in range(20):
                 with pytest.raises(ConnectionLostError, match=r"max number of clients|closed|reset|pipe") as lost:
                     await executor.call("PING")
-                said.append(str(lost.value))
-                assert "max number of clients" not in said[-1] or not lost.value.maybe_applied
+                messages.append(str(lost.value))
+                assert "max number of clients" not in messages[-1] or not lost.value.maybe_applied
             await executor.close()
 
-        said: list[str] = []
+        messages: list[str] = []
         asyncio.run(flow()) if flavour == "asyncio" else run(flow())
-        assert any("max number of clients" in each for each in said)
+        assert any("max number of clients" in each for each in messages)
     assert caplog.records == []
 
 
-def test_what_nobody_asked_for_ends_a_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """A server's words out of turn end the connection, quietly, and whoever waits for it is told them."""
+def test_an_unsolicited_reply_closes_a_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """An unsolicited reply closes the connection, whose cause quotes it; nothing is logged."""
 
     async def main() -> None:
         with Scripted(lambda _: [b":1\r\n"]) as server:
             executor = AsyncioExecutor(Settings.from_url(server.url))
-            for words, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "nobody asked for")):
+            for reply, cause in ((b"-ERR go away\r\n", "go away"), (b":2\r\n", "unsolicited")):
                 assert await executor.call("PING") == 1
-                wire = executor._wire
-                assert wire is not None
-                server.say(words)
-                await asyncio.wait_for(wire.gone, 5)
-                assert cause in str(wire.cause)
-                assert executor._wire is None
+                connection = executor._connection
+                assert connection is not None
+                server.say(reply)
+                await asyncio.wait_for(connection.closed_event, 5)
+                assert cause in str(connection.cause)
+                assert executor._connection is None
             assert await executor.call("PING") == 1
             await executor.close()
 

@@ -1,9 +1,9 @@
-"""Thousands of calls in a storm: whatever breaks, no reply reaches another caller, and nobody hangs.
+"""Thousands of calls while faults are injected: no reply reaches another caller, and no call hangs.
 
-Every call carries a token of its own, which its reply or its error repeats, so that a wrong one can't be mistaken. What
-goes wrong is thrown in by the callers themselves, every so many calls, in an order that a seed decides: connections
-killed, scripts forgotten, a server that stops for longer than the deadline; and calls that are given up meanwhile.
-AILF_CAMPAIGN=1 makes ten times as many.
+Every call carries a token of its own, which its reply or its error repeats, so a wrong reply is recognized. The callers
+inject a fault after every `EVERY` calls, in an order that a seed decides: they kill connections, flush scripts, or
+freeze the server for longer than the deadline. Other calls are cancelled or interrupted. AILF_CAMPAIGN=1 makes ten
+times as many calls.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from tests.support.servers import NewServer, Server
 
 CALLS = 100_000 if CAMPAIGN else 10_000
 EVERY = 50
-"""After so many calls something goes wrong."""
+"""The number of calls between two faults."""
 
 TIMEOUT = 0.2
 STOPPED = 0.3
@@ -42,11 +42,11 @@ ECHO = Script("echo", "return ARGV[1]", "098e0f0d1448c0a81dafe820f66d460eb09263d
 
 
 class GivenUpError(Exception):
-    """What a signal handler raises into a call."""
+    """The exception that a signal handler raises into a call."""
 
 
 class Storm:
-    """What goes wrong, and what became of the calls."""
+    """Injects faults, and counts how calls end."""
 
     def __init__(self, server: Server, admin: redis.Redis) -> None:
         self.server = server
@@ -62,7 +62,7 @@ class Storm:
         self._stopped: threading.Timer | None = None
 
     def token(self) -> str | None:
-        """Return the next call's token, or None when all are made; now and then, break something first."""
+        """Return the next call's token, or None after the last; inject a fault before every `EVERY`-th call."""
         number = next(self.numbers)
         if number >= CALLS:
             return None
@@ -91,14 +91,14 @@ class Storm:
         self._stopped.start()
 
     def calm(self) -> None:
-        """Let the server go on."""
+        """Wait until a frozen server has resumed."""
         if self._stopped is not None:
             self._stopped.join()
 
     async def call(self, executor: Executor, token: str, kind: str) -> None:
-        """Make one call of a kind; note what came of it."""
+        """Make one call of a kind; count how it ends."""
         try:
-            reply = await _ask(executor, token, kind)
+            reply = await _call(executor, token, kind)
         except (ConnectionLostError, BackendTimeoutError) as error:
             self.note("timeout" if isinstance(error, BackendTimeoutError) else "lost")
         except BackendError as error:
@@ -111,13 +111,13 @@ class Storm:
         with self._counting:
             self.outcomes[outcome] += 1
 
-    def _judge(self, right: bool, token: str, told: object) -> None:
+    def _judge(self, right: bool, token: str, reply: object) -> None:
         self.note("answered")
         if not right:
-            self.wrong.append((token, told))
+            self.wrong.append((token, reply))
 
-    def verdict(self, *needed: str) -> None:
-        """Check that all calls are accounted for, that none was wrong, and that the storm was one."""
+    def check(self, *needed: str) -> None:
+        """Check that every call is counted, that no reply was wrong, and that every kind of fault happened."""
         assert self.wrong == []
         assert self.outcomes.total() == CALLS
         assert self.outcomes["answered"] > CALLS / 4, self.outcomes
@@ -126,8 +126,8 @@ class Storm:
         assert {"kill", "flush", "stop"} <= set(self.done), self.done
 
 
-async def _ask(executor: Executor, token: str, kind: str) -> Any:
-    """Return what should be the token."""
+async def _call(executor: Executor, token: str, kind: str) -> Any:
+    """Make one call; return its reply, which should be the token."""
     if kind == "script":
         return await ECHO.run(executor, [], [token], bytes)
     if kind == "refused":
@@ -141,7 +141,7 @@ async def _ask(executor: Executor, token: str, kind: str) -> Any:
 
 @pytest.fixture
 def storm(new_server: NewServer) -> Iterator[Storm]:
-    """A server of its own, and what goes wrong with it."""
+    """Faults on a server of the test's own."""
     server = new_server()
     with server.client() as admin:
         made = Storm(server, admin)
@@ -155,7 +155,7 @@ def _settings(server: Server) -> Settings:
 
 @contextmanager
 def _given_up_by_signal(storm: Storm) -> Iterator[None]:
-    """Make a signal give up the main thread's call wherever it is on the wire: as Ctrl-C does, and goes on."""
+    """Add a fault: a signal handler raises into the main thread's call while it sends or receives, as Ctrl-C does."""
 
     def give_up(_: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_code.co_name in {"send", "receive", "receive_one"}:
@@ -195,11 +195,11 @@ def test_no_thread_gets_anothers_reply_in_a_storm(storm: Storm) -> None:
         caller(11)
         for thread in threads:
             thread.join(DEADLINE)
-    assert not [thread for thread in threads if thread.is_alive()], "they hang"
+    assert not [thread for thread in threads if thread.is_alive()], "these threads hang"
     storm.calm()
     assert run(executor.call("ECHO", "after")) == b"after"
     run(executor.close())
-    storm.verdict("given up")
+    storm.check("given up")
 
 
 @pytest.mark.timeout(DEADLINE + 20)
@@ -221,11 +221,11 @@ def test_no_task_gets_anothers_reply_in_a_storm(storm: Storm) -> None:
             await executor.close()
 
     asyncio.run(main())
-    storm.verdict("cancelled", "impatient")
+    storm.check("cancelled", "impatient")
 
 
 async def _perhaps_given_up(task: "asyncio.Future[None]", chance: random.Random, storm: Storm) -> None:
-    """Await a call; cancel some after a few turns of the loop, and give others a deadline that is too short."""
+    """Await a call; cancel some calls after a few turns of the loop, and give others too short a deadline."""
     lot = chance.random()
     try:
         if lot < 0.2:
@@ -235,5 +235,5 @@ async def _perhaps_given_up(task: "asyncio.Future[None]", chance: random.Random,
         async with asyncio.timeout(chance.random() * 0.002 if lot > 0.8 else None):
             await task
     except (asyncio.CancelledError, TimeoutError) as end:
-        if task.cancelled():  # and not just done, which it has noted itself
+        if task.cancelled():  # else the call has ended, and counted itself
             storm.note("impatient" if isinstance(end, TimeoutError) else "cancelled")

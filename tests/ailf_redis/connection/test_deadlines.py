@@ -1,4 +1,4 @@
-"""A call's time is counted once: an answer that trickles, a server that is frozen, and one that refuses end in it."""
+"""A call's time is counted once: it ends in time if a reply trickles, or if a server is frozen or refuses."""
 
 import asyncio
 import contextlib
@@ -42,16 +42,16 @@ KINDS = ("blocking", "asyncio", "user_client-blocking", "user_client-asyncio")
 
 
 def executor(kind: str, settings: Settings) -> Executor:
-    """Return an executor: one that a URL opens, or one for a client that was brought."""
+    """Return an executor: one that a URL opens, or one for a user's client."""
     if not kind.startswith("user_client"):
         return BlockingExecutor(settings) if kind == "blocking" else AsyncioExecutor(settings)
     connection, runtime = {
         "user_client-blocking": (redis.Connection, ThreadRuntime()),
         "user_client-asyncio": (aredis.Connection, AsyncioRuntime()),
     }[kind]
-    told = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
-    told |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
-    return PooledExecutor(settings, ServerEndpoint(connection, told, settings.url), runtime)
+    options = clean({"host": settings.host, "port": settings.port, "password": settings.password}, settings.timeout)
+    options |= {**SILENT, "socket_connect_timeout": settings.connect_timeout}
+    return PooledExecutor(settings, ServerEndpoint(connection, options, settings.url), runtime)
 
 
 def play(kind: str, settings: Settings, flow: Callable[[Executor], Coroutine[Any, Any, None]]) -> None:
@@ -75,20 +75,20 @@ def play(kind: str, settings: Settings, flow: Callable[[Executor], Coroutine[Any
 
 
 async def late(call: Awaitable[Any], *, applied: bool = True) -> None:
-    """Expect that a call ends since its time is over."""
-    with pytest.raises(BackendTimeoutError) as told:
+    """Expect that a call raises BackendTimeoutError."""
+    with pytest.raises(BackendTimeoutError) as raised:
         await call
-    assert told.value.maybe_applied is applied
+    assert raised.value.maybe_applied is applied
 
 
 # --- one call -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_that_trickles(kind: str) -> None:
-    """B10: its bytes don't begin the call's time anew, whether the first or a later reply trickles."""
-    answers = {b"ECHO": trickled, b"PING": lambda reply: [reply]}
-    with Scripted(lambda command: answers[command[0]](BULK)) as server:
+def test_a_reply_that_trickles(kind: str) -> None:
+    """B10: the bytes of a reply that trickles, be it the first or a later one, don't restart the call's time."""
+    replies = {b"ECHO": trickled, b"PING": lambda reply: [reply]}
+    with Scripted(lambda command: replies[command[0]](BULK)) as server:
 
         async def flow(opened: Executor) -> None:
             assert await opened.call("PING") == b"x" * 40
@@ -97,12 +97,12 @@ def test_an_answer_that_trickles(kind: str) -> None:
             assert await opened.call("PING") == b"x" * 40
 
         play(kind, Settings(HOST, server.port, timeout=TIMEOUT), flow)
-    assert server.finished == 3, "each call ended before its answer had come whole"
+    assert server.finished == 3, "each call ended before its reply was complete"
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_an_answer_that_trickles_over_tls(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """B10: the same within TLS."""
+def test_a_reply_that_trickles_over_tls(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """B10: the same over TLS."""
     certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
     with Scripted(lambda command: trickled(BULK)) as server, Terminator(certificates, server.port) as tls:
 
@@ -116,8 +116,8 @@ def test_an_answer_that_trickles_over_tls(kind: str, tmp_path_factory: pytest.Te
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_large_answer_in_time(kind: str, any_server: Server) -> None:
-    """What comes in many pieces, and quickly, comes whole, and the socket is as before for the next call."""
+def test_a_large_reply_in_time(kind: str, any_server: Server) -> None:
+    """A reply that arrives quickly in many pieces is complete, and the next call works over the same socket."""
     large = b"x" * 3_000_000
 
     async def flow(opened: Executor) -> None:
@@ -130,8 +130,8 @@ def test_a_large_answer_in_time(kind: str, any_server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sign_in_that_trickles(kind: str) -> None:
-    """B10: making a connection has its time in all, and nothing was sent after it."""
+def test_a_handshake_that_trickles(kind: str) -> None:
+    """B10: connecting ends after `connect_timeout` in all, and the request is not sent."""
     with Scripted(lambda command: trickled(b"+OK\r\n" if command[0] != b"AUTH" else b"+" + b"O" * 99, 0.05)) as server:
 
         async def flow(opened: Executor) -> None:
@@ -140,13 +140,13 @@ def test_a_sign_in_that_trickles(kind: str) -> None:
         settings = Settings(HOST, server.port, timeout=TIMEOUT, connect_timeout=TIMEOUT, password="secret")
         begin = time.monotonic()
         play(kind, settings, flow)
-        assert time.monotonic() - begin < 3, "the answer takes five seconds"
-        assert [command[0] for heard in server.commands for command in heard] == [b"AUTH"]
+        assert time.monotonic() - begin < 3, "the reply takes five seconds"
+        assert [command[0] for received in server.commands for command in received] == [b"AUTH"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_connection_that_is_late_is_kept(kind: str) -> None:
-    """A call ends when connecting takes longer than it has; the next one finds the connection made."""
+    """A call ends if connecting takes longer than its time; a later call uses that connection."""
     with Scripted(lambda command: trickled(b"+OK\r\n", 0.1) if command[0] == b"AUTH" else [b"+PONG\r\n"]) as server:
 
         async def flow(opened: Executor) -> None:
@@ -163,7 +163,7 @@ def test_a_connection_that_is_late_is_kept(kind: str) -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_fake_keeps_deadlines(flavour: str) -> None:
-    """B10: a fake, which never answers what blocks for longer, is given up after the call's time."""
+    """B10: a call to a fake, which sends no reply, ends after its time."""
     backend: Any
     if flavour == "blocking":
         backend = RedisBackend.from_client(fakeredis.FakeRedis())
@@ -188,7 +188,7 @@ def test_a_fake_keeps_deadlines(flavour: str) -> None:
 
 @pytest.mark.parametrize("kind", ["asyncio", "user_client-asyncio"])
 def test_many_tasks_wait_for_one_connection(kind: str) -> None:
-    """B10: a server that lets nobody in costs each of many tasks its time once, and not one after another."""
+    """B10: while a server accepts no handshake, many tasks end after `timeout` together, not one after another."""
     with Scripted(lambda command: trickled(b"+" + b"O" * 999)) as server:
 
         async def flow(opened: Executor) -> None:
@@ -203,7 +203,7 @@ def test_many_tasks_wait_for_one_connection(kind: str) -> None:
 
 @pytest.fixture(params=["frozen", "refusing"])
 def away(request: pytest.FixtureRequest, new_server: NewServer) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """A server, and what makes it go away; it comes back by itself at the end."""
+    """A server, and the function that makes it go away; a frozen one resumes at the end."""
     server = new_server()
     leave = server.pause if request.param == "frozen" else server.kill
     yield server, leave
@@ -213,7 +213,7 @@ def away(request: pytest.FixtureRequest, new_server: NewServer) -> Iterator[tupl
 
 WAIT, REQUEST, REPEAT = 0.2, 1.0, 0.2
 SLACK = 0.6
-"""Seconds that a loaded machine may add."""
+"""The most seconds that a loaded machine adds."""
 
 CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
     "limiter.acquire": (WAIT, lambda b: b.rate_limiter("r", "9/day").acquire("k", timeout=WAIT)),
@@ -231,13 +231,13 @@ CALLS: dict[str, tuple[float, Callable[[Any], Any]]] = {
     "publish": (REPEAT, lambda b: b.pubsub().publish("c", 1)),
     "listen": (2 * REQUEST, lambda b: b.pubsub().listen("c")),
 }
-"""What is called, and for how many seconds it may take besides one request's."""
+"""Calls, and how many seconds each may take beyond one request's."""
 
 
-@pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
+@pytest.mark.parametrize("user_client", [False, True], ids=["url", "user_client"])
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str, user_client: bool) -> None:
-    """B10: with a timeout a call ends within that and one request's time, without within `retry_for` and that."""
+    """B10: a call with a timeout ends within it plus one request's time; any other within `retry_for` plus that."""
     server, leave = away
     open_one = partial(_opened, server, flavour, user_client)
     took = _on_threads(open_one, leave) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one, leave))
@@ -247,7 +247,7 @@ def test_calls_end_in_time(away: tuple[Server, Callable[[], None]], flavour: str
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_calls_end_in_time_where_all_sentinels_are_silent(flavour: str) -> None:
-    """B10: Sentinels that accept a connection and say nothing cost a call one request's time, however many they are."""
+    """B10: silent Sentinels cost a call one request's time, however many they are."""
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_server((HOST, 0))).getsockname() for _ in range(5)]
         options: dict[str, Any] = {"socket_timeout": REQUEST, "socket_connect_timeout": REQUEST}
@@ -267,7 +267,7 @@ def test_calls_end_in_time_where_all_sentinels_are_silent(flavour: str) -> None:
 
 @contextlib.contextmanager
 def timed(took: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long a call takes, however it ends."""
+    """Measure how long a call takes, however it ends."""
     begin = time.monotonic()
     with contextlib.suppress(ailf.AilfError, TimeoutError):
         yield
@@ -275,7 +275,7 @@ def timed(took: dict[str, float], name: str) -> Iterator[None]:
 
 
 async def _on_asyncio(open_one: Callable[[], Any], leave: Callable[[], None] | None = None) -> dict[str, float]:
-    """Make all calls at once, each on a backend of its own, with a server that has gone away meanwhile, or before."""
+    """Make all calls at once, each on a backend of its own; `leave` makes the server go away first."""
     took: dict[str, float] = {}
 
     async def one(name: str, backend: Any) -> None:
@@ -327,14 +327,14 @@ def _opened(server: Server, flavour: str, user_client: bool) -> Any:
 
 
 def entered(result: Any) -> None:
-    """Enter what is a context."""
+    """Enter a result that is a context manager."""
     if hasattr(result, "__enter__"):
         with result:
             pass
 
 
 async def entered_async(result: Any) -> None:
-    """Await what can be awaited, and enter what is a context."""
+    """Await a result that is awaitable, and enter one that is a context manager."""
     if hasattr(result, "__await__"):
         result = await result
     if hasattr(result, "__aenter__"):
@@ -352,7 +352,7 @@ LEAVING = 0.4
 def test_closing_at_a_frozen_server(
     new_server: NewServer, monkeypatch: pytest.MonkeyPatch, flavour: str, way: str
 ) -> None:
-    """B3: the time for handing messages back is one for all consumers, and for all that a consumer waits for."""
+    """B3: all consumers together have `LEAVING` seconds to release their messages and to end their fetches."""
     monkeypatch.setattr(engine, "LEAVING", LEAVING)
     monkeypatch.setattr(consumer_flow, "LEAVING", LEAVING)
     server = new_server()
@@ -362,7 +362,7 @@ def test_closing_at_a_frozen_server(
 
 
 def _closed_on_threads(server: Server, way: str) -> float:
-    """Return how long closing takes at a frozen server, with consumers that hold a message, and may be fetching one."""
+    """Return how long closing takes with a frozen server; each consumer holds a message, and may be fetching one."""
     backend = _opened(server, "blocking", user_client=False)
     backend.stream("s").add_many(range(3))
     consumers = [backend.stream("s").group("g").consumer(prefetch=1) for _ in range(3)]
@@ -413,8 +413,8 @@ async def _closed_on_asyncio(server: Server, way: str) -> float:
     "call", [lambda b: b.ping(), lambda b: entered(b.pubsub().listen("c"))], ids=["ping", "listen"]
 )
 @pytest.mark.parametrize("kind", ["url", "user_client", "sentinels", "cluster"])
-def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> None:
-    """B3: a thread that waits for its sign-in, or for a Sentinel's word, is woken when the backend is closed."""
+def test_closing_ends_connecting(kind: str, call: Callable[[Any], Any]) -> None:
+    """B3: closing the backend ends a thread's wait for a handshake or for a Sentinel's reply."""
     with socket.create_server((HOST, 0)) as silent:
         host, port = silent.getsockname()
         options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
@@ -448,7 +448,7 @@ def test_closing_ends_what_connects(kind: str, call: Callable[[Any], Any]) -> No
 
 
 def test_closing_over_frozen_tls(any_server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """B3: closing on asyncio doesn't wait for the server's end of a TLS session, and raises nothing without it."""
+    """B3: closing on asyncio doesn't wait for the server to end the TLS session, and raises nothing."""
     certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
 
     async def main(port: int, process: int) -> float:
@@ -466,8 +466,8 @@ def test_closing_over_frozen_tls(any_server: Server, tmp_path_factory: pytest.Te
             os.kill(tls._process.pid, signal.SIGCONT)
 
 
-def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
-    """B4: a child that closes its copy of the backend ends nothing that a thread of the parent waits for."""
+def test_closing_in_a_forked_child_leaves_the_parent_connecting() -> None:
+    """B4: a child that closes its copy of the backend doesn't end the connecting of a parent's thread."""
     with socket.create_server((HOST, 0)) as silent:
         host, port = silent.getsockname()
         backend = RedisBackend.from_client(redis.Redis(host, port, 1, socket_timeout=5.0))
@@ -481,7 +481,7 @@ def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
         time.sleep(0.1)
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # whatever it hangs in
+            signal.alarm(20)  # in case it hangs
             with contextlib.suppress(BaseException):
                 backend.close()
                 os._exit(0)
@@ -496,7 +496,7 @@ def test_closing_in_a_forked_child_leaves_what_the_parent_connects() -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_short_wait_beside_a_long_one(new_server: NewServer, flavour: str) -> None:
-    """A short wait on a consumer ends in time; a longer one gets the message when the server is back."""
+    """A short wait on a consumer ends in time; a longer one gets a message after the server is back."""
     server = new_server(appendonly=True)
     url = f"{server.url}?timeout=0.3&retry_for=10"
 
@@ -534,26 +534,26 @@ def test_a_short_wait_beside_a_long_one(new_server: NewServer, flavour: str) -> 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 @pytest.mark.parametrize("silent", [3, 4])
-def test_a_cluster_of_which_nodes_are_silent(flavour: str, silent: int) -> None:
-    """B10: asking who serves what takes one request's time in all; one node that answers in it is enough."""
-    answered: list[bytes] = []
+def test_a_cluster_with_silent_nodes(flavour: str, silent: int) -> None:
+    """B10: refreshing the slot map takes one request's time in all; a reply of one node is enough."""
+    commands: list[bytes] = []
 
-    def answer(number: int, command: list[bytes]) -> Iterator[bytes]:
+    def reply(number: int, command: list[bytes]) -> Iterator[bytes]:
         if number < silent:
             yield from trickled(BULK, 0.1)
         elif command[0] == b"CLUSTER":
             host = HOST.encode()
             yield b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (len(host), host, servers[number].port)
         else:
-            answered.append(command[0])
+            commands.append(command[0])
             yield b"+PONG\r\n"
 
-    servers = [Scripted(partial(answer, number)) for number in range(4)]
+    servers = [Scripted(partial(reply, number)) for number in range(4)]
     runtime = AsyncioRuntime() if flavour == "asyncio" else ThreadRuntime()
-    told = {**clean({}, 1.0), **SILENT}
+    options = {**clean({}, 1.0), **SILENT}
     kind = aredis.Connection if flavour == "asyncio" else redis.Connection
     seeds = [(HOST, server.port) for server in servers]
-    nodes = ClusterEndpoints(ServerEndpoint(kind, told, ""), seeds, lambda address: address, "cluster://test")
+    nodes = ClusterEndpoints(ServerEndpoint(kind, options, ""), seeds, lambda address: address, "cluster://test")
 
     async def flow() -> None:
         cluster = ClusterExecutor(Settings(timeout=1.0), nodes, runtime)

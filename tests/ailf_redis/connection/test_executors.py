@@ -1,4 +1,4 @@
-"""Both executors over TCP, TLS and unix sockets: replies of all sizes, and what is said when a connection breaks."""
+"""Both executors over TCP, TLS and unix sockets: replies of all sizes, and errors of broken connections."""
 
 import asyncio
 import select
@@ -12,7 +12,7 @@ import uvloop
 
 from ailf.errors import BackendError, BackendTimeoutError, ConnectionLostError, ProtocolError
 from ailf.runtime import run
-from ailf_redis.connection.aio import AsyncioExecutor, _Wire
+from ailf_redis.connection.aio import AsyncioExecutor, PipelinedConnection
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.resp import CommandPrefix
 from ailf_redis.settings import Settings
@@ -26,17 +26,18 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+MAX = PipelinedConnection.MAX_IN_FLIGHT
 LARGE = b"x" * 1_000_000
-"""Many records of TLS, and more than any buffer on the way."""
+"""It takes many records of TLS, and is larger than any buffer on the way."""
 
 
 @attrs.frozen
-class Place:
-    """A server, and how it is reached.
+class Target:
+    """A server, and the settings with which executors connect to it.
 
     Attributes:
-        server: The server; its plain port is for the test itself.
-        settings: The way to it.
+        server: The server; the test itself uses its plain port.
+        settings: The settings.
     """
 
     server: Server
@@ -45,35 +46,35 @@ class Place:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Of this module's servers."""
+    """The certificates of this module's servers."""
     return Certificates.make(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=["tcp", "tls", "unix"])
-def place(request: pytest.FixtureRequest, new_server: NewServer, certificates: Certificates) -> Iterator[Place]:
-    """A server of its own behind each kind of socket."""
+def target(request: pytest.FixtureRequest, new_server: NewServer, certificates: Certificates) -> Iterator[Target]:
+    """A server of the test's own, over each kind of socket."""
     server = new_server(unixsocket=request.param == "unix")
     if request.param == "tls":
         with Terminator(certificates, server.port) as tls:
-            yield Place(server, Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=1.0))
+            yield Target(server, Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=1.0))
         return
     url = server.unix_url if request.param == "unix" else server.url
-    yield Place(server, attrs.evolve(Settings.from_url(url), timeout=1.0))
+    yield Target(server, attrs.evolve(Settings.from_url(url), timeout=1.0))
 
 
 @pytest.fixture(params=["blocking", *LOOPS])
-def play(request: pytest.FixtureRequest, place: Place) -> Callable[[Flow], None]:
+def play(request: pytest.FixtureRequest, target: Target) -> Callable[[Flow], None]:
     """Run a flow with an executor, blocking or on each kind of loop, within a deadline."""
 
     def on_threads(flow: Flow) -> None:
-        executor = BlockingExecutor(place.settings)
+        executor = BlockingExecutor(target.settings)
         try:
             run(flow(executor))
         finally:
             run(executor.close())
 
     async def within(flow: Flow) -> None:
-        executor = AsyncioExecutor(place.settings)
+        executor = AsyncioExecutor(target.settings)
         try:
             async with asyncio.timeout(20):
                 await flow(executor)
@@ -88,7 +89,7 @@ def play(request: pytest.FixtureRequest, place: Place) -> Callable[[Flow], None]
 
 
 def test_calls_of_all_sizes(play: Callable[[Flow], None]) -> None:
-    """A small reply, a large one and several of each come whole, in order, and leave nothing for the next call."""
+    """Small and large replies, alone and together, are complete and in order, and leave nothing for the next call."""
 
     async def flow(executor: Either) -> None:
         for _ in range(20):
@@ -102,48 +103,48 @@ def test_calls_of_all_sizes(play: Callable[[Flow], None]) -> None:
     play(flow)
 
 
-def test_a_connection_closed_while_idle_costs_no_call(place: Place, play: Callable[[Flow], None]) -> None:
-    """What the server closed before a call is seen before it is used, so the call is certain, and works."""
+def test_a_connection_closed_while_idle_costs_no_call(target: Target, play: Callable[[Flow], None]) -> None:
+    """A call notices a connection that the server has closed before it sends, and works over another one."""
 
     async def flow(executor: Either) -> None:
-        with place.server.client() as admin:
+        with target.server.client() as admin:
             for number in range(10):
                 assert await executor.call("INCR", "n") == number + 1
                 admin.client_kill_filter(_type="normal", skipme=True)
-                await _seen(executor)
+                await _wait_until_closed(executor)
 
     play(flow)
 
 
-async def _seen(executor: Either) -> None:
-    """Wait until the end of the connection has come to this side; what is still under way nobody can see."""
+async def _wait_until_closed(executor: Either) -> None:
+    """Wait until the end of the connection has arrived here; before that nothing can notice it."""
     if isinstance(executor, AsyncioExecutor):
-        if executor._wire is not None:
-            await asyncio.wait_for(asyncio.shield(executor._wire.gone), 5)
+        if executor._connection is not None:
+            await asyncio.wait_for(asyncio.shield(executor._connection.closed_event), 5)
     else:
         readable, _, _ = select.select([executor._idle[-1]._socket], [], [], 5)
         assert readable
 
 
-def test_a_silent_server_ends_in_a_deadline(place: Place, play: Callable[[Flow], None]) -> None:
-    """A server that stops answering costs the timeout; what it says later reaches nobody else."""
+def test_a_silent_server_ends_in_a_deadline(target: Target, play: Callable[[Flow], None]) -> None:
+    """A call to a frozen server ends after `timeout`; its late reply reaches no other call."""
 
     async def flow(executor: Either) -> None:
         assert await executor.call("ECHO", "before") == b"before"
-        place.server.pause()
+        target.server.pause()
         try:
-            with pytest.raises(BackendTimeoutError) as told:
+            with pytest.raises(BackendTimeoutError) as raised:
                 await executor.call("ECHO", "lost")
         finally:
-            place.server.resume()
-        assert told.value.maybe_applied
+            target.server.resume()
+        assert raised.value.maybe_applied
         assert [await executor.call("ECHO", str(number)) for number in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
     play(flow)
 
 
 def test_a_link_sends_and_receives(play: Callable[[Flow], None]) -> None:
-    """What blocks or subscribes has a connection of its own, on every transport."""
+    """A link subscribes and receives beside the executor's calls, over every transport."""
 
     async def flow(executor: Either) -> None:
         link = await executor.link()
@@ -159,32 +160,32 @@ def test_a_link_sends_and_receives(play: Callable[[Flow], None]) -> None:
 
 
 def test_requests_in_flight_are_bounded(new_server: NewServer) -> None:
-    """B8: while a server is silent, so many requests wait for it, the others for their turn."""
+    """B8: at most `MAX_IN_FLIGHT` requests are in flight to a silent server; further calls wait."""
     server = new_server()
-    asked = _Wire.MOST + 1000
+    count = MAX + 1000
 
     async def main() -> None:
         executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=20.0))
         assert await executor.call("PING") == b"PONG"
-        wire = executor._wire
-        assert wire is not None
+        connection = executor._connection
+        assert connection is not None
         server.pause()
         try:
-            calls = [asyncio.ensure_future(executor.call("ECHO", str(number))) for number in range(asked)]
+            calls = [asyncio.ensure_future(executor.call("ECHO", str(number))) for number in range(count)]
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert len(wire._queue) == _Wire.MOST
+            assert len(connection._queue) == MAX
         finally:
             server.resume()
         async with asyncio.timeout(20):
-            assert await asyncio.gather(*calls) == [str(number).encode() for number in range(asked)]
+            assert await asyncio.gather(*calls) == [str(number).encode() for number in range(count)]
         await executor.close()
 
     asyncio.run(main())
 
 
-def test_who_waits_for_his_turn_has_a_deadline(new_server: NewServer) -> None:
-    """While a server stays silent, those who wait for a request's place end as those do who have one: nothing hangs."""
+def test_calls_that_wait_for_capacity_have_a_deadline(new_server: NewServer) -> None:
+    """Calls that wait for capacity while a server is silent end in time, like the requests in flight."""
     server = new_server()
 
     async def main() -> None:
@@ -192,13 +193,13 @@ def test_who_waits_for_his_turn_has_a_deadline(new_server: NewServer) -> None:
         assert await executor.call("PING") == b"PONG"
         server.pause()
         try:
-            calls = [asyncio.ensure_future(executor.call("PING")) for _ in range(_Wire.MOST + 100)]
+            calls = [asyncio.ensure_future(executor.call("PING")) for _ in range(MAX + 100)]
             async with asyncio.timeout(10):
                 ends = await asyncio.gather(*calls, return_exceptions=True)
         finally:
             server.resume()
-        assert all(isinstance(each, BackendTimeoutError) and each.maybe_applied for each in ends[: _Wire.MOST])
-        turned_away = ends[_Wire.MOST :]
+        assert all(isinstance(each, BackendTimeoutError) and each.maybe_applied for each in ends[:MAX])
+        turned_away = ends[MAX:]
         assert all(isinstance(each, BackendError) and not each.maybe_applied for each in turned_away), turned_away
         assert await executor.call("PING") == b"PONG"
         await executor.close()
@@ -208,7 +209,7 @@ def test_who_waits_for_his_turn_has_a_deadline(new_server: NewServer) -> None:
 
 @pytest.fixture
 def on_loop(server: Server) -> Iterator[tuple[asyncio.AbstractEventLoop, AsyncioExecutor]]:
-    """An event loop that the test runs as it likes, and an executor with a short deadline."""
+    """An event loop that the test runs step by step, and an executor with a short deadline."""
     loop = asyncio.new_event_loop()
     executor = AsyncioExecutor(attrs.evolve(Settings.from_url(server.url), timeout=0.5))
     assert loop.run_until_complete(_call(executor, "PING")) == b"PONG"
@@ -222,33 +223,33 @@ async def _call(executor: AsyncioExecutor, *command: Any) -> Any:
 
 
 def test_a_requests_time_begins_when_it_is_sent(on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor]) -> None:
-    """A loop that was blocked for longer than the deadline sends late, and the server has its time all the same."""
+    """A request's time begins when it is written, not when a blocked loop was asked to send it."""
     loop, executor = on_loop
 
     async def scenario() -> None:
         first = executor.call("ECHO", "first")
-        time.sleep(0.6)  # noqa: ASYNC251 - this is what is tested
+        time.sleep(0.6)  # noqa: ASYNC251 - the test blocks the loop on purpose
         second = executor.call("ECHO", "second")
         assert [await first, await second] == [b"first", b"second"]
 
     loop.run_until_complete(scenario())
 
 
-def test_what_is_interrupted_while_replies_are_taken_reaches_nobody_else(
+def test_ctrl_c_among_replies_closes_the_connection(
     on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor],
 ) -> None:
-    """B8: Ctrl-C among replies that have come together ends the connection; the next calls get their own."""
+    """B8: Ctrl-C among replies that arrive together closes the connection; later calls get their own replies."""
     loop, executor = on_loop
 
     def interrupted(_: Any) -> None:
         raise KeyboardInterrupt
 
     async def several() -> list[Any]:
-        ask = [
+        calls = [
             executor.call_prefixed(CommandPrefix.of("ECHO"), b"1", interrupted),
             *(executor.call("ECHO", each) for each in range(9)),
         ]
-        return await asyncio.gather(*ask, return_exceptions=True)
+        return await asyncio.gather(*calls, return_exceptions=True)
 
     calls = loop.create_task(several())
     with pytest.raises(KeyboardInterrupt):
@@ -259,17 +260,17 @@ def test_what_is_interrupted_while_replies_are_taken_reaches_nobody_else(
         assert loop.run_until_complete(_call(executor, "ECHO", number)) == b"%d" % number
 
 
-def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor]) -> None:
-    """What a server can't have meant is an error that says so, and it isn't known what was carried out."""
+def test_a_malformed_reply_closes_the_connection(on_loop: tuple[asyncio.AbstractEventLoop, AsyncioExecutor]) -> None:
+    """A malformed reply is a ProtocolError, and the request may have been carried out."""
     loop, executor = on_loop
 
     async def scenario() -> None:
         call = executor.call("BLPOP", "nothing", 5)
-        wire = executor._wire
-        assert wire is not None
+        connection = executor._connection
+        assert connection is not None
         garbage = b"what is this?\r\n"
-        wire.get_buffer(-1)[: len(garbage)] = garbage
-        wire.buffer_updated(len(garbage))
+        connection.get_buffer(-1)[: len(garbage)] = garbage
+        connection.buffer_updated(len(garbage))
         with pytest.raises(ProtocolError, match="Is it a Redis server") as caught:
             await call
         assert caught.value.maybe_applied
@@ -278,8 +279,8 @@ def test_what_is_no_reply_ends_the_connection(on_loop: tuple[asyncio.AbstractEve
     loop.run_until_complete(scenario())
 
 
-def test_nothing_is_asked_for_no_commands(place: Place, play: Callable[[Flow], None]) -> None:
-    """No commands have no replies, and take nobody else's."""
+def test_an_empty_list_of_commands(play: Callable[[Flow], None]) -> None:
+    """No commands get no replies, and the next call gets its own."""
 
     async def flow(executor: Either) -> None:
         assert await executor.call_many([]) == []

@@ -1,4 +1,4 @@
-"""What waiting costs: an idle consumer asks the server about once per second, and an idle subscription hardly ever."""
+"""The cost of waiting: an idle consumer sends about one command per second, and a waiter for a lock nearly none."""
 
 import threading
 import time
@@ -10,14 +10,14 @@ SECONDS = 6.0
 
 
 def commands(server: Server) -> int:
-    """Return how many commands the server has processed; scripts count once, whatever they call."""
+    """Return how many commands the server has processed; a script counts once."""
     with server.client() as admin:
         stats: dict[str, dict[str, int]] = admin.info("commandstats")
         return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval", "xread", "ping"))
 
 
 def test_an_idle_consumer(new_server: NewServer) -> None:
-    """S6: a consumer that waits for a message sends at most about one command per second, and is woken at once."""
+    """S6: a consumer that waits for a message sends about one command per second at most, and is woken at once."""
     server = new_server()
     with ailf.connect(server.url) as backend:
         stream = backend.stream("s")
@@ -35,8 +35,8 @@ def test_an_idle_consumer(new_server: NewServer) -> None:
             assert came[0] - added < 0.25
 
 
-def test_who_waits_for_a_lock(new_server: NewServer) -> None:
-    """L11: who waits for a lock sends next to nothing, and is woken at once."""
+def test_a_waiter_for_a_lock(new_server: NewServer) -> None:
+    """L11: a call that waits for a lock sends nearly nothing, and is woken at once."""
     server = new_server()
     with ailf.connect(server.url) as backend:
         lock = backend.lock("l")

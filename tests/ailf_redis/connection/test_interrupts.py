@@ -1,4 +1,4 @@
-"""Ctrl-C between any two lines on the way to the server leaves no connection, thread or place in the pool behind."""
+"""Ctrl-C between any two lines of a call leaks no connection, thread, or permit of the pool."""
 
 import _thread
 import asyncio
@@ -17,7 +17,7 @@ import ailf_redis
 from ailf.errors import ConnectionLostError
 from ailf.runtime import run
 from ailf_redis import RedisBackend
-from ailf_redis.connection import blocking as pool
+from ailf_redis.connection import blocking as blocking_calls
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.settings import Settings
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 PACKAGE = Path(ailf_redis.__file__ or "").parent
 CONNECTION = (f"{PACKAGE}/connection/", f"{PACKAGE}/pooled/")
 
-SPARED = ("<genexpr>", "_Slot.__del__")
-"""What is dropped, a generator half-way or an earlier pool: what is raised there Python reports, and reaches nobody."""
+SPARED = ("<genexpr>", "_Permit.__del__")
+"""Code that runs when an object is collected: Python only reports an exception that is raised there."""
 
 
 def interruptions(act: Callable[[], object], *, within: tuple[str, ...] = CONNECTION) -> Iterator[str]:
-    """Interrupt an act at its first line, then at its second, and so on; tell each time where that was."""
+    """Interrupt an act at its first line, then at its second, and so on; yield each time where that was."""
     moment = 0
     while True:
         moment += 1
@@ -47,25 +47,26 @@ def interruptions(act: Callable[[], object], *, within: tuple[str, ...] = CONNEC
 
 
 def settled(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
-    """Wait until something is so, as other threads need a moment; return whether it came to be."""
+    """Wait for a condition, as other threads need a moment; return whether it holds."""
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
         time.sleep(0.001)
     return condition()
 
 
-def check_whole(executor: Any, places: int, at: str, threads: int) -> None:
-    """Check that a pool has all of its places, that nothing is in use, and that calls get their own replies."""
+def check_whole(executor: Any, permits: int, at: str, threads: int) -> None:
+    """Check that a pool has all of its permits, that no connection is in use, and that calls get their own replies."""
     assert not executor._busy, at
-    assert len(executor._idle) <= places, at
-    assert (executor._slots.qsize if isinstance(executor, BlockingExecutor) else executor._slots.free)() == places, at
+    assert len(executor._idle) <= permits, at
+    free = executor._permits.qsize if isinstance(executor, BlockingExecutor) else executor._permits.free
+    assert free() == permits, at
     assert run(executor.call("ECHO", at)) == at.encode(), at
     assert settled(lambda: _thread._count() <= threads), at
 
 
 @pytest.mark.parametrize("database", [0, 1], ids=["silent", "signs in"])
 def test_ctrl_c_while_a_connection_is_made(any_server: Server, database: int) -> None:
-    """Wherever it comes, the pool is whole afterwards."""
+    """The pool is whole afterwards, wherever Ctrl-C comes."""
     settings = Settings("127.0.0.1", any_server.port, db=database, max_connections=1, timeout=1.0)
     executor = BlockingExecutor(settings)
     threads = _thread._count()
@@ -80,31 +81,31 @@ def test_ctrl_c_while_a_connection_is_made(any_server: Server, database: int) ->
 
 
 def test_ctrl_c_during_a_call(any_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it comes, on a connection that is there, that is asked first, or that is gone, the pool is whole."""
+    """The pool is whole, wherever Ctrl-C comes: on a connection that works, is checked first, or is closed."""
     executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, max_connections=1, timeout=1.0))
     threads = _thread._count()
 
-    def ask() -> None:
+    def call() -> None:
         run(executor.call("ECHO", "an interrupted one"))
 
-    def gone() -> None:
+    def call_after_close() -> None:
         with any_server.client() as admin:
-            for wire in executor._idle:
-                admin.client_kill_filter(addr="{}:{}".format(*wire._socket.getsockname()))
-        ask()
+            for connection in executor._idle:
+                admin.client_kill_filter(addr="{}:{}".format(*connection._socket.getsockname()))
+        call()
 
     run(executor.call("PING"))
-    for act in (ask, gone):
+    for act in (call, call_after_close):
         for at in interruptions(act):
             check_whole(executor, 1, at, threads)
-    monkeypatch.setattr(pool, "IDLE", 0.0)  # so that each is asked first
-    for at in interruptions(ask):
+    monkeypatch.setattr(blocking_calls, "IDLE", 0.0)  # so that each connection is checked first
+    for at in interruptions(call):
         check_whole(executor, 1, at, threads)
     run(executor.close())
 
 
-def test_ctrl_c_while_a_call_waits_for_its_turn(any_server: Server, namespace: str) -> None:
-    """Wherever it comes, the place that was waited for is there for the next call."""
+def test_ctrl_c_while_a_call_waits_for_a_permit(any_server: Server, namespace: str) -> None:
+    """The permit that the call waited for is there for the next call, wherever Ctrl-C comes."""
     executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, max_connections=1, timeout=2.0))
     threads = _thread._count()
 
@@ -125,7 +126,7 @@ def test_ctrl_c_while_a_call_waits_for_its_turn(any_server: Server, namespace: s
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "waits"])
 def test_ctrl_c_during_a_call_of_a_client(any_server: Server, namespace: str, waits: bool) -> None:
-    """Over the connections of a client that was brought, too, the pool is whole wherever it comes."""
+    """The pool for a user's client is whole too, wherever Ctrl-C comes."""
     client = redis.Redis(port=any_server.port)
     backend = RedisBackend.from_client(client, timeout=2.0, max_connections=1)
     executor: Any = backend.engine.driver.executor
@@ -150,7 +151,7 @@ def test_ctrl_c_during_a_call_of_a_client(any_server: Server, namespace: str, wa
 
 
 def test_ctrl_c_on_a_link(any_server: Server) -> None:
-    """A dedicated connection that was interrupted while it sent or received says that it is gone, or is whole."""
+    """A link that Ctrl-C interrupts leaks no socket and no thread."""
     executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, timeout=1.0))
     sockets: list[Any] = []
     threads = _thread._count()
@@ -171,7 +172,7 @@ def test_ctrl_c_on_a_link(any_server: Server) -> None:
 
 @pytest.mark.parametrize("part", ["send", "receive"])
 def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> None:
-    """Of what was sent, or had arrived, in part nothing is left to be taken for something else."""
+    """A request or a reply that was interrupted half-way is never continued by the next one."""
     executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, timeout=2.0))
     large = b"x" * (8_000_000 if part == "send" else 100_000)
     links: list[Any] = [run(executor.link())]
@@ -188,7 +189,7 @@ def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> Non
         if part == "receive":
             run(links[-1].send([("ECHO", large)]))
 
-    def said_next() -> list[bytes]:
+    def next_replies() -> list[bytes]:
         run(links[-1].send([("ECHO", b"next")]))
         replies: list[bytes] = []
         while replies[-1:] != [b"next"] and (more := run(links[-1].receive(2.0))):
@@ -198,8 +199,8 @@ def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> Non
     prepare()
     for at in interruptions(act, within=(f"{PACKAGE}/connection/blocking_link.py",)):
         with contextlib.suppress(ConnectionLostError):
-            told = said_next()
-            assert told == [large, b"next"] or (part == "send" and told == [b"next"]), at
+            replies = next_replies()
+            assert replies == [large, b"next"] or (part == "send" and replies == [b"next"]), at
         run(links[-1].close())
         prepare()
     for link in links:
@@ -208,19 +209,19 @@ def test_ctrl_c_within_a_request_on_a_link(any_server: Server, part: str) -> Non
 
 
 def test_ctrl_c_during_a_call_on_asyncio(any_server: Server) -> None:
-    """Wherever it comes on the way of a request, the next one's answer is its own, or its connection is gone."""
+    """The next request gets its own reply, or loses its connection, wherever Ctrl-C comes."""
     executor = AsyncioExecutor(Settings("127.0.0.1", any_server.port, timeout=0.5))
     loop = asyncio.new_event_loop()
 
-    async def ask(word: str) -> Any:
+    async def echo(word: str) -> Any:
         return await asyncio.wait_for(executor.call("ECHO", word), 5)
 
-    loop.run_until_complete(ask("first"))
+    loop.run_until_complete(echo("first"))
     for at in interruptions(
-        lambda: loop.run_until_complete(ask("an interrupted one")), within=(f"{PACKAGE}/connection/aio.py",)
+        lambda: loop.run_until_complete(echo("an interrupted one")), within=(f"{PACKAGE}/connection/aio.py",)
     ):
         for word in ("next", "last"):
             with contextlib.suppress(ConnectionLostError):
-                assert loop.run_until_complete(ask(word)) == word.encode(), at
+                assert loop.run_until_complete(echo(word)) == word.encode(), at
     loop.run_until_complete(executor.close())
     loop.close()

@@ -1,4 +1,4 @@
-"""A server that answers nonsense: each call ends with an error of ours, and takes no more memory than an answer may."""
+"""A server that sends nonsense: each call ends with an error of ailf, and takes no more memory than a reply may."""
 
 import asyncio
 import resource
@@ -33,7 +33,7 @@ BROKEN = [
     b"%1\r\n*0\r\n:1\r\n",
     b"*2\r\n:1\r\n%1\r\n*0\r\n:1\r\n",
 ]
-"""What is no reply. A map with a list for a key is none that Python can hold."""
+"""Malformed replies. The last two are maps with a list as a key, which Python can't hold."""
 
 WRONG = [
     b"+OK\r\n",
@@ -51,7 +51,7 @@ WRONG = [
     b"*8\r\n" + b"*1\r\n:1\r\n" * 8,
     b"*10\r\n" + b"$1\r\nx\r\n" * 10,
 ]
-"""Replies of other shapes than a call's."""
+"""Replies of other shapes than the calls expect."""
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "add": lambda b: b.stream("s").add(1),
@@ -89,28 +89,28 @@ REFUSALS = [
     b"*1\r\n-MOVED\r\n",
     b"*3\r\n-MOVED\r\n-ASK 1\r\n%1\r\n+a\r\n:1\r\n",
 ]
-"""Error replies of which redis-py makes no error, alone and within others."""
+"""Error replies for which redis-py raises instead of making an error, alone and within lists."""
 
 
 def opened(server: Scripted, kind: str, timeout: float = 1.0) -> Any:
-    """Return a backend on the server, opened by URL or over a client that was brought."""
-    told = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
-    if not kind.startswith("brought"):
-        url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in told.items())
+    """Return a backend on the server, opened by URL or over a user's client."""
+    options = {"timeout": timeout, "retry_for": 0.0, "max_payload": 1000}
+    if not kind.startswith("user_client"):
+        url = f"{server.url}?" + "&".join(f"{name}={value}" for name, value in options.items())
         return RedisBackend(url) if kind == "blocking" else AsyncRedisBackend(url)
     quiet: dict[str, Any] = {**options_of(server.url), **SILENT}
-    if kind == "brought-blocking":
-        return RedisBackend.from_client(redis.Redis(**quiet), **told)  # type: ignore[arg-type]  # numbers, all of them
-    return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **told)  # type: ignore[arg-type]  # as above
+    if kind == "user_client-blocking":
+        return RedisBackend.from_client(redis.Redis(**quiet), **options)  # type: ignore[arg-type]  # all are numbers
+    return AsyncRedisBackend.from_client(aredis.Redis(**quiet), **options)  # type: ignore[arg-type]  # as above
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """Return a URL as the options of a client."""
+    """Return the options of a client for a URL."""
     return {name: value for name, value in parse_url(url).items() if value}
 
 
-async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
-    """Make one call on a backend of its own; return what it raised that is ours."""
+async def error_of(server: Scripted, kind: str, call: Callable[[Any], Any], timeout: float = 1.0) -> Exception | None:
+    """Make one call on a backend of its own; return the error of ailf that it raises, or None."""
     backend = opened(server, kind, timeout)
     try:
         await waited(call(backend))
@@ -122,31 +122,31 @@ async def ends(server: Scripted, kind: str, call: Callable[[Any], Any], timeout:
 
 
 async def waited(result: Any) -> Any:
-    """Return a result, awaited where it is asyncio's."""
+    """Return a result, awaited if it is awaitable."""
     return await result if hasattr(result, "__await__") else result
 
 
 def play(kind: str, flow: Coroutine[Any, Any, None]) -> None:
-    """Run a flow that awaits nothing where it is blocking."""
+    """Run a flow on asyncio, or on this thread."""
     if kind.endswith("asyncio"):
         asyncio.run(flow)
     else:
         run(flow)
 
 
-kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio", "brought-blocking", "brought-asyncio"])
+kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio", "user_client-blocking", "user_client-asyncio"])
 
 
 @kinds
-def test_what_is_no_reply(kind: str) -> None:
-    """Each call ends with a ProtocolError that says that it may have been carried out."""
+def test_malformed_replies(kind: str) -> None:
+    """After a malformed reply each call raises a ProtocolError, and may have been carried out."""
 
     async def flow() -> None:
-        for said in BROKEN:
-            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # said is bytes
+        for reply in BROKEN:
+            with Scripted(lambda _, reply=reply: [reply], greets=False) as server:  # type: ignore[misc]  # reply is bytes
                 for name, call in CALLS.items():
-                    error = await ends(server, kind, call)
-                    assert isinstance(error, ailf.ProtocolError), (said, name, error)
+                    error = await error_of(server, kind, call)
+                    assert isinstance(error, ailf.ProtocolError), (reply, name, error)
                     assert error.maybe_applied
                     assert "Is it a Redis server" in str(error)
 
@@ -155,16 +155,16 @@ def test_what_is_no_reply(kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("piecewise", [False, True])
-def test_a_reply_that_claims_too_much(kind: str, piecewise: bool) -> None:
-    """Twelve bytes that announce hundreds of millions of elements are refused before there is room for them."""
+def test_a_list_that_announces_too_much(kind: str, piecewise: bool) -> None:
+    """Twelve bytes that announce hundreds of millions of elements are refused before memory is allocated for them."""
 
     async def flow() -> None:
-        for said in (b">200000000\r\n", b"*200000000\r\n", b"~200000000\r\n", b"%200000000\r\n"):
-            pieces = trickled(said, 0.01) if piecewise else [said]
+        for reply in (b">200000000\r\n", b"*200000000\r\n", b"~200000000\r\n", b"%200000000\r\n"):
+            pieces = trickled(reply, 0.01) if piecewise else [reply]
             with Scripted(lambda _, pieces=pieces: pieces, greets=False) as server:  # type: ignore[misc]  # as above
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                error = await ends(server, kind, CALLS["publish"])
-                assert isinstance(error, ailf.ProtocolError), said
+                error = await error_of(server, kind, CALLS["publish"])
+                assert isinstance(error, ailf.ProtocolError), reply
                 assert "begins with" in str(error) or "a list that is longer" in str(error)
                 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
 
@@ -172,46 +172,46 @@ def test_a_reply_that_claims_too_much(kind: str, piecewise: bool) -> None:
 
 
 @kinds
-def test_errors_that_are_none(kind: str) -> None:
-    """Error replies that say nonsense are errors of ours: hiredis, which reads them, crashed where one was raised."""
+def test_error_replies_of_nonsense(kind: str) -> None:
+    """An error reply with any text is an error of ailf; hiredis crashed the process if redis-py raised for it."""
 
     async def flow() -> None:
-        for said in REFUSALS:
-            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+        for reply in REFUSALS:
+            with Scripted(lambda _, reply=reply: [reply], greets=False) as server:  # type: ignore[misc]  # as above
                 for name, call in CALLS.items():
-                    error = await ends(server, kind, call)
-                    assert said.startswith(b"*") or isinstance(error, ailf.BackendError), (said, name)
+                    error = await error_of(server, kind, call)
+                    assert reply.startswith(b"*") or isinstance(error, ailf.BackendError), (reply, name)
 
     play(kind, flow())
 
 
 @kinds
-def test_a_sign_in_to_nonsense(kind: str) -> None:
-    """A server that answers the sign-in with nonsense ends the call with an error of ours."""
+def test_nonsense_in_the_handshake(kind: str) -> None:
+    """Nonsense in the handshake ends the call with an error of ailf."""
 
     async def flow() -> None:
-        for said in (*BROKEN, *WRONG, *REFUSALS):
-            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+        for reply in (*BROKEN, *WRONG, *REFUSALS):
+            with Scripted(lambda _, reply=reply: [reply], greets=False) as server:  # type: ignore[misc]  # as above
                 server.url = server.url.replace("redis://", "redis://user:word@").replace("/0", "/1")
-                error = await ends(server, kind, CALLS["ping"])
-                assert error is not None, said
+                error = await error_of(server, kind, CALLS["ping"])
+                assert error is not None, reply
 
     play(kind, flow())
 
 
 @pytest.mark.parametrize("words", ["MOVED", "MOVED 1 a:1", "NOSCRIPT"])
 def test_an_interrupt_while_an_error_is_read(words: str) -> None:
-    """Ctrl-C anywhere on the way from an error reply to the error is raised, and kills nobody."""
+    """Ctrl-C at any line between an error reply and its error is raised, and doesn't crash the process."""
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
         replies = Replies(BaseParser.parse_error)
-        said = f"*3\r\n-{words}\r\n-{words}\r\n%1\r\n+a\r\n:1\r\n-{words}\r\n".encode()
-        replies.buffer[: len(said)] = said
+        reply = f"*3\r\n-{words}\r\n-{words}\r\n%1\r\n+a\r\n:1\r\n-{words}\r\n".encode()
+        replies.buffer[: len(reply)] = reply
         interrupted = False
         try:
             with Interruption(moment, within=("/ailf_redis/connection/resp.py", "/redis/")):
-                replies.taken(len(said), lambda: READ_SIZE)
+                replies.feed(len(reply), lambda: READ_SIZE)
         except KeyboardInterrupt:
             interrupted = True
     assert moment > 10
@@ -219,25 +219,25 @@ def test_an_interrupt_while_an_error_is_read(words: str) -> None:
 
 @kinds
 def test_replies_of_another_shape(kind: str) -> None:
-    """A call takes such a reply for what it may mean, or ends with one of our errors: never a bare TypeError."""
+    """A call accepts a reply of another shape if it has a meaning, or raises an error of ailf, never a TypeError."""
 
     async def flow() -> None:
         misread = 0
-        for said in WRONG:
-            with Scripted(lambda _, said=said: [said], greets=False) as server:  # type: ignore[misc]  # as above
+        for reply in WRONG:
+            with Scripted(lambda _, reply=reply: [reply], greets=False) as server:  # type: ignore[misc]  # as above
                 for call in CALLS.values():
-                    misread += isinstance(await ends(server, kind, call), ailf.ProtocolError)
+                    misread += isinstance(await error_of(server, kind, call), ailf.ProtocolError)
         assert misread > 100
 
     play(kind, flow())
 
 
 ELEMENTS = [b"*0\r\n", b"*-1\r\n", b"$-1\r\n", b"$0\r\n\r\n", b"-ERR\r\n", b"*1\r\n:1\r\n"]
-"""Parts of replies that are no numbers, or no texts."""
+"""Parts of replies that are neither numbers nor texts, except an empty text."""
 
 
 def shaped(shape: str, part: bytes) -> bytes:
-    """Return a reply: n is a number, t an id, b the name of the body's field, ? the part, a digit a list of so many."""
+    """Return a reply: n is a number, t an id, b the body's field name, ? the part, a digit the length of a list."""
     return b"".join(
         {
             "n": b":1\r\n",
@@ -272,32 +272,32 @@ SHAPES = {
     "info": ["A" + _but("nnnnn0nnnn", at) for at in (0, 1, 2, 3, 4, 6, 7, 8, 9)],
     "decide": ["8" + _but("nnnnnnnn", at) for at in range(8)],
 }
-"""Calls, and replies to them that are right but for one part; A is a list of ten."""
+"""Calls, and replies to them that are right except for one part; A is a list of ten."""
 
 
 @kinds
 def test_replies_with_one_part_of_another_kind(kind: str) -> None:
-    """Whatever one part of a reply is instead of a number or a text, it is a ProtocolError, and no value of ours."""
+    """A reply with one part of a wrong type is a ProtocolError, and never becomes a value."""
 
     async def flow() -> None:
         for name, shapes in SHAPES.items():
             for shape in shapes:
                 for part in ELEMENTS:
-                    said = shaped(shape, part)
-                    if name == "read" and part == b"$0\r\n\r\n":  # a text, if an odd one
+                    reply = shaped(shape, part)
+                    if name == "read" and part == b"$0\r\n\r\n":  # an empty text is a valid field
                         continue
-                    with Scripted(lambda command, said=said: [b":1\r\n" if OPENS in command else said]) as server:  # type: ignore[misc]  # as above
-                        error = await ends(server, kind, CALLS[name])
-                        alone = shape == "?" and part.startswith(b"-")  # the server's refusal
+                    with Scripted(lambda command, reply=reply: [b":1\r\n" if OPENS in command else reply]) as server:  # type: ignore[misc]  # as above
+                        error = await error_of(server, kind, CALLS[name])
+                        alone = shape == "?" and part.startswith(b"-")  # an error reply
                         expected = ailf.BackendError if alone else ailf.ProtocolError
-                        assert isinstance(error, expected), (name, said, error)
+                        assert isinstance(error, expected), (name, reply, error)
 
     play(kind, flow())
 
 
 @kinds
-def test_an_answer_without_end(kind: str) -> None:
-    """What is larger than any answer to the request is given up once it is; pages may be larger than other answers."""
+def test_a_reply_without_end(kind: str) -> None:
+    """A call gives up a reply that exceeds its limit; the limit of a page is higher than that of other replies."""
     sent: list[int] = []
 
     def flood(_: list[bytes]) -> Iterable[bytes]:
@@ -309,9 +309,9 @@ def test_an_answer_without_end(kind: str) -> None:
 
     async def flow() -> None:
         with Scripted(flood) as server:
-            assert isinstance(await ends(server, kind, CALLS["add"], 20.0), ailf.ProtocolError)
-            assert sent[-1] < 30, "megabytes: the limit is one, and what the system holds on the way"
-            assert isinstance(await ends(server, kind, CALLS["read"], 20.0), ailf.ProtocolError)
+            assert isinstance(await error_of(server, kind, CALLS["add"], 20.0), ailf.ProtocolError)
+            assert sent[-1] < 30, "megabytes: one is the limit, and the system buffers some"
+            assert isinstance(await error_of(server, kind, CALLS["read"], 20.0), ailf.ProtocolError)
             assert 64 < sent[-1] < 200
 
     play(kind, flow())
@@ -319,7 +319,7 @@ def test_an_answer_without_end(kind: str) -> None:
 
 @kinds
 def test_a_subscription_to_nonsense(kind: str) -> None:
-    """It ends with an error where it is made, and nothing hangs."""
+    """Nonsense in reply to a SUBSCRIBE is an error when the subscription is entered, and nothing hangs."""
 
     async def flow() -> None:
         with Scripted(lambda _: [b"*3\r\n:1\r\n:2\r\n:3\r\n"]) as server:
@@ -333,7 +333,7 @@ def test_a_subscription_to_nonsense(kind: str) -> None:
 
 
 def test_entries_of_others_may_be_large(any_server: Server, namespace: str) -> None:
-    """An entry of another program that is larger than `max_payload` becomes a dead letter, and the next one comes."""
+    """A foreign entry that is larger than `max_payload` becomes a dead letter, and the next entry is delivered."""
     url = f"{any_server.url}?namespace={namespace}&max_payload=1000"
     with ailf.connect(url) as backend, any_server.client() as raw:
         stream = backend.stream("s")
@@ -350,8 +350,8 @@ def test_entries_of_others_may_be_large(any_server: Server, namespace: str) -> N
         stream.delete()
 
 
-def test_who_comes_behind_nonsense() -> None:
-    """Of requests that share a connection the first one's answer is nonsense; for the others the connection broke."""
+def test_requests_behind_nonsense() -> None:
+    """Of the pending requests the oldest gets a ProtocolError for nonsense, and the others a ConnectionLostError."""
 
     async def main() -> None:
         with Scripted(lambda _: [b"what?\r\n"]) as server:
@@ -365,12 +365,12 @@ def test_who_comes_behind_nonsense() -> None:
     asyncio.run(main())
 
 
-def test_who_comes_before_nonsense() -> None:
-    """An answer that arrives together with nonsense is its caller's all the same."""
-    said = iter([(), (b"+PONG\r\nwhat?\r\n",)])
+def test_a_reply_before_nonsense() -> None:
+    """A reply that arrives together with nonsense still reaches its call."""
+    replies = iter([(), (b"+PONG\r\nwhat?\r\n",)])
 
     async def main() -> None:
-        with Scripted(lambda _: next(said)) as server:
+        with Scripted(lambda _: next(replies)) as server:
             executor = AsyncioExecutor(Settings.from_url(server.url))
             ends = await asyncio.gather(*(executor.call("PING") for _ in range(2)), return_exceptions=True)
             assert ends[0] == b"PONG"
@@ -382,7 +382,7 @@ def test_who_comes_before_nonsense() -> None:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_flood_on_a_link(flavour: str) -> None:
-    """A dedicated connection is given up when more has come than a page may have."""
+    """A link is closed when a reply is larger than a page may be."""
     sent = [0]
 
     def flood(_: list[bytes]) -> Iterable[bytes]:

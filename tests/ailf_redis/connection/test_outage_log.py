@@ -1,4 +1,4 @@
-"""The log of a program whose server was away: a line at the beginning, one at the end, whatever the program does."""
+"""The log of an outage: one line at its beginning and one at its end, whatever the program does meanwhile."""
 
 import asyncio
 import logging
@@ -17,16 +17,16 @@ AWAY = 1.5
 
 @pytest.fixture
 def private(new_server: NewServer) -> Server:
-    """A server of the test's own, which keeps what it has."""
+    """A server of the test's own, which keeps its data when it restarts."""
     return new_server(appendonly=True)
 
 
 def check(caplog: pytest.LogCaptureFixture) -> None:
-    """Look at what was logged."""
-    told = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert len(told) == 2, told
-    assert "is unavailable" in told[0]
-    assert "is back after" in told[1]
+    """Check that the two lines of one outage were logged, and no other warning."""
+    lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(lines) == 2, lines
+    assert "is unavailable" in lines[0]
+    assert "is back after" in lines[1]
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -38,7 +38,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def leave_for_a_while(server: Server) -> None:
-    """Take the server away, and bring it back."""
+    """Kill the server, and restart it after `AWAY` seconds."""
     server.kill()
     time.sleep(AWAY)
     server.restart()
@@ -123,7 +123,7 @@ async def _until(condition: Callable[[], object]) -> None:
 
 
 def test_an_idle_worker(private: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """It says that the backend is back although no message comes."""
+    """An idle worker logs that the backend is back, although no message comes."""
     with ailf.connect(f"{private.url}?timeout=0.5&retry_for=0.3") as backend:
         group = backend.stream("s").group("g")
         work = threading.Thread(target=group.process, args=(lambda _: None,), kwargs={"concurrency": 3})
@@ -137,7 +137,7 @@ def test_an_idle_worker(private: Server, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_an_idle_subscription(private: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """So does a subscription."""
+    """An idle subscription logs it too."""
     with ailf.connect(private.url) as backend, backend.pubsub().listen("c") as events:
         leave_for_a_while(private)
         assert isinstance(events.get(20), ailf.Gap)
@@ -146,7 +146,7 @@ def test_an_idle_subscription(private: Server, caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_server_that_is_down_at_the_start(private: Server, flavour: str) -> None:
-    """One readable error: what its chain shows is how the connection failed, and nothing of how ailf keeps them."""
+    """The error's chain shows how the connection failed, and none of ailf's own machinery."""
     private.stop()
 
     async def on_asyncio() -> None:

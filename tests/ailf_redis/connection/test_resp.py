@@ -33,7 +33,7 @@ def test_ctrl_c_while_a_number_is_packed() -> None:
         b"*6\r\n$1\r\nA\r\n$1\r\n1\r\n$3\r\n0.5\r\n$4\r\nTrue\r\n$1\r\nb\r\n$1\r\nc\r\n"
     )
     executors: list[Any] = [BlockingExecutor(Settings()), AsyncioExecutor(Settings())]
-    executors[1]._wire = SimpleNamespace(is_ready=lambda: True, ask=None)
+    executors[1]._connection = SimpleNamespace(is_ready=lambda: True, request=None)
     calls: list[Callable[[], Any]] = [
         lambda: packed([("A", Interrupted())]),
         lambda: packed([("A",), ("A", Interrupted())]),

@@ -1,4 +1,4 @@
-"""Connections that were idle: a firewall that forgot them costs one timeout in all, and none where it was long ago."""
+"""A firewall forgets idle connections: that costs one timeout in all, and none after a long idle time."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ OPTIONS = "timeout=0.4&retry_for=0"
 
 @pytest.fixture
 def proxy(any_server: Server) -> Iterator[Proxy]:
-    """Stands between the backends and a server."""
+    """A proxy between the backends and a server."""
     with Proxy(any_server.port) as between:
         yield between
 
@@ -43,12 +43,12 @@ def opened(proxy: Proxy, flavour: str, namespace: str, *, user_client: bool) -> 
 
 
 async def waited(result: Any) -> Any:
-    """Return a result, awaited where it is asyncio's."""
+    """Return a result, awaited if it is awaitable."""
     return await result if hasattr(result, "__await__") else result
 
 
 async def used_at_once(backend: Any, flavour: str) -> None:
-    """Have several connections in the pool, where there is one."""
+    """Make calls at once, so that a blocking backend's pool has several connections."""
     stream = backend.stream("s")
     if flavour == "asyncio":
         await asyncio.gather(*(stream.add(0) for _ in range(6)))
@@ -84,11 +84,11 @@ async def closed(backend: Any) -> None:
 
 
 both = pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-kinds = pytest.mark.parametrize("user_client", [False, True], ids=["url", "brought"])
+kinds = pytest.mark.parametrize("user_client", [False, True], ids=["url", "user_client"])
 
 
 def play(flow: Callable[[], Any], flavour: str) -> None:
-    """Run a flow that awaits nothing where it is blocking."""
+    """Run a flow on asyncio; or, as a blocking one suspends nowhere, to its end in one step."""
     if flavour == "asyncio":
         asyncio.run(flow())
     else:
@@ -99,7 +99,7 @@ def play(flow: Callable[[], Any], flavour: str) -> None:
 @both
 @kinds
 def test_forgotten_connections_cost_one_timeout(proxy: Proxy, namespace: str, flavour: str, user_client: bool) -> None:
-    """The call that finds out fails, and takes all idle connections with it: the next ones work."""
+    """The first call over a forgotten connection fails and drops all idle connections; the next calls work."""
 
     async def flow() -> None:
         backend = opened(proxy, flavour, namespace, user_client=user_client)
@@ -113,10 +113,10 @@ def test_forgotten_connections_cost_one_timeout(proxy: Proxy, namespace: str, fl
 
 @both
 @kinds
-def test_a_connection_is_asked_after_a_quiet_time(
+def test_a_connection_is_checked_after_a_long_idle_time(
     proxy: Proxy, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was idle for 30 s is asked with PING first, so no call over a forgotten one fails."""
+    """A connection that was idle for 30 s must reply to a PING first, so no call over a forgotten one fails."""
 
     async def flow() -> None:
         backend = opened(proxy, flavour, namespace, user_client=user_client)
@@ -126,7 +126,7 @@ def test_a_connection_is_asked_after_a_quiet_time(
         proxy.forget()
         made = proxy.connections
         assert await added(backend, 8) == 0
-        assert proxy.connections <= made, "one new one, instead of all that were idle"
+        assert proxy.connections <= made, "one new connection replaces all idle ones"
         await closed(backend)
 
     play(flow, flavour)
@@ -134,10 +134,10 @@ def test_a_connection_is_asked_after_a_quiet_time(
 
 @both
 @kinds
-def test_a_connection_in_use_is_not_asked(
+def test_a_connection_in_use_is_not_checked(
     any_server: Server, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is asked before 30 s; what answers is used again, on the same connection, whatever it says to PING."""
+    """No PING is sent before 30 s; after a reply to one, the same connection is used again."""
 
     def pings(raw: redis.Redis) -> int:
         stats: dict[str, dict[str, int]] = raw.info("commandstats")
@@ -164,14 +164,14 @@ def test_a_connection_in_use_is_not_asked(
 def test_a_forgotten_link(
     proxy: Proxy, namespace: str, flavour: str, user_client: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A consumer that nobody has asked for long waits over a connection of its own, which is asked as well."""
+    """The dedicated connection of an idle consumer is checked by a PING too."""
 
     async def flow() -> None:
         backend = opened(proxy, flavour, namespace, user_client=user_client)
         consumer = backend.stream("s").group("g").consumer()
         assert await waited(consumer.get(timeout=0.1)) is None
         if flavour == "asyncio":
-            await asyncio.sleep(0.3)  # until the wait that the call left behind has ended
+            await asyncio.sleep(0.3)  # until the wait that the call has left running ends
         for name in IDLE:
             monkeypatch.setattr(name, -1.0)
         proxy.forget()

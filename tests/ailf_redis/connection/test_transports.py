@@ -1,4 +1,4 @@
-"""TCP, unix sockets and TLS; threads, asyncio and uvloop: each carries everything, and TLS trusts nobody by default."""
+"""Parts of the contract over TCP, unix sockets and TLS, on threads, asyncio and uvloop; and what TLS refuses."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
-"""Where a test of the suite runs, by how the backend is used."""
+"""The event loop that a test of the suite runs in, by the way in which the backend is used."""
 
 OF_ALL = [
     b.test_one_backend_for_many_callers,
@@ -77,13 +77,13 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Of this module's servers."""
+    """The certificates of this module's servers."""
     return Certificates.make(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def urls(certificates: Certificates) -> Iterator[dict[str, str]]:
-    """One server, by each transport."""
+    """The URLs of one server, by transport."""
     version, binary = next(reversed(found().items()))
     with (
         Server.start(binary, version=version, unixsocket=True) as server,
@@ -98,7 +98,7 @@ def urls(certificates: Certificates) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize(("transport", "loop", "test"), CASES)
 def test_everything_goes(urls: dict[str, str], transport: str, loop: str, test: Callable[..., Any]) -> None:
-    """Each transport carries what the suite asks for, on threads, asyncio and uvloop."""
+    """The suite's tests pass over each transport, on threads, asyncio and uvloop."""
     world = World(RedisHarness(urls[transport]), "blocking" if loop == "blocking" else "asyncio")
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(run_test(world, test))
@@ -111,7 +111,7 @@ def test_everything_goes(urls: dict[str, str], transport: str, loop: str, test: 
 def tls_port(
     request: pytest.FixtureRequest, certificates: Certificates, any_server: Server, new_server: NewServer
 ) -> Iterator[int]:
-    """A port with TLS: of what stands before a server, or a server's own."""
+    """A port with TLS: that of a terminator before a server, or the server's own."""
     if request.param == "native":
         yield _native(new_server, certificates)
         return
@@ -131,7 +131,7 @@ def _native(new_server: NewServer, certificates: Certificates) -> int:
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_tls(tls_port: int, certificates: Certificates, namespace: str, flavour: str) -> None:
-    """A server that a trusted authority vouches for, under the name that was asked for, is talked to."""
+    """A connection is made if a trusted authority certifies the server's name."""
     url = f"rediss://{HOST}:{tls_port}/0?tls_ca={certificates.ca}&namespace={namespace}"
     assert talk(url, flavour) == "hello"
 
@@ -140,10 +140,10 @@ def test_tls(tls_port: int, certificates: Certificates, namespace: str, flavour:
 @pytest.mark.parametrize(
     ("host", "options"), [(HOST, ""), ("127.0.0.1", "?tls_ca={ca}")], ids=["unknown authority", "another name"]
 )
-def test_tls_trusts_nobody_else(
+def test_tls_trusts_nothing_else(
     tls_port: int, certificates: Certificates, host: str, options: str, flavour: str
 ) -> None:
-    """An authority that nobody named, and a certificate for another name, are refused, and the error says so."""
+    """An unknown authority and a certificate for another name are refused, and the error says so."""
     url = f"rediss://{host}:{tls_port}/0{options.format(ca=certificates.ca)}"
     with pytest.raises(ailf.BackendError, match=r"(?i)certificate") as raised:
         talk(f"{url}{'&' if options else '?'}retry_for=0", flavour)
@@ -151,48 +151,48 @@ def test_tls_trusts_nobody_else(
 
 
 def test_tls_with_many_threads(tls_port: int, certificates: Certificates) -> None:
-    """What several threads send over one link, while another reads, arrives whole, and so does every reply."""
+    """Several threads send over one link while another reads: every command and every reply is complete."""
     executor = BlockingExecutor(Settings.from_url(f"rediss://{HOST}:{tls_port}/0?tls_ca={certificates.ca}"))
     link = run(executor.link())
 
-    def send(who: int) -> None:
+    def send(sender: int) -> None:
         for number in range(SENT):
-            run(link.send([("ECHO", f"{who} {number} {'x' * number}")]))
+            run(link.send([("ECHO", f"{sender} {number} {'x' * number}")]))
 
-    threads = [threading.Thread(target=send, args=(who,)) for who in range(SENDERS)]
+    threads = [threading.Thread(target=send, args=(sender,)) for sender in range(SENDERS)]
     for each in threads:
         each.start()
-    told: list[bytes] = []
+    replies: list[bytes] = []
     until = time.monotonic() + 20
-    while len(told) < SENDERS * SENT and time.monotonic() < until:
-        told += run(link.receive(1.0))
+    while len(replies) < SENDERS * SENT and time.monotonic() < until:
+        replies += run(link.receive(1.0))
     for each in threads:
         each.join(5)
     run(link.close())
     run(executor.close())
-    assert len(told) == SENDERS * SENT
-    for who in range(SENDERS):
-        mine = [each.split(b" ") for each in told if each.startswith(b"%d " % who)]
-        assert [(int(number), len(rest)) for _, number, rest in mine] == [(each, each) for each in range(SENT)]
+    assert len(replies) == SENDERS * SENT
+    for sender in range(SENDERS):
+        own = [each.split(b" ") for each in replies if each.startswith(b"%d " % sender)]
+        assert [(int(number), len(rest)) for _, number, rest in own] == [(each, each) for each in range(SENT)]
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_tls_against_a_server_without(any_server: Server, flavour: str) -> None:
-    """A server that doesn't speak TLS is an error within the time for connecting, and not a wait for ever."""
+    """A server without TLS is an error within `connect_timeout`; the call doesn't wait for ever."""
     with pytest.raises(ailf.BackendError, match=r"rediss://"):
         talk(f"rediss://{HOST}:{any_server.port}/0?retry_for=0&connect_timeout=2&timeout=2", flavour)
 
 
 def talk(url: str, flavour: str) -> Any:
-    """Have a message go out and come back."""
+    """Publish a message, and return the one that a subscription receives."""
 
-    async def tell() -> Any:
+    async def on_asyncio() -> Any:
         async with ailf.connect_async(url) as backend, backend.pubsub().listen("c") as messages:
             await backend.pubsub().publish("c", "hello")
             return (await messages.get(5)).data
 
     if flavour == "asyncio":
-        return asyncio.run(tell())
+        return asyncio.run(on_asyncio())
     with ailf.connect(url) as backend, backend.pubsub().listen("c") as messages:
         backend.pubsub().publish("c", "hello")
         return messages.get(5).data

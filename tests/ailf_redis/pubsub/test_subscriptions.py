@@ -91,7 +91,7 @@ def test_a_listener_keeps_only_its_filters(any_server: Server) -> None:
     try:
         run(listener.change(channels, ()))
         run(listener.change((), channels))
-        assert not listener._named
+        assert not listener._channels
         run(listener.change(channels[:1], ()))
         events: list[object] = []
         until = time.monotonic() + 5

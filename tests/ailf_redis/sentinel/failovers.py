@@ -1,4 +1,4 @@
-"""Messages are added while masters that Sentinels watch fail: which of those that were acknowledged are lost."""
+"""Messages are added while masters that Sentinels watch fail; the acknowledged ones that are lost are counted."""
 
 import asyncio
 import collections
@@ -28,21 +28,21 @@ PAUSE = 0.005
 THREADS, TASKS = 2, 4
 
 USER = "agent"
-"""Whom the callers are. The Sentinels and replicas are the default user, which a partition shuts out."""
+"""The user of the callers. Sentinels and replicas use the default user, which a partition shuts out."""
 
 CUT_OFF = 3.0
-"""Seconds that a former master stays frozen or cut off when there is a new one."""
+"""Seconds that a former master stays frozen or cut off after there is a new one."""
 
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What is to happen.
+    """The faults of one run.
 
     Attributes:
-        kinds: How masters fail, one way after another: "kill", "freeze", "cut" (callers reach the master, Sentinels and
-            replicas don't), or "switch" (a Sentinel is told to replace a master that lives).
-        faults: How often they do.
-        min_replicas: What ``min-replicas-to-write`` says.
+        kinds: How masters fail, in turn: "kill", "freeze", "cut" (callers reach the master, and Sentinels and replicas
+            don't), or "switch" (a Sentinel is ordered to replace a master that works).
+        faults: The number of faults.
+        min_replicas: The value of ``min-replicas-to-write``.
     """
 
     kinds: Sequence[str] = ("kill", "freeze", "cut", "switch")
@@ -52,11 +52,11 @@ class Plan:
 
 @attrs.define
 class Adds:
-    """What was added by all callers.
+    """The adds of all callers.
 
     Attributes:
         acknowledged: The messages that were acknowledged.
-        times: When they were.
+        times: When each was acknowledged.
         unknown: How many ended with `OutcomeUnknownError`.
         refused: How many ended with another error.
     """
@@ -67,12 +67,12 @@ class Adds:
     refused: int = 0
 
     def succeeded(self, message: str) -> None:
-        """Note down a message that was acknowledged."""
+        """Count a message that was acknowledged."""
         self.times.append(time.monotonic())
         self.acknowledged.append(message)
 
     def failed(self, error: ailf.BackendError) -> None:
-        """Note down what else an add ended with."""
+        """Count an add that raised an error."""
         if isinstance(error, ailf.OutcomeUnknownError):
             self.unknown += 1
         else:
@@ -81,11 +81,11 @@ class Adds:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """How a run went.
+    """The result of a run.
 
     Attributes:
         acknowledged: How many adds were acknowledged.
-        lost: How many of those are not in the stream.
+        lost: How many acknowledged messages are not in the stream.
         twice: How many messages are in the stream twice.
         unknown: How many adds ended with `OutcomeUnknownError`.
         refused: How many ended with another error.
@@ -107,49 +107,49 @@ class Report:
 
 
 def run(binary: Path, version: str, plan: Plan) -> Report:
-    """Add messages while masters fail; return what became of them."""
+    """Add messages while masters fail; return how many were lost."""
     options = ("--min-replicas-to-write", str(plan.min_replicas))
     adds, over = Adds(), threading.Event()
     with Watch(binary, version, *options, replicas=2, sentinels=3, down_after_ms=1000) as watch:
         for each in watch.servers:
             _make_user(each)
         with _callers(watch, adds, over):
-            _note_progress(adds, 50)
+            _wait_for_progress(adds, 50)
             for kind in itertools.islice(itertools.cycle(plan.kinds), plan.faults):
                 _fail(watch, kind)
                 until("the servers did not settle", watch.settled)
-                _note_progress(adds, 50)
+                _wait_for_progress(adds, 50)
         with RedisBackend.from_client(_client(watch)) as backend:
-            found = collections.Counter(each.data for each in backend.stream("s").read(limit=1_000_000))
+            stored = collections.Counter(each.data for each in backend.stream("s").read(limit=1_000_000))
     times = sorted(adds.times)
     return Report(
         acknowledged=len(adds.acknowledged),
-        lost=sum(message not in found for message in adds.acknowledged),
-        twice=sum(count > 1 for count in found.values()),
+        lost=sum(message not in stored for message in adds.acknowledged),
+        twice=sum(count > 1 for count in stored.values()),
         unknown=adds.unknown,
         refused=adds.refused,
         pause=max(after - before for before, after in itertools.pairwise(times)),
     )
 
 
-def _note_progress(adds: Adds, count: int) -> None:
-    """Wait until some more have been acknowledged."""
+def _wait_for_progress(adds: Adds, count: int) -> None:
+    """Wait until `count` more messages are acknowledged."""
     before = len(adds.acknowledged)
     until("nothing is acknowledged", lambda: len(adds.acknowledged) >= before + count)
 
 
 def _fail(watch: Watch, kind: str) -> None:
-    """Let the master fail in one way, and come back when another one is the master."""
+    """Make the master fail in one way; bring it back after another server is the master."""
     master = watch.master
     if kind == "switch":
         watch.fail_over()
         return
-    spoil = {"kill": master.kill, "freeze": master.pause, "cut": lambda: _let_in(master, others=False)}
-    mend = {"kill": lambda: _restart(master), "freeze": master.resume, "cut": lambda: _let_in(master, others=True)}
-    spoil[kind]()
+    fail = {"kill": master.kill, "freeze": master.pause, "cut": lambda: _admit(master, others=False)}
+    restore = {"kill": lambda: _restart(master), "freeze": master.resume, "cut": lambda: _admit(master, others=True)}
+    fail[kind]()
     until("no failover", lambda: watch.master is not master)
     time.sleep(CUT_OFF)
-    mend[kind]()
+    restore[kind]()
 
 
 def _make_user(server: Server) -> None:
@@ -162,8 +162,8 @@ def _restart(server: Server) -> None:
     _make_user(server)
 
 
-def _let_in(server: Server, *, others: bool) -> None:
-    """Let Sentinels and replicas in, or end their connections and refuse new ones."""
+def _admit(server: Server, *, others: bool) -> None:
+    """Admit Sentinels and replicas, or close their connections and refuse new ones."""
     with redis.Redis(port=server.port, username=USER, password="any") as admin:
         admin.execute_command("ACL", "SETUSER", "default", "on" if others else "off")
         if not others:
@@ -177,7 +177,7 @@ def _client(watch: Watch) -> Any:
 
 @contextmanager
 def _callers(watch: Watch, adds: Adds, over: threading.Event) -> Iterator[None]:
-    """Threads and tasks that add messages until the end."""
+    """Run threads and tasks that add messages until the block ends."""
     with RedisBackend.from_client(_client(watch), retry_for=15) as backend:
         threads = [threading.Thread(target=_add, args=(backend, adds, over)) for _ in range(THREADS)]
         threads.append(threading.Thread(target=lambda: asyncio.run(_add_on_asyncio(watch, adds, over))))
@@ -192,7 +192,7 @@ def _callers(watch: Watch, adds: Adds, over: threading.Event) -> Iterator[None]:
 
 
 def _messages() -> Iterator[str]:
-    """Messages of one caller."""
+    """Yield the messages of one caller."""
     name = uuid.uuid4().hex
     return (f"{name}-{number}" for number in itertools.count())
 

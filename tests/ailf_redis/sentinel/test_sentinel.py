@@ -1,4 +1,4 @@
-"""A client that Sentinels lead to the master: it goes on with the new one when the master is gone, or no longer it."""
+"""A client of Sentinels: it continues with the new master when the master has died or was replaced."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ OPTIONS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 
 
 def newest() -> tuple[Path, str]:
-    """The newest server's binary and version."""
+    """Return the newest server's binary and version."""
     version, binary = next(reversed(binaries.found().items()))
     return binary, version
 
@@ -44,34 +44,34 @@ def watch() -> Iterator[Watch]:
 
 
 def blocking_client(watch: Watch, **options: Any) -> redis.Redis:
-    """A client for the master, whichever server that is."""
+    """Return a blocking client of the master."""
     return Sentinel(watch.addresses(), **OPTIONS).master_for(watch.SERVICE, decode_responses=True, **options)
 
 
 def asyncio_client(watch: Watch, **options: Any) -> aredis.Redis:
-    """The same for asyncio."""
+    """Return an asyncio client of the master."""
     return asentinel.Sentinel(watch.addresses(), **OPTIONS).master_for(watch.SERVICE, decode_responses=True, **options)
 
 
 def calls(server: Server, command: str) -> int:
-    """Return how often a server was asked to do something."""
+    """Return how often a server was sent a command."""
     with server.client() as admin:
         return int(admin.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
 
 
 def subscriptions(sentinel: Server) -> list[int]:
-    """Return the ids of the connections that are subscribed at a Sentinel; those made later are higher."""
+    """Return the ids of the connections that are subscribed at a Sentinel; ids of later ones are higher."""
     with sentinel.client() as admin:
         return [int(each["id"]) for each in admin.client_list() if each["sub"] != "0"]
 
 
 def subscribers(sentinel: Server) -> int:
-    """Return how many they are."""
+    """Return how many connections are subscribed at a Sentinel."""
     return len(subscriptions(sentinel))
 
 
 async def until_async(what: str, condition: Callable[[], Awaitable[Any]]) -> None:
-    """Return when a condition holds, within a second."""
+    """Wait for a condition, a second at most."""
     deadline = time.monotonic() + 1
     while not await condition():
         assert time.monotonic() < deadline, what
@@ -79,17 +79,17 @@ async def until_async(what: str, condition: Callable[[], Awaitable[Any]]) -> Non
 
 
 def lose_master(watch: Watch) -> None:
-    """Kill the master when its replica has everything; return when the replica is the master."""
+    """Kill the master when its replica has received everything; wait until the replica is the master."""
     master = watch.master
     with master.client() as raw:
-        raw.set("last", 1)  # WAIT is for what this connection wrote, and so for all that was written before
+        raw.set("last", 1)  # WAIT waits for this connection's writes, and so for all earlier ones
         assert raw.wait(1, 5000) == 1
     master.kill()
     until("no failover", lambda: watch.master is not master)
 
 
 def test_a_failover_on_threads(watch: Watch) -> None:
-    """Calls, leases and subscriptions outlive the master; a gap is announced, and nothing that was added is lost."""
+    """Calls, leases and subscriptions survive a failover; a gap is announced, and no message that was added is lost."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         with pubsub.listen("c") as events, backend.lock("l", ttl=6).hold() as lease:
@@ -110,7 +110,7 @@ def test_a_failover_on_threads(watch: Watch) -> None:
 
 
 def test_a_failover_on_asyncio(watch: Watch) -> None:
-    """The same on asyncio, where leases are renewed by a thread that the asyncio client's Sentinels lead too."""
+    """The same on asyncio, where a thread renews leases, and uses the asyncio client's Sentinels too."""
 
     async def main() -> None:
         async with AsyncRedisBackend.from_client(asyncio_client(watch), retry_for=10) as backend:
@@ -130,7 +130,7 @@ def test_a_failover_on_asyncio(watch: Watch) -> None:
 
 
 def test_a_master_that_becomes_a_replica(watch: Watch) -> None:
-    """Who still talks to a demoted master is led to the new one; it is not told that it can't write."""
+    """A call to a demoted master goes to the new one instead of failing with a read-only error."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
         stream = backend.stream("s")
         stream.add(1)
@@ -139,7 +139,7 @@ def test_a_master_that_becomes_a_replica(watch: Watch) -> None:
         with other.client() as new, demoted.client() as old, watch.sentinel.client() as sentinel:
             old.set("last", 1)
             assert old.wait(1, 5000) == 1
-            sentinel.execute_command("SENTINEL", "REMOVE", watch.SERVICE)  # or it would cut the old connections itself
+            sentinel.execute_command("SENTINEL", "REMOVE", watch.SERVICE)  # else it would close the old connections
             new.execute_command("REPLICAOF", "NO", "ONE")
             old.execute_command("REPLICAOF", "127.0.0.1", other.port)
             sentinel.execute_command("SENTINEL", "MONITOR", watch.SERVICE, "127.0.0.1", other.port, 1)
@@ -149,14 +149,14 @@ def test_a_master_that_becomes_a_replica(watch: Watch) -> None:
 
 
 def test_replicas_are_refused() -> None:
-    """A client of replicas can't write, and is refused when it is brought."""
+    """from_client refuses a client of replicas, as replicas can't write."""
     client = Sentinel([("127.0.0.1", 1)]).slave_for("watched")
     with pytest.raises(ailf.InvalidArgumentError, match="replicas can't write"):
         RedisBackend.from_client(client)
 
 
 def test_no_sentinel_answers() -> None:
-    """Where no Sentinel answers, opening fails at once and says so."""
+    """If no Sentinel replies, calls fail at once and say so."""
     client = Sentinel([("127.0.0.1", 1)], **OPTIONS).master_for("watched")
     with RedisBackend.from_client(client, retry_for=0) as backend:
         with pytest.raises(ailf.ConnectionLostError, match="no Sentinel knows a healthy master 'watched'"):
@@ -169,7 +169,7 @@ def test_no_sentinel_answers() -> None:
 
 
 def test_no_call_uses_a_former_master(watch: Watch) -> None:
-    """From ``+switch-master`` on no call reaches the former master, which lives and would take what is then lost."""
+    """After ``+switch-master`` no call reaches the former master, which is alive and would take writes in vain."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
         stream, pubsub = backend.stream("s"), backend.pubsub()
         with pubsub.listen("c") as events, stream.group("g").consumer() as consumer:
@@ -189,7 +189,7 @@ def test_no_call_uses_a_former_master(watch: Watch) -> None:
 
 
 def test_no_call_uses_a_former_master_on_asyncio(watch: Watch) -> None:
-    """The same on asyncio: within a second nothing is connected to the former master but the Sentinel's own."""
+    """The same on asyncio, as soon as the message has been read."""
 
     async def main() -> None:
         async with AsyncRedisBackend.from_client(asyncio_client(watch), retry_for=10) as backend:
@@ -210,8 +210,8 @@ def test_no_call_uses_a_former_master_on_asyncio(watch: Watch) -> None:
     asyncio.run(main())
 
 
-def test_who_only_listens_leaves_a_former_master(watch: Watch) -> None:
-    """A thread that waits for messages looks at the Sentinels itself: it needs no calls of others."""
+def test_a_listener_leaves_a_former_master(watch: Watch) -> None:
+    """A thread that waits for messages reads the Sentinels' messages itself, without any calls."""
     with RedisBackend.from_client(blocking_client(watch)) as backend, backend.pubsub().listen("c") as events:
         watch.fail_over()
         assert isinstance(events.get(5), ailf.Gap)
@@ -220,14 +220,14 @@ def test_who_only_listens_leaves_a_former_master(watch: Watch) -> None:
         assert events.get(5) == ailf.Message("c", "after")
 
 
-def test_an_answer_that_comes_with_the_change(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a former master has said counts for nothing, also where it arrived before anybody looked."""
-    look, asking = threading.Event(), threading.Event()
+def test_a_reply_that_arrives_with_the_change(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply of a former master is not used, even if it arrived before the change was noticed."""
+    released, calling = threading.Event(), threading.Event()
 
     class LatePoller(sentinel_subscriptions.Poller):
         def poll(self, milliseconds: float) -> list[tuple[int, int]]:
-            if asking.is_set():
-                assert look.wait(10)
+            if calling.is_set():
+                assert released.wait(10)
             return super().poll(milliseconds)
 
     def add() -> None:
@@ -242,12 +242,12 @@ def test_an_answer_that_comes_with_the_change(watch: Watch, monkeypatch: pytest.
         stream = backend.stream("s")
         stream.add(1)
         former, before = watch.master, calls(watch.master, "xadd")
-        asking.set()
+        calling.set()
         adding = threading.Thread(target=add)
         adding.start()
         until("it was not added", lambda: calls(former, "xadd") > before)
         watch.fail_over()
-        look.set()
+        released.set()
         adding.join(10)
     assert [type(each) for each in errors] == [ailf.OutcomeUnknownError]
     assert "the master has changed" in str(errors[0])
@@ -255,7 +255,7 @@ def test_an_answer_that_comes_with_the_change(watch: Watch, monkeypatch: pytest.
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_a_call_under_way_on_a_former_master(watch: Watch, flavour: str) -> None:
-    """A call that waits for the frozen master's answer ends with the failover, long before its deadline."""
+    """A call that waits for a frozen master's reply ends with the failover, long before its deadline."""
     errors: list[BaseException] = []
 
     def blocking() -> None:
@@ -292,7 +292,7 @@ def test_a_call_under_way_on_a_former_master(watch: Watch, flavour: str) -> None
 
 
 def test_the_next_sentinel_is_believed() -> None:
-    """Each Sentinel is listened to, so the death of one is no matter: another one's news are as good."""
+    """The backend subscribes to every Sentinel, so the messages of one are enough after another has died."""
     with (
         Watch(*newest(), sentinels=2) as watch,
         RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend,
@@ -310,7 +310,7 @@ def test_the_next_sentinel_is_believed() -> None:
 
 
 def test_sentinels_that_lag_behind() -> None:
-    """From the first Sentinel's message on the former master is left, although others still name it for a second."""
+    """After the first Sentinel's message the former master isn't used, although others still name it for a second."""
     with (
         Watch(*newest(), replicas=2, sentinels=3) as watch,
         RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend,
@@ -324,8 +324,8 @@ def test_sentinels_that_lag_behind() -> None:
         assert calls(former, "xadd") == before
 
 
-def test_what_no_sentinel_could_tell(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While no Sentinel runs, the master is used as it is; what changed meanwhile is learnt when one is back."""
+def test_a_change_while_no_sentinel_runs(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no Sentinel runs, the known master is used; a change meanwhile is noticed when a Sentinel is back."""
     monkeypatch.setattr(sentinel_subscriptions, "PAUSES", (0.0,))
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
         stream = backend.stream("s")
@@ -346,7 +346,7 @@ def test_what_no_sentinel_could_tell(watch: Watch, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_silent_sentinel(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Sentinel that doesn't answer a PING in time is subscribed to anew when it answers again; no call fails."""
+    """A subscription to a Sentinel that doesn't reply to a PING is renewed when it replies again; no call fails."""
     monkeypatch.setattr(sentinel_subscriptions, "QUIET", 0.0)
     monkeypatch.setattr(sentinel_subscriptions, "PATIENCE", 0.1)
     monkeypatch.setattr(sentinel_subscriptions, "PAUSES", (0.0,))
@@ -356,14 +356,14 @@ def test_a_silent_sentinel(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Non
         before = subscriptions(watch.sentinel)
         watch.sentinel.pause()
         lost = time.monotonic() + 0.5
-        until("no end", lambda: bool(stream.add(2)) and time.monotonic() > lost)
+        until("the time did not pass", lambda: bool(stream.add(2)) and time.monotonic() > lost)
         watch.sentinel.resume()
-        until("not subscribed anew", lambda: bool(stream.add(3)) and subscriptions(watch.sentinel) > before)
+        until("not subscribed again", lambda: bool(stream.add(3)) and subscriptions(watch.sentinel) > before)
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
 def test_silent_sentinels_leave_time_for_the_next_one(flavour: str) -> None:
-    """B10: where two of three are silent, a connection is made within the time for one, with the word of the third."""
+    """B10: if two of three Sentinels are silent, the third one's reply comes within the time for a connection."""
     with Watch(*newest(), sentinels=3) as watch:
         for each in watch.sentinels[:2]:
             each.pause()
@@ -378,21 +378,21 @@ def test_silent_sentinels_leave_time_for_the_next_one(flavour: str) -> None:
         else:
             with RedisBackend.from_client(blocking_client(watch), retry_for=0) as backend:
                 backend.stream("s").add(1)
-        assert time.monotonic() - begin < 2.0, "it has a second"
+        assert time.monotonic() - begin < 2.0, "connecting may take a second"
         for each in watch.sentinels[:2]:
             each.resume()
 
 
 def test_idle_connections_ask_for_the_role(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was idle for long asks whether its server is still the master, and sends nothing to a replica."""
+    """A connection that was idle for long is checked by ROLE, and sends no call to a replica."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:
         stream = backend.stream("s")
         stream.add(1)
         former, other = watch.servers
-        asked = calls(former, "role")
+        before = calls(former, "role")
         stream.add(2)
-        assert calls(former, "role") == asked
-        with watch.sentinel.client() as sentinel:  # nobody publishes anything
+        assert calls(former, "role") == before
+        with watch.sentinel.client() as sentinel:  # so that no change is published
             sentinel.execute_command("SENTINEL", "REMOVE", watch.SERVICE)
         with other.client() as new, former.client() as old:
             new.execute_command("REPLICAOF", "NO", "ONE")
@@ -412,21 +412,21 @@ def test_idle_connections_ask_for_the_role(watch: Watch, monkeypatch: pytest.Mon
 
 
 def test_nothing_is_left_at_the_sentinels(watch: Watch) -> None:
-    """B3, B9: closing gives back the subscriptions, and so does dropping the backend."""
+    """B3, B9: closing the backend closes its subscriptions, and so does dropping it."""
     with RedisBackend.from_client(blocking_client(watch)) as backend:
         backend.stream("s").add(1)
         assert subscribers(watch.sentinel) == 1
     until("a subscription is left", lambda: subscribers(watch.sentinel) == 0)
     dropped = RedisBackend.from_client(blocking_client(watch))
     dropped.stream("s").add(1)
-    with pytest.warns(ResourceWarning, match="was dropped"):  # noqa: PT031 - the warning comes of both
+    with pytest.warns(ResourceWarning, match="was dropped"):  # noqa: PT031 - either statement may warn
         del dropped
         gc.collect()
     until("a subscription is left", lambda: subscribers(watch.sentinel) == 0)
 
 
 def test_nothing_is_left_on_asyncio(watch: Watch) -> None:
-    """The same on asyncio; in the next event loop a backend subscribes anew, and gives the former subscription back."""
+    """The same on asyncio; in the next event loop a backend subscribes again, and closes the former subscription."""
     backend = AsyncRedisBackend.from_client(asyncio_client(watch))
     before: list[int] = []
 
@@ -451,13 +451,13 @@ def test_nothing_is_left_on_asyncio(watch: Watch) -> None:
 
 
 def test_a_forked_child_subscribes_itself(watch: Watch) -> None:
-    """B4: a child has a subscription of its own, and leaves its parent's alone."""
+    """B4: a forked child has a subscription of its own, and the parent's goes on."""
     with RedisBackend.from_client(blocking_client(watch)) as backend:
         backend.stream("s").add(1)
         sentinel = watch.sentinel
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # whatever it hangs in
+            signal.alarm(20)  # in case it hangs
             with contextlib.suppress(BaseException):
                 backend.stream("s").add(2)
                 assert subscribers(sentinel) == 2
@@ -474,7 +474,7 @@ def test_a_forked_child_subscribes_itself(watch: Watch) -> None:
 
 @pytest.mark.parametrize("lacks", ["", "+role"])
 def test_rights_with_sentinels(watch: Watch, lacks: str) -> None:
-    """The published rights are enough for a master that Sentinels name; without ROLE the error says so."""
+    """The documented ACL rights are enough with Sentinels; without ROLE the error names it."""
     rules = [each for each in published(newest()[1]) if each != lacks]
     for server in watch.servers:
         with server.client() as admin:
@@ -491,65 +491,65 @@ def test_rights_with_sentinels(watch: Watch, lacks: str) -> None:
 # --- pure ---------------------------------------------------------------------------------------------------------
 
 
-def says(port: int, epoch: int, flags: bytes = b"master", *, promoted: int = 0) -> tuple[Any, Any]:
-    """What a Sentinel says of a master, and where it is: a promoted replica elsewhere, if there is one."""
+def replies(port: int, epoch: int, flags: bytes = b"master", *, promoted: int = 0) -> tuple[Any, Any]:
+    """Return a Sentinel's replies: the state of a master, and its address, which is `promoted` after a failover."""
     fields = {b"ip": b"h", b"port": b"%d" % port, b"flags": flags, b"config-epoch": b"%d" % epoch}
     master = [each for pair in {**fields, b"num-other-sentinels": b"0"}.items() for each in pair]
     return master, [b"h", b"%d" % (promoted or port)]
 
 
-def test_what_sentinels_say() -> None:
-    """Replies and messages are read; what is no such thing is none, whatever it is."""
-    assert MasterState.of(*says(1, 2)) == MasterState(("h", 1), 2, 0, healthy=True)
+def test_reading_sentinels() -> None:
+    """Replies and messages of Sentinels are read; any nonsense is read as None."""
+    assert MasterState.of(*replies(1, 2)) == MasterState(("h", 1), 2, 0, healthy=True)
     for flags in (b"master,s_down", b"master,o_down", b"master,disconnected", b"slave"):
-        assert MasterState.of(*says(1, 2, flags)) == MasterState(("h", 1), 2, 0, healthy=False)
-        assert MasterState.of(*says(1, 2, flags, promoted=3)) == MasterState(("h", 3), 2, 0, healthy=True)
-    master, address = says(1, 2)
+        assert MasterState.of(*replies(1, 2, flags)) == MasterState(("h", 1), 2, 0, healthy=False)
+        assert MasterState.of(*replies(1, 2, flags, promoted=3)) == MasterState(("h", 3), 2, 0, healthy=True)
+    master, address = replies(1, 2)
     for nonsense in (None, 1, b"x", [], [b"ip"], [[], 1], redis.ResponseError("no such master"), master[2:]):
         assert MasterState.of(nonsense, address) is None
     for nonsense in (None, 1, b"x", [], [b"h"], [b"h", b"x"], [1, 1], redis.ResponseError("no such master")):
         assert MasterState.of(master, nonsense) is None
-    told = [b"message", b"+switch-master", b"a b 1.1.1.1 1 ::2 2"]
-    assert new_master(told, "a b") == ("::2", 2)
-    assert new_master(told, "b") is None
+    message = [b"message", b"+switch-master", b"a b 1.1.1.1 1 ::2 2"]
+    assert new_master(message, "a b") == ("::2", 2)
+    assert new_master(message, "b") is None
     for nonsense in (
         None,
         1,
         [],
         [b"pong", b""],
-        [b"message", b"+sdown", told[2]],
-        [*told[:2], b"\xff"],
-        [*told[:2], 1],
+        [b"message", b"+sdown", message[2]],
+        [*message[:2], b"\xff"],
+        [*message[:2], 1],
     ):
         assert new_master(nonsense, "a b") is None
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("reports", "expected"),
     [
-        ([says(1, 4), says(2, 5)], 1),  # the first one that is not older than what is known
-        ([says(1, 3), says(2, 5)], 2),  # that one lags behind
-        ([says(1, 3), says(2, 5, b"master,disconnected")], None),  # and the one that knows better is not ready
+        ([replies(1, 4), replies(2, 5)], 1),  # the first that is not older than the known epoch
+        ([replies(1, 3), replies(2, 5)], 2),  # the first one lags behind
+        ([replies(1, 3), replies(2, 5, b"master,disconnected")], None),  # and the newer one doesn't reach the master
         (
-            [says(2, 4, b"master,disconnected"), says(1, 4, b"master,s_down", promoted=2)],
+            [replies(2, 4, b"master,disconnected"), replies(1, 4, b"master,s_down", promoted=2)],
             2,
-        ),  # this one leads a failover
-        ([says(1, 2), says(1, 3)], 1),  # the Sentinels were reset
-        ([says(1, 4, b"master,s_down"), says(1, 4)], 1),
+        ),  # the second one leads a failover
+        ([replies(1, 2), replies(1, 3)], 1),  # the Sentinels were reset
+        ([replies(1, 4, b"master,s_down"), replies(1, 4)], 1),
         ([], None),
     ],
 )
 def test_which_sentinel_is_believed(
-    told: list[tuple[Any, Any]], expected: int | None, monkeypatch: pytest.MonkeyPatch
+    reports: list[tuple[Any, Any]], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest configuration decides; where its Sentinel has not reached the new master, nobody is believed."""
-    replies = iter(told)
+    """The newest configuration decides; if its Sentinel has not reached the new master, no Sentinel is believed."""
+    remaining = iter(reports)
 
     async def ask(*_: object) -> MasterState | None:
-        return MasterState.of(*next(replies))
+        return MasterState.of(*next(remaining))
 
     monkeypatch.setattr(master, "ask", ask)
-    client = Sentinel([("127.0.0.1", 1)] * len(told)).master_for("watched")
+    client = Sentinel([("127.0.0.1", 1)] * len(reports)).master_for("watched")
     with RedisBackend.from_client(client) as backend:
         tracker: Any = backend.engine.driver.executor._tracker  # type: ignore[attr-defined]  # this driver's
         tracker._epoch = 4
