@@ -33,7 +33,7 @@ fair_or_not = pytest.mark.parametrize("fair", [False, True], ids=["plain", "fair
 
 
 @attrs.define
-class Held:
+class ObservedGrant:
     """A grant in the history.
 
     Attributes:
@@ -51,10 +51,10 @@ class Held:
     freed: float = float("inf")
 
 
-def too_many(history: Sequence[Held], permits: int) -> list[Held]:
+def too_many(history: Sequence[ObservedGrant], permits: int) -> list[ObservedGrant]:
     """Return the grants that were made while `permits` other grants certainly existed."""
 
-    def beside(other: Held, each: Held) -> bool:
+    def beside(other: ObservedGrant, each: ObservedGrant) -> bool:
         return other.fence < each.fence and each.step < other.freed and each.when < other.ends
 
     return [each for each in history if sum(beside(other, each) for other in history) >= permits]
@@ -77,7 +77,7 @@ async def test_never_too_many_holders(world: World, permits: int) -> None:
     """L1, L2, L16: in the history of all grants there are never more holders than permits, however grants end."""
     other = next((each for each in world.harness.flavours if each != world.flavour), world.flavour)
     backends = [await world.connect(), await world.connect(other)]
-    steps, history, now = itertools.count(), list[Held](), world.harness.now
+    steps, history, now = itertools.count(), list[ObservedGrant](), world.harness.now
     fates = random.Random(permits).sample(FATES, len(FATES))
 
     async def worker(number: int) -> None:
@@ -88,7 +88,8 @@ async def test_never_too_many_holders(world: World, permits: int) -> None:
             lease = await lock.acquire(world.patience)
             step, when = next(steps), now()
             own = [holder for holder in (await lock.inspect()).holders if holder.fence == lease.fence]
-            history.append(held := Held(lease.fence, step, when, when + (own[0].remaining if own else 0) - TICK))
+            ends = when + (own[0].remaining if own else 0) - TICK
+            history.append(held := ObservedGrant(lease.fence, step, when, ends))
             if fate == "extended":
                 await lease.extend()
             await asyncio.sleep(0.001)
