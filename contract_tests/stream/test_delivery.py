@@ -103,11 +103,11 @@ async def test_leases_are_renewed(world: World) -> None:
     backend = await world.connect()
     stream = backend.stream("s")
     await stream.add_many(["held", "buffered"])
-    group = stream.group("g", lease=0.3)
+    group = stream.group("g", lease=0.6)
     async with group.consumer(prefetch=2) as holder, group.consumer() as other:
         delivery = await world.take(holder)
         for _ in range(4):
-            await asyncio.sleep(0.2)  # in real time, as renewal runs in real time
+            await asyncio.sleep(0.3)  # in real time, as renewal runs in real time
             await world.expect_none(other)
         assert not delivery.lost
         await delivery.ack()

@@ -295,7 +295,7 @@ def test_close_waits_beside_the_event_loop() -> None:
 
     driver.answer = hang
     renewer = Renewer(driver)
-    renewer.add([lease_of(lease=0.03)])
+    renewer.add([lease_of(lease=0.3)])
     assert soon(lambda: driver.requests)
     assert asyncio.run(main()) > 5
     over.set()
