@@ -16,14 +16,17 @@ class Slot:
 
     _semaphore: "Callable[[], FairSemaphore | None]" = staticmethod(lambda: None)  # until `__init__` has run
 
-    def __init__(self, semaphore: "weakref.ref[FairSemaphore]") -> None:
+    def __init__(self, semaphore: "Callable[[], FairSemaphore | None]") -> None:
         self._semaphore = semaphore
 
     def __del__(self) -> None:
-        """Return the slot: Ctrl-C came between taking and releasing it."""
+        """Return the slot: Ctrl-C came between taking and releasing it.
+
+        This wakes no waiter: the garbage collector may run this within a wait, whose lock `Event.set` takes too.
+        """
         semaphore = self._semaphore()
         if semaphore is not None:
-            semaphore.release(Slot(weakref.ref(semaphore)))
+            semaphore.put_back(Slot(self._semaphore))
 
 
 class FairSemaphore:
@@ -37,12 +40,12 @@ class FairSemaphore:
     """
 
     CHECK_INTERVAL: Final = 0.5
-    """Seconds after which a waiter checks by itself: Ctrl-C just after a slot's return prevents the wake-up."""
+    """Seconds after which a waiter checks by itself, as a slot that returns itself, or Ctrl-C, wakes nobody."""
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         self._runtime = runtime
-        reference = weakref.ref(self)
-        self._free = deque(Slot(reference) for _ in range(count))
+        self._reference = weakref.ref(self)  # kept here: the collector clears a weak reference that it finds in garbage
+        self._free = deque(Slot(self._reference) for _ in range(count))
         self._waiters: deque[Event] = deque()
 
     def free(self) -> int:
@@ -82,6 +85,10 @@ class FairSemaphore:
         """Return a slot, and wake the first waiter."""
         self._free.append(slot)
         self._wake_next()
+
+    def put_back(self, slot: Slot) -> None:
+        """Return a slot without waking a waiter; the first one finds it within `CHECK_INTERVAL` seconds."""
+        self._free.append(slot)
 
     def _wake_next(self) -> None:
         with contextlib.suppress(IndexError):

@@ -260,9 +260,10 @@ class BlockingExecutor(Executor):
 
     def _begin(self) -> None:
         self._permits: _Permits = queue.SimpleQueue()
-        permits = weakref.ref(self._permits)
+        # Kept here: the collector clears a weak reference that it finds in garbage.
+        self._permits_ref = weakref.ref(self._permits)
         for _ in range(self.settings.max_connections):
-            self._permits.put(_Permit(permits))
+            self._permits.put(_Permit(self._permits_ref))
         self._idle: deque[DirectConnection] = deque()  # a stack: the last one used is the likeliest to work
         self._busy: set[IdentityRef[DirectConnection]] = set()
         self._pending.forget()

@@ -225,3 +225,16 @@ def test_ctrl_c_during_a_call_on_asyncio(any_server: Server) -> None:
                 assert loop.run_until_complete(echo(word)) == word.encode(), at
     loop.run_until_complete(executor.close())
     loop.close()
+
+
+def test_the_only_permit_returns_itself_from_a_cycle(any_server: Server) -> None:
+    """The collector clears weak references that are garbage themselves, before it calls `__del__`."""
+    executor = BlockingExecutor(Settings("127.0.0.1", any_server.port, max_connections=1, timeout=0.1))
+    for _ in range(2):  # the permit that has replaced the first one too
+        cycle: list[Any] = [executor._permits.get(block=False)]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()
+        assert executor._permits.qsize() == 1
+    assert run(executor.call("PING")) == b"PONG"
+    run(executor.close())
