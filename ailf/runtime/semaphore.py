@@ -71,6 +71,8 @@ class FairSemaphore:
                 if await waiter.wait(min(left, self.CHECK_INTERVAL)):  # `_wake_next` has removed it from the queue
                     waiter = self._runtime.event()
                     self._waiters.appendleft(waiter)
+                elif self._free:  # the first waiter takes no slot: Ctrl-C may have ended it and left it in the queue
+                    self._wake_next()
         finally:
             self._leave(waiter)
 

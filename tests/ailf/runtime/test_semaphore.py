@@ -1,13 +1,18 @@
 """A slot that no caller holds any more returns itself, whatever collects it."""
 
+import contextlib
 import gc
 import threading
 import time
 from typing import Any
 
+import pytest
+
 from ailf.runtime import run
+from ailf.runtime import semaphore as semaphore_module
 from ailf.runtime.semaphore import FairSemaphore
 from ailf.runtime.threads import ThreadRuntime
+from tests.support.interruption import Interruption
 
 
 class _Cycle:
@@ -45,3 +50,36 @@ def test_a_slot_is_collected_within_a_wait() -> None:
     waiter.join(2.0)
     assert taken
     assert taken[0] is not None
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_ctrl_c_anywhere_in_a_wait() -> None:
+    """The next caller gets the slot soon, wherever Ctrl-C comes: no waiter that is gone stays the first."""
+    semaphore = FairSemaphore(ThreadRuntime(), 1)
+    moment = 0
+    while True:
+        moment += 1
+        slots: list[Any] = [run(semaphore.take(1.0))]
+        assert slots[0] is not None
+        returning = threading.Timer(0.05, lambda slots=slots: semaphore.release(slots.pop()))
+        returning.start()
+        with (
+            Interruption(
+                moment, within=(semaphore_module.__file__,), spared=("Slot.__del__", "FairSemaphore.put_back")
+            ) as interruption,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            slots.append(run(semaphore.take(1.0)))
+            semaphore.release(slots.pop())
+        returning.join()
+        gc.collect()
+        if not interruption.at:
+            break
+        begin = time.monotonic()
+        slot = run(semaphore.take(5.0))
+        assert slot is not None, interruption.at
+        assert time.monotonic() - begin < 2.0, interruption.at
+        semaphore.release(slot)
+        del slot
+        assert not semaphore._waiters, interruption.at
+    assert moment > 10
