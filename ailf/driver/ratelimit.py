@@ -135,7 +135,7 @@ class RateLimiterDriver(ABC):
 
     @abstractmethod
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        """Replace each charged cost by the actual one (R7), and remove the token from the wait queue (R10).
+        """Replace each charged cost with the actual one (R7), and remove the token from the wait queue (R10).
 
         The first waiter *must* be woken if it may be allowed earlier now.
         """

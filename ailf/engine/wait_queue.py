@@ -1,7 +1,7 @@
 """Waiting in a backend's wait queue until woken, without polling.
 
 A request that is denied enters a wait queue at the backend, which wakes the first waiter over pub/sub when a lock or a
-limit is free again. In case that wake-up is lost, a waiter tries again when the driver's `retry_after` is over, and
+limit is free again. In case that wake-up is lost, a waiter tries again after the driver's `retry_after`, and
 after `RECHECK` seconds at the latest. A wait continues through an outage of the backend (`Outage`).
 """
 

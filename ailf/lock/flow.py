@@ -125,7 +125,7 @@ class LockFlow:
         return grant
 
     async def _acquire(self, until: float) -> LeaseFlow | None:
-        """Try once, then wait in the queue; return None when the time is over.
+        """Try once, then wait in the queue; return None when the time has passed.
 
         Of the callers in this process that want the same names, one at a time waits at the backend.
         """

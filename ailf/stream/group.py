@@ -168,7 +168,7 @@ class Group(_GroupBase, Generic[T]):
         run(self._flow.delete())
 
     def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
+        """Let the group continue after a position: EARLIEST, LATEST, an id, or a time.
 
         All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
         are delivered as new messages. Dead letters stay.
@@ -247,7 +247,7 @@ class Group(_GroupBase, Generic[T]):
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
                 retries.
-            BaseException: The error of a handler if it is no `Exception`. Ctrl-C, and `sys.exit` in the main thread,
+            BaseException: The error of a handler if it isn't an `Exception`. Ctrl-C, and `sys.exit` in the main thread,
                 give the message back; anything else counts as a failed delivery.
         """
         options = ProcessOptions(
@@ -284,7 +284,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         await self._flow.delete()
 
     async def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
+        """Let the group continue after a position: EARLIEST, LATEST, an id, or a time.
 
         All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
         are delivered as new messages. Dead letters stay.
@@ -363,9 +363,9 @@ class AsyncGroup(_GroupBase, Generic[T]):
             ClosedError: The backend was closed.
             PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
                 retries.
-            BaseException: The error of a handler if it is no `Exception`. Ctrl-C and `sys.exit` give the message back;
-                anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed delivery
-                too, but doesn't end `process`.
+            BaseException: The error of a handler if it isn't an `Exception`. Ctrl-C and `sys.exit` give the message
+                back; anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed
+                delivery too, but doesn't end `process`.
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals

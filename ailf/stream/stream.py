@@ -61,7 +61,7 @@ class Stream(StreamBase, Generic[T]):
                 isn't sent again, because the message could be there twice then; use `add_once` where that matters.
             StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend is away, or refused the request.
+            BackendError: The backend is unavailable, or refused the request.
         """
         return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
@@ -292,7 +292,7 @@ class AsyncStream(StreamBase, Generic[T]):
                 isn't sent again, because the message could be there twice then; use `add_once` where that matters.
             StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend is away, or refused the request.
+            BackendError: The backend is unavailable, or refused the request.
         """
         return (await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
