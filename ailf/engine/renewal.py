@@ -296,7 +296,7 @@ class Renewer:
                 if lease.due() <= now < lease.last:
                     batches[type(lease), lease.batch].append(lease)
         for each, since in self._send_heartbeats(holders, self._own_driver):
-            if self._now() < each.ends:  # a late holder may have been taken for dead, and stays dead
+            if self._now() < each.ends:  # a late holder may already count as dead, and stays dead
                 each.extend(since)
         for leases in batches.values():
             self._renew(leases)

@@ -228,7 +228,7 @@ class ConsumerFlow:
                     await self.group.report(entry_id, settlement, outcome)
 
     def stop_renewing(self, state: DeliveryState) -> None:
-        """Renew the lease of a settled or lost delivery no more."""
+        """Stop renewing the lease of a settled or lost delivery."""
         self._leases.discard(state.lease)
         self.group.engine.renewer.discard(state.lease)
 
@@ -288,7 +288,7 @@ class ConsumerFlow:
         self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:
-        """Give the messages back: all of them, or, while handlers still run, those that were not begun.
+        """Give the messages back: all of them, or, while handlers still run, those that were not started.
 
         Raises:
             BackendTimeoutError: The last fetch got no reply by `until`; the backend is not called again.
@@ -306,6 +306,6 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
 
 
 def _stop_renewing(renewer: Renewer, leases: set[RenewedLease]) -> None:
-    """Renew no lease of a consumer that was closed, or dropped without `close`: they end by themselves."""
+    """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
     while leases:
         renewer.discard(leases.pop())

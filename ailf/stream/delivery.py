@@ -182,7 +182,7 @@ class DeliveryState:
         self.lease.confirm(since, lease)
 
     def enter(self) -> None:
-        """Begin to send on the trace of the message."""
+        """Let messages that are sent continue the trace of the message."""
         self.trace = carrying(self.headers)
         self.trace.__enter__()
 
@@ -339,7 +339,7 @@ class Delivery(_DeliveryBase[T_co]):
         run(self._state.extend(seconds))
 
     def __enter__(self) -> Self:
-        """Return the delivery itself. What the body sends is on the trace of the message."""
+        """Return the delivery itself. Messages that the body sends continue the trace of the message."""
         self._state.enter()
         return self
 
@@ -426,7 +426,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         await self._state.extend(seconds)
 
     async def __aenter__(self) -> Self:
-        """Return the delivery itself. What the body sends is on the trace of the message."""
+        """Return the delivery itself. Messages that the body sends continue the trace of the message."""
         self._state.enter()
         self._state.body = asyncio.current_task()
         self._state.body_cancels = self._state.body.cancelling() if self._state.body is not None else 0

@@ -2,7 +2,7 @@
 
 Each of `concurrency` worker loops takes from the same consumer, so at most `concurrency` handlers run at once (S15).
 On asyncio a loop continues without waiting for the reply to its ack, unless as many acks are under way as there are
-loops. Stopping has this order (S14): fetch no more, give back messages not begun, wait for the running handlers and
+loops. Stopping has this order (S14): fetch no more, give back messages not started, wait for the running handlers and
 for the acks under way, leave.
 
 A handler affects only its own message. A worker loop that ends without a stop ends `process` with an error.
