@@ -119,7 +119,7 @@ class LockFlow:
         try:
             grant = await self._acquire(until)
         except AWAY as error:
-            raise self._too_late(timeout, f"the backend is away ({error})") from error
+            raise self._too_late(timeout, f"the backend is unavailable ({error})") from error
         if grant is None:
             raise self._too_late(timeout)
         return grant

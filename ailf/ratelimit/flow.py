@@ -343,7 +343,7 @@ class LimiterFlow(Generic[P]):
             try:
                 outcome = await self._wait(what, call, attempt, unanswered, until)
             except AWAY as error:
-                why = f"{what}: not allowed within {timeout:g} s; the backend is away ({error})"
+                why = f"{what}: not allowed within {timeout:g} s; the backend is unavailable ({error})"
                 raise RateLimitedError(why, retry_after=1.0) from error
         if outcome is None or isinstance(outcome, Denied):
             raise self._too_late(what, timeout, latest[0])
