@@ -113,13 +113,16 @@ class LeaseFlow(msgspec.Struct, eq=False):
     async def _release(self) -> bool:
         """End the grant; return whether it still existed. After a lost reply, return whether it has time left.
 
-        While the backend is unavailable the request is repeated, until the lease ends at the latest.
+        While the backend is unavailable the request is repeated, for `retry_for` seconds from the first one, and until
+        the lease ends at the latest.
         """
         release, request = self._driver.release, self.request
+        until = self.engine.runtime.now() + self.engine.retry_for
         try:
             return await self.engine.call(self._releasing, release, request, again=False, until=self._deadline())
         except OutcomeUnknownError:
-            await self.engine.call(self._releasing, release, request, again=True, until=self._deadline())
+            until = min(until, self._deadline())
+            await self.engine.call(self._releasing, release, request, again=True, until=until)
             return not self.lease.lost
 
     def _deadline(self) -> float:

@@ -574,3 +574,16 @@ def test_a_cluster_with_silent_nodes(flavour: str, silent: int) -> None:
             asyncio.run(flow())
         else:
             run(flow())
+
+
+def test_a_release_whose_outcome_is_unknown_ends_in_time(new_server: NewServer) -> None:
+    """Its repetition has what the first request left of `retry_for`: 1.1 s in all here, and not 1.5."""
+    server = new_server()
+    with RedisBackend(f"{server.url}?timeout=0.5&retry_for=0.6") as backend:
+        lease = backend.lock("l").acquire(timeout=1.0)
+        server.pause()
+        begin = time.monotonic()
+        with pytest.raises(ailf.BackendError):
+            lease.release()
+        assert time.monotonic() - begin < 1.3
+        server.resume()
