@@ -28,7 +28,7 @@ _OPENING_DELAYS = (0.1, 0.2, 0.5, 1.0)
 
 
 class _BackendBase:
-    """What the blocking and the asyncio class share: the engine over a driver."""
+    """The part that the blocking and the asyncio class share: the engine over a driver."""
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.engine = Engine(driver, retry_for=retry_for)
@@ -192,7 +192,8 @@ class Backend(_BackendBase):
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, or a text is no limit, or ``cache_denials`` meets `Concurrency`.
+            InvalidArgumentError: There is no limit, a text isn't a limit, or ``cache_denials`` is used with
+                `Concurrency`.
             UnsupportedError: The backend has no rate limiters.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
@@ -349,7 +350,8 @@ class AsyncBackend(_BackendBase):
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, or a text is no limit, or ``cache_denials`` meets `Concurrency`.
+            InvalidArgumentError: There is no limit, a text isn't a limit, or ``cache_denials`` is used with
+                `Concurrency`.
             UnsupportedError: The backend has no rate limiters.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")

@@ -33,7 +33,7 @@ def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
 
     Raises:
         InvalidArgumentError: No backend for the scheme is installed, the backend doesn't know an option of the URL,
-            the URL or ``AILF_URL`` is empty, or ``wait`` is no number of seconds.
+            the URL or ``AILF_URL`` is empty, or ``wait`` isn't a number of seconds.
         UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
         ConnectionLostError: The server can't be reached.
         BackendTimeoutError: The server doesn't answer.

@@ -121,7 +121,7 @@ class RateLimitedError(AilfError):
 
 
 class NoResponderError(AilfError):
-    """Nobody listens on the channel of the request."""
+    """The channel of the request has no listener."""
 
 
 class RequestFailedError(AilfError):
@@ -144,7 +144,7 @@ class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is
         delay: Seconds until the next delivery; None for the group's backoff.
 
     Raises:
-        InvalidArgumentError: ``delay`` is no number of seconds from 0 to 100 years.
+        InvalidArgumentError: ``delay`` isn't a number of seconds from 0 to 100 years.
     """
 
     def __init__(self, why: str = "the handler asked for a retry", *, delay: float | None = None) -> None:

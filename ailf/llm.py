@@ -84,7 +84,7 @@ def llm_limits(
         ttl: Seconds after which the slot of a process that has died is free again, if ``parallel`` is a number.
 
     Raises:
-        InvalidArgumentError: There is no limit, or an argument is no limit.
+        InvalidArgumentError: There is no limit, or an argument isn't a limit.
     """
     quotas = dict(zip(QUOTAS, (requests, tokens, input_tokens, output_tokens), strict=True))
     limits: Any = {
@@ -122,7 +122,7 @@ def usage(reported: object, names: Iterable[str] = COUNTS) -> dict[str, int]:
         The costs in ``names`` that the provider reported.
 
     Raises:
-        InvalidArgumentError: ``reported`` has none of these counts, or a count is no whole number.
+        InvalidArgumentError: ``reported`` has none of these counts, or a count isn't a whole number.
     """
     if not reported:
         return {}

@@ -44,7 +44,7 @@ def _joined(first: bytes, *others: bytes) -> bytes:
 
 
 def _next(source: bytes, at: int) -> tuple[bytes, int]:
-    """Return the regular expression of the element at ``at``, which is no star, and the index after it."""
+    """Return the regular expression of the element at ``at``, which isn't a star, and the index after it."""
     char = source[at : at + 1]
     if char == b"?":
         return b".", at + 1

@@ -60,7 +60,7 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
         flavour: The hook's flavour, for errors.
 
     Raises:
-        InvalidArgumentError: The text is no URL, or no installed plugin has its scheme. The message lists the schemes.
+        InvalidArgumentError: The text isn't a URL, or no plugin has its scheme. The message lists the schemes.
         UnsupportedError: The plugin can't be loaded or doesn't have this flavour, or several packages have the scheme.
     """
     scheme = scheme_of(url)

@@ -45,7 +45,7 @@ def safe_reason(what: str, reason: object) -> str:
         reason: The reason.
 
     Raises:
-        InvalidArgumentError: The reason is no text.
+        InvalidArgumentError: The reason isn't a text.
     """
     if not isinstance(reason, str):
         raise InvalidArgumentError(f"{what} must be text, not {type(reason).__name__}")

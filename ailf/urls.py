@@ -70,7 +70,7 @@ def scheme_of(url: object) -> str:
     """Return the scheme of a URL, in lower case.
 
     Raises:
-        InvalidArgumentError: The text is no URL; the message shows no part of it.
+        InvalidArgumentError: The text isn't a URL; the message shows no part of it.
     """
     if not isinstance(url, str):
         raise InvalidArgumentError(f"the URL of a backend must be text like {EXAMPLE}, not {type(url).__name__}")
@@ -99,7 +99,7 @@ def split_url(url: str) -> Url:
     """Parse a URL.
 
     Raises:
-        InvalidArgumentError: The text is no URL, or is ambiguous; the message shows no credentials.
+        InvalidArgumentError: The text isn't a URL, or is ambiguous; the message shows no credentials.
     """
     scheme = scheme_of(url)
     _, _, rest = url.partition("://")

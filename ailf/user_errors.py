@@ -9,7 +9,7 @@ __all__ = ["interrupts", "is_cancelled", "is_fatal", "leaves_of"]
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, at any depth, in order; or the exception itself if it is no group."""
+    """Yield the exceptions in a group, at any depth, in order; or the exception itself if it isn't a group."""
     pending = [error]
     while pending:
         each = pending.pop()

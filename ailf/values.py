@@ -222,14 +222,16 @@ class Added(msgspec.Struct, frozen=True):
 
 @attrs.frozen(kw_only=True)
 class Retention:
-    """The rule that says which entries a stream keeps. Only entries that all groups have settled go, unless ``hard``.
+    """The rule that says which entries a stream keeps.
+
+    Only entries that all groups have settled are removed, unless ``hard``.
 
     >>> import ailf
     >>> with ailf.connect("memory://") as backend:
     ...     events = backend.stream("events", retention=ailf.Retention(max_len=10_000, max_age=86_400.0))
 
     Adding to a stream that is full of unsettled messages raises `StreamFullError`, after ``wait`` seconds. Each add
-    removes a bounded number of entries; a larger excess goes with later adds.
+    removes a bounded number of entries; later adds remove a larger excess.
 
     Attributes:
         max_len: Keep at most ``max_len`` entries. While over 100 messages are pending, the stream may exceed it by 1 %

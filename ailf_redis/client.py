@@ -113,7 +113,7 @@ class _ClientBase:
 class RedisClient(_ClientBase):
     """A blocking client. It connects at the first call.
 
-    Every method raises a subclass of `ailf.BackendError` if the server is away or refuses the command.
+    Every method raises a subclass of `ailf.BackendError` if the server is unavailable or refuses the command.
 
     Example::
 
@@ -193,7 +193,7 @@ class RedisClient(_ClientBase):
 class AsyncRedisClient(_ClientBase):
     """An asyncio client. It connects at the first call.
 
-    Every method raises a subclass of `ailf.BackendError` if the server is away or refuses the command.
+    Every method raises a subclass of `ailf.BackendError` if the server is unavailable or refuses the command.
 
     Example::
 

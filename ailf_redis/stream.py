@@ -1,4 +1,4 @@
-"""Streams over Redis: a Redis stream, and helper keys for each group beside Redis' pending list."""
+"""Streams over Redis: a Redis stream, and helper keys for each group besides Redis' pending list."""
 
 import itertools
 import re
@@ -82,7 +82,7 @@ def _start(position: str) -> str:
 
 
 def _whole(entry_id: str) -> str:
-    """Check that an id is whole, and return it: XRANGE takes a half one for all ids that begin with it."""
+    """Check that an id is complete, and return it: XRANGE takes a partial one for all ids that begin with it."""
     return _checked(entry_id, _WHOLE_ID)
 
 

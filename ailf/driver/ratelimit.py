@@ -48,7 +48,7 @@ class LimitRequest(msgspec.Struct, frozen=True):
         costs: The cost for each limit; 0 only inspects the limit.
         token: The identity of the call: random if it may take slots or wait, else it may be empty.
         max_wait: Seconds that the call may have to wait after it is charged; more than 0 for a reservation.
-        count_denied: Whether a denied call is charged as far as its cost fits.
+        count_denied: Whether a denied call is charged as much of its cost as fits.
         waiter: Puts the token in the wait queue if the call is denied; None for not waiting.
     """
 
@@ -135,7 +135,7 @@ class RateLimiterDriver(ABC):
 
     @abstractmethod
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
-        """Replace each charged cost by the actual one (R7), and remove the token from the wait queue (R10).
+        """Replace each charged cost with the actual one (R7), and remove the token from the wait queue (R10).
 
         The first waiter *must* be woken if it may be allowed earlier now.
         """

@@ -35,7 +35,7 @@ class Action(enum.Enum):
     REJECT = "reject"
     """As a dead letter."""
     RELEASE = "release"
-    """Give it back; this delivery is no attempt."""
+    """Give it back; this delivery doesn't count as an attempt."""
 
 
 class Outcome(enum.Enum):
@@ -167,8 +167,8 @@ class Swept(msgspec.Struct, frozen=True):
 class StreamDriver(ABC):
     """Streams and their consumer groups. Every method is one atomic step on *now*, the backend's clock.
 
-    A position is an id, EARLIEST or LATEST. A driver *must* raise `InvalidArgumentError` for a text that is no id where
-    an id is expected.
+    A position is an id, EARLIEST or LATEST. A driver *must* raise `InvalidArgumentError` for a text that isn't an id
+    where an id is expected.
     """
 
     # --- the stream ----------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class StreamDriver(ABC):
 
         An entry with a time *must not* be delivered by any group before that time (S7); `read` returns it at once. With
         ``retention`` it *must* first remove entries, as a step of `trim` does. If that step ends early, so that settled
-        entries may be left, it *must* add the entries all the same (S8). The stream *may* then exceed ``max_len``: by
+        entries may be left, it *must* add the entries anyway (S8). The stream *may* then exceed ``max_len``: by
         100 entries or 1 %, or by as much as it did before.
 
         Raises:
@@ -194,7 +194,7 @@ class StreamDriver(ABC):
 
         A dedup id *must* be remembered for ``window`` seconds, even if the entry is settled or trimmed, unless `cancel`
         removed the entry. A repetition with the same ``token`` *must* return the same result, so that it is safe after
-        a lost reply; also after a `cancel`, and then it adds nothing.
+        a lost reply, even after a `cancel`, and then it adds nothing.
         """
 
     @abstractmethod

@@ -178,7 +178,7 @@ class Engine:
         return check
 
     def check_home(self) -> None:
-        """Move to a forked child or to the next event loop, also after `close`.
+        """Move to a forked child or to the next event loop, even after `close`.
 
         Raises:
             InvalidArgumentError: It belongs to another event loop, which still runs.

@@ -6,9 +6,9 @@ requests. A lease that isn't confirmed in time is marked lost by this process's 
 request was sent.
 
 The thread also gives the heartbeats of the consumers that hold leases: a consumer without one for its `takeover`
-seconds is taken for dead, and others get its messages although their leases would last longer (S12).
+seconds counts as dead, and others get its messages although their leases would last longer (S12).
 
-On a clock that is moved by hand a move is one step. Within it consumers with leases give the heartbeats that they would
+On a clock that a test moves, a move is one step. Within it consumers with leases give the heartbeats that they would
 have given meanwhile; then the thread renews the leases that have not ended, before the move returns.
 """
 
@@ -44,7 +44,7 @@ MOVE_TIMEOUT = 5.0
 
 
 class Liveness(ABC):
-    """The liveness of a holder of leases: the backend takes it for dead without heartbeats.
+    """The liveness of a holder of leases: the backend counts it as dead without heartbeats.
 
     Attributes:
         ends: The time, on this process's clock, from which the holder counts as dead unless confirmed again.
@@ -86,7 +86,7 @@ class RenewedLease(ABC):
         lease: Its length in seconds.
         ends: The time from which it is lost unless confirmed again.
         last: The time at which renewal stops.
-        limit: The time at which it is given up, although it could be renewed: its handler's timeout is over.
+        limit: The time at which it is given up, although it could be renewed: its handler's timeout has passed.
         revoked: Whether it is lost for good, as another consumer or holder may have it.
         on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time.
@@ -296,7 +296,7 @@ class Renewer:
                 if lease.due() <= now < lease.last:
                     batches[type(lease), lease.batch].append(lease)
         for each, since in self._send_heartbeats(holders, self._own_driver):
-            if self._now() < each.ends:  # a late holder may have been taken for dead, and stays dead
+            if self._now() < each.ends:  # a late holder may already count as dead, and stays dead
                 each.extend(since)
         for leases in batches.values():
             self._renew(leases)

@@ -122,7 +122,7 @@ class MessageBuffer:
         )
 
     def _drop(self, item: Frame) -> None:
-        """Drop this frame, or replace the oldest one by it."""
+        """Drop this frame, or replace the oldest one with it."""
         lost = item
         if self._overflow is Overflow.DROP_OLDEST:
             lost = self._take_oldest()
@@ -205,7 +205,7 @@ class MessageBuffer:
             return False
         filters = tuple(self.filters)  # a copy: another thread may subscribe meanwhile
         patterns = (each for each in filters if each.is_pattern and matches(each.text, frame.channel))
-        return next(patterns, frame.filter) == frame.filter  # a match of the backend counts, also where ours differs
+        return next(patterns, frame.filter) == frame.filter  # a match of the backend counts, even where ours differs
 
     def _description(self) -> str:
         return ", ".join(repr(each.text) for each in self.filters) or "nothing"

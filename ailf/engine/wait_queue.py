@@ -1,8 +1,8 @@
 """Waiting in a backend's wait queue until woken, without polling.
 
 A request that is denied enters a wait queue at the backend, which wakes the first waiter over pub/sub when a lock or a
-limit is free again. In case that wake-up is lost, a waiter tries again when the driver's `retry_after` is over, and
-after `RECHECK` seconds at the latest. A wait continues through an outage of the backend (`Outage`).
+limit is free again. In case that wake-up is lost, a waiter tries again after the driver's `retry_after`, and after
+`RECHECK` seconds at the latest. A wait continues through an outage of the backend (`Outage`).
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,7 +22,7 @@ RECHECK = 3.0
 """Seconds after which a waiter tries again without a wake-up; that is also its heartbeat."""
 
 WAITER_TTL = 5.0
-"""Seconds without a try after which the backend takes a waiter for dead (L12)."""
+"""Seconds without a try after which the backend counts a waiter as dead (L12)."""
 
 WITHDRAW = 1.0
 """Seconds that a waiter that gives up spends at most on leaving the queue."""

@@ -119,13 +119,13 @@ class LockFlow:
         try:
             grant = await self._acquire(until)
         except AWAY as error:
-            raise self._too_late(timeout, f"the backend is away ({error})") from error
+            raise self._too_late(timeout, f"the backend is unavailable ({error})") from error
         if grant is None:
             raise self._too_late(timeout)
         return grant
 
     async def _acquire(self, until: float) -> LeaseFlow | None:
-        """Try once, then wait in the queue; return None when the time is over.
+        """Try once, then wait in the queue; return None when the time has passed.
 
         Of the callers in this process that want the same names, one at a time waits at the backend.
         """

@@ -87,7 +87,7 @@ class LeaseFlow(msgspec.Struct, eq=False):
         if self.lease.revoked:
             raise self.give_up("extend")
         since, kept = await self.engine.call_timed(f"extend {self}", self._driver.extend, [self.request])
-        if not all(kept) or self.lease.revoked:  # also if it was called lost during the request
+        if not all(kept) or self.lease.revoked:  # even if it was marked lost during the request
             raise self.give_up("extend")
         self.lease.confirm(since, self.request.ttl)
 
@@ -101,7 +101,7 @@ class LeaseFlow(msgspec.Struct, eq=False):
         try:
             kept = await self._release()
         except BackendError as error:
-            if self.lease.lost:  # the lease ended while the backend was away
+            if self.lease.lost:  # the lease ended while the backend was unavailable
                 raise self.give_up("release") from error
             raise
         if not kept and self._releases > 1:  # another call, concurrent or cancelled, may have released it
@@ -113,7 +113,7 @@ class LeaseFlow(msgspec.Struct, eq=False):
     async def _release(self) -> bool:
         """End the grant; return whether it still existed. After a lost reply, return whether it has time left.
 
-        While the backend is away the request is repeated, until the lease ends at the latest.
+        While the backend is unavailable the request is repeated, until the lease ends at the latest.
         """
         release, request = self._driver.release, self.request
         try:

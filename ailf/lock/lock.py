@@ -138,7 +138,7 @@ class Lock(_LockBase):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or was away for longer than its `retry_for`.
+            BackendError: The backend refused the request, or was unavailable for longer than its `retry_for`.
         """
         grant = run(self._flow.try_acquire())
         return None if grant is None else Lease(grant)
@@ -150,9 +150,9 @@ class Lock(_LockBase):
             timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
 
         Raises:
-            LockTimeoutError: The lock was not granted in time. If the backend was away, its error is the cause.
+            LockTimeoutError: The lock was not granted in time. If the backend was unavailable, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or is away and `timeout` is 0. No grant is left behind.
+            BackendError: The backend refused the request, or is unavailable and `timeout` is 0. No grant is left.
         """
         return Lease(run(self._flow.acquire(timeout)))
 
@@ -255,7 +255,7 @@ class AsyncLock(_LockBase):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or was away for longer than its `retry_for`.
+            BackendError: The backend refused the request, or was unavailable for longer than its `retry_for`.
         """
         grant = await self._flow.try_acquire()
         return None if grant is None else AsyncLease(grant)
@@ -267,9 +267,9 @@ class AsyncLock(_LockBase):
             timeout: Seconds to wait. 0 tries once, in one round trip; None waits for ever.
 
         Raises:
-            LockTimeoutError: The lock was not granted in time. If the backend was away, its error is the cause.
+            LockTimeoutError: The lock was not granted in time. If the backend was unavailable, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or is away and `timeout` is 0. No grant is left behind.
+            BackendError: The backend refused the request, or is unavailable and `timeout` is 0. No grant is left.
         """
         return AsyncLease(await self._flow.acquire(timeout))
 

@@ -53,7 +53,7 @@ _json = codec_for(Any)
 
 
 class _JsonOrText:
-    """JSON, or text if a body is no JSON: the format of earlier AILF."""
+    """JSON, or text if a body isn't JSON: the format of earlier AILF."""
 
     def encode(self, data: Any) -> bytes:
         return data if isinstance(data, bytes) else _json.encode(data)

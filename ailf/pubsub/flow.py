@@ -107,7 +107,7 @@ class PubSubFlow:
     async def _request(
         self, channel: str, data: Any, count: int | None, timeout: float, headers: Mapping[str, str] | None
     ) -> tuple[PendingReply, list[Message[Any]]]:
-        """Publish a request, and collect replies until there are `count` or the time is over."""
+        """Publish a request, and collect replies until there are `count` or the time has passed."""
         check_free(headers)
         check_name("channel", channel)
         now = self.engine.runtime.now
@@ -184,7 +184,7 @@ class PubSubFlow:
     async def next(self, buffer: MessageBuffer, timeout: float | None = None) -> Any:
         """Return the next message that can be decoded, or gap; None at the end or after `timeout` seconds.
 
-        Messages that are buffered at the call are all tried, also if `timeout` runs out while some can't be decoded.
+        Messages that are buffered at the call are all tried, even if `timeout` runs out while some can't be decoded.
         """
         now = self.engine.runtime.now
         until = None if timeout is None else now() + check_seconds("timeout", timeout)
@@ -206,7 +206,7 @@ class PubSubFlow:
         except DecodeError as error:
             await self._failed("a message that can't be decoded", error, self._raw(frame))
             return None
-        if not headers:  # as most messages: it is no request, and there are no headers to hide
+        if not headers:  # as most messages: it isn't a request, and there are no headers to hide
             return self._message_class(frame.channel, data, unpacked)
         return self._message_class(frame.channel, data, _public(unpacked), answer=self._answer_to(headers))
 
@@ -303,7 +303,7 @@ class PubSubFlow:
             if error is None and result is not None and message.answer is not None:
                 try:
                     await message.answer(result, None)
-                except Exception as failure:  # noqa: BLE001 - the result can't be sent, or the backend is away
+                except Exception as failure:  # noqa: BLE001 - the result can't be sent, or the backend is unavailable
                     error = failure
         if error is None:
             return

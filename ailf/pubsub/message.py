@@ -27,7 +27,7 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         channel: The channel on which it was published.
         data: The payload, decoded.
         headers: The publisher's headers.
-        answer: The function that `reply` sends the reply to a request with; None for a message that is no request.
+        answer: The function that `reply` sends the reply to a request with; None for a message that isn't a request.
 
     Example:
         >>> from ailf import Message
@@ -75,7 +75,7 @@ class AsyncMessage(Message[T_co], frozen=True, eq=False):
         channel: The channel on which it was published.
         data: The payload, decoded.
         headers: The publisher's headers.
-        answer: The function that `reply` sends the reply to a request with; None for a message that is no request.
+        answer: The function that `reply` sends the reply to a request with; None for a message that isn't a request.
 
     Example:
         >>> from ailf import AsyncMessage

@@ -146,7 +146,7 @@ class PubSub(_PubSubBase, Generic[T]):
         Arguments:
             channel: The channel's name.
             data: The payload.
-            count: Return when `count` replies have arrived; None waits until the time is over.
+            count: Return when `count` replies have arrived; None waits until `timeout` has passed.
             timeout: Seconds to wait for replies.
             headers: Headers of the request, as for `publish`.
         """
@@ -198,7 +198,7 @@ class PubSub(_PubSubBase, Generic[T]):
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: No handler is subscribed.
-            BaseException: A handler raised an error that is no `Exception`, such as `KeyboardInterrupt`.
+            BaseException: A handler raised an error that isn't an `Exception`, such as `KeyboardInterrupt`.
         """
         run(self._flow.run(check_signals(signals)))
 
@@ -312,7 +312,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         Arguments:
             channel: The channel's name.
             data: The payload.
-            count: Return when `count` replies have arrived; None waits until the time is over.
+            count: Return when `count` replies have arrived; None waits until `timeout` has passed.
             timeout: Seconds to wait for replies.
             headers: Headers of the request, as for `publish`.
         """
@@ -364,7 +364,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: No handler is subscribed.
-            BaseException: A handler raised an error that is no `Exception`, such as `KeyboardInterrupt`. A
+            BaseException: A handler raised an error that isn't an `Exception`, such as `KeyboardInterrupt`. A
                 `CancelledError` that a handler raises itself is an error like any other.
         """
         await self._flow.run(check_signals(signals))

@@ -343,7 +343,7 @@ class LimiterFlow(Generic[P]):
             try:
                 outcome = await self._wait(what, call, attempt, unanswered, until)
             except AWAY as error:
-                why = f"{what}: not allowed within {timeout:g} s; the backend is away ({error})"
+                why = f"{what}: not allowed within {timeout:g} s; the backend is unavailable ({error})"
                 raise RateLimitedError(why, retry_after=1.0) from error
         if outcome is None or isinstance(outcome, Denied):
             raise self._too_late(what, timeout, latest[0])
@@ -357,7 +357,7 @@ class LimiterFlow(Generic[P]):
         unanswered: tuple[str, Exception] | None,
         until: float,
     ) -> P | Denied | None:
-        """Repeat an attempt without a reply, then wait in the queue; return None when the time is over."""
+        """Repeat an attempt without a reply, then wait in the queue; return None when the time has passed."""
 
         def withdraw(token: str) -> Coroutine[Any, Any, None]:
             return self._withdraw(replace(call, token=token))
@@ -374,7 +374,7 @@ class LimiterFlow(Generic[P]):
         return await wait_in_queue(self.engine, what, attempt, withdraw, until)
 
     def _granted(self, decision: Decision[P], request: LimitRequest) -> P:
-        """Return the permit of an allowed call, also if it costs nothing."""
+        """Return the permit of an allowed call, even if it costs nothing."""
         return decision.permit if decision.permit is not None else self._free_permit(request)
 
     def _check_possible(self, what: str, costs: tuple[int, ...]) -> None:
@@ -395,7 +395,7 @@ class LimiterFlow(Generic[P]):
         A thread or task that waits without a timeout for slots of its own unfinished generators would wait for ever.
 
         Raises:
-            RateLimitedError: This call would wait so.
+            RateLimitedError: This call would wait for itself.
         """
         needed = self._costs(costs)
         caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()

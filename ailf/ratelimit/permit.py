@@ -86,7 +86,7 @@ class PermitFlow(msgspec.Struct, eq=False):
         return self._lease is not None and self._lease.lost
 
     async def settle(self, actual: Mapping[str, int]) -> None:
-        """Replace the charges by the actual costs, once."""
+        """Replace the charges with the actual costs, once."""
         costs = {name: check_count(f"the actual cost of {name!r}", cost, least=0) for name, cost in actual.items()}
         charges = self._settleable()
         if unknown := set(costs) - set(charges):
@@ -266,10 +266,10 @@ class Permit(_PermitBase):
     """
 
     def settle(self, **actual: int) -> None:
-        """Replace the charged costs by the actual ones, as though these had been charged at once.
+        """Replace the charged costs with the actual ones, as though these had been charged at once.
 
         A limit that is not named keeps its charge. A refund is never more than the charge. A shortfall is charged even
-        where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        if it exceeds the limit, and later calls wait for it. A call that was allowed without the backend
         (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:
@@ -324,10 +324,10 @@ class AsyncPermit(_PermitBase):
     """
 
     async def settle(self, **actual: int) -> None:
-        """Replace the charged costs by the actual ones, as though these had been charged at once.
+        """Replace the charged costs with the actual ones, as though these had been charged at once.
 
         A limit that is not named keeps its charge. A refund is never more than the charge. A shortfall is charged even
-        where it doesn't fit, and later calls wait for it. A call that was allowed without the backend
+        if it exceeds the limit, and later calls wait for it. A call that was allowed without the backend
         (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:

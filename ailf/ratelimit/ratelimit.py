@@ -186,9 +186,9 @@ class RateLimiter(_RateLimiterBase):
 
         Raises:
             RateLimitedError: The call was not allowed in time, or a cost is above the capacity of its limit. If the
-                backend was away, its error is the cause.
+                backend was unavailable, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or is away and `timeout` is 0. Nothing stays charged.
+            BackendError: The backend refused the request, or is unavailable and `timeout` is 0. Nothing stays charged.
         """
         return run(self._flow.acquire(key, costs, timeout))
 
@@ -360,9 +360,9 @@ class AsyncRateLimiter(_RateLimiterBase):
 
         Raises:
             RateLimitedError: The call was not allowed in time, or a cost is above the capacity of its limit. If the
-                backend was away, its error is the cause.
+                backend was unavailable, its error is the cause.
             ClosedError: The backend was closed.
-            BackendError: The backend refused the request, or is away and `timeout` is 0. Nothing stays charged.
+            BackendError: The backend refused the request, or is unavailable and `timeout` is 0. Nothing stays charged.
         """
         return await self._flow.acquire(key, costs, timeout)
 

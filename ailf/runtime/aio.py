@@ -162,7 +162,7 @@ class LoopSingleFlight(SingleFlight):
         call.end(error)
 
     def _ended(self, call: _Call, _: "asyncio.Task[None]") -> None:
-        """End the run also where its task was cancelled before its first step."""
+        """End the run even if its task was cancelled before its first step."""
         self._finish(call, asyncio.CancelledError())
 
     async def wait_idle(self, timeout: float) -> bool:

@@ -2,7 +2,7 @@
 
 New items wake two followers; each follower wakes two more while items are left. So one item costs at most two wake-ups,
 not one per waiter (no thundering herd). No wake-up is lost: a follower that was woken and leaves without an item,
-because it was cancelled or its time is over, wakes the next one by `wake`; so does a leader that stops.
+because it was cancelled or its time has passed, wakes the next one by `wake`; so does a leader that stops.
 
 The fetch is a single flight: a leader that is cancelled leaves it under way, and the next leader waits for it.
 """

@@ -181,7 +181,7 @@ def stopped_by_signals(callback: Callable[[], None], signals: bool | None) -> It
 
     Arguments:
         callback: Called in a signal handler, in the main thread: it must neither block nor take a lock.
-        signals: True: both signals, also where the program has handlers of its own, which are called afterwards;
+        signals: True: both signals, even where the program has handlers of its own, which are called afterwards;
             False: neither; None: those whose handlers are the default ones.
 
     Raises:

@@ -67,7 +67,7 @@ class Consumer(_ConsumerBase, Generic[T]):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away. The next call tries again.
+            BackendError: The backend is unavailable. The next call tries again.
         """
         state = run(self._flow.next())
         if state is None:
@@ -75,14 +75,14 @@ class Consumer(_ConsumerBase, Generic[T]):
         return Delivery(state)
 
     def get(self, timeout: float | None = None) -> Delivery[T] | None:
-        """Return the next message; None when ``timeout`` seconds are over, or when stopped.
+        """Return the next message; None after ``timeout`` seconds, or when stopped.
 
         Arguments:
             timeout: Seconds to wait; 0: don't wait; None: wait for ever.
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away. The next call tries again.
+            BackendError: The backend is unavailable. The next call tries again.
         """
         state = run(self._flow.next(timeout))
         return None if state is None else Delivery(state)
@@ -130,7 +130,7 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away. The next call tries again.
+            BackendError: The backend is unavailable. The next call tries again.
         """
         state = await self._flow.next()
         if state is None:
@@ -138,14 +138,14 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
         return AsyncDelivery(state)
 
     async def get(self, timeout: float | None = None) -> AsyncDelivery[T] | None:
-        """Return the next message; None when ``timeout`` seconds are over, or when stopped.
+        """Return the next message; None after ``timeout`` seconds, or when stopped.
 
         Arguments:
             timeout: Seconds to wait; 0: don't wait; None: wait for ever.
 
         Raises:
             ClosedError: The backend was closed.
-            BackendError: The backend is away. The next call tries again.
+            BackendError: The backend is unavailable. The next call tries again.
         """
         state = await self._flow.next(timeout)
         return None if state is None else AsyncDelivery(state)

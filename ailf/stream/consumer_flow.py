@@ -1,4 +1,4 @@
-"""What a consumer does: it fetches, buffers and renews messages, delivers them, and gives back the rest.
+"""The implementation of a consumer: it fetches, buffers and renews messages, delivers them, and gives back the rest.
 
 Callers wait on the local buffer, never on the backend. A cancelled caller leaves the fetch running: its messages go
 to the next caller or, on close, back to the group (S6).
@@ -95,7 +95,7 @@ class ConsumerFlow:
                 engine = self.group.engine
                 if engine.home != engine.here():
                     engine.check_open()
-                if timeout == 0:  # also while a wait is under way: a wait sees less than a fetch
+                if timeout == 0:  # even while a wait is under way: a wait sees less than a fetch
                     await self._fetching.run(self._fetch)
                     return await self._buffered()
                 left = None if until is None else until - now()
@@ -120,10 +120,10 @@ class ConsumerFlow:
         return await self._buffered()
 
     async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
-        """Wait again while the backend is away and this caller has time left.
+        """Wait again while the backend is unavailable and this caller has time left.
 
         Raises:
-            BackendError: The backend is still away.
+            BackendError: The backend is still unavailable.
         """
         engine, tries = self.group.engine, 0
         while True:
@@ -228,7 +228,7 @@ class ConsumerFlow:
                     await self.group.report(entry_id, settlement, outcome)
 
     def stop_renewing(self, state: DeliveryState) -> None:
-        """Renew the lease of a settled or lost delivery no more."""
+        """Stop renewing the lease of a settled or lost delivery."""
         self._leases.discard(state.lease)
         self.group.engine.renewer.discard(state.lease)
 
@@ -288,7 +288,7 @@ class ConsumerFlow:
         self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:
-        """Give the messages back: all of them, or, while handlers still run, those that were not begun.
+        """Give the messages back: all of them, or, while handlers still run, those that were not started.
 
         Raises:
             BackendTimeoutError: The last fetch got no reply by `until`; the backend is not called again.
@@ -306,6 +306,6 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
 
 
 def _stop_renewing(renewer: Renewer, leases: set[RenewedLease]) -> None:
-    """Renew no lease of a consumer that was closed, or dropped without `close`: they end by themselves."""
+    """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
     while leases:
         renewer.discard(leases.pop())

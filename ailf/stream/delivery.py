@@ -182,7 +182,7 @@ class DeliveryState:
         self.lease.confirm(since, lease)
 
     def enter(self) -> None:
-        """Begin to send on the trace of the message."""
+        """Let messages that are sent continue the trace of the message."""
         self.trace = carrying(self.headers)
         self.trace.__enter__()
 
@@ -287,7 +287,7 @@ class Delivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         run(self._state.settle(Action.ACK))
 
@@ -301,7 +301,7 @@ class Delivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         run(self._state.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)))
 
@@ -314,7 +314,7 @@ class Delivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         run(self._state.settle(Action.REJECT, error=safe_reason("reason", reason)))
 
@@ -324,7 +324,7 @@ class Delivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         run(self._state.settle(Action.RELEASE))
 
@@ -334,12 +334,12 @@ class Delivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before.
-            BackendError: The backend is away.
+            BackendError: The backend is unavailable.
         """
         run(self._state.extend(seconds))
 
     def __enter__(self) -> Self:
-        """Return the delivery itself. What the body sends is on the trace of the message."""
+        """Return the delivery itself. Messages that the body sends continue the trace of the message."""
         self._state.enter()
         return self
 
@@ -372,7 +372,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         await self._state.settle(Action.ACK)
 
@@ -386,7 +386,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         await self._state.settle(
             Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)
@@ -401,7 +401,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         await self._state.settle(Action.REJECT, error=safe_reason("reason", reason))
 
@@ -411,7 +411,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before, in another way.
-            BackendError: The backend is away. `OutcomeUnknownError`: the delivery may have been settled.
+            BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
         await self._state.settle(Action.RELEASE)
 
@@ -421,12 +421,12 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         Raises:
             LeaseLostError: The lease has ended; nothing was changed.
             SettledError: It was settled before.
-            BackendError: The backend is away.
+            BackendError: The backend is unavailable.
         """
         await self._state.extend(seconds)
 
     async def __aenter__(self) -> Self:
-        """Return the delivery itself. What the body sends is on the trace of the message."""
+        """Return the delivery itself. Messages that the body sends continue the trace of the message."""
         self._state.enter()
         self._state.body = asyncio.current_task()
         self._state.body_cancels = self._state.body.cancelling() if self._state.body is not None else 0

@@ -1,4 +1,4 @@
-"""What `Stream` and `AsyncStream` do: `StreamFlow` adds, reads and joins groups; `StreamBase` makes it."""
+"""The implementation of `Stream` and `AsyncStream`: `StreamFlow` adds, reads, joins groups; `StreamBase` makes it."""
 
 import functools
 import logging

@@ -168,7 +168,7 @@ class Group(_GroupBase, Generic[T]):
         run(self._flow.delete())
 
     def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
+        """Let the group continue after a position: EARLIEST, LATEST, an id, or a time.
 
         All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
         are delivered as new messages. Dead letters stay.
@@ -227,13 +227,13 @@ class Group(_GroupBase, Generic[T]):
         A handler that returns False or raises has failed: the message is delivered again after the group's backoff.
         ``raise Retry("why", delay=5)`` sets another delay, and ``raise Reject("why")`` makes a dead letter; an
         `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
-        settled the delivery itself. What the handler sends is on the trace of its message (`ailf.tracing`).
+        settled the delivery itself. Messages that it sends continue the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function of one `Delivery`.
             concurrency: The most handlers that run at once, each in its own thread; the caller's is one of them.
             prefetch: The most messages that one fetch takes; ``concurrency`` if None.
-            drain: Seconds that running handlers have after a stop. Messages that were not begun go back at once.
+            drain: Seconds that running handlers have after a stop. Messages not started are released at once.
             timeout: Seconds that a handler may take; no limit if None. A thread can't be interrupted: its lease is
                 given up, with a warning, and this worker handles the message again only after the handler has ended.
             on_lost: A thread can't be cancelled, whatever the value; let the handler check ``delivery.lost``.
@@ -245,9 +245,9 @@ class Group(_GroupBase, Generic[T]):
             InvalidArgumentError: An argument is invalid, or the handler is a coroutine function or a generator
                 function.
             ClosedError: The backend was closed.
-            PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
-                retries.
-            BaseException: The error of a handler if it is no `Exception`. Ctrl-C, and `sys.exit` in the main thread,
+            PermissionDeniedError: The backend refuses access. After other errors of the backend the worker logs, waits
+                and retries.
+            BaseException: The error of a handler if it isn't an `Exception`. Ctrl-C, and `sys.exit` in the main thread,
                 give the message back; anything else counts as a failed delivery.
         """
         options = ProcessOptions(
@@ -284,7 +284,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         await self._flow.delete()
 
     async def seek(self, position: Position) -> None:
-        """Let the group go on after a position: EARLIEST, LATEST, an id, or a time.
+        """Let the group continue after a position: EARLIEST, LATEST, an id, or a time.
 
         All leases of the group end: settling an earlier delivery raises `LeaseLostError`. Entries after the position
         are delivered as new messages. Dead letters stay.
@@ -343,15 +343,14 @@ class AsyncGroup(_GroupBase, Generic[T]):
         A handler that returns False or raises has failed: the message is delivered again after the group's backoff.
         ``raise Retry("why", delay=5)`` sets another delay, and ``raise Reject("why")`` makes a dead letter; an
         `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
-        settled the delivery itself. What the handler sends is on the trace of its message (`ailf.tracing`).
+        settled the delivery itself. Messages that it sends continue the trace of its message (`ailf.tracing`).
 
         Arguments:
             handler: A function or coroutine function of one `AsyncDelivery`.
             concurrency: The most handlers that run at once, each in a task of its own.
             prefetch: The most messages that one fetch takes; ``concurrency`` if None.
-            drain: Seconds that running handlers have after a stop. Messages that were not begun go back at once.
-            timeout: Seconds that a handler may take; no limit if None. It is then cancelled, and its delivery has
-                failed.
+            drain: Seconds that running handlers have after a stop. Messages not started are released at once.
+            timeout: Seconds that a handler may take; no limit if None. Then it is cancelled, and its delivery fails.
             on_lost: Whether a handler is cancelled when the lease on its message is lost, because another worker may
                 have the message then. With `OnLost.SIGNAL` the handler checks ``delivery.lost``.
             consumer: The consumer's name, for operators.
@@ -361,11 +360,11 @@ class AsyncGroup(_GroupBase, Generic[T]):
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a generator function.
             ClosedError: The backend was closed.
-            PermissionDeniedError: The backend refuses. After other errors of the backend the worker logs, waits and
-                retries.
-            BaseException: The error of a handler if it is no `Exception`. Ctrl-C and `sys.exit` give the message back;
-                anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed delivery
-                too, but doesn't end `process`.
+            PermissionDeniedError: The backend refuses access. After other errors of the backend the worker logs, waits
+                and retries.
+            BaseException: The error of a handler if it isn't an `Exception`. Ctrl-C and `sys.exit` give the message
+                back; anything else counts as a failed delivery. A `CancelledError` of the handler's own is a failed
+                delivery too, but doesn't end `process`.
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals

@@ -1,4 +1,4 @@
-"""What a group calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
+"""A group's calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
 
 import logging
 from collections.abc import Callable, Sequence

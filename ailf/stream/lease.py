@@ -22,8 +22,8 @@ class ConsumerLiveness(Liveness):
         stream: The stream's name.
         group: The group's name.
         consumer: The consumer's name.
-        takeover: Seconds without a heartbeat within which the backend takes it for dead.
-        ends: When, on this process's clock, it must take itself for dead unless confirmed again.
+        takeover: Seconds without a heartbeat within which the backend counts it as dead.
+        ends: When, on this process's clock, it must count itself as dead unless confirmed again.
         generation: A number that rises when it is confirmed after `ends`. Leases of an earlier generation are lost.
         now: Returns the time on this process's clock.
     """
@@ -78,7 +78,7 @@ class ConsumerLiveness(Liveness):
 
 
 class DeliveryLease(RenewedLease):
-    """The lease of a delivered message. It ends at the latest when its consumer is taken for dead.
+    """The lease of a delivered message. It ends at the latest when its consumer is counted as dead.
 
     Attributes:
         liveness: That of its consumer.

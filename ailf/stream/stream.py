@@ -58,10 +58,10 @@ class Stream(StreamBase, Generic[T]):
             EncodeError: The payload has no JSON form.
             InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
             OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
-                isn't sent again, because the message could be there twice then; use `add_once` where that matters.
+                isn't sent again, because that could add the message twice; use `add_once` where that matters.
             StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend is away, or refused the request.
+            BackendError: The backend is unavailable, or refused the request.
         """
         return run(self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
@@ -98,8 +98,8 @@ class Stream(StreamBase, Generic[T]):
     ) -> Added:
         """Append a message unless one was added under this dedup id within its window.
 
-        After a lost reply the request is sent again by itself. You too may repeat the call after any error: the message
-        is added once. For the errors see `add`.
+        After a lost reply the request is repeated automatically. You may also repeat the call yourself after any error:
+        the message is added once. For the errors see `add`.
 
         Arguments:
             dedup_id: Non-empty text that identifies the message.
@@ -118,7 +118,7 @@ class Stream(StreamBase, Generic[T]):
         return run(self._flow.add_once(dedup_id, data, window, options))
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose ``delay`` or ``at`` is not over; return False, and change nothing, for any other.
+        """Remove a message whose ``delay`` or ``at`` has not passed; return False, and change nothing, for any other.
 
         If `add_once` added it, its dedup id is free again: another `add_once` under it adds a message.
 
@@ -289,10 +289,10 @@ class AsyncStream(StreamBase, Generic[T]):
             EncodeError: The payload has no JSON form.
             InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
             OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
-                isn't sent again, because the message could be there twice then; use `add_once` where that matters.
+                isn't sent again, because that could add the message twice; use `add_once` where that matters.
             StreamFullError: The stream has as many unsettled messages as its retention allows. Nothing was added.
             UnsupportedError: The backend has no ordering keys.
-            BackendError: The backend is away, or refused the request.
+            BackendError: The backend is unavailable, or refused the request.
         """
         return (await self._flow.add(data, AddOptions.of(headers, key, delay, at, max_deliveries)))[0]
 
@@ -329,8 +329,8 @@ class AsyncStream(StreamBase, Generic[T]):
     ) -> Added:
         """Append a message unless one was added under this dedup id within its window.
 
-        After a lost reply the request is sent again by itself. You too may repeat the call after any error: the message
-        is added once. For the errors see `add`.
+        After a lost reply the request is repeated automatically. You may also repeat the call yourself after any error:
+        the message is added once. For the errors see `add`.
 
         Arguments:
             dedup_id: Non-empty text that identifies the message.
@@ -349,7 +349,7 @@ class AsyncStream(StreamBase, Generic[T]):
         return await self._flow.add_once(dedup_id, data, window, options)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002 - as `Entry.id`
-        """Remove a message whose ``delay`` or ``at`` is not over; return False, and change nothing, for any other.
+        """Remove a message whose ``delay`` or ``at`` has not passed; return False, and change nothing, for any other.
 
         If `add_once` added it, its dedup id is free again: another `add_once` under it adds a message.
 

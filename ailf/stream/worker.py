@@ -1,8 +1,8 @@
 """The worker: it takes messages, calls the handler, and settles each message by how its handler ended.
 
 Each of `concurrency` worker loops takes from the same consumer, so at most `concurrency` handlers run at once (S15).
-On asyncio a loop goes on without waiting for the reply to its ack, unless as many acks are under way as there are
-loops. Stopping has this order (S14): fetch no more, give back what was not begun, wait for the running handlers and
+On asyncio a loop continues without waiting for the reply to its ack, unless as many acks are under way as there are
+loops. Stopping has this order (S14): fetch no more, give back messages not started, wait for the running handlers and
 for the acks under way, leave.
 
 A handler affects only its own message. A worker loop that ends without a stop ends `process` with an error.
@@ -45,7 +45,7 @@ DRAIN = 30.0
 """Seconds that a stopped `process` waits for running handlers by default."""
 
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
-"""Seconds between tries while the backend is away."""
+"""Seconds between tries while the backend is unavailable."""
 
 LARGE = 100_000
 """The number of entries at which a worker warns of a stream without a retention."""
@@ -57,7 +57,7 @@ _RETRY_SOON = 0.25
 """Seconds until a message is delivered again whose earlier attempt is settled, but whose handler still runs."""
 
 _CANCELLED_WITHIN = 1.0
-"""Seconds that all cancelled handlers together have for their clean-up."""
+"""Seconds that all cancelled handlers together have for their cleanup."""
 
 
 def _valid_on_lost(_: Any, __: "attrs.Attribute[OnLost]", on_lost: object) -> None:
@@ -153,7 +153,7 @@ class Worker:
     # --- starting and stopping -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until `stop`, a signal, or an error that waiting can't mend."""
+        """Work until `stop`, a signal, or an error that waiting can't repair."""
         consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
         self._consumer = consumer
         self._group.workers.add(self)
@@ -243,7 +243,7 @@ class Worker:
             self._fail(error)
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
-        """Pause before the next try while the backend is away."""
+        """Pause before the next try while the backend is unavailable."""
         consumer.record_failure(error)
         await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
@@ -297,7 +297,7 @@ class Worker:
                 settled = state.settled.value
                 log_failure(log, logging.ERROR, "%s: failed after it was settled by %s", state, settled, error=error)
         finally:
-            if not acks and state.settled is None:  # the handler is over, so its lease must not be renewed any more
+            if not acks and state.settled is None:  # the handler has ended, so its lease must not be renewed any more
                 state.consumer.stop_renewing(state)
         if acks:
             await self._ack(state)

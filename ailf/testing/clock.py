@@ -64,7 +64,7 @@ class ManualClock(Clock):
             seconds: The length of the move, at least 0.
 
         Raises:
-            InvalidArgumentError: ``seconds`` is no number of seconds.
+            InvalidArgumentError: ``seconds`` isn't a number of seconds.
         """
         step_ms = round(check_seconds("seconds", seconds) * 1000)
         with self._lock:
@@ -86,7 +86,7 @@ class ManualClock(Clock):
             seconds: The length of the move, at least 0.
 
         Raises:
-            InvalidArgumentError: ``seconds`` is no number of seconds.
+            InvalidArgumentError: ``seconds`` isn't a number of seconds.
         """
         with self._lock:
             self._start_ms -= round(check_seconds("seconds", seconds) * 1000)

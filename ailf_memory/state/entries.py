@@ -29,7 +29,7 @@ def key_of(text: str) -> Key:
     """Return the key of an id, by which entries are ordered.
 
     Raises:
-        InvalidArgumentError: The text is no id.
+        InvalidArgumentError: The text isn't an id.
     """
     ms, dash, seq = text.partition("-")
     if len(text) > LONGEST or not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
@@ -81,7 +81,7 @@ class Entries:
         self.last = FIRST
 
     def append(self, draft: Draft, now_ms: int, dedup_id: str = "") -> str:
-        """Add one entry. Its id is higher than the last one, also after the clock was set back."""
+        """Add one entry. Its id is higher than the last one, even after the clock was set back."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
         record = Record(text_of(key), draft.body, dict(draft.headers))

@@ -139,7 +139,7 @@ class PipelinedConnection(ReplyProtocol):
 
         Raises:
             ConnectionLostError: The connection closed, or drains because the server is silent; nothing was sent.
-            BackendTimeoutError: The call's time is over; nothing was sent.
+            BackendTimeoutError: The call's time has passed; nothing was sent.
         """
         waited = False
         while self._write_paused or len(self._queue) >= self.MAX_IN_FLIGHT:
@@ -184,7 +184,7 @@ class PipelinedConnection(ReplyProtocol):
             raise
 
     def _check_deadlines(self) -> None:
-        """Give up the requests whose time is over; the next call uses another connection.
+        """Give up the requests whose time has passed; the next call uses another connection.
 
         They stay in the queue: their replies may still come, and must not reach other requests.
         """
@@ -348,7 +348,7 @@ class AsyncioExecutor(Executor):
         connection, late = self._connection, False
         if connection is None or connection.needs_ping or not connection.is_here():
             connection, late = await self._ready_connection(until), True
-            if connection.draining:  # it broke before this task went on
+            if connection.draining:  # it broke before this task continued
                 raise self.lost(connection.cause, sent=False) from connection.cause
         late = await connection.wait_for_capacity(until) or late
         future = connection.request(data, count, _unchanged, entries)
@@ -359,7 +359,7 @@ class AsyncioExecutor(Executor):
     async def _ready_connection(self, until: float) -> PipelinedConnection:
         """Return a working connection, which is checked or made once for all calls that wait for it.
 
-        The connecting goes on when a caller is cancelled or its time is over.
+        Connecting continues when a caller is cancelled or its time has passed.
         """
         self.check_open()
         self._move()

@@ -55,7 +55,7 @@ SPIN: Final = 200e-6
 PING: Final = packed([("PING",)])
 
 SPIN_BACKOFF_MAX: Final = 63
-"""The most calls in a row that don't spin, where spinning is in vain."""
+"""The most calls in a row that don't spin, while spinning is useless."""
 
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 
@@ -193,10 +193,10 @@ class DirectConnection:
         return self.is_clean()
 
     def _spin(self) -> int | None:
-        """Busy-poll for `SPIN` seconds; return how many bytes were read, or None. After a spin in vain, skip the next.
+        """Busy-poll for `SPIN` seconds; return how many bytes were read, or None. After a useless spin, skip the next.
 
         A core that has fallen asleep wakes in 5 µs on bare metal and in 50 on a virtual machine, longer than the server
-        needs for a command. Between two polls the CPU is yielded to other threads and processes. Each spin in vain
+        needs for a command. Between two polls the CPU is yielded to other threads and processes. Each useless spin
         doubles the number of calls that skip it, up to `SPIN_BACKOFF_MAX`; a quick reply resets it.
         """
         if self._spins_to_skip:

@@ -1,4 +1,4 @@
--- Replace charges by others, and take the token out of the wait queue.
+-- Replace charges with others, and take the token out of the wait queue.
 --
 -- ARGV    token, then for each limit five, the charged cost, the actual cost, and the two numbers of the charge receipt
 -- returns 1

@@ -16,7 +16,7 @@
 --   wait(cost)            return after how many ms the cost passes: 0 for now, nil for never
 --   charge(cost, token)   charge the cost, whether it fits or not; return the two numbers of its charge receipt
 --   remaining(), ends()   return the largest cost that passes now; the time when it is at full capacity, 0 if it is
---   settle(cost, actual, one, two, token)   replace a charge by another; return whether the state changed
+--   settle(cost, actual, one, two, token)   replace a charge with another; return whether the state changed
 --   observe(remaining, reset, pause)        let no more pass than this; return whether the state changed
 --   text()                return the numbers of its state; not of concurrency, whose state isn't in KEYS[1]
 --   drop(token)           free a token's slots; of concurrency alone

@@ -7,7 +7,7 @@
 -- returns nothing by itself
 -- writes  both keys with the longest lease of a waiter as TTL
 -- A waiter whose times can't be ours counts as dead, and a position that can't be ours as none.
--- bound   one call passes at most MOST waiters that are dead or not subscribed; the next call goes on behind them
+-- bound   one call passes at most MOST waiters that are dead or not subscribed; the next call continues behind them
 
 -- In a cluster PUBLISH counts this node's subscribers only, so 0 doesn't mean that the waiter is gone. Such a channel
 -- has a "{" before it.

@@ -24,7 +24,7 @@ if max_len or max_age or all_settled then
   local removed, _, _, whole = trim(drafts)
   local length = redis.call('XLEN', stream) + drafts
   if max_len and length > max_len then
-    -- If trimming is behind, it goes on with the next add. This add passes if the stream doesn't grow, or exceeds its
+    -- If trimming is behind, the next add continues it. This add passes if the stream doesn't grow, or exceeds its
     -- length by no more than trimming may take to catch up.
     local slack = math.max(PAGE, math.floor(max_len / PAGE))
     if whole or (removed < drafts and length > max_len + slack) then return { -1 } end

@@ -1,7 +1,7 @@
 -- Release what a consumer holds, and remove the consumer when nothing is left: removing it would drop what it holds.
 --
 -- ARGV    group, consumer
--- returns 1 if nothing is left or the group is missing, 0 if the next step goes on
+-- returns 1 if nothing is left or the group is missing, 0 if the next step continues
 -- bound   ROUNDS pages of messages of each kind (see group.lua)
 
 local ROUNDS = 8

@@ -125,7 +125,7 @@ def test_a_timeout_in_an_outage(make: Callable[[Any], Any], error: type[Exceptio
     with MemoryBackend() as backend:
         outage = Outage(backend)
         thing, begin = make(backend), time.monotonic()
-        with pytest.raises(error, match=r"not.* within 0.2 s; the backend is away \(no connection\)") as raised:
+        with pytest.raises(error, match=r"not.* within 0.2 s; the backend is unavailable \(no connection\)") as raised:
             thing.acquire(timeout=0.2)
         assert 0.2 <= time.monotonic() - begin < 2
         assert raised.value.__cause__ is AWAY

@@ -238,7 +238,7 @@ class Away(MemoryBackend):
 
 
 def test_without_the_backend(caplog: pytest.LogCaptureFixture) -> None:
-    """``on_backend_error`` decides on calls while the backend is away, at once, and the log says so."""
+    """``on_backend_error`` decides on calls while the backend is unavailable, at once, and the log says so."""
     with Away("decide") as backend:
         allowing = backend.rate_limiter("r", "5/hour", on_backend_error="allow")
         decision = allowing.try_acquire()
