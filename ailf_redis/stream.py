@@ -288,10 +288,10 @@ class RedisStreamDriver(StreamDriver):
         return await INFO.run(self._executor, keys, [group], as_info, page=1)
 
     async def _run(
-        self, script: Script, stream: str, group: str, arguments: Sequence[Any], read: Callable[[Any], R], page: int = 0
+        self, script: Script, stream: str, group: str, arguments: Sequence[Any], read: Callable[[Any], R]
     ) -> R:
         """Run a script on a group's keys, with the group's name as its first argument."""
-        return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments), read, page)
+        return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments), read)
 
     async def fetch(
         self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int

@@ -244,6 +244,7 @@ class SubscriptionManager:
     async def attach(self, buffer: MessageBuffer, filters: Iterable[Filter], until: float | None = None) -> None:
         """Add a new buffer with its first filters; see `add`."""
         buffer.check_home = self._check_home
+        await self._check_reader()
         self._buffers.append(buffer)
         try:
             await self.add(buffer, filters, until)
@@ -270,6 +271,7 @@ class SubscriptionManager:
         begin = self._runtime.now()
         last = begin + 2 * self._driver.timeout
         until = last if until is None else min(until, last)
+        await self._check_reader()
         try:
             await self._connected(begin, until)
             with self._guard:
@@ -285,6 +287,13 @@ class SubscriptionManager:
             await self._starting.run(self._start, max(0.0, until - begin))
         if not (self._reader or self._closed):
             raise BackendTimeoutError(f"could not subscribe: no connection within {max(0.0, until - begin):.3g} s")
+
+    async def _check_reader(self) -> None:
+        """End every subscription if the reader was cancelled before its first step, and so has not done it."""
+        if self._reader is not None and self._reader.done() and not self._stopping.is_set():
+            listener = self._end_all(None)
+            if listener is not None:
+                await listener.close()
 
     async def drop(self, buffer: MessageBuffer, filters: Sequence[Filter]) -> None:
         """Unsubscribe the buffer from these filters."""

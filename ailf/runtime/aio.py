@@ -190,6 +190,9 @@ class _LoopTask(Task):
             await asyncio.wait([self._task], timeout=timeout)
         return self._task.done()
 
+    def done(self) -> bool:
+        return self._task.done()
+
     def cancel(self) -> None:
         self._task.cancel()
 

@@ -153,6 +153,10 @@ class Task(ABC):
         """Wait until it has ended, for `timeout` seconds at most; return whether it has. A task may join itself."""
 
     @abstractmethod
+    def done(self) -> bool:
+        """Return whether it has ended. A task that was cancelled before its first step has run nothing of its flow."""
+
+    @abstractmethod
     def cancel(self) -> None:
         """Cancel the flow at its next await. A thread can't be interrupted and runs to its end."""
 

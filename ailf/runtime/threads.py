@@ -71,6 +71,9 @@ class _Thread(Task):
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
     def cancel(self) -> None:
         pass
 

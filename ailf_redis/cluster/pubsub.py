@@ -134,6 +134,8 @@ class ClusterListener(Listener):
                 raise each.error  # no refusal: the slot has moved, and the next listener goes to its new node
         if not events and self._error is not None:
             raise self._error
+        if not events and not self._closed.is_set() and any(each.done() for each in self._readers):
+            raise ConnectionLostError(f"a reader of {self._executor.where} was cancelled before its first step")
         return events
 
     def interrupt(self) -> None:

@@ -16,7 +16,7 @@ import hiredis
 from ailf.errors import BackendTimeoutError, ClosedError
 from ailf.runtime.aio import check_ended, start_task
 from ailf_redis.connection.aio_link import LoopLink, ReplyProtocol, discard
-from ailf_redis.connection.endpoint import Endpoint, server_of
+from ailf_redis.connection.endpoint import server_of
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import IDLE, TEXT, Command, CommandPrefix, as_texts, packed
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
@@ -310,9 +310,9 @@ class PipelinedConnection(ReplyProtocol):
 class AsyncioExecutor(Executor):
     """One connection for all calls of an event loop; the next event loop has another one."""
 
-    def __init__(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._endpoint = endpoint or server_of(settings, "asyncio")
+        self._endpoint = server_of(settings, "asyncio")
         self._connection: PipelinedConnection | None = None
         self._draining: set[PipelinedConnection] = set()
         self._connecting: asyncio.Task[PipelinedConnection] | None = None

@@ -27,7 +27,7 @@ from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import ThreadLink, shut
-from ailf_redis.connection.endpoint import ServerEndpoint, server_of
+from ailf_redis.connection.endpoint import server_of
 from ailf_redis.connection.executor import Executor, IdentityRef, Link
 from ailf_redis.connection.resp import (
     IDLE,
@@ -251,9 +251,9 @@ class _Permit:
 class BlockingExecutor(Executor):
     """A pool of connections, each used by one thread at a time; after a fork the child begins with an empty one."""
 
-    def __init__(self, settings: Settings, endpoint: ServerEndpoint | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._endpoint = endpoint or server_of(settings, "blocking")
+        self._endpoint = server_of(settings, "blocking")
         self._pending = self._endpoint.pending
         self._timeout = settings.timeout
         self._begin()

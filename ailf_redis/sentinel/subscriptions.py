@@ -221,8 +221,13 @@ class Subscriptions:
             self._maintaining = True
         if self._on_asyncio:
             self._task = start_task(self._maintain(PATIENCE))
+            self._task.add_done_callback(self._ended)
         else:
             await self._maintain(min(PATIENCE, patience))
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task is self._task:  # it may have been cancelled before its first step
+            self._maintaining = False
 
     async def _maintain(self, patience: float) -> None:
         begin = self._runtime.now()

@@ -243,6 +243,34 @@ def test_cancelling_every_task_ends_subscriptions_only() -> None:
     asyncio.run(main())
 
 
+def test_subscribing_after_a_reader_that_never_began() -> None:
+    """If the reader is cancelled before its first step, the next subscription works too."""
+
+    async def cancelled_after(steps: int) -> None:
+        async with AsyncMemoryBackend() as backend:
+            pubsub = backend.pubsub()
+
+            async def listen() -> None:
+                async with pubsub.listen("c") as subscription:
+                    await subscription.get()
+
+            listening = asyncio.create_task(listen())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait([listening])
+            await asyncio.sleep(0)  # the callbacks of the cancelled tasks
+            async with pubsub.listen("c") as subscription:
+                await pubsub.publish("c", 1)
+                message = await subscription.get(T_OUT)
+                assert isinstance(message, ailf.AsyncMessage), steps
+            assert len(backend.store.listeners) == 1
+
+    for steps in range(6):
+        asyncio.run(cancelled_after(steps))
+
+
 class Ends(MemoryListener):
     """A listener that ends its reader with an error that no reader survives."""
 

@@ -173,6 +173,29 @@ def test_what_a_cluster_lacks(cluster: Cluster, namespace: str) -> None:
         assert backend.lock("a", "a").names == ("a",)
 
 
+def test_a_reader_that_never_began(cluster: Cluster, namespace: str) -> None:
+    """If the reader of a node is cancelled before its first step, the subscription is made again in time."""
+
+    async def main() -> None:
+        backend = AsyncRedisBackend.from_client(cluster.async_client(), namespace=namespace)
+        async with asyncio.timeout(20), backend:
+            pubsub = backend.pubsub()
+
+            async def subscribe() -> None:
+                async with pubsub.listen("c"):
+                    pass
+
+            subscribing = asyncio.create_task(subscribe())
+            readers: list[asyncio.Task[object]] = []
+            while not readers:
+                await asyncio.sleep(0)
+                readers = [each for each in asyncio.all_tasks() if each.get_name() == "ailf-shard"]
+            readers[0].cancel()
+            await subscribing
+
+    asyncio.run(main())
+
+
 def test_a_cluster_that_is_away() -> None:
     """If no node replies, a call ends with an error that names the nodes."""
 

@@ -450,6 +450,23 @@ def test_nothing_is_left_on_asyncio(watch: Watch) -> None:
     until("a subscription is left", lambda: subscribers(watch.sentinel) == 0)
 
 
+def test_closing_as_a_call_begins(watch: Watch) -> None:
+    """B3: closing takes no second if the task that subscribes is cancelled before its first step."""
+
+    async def close_after(steps: int) -> float:
+        backend = AsyncRedisBackend.from_client(asyncio_client(watch))
+        call = asyncio.ensure_future(backend.ping())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        begin = time.monotonic()
+        await backend.aclose()
+        taken = time.monotonic() - begin
+        await asyncio.gather(call, return_exceptions=True)
+        return taken
+
+    assert max(asyncio.run(close_after(steps)) for steps in range(5)) < 0.8 * sentinel_subscriptions.PATIENCE
+
+
 def test_a_forked_child_subscribes_itself(watch: Watch) -> None:
     """B4: a forked child has a subscription of its own, and the parent's goes on."""
     with RedisBackend.from_client(blocking_client(watch)) as backend:
