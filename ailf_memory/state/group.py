@@ -186,13 +186,14 @@ class GroupState:
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
 
-        The next fetch finishes a delayed message, which releases the next one of its ordering key.
+        A message that waits is finished; if it is the first of its ordering key, the next fetch does that, and releases
+        the next one of the key.
         """
         message = self.pending.get(name)
         if message is None:
             return
         message.entry_removed = True
-        if message.due_ms == NEVER:
+        if message.due_ms == NEVER or (message.holder is None and not message.terms.key):
             self.finish(name, now_ms)
         elif message.holder is None:
             self.schedule(name, min(message.due_ms, now_ms))

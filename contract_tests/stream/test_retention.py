@@ -422,6 +422,21 @@ async def test_settled(world: World) -> None:
     assert [letter.body for letter in await first.dead_letters.list()] == []
 
 
+async def test_a_cancelled_entry_keeps_nothing(world: World) -> None:
+    """S8, S7: Retention.settled() removes settled entries behind one that was cancelled, before any further fetch."""
+    stream = (await world.connect()).stream("s")
+    group = stream.group("g")
+    async with group.consumer() as consumer:
+        later = await stream.add("later", delay=3600)
+        await stream.add("now")
+        delivery = await world.take(consumer)
+        assert await stream.cancel(later)
+        await delivery.ack()
+        assert (await group.info()).pending == 0
+        assert await stream.trim(Retention.settled()) == Trimmed(1, 0)
+        await world.expect_none(consumer)
+
+
 async def test_settled_and_full(world: World) -> None:
     """S8: Retention.settled(max_len) is full of unsettled entries; without a group all entries count as unsettled."""
     backend = await world.connect()

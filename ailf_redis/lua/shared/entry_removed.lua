@@ -3,15 +3,16 @@
 -- returns nothing by itself
 -- writes  the helper keys of the group (see group.lua)
 
--- A leased entry stays pending, as its consumer may still settle it. One that waits behind another of its ordering key
--- is acknowledged. One that waits for its time is due now, so that the next fetch finds it removed.
+-- A leased entry stays pending, as its consumer may still settle it. One that waits without an ordering key, or behind
+-- another entry of its key, is acknowledged. One that is the first of its key is due now: the next fetch finds it removed
+-- and releases the next one of the key.
 local function on_entry_removed(stream, group, entry, due, bell, notes, queue)
   local id = entry[1]
   local row = redis.call('XPENDING', stream, group, id, id, 1)[1]
   if not row or row[2] ~= 'ailf.waiting' then return end
   local score = redis.call('ZSCORE', due, id)
-  if score == 'inf' then
-    local key = redis.call('HGET', notes, id .. ':k')
+  local key = redis.call('HGET', notes, id .. ':k')
+  if score == 'inf' or not key then
     redis.call('XACK', stream, group, id)
     redis.call('ZREM', due, id)
     redis.call('HDEL', notes, id .. ':f', id .. ':e', id .. ':k', id .. ':m')
