@@ -3,6 +3,7 @@
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +47,10 @@ def _missing() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for `server` once per version; without any server it fails, rather than vanish."""
-    if "server" in metafunc.fixturenames:
-        metafunc.parametrize("server", list(binaries.found()) or ["none"], indirect=True, scope="session")
+    """Run what asks for a server of each version once per version; without any server it fails, rather than vanish."""
+    for name in ("server", "own_server"):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, list(binaries.found()) or ["none"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +71,13 @@ def shared_servers() -> Iterator[SharedServers]:
 def server(request: pytest.FixtureRequest, shared_servers: SharedServers) -> Server:
     """A shared server, once per version; keep to your `namespace` and leave the process alone."""
     return _shared(shared_servers, request.param)
+
+
+@pytest.fixture(scope="module")
+def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of one test file, once per version: it may be configured, emptied, and made to hang."""
+    with Server.start(_binary(request.param), version=request.param) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +110,7 @@ def new_server() -> Iterator[NewServer]:
     ) -> Server:
         version = version or next(reversed(binaries.found()), "none")
         started = Server.start(
-            binaries.found()[version],
+            _binary(version),
             *options,
             version=version,
             password=password,
@@ -124,7 +133,11 @@ def namespace() -> str:
 
 
 def _shared(servers: SharedServers, version: str) -> Server:
+    return servers.get(version, _binary(version))
+
+
+def _binary(version: str) -> Path:
     binary = binaries.found().get(version)
     if binary is None:
         pytest.fail(f"no server on this machine: {'; '.join(binaries.locate(each).note for each in binaries.VERSIONS)}")
-    return servers.get(version, binary)
+    return binary

@@ -14,16 +14,7 @@ import ailf
 from ailf.errors import BackendError, BackendFullError, BackendReadOnlyError, ConnectionLostError
 from ailf.ratelimit.permit import PermitLease
 from ailf.runtime import run
-from tests.support import binaries
 from tests.support.servers import Server
-
-
-@pytest.fixture(scope="module", params=sorted(binaries.found()))
-def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version, for the tests of this file."""
-    server = Server.start(binaries.found()[request.param], version=request.param)
-    yield server
-    server.close()
 
 
 @contextlib.contextmanager

@@ -14,21 +14,18 @@ from typing import Any
 import pytest
 
 import ailf
-from tests.support import binaries
 from tests.support.effort import Tell
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
+from tests.support.servers import NewServer, Server
 
 LASTING = 20.0
 TIMEOUT = 1.0
 
 
-@pytest.fixture(params=sorted(binaries.found()))
-def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+@pytest.fixture
+def own_server(request: pytest.FixtureRequest, new_server: NewServer) -> Server:
     """A server of each version, for one test alone."""
-    server = Server.start(binaries.found()[request.param], version=request.param)
-    yield server
-    server.close()
+    return new_server(version=request.param)
 
 
 @contextlib.contextmanager

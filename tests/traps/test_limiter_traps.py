@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -16,20 +16,6 @@ HOUR = 3600.0
 """Seconds: a period so long that a bucket refills next to nothing while a test runs."""
 
 Keys = dict[bytes, bytes]
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[redis.Redis]:
-    """A redis-py client."""
-    with redis.Redis(port=server.port) as client:
-        yield client
-
-
-@pytest.fixture
-def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
-    """An ailf backend."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as opened:
-        yield opened
 
 
 @pytest.fixture

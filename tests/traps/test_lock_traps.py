@@ -5,7 +5,6 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -15,20 +14,6 @@ import ailf
 from ailf.driver import LockRequest
 from ailf.runtime import run
 from tests.support.servers import NewServer, Server
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[redis.Redis]:
-    """A redis-py client."""
-    with redis.Redis(port=server.port) as client:
-        yield client
-
-
-@pytest.fixture
-def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
-    """An ailf backend."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as opened:
-        yield opened
 
 
 def test_trap_20_a_token_that_tasks_share(server: Server, namespace: str) -> None:

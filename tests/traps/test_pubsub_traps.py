@@ -5,18 +5,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-import pytest
 import redis
 
 import ailf
 from tests.support.servers import NewServer, Server
-
-
-@pytest.fixture
-def backend(server: Server, namespace: str) -> Iterator[ailf.Backend]:
-    """A backend on the server."""
-    with ailf.connect(f"{server.url}?namespace={namespace}") as opened:
-        yield opened
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Foreign data in a lock's keys: values that can't be ours are ignored, and every call works."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -9,8 +8,6 @@ import redis
 import ailf
 from ailf.driver import Granted, LockRequest, WaiterInfo
 from ailf.runtime import run
-from tests.support import binaries
-from tests.support.servers import Server
 
 KEY = "{ailf:lock:l}"
 FENCES, FENCE, QUEUE, WAITERS = (f"{KEY}:{each}" for each in ("fences", "fence", "queue", "waiters"))
@@ -29,29 +26,6 @@ WAITING = [
     "junk", "", f"{INFINITE} {INFINITE} c", "inf inf c", f"{10**13} {INFINITE} c", f"{10**20} 1 c", "-1 -1 c",
     "nan nan c", f"{10**13}", b"\xff", "1e300 1 c",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=sorted(binaries.found()))
-def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version for this file alone, so that its command counts are this file's."""
-    with Server.start(binaries.found()[request.param], version=request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def raw(own_server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py, on an empty server."""
-    with own_server.client() as client:
-        client.flushall()
-        client.config_resetstat()
-        yield client
-
-
-@pytest.fixture
-def backend(own_server: Server, raw: redis.Redis) -> Iterator[ailf.Backend]:
-    """A backend with a short timeout, for a server that is stuck."""
-    with ailf.connect(f"{own_server.url}?timeout=2&retry_for=0") as opened:
-        yield opened
 
 
 def scripts(raw: redis.Redis) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +11,6 @@ import ailf
 from ailf.driver import Charge, LimiterKey, LimitRequest, SlotLease
 from ailf.errors import RateLimitedError
 from ailf.runtime import run
-from tests.support import binaries
-from tests.support.servers import Server
 
 YEARS = 1e9
 """Seconds of a window that doesn't end while a test runs."""
@@ -46,28 +43,6 @@ EXTREME = [
     "0,0;",
 ]
 """States that a limit could store, with extreme clocks and costs."""
-
-
-@pytest.fixture(scope="module", params=sorted(binaries.found()))
-def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each version for this file alone: it may get stuck if the code is wrong."""
-    with Server.start(binaries.found()[request.param], version=request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def raw(own_server: Server) -> Iterator[redis.Redis]:
-    """A client of redis-py, on an empty server."""
-    with own_server.client() as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def backend(own_server: Server, raw: redis.Redis) -> Iterator[ailf.Backend]:
-    """A backend with a short timeout, for a server that is stuck."""
-    with ailf.connect(f"{own_server.url}?timeout=2&retry_for=0") as opened:
-        yield opened
 
 
 def id_of(raw: redis.Redis) -> str:
