@@ -80,24 +80,17 @@ class LockFlow:
         return grant
 
     async def try_acquire(self, until: float | None = None) -> LeaseFlow | None:
-        request = self._request_for(self.engine.token())
-        try:
-            reply = await self._try(request, until)
-        except AWAY:
-            self._spawn_withdraw(request)
-            raise
-        except BaseException:
-            await self._withdraw(request)
-            raise
-        return reply if isinstance(reply, LeaseFlow) else None
+        """Make one attempt without a place in the queue; with a deadline it waits out an outage.
 
-    async def _try_first(self, until: float) -> LeaseFlow | None:
-        """Make one attempt without a place in the queue, waiting out an outage. A free lock takes one round trip."""
+        A free lock takes one round trip.
+        """
         request = self._request_for(self.engine.token())
         try:
             try:
                 reply = await self._try(request, until)
             except AWAY as error:
+                if until is None:
+                    raise
                 reply = await Outage(self.engine, self._acquiring, until).ask(lambda: self._try(request, until), error)
         except AWAY:
             self._spawn_withdraw(request)
@@ -131,7 +124,7 @@ class LockFlow:
         """
         local = self.engine.local_queue(self.names)
         if local.free() and not (self._options.fair and self.engine.reply_inbox.ready):
-            grant = await self._try_first(until)
+            grant = await self.try_acquire(until)
             if grant is not None:
                 return grant
         if self._options.fair:
