@@ -1,7 +1,6 @@
 """Opening a backend by URL: `connect` and `connect_async`."""
 
 import logging
-from typing import TypeVar
 
 from ailf.backend import AsyncBackend, Backend, _open
 from ailf.checks import check_seconds
@@ -10,8 +9,6 @@ from ailf.runtime import run
 from ailf.urls import environment_url
 
 __all__ = ["connect", "connect_async"]
-
-T = TypeVar("T")
 
 log = logging.getLogger("ailf")
 

@@ -1,6 +1,6 @@
 """The root driver of the memory backend: it makes a driver for each interface, over one store."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.checks import check_text
 from ailf.driver import BackendDriver, Capability
@@ -14,8 +14,6 @@ from ailf_memory.store import MemoryStore, StoreHandle
 from ailf_memory.stream import MemoryStreamDriver
 
 __all__ = ["MAX_PAYLOAD", "MemoryDriver"]
-
-T = TypeVar("T")
 
 MAX_PAYLOAD = 1024 * 1024
 

@@ -1,6 +1,6 @@
 """`RedisDriver`, the root driver: it makes the drivers of the interfaces over one executor."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -25,8 +25,6 @@ from ailf_redis.stream import RedisStreamDriver
 from ailf_redis.user_client import UserClient
 
 __all__ = ["RedisDriver"]
-
-T = TypeVar("T")
 
 OLDEST = (6, 2)
 """The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -27,8 +27,6 @@ IMMEDIATE = {
 """Methods that don't wait: they are plain functions on asyncio too."""
 
 END = object()
-
-T = TypeVar("T")
 
 
 class BlockingAdapter:

@@ -6,7 +6,7 @@ A request carries the channel of the process's inbox and an id, in headers that 
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.checks import check_count, check_name, check_pairs, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
@@ -34,7 +34,6 @@ from ailf.values import Gap, Overflow
 
 __all__ = ["BUFFER", "ErrorHook", "Handler", "PubSubFlow"]
 
-T = TypeVar("T")
 Handler = Callable[[Message[Any]], Any]
 ErrorHook = Callable[[Exception, Message[bytes]], Any]
 """Called with the error and the message as it arrived: channel, headers and raw bytes."""

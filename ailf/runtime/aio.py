@@ -8,7 +8,7 @@ import logging
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.errors import InvalidArgumentError
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
@@ -169,8 +169,6 @@ class LoopSingleFlight(SingleFlight):
         call = self._under_way()
         return call is None or await call.over.wait(timeout)
 
-
-T = TypeVar("T")
 
 log = logging.getLogger("ailf")
 

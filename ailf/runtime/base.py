@@ -8,7 +8,6 @@ Any thread may set an event, whichever runtime made it.
 """
 
 import contextlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
@@ -123,8 +122,6 @@ class MovedEvent(Event):
 
 
 T = TypeVar("T")
-
-log = logging.getLogger("ailf")
 
 
 def run(flow: Coroutine[Any, Any, T]) -> T:

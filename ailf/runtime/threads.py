@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.errors import InvalidArgumentError
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task, run
@@ -48,8 +48,6 @@ class ThreadSingleFlight(SingleFlight):
         self._lock.release()
         return True
 
-
-T = TypeVar("T")
 
 log = logging.getLogger("ailf")
 

@@ -2,18 +2,13 @@
 
 import functools
 import inspect
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.errors import InvalidArgumentError
 
-__all__ = ["name_of"]
-
-T = TypeVar("T")
-
-log = logging.getLogger("ailf")
+__all__ = ["check_callable", "check_result", "is_one_of", "name_of"]
 
 
 def is_one_of(function: object, kind: Callable[[Any], bool]) -> bool:

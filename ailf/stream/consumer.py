@@ -1,6 +1,5 @@
 """`Consumer` and `AsyncConsumer`: members of a group that take messages one by one. `ConsumerFlow` has what both do."""
 
-import logging
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -13,8 +12,6 @@ from ailf.stream.group_flow import GroupFlow
 __all__ = ["AsyncConsumer", "Consumer"]
 
 T = TypeVar("T")
-
-log = logging.getLogger("ailf.stream")
 
 
 class _ConsumerBase:

@@ -13,7 +13,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
@@ -27,8 +27,6 @@ from ailf.stream.group_flow import GroupFlow
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
-
-T = TypeVar("T")
 
 log = logging.getLogger("ailf.stream")
 

@@ -1,7 +1,6 @@
 """The implementation of `Stream` and `AsyncStream`: `StreamFlow` adds, reads, joins groups; `StreamBase` makes it."""
 
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -32,8 +31,6 @@ from ailf.values import Added, Entry, Position, Retention, Trimmed
 __all__ = ["AddOptions", "StreamBase", "StreamFlow"]
 
 R = TypeVar("R")
-
-log = logging.getLogger("ailf.stream")
 
 PAGE = 500
 """The most entries that one request reads."""

@@ -1,7 +1,7 @@
 """`Tail` follows a stream without a group."""
 
 import logging
-from typing import Any, TypeVar
+from typing import Any
 
 from ailf.driver import Record
 from ailf.errors import ClosedError, DecodeError
@@ -9,8 +9,6 @@ from ailf.stream.flow import PAGE, StreamFlow
 from ailf.values import EARLIEST, LATEST, Entry, Position
 
 __all__ = ["Tail"]
-
-R = TypeVar("R")
 
 log = logging.getLogger("ailf.stream")
 

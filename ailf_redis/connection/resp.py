@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import hiredis
 import msgspec
@@ -23,8 +23,6 @@ __all__ = [
     "check_size",
     "packed",
 ]
-
-T = TypeVar("T")
 
 Command = Sequence[Any]
 
