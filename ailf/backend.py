@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from ailf.driver import BackendDriver, Capability
-from ailf.engine import Engine
-from ailf.errors import BackendTimeoutError, ConnectionLostError, InvalidArgumentError
+from ailf.engine import AWAY, Engine
+from ailf.errors import InvalidArgumentError
 from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
 from ailf.lock.flow import require_locks
@@ -405,7 +405,7 @@ async def _open(engine: Engine, wait: float) -> None:
     while True:
         try:
             await _ping(engine)
-        except (ConnectionLostError, BackendTimeoutError) as error:
+        except AWAY as error:
             left = until - engine.runtime.now()
             if left <= 0:
                 raise

@@ -12,18 +12,16 @@ import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
 from ailf.engine.inbox import ReplyInbox
-from ailf.engine.outages import OutageLog
+from ailf.engine.outages import AWAY, OutageLog
 from ailf.engine.renewal import Renewer
 from ailf.engine.subscriptions import SubscriptionManager
 from ailf.errors import (
-    BackendTimeoutError,
     ClosedError,
-    ConnectionLostError,
     InvalidArgumentError,
     OutcomeUnknownError,
     UnsupportedError,
@@ -31,12 +29,9 @@ from ailf.errors import (
 from ailf.runtime import Task
 from ailf.runtime.semaphore import FairSemaphore
 
-__all__ = ["AWAY", "Closable", "Engine"]
+__all__ = ["Closable", "Engine"]
 
 T = TypeVar("T")
-
-AWAY: Final = (ConnectionLostError, BackendTimeoutError)
-"""The errors of a backend that is unavailable and may come back."""
 
 LEAVING = 5.0
 """Seconds that closing spends at most on releasing messages, for all consumers together."""

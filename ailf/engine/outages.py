@@ -9,10 +9,14 @@ import threading
 from typing import Final
 
 from ailf.driver import BackendDriver
+from ailf.errors import BackendTimeoutError, ConnectionLostError
 
-__all__ = ["OutageLog"]
+__all__ = ["AWAY", "OutageLog"]
 
 log = logging.getLogger("ailf.backend")
+
+AWAY: Final = (ConnectionLostError, BackendTimeoutError)
+"""The errors of a backend that is unavailable and may come back."""
 
 LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines of one outage."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
-from ailf.engine.outages import OutageLog
-from ailf.errors import BackendTimeoutError, ClosedError, ConnectionLostError, PermissionDeniedError
+from ailf.engine.outages import AWAY, OutageLog
+from ailf.errors import BackendTimeoutError, ClosedError, PermissionDeniedError
 from ailf.patterns import matches
 from ailf.runtime import Event, Task
 from ailf.runtime.clock import SystemClock
@@ -339,7 +339,7 @@ class SubscriptionManager:
             return
         try:
             await self._listener.change(add, drop)
-        except (ConnectionLostError, BackendTimeoutError) as error:
+        except AWAY as error:
             log.debug("the reader will subscribe to every filter again on its next connection: %s", error)
 
     async def _confirmed(self, filters: Sequence[Filter], begin: float, until: float) -> None:

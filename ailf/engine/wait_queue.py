@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from ailf.driver import Denied, WaiterInfo
-from ailf.engine.engine import AWAY, Engine
+from ailf.engine.engine import Engine
 from ailf.engine.inbox import PendingReply
+from ailf.engine.outages import AWAY
 from ailf.errors import ClosedError
 from ailf.runtime import Event
 
