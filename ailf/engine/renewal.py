@@ -207,25 +207,22 @@ class Renewer:
 
         A request under way is interrupted. The deadline is for a driver that can't be interrupted.
         """
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-            thread = self._thread
-        if self._thread_driver is not None:
-            self._thread_driver.interrupt()
+        thread = self.abandon()
         if thread is None or thread is threading.current_thread():
             return
         runtime = self._driver.runtime
         while thread.is_alive() and runtime.now() < until:
             await runtime.event().wait(POLL_INTERVAL)  # the event loop keeps running
 
-    def abandon(self) -> None:
-        """End the thread without waiting for it, as no lease can be in use any more."""
+    def abandon(self) -> threading.Thread | None:
+        """End the thread without waiting for it, as no lease can be in use any more; return the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify()
+            thread = self._thread
         if self._thread_driver is not None:
             self._thread_driver.interrupt()
+        return thread
 
     # --- a clock that is moved by hand ---------------------------------------------------------------------------
 
