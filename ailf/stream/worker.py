@@ -17,13 +17,12 @@ from typing import Any, ClassVar
 
 import attrs
 
-from ailf.checks import check_name, valid_count, valid_seconds, valid_wait
+from ailf.checks import check_member, check_name, valid_count, valid_seconds, valid_wait
 from ailf.driver import Action, Outcome, Settlement
 from ailf.engine.engine import LEAVING
 from ailf.errors import (
     AilfError,
     BackendError,
-    InvalidArgumentError,
     LeaseLostError,
     PermissionDeniedError,
     Retry,
@@ -61,8 +60,7 @@ _CANCELLED_WITHIN = 1.0
 
 
 def _valid_on_lost(_: Any, __: "attrs.Attribute[OnLost]", on_lost: object) -> None:
-    if not isinstance(on_lost, OnLost):
-        raise InvalidArgumentError(f"on_lost must be OnLost.CANCEL or OnLost.SIGNAL, not {on_lost!r}")
+    check_member("on_lost", on_lost, OnLost)
 
 
 @attrs.frozen(kw_only=True)
