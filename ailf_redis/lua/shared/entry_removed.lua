@@ -19,10 +19,6 @@ local function on_entry_removed(stream, group, entry, due, bell, notes, queue)
     if key then redis.call('ZREM', queue, lane_member(key, id)) end
   elseif score and tonumber(score) > now then
     redis.call('ZADD', due, number(now), id)
-    if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- as `notify` in group.lua
-      redis.call('DEL', bell)
-      redis.call('XADD', bell, '*', 'r', 1)
-    end
-    redis.call('PEXPIRE', bell, 10000)
+    ring(bell)
   end
 end

@@ -274,10 +274,5 @@ end
 
 -- Wake the consumers that wait, if something has come back to the group.
 local function notify()
-  if not must_notify then return end
-  if type(redis.pcall('XADD', bell, 'MAXLEN', 1, '*', 'r', 1)) ~= 'string' then -- there is an entry of the largest id
-    redis.call('DEL', bell)
-    redis.call('XADD', bell, '*', 'r', 1)
-  end
-  redis.call('PEXPIRE', bell, 10000)
+  if must_notify then ring(bell) end
 end
