@@ -6,7 +6,7 @@ import redis
 import redis.asyncio
 
 from ailf.driver import BackendDriver, Capability
-from ailf.errors import ClosedError, PermissionDeniedError, UnsupportedError
+from ailf.errors import PermissionDeniedError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.cluster.pubsub import ClusterPubSubDriver
@@ -123,8 +123,7 @@ class RedisDriver(BackendDriver):
         on_asyncio = self.runtime.flavour == "asyncio"
         if kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
             return None
-        if self.executor.closed:
-            raise ClosedError(f"the backend {self.url} is closed")
+        self.executor.check_open()
         if on_asyncio:
             return self._raw.get()
         if self._raw_blocking is None:
