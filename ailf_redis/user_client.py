@@ -9,7 +9,6 @@ from typing import Any, Final
 import attrs
 import redis
 from redis import asyncio as aredis
-from redis import connection as blocking
 from redis.asyncio import sentinel as asentinel
 from redis.sentinel import SentinelConnectionPool
 
@@ -17,7 +16,7 @@ from ailf.checks import check_seconds
 from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
-from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, clean, on_threads
+from ailf_redis.connection.endpoint import KINDS, ClusterEndpoints, ServerEndpoint, clean, on_threads
 from ailf_redis.connection.executor import Executor
 from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.sentinel.endpoint import SentinelEndpoint
@@ -32,8 +31,6 @@ _CLIENTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "blocking": (redis.Redis, redis.RedisCluster),
     "asyncio": (aredis.Redis, aredis.RedisCluster),
 }
-_PLAIN: Final[Mapping[str, Any]] = {"blocking": blocking.Connection, "asyncio": aredis.Connection}
-_TLS: Final[Mapping[str, Any]] = {"blocking": blocking.SSLConnection, "asyncio": aredis.SSLConnection}
 
 
 @attrs.frozen
@@ -146,13 +143,14 @@ def _sentinel_endpoint(pool: Any, flavour: str, timeout: float | None) -> Sentin
     if not pool.is_master:
         raise InvalidArgumentError(f"replicas can't write: pass Sentinel.master_for({pool.service_name!r})")
     manager = pool.sentinel_manager
-    tls = issubclass(pool.connection_class, _TLS[flavour])
+    plain, tls, _ = KINDS[flavour]
+    kind = tls if issubclass(pool.connection_class, tls) else plain
     service = pool.service_name
     sentinels = [_server_endpoint(each.connection_pool, timeout) for each in manager.sentinels]
     addresses = ",".join(each.where.partition("//")[2].rpartition("/")[0] for each in sentinels)
     options = clean(pool.connection_kwargs, timeout)
     return SentinelEndpoint(
-        master=ServerEndpoint((_TLS if tls else _PLAIN)[flavour], options, ""),
+        master=ServerEndpoint(kind, options, ""),
         sentinels=sentinels,
         service=service,
         peers=manager.min_other_sentinels,

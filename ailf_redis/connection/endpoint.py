@@ -28,6 +28,7 @@ from ailf_redis.settings import Settings
 from ailf_redis.versions import SILENT, is_asyncio, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
+    "KINDS",
     "Address",
     "ClusterEndpoints",
     "Endpoint",
@@ -57,7 +58,7 @@ _DROPPED: Final = frozenset(
     }
 )
 
-_KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
+KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
     "blocking": (blocking.Connection, blocking.SSLConnection, blocking.UnixDomainSocketConnection),
     "asyncio": (aredis.Connection, aredis.SSLConnection, aredis.UnixDomainSocketConnection),
 }
@@ -69,11 +70,7 @@ _HANDSHAKE: Final = ("username", "password", "credential_provider", "client_name
 _SHUT_INTERVAL: Final = 0.05
 """Seconds between two tries to shut a connection that is late."""
 
-_BLOCKING_KINDS: Final[Mapping[type, type]] = {
-    aredis.Connection: blocking.Connection,
-    aredis.SSLConnection: blocking.SSLConnection,
-    aredis.UnixDomainSocketConnection: blocking.UnixDomainSocketConnection,
-}
+_BLOCKING_KINDS: Final[Mapping[type, type]] = dict(zip(KINDS["asyncio"], KINDS["blocking"], strict=True))
 """The blocking class for each asyncio class."""
 
 
@@ -227,7 +224,7 @@ class ClusterEndpoints:
 
 def server_of(settings: Settings, flavour: str) -> ServerEndpoint:
     """Return the endpoint of the server that `settings` name."""
-    plain, tls, local = _KINDS[flavour]
+    plain, tls, local = KINDS[flavour]
     kind = local if settings.path is not None else tls if settings.tls else plain
     return ServerEndpoint(kind, settings.connection_options(), settings.url)
 
