@@ -13,12 +13,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
 
-from ailf.errors import BackendTimeoutError, ClosedError
+from ailf.errors import BackendTimeoutError
 from ailf.runtime.aio import check_ended, start_task
 from ailf_redis.connection.aio_link import LoopLink, ReplyProtocol, discard
 from ailf_redis.connection.endpoint import server_of
 from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import IDLE, TEXT, Command, CommandPrefix, as_texts, packed
+from ailf_redis.connection.resp import IDLE, PING, TEXT, Command, CommandPrefix, as_texts, packed
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.settings import Settings
 from ailf_redis.versions import drop
@@ -44,9 +44,6 @@ entries of a stream that each reply may hold.
 def _unsolicited(reply: Any) -> _Request:
     """Raise the error that ends a connection after an unsolicited reply; an error reply is raised as it is."""
     raise reply if isinstance(reply, BROKEN) else hiredis.ProtocolError("an unsolicited reply")
-
-
-PING: Final = packed([("PING",)])
 
 
 class PipelinedConnection(ReplyProtocol):
@@ -396,7 +393,7 @@ class AsyncioExecutor(Executor):
         connection = PipelinedConnection(await self._endpoint.connect(), self)
         if self.closed:  # while it was being made
             await connection.close()
-            raise ClosedError(f"the backend {self.where} is closed")
+            self.check_open()
         self._connection = connection
         return connection
 

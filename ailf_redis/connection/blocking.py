@@ -32,6 +32,7 @@ from ailf_redis.connection.executor import Executor, IdentityRef, Link
 from ailf_redis.connection.resp import (
     IDLE,
     NOTHING,
+    PING,
     TEXT,
     Command,
     CommandPrefix,
@@ -51,8 +52,6 @@ T = TypeVar("T")
 
 SPIN: Final = 200e-6
 """Seconds for which a thread busy-polls for its reply before it sleeps: about as long as a wake-up takes."""
-
-PING: Final = packed([("PING",)])
 
 SPIN_BACKOFF_MAX: Final = 63
 """The most calls in a row that don't spin, while spinning is useless."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.endpoint import read_reply
 from ailf_redis.connection.executor import IdentityRef
-from ailf_redis.connection.resp import NOTHING, READ_SIZE, Replies, check_size, packed
+from ailf_redis.connection.resp import NOTHING, PING, READ_SIZE, Replies, check_size
 from ailf_redis.errors import BROKEN
 from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, writer_of
 
@@ -20,8 +20,6 @@ __all__ = ["POLL_INTERVAL", "Port", "port_of"]
 
 POLL_INTERVAL: Final = 0.05
 """Seconds after which a wait on a connection without a socket checks for interruption and for its deadline."""
-
-_PING: Final = packed([("PING",)])
 
 
 class Port(ABC):
@@ -58,7 +56,7 @@ class Port(ABC):
     async def answers_ping(self, until: float) -> bool:
         """Return whether the server replies to a PING, even if with an error."""
         try:
-            await self.send(_PING, until)
+            await self.send(PING, until)
             await self.receive(1, until, READ_SIZE)
         except BROKEN:
             return False

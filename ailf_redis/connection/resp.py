@@ -14,6 +14,7 @@ __all__ = [
     "IDLE",
     "NOTHING",
     "PIECE",
+    "PING",
     "TEXT",
     "Command",
     "CommandPrefix",
@@ -86,6 +87,10 @@ def packed(commands: Sequence[Command]) -> bytes:
         one: bytes = hiredis.pack_command(as_texts(commands[0]))
         return one
     return b"".join([hiredis.pack_command(as_texts(command)) for command in commands])
+
+
+PING: Final = packed([("PING",)])
+"""A PING as bytes of RESP."""
 
 
 class CommandPrefix(msgspec.Struct, frozen=True):
