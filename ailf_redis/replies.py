@@ -109,7 +109,7 @@ def oversize(entry_id: str, size: int) -> Record:
 
 def oversize_dead_letter(letter_id: str, size: int) -> DeadLetter:
     """Return a dead letter that is too large for a reply; it can be redriven and purged like any other."""
-    error = f"its {size} bytes are more than a reply may have"
+    error = oversize(letter_id, size).problem
     return DeadLetter(letter_id, letter_id, b"", {}, reason="undecodable", error=error, attempts=0)
 
 
