@@ -3,10 +3,7 @@
 import asyncio
 import json
 import re
-import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -25,6 +22,7 @@ from ailf.errors import (
     RequestFailedError,
     UnsupportedError,
 )
+from tests.support.scripted import Scripted
 from tests.support.servers import NewServer, Server
 
 ODD_NAMES = ["a{b}c", "{}", "}{", "two words", "star*[x]?", "emoji 🦊", "a:b:due:g", "%7b", "new\nline", "\x00nul", "}"]
@@ -56,23 +54,6 @@ def test_server_down() -> None:
     asyncio.run(main())
 
 
-@contextmanager
-def answering(reply: bytes) -> Iterator[int]:
-    """Run a server that sends one reply to everything; yield its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                while connection.recv(1000):
-                    connection.sendall(reply)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listening.getsockname()[1]
-        thread.join(5)
-
-
 @pytest.mark.parametrize(
     "reply",
     [
@@ -83,8 +64,8 @@ def answering(reply: bytes) -> Iterator[int]:
 )
 def test_too_old(reply: bytes) -> None:
     """B1: a server before 6.2 is refused when the backend is opened."""
-    with answering(reply) as port, pytest.raises(UnsupportedError, match="too old"):
-        ailf.connect(f"redis://127.0.0.1:{port}/0")
+    with Scripted(lambda _: [reply], greets=False) as server, pytest.raises(UnsupportedError, match="too old"):
+        ailf.connect(server.url)
 
 
 def test_payloads_that_have_no_json_form(any_server: Server, namespace: str) -> None:
@@ -280,6 +261,8 @@ def test_the_largest_id_of_a_dead_letter(server: Server, namespace: str) -> None
             delivery.reject("no")
         assert sorted(str(each.body, "utf-8") for each in letters.list()) == ['"dies"', '{"x":"y"}']
         assert letters.redrive_all() == 2
+        ((rung, _),) = admin.xrange(f"{key}:bell:g")
+        assert rung.decode() != LAST
         assert [each.data for each in acked(group)] == [{"x": "y"}, "dies"]
         admin.xadd(f"{key}:dead:g", {"x": "y"}, id=LAST)
         assert letters.purge_all() == 1
