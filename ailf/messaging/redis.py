@@ -149,8 +149,7 @@ class RedisStream(_Stream[Any], opens=_open):
         after = self._request(self._flow.driver.last_id, self.name) if last_id in ("$", LATEST) else last_id
         entries = self._after(after, count)
         if not entries and block is not None:
-            self._wait(after, block / 1000)
-            entries = self._after(after, count)
+            return self._wait(after, count, block / 1000)
         return entries
 
     def _request(self, request: Callable[..., Any], *args: Any) -> Any:
@@ -160,14 +159,18 @@ class RedisStream(_Stream[Any], opens=_open):
         records = run(self._flow.page(after, LATEST, count, after=True))
         return [{"id": entry.id, "data": entry.data} for entry in map(self._flow.entry, records)]
 
-    def _wait(self, after: str, seconds: float) -> None:
+    def _wait(self, after: str, count: int, seconds: float) -> list[dict[str, Any]]:
+        """Return the first entries that come after an id; none if none comes in time."""
+        entries: list[dict[str, Any]] = []
         waiter = self._flow.driver.waiter(self.name, None)
         until = self._flow.engine.runtime.now() + seconds
         try:
-            while (left := until - self._flow.engine.runtime.now()) > 0 and not self._after(after, 1):
+            while not entries and (left := until - self._flow.engine.runtime.now()) > 0:
                 self._request(waiter.wait, after, min(left, 1.0))
+                entries = self._after(after, count)
         finally:
             run(waiter.close())
+        return entries
 
     def create_consumer_group(  # type: ignore[override]  # the signature of earlier code
         self, group_name: str, consumer_name: str | None = None, start_id: str = "0"
