@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, cast
 
 from ailf.errors import InvalidArgumentError
+from ailf.runtime import name_of
 
 __all__ = ["called", "within", "within_async"]
 
@@ -102,5 +103,4 @@ def within_async(
 
 
 def _wrong_kind(function: object, what: str) -> InvalidArgumentError:
-    name = getattr(function, "__qualname__", function)
-    return InvalidArgumentError(f"can't decorate {name!s}: it is {what}")
+    return InvalidArgumentError(f"can't decorate {name_of(function)}: it is {what}")
