@@ -180,7 +180,7 @@ class StreamDriver(ABC):
         An entry with a time *must not* be delivered by any group before that time (S7); `read` returns it at once. With
         ``retention`` it *must* first remove entries, as a step of `trim` does. If that step ends early, so that settled
         entries may be left, it *must* add the entries anyway (S8). The stream *may* then exceed ``max_len``: by
-        100 entries or 1 %, or by as much as it did before.
+        100 entries or 1 %, or by as much as it did before, in entries or in bytes.
 
         Raises:
             StreamFullError: The stream has no room: it has ``max_len`` unsettled entries (S8). Nothing was added.

@@ -131,7 +131,7 @@ class Stream(StreamBase, Generic[T]):
     def trim(self, retention: Retention | None = None) -> Trimmed:
         """Apply a retention to the whole stream now, oldest entries first; return how many were removed.
 
-        It takes one round trip for about a hundred entries that are removed or pending.
+        It takes one round trip for a thousand small entries that are removed, a few large ones, or a hundred pending.
 
         Arguments:
             retention: What to keep; the stream's own retention if None.
@@ -362,7 +362,7 @@ class AsyncStream(StreamBase, Generic[T]):
     async def trim(self, retention: Retention | None = None) -> Trimmed:
         """Apply a retention to the whole stream now, oldest entries first; return how many were removed.
 
-        It takes one round trip for about a hundred entries that are removed or pending.
+        It takes one round trip for a thousand small entries that are removed, a few large ones, or a hundred pending.
 
         Arguments:
             retention: What to keep; the stream's own retention if None.

@@ -6,8 +6,7 @@
 -- A leased entry stays pending, as its consumer may still settle it. One that waits without an ordering key, or behind
 -- another entry of its key, is acknowledged. One that is the first of its key is due now: the next fetch finds it removed
 -- and releases the next one of the key.
-local function on_entry_removed(stream, group, entry, due, bell, notes, queue)
-  local id = entry[1]
+local function on_entry_removed(stream, group, id, due, bell, notes, queue)
   local row = redis.call('XPENDING', stream, group, id, id, 1)[1]
   if not row or row[2] ~= 'ailf.waiting' then return end
   local score = redis.call('ZSCORE', due, id)

@@ -18,6 +18,19 @@ local LAST = '18446744073709551615-18446744073709551615' -- the largest id: no r
 -- Return where the range after an entry begins, or nil after the largest id.
 local function after(id) return id ~= LAST and '(' .. id or nil end
 
+-- Return the smallest larger id, or nil after the largest. A half has more digits than a double holds, so it is counted
+-- up as text.
+local function successor(id)
+  local ms, seq = parts(id)
+  local function one_more(digits)
+    local head, last, nines = string.match(digits, '^(.-)([0-8]?)(9*)$')
+    return head .. (last == '' and '1' or string.char(string.byte(last) + 1)) .. string.rep('0', #nines)
+  end
+  local LARGEST_HALF = '18446744073709551615'
+  if seq ~= LARGEST_HALF then return ms .. '-' .. one_more(seq) end
+  return ms ~= LARGEST_HALF and one_more(ms) .. '-0' or nil
+end
+
 -- The longest text of ours in bytes. To match a pattern takes quadratic time, and another program's text may be longer.
 local LONGEST = 400
 

@@ -21,13 +21,16 @@ if token ~= '' then
 end
 
 if max_len or max_age or all_settled then
-  local removed, _, _, whole = trim(drafts)
+  local bytes = 0
+  for i = FIRST, #ARGV do bytes = bytes + #ARGV[i] end
+  local step = trim(drafts, bytes)
+  if step.refusal and step.removed == 0 then return redis.error_reply(step.refusal) end
   local length = redis.call('XLEN', stream) + drafts
   if max_len and length > max_len then
     -- If trimming is behind, the next add continues it. This add passes if the stream doesn't grow, or exceeds its
     -- length by no more than trimming may take to catch up.
     local slack = math.max(PAGE, math.floor(max_len / PAGE))
-    if whole or (removed < drafts and length > max_len + slack) then return { -1 } end
+    if step.whole or (not step.kept_up and length > max_len + slack) then return { -1 } end
   end
 end
 

@@ -27,6 +27,6 @@ if entry[2][3] == 'ailf.once' then free(entry[2][4]) end
 
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local name = map(flat).name
-  on_entry_removed(stream, name, entry, ARGV[3] .. name, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name)
+  on_entry_removed(stream, name, id, ARGV[3] .. name, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name)
 end
 return 1

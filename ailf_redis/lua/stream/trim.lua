@@ -4,5 +4,5 @@
 -- returns { how many were removed, how many of these a group had not settled, the id for the next step or '' }
 
 redis.call('XDEL', stream, '0-0') -- a first write that changes nothing: see relief.lua
-local removed, evicted, after = trim(0, ARGV[8])
-return { removed, evicted, after }
+local step = trim(0, 0, ARGV[8])
+return { step.removed, step.evicted, step.after }
