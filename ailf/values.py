@@ -291,7 +291,8 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         length: The number of entries in the stream.
-        lag: The number of entries that the group has never delivered; None if the exact number is unknown.
+        lag: The number of entries that the group has never delivered; None if the exact number is unknown: where many
+            or large entries would have to be counted, on Redis 6.2 or after entries were removed.
         pending: The number of messages that are leased to consumers.
         delayed: The number of messages that wait for their (next) delivery: for their time, the end of their backoff,
             their turn in the lane of their ordering key, or a free consumer.

@@ -1,7 +1,7 @@
 -- Retention: remove the entries that a stream doesn't keep; loaded before the transitions that do so (see scripts.py).
 --
 -- KEYS[1] stream
--- KEYS[2] meta     hash: "evicted" how many removed entries a group had not settled,
+-- KEYS[2] meta     hash: "evicted" how many removed entries a group had not settled, "removed" how many all groups had,
 --                  "cursor" the id after which the next add looks for settled entries behind unsettled ones,
 --                  "epoch" distinguishes the dedup ids of a deleted stream from those of this one
 -- ARGV[1] max_len, or '' for no limit   ARGV[2] max_age_ms, or ''
@@ -146,6 +146,7 @@ local function trim(added, bytes, start)
 
   local function result(after_id, whole)
     if evicted > 0 then redis.call('HINCRBY', meta, 'evicted', evicted) end
+    if removed > evicted then redis.call('HINCRBY', meta, 'removed', removed - evicted) end
     local kept_up = hard or removed >= added or room <= 0
     return {
       removed = removed, evicted = evicted, after = after_id, whole = whole, kept_up = kept_up, refusal = refusal

@@ -1,37 +1,29 @@
 -- Read the state of a group; nothing is changed.
 --
--- KEYS[9] meta     hash of the stream: "evicted" (see retention.lua)
+-- KEYS[9] meta     hash of the stream: "evicted" and "removed" (see retention.lua)
 -- ARGV    group
 -- returns { length, lag or -1, leased, waiting, dead letters, { consumer, its leases }…, age of the oldest unsettled
 --         entry in ms or -1, evicted, paused, 1 or 0 if the group is missing }
--- bound   the consumers of the group, and MOST entries
+-- bound   the consumers of the group, the groups of the stream, and MOST entries that are read on each side of the
+--         group's position, but none after ROOM bytes and two entries
 
-local MOST = 1000 -- entries to count if the server's own lag may be wrong
+local MOST = 200 -- entries to count if the server's own lag may be wrong
+local ROOM = 256 * 1024
 
 local length = redis.call('XLEN', stream)
-local evicted = tonumber(redis.call('HGET', KEYS[9], 'evicted') or 0) or 0
+local evicted, removed = unpack(redis.call('HMGET', KEYS[9], 'evicted', 'removed'))
+evicted, removed = tonumber(evicted or 0) or 0, tonumber(removed or 0) or 0
 if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0, 0 } end
 
-local position = '0-0'
-local server_lag = false
+-- The server's own lag is wrong after entries were removed that the group had not read (redis#13337). It is right if no
+-- entry was ever removed but those that retention.lua counts, which all groups had settled. 6.2 has no lag.
+local position, server_lag, added = '0-0', false, nil
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local info = map(flat)
   if info.name == group then position, server_lag = info['last-delivered-id'], info.lag end
+  if info.lag and info['entries-read'] then added = info.lag + info['entries-read'] end
 end
-
--- Return the exact lag, or -1. The server's own is wrong after XTRIM of unread entries, and after XDEL (redis#13337).
-local function lag()
-  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if not last or not before(position, last[1]) then return 0 end
-  if before(position, first[1]) then return length end
-  local added = map(redis.call('XINFO', 'STREAM', stream))['entries-added']
-  if server_lag and added == length then return server_lag end -- nothing was ever removed
-  local unread = #redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', MOST + 1)
-  if unread <= MOST then return unread end
-  local read = #redis.call('XRANGE', stream, '-', position, 'COUNT', MOST + 1)
-  return read <= MOST and length - read or -1
-end
+local lag = server_lag and added and added - length == removed and server_lag
 
 local leased, waiting, consumers, oldest = 0, 0, {}, nil
 
@@ -54,10 +46,37 @@ local function count(key, name)
 end
 
 count(stream, group)
+local some_read = oldest -- a read entry that isn't settled is older than any unread one; a redriven one needn't be
 count(again, 'g')
-local behind = lag()
-local unread = behind ~= 0 and redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1]
-note_oldest(unread and unread[1]) -- with a lag of 0 the position may be the largest id, which no range begins after
+
+-- Else the entries are counted on both sides of the group's position, until one side ends. The first unread one may be
+-- the oldest that isn't settled.
+if not lag or lag > 0 and not some_read then
+  local next_unread, next_read, room = after(position), '-', ROOM
+  local function read_one(from, to)
+    local entry = from and redis.call('XRANGE', stream, from, to, 'COUNT', 1)[1]
+    if entry then room = room - bytes_of(entry[2]) end
+    return entry and entry[1]
+  end
+  local unread, read = 0, 0
+  repeat
+    local id = read_one(next_unread, '+')
+    if not id then
+      lag = lag or unread
+    else
+      if unread == 0 then note_oldest(id) end
+      unread, next_unread = unread + 1, after(id)
+      if not lag then
+        id = read_one(next_read, position)
+        if id then
+          read, next_read = read + 1, after(id)
+        else
+          lag = length - read
+        end
+      end
+    end
+  until lag or unread == MOST or room <= 0
+end
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. number(now), '+inf')) do
   consumers[name] = consumers[name] or 0
 end
@@ -68,4 +87,4 @@ for name, messages in pairs(consumers) do
 end
 local age = oldest and math.max(0, now - parts(oldest)) or -1
 local paused = redis.call('HEXISTS', notes, 'paused')
-return { length, behind, leased, waiting, redis.call('XLEN', dead), names, age, evicted, paused, 1 }
+return { length, lag or -1, leased, waiting, redis.call('XLEN', dead), names, age, evicted, paused, 1 }

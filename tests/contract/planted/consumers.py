@@ -291,6 +291,14 @@ class WrongLag(WrongInfo):
         return {"lag": (info.lag or 0) + self.longest - info.length}
 
 
+@caught_by("stream.test_info.test_the_lag_of_many", "stream.test_info.test_info_in_every_state")
+class UnknownLag(WrongInfo):
+    """The lag is never known."""
+
+    def wrong(self, info: ailf.GroupInfo) -> dict[str, Any]:
+        return {"lag": None}
+
+
 @caught_by(
     "stream.test_info.test_counts_after_anything",
     "stream.test_info.test_info_in_every_state",

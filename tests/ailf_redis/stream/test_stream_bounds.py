@@ -1,8 +1,9 @@
-"""S8: what a retention costs the server: each step is bounded, and reads no body but those that it must.
+"""What retention and `info` cost the server: each step is bounded, and reads no body but those that it must.
 
 Commands and bodies are counted, and not the time: each state is several times larger than the bound of one step.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ailf_redis.scripts import Script
 from tests.support.servers import NewServer, Server
 
 MOST, LARGE, PAGE, ROOM = 1000, 25, 100, 256 * 1024
-"""The bounds of ``lua/shared/retention.lua``."""
+"""The bounds of ``lua/shared/retention.lua``; ``info.lua`` has the same room."""
 
 STEP = 1300
 """The most commands of one step."""
@@ -62,6 +63,7 @@ class Steps:
     """Counts what each script of the driver does."""
 
     raw: redis.Redis
+    counting: bool = True
     taken: list[Step] = attrs.field(factory=list)
 
     def watch(self, executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ class Steps:
         texts = {each.sha: each.text for each in vars(scripts).values() if isinstance(each, Script)}
 
         async def watched(entries: int, command: str, sha: str, *rest: Any) -> Any:
-            if command != "EVALSHA":
+            if command != "EVALSHA" or not self.counting:
                 return await call_page(entries, command, sha, *rest)
             self.raw.config_resetstat()
             reply = await call_page(entries, "EVAL", COUNTS + texts[sha] + COUNTED, *rest)
@@ -114,6 +116,15 @@ def steps(backend: ailf.Backend, raw: redis.Redis, monkeypatch: pytest.MonkeyPat
     counted = Steps(raw)
     counted.watch(backend.engine.driver.executor, monkeypatch)  # type: ignore[attr-defined]
     return counted
+
+
+def take(group: ailf.Group[Any], count: int) -> None:
+    """Take and acknowledge messages."""
+    with group.consumer(prefetch=1) as consumer:
+        for _ in range(count):
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.ack()
 
 
 def filled(backend: ailf.Backend, bodies: Sequence[Any], *, settled: bool) -> ailf.Group[Any]:
@@ -192,11 +203,7 @@ def test_settled_entries_behind_one_that_waits(backend: ailf.Backend, steps: Ste
     stream.add("reminder", delay=1000)
     group = stream.group("g", lease=600)
     stream.add_many([BIG] * 40)
-    with group.consumer(prefetch=40) as consumer:
-        for _ in range(40):
-            delivery = consumer.get(5)
-            assert delivery is not None
-            delivery.ack()
+    take(group, 40)
     bounded = backend.stream("s", retention=Retention(max_len=30))
     most, length = ROOM // len(BIG) + 1, 41
     for _ in range(7):
@@ -220,15 +227,10 @@ def test_small_messages_replace_large_ones(backend: ailf.Backend, raw: redis.Red
     stream.add_many([BIG] * 99)
     group = stream.group("g", lease=600)
     bounded = backend.stream("s", retention=Retention(max_len=100))
-    with group.consumer(prefetch=50) as consumer:
-        while (delivery := consumer.get(0)) is not None:
-            delivery.ack()
-        for _ in range(30):
-            bounded.add_many(range(10))
-            for _ in range(10):
-                delivery = consumer.get(5)
-                assert delivery is not None
-                delivery.ack()
+    take(group, 99)
+    for _ in range(30):
+        bounded.add_many(range(10))
+        take(group, 10)
     stream.trim(Retention(max_len=100))
     assert raw.xlen("{ailf:stream:s}") == 100
 
@@ -305,3 +307,77 @@ def test_an_add_to_a_server_without_memory(backend: ailf.Backend, raw: redis.Red
             stream.add(1)
     finally:
         raw.config_set("maxmemory", 0)
+
+
+# --- info --------------------------------------------------------------------------------------------------------
+
+COUNTED_ENTRIES = 200
+"""How many entries ``info.lua`` counts on each side of a group's position."""
+
+
+@pytest.mark.parametrize("read", [1, 30])
+def test_info_of_large_entries(backend: ailf.Backend, steps: Steps, read: int) -> None:
+    """S10: `info` reads few large bodies: the lag is exact if that is enough to count one side, else None."""
+    group = filled(backend, [BIG] * 60, settled=False)
+    stream = backend.stream("s")
+    assert stream.cancel(stream.add("later", delay=60))
+    take(group, read)
+    steps.pop()
+    info = group.info()
+    (step,) = steps.pop()
+    assert info.lag == (59 if read == 1 else None)
+    assert step.size <= ROOM + 2 * len(BIG)
+    assert info.oldest is not None
+
+
+@pytest.mark.parametrize("removed", ["nothing", "settled", "behind", "unread", "by others"])
+def test_info_of_many_entries(
+    backend: ailf.Backend, steps: Steps, raw: redis.Redis, server: Server, removed: str
+) -> None:
+    """S10: with many entries the lag is exact if the server tells it and only settled ones went, else None."""
+    steps.counting = False
+    reads, unread = 600, 700
+    stream = backend.stream("s")
+    if removed == "behind":
+        stream.add("reminder", delay=1000)
+    group = filled(backend, ["x"] * (reads + unread), settled=False)
+    first = stream.read(limit=1)[0].id
+    take(group, reads)
+    gone = {"settled": 100, "behind": 100, "unread": 1, "by others": 3}.get(removed, 0)
+    if removed == "unread":
+        stream.cancel(stream.add("later", delay=60))
+        gone = 0
+    elif removed == "by others":
+        raw.xtrim("{ailf:stream:s}", minid=f"{first.split('-')[0]}-{int(first.split('-')[1]) + 3}", approximate=False)
+    else:
+        stream.trim(Retention(max_len=reads + unread - gone + (removed == "behind")))
+    steps.counting = True
+    steps.pop()
+    info = group.info()
+    (step,) = steps.pop()
+    known = server.version != "6.2" and removed in {"nothing", "settled", "behind"}
+    assert info.lag == (unread if known else None)
+    assert step.bodies <= (1 if known else 2 * COUNTED_ENTRIES)
+    assert step.commands < STEP
+    take(group, unread - COUNTED_ENTRIES + 1)
+    assert group.info().lag == COUNTED_ENTRIES - 1
+
+
+@pytest.mark.parametrize("first", ["redriven", "unread"])
+def test_the_oldest_of_a_redriven_and_an_unread_message(backend: ailf.Backend, steps: Steps, first: str) -> None:
+    """S10: the older one of a redriven and of an unread message counts, whatever the server knows of the lag."""
+    stream = backend.stream("s")
+    group = stream.group("g")
+    stream.add("rejected")
+    with group.consumer() as consumer:
+        delivery = consumer.get(5)
+        assert delivery is not None
+        delivery.reject("no")
+    calls: list[Any] = [group.dead_letters.redrive_all, lambda: stream.add("unread")]
+    for call in calls if first == "redriven" else reversed(calls):
+        time.sleep(0.2)
+        call()
+    steps.pop()
+    oldest = group.info().oldest
+    assert oldest is not None
+    assert 0.2 <= oldest < 2
