@@ -381,3 +381,22 @@ def test_the_oldest_of_a_redriven_and_an_unread_message(backend: ailf.Backend, s
     oldest = group.info().oldest
     assert oldest is not None
     assert 0.2 <= oldest < 2
+
+
+# --- delete ------------------------------------------------------------------------------------------------------
+
+
+def test_deleting_a_stream(backend: ailf.Backend, steps: Steps, raw: redis.Redis) -> None:
+    """S1: a stream is deleted in one step, whatever it holds, and its memory is freed in the background."""
+    group = filled(backend, ["x"] * (10 * PAGE), settled=False)
+    backend.stream("s").group("other").open()
+    with group.consumer(prefetch=5 * PAGE) as consumer:
+        assert consumer.get(5) is not None
+    steps.pop()
+    backend.stream("s").delete()
+    (step,) = steps.pop()
+    assert step.commands <= 8
+    assert raw.dbsize() == 1  # the count of this test
+    stats = raw.info("commandstats")
+    assert "cmdstat_del" not in stats
+    assert stats["cmdstat_unlink"]["calls"] == 4
