@@ -115,8 +115,9 @@ class MemoryStreamDriver(StreamDriver):
     async def delete(self, stream: str) -> None:
         with self._store.lock:
             self._handle.check_open()
-            self._store.streams.pop(stream, None)
+            deleted = self._store.streams.pop(stream, None)
             self._changed()
+        del deleted  # as above
 
     # --- its groups ----------------------------------------------------------------------------------------------
 
@@ -131,17 +132,24 @@ class MemoryStreamDriver(StreamDriver):
 
     async def delete_group(self, stream: str, group: str) -> None:
         with self._store.lock:
-            self._state(stream).groups.pop(group, None)
+            deleted = self._state(stream).groups.pop(group, None)
             self._changed()
+        del deleted  # to free many messages takes time, which no other call should wait for
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
         with self._store.lock:
             after = self._state(stream).locate(position)
             state = self._group(stream, group)
-            if state is not None:
-                state.seek(after, self._now())
-                self._changed()
-            return state is not None
+            if state is None:
+                return False
+            forgotten = state.seek(after, self._now())
+            self._changed()
+        while True:  # a page at a time; a fetch continues it too, and leases nothing before
+            with self._store.lock:
+                if state.continue_seek(self._now()):
+                    break
+        forgotten.clear()
+        return True
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         with self._store.lock:
@@ -164,9 +172,9 @@ class MemoryStreamDriver(StreamDriver):
                 consumer, count, until_ms=self._after(lease), alive_ms=self._after(alive),
                 max_deliveries=max_deliveries, now_ms=self._now(),
             )  # fmt: skip
-            if fetched.next_due == 0:  # this step made more entries due than it leased
+            if fetched.next_due == 0:  # this step ended early, or made more entries due than it leased
                 self._changed()
-            more = fetched.claims or fetched.dead
+            more = fetched.claims or fetched.dead or fetched.next_due == 0
             return replace(fetched, position=None if more else self._store.version, reset=state is None)
 
     async def settle(
@@ -192,10 +200,11 @@ class MemoryStreamDriver(StreamDriver):
                 state.alive.update(dict.fromkeys(consumers, self._after(alive)))
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        with self._store.lock:
-            state = self._group(stream, group)
-            if state is not None:
-                state.leave(consumer, self._now())
+        left = False
+        while not left:
+            with self._store.lock:
+                state = self._group(stream, group)
+                left = state is None or state.leave(consumer, self._now())
                 self._changed()
 
     # --- dead letters --------------------------------------------------------------------------------------------

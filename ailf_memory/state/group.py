@@ -3,6 +3,9 @@
 A pending message is leased, delayed, or queued in the lane of its ordering key. Its name is the id of its entry, or "r"
 and a number if it is a redriven dead letter. A heap of (due, name) says which message is delivered next; "r" sorts
 after digits.
+
+The rule of this file: no step handles more than a page of messages besides those that it is given or returns. What is
+left is for the next step.
 """
 
 import heapq
@@ -19,6 +22,9 @@ from ailf.values import DeadLetter, GroupInfo
 from ailf_memory.state.entries import PLAIN, Entries, Key, Terms, key_of
 
 __all__ = ["GroupState"]
+
+PAGE: Final = 500
+"""The most messages that one step handles besides those that it is given or returns."""
 
 NEVER: Final = sys.maxsize
 """The due time of a message that is queued in its lane; it is not in the heap."""
@@ -100,7 +106,8 @@ class GroupState:
     Attributes:
         entries: The entries of the stream.
         position: The key of the last entry that the group has read.
-        pending: The pending messages by name.
+        pending: The pending messages by name; those of the stream in the order of their ids.
+        held: The names of the messages that each consumer has leased.
         dead: The dead letters by number, oldest first.
         alive: Until when each consumer counts as alive.
         paused: Whether the group is paused.
@@ -110,16 +117,15 @@ class GroupState:
         self.entries = entries
         self.position = position
         self.pending: dict[str, PendingMessage] = {}
+        self.held: dict[str, dict[str, None]] = {}
         self.dead: dict[int, StoredDeadLetter] = {}
         self.alive: dict[str, int] = {}
         self.paused = False
         self._numbers = itertools.count(1)
-        self._clear()
-
-    def _clear(self) -> None:
-        self.pending.clear()
         self._due: list[tuple[int, str]] = []
         self._lanes: dict[str, Lane] = {}
+        self._redriven: dict[str, PendingMessage] = {}
+        self._again: deque[tuple[str, PendingMessage]] = deque()  # after a seek: redriven ones that are to be put back
 
     # --- due times
 
@@ -178,10 +184,21 @@ class GroupState:
     def finish(self, name: str, now_ms: int) -> PendingMessage:
         """Forget a message, and release the next one of its ordering key."""
         message = self.pending.pop(name)
+        if message.redriven_ms is not None:
+            del self._redriven[name]
+        if message.holder is not None:
+            self._let_go(name, message.holder)
         key = message.terms.key
         if key and self._lanes[key].current == name:
             self._release_next(key, now_ms)
         return message
+
+    def _let_go(self, name: str, consumer: str) -> None:
+        """Note that a consumer doesn't hold a message any more."""
+        names = self.held[consumer]
+        del names[name]
+        if not names:
+            del self.held[consumer]
 
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
@@ -211,10 +228,13 @@ class GroupState:
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
         """End the lease of a message, and let it wait until ``due_ms``."""
-        if self.pending[name].entry_removed:
+        message = self.pending[name]
+        if message.entry_removed:
             self.finish(name, now_ms)
             return
-        self.pending[name].holder = None
+        if message.holder is not None:
+            self._let_go(name, message.holder)
+            message.holder = None
         self.schedule(name, due_ms)
 
     def release(self, name: str, due_ms: int, now_ms: int) -> None:
@@ -227,15 +247,25 @@ class GroupState:
     def fetch(
         self, consumer: str, count: int, *, until_ms: int, alive_ms: int, max_deliveries: int, now_ms: int
     ) -> Fetched:
-        """End the leases of dead consumers; lease messages that are due again, then new entries."""
+        """End the leases of dead consumers; lease messages that are due again, then new entries.
+
+        If the step ended early, `next_due` is 0.
+        """
         self.alive[consumer] = alive_ms
-        self._end_leases(now_ms)
+        more = not self._end_leases(now_ms)
+        if self._again and not self.continue_seek(now_ms):  # nothing is leased before all are put back
+            return Fetched([], next_due=0)
         if self.paused:
             return Fetched([])
         dead = []
         claims: list[Claim] = []
+        steps = 0
         while len(claims) < count and (name := self._ready(now_ms)) is not None:
             message = self.pending[name]
+            steps += 1
+            if steps > count + PAGE:
+                more = True
+                break
             if message.entry_removed:
                 self.finish(name, now_ms)
             elif message.spent(max_deliveries):
@@ -243,37 +273,49 @@ class GroupState:
                 self.make_dead_letter(name, "max_deliveries", message.error or "every lease ended unsettled", now_ms)
             else:
                 claims.append(self._claim(name, consumer, until_ms))
-        claims += [self._claim(name, consumer, until_ms) for name in self._admit_new(count - len(claims), now_ms)]
-        upcoming = self.next_due()
-        return Fetched(claims, dead, next_due=None if upcoming is None else max(0, upcoming[0] - now_ms) / 1000)
+        ready, rest = self._admit_new(0 if more else count - len(claims), now_ms)
+        claims += [self._claim(name, consumer, until_ms) for name in ready]
+        upcoming = None if more or rest else self.next_due()
+        due_ms = 0 if more or rest else NEVER if upcoming is None else max(0, upcoming[0] - now_ms)
+        return Fetched(claims, dead, next_due=None if due_ms == NEVER else due_ms / 1000)
 
-    def _end_leases(self, now_ms: int) -> None:
-        """End the leases of consumers that no longer count as alive, and forget these consumers."""
-        died = {name for name, until_ms in self.alive.items() if until_ms <= now_ms}
-        if not died:
-            return
-        for name, message in list(self.pending.items()):
-            if message.holder in died:
-                self.park(name, min(message.due_ms, now_ms), now_ms)
-        for consumer in died:
+    def _end_leases(self, now_ms: int) -> bool:
+        """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
+        for consumer in [name for name, until_ms in self.alive.items() if until_ms <= now_ms]:
+            for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+                self.park(name, min(self.pending[name].due_ms, now_ms), now_ms)
+            if consumer in self.held:
+                return False
             del self.alive[consumer]
+        return True
 
-    def _admit_new(self, count: int, now_ms: int) -> list[str]:
-        """Admit new entries until ``count`` of them can be delivered now; return the names of these."""
+    def _admit_new(self, count: int, now_ms: int) -> tuple[list[str], bool]:
+        """Admit new entries until `count` of them can be delivered now.
+
+        Returns:
+            The names of these, and whether the step ended early.
+        """
         keys, records, terms = self.entries.keys, self.entries.records, self.entries.terms
         ready: list[str] = []
-        for index in range(self.entries.after(self.position), len(keys)):
+        begin = self.entries.after(self.position)
+        for index in range(begin, len(keys)):
             if len(ready) >= count:
                 break
+            if index - begin >= count + PAGE:
+                return ready, True
             self.position = keys[index]
             record = records[index]
             if self._admit(record.id, PendingMessage(record, terms.get(record.id, PLAIN)), now_ms):
                 ready.append(record.id)
-        return ready
+        return ready, False
 
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
         message = self.pending[name]
-        message.holder = consumer
+        if message.holder != consumer:
+            if message.holder is not None:
+                self._let_go(name, message.holder)
+            self.held.setdefault(consumer, {})[name] = None
+            message.holder = consumer
         message.grant = next(_grants)
         message.attempts += 1
         self.schedule(name, until_ms)
@@ -314,28 +356,47 @@ class GroupState:
         self.schedule(receipt.id, until_ms)
         return True
 
-    def leave(self, consumer: str, now_ms: int) -> None:
-        """Release all leases of a consumer, and forget it. A delivery whose lease had ended counts."""
-        for name, message in list(self.pending.items()):
-            if message.holder != consumer:
-                continue
+    def leave(self, consumer: str, now_ms: int) -> bool:
+        """Release leases of a consumer; forget it when none is left, and return whether that is so.
+
+        A delivery whose lease had ended counts.
+        """
+        for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+            message = self.pending[name]
             if message.due_ms > now_ms:
                 self.release(name, now_ms, now_ms)
             else:
                 self.park(name, message.due_ms, now_ms)
+        if consumer in self.held:
+            return False
         self.alive.pop(consumer, None)
+        return True
 
     # --- seeking, dead letters, state
 
-    def seek(self, position: Key, now_ms: int) -> None:
-        """Move to a position, and forget all pending messages but the redriven ones."""
-        redriven = [(name, message) for name, message in self.pending.items() if message.redriven_ms is not None]
-        self._clear()
+    def seek(self, position: Key, now_ms: int) -> list[object]:
+        """Move to a position, and forget all pending messages but the redriven ones, which `continue_seek` puts back.
+
+        Returns:
+            What was forgotten. To free it takes time: keep it until the store's lock is released.
+        """
+        forgotten: list[object] = [self.pending, self.held, self._due, self._lanes]
+        self._again.extend(self._redriven.items())
+        self.pending, self.held, self._due, self._lanes, self._redriven = {}, {}, [], {}, {}
         self.position = position
-        for name, message in redriven:
+        self.continue_seek(now_ms)
+        return forgotten
+
+    def continue_seek(self, now_ms: int) -> bool:
+        """Put redriven messages back after a seek, as new ones; return whether all are."""
+        for _ in range(min(PAGE, len(self._again))):
+            name, message = self._again.popleft()
             self._put(name, PendingMessage(message.record, message.terms, message.redriven_ms), now_ms)
+        return not self._again
 
     def _put(self, name: str, message: PendingMessage, now_ms: int) -> None:
+        """Make a redriven message pending."""
+        self._redriven[name] = message
         if self._admit(name, message, now_ms):
             self.schedule(name, now_ms)
 
@@ -358,21 +419,31 @@ class GroupState:
     def info(self, now_ms: int) -> GroupInfo:
         """Return the state of the group; the stream adds ``evicted``."""
         consumers = {name: 0 for name, until_ms in self.alive.items() if until_ms > now_ms}
-        for message in self.pending.values():
-            if message.holder is not None:
-                consumers[message.holder] = consumers.get(message.holder, 0) + 1
+        consumers.update({name: len(names) for name, names in self.held.items()})
         unread = self.entries.after(self.position)
-        unsettled = [message.since_ms() for message in self.pending.values()] + [
-            key[0] for key in self.entries.keys[unread:][:1]
-        ]
         held = sum(consumers.values())
+        oldest = self._oldest(unread)
         return GroupInfo(
             length=len(self.entries.keys),
             lag=len(self.entries.keys) - unread,
             pending=held,
-            delayed=len(self.pending) - held,
+            delayed=len(self.pending) + len(self._again) - held,
             dead=len(self.dead),
             consumers=consumers,
-            oldest=max(0, now_ms - min(unsettled)) / 1000 if unsettled else None,
+            oldest=None if oldest is None else max(0, now_ms - oldest) / 1000,
             paused=self.paused,
         )
+
+    def _oldest(self, unread: int) -> int | None:
+        """Return when the oldest unsettled message was added or redriven; None if there is none.
+
+        Arguments:
+            unread: The index of the first entry that was not read.
+        """
+        firsts = itertools.chain(
+            itertools.islice((each for each in self.pending.values() if each.redriven_ms is None), 1),
+            itertools.islice(self._redriven.values(), 1),
+            (message for _, message in itertools.islice(self._again, 1)),
+        )
+        times = [each.since_ms() for each in firsts] + [key[0] for key in self.entries.keys[unread : unread + 1]]
+        return min(times, default=None)
