@@ -33,6 +33,7 @@ class GroupKeys(NamedTuple):
         again: The redriven dead letters.
         alive: The consumers, by the time until which each counts as alive.
         queue: The unsettled entries with an ordering key, in order.
+        parked: The entries that were read and wait for their first delivery, in order.
     """
 
     stream: str
@@ -43,6 +44,7 @@ class GroupKeys(NamedTuple):
     again: str
     alive: str
     queue: str
+    parked: str
 
 
 class Keys:
@@ -80,7 +82,7 @@ class Keys:
 
     def entry_removed_prefixes(self, stream: str) -> list[str]:
         """Return the prefixes of the groups' helper keys that ``lua/shared/entry_removed.lua`` needs."""
-        return [_helper(self._namespace, stream, kind, "") for kind in ("due", "bell", "notes", "queue")]
+        return [_helper(self._namespace, stream, kind, "") for kind in ("due", "bell", "notes", "queue", "parked")]
 
     def lock(self, name: str) -> tuple[str, ...]:
         """Return the keys of a lock, as ``lua/shared/lock.lua`` takes them."""
@@ -115,7 +117,7 @@ class Keys:
         return channel.removeprefix(self._channel)
 
 
-HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue")
+HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue", "parked")
 
 
 @lru_cache(maxsize=CACHED)

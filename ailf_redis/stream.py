@@ -68,7 +68,13 @@ R = TypeVar("R")
 _OUTCOMES: Final = {each.value: each for each in Outcome}
 
 STEPS: Final = 1000
-"""The most steps in which a consumer leaves, of 800 messages each; the rest comes back when it counts as dead."""
+"""The most steps in which a consumer leaves, of 400 messages each; the rest comes back when it counts as dead."""
+
+CONTINUES: Final = 2
+"""The reply of a step that another one has to continue."""
+
+RESET_STEPS: Final = 10_000
+"""The most steps in which a group is moved or deleted, of 1,000 pending messages each."""
 
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -274,10 +280,17 @@ class RedisStreamDriver(StreamDriver):
         return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], as_flag)
 
     async def delete_group(self, stream: str, group: str) -> None:
-        await self._run(DELETE_GROUP, stream, group, [], as_nothing)
+        for _ in range(RESET_STEPS):  # the group exists until the last step, and delivers nothing that was pending
+            if await self._run(DELETE_GROUP, stream, group, [], int) != CONTINUES:
+                return
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
-        return await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], as_flag)
+        state = await self._run(SEEK, stream, group, ["$" if position == LATEST else _start(position)], int)
+        for _ in range(RESET_STEPS):  # fetches continue it too, and lease nothing before
+            if state != CONTINUES:
+                break
+            state = await self._run(SEEK, stream, group, [""], int)
+        return state != 0
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
         return await self._run(PAUSE, stream, group, [int(paused)], as_flag)

@@ -237,14 +237,17 @@ class GroupFlow:
             raise InvalidArgumentError(f"{what} dead letters of {self}: no id was given; {what}_all takes them all")
         for letter in letters:
             check_text("the id of a dead letter", letter)
-        taken: list[bool] = await self._call(
-            f"{what} {len(letters)} dead letter(s) of",
-            self.driver.take_dead_letters,
-            letters,
-            again=True,
-            redrive=redrive,
-        )
-        return sum(taken)
+        taken = 0
+        for start in range(0, len(letters), PAGE):
+            page: list[bool] = await self._call(
+                f"{what} {len(letters)} dead letter(s) of",
+                self.driver.take_dead_letters,
+                letters[start : start + PAGE],
+                again=True,
+                redrive=redrive,
+            )
+            taken += sum(page)
+        return taken
 
     async def take_all_dead_letters(self, *, redrive: bool) -> int:
         """Redrive or purge the dead letters that there are now; return how many."""
@@ -252,5 +255,4 @@ class GroupFlow:
         what = f"{'redrive' if redrive else 'purge'} the dead letters of"
         while page := await self._call(what, self.driver.letter_ids, ids[-1] if ids else "", PAGE, again=True):
             ids += page
-        pages = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
-        return sum([await self.take_dead_letters(page, redrive=redrive) for page in pages])
+        return await self.take_dead_letters(ids, redrive=redrive) if ids else 0

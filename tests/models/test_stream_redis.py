@@ -188,7 +188,7 @@ RECORDS_READS = """
 local call = redis.call
 local redis = setmetatable({ call = function(command, ...)
   local reply = call(command, ...)
-  if command == 'XRANGE' then
+  if command == 'XRANGE' and (...) == KEYS[1] then
     for _, entry in ipairs(reply) do call('RPUSH', 'read', entry[1]) end
   end
   return reply

@@ -1,27 +1,31 @@
 -- What the transitions of a group share; loaded before each of them (see scripts.py).
 --
 -- KEYS[1] stream   the stream with its groups
--- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay;
---                  inf: it waits behind another of its ordering key
+-- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay. A
+--                  parked entry behind another one of its ordering key has none; a redriven one has inf
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
---                  pending continues, "anew" where a fetch after a reset of the group continues with redriven ones
+--                  pending continues, "stale" that the pending list holds entries from before a reset of the group,
+--                  "anew" where a step after a reset continues with redriven ones
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
 -- KEYS[7] alive    sorted set: consumer -> ms until which it counts as alive
 -- KEYS[8] queue    sorted set, ordered by member: the unsettled entries with an ordering key, lane by lane
+-- KEYS[9] parked   stream: the entries that were read and not yet delivered, under their own ids; field "k": "<ms when it
+--                  may be delivered>|<ordering key>". They aren't pending: the server's pending list needs 183 bytes for
+--                  an entry, and this about 20
 -- ARGV[1] group
 -- returns nothing by itself; the server's error reply if the stream's key holds another type
--- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8] vanish with their last member,
---         KEYS[3] with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, the fields of an entry that becomes a dead letter, and MOST_DEAD_LETTERS that are
+-- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8], KEYS[9] vanish with their last
+--         member, KEYS[3] with the group; KEYS[5] with a TTL of 10 s
+-- bound   PAGE messages of each kind, STALE_PAGE pending entries of a reset, the fields of an entry that becomes a dead letter, and MOST_DEAD_LETTERS that are
 --         rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
-local stream, due, notes, dead, bell, again, alive, queue = unpack(KEYS)
+local stream, due, notes, dead, bell, again, alive, queue, parked = unpack(KEYS)
 local group = ARGV[1]
 local WAITING = 'ailf.waiting' -- owns entries that no consumer has; no consumer has this name, so no receipt matches it
 local must_notify = false
@@ -30,7 +34,8 @@ local lane_moved = false -- whether a member of a lane was released, so that oth
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base = math.min(tonumber(redis.call('HGET', notes, 'base') or 0) or 0, LARGEST)
+local base, stale = unpack(redis.call('HMGET', notes, 'base', 'stale'))
+base = math.min(tonumber(base or 0) or 0, LARGEST)
 
 -- Return where a member is stored: the key, the group in it, the id.
 local function locate(member)
@@ -78,12 +83,24 @@ local function first_in_lane(key)
   return tilde .. ms .. '-' .. seq
 end
 
+-- Return when a parked entry may be delivered (ms) and its ordering key or false; nil if a member isn't parked.
+local function parked_terms(member)
+  local entry = string.byte(member) ~= 126 and redis.call('XRANGE', parked, member, member)[1]
+  if not entry then return nil end
+  local at, key = string.match(entry[2][2], '^(%d*)|(.*)$')
+  return math.min(tonumber(at) or 0, LARGEST), key and key ~= '' and key
+end
+
 local function release_next(key)
   local member = first_in_lane(key)
   if not member then return end
-  local fields = fields_of(member)
-  local options = fields and options_of(fields, first_field(member, fields))
-  redis.call('ZADD', due, number(math.max(now, options and options.at or 0)), member)
+  local at = parked_terms(member)
+  if not at then
+    local fields = fields_of(member)
+    local options = fields and options_of(fields, first_field(member, fields))
+    at = options and options.at or 0
+  end
+  redis.call('ZADD', due, number(math.max(now, at)), member)
   must_notify, lane_moved = true, true
 end
 
@@ -185,22 +202,56 @@ local function attempts(row, uncounted) return math.max(0, row[4] - (tonumber(un
 -- Let one delivery of a member not count.
 local function uncount(member) redis.call('HINCRBY', notes, member .. ':f', 1) end
 
--- Let a member that was just read wait for its lane or its time; return false if it needn't.
-local function defer(member, options)
+-- Note what a pending member needs of its options later.
+local function note_options(member, options)
   if options.most then redis.call('HSET', notes, member .. ':m', options.most) end
+  if options.key then redis.call('HSET', notes, member .. ':k', options.key) end
+end
+
+-- Let a pending member that was never delivered wait until `at` (ms), or inf.
+local function keep_waiting(member, at, options)
+  note_options(member, options)
+  uncount(member)
+  set_waiting(member, at)
+end
+
+-- Let a member that was just redriven wait for its lane or its time; return false if it needn't.
+local function defer(member, options)
   local at = options.at > now and number(options.at)
   if options.key then
     if first_in_lane(options.key) then at = 'inf' end
     redis.call('ZADD', queue, 0, lane_member(options.key, member))
-    redis.call('HSET', notes, member .. ':k', options.key)
   end
-  if not at then return false end
-  uncount(member)
-  set_waiting(member, at)
-  return true
+  if at then keep_waiting(member, at, options) else note_options(member, options) end
+  return at and true
 end
 
 local PAGE = 100
+
+-- Let the leases of these pending members end, all of one source; with `uncounted` their deliveries don't count.
+local function release_leases(key, name, ids, members, uncounted)
+  local counted, ends = {}, redis.call('ZMSCORE', due, unpack(members))
+  local claim, scores = { key, name, WAITING, 0 }, {}
+  for at, member in ipairs(members) do
+    local score = tonumber(ends[at] or now)
+    if uncounted and score > now then counted[#counted + 1] = member .. ':f' end
+    claim[#claim + 1] = ids[at]
+    scores[#scores + 1] = number(math.min(score, now))
+    scores[#scores + 1] = member
+  end
+  claim[#claim + 1] = 'JUSTID'
+  if #counted > 0 then
+    local values = {}
+    for at, before in ipairs(redis.call('HMGET', notes, unpack(counted))) do
+      values[#values + 1] = counted[at]
+      values[#values + 1] = (tonumber(before) or 0) + 1
+    end
+    redis.call('HSET', notes, unpack(values))
+  end
+  redis.call('XCLAIM', unpack(claim)) -- what was removed from the stream is due now: the next fetch forgets it
+  redis.call('ZADD', due, unpack(scores))
+  must_notify = true
+end
 
 -- End the leases of a consumer, at most PAGE of each kind; when none is left remove the consumer. Return whether none
 -- is left. With `uncounted` the deliveries don't count.
@@ -214,13 +265,9 @@ local function release_all(consumer, uncounted)
     local key, name = unpack(source)
     local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
     if not rows.err then
-      for _, row in ipairs(rows) do
-        local member = prefix .. row[1]
-        local ends = tonumber(redis.call('ZSCORE', due, member) or now)
-        if uncounted and ends > now then uncount(member) end
-        set_waiting(member, number(math.min(ends, now)))
-        must_notify = true
-      end
+      local ids, members = {}, {}
+      for at, row in ipairs(rows) do ids[at], members[at] = row[1], prefix .. row[1] end
+      if #rows > 0 then release_leases(key, name, ids, members, uncounted) end
       left = left or #rows == PAGE
       if #rows < PAGE then redis.call('XGROUP', 'DELCONSUMER', key, name, consumer) end
     end
@@ -259,17 +306,45 @@ local function take_up_redriven(from)
   return not rest
 end
 
+local STALE_PAGE, STALE_PAGES = 500, 2
+
+-- Acknowledge pages of what was pending before a reset of the group. Return whether none is left. Meanwhile a fetch
+-- leases nothing, so all that is pending is from before.
+local function drop_stale()
+  for _ = 1, STALE_PAGES do
+    local rows, ids = redis.call('XPENDING', stream, group, '-', '+', STALE_PAGE), {}
+    for at, row in ipairs(rows) do ids[at] = row[1] end
+    if #ids > 0 then redis.call('XACK', stream, group, unpack(ids)) end
+    if #ids < STALE_PAGE then
+      redis.call('HDEL', notes, 'stale')
+      stale = false
+      return true
+    end
+  end
+  return false
+end
+
+-- Do the next step of a reset; `anew` is where it continues with redriven members. Return whether nothing is left of it.
+local function continue_reset(anew)
+  if stale then return drop_stale() and not anew end
+  return take_up_redriven(anew)
+end
+
 -- Reset the group: nothing is pending but what was redriven, and no older receipt is valid. `base` grows by more than
 -- any delivery count: an entry is delivered less often than microseconds pass, or than 4096 times if the clock was set
--- back.
+-- back. Return whether the reset is done; if not, the next step continues it.
 local function reset_group()
-  redis.call('DEL', due, queue)
   local paused = redis.call('HGET', notes, 'paused')
-  redis.call('DEL', notes)
+  redis.call('UNLINK', due, queue, parked, notes)
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
-  take_up_redriven('-')
+  local redriven = redis.call('EXISTS', again) == 1
+  if redriven then redis.call('HSET', notes, 'anew', '-') end
+  stale = not missing and #probe > 0
+  if stale then redis.call('HSET', notes, 'stale', 1) end
+  must_notify = true
+  return not (stale and not drop_stale()) and (not redriven or take_up_redriven('-'))
 end
 
 -- Wake the consumers that wait, if something has come back to the group.

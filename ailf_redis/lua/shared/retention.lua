@@ -6,7 +6,7 @@
 --                  "epoch" distinguishes the dedup ids of a deleted stream from those of this one
 -- ARGV[1] max_len, or '' for no limit   ARGV[2] max_age_ms, or ''
 -- ARGV[3] mode: 0 removes settled entries beyond max_len or max_age, 1 also unsettled ones, 2 all settled entries
--- ARGV[4..7]       the prefixes of every group's due, bell, notes and queue keys, which the group's name follows
+-- ARGV[4..8]       the prefixes of every group's due, bell, notes, queue and parked keys, which the group's name follows
 -- returns nothing by itself
 -- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it is deleted with the stream
 -- bound   a step removes at most MOST entries more than are added, LARGE of these may be large; it reads no body but
@@ -25,39 +25,50 @@ local CHUNK = 1000 -- how many arguments one command gets
 -- A node of a stream with more than FEW entries is small: at most 4 kB by default, and then 100 entries.
 local FEW, MANY = 20, 128
 
--- --- the unsettled entries of a group: no other function knows where they are kept
-
--- Return the id of the oldest entry that the group has read and not settled, or nil.
-local function oldest_unsettled(name)
-  local row = redis.call('XPENDING', stream, name, '-', '+', 1)[1]
-  return row and row[1]
+local function smaller(one, other)
+  if not (one and other) then return one or other end
+  return before(one, other) and one or other
 end
+
+-- --- the unsettled entries of a group, which are pending or parked (see group.lua): no other function knows that
 
 -- Return the ids of entries that the group has read and not settled, in order, at most `most`. The range is as XRANGE
 -- takes it.
 local function unsettled_ids(name, from, to, most)
-  local ids = {}
-  for at, row in ipairs(redis.call('XPENDING', stream, name, from, to, most)) do ids[at] = row[1] end
+  local ids, seen = {}, {}
+  for _, source in ipairs({
+    redis.call('XPENDING', stream, name, from, to, most),
+    redis.call('XRANGE', ARGV[8] .. name, from, to, 'COUNT', most),
+  }) do
+    for _, row in ipairs(source) do
+      if not seen[row[1]] then ids[#ids + 1] = row[1] end
+      seen[row[1]] = true
+    end
+  end
+  table.sort(ids, before)
+  for at = #ids, most + 1, -1 do ids[at] = nil end
   return ids
 end
 
+-- Return how many entries the group has read and not settled.
+local function count_unsettled(name, pending) return pending + redis.call('XLEN', ARGV[8] .. name) end
+
 -- --- one step
 
--- Return for each group: its name, the last id that it has read, how many entries are pending, the oldest of these.
+-- Return for each group: its name, the last id that it has read, how many entries are unsettled, the oldest of these.
 local function groups()
   local list = {}
   local infos = redis.pcall('XINFO', 'GROUPS', stream)
   for _, flat in ipairs(not infos.err and infos or {}) do
     local info = map(flat)
-    local oldest = oldest_unsettled(info.name)
-    list[#list + 1] = { name = info.name, read = info['last-delivered-id'], pending = info.pending, oldest = oldest }
+    list[#list + 1] = {
+      name = info.name,
+      read = info['last-delivered-id'],
+      unsettled = count_unsettled(info.name, info.pending),
+      oldest = unsettled_ids(info.name, '-', '+', 1)[1],
+    }
   end
   return list
-end
-
-local function smaller(one, other)
-  if not (one and other) then return one or other end
-  return before(one, other) and one or other
 end
 
 -- Return the end of a range before an id; nil stands for the end of the stream.
@@ -159,9 +170,9 @@ local function trim(added, bytes, start)
   end
 
   -- Before the first pending entry, all that every group has read is settled.
-  local read, first, pending = nil, nil, 0
+  local read, first, n_unsettled = nil, nil, 0
   for _, info in ipairs(list) do
-    read, pending = smaller(read, info.read), pending + info.pending
+    read, n_unsettled = smaller(read, info.read), n_unsettled + info.unsettled
     first = smaller(first, info.oldest)
   end
   local blocked = first and not before(read, first)
@@ -202,7 +213,7 @@ local function trim(added, bytes, start)
     end
 
     local begin = '-'
-    if pending > PAGE then -- entries that were removed may still be pending, before the first that is left
+    if n_unsettled > PAGE then -- entries that were removed may still be pending, before the first that is left
       local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
       begin = entry and entry[1] or begin
     end
@@ -216,7 +227,8 @@ local function trim(added, bytes, start)
         count(1)
         excess, evicted = math.max(0, excess - 1), evicted + 1
         for _, name in ipairs(holders[id]) do
-          on_entry_removed(stream, name, id, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name, ARGV[7] .. name)
+          on_entry_removed(stream, name, id, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name, ARGV[7] .. name,
+            ARGV[8] .. name)
         end
       end
     end
@@ -229,7 +241,7 @@ local function trim(added, bytes, start)
   if not (blocked and wanted() and before(first, read)) then return result('', true) end
 
   -- Behind it, the entries between pending ones are settled.
-  local many = pending > PAGE
+  local many = n_unsettled > PAGE
   local cursor = start or many and redis.call('HGET', meta, 'cursor')
   if cursor and is_id(cursor) and before(first, cursor) and before(cursor, read) then from = cursor end
   local begun, had_excess = from, excess > 0

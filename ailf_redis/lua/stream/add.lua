@@ -2,14 +2,14 @@
 --
 -- KEYS[3] once     text: "<epoch> <token> <id>" of the entry that was added under a dedup id, with " cancelled" behind
 --                  it if it was cancelled; the stream's key again if there is no dedup id
--- ARGV    max_len, max_age_ms, mode, four prefixes (see retention.lua), token ('' for no dedup id), window_ms, then for
+-- ARGV    max_len, max_age_ms, mode, five prefixes (see retention.lua), token ('' for no dedup id), window_ms, then for
 --         each entry: delay_ms, at_ms, max_deliveries or '', ordering key, body, headers or ''
 -- returns { 1 for a duplicate, else 0, ids… }, or { -1 } if there is no room
 -- writes  KEYS[3] with the window as its TTL
 -- bound   the entries that are added; see retention.lua
 
-local token, window = ARGV[8], ARGV[9]
-local FIRST, EACH = 10, 6
+local token, window = ARGV[9], ARGV[10]
+local FIRST, EACH = 11, 6
 local drafts = (#ARGV - FIRST + 1) / EACH
 local epoch
 

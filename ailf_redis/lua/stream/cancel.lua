@@ -1,7 +1,7 @@
 -- Remove a delayed entry before its time, for all groups, and free the dedup id that it was added under.
 --
 -- KEYS[1] stream
--- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes and queue keys,
+-- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes, queue and parked keys,
 --         which the group's name follows
 -- returns 1, or 0 if there is no such entry, and then nothing is changed
 -- writes  KEYS[1] without TTL; the helper keys of the groups (see group.lua); the key of the dedup id (see add.lua),
@@ -27,6 +27,7 @@ if entry[2][3] == 'ailf.once' then free(entry[2][4]) end
 
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local name = map(flat).name
-  on_entry_removed(stream, name, id, ARGV[3] .. name, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name)
+  on_entry_removed(stream, name, entry[1], ARGV[3] .. name, ARGV[4] .. name, ARGV[5] .. name, ARGV[6] .. name,
+    ARGV[7] .. name)
 end
 return 1

@@ -1,11 +1,22 @@
 -- Delete a group and its keys.
 --
 -- ARGV    group
--- returns 1, or 0 if it is missing
+-- returns 1, or 2 if another step has to continue (see `reset_group` in group.lua); 0 if the group is missing
 
-redis.call('DEL', due, notes, dead, again, alive, queue)
-if missing then return 0 end
-redis.call('XGROUP', 'DESTROY', stream, group)
+local FEW = 1000 -- pending entries, which are removed together with the group
+
+redis.call('UNLINK', due, dead, again, alive, queue, parked)
+if missing then
+  redis.call('UNLINK', notes)
+  return 0
+end
 must_notify = true -- a consumer that waits finds the group missing
+if redis.call('XPENDING', stream, group)[1] > FEW then
+  reset_group()
+  notify()
+  return 2
+end
+redis.call('UNLINK', notes)
+redis.call('XGROUP', 'DESTROY', stream, group)
 notify()
 return 1

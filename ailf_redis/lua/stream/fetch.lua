@@ -5,17 +5,21 @@
 -- returns { due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of these,
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
 --         until the next is due or -1 }; instead of fields that are too large, their size in bytes
--- bound   ROUNDS rounds of up to `count` entries each, ROUNDS dead consumers, and a page of what others left pending
+-- bound   2 * MOST_DUE entries that are due, MOST_NEW new ones, MOST_PARKED that are parked; DEAD_CONSUMERS, the consumers
+--         that hold entries, and a page of what others left pending
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
--- one, so that no entry fails because of others.
+-- one, so that no entry fails because of others. A step reads no more of them than FIRST, and then what ROOM is enough
+-- for at their mean size.
 
 local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local lease_ends = number(now + lease)
 local now_text = number(now)
 local CHUNK = 1000 -- how many arguments one command gets
-local ROUNDS = 8 -- bounds the work of one step; the next fetch does the rest at once
+local DEAD_CONSUMERS = 8 -- whose leases one step ends; the next fetch does the rest at once
+local MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 300 -- entries of each kind in one step
+local FIRST, RUN = 16, 32
 local ROOM, HUGE = 32 * 1024 * 1024, 63 * 1024 * 1024 -- bytes; see FOREIGN in resp.py
 local huge = math.max(HUGE, tonumber(ARGV[7]) or 0)
 local claims, fresh, dead_ids, reset, more = {}, {}, {}, 0, false
@@ -38,12 +42,12 @@ end
 
 redis.call('ZADD', alive, number(now + alive_for), consumer)
 -- Takeover: end the leases of consumers whose heartbeat is overdue.
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, ROUNDS)) do
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, DEAD_CONSUMERS)) do
   if not release_all(name, false) then more = true end
 end
 
 local paused, sweep, anew = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew'))
-if anew and not take_up_redriven(anew) then -- it ends leases: nothing is leased before all is taken up
+if (stale or anew) and not continue_reset(anew) then -- it ends leases: nothing is leased before it is done
   notify()
   return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 }
 end
@@ -54,21 +58,41 @@ if paused then
   return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, -1 }
 end
 
--- Find what other programs left pending: once per lease for the whole group, a page at a time.
-if now >= (tonumber(sweep) or 0) then
-  local from = redis.call('HGET', notes, 'cursor')
-  local rows = from and redis.pcall('XPENDING', stream, group, 'IDLE', lease, from, '+', PAGE)
-  if not rows or rows.err then rows = redis.call('XPENDING', stream, group, 'IDLE', lease, '-', '+', PAGE) end
-  for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now_text, row[1]) end
-  local rest = #rows == PAGE and after(rows[PAGE][1])
-  if rest then
-    redis.call('HSET', notes, 'cursor', rest)
-    more = true
-  else
-    redis.call('HDEL', notes, 'cursor')
-    redis.call('HSET', notes, 'sweep', lease_ends)
+-- Find what other programs left pending, once per lease for the whole group, a page at a time: what consumers have that
+-- never fetched here. Only if more is pending than is in `due`, which another program must have changed, the entries of
+-- all consumers are looked at.
+local function left_by_others()
+  local summary = redis.call('XPENDING', stream, group)
+  local lost = summary[1] > redis.call('ZCARD', due)
+  local names = {}
+  for _, row in ipairs(summary[1] > 0 and summary[4] or {}) do
+    if lost or row[1] ~= WAITING and not redis.call('ZSCORE', alive, row[1]) then names[#names + 1] = row[1] end
   end
+  return names
 end
+
+local function continue_sweep()
+  local from, name = string.match(redis.call('HGET', notes, 'cursor') or '', '^(%d+%-%d+) (.*)$')
+  local reached = not from
+  for _, owner in ipairs(left_by_others()) do
+    if reached or owner == name then
+      local begin = not reached and is_id(from) and after(from) or '-'
+      reached = true
+      local rows = redis.call('XPENDING', stream, group, begin, '+', PAGE, owner)
+      for _, row in ipairs(rows) do
+        if row[3] >= lease then redis.call('ZADD', due, 'NX', now_text, row[1]) end
+      end
+      if #rows == PAGE then
+        redis.call('HSET', notes, 'cursor', rows[PAGE][1] .. ' ' .. owner)
+        return
+      end
+    end
+  end
+  redis.call('HDEL', notes, 'cursor')
+  redis.call('HSET', notes, 'sweep', lease_ends)
+end
+
+if now >= (tonumber(sweep) or 0) then continue_sweep() end
 
 -- Return an entry's content in the reply: its fields, or their size if no reply can hold them; nil if this one is full.
 local function in_reply(fields)
@@ -90,10 +114,39 @@ local function put_off(member)
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
 end
 
+-- Lease a member to the consumer; return its entry, or nil if it was removed from the stream.
+local function claim(member, ...)
+  local key, name, id = locate(member)
+  local entry = redis.call('XCLAIM', key, name, consumer, 0, id, ...)[1]
+  return entry and entry[2]
+end
+
+local unparked = false
+
+-- Lease a parked entry, whose first delivery is due.
+local function take_parked(id, key)
+  redis.call('XDEL', parked, id)
+  unparked = true
+  local fields = claim(id, 'RETRYCOUNT', 1, 'FORCE')
+  if key then redis.call('HSET', notes, id .. ':k', key) end
+  local content = fields and in_reply(fields)
+  if content then
+    local options = options_of(fields, 1)
+    if options then note_options(id, options) end
+    redis.call('ZADD', due, lease_ends, id)
+    claims[#claims + 1] = { id, content, 1 + base, 1 }
+  elseif fields then
+    put_off(id)
+  else
+    finish(id)
+  end
+end
+
 local function take(member)
   local row = pending_row(member)
-  if not row then -- another program acknowledged it
-    remove_state(member)
+  if not row then
+    local at, key = parked_terms(member)
+    if at then take_parked(member, key) else remove_state(member) end -- else another program acknowledged it
     return
   end
   local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
@@ -103,9 +156,8 @@ local function take(member)
     dead_ids[#dead_ids + 1] = move_to_dead_letters(member, attempt, 'max_deliveries', error_text)
     return
   end
-  local key, name, id = locate(member)
-  local entry = redis.call('XCLAIM', key, name, consumer, 0, id)[1]
-  local content = entry and entry[2] and in_reply(entry[2])
+  local fields = claim(member)
+  local content = fields and in_reply(fields)
   if content then
     redis.call('ZADD', due, lease_ends, member)
     claims[#claims + 1] = { member, content, row[4] + 1 + base, attempt + 1 }
@@ -116,52 +168,112 @@ local function take(member)
   end
 end
 
--- Tell whether to stop after a round; note whether there may be more. `none_left` tells whether this source is empty.
-local function stops(none_left, round)
-  if round > ROUNDS and not none_left then more = true end
-  return #claims + #fresh >= count or none_left or full or round > ROUNDS
-end
-
-local round, none_due = 0, false
-repeat
-  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, count - #claims)
+local taken, none_due = 0, false
+while #claims < math.min(count, MOST_DUE) and not full do
+  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, math.min(count, MOST_DUE) - #claims)
+  none_due = #members == 0
+  if none_due then break end
+  if taken >= MOST_DUE then
+    more = true
+    break
+  end
   lane_moved = false
   for _, member in ipairs(members) do
     take(member)
+    taken = taken + 1
     if lane_moved or full then break end -- the member that is next in its lane may come before the rest
   end
-  round, none_due = round + 1, #members == 0
-until stops(none_due, round)
+end
+if unparked and redis.call('XLEN', parked) == 0 then redis.call('DEL', parked) end
 
-round = 0
-while none_due and #claims + #fresh < count do -- what is due again comes first, even if that takes another step
-  local wanted = count - #claims - #fresh
+local lanes = {} -- the ordering keys that are known to have an unsettled entry
+local n_parked = 0
+
+-- Return when a new entry may be delivered: nil for now, ms, or inf behind another one of its key.
+local function due_at(id, options)
+  local at = options.at > now and number(options.at) or nil
+  local key = options.key
+  if not key then return at end
+  if lanes[key] or first_in_lane(key) then at = 'inf' end
+  lanes[key] = true
+  return at
+end
+
+-- Park a new entry; return false if it has to stay pending. It is parked already, or a later one is, if another program
+-- has moved the group back.
+local function park(id, options)
+  local terms = (options.at > 0 and number(options.at) or '') .. '|' .. (options.key or '')
+  local added = redis.pcall('XADD', parked, id, 'k', terms)
+  return type(added) == 'string' or redis.call('XRANGE', parked, id, id)[1] ~= nil
+end
+
+local read_bytes, read_entries = 0, 0
+local run, grown = 0, 0 -- how many entries in a row were parked, and how many more are read for that
+
+count = math.min(count, MOST_NEW)
+while none_due and not full and #claims + #fresh < count do -- what is due again comes first, even if that takes a step
+  local wanted = count - #claims - #fresh + grown
+  if read_entries == 0 then
+    wanted = math.min(wanted, FIRST)
+  elseif read_bytes > 0 then
+    wanted = math.min(wanted, math.floor((ROOM - read_bytes) * read_entries / read_bytes))
+  end
+  if wanted < 1 then
+    more = true
+    break
+  end
   local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
   local entries = streams and streams[1] and streams[1][2] or {}
-  local leases, late = {}, {}
+  local leases, late, aside, lane_members = {}, {}, {}, {}
   for _, entry in ipairs(entries) do
-    local options = options_of(entry[2], 1)
-    if not (options and defer(entry[1], options)) then
-      local content = in_reply(entry[2])
+    local id, fields = entry[1], entry[2]
+    read_bytes, read_entries = read_bytes + bytes_of(fields), read_entries + 1
+    local options = options_of(fields, 1)
+    local at = options and due_at(id, options)
+    if options and options.key then
+      lane_members[#lane_members + 1] = 0
+      lane_members[#lane_members + 1] = lane_member(options.key, id)
+    end
+    if at and not park(id, options) then
+      keep_waiting(id, at, options)
+    elseif at then
+      aside[#aside + 1] = id
+      if at ~= 'inf' then
+        leases[#leases + 1] = at
+        leases[#leases + 1] = id
+      end
+    else
+      if options then note_options(id, options) end
+      local content = #claims + #fresh < count and in_reply(fields)
       if content then
         leases[#leases + 1] = lease_ends
-        leases[#leases + 1] = entry[1]
+        leases[#leases + 1] = id
         entry[2] = content
         fresh[#fresh + 1] = entry
       else
-        late[#late + 1] = entry[1]
+        late[#late + 1] = id
       end
     end
   end
+  if #aside > 0 then redis.call('XACK', stream, group, unpack(aside)) end
+  if #lane_members > 0 then redis.call('ZADD', queue, unpack(lane_members)) end
   for n, id in ipairs(late) do
     put_off(id)
     redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
+    must_notify = true
   end
   for first = 1, #leases, CHUNK do
     redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases)))
   end
-  round = round + 1
-  if stops(#entries < wanted, round) then break end
+  n_parked = n_parked + #aside
+  -- Behind a run of parked entries many are read at once, else no more than are wanted.
+  run = #aside == #entries and run + #aside or 0
+  grown = run >= RUN and math.min(run, MOST_PARKED - n_parked) or 0
+  if #entries < wanted then break end
+  if n_parked >= MOST_PARKED then
+    more = true
+    break
+  end
 end
 
 notify()

@@ -1,6 +1,6 @@
 -- Read the state of a group; nothing is changed.
 --
--- KEYS[9] meta     hash of the stream: "evicted" and "removed" (see retention.lua)
+-- KEYS[10] meta    hash of the stream: "evicted" and "removed" (see retention.lua)
 -- ARGV    group
 -- returns { length, lag or -1, leased, waiting, dead letters, { consumer, its leases }…, age of the oldest unsettled
 --         entry in ms or -1, evicted, paused, 1 or 0 if the group is missing }
@@ -11,7 +11,7 @@ local MOST = 200 -- entries to count if the server's own lag may be wrong
 local ROOM = 256 * 1024
 
 local length = redis.call('XLEN', stream)
-local evicted, removed = unpack(redis.call('HMGET', KEYS[9], 'evicted', 'removed'))
+local evicted, removed = unpack(redis.call('HMGET', KEYS[10], 'evicted', 'removed'))
 evicted, removed = tonumber(evicted or 0) or 0, tonumber(removed or 0) or 0
 if missing then return { length, length, 0, 0, 0, {}, -1, 0, 0, 0 } end
 
@@ -45,7 +45,10 @@ local function count(key, name)
   end
 end
 
-count(stream, group)
+if not stale then count(stream, group) end -- else all of it is from before a reset
+waiting = waiting + redis.call('XLEN', parked)
+local first_parked = redis.call('XRANGE', parked, '-', '+', 'COUNT', 1)[1]
+note_oldest(first_parked and first_parked[1])
 local some_read = oldest -- a read entry that isn't settled is older than any unread one; a redriven one needn't be
 count(again, 'g')
 

@@ -2,12 +2,16 @@
 --
 -- ARGV    group, consumer
 -- returns 1 if nothing is left or the group is missing, 0 if the next step continues
--- bound   ROUNDS pages of messages of each kind (see group.lua)
+-- bound   ROUNDS pages of messages of each kind, or a step of a reset (see group.lua)
 
-local ROUNDS = 8
+local ROUNDS = 4
 local done = missing
-for _ = 1, ROUNDS do
-  done = done or release_all(ARGV[2], true)
+if stale then
+  drop_stale() -- after it nothing of what it drops can come back
+else
+  for _ = 1, ROUNDS do
+    done = done or release_all(ARGV[2], true)
+  end
 end
 if not missing then notify() end
 return done and 1 or 0

@@ -1,11 +1,17 @@
 -- Move a group to a position. Its pending entries are dropped, redriven ones are due again, all receipts are invalid.
 --
--- ARGV    group, position (an id, or $ for the end)
--- returns 1, or 0 if the group is missing, and then nothing is changed
+-- ARGV    group, position (an id, or $ for the end); '' to continue what an earlier step began
+-- returns 1, or 2 if another step has to continue (see `reset_group` in group.lua); 0 if the group is missing, and then
+--         nothing is changed
 
 if missing then return 0 end
-redis.call('XGROUP', 'DESTROY', stream, group)
-redis.call('XGROUP', 'CREATE', stream, group, ARGV[2])
-reset_group()
+local done
+if ARGV[2] == '' then
+  local anew = redis.call('HGET', notes, 'anew')
+  done = not (stale or anew) or continue_reset(anew)
+else
+  redis.call('XGROUP', 'SETID', stream, group, ARGV[2])
+  done = reset_group()
+end
 notify()
-return 1
+return done and 1 or 2

@@ -78,3 +78,93 @@ def test_a_stream_that_vanished(server: Server, new_server: NewServer, way: str)
             assert delivery is not None
             assert (delivery.data, delivery.attempt) == ("after", 1)
             delivery.ack()
+
+
+def test_a_group_that_is_set_back(server: Server, namespace: str) -> None:
+    """S2, S7: after another program's XGROUP SETID entries that are parked are read again, and stay parked once."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add("acked")
+        stream.add("delayed", delay=0.3)
+        for number in range(3):
+            stream.add(number, key="one")
+        group = stream.group("g", lease=60)
+        with group.consumer(prefetch=1) as consumer:
+            taken = [consumer.get(5) for _ in range(2)]
+            assert consumer.get(0) is None
+            admin.xgroup_setid(key, "g", "0")
+            seen = []
+            for delivery in taken:
+                assert delivery is not None
+                delivery.ack()
+                seen.append(delivery.data)
+            while (delivery := consumer.get(0.6)) is not None:
+                seen.append(delivery.data)
+                delivery.ack()
+        assert seen.count("delayed") == 1
+        assert [each for each in seen if each != "delayed"] == ["acked", 0, 1, 2, "acked", 0, 1, 2]
+        info = group.info()
+        assert (info.pending, info.delayed) == (0, 0)
+        assert not admin.exists(f"{key}:parked:g")
+
+
+def test_a_parked_entry_is_deleted(server: Server, namespace: str) -> None:
+    """S2, S3: an entry that another program deletes while it waits delays no other of its key, and leaves nothing."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        soon = stream.add("soon", delay=0.2)
+        ids = [stream.add(number, key="one") for number in range(3)]
+        group = stream.group("g", lease=60)
+        with group.consumer() as consumer:
+            first = consumer.get(5)
+            assert first is not None
+            assert consumer.get(0) is None
+            admin.xdel(key, soon, ids[1])
+            first.ack()
+            second = consumer.get(5)
+            assert second is not None
+            assert (second.data, second.attempt) == (2, 1)
+            second.ack()
+            assert consumer.get(0.4) is None
+        info = group.info()
+        assert (info.pending, info.delayed) == (0, 0)
+        assert {name.decode() for name in admin.keys(f"{key}:*")} <= {f"{key}:notes:g", f"{key}:bell:g"}
+
+
+def test_due_times_that_vanished(server: Server, namespace: str) -> None:
+    """S12: if another program deletes the key of due times, messages that wait come back within a lease."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add_many(range(3))
+        group = stream.group("g", lease=SHORT, takeover=1000)
+        with group.consumer(prefetch=3) as consumer:
+            for _ in range(3):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                delivery.nack(delay=3600)
+            admin.delete(f"{key}:due:g")
+            back = [consumer.get(5) for _ in range(3)]
+            assert [(each.data, each.attempt) for each in back if each] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_what_another_program_left_pending(server: Server, namespace: str) -> None:
+    """S12: entries that another program has read come when they were idle for a lease, also behind fresh ones."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        stream.add_many(range(450))
+        group = stream.group("g", lease=SHORT, takeover=1000)
+        group.open()
+        admin.xreadgroup("g", "another", {key: ">"}, count=200)
+        admin.xreadgroup("g", "ailf.waiting.too", {key: ">"}, count=200)
+        with group.consumer(prefetch=100) as consumer:
+            taken = []
+            for _ in range(450):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                delivery.ack()
+                taken.append(delivery.data)
+        assert sorted(taken) == list(range(450))
