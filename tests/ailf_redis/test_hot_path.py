@@ -26,8 +26,8 @@ PACKAGES: Final = tuple(str(Path(each.__file__ or "").parent) for each in (ailf,
 CALLS: Final = {
     ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 80},
     ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 35, "message": 112},
-    ("memory", "blocking"): {"add": 18, "publish": 16, "decision": 13, "message": 75},
-    ("memory", "asyncio"): {"add": 17, "publish": 15, "decision": 12, "message": 101},
+    ("memory", "blocking"): {"add": 18, "publish": 16, "decision": 13, "message": 76},
+    ("memory", "asyncio"): {"add": 17, "publish": 15, "decision": 12, "message": 102},
 }
 """Python calls of one operation."""
 
@@ -39,7 +39,7 @@ HANDLED: Final = {
 }
 """Python calls of a worker for one message: fetch, handle, ack."""
 
-SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 263), "message": (2, 818)}
+SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 263), "message": (2, 886)}
 """Requests of one operation, and their bytes."""
 
 REQUESTS: Final = ("evalsha", "publish", "xadd")
