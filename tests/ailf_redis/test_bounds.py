@@ -361,7 +361,7 @@ def test_large_entries_of_others(server: Server, namespace: str) -> None:
         stream.add("third")
         group = stream.group("g", max_deliveries=1)
         with group.consumer(prefetch=10) as consumer:
-            for expected in ("first", "third", "second"):
+            for expected in ("first", "second", "third"):
                 delivery = consumer.get(5)
                 assert delivery is not None
                 assert (delivery.data, delivery.attempt) == (expected, 1)

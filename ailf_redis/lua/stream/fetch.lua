@@ -6,7 +6,8 @@
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
 --         until the next is due or -1 }; instead of fields that are too large, their size in bytes
 -- bound   2 * MOST_DUE entries that are due, MOST_NEW new ones, MOST_PARKED that are parked; DEAD_CONSUMERS, the consumers
---         that hold entries, and a page of what others left pending
+--         that hold entries, a page of what others left pending, and a page of
+--         what is parked
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
 -- one, so that no entry fails because of others. A step reads no more of them than FIRST, and then what ROOM is enough
@@ -19,7 +20,7 @@ local now_text = number(now)
 local CHUNK = 1000 -- how many arguments one command gets
 local DEAD_CONSUMERS = 8 -- whose leases one step ends; the next fetch does the rest at once
 local MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 300 -- entries of each kind in one step
-local FIRST, RUN = 16, 32
+local FIRST, RUN = 4, 32
 local ROOM, HUGE = 32 * 1024 * 1024, 63 * 1024 * 1024 -- bytes; see FOREIGN in resp.py
 local huge = math.max(HUGE, tonumber(ARGV[7]) or 0)
 local claims, fresh, dead_ids, reset, more = {}, {}, {}, 0, false
@@ -71,6 +72,29 @@ local function left_by_others()
   return names
 end
 
+-- Look at a page of parked entries: one that has not to wait for another must be in `due`, unless another program has
+-- removed it. Return whether all are there.
+local function recheck_parked()
+  local from = redis.call('HGET', notes, 'recheck')
+  local entries = redis.call('XRANGE', parked, from and is_id(from) and after(from) or '-', '+', 'COUNT', PAGE)
+  local complete, ids = true, {}
+  for at, entry in ipairs(entries) do ids[at] = entry[1] end
+  for at, score in ipairs(#ids > 0 and redis.call('ZMSCORE', due, unpack(ids)) or {}) do
+    local when, key = nil, nil
+    if not score then when, key = parked_terms(ids[at]) end
+    if when and (not key or (first_in_lane(key) or ids[at]) == ids[at]) then
+      redis.call('ZADD', due, number(math.max(now, when)), ids[at])
+      complete = false
+    end
+  end
+  if #ids == PAGE then
+    redis.call('HSET', notes, 'recheck', ids[PAGE])
+  elseif from then
+    redis.call('HDEL', notes, 'recheck')
+  end
+  return complete
+end
+
 local function continue_sweep()
   local from, name = string.match(redis.call('HGET', notes, 'cursor') or '', '^(%d+%-%d+) (.*)$')
   local reached = not from
@@ -89,7 +113,7 @@ local function continue_sweep()
     end
   end
   redis.call('HDEL', notes, 'cursor')
-  redis.call('HSET', notes, 'sweep', lease_ends)
+  if recheck_parked() then redis.call('HSET', notes, 'sweep', lease_ends) end -- else the next fetch looks at more
 end
 
 if now >= (tonumber(sweep) or 0) then continue_sweep() end
@@ -129,10 +153,10 @@ local function take_parked(id, key)
   unparked = true
   local fields = claim(id, 'RETRYCOUNT', 1, 'FORCE')
   if key then redis.call('HSET', notes, id .. ':k', key) end
+  local options = fields and options_of(fields, 1)
+  if options then note_options(id, options) end
   local content = fields and in_reply(fields)
   if content then
-    local options = options_of(fields, 1)
-    if options then note_options(id, options) end
     redis.call('ZADD', due, lease_ends, id)
     claims[#claims + 1] = { id, content, 1 + base, 1 }
   elseif fields then
