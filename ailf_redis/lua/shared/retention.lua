@@ -6,7 +6,7 @@
 --                  "epoch" distinguishes the dedup ids of a deleted stream from those of this one
 -- ARGV[1] max_len, or '' for no limit   ARGV[2] max_age_ms, or ''
 -- ARGV[3] mode: 0 removes settled entries beyond max_len or max_age, 1 also unsettled ones, 2 all settled entries
--- ARGV[4..8]       the prefixes of every group's due, bell, notes, queue and parked keys, which the group's name follows
+-- ARGV[4..8]       the prefixes of every group's due, bell, notes, queue and parked keys, before the group's name
 -- returns nothing by itself
 -- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it is deleted with the stream
 -- bound   a step removes at most MOST entries more than are added, LARGE of these may be large; it reads no body but
