@@ -281,8 +281,11 @@ class GroupState:
 
     def _end_leases(self, now_ms: int) -> bool:
         """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
+        left = PAGE
         for consumer in [name for name, until_ms in self.alive.items() if until_ms <= now_ms]:
-            for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+            names = list(itertools.islice(self.held.get(consumer, ()), left))
+            left -= len(names)
+            for name in names:
                 self.park(name, min(self.pending[name].due_ms, now_ms), now_ms)
             if consumer in self.held:
                 return False
@@ -381,7 +384,7 @@ class GroupState:
             What was forgotten. To free it takes time: keep it until the store's lock is released.
         """
         forgotten: list[object] = [self.pending, self.held, self._due, self._lanes]
-        self._again.extend(self._redriven.items())
+        self._again = deque(itertools.chain(self._redriven.items(), self._again))  # in the order of their redrives
         self.pending, self.held, self._due, self._lanes, self._redriven = {}, {}, [], {}, {}
         self.position = position
         self.continue_seek(now_ms)
@@ -409,7 +412,11 @@ class GroupState:
         """Remove a dead letter; with ``redrive`` make it a pending message, as new."""
         letter = self.dead.pop(number, None)
         if letter is not None and redrive:
-            self._put(f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms), now_ms)
+            name, message = f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms)
+            if self._again:  # it comes behind those that were redriven before
+                self._again.append((name, message))
+            else:
+                self._put(name, message, now_ms)
         return letter is not None
 
     def settled(self, key: Key, name: str) -> bool:
