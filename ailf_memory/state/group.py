@@ -195,10 +195,19 @@ class GroupState:
 
     def _let_go(self, name: str, consumer: str) -> None:
         """Note that a consumer doesn't hold a message any more."""
-        names = self.held[consumer]
-        del names[name]
+        names = self.held.get(consumer, {})
+        names.pop(name, None)  # Ctrl-C may have interrupted an earlier step
         if not names:
-            del self.held[consumer]
+            self.held.pop(consumer, None)
+
+    def _some_held(self, consumer: str, most: int) -> list[str]:
+        """Return the names of up to `most` messages that a consumer holds."""
+        names = list(itertools.islice(self.held.get(consumer, ()), most))
+        for name in names:
+            message = self.pending.get(name)
+            if message is None or message.holder != consumer:  # as above
+                self._let_go(name, consumer)
+        return [name for name in names if name in self.held.get(consumer, ())]
 
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
@@ -281,8 +290,11 @@ class GroupState:
 
     def _end_leases(self, now_ms: int) -> bool:
         """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
+        left = PAGE
         for consumer in [name for name, until_ms in self.alive.items() if until_ms <= now_ms]:
-            for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+            names = self._some_held(consumer, left)
+            left -= len(names)
+            for name in names:
                 self.park(name, min(self.pending[name].due_ms, now_ms), now_ms)
             if consumer in self.held:
                 return False
@@ -361,7 +373,7 @@ class GroupState:
 
         A delivery whose lease had ended counts.
         """
-        for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+        for name in self._some_held(consumer, PAGE):
             message = self.pending[name]
             if message.due_ms > now_ms:
                 self.release(name, now_ms, now_ms)
@@ -381,7 +393,7 @@ class GroupState:
             What was forgotten. To free it takes time: keep it until the store's lock is released.
         """
         forgotten: list[object] = [self.pending, self.held, self._due, self._lanes]
-        self._again.extend(self._redriven.items())
+        self._again = deque(itertools.chain(self._redriven.items(), self._again))  # in the order of their redrives
         self.pending, self.held, self._due, self._lanes, self._redriven = {}, {}, [], {}, {}
         self.position = position
         self.continue_seek(now_ms)
@@ -409,7 +421,11 @@ class GroupState:
         """Remove a dead letter; with ``redrive`` make it a pending message, as new."""
         letter = self.dead.pop(number, None)
         if letter is not None and redrive:
-            self._put(f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms), now_ms)
+            name, message = f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms)
+            if self._again:  # it comes behind those that were redriven before
+                self._again.append((name, message))
+            else:
+                self._put(name, message, now_ms)
         return letter is not None
 
     def settled(self, key: Key, name: str) -> bool:

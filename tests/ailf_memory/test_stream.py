@@ -33,7 +33,8 @@ class Scenario:
 
     def __init__(self) -> None:
         self.clock = FlowingClock()
-        self.driver = MemoryDriver(MemoryStore(self.clock), ThreadRuntime()).stream()
+        self.store = MemoryStore(self.clock)
+        self.driver = MemoryDriver(self.store, ThreadRuntime()).stream()
         self.waiter = self.driver.waiter(STREAM, GROUP)
         self.ask("open_group", GROUP, EARLIEST)
 
@@ -249,3 +250,38 @@ def test_a_dedup_id_that_is_taken_again_has_its_own_window() -> None:
         assert scenario.ask("add_once", Draft(b"3"), token="c", window=0.001, **options).duplicate is (second > 1)
         scenario.clock.ms += 2000
         assert not scenario.ask("add_once", Draft(b"4"), token="d", window=1.0, **options).duplicate
+
+
+def test_redriving_during_a_seek(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3, S16: between the steps of a seek another one, and a redrive, leave redriven messages in order."""
+    monkeypatch.setattr("ailf_memory.state.group.PAGE", 2)
+    scenario = Scenario()
+    scenario.add(*(b"%d" % number for number in range(6)), key="one")
+    for _ in range(6):
+        scenario.settle(scenario.fetch(), Action.REJECT)
+    letters = [each.id for each in scenario.ask("dead_letters", GROUP, "", 10)]
+    scenario.ask("take_dead_letters", GROUP, letters[:5], redrive=True)
+    state = scenario.store.streams[STREAM].groups[GROUP]
+    for _ in range(2):
+        state.seek(state.position, scenario.clock.ms)
+    scenario.ask("take_dead_letters", GROUP, letters[5:], redrive=True)
+    taken: list[bytes] = []
+    while len(taken) < 6:
+        fetched = scenario.fetch()
+        taken += [claim.record.body for claim in fetched.claims]
+        scenario.settle(fetched, Action.ACK)
+    assert taken == [b"%d" % number for number in range(6)]
+
+
+def test_the_leases_of_many_dead_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S12: one step ends a page of leases, however many consumers are dead; the next ones do the rest."""
+    monkeypatch.setattr("ailf_memory.state.group.PAGE", 2)
+    scenario = Scenario()
+    scenario.add(*(b"%d" % number for number in range(6)))
+    for consumer in ("anna", "bert", "carl"):
+        assert len(scenario.fetch(consumer, count=2).claims) == 2
+    scenario.clock.ms += 11_000
+    assert scenario.fetch("dora", count=0).next_due == 0
+    assert scenario.ask("info", GROUP).pending == 4
+    assert len(scenario.fetch("dora", count=6).claims) == 4
+    assert len(scenario.fetch("dora", count=6).claims) == 2

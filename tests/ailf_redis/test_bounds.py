@@ -192,6 +192,50 @@ def test_a_seek_that_was_interrupted(
     assert raw.xpending("{ailf:stream:s}", "g")["pending"] == 0
 
 
+def test_a_dead_letter_that_is_redriven_during_a_seek(
+    backend: ailf.Backend, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3, S16: it comes behind those of its key that were redriven before the seek, and all are delivered."""
+    stream = backend.stream("s")
+    group = stream.group("g", lease=60, takeover=60)
+    stream.add_many(range(150))
+    stream.add_many(range(150, 153), key="one")
+    with group.consumer() as consumer:
+        for _ in range(153):
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.reject("no")
+    letters = [each.id for each in group.dead_letters.list(limit=153)]
+    assert group.dead_letters.redrive(*letters[:-1]) == 152
+    monkeypatch.setattr("ailf_redis.stream.RESET_STEPS", 0)
+    group.seek(ailf.LATEST)
+    assert raw.hexists("{ailf:stream:s}:notes:g", "anew")
+    assert group.dead_letters.redrive(letters[-1]) == 1
+    with group.consumer() as consumer:
+        seen = []
+        while (delivery := consumer.get(0.2)) is not None:
+            seen.append(delivery.data)
+            delivery.ack()
+    assert [each for each in seen if each >= 150] == [150, 151, 152]
+    assert len(seen) == 153
+
+
+def test_messages_that_many_other_consumers_left_pending(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S12: however many consumers of another program hold a few messages each, a step looks at a page of these."""
+    stream = backend.stream("s")
+    stream.add_many(range(MANY))
+    group = stream.group("g", lease=0.2, takeover=60)
+    group.open()
+    for number in range(MANY // 10):
+        raw.xreadgroup("g", f"other {number}", {"{ailf:stream:s}": ">"}, count=10)
+    time.sleep(0.3)
+    steps(raw)
+    with group.consumer() as consumer:
+        assert consumer.get(5) is not None
+        _, commands = steps(raw)
+        assert commands < 200
+
+
 def test_deleting_a_group_with_many_pending_messages(
     backend: ailf.Backend, raw: redis.Redis, pending: list[Any]
 ) -> None:
@@ -405,6 +449,29 @@ def test_entries_put_off_keep_their_order(server: Server, namespace: str) -> Non
                 assert each is not None
                 each.ack()
         assert (group.info().pending, group.info().dead) == (0, 0)
+        stream.delete()
+
+
+def test_parked_entries_put_off_keep_their_options(server: Server, namespace: str) -> None:
+    """S5: delayed entries that don't fit in one reply keep their order and their own `max_deliveries`."""
+    url = f"{server.url}?namespace={namespace}&max_payload=20000000&timeout=20"
+    with ailf.connect(url) as backend, server.client() as admin:
+        stream = backend.stream("s", type=bytes)
+        group = stream.group("g", lease=60, takeover=60)
+        for number in range(3):
+            stream.add(b"%d" % number + bytes(15_000_000), delay=3600, max_deliveries=1)
+        with group.consumer(prefetch=3) as consumer:
+            assert consumer.get(0) is None
+            due = f"{{{namespace}:stream:s}}:due:g"
+            for rank, (member, _) in enumerate(admin.zrange(due, 0, -1, withscores=True)):
+                admin.zadd(due, {member: rank})
+            for number in range(3):
+                delivery = consumer.get(10)
+                assert delivery is not None
+                assert (delivery.data[:1], delivery.attempt) == (b"%d" % number, 1)
+                delivery.nack()
+            assert consumer.get(0) is None
+        assert group.info().dead == 3
         stream.delete()
 
 

@@ -6,8 +6,7 @@
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
---                  pending continues, "recheck" where the check of parked entries does, "stale" that what is pending
---                  is from before a reset of the group, "anew" where a step after a reset continues with redriven ones
+--                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a step after a reset continues with redriven ones
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
@@ -76,16 +75,17 @@ local function first_in_lane(key)
   local first = redis.call('ZRANGEBYLEX', queue, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 1)[1]
   if not first then return nil end
   local tilde, ms, seq = string.match(short(string.sub(first, #prefix + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
-  if not tilde then -- another program's
+  local id = tilde and ms .. '-' .. seq
+  if not (id and is_id(id)) then -- another program's
     redis.call('ZREM', queue, first)
     return nil
   end
-  return tilde .. ms .. '-' .. seq
+  return tilde .. id
 end
 
 -- Return when a parked entry may be delivered (ms) and its ordering key or false; nil if a member isn't parked.
 local function parked_terms(member)
-  local entry = string.byte(member) ~= 126 and redis.call('XRANGE', parked, member, member)[1]
+  local entry = is_id(member) and redis.call('XRANGE', parked, member, member)[1] -- else redriven, or another program's
   if not entry then return nil end
   local at, key = string.match(entry[2][2], '^(%d*)|(.*)$')
   return math.min(tonumber(at) or 0, LARGEST), key and key ~= '' and key
@@ -291,9 +291,11 @@ local function take_up_redriven(from)
     if options and options.most then redis.call('HSET', notes, member .. ':m', options.most) end
     if options and options.key then
       local first = first_in_lane(options.key)
-      if first and first ~= member then redis.call('ZADD', due, 'inf', member) end
       redis.call('ZADD', queue, 0, lane_member(options.key, member))
       redis.call('HSET', notes, member .. ':k', options.key)
+      -- One that was redriven since the reset began is in the lane already: it is behind this one now.
+      local behind = first and (first_in_lane(options.key) == member and first or member)
+      if first ~= member and behind then redis.call('ZADD', due, 'inf', behind) end
     end
   end
   local rest = #rows == PAGE and after(rows[PAGE][1])

@@ -6,8 +6,7 @@
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
 --         until the next is due or -1 }; instead of fields that are too large, their size in bytes
 -- bound   2 * MOST_DUE entries that are due, MOST_NEW new ones, MOST_PARKED that are parked; DEAD_CONSUMERS, the consumers
---         that hold entries, a page of what others left pending, and a page of
---         what is parked
+--         that hold entries, and a page of what others left pending or parked
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
 -- one, so that no entry fails because of others. A step reads no more of them than FIRST, and then what ROOM is enough
@@ -59,9 +58,9 @@ if paused then
   return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, -1 }
 end
 
--- Find what other programs left pending, once per lease for the whole group, a page at a time: what consumers have that
--- never fetched here. Only if more is pending than is in `due`, which another program must have changed, the entries of
--- all consumers are looked at.
+-- Find what would never be delivered, once per lease for the whole group, a page at a time: what consumers have pending
+-- that never fetched here, and parked entries without a due time. If more is pending than is in `due`, another program
+-- has changed that: then the pending entries of all consumers are looked at.
 local function left_by_others()
   local summary = redis.call('XPENDING', stream, group)
   local lost = summary[1] > redis.call('ZCARD', due)
@@ -72,48 +71,54 @@ local function left_by_others()
   return names
 end
 
--- Look at a page of parked entries: one that has not to wait for another must be in `due`, unless another program has
--- removed it. Return whether all are there.
-local function recheck_parked()
-  local from = redis.call('HGET', notes, 'recheck')
-  local entries = redis.call('XRANGE', parked, from and is_id(from) and after(from) or '-', '+', 'COUNT', PAGE)
-  local complete, ids = true, {}
+-- Look at a page of parked entries: give those a due time that lack one, if another program has deleted `due`. Return
+-- the id after which to go on, or nil, and whether any lacked it.
+local function find_lost_parked(from)
+  local begin = from and is_id(from) and after(from) or '-'
+  local entries, ids, found = redis.call('XRANGE', parked, begin, '+', 'COUNT', PAGE), {}, false
   for at, entry in ipairs(entries) do ids[at] = entry[1] end
-  for at, score in ipairs(#ids > 0 and redis.call('ZMSCORE', due, unpack(ids)) or {}) do
-    local when, key = nil, nil
-    if not score then when, key = parked_terms(ids[at]) end
-    if when and (not key or (first_in_lane(key) or ids[at]) == ids[at]) then
-      redis.call('ZADD', due, number(math.max(now, when)), ids[at])
-      complete = false
+  local scores = #ids > 0 and redis.call('ZMSCORE', due, unpack(ids))
+  for n, id in ipairs(ids) do
+    if not scores[n] then
+      local at, key = parked_terms(id)
+      local first = key and first_in_lane(key) or id
+      if first == id then
+        redis.call('ZADD', due, number(math.max(now, at)), id)
+        if key then redis.call('ZADD', queue, 0, lane_member(key, id)) end
+        found = true
+      end
     end
   end
-  if #ids == PAGE then
-    redis.call('HSET', notes, 'recheck', ids[PAGE])
-  elseif from then
-    redis.call('HDEL', notes, 'recheck')
-  end
-  return complete
+  return #ids == PAGE and ids[PAGE] or nil, found
 end
 
 local function continue_sweep()
-  local from, name = string.match(redis.call('HGET', notes, 'cursor') or '', '^(%d+%-%d+) (.*)$')
-  local reached = not from
+  local cursor = redis.call('HGET', notes, 'cursor') or ''
+  local from, name = string.match(cursor, '^(%d+%-%d+) (.*)$')
+  local reached, left = not from, PAGE
   for _, owner in ipairs(left_by_others()) do
     if reached or owner == name then
       local begin = not reached and is_id(from) and after(from) or '-'
       reached = true
-      local rows = redis.call('XPENDING', stream, group, begin, '+', PAGE, owner)
+      local rows = redis.call('XPENDING', stream, group, begin, '+', left, owner)
       for _, row in ipairs(rows) do
         if row[3] >= lease then redis.call('ZADD', due, 'NX', now_text, row[1]) end
       end
-      if #rows == PAGE then
-        redis.call('HSET', notes, 'cursor', rows[PAGE][1] .. ' ' .. owner)
+      left = left - #rows
+      if left == 0 then
+        redis.call('HSET', notes, 'cursor', rows[#rows][1] .. ' ' .. owner)
+        more = true
         return
       end
     end
   end
-  redis.call('HDEL', notes, 'cursor')
-  if recheck_parked() then redis.call('HSET', notes, 'sweep', lease_ends) end -- else the next fetch looks at more
+  local rest, found = find_lost_parked(string.match(cursor, '^parked (%d+%-%d+)$'))
+  if rest then redis.call('HSET', notes, 'cursor', 'parked ' .. rest) else redis.call('HDEL', notes, 'cursor') end
+  if found then
+    more = true
+  else
+    redis.call('HSET', notes, 'sweep', lease_ends)
+  end
 end
 
 if now >= (tonumber(sweep) or 0) then continue_sweep() end
@@ -218,7 +223,8 @@ local function due_at(id, options)
   local at = options.at > now and number(options.at) or nil
   local key = options.key
   if not key then return at end
-  if lanes[key] or first_in_lane(key) then at = 'inf' end
+  local first = lanes[key] or first_in_lane(key)
+  if first and first ~= id then at = 'inf' end -- if it is its own id, another program has moved the group back
   lanes[key] = true
   return at
 end

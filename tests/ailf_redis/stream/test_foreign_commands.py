@@ -109,6 +109,26 @@ def test_a_group_that_is_set_back(server: Server, namespace: str) -> None:
         assert not admin.exists(f"{key}:parked:g")
 
 
+def test_a_group_that_is_set_back_to_a_leased_message(server: Server, namespace: str) -> None:
+    """S2, S3: after XGROUP SETID a leased message with an ordering key is delivered again, and those behind it too."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        for number in range(3):
+            stream.add(number, key="one")
+        group = stream.group("g", lease=60)
+        with group.consumer() as consumer, group.consumer() as other:
+            assert consumer.get(5) is not None
+            assert consumer.get(0) is None
+            admin.xgroup_setid(key, "g", "0")
+            seen = []
+            while (delivery := other.get(0.2)) is not None:
+                seen.append(delivery.data)
+                delivery.ack()
+        assert seen == [0, 1, 2, 1, 2]  # the last two are read again when they were acknowledged
+        assert not admin.exists(f"{key}:parked:g", f"{key}:queue:g")
+
+
 def test_a_parked_entry_is_deleted(server: Server, namespace: str) -> None:
     """S2, S3: an entry that another program deletes while it waits delays no other of its key, and leaves nothing."""
     key = f"{{{namespace}:stream:s}}"
@@ -156,6 +176,50 @@ def test_due_times_that_vanished(server: Server, namespace: str) -> None:
                 back.append((delivery.data, delivery.attempt))
         assert sorted(back) == [(number, 2 if number in {0, 1, 2, 153} else 1) for number in range(156)]
         assert [number for number, _ in back if number > 152] == [153, 154, 155]
+
+
+def test_due_times_of_parked_entries_that_vanished(server: Server, namespace: str) -> None:
+    """S7, S12: messages that wait for their first delivery come back too, in order and not before their time."""
+    key = f"{{{namespace}:stream:s}}"
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        begun = time.monotonic()
+        stream.add_many([f"late {number}" for number in range(120)], delay=1)
+        stream.add_many(range(3), key="one", delay=1)
+        group = stream.group("g", lease=SHORT, takeover=1000)
+        with group.consumer() as consumer:
+            assert consumer.get(0) is None
+            admin.delete(f"{key}:due:g", f"{key}:queue:g")
+            seen = []
+            for _ in range(123):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert time.monotonic() > begun + 0.9
+                delivery.ack()
+                seen.append(delivery.data)
+        assert sorted(each for each in seen if isinstance(each, str)) == sorted(f"late {n}" for n in range(120))
+        assert [each for each in seen if isinstance(each, int)] == [0, 1, 2]
+        assert not admin.exists(f"{key}:parked:g", f"{key}:due:g")
+
+
+def test_due_times_that_are_not_ours(server: Server, namespace: str) -> None:
+    """S2: members that another program adds to the due times cost nothing, and are removed."""
+    key = f"{{{namespace}:stream:s}}"
+    junk = ["junk", "~junk", "1-" + "9" * 25, "1-1", "-", "+", "", "~", "9" * 50_000]
+    with ailf.connect(f"{server.url}?namespace={namespace}&retry_for=0") as backend, server.client() as admin:
+        stream = backend.stream("s")
+        group = stream.group("g")
+        group.open()
+        admin.zadd(f"{key}:due:g", dict.fromkeys(junk, 0))
+        admin.zadd(f"{key}:queue:g", {f"3:one:{'9' * 25}-1": 0})
+        stream.add_many(range(2), key="one")
+        with group.consumer() as consumer:
+            for number in range(2):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert delivery.data == number
+                delivery.ack()
+        assert not admin.exists(f"{key}:due:g", f"{key}:queue:g")
 
 
 def test_what_another_program_left_pending(server: Server, namespace: str) -> None:
