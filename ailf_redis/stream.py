@@ -249,7 +249,13 @@ class RedisStreamDriver(StreamDriver):
         except ProtocolError as error:
             if not _is_oversize(error):
                 raise
-        sizes = await SIZES.run(self._executor, [key], (low, high, limit, 0), as_sizes, limit)
+        sizes: list[tuple[str, int]] = []
+        while len(sizes) < limit:
+            rest = f"({sizes[-1][0]}" if sizes else low
+            more = await SIZES.run(self._executor, [key], (rest, high, limit - len(sizes), 0), as_sizes, limit)
+            sizes += more
+            if not more or more[-1][0] == _LAST_ID:
+                break
         entries: list[R] = []
         for piece in pieces(sizes, PIECE):
             (first, size), (last, _) = piece[0], piece[-1]
