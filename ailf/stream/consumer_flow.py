@@ -19,11 +19,12 @@ from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
-from ailf.engine.renewal import RenewedLease, Renewer
+from ailf.engine.renewal import Renewer
+from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
-from ailf.stream.group_flow import GroupFlow
+from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
@@ -55,7 +56,6 @@ class ConsumerFlow:
         self._prefetch = check_count("prefetch", prefetch)
         self._buffer: deque[DeliveryState] = deque()
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
-        self._leases: set[RenewedLease] = set()
         self._fetching = group.engine.runtime.single_flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
         self._liveness = ConsumerLiveness(
@@ -66,7 +66,7 @@ class ConsumerFlow:
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
         group.engine.track(self)
-        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._leases).atexit = False
+        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._liveness.held).atexit = False
 
     async def open(self, until: float | None = None) -> None:
         """Make the group unless it exists, before the first fetch: a group that is missing later has vanished."""
@@ -214,20 +214,18 @@ class ConsumerFlow:
             )
             states.append(DeliveryState(self, claim, lease, data, headers))
         if states:
-            leases = [state.lease for state in states]
-            self._leases.update(leases)
-            self.group.engine.renewer.add(leases)
+            self.group.engine.renewer.add([state.lease for state in states])
             self._buffer.extend(states)
             self._callers.wake()
-        if undecodable:
-            outcomes = await self.group.settle_many([settlement for _, settlement in undecodable])
-            for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
+        for first in range(0, len(undecodable), SETTLED_AT_ONCE):
+            page = undecodable[first : first + SETTLED_AT_ONCE]
+            outcomes = await self.group.settle_many([settlement for _, settlement in page])
+            for (entry_id, settlement), outcome in zip(page, outcomes, strict=True):
                 if outcome is Outcome.DEAD:
                     await self.group.report(entry_id, settlement, outcome)
 
     def stop_renewing(self, state: DeliveryState) -> None:
         """Stop renewing the lease of a settled or lost delivery."""
-        self._leases.discard(state.lease)
         self.group.engine.renewer.discard(state.lease)
 
     # --- ending --------------------------------------------------------------------------------------------------
@@ -247,19 +245,29 @@ class ConsumerFlow:
         """Release the messages of the buffer: available to others at once, the attempt not counted (S14).
 
         Arguments:
-            until: Deadline for a fetch under way; None: `LEAVING` seconds from now.
+            until: Deadline for a fetch under way and for the next page of releases; None: `LEAVING` seconds from now.
+
+        Raises:
+            BackendTimeoutError: Not all messages were released by `until`.
         """
-        await self._wait_for_fetch(self.group.engine.runtime.now() + LEAVING if until is None else until)
+        now = self.group.engine.runtime.now
+        until = now() + LEAVING if until is None else until
+        await self._wait_for_fetch(until)
         unstarted = []
         while self._buffer:
             unstarted.append(self._buffer.popleft())
         for state in unstarted:
             state.settled = Action.RELEASE
             self.stop_renewing(state)
-        if unstarted:
-            releases = [Settlement(state.claim.receipt, Action.RELEASE) for state in unstarted]
-            group = self.group
-            await group.driver.settle(group.stream, group.name, releases, max_deliveries=group.options.max_deliveries)
+        releases = [Settlement(state.claim.receipt, Action.RELEASE) for state in unstarted]
+        group = self.group
+        most = group.options.max_deliveries
+        for first in range(0, len(releases), SETTLED_AT_ONCE):
+            if first and now() >= until:
+                left = len(releases) - first
+                raise BackendTimeoutError(f"release {left} of {len(releases)} messages of {group}: out of time")
+            page = releases[first : first + SETTLED_AT_ONCE]
+            await group.driver.settle(group.stream, group.name, page, max_deliveries=most)
 
     async def close(self) -> None:
         """Stop, and give the unsettled messages back to the group (S6, S11).
@@ -275,13 +283,14 @@ class ConsumerFlow:
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
         await self._waiter.close()
+        self.group.engine.renewer.retire(self._liveness)  # a lease that is given back is not lost
         try:
             await self._leave(until)
         except AilfError as error:
             log.warning("%s: messages not given back; they come again when their leases end: %s", self.group, error)
-        for lease in tuple(self._leases):
+        for lease in tuple(self._liveness.held):
             lease.revoked = True
-        _stop_renewing(self.group.engine.renewer, self._leases)
+        _stop_renewing(self.group.engine.renewer, self._liveness.held)
         self._buffer.clear()
         self.group.engine.untrack(self)
 
@@ -305,5 +314,5 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
 
 def _stop_renewing(renewer: Renewer, leases: set[RenewedLease]) -> None:
     """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
-    while leases:
-        renewer.discard(leases.pop())
+    for lease in tuple(leases):
+        renewer.discard(lease)

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
-from ailf.engine.renewal import RenewedLease
+from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
@@ -180,6 +180,7 @@ class DeliveryState:
         if not await self.consumer.group.extend(self.claim.receipt, lease):
             raise await self._lost("extend")
         self.lease.confirm(since, lease)
+        self.consumer.group.engine.renewer.reschedule(self.lease)  # it may end before its next check
 
     def enter(self) -> None:
         """Let messages that are sent continue the trace of the message."""
