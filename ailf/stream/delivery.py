@@ -110,6 +110,11 @@ class DeliveryState:
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
         self.cancel_reason: Exception | None = None  # why the worker cancelled the handler
 
+    @property
+    def leases(self) -> list[RenewedLease]:
+        """Its lease, for a worker that runs a handler."""
+        return [self.lease]
+
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
         """Settle the delivery, once, and return the outcome (S4)."""
         if self._settled_by(action):
