@@ -54,6 +54,8 @@ class ConsumerFlow:
         self.stopping = group.engine.runtime.event()
         self.in_progress: dict[str, DeliveryState] = {}
         self._prefetch = check_count("prefetch", prefetch)
+        self._wanted: dict[object, int] = {}  # by call of `next_many`: how many more messages it takes
+        self._fetches = 0
         self._buffer: deque[DeliveryState] = deque()
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
         self._fetching = group.engine.runtime.single_flight()
@@ -109,6 +111,69 @@ class ConsumerFlow:
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
             self._callers.wake()
+
+    async def next_many(self, count: int, timeout: float | None = None, linger: float = 0.0) -> list[DeliveryState]:
+        """Return the next message and those behind it: up to `count`; [] when stopped, or after `timeout` seconds.
+
+        Messages that are available when the first one comes are taken at once, in one fetch at most; further ones
+        within `linger` seconds. If this is cancelled, all of them are the next caller's (S6).
+        """
+        check_count("n", count)
+        states: list[DeliveryState] = []
+        call = object()
+        self._wanted[call] = count
+        fetches = self._fetches
+        try:
+            while not states:
+                state = await self.next(timeout)
+                if state is None:
+                    break
+                states.append(state)
+                until = self.group.engine.runtime.now() + linger
+                try:
+                    if self._take_buffered(states, count) and self._fetches == fetches:
+                        self._wanted[call] = count - len(states)
+                        await self._fetching.run(self._fetch)
+                        self._take_buffered(states, count)
+                    await self._wait_for_more(call, states, count, until)
+                except AWAY as error:  # an outage ends no call that has messages
+                    self.record_failure(error)
+                await self._lose_ended(states)
+        except BaseException:
+            self._buffer.extendleft(reversed(states))
+            self._callers.wake()
+            raise
+        finally:
+            del self._wanted[call]
+        return states
+
+    def _take_buffered(self, states: list[DeliveryState], count: int) -> bool:
+        """Move messages from the buffer to these until there are `count`; return whether there are fewer."""
+        while len(states) < count:
+            try:
+                states.append(self._buffer.popleft())
+            except IndexError:
+                return True
+        return False
+
+    async def _wait_for_more(self, call: object, states: list[DeliveryState], count: int, until: float) -> None:
+        """Wait until `until` for more messages, while there are fewer than `count`."""
+        now = self.group.engine.runtime.now
+        while len(states) < count and (left := until - now()) > 0:
+            self._wanted[call] = count - len(states)
+            if (state := await self.next(left)) is None:
+                return
+            states.append(state)
+            self._take_buffered(states, count)
+
+    async def _lose_ended(self, states: list[DeliveryState]) -> None:
+        """Drop messages whose leases have ended."""
+        ended = [state for state in states if state.lease.lost]
+        if ended:
+            gone = set(ended)
+            states[:] = [state for state in states if state not in gone]
+        for state in ended:
+            await state.lose()
 
     async def _finish_wait(self) -> DeliveryState | None:
         """Return the message that is available at the end of a wait, or None."""
@@ -177,7 +242,9 @@ class ConsumerFlow:
         await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         self._position = None
-        fetched = await self.group.fetch(self.name, self._prefetch)
+        count = max(self._prefetch, *self._wanted.values()) if self._wanted else self._prefetch
+        self._fetches += 1
+        fetched = await self.group.fetch(self.name, count)
         self._liveness.confirm(since)
         if self._failing:
             self._record_success()
@@ -250,12 +317,19 @@ class ConsumerFlow:
         Raises:
             BackendTimeoutError: Not all messages were released by `until`.
         """
-        now = self.group.engine.runtime.now
-        until = now() + LEAVING if until is None else until
+        until = self.group.engine.runtime.now() + LEAVING if until is None else until
         await self._wait_for_fetch(until)
-        unstarted = []
+        unstarted: list[DeliveryState] = []
         while self._buffer:
-            unstarted.append(self._buffer.popleft())
+            self._take_buffered(unstarted, len(self._buffer))
+        await self.release(unstarted, until)
+
+    async def release(self, unstarted: Sequence[DeliveryState], until: float) -> None:
+        """Release messages that no handler has begun: in pages, the next one until `until`.
+
+        Raises:
+            BackendTimeoutError: Not all messages were released by `until`.
+        """
         for state in unstarted:
             state.settled = Action.RELEASE
             self.stop_renewing(state)
@@ -263,7 +337,7 @@ class ConsumerFlow:
         group = self.group
         most = group.options.max_deliveries
         for first in range(0, len(releases), SETTLED_AT_ONCE):
-            if first and now() >= until:
+            if first and group.engine.runtime.now() >= until:
                 left = len(releases) - first
                 raise BackendTimeoutError(f"release {left} of {len(releases)} messages of {group}: out of time")
             page = releases[first : first + SETTLED_AT_ONCE]

@@ -23,6 +23,7 @@ from ailf.engine.engine import LEAVING
 from ailf.errors import (
     AilfError,
     BackendError,
+    InvalidArgumentError,
     LeaseLostError,
     PermissionDeniedError,
     Retry,
@@ -73,6 +74,13 @@ class ProcessOptions:
     timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(valid_seconds))
     on_lost: OnLost = attrs.field(default=OnLost.CANCEL, validator=_valid_on_lost)
     signals: bool | None = attrs.field(default=None, converter=check_signals)
+    batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+    linger: float = attrs.field(default=0.0, validator=valid_wait)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse `linger` without `batch`."""
+        if self.linger and self.batch is None:
+            raise InvalidArgumentError(f"linger is for batches: give batch=, too, not only linger={self.linger!r}")
 
 
 class Tally:
@@ -138,7 +146,7 @@ class Worker:
         self._public_class = AsyncDelivery if self._on_asyncio else Delivery
         self._runner: HandlerRunner[Any] = HandlerRunner(
             self._runtime, group.engine.renewer, handler,
-            argument=operator.attrgetter("data") if plain else self._public_class, release=self._release,
+            argument=operator.attrgetter("data") if plain else self._argument(), release=self._release,
             timeout=options.timeout, cancels=options.on_lost is OnLost.CANCEL,
         )  # fmt: skip
         self._consumer: ConsumerFlow | None = None
@@ -149,6 +157,10 @@ class Worker:
         self._tally = Tally(self._runtime.now())
         self._warned_of_length = False
         self._check_length = group.retention is None  # at first, and with each line of the tally until it has warned
+
+    def _argument(self) -> Callable[[Any], Any]:
+        """Return what makes the handler's argument."""
+        return self._public_class
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -216,10 +228,11 @@ class Worker:
     async def _run_loop(self, consumer: ConsumerFlow) -> None:
         """Take and handle messages until stopped; any other end ends `process` with an error."""
         failures = 0
+        take, handle = self._steps(consumer)
         try:
             while True:
                 try:
-                    state = await consumer.next()
+                    state = await take()
                     failures = 0
                 except PermissionDeniedError:
                     raise
@@ -227,9 +240,9 @@ class Worker:
                     await self._wait_out(consumer, error, failures)
                     failures += 1
                     continue
-                if state is None:
+                if not state:
                     return
-                await self._handle(state)
+                await handle(state)
                 if self._check_length:
                     await self._warn_of_length()
                 now = self._runtime.now()
@@ -242,6 +255,10 @@ class Worker:
             raise
         except BaseException as error:  # noqa: BLE001 - the caller of `process` gets it
             self._fail(error)
+
+    def _steps(self, consumer: ConsumerFlow) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """Return what a worker loop does in turn: it takes what its handler gets, and handles it."""
+        return consumer.next, self._handle
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is unavailable."""

@@ -39,6 +39,14 @@ HANDLED: Final = {
 }
 """Python calls of a worker for one message: fetch, handle, ack."""
 
+BATCHED: Final = {
+    ("redis", "blocking"): 16,
+    ("redis", "asyncio"): 16,
+    ("memory", "blocking"): 19,
+    ("memory", "asyncio"): 19,
+}
+"""Python calls of a worker for one message in a batch of a hundred."""
+
 SENT: Final = {"add": (1, 65), "publish": (1, 45), "decision": (1, 263), "message": (2, 818)}
 """Requests of one operation, and their bytes."""
 
@@ -138,6 +146,30 @@ def test_python_calls_of_a_worker(
         return (many - few) // ROUNDS
 
     assert abs(asyncio.run(opened(url, flavour, each)) - HANDLED[backend_name, flavour]) <= 1
+
+
+@pytest.mark.parametrize(("backend_name", "flavour"), BATCHED)
+def test_python_calls_of_a_batch(any_server: Server, namespace: str, backend_name: str, flavour: str) -> None:
+    """A message in a batch of a hundred takes a few Python calls: to decode, to lease, to settle; none to wait."""
+    url = f"memory://{namespace}" if backend_name == "memory" else f"{any_server.url}?namespace={namespace}"
+
+    async def handled(backend: Any, count: int) -> int:
+        work = backend.stream(f"handled-{count}")
+        group = work.group("g")
+        await waited(work.add_many(range(count)))
+
+        def handler(deliveries: Any) -> None:
+            assert len(deliveries) == 100
+            if deliveries[-1].data == count - 1:
+                group.stop()
+
+        return await python_calls(lambda: group.process(handler, batch=100))
+
+    async def each(backend: Any) -> float:
+        few, many = [min([await handled(backend, count) for _ in range(2)]) for count in (200, 600)]
+        return (many - few) / 400
+
+    assert abs(asyncio.run(opened(url, flavour, each)) - BATCHED[backend_name, flavour]) <= 1
 
 
 @pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
