@@ -106,6 +106,11 @@ def _without_id(settlement: Settlement) -> tuple[str, int, Action, float, str, s
     return receipt.consumer, receipt.grant, settlement.action, settlement.delay, settlement.reason, settlement.error
 
 
+def _owner(receipt: Receipt) -> tuple[str, int]:
+    """Return a receipt without its entry's id; receipts that are equal in it are sent together."""
+    return receipt.consumer, receipt.grant
+
+
 def _as_single_id(entry_id: bytes) -> list[str]:
     return [entry_id.decode()]
 
@@ -340,8 +345,9 @@ class RedisStreamDriver(StreamDriver):
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         arguments: list[Any] = [to_ms(lease)]
-        for each in receipts:
-            arguments += (each.id, each.consumer, each.grant)
+        for (consumer, grant), alike in itertools.groupby(receipts, _owner):
+            members = [each.id for each in alike]
+            arguments += (consumer, grant, len(members), *members)
         return await self._run(EXTEND, stream, group, arguments, as_flags)
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
