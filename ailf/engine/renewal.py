@@ -273,14 +273,15 @@ class Renewer:
                 each.extend(since)
         if page:
             self._renew(page)
+        pages = min((each.retry_at for each in self._batches.values()), default=float("inf"))
+        now = self._now()
+        if pages > now or now >= self._tell_at:  # no page is left, so all that one check found lost is known
+            self._tell_lost()
         with self._wake:
             now = self._now()
             if heartbeats:
                 due = min((each.due() for each in self._holders), default=float("inf"))
                 self._heartbeat_at = max(due, now + MIN_INTERVAL)
-            pages = min((each.retry_at for each in self._batches.values()), default=float("inf"))
-            if pages > now or now >= self._tell_at:  # no page is left, so all that one check found lost is known
-                self._tell_lost()
             self._next = min(self._calendar.next(), self._heartbeat_at, pages)
             if not self._needed():  # the thread ends, unless a lease comes soon
                 self._next = now + MIN_INTERVAL
@@ -300,7 +301,7 @@ class Renewer:
                 for lease in tuple(holder.held):
                     if lease.lost and lease in self._leases:
                         self._lose(lease, _why_lost(lease, now))
-            if holder.due() <= now:
+            if holder.due() <= now < holder.ends:  # a dead one must stay dead, or others would wait for its messages
                 due.append(holder)
         return due
 

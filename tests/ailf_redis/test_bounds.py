@@ -97,6 +97,21 @@ def test_renewing_many_leases(backend: ailf.Backend, raw: redis.Redis) -> None:
         assert {text(member) for member, end in ends.items() if end > time.time() * 1000 + 300_000} == extended
 
 
+def test_renewing_many_locks_and_slots(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L17, R9: a script extends a page of locks, or of calls with concurrency slots, and none is lost."""
+    limiter = backend.rate_limiter("r", ailf.Concurrency(1, ttl=3))
+    held: list[Any] = [backend.lock(f"{number}", ttl=3).acquire() for number in range(MANY // 4)]
+    held += [limiter.try_acquire(f"{number}").permit for number in range(MANY // 4)]
+    steps(raw)
+    time.sleep(3)
+    scripts, commands = steps(raw)
+    assert scripts >= 2 * MANY // 4 // 100
+    assert commands < STEP
+    assert not any(each.lost for each in held)
+    for each in held:
+        each.release()
+
+
 def test_releasing_many_messages(backend: ailf.Backend, raw: redis.Redis) -> None:
     """S14: a worker that stops releases its buffer in pages, without an attempt."""
     stream = backend.stream("s")

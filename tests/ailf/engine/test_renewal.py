@@ -523,6 +523,17 @@ def test_a_consumer_with_a_late_heartbeat_has_lost_its_leases() -> None:
     asyncio.run(renewer.close())
 
 
+def test_a_consumer_that_counts_as_dead_gives_no_heartbeat() -> None:
+    """S12: it has given up its leases, so a heartbeat would only keep its messages from other consumers."""
+    driver, of = FakeDriver(), liveness("dead", 0.4)
+    renewer, held = Renewer(driver), lease_of(lease=60, of=of)
+    of.ends = time.monotonic()
+    renewer.add([held])
+    assert soon(lambda: held.revoked)
+    assert soon(lambda: renewing() == [])
+    assert driver.heartbeats == []
+
+
 def test_dropped_leases_and_permits_end_by_themselves() -> None:
     """A lease or permit that is dropped without being released is no longer renewed."""
     with MemoryBackend() as backend:
