@@ -70,9 +70,11 @@ end
 
 -- --- lanes: the members of one ordering key
 
-local function first_in_lane(key)
+-- Return the first member of a lane; with "~" as `from` the first redriven one.
+local function first_in_lane(key, from)
   local prefix = lane(key)
-  local first = redis.call('ZRANGEBYLEX', queue, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, 1)[1]
+  local begin = '[' .. prefix .. (from or '')
+  local first = redis.call('ZRANGEBYLEX', queue, begin, '(' .. prefix .. '\255', 'LIMIT', 0, 1)[1]
   if not first then return nil end
   local tilde, ms, seq = string.match(short(string.sub(first, #prefix + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
   local id = tilde and ms .. '-' .. seq

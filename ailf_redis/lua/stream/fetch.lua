@@ -71,6 +71,14 @@ local function left_by_others()
   return names
 end
 
+-- Tell whether a parked entry without a due time would never get one. The first one of its lane may wait too, for a
+-- redriven one that was due before it came.
+local function is_lost(id, key)
+  if not key then return true end
+  local first, redriven = first_in_lane(key), first_in_lane(key, '~')
+  return (not first or first == id) and (redriven and redis.call('ZSCORE', due, redriven) or 'inf') == 'inf'
+end
+
 -- Look at a page of parked entries: give those a due time that lack one, if another program has deleted `due`. Return
 -- the id after which to go on, or nil, and whether any lacked it.
 local function find_lost_parked(from)
@@ -79,14 +87,12 @@ local function find_lost_parked(from)
   for at, entry in ipairs(entries) do ids[at] = entry[1] end
   local scores = #ids > 0 and redis.call('ZMSCORE', due, unpack(ids))
   for n, id in ipairs(ids) do
-    if not scores[n] then
-      local at, key = parked_terms(id)
-      local first = key and first_in_lane(key) or id
-      if first == id then
-        redis.call('ZADD', due, number(math.max(now, at)), id)
-        if key then redis.call('ZADD', queue, 0, lane_member(key, id)) end
-        found = true
-      end
+    local at, key
+    if not scores[n] then at, key = parked_terms(id) end
+    if at and is_lost(id, key) then
+      redis.call('ZADD', due, number(math.max(now, at)), id)
+      if key then redis.call('ZADD', queue, 0, lane_member(key, id)) end
+      found = true
     end
   end
   return #ids == PAGE and ids[PAGE] or nil, found
