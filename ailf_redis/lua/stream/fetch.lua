@@ -1,10 +1,12 @@
 -- Lease entries of a group to a consumer: first those that are due again, then new ones in id order.
 --
--- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; and the most bytes of an entry, if that is above
---         HUGE
+-- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; the most bytes of an entry, if that is above
+--         HUGE, else '' or nothing; and of a caller that waits: its waiter, how many other callers wait with it, and for
+--         how many ms they wait
 -- returns { due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of these,
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
---         until the next is due or -1 }; instead of fields that are too large, their size in bytes
+--         until the next is due or -1, and how a waiter goes on (see watch.lua) }; instead of fields that are too
+--         large, their size in bytes
 -- bound   ROUNDS rounds of up to `count` entries each, ROUNDS dead consumers, and a page of what others left pending
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
@@ -29,11 +31,21 @@ if missing then
 end
 local first_grant = 1 + base -- the grant of a first delivery
 
--- Return what a consumer needs to wait: the last ids of the stream and of the wake-up stream.
-local function last_ids()
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  local last_bell = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
-  return last and last[1] or '0-0', last_bell and last_bell[1] or '0-0'
+local paused, sweep, anew, watch = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew', 'watch'))
+
+-- Return the reply of the script, with what the caller needs to wait.
+local function finished()
+  notify()
+  local leased = #claims + #fresh
+  local last, rung, wait, state = '', '', -1, AGAIN
+  if ARGV[8] then
+    local others, waits = tonumber(ARGV[9]), tonumber(ARGV[10])
+    last, rung, wait, state = go_on(ARGV[8], others, waits, watch, alive_for, leased, leased >= count, more, paused)
+  elseif not more and leased + #dead_ids == 0 then
+    last, rung = place(paused)
+    wait = next_due(paused)
+  end
+  return { claims, fresh, first_grant, dead_ids, reset, last, rung, wait, state }
 end
 
 redis.call('ZADD', alive, number(now + alive_for), consumer)
@@ -42,17 +54,11 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMI
   if not release_all(name, false) then more = true end
 end
 
-local paused, sweep, anew = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew'))
 if anew and not take_up_redriven(anew) then -- it ends leases: nothing is leased before all is taken up
-  notify()
-  return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 }
+  more = true
+  return finished()
 end
-
-if paused then
-  local last, last_bell = last_ids()
-  notify()
-  return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, -1 }
-end
+if paused then return finished() end
 
 -- Find what other programs left pending: once per lease for the whole group, a page at a time.
 if now >= (tonumber(sweep) or 0) then
@@ -164,9 +170,4 @@ while none_due and #claims + #fresh < count do -- what is due again comes first,
   if stops(#entries < wanted, round) then break end
 end
 
-notify()
-if more or #claims + #fresh + #dead_ids > 0 then return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 } end
-local last, last_bell = last_ids()
-local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-local wait = next_due and next_due ~= 'inf' and math.min(LARGEST, math.max(0, next_due - now)) or -1
-return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, wait }
+return finished()
