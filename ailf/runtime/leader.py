@@ -36,6 +36,7 @@ class LeaderFollowers:
 
     Attributes:
         asleep: The callers that sleep, in the order of arrival.
+        leading: Whether a caller leads.
     """
 
     def __init__(self, runtime: Runtime, items: Sized) -> None:
@@ -43,7 +44,7 @@ class LeaderFollowers:
         self._runtime = runtime
         self._guard = runtime.guard()
         self._fetching = runtime.single_flight()
-        self._leading = False
+        self.leading = False
         self.asleep: dict[_Follower, None] = {}
         self._woken: set[_Follower] = set()
 
@@ -58,7 +59,7 @@ class LeaderFollowers:
             Exception: The error of the fetch; every caller that waited for it gets it.
         """
         with self._guard:
-            leads, self._leading = not self._leading, True
+            leads, self.leading = not self.leading, True
             if not leads:
                 follower = _Follower(self._runtime.event())
                 self.asleep[follower] = None
@@ -76,7 +77,7 @@ class LeaderFollowers:
             raise
         finally:
             with self._guard:  # a follower that saw `_leading` is registered before this caller wakes any
-                self._leading = False
+                self.leading = False
 
     async def _sleep(self, follower: _Follower, timeout: float | None) -> None:
         try:
@@ -94,7 +95,7 @@ class LeaderFollowers:
         if self._woken or not self.asleep:  # a follower that goes to sleep now has a leader
             return
         with self._guard:
-            self._wake(min(WOKEN_AT_ONCE, max(len(self._items), not self._leading)))
+            self._wake(min(WOKEN_AT_ONCE, max(len(self._items), not self.leading)))
 
     def _wake(self, count: int, error: Exception | None = None) -> None:
         for follower in list(self.asleep)[: max(0, count)]:
@@ -105,7 +106,7 @@ class LeaderFollowers:
 
     def waiting(self) -> bool:
         """Return whether any caller waits; a fetch may be under way although its leader was cancelled."""
-        return self._leading or bool(self.asleep or self._woken)
+        return self.leading or bool(self.asleep or self._woken)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no fetch is under way, for `timeout` seconds at most; return whether that is so."""

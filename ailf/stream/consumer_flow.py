@@ -67,6 +67,7 @@ class ConsumerFlow:
         )
         self._wait: GroupWait | None = None
         self._place = Place(group.engine.runtime, self.liveness)
+        self._in_thread = group.engine.runtime.uses_caller
         self._until: float | None = None
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
@@ -81,7 +82,9 @@ class ConsumerFlow:
 
     # --- delivering ----------------------------------------------------------------------------------------------
 
-    async def next(self, timeout: float | None = None) -> DeliveryState | None:
+    async def next(  # noqa: C901 - cut in two, each message would take one call more
+        self, timeout: float | None = None
+    ) -> DeliveryState | None:
         """Return the next message; None when stopped, or after `timeout` seconds."""
         now = self.group.engine.runtime.now
         if timeout is not None and (type(timeout) not in NUMBERS or not 0 <= timeout <= MAX_SECONDS):
@@ -111,6 +114,9 @@ class ConsumerFlow:
                     self.record_failure(error)
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
+            wait = self._wait
+            if wait is not None and wait.turn is self._place and self._in_thread and not self._callers.leading:
+                wait.leave(self._place)  # Ctrl-C came as it was about to leave
             self._callers.wake()
 
     async def _finish_wait(self) -> DeliveryState | None:

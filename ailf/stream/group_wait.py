@@ -58,6 +58,7 @@ class GroupWait:
         more: Whether the last fetch left something: then a consumer that comes fetches without a turn.
         fetch_at: When the consumer that has the turn fetches in any case.
         asked_at: When the last request of a turn began.
+        turn: The place of the consumer that has the turn.
         line: The places of the consumers that wait for their turn, in order.
         interval: Seconds from one such fetch to the next: the least `fetch_interval` of the consumers.
     """
@@ -76,7 +77,7 @@ class GroupWait:
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._guard = runtime.guard()
         self.line: dict[Place, None] = {}
-        self._turn: Place | None = None
+        self.turn: Place | None = None
 
     # --- members -------------------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class GroupWait:
             shorter, self.interval = interval < self.interval, min(interval, self.interval)
             soon = self._now() + self.interval
             self.fetch_at, self._heartbeat_at = min(soon, self.fetch_at), min(soon, self._heartbeat_at)
-        if shorter and self._turn is not None:
+        if shorter and self.turn is not None:
             self.waiter.interrupt()
 
     async def part(self, member: Member, *, reachable: bool) -> None:
@@ -117,11 +118,11 @@ class GroupWait:
         place.event.clear()
         place.error = None
         with self._guard:
-            if self._turn is None and not self.line:
-                self._turn = place
-            elif self._turn is not place:
+            if self.turn is None and not self.line:
+                self.turn = place
+            elif self.turn is not place:
                 self.line[place] = None
-            return self._turn is place
+            return self.turn is place
 
     async def wait_in_line(self, place: Place, timeout: float | None) -> bool:
         """Wait for the turn, for `timeout` seconds at most; return whether it has the turn.
@@ -132,16 +133,16 @@ class GroupWait:
         await place.event.wait(timeout)
         if place.error is not None:
             raise place.error
-        return self._turn is place
+        return self.turn is place
 
     def leave(self, place: Place) -> None:
         """Give up the turn, which the first consumer in the line gets, or the place in the line. It is idempotent."""
         with self._guard:
             self.line.pop(place, None)
-            if self._turn is place:
-                self._turn = None
-            if self._turn is None and self.line:
-                self._turn = first = next(iter(self.line))
+            if self.turn is place:
+                self.turn = None
+            if self.turn is None and self.line:
+                self.turn = first = next(iter(self.line))
                 del self.line[first]
                 first.event.set()
 
@@ -157,12 +158,12 @@ class GroupWait:
     def interrupt(self, place: Place) -> None:
         """End the wait of a consumer that was stopped, from any thread or a signal handler, so without a lock."""
         place.event.set()
-        if self._turn is place:
+        if self.turn is place:
             self.waiter.interrupt()
 
     def idle(self) -> bool:
         """Return whether no consumer waits."""
-        return self._turn is None and not self.line
+        return self.turn is None and not self.line
 
     # --- what is asked of the backend ----------------------------------------------------------------------------
 
@@ -182,8 +183,8 @@ class GroupWait:
         self._heartbeat_at = now + self.interval
         with self._guard:
             places = list(self.line)
-            if self._turn is not None and self.fetch_at > now:  # else it fetches next
-                places.append(self._turn)
+            if self.turn is not None and self.fetch_at > now:  # else it fetches next
+                places.append(self.turn)
         late: dict[float, list[ConsumerLiveness]] = defaultdict(list)
         for place in places:
             if place.liveness.due() <= now:

@@ -312,3 +312,43 @@ def test_an_outage_reaches_all_that_wait(new_server: NewServer, comes_back: bool
             assert all(retry_for - 1 <= at - killed <= retry_for + 2 for _, at in ends), "a request waits for a second"
         for each in consumers:
             each.close()
+
+
+def test_an_outage_on_asyncio(new_server: NewServer) -> None:
+    """S18: after an outage of the server one consumer after another is woken, as before."""
+    server = new_server()
+
+    async def scene() -> None:
+        crowd = Crowd(server)
+        async with crowd.of(2, 5) as stream:
+            server.kill()
+            await asyncio.sleep(0.5)
+            server.restart()
+            for number in range(1, 21):
+                await stream.add(number)
+                await crowd.until_served(number)
+        assert sorted(crowd.served) == list(range(1, 21))
+
+    asyncio.run(scene())
+
+
+def test_idle_consumers_ask_rarely(new_server: NewServer) -> None:
+    """S18: any number of idle consumers of a process cost the server two scripts per second at most."""
+    server = new_server()
+
+    async def scene() -> int:
+        async with ailf.connect_async(server.url) as backend:
+            group = backend.stream("s").group("g")
+            consumers = [group.consumer() for _ in range(50)]
+            waiting = [asyncio.create_task(each.get()) for each in consumers]
+            await asyncio.sleep(1)
+            crowd = Crowd(server)
+            before = crowd.scripts()
+            await asyncio.sleep(5)
+            scripts = crowd.scripts() - before
+            for each in consumers:
+                each.stop()
+            assert await asyncio.gather(*waiting) == [None] * 50
+            return scripts
+
+    assert asyncio.run(scene()) <= 10
