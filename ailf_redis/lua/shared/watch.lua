@@ -20,10 +20,13 @@ local LAPSES = ' lapses'
 local FAR = 10 -- times `alive_ms`
 local SHARE = 0.6 -- of `alive_ms`, for which a waiter has the watch: it fetches again before
 
--- Return the last id that the group has read.
+-- Return the last id that the group has read and, if the server knows it, how many entries it has not read.
 local function last_read()
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    if flat[2] == group then return map(flat)['last-delivered-id'] end
+    if flat[2] == group then
+      local info = map(flat)
+      return info['last-delivered-id'], info.lag
+    end
   end
   return '0-0'
 end
@@ -32,7 +35,7 @@ end
 -- wake-up stream.
 local function place(paused)
   local rung = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
-  return paused and LAST or last_read(), rung and rung[1] or '0-0'
+  return paused and LAST or (last_read()), rung and rung[1] or '0-0'
 end
 
 -- Return the ms until the next member is due, or -1 if there is none, or if the group is paused.
@@ -42,10 +45,13 @@ local function next_due(paused)
   return first and first ~= 'inf' and math.min(LARGEST, math.max(0, first - now)) or -1
 end
 
--- Tell whether another fetch would find something now.
+-- Tell whether another fetch would find something now. The server's count of unread entries may be wrong, which costs a
+-- fetch or a wait that ends at once; without it a body is read.
 local function more_left()
   if next_due() == 0 then return true end
-  local from = after(last_read())
+  local last, lag = last_read()
+  if lag then return lag > 0 end
+  local from = after(last)
   return from and #redis.call('XRANGE', stream, from, '+', 'COUNT', 1) > 0
 end
 
