@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
-from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
+from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter, Waiting
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
@@ -164,7 +164,16 @@ class MemoryStreamDriver(StreamDriver):
             return self._state(stream).info(group, self._now())
 
     async def fetch(
-        self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        lease: float,
+        alive: float,
+        max_deliveries: int,
+        waiting: Waiting | None = None,  # noqa: ARG002 - every change notifies all waiters
     ) -> Fetched:
         with self._store.lock:
             state = self._group(stream, group)
@@ -247,10 +256,12 @@ class MemoryWaiter(Waiter):
     async def wait(self, position: Any, timeout: float) -> bool:
         self._store.subscribe(self._event.set)
         try:
-            return self._interrupted or self._changed_since(position) or await self._event.wait(timeout)
+            came = not self._interrupted and (self._changed_since(position) or await self._event.wait(timeout))
+            return came and not self._interrupted
         finally:
             self._store.unsubscribe(self._event.set)
             self._event.clear()
+            self._interrupted = False
 
     def _changed_since(self, position: Any) -> bool:
         """Tell whether the store has changed since a version, or the stream has an entry after an id."""
@@ -265,4 +276,4 @@ class MemoryWaiter(Waiter):
         self._event.set()
 
     async def close(self) -> None:
-        self.interrupt()
+        pass

@@ -68,6 +68,10 @@ class Keys:
         """Return the keys of a group."""
         return _group_keys(self._namespace, stream, group)
 
+    def wake(self, stream: str, group: str) -> str:
+        """Return the key of the tokens that wake the waiters of a group which sleep."""
+        return _helper(self._namespace, stream, "wake", group)
+
     def meta(self, stream: str) -> str:
         """Return the key of a stream's metadata."""
         return _helper(self._namespace, stream, "meta")
@@ -78,7 +82,7 @@ class Keys:
 
     def helper_prefixes(self, stream: str) -> list[str]:
         """Return the prefixes of the helper keys of all groups of a stream."""
-        return [_helper(self._namespace, stream, kind, "") for kind in HELPERS]
+        return [_helper(self._namespace, stream, kind, "") for kind in (*HELPERS, "wake")]
 
     def entry_removed_prefixes(self, stream: str) -> list[str]:
         """Return the prefixes of the groups' helper keys that ``lua/shared/entry_removed.lua`` needs."""

@@ -15,6 +15,7 @@ from ailf.values import DeadLetter, GroupInfo
 
 __all__ = [
     "BODY",
+    "SLEEPS",
     "as_dead_letters",
     "as_fetched",
     "as_flag",
@@ -43,6 +44,10 @@ PACKED: Final = b"ailf.packed"
 AGAIN: Final = b"~"
 ALONE: Final = 2
 BYTES: Final = {bytes}
+WATCHES: Final = 1
+"""Of a fetch, that its waiter watches and others may sleep (see ``watch.lua``)."""
+SLEEPS: Final = 3
+"""Of a fetch, that its waiter sleeps (see ``watch.lua``); the position of such a waiter."""
 DIGITS: Final = 20
 """The most digits of a number that a script has written. Python refuses to read one of over 4300."""
 
@@ -207,7 +212,7 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
 
 def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     """Read the reply of ``fetch.lua``."""
-    due, fresh, grant, dead, reset, last, ring, next_due = reply
+    due, fresh, grant, dead, reset, last, ring, next_due, state = reply
     grant = int(grant)
     claims = [_as_due_claim(consumer, *claim) for claim in due]
     for entry in fresh:
@@ -219,7 +224,7 @@ def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:
     return Fetched(
         claims=claims,
         dead=[text(each) for each in dead],
-        position=(text(last), text(ring)) if last else None,
+        position=(text(last), text(ring), state == WATCHES) if last else SLEEPS if state == SLEEPS else None,
         next_due=None if next_due < 0 else next_due / 1000,
         reset=int(reset) != 0,
     )

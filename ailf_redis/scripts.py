@@ -26,6 +26,7 @@ __all__ = [
     "EXTEND_LOCK",
     "EXTEND_SLOTS",
     "FETCH",
+    "HAND_OVER",
     "HEARTBEAT",
     "INFO",
     "INSPECT",
@@ -154,7 +155,8 @@ DELETE = _load("stream/delete")
 SIZES = _load("stream/sizes", "ids")
 
 _GROUP = ("clock", "relief", "ids", "bell", "group")
-FETCH = _load("stream/fetch", *_GROUP)
+FETCH = _load("stream/fetch", *_GROUP, "watch")
+HAND_OVER = _load("stream/hand_over", *_GROUP, "watch")
 SETTLE = _load("stream/settle", *_GROUP)
 EXTEND = _load("stream/extend", *_GROUP)
 HEARTBEAT = _load("stream/heartbeat", *_GROUP)

@@ -8,20 +8,11 @@ from typing import Any, Final, TypeVar
 
 from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter
-from ailf.errors import (
-    BackendError,
-    BackendTimeoutError,
-    ClosedError,
-    InvalidArgumentError,
-    ProtocolError,
-    StreamFullError,
-)
-from ailf.runtime.clock import SystemClock
+from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiting
+from ailf.errors import InvalidArgumentError, ProtocolError, StreamFullError
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
-from ailf_redis.connection.executor import Executor, Link
-from ailf_redis.connection.resp import FOREIGN, IDLE, PIECE, SLACK, CommandPrefix, OversizeError
-from ailf_redis.errors import mapped
+from ailf_redis.connection.executor import Executor
+from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
     BODY,
@@ -60,6 +51,7 @@ from ailf_redis.scripts import (
     TRIM,
     Script,
 )
+from ailf_redis.waiter import RedisWaiter, is_oversize
 
 __all__ = ["RedisStreamDriver"]
 
@@ -75,6 +67,9 @@ CONTINUES: Final = 2
 
 RESET_STEPS: Final = 10_000
 """The most steps in which a group is moved or deleted, of 1,000 pending messages each."""
+
+LONG: Final = 3600.0
+"""Seconds that stand for any longer wait."""
 
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -126,11 +121,6 @@ def _as_added(count: int, reply: Sequence[Any]) -> tuple[int, list[str]]:
 def _as_swept(reply: Sequence[Any]) -> Swept:
     removed, unsettled, more = reply
     return Swept(int(removed), int(unsettled), text(more))
-
-
-def _is_oversize(error: ProtocolError) -> bool:
-    """Return whether a reply was refused for its size alone."""
-    return isinstance(error.__cause__, OversizeError)
 
 
 def _as_last_id(entries: Sequence[Any]) -> str:
@@ -252,7 +242,7 @@ class RedisStreamDriver(StreamDriver):
         try:
             return await self._executor.read_page(limit, read, "XRANGE", key, low, high, "COUNT", limit)
         except ProtocolError as error:
-            if not _is_oversize(error):
+            if not is_oversize(error):
                 raise
         sizes: list[tuple[str, int]] = []
         while len(sizes) < limit:
@@ -276,7 +266,7 @@ class RedisStreamDriver(StreamDriver):
         try:
             return await self._executor.read_page(1, _as_last_id, "XREVRANGE", key, "+", "-", "COUNT", 1)
         except ProtocolError as error:
-            if not _is_oversize(error):
+            if not is_oversize(error):
                 raise
         return await SIZES.run(self._executor, [key], ("+", "-", 1, 1), _as_last_id)
 
@@ -291,8 +281,9 @@ class RedisStreamDriver(StreamDriver):
         return await self._run(OPEN_GROUP, stream, group, ["$" if start == LATEST else _start(start)], as_flag)
 
     async def delete_group(self, stream: str, group: str) -> None:
+        keys = (*self._keys.group(stream, group), self._keys.wake(stream, group))
         for _ in range(RESET_STEPS):  # the group exists until the last step, and delivers nothing that was pending
-            if await self._run(DELETE_GROUP, stream, group, [], int) != CONTINUES:
+            if await DELETE_GROUP.run(self._executor, keys, [group], int) != CONTINUES:
                 return
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
@@ -318,19 +309,27 @@ class RedisStreamDriver(StreamDriver):
         return await script.run(self._executor, self._keys.group(stream, group), (group, *arguments), read)
 
     async def fetch(
-        self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        lease: float,
+        alive: float,
+        max_deliveries: int,
+        waiting: Waiting | None = None,
     ) -> Fetched:
-        arguments = (
-            group,
-            consumer,
-            str(count),
-            str(to_ms(lease)),
-            str(to_ms(alive)),
-            str(max_deliveries),
-            *self._most,
-        )
+        arguments: tuple[str, ...] = (group, consumer, str(count), str(to_ms(lease)), str(to_ms(alive)))
+        arguments += (str(max_deliveries), *self._most)
         keys, read = self._keys.group(stream, group), partial(as_fetched, consumer)
-        return await FETCH.run(self._executor, keys, arguments, read, count)
+        if waiting is None or not isinstance(waiter := waiting.waiter, RedisWaiter) or waiter.wake is None:
+            return await FETCH.run(self._executor, keys, arguments, read, count)
+        name, milliseconds = waiter.name, str(to_ms(min(waiting.seconds, LONG)))
+        arguments += (() if self._most else ("",)) + (name, str(waiting.others), milliseconds)
+        fetched = await FETCH.run(self._executor, (*keys, waiter.wake), arguments, read, count)
+        waiter.told(name, fetched.position, alive, waiting.seconds)
+        return fetched
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
@@ -377,93 +376,4 @@ class RedisStreamDriver(StreamDriver):
         return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
-        bell = None if group is None else self._keys.group(stream, group).bell
-        return RedisWaiter(self._executor, self._keys, stream, bell)
-
-
-class RedisWaiter(Waiter):
-    """Blocks in XREAD on the stream and the group's wake-up stream; without a group, so it takes no message."""
-
-    MARGIN: Final = 2.0
-    """Seconds that the server may be late with an empty reply; at most `timeout`."""
-
-    def __init__(self, executor: Executor, keys: Keys, stream: str, bell: str | None) -> None:
-        self._executor = executor
-        self._stream = keys.stream(stream)
-        self._bell = bell
-        self._link: Link | None = None
-        self._used = 0.0
-        self._margin = min(self.MARGIN, executor.settings.timeout)
-        self._interrupted = False
-
-    async def wait(self, position: Any, timeout: float) -> bool:
-        try:
-            replies = await self._exchange(position, SystemClock.wait_time() + timeout)
-        except (BackendError, ClosedError) as error:
-            await self._drop()
-            if self._interrupted or (isinstance(error, ProtocolError) and _is_oversize(error)):  # something came
-                return True
-            raise
-        except BaseException:  # cancelled: the reply still comes, and must reach no other call
-            await self._drop()
-            raise
-        if replies and isinstance(replies[0], Exception):
-            raise mapped(replies[0], self._executor.where, sent=True)
-        return not replies or replies[0] is not None
-
-    async def _exchange(self, position: Any, until: float) -> list[Any]:
-        if self._interrupted:
-            return []
-        link = await self._working_link()
-        now = SystemClock.wait_time()
-        if now >= until:  # connecting took all of the time
-            return []
-        self._used = now
-        await link.send([self._command(position, until - now)])
-        if self._interrupted:  # between the check above and the time when the link could be interrupted
-            raise ClosedError("interrupted")
-        replies = await link.receive(until + self._margin - SystemClock.wait_time())
-        if not replies:
-            raise BackendTimeoutError(f"{self._executor.where} did not reply in time", maybe_applied=True)
-        return replies
-
-    async def _working_link(self) -> Link:
-        """Return the link; after a long idle time, check it by a PING, as a firewall may have forgotten it."""
-        link = self._link
-        if link is not None and SystemClock.wait_time() - self._used >= IDLE:
-            try:
-                await link.send([("PING",)])
-                if await link.receive(self._margin):
-                    return link
-            except BackendError:
-                pass
-            await self._drop()
-            link = None
-        if link is None:
-            link = self._link = await self._executor.link(self._stream)
-        return link
-
-    def _command(self, position: Any, timeout: float) -> list[Any]:
-        last, ring = (position, None) if isinstance(position, str) else position
-        if last == EARLIEST:
-            last = "0-0"
-        keys, ids = [self._stream], [last]
-        if self._bell is not None and ring is not None:
-            keys.append(self._bell)
-            ids.append(ring)
-        return ["XREAD", "COUNT", 1, "BLOCK", max(1, to_ms(timeout)), "STREAMS", *keys, *ids]
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        link = self._link
-        if link is not None:
-            link.interrupt()
-
-    async def close(self) -> None:
-        self._interrupted = True
-        await self._drop()
-
-    async def _drop(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        return RedisWaiter(self._executor, self._keys, stream, group)

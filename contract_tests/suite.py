@@ -26,4 +26,5 @@ from contract_tests.stream.test_retention import *  # noqa: F403
 from contract_tests.stream.test_scheduling import *  # noqa: F403
 from contract_tests.stream.test_stream import *  # noqa: F403
 from contract_tests.stream.test_takeover import *  # noqa: F403
+from contract_tests.stream.test_waiting import *  # noqa: F403
 from contract_tests.stream.test_worker import *  # noqa: F403

@@ -37,6 +37,7 @@ from ailf.driver.stream import (
     StreamDriver,
     Swept,
     Waiter,
+    Waiting,
 )
 
 __all__ = [
@@ -72,4 +73,5 @@ __all__ = [
     "Swept",
     "Waiter",
     "WaiterInfo",
+    "Waiting",
 ]

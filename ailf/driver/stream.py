@@ -22,6 +22,7 @@ __all__ = [
     "StreamDriver",
     "Swept",
     "Waiter",
+    "Waiting",
 ]
 
 
@@ -148,6 +149,21 @@ class Fetched(msgspec.Struct, frozen=True):
     position: Any = None
     next_due: float | None = None
     reset: bool = False
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """How the caller of a fetch goes on to wait for the next arrival.
+
+    Attributes:
+        waiter: The waiter of the group with which it waits.
+        others: The number of further callers that wait with it. If the fetch leases more entries than that, no caller
+            is left to wait, until some entry is settled.
+        seconds: How long they wait, as far as is known.
+    """
+
+    waiter: "Waiter"
+    others: int = 0
+    seconds: float = float("inf")
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -286,7 +302,16 @@ class StreamDriver(ABC):
 
     @abstractmethod
     async def fetch(
-        self, stream: str, group: str, consumer: str, *, count: int, lease: float, alive: float, max_deliveries: int
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        lease: float,
+        alive: float,
+        max_deliveries: int,
+        waiting: Waiting | None = None,
     ) -> Fetched:
         """Lease up to ``count`` entries to the consumer: those due again first, then new ones in id order (S2, S3).
 
@@ -300,6 +325,10 @@ class StreamDriver(ABC):
 
         The consumer counts as alive for ``alive`` seconds. The leases of consumers that no longer count as alive *must*
         end in this step. Such a consumer *must* be forgotten when it has no leases (S11, S12).
+
+        With ``waiting`` the caller waits with `Fetched.position` next. A driver *may* ignore it; then every waiter of
+        the group is woken by every arrival. If it wakes fewer, an arrival *must* still wake one that waits. A waiter
+        that dies *may* delay that until another waiter's next fetch.
         """
 
     @abstractmethod
@@ -355,7 +384,10 @@ class StreamDriver(ABC):
 
 
 class Waiter(ABC):
-    """Waits for entries, and claims none: a cancelled or lost wait loses no message (S6)."""
+    """Waits for entries, and claims none: a cancelled or lost wait loses no message (S6).
+
+    One caller at a time waits with it. The consumers of a group in one process share one.
+    """
 
     @abstractmethod
     async def wait(self, position: Any, timeout: float) -> bool:
@@ -367,8 +399,19 @@ class Waiter(ABC):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """End a `wait` under way, and every later one, at once, from any thread (P10)."""
+        """End the `wait` under way at once, or the next one if none is, from any thread (P10).
+
+        The wait returns False. Later ones wait as before.
+        """
+
+    async def hand_over(self, position: Any) -> Any:
+        """Note that nobody waits with it for now; return the position to wait with later.
+
+        If the driver counts on this waiter to be woken by the group's next arrival, it *must* wake another one that
+        waits instead.
+        """
+        return position
 
     @abstractmethod
     async def close(self) -> None:
-        """Free its resources. It *must* be idempotent."""
+        """Free its resources, which a later `wait` takes anew. It *must* be idempotent."""

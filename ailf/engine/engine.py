@@ -147,6 +147,7 @@ class Engine:
         self._resources.subscriptions = None
         self._reply_inbox: ReplyInbox | None = None
         self._local_queues: weakref.WeakValueDictionary[tuple[str, ...], FairSemaphore] = weakref.WeakValueDictionary()
+        self._shared: weakref.WeakValueDictionary[tuple[str, ...], Any] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -260,6 +261,16 @@ class Engine:
         if queue is None:
             queue = self._local_queues.setdefault(names, FairSemaphore(self.runtime, 1))
         return queue
+
+    def shared(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """Return the object that this process or event loop shares under a key; make it unless it is in use."""
+        if self.home != self.here():
+            self.check_open()
+        made = self._shared.get(key)
+        if made is None:
+            made = self._shared.setdefault(key, make())
+        result: T = made
+        return result
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ class LeaderFollowers:
     Arguments:
         runtime: The runtime of the callers.
         items: The buffer.
+
+    Attributes:
+        asleep: The callers that sleep, in the order of arrival.
+        leading: Whether a caller leads.
     """
 
     def __init__(self, runtime: Runtime, items: Sized) -> None:
@@ -40,8 +44,8 @@ class LeaderFollowers:
         self._runtime = runtime
         self._guard = runtime.guard()
         self._fetching = runtime.single_flight()
-        self._leading = False
-        self._asleep: dict[_Follower, None] = {}  # in the order of arrival
+        self.leading = False
+        self.asleep: dict[_Follower, None] = {}
         self._woken: set[_Follower] = set()
 
     async def wait_for_item(self, fetch: Flow, timeout: float | None) -> None:
@@ -55,10 +59,10 @@ class LeaderFollowers:
             Exception: The error of the fetch; every caller that waited for it gets it.
         """
         with self._guard:
-            leads, self._leading = not self._leading, True
+            leads, self.leading = not self.leading, True
             if not leads:
                 follower = _Follower(self._runtime.event())
-                self._asleep[follower] = None
+                self.asleep[follower] = None
         if leads:
             await self._lead(fetch, timeout)
         else:
@@ -69,18 +73,18 @@ class LeaderFollowers:
             await self._fetching.run(fetch, timeout)
         except Exception as error:
             with self._guard:
-                self._wake(len(self._asleep), error)
+                self._wake(len(self.asleep), error)
             raise
         finally:
             with self._guard:  # a follower that saw `_leading` is registered before this caller wakes any
-                self._leading = False
+                self.leading = False
 
     async def _sleep(self, follower: _Follower, timeout: float | None) -> None:
         try:
             await follower.event.wait(timeout)
         finally:
             with self._guard:
-                self._asleep.pop(follower, None)  # not woken: its time is over, or it was cancelled
+                self.asleep.pop(follower, None)  # not woken: its time is over, or it was cancelled
                 self._woken.discard(follower)
                 self._wake(min(WOKEN_AT_ONCE, len(self._items) - 1 - len(self._woken)))
         if follower.error is not None:
@@ -88,17 +92,21 @@ class LeaderFollowers:
 
     def wake(self) -> None:
         """Wake followers for the items in the buffer, or one to lead if none does; nothing while one is still awake."""
-        if self._woken or not self._asleep:  # a follower that goes to sleep now has a leader
+        if self._woken or not self.asleep:  # a follower that goes to sleep now has a leader
             return
         with self._guard:
-            self._wake(min(WOKEN_AT_ONCE, max(len(self._items), not self._leading)))
+            self._wake(min(WOKEN_AT_ONCE, max(len(self._items), not self.leading)))
 
     def _wake(self, count: int, error: Exception | None = None) -> None:
-        for follower in list(self._asleep)[: max(0, count)]:
-            del self._asleep[follower]
+        for follower in list(self.asleep)[: max(0, count)]:
+            del self.asleep[follower]
             follower.error = error
             self._woken.add(follower)
             follower.event.set()
+
+    def waiting(self) -> bool:
+        """Return whether any caller waits; a fetch may be under way although its leader was cancelled."""
+        return self.leading or bool(self.asleep or self._woken)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no fetch is under way, for `timeout` seconds at most; return whether that is so."""

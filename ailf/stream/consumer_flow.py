@@ -1,7 +1,8 @@
 """The implementation of a consumer: it fetches, buffers and renews messages, delivers them, and gives back the rest.
 
 Callers wait on the local buffer, never on the backend. A cancelled caller leaves the fetch running: its messages go
-to the next caller or, on close, back to the group (S6).
+to the next caller or, on close, back to the group (S6). The consumers of one group in this process share one wait on
+the backend (`GroupWait`).
 """
 
 import contextlib
@@ -13,10 +14,9 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
-from ailf.driver import Action, Claim, Outcome, Settlement
+from ailf.driver import Action, Claim, Fetched, Outcome, Settlement, Waiting
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
 from ailf.engine.renewal import Renewer
@@ -25,6 +25,7 @@ from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
+from ailf.stream.group_wait import GroupWait, Place, joined
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
@@ -32,6 +33,9 @@ __all__ = ["ConsumerFlow"]
 log = logging.getLogger("ailf.stream")
 
 NUMBERS = (int, float)
+
+MANY = 1_000_000
+"""The number of callers of the other consumers, if any waits in line."""
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -43,6 +47,7 @@ class ConsumerFlow:
     Attributes:
         group: The group to which it belongs.
         name: Its name, unique per opened consumer.
+        liveness: Whether the backend counts it as alive.
         stopping: Set when it delivers nothing more.
         in_progress: The deliveries that a worker has begun and not ended, by the id of their entry.
     """
@@ -59,16 +64,17 @@ class ConsumerFlow:
         self._buffer: deque[DeliveryState] = deque()
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
         self._fetching = group.engine.runtime.single_flight()
-        self._waiter = group.driver.waiter(group.stream, group.name)
-        self._liveness = ConsumerLiveness(
+        self.liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
-        self._position: Any = None
-        self._fetch_at = 0.0
+        self._wait: GroupWait | None = None
+        self._place = Place(group.engine.runtime, self.liveness)
+        self._in_thread = group.engine.runtime.uses_caller
+        self._until: float | None = None
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
         group.engine.track(self)
-        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._liveness.held).atexit = False
+        weakref.finalize(self, _stop_renewing, group.engine.renewer, self.liveness.held).atexit = False
 
     async def open(self, until: float | None = None) -> None:
         """Make the group unless it exists, before the first fetch: a group that is missing later has vanished."""
@@ -78,7 +84,9 @@ class ConsumerFlow:
 
     # --- delivering ----------------------------------------------------------------------------------------------
 
-    async def next(self, timeout: float | None = None) -> DeliveryState | None:
+    async def next(  # noqa: C901 - cut in two, each message would take one call more
+        self, timeout: float | None = None
+    ) -> DeliveryState | None:
         """Return the next message; None when stopped, or after `timeout` seconds."""
         now = self.group.engine.runtime.now
         if timeout is not None and (type(timeout) not in NUMBERS or not 0 <= timeout <= MAX_SECONDS):
@@ -103,13 +111,14 @@ class ConsumerFlow:
                     return await self._finish_wait()
                 begin = now()
                 try:
-                    await self._callers.wait_for_item(
-                        functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
-                    )
+                    await self._callers.wait_for_item(functools.partial(self._fill, until), left)
                 except AWAY as error:
                     self.record_failure(error)
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
+            wait = self._wait
+            if wait is not None and wait.turn is self._place and self._in_thread and not self._callers.leading:
+                wait.leave(self._place)  # Ctrl-C came as it was about to leave
             self._callers.wake()
 
     async def next_many(self, count: int, timeout: float | None = None, linger: float = 0.0) -> list[DeliveryState]:
@@ -178,8 +187,10 @@ class ConsumerFlow:
     async def _finish_wait(self) -> DeliveryState | None:
         """Return the message that is available at the end of a wait, or None."""
         runtime = self.group.engine.runtime
-        if runtime.clock.by_hand and runtime.lease_now() >= self._fetch_at:
+        if runtime.clock.by_hand and (self._wait is None or runtime.lease_now() >= self._wait.fetch_at):
             await self._fetching.run(self._fetch)  # a move of the clock delivers what it made due before the wait ends
+        elif self._wait is not None and self._wait.idle() and not self._callers.waiting():
+            await self._wait.rest()
         return await self._buffered()
 
     async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
@@ -189,6 +200,8 @@ class ConsumerFlow:
             BackendError: The backend is still unavailable.
         """
         engine, tries = self.group.engine, 0
+        if self._wait is not None:  # the wait may have begun long before the request that failed
+            begin = max(begin, self._wait.asked_at)
         while True:
             await engine.wait_out(error, begin, tries, until)
             tries += 1
@@ -196,9 +209,7 @@ class ConsumerFlow:
             if left is not None and left <= 0:
                 raise error
             try:
-                return await self._callers.wait_for_item(
-                    functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
-                )
+                return await self._callers.wait_for_item(functools.partial(self._fill, until), left)
             except AWAY as latest:
                 self.record_failure(latest)
                 error = latest
@@ -222,45 +233,116 @@ class ConsumerFlow:
                 await state.lose()
         return None
 
-    async def _fill(self, max_wait: float) -> None:
-        """Fetch once, or, after a fetch that found nothing, wait once for new entries, for `max_wait` seconds at most.
+    async def _fill(self, until: float | None) -> None:
+        """Fetch, or wait in turn until a fetch gives this consumer messages, until `until` at most.
 
         It repeats no request: each caller does, until its own deadline.
         """
-        now = self.group.engine.runtime.lease_now()
+        engine = self.group.engine
         if not self._opened:  # alone: each caller checks its own deadline between two requests
             await self.open(0.0)
-        elif self._position is None or now >= self._fetch_at:
-            await self._fetching.run_inline(self._fetch)
-        elif not (self._buffer or self.stopping.is_set()):
-            await self._wait(min(max_wait, self._fetch_at - now))
+            return
+        wait = self._wait
+        if wait is None or wait.home != engine.home:
+            if wait is not None:  # of an event loop that has ended, or of the parent process
+                await wait.waiter.close()
+            wait = self._wait = joined(self)
+        self._until = until
+        if wait.more or engine.runtime.lease_now() >= self.liveness.due():  # no need to wait, or to be counted as alive
+            await self._fetching.run_inline(self._fetch_in_wait)
+            return
+        place = self._place
+        try:
+            has_turn = wait.enter(place)
+            if not (has_turn or self._buffer or self.stopping.is_set()):  # `enter` has reset the event that says so
+                left = None if until is None else until - engine.runtime.now()
+                has_turn = await wait.wait_in_line(place, left)
+            if has_turn:
+                await self._take_turn(wait, until)
+        except AWAY as error:
+            if place.error is None:
+                wait.fail(error)
+            raise
+        finally:
+            wait.leave(place)
+        if wait.idle() and (self.stopping.is_set() or not self._callers.waiting()):
+            await wait.rest()
+
+    async def _take_turn(self, wait: GroupWait, until: float | None) -> None:
+        """Wait on the backend, and fetch when something may have come, until there are messages for this consumer.
+
+        It also ends at `until`, when the consumer is stopped, and when its callers have left: they were cancelled.
+        """
+        runtime = self.group.engine.runtime
+        while not (self._buffer or self.stopping.is_set()) and self._callers.waiting():
+            now = runtime.lease_now()
+            left = SLICE if until is None else min(SLICE, until - runtime.now())
+            if wait.until_heartbeat(now) <= 0:
+                await self._send_heartbeats(wait, now)
+            elif wait.position is None or now >= wait.fetch_at:
+                await self._fetching.run_inline(self._fetch_in_wait)
+            elif left <= 0:
+                return
+            else:
+                await self._wait_in_turn(wait, min(left, wait.fetch_at - now, wait.until_heartbeat(now)))
+
+    async def _wait_in_turn(self, wait: GroupWait, longest: float) -> None:
+        """Wait on the backend, for `longest` seconds at most; then the position is None if something may have come."""
+        engine, position = self.group.engine, wait.position
+        wait.asked_at = engine.runtime.now()
+        came = await engine.call(f"wait for {self.group}", wait.waiter.wait, position, longest, again=True, until=0.0)
+        if came and wait.position is position:  # else a fetch beside this wait has given a later one
+            wait.position = None
+
+    async def _send_heartbeats(self, wait: GroupWait, now: float) -> None:
+        """Give one heartbeat for all consumers that wait in this process: only one of them fetches."""
+        for alike in wait.heartbeats(now):
+            await self.group.heartbeat([each.consumer for each in alike], alike[0].takeover)
+            for each in alike:
+                each.confirm(now)
 
     async def _fetch(self) -> None:
-        """Fetch, and set when to fetch again: a wait doesn't see entries that come due, nor leases that end."""
+        """Fetch once, for a caller that doesn't wait."""
         if self._buffer or self.stopping.is_set():
             return
-        await self.open(0.0)
+        if not self._opened:
+            await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
-        self._position = None
-        count = max(self._prefetch, *self._wanted.values()) if self._wanted else self._prefetch
+        await self._keep(await self.group.fetch(self.name, self._count()), since)
+        if self._buffer:  # a caller that waits in line takes it
+            self._place.event.set()
+
+    def _count(self) -> int:
+        """Return how many messages a fetch asks for."""
         self._fetches += 1
-        fetched = await self.group.fetch(self.name, count)
-        self._liveness.confirm(since)
+        return max(self._prefetch, *self._wanted.values()) if self._wanted else self._prefetch
+
+    async def _fetch_in_wait(self) -> None:
+        """Fetch, and note how this process goes on to wait: a wait doesn't see entries that come due."""
+        wait = self._wait
+        if self._buffer or self.stopping.is_set() or wait is None:
+            return
+        runtime = self.group.engine.runtime
+        since, wait.asked_at = runtime.lease_now(), runtime.now()
+        others = MANY if wait.line else len(self._callers.asleep)
+        known = not others and self._until is not None  # else others may wait for longer
+        seconds = max(0.0, (self._until or 0.0) - wait.asked_at) if known else MAX_SECONDS
+        fetched = await self.group.fetch(self.name, self._count(), Waiting(wait.waiter, others, seconds))
+        wait.position = fetched.position
+        wait.more = fetched.position is None
+        due = fetched.next_due
+        wait.fetch_at = since + (wait.interval if due is None else min(wait.interval, max(due, 0.001)))
+        await self._keep(fetched, since)
+
+    async def _keep(self, fetched: Fetched, since: float) -> None:
+        """Keep what a fetch has leased, and report its events."""
+        self.liveness.confirm(since)
         if self._failing:
             self._record_success()
-        self._position = fetched.position
-        interval = self.group.options.fetch_interval
-        self._fetch_at = since + (interval if fetched.next_due is None else min(interval, max(fetched.next_due, 0.001)))
         if fetched.claims:
             await self._unpack(fetched.claims, since)
-        await self.group.announce(fetched)
-
-    async def _wait(self, longest: float) -> None:
-        """Wait on the backend for new entries; the next `_fill` fetches them."""
-        position, self._position = self._position, None
-        what = f"wait for {self.group}"
-        if not await self.group.engine.call(what, self._waiter.wait, position, longest, again=True, until=0.0):
-            self._position = position
+        if fetched.dead or fetched.reset:
+            await self.group.announce(fetched)
 
     async def _unpack(self, claims: Sequence[Claim], since: float) -> None:
         """Decode and buffer claims. A claim that can't be decoded becomes a dead letter and delays no other (S13)."""
@@ -277,7 +359,7 @@ class ConsumerFlow:
                 undecodable.append((record.id, _undecodable(claim, error)))
                 continue
             lease = DeliveryLease(
-                self._liveness, claim.receipt, lease=options.lease, since=since, longest=options.max_processing
+                self.liveness, claim.receipt, lease=options.lease, since=since, longest=options.max_processing
             )
             states.append(DeliveryState(self, claim, lease, data, headers))
         if states:
@@ -300,7 +382,8 @@ class ConsumerFlow:
     def stop(self) -> None:
         """Deliver nothing more and wake every waiting caller, from any thread."""
         self.stopping.set()
-        self._waiter.interrupt()
+        if self._wait is not None:
+            self._wait.interrupt(self._place)
 
     async def _wait_for_fetch(self, until: float) -> None:
         """Wait until `until` for a fetch under way to end: its messages must be given back."""
@@ -356,16 +439,20 @@ class ConsumerFlow:
         self.stop()
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
-        await self._waiter.close()
-        self.group.engine.renewer.retire(self._liveness)  # a lease that is given back is not lost
+        self.group.engine.renewer.retire(self.liveness)  # a lease that is given back is not lost
+        left = False
         try:
             await self._leave(until)
+            left = True
         except AilfError as error:
             log.warning("%s: messages not given back; they come again when their leases end: %s", self.group, error)
-        for lease in tuple(self._liveness.held):
+        for lease in tuple(self.liveness.held):
             lease.revoked = True
-        _stop_renewing(self.group.engine.renewer, self._liveness.held)
+        _stop_renewing(self.group.engine.renewer, self.liveness.held)
         self._buffer.clear()
+        if self._wait is not None:
+            self._wait.leave(self._place)
+            await self._wait.part(self, reachable=left and self._wait.home == self.group.engine.home)
         self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:

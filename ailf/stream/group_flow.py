@@ -8,7 +8,7 @@ import attrs
 
 from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
 from ailf.codecs import Payloads
-from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver
+from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.runtime.batching import Batcher, batcher
@@ -156,14 +156,21 @@ class GroupFlow:
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int) -> Fetched:
+    async def fetch(self, consumer: str, count: int, waiting: Waiting | None = None) -> Fetched:
         """Fetch. A repetition does no harm: entries that a lost reply had leased come back when their leases end."""
         options = self.options
         fetched: Fetched = await self._call(
             "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # the callers repeat it
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
+            waiting=waiting,
         )  # fmt: skip
         return fetched
+
+    async def heartbeat(self, consumers: Sequence[str], takeover: float) -> None:
+        """Count these consumers, which hold no messages, as alive."""
+        await self._call(
+            "give heartbeats in", self.driver.heartbeat, consumers, again=True, until=0.0, alive=takeover * ALIVE
+        )
 
     async def announce(self, fetched: Fetched) -> None:
         """Log and emit the events of a fetch."""

@@ -65,7 +65,7 @@ class FakeLink(Link):
 
 
 class BlockingFakeLink(FakeLink):
-    """A fake runs a command while it is being sent, so a thread of its own sends an XREAD, which blocks."""
+    """A fake runs a command while it is being sent, so a thread of its own sends those that block."""
 
     _sender: threading.Thread | None = None
 
@@ -75,7 +75,7 @@ class BlockingFakeLink(FakeLink):
         self._writing = threading.Lock()
 
     async def send(self, commands: Sequence[Command]) -> None:
-        if commands[0][0] != "XREAD":
+        if commands[0][0] not in ("XREAD", "BLPOP"):
             await super().send(commands)
             return
         self._sender = threading.Thread(target=self._block, args=(packed(commands),), name="ailf-fake", daemon=True)

@@ -165,11 +165,13 @@ def test_following_waits_for_what_is_after_an_id() -> None:
     assert scenario.wait(last)
 
 
-def test_an_interrupted_waiter_waits_no_more() -> None:
-    """A waiter that was interrupted or closed returns at once."""
+def test_an_interruption_ends_one_wait() -> None:
+    """An interruption ends the next wait if none is under way, and no later one; nor does closing the waiter."""
     scenario = Scenario()
     nothing = scenario.fetch()
     scenario.waiter.interrupt()
+    scenario.add(b"a")
+    assert not scenario.wait(nothing.position)
     assert scenario.wait(nothing.position)
     run(scenario.waiter.close())
     assert scenario.wait(nothing.position)

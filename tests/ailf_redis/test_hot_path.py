@@ -24,18 +24,18 @@ T = TypeVar("T")
 PACKAGES: Final = tuple(str(Path(each.__file__ or "").parent) for each in (ailf, ailf_memory, ailf_redis))
 
 CALLS: Final = {
-    ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 79},
+    ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 78},
     ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 35, "message": 111},
-    ("memory", "blocking"): {"add": 18, "publish": 16, "decision": 13, "message": 75},
+    ("memory", "blocking"): {"add": 18, "publish": 16, "decision": 13, "message": 74},
     ("memory", "asyncio"): {"add": 17, "publish": 15, "decision": 12, "message": 101},
 }
 """Python calls of one operation."""
 
 HANDLED: Final = {
-    ("redis", "blocking"): 94,
-    ("redis", "asyncio"): 149,
-    ("memory", "blocking"): 89,
-    ("memory", "asyncio"): 135,
+    ("redis", "blocking"): 95,
+    ("redis", "asyncio"): 150,
+    ("memory", "blocking"): 88,
+    ("memory", "asyncio"): 134,
 }
 """Python calls of a worker for one message: fetch, handle, ack."""
 

@@ -37,7 +37,7 @@ def test_an_entry_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyP
     bad, good = [b"ailf.body", b"1", b"ailf.headers", b"{}"], [b"ailf.body", b"2"]
     entries = [[b"1-1", bad], [b"1-2", good]]
     due_again = [[b"1-3", bad, 1, 2], [b"~1-4", [b"ailf.origin", b"1-0", *bad], 1, 2], [b"1-5", good, 1, 2]]
-    fetched = replies.as_fetched("c", [due_again, entries, 7, [], 0, b"", b"", -1])
+    fetched = replies.as_fetched("c", [due_again, entries, 7, [], 0, b"", b"", -1, 0])
     records = [(claim.record.id, claim.record.body, bool(claim.record.problem)) for claim in fetched.claims]
     assert records == [
         ("1-3", b"", True),
@@ -54,7 +54,7 @@ def test_an_entry_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyP
             with pytest.raises(MISREAD):
                 read([nonsense])
         with pytest.raises(MISREAD):
-            replies.as_fetched("c", [[], [nonsense], 7, [], 0, b"", b"", -1])
+            replies.as_fetched("c", [[], [nonsense], 7, [], 0, b"", b"", -1, 0])
 
 
 @given(st.lists(st.integers(1, 20)), st.integers(1, 30))

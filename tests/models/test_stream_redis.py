@@ -234,7 +234,7 @@ def test_a_group_made_again_at_once(backend: RedisDriver) -> None:
     run(backend.stream().add("s", [Draft(b"message")], retention=None))
     key, keys = backend.keys.stream("s"), backend.keys.group("s", "g")
     fetch = ("EVAL", FETCH.text, len(keys), *keys, "g", "me", 1, 60_000, 60_000, 5)
-    delete = ("EVAL", DELETE_GROUP.text, len(keys), *keys, "g")
+    delete = ("EVAL", DELETE_GROUP.text, len(keys) + 1, *keys, backend.keys.wake("s", "g"), "g")
     replies = run(backend.executor.call_many([fetch, delete] * 200))
     grants = [grant for _, fresh, grant, *_ in replies[::2] if fresh]
     assert len(set(grants)) == 200

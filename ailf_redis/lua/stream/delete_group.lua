@@ -1,11 +1,12 @@
 -- Delete a group and its keys.
 --
+-- KEYS[10] wake    the tokens of the waiters that sleep (see watch.lua)
 -- ARGV    group
 -- returns 1, or 2 if another step has to continue (see `reset_group` in group.lua); 0 if the group is missing
 
 local FEW = 1000 -- pending entries, which are removed together with the group
 
-redis.call('UNLINK', due, dead, again, alive, queue, parked)
+redis.call('UNLINK', due, dead, again, alive, queue, parked, KEYS[10])
 if missing then
   redis.call('UNLINK', notes)
   return 0

@@ -1,10 +1,12 @@
 -- Lease entries of a group to a consumer: first those that are due again, then new ones in id order.
 --
--- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; and the most bytes of an entry, if that is above
---         HUGE
+-- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; the most bytes of an entry, if that is above
+--         HUGE, else '' or nothing; and of a caller that waits: its waiter, how many other callers wait with it, and for
+--         how many ms they wait
 -- returns { due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of these,
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
---         until the next is due or -1 }; instead of fields that are too large, their size in bytes
+--         until the next is due or -1, and how a waiter goes on (see watch.lua) }; instead of fields that are too
+--         large, their size in bytes
 -- bound   2 * MOST_DUE entries that are due, MOST_NEW new ones, MOST_PARKED that are parked; DEAD_CONSUMERS, the consumers
 --         that hold entries, and a page of what others left pending or parked
 --
@@ -33,11 +35,21 @@ if missing then
 end
 local first_grant = 1 + base -- the grant of a first delivery
 
--- Return what a consumer needs to wait: the last ids of the stream and of the wake-up stream.
-local function last_ids()
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  local last_bell = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
-  return last and last[1] or '0-0', last_bell and last_bell[1] or '0-0'
+local paused, sweep, anew, watch = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew', 'watch'))
+
+-- Return the reply of the script, with what the caller needs to wait.
+local function finished()
+  notify()
+  local leased = #claims + #fresh
+  local last, rung, wait, state = '', '', -1, AGAIN
+  if ARGV[8] then
+    local others, waits = tonumber(ARGV[9]), tonumber(ARGV[10])
+    last, rung, wait, state = go_on(ARGV[8], others, waits, watch, alive_for, leased, leased >= count, more, paused)
+  elseif not more and leased + #dead_ids == 0 then
+    last, rung = place(paused)
+    wait = next_due(paused)
+  end
+  return { claims, fresh, first_grant, dead_ids, reset, last, rung, wait, state }
 end
 
 redis.call('ZADD', alive, number(now + alive_for), consumer)
@@ -46,17 +58,11 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMI
   if not release_all(name, false) then more = true end
 end
 
-local paused, sweep, anew = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew'))
 if (stale or anew) and not continue_reset(anew) then -- it ends leases: nothing is leased before it is done
-  notify()
-  return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 }
+  more = true
+  return finished()
 end
-
-if paused then
-  local last, last_bell = last_ids()
-  notify()
-  return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, -1 }
-end
+if paused then return finished() end
 
 -- Find what would never be delivered, once per lease for the whole group, a page at a time: what consumers have pending
 -- that never fetched here, and parked entries without a due time. If more is pending than is in `due`, another program
@@ -219,6 +225,7 @@ while #claims < math.min(count, MOST_DUE) and not full do
     if lane_moved or full then break end -- the member that is next in its lane may come before the rest
   end
 end
+if not none_due and #claims < count then more = true end
 if unparked and redis.call('XLEN', parked) == 0 then redis.call('DEL', parked) end
 
 local lanes = {} -- the ordering keys that are known to have an unsettled entry
@@ -312,9 +319,4 @@ while none_due and not full and #claims + #fresh < count do -- what is due again
   end
 end
 
-notify()
-if more or #claims + #fresh + #dead_ids > 0 then return { claims, fresh, first_grant, dead_ids, reset, '', '', -1 } end
-local last, last_bell = last_ids()
-local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-local wait = next_due and next_due ~= 'inf' and math.min(LARGEST, math.max(0, next_due - now)) or -1
-return { claims, fresh, first_grant, dead_ids, reset, last, last_bell, wait }
+return finished()

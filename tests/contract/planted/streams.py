@@ -519,6 +519,28 @@ class WakesNoConsumerOnTime(MemoryStreamDriver):
         return waiter
 
 
+@caught_by("stream.test_waiting.test_a_consumer_that_leaves", way="stop", processes=1)
+@caught_by("stream.test_waiting.test_a_consumer_that_leaves", way="close", processes=1)
+class InterruptsWaitersForGood(MemoryStreamDriver):
+    """A waiter that was interrupted once sees no arrival any more."""
+
+    def waiter(self, stream: str, group: str | None) -> MemoryWaiter:
+        class Interrupted(MemoryWaiter):
+            was = False
+
+            def interrupt(self) -> None:
+                self.was = True
+                super().interrupt()
+
+            async def wait(self, position: Any, timeout: float) -> bool:
+                came = await super().wait(position, timeout)
+                if self.was:
+                    await self._handle.runtime.event().wait(timeout)
+                return came and not self.was
+
+        return Interrupted(self._handle, stream)
+
+
 # --- messages in general -----------------------------------------------------------------------------------------
 
 
