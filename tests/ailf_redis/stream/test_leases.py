@@ -196,10 +196,10 @@ def test_a_slow_server_loses_no_leases(new_server: NewServer, caplog: pytest.Log
     server = new_server()
     with Proxy(server.port) as proxy, ailf.connect(proxy.url) as backend, ailf.connect(server.url) as near:
         near.stream("s").add_many(range(10_000))
-        with backend.stream("s").group("g", lease=6, takeover=3).consumer(prefetch=1000) as consumer:
+        with backend.stream("s").group("g", lease=8, takeover=6).consumer(prefetch=1000) as consumer:
             held = held_all(consumer, 10_000)
             proxy.forge = slowly
-            time.sleep(10)
+            time.sleep(12)
             assert not any(each.lost for each in held)
             proxy.forge = bytes
         assert caplog.messages == []
@@ -218,9 +218,9 @@ def test_a_blocked_event_loop_loses_no_leases(any_server: Server, namespace: str
         async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
             stream = backend.stream("s")
             await stream.add_many(range(10_000))
-            async with stream.group("g", lease=2, takeover=1).consumer(prefetch=1000) as consumer:
+            async with stream.group("g", lease=4, takeover=4).consumer(prefetch=1000) as consumer:
                 held = [await consumer.get(5) for _ in range(10_000)]
-                time.sleep(4.5)  # noqa: ASYNC251 - it blocks the event loop
+                time.sleep(9)  # noqa: ASYNC251 - it blocks the event loop
                 assert not any(each is None or each.lost for each in held)
 
     asyncio.run(main())
