@@ -19,11 +19,12 @@
 
 local stream, meta = KEYS[1], KEYS[2]
 local max_len, max_age, hard, all_settled = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[3] == '2'
-local PAGE, MOST, LARGE = 100, 1000, 25
+local PAGE, MOST, LARGE = 100, 1000, 22
 local ROOM = 256 * 1024
 local CHUNK = 1000 -- how many arguments one command gets
--- A node of a stream with more than FEW entries is small: at most 4 kB by default, and then 100 entries.
-local FEW, MANY = 20, 128
+-- A node of a stream with several entries is small: at most 4 kB by default, and 100 entries. XTRIM with a limit of FEW
+-- removes fewer than that only where the next node has several entries, as FEW is a prime.
+local FEW, MANY = 11, 128
 
 local function smaller(one, other)
   if not (one and other) then return one or other end
@@ -131,9 +132,9 @@ local function trim(added, bytes, start)
     while total < most and not stopped do
       local limit = math.min(most - total, budget, few and math.min(FEW, large) or MANY)
       local taken = redis.call('XTRIM', stream, 'MINID', '~', to or LAST, 'LIMIT', limit)
-      if few then large = large - taken end
-      if taken == 0 and (not few or limit < FEW) then break end
-      few = taken > 0
+      if few and taken == limit then large = large - taken end
+      if taken == 0 and (not few or limit == most - total) then break end
+      few = not few or taken == limit
       total = total + count(taken)
     end
     if stopped or total >= most then return total end

@@ -17,7 +17,7 @@ from ailf_redis import scripts
 from ailf_redis.scripts import Script
 from tests.support.servers import NewServer, Server
 
-MOST, LARGE, PAGE, ROOM = 1000, 25, 100, 256 * 1024
+MOST, LARGE, PAGE, ROOM = 1000, 22, 100, 256 * 1024
 """The bounds of ``lua/shared/retention.lua``; ``info.lua`` has the same room."""
 
 STEP = 1300
@@ -164,11 +164,12 @@ def test_an_add_that_removes_nothing_reads_nothing(backend: ailf.Backend, steps:
 
 
 @pytest.mark.parametrize("kind", ["no group", "settled", "only settled", "hard"])
-@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("size", ["small", "medium", "large"])
 def test_a_grown_stream(backend: ailf.Backend, steps: Steps, raw: redis.Redis, kind: str, size: str) -> None:
     """S8: a grown stream that gets a retention shrinks with each add, none is refused, and no large body is read."""
-    bound = MOST if size == "small" else LARGE
-    group = filled(backend, ["x" if size == "small" else BIG] * (10 * bound), settled=True)
+    bound = LARGE if size == "large" else MOST
+    body = {"small": "x", "medium": "x" * 1000, "large": BIG}[size]
+    group = filled(backend, [body] * (10 * bound), settled=True)
     if kind == "no group":
         group.delete()
     retention = Retention.settled(max_len=10) if kind == "only settled" else Retention(max_len=10, hard=kind == "hard")
