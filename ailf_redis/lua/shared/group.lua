@@ -20,8 +20,8 @@
 -- returns nothing by itself; the server's error reply if the stream's key holds another type
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8], KEYS[9] vanish with their last
 --         member, KEYS[3] with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, STALE_PAGE pending entries of a reset, the fields of an entry that becomes a dead letter, and MOST_DEAD_LETTERS that are
---         rewritten
+-- bound   PAGE messages of each kind, STALE_PAGES * STALE_PAGE pending entries of a reset, the fields of an entry that
+--         becomes a dead letter, and MOST_DEAD_LETTERS that are rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
