@@ -5,11 +5,12 @@ that most fetches and seeks take several steps. Ids and the ages that follow fro
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
 
 from ailf.runtime import ThreadRuntime, run
 from ailf.values import Retention
@@ -17,7 +18,7 @@ from ailf_redis import scripts
 from ailf_redis.driver import RedisDriver
 from ailf_redis.scripts import Script
 from ailf_redis.settings import Settings
-from tests.models.side import NEVER, MemorySide, Side, Times
+from tests.models.side import NEVER, MemorySide, Side, Times, Timing, Wanted
 from tests.models.stream_machine import Machine
 from tests.models.test_stream_redis import DEDUP_IDS
 from tests.support.effort import SLOW, examples
@@ -84,12 +85,25 @@ class ClockedSide(Side):
         run(self._execute("DEL", "now", *self._once))
 
 
-class PlainMachine(Machine):
-    """The machine without `Retention.settled`.
+later = st.builds(
+    Wanted,
+    key=st.sampled_from(["k", "k", "l"]),
+    timing=st.sampled_from([Timing.NONE, Timing.DELAY, Timing.AT]),
+    wait=st.integers(0, 1),
+)
+
+
+class DelayMachine(Machine):
+    """The machine with more delays behind ordering keys, and without `Retention.settled`.
 
     The model removes a settled entry behind an unsettled one that was removed before. Redis does so when that one is
     forgotten, in the next fetch.
     """
+
+    @rule(entries=st.lists(later, min_size=2, max_size=4))
+    def add_later(self, entries: Sequence[Wanted]) -> None:
+        """Add entries with ordering keys, some with a delay."""
+        self.append(entries, None)
 
     def retention(self, keep: int | None, age: int, what: str) -> Retention | None:
         """Return a retention, or None for no limit."""
@@ -124,6 +138,6 @@ def backend(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Red
 def test_redis_does_what_the_model_does_when_delays_pass(backend: RedisDriver) -> None:
     """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
-        lambda: PlainMachine(TIMES, [ClockedSide(backend), MemorySide()]),
+        lambda: DelayMachine(TIMES, [ClockedSide(backend), MemorySide()]),
         settings=examples(40, stateful_step_count=40),
     )
