@@ -134,6 +134,20 @@ def test_a_delay_passes(backend: RedisDriver) -> None:
     side.close()
 
 
+def test_a_consumer_leaves_what_retention_removed(backend: RedisDriver) -> None:
+    """A message that hard retention removed ends with its lease, and the next one of its key is due at once."""
+    side = RedisSide(backend)
+    ids = side.call("add", [Draft(b"x", key="k")] * 3, retention=None)
+    assert [len(_fetch(side).claims) for _ in range(2)] == [1, 0]
+    assert side.call("trim", Retention(max_len=2, hard=True)) == Swept(1, 1)
+    side.call("leave", GROUPS[0], "anna")
+    info = side.call("info", GROUPS[0])
+    assert (info.pending, info.delayed) == (0, 2)
+    due = backend.keys.group(side.stream, GROUPS[0]).due
+    assert run(backend.executor.call("ZRANGE", due, 0, -1)) == [ids[1].encode()]
+    side.close()
+
+
 def test_old_entries_go(backend: RedisDriver) -> None:
     """The age of an entry follows from its id."""
     side = RedisSide(backend)

@@ -19,8 +19,8 @@
 -- returns nothing by itself; the server's error reply if the stream's key holds another type
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8], KEYS[9] vanish with their last
 --         member, KEYS[3] with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, STALE_PAGES pages of what a reset drops, the fields of an entry that becomes a
---         dead letter, and MOST_DEAD_LETTERS that are rewritten
+-- bound   PAGE messages of each kind, STALE_PAGES * STALE_PAGE pending entries of a reset, the fields of an entry that
+--         becomes a dead letter, and MOST_DEAD_LETTERS that are rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
@@ -230,8 +230,23 @@ end
 
 local PAGE = 100
 
--- Let the leases of these pending members end, all of one source; with `uncounted` their deliveries don't count.
-local function release_leases(key, name, ids, members, uncounted)
+-- Return the ids without those of entries that retention has removed, which are finished: it removes the oldest first.
+-- One that another program removed is due at once instead, and the next fetch finishes it.
+local function kept(ids)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local rest = {}
+  for _, id in ipairs(ids) do
+    if first and not before(id, first[1]) then rest[#rest + 1] = id else finish(id) end
+  end
+  return rest
+end
+
+-- Let the leases of these pending entries end, all of one source; with `uncounted` their deliveries don't count.
+local function release_leases(key, name, ids, uncounted)
+  if key == stream then ids = kept(ids) end
+  if #ids == 0 then return end
+  local members = {}
+  for at, id in ipairs(ids) do members[at] = (key == again and '~' or '') .. id end
   local counted, ends = {}, redis.call('ZMSCORE', due, unpack(members))
   local claim, scores = { key, name, WAITING, 0 }, {}
   for at, member in ipairs(members) do
@@ -250,7 +265,7 @@ local function release_leases(key, name, ids, members, uncounted)
     end
     redis.call('HSET', notes, unpack(values))
   end
-  redis.call('XCLAIM', unpack(claim)) -- what was removed from the stream is due now: the next fetch forgets it
+  redis.call('XCLAIM', unpack(claim))
   redis.call('ZADD', due, unpack(scores))
   must_notify = true
 end
@@ -263,13 +278,13 @@ local function release_all(consumer, uncounted)
     redis.call('ZREM', alive, consumer)
     return true
   end
-  for prefix, source in pairs({ [''] = { stream, group }, ['~'] = { again, 'g' } }) do
+  for _, source in ipairs({ { stream, group }, { again, 'g' } }) do
     local key, name = unpack(source)
     local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
     if not rows.err then
-      local ids, members = {}, {}
-      for at, row in ipairs(rows) do ids[at], members[at] = row[1], prefix .. row[1] end
-      if #rows > 0 then release_leases(key, name, ids, members, uncounted) end
+      local ids = {}
+      for at, row in ipairs(rows) do ids[at] = row[1] end
+      release_leases(key, name, ids, uncounted)
       left = left or #rows == PAGE
       if #rows < PAGE then redis.call('XGROUP', 'DELCONSUMER', key, name, consumer) end
     end

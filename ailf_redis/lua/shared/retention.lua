@@ -31,7 +31,7 @@ local function smaller(one, other)
   return before(one, other) and one or other
 end
 
--- --- the unsettled entries of a group, which are pending or parked (see group.lua): no other function knows that
+-- --- the unsettled entries of a group, which are pending or parked (see group.lua): no other function here knows that
 
 -- Return the ids of entries that the group has read and not settled, in order, at most `most`. The range is as XRANGE
 -- takes it.

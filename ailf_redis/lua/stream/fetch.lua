@@ -7,12 +7,12 @@
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
 --         until the next is due or -1, and how a waiter goes on (see watch.lua) }; instead of fields that are too
 --         large, their size in bytes
--- bound   2 * MOST_DUE entries that are due, MOST_NEW new ones, MOST_PARKED that are parked; DEAD_CONSUMERS, the consumers
---         that hold entries, and a page of what others left pending or parked
+-- bound   2 * MOST_DUE entries that are due, MOST_NEW + MOST_PARKED new ones that are leased or parked; DEAD_CONSUMERS,
+--         the consumers that hold entries, a page of what others left pending, and a page of parked ones
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
--- one, so that no entry fails because of others. A step reads no more of them than FIRST, and then what ROOM is enough
--- for at their mean size.
+-- one, so that no entry fails because of others. A step reads FIRST new entries, and then as many as fit in ROOM at
+-- their mean size.
 
 local consumer = ARGV[2]
 local count, lease, alive_for, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
