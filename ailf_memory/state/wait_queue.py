@@ -1,13 +1,18 @@
 """The wait queue of a lock or of a limiter's key, in memory."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import attrs
+import msgspec
 
 from ailf.checks import to_ms
 from ailf.driver import WaiterInfo
 
-__all__ = ["QueuedWaiter", "WaitQueue"]
+__all__ = ["Publish", "QueuedWaiter", "WaitQueue"]
+
+Publish: TypeAlias = Callable[[str, bytes], int]
+"""Publishes a body on a channel of the store and returns the number of listeners that received it."""
 
 
 @attrs.define
@@ -19,16 +24,16 @@ class QueuedWaiter:
     rechecks_ms: int
 
 
-class WaitQueue:
+class WaitQueue(msgspec.Struct, gc=False):
     """A wait queue of tokens, in order. The caller of every method holds the store's lock.
 
-    Arguments:
-        publish: Publishes a body on a channel of the store and returns the number of listeners that received it.
+    The garbage collector doesn't visit it, as there is one for each name. So it refers to nothing that refers to it.
+
+    Attributes:
+        waiters: The waiters by token, in order.
     """
 
-    def __init__(self, publish: Callable[[str, bytes], int]) -> None:
-        self.waiters: dict[str, QueuedWaiter] = {}
-        self._publish = publish
+    waiters: dict[str, QueuedWaiter] = {}
 
     def alive(self, token: str, now_ms: int) -> bool:
         """Tell whether a token is in the queue and counts as alive."""
@@ -58,27 +63,26 @@ class WaitQueue:
         """Remove a waiter."""
         self.waiters.pop(token, None)
 
-    def wake(self, now_ms: int, after: str | None = None) -> None:
+    def wake(self, publish: Publish, now_ms: int, after: str | None = None) -> None:
         """Wake the first live waiter that receives it; with ``after``, the first one behind that token."""
-        tokens = list(self.waiters)
-        for token in tokens[tokens.index(after) + 1 if after in self.waiters else 0 :]:
-            waiter = self.waiters[token]
+        waiters, dead = iter(self.waiters.items()), []
+        if after in self.waiters:
+            next(each for each, _ in waiters if each == after)
+        for token, waiter in waiters:
             if waiter.alive_ms <= now_ms:
-                del self.waiters[token]
-            elif self._notify(token):
-                return
+                dead.append(token)
+            elif publish(waiter.channel, token.encode()):
+                break
+        for token in dead:
+            del self.waiters[token]
 
-    def wake_if_earlier(self, ends_ms: int, now_ms: int) -> None:
+    def wake_if_earlier(self, publish: Publish, ends_ms: int, now_ms: int) -> None:
         """Wake the first live waiter if a grant ends before it tries by itself, so that it learns the new time."""
-        for token, waiter in list(self.waiters.items()):
-            if waiter.alive_ms > now_ms and (waiter.rechecks_ms <= ends_ms or self._notify(token)):
+        for token, waiter in self.waiters.items():
+            if waiter.alive_ms > now_ms and (waiter.rechecks_ms <= ends_ms or publish(waiter.channel, token.encode())):
                 return
 
-    def wake_all(self) -> None:
+    def wake_all(self, publish: Publish) -> None:
         """Wake all waiters: the clock was moved."""
-        for token in list(self.waiters):
-            self._notify(token)
-
-    def _notify(self, token: str) -> bool:
-        """Publish a waiter's token on its channel; return whether a listener received it."""
-        return bool(self._publish(self.waiters[token].channel, token.encode()))
+        for token, waiter in self.waiters.items():
+            publish(waiter.channel, token.encode())

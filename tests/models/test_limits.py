@@ -292,7 +292,7 @@ class Player:
         """Check that all states are equal, apart from slots that have ended."""
         kept = self.store.limiters.get(self.limiter_key)
         for name, limit in self.limits.items():
-            memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
+            memory = kept.state_of(kept_under(name, limit)) if kept else ()
             assert self._alive(memory) == self._alive(self.states[name]), name
         assert self._stored() == {
             redis_ratelimit._arguments(name, limit)[1]: state
