@@ -87,8 +87,9 @@ class MemoryLockDriver(LockDriver):
         for state in states:
             if not kept:  # a waiter that lost its place in one queue loses all, or two could wait for each other
                 state.queue.leave(request.token)
-            state.queue.enqueue(request.token, request.waiter, now_ms, until_ms)
-            if len(state.grants) < request.permits and not request.fair:
+            state.queue.enqueue(request.token, request.waiter, now_ms, until_ms, counts=len(states) == 1)
+            free = len(state.grants) < request.permits
+            if free and not request.fair and state.yields_until(request, now_ms) is None:
                 # This name is free, but not the others: another waiter may want only this one.
                 state.queue.wake(self._store.publish, now_ms, after=request.token)
 

@@ -54,5 +54,12 @@ class LockState(msgspec.Struct, gc=False):
             others = [grant.ends_ms for token, grant in self.grants.items() if token != request.token]
             if len(others) >= request.permits:
                 return min(others)
-        first = self.queue.first_alive(now_ms) if request.fair else None
-        return None if first is None or first == request.token else self.queue.waiters[first].alive_ms
+        return self.yields_until(request, now_ms) if self.queue.waiters else None
+
+    def yields_until(self, request: LockRequest, now_ms: int) -> int | None:
+        """Return until when the first waiter goes before a request; None if it doesn't."""
+        first = self.queue.first_alive(now_ms)
+        if first is None or first == request.token:
+            return None
+        waiter = self.queue.waiters[first]
+        return waiter.alive_ms if request.fair else waiter.reserved_until(now_ms)

@@ -1,7 +1,7 @@
 """The wait queue of a lock or of a limiter's key, in memory."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 import msgspec
@@ -9,19 +9,49 @@ import msgspec
 from ailf.checks import to_ms
 from ailf.driver import WaiterInfo
 
-__all__ = ["Publish", "QueuedWaiter", "WaitQueue"]
+__all__ = ["RESERVED_MS", "WAKES", "Publish", "QueuedWaiter", "WaitQueue"]
 
 Publish: TypeAlias = Callable[[str, bytes], int]
 """Publishes a body on a channel of the store and returns the number of listeners that received it."""
 
 
+WAKES: Final = 3
+"""The number of wake-ups without a grant after which a waiter is overtaken no more (L19)."""
+
+RESERVED_MS: Final = 1000
+"""How long a lock is reserved for such a waiter."""
+
+
 @attrs.define
 class QueuedWaiter:
-    """A waiter in the queue: the channel that wakes it, until when it counts as alive, and when it tries by itself."""
+    """A waiter in the queue.
+
+    Attributes:
+        channel: The channel that wakes it.
+        alive_ms: Until when it counts as alive.
+        rechecks_ms: When it tries by itself.
+        counts: Whether its wake-ups count.
+        wakes: The number of wake-ups that have counted.
+        reserved_ms: Until when what it waits for is reserved for it; 0 before the last wake-up that counts.
+    """
 
     channel: str
     alive_ms: int
     rechecks_ms: int
+    counts: bool
+    wakes: int = 0
+    reserved_ms: int = 0
+
+    def count_wake(self, now_ms: int) -> None:
+        """Note that it was woken."""
+        if self.counts and self.wakes < WAKES:
+            self.wakes += 1
+            if self.wakes == WAKES:
+                self.reserved_ms = now_ms + RESERVED_MS
+
+    def reserved_until(self, now_ms: int) -> int | None:
+        """Return until when what it waits for is reserved for it; None if it isn't."""
+        return self.reserved_ms if now_ms < self.reserved_ms <= now_ms + RESERVED_MS else None
 
 
 class WaitQueue(msgspec.Struct, gc=False):
@@ -53,11 +83,18 @@ class WaitQueue(msgspec.Struct, gc=False):
             del self.waiters[token]
         return None
 
-    def enqueue(self, token: str, waiter: WaiterInfo, now_ms: int, rechecks_ms: int) -> None:
-        """Put a waiter at the end; a live one that is in the queue already keeps its place."""
+    def enqueue(self, token: str, waiter: WaiterInfo, now_ms: int, rechecks_ms: int, *, counts: bool = False) -> None:
+        """Put a waiter at the end; a live one that is in the queue already keeps its place.
+
+        It also keeps the count of its wake-ups, unless its reservation is over.
+        """
         if not self.alive(token, now_ms):
             self.waiters.pop(token, None)
-        self.waiters[token] = QueuedWaiter(waiter.channel, now_ms + to_ms(waiter.lease), rechecks_ms)
+        queued = QueuedWaiter(waiter.channel, now_ms + to_ms(waiter.lease), rechecks_ms, counts)
+        kept = self.waiters.get(token)
+        if kept is not None and counts and (kept.wakes < WAKES or kept.reserved_until(now_ms) is not None):
+            queued.wakes, queued.reserved_ms = kept.wakes, kept.reserved_ms
+        self.waiters[token] = queued
 
     def leave(self, token: str) -> None:
         """Remove a waiter."""
@@ -72,6 +109,7 @@ class WaitQueue(msgspec.Struct, gc=False):
             if waiter.alive_ms <= now_ms:
                 dead.append(token)
             elif publish(waiter.channel, token.encode()):
+                waiter.count_wake(now_ms)
                 break
         for token in dead:
             del self.waiters[token]

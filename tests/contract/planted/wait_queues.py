@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
-from ailf_memory.state.wait_queue import Publish, WaitQueue
+from ailf_memory.state.wait_queue import RESERVED_MS, WAKES, Publish, WaitQueue
 from tests.contract.planted.base import caught_by
 from tests.contract.planted.locks import LockWithGrants
 
@@ -67,6 +67,51 @@ class PassesNoWakeUpOn(MemoryLockDriver):
     """A waiter that is woken and still denied, because it wants another lock too, doesn't wake the next one."""
 
     queue_class = _PassesNothingOn
+
+
+class _NeverCounts(WaitQueue):
+    """A wait queue that counts no wake-ups."""
+
+    def enqueue(self, *args: Any, counts: bool = False) -> None:
+        super().enqueue(*args)
+
+
+@caught_by("lock.test_lock.test_overtaking_is_bounded")
+class LetsWaitersStarve(MemoryLockDriver):
+    """A waiter may be overtaken for ever."""
+
+    queue_class = _NeverCounts
+
+
+class _RenewsReservations(WaitQueue):
+    """A wait queue that reserves the lock each time that it wakes a waiter that has a turn."""
+
+    def wake(self, publish: Publish, now_ms: int, after: str | None = None) -> None:
+        super().wake(publish, now_ms, after)
+        for waiter in self.waiters.values():
+            if waiter.wakes == WAKES:
+                waiter.reserved_ms = now_ms + RESERVED_MS
+
+
+@caught_by("lock.test_lock.test_a_reservation_ends")
+class ReservesForSilentWaiters(MemoryLockDriver):
+    """A waiter that never comes keeps the lock free, for a second after each release."""
+
+    queue_class = _RenewsReservations
+
+
+class _AlwaysCounts(WaitQueue):
+    """A wait queue that counts all wake-ups."""
+
+    def enqueue(self, *args: Any, counts: bool = False) -> None:
+        super().enqueue(*args, counts=True)
+
+
+@caught_by("lock.test_lock.test_a_wait_for_several_names_reserves_nothing")
+class ReservesOneOfSeveralLocks(MemoryLockDriver):
+    """A lock is reserved for a waiter that waits for another one too."""
+
+    queue_class = _AlwaysCounts
 
 
 @caught_by("lock.test_lock.test_no_barging")
