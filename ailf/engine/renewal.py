@@ -33,6 +33,8 @@ log = logging.getLogger("ailf.renewal")
 MARGIN = 0.05
 """The share of a lease by which this process marks it lost before the backend does."""
 
+NEVER = float("inf")
+
 MIN_INTERVAL = 0.05
 """The least number of seconds between two checks of the leases."""
 
@@ -106,7 +108,7 @@ class RenewedLease(ABC):
         self.lease = lease
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
-        self.limit = float("inf")
+        self.limit = NEVER
         self.revoked = False
         self.on_lost: Callable[[], None] | None = None
         self.now = now

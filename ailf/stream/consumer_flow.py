@@ -4,7 +4,6 @@ Callers wait on the local buffer, never on the backend. A cancelled caller leave
 to the next caller or, on close, back to the group (S6).
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -12,7 +11,7 @@ import secrets
 import socket
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
@@ -31,6 +30,9 @@ __all__ = ["ConsumerFlow"]
 log = logging.getLogger("ailf.stream")
 
 NUMBERS = (int, float)
+
+INLINE = 50
+"""The most fetches in a row without a turn of the event loop: a caller that always finds messages stops no other."""
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -61,10 +63,14 @@ class ConsumerFlow:
         self._liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
+        self._interval = group.options.fetch_interval
         self._position: Any = None
         self._fetch_at = 0.0
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
+        # The steps of a backend in this process don't wait; on_event is the user's, and may.
+        self._fetches_inline = group.engine.in_loop and group.options.on_event is None
+        self._inline = 0
         group.engine.track(self)
         weakref.finalize(self, _stop_renewing, group.engine.renewer, self._leases).atexit = False
 
@@ -94,21 +100,26 @@ class ConsumerFlow:
                 if engine.home != engine.here():
                     engine.check_open()
                 if timeout == 0:  # even while a wait is under way: a wait sees less than a fetch
-                    await self._fetching.run(self._fetch)
+                    await self._fetch_now()
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
                     return await self._finish_wait()
                 begin = now()
                 try:
-                    await self._callers.wait_for_item(
-                        functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
-                    )
+                    await self._find_item(left)
                 except AWAY as error:
                     self.record_failure(error)
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
             self._callers.wake()
+
+    def _find_item(self, left: float | None) -> Coroutine[Any, Any, None]:
+        """Fetch, or wait for `left` seconds at most; there may be no item afterwards."""
+        if self._fetches_inline and self._fetch_is_due():
+            return self._fetch_now()
+        longest = SLICE if left is None else min(SLICE, left)
+        return self._callers.wait_for_item(functools.partial(self._fill, longest), left)
 
     async def _finish_wait(self) -> DeliveryState | None:
         """Return the message that is available at the end of a wait, or None."""
@@ -131,9 +142,7 @@ class ConsumerFlow:
             if left is not None and left <= 0:
                 raise error
             try:
-                return await self._callers.wait_for_item(
-                    functools.partial(self._fill, SLICE if left is None else min(SLICE, left)), left
-                )
+                return await self._find_item(left)
             except AWAY as latest:
                 self.record_failure(latest)
                 error = latest
@@ -150,11 +159,13 @@ class ConsumerFlow:
     async def _buffered(self) -> DeliveryState | None:
         """Return the next message of the buffer whose lease still holds, or None."""
         while self._buffer:
-            with contextlib.suppress(IndexError):  # another thread took it
+            try:
                 state = self._buffer.popleft()
-                if not state.lease.lost:
-                    return state
-                await state.lose()
+            except IndexError:  # another thread took it
+                continue
+            if not state.lease.lost:
+                return state
+            await state.lose()
         return None
 
     async def _fill(self, max_wait: float) -> None:
@@ -165,16 +176,30 @@ class ConsumerFlow:
         now = self.group.engine.runtime.lease_now()
         if not self._opened:  # alone: each caller checks its own deadline between two requests
             await self.open(0.0)
-        elif self._position is None or now >= self._fetch_at:
+        elif self._fetch_is_due():
             await self._fetching.run_inline(self._fetch)
         elif not (self._buffer or self.stopping.is_set()):
             await self._wait(min(max_wait, self._fetch_at - now))
+
+    def _fetch_is_due(self) -> bool:
+        """Tell whether to fetch, not wait: the last fetch found something, or it was long ago."""
+        return self._position is None or self.group.engine.runtime.lease_now() >= self._fetch_at
+
+    async def _fetch_now(self) -> None:
+        """Fetch; if the backend is in this process, then without a turn of the event loop, save now and then."""
+        if self._fetches_inline and self._inline < INLINE:
+            self._inline += 1
+            await self._fetching.run_inline(self._fetch)
+        else:
+            self._inline = 0
+            await self._fetching.run(self._fetch)
 
     async def _fetch(self) -> None:
         """Fetch, and set when to fetch again: a wait doesn't see entries that come due, nor leases that end."""
         if self._buffer or self.stopping.is_set():
             return
-        await self.open(0.0)
+        if not self._opened:
+            await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         self._position = None
         fetched = await self.group.fetch(self.name, self._prefetch)
@@ -182,11 +207,12 @@ class ConsumerFlow:
         if self._failing:
             self._record_success()
         self._position = fetched.position
-        interval = self.group.options.fetch_interval
-        self._fetch_at = since + (interval if fetched.next_due is None else min(interval, max(fetched.next_due, 0.001)))
+        interval, due = self._interval, fetched.next_due
+        self._fetch_at = since + (interval if due is None or due > interval else max(due, 0.001))
         if fetched.claims:
             await self._unpack(fetched.claims, since)
-        await self.group.announce(fetched)
+        if fetched.dead or fetched.reset:
+            await self.group.announce(fetched)
 
     async def _wait(self, longest: float) -> None:
         """Wait on the backend for new entries; the next `_fill` fetches them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import attrs
+import msgspec
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
@@ -51,8 +52,7 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield first, first + len(rest) + 1
 
 
-@attrs.frozen
-class TrimScan:
+class TrimScan(msgspec.Struct, frozen=True):
     """The result of a scan for entries to remove.
 
     Attributes:
@@ -179,7 +179,7 @@ class StreamState(Entries):
         """Return the number of entries that all groups have read; they are the first ones."""
         if not self.groups:
             return len(self.keys) if retention.keep_settled else 0
-        return self.after(min(group.position for group in self.groups.values()))
+        return self.after(min([group.position for group in self.groups.values()]))
 
     def _resume(self, first: Key, start: Key | None) -> Key:
         """Return the key after which to continue behind the first unsettled entry; FIRST for right behind it."""

@@ -24,18 +24,18 @@ T = TypeVar("T")
 PACKAGES: Final = tuple(str(Path(each.__file__ or "").parent) for each in (ailf, ailf_memory, ailf_redis))
 
 CALLS: Final = {
-    ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 80},
-    ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 35, "message": 112},
-    ("memory", "blocking"): {"add": 18, "publish": 16, "decision": 13, "message": 75},
-    ("memory", "asyncio"): {"add": 17, "publish": 15, "decision": 12, "message": 101},
+    ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 75},
+    ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 35, "message": 106},
+    ("memory", "blocking"): {"add": 17, "publish": 16, "decision": 13, "message": 61},
+    ("memory", "asyncio"): {"add": 16, "publish": 15, "decision": 12, "message": 65},
 }
 """Python calls of one operation."""
 
 HANDLED: Final = {
-    ("redis", "blocking"): 95,
-    ("redis", "asyncio"): 150,
-    ("memory", "blocking"): 90,
-    ("memory", "asyncio"): 136,
+    ("redis", "blocking"): 92,
+    ("redis", "asyncio"): 139,
+    ("memory", "blocking"): 78,
+    ("memory", "asyncio"): 83,
 }
 """Python calls of a worker for one message: fetch, handle, ack."""
 
