@@ -117,13 +117,14 @@ class PipelinedConnection(ReplyProtocol):
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         try:
-            if not self._out:
+            alone = not self._queue
+            if not self._out and not alone:
                 self.loop.call_soon(self._flush)
             if self._timer is None:
                 self._timer = self.loop.call_later(self._timeout, self._check_deadlines)
             self._out.append(data)
             self._queue.append((future, count, read, self._sent, entries))
-            if len(self._out) >= self.WRITE_BATCH:
+            if alone or len(self._out) >= self.WRITE_BATCH:
                 self._flush()
         except BaseException as error:  # Ctrl-C: the requests to be written and the pending ones may differ by one
             future.cancel()

@@ -25,7 +25,7 @@ PACKAGES: Final = tuple(str(Path(each.__file__ or "").parent) for each in (ailf,
 
 CALLS: Final = {
     ("redis", "blocking"): {"add": 25, "publish": 28, "decision": 28, "message": 75},
-    ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 35, "message": 106},
+    ("redis", "asyncio"): {"add": 21, "publish": 24, "decision": 30, "message": 101},
     ("memory", "blocking"): {"add": 17, "publish": 16, "decision": 13, "message": 61},
     ("memory", "asyncio"): {"add": 16, "publish": 15, "decision": 12, "message": 65},
 }
