@@ -1,19 +1,26 @@
 """The driver of locks in memory. Each step is one transition of `LockState`, under the store's lock."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ailf.checks import to_ms
 from ailf.driver import Denied, Granted, LockDriver, LockRequest
 from ailf.values import LockHolder, LockInfo
 from ailf_memory.state.lock import GrantState, LockState
 from ailf_memory.state.wait_queue import WaitQueue
-from ailf_memory.store import StoreHandle, sweep
+from ailf_memory.store import StoreHandle
 
 __all__ = ["MemoryLockDriver"]
 
 
 class MemoryLockDriver(LockDriver):
-    """Locks and semaphores in memory."""
+    """Locks and semaphores in memory.
+
+    Attributes:
+        queue_class: The class of the wait queues of new locks.
+    """
+
+    queue_class: ClassVar[type[WaitQueue]] = WaitQueue
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
@@ -21,10 +28,15 @@ class MemoryLockDriver(LockDriver):
 
     def _state(self, name: str) -> LockState:
         state = self._store.locks.get(name)
-        if state is None:
-            sweep(self._store.locks, self._now())
-            state = self._store.locks[name] = LockState(WaitQueue(self._store.publish))
-        return state
+        return self._store.locks.add(name, LockState(self.queue_class())) if state is None else state
+
+    def _states(self, names: Sequence[str], now_ms: int) -> list[LockState]:
+        """Return the states of names. Idle states are removed before, as these may be among them."""
+        locks = self._store.locks
+        for name in names:
+            if name not in locks:
+                locks.sweep(now_ms)
+        return [self._state(name) for name in names]
 
     def _now(self) -> int:
         if self._handle.closed:
@@ -34,7 +46,7 @@ class MemoryLockDriver(LockDriver):
     async def acquire(self, request: LockRequest) -> Granted | Denied:
         with self._store.lock:
             now_ms = self._now()
-            states = [self._state(name) for name in request.names]
+            states = self._states(request.names, now_ms)
             held, blocked = [], []
             for state in states:
                 if (grant := state.grant_of(request.token, now_ms)) is not None:
@@ -62,9 +74,10 @@ class MemoryLockDriver(LockDriver):
                 continue
             state.queue.leave(request.token)
             if len(state.grants) < request.permits:  # there is a permit for the next waiter
-                state.queue.wake(now_ms)
+                state.queue.wake(self._store.publish, now_ms)
             else:
-                state.queue.wake_if_earlier(min([grant.ends_ms for grant in state.grants.values()]), now_ms)
+                first_ends_ms = min([grant.ends_ms for grant in state.grants.values()])
+                state.queue.wake_if_earlier(self._store.publish, first_ends_ms, now_ms)
         return fence
 
     def _enqueue(self, request: LockRequest, states: Sequence[LockState], now_ms: int, until_ms: int) -> None:
@@ -74,10 +87,11 @@ class MemoryLockDriver(LockDriver):
         for state in states:
             if not kept:  # a waiter that lost its place in one queue loses all, or two could wait for each other
                 state.queue.leave(request.token)
-            state.queue.enqueue(request.token, request.waiter, now_ms, until_ms)
-            if len(state.grants) < request.permits and not request.fair:
+            state.queue.enqueue(request.token, request.waiter, now_ms, until_ms, counts=len(states) == 1)
+            free = len(state.grants) < request.permits
+            if free and not request.fair and state.yields_until(request, now_ms) is None:
                 # This name is free, but not the others: another waiter may want only this one.
-                state.queue.wake(now_ms, after=request.token)
+                state.queue.wake(self._store.publish, now_ms, after=request.token)
 
     async def extend(self, requests: Sequence[LockRequest]) -> list[bool]:
         with self._store.lock:
@@ -109,13 +123,13 @@ class MemoryLockDriver(LockDriver):
             first = state.queue.first_alive(now_ms)
             state.queue.leave(token)
             if unexpired or first == token:
-                state.queue.wake(now_ms)
+                state.queue.wake(self._store.publish, now_ms)
         return unexpired
 
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
             now_ms = self._now()
-            state = self._store.locks.get(name) or LockState(WaitQueue(self._store.publish))
+            state = self._store.locks.get(name) or LockState(self.queue_class())
             held = sorted(
                 (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
             )

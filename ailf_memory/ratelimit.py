@@ -10,7 +10,7 @@ from ailf.limits.decide import JointDecision
 from ailf.values import LimitState
 from ailf_memory.state.ratelimit import LimiterState, algorithms_of
 from ailf_memory.state.wait_queue import WaitQueue
-from ailf_memory.store import StoreHandle, sweep
+from ailf_memory.store import StoreHandle
 
 __all__ = ["MemoryRateLimiterDriver"]
 
@@ -34,8 +34,8 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         limiters = self._store.limiters
         state = limiters.get(limiter_key)
         if state is None:
-            sweep(limiters, now_ms)
-            state = limiters[limiter_key] = LimiterState(WaitQueue(self._store.publish))
+            limiters.sweep(now_ms)
+            state = limiters.add(limiter_key, LimiterState(WaitQueue()))
         return state
 
     async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> list[LimitResult]:
@@ -56,10 +56,9 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             result = state.take(algorithms, request.costs, now_ms)
             if result is not None:
                 return result
-        states = state.states if state is not None else {}
         first = state.queue.first_alive(now_ms) if state is not None and any(request.costs) else None
         charges = [
-            (algorithm, states.get(key, ()), cost)
+            (algorithm, () if state is None else state.state_of(key), cost)
             for (key, algorithm), cost in zip(algorithms, request.costs, strict=True)
         ]
         max_wait = to_ms(request.max_wait) if first is None or first == request.token else -1
@@ -70,7 +69,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         ):
             if after is not before:
                 state = state or self._state(request.limiter_key, now_ms)
-                state.put(key, algorithm, after)
+                state.put(algorithms, key, after, now_ms)
             left = max(0, algorithm.ends(after) - now_ms)
             levels.append(LimitState(algorithm.remaining(after, now_ms), _seconds(wait), left / 1000))
         wait = joint.wait
@@ -83,7 +82,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         queue = self._state(request.limiter_key, now_ms).queue
         if joint.allowed and first is not None:
             queue.leave(request.token)
-            queue.wake(now_ms)
+            queue.wake(self._store.publish, now_ms)
         wait = joint.wait
         if joint.allowed or wait is None:
             return wait
@@ -102,16 +101,16 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             state = self._store.limiters.get(limiter_key)
             algorithms = algorithms_of(tuple((each.name, each.limit) for each in charges))
             for (key, algorithm), each in zip(algorithms, charges, strict=True):
-                before = state.states.get(key, ()) if state is not None else ()
+                before = () if state is None else state.state_of(key)
                 after = algorithm.true_up(before, now_ms, token, each.receipt, each.cost, each.actual)
                 if after != before:
                     state = state or self._state(limiter_key, now_ms)
-                    state.put(key, algorithm, after)
+                    state.put(algorithms, key, after, now_ms)
             if state is not None:
                 freed = state.queue.first_alive(now_ms) == token or any(each.actual < each.cost for each in charges)
                 state.queue.leave(token)
                 if freed:
-                    state.queue.wake(now_ms)
+                    state.queue.wake(self._store.publish, now_ms)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
         with self._store.lock:
@@ -123,23 +122,24 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         if state is None:
             return False
         algorithms = algorithms_of(lease.limits)
-        extended = [each.extend(state.states.get(key, ()), now_ms, lease.token) for key, each in algorithms]
+        extended = [each.extend(state.state_of(key), now_ms, lease.token) for key, each in algorithms]
         if None in extended:
             return False
-        for (key, algorithm), after in zip(algorithms, extended, strict=True):
-            state.put(key, algorithm, after)
+        for (key, _), after in zip(algorithms, extended, strict=True):
+            state.put(algorithms, key, after, now_ms)
         return True
 
     async def observe(self, limiter_key: LimiterKey, observation: Observation) -> None:
         with self._store.lock:
             now_ms = self._now()
-            ((key, algorithm),) = algorithms_of(((observation.name, observation.limit),))
+            algorithms = algorithms_of(((observation.name, observation.limit),))
+            ((key, algorithm),) = algorithms
             state = self._store.limiters.get(limiter_key)
-            before = state.states.get(key, ()) if state is not None else ()
+            before = () if state is None else state.state_of(key)
             reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
             after = algorithm.observe(before, now_ms, observation.remaining, reset_ms, pause_ms)
             if after != before:
-                (state or self._state(limiter_key, now_ms)).put(key, algorithm, after)
+                (state or self._state(limiter_key, now_ms)).put(algorithms, key, after, now_ms)
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         with self._store.lock:
@@ -147,8 +147,8 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             state = self._store.limiters.get(limiter_key)
             if state is not None:
                 for key, _ in algorithms_of(limits):
-                    state.states.pop(key, None)
-                state.queue.wake(now_ms)
+                    state.stored.pop(key, None)
+                state.queue.wake(self._store.publish, now_ms)
 
 
 def _seconds(wait_ms: int | None) -> float | None:

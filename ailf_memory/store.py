@@ -1,8 +1,9 @@
 """The store of memory backends, in place of a server. Every step runs under the lock of the store."""
 
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from ailf.driver import LimiterKey
 from ailf.driver.backend import Revocable
@@ -13,9 +14,7 @@ from ailf_memory.state.lock import LockState
 from ailf_memory.state.ratelimit import LimiterState
 from ailf_memory.state.stream import StreamState
 
-__all__ = ["MemoryStore", "StoreHandle", "sweep"]
-
-SWEEP = 1024
+__all__ = ["MemoryStore", "StoreHandle", "SweptStates"]
 
 
 class SweepableState(Protocol):
@@ -28,12 +27,36 @@ class SweepableState(Protocol):
 K = TypeVar("K")
 V = TypeVar("V", bound=SweepableState)
 
+CHECKED: Final = 2
+"""The number of states that are checked for each one that is added: more than one, so that a check reaches them all."""
 
-def sweep(states: dict[K, V], now_ms: int) -> None:
-    """Remove idle states before one is added, each time the number of states reaches a multiple of ``SWEEP``."""
-    if len(states) % SWEEP == SWEEP - 1:
-        for name in [each for each, state in states.items() if state.idle(now_ms)]:
-            del states[name]
+
+class SweptStates(dict[K, V]):
+    """States by name, of which the idle ones are removed: two are checked, in turn, for each one that is added.
+
+    Ctrl-C may come between any two steps. It may leave a name in the turn that has no state, or is there twice.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn: deque[K] = deque()  # the names, the one that was checked longest ago first
+
+    def sweep(self, now_ms: int) -> None:
+        """Check the next states and remove the idle ones, before one is added and while none is in use."""
+        for _ in range(min(CHECKED, len(self._turn))):
+            name = self._turn[0]
+            state = self.get(name)
+            if state is not None and not state.idle(now_ms):
+                self._turn.rotate(-1)
+                continue
+            self.pop(name, None)
+            self._turn.popleft()
+
+    def add(self, name: K, state: V) -> V:
+        """Add the state of a missing name and return it."""
+        self._turn.append(name)
+        self[name] = state
+        return state
 
 
 class StoreListener(Protocol):
@@ -76,8 +99,8 @@ class MemoryStore:
         self.clock = clock or SystemClock()
         self.lock = self.clock.step_lock()
         self.streams: dict[str, StreamState] = {}
-        self.locks: dict[str, LockState] = {}
-        self.limiters: dict[LimiterKey, LimiterState] = {}
+        self.locks: SweptStates[str, LockState] = SweptStates()
+        self.limiters: SweptStates[LimiterKey, LimiterState] = SweptStates()
         self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
         self.version = 0
@@ -113,7 +136,7 @@ class MemoryStore:
         with self.lock:
             queues = [each.queue for each in self.locks.values()] + [each.queue for each in self.limiters.values()]
             for queue in queues:
-                queue.wake_all()
+                queue.wake_all(self.publish)
 
     def break_subscriptions(self, reason: str = "broken by a test") -> None:
         """Interrupt every subscription, as a lost connection would. Each comes back by itself and yields a `Gap`.

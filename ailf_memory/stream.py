@@ -32,7 +32,8 @@ class MemoryStreamDriver(StreamDriver):
 
     def _state(self, stream: str) -> StreamState:
         """Return the state of a stream, and make it if it is missing."""
-        self._handle.check_open()
+        if self._handle.closed:
+            self._handle.check_open()
         state = self._store.streams.get(stream)
         if state is None:
             state = self._store.streams[stream] = StreamState(self.group_class)
@@ -176,13 +177,16 @@ class MemoryStreamDriver(StreamDriver):
         waiting: Waiting | None = None,  # noqa: ARG002 - every change notifies all waiters
     ) -> Fetched:
         with self._store.lock:
-            state = self._group(stream, group)
-            fetched = (state or self._state(stream).open(group)).fetch(
-                consumer, count, until_ms=self._after(lease), alive_ms=self._after(alive),
-                max_deliveries=max_deliveries, now_ms=self._now(),
+            its, now_ms = self._state(stream), self._now()
+            state = its.groups.get(group)
+            fetched = (state or its.open(group)).fetch(
+                consumer, count, until_ms=now_ms + to_ms(lease), alive_ms=now_ms + to_ms(alive),
+                max_deliveries=max_deliveries, now_ms=now_ms,
             )  # fmt: skip
             if fetched.next_due == 0:  # this step ended early, or made more entries due than it leased
                 self._changed()
+            if state is not None and (fetched.claims or fetched.dead):
+                return fetched
             more = fetched.claims or fetched.dead or fetched.next_due == 0
             return replace(fetched, position=None if more else self._store.version, reset=state is None)
 

@@ -175,7 +175,6 @@ INSPECT = _load("lock/inspect", "clock", "wait_queue", "lock")
 BREAK = _load("lock/break", "clock", "wait_queue", "lock")
 
 _LIMITS = (
-    "clock",
     "wait_queue",
     "limit",
     "ratelimit/token_bucket",
@@ -183,8 +182,8 @@ _LIMITS = (
     "ratelimit/sliding_window",
     "ratelimit/concurrency",
 )
-DECIDE = _load("ratelimit/decide", *_LIMITS)
-SETTLE_CHARGES = _load("ratelimit/settle", "relief", *_LIMITS)
-OBSERVE = _load("ratelimit/observe", "relief", *_LIMITS)
+DECIDE = _load("ratelimit/decide", "clock", "ratelimit/take", *_LIMITS)
+SETTLE_CHARGES = _load("ratelimit/settle", "relief", "clock", *_LIMITS)
+OBSERVE = _load("ratelimit/observe", "relief", "clock", *_LIMITS)
 RESET = _load("ratelimit/reset", "clock", "wait_queue", "limit")
 EXTEND_SLOTS = _load("ratelimit/extend", "clock")

@@ -75,6 +75,8 @@ class LockDriver(ABC):
         """Grant the names if each has a permit left and, if ``fair``, no live waiter before the token; else deny.
 
         A token that has the grant already *must* get the same one, with the same fence; its ``ttl`` begins anew (L4).
+        A name that is reserved for a waiter is granted to no other token (L19).
+
         With a ``waiter``, a denied request *must* be put at the end of the wait queue of each name, or keep its place
         there. Without, a denied request *must* change nothing.
         """

@@ -26,7 +26,7 @@ Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 """The limits of a limiter with their names."""
 
 
-class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True):
+class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """One key of a limiter, whose limits are charged together.
 
     Attributes:

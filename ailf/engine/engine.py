@@ -106,6 +106,7 @@ class Engine:
         runtime: The driver's runtime.
         retry_for: Seconds for which a failed request is repeated.
         closed: Whether it was closed.
+        in_loop: Whether the requests are steps in the event loop itself: on asyncio, with a backend in this process.
         here: Returns the current process id or event loop; see `Runtime`.
         outages: Logs the backend's outages.
         renewer: Renews leases.
@@ -121,6 +122,7 @@ class Engine:
         check_count("max_payload", driver.max_payload)
         self.patience = 0.0
         self.closed = False
+        self.in_loop = self.runtime.flavour == "asyncio" and Capability.PROCESSES not in driver.capabilities
         self.here = self.runtime.here
         self.home: object = None
         self._thread = ""  # the name of the thread of `home`

@@ -10,6 +10,8 @@ from ailf.runtime.clock import SystemClock
 
 __all__ = ["MARGIN", "Liveness", "RenewedLease", "enumerated"]
 
+NEVER = float("inf")
+
 MARGIN = 0.05
 """The share of a lease by which this process marks it lost before the backend does."""
 
@@ -86,7 +88,7 @@ class RenewedLease(ABC):
         self.lease = lease
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
-        self.limit = float("inf")
+        self.limit = NEVER
         self.revoked = False
         self.on_lost: Callable[[], None] | None = None
         self.now = now

@@ -94,25 +94,41 @@ class _Call:
     Attributes:
         loop: The event loop in which it runs.
         task: Its task, where it has one of its own; the reference keeps the task alive.
-        over: Set when it has ended.
     """
+
+    __slots__ = ("_ended", "_error", "_over", "loop", "task")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None
-        self.over = LoopEvent()
+        self._ended = False
+        self._over: LoopEvent | None = None  # made for the first caller that waits
         self._error: BaseException | None = None
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, for `timeout` seconds at most; return whether it has."""
+        if not self._ended:
+            if self._over is None:
+                self._over = LoopEvent()
+            await self._over.wait(timeout)
+        return self._ended
 
     def end(self, error: BaseException | None) -> None:
         """Record the outcome and wake every caller; only the first call counts."""
-        if not self.over.is_set():
-            self._error = error
-            self.over.set()
+        if not self._ended:
+            self._ended, self._error = True, error
+            if self._over is not None:
+                self._over.set()
 
     def check(self) -> None:
         """Raise the exception that it ended with, if any."""
         if self._error is not None:
             raise self._error
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether it ended because the caller in whose task it ran was cancelled."""
+        return self.task is None and isinstance(self._error, asyncio.CancelledError)
 
 
 class LoopSingleFlight(SingleFlight):
@@ -134,17 +150,27 @@ class LoopSingleFlight(SingleFlight):
             call.task.add_done_callback(functools.partial(self._ended, call))
             if timeout is not None and timeout <= 0:  # a caller without time to wait still waits for its own run
                 timeout = None
-        if await call.over.wait(timeout):
+        if await call.wait(timeout):
+            if call.was_cancelled:
+                return await self.run(flow, timeout)
             call.check()
+        return None
 
     async def run_inline(self, flow: Flow) -> None:
         call = self._under_way()
-        if call is None:
-            call = self._call = _Call()
-            await self._run_inline(call, flow)
-        else:
-            await call.over.wait()
-        call.check()
+        while call is not None:
+            await call.wait()
+            if not call.was_cancelled:
+                return call.check()
+            call = self._under_way()
+        call = self._call = _Call()
+        try:
+            await flow()
+        except BaseException as error:
+            self._finish(call, error)
+            raise
+        self._finish(call, None)
+        return None
 
     async def _run_inline(self, call: _Call, flow: Flow) -> None:
         try:
@@ -167,7 +193,7 @@ class LoopSingleFlight(SingleFlight):
 
     async def wait_idle(self, timeout: float) -> bool:
         call = self._under_way()
-        return call is None or await call.over.wait(timeout)
+        return call is None or await call.wait(timeout)
 
 
 log = logging.getLogger("ailf")

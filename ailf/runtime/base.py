@@ -59,7 +59,7 @@ class SingleFlight(ABC):
     async def run_inline(self, flow: Flow) -> None:
         """Like `run`, but run the flow in the caller's task.
 
-        Only for callers that are never cancelled, that is, inside another flight.
+        If this caller is cancelled meanwhile, so is the flow, and one of the callers that wait for it runs it anew.
         """
 
     @abstractmethod

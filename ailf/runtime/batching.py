@@ -1,13 +1,18 @@
 """Batching: the calls that tasks make in one iteration of the event loop share one request.
 
+A call that comes while no other is under way doesn't wait for the iteration's end, but makes its request itself; the
+calls that come meanwhile share one. So a single caller pays no task and no iteration, and of many callers one request
+more is made than there are batches.
+
 Threads have no such iterations, and a backend in the same process has no round trip to save. There each call is a
 request of its own.
 """
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
 
 from ailf.errors import OutcomeUnknownError
 from ailf.runtime.aio import start_task
@@ -87,11 +92,28 @@ class _LoopBatcher(Batcher[X, Y]):
         self._waiting: list[tuple[X, asyncio.Future[Y] | Callback[Y]]] = []
         self._next: asyncio.Task[None] | None = None  # sends what waits, in the next iteration
         self._running: set[asyncio.Task[None]] = set()
+        self._alone: weakref.ref[Coroutine[Any, Any, Y]] | None = None  # that of a caller that makes its request itself
 
     def do(self, item: X) -> Awaitable[Y]:
+        # A cancelled caller cancels its own request, so one whose result must not be lost doesn't make it itself.
+        if self._unclaimed is None and not self._running and (self._alone is None or self._alone() is None):
+            alone = self._do_alone(item)
+            self._alone = weakref.ref(alone)
+            return alone
         future: asyncio.Future[Y] = asyncio.Future()
         self._queue(item, future)
         return future
+
+    async def _do_alone(self, item: X) -> Y:
+        try:
+            if self._loop is not (loop := asyncio.get_running_loop()):
+                self._move(loop)
+            (result,) = await self._work([item])
+        finally:
+            self._alone = None
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def post(self, item: X, then: Callback[Y]) -> None:
         self._queue(item, then)
@@ -107,7 +129,7 @@ class _LoopBatcher(Batcher[X, Y]):
     def _move(self, loop: asyncio.AbstractEventLoop) -> None:
         """Continue in another event loop. The old one has ended, so no caller waits for its items."""
         self._check_loop()
-        self._loop, self._waiting, self._next = loop, [], None
+        self._loop, self._waiting, self._next, self._running = loop, [], None, set()
 
     def _start(self) -> None:
         self._next = task = start_task(self._run())

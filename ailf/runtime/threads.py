@@ -3,13 +3,13 @@
 import contextlib
 import inspect
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ailf.errors import InvalidArgumentError
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task, run
+from ailf.runtime.process import process_id
 from ailf.runtime.user_code import check_callable, check_result, is_one_of, name_of
 from ailf.safe_text import log_failure
 
@@ -86,7 +86,7 @@ class ThreadRuntime(Runtime):
 
     flavour = "blocking"
     uses_caller = True
-    here = staticmethod(os.getpid)
+    here = staticmethod(process_id)
 
     def _event(self) -> Event:
         return ThreadEvent()

@@ -5,7 +5,6 @@ to the next caller or, on close, back to the group (S6). The consumers of one gr
 the backend (`GroupWait`).
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -13,7 +12,8 @@ import secrets
 import socket
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Fetched, Outcome, Settlement, Waiting
@@ -22,6 +22,7 @@ from ailf.engine.engine import LEAVING
 from ailf.engine.renewal import Renewer
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
+from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
@@ -36,6 +37,9 @@ NUMBERS = (int, float)
 
 MANY = 1_000_000
 """The number of callers of the other consumers, if any waits in line."""
+
+INLINE = 50
+"""The most fetches in a row without a turn of the event loop: a caller that always finds messages stops no other."""
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -73,6 +77,9 @@ class ConsumerFlow:
         self._until: float | None = None
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
+        # The steps of a backend in this process don't wait; on_event is the user's, and may.
+        self._fetches_inline = group.engine.in_loop and group.options.on_event is None
+        self._inline = 0
         group.engine.track(self)
         weakref.finalize(self, _stop_renewing, group.engine.renewer, self.liveness.held).atexit = False
 
@@ -104,14 +111,14 @@ class ConsumerFlow:
                 if engine.home != engine.here():
                     engine.check_open()
                 if timeout == 0:  # even while a wait is under way: a wait sees less than a fetch
-                    await self._fetching.run(self._fetch)
+                    await self._fetch_now(self._fetch)
                     return await self._buffered()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
                     return await self._finish_wait()
                 begin = now()
                 try:
-                    await self._callers.wait_for_item(functools.partial(self._fill, until), left)
+                    await self._find_item(until, left)
                 except AWAY as error:
                     self.record_failure(error)
                     await self._repeat(error, begin, until)
@@ -184,6 +191,14 @@ class ConsumerFlow:
         for state in ended:
             await state.lose()
 
+    def _find_item(self, until: float | None, left: float | None) -> Coroutine[Any, Any, None]:
+        """Fetch, or wait until `until`, for `left` seconds at most; there may be no item afterwards."""
+        wait = self._wait
+        if self._fetches_inline and wait is not None and wait.more:
+            self._until = until
+            return self._fetch_now(self._fetch_in_wait)
+        return self._callers.wait_for_item(functools.partial(self._fill, until), left)
+
     async def _finish_wait(self) -> DeliveryState | None:
         """Return the message that is available at the end of a wait, or None."""
         runtime = self.group.engine.runtime
@@ -209,7 +224,7 @@ class ConsumerFlow:
             if left is not None and left <= 0:
                 raise error
             try:
-                return await self._callers.wait_for_item(functools.partial(self._fill, until), left)
+                return await self._find_item(until, left)
             except AWAY as latest:
                 self.record_failure(latest)
                 error = latest
@@ -226,11 +241,13 @@ class ConsumerFlow:
     async def _buffered(self) -> DeliveryState | None:
         """Return the next message of the buffer whose lease still holds, or None."""
         while self._buffer:
-            with contextlib.suppress(IndexError):  # another thread took it
+            try:
                 state = self._buffer.popleft()
-                if not state.lease.lost:
-                    return state
-                await state.lose()
+            except IndexError:  # another thread took it
+                continue
+            if not state.lease.lost:
+                return state
+            await state.lose()
         return None
 
     async def _fill(self, until: float | None) -> None:
@@ -300,6 +317,15 @@ class ConsumerFlow:
             await self.group.heartbeat([each.consumer for each in alike], alike[0].takeover)
             for each in alike:
                 each.confirm(now)
+
+    async def _fetch_now(self, fetch: Flow) -> None:
+        """Fetch; if the backend is in this process, then without a turn of the event loop, save now and then."""
+        if self._fetches_inline and self._inline < INLINE:
+            self._inline += 1
+            await self._fetching.run_inline(fetch)
+        else:
+            self._inline = 0
+            await self._fetching.run(fetch)
 
     async def _fetch(self) -> None:
         """Fetch once, for a caller that doesn't wait."""

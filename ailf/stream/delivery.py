@@ -119,7 +119,10 @@ class DeliveryState:
         """Settle the delivery, once, and return the outcome (S4)."""
         if self._settled_by(action):
             return self.outcome
-        settlement = await self.make_settlement(action, delay, error)
+        if action is Action.ACK and not self.lease.revoked:  # nearly every settlement; it needs no other argument
+            settlement = Settlement(self.claim.receipt, action)
+        else:
+            settlement = await self.make_settlement(action, delay, error)
         self.settling = True
         try:
             return await self.record_outcome(settlement, await self.consumer.group.settling.do(settlement))

@@ -94,9 +94,9 @@ class StreamFlow:
         return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
 
     def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
-        if self.retention is not None:
-            return self.add_many([data], options)
         drafts = [self.draft(data, options)]
+        if self.retention is not None:
+            return self._make_room(1, self.driver.add, drafts, again=False)
         return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
     async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:

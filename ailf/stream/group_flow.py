@@ -1,7 +1,7 @@
 """A group's calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -80,7 +80,8 @@ class GroupFlow:
 
     Attributes:
         retention: The retention that its stream object was given, or None.
-        settling: Settles deliveries; on asyncio those of one pass of the event loop go in one request.
+        settling: Settles deliveries; on asyncio those of one pass of the event loop go in one request, unless a request
+            is a step in the event loop itself.
         workers: The workers of this object that run in this process.
     """
 
@@ -102,9 +103,10 @@ class GroupFlow:
         self.options = options
         self.retention = retention
         self.workers: set[Stoppable] = set()
-        on_asyncio = engine.runtime.flavour == "asyncio"
+        self._fetching = f"fetch from {self}"
+        batched = engine.runtime.flavour == "asyncio" and not engine.in_loop
         self.settling: Batcher[Settlement, Outcome] = batcher(
-            self.settle_many, SETTLED_AT_ONCE, batched=on_asyncio, check_loop=engine.check_open
+            self.settle_many, SETTLED_AT_ONCE, batched=batched, check_loop=engine.check_open
         )
         if options.on_event is not None:
             engine.runtime.check_callable("on_event", options.on_event)
@@ -156,15 +158,14 @@ class GroupFlow:
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int, waiting: Waiting | None = None) -> Fetched:
+    def fetch(self, consumer: str, count: int, waiting: Waiting | None = None) -> Coroutine[Any, Any, Fetched]:
         """Fetch. A repetition does no harm: entries that a lost reply had leased come back when their leases end."""
         options = self.options
-        fetched: Fetched = await self._call(
-            "fetch from", self.driver.fetch, consumer, again=True, until=0.0,  # the callers repeat it
+        return self.engine.call(
+            self._fetching, self.driver.fetch, self.stream, self.name, consumer, again=True, until=0.0,  # they repeat
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
             waiting=waiting,
         )  # fmt: skip
-        return fetched
 
     async def heartbeat(self, consumers: Sequence[str], takeover: float) -> None:
         """Count these consumers, which hold no messages, as alive."""
@@ -187,18 +188,17 @@ class GroupFlow:
         After a lost reply the request is repeated once. A lease that still holds is then settled for certain. One that
         doesn't was either settled by the first request or had ended, and it can't be known which.
         """
-        what = f"settle {len(settlements)} message(s) of"
-        most = self.options.max_deliveries
-        outcomes: Sequence[Outcome | Exception]
-        until = self.engine.runtime.now() + self.engine.retry_for
+        engine, most = self.engine, self.options.max_deliveries
+        until = engine.runtime.now() + engine.retry_for
+        request = (self._describe_settling, self.driver.settle, self.stream, self.name, settlements)
         try:
-            outcomes = await self._call(what, self.driver.settle, settlements, again=False, max_deliveries=most)
+            return await engine.call(*request, again=False, max_deliveries=most)
         except OutcomeUnknownError as unknown:
-            second = await self._call(
-                what, self.driver.settle, settlements, again=True, until=until, max_deliveries=most
-            )
-            outcomes = [unknown if outcome is Outcome.LOST else outcome for outcome in second]
-        return outcomes
+            second = await engine.call(*request, again=True, until=until, max_deliveries=most)
+            return [unknown if outcome is Outcome.LOST else outcome for outcome in second]
+
+    def _describe_settling(self, _: str, __: str, settlements: Sequence[Settlement]) -> str:
+        return f"settle {len(settlements)} message(s) of {self}"
 
     async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
         """Emit `DeadLettered` if a settlement made a dead letter."""

@@ -11,6 +11,9 @@ __all__ = ["ALIVE", "ConsumerLiveness", "DeliveryLease"]
 ALIVE = 0.7
 """The share of `takeover` for which a heartbeat counts; in the rest other consumers find that none followed."""
 
+COUNTED = ALIVE * (1 - MARGIN)
+"""The share of `takeover` after a heartbeat from which a consumer counts itself as dead."""
+
 HEARTBEAT = 0.25
 """The share of `takeover` after which a consumer with leased messages gives its next heartbeat."""
 
@@ -47,16 +50,16 @@ class ConsumerLiveness(Liveness):
         """Record that the backend counted it as alive in reply to a request sent at `since`."""
         if self.now() >= self.ends:
             self.generation += 1
-        ends = since + self.takeover * ALIVE * (1 - MARGIN)
+        ends = since + self.takeover * COUNTED
         if ends > self.ends:  # noqa: PLR1730 - max would be a call for each fetch
             self.ends = ends
 
     def extend(self, since: float) -> None:
         """As `confirm`, for a consumer that was alive all the time: the generation stays."""
-        self.ends = max(self.ends, since + self.takeover * ALIVE * (1 - MARGIN))
+        self.ends = max(self.ends, since + self.takeover * COUNTED)
 
     def due(self) -> float:
-        return self.ends - self.takeover * (ALIVE * (1 - MARGIN) - HEARTBEAT)
+        return self.ends - self.takeover * (COUNTED - HEARTBEAT)
 
     @property
     def batch(self) -> Hashable:

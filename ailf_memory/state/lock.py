@@ -12,26 +12,25 @@ IDLE_MS = 86_400_000
 """How long the last fence is kept. A fence begins with the time, so after that the next one is higher anyway (L2)."""
 
 
-class GrantState(msgspec.Struct):
+class GrantState(msgspec.Struct, gc=False):
     """One grant: its fence, and when it ends."""
 
     fence: int
     ends_ms: int
 
 
-class LockState:
-    """One lock.
+class LockState(msgspec.Struct, gc=False):
+    """One lock. The garbage collector doesn't visit it; see `WaitQueue`.
 
     Attributes:
+        queue: The wait queue.
         grants: The grants by token; some may have ended.
         fence: The last fence.
-        queue: The wait queue.
     """
 
-    def __init__(self, queue: WaitQueue) -> None:
-        self.grants: dict[str, GrantState] = {}
-        self.fence = 0
-        self.queue = queue
+    queue: WaitQueue
+    grants: dict[str, GrantState] = {}
+    fence: int = 0
 
     def grant_of(self, token: str, now_ms: int) -> GrantState | None:
         """Return the grant of a token, or None if it has ended."""
@@ -55,5 +54,12 @@ class LockState:
             others = [grant.ends_ms for token, grant in self.grants.items() if token != request.token]
             if len(others) >= request.permits:
                 return min(others)
-        first = self.queue.first_alive(now_ms) if request.fair else None
-        return None if first is None or first == request.token else self.queue.waiters[first].alive_ms
+        return self.yields_until(request, now_ms) if self.queue.waiters else None
+
+    def yields_until(self, request: LockRequest, now_ms: int) -> int | None:
+        """Return until when the first waiter goes before a request; None if it doesn't."""
+        first = self.queue.first_alive(now_ms)
+        if first is None or first == request.token:
+            return None
+        waiter = self.queue.waiters[first]
+        return waiter.alive_ms if request.fair else waiter.reserved_until(now_ms)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from ailf.driver import LimitResult, Limits
 from ailf.limits import Algorithm, Limit, State
 from ailf.values import LimitState
@@ -20,49 +22,79 @@ def kept_under(name: str, limit: Limit) -> str:
 @lru_cache(maxsize=1024)
 def algorithms_of(limits: Limits) -> list[tuple[str, Any]]:
     """Return, for each limit, the name under which its state is kept, and its algorithm."""
-    return [(kept_under(name, limit), limit.algorithm()) for name, limit in limits]
+    return [(kept_under(name, limit), _algorithm_of(limit)) for name, limit in limits]
 
 
-class LimiterState:
-    """One key of a limiter.
+@lru_cache(maxsize=1024)
+def _algorithm_of(limit: Limit) -> Algorithm:
+    return limit.algorithm()
+
+
+class StoredState(msgspec.Struct, gc=False):
+    """The state of one limit. In its place, the tuple would make the garbage collector visit each key's dictionary."""
+
+    state: State
+
+
+class LimiterState(msgspec.Struct, gc=False):
+    """One key of a limiter. The garbage collector doesn't visit it; see `WaitQueue`.
 
     Attributes:
-        states: The state of each limit.
-        kinds: The algorithms that have charged the key, each with the name under which its state is kept.
         queue: The wait queue.
+        stored: The state of each limit.
+        algorithms: The algorithms of the limits that have charged the key, as `algorithms_of` returns them. A key whose
+            limits don't change shares the limiter's list.
     """
 
-    def __init__(self, queue: WaitQueue) -> None:
-        self.states: dict[str, State] = {}
-        self.kinds: dict[Algorithm, str] = {}
-        self.queue = queue
+    queue: WaitQueue
+    stored: dict[str, StoredState] = {}
+    algorithms: Sequence[tuple[str, Any]] = ()
 
-    def put(self, key: str, algorithm: Algorithm, state: State) -> None:
-        """Store the state of a limit."""
-        self.states[key] = state
-        self.kinds[algorithm] = key
+    def put(self, algorithms: Sequence[tuple[str, Algorithm]], key: str, state: State, now_ms: int) -> None:
+        """Store the state of one of these limits."""
+        self.stored[key] = StoredState(state)
+        if self.algorithms is not algorithms:
+            self._note(algorithms, now_ms)
+
+    def _note(self, algorithms: Sequence[tuple[str, Algorithm]], now_ms: int) -> None:
+        """Note that these limits charge the key too; forget those that are back at full capacity."""
+        if all(each in self.algorithms for each in algorithms):
+            return
+        others = [each for each in self.algorithms if each not in algorithms and self._ends(*each) > now_ms]
+        self.algorithms = [*others, *algorithms] if others else algorithms
+
+    def _ends(self, key: str, algorithm: Algorithm) -> int:
+        return algorithm.ends(self.state_of(key))
+
+    def state_of(self, key: str) -> State:
+        """Return the state of a limit."""
+        stored = self.stored.get(key)
+        return () if stored is None else stored.state
 
     def take(
         self, algorithms: Sequence[tuple[str, Algorithm]], costs: Sequence[int], now_ms: int
     ) -> LimitResult | None:
         """Fast path: charge a call if every limit allows it now, as for nearly all calls; else return None."""
-        after: dict[str, State] = {}
+        after: dict[str, StoredState] = {}
         levels, receipts = [], []
         for (key, algorithm), cost in zip(algorithms, costs):  # noqa: B905 - the core checks that; saves 0.3 µs
-            taken = algorithm.take(self.states.get(key, ()), now_ms, cost)
+            stored = self.stored.get(key)
+            taken = algorithm.take(() if stored is None else stored.state, now_ms, cost)
             if taken is None:
                 return None
-            after[key], receipt, remaining, reset_ms = taken
-            self.kinds[algorithm] = key
+            state, receipt, remaining, reset_ms = taken
+            after[key] = StoredState(state)
             levels.append(LimitState(remaining, 0.0, reset_ms / 1000))
             receipts.append(receipt)
-        self.states.update(after)
+        self.stored.update(after)
+        if self.algorithms is not algorithms:
+            self._note(algorithms, now_ms)
         return LimitResult(True, 0.0, now_ms / 1000, tuple(levels), tuple(receipts))  # noqa: FBT003 - its first field
 
     @property
     def ends_ms(self) -> int:
         """The time from which all limits are back at full capacity."""
-        return max((each.ends(self.states.get(key, ())) for each, key in self.kinds.items()), default=0)
+        return max((self._ends(*each) for each in self.algorithms), default=0)
 
     def idle(self, now_ms: int) -> bool:
         """Tell whether all limits are at full capacity and no live waiter is in the queue."""

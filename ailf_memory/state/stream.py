@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import attrs
+import msgspec
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
@@ -35,6 +36,10 @@ class Dedup:
 
 _NOTHING: Final = Swept(0, 0), True
 
+FORGOTTEN: Final = 4
+"""An add under a dedup id forgets at most this many of those whose windows have ended: more than one, so that it gets
+to the last of them."""
+
 PAGE: Final = 100
 """One step of a trim scans at most this many entries that stay, and removes at most this many more than it adds."""
 
@@ -49,8 +54,7 @@ def _near(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     yield indices[first:]
 
 
-@attrs.frozen
-class TrimScan:
+class TrimScan(msgspec.Struct, frozen=True):
     """The result of a scan for entries to remove.
 
     Attributes:
@@ -175,7 +179,7 @@ class StreamState(Entries):
         """Return the number of entries that all groups have read; they are the first ones."""
         if not self.groups:
             return len(self.keys) if retention.keep_settled else 0
-        return self.after(min(group.position for group in self.groups.values()))
+        return self.after(min([group.position for group in self.groups.values()]))
 
     def _resume(self, first: Key, start: Key | None) -> Key:
         """Return the key after which to continue behind the first unsettled entry; FIRST for right behind it."""
@@ -210,16 +214,20 @@ class StreamState(Entries):
 
         It is no duplicate for a repetition of the call that added it, which gets the same result as the first time.
         """
-        for _ in range(PAGE):  # each call adds one at most, so the rest can wait for later calls
-            if not self._ends or self._ends[0][0] > now_ms:
-                break
-            _, ended = heapq.heappop(self._ends)
-            if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have a new, longer window
-                del self._once[ended]
+        self._forget_ended(now_ms)
         once = self._once.get(dedup_id)
         if once is None or once.until_ms <= now_ms or (once.cancelled and once.token != token):
             return None
         return Added(once.entry_id, duplicate=once.token != token)
+
+    def _forget_ended(self, now_ms: int) -> None:
+        """Forget dedup ids whose windows have ended, at most `FORGOTTEN` of them."""
+        for _ in range(FORGOTTEN):
+            if not self._ends or self._ends[0][0] > now_ms:
+                return
+            _, ended = heapq.heappop(self._ends)
+            if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have a new, longer window
+                del self._once[ended]
 
     def append_once(self, draft: Draft, *, dedup_id: str, token: str, window: float, now_ms: int) -> Added:
         """Add an entry under a free dedup id."""

@@ -8,13 +8,13 @@ import asyncio
 from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from os import getpid
 from typing import Any, Final, TypeAlias, TypeVar
 
 import hiredis
 
 from ailf.errors import BackendTimeoutError
 from ailf.runtime.aio import check_ended, start_task
+from ailf.runtime.process import process_id
 from ailf_redis.connection.aio_link import LoopLink, ReplyProtocol, discard
 from ailf_redis.connection.endpoint import server_of
 from ailf_redis.connection.executor import Executor, Link
@@ -69,7 +69,7 @@ class PipelinedConnection(ReplyProtocol):
 
     def __init__(self, connection: Any, executor: "AsyncioExecutor") -> None:
         self.loop = get_running_loop()
-        self.pid = getpid()
+        self.pid = process_id()
         self.closed = self.draining = self.needs_ping = False
         self._used = self.loop.time()
         self.cause: Exception = ConnectionError("the server did not reply to a request in time")
@@ -87,7 +87,7 @@ class PipelinedConnection(ReplyProtocol):
 
     def is_here(self) -> bool:
         """Return whether the connection belongs to this process and loop, so that it can be used and closed."""
-        return self.loop is get_running_loop() and self.pid == getpid()
+        return self.loop is get_running_loop() and self.pid == process_id()
 
     def is_ready(self) -> bool:
         """Return whether `request` can be called from here, without waiting."""
@@ -98,7 +98,7 @@ class PipelinedConnection(ReplyProtocol):
             and not self.needs_ping
             and len(self._queue) < self.MAX_IN_FLIGHT
             and self.loop is get_running_loop()
-            and self.pid == getpid()
+            and self.pid == process_id()
         )
 
     # --- requests ------------------------------------------------------------------------------------------------
@@ -117,13 +117,14 @@ class PipelinedConnection(ReplyProtocol):
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         try:
-            if not self._out:
+            alone = not self._queue
+            if not self._out and not alone:
                 self.loop.call_soon(self._flush)
             if self._timer is None:
                 self._timer = self.loop.call_later(self._timeout, self._check_deadlines)
             self._out.append(data)
             self._queue.append((future, count, read, self._sent, entries))
-            if len(self._out) >= self.WRITE_BATCH:
+            if alone or len(self._out) >= self.WRITE_BATCH:
                 self._flush()
         except BaseException as error:  # Ctrl-C: the requests to be written and the pending ones may differ by one
             future.cancel()
@@ -314,7 +315,7 @@ class AsyncioExecutor(Executor):
         self._draining: set[PipelinedConnection] = set()
         self._connecting: asyncio.Task[PipelinedConnection] | None = None
         self._home: asyncio.AbstractEventLoop | None = None
-        self._pid = getpid()
+        self._pid = process_id()
 
     def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> Awaitable[T]:
         connection = self._connection
@@ -399,7 +400,7 @@ class AsyncioExecutor(Executor):
 
     def _move(self) -> None:
         """Adopt the running loop; close the connections of a loop that has ended, but not those of a parent process."""
-        running, pid = get_running_loop(), getpid()
+        running, pid = get_running_loop(), process_id()
         if self._home is running:
             return
         if self._connection is not None:
@@ -432,7 +433,7 @@ class AsyncioExecutor(Executor):
         connections = {*self._draining, *([self._connection] if self._connection is not None else [])}
         self._connection = None
         had = super().abandon()
-        return sum(connection.drop() for connection in connections if connection.pid == getpid()) > 0 or had
+        return sum(connection.drop() for connection in connections if connection.pid == process_id()) > 0 or had
 
     async def close(self) -> None:
         self.closed = True

@@ -26,6 +26,7 @@ import hiredis
 from ailf.errors import BackendTimeoutError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
+from ailf.runtime.process import process_id
 from ailf_redis.connection.blocking_link import ThreadLink, shut
 from ailf_redis.connection.endpoint import server_of
 from ailf_redis.connection.executor import Executor, IdentityRef, Link
@@ -266,7 +267,7 @@ class BlockingExecutor(Executor):
         self._idle: deque[DirectConnection] = deque()  # a stack: the last one used is the likeliest to work
         self._busy: set[IdentityRef[DirectConnection]] = set()
         self._pending.forget()
-        self._pid = os.getpid()  # last: if Ctrl-C comes before it, a child resets the pool once more
+        self._pid = process_id()  # last: if Ctrl-C comes before it, a child resets the pool once more
 
     async def call_prefixed(self, prefix: CommandPrefix, last: bytes, read: Callable[[Any], T]) -> T:
         reply = self._request(prefix.with_last_argument(last))
@@ -334,7 +335,7 @@ class BlockingExecutor(Executor):
             The queue that it is given back to, which a fork doesn't change, and the permit.
         """
         self.check_open()
-        if self._pid != os.getpid():
+        if self._pid != process_id():
             self._begin()
         permits = self._permits
         try:
@@ -420,7 +421,7 @@ class BlockingExecutor(Executor):
 
     def interrupt(self) -> None:
         self.closed = True
-        if self._pid == os.getpid():  # else they are the parent's
+        if self._pid == process_id():  # else they are the parent's
             for ref in tuple(self._busy):
                 if (connection := ref()) is not None:
                     connection.shut()
@@ -434,7 +435,7 @@ class BlockingExecutor(Executor):
 
     async def close(self) -> None:
         self.interrupt()
-        if self._pid != os.getpid():
+        if self._pid != process_id():
             return
         self._disconnect_idle()
         until = SystemClock.wait_time() + self.settings.timeout

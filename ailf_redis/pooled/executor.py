@@ -8,7 +8,6 @@ faster, and need the socket of redis-py's own classes.
 import asyncio
 import contextlib
 import math
-import os
 import socket
 from asyncio import _get_running_loop
 from collections import deque
@@ -21,6 +20,7 @@ from redis.exceptions import ReadOnlyError
 from ailf.errors import BackendTimeoutError, ConnectionLostError
 from ailf.runtime import Runtime
 from ailf.runtime.aio import check_ended, start_task
+from ailf.runtime.process import process_id
 from ailf.runtime.semaphore import FairSemaphore
 from ailf_redis.connection.aio_link import LoopLink, discard
 from ailf_redis.connection.blocking_link import ThreadLink, shut
@@ -55,7 +55,7 @@ class PooledExecutor(Executor):
             self._endpoint = attrs.evolve(endpoint, pending=self._pending)
         self._on_asyncio = runtime.flavour == "asyncio"
         self._inherited: list[Any] = []  # the parent's: kept alive, as collecting them would close them
-        self._begin((os.getpid(), None))  # it belongs to the loop in which it is first used
+        self._begin((process_id(), None))  # it belongs to the loop in which it is first used
 
     def _begin(self, home: tuple[int, Any]) -> None:
         self._home = home
@@ -69,7 +69,7 @@ class PooledExecutor(Executor):
         self._unclaimed: list[asyncio.Task[Any]] = []  # those of them for which no call waits
 
     def _here(self) -> tuple[int, Any]:
-        return os.getpid(), _get_running_loop() if self._on_asyncio else None
+        return process_id(), _get_running_loop() if self._on_asyncio else None
 
     def _move(self) -> None:
         """Reset the pool in a forked child or the next event loop; close the connections of a loop that has ended."""
@@ -78,14 +78,14 @@ class PooledExecutor(Executor):
             return
         pid, loop = self._home
         former = [port.connection for port in (*self._idle, *self._in_use())]
-        if pid != os.getpid():
+        if pid != process_id():
             self._inherited += former
         elif loop is not None:
             check_ended(loop, f"the connections to {self.where}")
             for connection in former:
                 discard(connection, loop)
         if self._tracker is not None:
-            self._tracker.move(forked=pid != os.getpid())
+            self._tracker.move(forked=pid != process_id())
         self._begin(here)
 
     def _in_use(self) -> list[Port]:
@@ -309,7 +309,7 @@ class PooledExecutor(Executor):
     def abandon(self) -> bool:
         had = super().abandon()
         ports: list[Port] = []
-        if self._home[0] == os.getpid():  # else they are the parent's
+        if self._home[0] == process_id():  # else they are the parent's
             ports = [*self._idle, *self._in_use()]
             self._pending.interrupt()
         self._idle.clear()

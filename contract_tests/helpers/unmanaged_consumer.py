@@ -64,6 +64,12 @@ class UnmanagedConsumer:
         outcomes: list[Outcome] = await in_thread(self._call, "settle", settlements, max_deliveries=self.max_deliveries)
         return outcomes
 
+    async def settle_in_turn(self, claim: Claim, actions: Sequence[Action]) -> list[Outcome]:
+        """Settle a message in several ways, in one request."""
+        settlements = [Settlement(claim.receipt, action) for action in actions]
+        outcomes: list[Outcome] = await in_thread(self._call, "settle", settlements, max_deliveries=self.max_deliveries)
+        return outcomes
+
     async def add_once(self, body: bytes, dedup_id: str, token: str, **options: Any) -> Added:
         """Add a message once; a call with the token of an earlier call is that call, sent again."""
         call: dict[str, Any] = {"dedup_id": dedup_id, "token": token, "window": 1000.0, "retention": None}

@@ -1,4 +1,4 @@
-"""L1 to L7, L14 to L16: the holders of a lock, their fences, and the ends of their leases."""
+"""L1 to L7, L12, L14 to L16, L19: the holders of a lock, their fences, and the ends of their leases."""
 
 import asyncio
 import contextlib
@@ -353,3 +353,80 @@ async def test_waiter_leases(world: World) -> None:
     assert await client.call("inspect", "l") == ailf.LockInfo((), 1)
     await client.expect_denied(short)
     await client.expect_granted(long)
+
+
+class Contention:
+    """A lock that is held, and requests for it that come at the right time, while one waits that gets its wake-ups."""
+
+    def __init__(self, client: RawLockClient) -> None:
+        self.client = client
+        self.waiting = LockRequest(("l",), "waiting", AWAY, waiter=WaiterInfo("wake-ups", AWAY))
+        self._holder = self.barging(0)
+        self._count = 0
+
+    @staticmethod
+    def barging(number: int) -> LockRequest:
+        """Return a request that doesn't wait."""
+        return LockRequest(("l",), f"barging {number}", AWAY)
+
+    async def begin(self) -> None:
+        """Take the lock, and request it for the one that waits."""
+        await self.client.expect_granted(self._holder)
+        await self.client.expect_denied(self.waiting)
+
+    async def free(self) -> None:
+        """Release the lock, which wakes the waiter."""
+        await self.client.call("release", self._holder)
+
+    async def overtake(self, times: int = 1) -> None:
+        """Release the lock and take it again, before the waiter does."""
+        for _ in range(times):
+            await self.free()
+            self._count += 1
+            self._holder = self.barging(self._count)
+            await self.client.expect_granted(self._holder)
+
+
+@needs(Capability.PUBSUB)
+async def test_overtaking_is_bounded(world: World) -> None:
+    """L19: a waiter that was woken three times is overtaken no more; its place counts, and not who asks first."""
+    backend, other = await world.connect(), await world.connect()
+    contention = Contention(RawLockClient(world, backend))
+    async with other.pubsub(type=bytes).listen("wake-ups"):
+        await contention.begin()
+        await contention.overtake()
+        await contention.client.expect_denied(contention.waiting)
+        await contention.overtake()
+        await contention.free()
+        for request in (contention.barging(100), replace(contention.barging(101), waiter=WaiterInfo("deaf", AWAY))):
+            assert 0 < await contention.client.expect_denied(request) <= 1.0
+        assert await contention.client.call("inspect", "l") == ailf.LockInfo((), 2)
+        await contention.client.expect_granted(contention.waiting)
+
+
+@needs(Capability.PUBSUB)
+async def test_a_reservation_ends(world: World) -> None:
+    """L19: a waiter that is silent is overtaken again after a second, until it asks and is woken three times more."""
+    backend, other = await world.connect(), await world.connect()
+    contention = Contention(RawLockClient(world, backend))
+    async with other.pubsub(type=bytes).listen("wake-ups"):
+        await contention.begin()
+        for _ in range(2):
+            await contention.overtake(2)
+            await contention.free()
+            await contention.client.expect_denied(contention.barging(100))
+            await world.advance(1.1)
+            await contention.overtake(3)
+            await contention.client.expect_denied(contention.waiting)
+
+
+@needs(Capability.PUBSUB, Capability.SEVERAL_LOCKS)
+async def test_a_wait_for_several_names_reserves_nothing(world: World) -> None:
+    """L19: a free lock isn't kept for a waiter that waits for another lock too."""
+    backend, other = await world.connect(), await world.connect()
+    contention = Contention(RawLockClient(world, backend))
+    await contention.client.expect_granted(LockRequest(("m",), "other", AWAY))
+    contention.waiting = replace(contention.waiting, names=("l", "m"))
+    async with other.pubsub(type=bytes).listen("wake-ups"):
+        await contention.begin()
+        await contention.overtake(5)

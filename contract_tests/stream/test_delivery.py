@@ -98,6 +98,19 @@ async def test_settling_two_ways_at_once(world: World) -> None:
             assert (await world.take(consumer)).attempt == 2
 
 
+@pytest.mark.parametrize("first", [Action.ACK, Action.NACK])
+async def test_settling_two_ways_in_one_request(world: World, first: Action) -> None:
+    """S4: of two settlements of a lease in one request the first one counts."""
+    backend = await world.connect()
+    await backend.stream("s").add(1)
+    unmanaged = world.unmanaged_consumer(backend, "s")
+    (claim,) = (await unmanaged.claim()).claims
+    second = Action.NACK if first is Action.ACK else Action.ACK
+    assert await unmanaged.settle_in_turn(claim, [first, second]) == [Outcome.DONE, Outcome.LOST]
+    assert await unmanaged.length() == 1
+    assert len(await unmanaged.fetch()) == (first is Action.NACK)
+
+
 async def test_leases_are_renewed(world: World) -> None:
     """S4: a message stays leased while its consumer lives, both handed out and in the buffer."""
     backend = await world.connect()

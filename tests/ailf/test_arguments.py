@@ -255,7 +255,7 @@ def dump(store: MemoryStore) -> Any:
             if each.keys or each.groups
         },
         sorted(map(repr, store.locks)),
-        {key: dict(each.states) for key, each in store.limiters.items()},
+        {key: {name: kept.state for name, kept in each.stored.items()} for key, each in store.limiters.items()},
         len(store.listeners),
     )
 

@@ -61,7 +61,7 @@ def test_a_waiter_at_a_channel_without_rights(redis_versions: list[str], new_ser
                 for position in (1, 2**52):  # before and behind a waiter of ours
                     lease, got = backend.lock("l").acquire(), []
                     admin.zadd("{ailf:lock:l}:queue", {"foreign": position})
-                    admin.hset("{ailf:lock:l}:waiters", "foreign", f"{10**13} {10**13} elsewhere")
+                    admin.hset("{ailf:lock:l}:waiters", "foreign", f"{10**13} {10**13} 0 elsewhere")
                     waiting = threading.Thread(target=lambda: got.append(backend.lock("l").acquire(timeout=5)))  # noqa: B023
                     waiting.start()
                     until = time.monotonic() + 5

@@ -344,7 +344,7 @@ def test_a_large_prefetch(backend: ailf.Backend, raw: redis.Redis) -> None:
 def dead_waiters(raw: redis.Redis, key: str) -> None:
     """Fill a wait queue with waiters that are dead."""
     raw.zadd(f"{key}:queue", {f"{number}": number for number in range(MANY)})
-    raw.hset(f"{key}:waiters", mapping={f"{number}": "1 1 nowhere" for number in range(MANY)})
+    raw.hset(f"{key}:waiters", mapping={f"{number}": "1 1 0 nowhere" for number in range(MANY)})
 
 
 def test_a_wait_queue_of_dead_waiters(backend: ailf.Backend, raw: redis.Redis) -> None:
@@ -369,7 +369,7 @@ def test_a_wait_queue_without_subscribers(backend: ailf.Backend, raw: redis.Redi
     lease = backend.lock("l").acquire()
     soon = int(time.time() * 1000) + 60_000
     raw.zadd("{ailf:lock:l}:queue", {f"{number}": number for number in range(MANY)})
-    raw.hset("{ailf:lock:l}:waiters", mapping={f"{number}": f"{soon} {soon} nowhere" for number in range(MANY)})
+    raw.hset("{ailf:lock:l}:waiters", mapping={f"{number}": f"{soon} {soon} 0 nowhere" for number in range(MANY)})
     steps(raw)
     lease.release()
     assert steps(raw)[1] < STEP

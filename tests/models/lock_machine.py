@@ -244,6 +244,20 @@ class LockMachine(RuleBasedStateMachine):
         for side in self.sides:
             assert side.call("release", side.request(request)) is kept
 
+    @precondition(lambda self: self.waiters())
+    @rule(name=st.sampled_from(NAMES), count=st.sampled_from([1, 2, 3, 3, 4]), permits=picks)
+    def overtake(self, name: str, count: int, permits: int) -> None:
+        """Request and release a lock, several times, so that its first waiter is woken as often; request it again."""
+        request = LockRequest((name,), "hugo", self.times.ttls[0], self.permits[permits % len(self.permits)])
+        for _ in range(count):
+            self.request(request)
+            self.all_agree()
+            self.model.release(request)
+            for side in self.sides:
+                side.call("release", side.request(request))
+            self.all_agree()
+        self.request(request)
+
     @precondition(lambda self: self.model.granted)
     @rule(name=st.sampled_from(NAMES), pick=picks, live=st.sampled_from([True, True, False]))
     def break_(self, name: str, pick: int, *, live: bool) -> None:

@@ -12,6 +12,12 @@ from ailf.driver import LockRequest
 
 __all__ = ["DEAF", "HEARD", "LockModel", "LockName"]
 
+WAKES = 3
+"""The number of wake-ups after which a waiter is overtaken no more."""
+
+RESERVED = 1000
+"""The milliseconds for which its lock is then reserved for it."""
+
 HEARD = "heard"
 """The channel of waiters that get wake-ups."""
 
@@ -36,12 +42,17 @@ class Waiter:
         channel: `HEARD` or `DEAF`.
         alive: The end of its waiter lease.
         checks_at: When it repeats its request by itself.
+        wakes: How often it was woken since it began to wait, or since the end of its reservation; None if it waits for
+            several names.
+        reserved: The end of the time for which its lock is reserved for it.
     """
 
     token: str
     channel: str
     alive: int
     checks_at: int
+    wakes: int | None
+    reserved: int = 0
 
 
 @attrs.define
@@ -156,22 +167,35 @@ class LockModel:
         others = name.others(request.token)
         if len(others) >= request.permits:
             yield min(others)
-        elif request.fair and name.queue and name.queue[0].token != request.token:
-            yield name.queue[0].alive
+        elif name.queue and name.queue[0].token != request.token:
+            if request.fair:
+                yield name.queue[0].alive
+            elif self._is_reserved(name):
+                yield name.queue[0].reserved
+
+    def _is_reserved(self, name: LockName) -> bool:
+        """Tell whether a lock is reserved for its first waiter; after the clock was set back it may not be."""
+        return bool(name.queue) and self.now < name.queue[0].reserved <= self.now + RESERVED
 
     def _enqueue(self, request: LockRequest, names: Sequence[LockName], checks_at: int) -> None:
         if request.waiter is None:
             return
-        waiter = Waiter(request.token, request.waiter.channel, self.now + _ms(request.waiter.lease), checks_at)
+        alive, wakes = self.now + _ms(request.waiter.lease), 0 if len(names) == 1 else None
         if any(each.waiter(request.token) is None for each in names):  # a waiter that lost one place has lost all
             for each in names:
                 each.leave(request.token)
         for each in names:
+            waiter = Waiter(request.token, request.waiter.channel, alive, checks_at, wakes)
+            reserved = self._is_reserved(each) and each.queue[0].token != request.token
             index = each.waiter(request.token)
             if index is None:
                 index = len(each.queue)
+            elif wakes is not None and self.now < each.queue[index].reserved <= self.now + RESERVED:
+                waiter.wakes, waiter.reserved = each.queue[index].wakes, each.queue[index].reserved
+            elif wakes is not None and not each.queue[index].reserved:
+                waiter.wakes = each.queue[index].wakes
             each.queue[index : index + 1] = [waiter]
-            if len(each.grants) < request.permits and not request.fair:  # it waits for another of its names
+            if len(each.grants) < request.permits and not request.fair and not reserved:  # it waits for another name
                 self._wake(each.queue[index + 1 :])
 
     def _end(self, name: LockName, token: str) -> None:
@@ -192,8 +216,13 @@ class LockModel:
                 return
 
     def _wake(self, waiters: Sequence[Waiter]) -> None:
-        """Wake the first waiter that gets wake-ups."""
-        self.woken += [each.token for each in waiters if each.channel == HEARD][:1]
+        """Wake the first waiter that gets wake-ups. The third wake-up reserves the lock for it."""
+        for waiter in [each for each in waiters if each.channel == HEARD][:1]:
+            self.woken.append(waiter.token)
+            if waiter.wakes is not None:
+                waiter.wakes += 1
+                if waiter.wakes == WAKES:
+                    waiter.reserved = self.now + RESERVED
 
 
 def _ms(seconds: float) -> int:

@@ -171,7 +171,10 @@ def test_a_changed_bucket_is_full_within_its_own_time(steps: list[tuple[TokenBuc
 def turned(
     server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RedisDriver, TurnedClock]]:
-    """A driver whose scripts read the time from a key, and the clock that sets that key."""
+    """A driver whose scripts read the time from a key, and the clock that sets that key.
+
+    Another key counts the requests that ``take.lua`` has decided.
+    """
     clock, key = TurnedClock(), f"{namespace}:clock"
     time_from_key = f"""(function()
       local ms = redis.call('GET', '{key}')
@@ -181,6 +184,7 @@ def turned(
     def on_clock(script: Script) -> Script:
         text = script.text.replace("redis.call('TIME')", time_from_key)
         text = text.replace("'PX', left", "'PX', 3600000")  # TTLs follow the real clock
+        text = text.replace("if taken then", f"if taken then redis.call('INCR', '{namespace}:taken')")
 
         class Turned(Script):
             async def run(self, executor: Executor, keys: Any, arguments: Any, read: Any, page: int = 0) -> Any:
@@ -189,13 +193,16 @@ def turned(
                 await executor.call_many([("PERSIST", each) for each in keys])  # no key may expire by the real clock
                 return read(reply)
 
+            async def run_many(self, executor: Executor, requests: Any) -> list[Any]:
+                return [await self.run(executor, *each, read=lambda reply: reply) for each in requests]
+
         return Turned(script.name, text, script.sha)
 
     for name in ("DECIDE", "SETTLE_CHARGES", "OBSERVE", "RESET", "EXTEND_SLOTS"):
         monkeypatch.setattr(redis_ratelimit, name, on_clock(getattr(redis_ratelimit, name)))
     driver = RedisDriver(Settings.from_url(f"{server.url}?namespace={namespace}"), ThreadRuntime())
     yield driver, clock
-    run(driver.executor.call("DEL", key))
+    run(driver.executor.call("DEL", key, f"{namespace}:taken"))
     run(driver.close())
 
 
@@ -292,7 +299,7 @@ class Player:
         """Check that all states are equal, apart from slots that have ended."""
         kept = self.store.limiters.get(self.limiter_key)
         for name, limit in self.limits.items():
-            memory = kept.states.get(kept_under(name, limit), ()) if kept else ()
+            memory = kept.state_of(kept_under(name, limit)) if kept else ()
             assert self._alive(memory) == self._alive(self.states[name]), name
         assert self._stored() == {
             redis_ratelimit._arguments(name, limit)[1]: state
@@ -364,3 +371,28 @@ def test_redis_and_memory_agree_with_the_algorithms(turned: tuple[RedisDriver, T
         else:
             player.reset()
         player.agree()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_bucket(turned: tuple[RedisDriver, TurnedClock], namespace: str, seed: int) -> None:
+    """R1, R2, R3, R4: calls on one token bucket are decided alike, also several at once and by ``take.lua``."""
+    chance = random.Random(seed)
+    redis, clock = turned
+    passed = 0
+    for number in range(20):
+        limit = TokenBucket(chance.choice([3, 50, 720]), per=chance.choice([0.5, 1.0]), burst=chance.choice([5, 40]))
+        player = Player(redis, clock, {"": limit}, f"{seed}-{number}")
+        for _ in range(40):
+            clock.ms += chance.choice([0, 0, 1, 3, 20, 40, 700, -2])
+            requests = [
+                LimitRequest(player.limiter_key, (chance.choice([1, 1, 1, 2, 5]),))
+                for _ in range(chance.choice([1, 1, 2, 4]))
+            ]
+            memory, fetched = player.every("decide", (("", limit),), requests)
+            assert list(map(_comparable, memory)) == list(map(_comparable, fetched))
+            passed += all(each.allowed for each in memory)
+            kept = player.store.limiters.get(player.limiter_key)
+            player.states[""] = kept.state_of(kept_under("", limit)) if kept else ()
+            player.agree()
+    taken = int(run(redis.executor.call("GET", f"{namespace}:taken")))
+    assert taken == passed > 300

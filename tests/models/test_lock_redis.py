@@ -25,7 +25,7 @@ TIMES = LockTimes(
     ttls=(430.0, 1030.0, 2130.0),
     leases=(260.0, 760.0, 1860.0),
     passing=(100.0, 300.0, 700.0, 100.0, 1200.0, 100_000.0),
-    always=0.5,
+    always=0.6,
 )
 
 DAY = 86_400.0
@@ -41,8 +41,11 @@ for i = 1, #KEYS, 5 do
   end
   local waiters = redis.call('HGETALL', KEYS[i + 4])
   for at = 1, #waiters, 2 do
-    local alive, looks, channel = string.match(waiters[at + 1], '^(%d+) (%d+) (.*)$')
-    redis.call('HSET', KEYS[i + 4], waiters[at], string.format('%.0f %.0f %s', alive - by, looks - by, channel))
+    local alive, looks, turn, channel = string.match(waiters[at + 1], '^(%d+) (%d+) (%-?%d+) (.*)$')
+    turn = tonumber(turn)
+    if turn > 1000 then turn = turn - by end
+    local text = string.format('%.0f %.0f %.0f %s', alive - by, looks - by, turn, channel)
+    redis.call('HSET', KEYS[i + 4], waiters[at], text)
   end
 end
 for _, key in ipairs(KEYS) do

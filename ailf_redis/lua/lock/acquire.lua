@@ -21,11 +21,13 @@ local function others_end(lock)
   return ends <= LARGEST and ends or now + 1 -- one of those that expire_foreign has left for the next call
 end
 
--- Another token that is first in the queue goes first, until it counts as dead.
-local function yield_to_first(wait_queue)
-  if not wait_queue then return end
-  local first, alive = wait_queue:first_alive()
-  if first and first ~= token then blocked_until(alive) end
+-- Another token that is first in the queue goes first: if `always`, until it counts as dead, else while the lock is
+-- reserved for it. Return whether it goes first.
+local function yield_to_first(wait_queue, always)
+  local first, alive, _, reserved = wait_queue:first_alive()
+  local ends = first and first ~= token and (always and alive or reserved)
+  if ends then blocked_until(ends) end
+  return ends
 end
 
 for _, lock in ipairs(locks) do
@@ -50,8 +52,9 @@ for _, lock in ipairs(locks) do
   lock.free = permits - others
   if lock.free <= 0 then
     blocked_until(others_end(lock))
-  elseif fair and held < #locks then
-    yield_to_first(queue_if_any(lock.queue, lock.waiters))
+  else
+    lock.wait_queue = queue_if_any(lock.queue, lock.waiters)
+    if lock.wait_queue and held < #locks then lock.yields = yield_to_first(lock.wait_queue, fair) end
   end
 end
 
@@ -65,7 +68,7 @@ if not retry then
     redis.call('SET', lock.fence, number(fence), 'PX', IDLE)
     redis.call('HSET', lock.fences, token, number(fence))
     grant(lock, token, now + ttl, lock.taken == 0)
-    local wait_queue = queue_if_any(lock.queue, lock.waiters)
+    local wait_queue = lock.wait_queue
     if wait_queue then
       wait_queue:leave(token)
       if lock.free > 1 then -- a permit is left for the next waiter
@@ -89,10 +92,10 @@ if channel ~= '' then
     -- for each other.
     if not waits_in_all then lock.wait_queue:leave(token) end
     -- In a cluster a release can't see that the first waiter has died.
-    if is_cluster_channel(channel) then yield_to_first(lock.wait_queue) end
-    lock.wait_queue:enqueue(token, lease, retry, channel)
+    if is_cluster_channel(channel) then yield_to_first(lock.wait_queue, true) end
+    lock.wait_queue:enqueue(token, lease, retry, channel, #locks == 1)
     local free = lock.free > (lock.own and 1 or 0)
-    if free and not fair then lock.wait_queue:wake(token) end -- not for us: the next waiter may want only this lock
+    if free and not fair and not lock.yields then lock.wait_queue:wake(token) end -- not for us: the next waiter may want only this lock
   end
 end
 return { 0, math.max(1, retry - now) }

@@ -47,10 +47,34 @@ def test_calls_of_one_iteration_share_requests() -> None:
     """Every call gets its result, in as few requests as `max_batch` allows; an error reaches its own call only."""
 
     async def scenario(recorder: Recorder, batching: Batcher[int, int]) -> None:
-        results = await asyncio.gather(*each_of(batching, 1, 2, 13, 4), return_exceptions=True)
-        assert [*results[:2], results[3]] == [2, 4, 8]
-        assert isinstance(results[2], ValueError)
-        assert recorder.batches == [[1, 2, 13], [4]]
+        results = await asyncio.gather(*each_of(batching, 0, 1, 2, 13, 4), return_exceptions=True)
+        assert [*results[:3], results[4]] == [0, 2, 4, 8]
+        assert isinstance(results[3], ValueError)
+        assert recorder.batches == [[0], [1, 2, 13], [4]]
+
+    play(scenario)
+
+
+def test_a_call_that_is_alone_takes_no_turn() -> None:
+    """Without other calls a request begins at once, again and again; its error reaches its caller."""
+
+    async def scenario(recorder: Recorder, batching: Batcher[int, int]) -> None:
+        for number in (1, 2):
+            call = batching.do(number)
+            assert call.__await__().send(None) is None  # it waits in `Recorder.double`
+            assert recorder.batches[-1] == [number]
+            call.close()  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="unlucky"):
+            await batching.do(13)
+        dropped = batching.do(4)
+        assert await batching.do(5) == 10
+        dropped.close()  # type: ignore[attr-defined]
+        del dropped
+        await asyncio.sleep(0)
+        (alone,) = each_of(batching, 6)
+        assert asyncio.all_tasks() == {asyncio.current_task(), alone}  # no task of a batch
+        assert await alone == 12
+        assert recorder.batches[3:] == [[5], [6]]
 
     play(scenario)
 
@@ -100,14 +124,15 @@ def test_a_batch_that_is_cancelled_before_it_begins_is_begun_anew() -> None:
     """Code that cancels all tasks, as an ending event loop does, leaves no caller waiting for ever."""
 
     async def scenario(recorder: Recorder, batching: Batcher[int, int]) -> None:
+        alone = each_of(batching, 0)
         call = batching.do(1)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
+        others = asyncio.all_tasks() - {asyncio.current_task(), *alone}
         assert len(others) == 1
         for task in others:
             task.cancel()
         assert await call == 2
         assert await batching.do(2) == 4
-        assert recorder.batches == [[1], [2]]
+        assert recorder.batches == [[0], [1], [2]]
 
     play(scenario)
 
@@ -116,10 +141,10 @@ def test_calls_of_an_ended_loop_are_not_sent_in_the_next() -> None:
     """Calls that waited in an ended loop are dropped, and calls in the next loop don't wait for them."""
     recorder = Recorder()
     batching: Batcher[int, int] = batcher(recorder.double, 3, batched=True, check_loop=lambda: None)
-    left = []
+    left: list[object] = []
 
     def call_and_stop() -> None:
-        left.append(batching.do(1))
+        left.extend([loop.create_task(batching.do(0)), batching.do(1)])  # type: ignore[arg-type]
         loop.stop()
 
     async def later() -> None:
@@ -142,13 +167,13 @@ def test_a_cancelled_request_leaves_no_caller_waiting() -> None:
     """Its callers are not cancelled: they learn that the outcome is unknown."""
 
     async def scenario(recorder: Recorder, batching: Batcher[int, int]) -> None:
-        calls = each_of(batching, 1, 2)
-        while not recorder.batches:  # noqa: ASYNC110 - a list has no event
+        calls = each_of(batching, 0, 1, 2)
+        while len(recorder.batches) < 2:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task(), *calls}:
             task.cancel()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(each) for each in results] == [OutcomeUnknownError] * 2
+        assert [type(each) for each in results] == [int, OutcomeUnknownError, OutcomeUnknownError]
         assert await batching.do(3) == 6
 
     play(scenario)
@@ -190,7 +215,7 @@ def test_tasks_of_the_library_bypass_the_loops_task_factory() -> None:
         loop.set_task_factory(refuse)
         results = [batching.do(number) for number in (1, 2, 4)]
         assert [await each for each in results] == [2, 4, 8]
-        assert recorder.batches == [[1, 2, 4]]
+        assert recorder.batches == [[1], [2, 4]]
         task = runtime.spawn(flow, name="spawned")
         assert begun == []
         assert await task.join(5)

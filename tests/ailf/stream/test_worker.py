@@ -192,6 +192,7 @@ class Slow(AsyncMemoryBackend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.engine.in_loop = False
         self.allowed = asyncio.Event()
         self.sizes: list[int] = []
         real = self.engine.driver.stream

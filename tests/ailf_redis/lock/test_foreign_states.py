@@ -24,7 +24,7 @@ NO_FENCES = [
 ]  # fmt: skip
 WAITING = [
     "junk", "", f"{INFINITE} {INFINITE} c", "inf inf c", f"{10**13} {INFINITE} c", f"{10**20} 1 c", "-1 -1 c",
-    "nan nan c", f"{10**13}", b"\xff", "1e300 1 c",
+    "nan nan c", f"{10**13}", b"\xff", "1e300 1 c", f"1 {10**13} 0 c", f"{10**13} 1 - c",
 ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_a_wait_queue_with_the_largest_ttl(backend: ailf.Backend, raw: redis.Red
     lease, driver = backend.lock("l").acquire(), backend.engine.driver.lock()
     for early in range(0, 2000, 100):
         raw.zadd(QUEUE, {"a": 1})
-        raw.hset(WAITERS, "a", f"{10**13} 1 c")
+        raw.hset(WAITERS, "a", f"{10**13} 1 0 c")
         for key in (QUEUE, WAITERS, KEY, FENCES, FENCE):
             raw.pexpireat(key, 2**63 - 1 - early)
         run(driver.acquire(LockRequest(("l",), f"{early}", 30.0, waiter=WaiterInfo("c", 60.0))))

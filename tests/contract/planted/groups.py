@@ -53,7 +53,7 @@ class AcceptsStaleReceipts(GroupState):
         return self.pending.get(receipt.id)
 
 
-@caught_by("stream.test_delivery.test_settling_two_ways_at_once", asyncio_only=True)
+@caught_by("stream.test_delivery.test_settling_two_ways_in_one_request", first=Action.ACK)
 class AcceptsTwoSettlements(MemoryStreamDriver):
     """One request may settle a lease in two ways."""
 

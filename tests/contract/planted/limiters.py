@@ -126,7 +126,7 @@ class TrustsTheClock(MemoryRateLimiterDriver):
         stored = self._store.limiters.get(request.limiter_key)
         if stored is not None:
             now = self._now()
-            stored.states = {name: state for name, state in stored.states.items() if state[0] <= now + 1000 * 60}
+            stored.stored = {name: kept for name, kept in stored.stored.items() if kept.state[0] <= now + 1000 * 60}
         return super()._decide(limits, request, now_ms)
 
 
@@ -136,16 +136,15 @@ class KeepsDebtsOfLargerLimits(MemoryRateLimiterDriver):
 
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         stored = self._store.limiters.get(request.limiter_key)
-        states = stored.states if stored is not None else {}
-        for name, limit in limits:
-            state = states.get(kept_under(name, limit), ())
+        for name, limit in limits if stored is not None else ():
+            state = stored.state_of(kept_under(name, limit))
             if (
                 isinstance(limit, TokenBucket)
                 and state
                 and len(state) % 2 == 0
                 and state[1] > TokenBucketAlgorithm(limit).full
             ):
-                states[kept_under(name, limit)] = (*state, TokenBucketAlgorithm(limit).maker)
+                stored.stored[kept_under(name, limit)].state = (*state, TokenBucketAlgorithm(limit).maker)
         return super()._decide(limits, request, now_ms)
 
 
@@ -260,9 +259,9 @@ class RefundsLate(MemoryRateLimiterDriver):
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         stored = self._store.limiters.get(limiter_key)
         for each in charges:
-            for name, state in (stored.states if stored else {}).items():
+            for kept in (stored.stored if stored else {}).values():
                 if stored and each.actual < each.cost and not isinstance(each.limit, Concurrency):
-                    stored.states[name] = (state[0], *(0 for _ in state[1:]))
+                    kept.state = (kept.state[0], *(0 for _ in kept.state[1:]))
 
 
 @caught_by("ratelimit.test_ratelimit.test_settled_once", limit=SLOW[0])
@@ -381,10 +380,10 @@ class RemembersDenialsTooLong(MemoryRateLimiterDriver):
     def _decide(self, limits: Limits, request: LimitRequest, now_ms: int) -> LimitResult:
         result = super()._decide(limits, request, now_ms)
         if request.limiter_key.no_refunds and not result.allowed and result.retry_after:
-            states = self._store.limiters[request.limiter_key].states
+            states = self._store.limiters[request.limiter_key].stored
             for name, limit in limits:
                 if isinstance(limit, TokenBucket) and (kept := kept_under(name, limit)) in states:
                     its = TokenBucketAlgorithm(limit)
-                    latest, debt, *lows = its._own_debt(states[kept])
-                    states[kept] = its._with_maker((latest, debt + debt // 2, *lows))
+                    latest, debt, *lows = its._own_debt(states[kept].state)
+                    states[kept].state = its._with_maker((latest, debt + debt // 2, *lows))
         return result

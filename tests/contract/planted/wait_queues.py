@@ -8,25 +8,9 @@ from msgspec.structs import replace
 
 from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
 from ailf_memory.lock import MemoryLockDriver
-from ailf_memory.state.lock import LockState
-from ailf_memory.state.wait_queue import WaitQueue
+from ailf_memory.state.wait_queue import RESERVED_MS, WAKES, Publish, WaitQueue
 from tests.contract.planted.base import caught_by
 from tests.contract.planted.locks import LockWithGrants
-
-
-class _WithQueue(MemoryLockDriver):
-    """A lock driver with another class of wait queues.
-
-    Attributes:
-        queue: The class of its wait queues.
-    """
-
-    queue: type[WaitQueue] = WaitQueue
-
-    def _state(self, name: str) -> LockState:
-        state = super()._state(name)
-        state.queue.__class__ = self.queue
-        return state
 
 
 class _WakesNone(WaitQueue):
@@ -37,10 +21,10 @@ class _WakesNone(WaitQueue):
 
 
 @caught_by("lock.test_lock_waiting.test_a_freed_lock_wakes_a_waiter", fair=True, way="release")
-class WakesNoWaiter(_WithQueue):
+class WakesNoWaiter(MemoryLockDriver):
     """No waiter is woken; each retries by itself."""
 
-    queue = _WakesNone
+    queue_class = _WakesNone
 
 
 @caught_by("lock.test_lock_waiting.test_fair_order")
@@ -73,16 +57,61 @@ class WakesOneWaiter(MemoryLockDriver):
 class _PassesNothingOn(WaitQueue):
     """A wait queue that wakes its first waiter only."""
 
-    def wake(self, now_ms: int, after: str | None = None) -> None:
+    def wake(self, publish: Publish, now_ms: int, after: str | None = None) -> None:
         if after is None:
-            super().wake(now_ms)
+            super().wake(publish, now_ms)
 
 
 @caught_by("lock.test_lock_waiting.test_a_pair_does_not_starve_single_locks")
-class PassesNoWakeUpOn(_WithQueue):
+class PassesNoWakeUpOn(MemoryLockDriver):
     """A waiter that is woken and still denied, because it wants another lock too, doesn't wake the next one."""
 
-    queue = _PassesNothingOn
+    queue_class = _PassesNothingOn
+
+
+class _NeverCounts(WaitQueue):
+    """A wait queue that counts no wake-ups."""
+
+    def enqueue(self, *args: Any, counts: bool = False) -> None:
+        super().enqueue(*args)
+
+
+@caught_by("lock.test_lock.test_overtaking_is_bounded")
+class LetsWaitersStarve(MemoryLockDriver):
+    """A waiter may be overtaken for ever."""
+
+    queue_class = _NeverCounts
+
+
+class _RenewsReservations(WaitQueue):
+    """A wait queue that reserves the lock each time that it wakes a waiter that has a turn."""
+
+    def wake(self, publish: Publish, now_ms: int, after: str | None = None) -> None:
+        super().wake(publish, now_ms, after)
+        for waiter in self.waiters.values():
+            if waiter.wakes == WAKES:
+                waiter.reserved_ms = now_ms + RESERVED_MS
+
+
+@caught_by("lock.test_lock.test_a_reservation_ends")
+class ReservesForSilentWaiters(MemoryLockDriver):
+    """A waiter that never comes keeps the lock free, for a second after each release."""
+
+    queue_class = _RenewsReservations
+
+
+class _AlwaysCounts(WaitQueue):
+    """A wait queue that counts all wake-ups."""
+
+    def enqueue(self, *args: Any, counts: bool = False) -> None:
+        super().enqueue(*args, counts=True)
+
+
+@caught_by("lock.test_lock.test_a_wait_for_several_names_reserves_nothing")
+class ReservesOneOfSeveralLocks(MemoryLockDriver):
+    """A lock is reserved for a waiter that waits for another one too."""
+
+    queue_class = _AlwaysCounts
 
 
 @caught_by("lock.test_lock.test_no_barging")
