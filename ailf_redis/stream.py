@@ -106,6 +106,11 @@ def _without_id(settlement: Settlement) -> tuple[str, int, Action, float, str, s
     return receipt.consumer, receipt.grant, settlement.action, settlement.delay, settlement.reason, settlement.error
 
 
+def _owner(receipt: Receipt) -> tuple[str, int]:
+    """Return a receipt without its entry's id; receipts that are equal in it are sent together."""
+    return receipt.consumer, receipt.grant
+
+
 def _as_single_id(entry_id: bytes) -> list[str]:
     return [entry_id.decode()]
 
@@ -249,7 +254,13 @@ class RedisStreamDriver(StreamDriver):
         except ProtocolError as error:
             if not _is_oversize(error):
                 raise
-        sizes = await SIZES.run(self._executor, [key], (low, high, limit, 0), as_sizes, limit)
+        sizes: list[tuple[str, int]] = []
+        while len(sizes) < limit:
+            rest = f"({sizes[-1][0]}" if sizes else low
+            more = await SIZES.run(self._executor, [key], (rest, high, limit - len(sizes), 0), as_sizes, limit)
+            sizes += more
+            if not more or more[-1][0] == _LAST_ID:
+                break
         entries: list[R] = []
         for piece in pieces(sizes, PIECE):
             (first, size), (last, _) = piece[0], piece[-1]
@@ -334,8 +345,9 @@ class RedisStreamDriver(StreamDriver):
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         arguments: list[Any] = [to_ms(lease)]
-        for each in receipts:
-            arguments += (each.id, each.consumer, each.grant)
+        for (consumer, grant), alike in itertools.groupby(receipts, _owner):
+            members = [each.id for each in alike]
+            arguments += (consumer, grant, len(members), *members)
         return await self._run(EXTEND, stream, group, arguments, as_flags)
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:

@@ -64,6 +64,8 @@ class BlockingAdapter:
             return replace(value, permit=self._adapt(value.permit))
         if isinstance(value, BLOCKING) or hasattr(value, "send"):
             return BlockingAdapter(self._adapt_handler, value)
+        if isinstance(value, list):  # of deliveries, or of values that stay as they are
+            return [self._adapt(each) for each in value]
         return value
 
     async def __aenter__(self) -> Any:

@@ -69,10 +69,17 @@ class World:
             return value
 
         def blocking(argument: Any) -> Any:
-            adapted = BlockingAdapter(self.adapt_handler, argument) if isinstance(argument, BLOCKING) else argument
-            return asyncio.run_coroutine_threadsafe(value(adapted), self.loop).result(DEADLINE * self.patience)
+            return asyncio.run_coroutine_threadsafe(value(self._adapted(argument)), self.loop).result(
+                DEADLINE * self.patience
+            )
 
         return blocking
+
+    def _adapted(self, argument: Any) -> Any:
+        """Return the argument of a handler with the asyncio API: a delivery, a list of them, or any other value."""
+        if isinstance(argument, list):
+            return [self._adapted(each) for each in argument]
+        return BlockingAdapter(self.adapt_handler, argument) if isinstance(argument, BLOCKING) else argument
 
     async def advance(self, seconds: float) -> None:
         """Advance the backend's *now* by this many seconds."""
@@ -131,6 +138,14 @@ class World:
         """Wait until the condition holds; fail if it doesn't within the patience."""
         for _ in range(round(self.patience / 0.01)):
             if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"the condition did not hold within {self.patience} s: {condition}")
+
+    async def until_async(self, condition: Callable[[], Awaitable[Any]]) -> None:
+        """Wait until a condition that has to be awaited holds; fail if it doesn't within the patience."""
+        for _ in range(round(self.patience / 0.01)):
+            if await condition():
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"the condition did not hold within {self.patience} s: {condition}")

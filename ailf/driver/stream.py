@@ -335,7 +335,10 @@ class StreamDriver(ABC):
         """Return up to ``limit`` of the group's dead letters whose id is after ``after`` ("" for all), oldest first."""
 
     async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
-        """Return the ids of what `dead_letters` returns; a driver *may* find them without reading the letters."""
+        """Return the ids of what `dead_letters` returns; a driver *may* find them without reading the letters.
+
+        It *may* return fewer, if the letters are large, but *must* return one if there is one.
+        """
         return [each.id for each in await self.dead_letters(stream, group, after, limit)]
 
     @abstractmethod

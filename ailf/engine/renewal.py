@@ -8,147 +8,74 @@ request was sent.
 The thread also gives the heartbeats of the consumers that hold leases: a consumer without one for its `takeover`
 seconds counts as dead, and others get its messages although their leases would last longer (S12).
 
+One request renews a page of leases: of those that are due, the ones that end first. Between two pages the thread gives
+the heartbeats that are due, and looks for leases that have become due. A calendar queue says which ones are: a step of
+the thread looks at these alone, however many leases there are.
+
 On a clock that a test moves, a move is one step. Within it consumers with leases give the heartbeats that they would
 have given meanwhile; then the thread renews the leases that have not ended, before the move returns.
 """
 
 import contextlib
+import heapq
+import itertools
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+import attrs
 
 from ailf.driver import BackendDriver
+from ailf.engine.calendar_queue import WIDTH, CalendarQueue
 from ailf.engine.outages import OutageLog
+from ailf.engine.renewed_lease import Liveness, RenewedLease
 from ailf.runtime import ThreadRuntime, run
-from ailf.runtime.clock import SystemClock
 
-__all__ = ["RenewedLease", "Renewer"]
+__all__ = ["Renewer"]
 
 log = logging.getLogger("ailf.renewal")
 
-MARGIN = 0.05
-"""The share of a lease by which this process marks it lost before the backend does."""
-
 MIN_INTERVAL = 0.05
-"""The least number of seconds between two checks of the leases."""
+"""The least number of seconds between two tries of a request that fails."""
 
 POLL_INTERVAL = 0.001
 """Seconds between two checks whether the thread has ended."""
+
+HEARTBEATS = 500
+"""The most heartbeats that one request gives."""
+
+NAMED: Final = 3
+"""The most lost leases that a line of the log names; it counts the others."""
+
+TELL_AFTER = 1.0
+"""Seconds after which lost leases are logged, even if more may be found in the pages that are left."""
 
 MOVE_TIMEOUT = 5.0
 """Seconds that a move of the clock waits for the thread to renew leases; after that the thread counts as hanging."""
 
 
-class Liveness(ABC):
-    """The liveness of a holder of leases: the backend counts it as dead without heartbeats.
+@attrs.define
+class _Batch:
+    """The leases of one batch that are due.
 
     Attributes:
-        ends: The time, on this process's clock, from which the holder counts as dead unless confirmed again.
+        queue: A heap of them by the time at which they end; the number only orders those that end together.
+        retry_at: The earliest time of the next request, after one that failed.
     """
 
-    __slots__ = ()
-
-    ends: float
-
-    @abstractmethod
-    def due(self) -> float:
-        """Return the time of the next heartbeat."""
-
-    @abstractmethod
-    def extend(self, since: float) -> None:
-        """Count the holder as alive from `since`, when a heartbeat was sent that the backend has confirmed."""
-
-    @property
-    @abstractmethod
-    def batch(self) -> Hashable:
-        """The key of a batch: one request gives the heartbeats of all members with the same key."""
-
-    @classmethod
-    @abstractmethod
-    async def heartbeat(cls, members: Sequence[Any], driver: BackendDriver) -> None:
-        """Give the heartbeats of one batch."""
-
-    @classmethod
-    @abstractmethod
-    def describe(cls, members: Sequence[Any]) -> str:
-        """Return a description of one batch for the log."""
+    queue: list[tuple[float, int, RenewedLease]] = attrs.field(factory=list)
+    retry_at: float = 0.0
 
 
-class RenewedLease(ABC):
-    """A lease that the `Renewer` renews. All times are on this process's clock.
+@attrs.define
+class _Lost:
+    """Leases that were found lost and are not logged yet: their number, and the first ones."""
 
-    Attributes:
-        liveness: The liveness of its holder, if the lease ends with it; None for a lease without one.
-        lease: Its length in seconds.
-        ends: The time from which it is lost unless confirmed again.
-        last: The time at which renewal stops.
-        limit: The time at which it is given up, although it could be renewed: its handler's timeout has passed.
-        revoked: Whether it is lost for good, as another consumer or holder may have it.
-        on_lost: Called, from any thread, when it is found to be lost.
-        now: Returns the time.
-    """
-
-    __slots__ = ("ends", "last", "lease", "limit", "now", "on_lost", "revoked")
-
-    liveness: Liveness | None = None
-
-    def __init__(
-        self,
-        lease: float,
-        since: float,
-        longest: float = float("inf"),
-        now: Callable[[], float] = SystemClock.lease_time,
-    ) -> None:
-        self.lease = lease
-        self.ends = since + lease * (1 - MARGIN)
-        self.last = since + longest
-        self.limit = float("inf")
-        self.revoked = False
-        self.on_lost: Callable[[], None] | None = None
-        self.now = now
-
-    @property
-    def lost(self) -> bool:
-        """Whether it is lost: revoked, or not confirmed in time. No request is needed to know."""
-        return self.revoked or self.now() >= self.ends
-
-    def confirm(self, since: float, lease: float) -> None:
-        """Note that the backend granted `lease` seconds in reply to a request sent at `since`."""
-        self.ends = since + lease * (1 - MARGIN)
-
-    def take(self) -> None:
-        """Mark it lost for good, as another consumer or holder may have it."""
-        self.revoked = True
-        on_lost = self.on_lost  # read once: another thread may reset it
-        if on_lost is not None:
-            on_lost()
-
-    def due(self) -> float:
-        """Return the time of the next renewal: a third of its length after the last one."""
-        return self.ends - self.lease * (2 / 3 - MARGIN)
-
-    def next_check(self) -> float:
-        """Return the time of the next check: to renew it or, once renewal has stopped, to mark it lost."""
-        due = self.due()
-        return min(due if due < self.last else self.ends, self.limit)
-
-    @property
-    @abstractmethod
-    def batch(self) -> Hashable:
-        """The key of a batch: one request renews all leases of the same class and key."""
-
-    @classmethod
-    @abstractmethod
-    async def renew(cls, driver: BackendDriver, leases: Sequence[Any]) -> list[bool]:
-        """Renew the leases of one batch; return for each whether it was still held."""
-
-    @abstractmethod
-    def __str__(self) -> str:
-        """Return a description for the log."""
+    count: int = 0
+    first: list[RenewedLease] = attrs.field(factory=list)
 
 
 class Renewer:
@@ -159,6 +86,13 @@ class Renewer:
         self._outages = outages or OutageLog(driver)
         self._thread_driver: BackendDriver | None = None
         self._leases: set[RenewedLease] = set()
+        self._calendar: CalendarQueue[RenewedLease] = CalendarQueue()  # used with the guard
+        self._batches: dict[Hashable, _Batch] = {}  # used by the thread alone, as what follows
+        self._numbers = itertools.count()
+        self._lost: dict[tuple[type, Hashable, str], _Lost] = {}
+        self._tell_at = float("inf")
+        self._holders: dict[Liveness, int] = {}  # with the generation up to which lost leases were looked for
+        self._heartbeat_at = float("inf")
         self._guard = threading.RLock()  # entered alone it costs a third of the condition
         self._wake = threading.Condition(self._guard)
         self._next = float("inf")
@@ -170,10 +104,24 @@ class Renewer:
         self._clock.follow(self)
 
     def add(self, leases: Sequence[RenewedLease]) -> None:
-        """Renew these leases, which began together, from now on."""
+        """Renew these leases, which began together and have one holder, from now on."""
+        first = leases[0]
+        holder = first.liveness
         with self._guard:
             self._leases.update(leases)
-            due = leases[0].next_check()
+            due = first.next_check()
+            bucket = self._calendar.bucket(due)
+            bucket.update(dict.fromkeys(leases))
+            for lease in leases:
+                lease.bucket = bucket
+            if holder is not None:
+                holder.held.update(leases)
+                if holder not in self._holders:
+                    self._holders[holder] = holder.generation
+                    heartbeat_at = holder.due()
+                    if heartbeat_at < self._heartbeat_at:
+                        self._heartbeat_at = heartbeat_at
+                        due = min(due, heartbeat_at)
             if self._thread is None:
                 self._next = due
                 self._start()
@@ -185,9 +133,24 @@ class Renewer:
         """Give this lease up at `until`, on this process's clock, although it could be renewed."""
         with self._guard:
             lease.limit = until
-            if until < self._next:
-                self._next = until
+            self.reschedule(lease)
+
+    def reschedule(self, lease: RenewedLease) -> None:
+        """Check this lease at its `next_check`, which may have become earlier."""
+        with self._guard:
+            if lease not in self._leases:
+                return
+            at = lease.next_check()
+            self._place(lease, at)
+            if at < self._next:
+                self._next = at
                 self._wake.notify()
+
+    def _place(self, lease: RenewedLease, at: float) -> None:
+        """Move a lease to a bucket of the calendar queue."""
+        lease.bucket.pop(lease, None)
+        lease.bucket = self._calendar.bucket(at)
+        lease.bucket[lease] = None
 
     def _start(self) -> None:
         """Start the thread. If Ctrl-C interrupts the start, this thread ends, and the next lease starts another one."""
@@ -199,8 +162,20 @@ class Renewer:
             raise
 
     def discard(self, lease: RenewedLease) -> None:
-        """Stop renewing this lease."""
+        """Stop renewing this lease. It takes no lock, as a finalizer may call it."""
         self._leases.discard(lease)
+        lease.bucket.pop(lease, None)
+        if lease.liveness is not None:
+            lease.liveness.held.discard(lease)
+
+    def retire(self, holder: Liveness) -> None:
+        """Renew the leases of a holder that gives them back no more; give its heartbeats until they are discarded.
+
+        Without heartbeats it might count as dead before all are given back, and the rest would have had an attempt.
+        """
+        for lease in tuple(holder.held):
+            self._leases.discard(lease)
+            lease.bucket.pop(lease, None)
 
     async def close(self, until: float = float("inf")) -> None:
         """End the thread and its connection, and wait for that until `until`, on the runtime's clock.
@@ -230,7 +205,8 @@ class Renewer:
     def moving(self) -> Iterator[None]:
         """Keep consumers alive through a move: in real time they would have given heartbeats all along."""
         now = self._now()
-        alive = {lease.liveness for lease in tuple(self._leases) if lease.liveness and now < lease.liveness.ends}
+        with self._guard:
+            alive = [holder for holder in self._holders if holder.held and now < holder.ends]
         yield
         if alive:
             driver = self._driver.with_runtime(ThreadRuntime())  # the thread may be using its own
@@ -255,7 +231,8 @@ class Renewer:
     def _run(self) -> None:
         try:
             while self._sleep():
-                self._check_leases(self._now())
+                self._step()
+            self._tell_lost()
         finally:
             driver, self._thread_driver = self._thread_driver, None
             if driver is not None:
@@ -272,36 +249,110 @@ class Renewer:
                 if self._clock.by_hand:  # the time left doesn't change until a move, which wakes the thread
                     left = max(left, MIN_INTERVAL)
                 self._wake.wait(min(left, 60.0))
-                if not self._leases:
+                if not self._needed():
                     break
             if self._thread is threading.current_thread():
                 self._thread = None
             self._wake.notify_all()
             return False
 
-    def _check_leases(self, now: float) -> None:
-        """Renew the leases that are due, in one request for each batch; mark lost what can't be renewed."""
-        holders: set[Liveness] = set()
-        batches: dict[Hashable, list[RenewedLease]] = defaultdict(list)
+    def _needed(self) -> bool:
+        """Return whether there is a lease to renew, or a heartbeat to give."""
+        return bool(self._leases) or any(holder.held for holder in self._holders)
+
+    def _step(self) -> None:
+        """Give the heartbeats that are due; renew a page of the leases that are due; mark lost what has ended."""
         with self._clock.step_lock():  # in the middle of a move by hand live holders seem dead
-            for lease in tuple(self._leases):
-                if lease.lost or lease.limit <= now:
-                    self._lose(lease, _why_lost(lease, now))
-                    continue
-                if lease.liveness is not None and lease.liveness.due() <= now:
-                    holders.add(lease.liveness)
-                if lease.due() <= now < lease.last:
-                    batches[type(lease), lease.batch].append(lease)
+            now = self._now()
+            heartbeats = now >= self._heartbeat_at
+            holders = self._check_holders(now) if heartbeats else []
+            self._take_due(now)
+            page = self._next_page(now)
         for each, since in self._send_heartbeats(holders, self._own_driver):
             if self._now() < each.ends:  # a late holder may already count as dead, and stays dead
                 each.extend(since)
-        for leases in batches.values():
-            self._renew(leases)
+        if page:
+            self._renew(page)
+        pages = min((each.retry_at for each in self._batches.values()), default=float("inf"))
+        now = self._now()
+        if pages > now or now >= self._tell_at:  # no page is left, so all that one check found lost is known
+            self._tell_lost()
         with self._wake:
-            soonest = self._now() + MIN_INTERVAL
-            self._next = min((max(lease.next_check(), soonest) for lease in tuple(self._leases)), default=soonest)
+            now = self._now()
+            if heartbeats:
+                due = min((each.due() for each in self._holders), default=float("inf"))
+                self._heartbeat_at = max(due, now + MIN_INTERVAL)
+            self._next = min(self._calendar.next(), self._heartbeat_at, pages)
+            if not self._needed():  # the thread ends, unless a lease comes soon
+                self._next = now + MIN_INTERVAL
             self._checking = self._hangs = False
             self._wake.notify_all()
+
+    def _check_holders(self, now: float) -> list[Liveness]:
+        """Return the holders whose heartbeats are due; mark lost the leases of those that count as dead."""
+        with self._guard:
+            for holder in [holder for holder in self._holders if not holder.held]:
+                del self._holders[holder]
+            holders = tuple(self._holders.items())
+        due = []
+        for holder, generation in holders:
+            if now >= holder.ends or holder.generation != generation:
+                self._holders[holder] = holder.generation
+                for lease in tuple(holder.held):
+                    if lease.lost and lease in self._leases:
+                        self._lose(lease, _why_lost(lease, now))
+            if holder.due() <= now < holder.ends:  # a dead one must stay dead, or others would wait for its messages
+                due.append(holder)
+        return due
+
+    def _take_due(self, now: float) -> None:
+        """Move the leases that are due from the calendar queue to their batches; mark lost what has ended."""
+        with self._guard:
+            leases = self._calendar.pop(now)
+        for lease in leases:
+            if lease not in self._leases:  # it was discarded while it was moved
+                continue
+            due = lease.due()
+            if lease.lost or lease.limit <= now:
+                self._lose(lease, _why_lost(lease, now))
+            elif due <= now + WIDTH and due < lease.last:
+                batch = self._batches.setdefault((type(lease), lease.batch), _Batch())
+                heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
+            else:
+                self._put_back(lease, now)
+
+    def _put_back(self, lease: RenewedLease, now: float) -> None:
+        """Put a lease back in the calendar queue, at a later time than now."""
+        with self._guard:
+            self._place(lease, max(lease.next_check(), now + WIDTH))
+
+    def _next_page(self, now: float) -> list[RenewedLease]:
+        """Return the leases to renew in the next request: those that end first, and others of their batch."""
+        first: _Batch | None = None
+        for key, batch in list(self._batches.items()):
+            self._drop_ended(batch, now)
+            if not batch.queue:
+                del self._batches[key]
+            elif batch.retry_at <= now and (first is None or batch.queue[0] < first.queue[0]):
+                first = batch
+        page: list[RenewedLease] = []
+        while first is not None and first.queue and len(page) < first.queue[0][2].page:
+            page.append(heapq.heappop(first.queue)[2])
+            self._drop_ended(first, now)
+        return page
+
+    def _drop_ended(self, batch: _Batch, now: float) -> None:
+        """Drop the first leases of a batch while they need no renewal: discarded, extended by the user, or lost."""
+        while batch.queue:
+            lease = batch.queue[0][2]
+            if lease in self._leases:
+                if lease.lost or lease.limit <= now:
+                    self._lose(lease, _why_lost(lease, now))
+                elif lease.due() > now + WIDTH:
+                    self._put_back(lease, now)
+                else:
+                    return
+            heapq.heappop(batch.queue)
 
     def _own_driver(self) -> BackendDriver:
         """Return the thread's own driver."""
@@ -316,21 +367,34 @@ class Renewer:
         batches: dict[Hashable, list[Liveness]] = defaultdict(list)
         for each in holders:
             batches[type(each), each.batch].append(each)
-        for members in batches.values():
-            since = self._now()
-            done, _ = self._request(driver, members[0].describe(members), partial(members[0].heartbeat, members))
-            for each in members if done else ():
-                yield each, since
+        for batch in batches.values():
+            for first in range(0, len(batch), HEARTBEATS):
+                members = batch[first : first + HEARTBEATS]
+                since = self._now()
+                done, _ = self._request(driver, members[0].describe(members), partial(members[0].heartbeat, members))
+                for each in members if done else ():
+                    yield each, since
 
-    def _renew(self, leases: list[RenewedLease]) -> None:
+    def _renew(self, page: list[RenewedLease]) -> None:
+        """Renew leases of one batch in one request; after a failure they stay due, and their batch pauses."""
         since = self._now()
-        first = leases[0]
-        what = f"{first} and {len(leases) - 1} more not renewed" if len(leases) > 1 else f"{first} not renewed"
-        done, held = self._request(self._own_driver, what, lambda driver: first.renew(driver, leases))
-        for lease, still_held in zip(leases, held if done else (), strict=done):
+        first = page[0]
+        what = f"{first.describe(page[:NAMED], len(page))} not renewed"
+        done, held = self._request(self._own_driver, what, lambda driver: first.renew(driver, page))
+        now = self._now()
+        if not done:
+            batch = self._batches.setdefault((type(first), first.batch), _Batch())
+            batch.retry_at = now + MIN_INTERVAL
+            for lease in page:
+                heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
+            return
+        for lease, still_held in zip(page, held, strict=True):
+            if lease not in self._leases:  # one that was settled meanwhile is not lost
+                continue
             if still_held and not lease.lost:
                 lease.confirm(since, lease.lease)
-            elif lease in self._leases:  # one that was settled meanwhile is not lost
+                self._put_back(lease, now)
+            else:
                 self._lose(lease, "another consumer or holder has it")
 
     def _request(
@@ -349,9 +413,22 @@ class Renewer:
         return True, reply
 
     def _lose(self, lease: RenewedLease, why: str) -> None:
-        self._leases.discard(lease)
-        log.warning("%s is lost: %s", lease, why)
+        """Mark a lease lost, and note it for the log."""
+        self.discard(lease)
+        lost = self._lost.setdefault((type(lease), lease.batch, why), _Lost())
+        lost.count += 1
+        if lost.count <= NAMED:
+            lost.first.append(lease)
+        if self._tell_at == float("inf"):
+            self._tell_at = self._now() + TELL_AFTER
         lease.take()
+
+    def _tell_lost(self) -> None:
+        """Log the leases that were lost, in one line for each batch and reason."""
+        told, self._lost, self._tell_at = self._lost, {}, float("inf")
+        for (_, _, why), lost in told.items():
+            text = lost.first[0].describe(lost.first, lost.count)
+            log.warning("%s %s lost: %s", text, "is" if lost.count == 1 else "are", why)
 
 
 def _why_lost(lease: RenewedLease, now: float) -> str:

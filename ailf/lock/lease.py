@@ -11,7 +11,7 @@ import msgspec
 
 from ailf.driver import BackendDriver, LockDriver, LockRequest
 from ailf.engine import Engine
-from ailf.engine.renewal import RenewedLease
+from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, LeaseLostError, OutcomeUnknownError
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
@@ -42,8 +42,11 @@ class LockGrantLease(RenewedLease):
         """Renew the leases in one round trip; return for each whether it still existed."""
         return await driver.lock().extend([hold.request for hold in holds])
 
-    def __str__(self) -> str:
-        return f"the lease on lock {' + '.join(map(repr, self.request.names))}"
+    @classmethod
+    def describe(cls, leases: Sequence["LockGrantLease"], count: int) -> str:
+        """Return a description for the log of `count` leases, of which these are the first."""
+        names = [" + ".join(map(repr, each.request.names)) for each in leases]
+        return f"the lease{'s' * (count > 1)} on lock{'s' * (count > 1)} {enumerated(names, count)}"
 
 
 class LeaseFlow(msgspec.Struct, eq=False):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ailf.checks import check_count
 from ailf.driver import BackendDriver, Charge, LimiterKey, LimitRequest, LimitResult, Limits, SlotLease
 from ailf.engine import Engine
-from ailf.engine.renewal import RenewedLease
+from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
 from ailf.runtime import run
@@ -48,9 +48,12 @@ class PermitLease(RenewedLease):
         """Renew the leases in one round trip; return for each whether it still existed."""
         return await driver.rate_limiter().extend([hold.slots for hold in holds])
 
-    def __str__(self) -> str:
-        limiter_key = self.slots.limiter_key
-        return f"the concurrency slots of a call of rate limiter {limiter_key.limiter!r}, key {limiter_key.key!r}"
+    @classmethod
+    def describe(cls, leases: Sequence["PermitLease"], count: int) -> str:
+        """Return a description for the log of `count` leases, of which these are the first."""
+        keys = [each.slots.limiter_key for each in leases]
+        calls = enumerated([f"rate limiter {each.limiter!r}, key {each.key!r}" for each in keys], count)
+        return f"the lease{'s' * (count > 1)} on concurrency slots of {calls}"
 
 
 class PermitFlow(msgspec.Struct, eq=False):

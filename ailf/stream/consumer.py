@@ -1,4 +1,4 @@
-"""`Consumer` and `AsyncConsumer`: members of a group that take messages one by one. `ConsumerFlow` has what both do."""
+"""`Consumer` and `AsyncConsumer`: members of a group that take its messages. `ConsumerFlow` has what both do."""
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -84,6 +84,21 @@ class Consumer(_ConsumerBase, Generic[T]):
         state = run(self._flow.next(timeout))
         return None if state is None else Delivery(state)
 
+    def get_many(self, n: int, timeout: float | None = None) -> list[Delivery[T]]:
+        """Return the next message and those available behind it; [] after ``timeout`` seconds, or when stopped.
+
+        Only the first one is waited for. Each is settled by itself.
+
+        Arguments:
+            n: The most messages to return. It may be higher than ``prefetch``: a fetch takes as many as are wanted.
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is unavailable, and there is no message. The next call tries again.
+        """
+        return [Delivery(state) for state in run(self._flow.next_many(n, timeout))]
+
     def close(self) -> None:
         """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""
         run(self._flow.close())
@@ -146,6 +161,21 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
         """
         state = await self._flow.next(timeout)
         return None if state is None else AsyncDelivery(state)
+
+    async def get_many(self, n: int, timeout: float | None = None) -> list[AsyncDelivery[T]]:
+        """Return the next message and those available behind it; [] after ``timeout`` seconds, or when stopped.
+
+        Only the first one is waited for. Each is settled by itself.
+
+        Arguments:
+            n: The most messages to return. It may be higher than ``prefetch``: a fetch takes as many as are wanted.
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend is unavailable, and there is no message. The next call tries again.
+        """
+        return [AsyncDelivery(state) for state in await self._flow.next_many(n, timeout)]
 
     async def aclose(self) -> None:
         """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""

@@ -19,11 +19,12 @@ from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
-from ailf.engine.renewal import RenewedLease, Renewer
+from ailf.engine.renewal import Renewer
+from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
-from ailf.stream.group_flow import GroupFlow
+from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
@@ -53,9 +54,10 @@ class ConsumerFlow:
         self.stopping = group.engine.runtime.event()
         self.in_progress: dict[str, DeliveryState] = {}
         self._prefetch = check_count("prefetch", prefetch)
+        self._wanted: dict[object, int] = {}  # by call of `next_many`: how many more messages it takes
+        self._fetches = 0
         self._buffer: deque[DeliveryState] = deque()
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
-        self._leases: set[RenewedLease] = set()
         self._fetching = group.engine.runtime.single_flight()
         self._waiter = group.driver.waiter(group.stream, group.name)
         self._liveness = ConsumerLiveness(
@@ -66,7 +68,7 @@ class ConsumerFlow:
         self._pid = os.getpid()
         self._opened = self._failing = self._closed = False
         group.engine.track(self)
-        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._leases).atexit = False
+        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._liveness.held).atexit = False
 
     async def open(self, until: float | None = None) -> None:
         """Make the group unless it exists, before the first fetch: a group that is missing later has vanished."""
@@ -109,6 +111,69 @@ class ConsumerFlow:
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
             self._callers.wake()
+
+    async def next_many(self, count: int, timeout: float | None = None, linger: float = 0.0) -> list[DeliveryState]:
+        """Return the next message and those behind it: up to `count`; [] when stopped, or after `timeout` seconds.
+
+        Messages that are available when the first one comes are taken at once, in one fetch at most; further ones
+        within `linger` seconds. If this is cancelled, all of them are the next caller's (S6).
+        """
+        check_count("n", count)
+        states: list[DeliveryState] = []
+        call = object()
+        self._wanted[call] = count
+        fetches = self._fetches
+        try:
+            while not states:
+                state = await self.next(timeout)
+                if state is None:
+                    break
+                states.append(state)
+                until = self.group.engine.runtime.now() + linger
+                try:
+                    if self._take_buffered(states, count) and self._fetches == fetches:
+                        self._wanted[call] = count - len(states)
+                        await self._fetching.run(self._fetch)
+                        self._take_buffered(states, count)
+                    await self._wait_for_more(call, states, count, until)
+                except AWAY as error:  # an outage ends no call that has messages
+                    self.record_failure(error)
+                await self._lose_ended(states)
+        except BaseException:
+            self._buffer.extendleft(reversed(states))
+            self._callers.wake()
+            raise
+        finally:
+            del self._wanted[call]
+        return states
+
+    def _take_buffered(self, states: list[DeliveryState], count: int) -> bool:
+        """Move messages from the buffer to these until there are `count`; return whether there are fewer."""
+        while len(states) < count:
+            try:
+                states.append(self._buffer.popleft())
+            except IndexError:
+                return True
+        return False
+
+    async def _wait_for_more(self, call: object, states: list[DeliveryState], count: int, until: float) -> None:
+        """Wait until `until` for more messages, while there are fewer than `count`."""
+        now = self.group.engine.runtime.now
+        while len(states) < count and (left := until - now()) > 0:
+            self._wanted[call] = count - len(states)
+            if (state := await self.next(left)) is None:
+                return
+            states.append(state)
+            self._take_buffered(states, count)
+
+    async def _lose_ended(self, states: list[DeliveryState]) -> None:
+        """Drop messages whose leases have ended."""
+        ended = [state for state in states if state.lease.lost]
+        if ended:
+            gone = set(ended)
+            states[:] = [state for state in states if state not in gone]
+        for state in ended:
+            await state.lose()
 
     async def _finish_wait(self) -> DeliveryState | None:
         """Return the message that is available at the end of a wait, or None."""
@@ -177,7 +242,9 @@ class ConsumerFlow:
         await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         self._position = None
-        fetched = await self.group.fetch(self.name, self._prefetch)
+        count = max(self._prefetch, *self._wanted.values()) if self._wanted else self._prefetch
+        self._fetches += 1
+        fetched = await self.group.fetch(self.name, count)
         self._liveness.confirm(since)
         if self._failing:
             self._record_success()
@@ -214,20 +281,18 @@ class ConsumerFlow:
             )
             states.append(DeliveryState(self, claim, lease, data, headers))
         if states:
-            leases = [state.lease for state in states]
-            self._leases.update(leases)
-            self.group.engine.renewer.add(leases)
+            self.group.engine.renewer.add([state.lease for state in states])
             self._buffer.extend(states)
             self._callers.wake()
-        if undecodable:
-            outcomes = await self.group.settle_many([settlement for _, settlement in undecodable])
-            for (entry_id, settlement), outcome in zip(undecodable, outcomes, strict=True):
+        for first in range(0, len(undecodable), SETTLED_AT_ONCE):
+            page = undecodable[first : first + SETTLED_AT_ONCE]
+            outcomes = await self.group.settle_many([settlement for _, settlement in page])
+            for (entry_id, settlement), outcome in zip(page, outcomes, strict=True):
                 if outcome is Outcome.DEAD:
                     await self.group.report(entry_id, settlement, outcome)
 
     def stop_renewing(self, state: DeliveryState) -> None:
         """Stop renewing the lease of a settled or lost delivery."""
-        self._leases.discard(state.lease)
         self.group.engine.renewer.discard(state.lease)
 
     # --- ending --------------------------------------------------------------------------------------------------
@@ -247,19 +312,36 @@ class ConsumerFlow:
         """Release the messages of the buffer: available to others at once, the attempt not counted (S14).
 
         Arguments:
-            until: Deadline for a fetch under way; None: `LEAVING` seconds from now.
+            until: Deadline for a fetch under way and for the next page of releases; None: `LEAVING` seconds from now.
+
+        Raises:
+            BackendTimeoutError: Not all messages were released by `until`.
         """
-        await self._wait_for_fetch(self.group.engine.runtime.now() + LEAVING if until is None else until)
-        unstarted = []
+        until = self.group.engine.runtime.now() + LEAVING if until is None else until
+        await self._wait_for_fetch(until)
+        unstarted: list[DeliveryState] = []
         while self._buffer:
-            unstarted.append(self._buffer.popleft())
+            self._take_buffered(unstarted, len(self._buffer))
+        await self.release(unstarted, until)
+
+    async def release(self, unstarted: Sequence[DeliveryState], until: float) -> None:
+        """Release messages that no handler has begun: in pages, the next one until `until`.
+
+        Raises:
+            BackendTimeoutError: Not all messages were released by `until`.
+        """
         for state in unstarted:
             state.settled = Action.RELEASE
             self.stop_renewing(state)
-        if unstarted:
-            releases = [Settlement(state.claim.receipt, Action.RELEASE) for state in unstarted]
-            group = self.group
-            await group.driver.settle(group.stream, group.name, releases, max_deliveries=group.options.max_deliveries)
+        releases = [Settlement(state.claim.receipt, Action.RELEASE) for state in unstarted]
+        group = self.group
+        most = group.options.max_deliveries
+        for first in range(0, len(releases), SETTLED_AT_ONCE):
+            if first and group.engine.runtime.now() >= until:
+                left = len(releases) - first
+                raise BackendTimeoutError(f"release {left} of {len(releases)} messages of {group}: out of time")
+            page = releases[first : first + SETTLED_AT_ONCE]
+            await group.driver.settle(group.stream, group.name, page, max_deliveries=most)
 
     async def close(self) -> None:
         """Stop, and give the unsettled messages back to the group (S6, S11).
@@ -275,13 +357,14 @@ class ConsumerFlow:
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
         await self._waiter.close()
+        self.group.engine.renewer.retire(self._liveness)  # a lease that is given back is not lost
         try:
             await self._leave(until)
         except AilfError as error:
             log.warning("%s: messages not given back; they come again when their leases end: %s", self.group, error)
-        for lease in tuple(self._leases):
+        for lease in tuple(self._liveness.held):
             lease.revoked = True
-        _stop_renewing(self.group.engine.renewer, self._leases)
+        _stop_renewing(self.group.engine.renewer, self._liveness.held)
         self._buffer.clear()
         self.group.engine.untrack(self)
 
@@ -305,5 +388,5 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
 
 def _stop_renewing(renewer: Renewer, leases: set[RenewedLease]) -> None:
     """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
-    while leases:
-        renewer.discard(leases.pop())
+    for lease in tuple(leases):
+        renewer.discard(lease)

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
-from ailf.engine.renewal import RenewedLease
+from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
@@ -110,6 +110,11 @@ class DeliveryState:
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
         self.cancel_reason: Exception | None = None  # why the worker cancelled the handler
 
+    @property
+    def leases(self) -> list[RenewedLease]:
+        """Its lease, for a worker that runs a handler."""
+        return [self.lease]
+
     async def settle(self, action: Action, *, delay: float | None = None, error: str = "") -> Outcome:
         """Settle the delivery, once, and return the outcome (S4)."""
         if self._settled_by(action):
@@ -180,6 +185,7 @@ class DeliveryState:
         if not await self.consumer.group.extend(self.claim.receipt, lease):
             raise await self._lost("extend")
         self.lease.confirm(since, lease)
+        self.consumer.group.engine.renewer.reschedule(self.lease)  # it may end before its next check
 
     def enter(self) -> None:
         """Let messages that are sent continue the trace of the message."""

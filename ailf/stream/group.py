@@ -5,9 +5,10 @@ again after a backoff, and one that fails too often becomes one of the group's d
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from ailf.runtime import run
+from ailf.stream.batch_worker import BatchWorker
 from ailf.stream.consumer import AsyncConsumer, Consumer
 from ailf.stream.delivery import AsyncDelivery, Delivery
 from ailf.stream.group_flow import GroupFlow
@@ -17,6 +18,10 @@ from ailf.values import DeadLetter, GroupInfo, OnLost, Position
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
 
 T = TypeVar("T")
+
+
+def _worker_class(options: ProcessOptions) -> type[Worker]:
+    return Worker if options.batch is None else BatchWorker
 
 
 class DeadLetters:
@@ -210,10 +215,43 @@ class Group(_GroupBase, Generic[T]):
         """
         return Consumer(self._flow, name, prefetch)
 
+    @overload
     def process(
         self,
         handler: Callable[[Delivery[T]], Any],
         *,
+        batch: None = None,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+    ) -> None: ...
+
+    @overload
+    def process(
+        self,
+        handler: Callable[[list[Delivery[T]]], Any],
+        *,
+        batch: int,
+        linger: float = 0.0,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+    ) -> None: ...
+
+    def process(
+        self,
+        handler: Callable[[Any], Any],
+        *,
+        batch: int | None = None,
+        linger: float = 0.0,
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
@@ -229,10 +267,16 @@ class Group(_GroupBase, Generic[T]):
         `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
         settled the delivery itself. Messages that it sends continue the trace of its message (`ailf.tracing`).
 
+        With ``batch`` the handler gets a list of deliveries. It may settle each by itself; how it ends settles the rest
+        in the same way, each with the backoff of its own attempt. Messages that it sends begin a trace of their own,
+        except within ``with delivery``. Two messages of one ordering key are never in one batch.
+
         Arguments:
-            handler: A function of one `Delivery`.
+            handler: A function of one `Delivery`; with ``batch``, of a list of them.
+            batch: The most deliveries in a list; None: the handler gets each by itself.
+            linger: Seconds that a batch waits, from its first message on, until it is full.
             concurrency: The most handlers that run at once, each in its own thread; the caller's is one of them.
-            prefetch: The most messages that one fetch takes; ``concurrency`` if None.
+            prefetch: The most messages that one fetch takes; ``concurrency`` if None, and always as many as ``batch``.
             drain: Seconds that running handlers have after a stop. Messages not started are released at once.
             timeout: Seconds that a handler may take; no limit if None. A thread can't be interrupted: its lease is
                 given up, with a warning, and this worker handles the message again only after the handler has ended.
@@ -251,9 +295,10 @@ class Group(_GroupBase, Generic[T]):
                 give the message back; anything else counts as a failed delivery.
         """
         options = ProcessOptions(
-            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
-        )
-        run(Worker(self._flow, handler, options, consumer).run())
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
+            batch=batch, linger=linger,
+        )  # fmt: skip
+        run(_worker_class(options)(self._flow, handler, options, consumer).run())
 
 
 class AsyncGroup(_GroupBase, Generic[T]):
@@ -326,10 +371,43 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """
         return AsyncConsumer(self._flow, name, prefetch)
 
+    @overload
     async def process(
         self,
         handler: Callable[[AsyncDelivery[T]], Any],
         *,
+        batch: None = None,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+    ) -> None: ...
+
+    @overload
+    async def process(
+        self,
+        handler: Callable[[list[AsyncDelivery[T]]], Any],
+        *,
+        batch: int,
+        linger: float = 0.0,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+    ) -> None: ...
+
+    async def process(
+        self,
+        handler: Callable[[Any], Any],
+        *,
+        batch: int | None = None,
+        linger: float = 0.0,
         concurrency: int = 1,
         prefetch: int | None = None,
         drain: float = DRAIN,
@@ -345,14 +423,21 @@ class AsyncGroup(_GroupBase, Generic[T]):
         `ExceptionGroup` that holds nothing else has the same effect. Any other result acks, unless the handler has
         settled the delivery itself. Messages that it sends continue the trace of its message (`ailf.tracing`).
 
+        With ``batch`` the handler gets a list of deliveries. It may settle each by itself; how it ends settles the rest
+        in the same way, each with the backoff of its own attempt. Messages that it sends begin a trace of their own,
+        except within ``async with delivery``. Two messages of one ordering key are never in one batch.
+
         Arguments:
-            handler: A function or coroutine function of one `AsyncDelivery`.
+            handler: A function or coroutine function of one `AsyncDelivery`; with ``batch``, of a list of them.
+            batch: The most deliveries in a list; None: the handler gets each by itself.
+            linger: Seconds that a batch waits, from its first message on, until it is full.
             concurrency: The most handlers that run at once, each in a task of its own.
-            prefetch: The most messages that one fetch takes; ``concurrency`` if None.
+            prefetch: The most messages that one fetch takes; ``concurrency`` if None, and always as many as ``batch``.
             drain: Seconds that running handlers have after a stop. Messages not started are released at once.
             timeout: Seconds that a handler may take; no limit if None. Then it is cancelled, and its delivery fails.
             on_lost: Whether a handler is cancelled when the lease on its message is lost, because another worker may
-                have the message then. With `OnLost.SIGNAL` the handler checks ``delivery.lost``.
+                have the message then; that of a batch, when the leases on all messages are lost that it has not
+                settled. With `OnLost.SIGNAL` the handler checks ``delivery.lost``.
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
                 are the default ones (only in the main thread). A second signal has its former effect.
@@ -367,6 +452,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
                 delivery too, but doesn't end `process`.
         """
         options = ProcessOptions(
-            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
-        )
-        await Worker(self._flow, handler, options, consumer).run()
+            concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
+            batch=batch, linger=linger,
+        )  # fmt: skip
+        await _worker_class(options)(self._flow, handler, options, consumer).run()

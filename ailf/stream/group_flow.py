@@ -28,7 +28,7 @@ from ailf.values import (
     Retention,
 )
 
-__all__ = ["GroupFlow", "GroupOptions", "Stoppable"]
+__all__ = ["SETTLED_AT_ONCE", "GroupFlow", "GroupOptions", "Stoppable"]
 
 log = logging.getLogger("ailf.stream")
 
@@ -175,7 +175,7 @@ class GroupFlow:
             await self._emit(GroupReset(self.stream, self.name))
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
-        """Settle deliveries; return for each the outcome, or the error if the outcome is unknown.
+        """Settle deliveries, `SETTLED_AT_ONCE` at most; return for each the outcome, or the error if it is unknown.
 
         After a lost reply the request is repeated once. A lease that still holds is then settled for certain. One that
         doesn't was either settled by the first request or had ended, and it can't be known which.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 
 from ailf.driver import BackendDriver, Receipt
-from ailf.engine.renewal import MARGIN, Liveness, RenewedLease
+from ailf.engine.renewed_lease import MARGIN, Liveness, RenewedLease, enumerated
 from ailf.runtime.clock import SystemClock
 
 __all__ = ["ALIVE", "ConsumerLiveness", "DeliveryLease"]
@@ -23,12 +23,10 @@ class ConsumerLiveness(Liveness):
         group: The group's name.
         consumer: The consumer's name.
         takeover: Seconds without a heartbeat within which the backend counts it as dead.
-        ends: When, on this process's clock, it must count itself as dead unless confirmed again.
-        generation: A number that rises when it is confirmed after `ends`. Leases of an earlier generation are lost.
         now: Returns the time on this process's clock.
     """
 
-    __slots__ = ("consumer", "ends", "generation", "group", "now", "stream", "takeover")
+    __slots__ = ("consumer", "group", "now", "stream", "takeover")
 
     def __init__(
         self,
@@ -38,12 +36,11 @@ class ConsumerLiveness(Liveness):
         takeover: float,
         now: Callable[[], float] = SystemClock.lease_time,
     ) -> None:
+        super().__init__()
         self.stream = stream
         self.group = group
         self.consumer = consumer
         self.takeover = takeover
-        self.ends = 0.0
-        self.generation = 0
         self.now = now
 
     def confirm(self, since: float) -> None:
@@ -88,6 +85,8 @@ class DeliveryLease(RenewedLease):
 
     __slots__ = ("generation", "liveness", "receipt")
 
+    page = 500  # a script of 1.4 ms on Redis
+
     def __init__(
         self, liveness: ConsumerLiveness, receipt: Receipt, *, lease: float, since: float, longest: float
     ) -> None:
@@ -101,9 +100,6 @@ class DeliveryLease(RenewedLease):
         liveness = self.liveness
         return self.revoked or self.generation != liveness.generation or liveness.now() >= min(self.ends, liveness.ends)
 
-    def next_check(self) -> float:
-        return min(super().next_check(), self.liveness.due())
-
     @property
     def batch(self) -> Hashable:
         return (self.liveness.stream, self.liveness.group, self.lease)
@@ -114,5 +110,8 @@ class DeliveryLease(RenewedLease):
         receipts = [each.receipt for each in leases]
         return await driver.stream().extend(liveness.stream, liveness.group, receipts, lease=lease)
 
-    def __str__(self) -> str:
-        return f"the lease on {self.receipt.id} of group {self.liveness.group!r}, stream {self.liveness.stream!r}"
+    @classmethod
+    def describe(cls, leases: Sequence["DeliveryLease"], count: int) -> str:
+        liveness = leases[0].liveness
+        ids = enumerated([each.receipt.id for each in leases], count)
+        return f"the lease{'s' * (count > 1)} on {ids} of group {liveness.group!r}, stream {liveness.stream!r}"

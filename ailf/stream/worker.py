@@ -9,10 +9,10 @@ A handler affects only its own message. A worker loop that ends without a stop e
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
-from collections.abc import Callable
+import operator
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import attrs
@@ -23,6 +23,7 @@ from ailf.engine.engine import LEAVING
 from ailf.errors import (
     AilfError,
     BackendError,
+    InvalidArgumentError,
     LeaseLostError,
     PermissionDeniedError,
     Retry,
@@ -32,7 +33,7 @@ from ailf.safe_text import describe, log_failure, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
 from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, choose_action, instruction
 from ailf.stream.group_flow import GroupFlow
-from ailf.tracing import carrying
+from ailf.stream.handler_run import HandlerRunner
 from ailf.user_errors import is_fatal
 from ailf.values import OnLost
 
@@ -73,6 +74,13 @@ class ProcessOptions:
     timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(valid_seconds))
     on_lost: OnLost = attrs.field(default=OnLost.CANCEL, validator=_valid_on_lost)
     signals: bool | None = attrs.field(default=None, converter=check_signals)
+    batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
+    linger: float = attrs.field(default=0.0, validator=valid_wait)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse `linger` without `batch`."""
+        if self.linger and self.batch is None:
+            raise InvalidArgumentError(f"linger is for batches: give batch=, too, not only linger={self.linger!r}")
 
 
 class Tally:
@@ -131,14 +139,16 @@ class Worker:
         self._runtime = group.engine.runtime
         self._runtime.check_callable("the handler", handler)
         self._group = group
-        self._handler = handler
         self._options = options
         self._concurrency = options.concurrency
         self._name = None if consumer is None else check_name("consumer", consumer)
-        self._plain = plain
         self._on_asyncio = self._runtime.flavour == "asyncio"
         self._public_class = AsyncDelivery if self._on_asyncio else Delivery
-        self._cancels = self._on_asyncio and options.on_lost is OnLost.CANCEL
+        self._runner: HandlerRunner[Any] = HandlerRunner(
+            self._runtime, group.engine.renewer, handler,
+            argument=operator.attrgetter("data") if plain else self._argument(), release=self._release,
+            timeout=options.timeout, cancels=options.on_lost is OnLost.CANCEL,
+        )  # fmt: skip
         self._consumer: ConsumerFlow | None = None
         self._acking: set[DeliveryState] = set()
         self._ack_ended = self._runtime.event()
@@ -147,6 +157,10 @@ class Worker:
         self._tally = Tally(self._runtime.now())
         self._warned_of_length = False
         self._check_length = group.retention is None  # at first, and with each line of the tally until it has warned
+
+    def _argument(self) -> Callable[[Any], Any]:
+        """Return what makes the handler's argument."""
+        return self._public_class
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -185,7 +199,7 @@ class Worker:
             if own:
                 await self._run_loop(consumer)
             await consumer.stopping.wait()
-            await self._release_unstarted(consumer)
+            await self._give_back(consumer.release_unstarted())
             until = self._runtime.now() + self._options.drain
             for loop in loops:
                 if not await loop.join(max(0.0, until - self._runtime.now())):
@@ -202,9 +216,10 @@ class Worker:
             await self._wait_for_acks()
         log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
 
-    async def _release_unstarted(self, consumer: ConsumerFlow) -> None:
+    async def _give_back(self, releasing: Awaitable[None]) -> None:
+        """Release messages that no handler has begun."""
         try:
-            await consumer.release_unstarted()
+            await releasing
         except AilfError as error:
             log.warning("%s: messages not given back; they come again when their leases end: %s", self._group, error)
 
@@ -213,10 +228,11 @@ class Worker:
     async def _run_loop(self, consumer: ConsumerFlow) -> None:
         """Take and handle messages until stopped; any other end ends `process` with an error."""
         failures = 0
+        take, handle = self._steps(consumer)
         try:
             while True:
                 try:
-                    state = await consumer.next()
+                    state = await take()
                     failures = 0
                 except PermissionDeniedError:
                     raise
@@ -224,9 +240,9 @@ class Worker:
                     await self._wait_out(consumer, error, failures)
                     failures += 1
                     continue
-                if state is None:
+                if not state:
                     return
-                await self._handle(state)
+                await handle(state)
                 if self._check_length:
                     await self._warn_of_length()
                 now = self._runtime.now()
@@ -239,6 +255,10 @@ class Worker:
             raise
         except BaseException as error:  # noqa: BLE001 - the caller of `process` gets it
             self._fail(error)
+
+    def _steps(self, consumer: ConsumerFlow) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """Return what a worker loop does in turn: it takes what its handler gets, and handles it."""
+        return consumer.next, self._handle
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is unavailable."""
@@ -280,7 +300,7 @@ class Worker:
         acks = False
         try:
             try:
-                result, error = await self._run_handler(state)
+                result, error = await self._runner.run(state)
             finally:
                 del in_progress[entry_id]
             if state.settled is None and error is state.cancel_reason is not None and isinstance(error, LeaseLostError):
@@ -311,84 +331,6 @@ class Worker:
             delay = min(delay, _RETRY_SOON)
         log.warning("%s: an earlier attempt still runs here; released for at least %g s", state, delay)
         await self._settle(state, Action.RELEASE, "", delay, None)
-
-    async def _run_handler(self, state: DeliveryState) -> tuple[Any, BaseException | None]:
-        """Call the handler, and return its result and its exception; release the message if this loop is cancelled."""
-        task = asyncio.current_task() if self._on_asyncio else None
-        if task is not None:
-            state.task, state.task_cancels = task, task.cancelling()
-        if self._cancels:
-            state.lease.on_lost = functools.partial(self._lease_lost, state)
-            if state.lease.revoked:  # before `on_lost` was set
-                self._lease_lost(state)
-        stop_timer = None if self._options.timeout is None else self._start_timer(state, self._options.timeout)
-        try:
-            with carrying(state.headers):
-                result, error = await self._runtime.call_user_code(
-                    self._handler, state.data if self._plain else self._public_class(state)
-                )
-        except asyncio.CancelledError as cancelled:
-            if state.cancel_reason is None:
-                await self._release(state)
-                raise
-            result, error = None, cancelled
-        finally:
-            state.task = state.lease.on_lost = None
-            if stop_timer is not None:
-                stop_timer()
-        if state.cancel_reason is not None:
-            error = await self._why_cancelled(state, state.cancel_reason, error)
-        return result, error
-
-    # --- handlers that take too long, or have lost their lease ---------------------------------------------------
-
-    def _start_timer(self, state: DeliveryState, timeout: float) -> Callable[[], None]:
-        """Start the timer that cancels the handler, or in a thread gives up its lease; return what stops the timer."""
-        if not self._on_asyncio:
-            renewer, lease = self._group.engine.renewer, state.lease
-            renewer.limit(lease, lease.now() + timeout)
-            return functools.partial(renewer.limit, lease, float("inf"))
-        loop = asyncio.get_running_loop()
-        late = TimeoutError(f"the handler took longer than its timeout of {timeout:g} s")
-        timer = loop.call_later(timeout, self._cancel, state, late)
-
-        def stop() -> None:
-            timer.cancel()
-            if state.cancel_reason is None and loop.time() > timer.when():
-                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", state, late)
-
-        return stop
-
-    def _lease_lost(self, state: DeliveryState) -> None:
-        """Cancel the handler; called from the renewal thread."""
-        task = state.task
-        if task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: there is no task to cancel
-                task.get_loop().call_soon_threadsafe(
-                    self._cancel, state, LeaseLostError(f"{state}: its lease was lost")
-                )
-
-    def _cancel(self, state: DeliveryState, why: Exception) -> None:
-        """Cancel the handler, once, if it still runs.
-
-        A handler that is settling its message learns from the reply whether the lease held. A lease that ended because
-        the message was settled must not cancel it.
-        """
-        if isinstance(why, LeaseLostError) and state.settling:
-            return
-        if state.task is not None and state.cancel_reason is None:
-            state.cancel_reason = why
-            state.task.cancel()
-
-    async def _why_cancelled(
-        self, state: DeliveryState, why: Exception, error: BaseException | None
-    ) -> BaseException | None:
-        """Undo the worker's own cancellation, and return the error with which the handler ended."""
-        task = asyncio.current_task()
-        if task is not None and task.uncancel() > state.task_cancels:  # other code has cancelled it too
-            await self._release(state)
-            raise asyncio.CancelledError
-        return why if isinstance(error, asyncio.CancelledError) else error
 
     # --- acks ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The entries of a stream, in the order of their ids. Pure: *now* is an argument."""
 
 import bisect
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -115,6 +116,23 @@ class Entries:
         """Remove the entries from index ``first`` up to, but not including, ``end``; return their ids."""
         ids = [record.id for record in self.records[first:end]]
         del self.keys[first:end], self.records[first:end]
+        for each in ids:
+            self.terms.pop(each, None)
+        return ids
+
+    def remove_each(self, indices: Sequence[int]) -> list[str]:
+        """Remove the entries at these indices, which ascend; return their ids.
+
+        What is behind them moves once, however many gaps there are between them.
+        """
+        first, end = indices[0], indices[-1] + 1
+        if len(indices) == end - first:
+            return self.remove(first, end)
+        gone = set(indices)
+        kept = [index for index in range(first, end) if index not in gone]
+        ids = [self.records[index].id for index in indices]
+        self.keys[first:end] = [self.keys[index] for index in kept]
+        self.records[first:end] = [self.records[index] for index in kept]
         for each in ids:
             self.terms.pop(each, None)
         return ids

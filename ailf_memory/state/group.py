@@ -195,10 +195,19 @@ class GroupState:
 
     def _let_go(self, name: str, consumer: str) -> None:
         """Note that a consumer doesn't hold a message any more."""
-        names = self.held[consumer]
-        del names[name]
+        names = self.held.get(consumer, {})
+        names.pop(name, None)  # Ctrl-C may have interrupted an earlier step
         if not names:
-            del self.held[consumer]
+            self.held.pop(consumer, None)
+
+    def _some_held(self, consumer: str, most: int) -> list[str]:
+        """Return the names of up to `most` messages that a consumer holds."""
+        names = list(itertools.islice(self.held.get(consumer, ()), most))
+        for name in names:
+            message = self.pending.get(name)
+            if message is None or message.holder != consumer:  # as above
+                self._let_go(name, consumer)
+        return [name for name in names if name in self.held.get(consumer, ())]
 
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
@@ -283,7 +292,7 @@ class GroupState:
         """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
         left = PAGE
         for consumer in [name for name, until_ms in self.alive.items() if until_ms <= now_ms]:
-            names = list(itertools.islice(self.held.get(consumer, ()), left))
+            names = self._some_held(consumer, left)
             left -= len(names)
             for name in names:
                 self.park(name, min(self.pending[name].due_ms, now_ms), now_ms)
@@ -364,7 +373,7 @@ class GroupState:
 
         A delivery whose lease had ended counts.
         """
-        for name in list(itertools.islice(self.held.get(consumer, ()), PAGE)):
+        for name in self._some_held(consumer, PAGE):
             message = self.pending[name]
             if message.due_ms > now_ms:
                 self.release(name, now_ms, now_ms)

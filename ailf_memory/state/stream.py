@@ -1,7 +1,6 @@
 """The state of one stream: its entries, its groups, its dedup ids. Pure: *now* is an argument."""
 
 import heapq
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -40,11 +39,14 @@ PAGE: Final = 100
 """One step of a trim scans at most this many entries that stay, and removes at most this many more than it adds."""
 
 
-def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first index and the end of each run of consecutive indices."""
-    for _, run in itertools.groupby(enumerate(indices), lambda each: each[1] - each[0]):
-        (_, first), *rest = run
-        yield first, first + len(rest) + 1
+def _near(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield the indices in parts, within which at most `PAGE` other indices lie between two."""
+    first = 0
+    for at in range(1, len(indices)):
+        if indices[at] - indices[at - 1] > PAGE:
+            yield indices[first:at]
+            first = at
+    yield indices[first:]
 
 
 @attrs.frozen
@@ -115,10 +117,8 @@ class StreamState(Entries):
 
     def _drop(self, indices: Sequence[int], now_ms: int) -> None:
         """Remove entries by their indices, which are in ascending order."""
-        consecutive = len(indices) == indices[-1] - indices[0] + 1
-        runs = [(indices[0], indices[-1] + 1)] if consecutive else list(_runs(indices))
-        for first, end in reversed(runs):
-            for entry_id in self.remove(first, end):
+        for part in reversed(list(_near(indices))):
+            for entry_id in self.remove_each(part):
                 for group in self.groups.values():
                     group.on_entry_removed(entry_id, now_ms)
 
@@ -210,12 +210,14 @@ class StreamState(Entries):
 
         It is no duplicate for a repetition of the call that added it, which gets the same result as the first time.
         """
-        while self._ends and self._ends[0][0] <= now_ms:
+        for _ in range(PAGE):  # each call adds one at most, so the rest can wait for later calls
+            if not self._ends or self._ends[0][0] > now_ms:
+                break
             _, ended = heapq.heappop(self._ends)
             if ended in self._once and self._once[ended].until_ms <= now_ms:  # it may have a new, longer window
                 del self._once[ended]
         once = self._once.get(dedup_id)
-        if once is None or (once.cancelled and once.token != token):
+        if once is None or once.until_ms <= now_ms or (once.cancelled and once.token != token):
             return None
         return Added(once.entry_id, duplicate=once.token != token)
 

@@ -12,6 +12,7 @@ import ailf
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime, run
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
+from ailf_memory.stream import MemoryStreamDriver
 
 HOUR = 3600.0
 
@@ -315,3 +316,26 @@ def test_stepping_back_changes_no_lease() -> None:
         moved.step_back(HOUR)
         moved.advance(29)
         assert lease.lost
+
+
+def test_a_consumer_that_holds_many_messages_keeps_them(caplog: pytest.LogCaptureFixture) -> None:
+    """S4: moves of the clock lose none of 50 000 leases; the steps of the store that renew them are of bounded size."""
+    clock, count = ManualClock(), 50_000
+    with MemoryBackend(clock=clock) as backend:
+        steps: list[int] = []
+        extend = MemoryStreamDriver.extend
+
+        async def counted(self: MemoryStreamDriver, *args: Any, **options: Any) -> list[bool]:
+            steps.append(len(args[2]))
+            return await extend(self, *args, **options)
+
+        backend.stream("s").add_many(range(count))
+        with pytest.MonkeyPatch.context() as patch, backend.stream("s").group("g").consumer(prefetch=count) as consumer:
+            patch.setattr(MemoryStreamDriver, "extend", counted)
+            held = [consumer.get(0) for _ in range(count)]
+            for _ in range(4):
+                clock.advance(15)
+                assert not any(each is None or each.lost for each in held)
+        assert sum(steps) == 4 * count
+        assert max(steps) <= 500
+    assert caplog.messages == []

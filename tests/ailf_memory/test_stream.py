@@ -285,3 +285,64 @@ def test_the_leases_of_many_dead_consumers(monkeypatch: pytest.MonkeyPatch) -> N
     assert scenario.ask("info", GROUP).pending == 4
     assert len(scenario.fetch("dora", count=6).claims) == 4
     assert len(scenario.fetch("dora", count=6).claims) == 2
+
+
+class Moves(list[Any]):
+    """A list that counts how often the elements behind a place are moved."""
+
+    moves = 0
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.moves += 1
+        super().__setitem__(place, value)
+
+    def __delitem__(self, place: Any) -> None:
+        self.moves += 1
+        super().__delitem__(place)
+
+
+def test_a_trim_moves_later_entries_once() -> None:
+    """S8: a step of a trim moves the entries behind it once or twice, however many gaps it makes."""
+    scenario = Scenario()
+    ids = scenario.add(*[b"x"] * 2000)
+    fetched = scenario.fetch(count=1500)
+    odd = [claim for number, claim in enumerate(fetched.claims) if number % 2 == 0 or number < 10]
+    scenario.ask("settle", GROUP, [Settlement(claim.receipt, Action.ACK) for claim in odd], max_deliveries=3)
+    state = scenario.driver._store.streams[STREAM]
+    removed, after = 0, ""
+    for _ in range(20):
+        state.keys, state.records = Moves(state.keys), Moves(state.records)
+        swept = scenario.ask("trim", Retention(max_len=1), after=after)
+        assert swept.removed <= 100
+        assert state.keys.moves == state.records.moves <= 2
+        removed, after = removed + swept.removed, swept.after
+        if not after:
+            break
+    assert removed == len(odd) == 755
+    gone = {claim.record.id for claim in odd}
+    assert [each.id for each in scenario.ask("read", EARLIEST, LATEST, 3000)] == [
+        each for each in ids if each not in gone
+    ]
+    assert [f"{ms}-{number}" for ms, number in state.keys] == [record.id for record in state.records]
+
+
+def test_dedup_ids_expire_in_steps() -> None:
+    """S7: however many dedup ids expire at once, each add forgets some of them, and none of them is taken any more."""
+    scenario = Scenario()
+
+    def add(dedup_id: int, window: float = 1.0) -> bool:
+        options = {"dedup_id": str(dedup_id), "token": f"{scenario.clock.ms}", "window": window, "retention": None}
+        added: bool = scenario.ask("add_once", Draft(b"x"), **options).duplicate
+        return added
+
+    for number in range(350):
+        assert not add(number)
+    state = scenario.driver._store.streams[STREAM]
+    scenario.clock.ms += 2000
+    for number in range(349, 344, -1):
+        before = len(state._once)
+        assert not add(number, 1000.0)
+        assert before - 100 <= len(state._once) <= before + 1
+    assert len(state._once) == 5
+    scenario.clock.ms += 1000
+    assert [add(number) for number in (349, 345, 0)] == [True, True, False]

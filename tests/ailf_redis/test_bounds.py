@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 import ailf
 from ailf.checks import MAX_NAME, check_headers
-from ailf.driver import Charge, LimiterKey
+from ailf.driver import Action, Charge, LimiterKey, Settlement
 from ailf.limits.sliding_window import SlidingWindowAlgorithm
 from ailf.runtime import run
 from ailf.safe_text import LONGEST
+from ailf.stream.lease import DeliveryLease
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.resp import packed
 from ailf_redis.keys import Keys
-from ailf_redis.replies import headers_field
+from ailf_redis.replies import headers_field, text
 from ailf_redis.settings import Settings
 from tests.support.servers import NewServer, Server
 
@@ -71,6 +73,62 @@ def test_leaving_with_many_leases(backend: ailf.Backend, raw: redis.Redis) -> No
     with group.consumer(prefetch=MANY) as consumer:
         taken = [consumer.get(0) for _ in range(MANY)]
         assert {(each.data, each.attempt) for each in taken if each} == {(number, 1) for number in range(MANY)}
+
+
+def test_renewing_many_leases(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S4: a page of leases is extended by a few commands; one that was settled or taken meanwhile is not."""
+    stream = backend.stream("s")
+    stream.add_many(range(MANY))
+    with stream.group("g", lease=60).consumer(prefetch=MANY) as consumer:
+        held = [consumer.get(0) for _ in range(MANY)]
+        receipts = [each._state.claim.receipt for each in held if each]
+        driver = backend.engine.driver.stream()
+        stolen = replace(receipts[7], consumer="another")
+        run(driver.settle("s", "g", [Settlement(receipts[3], Action.ACK)], max_deliveries=5))
+        page = [*receipts[:7], stolen, *receipts[8 : DeliveryLease.page]]
+        steps(raw)
+        kept = run(driver.extend("s", "g", page, lease=600))
+        assert [at for at, each in enumerate(kept) if not each] == [3, 7]
+        scripts, commands = steps(raw)
+        assert scripts == 1
+        assert commands < 15
+        ends = dict(raw.zrange("{ailf:stream:s}:due:g", 0, -1, withscores=True))
+        extended = {each.id for each in page} - {page[3].id, page[7].id}
+        assert {text(member) for member, end in ends.items() if end > time.time() * 1000 + 300_000} == extended
+
+
+def test_renewing_many_locks_and_slots(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """L17, R9: a script extends a page of locks, or of calls with concurrency slots, and none is lost."""
+    limiter = backend.rate_limiter("r", ailf.Concurrency(1, ttl=3))
+    held: list[Any] = [backend.lock(f"{number}", ttl=3).acquire() for number in range(MANY // 4)]
+    held += [limiter.try_acquire(f"{number}").permit for number in range(MANY // 4)]
+    steps(raw)
+    time.sleep(3)
+    scripts, commands = steps(raw)
+    assert scripts >= 2 * MANY // 4 // 100
+    assert commands < STEP
+    assert not any(each.lost for each in held)
+    for each in held:
+        each.release()
+
+
+def test_releasing_many_messages(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S14: a worker that stops releases its buffer in pages, without an attempt."""
+    stream = backend.stream("s")
+    stream.add_many(range(MANY))
+    group = stream.group("g", lease=60)
+
+    def handler(_: Any) -> None:
+        steps(raw)
+        group.stop()
+
+    group.process(handler, prefetch=MANY)
+    scripts, commands = steps(raw)
+    assert scripts >= MANY // 100
+    assert commands < STEP
+    with group.consumer(prefetch=MANY) as consumer:
+        taken = [consumer.get(0) for _ in range(MANY - 1)]
+        assert {(each.data, each.attempt) for each in taken if each} == {(number, 1) for number in range(1, MANY)}
 
 
 def test_a_seek_with_many_redriven_messages(backend: ailf.Backend, raw: redis.Redis) -> None:
@@ -405,7 +463,7 @@ def test_large_entries_of_others(server: Server, namespace: str) -> None:
         stream.add("third")
         group = stream.group("g", max_deliveries=1)
         with group.consumer(prefetch=10) as consumer:
-            for expected in ("first", "third", "second"):
+            for expected in ("first", "second", "third"):
                 delivery = consumer.get(5)
                 assert delivery is not None
                 assert (delivery.data, delivery.attempt) == (expected, 1)

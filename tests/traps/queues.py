@@ -193,6 +193,9 @@ class Silent:
     def discard(self, hold: Any) -> None:
         """Do nothing."""
 
+    def retire(self, holder: Any) -> None:
+        """Do nothing."""
+
     async def close(self, until: float | None = None) -> None:
         """Do nothing."""
 

@@ -3,9 +3,9 @@
 -- returns nothing by itself
 -- writes  the helper keys of the group (see group.lua)
 
--- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten, if it
--- has no ordering key or is behind another entry of its key. One that is the first of its key is due now: the next fetch
--- finds it removed and releases the next one of the key.
+-- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten if
+-- it has no ordering key or is behind another entry of its key. One that is the first of its key is due now: the next
+-- fetch finds it removed and releases the next one of the key.
 local function on_entry_removed(stream, group, id, due, bell, notes, queue, parked)
   local waits = redis.call('XRANGE', parked, id, id)[1]
   local score = redis.call('ZSCORE', due, id)

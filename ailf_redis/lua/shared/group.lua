@@ -6,22 +6,21 @@
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
---                  pending continues, "stale" that the pending list holds entries from before a reset of the group,
---                  "anew" where a step after a reset continues with redriven ones
+--                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a step after a reset continues with redriven ones
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
 -- KEYS[7] alive    sorted set: consumer -> ms until which it counts as alive
 -- KEYS[8] queue    sorted set, ordered by member: the unsettled entries with an ordering key, lane by lane
--- KEYS[9] parked   stream: the entries that were read and not yet delivered, under their own ids; field "k": "<ms when it
---                  may be delivered>|<ordering key>". They aren't pending: the server's pending list needs 183 bytes for
---                  an entry, and this about 20
+-- KEYS[9] parked   stream: the entries that were read and not yet delivered, under their own ids; field "k": "<ms when
+--                  it may be delivered>|<ordering key>". They aren't pending: the server's pending list needs 183 bytes
+--                  for an entry, and this about 20
 -- ARGV[1] group
 -- returns nothing by itself; the server's error reply if the stream's key holds another type
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8], KEYS[9] vanish with their last
 --         member, KEYS[3] with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, STALE_PAGES * STALE_PAGE pending entries of a reset, the fields of an entry that
---         becomes a dead letter, and MOST_DEAD_LETTERS that are rewritten
+-- bound   PAGE messages of each kind, STALE_PAGES pages of what a reset drops, the fields of an entry that becomes a
+--         dead letter, and MOST_DEAD_LETTERS that are rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
@@ -344,7 +343,7 @@ local function drop_stale()
   return false
 end
 
--- Do the next step of a reset; `anew` is where it continues with redriven members. Return whether nothing is left of it.
+-- Do the next step of a reset; `anew` is where it continues with redriven members. Return whether nothing is left.
 local function continue_reset(anew)
   if stale then return drop_stale() and not anew end
   return take_up_redriven(anew)

@@ -6,7 +6,7 @@
 --                  "epoch" distinguishes the dedup ids of a deleted stream from those of this one
 -- ARGV[1] max_len, or '' for no limit   ARGV[2] max_age_ms, or ''
 -- ARGV[3] mode: 0 removes settled entries beyond max_len or max_age, 1 also unsettled ones, 2 all settled entries
--- ARGV[4..8]       the prefixes of every group's due, bell, notes, queue and parked keys, which the group's name follows
+-- ARGV[4..8]       the prefixes of every group's due, bell, notes, queue and parked keys, before the group's name
 -- returns nothing by itself
 -- writes  KEYS[1] without TTL: data; KEYS[2] without TTL: it is deleted with the stream
 -- bound   a step removes at most MOST entries more than are added, LARGE of these may be large; it reads no body but
@@ -36,16 +36,15 @@ end
 -- takes it.
 local function unsettled_ids(name, from, to, most)
   local ids, seen = {}, {}
-  for _, source in ipairs({
-    redis.call('XPENDING', stream, name, from, to, most),
-    redis.call('XRANGE', ARGV[8] .. name, from, to, 'COUNT', most),
-  }) do
+  local pending = redis.call('XPENDING', stream, name, from, to, most)
+  local parked = redis.call('XRANGE', ARGV[8] .. name, from, to, 'COUNT', most)
+  for _, source in ipairs({ pending, parked }) do
     for _, row in ipairs(source) do
       if not seen[row[1]] then ids[#ids + 1] = row[1] end
       seen[row[1]] = true
     end
   end
-  table.sort(ids, before)
+  if #pending > 0 and #parked > 0 then table.sort(ids, before) end -- to sort a hundred takes 0.3 ms
   for at = #ids, most + 1, -1 do ids[at] = nil end
   return ids
 end
@@ -197,7 +196,7 @@ local function trim(added, bytes, start)
       end
       if #its == most then horizon = smaller(horizon, its[most]) end
     end
-    table.sort(ids, before)
+    if #list > 1 then table.sort(ids, before) end
     return ids, horizon, holders
   end
 

@@ -1,8 +1,8 @@
 -- Remove a delayed entry before its time, for all groups, and free the dedup id that it was added under.
 --
 -- KEYS[1] stream
--- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes, queue and parked
---         keys, which the group's name follows
+-- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes,
+--         queue and parked keys, which the group's name follows
 -- returns 1, or 0 if there is no such entry, and then nothing is changed
 -- writes  KEYS[1] without TTL; the helper keys of the groups (see group.lua); the key of the dedup id (see add.lua),
 --         whose TTL stays

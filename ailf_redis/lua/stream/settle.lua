@@ -14,7 +14,7 @@ local settled = {} -- the members that are settled: a second receipt for one is 
 -- Tell whether there is delivery metadata of any member, besides that of the group itself.
 local function any_metadata()
   local of_group = 0
-  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'anew')) do
+  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew')) do
     if value then of_group = of_group + 1 end
   end
   return redis.call('HLEN', notes) > of_group

@@ -1,6 +1,7 @@
 """Leases are renewed whatever else the process does, and marked lost in time when they can't be."""
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import pytest
 
 from ailf import Concurrency
 from ailf.driver import BackendDriver, Capability, Receipt
-from ailf.engine.renewal import Renewer
+from ailf.engine.renewal import HEARTBEATS, Renewer
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream.lease import ALIVE, ConsumerLiveness, DeliveryLease
@@ -251,6 +252,16 @@ def test_the_thread_ends_without_leases_and_starts_again() -> None:
     asyncio.run(renewer.close())
 
 
+def test_the_thread_ends_with_the_last_lost_lease() -> None:
+    """A process whose only lease was lost has no renewal thread either."""
+    driver = FakeDriver()
+    driver.answer = lambda _, receipts: [False] * len(receipts)
+    renewer = Renewer(driver)
+    renewer.add([lease_of(lease=0.15)])
+    assert soon(lambda: driver.requests)
+    assert soon(lambda: renewing() == [], within=2)
+
+
 def test_a_discarded_lease_is_not_renewed() -> None:
     """The lease of a settled message is in no further request."""
     fetched = time.monotonic()
@@ -302,6 +313,163 @@ def test_close_waits_beside_the_event_loop() -> None:
     assert soon(lambda: not renewing())
 
 
+# --- many leases -------------------------------------------------------------------------------------------------
+
+PAGE = DeliveryLease.page
+
+
+def many(count: int, **options: Any) -> list[DeliveryLease]:
+    """Return leases of one consumer that began together."""
+    since, of = time.monotonic() - options.pop("since_ago", 0.0), options.pop("of", None) or liveness()
+    return [lease_of(f"{number}-0", since=since, of=of, **options) for number in range(count)]
+
+
+def test_leases_are_renewed_in_pages() -> None:
+    """S4: however many leases are due, a request renews a page of them, in the order in which they were fetched."""
+    driver, held = FakeDriver(), many(2 * PAGE + 1, lease=3)
+    renewer = Renewer(driver)
+    renewer.add(held)
+    assert soon(lambda: len(driver.requests) >= 3)
+    assert [len(ids) for _, ids in driver.requests[:3]] == [PAGE, PAGE, 1]
+    assert [each for _, ids in driver.requests[:3] for each in ids] == [each.receipt.id for each in held]
+    assert not any(each.lost for each in held)
+    asyncio.run(renewer.close())
+
+
+def test_a_step_looks_only_at_leases_that_are_due() -> None:
+    """The work of a step doesn't grow with the leases that aren't due yet."""
+    looked_at: list[str] = []
+
+    class Watched(DeliveryLease):
+        """A lease that notes each look at it."""
+
+        __slots__ = ()
+
+        def due(self) -> float:
+            """Return the time of the next renewal."""
+            looked_at.append(self.receipt.id)
+            return super().due()
+
+    driver, of = FakeDriver(), liveness()
+    renewer, since = Renewer(driver), time.monotonic()
+    longest = [Watched(of, Receipt(f"{n}-0", "c", 1), lease=600, since=since, longest=600) for n in range(5000)]
+    renewer.add(longest)
+    renewer.add([lease_of("short", lease=0.3, of=of)])
+    assert soon(lambda: len(driver.requests) >= 4)
+    assert len(looked_at) < 10
+    asyncio.run(renewer.close())
+
+
+def test_a_lease_that_ends_first_is_renewed_first() -> None:
+    """S4: a short lease that is due later than many long ones isn't lost while a slow backend renews these."""
+    driver = FakeDriver()
+
+    def slowly(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        time.sleep(0.1 if len(receipts) > 1 else 0)
+        return [True] * len(receipts)
+
+    driver.answer = slowly
+    renewer, long = Renewer(driver), many(20 * PAGE, lease=6, since_ago=1.9)
+    short = lease_of("short", lease=0.5)
+    renewer.add(long)
+    renewer.add([short])
+    assert soon(lambda: sum(len(ids) for _, ids in driver.requests) >= 20 * PAGE)
+    assert not short.lost
+    assert [ids for _, ids in driver.requests].count(["short"]) >= 3
+    assert not any(each.lost for each in long)
+    asyncio.run(renewer.close())
+
+
+def test_heartbeats_are_given_between_pages() -> None:
+    """S12: a consumer is alive while the renewal of its many leases takes longer than `takeover`."""
+    driver, of = FakeDriver(), liveness("slow", 1.5)
+
+    def slowly(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        time.sleep(0.2 if receipts else 0)
+        return [True] * len(receipts)
+
+    driver.answer = slowly
+    renewer, held = Renewer(driver), many(10 * PAGE, lease=12, of=of, since_ago=3.9)
+    of.confirm(time.monotonic())
+    renewer.add(held)
+    assert soon(lambda: sum(len(ids) for _, ids in driver.requests) >= 10 * PAGE)
+    assert len([at for at, _ in driver.heartbeats if at < driver.requests[9][0]]) >= 3
+    assert not any(each.lost for each in held)
+    asyncio.run(renewer.close())
+
+
+def test_heartbeats_are_given_in_pages() -> None:
+    """S12: however many consumers have messages, a request gives a page of heartbeats."""
+    driver = FakeDriver()
+    renewer = Renewer(driver)
+    for number in range(HEARTBEATS + 1):
+        renewer.add([lease_of("1-0", lease=60, of=liveness(f"{number}", 2))])
+    assert soon(lambda: sum(len(names) for _, names in driver.heartbeats) >= HEARTBEATS + 1)
+    assert max(len(names) for _, names in driver.heartbeats) <= HEARTBEATS
+    asyncio.run(renewer.close())
+
+
+def test_a_batch_that_fails_does_not_hold_up_another() -> None:
+    """A page that fails is tried again after a pause; leases of other groups are renewed meanwhile."""
+    driver = FakeDriver()
+
+    def refuse(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        if receipts and receipts[0].consumer == "broken":
+            raise ValueError("its key holds another type")
+        return [True] * len(receipts)
+
+    driver.answer = refuse
+    renewer, of = Renewer(driver), liveness()
+    of.group = "another"
+    since = time.monotonic()
+    broken = [
+        DeliveryLease(liveness(), Receipt(f"{n}-0", "broken", 1), lease=LEASE, since=since, longest=60)
+        for n in range(2 * PAGE)
+    ]
+    sound = lease_of("sound", of=of)
+    renewer.add(broken)
+    renewer.add([sound])
+    assert soon(lambda: all(each.lost for each in broken))
+    assert not sound.lost
+    assert len(driver.requests) < 30, "a request that fails is not repeated at once"
+    asyncio.run(renewer.close())
+
+
+def test_lost_leases_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Leases that are lost together make one line, with their number and the first ids; each `on_lost` is called."""
+    driver = FakeDriver()
+    called: list[str] = []
+    driver.answer = lambda _, receipts: [False] * len(receipts)
+    renewer, held = Renewer(driver), many(2 * PAGE, lease=0.3)
+    for each in held:
+        each.on_lost = functools.partial(called.append, each.receipt.id)
+    renewer.add(held)
+    assert soon(lambda: caplog.messages)
+    assert soon(lambda: len(called) == len(held))
+    assert caplog.messages == [
+        "the leases on 0-0, 1-0, 2-0 and 997 more of group 'g', stream 's' are lost: another consumer or holder has it"
+    ]
+    asyncio.run(renewer.close())
+
+
+def test_a_lease_that_was_extended_is_not_shortened() -> None:
+    """A user's `extend` of a lease that waits for its page makes its renewal due later."""
+    driver, held = FakeDriver(), many(2 * PAGE, lease=3)
+
+    def extend_last(_: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        if len(driver.requests) == 1:
+            held[-1].confirm(time.monotonic(), 600)
+        return [True] * len(receipts)
+
+    driver.answer = extend_last
+    renewer = Renewer(driver)
+    renewer.add(held)
+    assert soon(lambda: len(driver.requests) >= 3)
+    assert len(driver.requests[1][1]) == PAGE - 1
+    assert held[-1].ends > time.monotonic() + 500
+    asyncio.run(renewer.close())
+
+
 # --- heartbeats --------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +478,8 @@ def test_consumers_with_messages_give_heartbeats() -> None:
     driver, first, second = FakeDriver(), liveness("first", 0.8), liveness("second", 0.8)
     began, renewer = time.monotonic(), Renewer(driver)
     held = [lease_of(str(number), lease=60, of=each) for number, each in enumerate((first, first, second))]
-    renewer.add(held)
+    renewer.add(held[:2])
+    renewer.add(held[2:])
     assert soon(lambda: len(driver.heartbeats) >= 5)
     assert sorted(driver.heartbeats[0][1]) == ["first", "second"]
     assert 0.8 / 4 * 0.9 <= driver.heartbeats[0][0] - began < 0.8 * ALIVE
@@ -343,7 +512,8 @@ def test_a_consumer_with_a_late_heartbeat_has_lost_its_leases() -> None:
 
     driver.answer = answer
     renewer, own, other = Renewer(driver), lease_of("own", lease=60, of=first), lease_of("other", lease=60, of=second)
-    renewer.add([own, other])
+    renewer.add([own])
+    renewer.add([other])
     assert soon(lambda: own.lost, within=2)
     late.set()
     assert soon(lambda: own.revoked)
@@ -351,6 +521,17 @@ def test_a_consumer_with_a_late_heartbeat_has_lost_its_leases() -> None:
     assert own.lost
     assert not other.lost
     asyncio.run(renewer.close())
+
+
+def test_a_consumer_that_counts_as_dead_gives_no_heartbeat() -> None:
+    """S12: it has given up its leases, so a heartbeat would only keep its messages from other consumers."""
+    driver, of = FakeDriver(), liveness("dead", 0.4)
+    renewer, held = Renewer(driver), lease_of(lease=60, of=of)
+    of.ends = time.monotonic()
+    renewer.add([held])
+    assert soon(lambda: held.revoked)
+    assert soon(lambda: renewing() == [])
+    assert driver.heartbeats == []
 
 
 def test_dropped_leases_and_permits_end_by_themselves() -> None:
@@ -365,3 +546,19 @@ def test_dropped_leases_and_permits_end_by_themselves() -> None:
         del lease, permit
         lock.acquire(10 * LEASE).release()
         limiter.acquire(timeout=10 * LEASE).release()
+
+
+def test_a_retired_holder_lives_until_its_leases_are_discarded() -> None:
+    """S5, S12: the leases of a consumer that leaves are not renewed and not logged as lost, but it stays alive."""
+    driver, of = FakeDriver(), liveness("leaves", 0.4)
+    driver.answer = lambda _, receipts: [False] * len(receipts)
+    renewer, held = Renewer(driver), many(3, lease=0.3, of=of)
+    renewer.add(held)
+    renewer.retire(of)
+    assert soon(lambda: len(driver.heartbeats) >= 3)
+    assert driver.requests == []
+    assert not any(each.revoked for each in held)
+    for each in held:
+        renewer.discard(each)
+    assert soon(lambda: renewing() == [])
+    asyncio.run(renewer.close())

@@ -4,9 +4,13 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 import ailf
 from ailf.driver import Action, Outcome
+from ailf.runtime import run
 from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
+from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, Server
 
 SHORT = 0.1
@@ -115,3 +119,108 @@ def test_ended_leases_are_found_in_steps(new_server: NewServer) -> None:
         scripts = stats["cmdstat_evalsha"]["calls"]
         assert sum(each["calls"] for each in stats.values()) / scripts < 200, stats
         assert max(each["usec_per_call"] for each in stats.values()) < 10_000, stats
+
+
+def test_a_lease_that_a_user_shortens_is_renewed(any_server: Server, namespace: str) -> None:
+    """S4: a message that `extend` gave less time than its lease is kept, although it ends before the next check."""
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        with stream.group("g", lease=60, takeover=60).consumer() as consumer:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.extend(0.3)
+            time.sleep(0.6)
+            assert not delivery.lost
+            delivery.ack()
+
+
+def test_leases_of_every_kind_are_extended_together(server: Server, namespace: str) -> None:
+    """S4: one request extends leases of redriven messages, of two consumers, in any order, and refuses ended ones."""
+    with ailf.connect(f"{server.url}?namespace={namespace}") as backend:
+        stream = backend.stream("s")
+        stream.add_many(range(8))
+        group = stream.group("g", lease=60)
+        with group.consumer() as one, group.consumer() as other:
+            for delivery in one.get_many(3, 5):
+                delivery.reject("no")
+            assert group.dead_letters.redrive_all() == 3
+            held = [*one.get_many(5, 5), *other.get_many(3, 5)]
+            assert sorted(each.data for each in held) == list(range(8))
+            receipts = [each._state.claim.receipt for each in held]
+            assert len([each for each in receipts if each.id.startswith("~")]) == 3
+            held[2].ack()
+            driver = backend.engine.driver.stream()
+            for order in (receipts, receipts[::-1], receipts[1::2] + receipts[::2]):
+                kept = run(driver.extend("s", "g", order, lease=60))
+                assert [each for each, is_kept in zip(order, kept, strict=True) if not is_kept] == [receipts[2]]
+
+
+HELD = 50_000
+"""Messages of one consumer: the renewal of all of their leases takes seconds."""
+
+
+def held_all(consumer: ailf.Consumer[Any], count: int) -> list[ailf.Delivery[Any]]:
+    """Take this many messages, and settle none."""
+    taken = [consumer.get(5) for _ in range(count)]
+    assert None not in taken
+    return [each for each in taken if each is not None]
+
+
+def test_a_consumer_that_holds_many_messages_keeps_them(
+    new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S4: none of 50 000 leases is lost while they are renewed four times, in pages, and closing loses none."""
+    server = new_server()
+    with ailf.connect(server.url) as backend, server.client() as admin:
+        stream = backend.stream("s")
+        for _ in range(HELD // 1000):
+            stream.add_many(range(1000))
+        group = stream.group("g", lease=8)
+        with group.consumer(prefetch=1000) as consumer:
+            held = held_all(consumer, HELD)
+            admin.config_resetstat()
+            time.sleep(13)
+            scripts = admin.info("commandstats")["cmdstat_evalsha"]["calls"]
+            assert not any(each.lost for each in held)
+            assert HELD / 500 * 3 <= scripts < HELD / 500 * 8
+        assert caplog.messages == []
+        with group.consumer(prefetch=1000) as consumer:
+            first = consumer.get(5)
+            assert first is not None
+            assert (first.data, first.attempt) == (0, 1)
+
+
+def test_a_slow_server_loses_no_leases(new_server: NewServer, caplog: pytest.LogCaptureFixture) -> None:
+    """S4, S12: over a network that delays each reply, all pages are renewed in time, and heartbeats are given."""
+    server = new_server()
+    with Proxy(server.port) as proxy, ailf.connect(proxy.url) as backend, ailf.connect(server.url) as near:
+        near.stream("s").add_many(range(10_000))
+        with backend.stream("s").group("g", lease=6, takeover=3).consumer(prefetch=1000) as consumer:
+            held = held_all(consumer, 10_000)
+            proxy.forge = slowly
+            time.sleep(10)
+            assert not any(each.lost for each in held)
+            proxy.forge = bytes
+        assert caplog.messages == []
+
+
+def slowly(reply: bytes) -> bytes:
+    """Delay a reply."""
+    time.sleep(0.08)
+    return reply
+
+
+def test_a_blocked_event_loop_loses_no_leases(any_server: Server, namespace: str) -> None:
+    """S4, S12: 10 000 leases are renewed while a handler blocks the event loop for longer than they last."""
+
+    async def main() -> None:
+        async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
+            stream = backend.stream("s")
+            await stream.add_many(range(10_000))
+            async with stream.group("g", lease=2, takeover=1).consumer(prefetch=1000) as consumer:
+                held = [await consumer.get(5) for _ in range(10_000)]
+                time.sleep(4.5)  # noqa: ASYNC251 - it blocks the event loop
+                assert not any(each is None or each.lost for each in held)
+
+    asyncio.run(main())

@@ -383,6 +383,27 @@ def test_the_oldest_of_a_redriven_and_an_unread_message(backend: ailf.Backend, s
     assert 0.2 <= oldest < 2
 
 
+# --- dead letters and pages --------------------------------------------------------------------------------------
+
+
+def test_purging_large_dead_letters(backend: ailf.Backend, steps: Steps) -> None:
+    """S16: the ids of large dead letters are found in steps, each of which reads a megabyte."""
+    group = filled(backend, [BIG] * 40, settled=False)
+    with group.consumer(prefetch=40) as consumer:
+        for _ in range(40):
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.reject("no")
+    letters = list(group.dead_letters.list(limit=50))
+    assert len(letters) == 40
+    steps.pop()
+    assert group.dead_letters.purge_all() == 40
+    taken = steps.pop()
+    assert len(taken) >= 5
+    assert all(step.size < 1_200_000 and step.commands < STEP for step in taken)
+    assert group.info().dead == 0
+
+
 # --- delete ------------------------------------------------------------------------------------------------------
 
 

@@ -134,8 +134,9 @@ class RepeatsGroupResets(MemoryStreamDriver):
 class SeekKeepsLeases(GroupState):
     """A seek moves the group and keeps its pending messages."""
 
-    def seek(self, position: Any, now_ms: int) -> None:
+    def seek(self, position: Any, now_ms: int) -> list[object]:
         self.position = position
+        return []
 
 
 @caught_by(
@@ -145,18 +146,18 @@ class SeekKeepsLeases(GroupState):
 class SeekLosesRedrivenMessages(GroupState):
     """A seek drops redriven messages."""
 
-    def seek(self, position: Any, now_ms: int) -> None:
-        self._clear()
-        self.position = position
+    def seek(self, position: Any, now_ms: int) -> list[object]:
+        self._redriven.clear()
+        return super().seek(position, now_ms)
 
 
 @caught_by("stream.test_positions.test_dead_letters_survive_a_seek")
 class SeekLosesDeadLetters(GroupState):
     """A seek drops the dead letters."""
 
-    def seek(self, position: Any, now_ms: int) -> None:
-        super().seek(position, now_ms)
+    def seek(self, position: Any, now_ms: int) -> list[object]:
         self.dead.clear()
+        return super().seek(position, now_ms)
 
 
 @caught_by("stream.test_positions.test_pause")

@@ -22,8 +22,7 @@ class DeliversTwice(MemoryStreamDriver):
     async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
         fetched = await super().fetch(stream, group, consumer, **options)
         state = self._state(stream).groups[group]
-        state._clear()
-        state.position = (0, 0)
+        state.seek((0, 0), 0)
         return fetched
 
 

@@ -572,6 +572,16 @@ class NeverExtendsLeases(MemoryStreamDriver):
         return await super().fetch(stream, group, consumer, **options)
 
 
+@caught_by("stream.test_batches.test_batches_are_handled")
+class SettlesTheFirstOfEach(MemoryStreamDriver):
+    """A request settles its first delivery alone, and confirms all of them."""
+
+    async def settle(
+        self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
+    ) -> list[Outcome]:
+        return await super().settle(stream, group, settlements[:1], max_deliveries=max_deliveries) * len(settlements)
+
+
 @caught_by("stream.test_delivery.test_fenced_settles")
 class ExtendsEndedLeases(MemoryStreamDriver):
     """Extending an ended lease succeeds."""
