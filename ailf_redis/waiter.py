@@ -64,7 +64,7 @@ class RedisWaiter(Waiter):
         self._cut: Link | None = None  # the link that was interrupted
         self._used = 0.0
         self._margin = min(self.MARGIN, executor.settings.timeout)
-        self._interrupted = False
+        self._interrupted = self._asleep = False
 
     # --- the watch -----------------------------------------------------------------------------------------------
 
@@ -79,6 +79,8 @@ class RedisWaiter(Waiter):
             *_, others_sleep = position
             seconds += LAPSE if others_sleep else 0.0
             self._watches_until = SystemClock.wait_time() + min(WATCH * alive, seconds)
+            if self._asleep:  # for another consumer of this process: now it has to watch
+                self.interrupt()
 
     def _take(self, token: bytes) -> bool:
         """Take a token; return whether it says to fetch now."""
@@ -149,7 +151,11 @@ class RedisWaiter(Waiter):
 
     async def _pop(self, _: Any, until: float) -> bool:
         """Sleep until a token comes; return whether it says to fetch now."""
-        reply = await self._exchange(until, lambda left: ("BLPOP", self.wake, f"{max(0.001, left):.3f}"))
+        self._asleep = True
+        try:
+            reply = await self._exchange(until, lambda left: ("BLPOP", self.wake, f"{max(0.001, left):.3f}"))
+        finally:
+            self._asleep = False
         return reply is not None and self._take(reply[1])
 
     async def _exchange(self, until: float, command: Callable[[float], Command]) -> Any:

@@ -26,7 +26,7 @@ from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
-from ailf.stream.group_wait import GroupWait, Place, joined
+from ailf.stream.group_wait import GroupWait, QueuedConsumer, joined
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
 
 __all__ = ["ConsumerFlow"]
@@ -36,7 +36,7 @@ log = logging.getLogger("ailf.stream")
 NUMBERS = (int, float)
 
 MANY = 1_000_000
-"""The number of callers of the other consumers, if any waits in line."""
+"""The number of callers of the other consumers, if any waits in the queue."""
 
 INLINE = 50
 """The most fetches in a row without a turn of the event loop: a caller that always finds messages stops no other."""
@@ -72,7 +72,7 @@ class ConsumerFlow:
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
         self._wait: GroupWait | None = None
-        self._place = Place(group.engine.runtime, self.liveness)
+        self._queued = QueuedConsumer(group.engine.runtime, self.liveness)
         self._in_thread = group.engine.runtime.uses_caller
         self._until: float | None = None
         self._pid = os.getpid()
@@ -124,8 +124,8 @@ class ConsumerFlow:
                     await self._repeat(error, begin, until)
         finally:  # however this ends, another caller takes over the item or the lead
             wait = self._wait
-            if wait is not None and wait.turn is self._place and self._in_thread and not self._callers.leading:
-                wait.leave(self._place)  # Ctrl-C came as it was about to leave
+            if wait is not None and wait.turn is self._queued and self._in_thread and not self._callers.leading:
+                wait.leave(self._queued)  # Ctrl-C came as it was about to leave
             self._callers.wake()
 
     async def next_many(self, count: int, timeout: float | None = None, linger: float = 0.0) -> list[DeliveryState]:
@@ -268,20 +268,20 @@ class ConsumerFlow:
         if wait.more or engine.runtime.lease_now() >= self.liveness.due():  # no need to wait, or to be counted as alive
             await self._fetching.run_inline(self._fetch_in_wait)
             return
-        place = self._place
+        queued = self._queued
         try:
-            has_turn = wait.enter(place)
+            has_turn = wait.enter(queued)
             if not (has_turn or self._buffer or self.stopping.is_set()):  # `enter` has reset the event that says so
                 left = None if until is None else until - engine.runtime.now()
-                has_turn = await wait.wait_in_line(place, left)
+                has_turn = await wait.wait_for_turn(queued, left)
             if has_turn:
                 await self._take_turn(wait, until)
         except AWAY as error:
-            if place.error is None:
+            if queued.error is None:
                 wait.fail(error)
             raise
         finally:
-            wait.leave(place)
+            wait.leave(queued)
         if wait.idle() and (self.stopping.is_set() or not self._callers.waiting()):
             await wait.rest()
 
@@ -335,8 +335,8 @@ class ConsumerFlow:
             await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         await self._keep(await self.group.fetch(self.name, self._count()), since)
-        if self._buffer:  # a caller that waits in line takes it
-            self._place.event.set()
+        if self._buffer:  # a caller that waits for its turn takes it
+            self._queued.event.set()
 
     def _count(self) -> int:
         """Return how many messages a fetch asks for."""
@@ -350,7 +350,7 @@ class ConsumerFlow:
             return
         runtime = self.group.engine.runtime
         since, wait.asked_at = runtime.lease_now(), runtime.now()
-        others = MANY if wait.line else len(self._callers.asleep)
+        others = MANY if wait.queue else len(self._callers.asleep)
         known = not others and self._until is not None  # else others may wait for longer
         seconds = max(0.0, (self._until or 0.0) - wait.asked_at) if known else MAX_SECONDS
         fetched = await self.group.fetch(self.name, self._count(), Waiting(wait.waiter, others, seconds))
@@ -409,7 +409,7 @@ class ConsumerFlow:
         """Deliver nothing more and wake every waiting caller, from any thread."""
         self.stopping.set()
         if self._wait is not None:
-            self._wait.interrupt(self._place)
+            self._wait.interrupt(self._queued)
 
     async def _wait_for_fetch(self, until: float) -> None:
         """Wait until `until` for a fetch under way to end: its messages must be given back."""
@@ -477,7 +477,7 @@ class ConsumerFlow:
         _stop_renewing(self.group.engine.renewer, self.liveness.held)
         self._buffer.clear()
         if self._wait is not None:
-            self._wait.leave(self._place)
+            self._wait.leave(self._queued)
             await self._wait.part(self, reachable=left and self._wait.home == self.group.engine.home)
         self.group.engine.untrack(self)
 

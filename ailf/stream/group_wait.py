@@ -2,10 +2,10 @@
 
 The consumer that has the turn waits on the backend with the position that all share, and fetches when something may
 have come. If that gives it messages, the next consumer has the turn, with the position that this fetch returned. The
-others wait in line, first come, first served, and cost the backend one heartbeat together. So one arrival wakes one
+others wait in a queue, first come, first served, and cost the backend one heartbeat together. So one arrival wakes one
 consumer of the process (no thundering herd), and an idle consumer makes no request of its own.
 
-Rule: a consumer that leaves, for whatever reason, gives up its turn and its place (`leave`).
+Rule: a consumer that leaves, for whatever reason, gives up its turn or leaves the queue (`leave`).
 """
 
 import logging
@@ -19,7 +19,7 @@ from ailf.runtime import Event, Runtime
 from ailf.stream.group_flow import GroupFlow
 from ailf.stream.lease import ConsumerLiveness
 
-__all__ = ["GroupWait", "Place", "joined"]
+__all__ = ["GroupWait", "QueuedConsumer", "joined"]
 
 log = logging.getLogger("ailf.stream")
 
@@ -31,8 +31,8 @@ class Member(Protocol):
     liveness: ConsumerLiveness
 
 
-class Place:
-    """A consumer's place in the line.
+class QueuedConsumer:
+    """A consumer, in the queue or with the turn.
 
     Attributes:
         liveness: The liveness of the consumer.
@@ -58,8 +58,8 @@ class GroupWait:
         more: Whether the last fetch left something: then a consumer that comes fetches without a turn.
         fetch_at: When the consumer that has the turn fetches in any case.
         asked_at: When the last request of a turn began.
-        turn: The place of the consumer that has the turn.
-        line: The places of the consumers that wait for their turn, in order.
+        turn: The consumer that has the turn.
+        queue: The consumers that wait for their turn, in order.
         interval: Seconds from one such fetch to the next: the least `fetch_interval` of the consumers.
     """
 
@@ -76,8 +76,8 @@ class GroupWait:
         self._heartbeat_at = self._now() + self.interval
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._guard = runtime.guard()
-        self.line: dict[Place, None] = {}
-        self.turn: Place | None = None
+        self.queue: dict[QueuedConsumer, None] = {}
+        self.turn: QueuedConsumer | None = None
 
     # --- members -------------------------------------------------------------------------------------------------
 
@@ -113,57 +113,57 @@ class GroupWait:
 
     # --- turns ---------------------------------------------------------------------------------------------------
 
-    def enter(self, place: Place) -> bool:
-        """Take the turn if no consumer has it or waits for it, else enter the line; return whether it has the turn."""
-        place.event.clear()
-        place.error = None
+    def enter(self, queued: QueuedConsumer) -> bool:
+        """Take the turn if no consumer has it or waits for it, else enter the queue; return whether it has the turn."""
+        queued.event.clear()
+        queued.error = None
         with self._guard:
-            if self.turn is None and not self.line:
-                self.turn = place
-            elif self.turn is not place:
-                self.line[place] = None
-            return self.turn is place
+            if self.turn is None and not self.queue:
+                self.turn = queued
+            elif self.turn is not queued:
+                self.queue[queued] = None
+            return self.turn is queued
 
-    async def wait_in_line(self, place: Place, timeout: float | None) -> bool:
+    async def wait_for_turn(self, queued: QueuedConsumer, timeout: float | None) -> bool:
         """Wait for the turn, for `timeout` seconds at most; return whether it has the turn.
 
         Raises:
             Exception: The error of the consumer that had the turn, while the backend is unavailable.
         """
-        await place.event.wait(timeout)
-        if place.error is not None:
-            raise place.error
-        return self.turn is place
+        await queued.event.wait(timeout)
+        if queued.error is not None:
+            raise queued.error
+        return self.turn is queued
 
-    def leave(self, place: Place) -> None:
-        """Give up the turn, which the first consumer in the line gets, or the place in the line. It is idempotent."""
+    def leave(self, queued: QueuedConsumer) -> None:
+        """Give up the turn, which the first consumer in the queue gets, or leave the queue. It is idempotent."""
         with self._guard:
-            self.line.pop(place, None)
-            if self.turn is place:
+            self.queue.pop(queued, None)
+            if self.turn is queued:
                 self.turn = None
-            if self.turn is None and self.line:
-                self.turn = first = next(iter(self.line))
-                del self.line[first]
+            if self.turn is None and self.queue:
+                self.turn = first = next(iter(self.queue))
+                del self.queue[first]
                 first.event.set()
 
     def fail(self, error: Exception) -> None:
-        """End the waits of the line: the backend is unavailable. Then a fetch shows whether anything came meanwhile."""
+        """End the waits in the queue: the backend is unavailable. A fetch will show whether anything came meanwhile."""
         self.position, self.more = None, False
         with self._guard:
-            for place in self.line:
-                place.error = error
-                place.event.set()
-            self.line.clear()
+            for queued in self.queue:
+                queued.error = error
+                queued.event.set()
+            self.queue.clear()
 
-    def interrupt(self, place: Place) -> None:
+    def interrupt(self, queued: QueuedConsumer) -> None:
         """End the wait of a consumer that was stopped, from any thread or a signal handler, so without a lock."""
-        place.event.set()
-        if self.turn is place:
+        queued.event.set()
+        if self.turn is queued:
             self.waiter.interrupt()
 
     def idle(self) -> bool:
         """Return whether no consumer waits."""
-        return self.turn is None and not self.line
+        return self.turn is None and not self.queue
 
     # --- what is asked of the backend ----------------------------------------------------------------------------
 
@@ -182,13 +182,13 @@ class GroupWait:
         """Return the consumers that wait and need a heartbeat, in a list for each `takeover`."""
         self._heartbeat_at = now + self.interval
         with self._guard:
-            places = list(self.line)
+            waiting = list(self.queue)
             if self.turn is not None and self.fetch_at > now:  # else it fetches next
-                places.append(self.turn)
+                waiting.append(self.turn)
         late: dict[float, list[ConsumerLiveness]] = defaultdict(list)
-        for place in places:
-            if place.liveness.due() <= now:
-                late[place.liveness.takeover].append(place.liveness)
+        for queued in waiting:
+            if queued.liveness.due() <= now:
+                late[queued.liveness.takeover].append(queued.liveness)
         return tuple(late.values())
 
 

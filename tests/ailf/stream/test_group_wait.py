@@ -11,7 +11,7 @@ import pytest
 
 import ailf
 import ailf_memory
-from ailf.stream.group_wait import GroupWait, Place, joined
+from ailf.stream.group_wait import GroupWait, QueuedConsumer, joined
 from ailf_memory import MemoryBackend
 from tests.support.interruption import Interruption
 
@@ -23,59 +23,59 @@ UNTOUCHED = ("GroupWait.leave", "LeaderFollowers._wake", "LeaderFollowers.wake",
 
 @pytest.fixture
 def wait() -> Any:
-    """What the consumers of a group share, and three places."""
+    """What the consumers of a group share, and three of them."""
     with MemoryBackend() as backend:
         flows = [backend.stream("s").group("g").consumer()._flow for _ in range(3)]
         shared = [joined(each) for each in flows]
         assert shared[0] is shared[1] is shared[2]
-        yield shared[0], [each._place for each in flows]
+        yield shared[0], [each._queued for each in flows]
 
 
-def has_turn(wait: GroupWait, places: list[Place]) -> list[bool]:
-    """Return which place has the turn."""
-    return [wait.turn is each for each in places]
+def has_turn(wait: GroupWait, consumers: list[QueuedConsumer]) -> list[bool]:
+    """Return which of the consumers has the turn."""
+    return [wait.turn is each for each in consumers]
 
 
-def test_first_come_first_served(wait: tuple[GroupWait, list[Place]]) -> None:
-    """A turn goes to the place that came first; one that has left the line gets none."""
-    turns, places = wait
-    assert [turns.enter(each) for each in places] == [True, False, False]
-    turns.leave(places[1])
-    turns.leave(places[0])
-    assert has_turn(turns, places) == [False, False, True]
-    assert [each.event.is_set() for each in places] == [False, False, True]
-    turns.leave(places[2])
+def test_first_come_first_served(wait: tuple[GroupWait, list[QueuedConsumer]]) -> None:
+    """A turn goes to the consumer that came first; one that has left the queue gets none."""
+    turns, consumers = wait
+    assert [turns.enter(each) for each in consumers] == [True, False, False]
+    turns.leave(consumers[1])
+    turns.leave(consumers[0])
+    assert has_turn(turns, consumers) == [False, False, True]
+    assert [each.event.is_set() for each in consumers] == [False, False, True]
+    turns.leave(consumers[2])
     assert turns.idle()
 
 
-def test_leaving_twice(wait: tuple[GroupWait, list[Place]]) -> None:
-    """A place that leaves twice takes the turn from no other one."""
-    turns, places = wait
-    for each in places:
+def test_leaving_twice(wait: tuple[GroupWait, list[QueuedConsumer]]) -> None:
+    """A consumer that leaves twice takes the turn from no other one."""
+    turns, consumers = wait
+    for each in consumers:
         turns.enter(each)
-    turns.leave(places[0])
-    turns.leave(places[0])
-    assert has_turn(turns, places) == [False, True, False]
+    turns.leave(consumers[0])
+    turns.leave(consumers[0])
+    assert has_turn(turns, consumers) == [False, True, False]
 
 
-def test_a_failure_ends_the_waits_of_the_line(wait: tuple[GroupWait, list[Place]]) -> None:
-    """While the backend is unavailable each place of the line gets the error, and tries again by itself."""
-    turns, places = wait
-    for each in places:
+def test_a_failure_ends_the_waits_of_the_queue(wait: tuple[GroupWait, list[QueuedConsumer]]) -> None:
+    """While the backend is unavailable each consumer of the queue gets the error, and tries again by itself."""
+    turns, consumers = wait
+    for each in consumers:
         turns.enter(each)
     error = ailf.ConnectionLostError("away")
     turns.fail(error)
-    assert [each.error for each in places] == [None, error, error]
-    turns.leave(places[0])
+    assert [each.error for each in consumers] == [None, error, error]
+    turns.leave(consumers[0])
     assert turns.idle()
-    assert turns.enter(places[2])
-    assert places[2].error is None
+    assert turns.enter(consumers[2])
+    assert consumers[2].error is None
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_ctrl_c_in_a_turn() -> None:
     """Wherever Ctrl-C ends a call of one consumer, another one gets the next message."""
-    moment, places = 0, set()
+    moment, seen = 0, set()
     while True:
         moment += 1
         with MemoryBackend() as backend:
@@ -91,8 +91,8 @@ def test_ctrl_c_in_a_turn() -> None:
                 delivery.ack()
         if not at.at:
             break
-        places.add(at.at)
-    assert len(places) > 40
+        seen.add(at.at)
+    assert len(seen) > 40
 
 
 def _take(got: list[Any], consumer: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -187,16 +187,28 @@ def other_process(url: str, notes: str, raw: redis.Redis) -> Iterator["subproces
             process.kill()
 
 
+class Got(NamedTuple):
+    """What a consumer has got.
+
+    Attributes:
+        backend: Its backend.
+        messages: The payloads.
+    """
+
+    backend: ailf.Backend
+    messages: list[Any]
+
+
 @contextlib.contextmanager
-def sleeper(url: str) -> Iterator[list[tuple[Any, float]]]:
-    """Let a consumer wait in a thread; yield what it gets, and when."""
-    got: list[tuple[Any, float]] = []
-    with ailf.connect(url) as backend, backend.stream("s").group("g", takeover=TAKEOVER).consumer() as consumer:
+def sleeper(url: str, takeover: float = TAKEOVER) -> Iterator[Got]:
+    """Let a consumer wait in a thread; yield what it gets."""
+    with ailf.connect(url) as backend, backend.stream("s").group("g", takeover=takeover).consumer() as consumer:
+        got = Got(backend, [])
 
         def work() -> None:
             for delivery in consumer:
                 delivery.ack()
-                got.append((delivery.data, time.monotonic()))
+                got.messages.append(delivery.data)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -220,16 +232,34 @@ def test_the_watcher_dies(url: str, namespace: str, raw: redis.Redis, way: signa
         process.send_signal(way)
         stream = backend.stream("s")
         stream.add(1)
-        assert wait_for(lambda: got) <= TAKEOVER / 4 + 0.5
+        assert wait_for(lambda: got.messages) <= TAKEOVER / 4 + 0.5
         time.sleep(TAKEOVER / 2)  # the watch of the other one ends
         stream.add(2)
-        assert wait_for(lambda: len(got) == 2) <= 0.3
+        assert wait_for(lambda: len(got.messages) == 2) <= 0.3
         if way is signal.SIGSTOP:
             process.send_signal(signal.SIGCONT)
             for number in (3, 4, 5):
                 stream.add(number)
             wait_for(lambda: stream.group("g").info().lag == stream.group("g").info().pending == 0)
         stream.delete()
+
+
+def test_a_sleeper_gets_the_watch_by_another_fetch(url: str, namespace: str, raw: redis.Redis) -> None:
+    """S18: when another consumer of a process whose waiter sleeps fetches and gets the watch, the waiter watches."""
+    with (
+        other_process(url, NOTES % namespace, raw) as process,
+        sleeper(url, takeover=400) as got,
+        ailf.connect(url) as backend,
+    ):
+        process.send_signal(signal.SIGSTOP)
+        raw.hdel(NOTES % namespace, "watch")
+        with got.backend.stream("s").group("g", takeover=400).consumer() as other:
+            calling = threading.Thread(target=lambda: other.get(0.2))
+            calling.start()
+            time.sleep(0.1)
+            backend.stream("s").add(1)
+            assert wait_for(lambda: got.messages) <= 0.4
+            calling.join()
 
 
 def test_a_lost_token(url: str, namespace: str, raw: redis.Redis) -> None:
@@ -242,7 +272,7 @@ def test_a_lost_token(url: str, namespace: str, raw: redis.Redis) -> None:
         time.sleep(1.2)  # now the sleeper, which waits for a second at a time, is behind the thief
         for number in range(4):
             stream.add(number)
-            assert wait_for(lambda: len(first + second) == number + 1) <= TAKEOVER / 4 + 0.5  # noqa: B023
+            assert wait_for(lambda: len(first.messages + second.messages) == number + 1) <= TAKEOVER / 4 + 0.5  # noqa: B023
         thief.join()
         assert taken[0] is not None
         assert taken[0][1].startswith(b"w ")
@@ -256,7 +286,7 @@ def test_foreign_tokens_and_notes(url: str, namespace: str, raw: redis.Redis) ->
             raw.rpush(WAKE % namespace, "", "w", "w a b c d", "w a 0-0 0-0 -5", b"\xff")
             raw.hset(NOTES % namespace, "watch", note)
             stream.add(number)
-            assert wait_for(lambda: len(first + second) == number + 1) <= TAKEOVER / 4 + 0.5  # noqa: B023
+            assert wait_for(lambda: len(first.messages + second.messages) == number + 1) <= TAKEOVER / 4 + 0.5  # noqa: B023
 
 
 def test_nothing_is_left(url: str, namespace: str, raw: redis.Redis) -> None:
