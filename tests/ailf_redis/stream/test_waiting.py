@@ -245,7 +245,7 @@ def test_the_watcher_dies(url: str, namespace: str, raw: redis.Redis, way: signa
 
 
 def test_a_sleeper_gets_the_watch_by_another_fetch(url: str, namespace: str, raw: redis.Redis) -> None:
-    """S18: when another consumer of a process whose waiter sleeps fetches and gets the watch, the waiter watches."""
+    """S19: when another consumer of a process whose waiter sleeps fetches and gets the watch, the waiter watches."""
     with (
         other_process(url, NOTES % namespace, raw) as process,
         sleeper(url, takeover=400) as got,
