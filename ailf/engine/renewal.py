@@ -315,7 +315,7 @@ class Renewer:
             due = lease.due()
             if lease.lost or lease.limit <= now:
                 self._lose(lease, _why_lost(lease, now))
-            elif due <= now + WIDTH and due < lease.last:
+            elif due <= now + WIDTH and now < lease.last:
                 batch = self._batches.setdefault((type(lease), lease.batch), _Batch())
                 heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
             else:
@@ -323,8 +323,9 @@ class Renewer:
 
     def _put_back(self, lease: RenewedLease, now: float) -> None:
         """Put a lease back in the calendar queue, at a later time than now."""
+        at = lease.next_check() if now < lease.last else min(lease.ends, lease.limit)
         with self._guard:
-            self._place(lease, max(lease.next_check(), now + WIDTH))
+            self._place(lease, max(at, now + WIDTH))
 
     def _next_page(self, now: float) -> list[RenewedLease]:
         """Return the leases to renew in the next request: those that end first, and others of their batch."""
@@ -348,7 +349,7 @@ class Renewer:
             if lease in self._leases:
                 if lease.lost or lease.limit <= now:
                     self._lose(lease, _why_lost(lease, now))
-                elif lease.due() > now + WIDTH:
+                elif lease.due() > now + WIDTH or now >= lease.last:
                     self._put_back(lease, now)
                 else:
                     return

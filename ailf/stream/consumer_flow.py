@@ -194,7 +194,7 @@ class ConsumerFlow:
     def _find_item(self, until: float | None, left: float | None) -> Coroutine[Any, Any, None]:
         """Fetch, or wait until `until`, for `left` seconds at most; there may be no item afterwards."""
         wait = self._wait
-        if self._fetches_inline and wait is not None and wait.more:
+        if self._fetches_inline and wait is not None and wait.more and wait.home == self.group.engine.home:
             self._until = until
             return self._fetch_now(self._fetch_in_wait)
         return self._callers.wait_for_item(functools.partial(self._fill, until), left)

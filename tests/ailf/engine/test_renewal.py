@@ -15,6 +15,7 @@ from ailf.engine.renewal import HEARTBEATS, Renewer
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream.lease import ALIVE, ConsumerLiveness, DeliveryLease
+from ailf.testing import ManualClock
 from ailf_memory import MemoryBackend
 
 LEASE = 0.3
@@ -235,6 +236,27 @@ def test_renewing_stops_at_max_processing() -> None:
     assert soon(lambda: held.lost, within=2)
     assert driver.requests == []
     asyncio.run(renewer.close())
+
+
+def test_a_late_check_renews_no_lease_beyond_max_processing() -> None:
+    """S4: a lease that is due for renewal when max_processing has passed ends by itself, however late the check is."""
+    clock = ManualClock()
+    with MemoryBackend(clock=clock) as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        group = stream.group("g", lease=0.25, takeover=60, max_processing=0.25)
+        with group.consumer() as slow, group.consumer() as other:
+            delivery = slow.get(5)
+            clock.advance(0.125)  # it is renewed, until 0.375
+            clock.advance(0.175)
+            assert delivery is not None
+            assert not delivery.lost
+            clock.advance(0.08)
+            assert delivery.lost
+            again = other.get(0)
+            assert again is not None
+            assert again.attempt == 2
+            again.ack()
 
 
 def test_the_thread_ends_without_leases_and_starts_again() -> None:

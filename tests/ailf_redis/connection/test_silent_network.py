@@ -18,7 +18,7 @@ IDLE = (
     "ailf_redis.connection.blocking.IDLE",
     "ailf_redis.connection.aio.IDLE",
     "ailf_redis.pooled.executor.IDLE",
-    "ailf_redis.stream.IDLE",
+    "ailf_redis.waiter.IDLE",
 )
 OPTIONS = "timeout=0.4&retry_for=0"
 
