@@ -231,7 +231,10 @@ class Server:
     def _answers(self) -> bool:
         """Tell whether this process answers, and not another one that had the port."""
         with contextlib.suppress(OSError), self.dial(timeout=1.0) as connection:
-            connection.sendall(b"INFO server\r\n")  # refused while the server loads its data
+            connection.sendall(b"PING\r\n")  # refused while the server loads its data, unlike INFO
+            if connection.recv(100) != b"+PONG\r\n":
+                return False
+            connection.sendall(b"INFO server\r\n")
             return f"process_id:{self.pid}\r\n".encode() in connection.recv(4096)
         return False
 
