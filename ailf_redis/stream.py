@@ -68,6 +68,9 @@ CONTINUES: Final = 2
 RESET_STEPS: Final = 10_000
 """The most steps in which a group is moved or deleted, of 1,000 pending messages each."""
 
+IDS: Final = 10_000
+"""The number of ids for which the limit of a reply without entries is enough in any case."""
+
 LONG: Final = 3600.0
 """Seconds that stand for any longer wait."""
 
@@ -195,7 +198,8 @@ class RedisStreamDriver(StreamDriver):
         for each in drafts:
             arguments += (to_ms(each.delay), to_ms(each.at), each.max_deliveries or "")
             arguments += (each.key, each.body, headers_field(each.headers))
-        state, ids = await ADD.run(self._executor, [key, meta, once], arguments, partial(_as_added, len(drafts)))
+        read, page = partial(_as_added, len(drafts)), len(drafts) // IDS
+        state, ids = await ADD.run(self._executor, [key, meta, once], arguments, read, page)
         if state < 0:
             raise StreamFullError(f"{self._executor.where}: {key} has no room for {len(drafts)} more messages")
         return state, ids

@@ -308,6 +308,13 @@ def test_deleting_a_group_with_many_pending_messages(
         pending[0].ack()
 
 
+def test_the_ids_of_many_added_messages(backend: ailf.Backend) -> None:
+    """S1: however many messages one call adds, it returns their ids."""
+    ids = backend.stream("s").add_many([0] * 120_000)
+    assert len(set(ids)) == 120_000
+    assert backend.stream("s").group("g").info().length == 120_000
+
+
 def test_redriving_many_named_dead_letters(backend: ailf.Backend, raw: redis.Redis) -> None:
     """S16: however many dead letters a call names, each step takes a page of them."""
     stream = backend.stream("s")
