@@ -55,8 +55,8 @@ STARTING = 4.0
 PAUSE = 0.1
 """Seconds between two messages for idle consumers."""
 
-WARM = 5
-"""Messages for idle consumers that are not measured."""
+WARM = 150
+"""Messages that idle consumers handle first: one or more for each consumer, where they take turns."""
 
 
 class Queue(ABC):
@@ -150,7 +150,7 @@ async def _measure_idle(queue: Queue, consumers: int, processes: int, ones: int,
         workers = [stack.enter_context(_worker(reports, "consume", share)) for _ in range(processes)]
         for worker in workers:
             await _next(reports, worker)
-        await _one_at_a_time(queue, reports, workers[0], WARM, PAUSE)
+        await _one_at_a_time(queue, reports, workers[0], WARM, 0.005)
         await requests.begin()
         await asyncio.sleep(silence)
         idle = await requests.end()
