@@ -9,8 +9,9 @@ the call that adds one message to the call of its handler: the median of ONES me
     python benchmarks/workers/with_ailf.py URL idle CONSUMERS PROCESSES ONES SILENCE
 
 starts consumers that take one message at a time, in so many processes. It prints as JSON how many requests they make
-per second in SILENCE seconds without a message; then, for ONES messages one at a time, how many requests each takes
-beyond those, the microseconds that they take the server, and the microseconds until its handler is called.
+per second in SILENCE seconds without a message; then, for ONES messages one at a time in as many seconds, how many
+requests each takes beyond those, the microseconds that they take the server, and the microseconds until its handler is
+called.
 
 This module needs only the standard library and redis-py, so it runs in the environment of any peer.
 """
@@ -52,8 +53,8 @@ PATIENCE = 5.0
 STARTING = 4.0
 """Seconds in which the consumers of a process start, one after another, so that they don't poll at the same time."""
 
-PAUSE = 0.1
-"""Seconds between two messages for idle consumers."""
+PAUSE = 0.005
+"""Seconds between two single messages."""
 
 WARM = 150
 """Messages that idle consumers handle first: one or more for each consumer, where they take turns."""
@@ -136,7 +137,7 @@ async def _measure(queue: Queue, count: int, ones: int) -> dict[str, float]:
             last = await _next(reports, worker)
             handled_rate = (count - 1) / (last - first) * 1e9
             await asyncio.sleep(0.2)  # the worker settles the last messages, and becomes idle
-            delays = await _one_at_a_time(queue, reports, worker, ones, 0.005)
+            delays = await _one_at_a_time(queue, reports, worker, ones, PAUSE)
     return {"add/s": added, "handled/s": handled_rate, "one, µs": statistics.median(delays) / 1000}
 
 
@@ -150,12 +151,12 @@ async def _measure_idle(queue: Queue, consumers: int, processes: int, ones: int,
         workers = [stack.enter_context(_worker(reports, "consume", share)) for _ in range(processes)]
         for worker in workers:
             await _next(reports, worker)
-        await _one_at_a_time(queue, reports, workers[0], WARM, 0.005)
+        await _one_at_a_time(queue, reports, workers[0], WARM, PAUSE)
         await requests.begin()
         await asyncio.sleep(silence)
         idle = await requests.end()
         await requests.begin()
-        delays = await _one_at_a_time(queue, reports, workers[0], ones, PAUSE)
+        delays = await _one_at_a_time(queue, reports, workers[0], ones, silence / ones)
         busy = await requests.end()
     return {
         "requests": (busy.count - idle.per_second * busy.seconds) / len(delays),
@@ -168,13 +169,14 @@ async def _measure_idle(queue: Queue, consumers: int, processes: int, ones: int,
 async def _one_at_a_time(
     queue: Queue, reports: socket.socket, worker: "Worker", ones: int, pause: float
 ) -> Sequence[int]:
-    """Add one message after the other; return for each the nanoseconds until its handler was called."""
+    """Add a message every ``pause`` seconds, or later; return the nanoseconds until the handler of each was called."""
     until = time.monotonic() + max(PATIENCE, 2 * ones * pause)
     delays: list[int] = []
     while len(delays) < ones and time.monotonic() < until:
+        began = time.monotonic()
         await queue.add([f"@{time.monotonic_ns()}"])
         delays.append(await _next(reports, worker))
-        await asyncio.sleep(pause)
+        await asyncio.sleep(max(PAUSE, began + pause - time.monotonic()))
     return delays
 
 
@@ -230,7 +232,7 @@ class Requests:
             stats[name.removeprefix("cmdstat_").partition("|")[0]] += each["usec"]
             if name == "cmdstat_exec":
                 self._shown["exec", False] = each["calls"]
-        await asyncio.sleep(PAUSE)  # the rest of what MONITOR shows arrives
+        await asyncio.sleep(0.1)  # the rest of what MONITOR shows arrives
         requests = {name: count for (name, scripted), count in self._shown.items() if not scripted}
         count = sum(requests.values())
         time_us = sum(stats[each] * count / (count + self._shown[each, True]) for each, count in requests.items())
