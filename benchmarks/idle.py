@@ -6,11 +6,11 @@ The consumers take one message at a time, and run with their library's defaults.
 process, each a worker, receiver, broker or client of its own; ailf is also measured with ten in each of ten processes,
 as its consumers share a wait within a process.
 
-*idle, requests/s* is counted for ten seconds without a message. In the next ten seconds fifty messages are added one by
-one, each after the one before has been handled. *requests* are those for one message, from its adding to its settling,
-beyond the idle ones in that time: of all clients together, a script counts once. *server, µs* is the time that they
-take the server, counted in the same way. *one* is the time from the call that adds a message to the call of its
-handler.
+*idle, requests/s* is counted for ten seconds without a message (four with ``--quick``). In the next ten fifty messages
+are added one by one, each after the one before has been handled. *requests* are those for one message, from its adding
+to its settling, beyond the idle ones in that time: of all clients together, a script counts once. *server, µs* is the
+time that they take the server, counted in the same way. *one* is the time from the call that adds a message to the call
+of its handler.
 """
 
 from functools import partial
