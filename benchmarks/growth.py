@@ -313,13 +313,13 @@ class CatchUp:
 
     Attributes:
         alone: The calls of another client before.
-        meanwhile: Its calls while a consumer looked.
+        meanwhile: For each consumer, that client's calls while it looked.
         took: For each consumer, the time until it had its message.
         fresh: The times from adding one more message until the consumer had it.
     """
 
     alone: list[float] = attrs.field(factory=list)
-    meanwhile: list[float] = attrs.field(factory=list)
+    meanwhile: list[list[float]] = attrs.field(factory=list)
     took: list[float] = attrs.field(factory=list)
     fresh: list[float] = attrs.field(factory=list)
 
@@ -338,7 +338,7 @@ def catch_up(url: str, state: State, count: int) -> CatchUp:
             with stream.group(f"g{number}", lease=LONG).consumer() as consumer:
                 other = OtherClient(url)
                 result.took.append(_seconds_for(stream, consumer, b"%d" % number))
-                result.meanwhile += other.stop()
+                result.meanwhile.append(other.stop())
                 result.fresh += [_seconds_for(stream, consumer, b"%d %d" % (number, each)) for each in range(CALLS)]
     return result
 
@@ -377,6 +377,28 @@ def table(title: str, columns: Sequence[str], rows: Mapping[tuple[str, int], Seq
         print(f"{name:10}{size:>10,}{''.join(f'{each:>10}' for each in cells)}", flush=True)
 
 
+def print_catch_ups(catch_ups: Mapping[tuple[str, int], CatchUp]) -> None:
+    """Print what another client noticed."""
+    table(
+        "another client's call every 5 ms, alone and while a consumer looks for a message behind those set aside; the "
+        "time\nuntil the consumer has it, and until it has one more that is added then; all in milliseconds, medians "
+        f"of {GROUPS} consumers",
+        ["alone p50", "p99", "longest", "then p50", "p99", "longest", "has it", "one more"],
+        {
+            key: [
+                *(
+                    f"{statistics.median(map(call, took)) * 1e3:.2f}"
+                    for took in ([each.alone], each.meanwhile)
+                    for call in (statistics.median, p99, max)
+                ),
+                f"{statistics.median(each.took) * 1e3:.0f}",
+                f"{statistics.median(each.fresh) * 1e3:.2f}",
+            ]
+            for key, each in catch_ups.items()
+        },
+    )
+
+
 def main() -> None:
     """Measure, and print three tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -408,23 +430,7 @@ def main() -> None:
         OPERATIONS,
         {key: [f"{row.costs[each].longest * 1e3:.2f}" for each in OPERATIONS] for key, row in rows.items()},
     )
-    table(
-        "another client's call every 5 ms, alone and while a consumer looks for a message behind those set aside; the "
-        "time\nuntil the consumer has it, and until it has one more that is added then; all in milliseconds",
-        ["alone p50", "p99", "longest", "then p50", "p99", "longest", "has it", "one more"],
-        {
-            key: [
-                *(
-                    f"{call(took) * 1e3:.2f}"
-                    for took in (each.alone, each.meanwhile)
-                    for call in (statistics.median, p99, max)
-                ),
-                f"{statistics.median(each.took) * 1e3:.0f}",
-                f"{statistics.median(each.fresh) * 1e3:.2f}",
-            ]
-            for key, each in catch_ups.items()
-        },
-    )
+    print_catch_ups(catch_ups)
 
 
 if __name__ == "__main__":
