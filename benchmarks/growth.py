@@ -6,11 +6,19 @@ Each row is a stream of n messages of 100 bytes that one group has *settled*, or
 set aside until tomorrow (*delayed*) or behind another one of their ordering key (*ordered*), or made dead letters
 (*dead*). Times are the server's own. There is no peer in these tables: compare a row with the one of
 another size.
+
+The last table shows another client, a process of its own, which adds an entry to another stream every 5 ms: while
+nothing else happens (*alone*), and while a consumer looks for one message behind n others that are set aside. It has
+the client's times, and so those of the operating system, too.
 """
 
 import argparse
 import asyncio
+import multiprocessing
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import attrs
@@ -39,6 +47,12 @@ IDLE: Final = 20
 
 SILENCE: Final = 3.0
 """Seconds for which no message is added."""
+
+EVERY: Final = 0.005
+"""Seconds between two calls of another client."""
+
+GROUPS: Final = 8
+"""Groups that look for a message behind those set aside."""
 
 MAX_DELIVERIES: Final = 5
 
@@ -254,6 +268,95 @@ async def waiting(url: str, server: Server) -> tuple[float, float]:
     return sent.scripts / sent.calls, idle.scripts / SILENCE
 
 
+# --- another client ----------------------------------------------------------------------------------------------
+
+
+class OtherClient:
+    """Adds an entry to a stream of its own every few milliseconds, in a process of its own, until `stop`."""
+
+    def __init__(self, url: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_add_regularly, args=(url, theirs), daemon=True)
+        self._process.start()
+        self._pipe.recv()
+
+    def stop(self) -> list[float]:
+        """Stop, and return the seconds that each call took."""
+        self._pipe.send(None)
+        took: list[float] = self._pipe.recv()
+        self._process.join()
+        return took
+
+
+def _add_regularly(url: str, pipe: Connection) -> None:
+    took = []
+    with redis.Redis.from_url(url) as client:
+        client.xadd("other", {"body": BODY}, maxlen=1000)
+        pipe.send(None)
+        while not pipe.poll():
+            began = time.perf_counter()
+            client.xadd("other", {"body": BODY}, maxlen=1000)
+            took.append(time.perf_counter() - began)
+            time.sleep(EVERY)
+    pipe.send(took)
+
+
+def p99(took: Sequence[float]) -> float:
+    """Return the 99th percentile."""
+    return sorted(took)[len(took) * 99 // 100]
+
+
+@attrs.define
+class CatchUp:
+    """What happened while consumers looked for a message behind others, one after another; all in seconds.
+
+    Attributes:
+        alone: The calls of another client before.
+        meanwhile: For each consumer, that client's calls while it looked.
+        took: For each consumer, the time until it had its message.
+        fresh: The times from adding one more message until the consumer had it.
+    """
+
+    alone: list[float] = attrs.field(factory=list)
+    meanwhile: list[list[float]] = attrs.field(factory=list)
+    took: list[float] = attrs.field(factory=list)
+    fresh: list[float] = attrs.field(factory=list)
+
+
+def catch_up(url: str, state: State, count: int) -> CatchUp:
+    """Let new groups look for a message behind ``count`` others, one group after another."""
+    bench.clear(url)
+    result = CatchUp()
+    with ailf.connect(f"{url}?timeout=60") as backend:
+        stream = backend.stream("s", type=bytes)
+        state.fill(stream, count)
+        other = OtherClient(url)
+        time.sleep(SILENCE)
+        result.alone += other.stop()
+        for number in range(GROUPS):
+            with stream.group(f"g{number}", lease=LONG).consumer() as consumer:
+                other = OtherClient(url)
+                result.took.append(_seconds_for(stream, consumer, b"%d" % number))
+                result.meanwhile.append(other.stop())
+                result.fresh += [_seconds_for(stream, consumer, b"%d %d" % (number, each)) for each in range(CALLS)]
+    return result
+
+
+def _seconds_for(stream: ailf.Stream[bytes], consumer: ailf.Consumer[bytes], body: bytes) -> float:
+    """Add a message, and return how long it takes the consumer to get it."""
+    began = time.perf_counter()
+    stream.add(body)
+    while True:
+        delivery = consumer.get(60)
+        took = time.perf_counter() - began
+        assert delivery is not None
+        if delivery.data != BODY:  # that is the first one of the ordering key, which stays leased
+            delivery.ack()
+        if delivery.data == body:
+            return took
+
+
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
@@ -274,8 +377,30 @@ def table(title: str, columns: Sequence[str], rows: Mapping[tuple[str, int], Seq
         print(f"{name:10}{size:>10,}{''.join(f'{each:>10}' for each in cells)}", flush=True)
 
 
+def print_catch_ups(catch_ups: Mapping[tuple[str, int], CatchUp]) -> None:
+    """Print what another client noticed."""
+    table(
+        "another client's call every 5 ms, alone and while a consumer looks for a message behind those set aside; the "
+        "time\nuntil the consumer has it, and until it has one more that is added then; all in milliseconds, medians "
+        f"of {GROUPS} consumers",
+        ["alone p50", "p99", "longest", "then p50", "p99", "longest", "has it", "one more"],
+        {
+            key: [
+                *(
+                    f"{statistics.median(map(call, took)) * 1e3:.2f}"
+                    for took in ([each.alone], each.meanwhile)
+                    for call in (statistics.median, p99, max)
+                ),
+                f"{statistics.median(each.took) * 1e3:.0f}",
+                f"{statistics.median(each.fresh) * 1e3:.2f}",
+            ]
+            for key, each in catch_ups.items()
+        },
+    )
+
+
 def main() -> None:
-    """Measure, and print two tables."""
+    """Measure, and print three tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="measure 10,000 messages only")
     parser.add_argument("--sizes", type=int, nargs="+", help="the numbers of messages; default: 10000 100000")
@@ -283,6 +408,9 @@ def main() -> None:
     sizes = options.sizes or ([10_000] if options.quick else [10_000, 100_000])
     with bench.server() as url:
         rows = {(name, size): row for name, size, row in rows_of(url, sizes)}
+        catch_ups = {
+            (name, size): catch_up(url, STATES[name], size) for name in ("delayed", "ordered") for size in sizes
+        }
     table(
         "bytes beside each message, and the server's microseconds: to bring a message into its state; for a call; "
         f"scripts\nfor a message with {IDLE} idle consumers, and per second without one",
@@ -302,6 +430,7 @@ def main() -> None:
         OPERATIONS,
         {key: [f"{row.costs[each].longest * 1e3:.2f}" for each in OPERATIONS] for key, row in rows.items()},
     )
+    print_catch_ups(catch_ups)
 
 
 if __name__ == "__main__":

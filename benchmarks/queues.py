@@ -56,13 +56,17 @@ CONTENDERS = {
 
 
 def measure(contender: Contender, url: str, count: int, ones: int) -> Numbers:
-    """Measure one round, in processes of the peer's environment."""
-    python = peers.python(contender.module)
-    if reason := peers.missing().get(contender.module, "" if python.exists() else "run make bench"):
+    """Measure one round."""
+    return run(contender.file, contender.module, url, "add", count, ones)
+
+
+def run(file: str, module: str, url: str, *arguments: str | int) -> Numbers:
+    """Run a file of the folder ``workers`` with a peer's environment, on an empty server; return what it prints."""
+    python = peers.python(module)
+    if reason := peers.missing().get(module, "" if python.exists() else "run make bench"):
         raise bench.MissingPeerError(reason)
     bench.clear(url)
-    script = Path(__file__).parent / "workers" / f"{contender.file}.py"
-    command = [python, script, url, "add", str(count), str(ones)]
+    command = [python, Path(__file__).parent / "workers" / f"{file}.py", url, *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if process.returncode:
         raise RuntimeError((process.stderr.strip() or "no message").splitlines()[-1])

@@ -11,6 +11,8 @@ import ailf
 class Ailf(harness.Queue):
     """`AsyncGroup.process`."""
 
+    _backend: ailf.AsyncBackend | None = None
+
     async def open(self) -> None:
         """Connect."""
         self._stream = (await ailf.connect_async(harness.URL)).stream("bench", type=str)
@@ -26,6 +28,13 @@ class Ailf(harness.Queue):
     async def _work(self) -> None:
         async with ailf.connect_async(harness.URL) as backend:
             await backend.stream("bench", type=str).group("workers").process(self._handle, concurrency=harness.AT_ONCE)
+
+    async def consume(self, consumer: str) -> None:
+        """Process one message at a time; all consumers of a process share a backend."""
+        if not self._backend:
+            self._backend = ailf.connect_async(harness.URL)
+        group = self._backend.stream("bench", type=str).group("workers")
+        await group.process(self._handle, consumer=consumer, signals=False)
 
     async def _handle(self, delivery: ailf.AsyncDelivery[str]) -> None:
         harness.handled(delivery.data)

@@ -32,6 +32,11 @@ class Arq(harness.Queue):
         asyncio.set_event_loop(asyncio.new_event_loop())
         arq.Worker([handle], redis_settings=settings, max_jobs=harness.AT_ONCE, keep_result=0).run()
 
+    async def consume(self, consumer: str) -> None:
+        """Run a worker of one job at a time."""
+        options = {"redis_settings": settings, "max_jobs": 1, "keep_result": 0, "handle_signals": False}
+        await arq.Worker([handle], ctx={"name": consumer}, **options).async_run()
+
 
 if __name__ == "__main__":
     harness.main(Arq())

@@ -31,6 +31,18 @@ class Faststream(harness.Queue):
 
         asyncio.run(FastStream(broker, logger=None).run())
 
+    async def consume(self, consumer: str) -> None:
+        """Run a broker whose one subscriber reads one record at a time."""
+
+        async def handle(text: str) -> None:
+            harness.handled(text)
+
+        own = RedisBroker(harness.URL, logger=None)
+        one = StreamSub("bench", group="workers", consumer=consumer, max_records=1)
+        own.subscriber(stream=one)(handle)
+        await own.start()
+        await asyncio.Event().wait()
+
 
 if __name__ == "__main__":
     harness.main(Faststream())

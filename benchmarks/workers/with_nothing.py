@@ -32,10 +32,19 @@ class Bare(harness.Queue):
         with contextlib.suppress(ResponseError):
             await self._client.xgroup_create("bench", "workers", "0", mkstream=True)
         while True:
-            await self._handle_batch()
+            await self._handle_batch("one", harness.AT_ONCE, 1000)
 
-    async def _handle_batch(self) -> None:
-        read = await self._client.xreadgroup("workers", "one", {"bench": ">"}, count=harness.AT_ONCE, block=1000)
+    async def consume(self, consumer: str) -> None:
+        """Read, handle and ack one message at a time, on a connection of its own; a read blocks for up to 4 seconds."""
+        own = Bare()
+        await own.open()
+        with contextlib.suppress(ResponseError):
+            await own._client.xgroup_create("bench", "workers", "0", mkstream=True)
+        while True:
+            await own._handle_batch(consumer, 1, 4000)
+
+    async def _handle_batch(self, consumer: str, count: int, block: int) -> None:
+        read = await self._client.xreadgroup("workers", consumer, {"bench": ">"}, count=count, block=block)
         entries = read[b"bench"][0] if isinstance(read, dict) and read else [each for _, all_ in read for each in all_]
         pipeline = self._client.pipeline(transaction=False)
         for entry_id, fields in entries:

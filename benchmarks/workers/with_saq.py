@@ -33,6 +33,12 @@ class Saq(harness.Queue):
         await self.open()
         await saq.Worker(self._queue, functions=[handle], concurrency=harness.AT_ONCE).start()
 
+    async def consume(self, consumer: str) -> None:
+        """Run a worker of one job at a time, with a connection pool of its own."""
+        queue = saq.Queue.from_url(harness.URL)
+        await queue.connect()
+        await saq.Worker(queue, functions=[handle], concurrency=1, id=consumer).start()
+
 
 if __name__ == "__main__":
     harness.main(Saq())

@@ -31,6 +31,12 @@ class Taskiq(harness.Queue):
         """Run the worker."""
         asyncio.run(run_receiver_task(broker, max_async_tasks=harness.AT_ONCE, run_startup=True))
 
+    async def consume(self, consumer: str) -> None:
+        """Run a receiver of one task at a time, with a broker of its own."""
+        own = RedisStreamBroker(harness.URL, consumer_name=consumer)
+        own.register_task(handle.original_func, task_name="handle")
+        await run_receiver_task(own, max_async_tasks=1, run_startup=True)
+
 
 if __name__ == "__main__":
     harness.main(Taskiq())
