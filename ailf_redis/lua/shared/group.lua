@@ -353,11 +353,12 @@ end
 -- any delivery count: an entry is delivered less often than microseconds pass, or than 4096 times if the clock was set
 -- back. Return whether the reset is done; if not, the next step continues it.
 local function reset_group()
-  local paused = redis.call('HGET', notes, 'paused')
+  local paused, watch = unpack(redis.call('HMGET', notes, 'paused', 'watch'))
   redis.call('UNLINK', due, queue, parked, notes)
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
+  if watch then redis.call('HSET', notes, 'watch', watch) end -- else nobody would wake those that sleep
   local redriven = redis.call('EXISTS', again) == 1
   if redriven then redis.call('HSET', notes, 'anew', '-') end
   stale = not missing and #probe > 0
