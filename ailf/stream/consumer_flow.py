@@ -39,7 +39,7 @@ MANY = 1_000_000
 """The number of callers of the other consumers, if any waits in the queue."""
 
 INLINE = 50
-"""The most fetches in a row without a turn of the event loop: a caller that always finds messages stops no other."""
+"""After this many messages, or fetches without any, a fetch takes a turn of the event loop: others run, too."""
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -321,8 +321,8 @@ class ConsumerFlow:
     async def _fetch_now(self, fetch: Flow) -> None:
         """Fetch; if the backend is in this process, then without a turn of the event loop, save now and then."""
         if self._fetches_inline and self._inline < INLINE:
-            self._inline += 1
             await self._fetching.run_inline(fetch)
+            self._inline += len(self._buffer) or 1
         else:
             self._inline = 0
             await self._fetching.run(fetch)
@@ -335,8 +335,12 @@ class ConsumerFlow:
             await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         await self._keep(await self.group.fetch(self.name, self._count()), since)
-        if self._buffer:  # a caller that waits for its turn takes it
-            self._queued.event.set()
+        if not self._buffer:
+            return
+        self._queued.event.set()  # a caller that waits for its turn takes it
+        wait = self._wait
+        if len(self._buffer) > 1 and wait is not None and wait.turn is self._queued:  # so does one that has the turn
+            wait.waiter.interrupt()
 
     def _count(self) -> int:
         """Return how many messages a fetch asks for."""
