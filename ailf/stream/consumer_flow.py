@@ -261,9 +261,7 @@ class ConsumerFlow:
             return
         wait = self._wait
         if wait is None or wait.home != engine.home:
-            if wait is not None:  # of an event loop that has ended, or of the parent process
-                await wait.waiter.close()
-            wait = self._wait = joined(self)
+            wait = await self._join_wait(wait)
         self._until = until
         if wait.more or engine.runtime.lease_now() >= self.liveness.due():  # no need to wait, or to be counted as alive
             await self._fetching.run_inline(self._fetch_in_wait)
@@ -284,6 +282,15 @@ class ConsumerFlow:
             wait.leave(queued)
         if wait.idle() and (self.stopping.is_set() or not self._callers.waiting()):
             await wait.rest()
+
+    async def _join_wait(self, former: GroupWait | None) -> GroupWait:
+        """Join the wait of this process or event loop, after one of a loop that has ended, or of the parent process."""
+        if former is not None:
+            if not self._in_thread:  # else the parent process may still wait there
+                await former.rest()
+            await former.waiter.close()
+        self._wait = joined(self)
+        return self._wait
 
     async def _take_turn(self, wait: GroupWait, until: float | None) -> None:
         """Wait on the backend, and fetch when something may have come, until there are messages for this consumer.
@@ -482,7 +489,7 @@ class ConsumerFlow:
         self._buffer.clear()
         if self._wait is not None:
             self._wait.leave(self._queued)
-            await self._wait.part(self, reachable=left and self._wait.home == self.group.engine.home)
+            await self._wait.part(self, reachable=left)
         self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:
