@@ -427,3 +427,22 @@ def test_a_watch_ends_with_the_call_that_has_it(any_server: Server, namespace: s
                 assert await asyncio.wait_for(waits, 0.06 * TAKEOVER)
 
     asyncio.run(scene())
+
+
+def test_a_group_that_vanished_forgets_no_consumer(any_server: Server, namespace: str) -> None:
+    """S19, S9: when a group is gone and made again, each message wakes one of the consumers that waited before."""
+
+    async def scene() -> None:
+        async with two_consumers(any_server, namespace, 100) as consumers:
+            waiting = []
+            for each in consumers:
+                waiting.append(asyncio.create_task(each.get()))
+                await asyncio.sleep(0.2)
+            with any_server.client() as admin:
+                admin.delete(*admin.keys(f"{STREAM % namespace}*"))
+                for served in range(1, 3):
+                    admin.xadd(STREAM % namespace, {"foreign": "entry"})
+                    await asyncio.wait(waiting[:served], timeout=5)
+                    assert len([each for each in waiting if each.done()]) == served
+
+    asyncio.run(scene())
