@@ -6,7 +6,8 @@
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
---                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a step after a reset continues with redriven ones
+--                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a
+--                  step after a reset continues with redriven ones
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own

@@ -1,15 +1,16 @@
 -- Which waiter watches a group, so that an arrival wakes one process and not all; loaded before the transitions in
 -- which a waiter begins or ends to wait (see scripts.py).
 --
--- One waiter of all processes has the watch: it blocks in XREAD on the stream and the wake-up stream. The others sleep in
--- BLPOP on a list of tokens. A fetch that leases something hands the watch over if others may sleep: it pushes
--- the token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that
--- pops it watches from there, under the name in it. "f" means: fetch now.
+-- One waiter of all processes has the watch: it blocks in XREAD on the stream and the wake-up stream. The others sleep
+-- in BLPOP on a list of tokens. A fetch that leases something hands the watch over if others may sleep: it pushes the
+-- token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that pops
+-- it watches from there, under the name in it. "f" means: fetch now.
 --
 -- KEYS[10] wake    list of tokens
 -- returns nothing by itself
--- writes  KEYS[10], with a TTL of `alive_ms`, at least 10 s; in KEYS[3] "watch": "<waiter> <ms until which it has the watch> <ms until which
---         other waiters may sleep>", and " lapses" if it will not have it for longer, as its callers leave then
+-- writes  KEYS[10], with a TTL of `alive_ms`, at least 10 s; in KEYS[3] "watch": "<waiter> <ms until which it has the
+--         watch> <ms until which other waiters may sleep>", and " lapses" if it will not have it for longer, as its
+--         callers leave then
 -- bound   the groups of the stream
 
 local wake = KEYS[10]
