@@ -82,7 +82,8 @@ local function hand_over(alive_for, asleep, paused)
   local name, last, rung = number(now_us), place(paused)
   redis.call('DEL', wake) -- what no waiter has taken is out of date
   push('w ' .. name .. ' ' .. last .. ' ' .. rung .. ' ' .. number(next_due(paused)), alive_for)
-  write_watch(name, now + SHARE * alive_for, asleep)
+  -- Consumers with a longer `takeover` sleep for longer.
+  write_watch(name, now + SHARE * alive_for, math.max(asleep, now + alive_for))
 end
 
 local AGAIN, WATCHES, WATCHES_ALONE, SLEEPS = 0, 1, 2, 3
@@ -125,7 +126,7 @@ local function go_on(waiter, others, waits, note, alive_for, leased, full, more,
     return last, rung, next_due(paused), WATCHES_ALONE
   end
   if free then
-    hand_over(alive_for, now + alive_for, paused)
+    hand_over(alive_for, asleep, paused)
   elseif asleep < now + alive_for / 2 then
     write_watch(holder, ends, now + alive_for, lapses)
   end
