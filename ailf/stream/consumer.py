@@ -91,6 +91,7 @@ class Consumer(_ConsumerBase, Generic[T]):
 
         Arguments:
             n: The most messages to return. It may be higher than ``prefetch``: a fetch takes as many as are wanted.
+                Fewer come where a backend limits a fetch: Redis to 500 messages, and to 32 MiB.
             timeout: Seconds to wait; 0: don't wait; None: wait for ever.
 
         Raises:
@@ -169,6 +170,7 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
 
         Arguments:
             n: The most messages to return. It may be higher than ``prefetch``: a fetch takes as many as are wanted.
+                Fewer come where a backend limits a fetch: Redis to 500 messages, and to 32 MiB.
             timeout: Seconds to wait; 0: don't wait; None: wait for ever.
 
         Raises:

@@ -39,7 +39,7 @@ MANY = 1_000_000
 """The number of callers of the other consumers, if any waits in the queue."""
 
 INLINE = 50
-"""The most fetches in a row without a turn of the event loop: a caller that always finds messages stops no other."""
+"""After this many messages, or fetches without any, a fetch takes a turn of the event loop: others run, too."""
 
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
@@ -261,9 +261,7 @@ class ConsumerFlow:
             return
         wait = self._wait
         if wait is None or wait.home != engine.home:
-            if wait is not None:  # of an event loop that has ended, or of the parent process
-                await wait.waiter.close()
-            wait = self._wait = joined(self)
+            wait = await self._join_wait(wait)
         self._until = until
         if wait.more or engine.runtime.lease_now() >= self.liveness.due():  # no need to wait, or to be counted as alive
             await self._fetching.run_inline(self._fetch_in_wait)
@@ -284,6 +282,15 @@ class ConsumerFlow:
             wait.leave(queued)
         if wait.idle() and (self.stopping.is_set() or not self._callers.waiting()):
             await wait.rest()
+
+    async def _join_wait(self, former: GroupWait | None) -> GroupWait:
+        """Join the wait of this process or event loop, after one of a loop that has ended, or of the parent process."""
+        if former is not None:
+            if not self._in_thread:  # else the parent process may still wait there
+                await former.rest()
+            await former.waiter.close()
+        self._wait = joined(self)
+        return self._wait
 
     async def _take_turn(self, wait: GroupWait, until: float | None) -> None:
         """Wait on the backend, and fetch when something may have come, until there are messages for this consumer.
@@ -321,8 +328,8 @@ class ConsumerFlow:
     async def _fetch_now(self, fetch: Flow) -> None:
         """Fetch; if the backend is in this process, then without a turn of the event loop, save now and then."""
         if self._fetches_inline and self._inline < INLINE:
-            self._inline += 1
             await self._fetching.run_inline(fetch)
+            self._inline += len(self._buffer) or 1
         else:
             self._inline = 0
             await self._fetching.run(fetch)
@@ -335,8 +342,12 @@ class ConsumerFlow:
             await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
         await self._keep(await self.group.fetch(self.name, self._count()), since)
-        if self._buffer:  # a caller that waits for its turn takes it
-            self._queued.event.set()
+        if not self._buffer:
+            return
+        self._queued.event.set()  # a caller that waits for its turn takes it
+        wait = self._wait
+        if len(self._buffer) > 1 and wait is not None and wait.turn is self._queued:  # so does one that has the turn
+            wait.waiter.interrupt()
 
     def _count(self) -> int:
         """Return how many messages a fetch asks for."""
@@ -478,7 +489,7 @@ class ConsumerFlow:
         self._buffer.clear()
         if self._wait is not None:
             self._wait.leave(self._queued)
-            await self._wait.part(self, reachable=left and self._wait.home == self.group.engine.home)
+            await self._wait.part(self, reachable=left)
         self.group.engine.untrack(self)
 
     async def _leave(self, until: float) -> None:

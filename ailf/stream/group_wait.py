@@ -108,6 +108,8 @@ class GroupWait:
                 return
         if reachable:
             await self.rest()
+        if self._members:  # one has come meanwhile
+            return
         self.position, self.more = None, False
         await self.waiter.close()
 
@@ -169,8 +171,11 @@ class GroupWait:
 
     async def rest(self) -> None:
         """Let another process be woken first, as no consumer of this one waits any more."""
+        position = self.position
         try:
-            self.position = await self.waiter.hand_over(self.position)
+            rested = await self.waiter.hand_over(position)
+            if self.position is position:  # else a consumer has come meanwhile and fetched
+                self.position = rested
         except AilfError as error:
             log.debug("the wait was not handed over, so another process looks by itself: %s", error)
 

@@ -271,3 +271,34 @@ async def test_worker_loops_are_woken_across_processes(world: World) -> None:
         each.stop()
     await world.within_patience(asyncio.gather(*working))
     assert isinstance(await groups[0].info(), ailf.GroupInfo)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_seek_forgets_no_consumer_that_waits(world: World, processes: int) -> None:
+    """S19, S9: after a seek each message wakes one of the consumers that waited before it."""
+    backends = [await world.connect() for _ in range(processes)]
+    stream, waiting = backends[0].stream("s"), Waiting(world)
+    for each in backends:
+        await waiting.start(each, 1)
+    await stream.group("g").seek(ailf.LATEST)
+    for served in range(1, processes + 1):
+        await asyncio.sleep(0.05)
+        await stream.add(served)
+        await waiting.served(served)
+    await waiting.end()
+
+
+async def test_a_get_that_fetches_for_one_that_waits(world: World) -> None:
+    """S19: a call that doesn't wait fetches more than it returns; one of the same consumer that waits gets the rest."""
+    backends = [await world.connect(), await world.connect()]
+    waiting = Waiting(world)
+    await waiting.start(backends[0], 1)
+    consumer = backends[1].stream("s").group("g", **LONG).consumer(prefetch=10)
+    await consumer.__aenter__()
+    waits = asyncio.ensure_future(consumer.get())
+    await asyncio.sleep(0.1)
+    await backends[1].stream("s").add_many(range(6))
+    assert await consumer.get(0)
+    assert await world.within_patience(waits, 0.5)
+    await consumer.aclose()
+    await waiting.end()

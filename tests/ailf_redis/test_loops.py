@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -167,6 +168,38 @@ def test_a_consumer_goes_on_in_the_next_loop(open_backend: Open) -> None:
 
     for number in range(3):
         asyncio.run(main(number))
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_loop_that_ends_keeps_no_watch(open_backend: Open, closes: bool) -> None:
+    """S19: consumers that waited when a loop ended, and those that follow them, are woken in the next one."""
+    backend = open_backend()
+    group = backend.stream("watched").group("g", lease=1000, takeover=1000)
+    consumers = [group.consumer() for _ in range(2)]
+    calls: list[asyncio.Task[Any]] = []
+
+    async def leave_waiting() -> None:
+        calls.extend(asyncio.create_task(each.get()) for each in consumers)
+        await asyncio.sleep(0.2)
+
+    async def be_woken() -> None:
+        if closes:
+            for each in consumers:
+                await each.aclose()
+            consumers[:] = [group.consumer() for _ in range(2)]
+        calls[:] = [asyncio.create_task(each.get()) for each in consumers]
+        await asyncio.sleep(0.2)
+        for number in range(2):
+            await backend.stream("watched").add(number)
+            waiting = [each for each in calls if not each.done()]
+            done, _ = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            assert len(done) == 1
+            for call in done:
+                await call.result().ack()
+        await backend.aclose()
+
+    asyncio.run(leave_waiting())
+    asyncio.run(be_woken())
 
 
 def test_a_worker_ends_with_its_loop_and_another_one_begins(open_backend: Open) -> None:

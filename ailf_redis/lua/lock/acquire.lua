@@ -95,7 +95,9 @@ if channel ~= '' then
     if is_cluster_channel(channel) then yield_to_first(lock.wait_queue, true) end
     lock.wait_queue:enqueue(token, lease, retry, channel, #locks == 1)
     local free = lock.free > (lock.own and 1 or 0)
-    if free and not fair and not lock.yields then lock.wait_queue:wake(token) end -- not for us: the next waiter may want only this lock
+    if free and not fair and not lock.yields then -- the next waiter may want only this lock
+      lock.wait_queue:wake(token)
+    end
   end
 end
 return { 0, math.max(1, retry - now) }

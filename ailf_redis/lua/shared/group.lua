@@ -6,7 +6,8 @@
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
---                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a step after a reset continues with redriven ones
+--                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a
+--                  step after a reset continues with redriven ones
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
@@ -353,11 +354,12 @@ end
 -- any delivery count: an entry is delivered less often than microseconds pass, or than 4096 times if the clock was set
 -- back. Return whether the reset is done; if not, the next step continues it.
 local function reset_group()
-  local paused = redis.call('HGET', notes, 'paused')
+  local paused, watch = unpack(redis.call('HMGET', notes, 'paused', 'watch'))
   redis.call('UNLINK', due, queue, parked, notes)
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
+  if watch then redis.call('HSET', notes, 'watch', watch) end -- else nobody would wake those that sleep
   local redriven = redis.call('EXISTS', again) == 1
   if redriven then redis.call('HSET', notes, 'anew', '-') end
   stale = not missing and #probe > 0

@@ -1,19 +1,20 @@
 -- Which waiter watches a group, so that an arrival wakes one process and not all; loaded before the transitions in
 -- which a waiter begins or ends to wait (see scripts.py).
 --
--- One waiter of all processes has the watch: it blocks in XREAD on the stream and the wake-up stream. The others sleep in
--- BLPOP on a list of tokens. A fetch that leases something hands the watch over if others may sleep: it pushes
--- the token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that
--- pops it watches from there, under the name in it. "f" means: fetch now.
+-- One waiter of all processes has the watch: it blocks in XREAD on the stream and the wake-up stream. The others sleep
+-- in BLPOP on a list of tokens. A fetch that leases something hands the watch over if others may sleep: it pushes the
+-- token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that pops
+-- it watches from there, under the name in it. "f" means: fetch now.
 --
 -- KEYS[10] wake    list of tokens
 -- returns nothing by itself
--- writes  KEYS[10], with a TTL of 10 s; in KEYS[3] "watch": "<waiter> <ms until which it has the watch> <ms until which
---         other waiters may sleep>", and " lapses" if it will not have it for longer, as its callers leave then
+-- writes  KEYS[10], with a TTL of `alive_ms`, at least 10 s; in KEYS[3] "watch": "<waiter> <ms until which it has the
+--         watch> <ms until which other waiters may sleep>", and " lapses" if it will not have it for longer, as its
+--         callers leave then
 -- bound   the groups of the stream
 
 local wake = KEYS[10]
-local KEPT = 10000 -- ms
+local KEPT = 10000 -- ms, the least TTL of the tokens
 local FETCHES = 2 -- the most tokens
 local NOBODY = '-'
 local LAPSES = ' lapses'
@@ -70,17 +71,19 @@ local function write_watch(holder, ends, asleep, lapses)
   redis.call('HSET', notes, 'watch', holder .. ' ' .. number(ends) .. ' ' .. number(asleep) .. (lapses or ''))
 end
 
-local function push(token)
+-- Push a token. It outlives the watch that it may give: else nobody could take that while it lasts.
+local function push(token, alive_for)
   redis.call('RPUSH', wake, token)
-  redis.call('PEXPIRE', wake, KEPT)
+  redis.call('PEXPIRE', wake, number(math.max(KEPT, alive_for)))
 end
 
 -- Hand the watch to the waiter that has slept longest, under a new name: the former one proves nothing any more.
 local function hand_over(alive_for, asleep, paused)
   local name, last, rung = number(now_us), place(paused)
   redis.call('DEL', wake) -- what no waiter has taken is out of date
-  push('w ' .. name .. ' ' .. last .. ' ' .. rung .. ' ' .. number(next_due(paused)))
-  write_watch(name, now + SHARE * alive_for, asleep)
+  push('w ' .. name .. ' ' .. last .. ' ' .. rung .. ' ' .. number(next_due(paused)), alive_for)
+  -- Consumers with a longer `takeover` sleep for longer.
+  write_watch(name, now + SHARE * alive_for, math.max(asleep, now + alive_for))
 end
 
 local AGAIN, WATCHES, WATCHES_ALONE, SLEEPS = 0, 1, 2, 3
@@ -100,7 +103,7 @@ local function go_on(waiter, others, waits, note, alive_for, leased, full, more,
   if full and not more then more = not (sleepers or goes_on) or more_left() end -- a busy process alone needn't know
   if more then
     if sleepers then -- so the number of fetches under way doubles
-      for _ = redis.call('LLEN', wake), FETCHES - 1 do push('f') end
+      for _ = redis.call('LLEN', wake), FETCHES - 1 do push('f', alive_for) end
     end
     if holder == waiter then write_watch(NOBODY, 0, asleep) end
     return '', '', -1, AGAIN
@@ -108,8 +111,10 @@ local function go_on(waiter, others, waits, note, alive_for, leased, full, more,
   if free and (leased == 0 or goes_alone) then
     local length = math.min(SHARE * alive_for, waits + (sleepers and 100 or 0))
     if holder ~= waiter then redis.call('DEL', wake) end
-    if holder ~= waiter or ends < now + length * 0.8 then
-      write_watch(waiter, now + length, asleep, waits <= length and LAPSES)
+    local leaves = waits <= length
+    local misleads = leaves and (lapses ~= LAPSES or ends > now + length) -- others would sleep on when it has left
+    if holder ~= waiter or ends < now + length * 0.8 or misleads then
+      write_watch(waiter, now + length, asleep, leaves and LAPSES)
     end
     local last, rung = place(paused)
     return last, rung, next_due(paused), sleepers and WATCHES or WATCHES_ALONE
@@ -121,7 +126,7 @@ local function go_on(waiter, others, waits, note, alive_for, leased, full, more,
     return last, rung, next_due(paused), WATCHES_ALONE
   end
   if free then
-    hand_over(alive_for, now + alive_for, paused)
+    hand_over(alive_for, asleep, paused)
   elseif asleep < now + alive_for / 2 then
     write_watch(holder, ends, now + alive_for, lapses)
   end

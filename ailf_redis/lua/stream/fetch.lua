@@ -31,6 +31,7 @@ if missing then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
   reset_group()
   redis.call('HDEL', notes, 'paused')
+  redis.call('HSET', notes, 'watch', NOBODY .. ' 0 ' .. number(now + alive_for)) -- those that waited before may sleep
   reset = 1
 end
 local first_grant = 1 + base -- the grant of a first delivery

@@ -9,7 +9,7 @@ local alive_for = tonumber(ARGV[3])
 local holder, _, asleep = read_watch(note, alive_for)
 if holder ~= ARGV[2] then return 0 end
 if asleep > now then
-  hand_over(alive_for, now + alive_for, paused)
+  hand_over(alive_for, asleep, paused)
   return 1
 end
 redis.call('HDEL', notes, 'watch') -- the next one that asks gets it

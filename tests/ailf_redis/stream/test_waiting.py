@@ -16,7 +16,7 @@ import redis
 import ailf
 from tests.support.servers import NewServer, Server
 
-NOTES, WAKE = "{%s:stream:s}:notes:g", "{%s:stream:s}:wake:g"
+STREAM, NOTES, WAKE = "{%s:stream:s}", "{%s:stream:s}:notes:g", "{%s:stream:s}:wake:g"
 
 TAKEOVER = 4.0
 """Seconds; an idle consumer fetches every quarter of it."""
@@ -382,3 +382,86 @@ def test_idle_consumers_ask_rarely(new_server: NewServer) -> None:
             return scripts
 
     assert asyncio.run(scene()) <= 10
+
+
+@contextlib.asynccontextmanager
+async def consumers_of(server: Server, namespace: str, *takeovers: float) -> AsyncIterator[list[Any]]:
+    """Open consumers of one group, each in a backend of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        consumers: list[Any] = []
+        for takeover in takeovers:
+            backend = await stack.enter_async_context(ailf.connect_async(f"{server.url}?namespace={namespace}"))
+            group = backend.stream("s").group("g", lease=400, takeover=takeover)
+            consumers.append(await stack.enter_async_context(group.consumer()))
+        yield consumers
+
+
+def test_a_token_outlives_the_watch_that_it_gives(any_server: Server, namespace: str) -> None:
+    """S19: a token that nobody takes at once is there for a waiter that comes later, as long as its watch lasts."""
+
+    async def scene() -> None:
+        async with consumers_of(any_server, namespace, 100, 100) as (first, second):
+            waits = asyncio.create_task(first.get())
+            await asyncio.sleep(0.2)
+            assert await second.get(0.2) is None
+            with any_server.client() as admin:
+                admin.xadd(STREAM % namespace, {"foreign": "entry"})
+                assert await asyncio.wait_for(waits, 5)
+                assert admin.pttl(WAKE % namespace) > 100 * 0.42 * 1000
+
+    asyncio.run(scene())
+
+
+def test_a_watch_ends_with_the_call_that_has_it(any_server: Server, namespace: str) -> None:
+    """S19: a consumer that begins to wait shortly before the watcher's call times out takes the watch over then."""
+
+    async def scene() -> None:
+        async with consumers_of(any_server, namespace, TAKEOVER, TAKEOVER) as (first, second):
+            leaves = asyncio.create_task(first.get(0.44 * TAKEOVER))  # its last fetch is after 0.25 of it
+            await asyncio.sleep(0.35 * TAKEOVER)
+            waits = asyncio.create_task(second.get())  # fetches by itself only after 0.60 of it
+            assert await leaves is None
+            await asyncio.sleep(0.03 * TAKEOVER)
+            with any_server.client() as admin:
+                admin.xadd(STREAM % namespace, {"foreign": "entry"})
+                assert await asyncio.wait_for(waits, 0.06 * TAKEOVER)
+
+    asyncio.run(scene())
+
+
+def test_a_group_that_vanished_forgets_no_consumer(any_server: Server, namespace: str) -> None:
+    """S19, S9: when a group is gone and made again, each message wakes one of the consumers that waited before."""
+
+    async def scene() -> None:
+        async with consumers_of(any_server, namespace, 100, 100) as consumers:
+            waiting = []
+            for each in consumers:
+                waiting.append(asyncio.create_task(each.get()))
+                await asyncio.sleep(0.2)
+            with any_server.client() as admin:
+                admin.delete(*admin.keys(f"{STREAM % namespace}*"))
+                for served in range(1, 3):
+                    admin.xadd(STREAM % namespace, {"foreign": "entry"})
+                    await asyncio.wait(waiting[:served], timeout=5)
+                    assert len([each for each in waiting if each.done()]) == served
+
+    asyncio.run(scene())
+
+
+def test_a_short_takeover_forgets_no_consumer_with_a_long_one(any_server: Server, namespace: str) -> None:
+    """S19: a consumer that hands over keeps the others in mind for as long as their own `takeover` tells."""
+
+    async def scene() -> None:
+        async with consumers_of(any_server, namespace, 1.2, 10, 10) as consumers:
+            waiting = []
+            for each in consumers:
+                waiting.append(asyncio.create_task(each.get()))
+                await asyncio.sleep(0.15)
+            with any_server.client() as admin:
+                for served in range(1, 4):
+                    admin.xadd(STREAM % namespace, {"foreign": "entry"})
+                    await asyncio.wait(waiting[:served], timeout=0.5)
+                    assert len([each for each in waiting if each.done()]) == served
+                    await asyncio.sleep(1.2 * 0.8 if served == 1 else 0)
+
+    asyncio.run(scene())
