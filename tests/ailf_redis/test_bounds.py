@@ -177,7 +177,7 @@ def test_parking_many_entries(backend: ailf.Backend, raw: redis.Redis, waits: di
             assert delivery.data == 0  # the first one of the key
         assert delivery is not None
         scripts, commands = steps(raw)
-        assert 3 * MANY / 600 < scripts <= 3 * MANY / 250
+        assert 3 * MANY / 300 < scripts <= 3 * MANY / 100
         assert commands < STEP
         first = int("key" in waits)
         assert raw.xpending("{ailf:stream:s}", "g")["pending"] == 1 + first

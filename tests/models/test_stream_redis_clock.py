@@ -44,7 +44,7 @@ CHANGES = {
     "'-', '+', PAGE, consumer)": "'-', '+', 100, consumer)",
     "left = left or #rows == PAGE\n      if #rows < PAGE": "left = left or #rows == 100\n      if #rows < 100",
     "STALE_PAGE, STALE_PAGES = 500, 2": "STALE_PAGE, STALE_PAGES = 1, 2",
-    "MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 300": "MOST_NEW, MOST_DUE, MOST_PARKED = 3, 2, 3",
+    "MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 150": "MOST_NEW, MOST_DUE, MOST_PARKED = 3, 2, 3",
     "local FIRST, RUN = 4, 32": "local FIRST, RUN = 2, 1000",  # what is read beyond `count` counts as read in `info`
     "local FEW = 1000 -- pending": "local FEW = 2 -- pending",
 }
