@@ -148,13 +148,13 @@ def _load(name: str, *parts: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADD = _load("stream/add", "clock", "ids", "bell", "entry_removed", "retention")
-TRIM = _load("stream/trim", "clock", "ids", "bell", "entry_removed", "retention")
-CANCEL = _load("stream/cancel", "clock", "ids", "bell", "entry_removed")
+ADD = _load("stream/add", "clock", "ids", "lane", "bell", "entry_removed", "retention")
+TRIM = _load("stream/trim", "clock", "ids", "lane", "bell", "entry_removed", "retention")
+CANCEL = _load("stream/cancel", "clock", "ids", "lane", "bell", "entry_removed")
 DELETE = _load("stream/delete")
 SIZES = _load("stream/sizes", "ids")
 
-_GROUP = ("clock", "relief", "ids", "bell", "group")
+_GROUP = ("clock", "relief", "ids", "lane", "bell", "group")
 FETCH = _load("stream/fetch", *_GROUP, "watch")
 HAND_OVER = _load("stream/hand_over", *_GROUP, "watch")
 SETTLE = _load("stream/settle", *_GROUP)
@@ -164,8 +164,8 @@ LEAVE = _load("stream/leave", *_GROUP)
 SEEK = _load("stream/seek", *_GROUP)
 OPEN_GROUP = _load("stream/open_group", *_GROUP)
 PAUSE = _load("stream/pause", *_GROUP)
-INFO = _load("stream/info", "clock", "ids", "bell", "group")
-TAKE_DEAD_LETTERS = _load("stream/take_dead_letters", "clock", "ids", "bell", "group")
+INFO = _load("stream/info", "clock", "ids", "lane", "bell", "group")
+TAKE_DEAD_LETTERS = _load("stream/take_dead_letters", "clock", "ids", "lane", "bell", "group")
 DELETE_GROUP = _load("stream/delete_group", *_GROUP)
 
 ACQUIRE = _load("lock/acquire", "clock", "wait_queue", "lock")

@@ -212,17 +212,14 @@ class GroupState:
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
 
-        A message that waits is finished; if it is the first of its ordering key, the next fetch does that, and releases
-        the next one of the key.
+        A message that waits is finished; if it was the first of its ordering key, the next one of the key is due.
         """
         message = self.pending.get(name)
         if message is None:
             return
         message.entry_removed = True
-        if message.due_ms == NEVER or (message.holder is None and not message.terms.key):
+        if message.holder is None:
             self.finish(name, now_ms)
-        elif message.holder is None:
-            self.schedule(name, min(message.due_ms, now_ms))
 
     def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         """Make a message a dead letter, unless its entry was removed: then only finish it."""

@@ -245,14 +245,11 @@ class Model:
                 item.due = max(self.now, item.entry.at)
 
     def notice_removed(self) -> None:
-        """Drop removed messages without a lease; those with a key are due, so that the next fetch drops them."""
+        """Drop removed messages without a lease."""
         for group in self.groups.values():
             for item in list(group.out):
-                if self.gone(item) and item.holder is None and item.due is not None:
-                    if item.entry.key:
-                        item.due = min(item.due, self.now)
-                    else:
-                        group.out.remove(item)
+                if self.gone(item) and item.holder is None:
+                    group.out.remove(item)
             self.tidy(group)
 
     def make_dead_letter(self, group: Group, item: Item, reason: str, error: str) -> bool:

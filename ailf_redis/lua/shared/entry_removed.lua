@@ -3,33 +3,39 @@
 -- returns nothing by itself
 -- writes  the helper keys of the group (see group.lua)
 
--- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten if
--- it has no ordering key or is behind another entry of its key. One that is the first of its key is due now: the next
--- fetch finds it removed and releases the next one of the key.
+-- Return when a member that is the first of its lane may be delivered (ms).
+local function time_of(stream, parked, member)
+  local at = terms_of_parked(parked, member)
+  if at then return at end
+  if not is_id(member) then return 0 end -- redriven: its time has passed
+  local entry = redis.call('XRANGE', stream, member, member)[1]
+  local how = entry and entry[2][1] == 'ailf.how' and entry[2][2]
+  return math.min(tonumber(string.match(how or '', '^%d+') or 0), LARGEST)
+end
+
+-- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten; if
+-- it was the first of its ordering key, the next one of the key is due.
 local function on_entry_removed(stream, group, id, due, bell, notes, queue, parked)
   local waits = redis.call('XRANGE', parked, id, id)[1]
   local score = redis.call('ZSCORE', due, id)
   local key
   if waits then
     key = string.match(waits[2][2], '^%d*|(.+)$')
-    score = score or 'inf'
+    redis.call('XDEL', parked, id)
+    if redis.call('XLEN', parked) == 0 then redis.call('DEL', parked) end
   else
     local row = redis.call('XPENDING', stream, group, id, id, 1)[1]
     if not row or row[2] ~= 'ailf.waiting' then return end
     key = redis.call('HGET', notes, id .. ':k')
+    redis.call('XACK', stream, group, id)
   end
-  if score == 'inf' or not key then
-    if waits then
-      redis.call('XDEL', parked, id)
-      if redis.call('XLEN', parked) == 0 then redis.call('DEL', parked) end
-    else
-      redis.call('XACK', stream, group, id)
-    end
-    redis.call('ZREM', due, id)
-    redis.call('HDEL', notes, id .. ':f', id .. ':e', id .. ':k', id .. ':m')
-    if key then redis.call('ZREM', queue, lane_member(key, id)) end
-  elseif score and tonumber(score) > now then
-    redis.call('ZADD', due, number(now), id)
+  redis.call('ZREM', due, id)
+  redis.call('HDEL', notes, id .. ':f', id .. ':e', id .. ':k', id .. ':m')
+  if not key then return end
+  redis.call('ZREM', queue, lane_member(key, id))
+  local first = score and score ~= 'inf' and first_of_lane(queue, key)
+  if first then
+    redis.call('ZADD', due, number(math.max(now, time_of(stream, parked, first))), first)
     ring(bell)
   end
 end

@@ -71,28 +71,9 @@ end
 
 -- --- lanes: the members of one ordering key
 
--- Return the first member of a lane; with "~" as `from` the first redriven one.
-local function first_in_lane(key, from)
-  local prefix = lane(key)
-  local begin = '[' .. prefix .. (from or '')
-  local first = redis.call('ZRANGEBYLEX', queue, begin, '(' .. prefix .. '\255', 'LIMIT', 0, 1)[1]
-  if not first then return nil end
-  local tilde, ms, seq = string.match(short(string.sub(first, #prefix + 1)), '^(~?)0*(%d+)%-0*(%d+)$')
-  local id = tilde and ms .. '-' .. seq
-  if not (id and is_id(id)) then -- another program's
-    redis.call('ZREM', queue, first)
-    return nil
-  end
-  return tilde .. id
-end
+local function first_in_lane(key, from) return first_of_lane(queue, key, from) end
 
--- Return when a parked entry may be delivered (ms) and its ordering key or false; nil if a member isn't parked.
-local function parked_terms(member)
-  local entry = is_id(member) and redis.call('XRANGE', parked, member, member)[1] -- else redriven, or another program's
-  if not entry then return nil end
-  local at, key = string.match(entry[2][2], '^(%d*)|(.*)$')
-  return math.min(tonumber(at) or 0, LARGEST), key and key ~= '' and key
-end
+local function parked_terms(member) return terms_of_parked(parked, member) end
 
 local function release_next(key)
   local member = first_in_lane(key)

@@ -59,12 +59,3 @@ local function map(flat)
   for i = 1, #flat, 2 do values[flat[i]] = flat[i + 1] end
   return values
 end
-
--- The members of a group's "queue" key: a lane for each ordering key. They sort as the ids do, the redriven ones last.
-
-local function lane(key) return #key .. ':' .. key .. ':' end
-
-local function lane_member(key, member)
-  local tilde, ms, seq = string.match(member, '^(~?)(%d+)%-(%d+)$')
-  return lane(key) .. tilde .. string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
