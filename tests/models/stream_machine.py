@@ -84,7 +84,7 @@ class Machine(RuleBasedStateMachine):
 
     def retention(self, keep: int | None, age: int, what: str) -> Retention | None:
         """Return a retention, or None for no limit."""
-        if what == "unsettled":
+        if what == "unsettled" and not self.model.holds_removed():  # else a driver may keep what is behind these
             return Retention.settled(max_len=keep)
         max_age = self.times.ages[age]
         return None if keep is max_age is None else Retention(max_len=keep, max_age=max_age, hard=what == "hard")

@@ -237,6 +237,10 @@ class Model:
         """Return whether its entry was removed from the stream; a redriven dead letter needs none."""
         return not item.again and item.entry not in self.entries
 
+    def holds_removed(self) -> bool:
+        """Return whether a message is leased whose entry was removed."""
+        return any(self.gone(item) for group in self.groups.values() for item in group.out)
+
     def tidy(self, group: Group) -> None:
         """Make the first message of each free lane due, and drop removed ones that wait in a lane."""
         group.out = [item for item in group.out if item.due is not None or not self.gone(item)]
