@@ -226,8 +226,8 @@ class StreamDriver(ABC):
 
         Entries beyond ``max_len`` or older than ``max_age`` go, also behind unsettled ones. Without ``keep_settled``
         all entries before the first unsettled one go, and none while the stream has no group. With ``hard`` the oldest
-        entries go, settled or not, and the unsettled ones *must* be counted. A removed entry that is leased *may* count as
-        unsettled until its lease ends. A step *may* stop early; `Swept.after` is the position for the next one.
+        entries go, settled or not, and the unsettled ones *must* be counted. A removed entry that is leased *may* count
+        as unsettled until its lease ends. A step *may* stop early; `Swept.after` is the position for the next one.
 
         Arguments:
             stream: The stream.
