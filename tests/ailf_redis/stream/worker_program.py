@@ -18,7 +18,10 @@ from typing import Any
 import attrs
 
 import ailf
+from ailf.engine.renewal import Renewer
+from ailf.engine.renewed_lease import RenewedLease
 from ailf.stream.delivery import DeliveryState
+from ailf.stream.lease import DeliveryLease
 
 STALL = 0.05
 """Seconds that this process may stand still before that is recorded."""
@@ -104,7 +107,19 @@ class RecordingDriver:
 
 
 def watch_losses(events: EventLog) -> None:
-    """Record each lost lease, whichever code finds it lost: that may be before any handler has the message."""
+    """Record each lost lease, whichever code finds it lost: that may be before any handler has the message.
+
+    The renewal thread finds by its own clock that a lease has ended, also while all handlers are busy and no caller
+    takes the message out of the buffer.
+    """
+    ended = Renewer._lose
+
+    def found(renewer: Renewer, lease: RenewedLease, why: str) -> None:
+        if isinstance(lease, DeliveryLease) and lease.lost:  # by its own clock, not because the backend says so
+            events.write("missed", id=lease.receipt.id, grant=lease.receipt.grant)
+        ended(renewer, lease, why)
+
+    Renewer._lose = found  # type: ignore[method-assign]  # as below
     lose = DeliveryState.lose
 
     async def recorded(state: DeliveryState) -> None:
