@@ -123,7 +123,7 @@ class Renewer:
                         self._heartbeat_at = heartbeat_at
                         due = min(due, heartbeat_at)
             if self._thread is None:
-                self._next = due
+                self._next = min(due, self._heartbeat_at)  # the holder may be known from the thread before
                 self._start()
             elif due < self._next:
                 self._next = due

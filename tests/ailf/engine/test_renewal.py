@@ -510,6 +510,19 @@ def test_consumers_with_messages_give_heartbeats() -> None:
     asyncio.run(renewer.close())
 
 
+def test_heartbeats_go_on_in_a_new_thread() -> None:
+    """S12: a consumer that gets messages after the thread has ended gives heartbeats, however long its leases."""
+    driver, holder = FakeDriver(), liveness("first", 0.8)
+    renewer = Renewer(driver)
+    renewer.add([first := lease_of("1", lease=60, of=holder)])
+    renewer.discard(first)
+    assert soon(lambda: renewing() == [])
+    holder.confirm(holder.now())
+    renewer.add([lease_of("2", lease=60, of=holder)])
+    assert soon(lambda: len(driver.heartbeats) >= 2)
+    asyncio.run(renewer.close())
+
+
 def test_a_consumer_without_messages_gives_none() -> None:
     """S12: heartbeats end with the last message."""
     driver, first = FakeDriver(), liveness("first", 0.4)
