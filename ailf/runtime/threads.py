@@ -4,8 +4,9 @@ import contextlib
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ailf.errors import InvalidArgumentError
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task, run
@@ -16,11 +17,32 @@ from ailf.safe_text import log_failure
 __all__ = ["ThreadEvent", "ThreadRuntime", "ThreadSingleFlight"]
 
 
+_SLICE: Final = 1.0
+"""Seconds for which the main thread blocks at a time, and by which a signal handler may be late."""
+
+
+def _wait_for(wait: Callable[[float], bool], timeout: float | None) -> bool:
+    """Call `wait` until it returns True, for `timeout` seconds at most; return what it returned.
+
+    Python runs signal handlers in the main thread only, and a signal wakes that thread only while it already blocks.
+    One that comes a moment earlier, or that another thread receives, has its handler run at the end of the slice.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return wait(threading.TIMEOUT_MAX if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+    if timeout is not None and timeout <= _SLICE:
+        return wait(timeout)
+    until = None if timeout is None else time.monotonic() + timeout
+    while not wait(left := _SLICE if until is None else max(0.0, min(_SLICE, until - time.monotonic()))):
+        if left == 0:
+            return False
+    return True
+
+
 class ThreadEvent(threading.Event, Event):
     """An event that blocks the waiting thread."""
 
     async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
-        return threading.Event.wait(self, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return _wait_for(super().wait, timeout)
 
 
 class ThreadSingleFlight(SingleFlight):
@@ -34,7 +56,7 @@ class ThreadSingleFlight(SingleFlight):
             if self._lock.acquire(blocking=False):
                 await flow()
             else:
-                self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                _wait_for(lambda left: self._lock.acquire(timeout=left), timeout)
         finally:  # asks the lock, not the result of `acquire`: Ctrl-C may come between the two
             if self._lock._is_owned():
                 self._lock.release()
@@ -65,8 +87,10 @@ class _Thread(Task):
             log_failure(log, logging.ERROR, "%s failed", self._thread.name, error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        return self._thread is not threading.current_thread() and _wait_for(self._ended, timeout)
+
+    def _ended(self, timeout: float) -> bool:
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def done(self) -> bool:

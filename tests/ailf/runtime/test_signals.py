@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ import ailf_memory
 from ailf import InvalidArgumentError
 from ailf.runtime.signals import stopped_by_signals
 from ailf_memory import MemoryBackend
+from contract_tests.helpers.processes import running
 
 STANDARD = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
@@ -359,22 +361,40 @@ print("ended")
 }
 
 
-@pytest.mark.parametrize("number", STANDARD)
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_ends_well(program: str, number: signal.Signals) -> None:
-    """After one signal the program continues behind its worker and ends with status 0 and without a traceback."""
-    source = f"import asyncio, ailf\n{PROGRAMS[program]}"
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", source],  # of forks, since Python 3.12
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
+def ends_well(source: str, number: signal.Signals, *, idle: float = 0.0) -> None:
+    """Check that after one signal a program continues behind its worker, and ends with status 0 and no traceback.
+
+    Arguments:
+        source: The program.
+        number: The signal.
+        idle: Seconds from the first message to the signal.
+    """
+    ignoring = ("-W", "ignore:This process:DeprecationWarning")  # of forks, since Python 3.12
+    with running(*ignoring, "-c", source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
+        time.sleep(idle)
         child.send_signal(number)
         out, errors = child.communicate(timeout=20)
     assert (out, errors, child.returncode) == ("ended\n", "", 0)
+
+
+@pytest.mark.parametrize("number", STANDARD)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_ends_well(program: str, number: signal.Signals) -> None:
+    """A program whose main thread receives the signal."""
+    ends_well(f"import asyncio, ailf\n{PROGRAMS[program]}", number)
+
+
+@pytest.mark.parametrize("program", [each for each in PROGRAMS if "fork" not in each])
+def test_another_thread_receives_the_signal(program: str) -> None:
+    """It doesn't interrupt what the main thread waits for, just like a signal that comes as it begins to wait."""
+    other_thread = """if True:
+        import asyncio, signal, threading, time, ailf
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    """
+    ends_well(f"{other_thread}\n{PROGRAMS[program]}", signal.SIGTERM, idle=0.3)
 
 
 # --- Ctrl-C without our handlers ------------------------------------------------------------------------------------
