@@ -89,7 +89,8 @@ redis-py-%: venv
 # users' own clients; Sentinels under load, whose figures are printed at the end. It takes three quarters of an
 # hour.
 campaign: venv ## the same proofs for longer and at random; three quarters of an hour
-	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 tests/campaigns tests/models tests/traps \
+	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 -o faulthandler_timeout=8000 \
+	    tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
 
 # Faults that naive designs have and this one doesn't: each is shown on the naive design first.

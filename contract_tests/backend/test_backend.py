@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import subprocess
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +13,7 @@ from ailf.checks import MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME
 from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.helpers.names import NAMES
+from contract_tests.helpers.processes import running
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
@@ -81,10 +81,8 @@ async def test_fork(world: World) -> None:
             assert len(stream.read(limit=1000)) == 101
         backend.close()
     """
-    child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
-        [sys.executable, "-c", program, str(world.harness.url)], stderr=subprocess.PIPE, text=True
-    )
-    _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
+    with running("-c", program, str(world.harness.url), stderr=subprocess.PIPE) as child:
+        _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
     assert child.returncode == 0, errors
 
 
@@ -362,9 +360,9 @@ async def test_two_processes(world: World) -> None:
                     backend.pubsub().publish("answers", delivery.data["question"] * 7)
                     delivery.ack()
         """
-        child = subprocess.Popen([sys.executable, "-c", program, str(world.harness.url)])  # noqa: ASYNC220 - waited for below
-        assert await answers.get(4 * world.patience) == ailf.Message("answers", 42)
-        assert await world.within_patience(in_thread(child.wait), 2 * world.patience) == 0
+        with running("-c", program, str(world.harness.url)) as child:
+            assert await answers.get(4 * world.patience) == ailf.Message("answers", 42)
+            assert await world.within_patience(in_thread(child.wait), 2 * world.patience) == 0
     async with backend.stream("tasks").group("g").consumer() as consumer:
         await world.expect_none(consumer)
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import subprocess
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
+from contract_tests.helpers.processes import running
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
@@ -202,8 +202,6 @@ async def test_ctrl_c(world: World) -> None:
                 pubsub.run()
                 assert heard == [3]
     """
-    child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
-        [sys.executable, "-c", program, str(world.harness.url)], stderr=subprocess.PIPE, text=True
-    )
-    _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
+    with running("-c", program, str(world.harness.url), stderr=subprocess.PIPE) as child:
+        _, errors = await world.within_patience(in_thread(child.communicate), 4 * world.patience)
     assert (child.returncode, errors) == (0, "")

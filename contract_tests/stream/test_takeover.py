@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import ailf
 from ailf.driver import Action, Capability, Outcome
 from contract_tests.fixtures import asyncio_only, needs
+from contract_tests.helpers.processes import running
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
@@ -211,20 +211,18 @@ async def test_a_dead_process(world: World, way: signal.Signals) -> None:
     stream = backend.stream("s")
     entry_id = await stream.add("held")
     takeover = 1.0
-    async with backend.pubsub().listen("begun") as begun:
-        child = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
-            [sys.executable, "-c", PROGRAM, str(world.harness.url), f"{takeover}"], stdin=subprocess.PIPE
-        )
-        assert await begun.get(4 * world.patience) == ailf.Message("begun", entry_id)
-    async with stream.group("g", lease=60, takeover=takeover).consumer() as consumer:
-        await world.expect_none(consumer)
-        child.send_signal(way)
-        begin = time.monotonic()
-        delivery = await world.take(consumer)
-        assert time.monotonic() - begin < takeover + 0.25
-        assert (delivery.id, delivery.attempt) == (entry_id, 2)
-        await delivery.ack()
-    await stream.add("more")
-    child.send_signal(signal.SIGCONT)
-    await world.within_patience(in_thread(child.communicate, b"\n"), 2 * world.patience)
-    assert child.returncode == (-signal.SIGKILL if way == signal.SIGKILL else 0)
+    with running("-c", PROGRAM, str(world.harness.url), f"{takeover}", stdin=subprocess.PIPE) as child:
+        async with backend.pubsub().listen("begun") as begun:
+            assert await begun.get(4 * world.patience) == ailf.Message("begun", entry_id)
+        async with stream.group("g", lease=60, takeover=takeover).consumer() as consumer:
+            await world.expect_none(consumer)
+            child.send_signal(way)
+            begin = time.monotonic()
+            delivery = await world.take(consumer)
+            assert time.monotonic() - begin < takeover + 0.25
+            assert (delivery.id, delivery.attempt) == (entry_id, 2)
+            await delivery.ack()
+        await stream.add("more")
+        child.send_signal(signal.SIGCONT)
+        await world.within_patience(in_thread(child.communicate, "\n"), 2 * world.patience)
+        assert child.returncode == (-signal.SIGKILL if way == signal.SIGKILL else 0)

@@ -2,8 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import needs
+from contract_tests.helpers.processes import running
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
@@ -238,10 +237,10 @@ async def test_signals(world: World, number: signal.Signals) -> None:
     await stream.add_many(range(10))
     program = PROGRAMS[world.flavour]
     async with backend.pubsub().listen("begun") as begun:
-        child = subprocess.Popen([sys.executable, "-c", program, str(world.harness.url)])  # noqa: ASYNC220 - waited for below
-        assert await begun.get(4 * world.patience) == ailf.Message("begun", 0)
-        child.send_signal(number)
-        assert await world.within_patience(in_thread(child.wait)) == 0
+        with running("-c", program, str(world.harness.url)) as child:
+            assert await begun.get(4 * world.patience) == ailf.Message("begun", 0)
+            child.send_signal(number)
+            assert await world.within_patience(in_thread(child.wait)) == 0
     async with stream.group("g").consumer() as consumer:
         left = [await world.take(consumer) for _ in range(9)]
         assert sorted((each.data, each.attempt) for each in left) == [(number, 1) for number in range(1, 10)]

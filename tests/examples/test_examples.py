@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from contract_tests.helpers.processes import running
 from tests.support.servers import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -46,8 +47,8 @@ def test_llm_quota_on_redis(any_server: Server) -> None:
 def test_pubsub_example(any_server: Server) -> None:
     """The subscriber replies to the publisher."""
     port = str(any_server.port)
-    command = [sys.executable, "redis_pubsub_example.py", "--role", "subscriber", "--port", port, "--limit", "1"]
-    with subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, text=True) as subscriber:
+    command = ("redis_pubsub_example.py", "--role", "subscriber", "--port", port, "--limit", "1")
+    with running(*command, cwd=EXAMPLES, stdout=subprocess.PIPE) as subscriber:
         assert subscriber.stdout is not None
         assert subscriber.stdout.readline() == "subscriber: listening\n"
         story = run("redis_pubsub_example.py", "--role", "publisher", "--port", port)

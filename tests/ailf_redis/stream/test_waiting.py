@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ import pytest
 import redis
 
 import ailf
+from contract_tests.helpers.processes import running
 from tests.support.servers import NewServer, Server
 
 STREAM, NOTES, WAKE = "{%s:stream:s}", "{%s:stream:s}:notes:g", "{%s:stream:s}:wake:g"
@@ -179,12 +179,9 @@ def wait_for(condition: Any, seconds: float = 10.0) -> float:
 @contextlib.contextmanager
 def other_process(url: str, notes: str, raw: redis.Redis) -> Iterator["subprocess.Popen[str]"]:
     """Start a process whose consumer has the watch."""
-    with subprocess.Popen([sys.executable, "-c", WATCHER, url], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            wait_for(lambda: raw.hexists(notes, "watch"))
-            yield process
-        finally:
-            process.kill()
+    with running("-c", WATCHER, url, stdout=subprocess.PIPE) as process:
+        wait_for(lambda: raw.hexists(notes, "watch"))
+        yield process
 
 
 class Got(NamedTuple):
