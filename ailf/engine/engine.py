@@ -148,7 +148,6 @@ class Engine:
         self._subscriptions: SubscriptionManager | None = None
         self._resources.subscriptions = None
         self._reply_inbox: ReplyInbox | None = None
-        self._local_queues: weakref.WeakValueDictionary[tuple[str, ...], FairSemaphore] = weakref.WeakValueDictionary()
         self._shared: weakref.WeakValueDictionary[tuple[str, ...], Any] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
@@ -257,12 +256,7 @@ class Engine:
 
     def local_queue(self, names: tuple[str, ...]) -> FairSemaphore:
         """Return the in-process queue for these lock names: only its head competes at the backend."""
-        if self.home != self.here():
-            self.check_open()
-        queue = self._local_queues.get(names)
-        if queue is None:
-            queue = self._local_queues.setdefault(names, FairSemaphore(self.runtime, 1))
-        return queue
+        return self.shared(("local queue", *names), lambda: FairSemaphore(self.runtime, 1))
 
     def shared(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return the object that this process or event loop shares under a key; make it unless it is in use."""

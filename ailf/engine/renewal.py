@@ -109,8 +109,8 @@ class Renewer:
         holder = first.liveness
         with self._guard:
             self._leases.update(leases)
-            due = first.next_check()
-            bucket = self._calendar.bucket(due)
+            at = first.next_check()
+            bucket = self._calendar.bucket(at)
             bucket.update(dict.fromkeys(leases))
             for lease in leases:
                 lease.bucket = bucket
@@ -118,12 +118,10 @@ class Renewer:
                 holder.held.update(leases)
                 if holder not in self._holders:
                     self._holders[holder] = holder.generation
-                    heartbeat_at = holder.due()
-                    if heartbeat_at < self._heartbeat_at:
-                        self._heartbeat_at = heartbeat_at
-                        due = min(due, heartbeat_at)
+                    self._heartbeat_at = min(self._heartbeat_at, holder.due())
+            due = min(at, self._heartbeat_at)  # the thread may have ended, and the holder be known from before
             if self._thread is None:
-                self._next = min(due, self._heartbeat_at)  # the holder may be known from the thread before
+                self._next = due
                 self._start()
             elif due < self._next:
                 self._next = due
@@ -169,7 +167,7 @@ class Renewer:
             lease.liveness.held.discard(lease)
 
     def retire(self, holder: Liveness) -> None:
-        """Renew the leases of a holder that gives them back no more; give its heartbeats until they are discarded.
+        """Stop renewing the leases of a holder that gives them back; give its heartbeats until they are discarded.
 
         Without heartbeats it might count as dead before all are given back, and the rest would have had an attempt.
         """
@@ -316,10 +314,15 @@ class Renewer:
             if lease.lost or lease.limit <= now:
                 self._lose(lease, _why_lost(lease, now))
             elif due <= now + WIDTH and now < lease.last:
-                batch = self._batches.setdefault((type(lease), lease.batch), _Batch())
-                heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
+                self._queue(lease)
             else:
                 self._put_back(lease, now)
+
+    def _queue(self, lease: RenewedLease) -> _Batch:
+        """Put a lease in the queue of its batch, which is returned."""
+        batch = self._batches.setdefault((type(lease), lease.batch), _Batch())
+        heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
+        return batch
 
     def _put_back(self, lease: RenewedLease, now: float) -> None:
         """Put a lease back in the calendar queue, at a later time than now."""
@@ -384,10 +387,8 @@ class Renewer:
         done, held = self._request(self._own_driver, what, lambda driver: first.renew(driver, page))
         now = self._now()
         if not done:
-            batch = self._batches.setdefault((type(first), first.batch), _Batch())
-            batch.retry_at = now + MIN_INTERVAL
             for lease in page:
-                heapq.heappush(batch.queue, (min(lease.ends, lease.limit), next(self._numbers), lease))
+                self._queue(lease).retry_at = now + MIN_INTERVAL
             return
         for lease, still_held in zip(page, held, strict=True):
             if lease not in self._leases:  # one that was settled meanwhile is not lost

@@ -146,7 +146,7 @@ class LoopSingleFlight(SingleFlight):
         call = self._under_way()
         if call is None:
             call = self._call = _Call()
-            call.task = start_task(self._run_inline(call, flow))
+            call.task = start_task(self._run_in_task(call, flow))
             call.task.add_done_callback(functools.partial(self._ended, call))
             if timeout is not None and timeout <= 0:  # a caller without time to wait still waits for its own run
                 timeout = None
@@ -172,7 +172,7 @@ class LoopSingleFlight(SingleFlight):
         self._finish(call, None)
         return None
 
-    async def _run_inline(self, call: _Call, flow: Flow) -> None:
+    async def _run_in_task(self, call: _Call, flow: Flow) -> None:
         try:
             await flow()
         except BaseException as error:

@@ -281,9 +281,10 @@ class GroupState:
                 claims.append(self._claim(name, consumer, until_ms))
         ready, rest = self._admit_new(0 if more else count - len(claims), now_ms)
         claims += [self._claim(name, consumer, until_ms) for name in ready]
-        upcoming = None if more or rest else self.next_due()
-        due_ms = 0 if more or rest else NEVER if upcoming is None else max(0, upcoming[0] - now_ms)
-        return Fetched(claims, dead, next_due=None if due_ms == NEVER else due_ms / 1000)
+        if more or rest:
+            return Fetched(claims, dead, next_due=0)
+        upcoming = self.next_due()
+        return Fetched(claims, dead, next_due=None if upcoming is None else max(0, upcoming[0] - now_ms) / 1000)
 
     def _end_leases(self, now_ms: int) -> bool:
         """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
