@@ -58,6 +58,15 @@ def steps(raw: redis.Redis) -> tuple[int, float]:
     return scripts, sum(ran.values()) / max(1, scripts)
 
 
+def reject(group: ailf.Group[Any], count: int) -> None:
+    """Make the next messages of a group dead letters."""
+    with group.consumer(prefetch=count) as consumer:
+        for _ in range(count):
+            delivery = consumer.get(5)
+            assert delivery is not None
+            delivery.reject("no")
+
+
 def test_leaving_with_many_leases(backend: ailf.Backend, raw: redis.Redis) -> None:
     """S6, S11: a consumer that leaves releases all its messages, without an attempt, in steps."""
     stream = backend.stream("s")
@@ -137,11 +146,7 @@ def test_a_seek_with_many_redriven_messages(backend: ailf.Backend, raw: redis.Re
     for number in range(MANY // 100):
         stream.add_many(range(number * 100, number * 100 + 100), key="one" if number % 5 == 0 else None)
     group = stream.group("g", lease=60, takeover=60)
-    with group.consumer(prefetch=MANY) as consumer:
-        for _ in range(MANY):
-            delivery = consumer.get(5)
-            assert delivery is not None
-            delivery.reject("no")
+    reject(group, MANY)
     assert group.dead_letters.redrive_all() == MANY
     held = group.consumer(prefetch=MANY // 2)
     assert held.get(5) is not None
@@ -258,11 +263,7 @@ def test_a_dead_letter_that_is_redriven_during_a_seek(
     group = stream.group("g", lease=60, takeover=60)
     stream.add_many(range(150))
     stream.add_many(range(150, 153), key="one")
-    with group.consumer() as consumer:
-        for _ in range(153):
-            delivery = consumer.get(5)
-            assert delivery is not None
-            delivery.reject("no")
+    reject(group, 153)
     letters = [each.id for each in group.dead_letters.list(limit=153)]
     assert group.dead_letters.redrive(*letters[:-1]) == 152
     monkeypatch.setattr("ailf_redis.stream.RESET_STEPS", 0)
@@ -320,11 +321,7 @@ def test_redriving_many_named_dead_letters(backend: ailf.Backend, raw: redis.Red
     stream = backend.stream("s")
     stream.add_many(range(MANY))
     group = stream.group("g", lease=60, takeover=60)
-    with group.consumer(prefetch=MANY) as consumer:
-        for _ in range(MANY):
-            delivery = consumer.get(5)
-            assert delivery is not None
-            delivery.reject("no")
+    reject(group, MANY)
     letters = [each.id for each in group.dead_letters.list(limit=MANY)]
     steps(raw)
     assert group.dead_letters.redrive(*letters) == MANY

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from ailf.runtime import ThreadRuntime, run
-from ailf.values import Retention
 from ailf_redis import scripts
 from ailf_redis.driver import RedisDriver
 from ailf_redis.scripts import Script
@@ -94,20 +93,12 @@ later = st.builds(
 
 
 class DelayMachine(Machine):
-    """The machine with more delays behind ordering keys, and without `Retention.settled`.
-
-    The model removes a settled entry behind an unsettled one that was removed before. Redis does so when that one is
-    forgotten, in the next fetch.
-    """
+    """The machine with more delays behind ordering keys."""
 
     @rule(entries=st.lists(later, min_size=2, max_size=4))
     def add_later(self, entries: Sequence[Wanted]) -> None:
         """Add entries with ordering keys, some with a delay."""
         self.append(entries, None)
-
-    def retention(self, keep: int | None, age: int, what: str) -> Retention | None:
-        """Return a retention, or None for no limit."""
-        return super().retention(keep, age, "settled" if what == "unsettled" else what)
 
 
 @pytest.fixture

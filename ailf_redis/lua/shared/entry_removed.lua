@@ -9,12 +9,12 @@ local function time_of(stream, parked, member)
   if at then return at end
   if not is_id(member) then return 0 end -- redriven: its time has passed
   local entry = redis.call('XRANGE', stream, member, member)[1]
-  local how = entry and entry[2][1] == 'ailf.how' and entry[2][2]
-  return math.min(tonumber(string.match(how or '', '^%d+') or 0), LARGEST)
+  local options = entry and options_of(entry[2], 1)
+  return options and options.at or 0
 end
 
--- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten; if
--- it was the first of its ordering key, the next one of the key is due.
+-- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten;
+-- if it was the first of its ordering key, the next one of the key is due.
 local function on_entry_removed(stream, group, id, due, bell, notes, queue, parked)
   local waits = redis.call('XRANGE', parked, id, id)[1]
   local score = redis.call('ZSCORE', due, id)

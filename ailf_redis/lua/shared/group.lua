@@ -62,13 +62,6 @@ local function first_field(member, fields)
   return string.byte(member) == 126 and fields[1] == 'ailf.origin' and 3 or 1
 end
 
--- Read the producer's options, which stand first: "ailf.how" and "<at ms>|<max deliveries>|<ordering key>".
-local function options_of(fields, first)
-  if fields[first] ~= 'ailf.how' then return nil end
-  local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
-  return { at = math.min(tonumber(at) or 0, LARGEST), most = tonumber(most), key = key ~= '' and key }
-end
-
 -- --- lanes: the members of one ordering key
 
 local function first_in_lane(key, from) return first_of_lane(queue, key, from) end
@@ -241,9 +234,9 @@ local function release_leases(key, name, ids, uncounted)
   claim[#claim + 1] = 'JUSTID'
   if #counted > 0 then
     local values = {}
-    for at, before in ipairs(redis.call('HMGET', notes, unpack(counted))) do
+    for at, earlier in ipairs(redis.call('HMGET', notes, unpack(counted))) do
       values[#values + 1] = counted[at]
-      values[#values + 1] = (tonumber(before) or 0) + 1
+      values[#values + 1] = (tonumber(earlier) or 0) + 1
     end
     redis.call('HSET', notes, unpack(values))
   end
@@ -287,11 +280,10 @@ local function take_up_redriven(from)
     redis.call('HSET', notes, member .. ':f', row[4])
     redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
     redis.call('ZADD', due, number(now), member)
-    if options and options.most then redis.call('HSET', notes, member .. ':m', options.most) end
+    if options then note_options(member, options) end
     if options and options.key then
       local first = first_in_lane(options.key)
       redis.call('ZADD', queue, 0, lane_member(options.key, member))
-      redis.call('HSET', notes, member .. ':k', options.key)
       -- One that was redriven since the reset began is in the lane already: it is behind this one now.
       local behind = first and (first_in_lane(options.key) == member and first or member)
       if first ~= member and behind then redis.call('ZADD', due, 'inf', behind) end

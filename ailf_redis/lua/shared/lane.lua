@@ -1,8 +1,16 @@
--- Lanes: the unsettled entries of each ordering key, as members of a group's "queue" key, in the order of their ids, the
--- redriven ones last; loaded before the transitions of groups and those that remove entries (see scripts.py).
+-- The producer's options of an entry, and lanes: the unsettled entries of each ordering key, as members of a group's
+-- "queue" key, in the order of their ids, the redriven ones last; loaded before the transitions of groups and those
+-- that remove entries (see scripts.py).
 --
 -- returns nothing by itself
 -- writes  the "queue" key (see group.lua): it loses a member that another program has added
+
+-- Read the producer's options, which stand first: "ailf.how" and "<at ms>|<max deliveries>|<ordering key>".
+local function options_of(fields, first)
+  if fields[first] ~= 'ailf.how' then return nil end
+  local at, most, key = string.match(fields[first + 1], '^(%d*)|(%d*)|(.*)$')
+  return { at = math.min(tonumber(at) or 0, LARGEST), most = tonumber(most), key = key ~= '' and key }
+end
 
 local function lane(key) return #key .. ':' .. key .. ':' end
 

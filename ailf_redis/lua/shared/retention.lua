@@ -79,8 +79,8 @@ local function until_id(id) return id and '(' .. id or '+' end
 -- added   how many entries will be added, and
 -- bytes   how large these are: adding them may take as much work again
 -- start   the id after which to look behind unsettled entries; nil to go on where the last add stopped
--- returns a table: `removed` and `evicted`, how many were removed and how many of these unsettled; `after`, the id after
---         which there may be more to remove, or ''; `whole`, whether all entries that may be removed were looked at;
+-- returns a table: `removed` and `evicted`, how many were removed and how many of these unsettled; `after`, the id
+--         after which there may be more to remove, or ''; `whole`, whether all entries that may be removed were looked at;
 --         `kept_up`, whether as much was removed as is added; `refusal`, the error of a server that takes no more data
 local function trim(added, bytes, start)
   local excess = max_len and math.max(0, redis.call('XLEN', stream) + added - max_len) or 0

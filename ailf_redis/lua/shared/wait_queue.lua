@@ -4,8 +4,8 @@
 -- queue     sorted set: token of a waiter -> its position
 -- waiters   hash: token of a waiter -> "<ms until which it counts as alive> <ms when it sends its request again by
 --           itself> <turn> <channel on which it is woken>"
--- turn      -1, or how often the waiter was woken without being granted; from WAKES on, the ms until which what it waits
---           for is reserved for it: a time that has passed, or that is further off than RESERVED, reserves nothing
+-- turn      -1, or how often the waiter was woken without being granted; from WAKES on, the ms until which what it
+--           waits for is reserved for it: a time that has passed, or that is further off than RESERVED, reserves nothing
 -- returns nothing by itself
 -- writes  both keys with the longest lease of a waiter as TTL
 -- A waiter whose times can't be ours counts as dead, and a position that can't be ours as none.

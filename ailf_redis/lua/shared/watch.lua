@@ -3,8 +3,8 @@
 --
 -- One waiter of all processes has the watch: it blocks in XREAD on the stream and the wake-up stream. The others sleep
 -- in BLPOP on a list of tokens. A fetch that leases something hands the watch over if others may sleep: it pushes the
--- token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that pops
--- it watches from there, under the name in it. "f" means: fetch now.
+-- token "w <waiter> <last id> <last id of the wake-up stream> <ms until the next is due or -1>", and the waiter that
+-- pops it watches from there, under the name in it. "f" means: fetch now.
 --
 -- KEYS[10] wake    list of tokens
 -- returns nothing by itself

@@ -1,8 +1,8 @@
 -- Remove a delayed entry before its time, for all groups, and free the dedup id that it was added under.
 --
 -- KEYS[1] stream
--- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes, queue and parked
---         keys, which the group's name follows
+-- ARGV    id, the prefix of the keys of dedup ids, then the prefixes of every group's due, bell, notes, queue and
+--         parked keys, which the group's name follows
 -- returns 1, or 0 if there is no such entry, and then nothing is changed
 -- writes  KEYS[1] without TTL; the helper keys of the groups (see group.lua); the key of the dedup id (see add.lua),
 --         whose TTL stays
@@ -10,8 +10,8 @@
 
 local stream, id = KEYS[1], ARGV[1]
 local entry = redis.call('XRANGE', stream, id, id)[1]
-if not entry or entry[2][1] ~= 'ailf.how' then return 0 end
-if tonumber(string.match(entry[2][2], '^%d+') or 0) <= now then return 0 end
+local options = entry and options_of(entry[2], 1)
+if not options or options.at <= now then return 0 end
 redis.call('XDEL', stream, id)
 
 -- Free a dedup id. The call that added the entry may be repeated: it gets the same reply and adds nothing. Any other

@@ -211,14 +211,11 @@ local function take(member)
 end
 
 local taken, none_due = 0, false
-while #claims < math.min(count, MOST_DUE) and not full do
-  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, math.min(count, MOST_DUE) - #claims)
+local most_due = math.min(count, MOST_DUE)
+while #claims < most_due and not full do
+  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, most_due - #claims)
   none_due = #members == 0
-  if none_due then break end
-  if taken >= MOST_DUE then
-    more = true
-    break
-  end
+  if none_due or taken >= MOST_DUE then break end
   lane_moved = false
   for _, member in ipairs(members) do
     take(member)
