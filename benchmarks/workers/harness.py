@@ -8,10 +8,10 @@ the call that adds one message to the call of its handler: the median of ONES me
 
     python benchmarks/workers/with_ailf.py URL idle CONSUMERS PROCESSES ONES SILENCE
 
-starts consumers that take one message at a time, in so many processes. It prints as JSON how many requests they make
-per second in SILENCE seconds without a message; then, for ONES messages one at a time in as many seconds, how many
-requests each takes beyond those, the microseconds that they take the server, and the microseconds until its handler is
-called.
+starts CONSUMERS consumers that take one message at a time, in PROCESSES processes. It prints as JSON how many requests
+they make per second in SILENCE seconds without a message; then, for ONES messages one at a time in as many seconds, how
+many requests each takes beyond those, the microseconds that they take the server, and the microseconds until its
+handler is called.
 
 This module needs only the standard library and redis-py, so it runs in the environment of any peer.
 """

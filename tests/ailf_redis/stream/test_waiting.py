@@ -90,7 +90,7 @@ class Crowd:
                     self._changed.notify_all()
 
     async def until_served(self, count: int) -> None:
-        """Wait until so many messages were served."""
+        """Wait until `count` messages were served."""
         async with asyncio.timeout(10), self._changed:
             await self._changed.wait_for(lambda: len(self.served) >= count)
 
