@@ -35,7 +35,7 @@ class DeadLetters:
 
         Arguments:
             after: The id of the last letter of the page before; "" for the first page.
-            limit: The largest number of letters to return.
+            limit: The largest number of letters to return. One request reads a hundred.
         """
         return run(self._flow.dead_letters(after, limit))
 
@@ -87,7 +87,7 @@ class AsyncDeadLetters:
 
         Arguments:
             after: The id of the last letter of the page before; "" for the first page.
-            limit: The largest number of letters to return.
+            limit: The largest number of letters to return. One request reads a hundred.
         """
         return await self._flow.dead_letters(after, limit)
 

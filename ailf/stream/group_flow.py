@@ -228,13 +228,18 @@ class GroupFlow:
     # --- dead letters --------------------------------------------------------------------------------------------
 
     async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
-        """Return a page of dead letters."""
+        """Return up to `limit` dead letters, read in pages."""
         check_count("limit", limit)
         if after != "":
             check_text("after", after)
-        letters: list[DeadLetter] = await self._call(
-            "list the dead letters of", self.driver.dead_letters, after, limit, again=True
-        )
+        letters: list[DeadLetter] = []
+        while len(letters) < limit:
+            count = min(PAGE, limit - len(letters))
+            page = await self._call("list the dead letters of", self.driver.dead_letters, after, count, again=True)
+            letters += page
+            if len(page) < count:
+                break
+            after = page[-1].id
         return letters
 
     async def take_dead_letters(self, letters: Sequence[str], *, redrive: bool) -> int:

@@ -1,6 +1,7 @@
 """Each script is bounded, however much data there is: its commands are counted, and later calls do the rest."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -314,6 +315,18 @@ def test_the_ids_of_many_added_messages(backend: ailf.Backend) -> None:
     ids = backend.stream("s").add_many([0] * 120_000)
     assert len(set(ids)) == 120_000
     assert backend.stream("s").group("g").info().length == 120_000
+
+
+def test_listing_many_dead_letters(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S16: however large the limit, each request reads a page."""
+    stream = backend.stream("s")
+    stream.add_many(range(250))
+    group = stream.group("g", lease=60, takeover=60)
+    reject(group, 250)
+    raw.config_resetstat()
+    letters = group.dead_letters.list(limit=10**30)
+    assert [json.loads(each.body) for each in letters] == list(range(250))
+    assert raw.info("commandstats")["cmdstat_xrange"]["calls"] == 3
 
 
 def test_redriving_many_named_dead_letters(backend: ailf.Backend, raw: redis.Redis) -> None:
