@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -271,46 +271,68 @@ class StruckError(Exception):
     """The error that a signal handler raises."""
 
 
+class Strikes:
+    """Sends the main thread signals at random times. Each raises `StruckError` in `call`, and nothing elsewhere."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._strike, args=(threading.main_thread().ident,))
+        self._armed = False
+
+    def call(self, function: Callable[[], None]) -> bool:
+        """Call a function; return whether it was interrupted."""
+        try:
+            self._armed = True
+            function()
+            self._armed = False
+        except StruckError:
+            return True
+        return False
+
+    def _interrupt(self, *_: object) -> None:
+        if self._armed:
+            self._armed = False
+            raise StruckError
+
+    def _strike(self, main: int) -> None:
+        while not self._stop.wait(self._chance.uniform(0, 0.01)):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGUSR1, self._interrupt)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._armed = False
+        self._stop.set()
+        self._thread.join()
+        signal.signal(signal.SIGUSR1, self._before)
+
+
 def test_interrupts(own_server: Server, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that raises in a blocking call, at any time, leaves nothing behind and mixes up no replies."""
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)  # an error in a finalizer can't be caught
-    chance = random.Random(8)
-    main = threading.main_thread().ident or 0
     counted: Counter[str] = Counter()
-    stop = threading.Event()
-
-    def interrupt(*_: object) -> None:
-        raise StruckError
-
-    def strike() -> None:
-        while not stop.wait(chance.uniform(0, 0.01)):
-            signal.pthread_kill(main, signal.SIGUSR1)
-
     with ailf.connect(own_server.url) as backend:
         stream, lock, limiter = backend.stream("s"), backend.lock("l", ttl=2), backend.rate_limiter("r", "1000000/day")
         group = stream.group("g", takeover=1)
-        before = signal.signal(signal.SIGUSR1, interrupt)
-        striking = threading.Thread(target=strike)
-        until = time.monotonic() + LASTING
-        striking.start()
-        while time.monotonic() < until:
-            try:
-                ids = [stream.add(number) for number in range(3)]
-                assert stream.read(ids[0], ids[-1])[0].id == ids[0]
-                with lock:
-                    limiter.try_acquire("k")
-                with group.consumer() as consumer:
-                    for _ in range(3):
-                        if (delivery := consumer.get(0)) is not None:
-                            delivery.ack()
-                counted["rounds"] += 1
-            except StruckError:
-                counted["interrupted"] += 1
-        stop.set()
-        with contextlib.suppress(StruckError):
-            striking.join()
-        striking.join()
-        signal.signal(signal.SIGUSR1, before)
+
+        def work() -> None:
+            ids = [stream.add(number) for number in range(3)]
+            assert stream.read(ids[0], ids[-1])[0].id == ids[0]
+            with lock:
+                limiter.try_acquire("k")
+            with group.consumer() as consumer:
+                for _ in range(3):
+                    if (delivery := consumer.get(0)) is not None:
+                        delivery.ack()
+
+        with Strikes(random.Random(8)) as strikes:
+            until = time.monotonic() + LASTING
+            while time.monotonic() < until:
+                counted["interrupted" if strikes.call(work) else "rounds"] += 1
         with lock.hold(timeout=10):
             pass
         seen = 0
