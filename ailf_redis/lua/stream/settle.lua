@@ -11,10 +11,12 @@ local reply = {}
 local acked = {} -- acknowledged members without delivery metadata: one command for all at the end
 local settled = {} -- the members that are settled: a second receipt for one is invalid
 
+local OF_GROUP = { 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew', 'watch', 'lanes', 'concurrency' }
+
 -- Tell whether there is delivery metadata of any member, besides that of the group itself.
 local function any_metadata()
   local of_group = 0
-  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew', 'watch')) do
+  for _, value in ipairs(redis.call('HMGET', notes, unpack(OF_GROUP))) do
     if value then of_group = of_group + 1 end
   end
   return redis.call('HLEN', notes) > of_group
@@ -67,7 +69,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
   plain = false -- what follows writes metadata
   if action == 'release' then
     uncount(member)
-    set_waiting(member, number(now + delay))
+    set_waiting(member, due_time(now + delay, key_of(member)))
     must_notify = true
     return 1
   end
@@ -78,7 +80,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
     return move_to_dead_letters(member, attempt, recorded, error_text) and 2 or 1
   end
   redis.call('HSET', notes, member .. ':e', error_text)
-  set_waiting(member, number(now + delay))
+  set_waiting(member, due_time(now + delay, key_of(member)))
   must_notify = true
   return 1
 end

@@ -125,7 +125,7 @@ def test_a_group_that_is_set_back_to_a_leased_message(server: Server, namespace:
             while (delivery := other.get(0.2)) is not None:
                 seen.append(delivery.data)
                 delivery.ack()
-        assert seen == [0, 1, 2, 1, 2]  # the last two are read again when they were acknowledged
+        assert seen == [0, 1, 2]
         assert not admin.exists(f"{key}:parked:g", f"{key}:queue:g")
 
 

@@ -132,11 +132,11 @@ class DelaysEntriesBehindScheduledOnes(GroupState):
 class CountsScheduling(GroupState):
     """Reading a scheduled message counts as its first attempt."""
 
-    def schedule(self, name: str, due_ms: int) -> None:
+    def schedule(self, name: str, due_ms: int, turn: int = 0) -> None:
         out = self.pending[name]
         if due_ms == out.terms.at_ms:
             out.attempts += 1
-        super().schedule(name, due_ms)
+        super().schedule(name, due_ms, turn)
 
 
 # --- dead letters ------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class KeepsLanesOfDeadLetters(GroupState):
     def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
         if lane is not None:
-            lane.current = "no message"
+            lane.active = {"no message": None}
         return super().make_dead_letter(name, reason, error, now_ms)
 
 
