@@ -274,6 +274,39 @@ class KeepsLanesOfDeadLetters(GroupState):
         return super().make_dead_letter(name, reason, error, now_ms)
 
 
+@caught_by("stream.test_fair_keys.test_keys_take_turns")
+class GivesNoTurns(GroupState):
+    """A message with an ordering key that comes due does so by its id, not behind those that are due."""
+
+    def _schedule_turn(self, name: str, now_ms: int) -> None:
+        self.schedule(name, now_ms)
+
+
+@caught_by("stream.test_fair_keys.test_a_backlog_of_one_key_hides_no_other")
+class DoesNotReadOn(GroupState):
+    """A fetch reads no more entries than it leases."""
+
+    def _look_ahead(self, now_ms: int) -> None:
+        pass
+
+
+@caught_by("stream.test_fair_keys.test_at_most_n_of_a_key", width=2)
+class IgnoresKeyConcurrency(GroupState):
+    """One message of a key is out at a time, whatever the group says."""
+
+    def fetch(self, consumer: str, count: int, **options: Any) -> Fetched:
+        return super().fetch(consumer, count, **{**options, "key_concurrency": 1})
+
+
+@caught_by("stream.test_fair_keys.test_at_most_n_of_a_key", width=2)
+@caught_by("stream.test_fair_keys.test_a_number_that_changes")
+class KeepsTheLargestKeyConcurrency(GroupState):
+    """More messages of a key are out than the group says."""
+
+    def fetch(self, consumer: str, count: int, **options: Any) -> Fetched:
+        return super().fetch(consumer, count, **{**options, "key_concurrency": 3})
+
+
 @caught_by("stream.test_ordering.test_a_redriven_message_queues")
 class RedrivesAheadOfTheQueue(GroupState):
     """A redriven message goes to the front of its lane."""
