@@ -36,5 +36,5 @@ local function on_entry_removed(stream, group, id, due, bell, notes, queue, park
   if not score or score == 'inf' then return end
   local width, most = read_concurrency(redis.call('HGET', notes, 'concurrency'))
   local function its_time(member) return time_of(stream, parked, member) end
-  if fill_lane(due, queue, key, width or 1, most or 1, its_time) then ring(bell) end
+  if make_lanes(due, queue, width or 1, most or 1, its_time).fill(key) then ring(bell) end
 end

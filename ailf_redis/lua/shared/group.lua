@@ -1,9 +1,9 @@
 -- What the transitions of a group share; loaded before each of them (see scripts.py).
 --
 -- KEYS[1] stream   the stream with its groups
--- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay; with
---                  a fraction if it is a turn (see lane.lua). A parked entry behind others of its ordering key has none,
---                  a redriven one inf
+-- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay; a
+--                  turn has a fraction (see lane.lua). A parked entry behind others of its ordering key has none, a
+--                  redriven one inf
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
@@ -38,7 +38,8 @@ local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, tru
 if probe.err and not missing then return probe end
 local base, stale, has_lanes, concurrency = unpack(redis.call('HMGET', notes, 'base', 'stale', 'lanes', 'concurrency'))
 base = math.min(tonumber(base or 0) or 0, LARGEST)
-local width, most_active = read_concurrency(concurrency) -- both nil if it is one and always was
+local width, most_active -- both nil if it is one and always was
+if concurrency then width, most_active = read_concurrency(concurrency) end
 
 -- Return where a member is stored: the key, the group in it, the id.
 local function locate(member)
@@ -71,24 +72,28 @@ local function first_in_lane(key, from) return first_of_lane(queue, key, from) e
 
 local function parked_terms(member) return terms_of_parked(parked, member) end
 
+local lanes -- the functions of the lanes
+
+local function get_lanes()
+  lanes = lanes or make_lanes(due, queue, width or 1, most_active or 1, function(member)
+    local at = parked_terms(member)
+    if at then return at end
+    local fields = fields_of(member)
+    local options = fields and options_of(fields, first_field(member, fields))
+    return options and options.at or 0
+  end)
+  return lanes
+end
+
 -- Return how many new members of a lane can be active at once: none if some wait in it already.
 local function room_in_lane(key)
   if not width then return first_in_lane(key) and 0 or 1 end
-  local active, rest = look_at_lane(due, queue, key, most_active)
+  local active, rest = get_lanes().look(key)
   return #rest > 0 and 0 or math.max(0, width - #active)
 end
 
-local function time_of(member)
-  local at = parked_terms(member)
-  if at then return at end
-  local fields = fields_of(member)
-  local options = fields and options_of(fields, first_field(member, fields))
-  return options and options.at or 0
-end
-
--- Make the next members of a lane active.
-local function fill(key)
-  if fill_lane(due, queue, key, width or 1, most_active or 1, time_of) then
+local function fill_lane(key)
+  if get_lanes().fill(key) then
     must_notify, lane_moved = true, true
   end
 end
@@ -100,12 +105,6 @@ local function enter_lanes(...)
   has_lanes = true
 end
 
--- Return the due time of a member that may be delivered from `at` (ms) on; `key` is its ordering key, if it has one.
-local function due_time(at, key) return key and at <= now and next_turn(due) or number(at) end
-
--- Return a pending member's ordering key.
-local function key_of(member) return has_lanes and redis.call('HGET', notes, member .. ':k') end
-
 -- --- the end of a message in the group
 
 -- Remove what the helper keys hold of a member; release the next one of its lane.
@@ -116,7 +115,7 @@ local function remove_state(member)
   redis.call('HDEL', notes, member .. ':f', member .. ':e', member .. ':k', member .. ':m')
   if key then
     redis.call('ZREM', queue, lane_member(key, member))
-    if not behind then fill(key) end
+    if not behind then fill_lane(key) end
   end
 end
 
@@ -224,7 +223,8 @@ local function admit_redriven(member, options)
   note_options(member, options)
   local behind = key and room_in_lane(key) == 0
   if key then enter_lanes(0, lane_member(key, member)) end
-  redis.call('ZADD', due, behind and 'inf' or due_time(math.max(now, at), key), member)
+  local waits = behind and 'inf' or at > now and number(at)
+  redis.call('ZADD', due, waits or key and get_lanes().next_turn() or number(now), member)
 end
 
 local PAGE = 100
@@ -256,7 +256,7 @@ local function release_leases(key, name, ids, uncounted)
     local score = tonumber(ends[at] or now)
     if uncounted and score > now then counted[#counted + 1] = member .. ':f' end
     claim[#claim + 1] = ids[at]
-    scores[#scores + 1] = score > now and due_time(now, keys[at]) or number(score)
+    scores[#scores + 1] = score > now and keys[at] and get_lanes().next_turn() or number(math.min(score, now))
     scores[#scores + 1] = member
   end
   claim[#claim + 1] = 'JUSTID'
@@ -308,12 +308,12 @@ local function take_up_redriven(from)
     redis.call('HSET', notes, member .. ':f', row[4])
     redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
     local key = options and options.key
-    local later = key and look_at_lane(due, queue, key, most_active or 1) or {}
+    local later = key and get_lanes().look(key) or {}
     admit_redriven(member, options)
     -- One that was redriven since the reset began is in the lane already: it is behind this one now.
     if later[1] and before(row[1], string.sub(later[#later][1], 2)) then
       for _, each in ipairs(later) do redis.call('ZADD', due, 'inf', each[1]) end
-      fill(key)
+      fill_lane(key)
     end
   end
   local rest = #rows == PAGE and after(rows[PAGE][1])
@@ -356,7 +356,7 @@ end
 local function reset_group()
   local paused, watch = unpack(redis.call('HMGET', notes, 'paused', 'watch'))
   redis.call('UNLINK', due, queue, parked, notes)
-  has_lanes, turns[due] = false, nil
+  has_lanes, lanes = false, nil
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end

@@ -8,8 +8,8 @@
 --         until the next is due or -1, and how a waiter goes on (see watch.lua) }; instead of fields that are too
 --         large, their size in bytes
 -- bound   2 * MOST_DUE entries that are due, MOST_NEW + MOST_PARKED new ones that are leased or parked, MOST_AHEAD of
---         which were read ahead; DEAD_CONSUMERS, the consumers that hold entries, a page of what others left pending, and
---         a page of parked ones
+--         which were read ahead; DEAD_CONSUMERS, the consumers that hold entries, a page of what others left pending,
+--         and a page of parked ones; for each entry as many members of its lane as may be active
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
 -- one, so that no entry fails because of others. A step reads FIRST new entries, and then as many as fit in ROOM at
@@ -40,7 +40,7 @@ local first_grant = 1 + base -- the grant of a first delivery
 
 local wanted_width = tonumber(ARGV[11]) or 1
 if wanted_width ~= (width or 1) then
-  width, most_active = wanted_width, math.max(wanted_width, most_active or 1)
+  width, most_active, lanes = wanted_width, math.max(wanted_width, most_active or 1), nil
   redis.call('HSET', notes, 'concurrency', width .. ' ' .. most_active)
 end
 
@@ -90,7 +90,7 @@ end
 -- redriven one that was due before it came, or where several may be active.
 local function is_lost(id, key)
   if not key then return true end
-  if width then return #look_at_lane(due, queue, key, most_active) == 0 end
+  if width then return #get_lanes().look(key) == 0 end
   local first, redriven = first_in_lane(key), first_in_lane(key, '~')
   return (not first or first == id) and (redriven and redis.call('ZSCORE', due, redriven) or 'inf') == 'inf'
 end
@@ -174,16 +174,16 @@ end
 
 -- Where several members of a lane may be active: tell whether a member that was just leased may be, and let the others
 -- that are due wait for a new turn. There are too many if the group's concurrency was lowered; then it waits again.
-local function keeps_lease(member, key)
-  local leased_or_late, rivals = 0, {}
-  for n, each in ipairs((look_at_lane(due, queue, key, most_active))) do
+local keeps_lease = width and function(member, key)
+  local not_due, rivals = 0, {}
+  for n, each in ipairs((get_lanes().look(key))) do
     if each[2] >= now + 1 then
-      leased_or_late = leased_or_late + 1
+      not_due = not_due + 1
     elseif each[1] ~= member then
       rivals[#rivals + 1] = { each[1], each[2], n }
     end
   end
-  if leased_or_late >= width then
+  if not_due >= width then
     uncount(member)
     set_waiting(member, 'inf')
     return false
@@ -192,10 +192,10 @@ local function keeps_lease(member, key)
     return one[2] < other[2] or one[2] == other[2] and one[3] < other[3]
   end)
   for _, each in ipairs(rivals) do
-    redis.call('ZADD', due, next_turn(due), each[1])
+    redis.call('ZADD', due, get_lanes().next_turn(), each[1])
     lane_moved = true
   end
-  fill(key)
+  fill_lane(key)
   return true
 end
 
@@ -209,7 +209,7 @@ local function take_parked(id, key)
   if key then redis.call('HSET', notes, id .. ':k', key) end
   local options = fields and options_of(fields, 1)
   note_options(id, options)
-  if fields and width and key and not keeps_lease(id, key) then return end
+  if fields and keeps_lease and key and not keeps_lease(id, key) then return end
   local content = fields and in_reply(fields)
   if content then
     redis.call('ZADD', due, lease_ends, id)
@@ -240,7 +240,7 @@ local function take(member)
     return
   end
   local fields = claim(member)
-  local key = fields and width and key_of(member)
+  local key = fields and keeps_lease and redis.call('HGET', notes, member .. ':k')
   if key and not keeps_lease(member, key) then return end
   local content = fields and in_reply(fields)
   if content then
@@ -291,106 +291,96 @@ local function park(id, options)
   return type(added) == 'string' or redis.call('XRANGE', parked, id, id)[1] ~= nil
 end
 
-local read_bytes, read_entries = 0, 0
-local last_new -- the id of the last entry that was read
-local ahead = false -- whether entries are read ahead, of which none is leased
-
--- Read new entries, lease or park them; return how many there were, and how many were parked.
-local function read_new(wanted)
-  local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  local entries = streams and streams[1] and streams[1][2] or {}
-  local scores, late, aside, lane_members = {}, {}, {}, {}
-  for _, entry in ipairs(entries) do
-    local id, fields = entry[1], entry[2]
-    read_bytes, read_entries, last_new = read_bytes + bytes_of(fields), read_entries + 1, id
-    local options = options_of(fields, 1)
-    local at = options and due_at(id, options)
-    if options and options.key then
-      lane_members[#lane_members + 1] = 0
-      lane_members[#lane_members + 1] = lane_member(options.key, id)
-    end
-    local leases = not at and not ahead and #claims + #fresh < count
-    local content = leases and in_reply(fields)
-    if not (at or leases) then at = next_turn(due) end
-    if content then
-      note_options(id, options)
-      scores[#scores + 1] = lease_ends
-      scores[#scores + 1] = id
-      entry[2] = content
-      fresh[#fresh + 1] = entry
-    elseif leases then
-      note_options(id, options)
-      late[#late + 1] = id
-    elseif park(id, options) then
-      aside[#aside + 1] = id
-      if at ~= 'inf' then
-        scores[#scores + 1] = at
-        scores[#scores + 1] = id
-      end
-    else
-      keep_waiting(id, at, options)
-    end
-  end
-  if #aside > 0 then redis.call('XACK', stream, group, unpack(aside)) end
-  if #lane_members > 0 then enter_lanes(unpack(lane_members)) end
-  for n, id in ipairs(late) do
-    put_off(id)
-    redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
-    must_notify = true
-  end
-  for first = 1, #scores, CHUNK do
-    redis.call('ZADD', due, unpack(scores, first, math.min(first + CHUNK - 1, #scores)))
-  end
-  n_parked = n_parked + #aside
-  return #entries, #aside
-end
-
--- Return how many of the wanted entries are read next, if `entries` of so many bytes were read.
-local function within(room, wanted, entries, bytes)
-  if entries == 0 then return math.min(wanted, FIRST) end
-  return bytes > 0 and math.min(wanted, math.floor((room - bytes) * entries / bytes)) or wanted
-end
-
+local read_bytes, read_entries, last_new = 0, 0, nil -- last_new: the id of the last entry that was read
 local run, grown = 0, 0 -- how many entries in a row were parked, and how many more are read for that
 
 count = math.min(count, MOST_NEW)
-while none_due and not full and #claims + #fresh < count do -- what is due again comes first, even if that takes a step
-  local wanted = within(ROOM, count - #claims - #fresh + grown, read_entries, read_bytes)
-  if wanted < 1 then
-    more = true
-    break
+-- First entries are read to be leased; then others are read ahead, behind a backlog: none of these is leased, but each
+-- ordering key that comes there takes its turn from now on.
+for _, ahead in ipairs({ false, true }) do
+  local entries_before, bytes_before = read_entries, read_bytes
+  local room = ahead and ROOM_AHEAD or ROOM
+  if ahead then
+    local busy = full or #claims + #fresh >= math.min(tonumber(ARGV[3]), MOST_DUE)
+    if not (busy and has_lanes and redis.call('ZCARD', queue) > 0) then break end
+    if redis.call('XLEN', parked) == 0 then -- keys compete only if the next entry is behind others of its key
+      local from = after(last_new or (last_read()))
+      local entry = from and redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
+      local options = entry and options_of(entry[2], 1)
+      if not (options and options.key and room_in_lane(options.key) == 0) then break end
+    end
   end
-  local n_read, n_aside = read_new(wanted)
-  -- Behind a run of parked entries many are read at once, else no more than are wanted.
-  run = n_aside == n_read and run + n_aside or 0
-  grown = run >= RUN and math.min(run, MOST_PARKED - n_parked) or 0
-  if n_read < wanted then break end
-  if n_parked >= MOST_PARKED then
-    more = true
-    break
+  -- What is due again comes before new entries, even if that takes a step.
+  while ahead and n_parked < MOST_AHEAD or not ahead and none_due and not full and #claims + #fresh < count do
+    local wanted = ahead and MOST_AHEAD - n_parked or count - #claims - #fresh + grown
+    if read_entries == entries_before then
+      wanted = math.min(wanted, FIRST)
+    elseif read_bytes > bytes_before then
+      local entries, bytes = read_entries - entries_before, read_bytes - bytes_before
+      wanted = math.min(wanted, math.floor((room - bytes) * entries / bytes))
+    end
+    if wanted < 1 then
+      more = more or not ahead
+      break
+    end
+    local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+    local entries = streams and streams[1] and streams[1][2] or {}
+    local scores, late, aside, lane_members, again_in = {}, {}, {}, {}, {}
+    for _, entry in ipairs(entries) do
+      local id, fields = entry[1], entry[2]
+      read_bytes, read_entries, last_new = read_bytes + bytes_of(fields), read_entries + 1, id
+      local options = options_of(fields, 1)
+      local at = options and due_at(id, options)
+      if options and options.key then
+        lane_members[#lane_members + 1] = 0
+        lane_members[#lane_members + 1] = lane_member(options.key, id)
+      end
+      local leases = not at and not ahead and #claims + #fresh < count
+      local content = leases and in_reply(fields)
+      if not (at or leases) then at = get_lanes().next_turn() end
+      if content then
+        note_options(id, options)
+        scores[#scores + 1] = lease_ends
+        scores[#scores + 1] = id
+        entry[2] = content
+        fresh[#fresh + 1] = entry
+      elseif leases then
+        note_options(id, options)
+        late[#late + 1] = id
+      elseif park(id, options) then
+        aside[#aside + 1] = id
+        if at ~= 'inf' then
+          scores[#scores + 1] = at
+          scores[#scores + 1] = id
+        end
+      else
+        keep_waiting(id, at, options)
+        if at == 'inf' then again_in[options.key] = true end
+      end
+    end
+    if #aside > 0 then redis.call('XACK', stream, group, unpack(aside)) end
+    if #lane_members > 0 then enter_lanes(unpack(lane_members)) end
+    for n, id in ipairs(late) do
+      put_off(id)
+      redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
+      must_notify = true
+    end
+    for first = 1, #scores, CHUNK do
+      redis.call('ZADD', due, unpack(scores, first, math.min(first + CHUNK - 1, #scores)))
+    end
+    for key in pairs(again_in) do -- the active one was read again, and waits now, if another program moved the group back
+      if #get_lanes().look(key) == 0 then fill_lane(key) end
+    end
+    n_parked = n_parked + #aside
+    -- Behind a run of parked entries many are read at once, else no more than are wanted.
+    run = #aside == #entries and run + #aside or 0
+    grown = run >= RUN and math.min(run, MOST_PARKED - n_parked) or 0
+    if #entries < wanted then break end
+    if n_parked >= MOST_PARKED and not ahead then
+      more = true
+      break
+    end
   end
 end
-
--- Read on behind a backlog, so that each ordering key that comes there takes its turn from now on.
-local function look_ahead()
-  local entries, bytes = read_entries, read_bytes
-  ahead = true
-  while n_parked < MOST_AHEAD do
-    local wanted = within(ROOM_AHEAD, MOST_AHEAD - n_parked, read_entries - entries, read_bytes - bytes)
-    if wanted < 1 or read_new(wanted) < wanted then break end
-  end
-end
-
--- Tell whether ordering keys compete: something is set aside, or the next entry would be.
-local function keys_compete()
-  if redis.call('XLEN', parked) > 0 then return true end
-  local from = after(last_new or (last_read()))
-  local entry = from and redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
-  local options = entry and options_of(entry[2], 1)
-  return options and options.key and room_in_lane(options.key) == 0
-end
-
-local busy = full or #claims + #fresh >= math.min(tonumber(ARGV[3]), MOST_DUE)
-if busy and has_lanes and redis.call('ZCARD', queue) > 0 and keys_compete() then look_ahead() end
 
 return finished()

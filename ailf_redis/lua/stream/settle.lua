@@ -54,6 +54,12 @@ local function leased_row(member, consumer, grant)
   return row
 end
 
+-- Return the due time of a member that is given back: one with an ordering key that is due now waits for its turn.
+local function due_time(member, delay)
+  local in_turn = delay == '0' and has_lanes and redis.call('HGET', notes, member .. ':k')
+  return in_turn and get_lanes().next_turn() or number(now + delay)
+end
+
 local function settle(member, consumer, grant, action, delay, reason, error_text)
   local row = leased_row(member, consumer, grant)
   if not row then return 0 end
@@ -69,7 +75,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
   plain = false -- what follows writes metadata
   if action == 'release' then
     uncount(member)
-    set_waiting(member, due_time(now + delay, key_of(member)))
+    set_waiting(member, due_time(member, delay))
     must_notify = true
     return 1
   end
@@ -80,7 +86,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
     return move_to_dead_letters(member, attempt, recorded, error_text) and 2 or 1
   end
   redis.call('HSET', notes, member .. ':e', error_text)
-  set_waiting(member, due_time(now + delay, key_of(member)))
+  set_waiting(member, due_time(member, delay))
   must_notify = true
   return 1
 end
