@@ -261,6 +261,8 @@ class Machine(RuleBasedStateMachine):
         """Fetch; the same entries are claimed in the same order, and the same ones become dead letters."""
         self.width = width or self.width
         expected = self.model.fetch(group, consumer, count, self.width)
+        for claim in expected.claims:
+            assert not claim.entry.key or self.model.leased(group, claim.entry.key) <= self.width
         results = [side.fetch(group, consumer, count, self.times, self.width) for side in self.sides]
         for side, fetched in zip(self.sides, results, strict=True):
             side.agree_on_fetched(group, fetched, expected, full=len(expected.claims) == count)

@@ -229,6 +229,10 @@ class Model:
         """Return whether a message has a lease that has not ended."""
         return item.holder is not None and item.due is not None and item.due > self.now
 
+    def leased(self, name: str, key: str) -> int:
+        """Return how many messages of an ordering key are leased."""
+        return sum(self.holds(item) for item in self.lane(self.groups[name], key))
+
     def find(self, group: Group | None, consumer: str, lease: int) -> Item | None:
         """Return the message of a lease that has not ended."""
         for item in group.out if group else []:
