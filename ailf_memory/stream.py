@@ -175,13 +175,14 @@ class MemoryStreamDriver(StreamDriver):
         alive: float,
         max_deliveries: int,
         waiting: Waiting | None = None,  # noqa: ARG002 - every change notifies all waiters
+        key_concurrency: int = 1,
     ) -> Fetched:
         with self._store.lock:
             its, now_ms = self._state(stream), self._now()
             state = its.groups.get(group)
             fetched = (state or its.open(group)).fetch(
                 consumer, count, until_ms=now_ms + to_ms(lease), alive_ms=now_ms + to_ms(alive),
-                max_deliveries=max_deliveries, now_ms=now_ms,
+                max_deliveries=max_deliveries, key_concurrency=key_concurrency, now_ms=now_ms,
             )  # fmt: skip
             if fetched.next_due == 0:  # this step ended early, or made more entries due than it leased
                 self._changed()

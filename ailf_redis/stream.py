@@ -323,14 +323,18 @@ class RedisStreamDriver(StreamDriver):
         alive: float,
         max_deliveries: int,
         waiting: Waiting | None = None,
+        key_concurrency: int = 1,
     ) -> Fetched:
         arguments: tuple[str, ...] = (group, consumer, str(count), str(to_ms(lease)), str(to_ms(alive)))
         arguments += (str(max_deliveries), *self._most)
         keys, read = self._keys.group(stream, group), partial(as_fetched, consumer)
+        width = () if key_concurrency == 1 else (str(key_concurrency),)
         if waiting is None or not isinstance(waiter := waiting.waiter, RedisWaiter) or waiter.wake is None:
+            if width:
+                arguments += (() if self._most else ("",)) + ("", "", "", *width)
             return await FETCH.run(self._executor, keys, arguments, read, count)
         name, milliseconds = waiter.name, str(to_ms(min(waiting.seconds, LONG)))
-        arguments += (() if self._most else ("",)) + (name, str(waiting.others), milliseconds)
+        arguments += (() if self._most else ("",)) + (name, str(waiting.others), milliseconds, *width)
         fetched = await FETCH.run(self._executor, (*keys, waiter.wake), arguments, read, count)
         waiter.told(name, fetched.position, alive, waiting.seconds)
         return fetched

@@ -19,6 +19,7 @@ from contract_tests.stream.test_batches import *  # noqa: F403
 from contract_tests.stream.test_dead_letters import *  # noqa: F403
 from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
+from contract_tests.stream.test_fair_keys import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
 from contract_tests.stream.test_positions import *  # noqa: F403

@@ -312,6 +312,7 @@ class StreamDriver(ABC):
         alive: float,
         max_deliveries: int,
         waiting: Waiting | None = None,
+        key_concurrency: int = 1,
     ) -> Fetched:
         """Lease up to ``count`` entries to the consumer: those due again first, then new ones in id order (S2, S3).
 
@@ -320,8 +321,13 @@ class StreamDriver(ABC):
         At any time at most one valid lease per entry and group *must* exist. An entry that was delivered
         ``max_deliveries`` times *must* become a dead letter in this step instead (S5). A missing group *must* be
         created again at EARLIEST and reported (S9). An entry that vanished from the stream *must not* be delivered
-        again, and *must not* block others. An entry with an ordering key *must not* be leased before the earlier ones
-        of its key are settled (`Capability.ORDERING`, S3).
+        again, and *must not* block others.
+
+        With ordering keys (`Capability.ORDERING`) at most ``key_concurrency`` entries of one key *must* be leased, or
+        wait for their retry, at any time in the group; the number of the last fetch counts. The next one of the key is
+        leased only in the place of one that is settled; with 1 therefore after all earlier ones (S3). Keys take turns:
+        when an entry is leased, the others of its key come behind all that are due (S20). A fetch that has its count
+        *must* read on where keys compete, as far as one step may, so that a backlog of one key hides no other.
 
         The consumer counts as alive for ``alive`` seconds. The leases of consumers that no longer count as alive *must*
         end in this step. Such a consumer *must* be forgotten when it has no leases (S11, S12).

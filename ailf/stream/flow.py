@@ -193,6 +193,8 @@ class StreamFlow:
     # --- groups --------------------------------------------------------------------------------------------------
 
     def group(self, name: str, options: GroupOptions) -> GroupFlow:
+        if options.key_concurrency != 1:
+            self.engine.require(Capability.ORDERING, "ordering keys")
         return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options, self.retention)
 
     async def join(self, group: str, consumer: str | None, options: GroupOptions) -> None:

@@ -38,6 +38,9 @@ SETTLED_AT_ONCE = 100
 PAGE = 100
 """The most dead letters that one request handles."""
 
+MOST_OF_A_KEY = 100
+"""The largest `key_concurrency`: a backend looks at that many messages of a key at each delivery."""
+
 
 class Stoppable(Protocol):
     """A worker of the group."""
@@ -57,6 +60,11 @@ def _valid_backoff(value: object, field: "attrs.Attribute[Any]", backoff: object
     check_kind(field.name, backoff, Backoff)
 
 
+def _valid_key_concurrency(value: object, field: "attrs.Attribute[Any]", count: int) -> None:  # noqa: ARG001 - as above
+    if check_count(field.name, count) > MOST_OF_A_KEY:
+        raise InvalidArgumentError(f"{field.name} must be at most {MOST_OF_A_KEY}, not {count}")
+
+
 @attrs.frozen
 class GroupOptions:
     """How a group treats its messages; see `Stream.group`."""
@@ -68,6 +76,7 @@ class GroupOptions:
     backoff: Backoff = attrs.field(factory=Backoff, validator=_valid_backoff)
     max_processing: float = attrs.field(default=86_400.0, validator=valid_seconds)
     on_event: Callable[[GroupEvent], Any] | None = None
+    key_concurrency: int = attrs.field(default=1, validator=_valid_key_concurrency)
 
     @property
     def fetch_interval(self) -> float:
@@ -164,7 +173,7 @@ class GroupFlow:
         return self.engine.call(
             self._fetching, self.driver.fetch, self.stream, self.name, consumer, again=True, until=0.0,  # they repeat
             count=count, lease=options.lease, alive=options.takeover * ALIVE, max_deliveries=options.max_deliveries,
-            waiting=waiting,
+            waiting=waiting, key_concurrency=options.key_concurrency,
         )  # fmt: skip
 
     async def heartbeat(self, consumers: Sequence[str], takeover: float) -> None:

@@ -183,6 +183,7 @@ class Stream(StreamBase, Generic[T]):
         backoff: Backoff | None = None,
         max_processing: float = 86_400.0,
         on_event: Callable[[GroupEvent], Any] | None = None,
+        key_concurrency: int = 1,
     ) -> Group[T]:
         """Return a consumer group. Its `open`, or the first consumer that opens, makes it at the backend.
 
@@ -197,10 +198,17 @@ class Stream(StreamBase, Generic[T]):
             backoff: How long a failed message waits for its next delivery; ``Backoff()`` if None.
             max_processing: Seconds after which a lease is no longer renewed, however long the handler takes.
             on_event: Called with each event of the group: `GroupReset`, `DeadLettered` or `LeaseLost`.
+            key_concurrency: How many messages of one ordering key may be out at once, 1 to 100; with 1 they are handled
+                one after another. The number of the last fetch counts for the whole group.
+
+        Raises:
+            InvalidArgumentError: An argument is invalid.
+            UnsupportedError: ``key_concurrency`` is above 1, and the backend has no ordering keys.
         """
         options = GroupOptions(
-            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
-        )
+            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event,
+            key_concurrency,
+        )  # fmt: skip
         return Group(self._flow.group(name, options))
 
     def create_consumer_group(self, group: str, consumer: str | None = None, *, start: Position = EARLIEST) -> None:
@@ -414,6 +422,7 @@ class AsyncStream(StreamBase, Generic[T]):
         backoff: Backoff | None = None,
         max_processing: float = 86_400.0,
         on_event: Callable[[GroupEvent], Any] | None = None,
+        key_concurrency: int = 1,
     ) -> AsyncGroup[T]:
         """Return a consumer group. Its `open`, or the first consumer that opens, makes it at the backend.
 
@@ -428,10 +437,17 @@ class AsyncStream(StreamBase, Generic[T]):
             backoff: How long a failed message waits for its next delivery; ``Backoff()`` if None.
             max_processing: Seconds after which a lease is no longer renewed, however long the handler takes.
             on_event: Called with each event of the group: `GroupReset`, `DeadLettered` or `LeaseLost`.
+            key_concurrency: How many messages of one ordering key may be out at once, 1 to 100; with 1 they are handled
+                one after another. The number of the last fetch counts for the whole group.
+
+        Raises:
+            InvalidArgumentError: An argument is invalid.
+            UnsupportedError: ``key_concurrency`` is above 1, and the backend has no ordering keys.
         """
         options = GroupOptions(
-            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event
-        )
+            start, lease, takeover, max_deliveries, Backoff() if backoff is None else backoff, max_processing, on_event,
+            key_concurrency,
+        )  # fmt: skip
         return AsyncGroup(self._flow.group(name, options))
 
     async def create_consumer_group(

@@ -1,30 +1,36 @@
 """The state of one group of a stream: its position, its pending messages, its dead letters. Pure: *now* is an argument.
 
 A pending message is leased, delayed, or queued in the lane of its ordering key. Its name is the id of its entry, or "r"
-and a number if it is a redriven dead letter. A heap of (due, name) says which message is delivered next; "r" sorts
-after digits.
+and a number if it is a redriven dead letter. A heap of (due, turn, name) says which message is delivered next; "r"
+sorts after digits. A message with an ordering key that becomes due gets a turn: it comes behind all that are due
+already. So ordering keys take turns.
 
 The rule of this file: no step handles more than a page of messages besides those that it is given or returns. What is
 left is for the next step.
 """
 
+import bisect
 import heapq
 import itertools
 import sys
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from ailf.checks import to_ms
 from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Record, Settlement
-from ailf.values import DeadLetter, GroupInfo
-from ailf_memory.state.entries import PLAIN, Entries, Key, Terms, key_of
+from ailf.values import LATEST, DeadLetter, GroupInfo
+from ailf_memory.state.entries import FIRST, PLAIN, Entries, Key, Terms, key_of, text_of
 
 __all__ = ["GroupState"]
 
 PAGE: Final = 500
 """The most messages that one step handles besides those that it is given or returns."""
+
+LOOK_AHEAD: Final = 150
+"""The most entries that a fetch reads on, to find the messages of other ordering keys."""
 
 NEVER: Final = sys.maxsize
 """The due time of a message that is queued in its lane; it is not in the heap."""
@@ -42,6 +48,7 @@ class PendingMessage:
         terms: The producer's options.
         redriven_ms: When it was redriven; None for an entry of the stream.
         due_ms: When it may be delivered (again): the end of its lease or of its delay.
+        turn: Its number among those of ordering keys that became due in the same millisecond; 0 without one.
         holder: The consumer that has leased it; None while it waits.
         grant: The number of its last lease.
         attempts: The number of deliveries that count.
@@ -53,6 +60,7 @@ class PendingMessage:
     terms: Terms
     redriven_ms: int | None = None
     due_ms: int = NEVER
+    turn: int = 0
     holder: str | None = None
     grant: int = 0
     attempts: int = 0
@@ -82,19 +90,30 @@ class Lane:
     """The pending messages of one ordering key.
 
     Attributes:
-        current: The name of the message that may be delivered.
-        queued: The names of the messages behind it, in id order; some may not be pending any more.
+        active: The names of the messages that may be delivered: leased, or waiting for their turn or their time.
+        queued: The names of the messages behind them, in id order; some may not be pending any more.
         redriven: The names of redriven messages; they come after all entries of the stream.
     """
 
-    current: str
+    active: dict[str, None] = attrs.field(factory=dict)
     queued: deque[str] = attrs.field(factory=deque)
     redriven: deque[str] = attrs.field(factory=deque)
 
-    def pop(self) -> str | None:
-        """Remove the next name from the queues and return it."""
-        queue = self.queued or self.redriven
-        return queue.popleft() if queue else None
+    def next(self, pending: Mapping[str, PendingMessage]) -> str | None:
+        """Return the next queued message that is pending, or None; forget those before it."""
+        while queue := self.queued or self.redriven:
+            if queue[0] in pending:
+                return queue[0]
+            queue.popleft()
+        return None
+
+    def put_back(self, name: str, message: PendingMessage) -> None:
+        """Queue an active message again, before those that never were."""
+        del self.active[name]
+        if message.redriven_ms is None:
+            self.queued.insert(bisect.bisect(self.queued, key_of(name), key=key_of), name)
+        else:
+            self.redriven.insert(bisect.bisect(self.redriven, name), name)
 
 
 # --- a group -----------------------------------------------------------------------------------------------------
@@ -111,6 +130,7 @@ class GroupState:
         dead: The dead letters by number, oldest first.
         alive: Until when each consumer counts as alive.
         paused: Whether the group is paused.
+        key_concurrency: How many messages of one ordering key may be leased at once, as the last fetch said.
     """
 
     def __init__(self, entries: Entries, position: Key) -> None:
@@ -121,25 +141,33 @@ class GroupState:
         self.dead: dict[int, StoredDeadLetter] = {}
         self.alive: dict[str, int] = {}
         self.paused = False
+        self.key_concurrency = 1
         self._numbers = itertools.count(1)
-        self._due: list[tuple[int, str]] = []
+        self._turns = itertools.count(1)
+        self._due: list[tuple[int, int, str]] = []
         self._lanes: dict[str, Lane] = {}
+        self._aside: set[str] = set()  # entries that were read and not delivered yet
         self._redriven: dict[str, PendingMessage] = {}
         self._again: deque[tuple[str, PendingMessage]] = deque()  # after a seek: redriven ones that are to be put back
 
     # --- due times
 
-    def schedule(self, name: str, due_ms: int) -> None:
+    def schedule(self, name: str, due_ms: int, turn: int = 0) -> None:
         """Set the due time of a message; an earlier one no longer counts."""
-        self.pending[name].due_ms = due_ms
-        heapq.heappush(self._due, (due_ms, name))
+        message = self.pending[name]
+        message.due_ms, message.turn = due_ms, turn
+        heapq.heappush(self._due, (due_ms, turn, name))
+
+    def _schedule_turn(self, name: str, now_ms: int) -> None:
+        """Let a message with an ordering key be due now, behind all that are due already."""
+        self.schedule(name, now_ms, next(self._turns))
 
     def next_due(self) -> tuple[int, str] | None:
         """Return the first due time and its message; remove superseded times from the heap."""
         while self._due:
-            due_ms, name = self._due[0]
+            due_ms, turn, name = self._due[0]
             message = self.pending.get(name)
-            if message is not None and message.due_ms == due_ms:
+            if message is not None and message.due_ms == due_ms and message.turn == turn:
                 return due_ms, name
             heapq.heappop(self._due)
         return None
@@ -162,36 +190,81 @@ class GroupState:
             return False
         return True
 
+    def _make_due(self, name: str, message: PendingMessage, now_ms: int) -> None:
+        """Let a message be due now, in its turn if it has an ordering key."""
+        if message.terms.key:
+            self._schedule_turn(name, now_ms)
+        else:
+            self.schedule(name, now_ms)
+
     def _enter_lane(self, name: str, message: PendingMessage) -> bool:
-        """Put a message in the lane of its ordering key; return whether it is the current one."""
+        """Put a message in the lane of its ordering key; return whether it is active."""
         lane = self._lanes.get(message.terms.key)
         if lane is None:
-            self._lanes[message.terms.key] = Lane(name)
+            lane = self._lanes[message.terms.key] = Lane()
+        if self._has_room(lane):
+            lane.active[name] = None
             return True
         (lane.queued if message.redriven_ms is None else lane.redriven).append(name)
         return False
 
-    def _release_next(self, key: str, now_ms: int) -> None:
-        """Make the next message of an ordering key the current one of its lane, or remove the empty lane."""
-        lane = self._lanes[key]
-        while (name := lane.pop()) is not None:
-            if name in self.pending:
-                lane.current = name
-                self.schedule(name, max(now_ms, self.pending[name].terms.at_ms))
-                return
-        del self._lanes[key]
+    def _has_room(self, lane: Lane) -> bool:
+        """Tell whether a new message of a lane is active at once."""
+        return len(lane.active) < self.key_concurrency and lane.next(self.pending) is None
+
+    def _fill(self, lane: Lane, now_ms: int) -> None:
+        """Make the next messages of a lane active, up to `key_concurrency`."""
+        while len(lane.active) < self.key_concurrency and (name := lane.next(self.pending)) is not None:
+            (lane.queued or lane.redriven).popleft()
+            lane.active[name] = None
+            at_ms = self.pending[name].terms.at_ms
+            if at_ms > now_ms:
+                self.schedule(name, at_ms)
+            else:
+                self._schedule_turn(name, now_ms)
+
+    def _take_turn(self, name: str, message: PendingMessage, now_ms: int) -> bool:
+        """Tell whether a due message may be leased; then the others of its ordering key that are due wait for a turn.
+
+        If `key_concurrency` was lowered too many of them may be active.
+        """
+        lane = self._lanes[message.terms.key]
+        if len(lane.active) > 1:
+            others = [each for each in lane.active if each != name]
+            due = [each for each in others if self.pending[each].due_ms <= now_ms]
+            if len(others) - len(due) >= self.key_concurrency:
+                message.due_ms = NEVER
+                if message.holder is not None:
+                    self._let_go(name, message.holder)
+                    message.holder = None
+                self._aside.discard(name)
+                lane.put_back(name, message)
+                return False
+            for _, _, each in sorted((self.pending[each].due_ms, self.pending[each].turn, each) for each in due):
+                self._schedule_turn(each, now_ms)
+        self._fill(lane, now_ms)
+        return True
 
     def finish(self, name: str, now_ms: int) -> PendingMessage:
         """Forget a message, and release the next one of its ordering key."""
         message = self.pending.pop(name)
+        self._aside.discard(name)
         if message.redriven_ms is not None:
             del self._redriven[name]
         if message.holder is not None:
             self._let_go(name, message.holder)
-        key = message.terms.key
-        if key and self._lanes[key].current == name:
-            self._release_next(key, now_ms)
+        if message.terms.key:
+            self._leave_lane(name, message.terms.key, now_ms)
         return message
+
+    def _leave_lane(self, name: str, key: str, now_ms: int) -> None:
+        """Let the next message of an ordering key be active in place of this one, or remove the empty lane."""
+        lane = self._lanes[key]
+        if name in lane.active:
+            del lane.active[name]
+            self._fill(lane, now_ms)
+        if not lane.active:
+            del self._lanes[key]
 
     def _let_go(self, name: str, consumer: str) -> None:
         """Note that a consumer doesn't hold a message any more."""
@@ -201,13 +274,18 @@ class GroupState:
             self.held.pop(consumer, None)
 
     def _some_held(self, consumer: str, most: int) -> list[str]:
-        """Return the names of up to `most` messages that a consumer holds."""
+        """Return the names of up to `most` messages that a consumer holds, in the order of their ids."""
         names = list(itertools.islice(self.held.get(consumer, ()), most))
         for name in names:
             message = self.pending.get(name)
             if message is None or message.holder != consumer:  # as above
                 self._let_go(name, consumer)
-        return [name for name in names if name in self.held.get(consumer, ())]
+        return sorted((name for name in names if name in self.held.get(consumer, ())), key=self._order)
+
+    def _order(self, name: str) -> tuple[bool, Key, str]:
+        """Return the sort key of a pending message: entries of the stream by their ids, then redriven messages."""
+        redriven = self.pending[name].redriven_ms is not None
+        return redriven, FIRST if redriven else key_of(name), name
 
     def on_entry_removed(self, name: str, now_ms: int) -> None:
         """Note that an entry was removed from the stream: its holder may still settle it; it isn't delivered again.
@@ -241,7 +319,10 @@ class GroupState:
         if message.holder is not None:
             self._let_go(name, message.holder)
             message.holder = None
-        self.schedule(name, due_ms)
+        if due_ms == now_ms < message.due_ms:
+            self._make_due(name, message, now_ms)
+        else:
+            self.schedule(name, due_ms)
 
     def release(self, name: str, due_ms: int, now_ms: int) -> None:
         """End the lease of a message as `park` does; this delivery doesn't count."""
@@ -251,13 +332,22 @@ class GroupState:
     # --- fetching
 
     def fetch(
-        self, consumer: str, count: int, *, until_ms: int, alive_ms: int, max_deliveries: int, now_ms: int
+        self,
+        consumer: str,
+        count: int,
+        *,
+        until_ms: int,
+        alive_ms: int,
+        max_deliveries: int,
+        key_concurrency: int,
+        now_ms: int,
     ) -> Fetched:
         """End the leases of dead consumers; lease messages that are due again, then new entries.
 
         If the step ended early, `next_due` is 0.
         """
         self.alive[consumer] = alive_ms
+        self.key_concurrency = key_concurrency
         more = not self._end_leases(now_ms)
         if self._again and not self.continue_seek(now_ms):  # nothing is leased before all are put back
             return Fetched([], next_due=0)
@@ -277,10 +367,12 @@ class GroupState:
             elif message.spent(max_deliveries):
                 dead.append(message.record.id)
                 self.make_dead_letter(name, "max_deliveries", message.error or "every lease ended unsettled", now_ms)
-            else:
+            elif not message.terms.key or self._take_turn(name, message, now_ms):
                 claims.append(self._claim(name, consumer, until_ms))
         ready, rest = self._admit_new(0 if more else count - len(claims), now_ms)
         claims += [self._claim(name, consumer, until_ms) for name in ready]
+        if self._lanes and len(claims) == count and self._keys_compete():
+            self._look_ahead(now_ms)
         if more or rest:
             return Fetched(claims, dead, next_due=0)
         upcoming = self.next_due()
@@ -289,7 +381,8 @@ class GroupState:
     def _end_leases(self, now_ms: int) -> bool:
         """End leases of consumers that no longer count as alive, and forget these; return whether all are ended."""
         left = PAGE
-        for consumer in [name for name, until_ms in self.alive.items() if until_ms <= now_ms]:
+        ended = [(until_ms, name) for name, until_ms in self.alive.items() if until_ms <= now_ms]
+        for _, consumer in sorted(ended):
             names = self._some_held(consumer, left)
             left -= len(names)
             for name in names:
@@ -317,10 +410,32 @@ class GroupState:
             record = records[index]
             if self._admit(record.id, PendingMessage(record, terms.get(record.id, PLAIN)), now_ms):
                 ready.append(record.id)
+            else:
+                self._aside.add(record.id)
         return ready, False
+
+    def _keys_compete(self) -> bool:
+        """Tell whether something is set aside, or the next entry would be, behind others of its ordering key."""
+        if self._aside:
+            return True
+        entry = self.entries.read(text_of(self.position), LATEST, 1, after=True)
+        lane = self._lanes.get(self.entries.terms.get(entry[0].id, PLAIN).key) if entry else None
+        return lane is not None and not self._has_room(lane)
+
+    def _look_ahead(self, now_ms: int) -> None:
+        """Read on, so that messages behind a backlog of other ordering keys take their turns from now on."""
+        keys, records, terms = self.entries.keys, self.entries.records, self.entries.terms
+        begin = self.entries.after(self.position)
+        for index in range(begin, min(begin + LOOK_AHEAD, len(keys))):
+            self.position, record = keys[index], records[index]
+            message = PendingMessage(record, terms.get(record.id, PLAIN))
+            self._aside.add(record.id)
+            if self._admit(record.id, message, now_ms):
+                self._schedule_turn(record.id, now_ms)
 
     def _claim(self, name: str, consumer: str, until_ms: int) -> Claim:
         message = self.pending[name]
+        self._aside.discard(name)
         if message.holder != consumer:
             if message.holder is not None:
                 self._let_go(name, message.holder)
@@ -390,9 +505,10 @@ class GroupState:
         Returns:
             What was forgotten. To free it takes time: keep it until the store's lock is released.
         """
-        forgotten: list[object] = [self.pending, self.held, self._due, self._lanes]
+        forgotten: list[object] = [self.pending, self.held, self._due, self._lanes, self._aside]
         self._again = deque(itertools.chain(self._redriven.items(), self._again))  # in the order of their redrives
         self.pending, self.held, self._due, self._lanes, self._redriven = {}, {}, [], {}, {}
+        self._aside = set()
         self.position = position
         self.continue_seek(now_ms)
         return forgotten
@@ -408,7 +524,7 @@ class GroupState:
         """Make a redriven message pending."""
         self._redriven[name] = message
         if self._admit(name, message, now_ms):
-            self.schedule(name, now_ms)
+            self._make_due(name, message, now_ms)
 
     def dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
         """Return a page of dead letters."""

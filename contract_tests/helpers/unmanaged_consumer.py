@@ -22,6 +22,7 @@ class UnmanagedConsumer:
         lease: Seconds of its leases.
         alive: Seconds for which a heartbeat counts.
         max_deliveries: The `max_deliveries` of its group.
+        key_concurrency: The `key_concurrency` of its group.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class UnmanagedConsumer:
         lease: float = 1000.0,
         alive: float = 1000.0,
         max_deliveries: int = 5,
+        key_concurrency: int = 1,
     ) -> None:
         self._twin = backend.engine.driver.with_runtime(ThreadRuntime())
         self._driver = self._twin.stream()
@@ -42,6 +44,7 @@ class UnmanagedConsumer:
         self.lease = lease
         self.alive = alive
         self.max_deliveries = max_deliveries
+        self.key_concurrency = key_concurrency
 
     async def fetch(self, count: int = 1) -> list[Any]:
         """Lease up to `count` messages, and return their ids and attempts."""
@@ -55,7 +58,7 @@ class UnmanagedConsumer:
     def claim_here(self, count: int = 1) -> Fetched:
         """Lease up to `count` messages, in the caller's thread."""
         options = {"lease": self.lease, "alive": self.alive, "max_deliveries": self.max_deliveries}
-        fetched: Fetched = self._call("fetch", self.name, count=count, **options)
+        fetched: Fetched = self._call("fetch", self.name, count=count, key_concurrency=self.key_concurrency, **options)
         return fetched
 
     async def settle(self, claims: Sequence[Claim], action: Action, delay: float = 0.0) -> list[Outcome]:

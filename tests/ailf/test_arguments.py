@@ -181,6 +181,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "group(backoff=)": (lambda o, bad: o.stream.group("g", backoff=bad), [1.0, 0, False, "exponential", {}, [1, 2]]),
     "group(max_processing=)": (lambda o, bad: o.stream.group("g", max_processing=bad), [*TIMES, None]),
     "group(on_event=)": (lambda o, bad: o.stream.group("g", on_event=bad), CALLABLES),
+    "group(key_concurrency=)": (lambda o, bad: o.stream.group("g", key_concurrency=bad), [*COUNTS, 101, None]),
     "create_consumer_group(group)": (lambda o, bad: o.stream.create_consumer_group(bad), NAMES),
     "create_consumer_group(consumer)": (lambda o, bad: o.stream.create_consumer_group("g", bad), TEXTS),
     "process_messages(handler)": (worker, [*CALLABLES, None]),

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
+import ailf
 from ailf.driver import Action, Draft, Fetched, Settlement
 from ailf.errors import InvalidArgumentError
 from ailf.runtime import ThreadRuntime, run
@@ -348,3 +349,25 @@ def test_dedup_ids_expire_in_steps() -> None:
     assert len(state._once) < 350 - 10
     scenario.clock.ms += 1000
     assert [add(number) for number in (349, 345, 0)] == [True, True, False]
+
+
+def test_a_backlog_of_ten_thousand() -> None:
+    """S20: a key behind 10,000 messages of another one is found, 150 at each fetch, and takes its turn."""
+    with ailf.connect("memory://") as backend:
+        stream = backend.stream("s")
+        for _ in range(20):
+            stream.add_many(range(500), key="busy")
+        stream.add("quiet", key="quiet")
+        group = stream.group("g", lease=60)
+        with group.consumer(prefetch=1) as consumer:
+            seen, lag = [], 10_001
+            while "quiet" not in seen:
+                delivery = consumer.get(1)
+                assert delivery is not None
+                seen.append(delivery.data)
+                left = group.info().lag
+                assert left is not None
+                assert lag - left <= 151
+                lag = left
+                delivery.ack()
+        assert len(seen) <= 10_000 / 150 + 2

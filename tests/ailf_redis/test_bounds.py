@@ -166,7 +166,7 @@ def test_a_seek_with_many_redriven_messages(backend: ailf.Backend, raw: redis.Re
     assert sorted(seen) == list(range(MANY))
     keyed = [each for each in seen if each // 100 % 5 == 0]
     assert keyed == sorted(keyed)
-    assert set(raw.hkeys("{ailf:stream:s}:notes:g")) == {b"base", b"sweep"}
+    assert set(raw.hkeys("{ailf:stream:s}:notes:g")) == {b"base", b"sweep", b"lanes"}
 
 
 @pytest.mark.parametrize("waits", [{"delay": 3600.0}, {"key": "one"}], ids=["delayed", "ordered"])
@@ -189,6 +189,51 @@ def test_parking_many_entries(backend: ailf.Backend, raw: redis.Redis, waits: di
         assert raw.xpending("{ailf:stream:s}", "g")["pending"] == 1 + first
         info = group.info()
         assert (info.delayed, info.pending) == (3 * MANY - first, 1 + first)
+
+
+def test_reading_on_behind_a_backlog(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S20: a key behind a long backlog is found in bounded steps; a backlog without keys costs no further command."""
+    stream = backend.stream("s")
+    for _ in range(10):
+        stream.add_many(range(MANY), key="busy")
+    stream.add("quiet", key="quiet")
+    with stream.group("g", lease=60, takeover=60).consumer(prefetch=1) as consumer:
+        steps(raw)
+        seen, most = [], 0.0
+        while "quiet" not in seen:
+            delivery = consumer.get(5)
+            assert delivery is not None
+            seen.append(delivery.data)
+            most = max(most, steps(raw)[1])
+            delivery.ack()
+    assert len(seen) <= 10 * MANY / 150 + 2
+    assert most < STEP
+
+
+def test_a_backlog_without_keys_is_not_set_aside(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S20: where no keys compete a fetch reads only what it leases, also beside a message with a key."""
+    for name, key in (("plain", None), ("distinct", "k")):
+        stream = backend.stream(name)
+        for number in range(50):
+            stream.add(number, key=key and f"{key}{number}")
+        with stream.group("g", lease=60, takeover=60).consumer(prefetch=1) as consumer:
+            for number in range(20):
+                delivery = consumer.get(5)
+                assert delivery is not None
+                assert delivery.data == number
+                info = stream.group("g").info()
+                assert (info.lag, info.delayed) == (49 - number, 0)
+                delivery.ack()
+
+
+def test_large_entries_are_not_all_read_on(backend: ailf.Backend) -> None:
+    """S20: a fetch reads on no further than a few large entries."""
+    stream = backend.stream("s", type=bytes)
+    stream.add_many([bytes(100_000)] * 60, key="busy")
+    group = stream.group("g", lease=60, takeover=60)
+    with group.consumer(prefetch=1) as consumer:
+        assert consumer.get(5) is not None
+        assert 0 < group.info().delayed < 10
 
 
 def test_an_idle_consumer_beside_many_delayed_messages(backend: ailf.Backend, raw: redis.Redis) -> None:
@@ -480,7 +525,7 @@ def test_large_entries_of_others(server: Server, namespace: str) -> None:
         stream.add("third")
         group = stream.group("g", max_deliveries=1)
         with group.consumer(prefetch=10) as consumer:
-            for expected in ("first", "second", "third"):
+            for expected in ("first", "third", "second"):  # the last one waited for the first of its key
                 delivery = consumer.get(5)
                 assert delivery is not None
                 assert (delivery.data, delivery.attempt) == (expected, 1)

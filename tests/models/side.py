@@ -150,9 +150,9 @@ class Side(ABC):
             return True
         return False
 
-    def fetch(self, group: str, consumer: str, count: int, times: Times) -> Fetched:
+    def fetch(self, group: str, consumer: str, count: int, times: Times, width: int = 1) -> Fetched:
         """Fetch until there are `count` claims, or no more entries."""
-        options = {"lease": times.lease, "alive": times.alive, "max_deliveries": MOST}
+        options = {"lease": times.lease, "alive": times.alive, "max_deliveries": MOST, "key_concurrency": width}
         claims: list[Claim] = []
         dead: list[str] = []
         reset = False

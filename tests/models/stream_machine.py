@@ -41,7 +41,9 @@ class LeaseOnSides:
     receipts: tuple[Receipt, ...]
 
 
-ordered = st.builds(Wanted, key=st.sampled_from(["k", "k", "l"]))
+widths = st.sampled_from((None, None, None, 1, 2, 3))
+"""How many messages of a key may be leased at once, or None for as many as before."""
+ordered = st.builds(Wanted, key=st.sampled_from(["k", "k", "l", "m"]))
 wanted = st.builds(
     Wanted,
     key=st.sampled_from(["", "", "k", "l"]),
@@ -60,6 +62,7 @@ class Machine(RuleBasedStateMachine):
         self.sides = sides
         self.model = Model(times.lease, times.alive, MOST)
         self.leases: list[LeaseOnSides] = []
+        self.width = 1
         self.agreed = False
 
     # --- helpers -------------------------------------------------------------------------------------------------
@@ -253,11 +256,14 @@ class Machine(RuleBasedStateMachine):
 
     # --- deliveries ----------------------------------------------------------------------------------------------
 
-    @rule(group=groups, consumer=consumers, count=st.integers(1, 4))
-    def fetch(self, group: str, consumer: str, count: int) -> None:
+    @rule(group=groups, consumer=consumers, count=st.integers(1, 4), width=widths)
+    def fetch(self, group: str, consumer: str, count: int, width: int | None = None) -> None:
         """Fetch; the same entries are claimed in the same order, and the same ones become dead letters."""
-        expected = self.model.fetch(group, consumer, count)
-        results = [side.fetch(group, consumer, count, self.times) for side in self.sides]
+        self.width = width or self.width
+        expected = self.model.fetch(group, consumer, count, self.width)
+        for claim in expected.claims:
+            assert not claim.entry.key or self.model.leased(group, claim.entry.key) <= self.width
+        results = [side.fetch(group, consumer, count, self.times, self.width) for side in self.sides]
         for side, fetched in zip(self.sides, results, strict=True):
             side.agree_on_fetched(group, fetched, expected, full=len(expected.claims) == count)
         for index, claim in enumerate(expected.claims):
@@ -357,6 +363,7 @@ class Machine(RuleBasedStateMachine):
     def reject_and_redrive(self, group: str) -> None:
         """Reject all deliveries of a group, and redrive its dead letters."""
         self.settle_all(group, [Action.REJECT], 0)
+        self.let_pass(self.times.tick)  # messages that come due in one step come in an order of their own
         for side in self.sides:
             side.agree_on_letters(group, self.letters(group))
         self.redrive_all(group)

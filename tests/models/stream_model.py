@@ -15,6 +15,9 @@ __all__ = ["Claimed", "Entry", "Found", "Full", "Group", "Info", "Letter", "Mode
 
 GIVEN_UP = "every lease ended unsettled"
 
+LOOK_AHEAD = 150
+"""How many entries a fetch reads on."""
+
 
 class Full(Exception):  # noqa: N818 - a result, not an error
     """The stream has no room."""
@@ -51,20 +54,24 @@ class Item:
         again: The number of the redrive, or 0 for the entry itself.
         since: When it was added or redriven.
         due: When it can be delivered, or its lease ends; None while it waits in its lane.
+        turn: Its number among those that came due in turn; 0 for others, which come first.
         holder: The consumer that it is leased to.
         lease: The number of its last lease.
         attempts: The number of its deliveries.
         error: Its last error.
+        aside: Whether it is an entry that was read and not delivered yet.
     """
 
     entry: Entry
     again: int = 0
     since: float = 0.0
     due: float | None = None
+    turn: int = 0
     holder: str | None = None
     lease: int = 0
     attempts: int = 0
     error: str = ""
+    aside: bool = False
 
     @property
     def order(self) -> tuple[int, int]:
@@ -83,6 +90,7 @@ class Group:
         all_dead: The numbers of all dead letters that it ever had.
         alive: Until when each consumer counts as alive.
         paused: Whether it is paused.
+        width: How many messages of one ordering key may be leased at once.
     """
 
     unread: int
@@ -91,6 +99,7 @@ class Group:
     all_dead: list[int] = attrs.field(factory=list)
     alive: dict[str, float] = attrs.field(factory=dict)
     paused: bool = False
+    width: int = 1
 
 
 @attrs.frozen
@@ -143,6 +152,7 @@ class Model:
     evicted: int = 0
     leases: int = 0
     letters: int = 0
+    turns: int = 0
 
     # --- the stream
 
@@ -219,6 +229,10 @@ class Model:
         """Return whether a message has a lease that has not ended."""
         return item.holder is not None and item.due is not None and item.due > self.now
 
+    def leased(self, name: str, key: str) -> int:
+        """Return how many messages of an ordering key are leased."""
+        return sum(self.holds(item) for item in self.lane(self.groups[name], key))
+
     def find(self, group: Group | None, consumer: str, lease: int) -> Item | None:
         """Return the message of a lease that has not ended."""
         for item in group.out if group else []:
@@ -226,12 +240,44 @@ class Model:
                 return item
         return None
 
-    def blocked(self, group: Group, item: Item) -> bool:
-        """Return whether another message blocks the lane of its ordering key."""
-        key = item.entry.key
-        return bool(key) and any(
-            other is not item and other.entry.key == key and other.due is not None for other in group.out
-        )
+    def lane(self, group: Group, key: str) -> list[Item]:
+        """Return the messages of an ordering key, in order."""
+        return sorted((item for item in group.out if item.entry.key == key), key=lambda item: item.order)
+
+    def enter(self, group: Group, item: Item) -> None:
+        """Add a message to the group; it is due unless it has to wait behind others of its key."""
+        lane = self.lane(group, item.entry.key) if item.entry.key else []
+        group.out.append(item)
+        if self.has_room(group, lane):
+            self.set_due(item, item.entry.at)
+
+    def has_room(self, group: Group, lane: Sequence[Item]) -> bool:
+        """Return whether a new message behind these of its key is due at once."""
+        return len(lane) < group.width and all(other.due is not None for other in lane)
+
+    def fill(self, group: Group, key: str) -> None:
+        """Make the next messages of an ordering key due, up to the group's width."""
+        lane = self.lane(group, key)
+        for item in lane:
+            if item.due is None and sum(other.due is not None for other in lane) < group.width:
+                self.set_due(item, item.entry.at)
+
+    def set_due(self, item: Item, due: float) -> None:
+        """Let a message be due at a time; one with an ordering key that is due now comes behind all that are due."""
+        item.due, item.turn = max(self.now, due), 0
+        if item.entry.key and due <= self.now:
+            self.give_turn(item)
+
+    def give_turn(self, item: Item) -> None:
+        """Let a message be due now, behind all that are due."""
+        self.turns += 1
+        item.due, item.turn = self.now, self.turns
+
+    def remove(self, group: Group, item: Item) -> None:
+        """Remove a message from the group; the next one of its ordering key may be due."""
+        group.out.remove(item)
+        if item.due is not None:
+            self.fill(group, item.entry.key)
 
     def gone(self, item: Item) -> bool:
         """Return whether its entry was removed from the stream; a redriven dead letter needs none."""
@@ -241,24 +287,16 @@ class Model:
         """Return whether a message is leased whose entry was removed."""
         return any(self.gone(item) for group in self.groups.values() for item in group.out)
 
-    def tidy(self, group: Group) -> None:
-        """Make the first message of each free lane due, and drop removed ones that wait in a lane."""
-        group.out = [item for item in group.out if item.due is not None or not self.gone(item)]
-        for item in sorted(group.out, key=lambda item: item.order):
-            if item.due is None and not self.blocked(group, item):
-                item.due = max(self.now, item.entry.at)
-
     def notice_removed(self) -> None:
         """Drop removed messages without a lease."""
         for group in self.groups.values():
-            for item in list(group.out):
+            for item in sorted(group.out, key=lambda item: item.order):
                 if self.gone(item) and item.holder is None:
-                    group.out.remove(item)
-            self.tidy(group)
+                    self.remove(group, item)
 
     def make_dead_letter(self, group: Group, item: Item, reason: str, error: str) -> bool:
         """Make a message a dead letter; return False if its entry was removed."""
-        group.out.remove(item)
+        self.remove(group, item)
         if self.gone(item):
             return False
         self.letters += 1
@@ -268,65 +306,100 @@ class Model:
 
     def give_back(self, group: Group, item: Item, due: float) -> None:
         """End the lease of a message; it is due at this time, or dropped if its entry was removed."""
-        item.holder, item.due = None, due
+        item.holder = None
         if self.gone(item):
-            group.out.remove(item)
+            self.remove(group, item)
+        elif due < self.now or due == item.due:  # the lease had ended
+            item.due = due
+        else:
+            self.set_due(item, due)
 
     # --- groups
 
-    def fetch(self, name: str, consumer: str, count: int) -> Found:
+    def fetch(self, name: str, consumer: str, count: int, width: int = 1) -> Found:
         """Lease due messages, then new ones."""
         reset = name not in self.groups
         group = self.groups.setdefault(name, Group(0))
         group.alive[consumer] = self.now + self.alive
+        group.width = width
         self.end_leases(group)
         claims: list[Claimed] = []
         dead: list[int] = []
         while not group.paused and len(claims) < count and (item := self.first_due(group)):
             if self.gone(item):
-                group.out.remove(item)
+                self.remove(group, item)
             elif item.attempts >= (item.entry.most or self.most):
                 dead.append(item.entry.number)
                 self.make_dead_letter(group, item, "max_deliveries", item.error or GIVEN_UP)
-            else:
+            elif self.take_turn(group, item):
                 claims.append(self.claim(item, consumer))
-            self.tidy(group)
         while not group.paused and len(claims) < count and (item := self.next_new(group)):
             if item.due == self.now:
                 claims.append(self.claim(item, consumer))
+        if len(claims) == count and self.keys_compete(group):
+            self.look_ahead(group)
         dues = [item.due for item in group.out if item.due is not None]
         return Found(claims, dead, None if group.paused or not dues else min(dues) - self.now, reset)
 
     def end_leases(self, group: Group) -> None:
         """End the leases of dead consumers."""
-        for consumer in [each for each, until in group.alive.items() if until <= self.now]:
-            del group.alive[consumer]
-            for item in list(group.out):
-                if item.holder == consumer and item.due is not None:
-                    self.give_back(group, item, min(item.due, self.now))
-        self.tidy(group)
+        for until, consumer in sorted((until, each) for each, until in group.alive.items()):
+            if until <= self.now:
+                del group.alive[consumer]
+                for item in self.held(group, consumer):
+                    self.give_back(group, item, min(item.due or 0.0, self.now))
+
+    def held(self, group: Group, consumer: str) -> list[Item]:
+        """Return the messages of a consumer, in order."""
+        return sorted((item for item in group.out if item.holder == consumer), key=lambda item: item.order)
 
     def first_due(self, group: Group) -> Item | None:
         """Return the first message that is due."""
         due = [item for item in group.out if item.due is not None and item.due <= self.now]
-        return min(due, key=lambda item: (item.due, item.order), default=None)
+        return min(due, key=lambda item: (item.due, item.turn, item.order), default=None)
+
+    def take_turn(self, group: Group, item: Item) -> bool:
+        """Return whether a message may be leased; then the others of its key that are due come behind all that are."""
+        others = [each for each in self.lane(group, item.entry.key) if item.entry.key and each is not item]
+        due = [each for each in others if each.due is not None and each.due <= self.now]
+        if sum(each.due is not None for each in others) - len(due) >= group.width:
+            item.holder, item.due, item.aside = None, None, False
+            return False
+        for each in sorted(due, key=lambda each: (each.due, each.turn, each.order)):
+            self.give_turn(each)
+        self.fill(group, item.entry.key)
+        return True
 
     def next_new(self, group: Group) -> Item | None:
         """Read the next entry, which may have to wait."""
         for entry in self.entries:
             if entry.number >= group.unread:
                 group.unread = entry.number + 1
-                item = Item(entry, since=entry.since)
-                group.out.append(item)
-                self.tidy(group)
+                item = Item(entry, since=entry.since, aside=True)
+                self.enter(group, item)
                 return item
         return None
+
+    def keys_compete(self, group: Group) -> bool:
+        """Return whether something is set aside, or the next entry would be, beside unsettled messages with keys."""
+        if any(item.aside for item in group.out):
+            return any(item.entry.key for item in group.out)
+        entry = next((entry for entry in self.entries if entry.number >= group.unread), None)
+        return entry is not None and bool(entry.key) and not self.has_room(group, self.lane(group, entry.key))
+
+    def look_ahead(self, group: Group) -> None:
+        """Read on; what could be delivered comes behind all that are due."""
+        for _ in range(LOOK_AHEAD):
+            item = self.next_new(group)
+            if item is not None and item.due == self.now:
+                self.give_turn(item)
 
     def claim(self, item: Item, consumer: str) -> Claimed:
         """Lease a message."""
         self.leases += 1
-        item.holder, item.due, item.lease = consumer, self.now + self.lease, self.leases
+        item.holder, item.due, item.turn, item.lease = consumer, self.now + self.lease, 0, self.leases
         item.attempts += 1
+        item.aside = False
         return Claimed(item.entry, item.lease, item.attempts)
 
     def settle(
@@ -338,7 +411,7 @@ class Model:
             return Outcome.LOST
         dead = False
         if action is Action.ACK:
-            group.out.remove(item)
+            self.remove(group, item)
         elif action is Action.REJECT:
             dead = self.make_dead_letter(group, item, reason, error)
         elif action is Action.NACK and item.attempts >= (item.entry.most or self.most):
@@ -349,7 +422,6 @@ class Model:
         else:
             item.attempts -= 1
             self.give_back(group, item, self.now + delay)
-        self.tidy(group)
         return Outcome.DEAD if dead else Outcome.DONE
 
     def extend(self, group: Group | None, consumer: str, lease: int, seconds: float) -> bool:
@@ -363,20 +435,20 @@ class Model:
         """Give back the consumer's messages; only a lease that had ended counts as an attempt."""
         if group is None:
             return
-        for item in list(group.out):
-            if item.holder == consumer and item.due is not None:
-                item.attempts -= self.holds(item)
-                self.give_back(group, item, min(item.due, self.now))
+        for item in self.held(group, consumer):
+            item.attempts -= self.holds(item)
+            self.give_back(group, item, min(item.due or 0.0, self.now))
         group.alive.pop(consumer, None)
-        self.tidy(group)
 
     def seek(self, name: str, unread: int) -> bool:
         """Move a group, which drops all but redriven messages; return False if there is no such group."""
         group = self.groups.get(name)
         if group is not None:
             group.unread = unread
-            group.out = [Item(item.entry, item.again, item.since) for item in group.out if item.again]
-            self.tidy(group)
+            redriven = sorted((item for item in group.out if item.again), key=lambda item: item.order)
+            group.out = []
+            for item in redriven:
+                self.enter(group, Item(item.entry, item.again, item.since))
         return group is not None
 
     def take_dead_letters(self, group: Group | None, numbers: Iterable[int], *, redrive: bool) -> list[bool]:
@@ -390,8 +462,7 @@ class Model:
                 group.dead.remove(letter)
                 if redrive:
                     self.letters += 1
-                    group.out.append(Item(letter.entry, self.letters, self.now))
-                    self.tidy(group)
+                    self.enter(group, Item(letter.entry, self.letters, self.now))
                 return True
         return False
 

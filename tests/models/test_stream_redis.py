@@ -85,9 +85,9 @@ class RedisSide(Side):
         """Return the server's time, which is this machine's."""
         return time.time()
 
-    def fetch(self, group: str, consumer: str, count: int, times: Times) -> Fetched:
+    def fetch(self, group: str, consumer: str, count: int, times: Times, width: int = 1) -> Fetched:
         """Fetch, and let all leases end together: where it takes two scripts, a millisecond may pass between them."""
-        fetched = super().fetch(group, consumer, count, times)
+        fetched = super().fetch(group, consumer, count, times, width)
         if fetched.claims:
             due, members = self._due[group], [each.receipt.id for each in fetched.claims]
             run(self._execute("EVAL", END_TOGETHER, 1, due, *members))

@@ -44,6 +44,7 @@ CHANGES = {
     "left = left or #rows == PAGE\n      if #rows < PAGE": "left = left or #rows == 100\n      if #rows < 100",
     "STALE_PAGE, STALE_PAGES = 500, 2": "STALE_PAGE, STALE_PAGES = 1, 2",
     "MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 150": "MOST_NEW, MOST_DUE, MOST_PARKED = 3, 2, 3",
+    "math.min(tonumber(ARGV[3]), MOST_DUE)\n": "tonumber(ARGV[3])\n",  # the model looks ahead behind a whole fetch
     "local FIRST, RUN = 4, 32": "local FIRST, RUN = 2, 1000",  # what is read beyond `count` counts as read in `info`
     "local FEW = 1000 -- pending": "local FEW = 2 -- pending",
 }

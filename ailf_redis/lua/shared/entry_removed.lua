@@ -14,7 +14,7 @@ local function time_of(stream, parked, member)
 end
 
 -- A leased entry stays pending, as its consumer may still settle it. One that waits, parked or pending, is forgotten;
--- if it was the first of its ordering key, the next one of the key is due.
+-- if it was active in its lane, the next one is due.
 local function on_entry_removed(stream, group, id, due, bell, notes, queue, parked)
   local waits = redis.call('XRANGE', parked, id, id)[1]
   local score = redis.call('ZSCORE', due, id)
@@ -33,9 +33,8 @@ local function on_entry_removed(stream, group, id, due, bell, notes, queue, park
   redis.call('HDEL', notes, id .. ':f', id .. ':e', id .. ':k', id .. ':m')
   if not key then return end
   redis.call('ZREM', queue, lane_member(key, id))
-  local first = score and score ~= 'inf' and first_of_lane(queue, key)
-  if first then
-    redis.call('ZADD', due, number(math.max(now, time_of(stream, parked, first))), first)
-    ring(bell)
-  end
+  if not score or score == 'inf' then return end
+  local width, most = read_concurrency(redis.call('HGET', notes, 'concurrency'))
+  local function its_time(member) return time_of(stream, parked, member) end
+  if make_lanes(due, queue, width or 1, most or 1, its_time).fill(key) then ring(bell) end
 end

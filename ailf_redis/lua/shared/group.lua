@@ -1,13 +1,15 @@
 -- What the transitions of a group share; loaded before each of them (see scripts.py).
 --
 -- KEYS[1] stream   the stream with its groups
--- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay. A
---                  parked entry behind another one of its ordering key has none; a redriven one has inf
+-- KEYS[2] due      sorted set: member -> ms when it may be delivered (again): the end of its lease, or of its delay; a
+--                  turn has a fraction (see lane.lua). A parked entry behind others of its ordering key has none, a
+--                  redriven one inf
 -- KEYS[3] notes    hash, delivery metadata: "<member>:f" deliveries that don't count, ":e" last error, ":k" ordering
 --                  key, ":m" max deliveries of its own; of the group "paused", "base" what is added to delivery counts
 --                  in receipts, "cursor" and "sweep" where and when the search for entries that other programs left
 --                  pending continues, "stale" that what is pending is from before a reset of the group, "anew" where a
---                  step after a reset continues with redriven ones
+--                  step after a reset continues with redriven ones, "lanes" that there was a message with an ordering
+--                  key, "concurrency" how many members of a lane may be active, and how many ever might
 -- KEYS[4] dead     stream of dead letters
 -- KEYS[5] bell     the wake-up stream: one entry, replaced to notify the consumers that wait
 -- KEYS[6] again    stream: dead letters that were redriven, with a group "g" of its own
@@ -29,13 +31,15 @@ local stream, due, notes, dead, bell, again, alive, queue, parked = unpack(KEYS)
 local group = ARGV[1]
 local WAITING = 'ailf.waiting' -- owns entries that no consumer has; no consumer has this name, so no receipt matches it
 local must_notify = false
-local lane_moved = false -- whether a member of a lane was released, so that other members are due first
+local lane_moved = false -- whether a member of a lane was made due or moved back, so that other members are due first
 
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base, stale = unpack(redis.call('HMGET', notes, 'base', 'stale'))
+local base, stale, has_lanes, concurrency = unpack(redis.call('HMGET', notes, 'base', 'stale', 'lanes', 'concurrency'))
 base = math.min(tonumber(base or 0) or 0, LARGEST)
+local width, most_active -- both nil if it is one and always was
+if concurrency then width, most_active = read_concurrency(concurrency) end
 
 -- Return where a member is stored: the key, the group in it, the id.
 local function locate(member)
@@ -68,17 +72,37 @@ local function first_in_lane(key, from) return first_of_lane(queue, key, from) e
 
 local function parked_terms(member) return terms_of_parked(parked, member) end
 
-local function release_next(key)
-  local member = first_in_lane(key)
-  if not member then return end
-  local at = parked_terms(member)
-  if not at then
+local lanes -- the functions of the lanes
+
+local function get_lanes()
+  lanes = lanes or make_lanes(due, queue, width or 1, most_active or 1, function(member)
+    local at = parked_terms(member)
+    if at then return at end
     local fields = fields_of(member)
     local options = fields and options_of(fields, first_field(member, fields))
-    at = options and options.at or 0
+    return options and options.at or 0
+  end)
+  return lanes
+end
+
+-- Return how many new members of a lane can be active at once: none if some wait in it already.
+local function room_in_lane(key)
+  if not width then return first_in_lane(key) and 0 or 1 end
+  local active, rest = get_lanes().look(key)
+  return #rest > 0 and 0 or math.max(0, width - #active)
+end
+
+local function fill_lane(key)
+  if get_lanes().fill(key) then
+    must_notify, lane_moved = true, true
   end
-  redis.call('ZADD', due, number(math.max(now, at)), member)
-  must_notify, lane_moved = true, true
+end
+
+-- Add members to their lanes, each after a 0.
+local function enter_lanes(...)
+  redis.call('ZADD', queue, ...)
+  if not has_lanes then redis.call('HSET', notes, 'lanes', 1) end
+  has_lanes = true
 end
 
 -- --- the end of a message in the group
@@ -91,7 +115,7 @@ local function remove_state(member)
   redis.call('HDEL', notes, member .. ':f', member .. ':e', member .. ':k', member .. ':m')
   if key then
     redis.call('ZREM', queue, lane_member(key, member))
-    if not behind then release_next(key) end
+    if not behind then fill_lane(key) end
   end
 end
 
@@ -181,6 +205,7 @@ local function uncount(member) redis.call('HINCRBY', notes, member .. ':f', 1) e
 
 -- Note what a pending member needs of its options later.
 local function note_options(member, options)
+  if not options then return end
   if options.most then redis.call('HSET', notes, member .. ':m', options.most) end
   if options.key then redis.call('HSET', notes, member .. ':k', options.key) end
 end
@@ -192,15 +217,14 @@ local function keep_waiting(member, at, options)
   set_waiting(member, at)
 end
 
--- Let a member that was just redriven wait for its lane or its time; return false if it needn't.
-local function defer(member, options)
-  local at = options.at > now and number(options.at)
-  if options.key then
-    if first_in_lane(options.key) then at = 'inf' end
-    redis.call('ZADD', queue, 0, lane_member(options.key, member))
-  end
-  if at then keep_waiting(member, at, options) else note_options(member, options) end
-  return at and true
+-- Let a redriven member wait for its turn, its time or its lane; its deliveries don't count.
+local function admit_redriven(member, options)
+  local at, key = options and options.at or 0, options and options.key
+  note_options(member, options)
+  local behind = key and room_in_lane(key) == 0
+  if key then enter_lanes(0, lane_member(key, member)) end
+  local waits = behind and 'inf' or at > now and number(at)
+  redis.call('ZADD', due, waits or key and get_lanes().next_turn() or number(now), member)
 end
 
 local PAGE = 100
@@ -222,13 +246,17 @@ local function release_leases(key, name, ids, uncounted)
   if #ids == 0 then return end
   local members = {}
   for at, id in ipairs(ids) do members[at] = (key == again and '~' or '') .. id end
-  local counted, ends = {}, redis.call('ZMSCORE', due, unpack(members))
+  local counted, ends, keys = {}, redis.call('ZMSCORE', due, unpack(members)), {}
+  if has_lanes then
+    for at, member in ipairs(members) do keys[at] = member .. ':k' end
+    keys = redis.call('HMGET', notes, unpack(keys))
+  end
   local claim, scores = { key, name, WAITING, 0 }, {}
   for at, member in ipairs(members) do
     local score = tonumber(ends[at] or now)
     if uncounted and score > now then counted[#counted + 1] = member .. ':f' end
     claim[#claim + 1] = ids[at]
-    scores[#scores + 1] = number(math.min(score, now))
+    scores[#scores + 1] = score > now and keys[at] and get_lanes().next_turn() or number(math.min(score, now))
     scores[#scores + 1] = member
   end
   claim[#claim + 1] = 'JUSTID'
@@ -279,14 +307,13 @@ local function take_up_redriven(from)
     local options = fields and options_of(fields, first_field(member, fields))
     redis.call('HSET', notes, member .. ':f', row[4])
     redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
-    redis.call('ZADD', due, number(now), member)
-    if options then note_options(member, options) end
-    if options and options.key then
-      local first = first_in_lane(options.key)
-      redis.call('ZADD', queue, 0, lane_member(options.key, member))
-      -- One that was redriven since the reset began is in the lane already: it is behind this one now.
-      local behind = first and (first_in_lane(options.key) == member and first or member)
-      if first ~= member and behind then redis.call('ZADD', due, 'inf', behind) end
+    local key = options and options.key
+    local later = key and get_lanes().look(key) or {}
+    admit_redriven(member, options)
+    -- One that was redriven since the reset began is in the lane already: it is behind this one now.
+    if later[1] and before(row[1], string.sub(later[#later][1], 2)) then
+      for _, each in ipairs(later) do redis.call('ZADD', due, 'inf', each[1]) end
+      fill_lane(key)
     end
   end
   local rest = #rows == PAGE and after(rows[PAGE][1])
@@ -329,10 +356,12 @@ end
 local function reset_group()
   local paused, watch = unpack(redis.call('HMGET', notes, 'paused', 'watch'))
   redis.call('UNLINK', due, queue, parked, notes)
+  has_lanes, lanes = false, nil
   base = now_us > base and now_us or base + 4096
   redis.call('HSET', notes, 'base', number(base))
   if paused then redis.call('HSET', notes, 'paused', paused) end
   if watch then redis.call('HSET', notes, 'watch', watch) end -- else nobody would wake those that sleep
+  if concurrency then redis.call('HSET', notes, 'concurrency', concurrency) end
   local redriven = redis.call('EXISTS', again) == 1
   if redriven then redis.call('HSET', notes, 'anew', '-') end
   stale = not missing and #probe > 0

@@ -43,7 +43,7 @@ end
 local function next_due(paused)
   if paused then return -1 end
   local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-  return first and first ~= 'inf' and math.min(LARGEST, math.max(0, first - now)) or -1
+  return first and first ~= 'inf' and math.min(LARGEST, math.max(0, math.floor(first) - now)) or -1
 end
 
 -- Tell whether another fetch would find something now. The server's count of unread entries may be wrong, which costs a

@@ -1,14 +1,15 @@
 -- Lease entries of a group to a consumer: first those that are due again, then new ones in id order.
 --
 -- ARGV    group, consumer, count, lease_ms, alive_ms, max_deliveries; the most bytes of an entry, if that is above
---         HUGE, else '' or nothing; and of a caller that waits: its waiter, how many other callers wait with it, and for
---         how many ms they wait
+--         HUGE, else '' or nothing; of a caller that waits, else '' or nothing: its waiter, how many other callers wait
+--         with it, and for how many ms they wait; how many members of a lane may be active, if that isn't one
 -- returns { due again: { member, fields, grant, attempt }…, new entries: { id, fields }…, the grant of each of these,
 --         ids of new dead letters, reset, last id ('' if there may be more at once), last id of the wake-up stream, ms
 --         until the next is due or -1, and how a waiter goes on (see watch.lua) }; instead of fields that are too
 --         large, their size in bytes
--- bound   2 * MOST_DUE entries that are due, MOST_NEW + MOST_PARKED new ones that are leased or parked; DEAD_CONSUMERS,
---         the consumers that hold entries, a page of what others left pending, and a page of parked ones
+-- bound   2 * MOST_DUE entries that are due, MOST_NEW + MOST_PARKED new ones that are leased or parked, MOST_AHEAD of
+--         which were read ahead; DEAD_CONSUMERS, the consumers that hold entries, a page of what others left pending,
+--         and a page of parked ones; for each entry as many members of its lane as may be active
 --
 -- Another program may have added entries of any size. The entries of one reply fit in ROOM, or the reply has a single
 -- one, so that no entry fails because of others. A step reads FIRST new entries, and then as many as fit in ROOM at
@@ -21,6 +22,7 @@ local now_text = number(now)
 local CHUNK = 1000 -- how many arguments one command gets
 local DEAD_CONSUMERS = 8 -- whose leases one step ends; the next fetch does the rest at once
 local MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 150 -- entries of each kind in one step
+local MOST_AHEAD, ROOM_AHEAD = 150, 256 * 1024 -- entries that are read ahead in one step, and their bytes
 local FIRST, RUN = 4, 32
 local ROOM, HUGE = 32 * 1024 * 1024, 63 * 1024 * 1024 -- bytes; see FOREIGN in resp.py
 local huge = math.max(HUGE, tonumber(ARGV[7]) or 0)
@@ -36,6 +38,12 @@ if missing then
 end
 local first_grant = 1 + base -- the grant of a first delivery
 
+local wanted_width = tonumber(ARGV[11]) or 1
+if wanted_width ~= (width or 1) then
+  width, most_active, lanes = wanted_width, math.max(wanted_width, most_active or 1), nil
+  redis.call('HSET', notes, 'concurrency', width .. ' ' .. most_active)
+end
+
 local paused, sweep, anew, watch = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew', 'watch'))
 
 -- Return the reply of the script, with what the caller needs to wait.
@@ -43,7 +51,7 @@ local function finished()
   notify()
   local leased = #claims + #fresh
   local last, rung, wait, state = '', '', -1, AGAIN
-  if ARGV[8] then
+  if (ARGV[8] or '') ~= '' then
     local others, waits = tonumber(ARGV[9]), tonumber(ARGV[10])
     last, rung, wait, state = go_on(ARGV[8], others, waits, watch, alive_for, leased, leased >= count, more, paused)
   elseif not more and leased + #dead_ids == 0 then
@@ -79,9 +87,10 @@ local function left_by_others()
 end
 
 -- Tell whether a parked entry without a due time would never get one. The first one of its lane may wait too, for a
--- redriven one that was due before it came.
+-- redriven one that was due before it came, or where several may be active.
 local function is_lost(id, key)
   if not key then return true end
+  if width then return #get_lanes().look(key) == 0 end
   local first, redriven = first_in_lane(key), first_in_lane(key, '~')
   return (not first or first == id) and (redriven and redis.call('ZSCORE', due, redriven) or 'inf') == 'inf'
 end
@@ -98,7 +107,7 @@ local function find_lost_parked(from)
     if not scores[n] then at, key = parked_terms(id) end
     if at and is_lost(id, key) then
       redis.call('ZADD', due, number(math.max(now, at)), id)
-      if key then redis.call('ZADD', queue, 0, lane_member(key, id)) end
+      if key then enter_lanes(0, lane_member(key, id)) end
       found = true
     end
   end
@@ -163,6 +172,33 @@ local function claim(member, ...)
   return entry and entry[2]
 end
 
+-- Where several members of a lane may be active: tell whether a member that was just leased may be, and let the others
+-- that are due wait for a new turn. There are too many if the group's concurrency was lowered; then it waits again.
+local keeps_lease = width and function(member, key)
+  local not_due, rivals = 0, {}
+  for n, each in ipairs((get_lanes().look(key))) do
+    if each[2] >= now + 1 then
+      not_due = not_due + 1
+    elseif each[1] ~= member then
+      rivals[#rivals + 1] = { each[1], each[2], n }
+    end
+  end
+  if not_due >= width then
+    uncount(member)
+    set_waiting(member, 'inf')
+    return false
+  end
+  table.sort(rivals, function(one, other)
+    return one[2] < other[2] or one[2] == other[2] and one[3] < other[3]
+  end)
+  for _, each in ipairs(rivals) do
+    redis.call('ZADD', due, get_lanes().next_turn(), each[1])
+    lane_moved = true
+  end
+  fill_lane(key)
+  return true
+end
+
 local unparked = false
 
 -- Lease a parked entry, whose first delivery is due.
@@ -172,7 +208,8 @@ local function take_parked(id, key)
   local fields = claim(id, 'RETRYCOUNT', 1, 'FORCE')
   if key then redis.call('HSET', notes, id .. ':k', key) end
   local options = fields and options_of(fields, 1)
-  if options then note_options(id, options) end
+  note_options(id, options)
+  if fields and keeps_lease and key and not keeps_lease(id, key) then return end
   local content = fields and in_reply(fields)
   if content then
     redis.call('ZADD', due, lease_ends, id)
@@ -188,7 +225,11 @@ local function take(member)
   local row = pending_row(member)
   if not row then
     local at, key = parked_terms(member)
-    if at then take_parked(member, key) else remove_state(member) end -- else another program acknowledged it
+    if not at then
+      remove_state(member) -- another program acknowledged it
+    else
+      take_parked(member, key)
+    end
     return
   end
   local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
@@ -199,6 +240,8 @@ local function take(member)
     return
   end
   local fields = claim(member)
+  local key = fields and keeps_lease and redis.call('HGET', notes, member .. ':k')
+  if key and not keeps_lease(member, key) then return end
   local content = fields and in_reply(fields)
   if content then
     redis.call('ZADD', due, lease_ends, member)
@@ -213,7 +256,7 @@ end
 local taken, none_due = 0, false
 local most_due = math.min(count, MOST_DUE)
 while #claims < most_due and not full do
-  local members = redis.call('ZRANGEBYSCORE', due, '-inf', now_text, 'LIMIT', 0, most_due - #claims)
+  local members = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. number(now + 1), 'LIMIT', 0, most_due - #claims)
   none_due = #members == 0
   if none_due or taken >= MOST_DUE then break end
   lane_moved = false
@@ -226,94 +269,117 @@ end
 if not none_due and #claims < count then more = true end
 if unparked and redis.call('XLEN', parked) == 0 then redis.call('DEL', parked) end
 
-local lanes = {} -- the ordering keys that are known to have an unsettled entry
+local rooms = {} -- how many new members of a lane can be active, by ordering key
 local n_parked = 0
 
--- Return when a new entry may be delivered: nil for now, ms, or inf behind another one of its key.
+-- Return when a new entry may be delivered: nil for now, ms, or inf behind others of its key.
 local function due_at(id, options)
   local at = options.at > now and number(options.at) or nil
   local key = options.key
   if not key then return at end
-  local first = lanes[key] or first_in_lane(key)
-  if first and first ~= id then at = 'inf' end -- if it is its own id, another program has moved the group back
-  lanes[key] = true
-  return at
+  local room = rooms[key] or room_in_lane(key)
+  if room == 0 and not rooms[key] and first_in_lane(key) == id then room = 1 end -- another program moved the group back
+  rooms[key] = math.max(0, room - 1)
+  return room == 0 and 'inf' or at
 end
 
 -- Park a new entry; return false if it has to stay pending. It is parked already, or a later one is, if another program
 -- has moved the group back.
 local function park(id, options)
-  local terms = (options.at > 0 and number(options.at) or '') .. '|' .. (options.key or '')
+  local terms = options and (options.at > 0 and number(options.at) or '') .. '|' .. (options.key or '') or '|'
   local added = redis.pcall('XADD', parked, id, 'k', terms)
   return type(added) == 'string' or redis.call('XRANGE', parked, id, id)[1] ~= nil
 end
 
-local read_bytes, read_entries = 0, 0
+local read_bytes, read_entries, last_new = 0, 0, nil -- last_new: the id of the last entry that was read
 local run, grown = 0, 0 -- how many entries in a row were parked, and how many more are read for that
 
 count = math.min(count, MOST_NEW)
-while none_due and not full and #claims + #fresh < count do -- what is due again comes first, even if that takes a step
-  local wanted = count - #claims - #fresh + grown
-  if read_entries == 0 then
-    wanted = math.min(wanted, FIRST)
-  elseif read_bytes > 0 then
-    wanted = math.min(wanted, math.floor((ROOM - read_bytes) * read_entries / read_bytes))
-  end
-  if wanted < 1 then
-    more = true
-    break
-  end
-  local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
-  local entries = streams and streams[1] and streams[1][2] or {}
-  local leases, late, aside, lane_members = {}, {}, {}, {}
-  for _, entry in ipairs(entries) do
-    local id, fields = entry[1], entry[2]
-    read_bytes, read_entries = read_bytes + bytes_of(fields), read_entries + 1
-    local options = options_of(fields, 1)
-    local at = options and due_at(id, options)
-    if options and options.key then
-      lane_members[#lane_members + 1] = 0
-      lane_members[#lane_members + 1] = lane_member(options.key, id)
+-- First entries are read to be leased; then others are read ahead, behind a backlog: none of these is leased, but each
+-- ordering key that comes there takes its turn from now on.
+for _, ahead in ipairs({ false, true }) do
+  local entries_before, bytes_before = read_entries, read_bytes
+  local room = ahead and ROOM_AHEAD or ROOM
+  if ahead then
+    local busy = full or #claims + #fresh >= math.min(tonumber(ARGV[3]), MOST_DUE)
+    if not (busy and has_lanes and redis.call('ZCARD', queue) > 0) then break end
+    if redis.call('XLEN', parked) == 0 then -- keys compete only if the next entry is behind others of its key
+      local from = after(last_new or (last_read()))
+      local entry = from and redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
+      local options = entry and options_of(entry[2], 1)
+      if not (options and options.key and room_in_lane(options.key) == 0) then break end
     end
-    if at and not park(id, options) then
-      keep_waiting(id, at, options)
-    elseif at then
-      aside[#aside + 1] = id
-      if at ~= 'inf' then
-        leases[#leases + 1] = at
-        leases[#leases + 1] = id
+  end
+  -- What is due again comes before new entries, even if that takes a step.
+  while ahead and n_parked < MOST_AHEAD or not ahead and none_due and not full and #claims + #fresh < count do
+    local wanted = ahead and MOST_AHEAD - n_parked or count - #claims - #fresh + grown
+    if read_entries == entries_before then
+      wanted = math.min(wanted, FIRST)
+    elseif read_bytes > bytes_before then
+      local entries, bytes = read_entries - entries_before, read_bytes - bytes_before
+      wanted = math.min(wanted, math.floor((room - bytes) * entries / bytes))
+    end
+    if wanted < 1 then
+      more = more or not ahead
+      break
+    end
+    local streams = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+    local entries = streams and streams[1] and streams[1][2] or {}
+    local scores, late, aside, lane_members, again_in = {}, {}, {}, {}, {}
+    for _, entry in ipairs(entries) do
+      local id, fields = entry[1], entry[2]
+      read_bytes, read_entries, last_new = read_bytes + bytes_of(fields), read_entries + 1, id
+      local options = options_of(fields, 1)
+      local at = options and due_at(id, options)
+      if options and options.key then
+        lane_members[#lane_members + 1] = 0
+        lane_members[#lane_members + 1] = lane_member(options.key, id)
       end
-    else
-      if options then note_options(id, options) end
-      local content = #claims + #fresh < count and in_reply(fields)
+      local leases = not at and not ahead and #claims + #fresh < count
+      local content = leases and in_reply(fields)
+      if not (at or leases) then at = get_lanes().next_turn() end
       if content then
-        leases[#leases + 1] = lease_ends
-        leases[#leases + 1] = id
+        note_options(id, options)
+        scores[#scores + 1] = lease_ends
+        scores[#scores + 1] = id
         entry[2] = content
         fresh[#fresh + 1] = entry
-      else
+      elseif leases then
+        note_options(id, options)
         late[#late + 1] = id
+      elseif park(id, options) then
+        aside[#aside + 1] = id
+        if at ~= 'inf' then
+          scores[#scores + 1] = at
+          scores[#scores + 1] = id
+        end
+      else
+        keep_waiting(id, at, options)
+        if at == 'inf' then again_in[options.key] = true end
       end
     end
-  end
-  if #aside > 0 then redis.call('XACK', stream, group, unpack(aside)) end
-  if #lane_members > 0 then redis.call('ZADD', queue, unpack(lane_members)) end
-  for n, id in ipairs(late) do
-    put_off(id)
-    redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
-    must_notify = true
-  end
-  for first = 1, #leases, CHUNK do
-    redis.call('ZADD', due, unpack(leases, first, math.min(first + CHUNK - 1, #leases)))
-  end
-  n_parked = n_parked + #aside
-  -- Behind a run of parked entries many are read at once, else no more than are wanted.
-  run = #aside == #entries and run + #aside or 0
-  grown = run >= RUN and math.min(run, MOST_PARKED - n_parked) or 0
-  if #entries < wanted then break end
-  if n_parked >= MOST_PARKED then
-    more = true
-    break
+    if #aside > 0 then redis.call('XACK', stream, group, unpack(aside)) end
+    if #lane_members > 0 then enter_lanes(unpack(lane_members)) end
+    for n, id in ipairs(late) do
+      put_off(id)
+      redis.call('ZADD', due, number(now - #late + n), id) -- a millisecond apart, to keep their order
+      must_notify = true
+    end
+    for first = 1, #scores, CHUNK do
+      redis.call('ZADD', due, unpack(scores, first, math.min(first + CHUNK - 1, #scores)))
+    end
+    for key in pairs(again_in) do -- the active one was read again, and waits now, if another program moved the group back
+      if #get_lanes().look(key) == 0 then fill_lane(key) end
+    end
+    n_parked = n_parked + #aside
+    -- Behind a run of parked entries many are read at once, else no more than are wanted.
+    run = #aside == #entries and run + #aside or 0
+    grown = run >= RUN and math.min(run, MOST_PARKED - n_parked) or 0
+    if #entries < wanted then break end
+    if n_parked >= MOST_PARKED and not ahead then
+      more = true
+      break
+    end
   end
 end
 

@@ -11,10 +11,12 @@ local reply = {}
 local acked = {} -- acknowledged members without delivery metadata: one command for all at the end
 local settled = {} -- the members that are settled: a second receipt for one is invalid
 
+local OF_GROUP = { 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew', 'watch', 'lanes', 'concurrency' }
+
 -- Tell whether there is delivery metadata of any member, besides that of the group itself.
 local function any_metadata()
   local of_group = 0
-  for _, value in ipairs(redis.call('HMGET', notes, 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew', 'watch')) do
+  for _, value in ipairs(redis.call('HMGET', notes, unpack(OF_GROUP))) do
     if value then of_group = of_group + 1 end
   end
   return redis.call('HLEN', notes) > of_group
@@ -52,6 +54,12 @@ local function leased_row(member, consumer, grant)
   return row
 end
 
+-- Return the due time of a member that is given back: one with an ordering key that is due now waits for its turn.
+local function due_time(member, delay)
+  local in_turn = delay == '0' and has_lanes and redis.call('HGET', notes, member .. ':k')
+  return in_turn and get_lanes().next_turn() or number(now + delay)
+end
+
 local function settle(member, consumer, grant, action, delay, reason, error_text)
   local row = leased_row(member, consumer, grant)
   if not row then return 0 end
@@ -67,7 +75,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
   plain = false -- what follows writes metadata
   if action == 'release' then
     uncount(member)
-    set_waiting(member, number(now + delay))
+    set_waiting(member, due_time(member, delay))
     must_notify = true
     return 1
   end
@@ -78,7 +86,7 @@ local function settle(member, consumer, grant, action, delay, reason, error_text
     return move_to_dead_letters(member, attempt, recorded, error_text) and 2 or 1
   end
   redis.call('HSET', notes, member .. ':e', error_text)
-  set_waiting(member, number(now + delay))
+  set_waiting(member, due_time(member, delay))
   must_notify = true
   return 1
 end

@@ -28,11 +28,8 @@ local function redrive(dead_id, fields)
   -- By its id: the next entry of the group may be another program's.
   redis.call('XCLAIM', again, 'g', WAITING, 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
   local member = '~' .. id
-  local options = options_of(fields, first)
-  if not (options and defer(member, options)) then
-    uncount(member)
-    redis.call('ZADD', due, number(now), member)
-  end
+  uncount(member)
+  admit_redriven(member, options_of(fields, first))
   must_notify = true
 end
 

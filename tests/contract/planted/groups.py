@@ -132,11 +132,11 @@ class DelaysEntriesBehindScheduledOnes(GroupState):
 class CountsScheduling(GroupState):
     """Reading a scheduled message counts as its first attempt."""
 
-    def schedule(self, name: str, due_ms: int) -> None:
+    def schedule(self, name: str, due_ms: int, turn: int = 0) -> None:
         out = self.pending[name]
         if due_ms == out.terms.at_ms:
             out.attempts += 1
-        super().schedule(name, due_ms)
+        super().schedule(name, due_ms, turn)
 
 
 # --- dead letters ------------------------------------------------------------------------------------------------
@@ -270,8 +270,41 @@ class KeepsLanesOfDeadLetters(GroupState):
     def make_dead_letter(self, name: str, reason: str, error: str, now_ms: int) -> Outcome:
         lane = self._lanes.get(self.pending[name].terms.key)
         if lane is not None:
-            lane.current = "no message"
+            lane.active = {"no message": None}
         return super().make_dead_letter(name, reason, error, now_ms)
+
+
+@caught_by("stream.test_fair_keys.test_keys_take_turns")
+class GivesNoTurns(GroupState):
+    """A message with an ordering key that comes due does so by its id, not behind those that are due."""
+
+    def _schedule_turn(self, name: str, now_ms: int) -> None:
+        self.schedule(name, now_ms)
+
+
+@caught_by("stream.test_fair_keys.test_a_backlog_of_one_key_hides_no_other")
+class DoesNotReadOn(GroupState):
+    """A fetch reads no more entries than it leases."""
+
+    def _look_ahead(self, now_ms: int) -> None:
+        pass
+
+
+@caught_by("stream.test_fair_keys.test_at_most_n_of_a_key", width=2)
+class IgnoresKeyConcurrency(GroupState):
+    """One message of a key is out at a time, whatever the group says."""
+
+    def fetch(self, consumer: str, count: int, **options: Any) -> Fetched:
+        return super().fetch(consumer, count, **{**options, "key_concurrency": 1})
+
+
+@caught_by("stream.test_fair_keys.test_at_most_n_of_a_key", width=2)
+@caught_by("stream.test_fair_keys.test_a_number_that_changes")
+class KeepsTheLargestKeyConcurrency(GroupState):
+    """More messages of a key are out than the group says."""
+
+    def fetch(self, consumer: str, count: int, **options: Any) -> Fetched:
+        return super().fetch(consumer, count, **{**options, "key_concurrency": 3})
 
 
 @caught_by("stream.test_ordering.test_a_redriven_message_queues")
