@@ -13,7 +13,7 @@ from ailf.runtime import run
 from ailf.stream.flow import AddOptions, StreamBase
 from ailf.stream.group import AsyncGroup, Group
 from ailf.stream.group_flow import GroupOptions
-from ailf.stream.tail import Tail
+from ailf.stream.tail import tail_of
 from ailf.stream.worker import DRAIN, ProcessOptions
 from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, OnLost, Position, Retention, Trimmed
 
@@ -165,7 +165,7 @@ class Stream(StreamBase, Generic[T]):
             ClosedError: The backend was closed.
             InvalidArgumentError: ``start`` is not a position.
         """
-        tail = Tail(self._flow, start)
+        tail = tail_of(self._flow, start)
         try:
             while (entry := run(tail.next())) is not None:
                 yield entry
@@ -396,7 +396,7 @@ class AsyncStream(StreamBase, Generic[T]):
             ClosedError: The backend was closed.
             InvalidArgumentError: ``start`` is not a position.
         """
-        tail = Tail(self._flow, start)
+        tail = tail_of(self._flow, start)
         try:
             while (entry := await tail.next()) is not None:
                 yield entry
