@@ -343,7 +343,7 @@ class PartitionedDriver(StreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> PartitionedWaiter:
         assert group is not None, "a tail waits with `waiter_of_all`"  # noqa: S101 - for mypy
-        return PartitionedWaiter(self.waiter_of_all(group), self.partitions.groups[group])
+        return PartitionedWaiter(self.waiter_of_all(group), lambda: self.partitions.groups[group])
 
     def waiter_of_all(self, group: str | None) -> StreamsWaiter:
         """Return a waiter for all partitions."""

@@ -58,7 +58,9 @@ class GroupPartitions:
             self._checked = (self._checked + 1) % self._number
             if self._checked not in wanted:
                 wanted.append(self._checked)
-        return wanted or [self._turn]
+        wanted = wanted or [self._turn]
+        self._turn = (wanted[0] + 1) % self._number  # a fetch of another consumer at the same time begins there
+        return wanted
 
     def all(self) -> list[int]:
         """Return all partitions, those first in which something may be."""

@@ -1,6 +1,6 @@
 """Waiting for all partitions at once: by one waiter of the driver, or by a waiter for each partition."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from ailf.driver import StreamDriver, StreamsWaiter, Waiter
@@ -26,23 +26,24 @@ class PartitionedWaiter(Waiter):
 
     Arguments:
         waiter: The waiter for all partitions.
-        state: What is known about the partitions.
+        find_state: Returns what is known about the partitions.
     """
 
-    def __init__(self, waiter: StreamsWaiter, state: GroupPartitions) -> None:
+    def __init__(self, waiter: StreamsWaiter, find_state: Callable[[], GroupPartitions]) -> None:
         self._waiter = waiter
-        self._state = state
+        self._find_state = find_state
 
     async def wait(self, position: Any, timeout: float) -> bool:
-        positions = tuple(self._state.positions)
+        state = self._find_state()
+        positions = tuple(state.positions)
         if None in positions:  # a fetch beside this wait has left something
             return True
         try:
             came = await self._waiter.wait(positions, timeout)
         except Exception:
-            self._state.forget()
+            state.forget()
             raise
-        self._state.came(positions, came)
+        state.came(positions, came)
         return bool(came)
 
     def interrupt(self) -> None:
