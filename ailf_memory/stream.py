@@ -278,8 +278,8 @@ class _StoreWait:
     """Waits until the store notifies: what the two waiters share."""
 
     def __init__(self, handle: StoreHandle) -> None:
+        self._handle = handle
         self._store = handle.store
-        self._runtime = handle.runtime
         self._event = handle.runtime.event()
         self._interrupted = False
 
@@ -294,13 +294,10 @@ class _StoreWait:
             self._event.clear()
             self._interrupted = False
 
-    def _changed_since(self, stream: str, position: Any) -> bool:
-        """Tell whether the stream has changed since a version of the store, or has an entry after an id."""
-        with self._store.lock:
-            state = self._store.streams.get(stream)
-            if isinstance(position, int):
-                return state is None or max(state.version, self._store.moved) > position
-            return state is not None and state.after(state.locate(position)) < len(state.keys)
+    def _has_after(self, stream: str, entry_id: str) -> bool:
+        """Tell whether the stream has an entry after an id."""
+        state = self._store.streams.get(stream)
+        return state is not None and state.after(state.locate(entry_id)) < len(state.keys)
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -318,7 +315,14 @@ class MemoryWaiter(_StoreWait, Waiter):
         self._stream = stream
 
     async def wait(self, position: Any, timeout: float) -> bool:
-        return await self._wait(lambda: self._changed_since(self._stream, position), timeout)
+        return await self._wait(lambda: self._changed_since(position), timeout)
+
+    def _changed_since(self, position: Any) -> bool:
+        """Tell whether the store has changed since a version, or the stream has an entry after an id."""
+        with self._store.lock:
+            if isinstance(position, int):
+                return self._store.version != position
+            return self._has_after(self._stream, position)
 
 
 class MemoryStreamsWaiter(_StoreWait, StreamsWaiter):
@@ -329,12 +333,20 @@ class MemoryStreamsWaiter(_StoreWait, StreamsWaiter):
         self._streams = streams
 
     async def wait(self, positions: Sequence[Any], timeout: float) -> Collection[int]:
-        def changed() -> list[int]:
-            pairs = zip(self._streams, positions, strict=True)
-            return [at for at, (stream, position) in enumerate(pairs) if self._changed_since(stream, position)]
-
-        until = self._runtime.now() + timeout
-        while await self._wait(lambda: bool(changed()), until - self._runtime.now()):
-            if came := changed():  # else the store notified of another stream
-                return came
+        now = self._handle.runtime.now
+        until = now() + timeout
+        while await self._wait(lambda: bool(self._changed_since(positions)), until - now()):
+            if changed := self._changed_since(positions):  # else the store notified of another stream
+                return changed
         return ()
+
+    def _changed_since(self, positions: Sequence[Any]) -> list[int]:
+        """Return the streams that have changed since a version of the store, or have an entry after an id."""
+        with self._store.lock:
+            return [at for at, each in enumerate(positions) if self._has_changed(self._streams[at], each)]
+
+    def _has_changed(self, stream: str, position: Any) -> bool:
+        if not isinstance(position, int):
+            return self._has_after(stream, position)
+        state = self._store.streams.get(stream)
+        return state is None or max(state.version, self._store.moved) > position

@@ -5,9 +5,10 @@ import pytest
 from contract_tests.fixtures import NewHarness
 from tests.contract.harnesses import ClusterHarness
 from tests.contract.partitioned import *  # noqa: F403 - the tests
-from tests.contract.partitioned import ONE, PartitionedHarness
+from tests.contract.partitioned import PartitionedHarness
 from tests.contract.test_cluster import LACKS  # noqa: F401 - the suite looks for it here
 from tests.support.clusters import Cluster
+from tests.support.one_partition import ONE
 
 
 class PartitionedClusterHarness(PartitionedHarness, ClusterHarness):

@@ -5,8 +5,9 @@ import pytest
 from contract_tests.fixtures import NewHarness
 from tests.contract.harnesses import RedisHarness
 from tests.contract.partitioned import *  # noqa: F403 - the tests
-from tests.contract.partitioned import ONE, PartitionedHarness
+from tests.contract.partitioned import PartitionedHarness
 from tests.contract.test_redis import LACKS  # noqa: F401 - the suite looks for it here
+from tests.support.one_partition import ONE
 from tests.support.servers import Server
 
 

@@ -5,13 +5,12 @@ that an ordinary stream does. What partitions are for is in `contract_tests.stre
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from ailf.runtime import ThreadRuntime
-from ailf.stream.partitions import PartitionedDriver, Partitions
+from ailf.stream.partitions import Partitions
 from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 from contract_tests.stream.test_batches import *  # noqa: F403
 from contract_tests.stream.test_dead_letters import *  # noqa: F403
@@ -26,9 +25,7 @@ from contract_tests.stream.test_stream import *  # noqa: F403
 from contract_tests.stream.test_takeover import *  # noqa: F403
 from contract_tests.stream.test_waiting import *  # noqa: F403
 from contract_tests.stream.test_worker import *  # noqa: F403
-
-NUMBER = 3
-ONE = 1
+from tests.support.one_partition import NUMBER, ONE, OnePartitionDriver
 
 # A change of the whole group wakes a fetch for each partition.
 del test_a_resume_wakes_one, test_a_message_that_comes_back_wakes_one  # noqa: F821 - imported above
@@ -58,14 +55,6 @@ def with_partitions(backend: Any) -> Any:
     return backend
 
 
-class OnePartition(PartitionedDriver):
-    """The driver of unmanaged consumers, whose heartbeats go where their messages are."""
-
-    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        """Count consumers as alive."""
-        await self.inner.heartbeat(self.partitions.names[ONE], group, consumers, alive=alive)
-
-
 @pytest.fixture(autouse=True)
 def one_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all messages go to one partition, and unmanaged consumers be those of a partitioned stream."""
@@ -74,7 +63,6 @@ def one_partition(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def init(self: Any, backend: Any, stream: str, *args: Any, **options: Any) -> None:
         make(self, backend, stream, *args, **options)
-        runtime = ThreadRuntime()
-        self._driver = OnePartition(self._driver, Partitions(stream, NUMBER, runtime.lease_now), runtime)
+        self._driver = OnePartitionDriver(self._driver, stream, ThreadRuntime())
 
     monkeypatch.setattr(UnmanagedConsumer, "__init__", init)

@@ -121,7 +121,7 @@ class PartitionedDriver(StreamDriver):
         return await self.inner.declare(stream, partitions)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
-        partition = self.partitions.of_key(drafts[0].key)
+        partition = self.partitions.of_key(drafts[0].key if drafts else "")
         ids = await self.inner.add(self._names[partition], drafts, retention=retention)
         return [join_id(partition, each) for each in ids]
 

@@ -9,8 +9,10 @@ Nothing in here waits. Several threads may record at once: what is lost in betwe
 position is one from which a wait misses nothing.
 """
 
+import contextlib
 import math
 import secrets
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -36,7 +38,7 @@ class GroupPartitions:
 
     def __init__(self, number: int, now: Callable[[], float]) -> None:
         self.positions: list[Any] = [None] * number
-        self.dead: list[str] = []
+        self.dead: deque[str] = deque()
         self.reset = False
         self._number = number
         self._now = now
@@ -53,14 +55,13 @@ class GroupPartitions:
         """
         now = self._now()
         wanted = [each for each in self._in_turn() if self.positions[each] is None or self._fetch_at[each] <= now]
-        if now >= self._check_at:
+        first = wanted[0] if wanted else self._turn
+        self._turn = (first + 1) % self._number  # a fetch of another consumer at the same time begins there
+        if now >= self._check_at:  # that one comes first: where others always give something no other is reached
             self._check_at = now + _interval(lease, alive)
-            self._checked = (self._checked + 1) % self._number
-            if self._checked not in wanted:
-                wanted.append(self._checked)
-        wanted = wanted or [self._turn]
-        self._turn = (wanted[0] + 1) % self._number  # a fetch of another consumer at the same time begins there
-        return wanted
+            checked = self._checked = (self._checked + 1) % self._number
+            return [checked, *(each for each in wanted if each != checked)]
+        return wanted or [first]
 
     def all(self) -> list[int]:
         """Return all partitions, those first in which something may be."""
@@ -81,7 +82,7 @@ class GroupPartitions:
         else:
             self._fetch_at[partition] = since + (min(due, _interval(lease, alive)) if due <= lease else due)
         self.positions[partition] = fetched.position
-        self.dead += [join_id(partition, each) for each in fetched.dead]
+        self.dead.extend([join_id(partition, each) for each in fetched.dead])
         if fetched.reset:
             self.reset = True
             self.forget()
@@ -90,7 +91,10 @@ class GroupPartitions:
 
     def result(self, claims: Sequence[Claim]) -> Fetched:
         """Return the result of a fetch from several partitions, with all that no fetch before has reported."""
-        dead, self.dead = self.dead, []
+        dead = []
+        with contextlib.suppress(IndexError):
+            while self.dead:
+                dead.append(self.dead.popleft())
         reset, self.reset = self.reset, False
         return Fetched(claims, dead, position=None if self.more() else object(), next_due=self.next_due(), reset=reset)
 
