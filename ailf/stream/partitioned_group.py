@@ -37,6 +37,8 @@ class PartitionedGroupFlow(GroupFlow):
         Raises:
             BackendError: No request could be made.
         """
+        if len(settlements) == 1:
+            return await super().settle_many(settlements)
         shares = self.partitions.shares(settlements, self.partitions.split_settlement)
         if len(shares) == 1:
             return await super().settle_many(settlements)

@@ -67,6 +67,7 @@ class Partitions:
         self.names = partition_names(stream, number)
         self.groups: KeyedCache[str, GroupPartitions] = KeyedCache(lambda _: GroupPartitions(number, now))
         self._turn = itertools.count(secrets.randbelow(number))
+        self._by_prefix = {str(each): each for each in range(number)}
 
     def of_key(self, key: str) -> int:
         """Return the partition of an ordering key; for no key ("") the next one in rotation."""
@@ -74,8 +75,8 @@ class Partitions:
 
     def of_receipt(self, receipt: Receipt) -> tuple[int, Receipt]:
         """Return the partition of a receipt, and the receipt within that partition."""
-        partition, inner = split_id(receipt.id, self.number, "a delivery")
-        return partition, Receipt(inner, receipt.consumer, receipt.grant)
+        prefix, _, inner = receipt.id.partition(":")  # ours, so this is enough; `split_id` takes four times as long
+        return self._by_prefix[prefix], Receipt(inner, receipt.consumer, receipt.grant)
 
     def shares(self, items: Sequence[X], split: Callable[[X], tuple[int, T]]) -> dict[int, list[tuple[int, T]]]:
         """Return the items of each partition, as they are within it, each with its index in ``items``."""
@@ -88,7 +89,7 @@ class Partitions:
     def split_settlement(self, settlement: Settlement) -> tuple[int, Settlement]:
         """Return the partition of a settlement, and the settlement within that partition."""
         partition, receipt = self.of_receipt(settlement.receipt)
-        return partition, replace(settlement, receipt=receipt)
+        return partition, Settlement(receipt, settlement.action, settlement.delay, settlement.reason, settlement.error)
 
 
 class PartitionedDriver(StreamDriver):
@@ -352,8 +353,12 @@ class PartitionedDriver(StreamDriver):
 
 def _claim(partition: int, claim: Claim) -> Claim:
     """Return a claim of a partition with ids that tell the partition."""
-    record = replace(claim.record, id=join_id(partition, claim.record.id))
-    return Claim(record, replace(claim.receipt, id=join_id(partition, claim.receipt.id)), claim.attempt)
+    record, receipt = claim.record, claim.receipt
+    return Claim(
+        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem),
+        Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
+        claim.attempt,
+    )
 
 
 async def _named(ids: str, request: Awaitable[T]) -> T:
