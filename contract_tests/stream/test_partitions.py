@@ -130,6 +130,10 @@ async def test_a_deleted_stream_has_no_number(world: World) -> None:
         await stream.add(1)
         assert len(await other.stream("s", partitions=number).read()) == 1
         await stream.delete()
+        await stream.add(2)  # the same object stores its number again
+        with pytest.raises(ailf.InvalidArgumentError):
+            await other.stream("s", partitions=5).read()
+        await stream.delete()
     for each in range(3):
         await backend.stream(f"s/{each}").add(1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ailf
-from ailf.driver import Action, Fetched, Outcome, Settlement, Waiter
+from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Record, Settlement, Waiter
 from ailf.errors import BackendTimeoutError, InvalidArgumentError, OutcomeUnknownError
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
 from ailf.stream.partitions import partition_of_key
@@ -108,6 +108,20 @@ def test_an_idle_group_asks_one_partition_at_a_time() -> None:
         state.record(partitions[0], idle(), clock.now, 30.0, 7.0)
         asked += partitions
     assert Counter(asked) == dict.fromkeys(range(8), 2)
+
+
+def test_a_busy_group_asks_each_partition_in_turn() -> None:
+    """A partition that always has messages doesn't keep the others from being asked in turn."""
+    clock = Clock()
+    state = rested(clock)
+    busy = Fetched([Claim(Record("1-0", b"", {}), Receipt("1-0", "c", 1), 1)])
+    asked: set[int] = set()
+    for _ in range(8):
+        clock.now += 2.5
+        state.record(0, busy, clock.now, 30.0, 7.0)
+        first, *_ = state.to_fetch(30.0, 7.0)  # the others may not be reached
+        asked.add(first)
+    assert asked == set(range(8))
 
 
 def test_partitions_with_leases_are_asked_at_each_interval() -> None:
