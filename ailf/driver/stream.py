@@ -420,7 +420,7 @@ class Waiter(ABC):
     async def wait(self, position: Any, timeout: float) -> bool:
         """Return True when there may be entries after ``position``, False after ``timeout`` seconds (at most one).
 
-        ``position`` comes from `Fetched`, or is an id from `StreamDriver.last_id` or `StreamDriver.read`. It *must*
+        ``position`` comes from `Fetched`, or is EARLIEST or an id, such as one from `StreamDriver.last_id`. It *must*
         return at once if an entry came between the fetch and the wait. It *may* return True without any entry.
         """
 

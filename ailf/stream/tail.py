@@ -7,7 +7,7 @@ from ailf.driver import Record, StreamsWaiter, Waiter
 from ailf.errors import ClosedError, DecodeError
 from ailf.stream.flow import PAGE, StreamFlow
 from ailf.stream.partitions import MergedRead, PartitionedDriver
-from ailf.values import EARLIEST, LATEST, Entry, Position
+from ailf.values import LATEST, Entry, Position
 
 __all__ = ["PartitionedTail", "Tail", "tail_of"]
 
@@ -68,8 +68,7 @@ class Tail:
 
     async def _wait(self) -> None:
         """Wait for new entries, for a second at most."""
-        position = self._position if self._after else EARLIEST
-        await self._flow.engine.call(self._what, self._waiter.wait, position, 1.0, again=True)
+        await self._flow.engine.call(self._what, self._waiter.wait, self._position, 1.0, again=True)
 
     def stop(self) -> None:
         """End the iteration, from any thread."""
