@@ -238,20 +238,31 @@ class PartitionedDriver(StreamDriver):
 
         What has leased messages is the last step: an error of another one could not lose them. A fetch that waits
         afterwards asks where something may be, any other one asks everywhere.
+
+        Raises:
+            BackendError: The first error of a partition, if no other one gave messages.
         """
+        failure: BackendError | None = None
         state = self.partitions.groups[group]
         lease, alive = options["lease"], options["alive"]
         begin = self._runtime.now()
         for partition in state.all() if waiting is None else state.to_fetch(lease, alive):
             since = self._runtime.lease_now()
-            fetched = await self.inner.fetch(self._names[partition], group, consumer, **options)
-            state.record(partition, fetched, since, lease, alive)
-            if fetched.reset:
-                await self._open_vanished(group)
-            if fetched.claims:
-                return state.result([_claim(partition, each) for each in fetched.claims])
+            try:
+                fetched = await self.inner.fetch(self._names[partition], group, consumer, **options)
+            except BackendError as error:
+                state.fail(partition)
+                failure = failure or error
+            else:
+                state.record(partition, fetched, since, lease, alive)
+                if fetched.reset:
+                    await self._open_vanished(group)
+                if fetched.claims:
+                    return state.result([_claim(partition, each) for each in fetched.claims])
             if self._runtime.now() - begin > STEP:
                 break
+        if failure is not None:
+            raise failure
         return state.result([])
 
     async def _open_vanished(self, group: str) -> None:

@@ -43,6 +43,7 @@ class GroupPartitions:
         self._number = number
         self._now = now
         self._fetch_at = [math.inf] * number  # when a partition is asked in any case
+        self._failing: set[int] = set()
         self._turn = self._checked = secrets.randbelow(number)  # other processes begin with another one
         self._check_at = 0.0
 
@@ -60,13 +61,25 @@ class GroupPartitions:
         if now >= self._check_at:  # that one comes first: where others always give something no other is reached
             self._check_at = now + _interval(lease, alive)
             checked = self._checked = (self._checked + 1) % self._number
-            return [checked, *(each for each in wanted if each != checked)]
-        return wanted or [first]
+            wanted = [checked, *(each for each in wanted if each != checked)]
+        return self._failing_last(wanted or [first])
 
     def all(self) -> list[int]:
         """Return all partitions, those first in which something may be."""
         now = self._now()
-        return sorted(self._in_turn(), key=lambda each: self.positions[each] is not None and self._fetch_at[each] > now)
+        every = sorted(
+            self._in_turn(), key=lambda each: self.positions[each] is not None and self._fetch_at[each] > now
+        )
+        return self._failing_last(every)
+
+    def _failing_last(self, partitions: list[int]) -> list[int]:
+        """Ask those last that have failed: they keep messages of the others waiting for no longer than they must."""
+        return sorted(partitions, key=self._failing.__contains__) if self._failing else partitions
+
+    def fail(self, partition: int) -> None:
+        """Record that a fetch has failed: on a cluster one node may be away, and with it some partitions."""
+        self._failing.add(partition)
+        self.positions[partition] = None
 
     def _in_turn(self) -> Sequence[int]:
         return [*range(self._turn, self._number), *range(self._turn)]
@@ -76,6 +89,7 @@ class GroupPartitions:
 
         A message that is due after a whole lease is not leased but delayed, so its partition isn't asked before.
         """
+        self._failing.discard(partition)
         due = fetched.next_due
         if due is None:
             self._fetch_at[partition] = math.inf

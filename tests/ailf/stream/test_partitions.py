@@ -261,6 +261,29 @@ def test_a_failing_fetch_loses_nothing(failing: type[FailingDriver], monkeypatch
             assert broken
 
 
+def test_a_failing_partition_hides_no_other(failing: type[FailingDriver], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one partition fails, the messages of the others are delivered; then the error is raised."""
+
+    def fail(method: str, stream: str) -> None:
+        if method == "fetch" and stream == "s/2":
+            raise BackendTimeoutError("no reply", maybe_applied=True)
+
+    with MemoryBackend() as backend:
+        monkeypatch.setattr(backend.engine, "retry_for", 0.3)
+        stream = backend.stream("s", partitions=4)
+        for number in range(16):
+            stream.add(number)
+        with stream.group("g").consumer() as consumer:
+            monkeypatch.setattr(failing, "fail", staticmethod(fail))
+            got = [consumer.get(timeout=5) for _ in range(12)]
+            assert not any(each is None or each.id.startswith("2:") for each in got)
+            with pytest.raises(BackendTimeoutError):
+                consumer.get(timeout=5)
+            monkeypatch.undo()
+            rest = [consumer.get(timeout=5) for _ in range(4)]
+            assert all(each is not None and each.id.startswith("2:") for each in rest)
+
+
 def test_a_slow_fetch_stops_between_partitions() -> None:
     """A fetch that has taken a second asks no further partition; the next one goes on, and asks all of them."""
     asked: list[str] = []
