@@ -41,6 +41,9 @@ MANY = 1_000_000
 INLINE = 50
 """After this many messages, or fetches without any, a fetch takes a turn of the event loop: others run, too."""
 
+ANYWHERE = -1
+"""Stands for no partition, among the numbers of partitions."""
+
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
 
@@ -71,7 +74,7 @@ class ConsumerFlow:
         self.liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
-        self._livenesses = {-1: self.liveness}  # with that in each partition in which it has had messages
+        self._livenesses = {ANYWHERE: self.liveness}  # and that in each partition in which it has had messages
         self._wait: GroupWait | None = None
         self._queued = QueuedConsumer(group.engine.runtime, self.liveness)
         self._in_thread = group.engine.runtime.uses_caller
