@@ -25,6 +25,9 @@ __all__ = [
 MOST_PARTITIONS: Final = 256
 """The most partitions of a stream: `Group.info`, and opening or closing a consumer, ask each of them."""
 
+LAST_TIME: Final = 1.8e16
+"""Seconds since 1970: a later time, which only another program's id tells, has no id in other partitions."""
+
 _ID: Final = re.compile(r"(0|[1-9][0-9]{0,2}):(.+)", re.DOTALL)
 
 
@@ -80,7 +83,7 @@ def position_in(driver: StreamDriver, partition: int, position: str, partitions:
         return position
     own, inner = split_id(position, partitions)
     try:
-        time = driver.time_of(inner)
+        time = min(driver.time_of(inner), LAST_TIME)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(
             f"{position!r} is not a position of a stream with {partitions} partitions"

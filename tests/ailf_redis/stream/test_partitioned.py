@@ -182,3 +182,26 @@ def test_keys_of_partitions(server: Server, namespace: str) -> None:
         assert not raw.exists(f"{{{namespace}:stream:s}}")
         stream.delete()
         assert [key for key in raw.scan_iter(f"*{namespace}*") if b":bell:" not in key] == []
+
+
+@pytest.mark.parametrize("largest", [2**64 - 1, 2**53, 0])
+def test_ids_of_another_program(backend: ailf.Backend, raw: redis.Redis, largest: int) -> None:
+    """An entry with the largest or smallest id, of another program, can be read, and its id is a position."""
+    stream = backend.stream("s", partitions=3)
+    stream.group("another").open()
+    ids = [] if largest == 0 else [stream.add(each) for each in range(6)]
+    foreign = f"1:{largest}-5"
+    raw.xadd("{ailf:stream:s/1}", {"job": "sweep"}, id=f"{largest}-5")
+    if largest == 0:
+        ids = [stream.add(each) for each in range(6)]
+    ordered = [entry.id for entry in stream.read()]
+    assert sorted(ordered) == sorted([*ids, foreign])
+    assert ordered[0 if largest == 0 else -1] == foreign
+    assert [entry.id for entry in stream.read(foreign)] == (ordered if largest == 0 else [foreign])
+    assert [entry.id for entry in stream.read(end=foreign)] == ([foreign] if largest == 0 else ordered)
+    group = stream.group("g", start=foreign)
+    with group.consumer(prefetch=10) as consumer:
+        got = []
+        while (delivery := consumer.get(0)) is not None:
+            got.append(delivery.id)
+        assert sorted(got) == (sorted(ids) if largest == 0 else [])
