@@ -1,11 +1,13 @@
 """`PartitionedGroupFlow`: a group of a partitioned stream."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any
 
 from ailf.codecs import Payloads
 from ailf.driver import Outcome, Settlement
 from ailf.engine import Engine
+from ailf.errors import OutcomeUnknownError
+from ailf.runtime.base import Flow
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.partitions import PartitionedDriver, Partitions
@@ -42,31 +44,33 @@ class PartitionedGroupFlow(GroupFlow):
         shares = self.partitions.shares(settlements, self.partitions.split_settlement)
         if len(shares) == 1:
             return await super().settle_many(settlements)
-        runtime = self.engine.runtime
-        results: dict[int, Outcome | Exception] = {}
+        interrupted = OutcomeUnknownError("settling was interrupted, and may have been carried out", maybe_applied=True)
+        outcomes: list[Outcome | Exception] = [interrupted] * len(settlements)
 
         async def settle(indices: Sequence[int]) -> None:
-            outcomes: Sequence[Outcome | Exception]
+            results: Sequence[Outcome | Exception]
             try:
-                outcomes = await super(PartitionedGroupFlow, self).settle_many([settlements[at] for at in indices])
+                results = await super(PartitionedGroupFlow, self).settle_many([settlements[at] for at in indices])
             except Exception as error:  # noqa: BLE001 - it is that of these deliveries alone
-                outcomes = [error] * len(indices)
-            results.update(zip(indices, outcomes, strict=True))
+                results = [error] * len(indices)
+            for at, result in zip(indices, results, strict=True):
+                outcomes[at] = result
 
-        def flow(indices: Sequence[int]) -> Any:
-            return lambda: settle(indices)
-
-        first, *others = [[at for at, _ in share] for share in shares.values()]
-        if runtime.uses_caller or self.engine.in_loop:
-            for each in (first, *others):
-                await settle(each)
-        else:  # the requests of all partitions are under way at once
-            tasks = [runtime.spawn(flow(each), name=f"ailf-settle-{self.stream}") for each in others]
-            await settle(first)
-            for task in tasks:
-                await task.join()
-        outcomes = [results[at] for at in range(len(settlements))]
+        await self._together([functools.partial(settle, [at for at, _ in share]) for share in shares.values()])
         failure = outcomes[0]
         if isinstance(failure, Exception) and all(isinstance(each, Exception) for each in outcomes):
             raise failure
         return outcomes
+
+    async def _together(self, flows: Sequence[Flow]) -> None:
+        """Run flows: on asyncio all at once, as each waits for a request; on threads one after another."""
+        runtime = self.engine.runtime
+        if runtime.uses_caller or self.engine.in_loop:
+            for flow in flows:
+                await flow()
+            return
+        first, *others = flows
+        tasks = [runtime.spawn(each, name=f"ailf-settle-{self.stream}") for each in others]
+        await first()
+        for task in tasks:
+            await task.join()
