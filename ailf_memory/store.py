@@ -130,7 +130,7 @@ class MemoryStore:
     def _on_move(self) -> None:
         with self.lock:
             self.moved = self.version + 1
-            self.notify()
+        self.notify()
 
     def publish(self, channel: str, body: bytes, *, sharded: bool = False) -> int:
         """Offer a body to every listener; return the number of listeners that queued it."""

@@ -47,6 +47,10 @@ ANYWHERE = -1
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
 
+SHORTEST = 0.001
+"""The shortest one. A wait of no time never yields to the event loop; on a clock that is moved by hand the time until a
+fetch may be the difference of two roundings, and stays that."""
+
 
 class ConsumerFlow:
     """The shared implementation of `Consumer` and `AsyncConsumer`.
@@ -312,7 +316,8 @@ class ConsumerFlow:
             elif left <= 0:
                 return
             else:
-                await self._wait_in_turn(wait, min(left, wait.fetch_at - now, wait.until_heartbeat(now)))
+                longest = min(left, wait.fetch_at - now, wait.until_heartbeat(now))
+                await self._wait_in_turn(wait, max(SHORTEST, longest))
 
     async def _wait_in_turn(self, wait: GroupWait, longest: float) -> None:
         """Wait on the backend, for `longest` seconds at most; then the position is None if something may have come."""
