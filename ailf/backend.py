@@ -118,25 +118,41 @@ class Backend(_BackendBase):
         return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload
-    def stream(self, name: str, *, retention: Retention | None = None) -> Stream[Any]: ...
+    def stream(
+        self, name: str, *, retention: Retention | None = None, partitions: int | None = None
+    ) -> Stream[Any]: ...
 
     @overload
-    def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> Stream[T]: ...
+    def stream(
+        self, name: str, *, type: type[T], retention: Retention | None = None, partitions: int | None = None
+    ) -> Stream[T]: ...
 
-    def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> Stream[Any]:  # noqa: A002 - the API
+    def stream(
+        self,
+        name: str,
+        *,
+        type: Any = Any,  # noqa: A002 - the API
+        retention: Retention | None = None,
+        partitions: int | None = None,
+    ) -> Stream[Any]:
         """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
             type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
             retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
-                For a work queue use ``Retention.settled()``.
+                For a work queue use ``Retention.settled()``. ``max_len`` counts in each partition.
+            partitions: The number of partitions, 1 to 256; None for an ordinary stream, which is as 1. Each is a stream
+                of its own, on any node of a cluster: see "Partitions" in the guide on streams. All objects of a stream
+                must be given the same number; the first one that adds or consumes stores it.
 
         Raises:
+            InvalidArgumentError: ``partitions`` is out of bounds. Another number than the stored one is found at the
+                first call.
             UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, retention=retention, engine=self.engine)
+        return self.stream_class(name, type=type, retention=retention, partitions=partitions, engine=self.engine)
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
         """Return the lock of this name; with several names, a lock that acquires them all at once.
@@ -274,25 +290,41 @@ class AsyncBackend(_BackendBase):
         return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
 
     @overload
-    def stream(self, name: str, *, retention: Retention | None = None) -> AsyncStream[Any]: ...
+    def stream(
+        self, name: str, *, retention: Retention | None = None, partitions: int | None = None
+    ) -> AsyncStream[Any]: ...
 
     @overload
-    def stream(self, name: str, *, type: type[T], retention: Retention | None = None) -> AsyncStream[T]: ...
+    def stream(
+        self, name: str, *, type: type[T], retention: Retention | None = None, partitions: int | None = None
+    ) -> AsyncStream[T]: ...
 
-    def stream(self, name: str, *, type: Any = Any, retention: Retention | None = None) -> AsyncStream[Any]:  # noqa: A002 - the API
+    def stream(
+        self,
+        name: str,
+        *,
+        type: Any = Any,  # noqa: A002 - the API
+        retention: Retention | None = None,
+        partitions: int | None = None,
+    ) -> AsyncStream[Any]:
         """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
             type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
             retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
-                For a work queue use ``Retention.settled()``.
+                For a work queue use ``Retention.settled()``. ``max_len`` counts in each partition.
+            partitions: The number of partitions, 1 to 256; None for an ordinary stream, which is as 1. Each is a stream
+                of its own, on any node of a cluster: see "Partitions" in the guide on streams. All objects of a stream
+                must be given the same number; the first one that adds or consumes stores it.
 
         Raises:
+            InvalidArgumentError: ``partitions`` is out of bounds. Another number than the stored one is found at the
+                first call.
             UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, retention=retention, engine=self.engine)
+        return self.stream_class(name, type=type, retention=retention, partitions=partitions, engine=self.engine)
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> AsyncLock:
         """Return the lock of this name; with several names, a lock that acquires them all at once.

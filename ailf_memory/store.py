@@ -93,6 +93,7 @@ class MemoryStore:
         leases: The leases of locks in this process by token, to revoke them when their grants are broken.
         listeners: The listeners, which receive published messages.
         version: The number of changes that may have made an entry of any stream available.
+        moved: The version when the clock was moved by hand, which may have made an entry of every stream available.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -103,9 +104,9 @@ class MemoryStore:
         self.limiters: SweptStates[LimiterKey, LimiterState] = SweptStates()
         self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
-        self.version = 0
+        self.version = self.moved = 0
         self._subscribers: list[Callable[[], None]] = []
-        self.clock.on_move(self.notify)
+        self.clock.on_move(self._on_move)
         self.clock.on_move(self.wake_queues)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
@@ -125,6 +126,11 @@ class MemoryStore:
             callbacks = tuple(self._subscribers)
         for callback in callbacks:
             callback()
+
+    def _on_move(self) -> None:
+        with self.lock:
+            self.moved = self.version + 1
+        self.notify()
 
     def publish(self, channel: str, body: bytes, *, sharded: bool = False) -> int:
         """Offer a body to every listener; return the number of listeners that queued it."""

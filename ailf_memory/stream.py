@@ -1,12 +1,24 @@
 """The driver of streams in memory. Each step is one transition of `StreamState`, under the store's lock."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
 from ailf.checks import to_ms
-from ailf.driver import Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiter, Waiting
+from ailf.driver import (
+    Draft,
+    Fetched,
+    Outcome,
+    Receipt,
+    Record,
+    Settlement,
+    StreamDriver,
+    StreamsWaiter,
+    Swept,
+    Waiter,
+    Waiting,
+)
 from ailf.errors import InvalidArgumentError, StreamFullError
 from ailf.values import Added, DeadLetter, GroupInfo, Retention
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
@@ -48,11 +60,20 @@ class MemoryStreamDriver(StreamDriver):
     def _after(self, seconds: float) -> int:
         return self._now() + to_ms(seconds)
 
-    def _changed(self) -> None:
-        """Notify the waiters: entries may have become available."""
+    def _changed(self, stream: str) -> None:
+        """Notify the waiters: entries of the stream may have become available."""
         self._store.notify()
+        state = self._store.streams.get(stream)
+        if state is not None:
+            state.version = self._store.version
 
     # --- the stream ----------------------------------------------------------------------------------------------
+
+    async def declare(self, stream: str, partitions: int | None) -> int | None:
+        with self._store.lock:
+            self._handle.check_open()
+            state = self._store.streams.get(stream) if partitions is None else self._state(stream)
+            return None if state is None else state.declare(partitions)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         with self._store.lock:
@@ -60,7 +81,7 @@ class MemoryStreamDriver(StreamDriver):
             if retention is not None:
                 self._make_room(stream, len(drafts), retention)
             ids = [state.append(draft, now_ms) for draft in drafts]
-            self._changed()
+            self._changed(stream)
             return ids
 
     def _make_room(self, stream: str, count: int, retention: Retention) -> None:
@@ -82,20 +103,20 @@ class MemoryStreamDriver(StreamDriver):
             if retention is not None:
                 self._make_room(stream, 1, retention)
             added = state.append_once(draft, dedup_id=dedup_id, token=token, window=window, now_ms=now_ms)
-            self._changed()
+            self._changed(stream)
             return added
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         with self._store.lock:
             cancelled = self._state(stream).cancel(entry_id, self._now())
-            self._changed()
+            self._changed(stream)
             return cancelled
 
     async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
         start = key_of(after or text_of(FIRST))
         with self._store.lock:
             swept, _ = self._state(stream).trim(retention, self._now(), start=start)
-            self._changed()
+            self._changed(stream)
             return swept
 
     async def length(self, stream: str) -> int:
@@ -113,11 +134,14 @@ class MemoryStreamDriver(StreamDriver):
     def id_before(self, timestamp: float) -> str:
         return id_before(timestamp)
 
+    def time_of(self, entry_id: str) -> float:
+        return key_of(entry_id)[0] / 1000
+
     async def delete(self, stream: str) -> None:
         with self._store.lock:
             self._handle.check_open()
             deleted = self._store.streams.pop(stream, None)
-            self._changed()
+            self._changed(stream)
         del deleted  # as above
 
     # --- its groups ----------------------------------------------------------------------------------------------
@@ -134,7 +158,7 @@ class MemoryStreamDriver(StreamDriver):
     async def delete_group(self, stream: str, group: str) -> None:
         with self._store.lock:
             deleted = self._state(stream).groups.pop(group, None)
-            self._changed()
+            self._changed(stream)
         del deleted  # to free many messages takes time, which no other call should wait for
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
@@ -144,7 +168,7 @@ class MemoryStreamDriver(StreamDriver):
             if state is None:
                 return False
             forgotten = state.seek(after, self._now())
-            self._changed()
+            self._changed(stream)
         while True:  # a page at a time; a fetch continues it too, and leases nothing before
             with self._store.lock:
                 if state.continue_seek(self._now()):
@@ -157,7 +181,7 @@ class MemoryStreamDriver(StreamDriver):
             state = self._group(stream, group)
             if state is not None:
                 state.paused = paused
-                self._changed()
+                self._changed(stream)
             return state is not None
 
     async def info(self, stream: str, group: str) -> GroupInfo:
@@ -185,7 +209,7 @@ class MemoryStreamDriver(StreamDriver):
                 max_deliveries=max_deliveries, key_concurrency=key_concurrency, now_ms=now_ms,
             )  # fmt: skip
             if fetched.next_due == 0:  # this step ended early, or made more entries due than it leased
-                self._changed()
+                self._changed(stream)
             if state is not None and (fetched.claims or fetched.dead):
                 return fetched
             more = fetched.claims or fetched.dead or fetched.next_due == 0
@@ -199,7 +223,7 @@ class MemoryStreamDriver(StreamDriver):
             if state is None:
                 return [Outcome.LOST] * len(settlements)
             outcomes = [state.settle(each, max_deliveries, now_ms) for each in settlements]
-            self._changed()
+            self._changed(stream)
             return outcomes
 
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
@@ -219,7 +243,7 @@ class MemoryStreamDriver(StreamDriver):
             with self._store.lock:
                 state = self._group(stream, group)
                 left = state is None or state.leave(consumer, self._now())
-                self._changed()
+                self._changed(stream)
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
@@ -234,11 +258,14 @@ class MemoryStreamDriver(StreamDriver):
         with self._store.lock:
             state, now_ms = self._group(stream, group), self._now()
             taken = [state is not None and state.take_dead_letter(each, now_ms, redrive=redrive) for each in numbers]
-            self._changed()
+            self._changed(stream)
             return taken
 
     def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - all groups notify alike
         return MemoryWaiter(self._handle, stream)
+
+    def streams_waiter(self, streams: Sequence[str], group: str | None) -> "MemoryStreamsWaiter":  # noqa: ARG002 - as above
+        return MemoryStreamsWaiter(self._handle, streams)
 
 
 def _number(letter: str) -> int:
@@ -248,33 +275,30 @@ def _number(letter: str) -> int:
     return int(letter)
 
 
-class MemoryWaiter(Waiter):
-    """Waits until the store notifies."""
+class _StoreWait:
+    """Waits until the store notifies: what the two waiters share."""
 
-    def __init__(self, handle: StoreHandle, stream: str) -> None:
+    def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
         self._store = handle.store
-        self._stream = stream
         self._event = handle.runtime.event()
         self._interrupted = False
 
-    async def wait(self, position: Any, timeout: float) -> bool:
+    async def _wait(self, came: Callable[[], bool], timeout: float) -> bool:
+        """Return True when something has come already, or the store notifies; False if the wait is interrupted."""
         self._store.subscribe(self._event.set)
         try:
-            came = not self._interrupted and (self._changed_since(position) or await self._event.wait(timeout))
-            return came and not self._interrupted
+            notified = not self._interrupted and (came() or await self._event.wait(timeout))
+            return notified and not self._interrupted
         finally:
             self._store.unsubscribe(self._event.set)
             self._event.clear()
             self._interrupted = False
 
-    def _changed_since(self, position: Any) -> bool:
-        """Tell whether the store has changed since a version, or the stream has an entry after an id."""
-        with self._store.lock:
-            if isinstance(position, int):
-                return self._store.version != position
-            state = self._store.streams.get(self._stream)
-            return state is not None and state.after(state.locate(position)) < len(state.keys)
+    def _has_after(self, stream: str, entry_id: str) -> bool:
+        """Tell whether the stream has an entry after an id."""
+        state = self._store.streams.get(stream)
+        return state is not None and state.after(state.locate(entry_id)) < len(state.keys)
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -282,3 +306,48 @@ class MemoryWaiter(Waiter):
 
     async def close(self) -> None:
         pass
+
+
+class MemoryWaiter(_StoreWait, Waiter):
+    """Waits until the store notifies."""
+
+    def __init__(self, handle: StoreHandle, stream: str) -> None:
+        super().__init__(handle)
+        self._stream = stream
+
+    async def wait(self, position: Any, timeout: float) -> bool:
+        return await self._wait(lambda: self._changed_since(position), timeout)
+
+    def _changed_since(self, position: Any) -> bool:
+        """Tell whether the store has changed since a version, or the stream has an entry after an id."""
+        with self._store.lock:
+            if isinstance(position, int):
+                return self._store.version != position
+            return self._has_after(self._stream, position)
+
+
+class MemoryStreamsWaiter(_StoreWait, StreamsWaiter):
+    """Waits until the store notifies of a change of one of several streams."""
+
+    def __init__(self, handle: StoreHandle, streams: Sequence[str]) -> None:
+        super().__init__(handle)
+        self._streams = streams
+
+    async def wait(self, positions: Sequence[Any], timeout: float) -> Collection[int]:
+        now = self._handle.runtime.now
+        until = now() + timeout
+        while await self._wait(lambda: bool(self._changed_since(positions)), until - now()):
+            if changed := self._changed_since(positions):  # else the store notified of another stream
+                return changed
+        return ()
+
+    def _changed_since(self, positions: Sequence[Any]) -> list[int]:
+        """Return the streams that have changed since a version of the store, or have an entry after an id."""
+        with self._store.lock:
+            return [at for at, each in enumerate(positions) if self._has_changed(self._streams[at], each)]
+
+    def _has_changed(self, stream: str, position: Any) -> bool:
+        if not isinstance(position, int):
+            return self._has_after(stream, position)
+        state = self._store.streams.get(stream)
+        return state is None or max(state.version, self._store.moved) > position

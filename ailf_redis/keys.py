@@ -53,9 +53,13 @@ class Keys:
     Arguments:
         namespace: The namespace; "" for plain names.
         cluster: Whether the server is a cluster.
+
+    Attributes:
+        spread: Whether the keys are spread over the nodes of a cluster.
     """
 
     def __init__(self, namespace: str, *, cluster: bool = False) -> None:
+        self.spread = cluster
         self._cluster_brace = "{" if cluster else ""
         self._namespace = _escape(namespace, "%{}:")
         self._channel = f"{self._namespace}:channel:" if namespace else ""

@@ -23,6 +23,7 @@ __all__ = [
     "as_ids",
     "as_info",
     "as_nothing",
+    "as_partitions",
     "as_record",
     "as_records",
     "as_sizes",
@@ -50,6 +51,9 @@ SLEEPS: Final = 3
 """Of a fetch, that its waiter sleeps (see ``watch.lua``); the position of such a waiter."""
 DIGITS: Final = 20
 """The most digits of a number that a script has written. Python refuses to read one of over 4300."""
+
+PARTITION_DIGITS: Final = 4
+"""The most digits of a number of partitions, as in ``declare.lua``."""
 
 UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError, msgspec.MsgspecError, RecursionError)
 """The errors that reading an entry raises."""
@@ -176,6 +180,11 @@ def _unpacked(fields: Sequence[bytes]) -> Sequence[bytes]:
 
 def as_nothing(reply: Any) -> None:
     """Ignore a reply that carries no information."""
+
+
+def as_partitions(reply: bytes | None) -> int | None:
+    """Read a stored number of partitions; None if there is none, or another program wrote something else."""
+    return int(reply) if reply is not None and _is_number(reply) and len(reply) <= PARTITION_DIGITS else None
 
 
 def as_flag(reply: int) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "BREAK",
     "CANCEL",
     "DECIDE",
+    "DECLARE",
     "DELETE",
     "DELETE_GROUP",
     "EXTEND",
@@ -151,6 +152,7 @@ def _load(name: str, *parts: str) -> Script:
 ADD = _load("stream/add", "clock", "ids", "lane", "bell", "entry_removed", "retention")
 TRIM = _load("stream/trim", "clock", "ids", "lane", "bell", "entry_removed", "retention")
 CANCEL = _load("stream/cancel", "clock", "ids", "lane", "bell", "entry_removed")
+DECLARE = _load("stream/declare")
 DELETE = _load("stream/delete")
 SIZES = _load("stream/sizes", "ids")
 

@@ -23,6 +23,7 @@ from ailf_redis.replies import (
     as_ids,
     as_info,
     as_nothing,
+    as_partitions,
     as_records,
     as_sizes,
     entry_fields,
@@ -35,6 +36,7 @@ from ailf_redis.replies import (
 from ailf_redis.scripts import (
     ADD,
     CANCEL,
+    DECLARE,
     DELETE,
     DELETE_GROUP,
     EXTEND,
@@ -51,7 +53,7 @@ from ailf_redis.scripts import (
     TRIM,
     Script,
 )
-from ailf_redis.waiter import RedisWaiter, is_oversize
+from ailf_redis.waiter import RedisStreamsWaiter, RedisWaiter, is_oversize
 
 __all__ = ["RedisStreamDriver"]
 
@@ -156,6 +158,17 @@ class RedisStreamDriver(StreamDriver):
         self._adding: KeyedCache[str, CommandPrefix] = KeyedCache(
             lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
         )
+
+    async def declare(self, stream: str, partitions: int | None) -> int | None:
+        # By commands on one key each: a script with two would fail while a cluster moves their slot.
+        meta = self._keys.meta(stream)
+        stored = await self._executor.read_page(0, as_partitions, "HGET", meta, "partitions")
+        if stored is not None:
+            return stored
+        used = await self._executor.read_page(0, as_flag, "EXISTS", self._keys.stream(stream))
+        if partitions is None:
+            return 1 if used else None
+        return await DECLARE.run(self._executor, [meta], [1 if used else partitions, int(used)], int)
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:
@@ -277,6 +290,9 @@ class RedisStreamDriver(StreamDriver):
     def id_before(self, timestamp: float) -> str:
         return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
 
+    def time_of(self, entry_id: str) -> float:
+        return int(_checked(entry_id, _ID).partition("-")[0]) / 1000
+
     async def delete(self, stream: str) -> None:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
         await DELETE.run(self._executor, keys, self._keys.helper_prefixes(stream), as_nothing)
@@ -385,3 +401,8 @@ class RedisStreamDriver(StreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)
+
+    def streams_waiter(self, streams: Sequence[str], group: str | None) -> RedisStreamsWaiter | None:
+        if self._keys.spread:  # no command may block on keys of several slots
+            return None
+        return RedisStreamsWaiter(self._executor, self._keys, streams, group)

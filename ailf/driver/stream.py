@@ -2,7 +2,7 @@
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Settlement",
     "StreamDriver",
+    "StreamsWaiter",
     "Swept",
     "Waiter",
     "Waiting",
@@ -190,6 +191,18 @@ class StreamDriver(ABC):
     # --- the stream ----------------------------------------------------------------------------------------------
 
     @abstractmethod
+    async def declare(self, stream: str, partitions: int | None) -> int | None:
+        """Return the number of partitions that is stored for the stream; if none is, store ``partitions`` first (S21).
+
+        A stream that has entries or groups and no stored number was used by a program that stores none. It counts as 1,
+        an ordinary stream, and then 1 *must* be stored, even while the backend is out of memory. 0 stands for a stream
+        that is a partition of another one. `delete` removes the number.
+
+        With None it *must* store nothing and make nothing. It returns None then if no number is stored and the stream
+        doesn't exist.
+        """
+
+    @abstractmethod
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         """Append entries in this order, all or none, and return their ids; they are readable on return (S1).
 
@@ -262,6 +275,13 @@ class StreamDriver(ABC):
 
         Arguments:
             timestamp: Seconds since 1970 UTC on the backend's clock.
+        """
+
+    @abstractmethod
+    def time_of(self, entry_id: str) -> float:
+        """Return when an entry was added, in seconds since 1970 UTC on the backend's clock, from its id alone.
+
+        `id_before` of this time *must* be before the entry, and that of a later millisecond *must not*.
         """
 
     @abstractmethod
@@ -388,6 +408,13 @@ class StreamDriver(ABC):
     def waiter(self, stream: str, group: str | None) -> "Waiter":
         """Return a waiter for new entries of the stream and, with ``group``, for messages that come back to it."""
 
+    def streams_waiter(self, streams: Sequence[str], group: str | None) -> "StreamsWaiter | None":  # noqa: ARG002 - see below
+        """Return a waiter for several streams at once, such as the partitions of one; it *should* use one connection.
+
+        None if the driver has none: then the core waits with a `waiter` for each, at the same time (S25).
+        """
+        return None
+
 
 class Waiter(ABC):
     """Waits for entries, and claims none: a cancelled or lost wait loses no message (S6).
@@ -399,7 +426,7 @@ class Waiter(ABC):
     async def wait(self, position: Any, timeout: float) -> bool:
         """Return True when there may be entries after ``position``, False after ``timeout`` seconds (at most one).
 
-        ``position`` comes from `Fetched`, or is an id from `StreamDriver.last_id` or `StreamDriver.read`. It *must*
+        ``position`` comes from `Fetched`, or is EARLIEST or an id, such as one from `StreamDriver.last_id`. It *must*
         return at once if an entry came between the fetch and the wait. It *may* return True without any entry.
         """
 
@@ -417,6 +444,26 @@ class Waiter(ABC):
         waits instead.
         """
         return position
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free its resources, which a later `wait` takes anew. It *must* be idempotent."""
+
+
+class StreamsWaiter(ABC):
+    """Waits for entries of several streams at once, and claims none. One caller at a time waits with it."""
+
+    @abstractmethod
+    async def wait(self, positions: Sequence[Any], timeout: float) -> Collection[int]:
+        """Return the streams that may have entries, by their index; none after ``timeout`` seconds (at most one).
+
+        It does for each stream what `Waiter.wait` does, given the positions in the order of the streams: it *must*
+        return at once if an entry came to any of them between its fetch and the wait.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """End the `wait` under way at once, or the next one if none is, from any thread; it returns no stream (P10)."""
 
     @abstractmethod
     async def close(self) -> None:

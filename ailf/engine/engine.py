@@ -113,6 +113,7 @@ class Engine:
         home: The process id or event loop that it belongs to; None before its first use. Each public call compares it
             with `here()`.
         patience: Seconds that opening the backend may take longer than one try.
+        declared: The numbers of partitions that were found stored, by stream; see `Declaration`, which bounds it.
     """
 
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
@@ -122,6 +123,7 @@ class Engine:
         check_count("max_payload", driver.max_payload)
         self.patience = 0.0
         self.closed = False
+        self.declared: dict[str, int] = {}
         self.in_loop = self.runtime.flavour == "asyncio" and Capability.PROCESSES not in driver.capabilities
         self.here = self.runtime.here
         self.home: object = None

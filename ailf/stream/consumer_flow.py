@@ -12,15 +12,14 @@ import secrets
 import socket
 import weakref
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
-from ailf.driver import Action, Claim, Fetched, Outcome, Settlement, Waiting
+from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Settlement, Waiting
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
 from ailf.engine.renewal import Renewer
-from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
@@ -28,6 +27,7 @@ from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
 from ailf.stream.group_wait import GroupWait, QueuedConsumer, joined
 from ailf.stream.lease import ConsumerLiveness, DeliveryLease
+from ailf.stream.partitions import Partitions
 
 __all__ = ["ConsumerFlow"]
 
@@ -41,8 +41,15 @@ MANY = 1_000_000
 INLINE = 50
 """After this many messages, or fetches without any, a fetch takes a turn of the event loop: others run, too."""
 
+ANYWHERE = -1
+"""Stands for no partition, among the numbers of partitions."""
+
 SLICE = 1.0
 """The longest single wait on the backend, in seconds."""
+
+SHORTEST = 0.001
+"""The shortest one. A wait of no time never yields to the event loop; on a clock that is moved by hand the time until a
+fetch may be the difference of two roundings, and stays that."""
 
 
 class ConsumerFlow:
@@ -71,6 +78,7 @@ class ConsumerFlow:
         self.liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
+        self._livenesses = {ANYWHERE: self.liveness}  # and that in each partition in which it has had messages
         self._wait: GroupWait | None = None
         self._queued = QueuedConsumer(group.engine.runtime, self.liveness)
         self._in_thread = group.engine.runtime.uses_caller
@@ -81,7 +89,7 @@ class ConsumerFlow:
         self._fetches_inline = group.engine.in_loop and group.options.on_event is None
         self._inline = 0
         group.engine.track(self)
-        weakref.finalize(self, _stop_renewing, group.engine.renewer, self.liveness.held).atexit = False
+        weakref.finalize(self, _stop_renewing, group.engine.renewer, self._livenesses).atexit = False
 
     async def open(self, until: float | None = None) -> None:
         """Make the group unless it exists, before the first fetch: a group that is missing later has vanished."""
@@ -308,7 +316,8 @@ class ConsumerFlow:
             elif left <= 0:
                 return
             else:
-                await self._wait_in_turn(wait, min(left, wait.fetch_at - now, wait.until_heartbeat(now)))
+                longest = min(left, wait.fetch_at - now, wait.until_heartbeat(now))
+                await self._wait_in_turn(wait, max(SHORTEST, longest))
 
     async def _wait_in_turn(self, wait: GroupWait, longest: float) -> None:
         """Wait on the backend, for `longest` seconds at most; then the position is None if something may have come."""
@@ -395,9 +404,10 @@ class ConsumerFlow:
                 log.error("%s: entry %s becomes a dead letter: %s", self.group, record.id, error)  # noqa: TRY400 - it says all
                 undecodable.append((record.id, _undecodable(claim, error)))
                 continue
-            lease = DeliveryLease(
-                self.liveness, claim.receipt, lease=options.lease, since=since, longest=options.max_processing
-            )
+            liveness, receipt = self.liveness, claim.receipt
+            if self.group.partitions is not None:
+                liveness, receipt = self._in_partition(self.group.partitions, receipt, since)
+            lease = DeliveryLease(liveness, receipt, lease=options.lease, since=since, longest=options.max_processing)
             states.append(DeliveryState(self, claim, lease, data, headers))
         if states:
             self.group.engine.renewer.add([state.lease for state in states])
@@ -409,6 +419,18 @@ class ConsumerFlow:
             for (entry_id, settlement), outcome in zip(page, outcomes, strict=True):
                 if outcome is Outcome.DEAD:
                     await self.group.report(entry_id, settlement, outcome)
+
+    def _in_partition(self, partitions: Partitions, receipt: Receipt, since: float) -> tuple[ConsumerLiveness, Receipt]:
+        """Return the liveness in the partition of a delivery, and the receipt there: both are renewed by partition."""
+        partition, inner = partitions.of_receipt(receipt)
+        liveness = self._livenesses.get(partition)
+        if liveness is None:
+            own = self.liveness
+            name = partitions.names[partition]
+            liveness = ConsumerLiveness(name, own.group, own.consumer, own.takeover, own.now)
+            self._livenesses[partition] = liveness
+        liveness.confirm(since)
+        return liveness, inner
 
     def stop_renewing(self, state: DeliveryState) -> None:
         """Stop renewing the lease of a settled or lost delivery."""
@@ -476,16 +498,18 @@ class ConsumerFlow:
         self.stop()
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
-        self.group.engine.renewer.retire(self.liveness)  # a lease that is given back is not lost
+        for liveness in self._livenesses.values():
+            self.group.engine.renewer.retire(liveness)  # a lease that is given back is not lost
         left = False
         try:
             await self._leave(until)
             left = True
         except AilfError as error:
             log.warning("%s: messages not given back; they come again when their leases end: %s", self.group, error)
-        for lease in tuple(self.liveness.held):
-            lease.revoked = True
-        _stop_renewing(self.group.engine.renewer, self.liveness.held)
+        for liveness in self._livenesses.values():
+            for lease in tuple(liveness.held):
+                lease.revoked = True
+        _stop_renewing(self.group.engine.renewer, self._livenesses)
         self._buffer.clear()
         if self._wait is not None:
             self._wait.leave(self._queued)
@@ -510,7 +534,8 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
     return Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error))
 
 
-def _stop_renewing(renewer: Renewer, leases: set[RenewedLease]) -> None:
+def _stop_renewing(renewer: Renewer, livenesses: Mapping[int, ConsumerLiveness]) -> None:
     """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
-    for lease in tuple(leases):
-        renewer.discard(lease)
+    for liveness in livenesses.values():
+        for lease in tuple(liveness.held):
+            renewer.discard(lease)

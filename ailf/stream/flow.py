@@ -24,7 +24,10 @@ from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
+from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
+from ailf.stream.partitioned_group import PartitionedGroupFlow
+from ailf.stream.partitions import MOST_PARTITIONS, PartitionedDriver, Partitions
 from ailf.stream.worker import ProcessOptions, Worker
 from ailf.values import Added, Entry, Position, Retention, Trimmed
 
@@ -72,12 +75,20 @@ PLAIN = AddOptions()
 class StreamFlow:
     """The shared implementation of `Stream` and `AsyncStream`."""
 
-    def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None) -> None:
+    def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None, partitions: int = 1) -> None:
         engine.require(Capability.STREAM, "streams")
         self.engine = engine
         self.name = name
         self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
-        self.driver = engine.driver.stream()
+        self.driver = driver = engine.driver.stream()
+        self.partitioned: PartitionedDriver | None = None
+        self.declaration = Declaration(engine, driver, name)
+        if partitions > 1:
+            shared = engine.shared(
+                ("partitions", name, str(partitions)), lambda: Partitions(name, partitions, engine.runtime.lease_now)
+            )
+            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime)
+            self.declaration = Declaration(engine, driver, name, partitions, shared.names)
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
@@ -95,7 +106,7 @@ class StreamFlow:
 
     def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
         drafts = [self.draft(data, options)]
-        if self.retention is not None:
+        if self.retention is not None or not self.declaration.made:
             return self._make_room(1, self.driver.add, drafts, again=False)
         return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
@@ -117,16 +128,22 @@ class StreamFlow:
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
     ) -> R:
         """Add; while the stream is full, try again for the `wait` seconds of its retention."""
+        last = None
+        if not self.declaration.made:
+            last = self.engine.runtime.now() + self.engine.retry_for
+            await self.declaration.make()
         retention = self.retention
         what = self._adding if count == 1 else f"add {count} messages to stream {self.name!r}"
         if retention is None:
-            return await self.engine.call(what, request, self.name, *args, again=again, retention=None, **options)
+            return await self.engine.call(
+                what, request, self.name, *args, again=again, until=last, retention=None, **options
+            )
         if retention.max_len is not None and count > retention.max_len:
             raise InvalidArgumentError(
                 f"{what}: its retention allows only {retention.max_len} entries; add fewer at a time, or allow more"
             )
         until = self.engine.runtime.now() + retention.wait
-        pause, last = 0.02, None
+        pause = 0.02
         while True:
             try:
                 return await self.engine.call(
@@ -141,6 +158,7 @@ class StreamFlow:
 
     async def cancel(self, entry_id: str) -> bool:
         check_text("the id of the message", entry_id)
+        await self.check_declared()
         what = f"cancel entry {entry_id} of stream {self.name!r}"
         return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
 
@@ -151,6 +169,7 @@ class StreamFlow:
                 f"trim stream {self.name!r}: there is no retention that removes anything; "
                 "pass Retention(max_len=…, max_age=…) or Retention.settled()"
             )
+        await self.check_declared()
         what = f"trim stream {self.name!r}"
         removed = unsettled = 0
         after = ""
@@ -161,7 +180,14 @@ class StreamFlow:
                 return Trimmed(removed, unsettled)
 
     async def delete(self) -> None:
+        await self.check_declared()
+        self.declaration.forget()
         await self.engine.call(f"delete stream {self.name!r}", self.driver.delete, self.name, again=True)
+
+    async def check_declared(self) -> None:
+        """Check once that the stream has the number of partitions that this object was given."""
+        if not self.declaration.made:
+            await self.declaration.check()
 
     # --- reading without a group ---------------------------------------------------------------------------------
 
@@ -178,6 +204,7 @@ class StreamFlow:
         return [self.entry(record) for record in records]
 
     async def page(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
+        await self.check_declared()
         what = f"read stream {self.name!r}"
         return await self.engine.call(what, self.driver.read, self.name, start, end, limit, again=True, after=after)
 
@@ -195,7 +222,10 @@ class StreamFlow:
     def group(self, name: str, options: GroupOptions) -> GroupFlow:
         if options.key_concurrency != 1:
             self.engine.require(Capability.ORDERING, "ordering keys")
-        return GroupFlow(self.engine, self.driver, self.payloads, self.name, name, options, self.retention)
+        arguments = self.payloads, self.name, name, options, self.retention, self.declaration
+        if self.partitioned is not None:
+            return PartitionedGroupFlow(self.engine, self.partitioned, *arguments)
+        return GroupFlow(self.engine, self.driver, *arguments)
 
     async def join(self, group: str, consumer: str | None, options: GroupOptions) -> None:
         flow = self.group(group, options)
@@ -223,6 +253,14 @@ def _full(retention: Retention) -> str:
     )
 
 
+def _checked_partitions(partitions: object) -> int:
+    """Check a number of partitions."""
+    number = check_count("partitions", partitions)
+    if number > MOST_PARTITIONS:
+        raise InvalidArgumentError(f"partitions must be at most {MOST_PARTITIONS}, not {number}")
+    return number
+
+
 class StreamBase(StandaloneObject):
     """The name, the flow and `stop` of `Stream` and `AsyncStream`."""
 
@@ -232,16 +270,18 @@ class StreamBase(StandaloneObject):
         *,
         type: Any = Any,  # noqa: A002 - `type=` is the API
         retention: Retention | None = None,
+        partitions: int | None = None,
         engine: Engine | None = None,
     ) -> None:
         super().__init__(engine)
         self._name = check_name("stream", name)
+        self._partitions = 1 if partitions is None else _checked_partitions(partitions)
         self._type = type
         self._retention = None if retention is None else check_kind("retention", retention, Retention)
 
     @functools.cached_property
     def _flow(self) -> StreamFlow:
-        return StreamFlow(self._engine, self._name, self._type, self._retention)
+        return StreamFlow(self._engine, self._name, self._type, self._retention, self._partitions)
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ class DeadLetters:
         self._flow = flow
 
     def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter]:
-        """Return dead letters, oldest first.
+        """Return dead letters, oldest first; those of a partitioned stream by partition.
 
         Arguments:
             after: The id of the last letter of the page before; "" for the first page.
@@ -83,7 +83,7 @@ class AsyncDeadLetters:
         self._flow = flow
 
     async def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter]:
-        """Return dead letters, oldest first.
+        """Return dead letters, oldest first; those of a partitioned stream by partition.
 
         Arguments:
             after: The id of the last letter of the page before; "" for the first page.

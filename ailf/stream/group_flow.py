@@ -13,7 +13,9 @@ from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
+from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
+from ailf.stream.partitions import Partitions
 from ailf.user_errors import interrupts
 from ailf.values import (
     EARLIEST,
@@ -89,6 +91,8 @@ class GroupFlow:
 
     Attributes:
         retention: The retention that its stream object was given, or None.
+        declaration: Whether the stream has the number of partitions that its stream object was given.
+        partitions: The partitions of a partitioned stream; None for an ordinary one.
         settling: Settles deliveries; on asyncio those of one pass of the event loop go in one request, unless a request
             is a step in the event loop itself.
         workers: The workers of this object that run in this process.
@@ -102,7 +106,8 @@ class GroupFlow:
         stream: str,
         name: str,
         options: GroupOptions,
-        retention: Retention | None = None,
+        retention: Retention | None,
+        declaration: Declaration,
     ) -> None:
         self.engine = engine
         self.driver = driver
@@ -111,6 +116,8 @@ class GroupFlow:
         self.name = check_name("group", name)
         self.options = options
         self.retention = retention
+        self.declaration = declaration
+        self.partitions: Partitions | None = None
         self.workers: set[Stoppable] = set()
         self._fetching = f"fetch from {self}"
         batched = engine.runtime.flavour == "asyncio" and not engine.in_loop
@@ -132,12 +139,16 @@ class GroupFlow:
         def description(*_: Any) -> str:
             return f"{what} {self}"
 
+        if not self.declaration.made:
+            await self.declaration.check(options.get("until"))
         return await self.engine.call(description, request, self.stream, self.name, *args, again=again, **options)
 
     # --- control -------------------------------------------------------------------------------------------------
 
     async def open(self, until: float | None = None) -> bool:
         """Make the group; return False if it exists."""
+        if not self.declaration.made:
+            await self.declaration.make(until)
         start = self.driver.locate(self.options.start)
         made: bool = await self._call("open", self.driver.open_group, start, again=True, until=until)
         return made
@@ -190,6 +201,7 @@ class GroupFlow:
         if fetched.reset:
             log.warning("%s had vanished from the backend and was made again at EARLIEST", self)
             await self._emit(GroupReset(self.stream, self.name))
+            await self.declaration.make_again()
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
         """Settle deliveries, `SETTLED_AT_ONCE` at most; return for each the outcome, or the error if it is unknown.

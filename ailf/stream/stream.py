@@ -13,7 +13,7 @@ from ailf.runtime import run
 from ailf.stream.flow import AddOptions, StreamBase
 from ailf.stream.group import AsyncGroup, Group
 from ailf.stream.group_flow import GroupOptions
-from ailf.stream.tail import Tail
+from ailf.stream.tail import tail_of
 from ailf.stream.worker import DRAIN, ProcessOptions
 from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, OnLost, Position, Retention, Trimmed
 
@@ -50,6 +50,7 @@ class Stream(StreamBase, Generic[T]):
             data: The payload: JSON unless the stream has another ``type``; ``bytes`` are sent unchanged.
             headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
             key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+                In a partitioned stream it also chooses the partition.
             delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
             at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
@@ -77,7 +78,7 @@ class Stream(StreamBase, Generic[T]):
     ) -> list[str]:
         """Append messages in this order, all of them or none, in one round trip; return their ids.
 
-        The options apply to each message; see `add`.
+        The options apply to each message; see `add`. In a partitioned stream all of them go to one partition.
 
         Raises:
             InvalidArgumentError: As in `add`, or there are more items than the retention's ``max_len``.
@@ -102,11 +103,13 @@ class Stream(StreamBase, Generic[T]):
         the message is added once. For the errors see `add`.
 
         Arguments:
-            dedup_id: Non-empty text that identifies the message.
+            dedup_id: Non-empty text that identifies the message. In a partitioned stream it is remembered in the
+                message's partition, which ``key`` chooses, or the dedup id itself: use it always with the same key.
             data: The payload.
             window: Seconds for which the dedup id is remembered.
             headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
             key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+                In a partitioned stream it also chooses the partition.
             delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
             at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
@@ -144,6 +147,8 @@ class Stream(StreamBase, Generic[T]):
     def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
         """Return the entries between two positions, in order; no group is affected.
 
+        Those of a partitioned stream are merged by time, then partition; of an id of another partition the time counts.
+
         Arguments:
             start: The id of the first entry, EARLIEST, or a time: entries added at or after it.
             end: The id of the last entry, LATEST, or a time: entries added before it.
@@ -159,13 +164,14 @@ class Stream(StreamBase, Generic[T]):
         """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
         LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
-        iteration ends when its generator is closed.
+        iteration ends when its generator is closed. Entries of a partitioned stream are merged by time where several
+        are there, and each partition's are in order.
 
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: ``start`` is not a position.
         """
-        tail = Tail(self._flow, start)
+        tail = tail_of(self._flow, start)
         try:
             while (entry := run(tail.next())) is not None:
                 yield entry
@@ -289,6 +295,7 @@ class AsyncStream(StreamBase, Generic[T]):
             data: The payload: JSON unless the stream has another ``type``; ``bytes`` are sent unchanged.
             headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
             key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+                In a partitioned stream it also chooses the partition.
             delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
             at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
@@ -316,7 +323,7 @@ class AsyncStream(StreamBase, Generic[T]):
     ) -> list[str]:
         """Append messages in this order, all of them or none, in one round trip; return their ids.
 
-        The options apply to each message; see `add`.
+        The options apply to each message; see `add`. In a partitioned stream all of them go to one partition.
 
         Raises:
             InvalidArgumentError: As in `add`, or there are more items than the retention's ``max_len``.
@@ -341,11 +348,13 @@ class AsyncStream(StreamBase, Generic[T]):
         the message is added once. For the errors see `add`.
 
         Arguments:
-            dedup_id: Non-empty text that identifies the message.
+            dedup_id: Non-empty text that identifies the message. In a partitioned stream it is remembered in the
+                message's partition, which ``key`` chooses, or the dedup id itself: use it always with the same key.
             data: The payload.
             window: Seconds for which the dedup id is remembered.
             headers: Text that travels beside the payload. The current trace is added (`ailf.tracing`).
             key: Ordering key: each group handles the messages of one key one after another, in the order of adding.
+                In a partitioned stream it also chooses the partition.
             delay: Seconds until groups may deliver it. `read` and `tail` show it at once.
             at: Earliest time of delivery, with its zone, on the backend's clock. If ``delay`` ends later, that counts.
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
@@ -383,6 +392,8 @@ class AsyncStream(StreamBase, Generic[T]):
     async def read(self, start: Position = EARLIEST, end: Position = LATEST, limit: int = 100) -> list[Entry[T]]:
         """Return the entries between two positions, in order; no group is affected.
 
+        Those of a partitioned stream are merged by time, then partition; of an id of another partition the time counts.
+
         Arguments:
             start: The id of the first entry, EARLIEST, or a time: entries added at or after it.
             end: The id of the last entry, LATEST, or a time: entries added before it.
@@ -398,13 +409,14 @@ class AsyncStream(StreamBase, Generic[T]):
         """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
         LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
-        iteration ends when its generator is closed.
+        iteration ends when its generator is closed. Entries of a partitioned stream are merged by time where several
+        are there, and each partition's are in order.
 
         Raises:
             ClosedError: The backend was closed.
             InvalidArgumentError: ``start`` is not a position.
         """
-        tail = Tail(self._flow, start)
+        tail = tail_of(self._flow, start)
         try:
             while (entry := await tail.next()) is not None:
                 yield entry

@@ -1,16 +1,22 @@
-"""`Tail` follows a stream without a group."""
+"""`Tail` follows a stream without a group, `PartitionedTail` a partitioned one."""
 
 import logging
 from typing import Any
 
-from ailf.driver import Record
+from ailf.driver import Record, StreamsWaiter, Waiter
 from ailf.errors import ClosedError, DecodeError
 from ailf.stream.flow import PAGE, StreamFlow
-from ailf.values import EARLIEST, LATEST, Entry, Position
+from ailf.stream.partitions import MergedRead, PartitionedDriver
+from ailf.values import LATEST, Entry, Position
 
-__all__ = ["Tail"]
+__all__ = ["PartitionedTail", "Tail", "tail_of"]
 
 log = logging.getLogger("ailf.stream")
+
+
+def tail_of(flow: StreamFlow, start: Position) -> "Tail":
+    """Return what follows the stream of this flow."""
+    return Tail(flow, start) if flow.partitioned is None else PartitionedTail(flow, flow.partitioned, start)
 
 
 class Tail:
@@ -18,12 +24,16 @@ class Tail:
 
     def __init__(self, flow: StreamFlow, start: Position) -> None:
         self._flow = flow
+        self._what = f"follow stream {flow.name!r}"
         self._position = flow.driver.locate(start)
         self._after = False
         self._page: list[Record] = []
-        self._waiter = flow.driver.waiter(flow.name, None)
+        self._waiter = self._make_waiter()
         self._stopped = False
         flow.engine.track(self)
+
+    def _make_waiter(self) -> Waiter | StreamsWaiter:
+        return self._flow.driver.waiter(self._flow.name, None)
 
     async def next(self) -> Entry[Any] | None:
         """Return the next entry that can be decoded; None when stopped."""
@@ -35,26 +45,30 @@ class Tail:
         return None
 
     async def _next(self) -> Record | None:
-        engine = self._flow.engine
         while not self._page and not self._stopped:
-            if self._position == LATEST:
-                self._position = await engine.call(
-                    f"follow stream {self._flow.name!r}", self._flow.driver.last_id, self._flow.name, again=True
-                )
-                self._after = True
-            page = await self._flow.page(self._position, LATEST, PAGE, after=self._after)
+            page = await self._read()
             self._page = page[::-1]
-            if page:
-                self._position, self._after = page[-1].id, True
-            elif not self._stopped:
+            if not page and not self._stopped:
                 await self._wait()
-        if engine.closed:
-            raise ClosedError(f"follow stream {self._flow.name!r}: its backend is closed; open another one")
+        if self._flow.engine.closed:
+            raise ClosedError(f"{self._what}: its backend is closed; open another one")
         return self._page.pop() if self._page and not self._stopped else None
 
+    async def _read(self) -> list[Record]:
+        """Return the next entries that there are."""
+        engine = self._flow.engine
+        if self._position == LATEST:
+            await self._flow.check_declared()
+            self._position = await engine.call(self._what, self._flow.driver.last_id, self._flow.name, again=True)
+            self._after = True
+        page = await self._flow.page(self._position, LATEST, PAGE, after=self._after)
+        if page:
+            self._position, self._after = page[-1].id, True
+        return page
+
     async def _wait(self) -> None:
-        position = self._position if self._after else EARLIEST
-        await self._flow.engine.call(f"follow stream {self._flow.name!r}", self._waiter.wait, position, 1.0, again=True)
+        """Wait for new entries, for a second at most."""
+        await self._flow.engine.call(self._what, self._waiter.wait, self._position, 1.0, again=True)
 
     def stop(self) -> None:
         """End the iteration, from any thread."""
@@ -67,3 +81,32 @@ class Tail:
         self.stop()
         self._flow.engine.untrack(self)
         await self._waiter.close()
+
+
+class PartitionedTail(Tail):
+    """Reads the partitions of a stream merged by time, and waits for new entries at the ends of all.
+
+    It has a position in each partition, so it misses no entry of one that comes later, and is older, than one of
+    another.
+    """
+
+    def __init__(self, flow: StreamFlow, driver: PartitionedDriver, start: Position) -> None:
+        self._driver = driver
+        self._merged: MergedRead | None = None
+        super().__init__(flow, start)
+
+    def _make_waiter(self) -> StreamsWaiter:
+        return self._driver.waiter_of_all(None)
+
+    async def _read(self) -> list[Record]:
+        await self._flow.check_declared()
+        if self._merged is None:
+            self._merged = await self._flow.engine.call(self._what, self._driver.follow, self._position, again=True)
+        return await self._flow.engine.call(self._what, self._merged.take, PAGE, again=True)
+
+    async def _wait(self) -> None:
+        merged = self._merged
+        if merged is not None:
+            wait: Any = self._waiter.wait
+            came = await self._flow.engine.call(self._what, wait, merged.positions(), 1.0, again=True)
+            merged.resume(came)

@@ -79,16 +79,33 @@ class StreamState(Entries):
     Attributes:
         groups: The groups by name.
         evicted: The number of entries that were removed before all groups had settled them.
+        partitions: The number of partitions that was declared; None before that.
+        version: The version of the store at its last change.
     """
 
     def __init__(self, group_class: type[GroupState] = GroupState) -> None:
         super().__init__()
         self.groups: dict[str, GroupState] = {}
         self.evicted = 0
+        self.partitions: int | None = None
+        self.version = 0
         self._group_class = group_class
         self._cursor: Key | None = None  # where the next add continues to scan, behind unsettled entries
         self._once: dict[str, Dedup] = {}
         self._ends: list[tuple[int, str]] = []  # a heap: the ends of windows, with their dedup ids
+
+    def declare(self, partitions: int | None) -> int | None:
+        """Return the declared number of partitions; declare ``partitions``, unless that is None, if none is.
+
+        A stream that was used before counts as 1.
+        """
+        if self.partitions is not None:
+            return self.partitions
+        used = self.last != FIRST or bool(self.groups)
+        if partitions is None:
+            return 1 if used else None
+        self.partitions = 1 if used else partitions
+        return self.partitions
 
     # --- groups
 

@@ -100,6 +100,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "pubsub(sharded=)": (lambda o, bad: o.backend.pubsub(sharded=bad), FLAGS),
     "stream(name)": (lambda o, bad: o.backend.stream(bad), NAMES),
     "stream(retention=)": (lambda o, bad: o.backend.stream("s", retention=bad), [5, "100", {"max_len": 5}, 0, False]),
+    "stream(partitions=)": (lambda o, bad: o.backend.stream("s", partitions=bad), [*COUNTS, 257]),
     "lock(*names)": (lambda o, bad: o.backend.lock("l", bad), NAMES),
     "lock()": (lambda o, bad: o.backend.lock(*bad), [()]),
     "lock(ttl=)": (lambda o, bad: o.backend.lock("l", ttl=bad), [*TIMES, None]),

@@ -101,6 +101,13 @@ def use(backend: ailf.Backend) -> None:
     operate(stream, group)
     next(stream.tail(ailf.EARLIEST))
     stream.delete()
+    parts = backend.stream("parts", partitions=3)
+    parts.add_many([1, 2], key="k")
+    with parts.group("g").consumer() as consumer:
+        assert consumer.get(5) is not None
+        assert consumer.get(0.1) is None
+    next(parts.tail(ailf.EARLIEST))
+    parts.delete()
 
 
 def operate(stream: ailf.Stream[Any], group: ailf.Group[Any]) -> None:

@@ -9,6 +9,7 @@ from contract_tests.fixtures import NewHarness
 from contract_tests.lock.test_lock_hold import *  # noqa: F403
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.stream.test_partitions import *  # noqa: F403
 from contract_tests.stream.test_stream import *  # noqa: F403
 from contract_tests.world import World
 from tests.contract.harnesses import ClusterHarness

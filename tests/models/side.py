@@ -19,8 +19,9 @@ from ailf.testing import ManualClock
 from ailf_memory import MemoryStore
 from ailf_memory.driver import MemoryDriver
 from tests.models.stream_model import Entry, Found, Info, Letter
+from tests.support.one_partition import ONE, OnePartitionDriver
 
-__all__ = ["MOST", "NEVER", "MemorySide", "Side", "Times", "Timing", "Wanted"]
+__all__ = ["MOST", "NEVER", "MemorySide", "PartitionedSide", "Side", "Times", "Timing", "Wanted"]
 
 NEVER = 1e9
 """Seconds: longer than any example."""
@@ -229,3 +230,27 @@ class MemorySide(Side):
     def let_pass(self, seconds: float) -> None:
         """Move the clock."""
         self.clock.advance(seconds)
+
+
+class PartitionedSide(MemorySide):
+    """The same over a partitioned stream, all of whose messages go to one partition."""
+
+    whole = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver = OnePartitionDriver(self.driver, self.stream, ThreadRuntime(self.clock))
+
+    def call(self, method: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the driver; a trim begins and ends with the partition that has the messages."""
+        if method != "trim":
+            return super().call(method, *args, **options)
+        options["after"] = options.get("after") or f"{ONE}:"
+        swept = super().call(method, *args, **options)
+        return replace(swept, after="" if swept.after == f"{ONE + 1}:" else swept.after)
+
+    def _agree_on_time(self, seconds: float | None, expected: float | None) -> None:
+        """Compare the seconds until a time, or until an earlier fetch that finds dead consumers."""
+        assert (seconds is None) == (expected is None)
+        if seconds is not None and expected is not None:
+            assert seconds <= expected

@@ -2,7 +2,7 @@
 
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.models.side import MemorySide, Times
+from tests.models.side import MemorySide, PartitionedSide, Times
 from tests.models.stream_machine import Machine
 from tests.support.effort import SLOW, examples
 
@@ -26,4 +26,13 @@ def test_memory_does_what_the_model_does() -> None:
     run_state_machine_as_test(
         lambda: Machine(TIMES, [MemorySide()]),
         settings=examples(300, stateful_step_count=50),
+    )
+
+
+@SLOW
+def test_a_partitioned_stream_does_what_the_model_does() -> None:
+    """So does a partitioned stream, all of whose messages go to one partition."""
+    run_state_machine_as_test(
+        lambda: Machine(TIMES, [PartitionedSide()]),
+        settings=examples(150, stateful_step_count=50),
     )

@@ -1,5 +1,6 @@
 """What no backend of its own can show of a consumer: how it gives back what it holds."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,6 +10,8 @@ import ailf
 from ailf.driver import Draft, Outcome
 from ailf.runtime import run
 from ailf.stream.group_flow import SETTLED_AT_ONCE
+from ailf.testing import ManualClock
+from ailf_memory import AsyncMemoryBackend
 from ailf_memory.stream import MemoryStreamDriver
 
 COUNT = 5 * SETTLED_AT_ONCE
@@ -86,3 +89,22 @@ def watched(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> list[int]:
 
     monkeypatch.setattr(MemoryStreamDriver, "settle", noted)
     return sizes
+
+
+def test_a_wait_of_hardly_any_time_stops_no_loop() -> None:
+    """On a clock that stands still, the event loop goes on while the next fetch is the rounding of a time away."""
+
+    async def main() -> None:
+        async with AsyncMemoryBackend(ManualClock()) as backend:
+            consumer = backend.stream("s").group("g").consumer()
+            async with consumer:
+                waiting = asyncio.ensure_future(consumer.get())
+                await asyncio.sleep(0.05)
+                wait = consumer._flow._wait
+                assert wait is not None
+                wait.fetch_at = 5e-324
+                wait.waiter.interrupt()
+                await asyncio.sleep(0.05)
+                waiting.cancel()
+
+    asyncio.run(main())

@@ -103,6 +103,7 @@ def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str)
     async def on_asyncio() -> float:
         async with ailf.connect_async(url) as backend:
             stream = backend.stream("s")
+            await stream.add(0)
             server.pause()
             begun = time.monotonic()
             with pytest.raises(OutcomeUnknownError):
@@ -115,6 +116,7 @@ def test_a_silent_server_ends_in_a_deadline(new_server: NewServer, flavour: str)
     def on_threads() -> float:
         with ailf.connect(url) as backend:
             stream = backend.stream("s")
+            stream.add(0)
             server.pause()
             begun = time.monotonic()
             with pytest.raises(OutcomeUnknownError):

@@ -155,7 +155,11 @@ def test_a_parked_entry_is_deleted(server: Server, namespace: str) -> None:
             assert consumer.get(0.4) is None
         info = group.info()
         assert (info.pending, info.delayed) == (0, 0)
-        assert {name.decode() for name in admin.keys(f"{key}:*")} <= {f"{key}:notes:g", f"{key}:bell:g"}
+        assert {name.decode() for name in admin.keys(f"{key}:*")} <= {
+            f"{key}:meta",
+            f"{key}:notes:g",
+            f"{key}:bell:g",
+        }
 
 
 def test_due_times_that_vanished(server: Server, namespace: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -48,6 +49,30 @@ def test_a_wait_longer_than_the_timeout(new_server: NewServer) -> None:
             assert received - added[0] < 0.25
             opened = admin.info("stats")["total_connections_received"] - connected
             assert opened <= 2, "more than one to wait, and one for the thread that adds"
+
+
+@pytest.mark.parametrize("partitions", [None, 3])
+def test_a_tail_that_begins_later_waits(new_server: NewServer, partitions: int | None) -> None:
+    """S17: a tail that begins after all entries, at a time to come, waits for new ones, and doesn't read again."""
+    server = new_server()
+    with ailf.connect(server.url) as backend, server.client() as admin:
+        stream = backend.stream("s", partitions=partitions)
+        stream.add("before")
+        tail = stream.tail(datetime.now(UTC) + timedelta(seconds=1))
+        followed: list[Any] = []
+        following = threading.Thread(target=lambda: followed.append(next(tail).data))
+        following.start()
+        time.sleep(0.2)
+        admin.config_resetstat()
+        time.sleep(0.5)
+        reads = admin.info("commandstats").get("cmdstat_xrange", {}).get("calls", 0)
+        assert reads <= 3 * (partitions or 1)
+        while not followed:
+            stream.add("after")
+            time.sleep(0.2)
+        following.join()
+        tail.close()
+        assert followed == ["after"]
 
 
 # --- what a message costs ----------------------------------------------------------------------------------------

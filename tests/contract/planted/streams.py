@@ -430,7 +430,7 @@ class IgnoresMaxAge(MemoryStreamDriver):
 class WakesNoConsumer(MemoryStreamDriver):
     """A waiting consumer is not woken by new messages."""
 
-    def _changed(self) -> None:
+    def _changed(self, stream: str) -> None:
         return
 
 

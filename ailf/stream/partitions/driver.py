@@ -1,0 +1,386 @@
+"""`PartitionedDriver`: the partitions of a stream as one stream, over any `StreamDriver`.
+
+What concerns one entry, delivery or dead letter goes to its partition. What concerns the whole stream goes to all
+partitions, one after another: each is a request of its own, with a time of its own, and nothing but a step within one
+partition is atomic.
+"""
+
+import contextlib
+import itertools
+import secrets
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
+
+from ailf.cache import KeyedCache
+from ailf.driver import (
+    Claim,
+    Draft,
+    Fetched,
+    Outcome,
+    Receipt,
+    Record,
+    Settlement,
+    StreamDriver,
+    StreamsWaiter,
+    Swept,
+    Waiting,
+)
+from ailf.errors import BackendError, InvalidArgumentError
+from ailf.runtime import Runtime
+from ailf.stream.partitions.group import GroupPartitions
+from ailf.stream.partitions.ids import (
+    join_id,
+    partition_names,
+    partition_of_key,
+    position_in,
+    split_id,
+)
+from ailf.stream.partitions.merge import MergedRead
+from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
+
+__all__ = ["PartitionedDriver", "Partitions"]
+
+T = TypeVar("T")
+X = TypeVar("X")
+
+STEP: Final = 1.0
+"""Seconds after which a fetch asks no further partition; the next fetch goes on."""
+
+
+class Partitions:
+    """A partitioned stream, and what the objects of one process share about it.
+
+    Attributes:
+        stream: The stream's name.
+        number: The number of its partitions.
+        names: Their names.
+        groups: What is known about the partitions of each group.
+    """
+
+    def __init__(self, stream: str, number: int, now: Callable[[], float]) -> None:
+        self.stream = stream
+        self.number = number
+        self.names = partition_names(stream, number)
+        self.groups: KeyedCache[str, GroupPartitions] = KeyedCache(lambda _: GroupPartitions(number, now))
+        self._turn = itertools.count(secrets.randbelow(number))
+        self._by_prefix = {str(each): each for each in range(number)}
+
+    def of_key(self, key: str) -> int:
+        """Return the partition of an ordering key; for no key ("") the next one in rotation."""
+        return partition_of_key(key, self.number) if key else next(self._turn) % self.number
+
+    def of_receipt(self, receipt: Receipt) -> tuple[int, Receipt]:
+        """Return the partition of a receipt, and the receipt within that partition."""
+        prefix, _, inner = receipt.id.partition(":")  # ours, so this is enough; `split_id` takes four times as long
+        return self._by_prefix[prefix], Receipt(inner, receipt.consumer, receipt.grant)
+
+    def shares(self, items: Sequence[X], split: Callable[[X], tuple[int, T]]) -> dict[int, list[tuple[int, T]]]:
+        """Return the items of each partition, as they are within it, each with its index in ``items``."""
+        shares: dict[int, list[tuple[int, T]]] = defaultdict(list)
+        for at, each in enumerate(items):
+            partition, inner = split(each)
+            shares[partition].append((at, inner))
+        return shares
+
+    def split_settlement(self, settlement: Settlement) -> tuple[int, Settlement]:
+        """Return the partition of a settlement, and the settlement within that partition."""
+        partition, receipt = self.of_receipt(settlement.receipt)
+        return partition, Settlement(receipt, settlement.action, settlement.delay, settlement.reason, settlement.error)
+
+
+class PartitionedDriver(StreamDriver):
+    """The driver of one partitioned stream: it does what `StreamDriver` says, for each partition by itself.
+
+    Arguments:
+        inner: The driver of the partitions.
+        partitions: The partitioned stream, which the ``stream`` of every call names.
+        runtime: The runtime of ``inner``.
+    """
+
+    def __init__(self, inner: StreamDriver, partitions: Partitions, runtime: Runtime) -> None:
+        self.inner = inner
+        self.partitions = partitions
+        self._names = partitions.names
+        self._runtime = runtime
+
+    def _split(self, entry_id: str) -> tuple[int, str]:
+        """Return the partition of an entry's id, and the id in there; both are checked."""
+        partition, inner = split_id(entry_id, self.partitions.number)
+        try:
+            self.inner.time_of(inner)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{entry_id!r} is not the id of an entry; use one that add returned") from error
+        return partition, inner
+
+    # --- the stream ----------------------------------------------------------------------------------------------
+
+    async def declare(self, stream: str, partitions: int | None) -> int | None:
+        return await self.inner.declare(stream, partitions)
+
+    async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
+        partition = self.partitions.of_key(drafts[0].key if drafts else "")
+        ids = await self.inner.add(self._names[partition], drafts, retention=retention)
+        return [join_id(partition, each) for each in ids]
+
+    async def add_once(
+        self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
+    ) -> Added:
+        partition = self.partitions.of_key(draft.key or dedup_id)
+        added = await self.inner.add_once(
+            self._names[partition], draft, dedup_id=dedup_id, token=token, window=window, retention=retention
+        )
+        return Added(join_id(partition, added.id), added.duplicate)
+
+    async def cancel(self, stream: str, entry_id: str) -> bool:
+        partition, inner = self._split(entry_id)
+        return await self.inner.cancel(self._names[partition], inner)
+
+    async def trim(self, stream: str, retention: Retention, *, after: str = "") -> Swept:
+        partition, _, inner = after.partition(":")
+        number = int(partition or 0)
+        swept = await self.inner.trim(self._names[number], retention, after=inner)
+        if swept.after:
+            return replace(swept, after=join_id(number, swept.after))
+        return replace(swept, after=f"{number + 1}:" if number + 1 < self.partitions.number else "")
+
+    async def length(self, stream: str) -> int:
+        return sum([await self.inner.length(each) for each in self._names])
+
+    async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
+        first = await self.last_id(stream) if start == LATEST else start
+        ends = [self._position_in(each, end) for each in range(self.partitions.number)]
+        starts = [self._position_in(each, first) for each in range(self.partitions.number)]
+        return await MergedRead(self.inner, self._names, starts, ends, after=after).take(limit)
+
+    def _position_in(self, partition: int, position: str) -> str:
+        return position_in(self.inner, partition, position, self.partitions.number)
+
+    async def follow(self, position: str) -> MergedRead:
+        """Return a read from a position on, without an end."""
+        number = self.partitions.number
+        if position == LATEST:
+            starts = [await self.inner.last_id(each) for each in self._names]
+        else:
+            starts = [self._position_in(each, position) for each in range(number)]
+        return MergedRead(self.inner, self._names, starts, after=position == LATEST)
+
+    async def last_id(self, stream: str) -> str:
+        ids = [(each, await self.inner.last_id(name)) for each, name in enumerate(self._names)]
+        return join_id(*max(ids, key=lambda each: (self.inner.time_of(each[1]), each[0])))
+
+    def id_before(self, timestamp: float) -> str:
+        # An id of the last partition: of the others, all that is before it in time is before it in order.
+        return join_id(self.partitions.number - 1, self.inner.id_before(timestamp))
+
+    def time_of(self, entry_id: str) -> float:
+        return self.inner.time_of(self._split(entry_id)[1])
+
+    async def delete(self, stream: str) -> None:
+        for each in self._names:
+            await self.inner.delete(each)
+        await self.inner.delete(stream)  # the number of partitions: last, or others could use the names before
+
+    # --- its groups ----------------------------------------------------------------------------------------------
+
+    async def open_group(self, stream: str, group: str, start: str) -> bool:
+        made = [
+            await self.inner.open_group(each, group, self._position_in(partition, start))
+            for partition, each in enumerate(self._names)
+        ]
+        return made[0]
+
+    async def delete_group(self, stream: str, group: str) -> None:
+        for each in self._names:
+            await self.inner.delete_group(each, group)
+
+    async def seek(self, stream: str, group: str, position: str) -> bool:
+        moved = []
+        for partition, each in enumerate(self._names):
+            inner = self._position_in(partition, position)
+            try:
+                moved.append(await self.inner.seek(each, group, inner))
+            except BackendError as error:
+                error.maybe_applied = error.maybe_applied or partition > 0
+                raise
+        return any(moved)
+
+    async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
+        return any([await self.inner.pause(each, group, paused=paused) for each in self._names])
+
+    async def info(self, stream: str, group: str) -> GroupInfo:
+        infos = [await self.inner.info(each, group) for each in self._names]
+        lags = [each.lag for each in infos]
+        consumers: dict[str, int] = {}
+        for info in infos:
+            for name, held in info.consumers.items():
+                consumers[name] = consumers.get(name, 0) + held
+        return GroupInfo(
+            length=sum(each.length for each in infos),
+            lag=None if None in lags else sum(filter(None, lags)),
+            pending=sum(each.pending for each in infos),
+            delayed=sum(each.delayed for each in infos),
+            dead=sum(each.dead for each in infos),
+            consumers=consumers,
+            oldest=max((each.oldest for each in infos if each.oldest is not None), default=None),
+            evicted=sum(each.evicted for each in infos),
+            paused=any(each.paused for each in infos),
+            exists=any(each.exists for each in infos),
+        )
+
+    async def fetch(
+        self, stream: str, group: str, consumer: str, *, waiting: Waiting | None = None, **options: Any
+    ) -> Fetched:
+        """Fetch from one partition after another, until one gives messages; see `GroupPartitions`.
+
+        What has leased messages is the last step: an error of another one could not lose them. A fetch that waits
+        afterwards asks where something may be, any other one asks everywhere.
+
+        Raises:
+            BackendError: The first error of a partition, if no other one gave messages.
+        """
+        failure: BackendError | None = None
+        state = self.partitions.groups[group]
+        lease, alive = options["lease"], options["alive"]
+        begin = self._runtime.now()
+        for partition in state.all() if waiting is None else state.to_fetch(lease, alive):
+            since = self._runtime.lease_now()
+            try:
+                fetched = await self.inner.fetch(self._names[partition], group, consumer, **options)
+            except BackendError as error:
+                state.fail(partition)
+                failure = failure or error
+            else:
+                state.record(partition, fetched, since, lease, alive)
+                if fetched.reset:
+                    await self._open_vanished(group)
+                if fetched.claims:
+                    return state.result([_claim(partition, each) for each in fetched.claims])
+            if self._runtime.now() - begin > STEP:
+                break
+        if failure is not None:
+            raise failure
+        return state.result([])
+
+    async def _open_vanished(self, group: str) -> None:
+        """Make the group in all partitions, at EARLIEST, as it has vanished from one: all resets are one event."""
+        with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
+            for each in self._names:
+                await self.inner.open_group(each, group, EARLIEST)
+
+    async def settle(
+        self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
+    ) -> list[Outcome]:
+        shares = self.partitions.shares(settlements, self.partitions.split_settlement)
+        return await self._each(
+            shares, lambda name, share: self.inner.settle(name, group, share, max_deliveries=max_deliveries)
+        )
+
+    async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
+        shares = self.partitions.shares(receipts, self.partitions.of_receipt)
+        return await self._each(shares, lambda name, share: self.inner.extend(name, group, share, lease=lease))
+
+    async def _each(self, shares: dict[int, list[tuple[int, X]]], request: Callable[[str, list[X]], Any]) -> list[T]:
+        """Make a request for each share, also after one has failed; return the results in the order of the items.
+
+        Raises:
+            BackendError: The first error; the other requests were made nevertheless.
+        """
+        results: dict[int, T] = {}
+        failure: BackendError | None = None
+        for partition, share in shares.items():
+            try:
+                replies = await request(self._names[partition], [inner for _, inner in share])
+            except BackendError as error:
+                failure = failure or error
+            else:
+                results.update((at, reply) for (at, _), reply in zip(share, replies, strict=True))
+        if failure is not None:
+            raise failure
+        return [results[at] for at in sorted(results)]
+
+    async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
+        """Count consumers that hold no messages as alive: in one partition, which is enough to be known.
+
+        One that holds messages gives its heartbeats in the partitions of these messages; see `ConsumerFlow`.
+        """
+        await self.inner.heartbeat(self._names[0], group, consumers, alive=alive)
+
+    async def leave(self, stream: str, group: str, consumer: str) -> None:
+        for each in self._names:
+            await self.inner.leave(each, group, consumer)
+
+    # --- dead letters --------------------------------------------------------------------------------------------
+
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+        """Return dead letters: partition by partition, and within one oldest first."""
+        found: list[DeadLetter] = []
+        for partition, inner in self._behind(after):
+            letters = await _named(
+                after, self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
+            )
+            found += [
+                replace(each, id=join_id(partition, each.id), origin=join_id(partition, each.origin))
+                for each in letters
+            ]
+            if len(found) >= limit:
+                break
+        return found
+
+    async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
+        """Return the ids of dead letters of one partition: the first one behind ``after`` that has any."""
+        for partition, inner in self._behind(after):
+            ids = await _named(after, self.inner.letter_ids(self._names[partition], group, inner, limit))
+            if ids:
+                return [join_id(partition, each) for each in ids]
+        return []
+
+    def _behind(self, after: str) -> list[tuple[int, str]]:
+        """Return the partitions that may have dead letters after an id, and for each the id within it, or ""."""
+        first, inner = split_id(after, self.partitions.number, "a dead letter") if after else (0, "")
+        return [(first, inner), *((each, "") for each in range(first + 1, self.partitions.number))]
+
+    async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
+        number = self.partitions.number
+        shares = self.partitions.shares(letters, lambda each: split_id(each, number, "a dead letter"))
+        taken: Awaitable[list[bool]] = self._each(
+            shares, lambda name, share: self.inner.take_dead_letters(name, group, share, redrive=redrive)
+        )
+        return await _named(", ".join(letters), taken)
+
+    # --- waiting -------------------------------------------------------------------------------------------------
+
+    def waiter(self, stream: str, group: str | None) -> PartitionedWaiter:
+        assert group is not None, "a tail waits with `waiter_of_all`"  # noqa: S101 - for mypy
+        return PartitionedWaiter(self.waiter_of_all(group), lambda: self.partitions.groups[group])
+
+    def waiter_of_all(self, group: str | None) -> StreamsWaiter:
+        """Return a waiter for all partitions."""
+        return waiter_of(self.inner, self._runtime, self._names, group)
+
+
+def _claim(partition: int, claim: Claim) -> Claim:
+    """Return a claim of a partition with ids that tell the partition."""
+    record, receipt = claim.record, claim.receipt
+    return Claim(
+        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem),
+        Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
+        claim.attempt,
+    )
+
+
+async def _named(ids: str, request: Awaitable[T]) -> T:
+    """Make a request for dead letters; an error of an id names it as the caller did.
+
+    Raises:
+        InvalidArgumentError: An id is not that of a dead letter.
+    """
+    try:
+        return await request
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            f"{ids!r}: not the id of a dead letter; use one that dead_letters returned"
+        ) from error

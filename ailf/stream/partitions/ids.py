@@ -1,0 +1,98 @@
+"""Which partition a message goes to, the names of partitions, and ids that tell their partition. All of it is pure.
+
+A stream ``tasks`` with 16 partitions consists of the streams ``tasks/0`` to ``tasks/15``. The id of an entry is the
+number of its partition, a colon, and the entry's id in there: ``3:1700000000000-0``.
+"""
+
+import re
+import zlib
+from typing import Final
+
+from ailf.driver import StreamDriver
+from ailf.errors import InvalidArgumentError
+from ailf.values import EARLIEST, LATEST
+
+__all__ = [
+    "MOST_PARTITIONS",
+    "join_id",
+    "partition_names",
+    "partition_of_key",
+    "position_after_time",
+    "position_in",
+    "split_id",
+]
+
+MOST_PARTITIONS: Final = 256
+"""The most partitions of a stream: `Group.info`, and opening or closing a consumer, ask each of them."""
+
+LAST_TIME: Final = 1.8e16
+"""Seconds since 1970: a later time, which only another program's id tells, has no id in other partitions."""
+
+_ID: Final = re.compile(r"(0|[1-9][0-9]{0,2}):(.+)", re.DOTALL)
+
+
+def partition_of_key(key: str, partitions: int) -> int:
+    """Return the partition of an ordering key: the CRC-32 of its UTF-8 bytes, modulo the number of partitions.
+
+    It is the CRC-32 of zlib, gzip and PNG (ISO 3309). Every version and every process puts a key in the same partition.
+
+    >>> [partition_of_key(key, 16) for key in ("customer-7", "customer-8", "order-1")]
+    [8, 9, 15]
+    """
+    return zlib.crc32(key.encode()) % partitions
+
+
+def partition_names(stream: str, partitions: int) -> tuple[str, ...]:
+    """Return the names of the streams that are the partitions."""
+    return tuple(f"{stream}/{each}" for each in range(partitions))
+
+
+def join_id(partition: int, inner: str) -> str:
+    """Return the id of an entry or a dead letter, given its id within its partition."""
+    return f"{partition}:{inner}"
+
+
+def split_id(text: str, partitions: int, what: str = "an entry") -> tuple[int, str]:
+    """Return the partition of an id, and the id within that partition.
+
+    Raises:
+        InvalidArgumentError: This is not the id of an entry of a stream with so many partitions.
+    """
+    match = _ID.fullmatch(text)
+    if match is None or int(match[1]) >= partitions:
+        raise InvalidArgumentError(
+            f"{text!r} is not the id of {what} of a stream with {partitions} partitions; use one that this stream "
+            "returned"
+        )
+    return int(match[1]), match[2]
+
+
+def position_in(driver: StreamDriver, partition: int, position: str, partitions: int) -> str:
+    """Return in one partition what a position of the whole stream is: entries are in order of time, partition and id.
+
+    Arguments:
+        driver: The driver of the partitions.
+        partition: The partition.
+        position: An id, EARLIEST or LATEST.
+        partitions: The number of partitions.
+
+    Raises:
+        InvalidArgumentError: ``position`` is not a position.
+    """
+    if position in {EARLIEST, LATEST}:
+        return position
+    own, inner = split_id(position, partitions)
+    try:
+        time = min(driver.time_of(inner), LAST_TIME)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            f"{position!r} is not a position of a stream with {partitions} partitions"
+        ) from error
+    if partition == own:
+        return inner
+    return position_after_time(driver, time) if partition < own else driver.id_before(time)
+
+
+def position_after_time(driver: StreamDriver, time: float) -> str:
+    """Return an id after all entries that were added in the millisecond of a time, and before all later ones."""
+    return driver.id_before((round(time * 1000) + 1) / 1000)
