@@ -44,12 +44,20 @@ def ask(server: Server, *command: Any) -> Any:
 class Cluster:
     """Three masters, with a third of the slots each.
 
+    Arguments:
+        binary: The server's binary.
+        version: Its version.
+        options: Further options of every node.
+        appendonly: Whether nodes write what they store to disk, at once.
+
     Attributes:
         nodes: The servers.
     """
 
-    def __init__(self, binary: Path, version: str) -> None:
+    def __init__(self, binary: Path, version: str, *options: str, appendonly: bool = False) -> None:
         self._binary = binary
+        self._options = (*options, *(("--appendfsync", "always") if appendonly else ()))
+        self._appendonly = appendonly
         self._replicas: list[Server] = []
         self.nodes = [self._start(version) for _ in range(NODES)]
         try:
@@ -59,8 +67,8 @@ class Cluster:
             raise
 
     def _start(self, version: str) -> Server:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        return Server.start(self._binary, *options, *SYNC, version=version)
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *self._options)
+        return Server.start(self._binary, *options, *SYNC, version=version, appendonly=self._appendonly)
 
     def _join(self) -> None:
         first, *others = self.nodes
@@ -78,18 +86,33 @@ class Cluster:
 
     def client(self, **options: Any) -> redis.RedisCluster:
         """Return a client of redis-py; close it, or use it with `with`."""
-        return redis.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
+        return redis.RedisCluster(host=HOST, port=self._first.port, **options)
 
     def async_client(self, **options: Any) -> redis.asyncio.RedisCluster:
         """Return an asyncio client; it connects when it is used."""
-        return redis.asyncio.RedisCluster(host=HOST, port=self.nodes[0].port, **options)
+        return redis.asyncio.RedisCluster(host=HOST, port=self._first.port, **options)
+
+    @property
+    def _first(self) -> Server:
+        """The first node that runs."""
+        return next(node for node in self.nodes if node.running)
 
     def owner(self, slot: int) -> Server:
         """Return the node that serves a slot."""
-        for first, last, master, *_ in ask(self.nodes[0], "CLUSTER", "SLOTS"):
+        for first, last, master, *_ in ask(self._first, "CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == master[1])
+                return next(node for node in (*self.nodes, *self._replicas) if node.port == master[1])
         raise LookupError(slot)
+
+    def ready(self) -> bool:
+        """Tell whether every node runs and serves all slots, and every replica is in sync."""
+        try:
+            infos = [(ask(node, "CLUSTER", "INFO"), ask(node, "INFO")) for node in (*self.nodes, *self._replicas)]
+        except redis.ConnectionError:
+            return False
+        return all(
+            b"cluster_state:ok" in state and info.get("master_link_status", "up") == "up" for state, info in infos
+        )
 
     def begin_to_move(self, key: str) -> tuple[Server, Server]:
         """Begin to move the slot of a key to another node; return the source and the target."""
