@@ -56,7 +56,7 @@ def split_id(text: str, partitions: int, what: str = "an entry") -> tuple[int, s
     """Return the partition of an id, and the id within that partition.
 
     Raises:
-        InvalidArgumentError: This is not the id of an entry of a stream with so many partitions.
+        InvalidArgumentError: This is not the id of an entry of a stream with that number of partitions.
     """
     match = _ID.fullmatch(text)
     if match is None or int(match[1]) >= partitions:
