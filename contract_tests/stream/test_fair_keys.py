@@ -188,7 +188,7 @@ async def test_a_failed_message_keeps_its_place(world: World) -> None:
         assert (await group.info()).pending == 2
 
 
-async def test_messages_of_a_dead_consumer(world: World) -> None:
+async def test_keys_of_a_dead_consumer(world: World) -> None:
     """S20, S12: those that a consumer held when it died come again in turn with other keys, and no more than n."""
     backend = await world.connect()
     stream = backend.stream("s")
