@@ -147,13 +147,15 @@ class ConsumerFlow:
         call = object()
         self._wanted[call] = count
         fetches = self._fetches
+        now = self.group.engine.runtime.now
+        begin, left = now(), timeout
         try:
             while not states:
-                state = await self.next(timeout)
+                state = await self.next(left)
                 if state is None:
                     break
                 states.append(state)
-                until = self.group.engine.runtime.now() + linger
+                until = now() + linger
                 try:
                     if self._take_buffered(states, count) and self._fetches == fetches:
                         self._wanted[call] = count - len(states)
@@ -163,6 +165,8 @@ class ConsumerFlow:
                 except AWAY as error:  # an outage ends no call that has messages
                     self.record_failure(error)
                 await self._lose_ended(states)
+                if timeout is not None:  # all of them may be lost
+                    left = max(0.0, begin + timeout - now())
         except BaseException:
             self._buffer.extendleft(reversed(states))
             self._callers.wake()

@@ -108,3 +108,23 @@ def test_a_wait_of_hardly_any_time_stops_no_loop() -> None:
                 waiting.cancel()
 
     asyncio.run(main())
+
+
+def test_a_batch_that_is_lost_takes_no_more_time() -> None:
+    """S18: if the leases of all messages end while more are awaited, the call goes on for the rest of its timeout."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        async with AsyncMemoryBackend(clock) as backend:
+            stream = backend.stream("s")
+            await stream.add(1)
+            async with stream.group("g", lease=10, max_processing=10, max_deliveries=1).consumer() as consumer:
+                taking = asyncio.ensure_future(consumer._flow.next_many(2, timeout=100, linger=20))
+                await asyncio.sleep(0.05)
+                clock.advance(20)
+                await asyncio.sleep(0.05)
+                assert not taking.done()
+                clock.advance(80)
+                assert await asyncio.wait_for(taking, 5) == []
+
+    asyncio.run(main())
