@@ -161,14 +161,20 @@ class RedisStreamDriver(StreamDriver):
 
     async def declare(self, stream: str, partitions: int | None) -> int | None:
         # By commands on one key each: a script with two would fail while a cluster moves their slot.
-        meta = self._keys.meta(stream)
-        stored = await self._executor.read_page(0, as_partitions, "HGET", meta, "partitions")
-        if stored is not None:
+        if (stored := await self._partitions(stream)) is not None:
             return stored
         used = await self._executor.read_page(0, as_flag, "EXISTS", self._keys.stream(stream))
-        if partitions is None:
-            return 1 if used else None
-        return await DECLARE.run(self._executor, [meta], [1 if used else partitions, int(used)], int)
+        if partitions is not None:
+            return await DECLARE.run(
+                self._executor, [self._keys.meta(stream)], [1 if used else partitions, int(used)], int
+            )
+        if not used:
+            return None
+        stored = await self._partitions(stream)  # stored meanwhile, before the stream was made
+        return 1 if stored is None else stored
+
+    def _partitions(self, stream: str) -> Awaitable[int | None]:
+        return self._executor.read_page(0, as_partitions, "HGET", self._keys.meta(stream), "partitions")
 
     def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> Awaitable[list[str]]:
         if retention is None and len(drafts) == 1:

@@ -10,7 +10,9 @@ import pytest
 import redis
 
 import ailf
+from ailf.runtime import run
 from ailf_redis import RedisBackend
+from ailf_redis.keys import Keys
 from tests.support.clusters import Cluster
 from tests.support.servers import NewServer, Server
 
@@ -205,3 +207,22 @@ def test_ids_of_another_program(backend: ailf.Backend, raw: redis.Redis, largest
         while (delivery := consumer.get(0)) is not None:
             got.append(delivery.id)
         assert sorted(got) == (sorted(ids) if largest == 0 else [])
+
+
+def test_a_partition_that_appears_meanwhile(
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S21: between the two looks of `declare` another process may make the partition; it is no stream of its own."""
+    with RedisBackend(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as raw:
+        driver = backend.engine.driver.stream()
+        keys, executor = Keys(namespace), driver._executor
+        read_page = executor.read_page
+
+        def read(limit: int, read: Any, *command: Any) -> Any:
+            if command[0] == "EXISTS":
+                raw.hset(keys.meta("s/1"), "partitions", 0)
+                raw.xadd(keys.stream("s/1"), {"a": 1})
+            return read_page(limit, read, *command)
+
+        monkeypatch.setattr(executor, "read_page", read)
+        assert run(driver.declare("s/1", None)) == 0
