@@ -39,9 +39,9 @@ NOW = "redis.call('GET', 'now') * 1000"
 
 CHANGES = {
     "time[1] * 1000000 + time[2]": NOW,
-    "local PAGE = 100\n\n-- Return the ids without": "local PAGE = 2\n\n-- Return the ids without",
+    "local PAGE = 100 -- messages": "local PAGE = 2 -- messages",
     "'-', '+', PAGE, consumer)": "'-', '+', 100, consumer)",
-    "left = left or #rows == PAGE\n      if #rows < PAGE": "left = left or #rows == 100\n      if #rows < 100",
+    "left = left or #rows == PAGE\n        if #rows < PAGE": "left = left or #rows == 100\n        if #rows < 100",
     "STALE_PAGE, STALE_PAGES = 500, 2": "STALE_PAGE, STALE_PAGES = 1, 2",
     "MOST_NEW, MOST_DUE, MOST_PARKED = 500, 200, 150": "MOST_NEW, MOST_DUE, MOST_PARKED = 3, 2, 3",
     "math.min(tonumber(ARGV[3]), MOST_DUE)\n": "tonumber(ARGV[3])\n",  # the model looks ahead behind a whole fetch

@@ -22,8 +22,8 @@
 -- returns nothing by itself; the server's error reply if the stream's key holds another type
 -- writes  without TTL: KEYS[1], KEYS[4], KEYS[6] are data; KEYS[2], KEYS[7], KEYS[8], KEYS[9] vanish with their last
 --         member, KEYS[3] with the group; KEYS[5] with a TTL of 10 s
--- bound   PAGE messages of each kind, STALE_PAGES * STALE_PAGE pending entries of a reset, the fields of an entry that
---         becomes a dead letter, and MOST_DEAD_LETTERS that are rewritten
+-- bound   PAGE messages of each kind, the fields of an entry that becomes a dead letter, and MOST_DEAD_LETTERS that are
+--         rewritten
 --
 -- A member is the id of an entry of KEYS[1], or "~" and the id of one of KEYS[6].
 
@@ -36,7 +36,10 @@ local lane_moved = false -- whether a member of a lane was made due or moved bac
 local probe = redis.pcall('XPENDING', stream, group, '-', '+', 1)
 local missing = probe.err and string.find(tostring(probe.err), 'NOGROUP', 1, true) -- tostring: for fakeredis
 if probe.err and not missing then return probe end
-local base, stale, has_lanes, concurrency = unpack(redis.call('HMGET', notes, 'base', 'stale', 'lanes', 'concurrency'))
+-- The notes of the group itself are read once, as each further command takes as long as reading all of them.
+local own_notes = redis.call('HMGET', notes, 'base', 'stale', 'lanes', 'concurrency', 'paused', 'watch', 'anew',
+  'sweep', 'cursor')
+local base, stale, has_lanes, concurrency, paused, watch, anew, sweep = unpack(own_notes)
 base = math.min(tonumber(base or 0) or 0, LARGEST)
 local width, most_active -- both nil if it is one and always was
 if concurrency then width, most_active = read_concurrency(concurrency) end
@@ -227,148 +230,7 @@ local function admit_redriven(member, options)
   redis.call('ZADD', due, waits or key and get_lanes().next_turn() or number(now), member)
 end
 
-local PAGE = 100
-
--- Return the ids without those of entries that retention has removed, which are finished: it removes the oldest first.
--- One that another program removed is due at once instead, and the next fetch finishes it.
-local function kept(ids)
-  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local rest = {}
-  for _, id in ipairs(ids) do
-    if first and not before(id, first[1]) then rest[#rest + 1] = id else finish(id) end
-  end
-  return rest
-end
-
--- Let the leases of these pending entries end, all of one source; with `uncounted` their deliveries don't count.
-local function release_leases(key, name, ids, uncounted)
-  if key == stream then ids = kept(ids) end
-  if #ids == 0 then return end
-  local members = {}
-  for at, id in ipairs(ids) do members[at] = (key == again and '~' or '') .. id end
-  local counted, ends, keys = {}, redis.call('ZMSCORE', due, unpack(members)), {}
-  if has_lanes then
-    for at, member in ipairs(members) do keys[at] = member .. ':k' end
-    keys = redis.call('HMGET', notes, unpack(keys))
-  end
-  local claim, scores = { key, name, WAITING, 0 }, {}
-  for at, member in ipairs(members) do
-    local score = tonumber(ends[at] or now)
-    if uncounted and score > now then counted[#counted + 1] = member .. ':f' end
-    claim[#claim + 1] = ids[at]
-    scores[#scores + 1] = score > now and keys[at] and get_lanes().next_turn() or number(math.min(score, now))
-    scores[#scores + 1] = member
-  end
-  claim[#claim + 1] = 'JUSTID'
-  if #counted > 0 then
-    local values = {}
-    for at, earlier in ipairs(redis.call('HMGET', notes, unpack(counted))) do
-      values[#values + 1] = counted[at]
-      values[#values + 1] = (tonumber(earlier) or 0) + 1
-    end
-    redis.call('HSET', notes, unpack(values))
-  end
-  redis.call('XCLAIM', unpack(claim))
-  redis.call('ZADD', due, unpack(scores))
-  must_notify = true
-end
-
--- End the leases of a consumer, at most PAGE of each kind; when none is left remove the consumer. Return whether none
--- is left. With `uncounted` the deliveries don't count.
-local function release_all(consumer, uncounted)
-  local left = false
-  if consumer == WAITING then -- another program's heartbeat: removing this consumer would drop what waits
-    redis.call('ZREM', alive, consumer)
-    return true
-  end
-  for _, source in ipairs({ { stream, group }, { again, 'g' } }) do
-    local key, name = unpack(source)
-    local rows = redis.pcall('XPENDING', key, name, '-', '+', PAGE, consumer)
-    if not rows.err then
-      local ids = {}
-      for at, row in ipairs(rows) do ids[at] = row[1] end
-      release_leases(key, name, ids, uncounted)
-      left = left or #rows == PAGE
-      if #rows < PAGE then redis.call('XGROUP', 'DELCONSUMER', key, name, consumer) end
-    end
-  end
-  if not left then redis.call('ZREM', alive, consumer) end
-  return not left
-end
-
--- After a reset of the group make a page of the redriven members due, each with attempt 1. Return whether none is left.
-local function take_up_redriven(from)
-  local rows = redis.pcall('XPENDING', again, 'g', from, '+', PAGE)
-  if rows.err then rows = redis.pcall('XPENDING', again, 'g', '-', '+', PAGE) end -- the cursor may be no id
-  if rows.err then rows = {} end
-  for _, row in ipairs(rows) do
-    local member = '~' .. row[1]
-    local fields = fields_of(member)
-    local options = fields and options_of(fields, first_field(member, fields))
-    redis.call('HSET', notes, member .. ':f', row[4])
-    redis.call('XCLAIM', again, 'g', WAITING, 0, row[1], 'JUSTID')
-    local key = options and options.key
-    local later = key and get_lanes().look(key) or {}
-    admit_redriven(member, options)
-    -- One that was redriven since the reset began is in the lane already: it is behind this one now.
-    if later[1] and before(row[1], string.sub(later[#later][1], 2)) then
-      for _, each in ipairs(later) do redis.call('ZADD', due, 'inf', each[1]) end
-      fill_lane(key)
-    end
-  end
-  local rest = #rows == PAGE and after(rows[PAGE][1])
-  if rest then
-    redis.call('HSET', notes, 'anew', rest)
-  else
-    redis.call('HDEL', notes, 'anew')
-  end
-  must_notify = true
-  return not rest
-end
-
-local STALE_PAGE, STALE_PAGES = 500, 2
-
--- Acknowledge pages of what was pending before a reset of the group. Return whether none is left. Meanwhile a fetch
--- leases nothing, so all that is pending is from before.
-local function drop_stale()
-  for _ = 1, STALE_PAGES do
-    local rows, ids = redis.call('XPENDING', stream, group, '-', '+', STALE_PAGE), {}
-    for at, row in ipairs(rows) do ids[at] = row[1] end
-    if #ids > 0 then redis.call('XACK', stream, group, unpack(ids)) end
-    if #ids < STALE_PAGE then
-      redis.call('HDEL', notes, 'stale')
-      stale = false
-      return true
-    end
-  end
-  return false
-end
-
--- Do the next step of a reset; `anew` is where it continues with redriven members. Return whether nothing is left.
-local function continue_reset(anew)
-  if stale then return drop_stale() and not anew end
-  return take_up_redriven(anew)
-end
-
--- Reset the group: nothing is pending but what was redriven, and no older receipt is valid. `base` grows by more than
--- any delivery count: an entry is delivered less often than microseconds pass, or than 4096 times if the clock was set
--- back. Return whether the reset is done; if not, the next step continues it.
-local function reset_group()
-  local paused, watch = unpack(redis.call('HMGET', notes, 'paused', 'watch'))
-  redis.call('UNLINK', due, queue, parked, notes)
-  has_lanes, lanes = false, nil
-  base = now_us > base and now_us or base + 4096
-  redis.call('HSET', notes, 'base', number(base))
-  if paused then redis.call('HSET', notes, 'paused', paused) end
-  if watch then redis.call('HSET', notes, 'watch', watch) end -- else nobody would wake those that sleep
-  if concurrency then redis.call('HSET', notes, 'concurrency', concurrency) end
-  local redriven = redis.call('EXISTS', again) == 1
-  if redriven then redis.call('HSET', notes, 'anew', '-') end
-  stale = not missing and #probe > 0
-  if stale then redis.call('HSET', notes, 'stale', 1) end
-  must_notify = true
-  return not (stale and not drop_stale()) and (not redriven or take_up_redriven('-'))
-end
+local PAGE = 100 -- messages of each kind that a step handles, besides those that it is given or returns
 
 -- Wake the consumers that wait, if something has come back to the group.
 local function notify()

@@ -2,7 +2,7 @@
 --
 -- KEYS[10] wake    the tokens of the waiters that sleep (see watch.lua)
 -- ARGV    group
--- returns 1, or 2 if another step has to continue (see `reset_group` in group.lua); 0 if the group is missing
+-- returns 1, or 2 if another step has to continue (see reset.lua); 0 if the group is missing
 
 local FEW = 1000 -- pending entries, which are removed together with the group
 
@@ -13,6 +13,7 @@ if missing then
 end
 must_notify = true -- a consumer that waits finds the group missing
 if redis.call('XPENDING', stream, group)[1] > FEW then
+  local reset_group = make_reset()
   reset_group()
   notify()
   return 2

@@ -31,9 +31,11 @@ local sent, full = 0, false -- bytes of entries in the reply, and whether no oth
 
 if missing then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  local reset_group = make_reset()
   reset_group()
   redis.call('HDEL', notes, 'paused')
   redis.call('HSET', notes, 'watch', NOBODY .. ' 0 ' .. number(now + alive_for)) -- those that waited before may sleep
+  paused, watch, anew, sweep = unpack(redis.call('HMGET', notes, 'paused', 'watch', 'anew', 'sweep'))
   reset = 1
 end
 local first_grant = 1 + base -- the grant of a first delivery
@@ -43,8 +45,6 @@ if wanted_width ~= (width or 1) then
   width, most_active, lanes = wanted_width, math.max(wanted_width, most_active or 1), nil
   redis.call('HSET', notes, 'concurrency', width .. ' ' .. most_active)
 end
-
-local paused, sweep, anew, watch = unpack(redis.call('HMGET', notes, 'paused', 'sweep', 'anew', 'watch'))
 
 -- Return the reply of the script, with what the caller needs to wait.
 local function finished()
@@ -64,57 +64,61 @@ end
 redis.call('ZADD', alive, number(now + alive_for), consumer)
 -- Takeover: end the leases of consumers whose heartbeat is overdue.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_text, 'LIMIT', 0, DEAD_CONSUMERS)) do
+  local release_all = make_release_all()
   if not release_all(name, false) then more = true end
 end
 
-if (stale or anew) and not continue_reset(anew) then -- it ends leases: nothing is leased before it is done
-  more = true
-  return finished()
+if stale or anew then
+  local _, continue_reset = make_reset()
+  if not continue_reset() then -- it ends leases: nothing is leased before it is done
+    more = true
+    return finished()
+  end
 end
 if paused then return finished() end
 
 -- Find what would never be delivered, once per lease for the whole group, a page at a time: what consumers have pending
 -- that never fetched here, and parked entries without a due time. If more is pending than is in `due`, another program
 -- has changed that: then the pending entries of all consumers are looked at.
-local function left_by_others()
-  local summary = redis.call('XPENDING', stream, group)
-  local lost = summary[1] > redis.call('ZCARD', due)
-  local names = {}
-  for _, row in ipairs(summary[1] > 0 and summary[4] or {}) do
-    if lost or row[1] ~= WAITING and not redis.call('ZSCORE', alive, row[1]) then names[#names + 1] = row[1] end
-  end
-  return names
-end
-
--- Tell whether a parked entry without a due time would never get one. The first one of its lane may wait too, for a
--- redriven one that was due before it came, or where several may be active.
-local function is_lost(id, key)
-  if not key then return true end
-  if width then return #get_lanes().look(key) == 0 end
-  local first, redriven = first_in_lane(key), first_in_lane(key, '~')
-  return (not first or first == id) and (redriven and redis.call('ZSCORE', due, redriven) or 'inf') == 'inf'
-end
-
--- Look at a page of parked entries: give those a due time that lack one, if another program has deleted `due`. Return
--- the id after which to go on, or nil, and whether any lacked it.
-local function find_lost_parked(from)
-  local begin = from and is_id(from) and after(from) or '-'
-  local entries, ids, found = redis.call('XRANGE', parked, begin, '+', 'COUNT', PAGE), {}, false
-  for at, entry in ipairs(entries) do ids[at] = entry[1] end
-  local scores = #ids > 0 and redis.call('ZMSCORE', due, unpack(ids))
-  for n, id in ipairs(ids) do
-    local at, key
-    if not scores[n] then at, key = parked_terms(id) end
-    if at and is_lost(id, key) then
-      redis.call('ZADD', due, number(math.max(now, at)), id)
-      if key then enter_lanes(0, lane_member(key, id)) end
-      found = true
-    end
-  end
-  return #ids == PAGE and ids[PAGE] or nil, found
-end
-
 local function continue_sweep()
+  local function left_by_others()
+    local summary = redis.call('XPENDING', stream, group)
+    local lost = summary[1] > redis.call('ZCARD', due)
+    local names = {}
+    for _, row in ipairs(summary[1] > 0 and summary[4] or {}) do
+      if lost or row[1] ~= WAITING and not redis.call('ZSCORE', alive, row[1]) then names[#names + 1] = row[1] end
+    end
+    return names
+  end
+
+  -- Tell whether a parked entry without a due time would never get one. The first one of its lane may wait too, for a
+  -- redriven one that was due before it came, or where several may be active.
+  local function is_lost(id, key)
+    if not key then return true end
+    if width then return #get_lanes().look(key) == 0 end
+    local first, redriven = first_in_lane(key), first_in_lane(key, '~')
+    return (not first or first == id) and (redriven and redis.call('ZSCORE', due, redriven) or 'inf') == 'inf'
+  end
+
+  -- Look at a page of parked entries: give those a due time that lack one, if another program has deleted `due`. Return
+  -- the id after which to go on, or nil, and whether any lacked it.
+  local function find_lost_parked(from)
+    local begin = from and is_id(from) and after(from) or '-'
+    local entries, ids, found = redis.call('XRANGE', parked, begin, '+', 'COUNT', PAGE), {}, false
+    for at, entry in ipairs(entries) do ids[at] = entry[1] end
+    local scores = #ids > 0 and redis.call('ZMSCORE', due, unpack(ids))
+    for n, id in ipairs(ids) do
+      local at, key
+      if not scores[n] then at, key = parked_terms(id) end
+      if at and is_lost(id, key) then
+        redis.call('ZADD', due, number(math.max(now, at)), id)
+        if key then enter_lanes(0, lane_member(key, id)) end
+        found = true
+      end
+    end
+    return #ids == PAGE and ids[PAGE] or nil, found
+  end
+
   local cursor = redis.call('HGET', notes, 'cursor') or ''
   local from, name = string.match(cursor, '^(%d+%-%d+) (.*)$')
   local reached, left = not from, PAGE
@@ -165,94 +169,100 @@ local function put_off(member)
   redis.call('XCLAIM', key, name, WAITING, 0, id, 'JUSTID')
 end
 
--- Lease a member to the consumer; return its entry, or nil if it was removed from the stream.
-local function claim(member, ...)
-  local key, name, id = locate(member)
-  local entry = redis.call('XCLAIM', key, name, consumer, 0, id, ...)[1]
-  return entry and entry[2]
-end
-
--- Where several members of a lane may be active: tell whether a member that was just leased may be, and let the others
--- that are due wait for a new turn. There are too many if the group's concurrency was lowered; then it waits again.
-local keeps_lease = width and function(member, key)
-  local not_due, rivals = 0, {}
-  for n, each in ipairs((get_lanes().look(key))) do
-    if each[2] >= now + 1 then
-      not_due = not_due + 1
-    elseif each[1] ~= member then
-      rivals[#rivals + 1] = { each[1], each[2], n }
-    end
-  end
-  if not_due >= width then
-    uncount(member)
-    set_waiting(member, 'inf')
-    return false
-  end
-  table.sort(rivals, function(one, other)
-    return one[2] < other[2] or one[2] == other[2] and one[3] < other[3]
-  end)
-  for _, each in ipairs(rivals) do
-    redis.call('ZADD', due, get_lanes().next_turn(), each[1])
-    lane_moved = true
-  end
-  fill_lane(key)
-  return true
-end
-
 local unparked = false
 
--- Lease a parked entry, whose first delivery is due.
-local function take_parked(id, key)
-  redis.call('XDEL', parked, id)
-  unparked = true
-  local fields = claim(id, 'RETRYCOUNT', 1, 'FORCE')
-  if key then redis.call('HSET', notes, id .. ':k', key) end
-  local options = fields and options_of(fields, 1)
-  note_options(id, options)
-  if fields and keeps_lease and key and not keeps_lease(id, key) then return end
-  local content = fields and in_reply(fields)
-  if content then
-    redis.call('ZADD', due, lease_ends, id)
-    claims[#claims + 1] = { id, content, 1 + base, 1 }
-  elseif fields then
-    put_off(id)
-  else
-    finish(id)
+-- Return the function that leases a member that is due. It is made where there is one (see release.lua).
+local function make_take()
+  -- Lease a member to the consumer; return its entry, or nil if it was removed from the stream.
+  local function claim(member, ...)
+    local key, name, id = locate(member)
+    local entry = redis.call('XCLAIM', key, name, consumer, 0, id, ...)[1]
+    return entry and entry[2]
   end
-end
 
-local function take(member)
-  local row = pending_row(member)
-  if not row then
-    local at, key = parked_terms(member)
-    if not at then
-      remove_state(member) -- another program acknowledged it
-    else
-      take_parked(member, key)
+  -- Where several members of a lane may be active: tell whether a member that was just leased may be, and let the others
+  -- that are due wait for a new turn. There are too many if the group's concurrency was lowered; then it waits again.
+  local keeps_lease = width and function(member, key)
+    local not_due, rivals = 0, {}
+    for n, each in ipairs((get_lanes().look(key))) do
+      if each[2] >= now + 1 then
+        not_due = not_due + 1
+      elseif each[1] ~= member then
+        rivals[#rivals + 1] = { each[1], each[2], n }
+      end
     end
-    return
+    if not_due >= width then
+      uncount(member)
+      set_waiting(member, 'inf')
+      return false
+    end
+    table.sort(rivals, function(one, other)
+      return one[2] < other[2] or one[2] == other[2] and one[3] < other[3]
+    end)
+    for _, each in ipairs(rivals) do
+      redis.call('ZADD', due, get_lanes().next_turn(), each[1])
+      lane_moved = true
+    end
+    fill_lane(key)
+    return true
   end
-  local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
-  local attempt = attempts(row, uncounted)
-  if attempt >= (tonumber(own_most) or most) then
-    local error_text = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
-    dead_ids[#dead_ids + 1] = move_to_dead_letters(member, attempt, 'max_deliveries', error_text)
-    return
+
+  -- Lease a parked entry, whose first delivery is due.
+  local function take_parked(id, key)
+    redis.call('XDEL', parked, id)
+    unparked = true
+    local fields = claim(id, 'RETRYCOUNT', 1, 'FORCE')
+    if key then redis.call('HSET', notes, id .. ':k', key) end
+    local options = fields and options_of(fields, 1)
+    note_options(id, options)
+    if fields and keeps_lease and key and not keeps_lease(id, key) then return end
+    local content = fields and in_reply(fields)
+    if content then
+      redis.call('ZADD', due, lease_ends, id)
+      claims[#claims + 1] = { id, content, 1 + base, 1 }
+    elseif fields then
+      put_off(id)
+    else
+      finish(id)
+    end
   end
-  local fields = claim(member)
-  local key = fields and keeps_lease and redis.call('HGET', notes, member .. ':k')
-  if key and not keeps_lease(member, key) then return end
-  local content = fields and in_reply(fields)
-  if content then
-    redis.call('ZADD', due, lease_ends, member)
-    claims[#claims + 1] = { member, content, row[4] + 1 + base, attempt + 1 }
-  elseif full then
-    put_off(member)
-  else -- removed from the stream while it was pending
-    finish(member)
+
+  local function take(member)
+    local row = pending_row(member)
+    if not row then
+      local at, key = parked_terms(member)
+      if not at then
+        remove_state(member) -- another program acknowledged it
+      else
+        take_parked(member, key)
+      end
+      return
+    end
+    local uncounted, own_most = unpack(redis.call('HMGET', notes, member .. ':f', member .. ':m'))
+    local attempt = attempts(row, uncounted)
+    if attempt >= (tonumber(own_most) or most) then
+      local error_text = redis.call('HGET', notes, member .. ':e') or 'every lease ended unsettled'
+      dead_ids[#dead_ids + 1] = move_to_dead_letters(member, attempt, 'max_deliveries', error_text)
+      return
+    end
+    local fields = claim(member)
+    local key = fields and keeps_lease and redis.call('HGET', notes, member .. ':k')
+    if key and not keeps_lease(member, key) then return end
+    local content = fields and in_reply(fields)
+    if content then
+      redis.call('ZADD', due, lease_ends, member)
+      claims[#claims + 1] = { member, content, row[4] + 1 + base, attempt + 1 }
+    elseif full then
+      put_off(member)
+    else -- removed from the stream while it was pending
+      finish(member)
+    end
   end
+
+  return take
 end
 
+local take
 local taken, none_due = 0, false
 local most_due = math.min(count, MOST_DUE)
 while #claims < most_due and not full do
@@ -260,6 +270,7 @@ while #claims < most_due and not full do
   none_due = #members == 0
   if none_due or taken >= MOST_DUE then break end
   lane_moved = false
+  take = take or make_take()
   for _, member in ipairs(members) do
     take(member)
     taken = taken + 1

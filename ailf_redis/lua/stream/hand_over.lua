@@ -4,9 +4,8 @@
 -- returns 1, or 0 if the waiter doesn't have the watch, or if no other one sleeps
 
 if missing then return 0 end
-local note, paused = unpack(redis.call('HMGET', notes, 'watch', 'paused'))
 local alive_for = tonumber(ARGV[3])
-local holder, _, asleep = read_watch(note, alive_for)
+local holder, _, asleep = read_watch(watch, alive_for)
 if holder ~= ARGV[2] then return 0 end
 if asleep > now then
   hand_over(alive_for, asleep, paused)

@@ -89,5 +89,4 @@ for name, messages in pairs(consumers) do
   names[#names + 1] = messages
 end
 local age = oldest and math.max(0, now - parts(oldest)) or -1
-local paused = redis.call('HEXISTS', notes, 'paused')
-return { length, lag or -1, leased, waiting, redis.call('XLEN', dead), names, age, evicted, paused, 1 }
+return { length, lag or -1, leased, waiting, redis.call('XLEN', dead), names, age, evicted, paused and 1 or 0, 1 }

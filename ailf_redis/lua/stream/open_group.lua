@@ -5,5 +5,6 @@
 
 if not missing then return 0 end
 redis.call('XGROUP', 'CREATE', stream, group, ARGV[2], 'MKSTREAM')
+local reset_group = make_reset()
 reset_group()
 return 1

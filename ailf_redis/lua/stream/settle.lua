@@ -11,12 +11,10 @@ local reply = {}
 local acked = {} -- acknowledged members without delivery metadata: one command for all at the end
 local settled = {} -- the members that are settled: a second receipt for one is invalid
 
-local OF_GROUP = { 'base', 'paused', 'cursor', 'sweep', 'stale', 'anew', 'watch', 'lanes', 'concurrency' }
-
 -- Tell whether there is delivery metadata of any member, besides that of the group itself.
 local function any_metadata()
   local of_group = 0
-  for _, value in ipairs(redis.call('HMGET', notes, unpack(OF_GROUP))) do
+  for _, value in ipairs(own_notes) do
     if value then of_group = of_group + 1 end
   end
   return redis.call('HLEN', notes) > of_group

@@ -80,7 +80,8 @@ def test_idle_costs_are_those_of_a_process(backend: ailf.Backend, raw: redis.Red
             time.sleep(IDLE)
             counts[partitions] = made(raw)
     ordinary, partitioned = counts[None], counts[PARTITIONS]
-    assert partitioned["xread"] <= 1.5 * ordinary["xread"] + 2
+    # A fetch and a heartbeat end a wait each, or one together, as they happen to fall.
+    assert partitioned["xread"] <= 2 * ordinary["xread"] + 2
     assert partitioned["evalsha"] <= 1.5 * ordinary["evalsha"] + 2, "16 times as many would be one for each partition"
 
 
