@@ -427,7 +427,8 @@ class Waiter(ABC):
         """Return True when there may be entries after ``position``, False after ``timeout`` seconds (at most one).
 
         ``position`` comes from `Fetched`, or is EARLIEST or an id, such as one from `StreamDriver.last_id`. It *must*
-        return at once if an entry came between the fetch and the wait. It *may* return True without any entry.
+        return at once if an entry came between the fetch and the wait, or if a message came back to the group in
+        between: then the two are at most five seconds apart. It *may* return True without any entry.
         """
 
     @abstractmethod

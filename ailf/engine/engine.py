@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
@@ -150,7 +150,7 @@ class Engine:
         self._subscriptions: SubscriptionManager | None = None
         self._resources.subscriptions = None
         self._reply_inbox: ReplyInbox | None = None
-        self._shared: weakref.WeakValueDictionary[tuple[str, ...], Any] = weakref.WeakValueDictionary()
+        self._shared: weakref.WeakValueDictionary[tuple[Hashable, ...], Any] = weakref.WeakValueDictionary()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Engine:
         """Return the in-process queue for these lock names: only its head competes at the backend."""
         return self.shared(("local queue", *names), lambda: FairSemaphore(self.runtime, 1))
 
-    def shared(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+    def shared(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
         """Return the object that this process or event loop shares under a key; make it unless it is in use."""
         if self.home != self.here():
             self.check_open()

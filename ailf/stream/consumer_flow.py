@@ -26,7 +26,7 @@ from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
 from ailf.stream.group_wait import GroupWait, QueuedConsumer, joined
-from ailf.stream.lease import ConsumerLiveness, DeliveryLease
+from ailf.stream.lease import FRESH, ConsumerLiveness, DeliveryLease
 from ailf.stream.partitions import Partitions
 
 __all__ = ["ConsumerFlow"]
@@ -315,7 +315,7 @@ class ConsumerFlow:
             left = SLICE if until is None else min(SLICE, until - runtime.now())
             if wait.until_heartbeat(now) <= 0:
                 await self._send_heartbeats(wait, now)
-            elif wait.position is None or now >= wait.fetch_at:
+            elif wait.position is None or now >= wait.fetch_at or runtime.now() > wait.asked_at + FRESH:
                 await self._fetching.run_inline(self._fetch_in_wait)
             elif left <= 0:
                 return

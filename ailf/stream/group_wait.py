@@ -198,8 +198,12 @@ class GroupWait:
 
 
 def joined(member: Member) -> GroupWait:
-    """Return what the consumers of the member's group share in this process and event loop, and add the member."""
+    """Return what the consumers of the member's group share in this process and event loop, and add the member.
+
+    A partitioned stream that was made again with another number, or in another event loop, has other partitions.
+    """
     group = member.group
-    wait: GroupWait = group.engine.shared(("group wait", group.stream, group.name), lambda: GroupWait(group))
+    key = ("group wait", group.stream, group.name, group.partitions)
+    wait: GroupWait = group.engine.shared(key, lambda: GroupWait(group))
     wait.join(member)
     return wait

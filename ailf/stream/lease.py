@@ -6,10 +6,13 @@ from ailf.driver import BackendDriver, Receipt
 from ailf.engine.renewed_lease import MARGIN, Liveness, RenewedLease, enumerated
 from ailf.runtime.clock import SystemClock
 
-__all__ = ["ALIVE", "ConsumerLiveness", "DeliveryLease"]
+__all__ = ["ALIVE", "FRESH", "ConsumerLiveness", "DeliveryLease"]
 
 ALIVE = 0.7
 """The share of `takeover` for which a heartbeat counts; in the rest other consumers find that none followed."""
+
+FRESH = 5.0
+"""Seconds for which the position of a fetch counts while nobody waits from it; then a wait begins with a fetch."""
 
 COUNTED = ALIVE * (1 - MARGIN)
 """The share of `takeover` after a heartbeat from which a consumer counts itself as dead."""

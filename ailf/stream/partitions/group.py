@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ailf.driver import Claim, Fetched
-from ailf.stream.lease import ALIVE
+from ailf.stream.lease import ALIVE, FRESH
 from ailf.stream.partitions.ids import join_id
 
 __all__ = ["GroupPartitions"]
@@ -46,6 +46,7 @@ class GroupPartitions:
         self._failing: set[int] = set()
         self._turn = self._checked = secrets.randbelow(number)  # other processes begin with another one
         self._check_at = 0.0
+        self._waited_at = now()
 
     def to_fetch(self, lease: float, alive: float) -> list[int]:
         """Return the partitions to ask until one of them gives something; never none, as a fetch is a heartbeat too.
@@ -54,6 +55,7 @@ class GroupPartitions:
             lease: The lease of the fetch.
             alive: For how long the fetch counts its consumer as alive.
         """
+        self.refresh()
         now = self._now()
         wanted = [each for each in self._in_turn() if self.positions[each] is None or self._fetch_at[each] <= now]
         first = wanted[0] if wanted else self._turn
@@ -126,6 +128,13 @@ class GroupPartitions:
         for each in partitions:
             if self.positions[each] is waited[each]:  # else a fetch beside the wait has given a later one
                 self.positions[each] = None
+
+    def refresh(self) -> None:
+        """Note that a caller waits; ask every partition anew if none has for longer than a position counts."""
+        now = self._now()
+        if now > self._waited_at + FRESH:
+            self.forget()
+        self._waited_at = now
 
     def forget(self) -> None:
         """Ask every partition anew: after an outage the positions may be those of a backend that has lost its data."""

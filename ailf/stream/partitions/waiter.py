@@ -35,6 +35,7 @@ class PartitionedWaiter(Waiter):
 
     async def wait(self, position: Any, timeout: float) -> bool:
         state = self._find_state()
+        state.refresh()
         positions = tuple(state.positions)
         if None in positions:  # a fetch beside this wait has left something
             return True

@@ -227,3 +227,51 @@ def test_a_partition_that_appears_meanwhile(
 
         monkeypatch.setattr(executor, "read_page", read)
         assert run(driver.declare("s/1", None)) == 0
+
+
+@pytest.mark.parametrize("partitions", [None, 4])
+def test_a_wait_after_a_long_handler_begins_with_a_fetch(
+    any_server: Server, namespace: str, partitions: int | None
+) -> None:
+    """S9, S25: messages that came back while nobody waited are found at once, also when no trace of that is left."""
+    url = f"{any_server.url}?namespace={namespace}"
+    with RedisBackend(url) as backend, RedisBackend(url) as other, any_server.client() as raw:
+        stream = backend.stream("s", partitions=partitions)
+        ids = [stream.add(each) for each in range(8)]
+        group = stream.group("g", lease=1000, takeover=1000)
+        with group.consumer() as consumer:
+            for _ in ids:
+                delivery = consumer.get(5)
+                assert delivery is not None
+                delivery.ack()
+            assert consumer.get(0.1) is None
+            other.stream("s", partitions=partitions).group("g").seek(ailf.EARLIEST)
+            raw.delete(*raw.keys(f"*{namespace}*:bell:g"))  # their time to live is 10 s
+            flow = consumer._flow
+            assert flow._wait is not None
+            flow._wait.asked_at -= 10
+            if flow.group.partitions is not None:
+                flow.group.partitions.groups["g"]._waited_at -= 10
+            again = [consumer.get(1) for _ in ids]
+        assert sorted(each.id for each in again if each) == sorted(ids)
+
+
+def test_a_stream_is_made_again_with_another_number(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """S21, S25: a consumer of the former partitions that is still open holds up none of the new ones."""
+    former = backend.stream("s", partitions=4)
+    former.add(1)
+    with former.group("g").consumer() as old:
+        delivery = old.get(5)
+        assert delivery is not None
+        delivery.ack()
+        assert old.get(0.1) is None
+        former.delete()
+        stream = backend.stream("s", partitions=PARTITIONS)
+        with stream.group("g").consumer() as consumer:
+            assert consumer.get(0.2) is None
+            raw.config_resetstat()
+            assert consumer.get(1) is None
+            assert made(raw)["evalsha"] < 10, "a wait on the former partitions would return at once, for ever"
+            ids = [stream.add(each) for each in range(2 * PARTITIONS)]
+            got = [consumer.get(5) for _ in ids]
+        assert sorted(each.id for each in got if each) == sorted(ids)
