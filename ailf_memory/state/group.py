@@ -107,6 +107,13 @@ class Lane:
             queue.popleft()
         return None
 
+    def count_before(self, name: str, pending: Mapping[str, PendingMessage], most: int) -> int:
+        """Return how many messages are before an active one, up to `most`."""
+        place = _place(name)
+        active = sum(_place(each) < place for each in self.active)
+        queued = itertools.takewhile(lambda each: _place(each) < place, itertools.chain(self.queued, self.redriven))
+        return active + sum(1 for _ in itertools.islice((each for each in queued if each in pending), most))
+
     def put_back(self, name: str, message: PendingMessage) -> None:
         """Queue an active message again, before those that never were."""
         del self.active[name]
@@ -114,6 +121,12 @@ class Lane:
             self.queued.insert(bisect.bisect(self.queued, key_of(name), key=key_of), name)
         else:
             self.redriven.insert(bisect.bisect(self.redriven, name), name)
+
+
+def _place(name: str) -> tuple[bool, Key | str]:
+    """Return what orders the messages of a lane: entries by their ids, redriven ones behind them."""
+    redriven = name.startswith("r")
+    return redriven, name if redriven else key_of(name)
 
 
 # --- a group -----------------------------------------------------------------------------------------------------
@@ -226,19 +239,21 @@ class GroupState:
     def _take_turn(self, name: str, message: PendingMessage, now_ms: int) -> bool:
         """Tell whether a due message may be leased; then the others of its ordering key that are due wait for a turn.
 
-        If `key_concurrency` was lowered too many of them may be active.
+        If `key_concurrency` was lowered too many of them may be active: then only the first ones of the key are leased.
         """
         lane = self._lanes[message.terms.key]
-        if len(lane.active) > 1:
+        if len(lane.active) > 1 or lane.next(self.pending) is not None:
             others = [each for each in lane.active if each != name]
             due = [each for each in others if self.pending[each].due_ms <= now_ms]
-            if len(others) - len(due) >= self.key_concurrency:
+            behind = lane.count_before(name, self.pending, self.key_concurrency) >= self.key_concurrency
+            if behind or len(others) - len(due) >= self.key_concurrency:
                 message.due_ms = NEVER
                 if message.holder is not None:
                     self._let_go(name, message.holder)
                     message.holder = None
                 self._aside.discard(name)
                 lane.put_back(name, message)
+                self._fill(lane, now_ms)
                 return False
             for _, _, each in sorted((self.pending[each].due_ms, self.pending[each].turn, each) for each in due):
                 self._schedule_turn(each, now_ms)
