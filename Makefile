@@ -86,9 +86,8 @@ redis-py-%: venv
 	    $(addprefix tests/ailf_redis/connection/test_,connection.py deadlines.py executors.py transports.py)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; the whole contract over
-# users' own clients; Sentinels under load, whose figures are printed at the end. It takes three quarters of an
-# hour.
-campaign: venv ## the same proofs for longer and at random; three quarters of an hour
+# users' own clients; Sentinels and a cluster under load, whose figures are printed at the end. It takes half an hour.
+campaign: venv ## the same proofs for longer and at random; half an hour
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 -o faulthandler_timeout=8000 \
 	    tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
