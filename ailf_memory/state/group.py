@@ -155,6 +155,7 @@ class GroupState:
         self.alive: dict[str, int] = {}
         self.paused = False
         self.key_concurrency = 1
+        self._lowered = False  # whether it ever was
         self._numbers = itertools.count(1)
         self._turns = itertools.count(1)
         self._due: list[tuple[int, int, str]] = []
@@ -242,11 +243,12 @@ class GroupState:
         If `key_concurrency` was lowered too many of them may be active: then only the first ones of the key are leased.
         """
         lane = self._lanes[message.terms.key]
-        if len(lane.active) > 1 or lane.next(self.pending) is not None:
+        if len(lane.active) > 1 or self._lowered:
             others = [each for each in lane.active if each != name]
             due = [each for each in others if self.pending[each].due_ms <= now_ms]
-            behind = lane.count_before(name, self.pending, self.key_concurrency) >= self.key_concurrency
-            if behind or len(others) - len(due) >= self.key_concurrency:
+            most = self.key_concurrency
+            behind = self._lowered and lane.count_before(name, self.pending, most) >= most
+            if behind or len(others) - len(due) >= most:
                 message.due_ms = NEVER
                 if message.holder is not None:
                     self._let_go(name, message.holder)
@@ -362,6 +364,7 @@ class GroupState:
         If the step ended early, `next_due` is 0.
         """
         self.alive[consumer] = alive_ms
+        self._lowered = self._lowered or key_concurrency < self.key_concurrency
         self.key_concurrency = key_concurrency
         more = not self._end_leases(now_ms)
         if self._again and not self.continue_seek(now_ms):  # nothing is leased before all are put back
