@@ -107,13 +107,6 @@ class Lane:
             queue.popleft()
         return None
 
-    def count_before(self, name: str, pending: Mapping[str, PendingMessage], most: int) -> int:
-        """Return how many messages are before an active one, up to `most`."""
-        place = _place(name)
-        active = sum(_place(each) < place for each in self.active)
-        queued = itertools.takewhile(lambda each: _place(each) < place, itertools.chain(self.queued, self.redriven))
-        return active + sum(1 for _ in itertools.islice((each for each in queued if each in pending), most))
-
     def put_back(self, name: str, message: PendingMessage) -> None:
         """Queue an active message again, before those that never were."""
         del self.active[name]
@@ -121,12 +114,6 @@ class Lane:
             self.queued.insert(bisect.bisect(self.queued, key_of(name), key=key_of), name)
         else:
             self.redriven.insert(bisect.bisect(self.redriven, name), name)
-
-
-def _place(name: str) -> tuple[bool, Key | str]:
-    """Return what orders the messages of a lane: entries by their ids, redriven ones behind them."""
-    redriven = name.startswith("r")
-    return redriven, name if redriven else key_of(name)
 
 
 # --- a group -----------------------------------------------------------------------------------------------------
@@ -155,7 +142,6 @@ class GroupState:
         self.alive: dict[str, int] = {}
         self.paused = False
         self.key_concurrency = 1
-        self._lowered = False  # whether it ever was
         self._numbers = itertools.count(1)
         self._turns = itertools.count(1)
         self._due: list[tuple[int, int, str]] = []
@@ -240,22 +226,19 @@ class GroupState:
     def _take_turn(self, name: str, message: PendingMessage, now_ms: int) -> bool:
         """Tell whether a due message may be leased; then the others of its ordering key that are due wait for a turn.
 
-        If `key_concurrency` was lowered too many of them may be active: then only the first ones of the key are leased.
+        If `key_concurrency` was lowered too many of them may be active.
         """
         lane = self._lanes[message.terms.key]
-        if len(lane.active) > 1 or self._lowered:
+        if len(lane.active) > 1:
             others = [each for each in lane.active if each != name]
             due = [each for each in others if self.pending[each].due_ms <= now_ms]
-            most = self.key_concurrency
-            behind = self._lowered and lane.count_before(name, self.pending, most) >= most
-            if behind or len(others) - len(due) >= most:
+            if len(others) - len(due) >= self.key_concurrency:
                 message.due_ms = NEVER
                 if message.holder is not None:
                     self._let_go(name, message.holder)
                     message.holder = None
                 self._aside.discard(name)
                 lane.put_back(name, message)
-                self._fill(lane, now_ms)
                 return False
             for _, _, each in sorted((self.pending[each].due_ms, self.pending[each].turn, each) for each in due):
                 self._schedule_turn(each, now_ms)
@@ -364,7 +347,6 @@ class GroupState:
         If the step ended early, `next_due` is 0.
         """
         self.alive[consumer] = alive_ms
-        self._lowered = self._lowered or key_concurrency < self.key_concurrency
         self.key_concurrency = key_concurrency
         more = not self._end_leases(now_ms)
         if self._again and not self.continue_seek(now_ms):  # nothing is leased before all are put back

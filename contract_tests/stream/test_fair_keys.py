@@ -188,26 +188,6 @@ async def test_a_failed_message_keeps_its_place(world: World) -> None:
         assert (await group.info()).pending == 2
 
 
-async def test_a_lower_number_keeps_the_order(world: World) -> None:
-    """S20, S3: workers with a lower number replace others, which give messages back: each key goes on in order."""
-    backend = await world.connect()
-    stream = backend.stream("s")
-    await stream.add_many(list("ABCD"), key="k")
-    await stream.add("without")
-    wide, narrow = (stream.group("g", lease=60, key_concurrency=number) for number in (4, 1))
-    async with wide.consumer(prefetch=5) as former, narrow.consumer() as consumer:
-        held = {each.data: each for each in [await world.take(former) for _ in range(5)]}
-        for each in ("B", "without", "C", "D"):
-            await held[each].release()
-        assert (await world.take(consumer)).data == "without"
-        await held["A"].ack()
-        for each in "BCD":
-            delivery = await world.take(consumer)
-            assert delivery.data == each
-            await world.expect_none(consumer)
-            await delivery.ack()
-
-
 async def test_keys_of_a_dead_consumer(world: World) -> None:
     """S20, S12: those that a consumer held when it died come again in turn with other keys, and no more than n."""
     backend = await world.connect()

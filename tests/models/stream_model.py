@@ -360,13 +360,10 @@ class Model:
 
     def take_turn(self, group: Group, item: Item) -> bool:
         """Return whether a message may be leased; then the others of its key that are due come behind all that are."""
-        lane = self.lane(group, item.entry.key) if item.entry.key else []
-        others = [each for each in lane if each is not item]
+        others = [each for each in self.lane(group, item.entry.key) if item.entry.key and each is not item]
         due = [each for each in others if each.due is not None and each.due <= self.now]
-        behind = item.entry.key and item not in lane[: group.width]
-        if behind or sum(each.due is not None for each in others) - len(due) >= group.width:
+        if sum(each.due is not None for each in others) - len(due) >= group.width:
             item.holder, item.due, item.aside = None, None, False
-            self.fill(group, item.entry.key)
             return False
         for each in sorted(due, key=lambda each: (each.due, each.turn, each.order)):
             self.give_turn(each)

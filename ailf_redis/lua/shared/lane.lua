@@ -69,7 +69,7 @@ local function make_lanes(due, queue, width, most, time_of)
     return string.format('%.12f', last_turn)
   end
 
-  -- Return the active members of a lane, each with its due time, those that are not active, and both together.
+  -- Return the active members of a lane, each with its due time, and the next ones behind them.
   function lanes.look(key)
     local prefix, members, active, rest = lane(key), {}, {}, {}
     for _, range in ipairs({ { '', '~' }, { '~', '\255' } }) do
@@ -86,7 +86,7 @@ local function make_lanes(due, queue, width, most, time_of)
         rest[#rest + 1] = member
       end
     end
-    return active, rest, members
+    return active, rest
   end
 
   -- Make the next members of a lane active after one of them has gone. Return whether there was one.

@@ -181,23 +181,19 @@ local function make_take()
   end
 
   -- Where several members of a lane may be active: tell whether a member that was just leased may be, and let the others
-  -- that are due wait for a new turn. There are too many if the group's concurrency was lowered: then only the first
-  -- ones of the lane are leased, and the others wait again.
+  -- that are due wait for a new turn. There are too many if the group's concurrency was lowered; then it waits again.
   local keeps_lease = width and function(member, key)
-    local not_due, rivals, first = 0, {}, false
-    local active, _, members = get_lanes().look(key)
-    for n = 1, width do first = first or members[n] == member end
-    for n, each in ipairs(active) do
+    local not_due, rivals = 0, {}
+    for n, each in ipairs((get_lanes().look(key))) do
       if each[2] >= now + 1 then
         not_due = not_due + 1
       elseif each[1] ~= member then
         rivals[#rivals + 1] = { each[1], each[2], n }
       end
     end
-    if not first or not_due >= width then
+    if not_due >= width then
       uncount(member)
       set_waiting(member, 'inf')
-      fill_lane(key)
       return false
     end
     table.sort(rivals, function(one, other)
