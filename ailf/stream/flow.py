@@ -82,13 +82,14 @@ class StreamFlow:
         self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
         self.driver = driver = engine.driver.stream()
         self.partitioned: PartitionedDriver | None = None
-        self.declaration = Declaration(engine, driver, name)
+        names: tuple[str, ...] = ()
         if partitions > 1:
             shared = engine.shared(
-                ("partitions", name, str(partitions)), lambda: Partitions(name, partitions, engine.runtime.lease_now)
+                ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
             )
             self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime)
-            self.declaration = Declaration(engine, driver, name, partitions, shared.names)
+            names = shared.names
+        self.declaration = Declaration(engine, driver, name, partitions, names)
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
@@ -222,10 +223,8 @@ class StreamFlow:
     def group(self, name: str, options: GroupOptions) -> GroupFlow:
         if options.key_concurrency != 1:
             self.engine.require(Capability.ORDERING, "ordering keys")
-        arguments = self.payloads, self.name, name, options, self.retention, self.declaration
-        if self.partitioned is not None:
-            return PartitionedGroupFlow(self.engine, self.partitioned, *arguments)
-        return GroupFlow(self.engine, self.driver, *arguments)
+        make = GroupFlow if self.partitioned is None else PartitionedGroupFlow
+        return make(self.engine, self.driver, self.payloads, self.name, name, options, self.retention, self.declaration)
 
     async def join(self, group: str, consumer: str | None, options: GroupOptions) -> None:
         flow = self.group(group, options)

@@ -15,7 +15,7 @@ from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
 from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
-from ailf.stream.partitions import Partitions
+from ailf.stream.partitions import PartitionedDriver, Partitions
 from ailf.user_errors import interrupts
 from ailf.values import (
     EARLIEST,
@@ -117,7 +117,7 @@ class GroupFlow:
         self.options = options
         self.retention = retention
         self.declaration = declaration
-        self.partitions: Partitions | None = None
+        self.partitions: Partitions | None = driver.partitions if isinstance(driver, PartitionedDriver) else None
         self.workers: set[Stoppable] = set()
         self._fetching = f"fetch from {self}"
         batched = engine.runtime.flavour == "asyncio" and not engine.in_loop

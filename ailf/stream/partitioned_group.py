@@ -3,15 +3,11 @@
 import functools
 from collections.abc import Sequence
 
-from ailf.codecs import Payloads
 from ailf.driver import Outcome, Settlement
-from ailf.engine import Engine
 from ailf.errors import OutcomeUnknownError
 from ailf.runtime.base import Flow
-from ailf.stream.declaration import Declaration
-from ailf.stream.group_flow import GroupFlow, GroupOptions
-from ailf.stream.partitions import PartitionedDriver, Partitions
-from ailf.values import Retention
+from ailf.stream.group_flow import GroupFlow
+from ailf.stream.partitions import Partitions
 
 __all__ = ["PartitionedGroupFlow"]
 
@@ -19,19 +15,7 @@ __all__ = ["PartitionedGroupFlow"]
 class PartitionedGroupFlow(GroupFlow):
     """A `GroupFlow` that settles the deliveries of each partition by themselves: an outcome depends on no other."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        driver: PartitionedDriver,
-        payloads: Payloads,
-        stream: str,
-        name: str,
-        options: GroupOptions,
-        retention: Retention | None,
-        declaration: Declaration,
-    ) -> None:
-        super().__init__(engine, driver, payloads, stream, name, options, retention, declaration)
-        self.partitions: Partitions = driver.partitions
+    partitions: Partitions
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
         """As `GroupFlow.settle_many`, for each partition in a request of its own.
