@@ -1,4 +1,4 @@
-"""Lease renewal: one daemon thread per backend keeps leases alive, whatever the event loop or a handler does.
+"""Lease renewal: one daemon thread keeps leases alive, whatever the event loop or a handler does.
 
 The thread starts with the first lease and ends when there is none. It has a driver of its own, bound to the thread
 runtime, so it works while an event loop is blocked. It extends a lease after a third of its length, and repeats failed
@@ -174,6 +174,11 @@ class Renewer:
         for lease in tuple(holder.held):
             self._leases.discard(lease)
             lease.bucket.pop(lease, None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no lease and no thread."""
+        return self._thread is None and not self._needed()
 
     async def close(self, until: float = float("inf")) -> None:
         """End the thread and its connection, and wait for that until `until`, on the runtime's clock.

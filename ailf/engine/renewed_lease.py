@@ -69,9 +69,10 @@ class RenewedLease(ABC):
         on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time.
         bucket: Its bucket in the renewer's calendar queue.
+        server: The server that had it when it was added, where there are several; see `SpreadRenewer`.
     """
 
-    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "on_lost", "revoked")
+    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "on_lost", "revoked", "server")
 
     page: ClassVar[int] = 100
     """The most leases that one request renews."""
@@ -93,6 +94,7 @@ class RenewedLease(ABC):
         self.on_lost: Callable[[], None] | None = None
         self.now = now
         self.bucket: Bucket[RenewedLease] = {}
+        self.server: Hashable = None
 
     @property
     def lost(self) -> bool:
@@ -123,6 +125,10 @@ class RenewedLease(ABC):
     @abstractmethod
     def batch(self) -> Hashable:
         """The key of a batch: one request can renew leases of the same class and key."""
+
+    @abstractmethod
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        """Return what identifies the server that has it, as the driver of its interface tells; it doesn't wait."""
 
     @classmethod
     @abstractmethod

@@ -37,6 +37,10 @@ class LockGrantLease(RenewedLease):
         """The key of what one request can renew together: None, as all locks form one batch."""
         return None
 
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        """Return what identifies the server of the lock."""
+        return driver.lock().server_of(self.request.names[0])
+
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
         """Renew the leases in one round trip; return for each whether it still existed."""
