@@ -57,6 +57,7 @@ class RedisDriver(BackendDriver):
         self.url = self.executor.where
         if isinstance(self.executor, ClusterExecutor):
             self.capabilities -= {Capability.SEVERAL_LOCKS}  # several names have several slots
+            self.several_servers = True
         self._user_client = user_client
         self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
@@ -101,7 +102,10 @@ class RedisDriver(BackendDriver):
         return self.executor.abandon()
 
     def with_runtime(self, runtime: Runtime) -> "RedisDriver":
-        return RedisDriver(self.settings, runtime, self._user_client)
+        made = RedisDriver(self.settings, runtime, self._user_client)
+        if isinstance(self.executor, ClusterExecutor) and isinstance(made.executor, ClusterExecutor):
+            made.executor.share_map(self.executor)
+        return made
 
     def pubsub(self) -> RedisPubSubDriver:
         if isinstance(self.executor, ClusterExecutor):

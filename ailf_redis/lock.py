@@ -1,6 +1,6 @@
 """Locks over Redis: a sorted set of grants, the last fence, and a wait queue whose waiters are woken over pub/sub."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ailf.checks import to_ms
@@ -55,6 +55,9 @@ class RedisLockDriver(LockDriver):
 
     async def break_(self, name: str, fence: int) -> bool:
         return await BREAK.run(self._executor, self._keys.lock(name), [fence], as_flag)
+
+    def server_of(self, name: str) -> Hashable:
+        return self._executor.server_of(self._keys.lock(name)[0])
 
 
 def _as_grant(reply: Sequence[Any]) -> Granted | Denied:

@@ -1,7 +1,7 @@
 """Rate limiters over Redis: one short text holds the states of all limits of a key, and one script decides."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -144,6 +144,9 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         await RESET.run(self._executor, self._limiter_key(limiter_key, limits), [], as_nothing)
+
+    def server_of(self, limiter_key: LimiterKey) -> Hashable:
+        return self._executor.server_of(self._limiter_key(limiter_key, ())[0])
 
 
 def _seconds(wait_ms: int) -> float | None:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -407,6 +407,9 @@ class RedisStreamDriver(StreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)
+
+    def server_of(self, stream: str) -> Hashable:
+        return self._executor.server_of(self._keys.stream(stream))
 
     def streams_waiter(self, streams: Sequence[str], group: str | None) -> RedisStreamsWaiter | None:
         if self._keys.spread:  # no command may block on keys of several slots

@@ -58,12 +58,16 @@ class BackendDriver(ABC):
         runtime: The runtime that the driver is bound to.
         max_payload: The largest body in bytes that the core sends or accepts (B5).
         url: The URL of the backend without credentials, for messages.
+        several_servers: Whether several servers share its data, each of which may fail alone. Then the core renews
+            leases of each server by themselves, as `server_of` of the drivers of the interfaces tells.
         timeout: Seconds within which each request of its drivers *must* end, whatever the backend does (B10). They are
             counted once, from the beginning of the request: a reply that arrives in pieces doesn't restart them. The
             calls of a `Waiter` and a `Listener` may take these seconds in addition to their ``timeout`` argument.
     """
 
     timeout: float = 5.0
+
+    several_servers: bool = False
 
     capabilities: frozenset[Capability]
     runtime: Runtime

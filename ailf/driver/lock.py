@@ -1,7 +1,7 @@
 """The driver of locks and semaphores: acquire, extend, release, inspect and break grants, each in one atomic step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
@@ -102,3 +102,7 @@ class LockDriver(ABC):
     @abstractmethod
     async def break_(self, name: str, fence: int) -> bool:
         """End the grant with this fence, without its token, as `release` does; return whether there was one."""
+
+    def server_of(self, name: str) -> Hashable:  # noqa: ARG002 - one server has every name
+        """Return what identifies the server of a name, as `StreamDriver.server_of` does for a stream."""
+        return None

@@ -1,7 +1,7 @@
 """The driver of rate limiters: decide on calls and settle their charges, each in one atomic step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -151,3 +151,7 @@ class RateLimiterDriver(ABC):
     @abstractmethod
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         """Forget all charges of a key (R5), and wake the first waiter."""
+
+    def server_of(self, limiter_key: LimiterKey) -> Hashable:  # noqa: ARG002 - one server has every key
+        """Return what identifies the server of a key, as `StreamDriver.server_of` does for a stream."""
+        return None

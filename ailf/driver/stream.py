@@ -2,7 +2,7 @@
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -407,6 +407,14 @@ class StreamDriver(ABC):
     @abstractmethod
     def waiter(self, stream: str, group: str | None) -> "Waiter":
         """Return a waiter for new entries of the stream and, with ``group``, for messages that come back to it."""
+
+    def server_of(self, stream: str) -> Hashable:  # noqa: ARG002 - one server has every stream
+        """Return what identifies the server of a stream: while one server doesn't reply, the core goes on with others.
+
+        It *must not* wait, and *may* be wrong for a while after data have moved. None: there is only one, or the server
+        isn't known yet.
+        """
+        return None
 
     def streams_waiter(self, streams: Sequence[str], group: str | None) -> "StreamsWaiter | None":  # noqa: ARG002 - see below
         """Return a waiter for several streams at once, such as the partitions of one; it *should* use one connection.

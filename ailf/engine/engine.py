@@ -19,6 +19,7 @@ from ailf.driver import BackendDriver, Capability
 from ailf.engine.inbox import ReplyInbox
 from ailf.engine.outages import AWAY, OutageLog
 from ailf.engine.renewal import Renewer
+from ailf.engine.spread_renewer import AnyRenewer, SpreadRenewer
 from ailf.engine.subscriptions import SubscriptionManager
 from ailf.errors import (
     ClosedError,
@@ -72,7 +73,7 @@ class _Resources:
     def __init__(self, driver: BackendDriver) -> None:
         self.driver = driver
         self.pid = 0
-        self.renewer: Renewer | None = None
+        self.renewer: AnyRenewer | None = None
         self.subscriptions: SubscriptionManager | None = None
 
     def give_back(self) -> None:
@@ -144,7 +145,9 @@ class Engine:
         self._ending = self.runtime.single_flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.outages = OutageLog(self.driver, self.instruments)
-        self.renewer = self._resources.renewer = Renewer(self.driver, self.outages, self.instruments)
+        renewer = SpreadRenewer if self.driver.several_servers else Renewer
+        self.renewer: AnyRenewer = renewer(self.driver, self.outages, self.instruments)
+        self._resources.renewer = self.renewer
         self._tokens: list[str] = []
         self._start_in_loop()
 

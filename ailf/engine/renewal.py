@@ -1,4 +1,4 @@
-"""Lease renewal: one daemon thread per backend keeps leases alive, whatever the event loop or a handler does.
+"""Lease renewal: one daemon thread keeps leases alive, whatever the event loop or a handler does.
 
 The thread starts with the first lease and ends when there is none. It has a driver of its own, bound to the thread
 runtime, so it works while an event loop is blocked. It extends a lease after a third of its length, and repeats failed
@@ -32,7 +32,7 @@ from ailf.driver import BackendDriver
 from ailf.engine.calendar_queue import WIDTH, CalendarQueue
 from ailf.engine.outages import OutageLog
 from ailf.engine.renewed_lease import Liveness, RenewedLease
-from ailf.instruments import Instruments, LeaseExpired
+from ailf.instruments import Instruments
 from ailf.runtime import ThreadRuntime, run
 
 __all__ = ["Renewer"]
@@ -170,12 +170,6 @@ class Renewer:
         if lease.liveness is not None:
             lease.liveness.held.discard(lease)
 
-    def observe_lost(self, lease: RenewedLease, why: str) -> None:
-        """Tell instruments, once, that a lease is lost; `why` is for an operator."""
-        if self._instruments.lease_expired and not lease.observed:
-            lease.observed = True
-            self._instruments.emit_in_thread(LeaseExpired(self._driver.url, str(lease), why))
-
     def retire(self, holder: Liveness) -> None:
         """Stop renewing the leases of a holder that gives them back; give its heartbeats until they are discarded.
 
@@ -184,6 +178,11 @@ class Renewer:
         for lease in tuple(holder.held):
             self._leases.discard(lease)
             lease.bucket.pop(lease, None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no lease and no thread."""
+        return self._thread is None and not self._needed()
 
     async def close(self, until: float = float("inf")) -> None:
         """End the thread and its connection, and wait for that until `until`, on the runtime's clock.
@@ -434,7 +433,7 @@ class Renewer:
         if self._tell_at == float("inf"):
             self._tell_at = self._now() + TELL_AFTER
         lease.take()
-        self.observe_lost(lease, why)
+        lease.observe_lost(self._instruments, why)
 
     def _tell_lost(self) -> None:
         """Log the leases that were lost, in one line for each batch and reason."""

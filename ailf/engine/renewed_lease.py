@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ailf.driver import BackendDriver
 from ailf.engine.calendar_queue import Bucket
+from ailf.instruments import Instruments, LeaseExpired
 from ailf.runtime.clock import SystemClock
 
 __all__ = ["MARGIN", "Liveness", "RenewedLease", "enumerated"]
@@ -70,9 +71,10 @@ class RenewedLease(ABC):
         on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time.
         bucket: Its bucket in the renewer's calendar queue.
+        server: The server that had it when it was added, where there are several; see `SpreadRenewer`.
     """
 
-    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "observed", "on_lost", "revoked")
+    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "observed", "on_lost", "revoked", "server")
 
     page: ClassVar[int] = 100
     """The most leases that one request renews."""
@@ -94,6 +96,7 @@ class RenewedLease(ABC):
         self.on_lost: Callable[[], None] | None = None
         self.now = now
         self.bucket: Bucket[RenewedLease] = {}
+        self.server: Hashable = None
 
     @property
     def lost(self) -> bool:
@@ -111,6 +114,12 @@ class RenewedLease(ABC):
         if on_lost is not None:
             on_lost()
 
+    def observe_lost(self, instruments: Instruments, why: str) -> None:
+        """Tell instruments, once, that it is lost; `why` is for an operator."""
+        if instruments.lease_expired and not self.observed:
+            self.observed = True
+            instruments.emit_in_thread(LeaseExpired(instruments.backend, str(self), why))
+
     def due(self) -> float:
         """Return the time of the next renewal: a third of its length after the last one."""
         return self.ends - self.lease * (2 / 3 - MARGIN)
@@ -124,6 +133,10 @@ class RenewedLease(ABC):
     @abstractmethod
     def batch(self) -> Hashable:
         """The key of a batch: one request can renew leases of the same class and key."""
+
+    @abstractmethod
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        """Return what identifies the server that has it, as the driver of its interface tells; it doesn't wait."""
 
     @classmethod
     @abstractmethod

@@ -37,6 +37,10 @@ class LockGrantLease(RenewedLease):
         """The key of what one request can renew together: None, as all locks form one batch."""
         return None
 
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        """Return what identifies the server of the lock."""
+        return driver.lock().server_of(self.request.names[0])
+
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
         """Renew the leases in one round trip; return for each whether it still existed."""
@@ -149,7 +153,7 @@ class LeaseFlow(msgspec.Struct, eq=False):
         """Mark the grant as lost and return the error to raise. `verb` says what was to be done with it."""
         self.lease.revoked = True
         self.engine.renewer.discard(self.lease)
-        self.engine.renewer.observe_lost(self.lease, f"it was found lost: {verb}")
+        self.lease.observe_lost(self.engine.instruments, f"it was found lost: {verb}")
         return LeaseLostError(
             f"{verb} {self}: it is lost, so another holder may have the lock; nothing was changed. Let the resource "
             "that the lock protects reject a fence lower than the highest it has seen"

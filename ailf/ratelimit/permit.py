@@ -43,6 +43,10 @@ class PermitLease(RenewedLease):
         """The key of what one request can renew together: None, as all slots form one batch."""
         return None
 
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        """Return what identifies the server of the slots."""
+        return driver.rate_limiter().server_of(self.slots.limiter_key)
+
     @classmethod
     async def renew(cls, driver: BackendDriver, holds: Sequence[Any]) -> list[bool]:
         """Renew the leases in one round trip; return for each whether it still existed."""

@@ -19,7 +19,7 @@ from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
 from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Settlement, Waiting
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
-from ailf.engine.renewal import Renewer
+from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
@@ -547,7 +547,7 @@ def _undecodable(claim: Claim, error: DecodeError) -> Settlement:
     return Settlement(claim.receipt, Action.REJECT, reason="undecodable", error=str(error))
 
 
-def _stop_renewing(renewer: Renewer, livenesses: Mapping[int, ConsumerLiveness]) -> None:
+def _stop_renewing(renewer: AnyRenewer, livenesses: Mapping[int, ConsumerLiveness]) -> None:
     """Stop renewing the leases of a consumer that was closed, or dropped without `close`: they end by themselves."""
     for liveness in livenesses.values():
         for lease in tuple(liveness.held):

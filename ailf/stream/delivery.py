@@ -269,7 +269,7 @@ class DeliveryState:
         self.consumer.stop_renewing(self)
         if not self.loss_reported:
             self.loss_reported = True
-            self.consumer.group.engine.renewer.observe_lost(self.lease, "it was found lost")
+            self.lease.observe_lost(self.consumer.group.engine.instruments, "it was found lost")
             self._observe_settled("lost")
             await self.consumer.group.report_lost(self.claim.record.id)
 

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from ailf.engine.renewal import Renewer
 from ailf.engine.renewed_lease import RenewedLease
+from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import LeaseLostError
 from ailf.instruments import Instruments
 from ailf.runtime import Runtime
@@ -79,7 +79,7 @@ class HandlerRunner(Generic[W]):
     def __init__(
         self,
         runtime: Runtime,
-        renewer: Renewer,
+        renewer: AnyRenewer,
         instruments: Instruments,
         handler: Callable[[Any], Any],
         *,

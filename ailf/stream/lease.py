@@ -110,6 +110,9 @@ class DeliveryLease(RenewedLease):
     def batch(self) -> Hashable:
         return (self.liveness.stream, self.liveness.group, self.lease)
 
+    def find_server(self, driver: BackendDriver) -> Hashable:
+        return driver.stream().server_of(self.liveness.stream)
+
     @classmethod
     async def renew(cls, driver: BackendDriver, leases: Sequence["DeliveryLease"]) -> list[bool]:
         liveness, lease = leases[0].liveness, leases[0].lease

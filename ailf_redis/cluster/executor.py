@@ -46,11 +46,21 @@ class ClusterExecutor(Executor):
         self._nodes = nodes
         self._refreshing = runtime.single_flight()
         self._map: SlotMap | None = None
+        self._last_map: SlotMap | None = None  # also while the map is invalid
         self._addresses: list[Address] = list(nodes.seeds)
         self._executors: dict[Address, PooledExecutor] = {}
         self._guard = runtime.guard()
 
     # --- the slot map --------------------------------------------------------------------------------------------
+
+    def server_of(self, key: str) -> Address | None:
+        slots = self._last_map
+        return None if slots is None else slots.node_for_slot(slot_of(key))
+
+    def share_map(self, other: "ClusterExecutor") -> None:
+        """Begin with what another executor knows, rather than with the first nodes, which may be silent by now."""
+        self._map, self._last_map = other._map, other._last_map  # noqa: SLF001 - of the same class
+        self._addresses = other._addresses  # noqa: SLF001 - as above
 
     def group_by_slot(self, keys: Sequence[str]) -> list[list[int]]:
         groups: dict[int, list[int]] = {}
@@ -102,11 +112,12 @@ class ClusterExecutor(Executor):
                 (reply,) = await self._executor_at(address).call_many([("CLUSTER", "SLOTS")], until=deadline)
             except (ConnectionLostError, BackendTimeoutError) as error:
                 errors.append(error)
+                self._addresses = [*(each for each in self._addresses if each != address), address]
                 continue
             if isinstance(reply, Exception):
                 raise mapped(reply, self.where, sent=True) from reply
             try:
-                self._map = SlotMap.parse(reply, address, self._nodes.remap)
+                self._map = self._last_map = SlotMap.parse(reply, address, self._nodes.remap)
             except MISREAD as error:
                 raise misread(error, self.where) from error
             self._addresses = list(dict.fromkeys([*self._map.addresses(), *self._addresses]))
@@ -174,7 +185,7 @@ class ClusterExecutor(Executor):
     def _record_move(self, slot: int, node: Address) -> None:
         slots = self._map
         if slots is not None and len(slots.moved) < _MAX_MOVED:
-            self._map = slots.with_moved(slot, node)
+            self._map = self._last_map = slots.with_moved(slot, node)
         else:
             self.invalidate_topology()
 

@@ -9,7 +9,7 @@ is given up (a cancelled task, Ctrl-C) never leaves a reply for the next one, an
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from ailf.errors import ClosedError
@@ -107,6 +107,10 @@ class Executor(ABC):
     def group_by_slot(self, keys: Sequence[str]) -> list[list[int]]:
         """Return the positions of `keys` in groups that one script may use together: one group, except in a cluster."""
         return [list(range(len(keys)))]
+
+    def server_of(self, key: str) -> Hashable:  # noqa: ARG002 - one server has every key, except in a cluster
+        """Return the server of a key, if it is one of several and known; it doesn't wait."""
+        return None
 
     @abstractmethod
     async def close(self) -> None:
