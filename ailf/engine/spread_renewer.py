@@ -19,7 +19,7 @@ __all__ = ["AnyRenewer", "SpreadRenewer"]
 class SpreadRenewer:
     """A `Renewer` for each server; the methods are those of `Renewer`."""
 
-    def __init__(self, driver: BackendDriver, outages: OutageLog, instruments: Instruments) -> None:
+    def __init__(self, driver: BackendDriver, outages: OutageLog, instruments: Instruments | None = None) -> None:
         self._driver = driver
         self._outages = outages
         self._instruments = instruments
