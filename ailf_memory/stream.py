@@ -69,11 +69,11 @@ class MemoryStreamDriver(StreamDriver):
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         with self._store.lock:
             self._handle.check_open()
             state = self._store.streams.get(stream) if partitions is None else self._state(stream)
-            return None if state is None else state.declare(partitions)
+            return None if state is None else state.declare(partitions, void=void)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         with self._store.lock:

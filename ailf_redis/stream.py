@@ -8,10 +8,23 @@ from typing import Any, Final, TypeVar
 
 from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiting
+from ailf.driver import (
+    Action,
+    Draft,
+    Fetched,
+    Outcome,
+    Receipt,
+    Record,
+    Settlement,
+    StreamDriver,
+    StreamRequest,
+    Swept,
+    Waiting,
+)
 from ailf.errors import InvalidArgumentError, ProtocolError, StreamFullError
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection.executor import Executor
+from ailf_redis.connection.pipeline import PipelineExecutor, run_pipelined
 from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -58,6 +71,7 @@ from ailf_redis.waiter import RedisStreamsWaiter, RedisWaiter, is_oversize
 __all__ = ["RedisStreamDriver"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
 
@@ -159,19 +173,18 @@ class RedisStreamDriver(StreamDriver):
             lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
         )
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         # By commands on one key each: a script with two would fail while a cluster moves their slot.
-        if (stored := await self._partitions(stream)) is not None:
+        if (stored := await self._partitions(stream)) is not None and not (void and stored == 0):
             return stored
         used = await self._executor.read_page(0, as_flag, "EXISTS", self._keys.stream(stream))
         if partitions is not None:
-            return await DECLARE.run(
-                self._executor, [self._keys.meta(stream)], [1 if used else partitions, int(used)], int
-            )
+            number = 1 if used and partitions else partitions
+            return await DECLARE.run(self._executor, [self._keys.meta(stream)], [number, int(used), int(void)], int)
         if not used:
             return None
         stored = await self._partitions(stream)  # stored meanwhile, before the stream was made
-        return 1 if stored is None else stored
+        return 1 if stored is None or (void and stored == 0) else stored
 
     def _partitions(self, stream: str) -> Awaitable[int | None]:
         return self._executor.read_page(0, as_partitions, "HGET", self._keys.meta(stream), "partitions")
@@ -407,6 +420,10 @@ class RedisStreamDriver(StreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)
+
+    async def together(self, requests: Sequence[StreamRequest[T]]) -> list[T | Exception]:
+        driver = RedisStreamDriver(PipelineExecutor(self._executor), self._keys)
+        return await run_pipelined(self._executor, [each(driver) for each in requests])
 
     def streams_waiter(self, streams: Sequence[str], group: str | None) -> RedisStreamsWaiter | None:
         if self._keys.spread:  # no command may block on keys of several slots

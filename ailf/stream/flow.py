@@ -87,7 +87,7 @@ class StreamFlow:
             shared = engine.shared(
                 ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
             )
-            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime)
+            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime, engine.driver.timeout)
             names = shared.names
         self.declaration = Declaration(engine, driver, name, partitions, names)
         self.retention = retention

@@ -1,16 +1,16 @@
 """`PartitionedDriver`: the partitions of a stream as one stream, over any `StreamDriver`.
 
 What concerns one entry, delivery or dead letter goes to its partition. What concerns the whole stream goes to all
-partitions, one after another: each is a request of its own, with a time of its own, and nothing but a step within one
-partition is atomic.
+partitions, `AT_ONCE` in one round trip where the driver can do that: each is a request of its own, with a time of its
+own, and nothing but a step within one partition is atomic.
 """
 
 import contextlib
 import itertools
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
@@ -24,14 +24,16 @@ from ailf.driver import (
     Record,
     Settlement,
     StreamDriver,
+    StreamRequest,
     StreamsWaiter,
     Swept,
     Waiting,
 )
-from ailf.errors import BackendError, InvalidArgumentError
+from ailf.errors import BackendError, BackendTimeoutError, InvalidArgumentError
 from ailf.runtime import Runtime
 from ailf.stream.partitions.group import GroupPartitions
 from ailf.stream.partitions.ids import (
+    PART,
     join_id,
     partition_names,
     partition_of_key,
@@ -39,6 +41,7 @@ from ailf.stream.partitions.ids import (
     split_id,
 )
 from ailf.stream.partitions.merge import MergedRead
+from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 
@@ -46,6 +49,12 @@ __all__ = ["PartitionedDriver", "Partitions"]
 
 T = TypeVar("T")
 X = TypeVar("X")
+
+PartitionRequest: TypeAlias = Callable[[StreamDriver, str], Coroutine[Any, Any, T]]
+"""A request to one partition, given the driver to use and the partition's name."""
+
+AT_ONCE: Final = 64
+"""The most partitions that are asked in one round trip."""
 
 STEP: Final = 1.0
 """Seconds after which a fetch asks no further partition; the next fetch goes on."""
@@ -99,13 +108,42 @@ class PartitionedDriver(StreamDriver):
         inner: The driver of the partitions.
         partitions: The partitioned stream, which the ``stream`` of every call names.
         runtime: The runtime of ``inner``.
+        timeout: Seconds after which a request to all partitions asks no further ones (B10).
     """
 
-    def __init__(self, inner: StreamDriver, partitions: Partitions, runtime: Runtime) -> None:
+    def __init__(self, inner: StreamDriver, partitions: Partitions, runtime: Runtime, timeout: float = 5.0) -> None:
         self.inner = inner
         self.partitions = partitions
         self._names = partitions.names
         self._runtime = runtime
+        self._timeout = timeout
+
+    async def _try_all(self, request: PartitionRequest[T], names: Sequence[str] = ()) -> list[T | Exception]:
+        """Make a request to every partition, or to those of these names; return for each the result, or its error.
+
+        Raises:
+            BackendTimeoutError: The first of them have taken the time of the whole request.
+        """
+        names = names or self._names
+        until = self._runtime.now() + self._timeout
+        results: list[T | Exception] = []
+        for page in pages(names, AT_ONCE):
+            if results and self._runtime.now() > until:
+                raise BackendTimeoutError(
+                    f"only {len(results)} of {len(names)} partitions of stream {self.partitions.stream!r} answered in "
+                    f"{self._timeout:g} s",
+                    maybe_applied=True,
+                )
+            results += await self.inner.together([_of(request, each) for each in page])
+        return results
+
+    async def _all(self, request: PartitionRequest[T], names: Sequence[str] = ()) -> list[T]:
+        """Make a request to every partition, or to those of these names; return the results.
+
+        Raises:
+            Exception: The first error of a partition; other ones may have succeeded.
+        """
+        return every(await self._try_all(request, names))
 
     def _split(self, entry_id: str) -> tuple[int, str]:
         """Return the partition of an entry's id, and the id in there; both are checked."""
@@ -118,8 +156,8 @@ class PartitionedDriver(StreamDriver):
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
-        return await self.inner.declare(stream, partitions)
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
+        return await self.inner.declare(stream, partitions, void=void)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         partition = self.partitions.of_key(drafts[0].key if drafts else "")
@@ -148,28 +186,31 @@ class PartitionedDriver(StreamDriver):
         return replace(swept, after=f"{number + 1}:" if number + 1 < self.partitions.number else "")
 
     async def length(self, stream: str) -> int:
-        return sum([await self.inner.length(each) for each in self._names])
+        return sum(await self._all(lambda driver, name: driver.length(name)))
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         first = await self.last_id(stream) if start == LATEST else start
-        ends = [self._position_in(each, end) for each in range(self.partitions.number)]
-        starts = [self._position_in(each, first) for each in range(self.partitions.number)]
+        ends, starts = [*self._positions(end).values()], [*self._positions(first).values()]
         return await MergedRead(self.inner, self._names, starts, ends, after=after).take(limit)
 
     def _position_in(self, partition: int, position: str) -> str:
         return position_in(self.inner, partition, position, self.partitions.number)
 
+    def _positions(self, position: str) -> dict[str, str]:
+        """Return a position of the whole stream for each partition, by its name."""
+        return {name: self._position_in(partition, position) for partition, name in enumerate(self._names)}
+
     async def follow(self, position: str) -> MergedRead:
         """Return a read from a position on, without an end."""
         number = self.partitions.number
         if position == LATEST:
-            starts = [await self.inner.last_id(each) for each in self._names]
+            starts = await self._all(lambda driver, name: driver.last_id(name))
         else:
             starts = [self._position_in(each, position) for each in range(number)]
         return MergedRead(self.inner, self._names, starts, after=position == LATEST)
 
     async def last_id(self, stream: str) -> str:
-        ids = [(each, await self.inner.last_id(name)) for each, name in enumerate(self._names)]
+        ids = enumerate(await self._all(lambda driver, name: driver.last_id(name)))
         return join_id(*max(ids, key=lambda each: (self.inner.time_of(each[1]), each[0])))
 
     def id_before(self, timestamp: float) -> str:
@@ -180,39 +221,39 @@ class PartitionedDriver(StreamDriver):
         return self.inner.time_of(self._split(entry_id)[1])
 
     async def delete(self, stream: str) -> None:
-        for each in self._names:
-            await self.inner.delete(each)
+        """Delete the partitions and the number; where none is stored, only the marked partitions."""
+        names: Sequence[str] = self._names
+        if await self.inner.declare(stream, None) is None:
+            numbers = await self._all(lambda driver, name: driver.declare(name, None))
+            names = [name for name, number in zip(names, numbers, strict=True) if number == PART]
+        if names:
+            await self._all(lambda driver, name: driver.delete(name), names)
         await self.inner.delete(stream)  # the number of partitions: last, or others could use the names before
 
     # --- its groups ----------------------------------------------------------------------------------------------
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        made = [
-            await self.inner.open_group(each, group, self._position_in(partition, start))
-            for partition, each in enumerate(self._names)
-        ]
+        starts = self._positions(start)
+        made = await self._all(lambda driver, name: driver.open_group(name, group, starts[name]))
         return made[0]
 
     async def delete_group(self, stream: str, group: str) -> None:
-        for each in self._names:
-            await self.inner.delete_group(each, group)
+        await self._all(lambda driver, name: driver.delete_group(name, group))
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
-        moved = []
-        for partition, each in enumerate(self._names):
-            inner = self._position_in(partition, position)
-            try:
-                moved.append(await self.inner.seek(each, group, inner))
-            except BackendError as error:
-                error.maybe_applied = error.maybe_applied or partition > 0
-                raise
-        return any(moved)
+        to = self._positions(position)
+        moved = await self._try_all(lambda driver, name: driver.seek(name, group, to[name]))
+        if any(not isinstance(each, Exception) for each in moved):
+            for each in moved:
+                if isinstance(each, BackendError):
+                    each.maybe_applied = True  # in other partitions
+        return any(every(moved))
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
-        return any([await self.inner.pause(each, group, paused=paused) for each in self._names])
+        return any(await self._all(lambda driver, name: driver.pause(name, group, paused=paused)))
 
     async def info(self, stream: str, group: str) -> GroupInfo:
-        infos = [await self.inner.info(each, group) for each in self._names]
+        infos = await self._all(lambda driver, name: driver.info(name, group))
         lags = [each.lag for each in infos]
         consumers: dict[str, int] = {}
         for info in infos:
@@ -268,8 +309,7 @@ class PartitionedDriver(StreamDriver):
     async def _open_vanished(self, group: str) -> None:
         """Make the group in all partitions, at EARLIEST, as it has vanished from one: all resets are one event."""
         with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
-            for each in self._names:
-                await self.inner.open_group(each, group, EARLIEST)
+            await self._all(lambda driver, name: driver.open_group(name, group, EARLIEST))
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
@@ -360,6 +400,11 @@ class PartitionedDriver(StreamDriver):
     def waiter_of_all(self, group: str | None) -> StreamsWaiter:
         """Return a waiter for all partitions."""
         return waiter_of(self.inner, self._runtime, self._names, group)
+
+
+def _of(request: PartitionRequest[T], name: str) -> StreamRequest[T]:
+    """Return a request to the partition of this name."""
+    return lambda driver: request(driver, name)
 
 
 def _claim(partition: int, claim: Claim) -> Claim:

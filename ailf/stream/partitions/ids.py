@@ -14,7 +14,9 @@ from ailf.values import EARLIEST, LATEST
 
 __all__ = [
     "MOST_PARTITIONS",
+    "PART",
     "join_id",
+    "owner_of",
     "partition_names",
     "partition_of_key",
     "position_after_time",
@@ -25,9 +27,13 @@ __all__ = [
 MOST_PARTITIONS: Final = 256
 """The most partitions of a stream: `Group.info`, and opening or closing a consumer, ask each of them."""
 
+PART: Final = 0
+"""The number that is stored for a stream that is a partition of another one."""
+
 LAST_TIME: Final = 1.8e16
 """Seconds since 1970: a later time, which only another program's id tells, has no id in other partitions."""
 
+_NAME: Final = re.compile(r"(.+)/(0|[1-9][0-9]{0,2})", re.DOTALL | re.ASCII)
 _ID: Final = re.compile(r"(0|[1-9][0-9]{0,2}):(.+)", re.DOTALL)
 
 
@@ -45,6 +51,16 @@ def partition_of_key(key: str, partitions: int) -> int:
 def partition_names(stream: str, partitions: int) -> tuple[str, ...]:
     """Return the names of the streams that are the partitions."""
     return tuple(f"{stream}/{each}" for each in range(partitions))
+
+
+def owner_of(name: str) -> tuple[str, int] | None:
+    """Return the stream of which a stream of this name may be a partition, and the number of that partition.
+
+    >>> owner_of("tasks/3"), owner_of("tasks")
+    (('tasks', 3), None)
+    """
+    match = _NAME.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]))
 
 
 def join_id(partition: int, inner: str) -> str:
