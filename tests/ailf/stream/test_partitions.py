@@ -352,7 +352,9 @@ def test_a_slow_first_use_goes_on(slow: MemoryBackend) -> None:
     stream = slow.stream("s", partitions=256)
     for done in (2, 4, 6):
         before = SlowDriver.late
-        with pytest.raises(BackendTimeoutError, match=rf"'s' with partitions=256.* {done} of 8 steps.*goes on") as raised:
+        with pytest.raises(
+            BackendTimeoutError, match=rf"'s' with partitions=256.* {done} of 8 steps.*goes on"
+        ) as raised:
             stream.add(1)
         assert SlowDriver.late - before <= slow.engine.driver.timeout + 3
         assert not raised.value.maybe_applied
