@@ -390,7 +390,7 @@ def test_cancelled_messages_leave_nothing(key: str, last_first: bool) -> None:
     assert [len(lane.active) + len(lane.queued) for lane in group._lanes.values()] == ([1] if key else [])
     assert len(group._due) <= 600, "without a bound they were 2001"
     assert scenario.ask("cancel", first)
-    assert not (group.pending or group._lanes or group._aside or state.keys or state.terms)
+    assert not any((group.pending, group._lanes, group._aside, state.keys, state.terms))
     scenario.add(b"b", key=key)
     assert len(scenario.fetch().claims) == 1
 
