@@ -253,6 +253,9 @@ class MemoryStreamDriver(StreamDriver):
             state = self._group(stream, group)
             return [] if state is None else state.dead_letters(number, limit)
 
+    def check_letter(self, letter: str) -> None:
+        _number(letter)
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         numbers = [_number(each) for each in letters]
         with self._store.lock:
@@ -271,7 +274,9 @@ class MemoryStreamDriver(StreamDriver):
 def _number(letter: str) -> int:
     """Return the number of a dead letter's id, by which dead letters are ordered."""
     if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
-        raise InvalidArgumentError(f"{letter!r} is not the id of a dead letter; use one that dead_letters returned")
+        raise InvalidArgumentError(
+            f"{letter!r} is not the id of a dead letter, which looks like '7'; use one that dead_letters returned"
+        )
     return int(letter)
 
 

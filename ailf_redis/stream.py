@@ -107,11 +107,16 @@ def _whole(entry_id: str) -> str:
 
 
 def _checked(position: str, form: re.Pattern[str]) -> str:
-    if form.fullmatch(position) is None or any(int(part) > LARGEST for part in position.split("-")):
+    if not _has_form(position, form):
         raise InvalidArgumentError(
-            f"{position!r} is not the id of an entry; use an id that add returned, EARLIEST or LATEST"
+            f"{position!r} is not the id of an entry, which looks like '1700000000000-0'; use one that add returned, "
+            "or as a position EARLIEST or LATEST"
         )
     return position
+
+
+def _has_form(text: str, form: re.Pattern[str]) -> bool:
+    return form.fullmatch(text) is not None and all(int(part) <= LARGEST for part in text.split("-"))
 
 
 def _without_id(settlement: Settlement) -> tuple[str, int, Action, float, str, str]:
@@ -414,9 +419,17 @@ class RedisStreamDriver(StreamDriver):
         low = f"({_start(after)}" if after else "-"
         return await SIZES.run(self._executor, [key], (low, "+", limit, 0), as_ids, limit)
 
+    def check_letter(self, letter: str) -> None:
+        if not _has_form(letter, _WHOLE_ID):
+            raise InvalidArgumentError(
+                f"{letter!r} is not the id of a dead letter, which looks like '1700000000000-0'; use one that "
+                "dead_letters returned"
+            )
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
-        ids = [_whole(each) for each in letters]
-        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
+        for each in letters:
+            self.check_letter(each)
+        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *letters], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)

@@ -192,7 +192,7 @@ class StreamDriver(ABC):
     """Streams and their consumer groups. Every method is one atomic step on *now*, the backend's clock.
 
     A position is an id, EARLIEST or LATEST. A driver *must* raise `InvalidArgumentError` for a text that isn't an id
-    where an id is expected.
+    where an id is expected, with a message that shows the text and says what an id looks like.
     """
 
     # --- the stream ----------------------------------------------------------------------------------------------
@@ -403,6 +403,13 @@ class StreamDriver(ABC):
         It *may* return fewer, if the letters are large, but *must* return one if there is one.
         """
         return [each.id for each in await self.dead_letters(stream, group, after, limit)]
+
+    def check_letter(self, letter: str) -> None:  # noqa: B027 - a driver may take any text
+        """Check that a text has the form of a dead letter's id; it *must not* make a request (S16).
+
+        Raises:
+            InvalidArgumentError: It hasn't; the message says what an id looks like.
+        """
 
     @abstractmethod
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:

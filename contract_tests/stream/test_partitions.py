@@ -245,11 +245,62 @@ async def test_ids_of_other_streams(world: World, bad: str) -> None:
         with pytest.raises(ailf.InvalidArgumentError) as raised:
             await world.within_patience(call())
         assert repr(bad) in str(raised.value)
-    if bad not in {"1:1-0-0", "1:x"}:  # its form is the backend's
-        for letters in (group.dead_letters.redrive(bad), group.dead_letters.list(after=bad)):
-            with pytest.raises(ailf.InvalidArgumentError, match="dead letter"):
-                await letters
+        assert "stream 's'" in str(raised.value)
     assert not (await stream.group("h").info()).exists
+
+
+async def dead_letters(world: World, group: Any, stream: Any, count: int) -> list[str]:
+    """Make dead letters of a group that takes from a stream; return their ids."""
+    await group.open()
+    for each in range(count):
+        await stream.add(each)
+    async with group.consumer() as consumer:
+        for _ in range(count):
+            await (await world.take(consumer)).reject("no")
+    return [letter.id for letter in await group.dead_letters.list()]
+
+
+@pytest.mark.parametrize("bad", ["junk", "4:1-0", "3:junk", "3:", ":1-0", "1:1-0-0", "01:1-0"])
+async def test_a_bad_id_among_dead_letters(world: World, bad: str) -> None:
+    """S22, S16: if one text is not the id of a dead letter nothing is redriven or purged; the error says which."""
+    backend = await world.connect()
+    stream = backend.stream("s", partitions=NUMBER)
+    group = stream.group("g")
+    ids = await dead_letters(world, group, stream, 2 * NUMBER)
+    letters = group.dead_letters
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: letters.redrive(*ids, bad),
+        lambda: letters.redrive(bad, *ids),
+        lambda: letters.purge(*ids, bad),
+        lambda: letters.list(after=bad),
+    )
+    for call in calls:
+        with pytest.raises(ailf.InvalidArgumentError, match="dead letters of group 'g' of stream 's': ") as raised:
+            await call()
+        assert repr(bad) in str(raised.value)
+        assert "the id of a dead letter" in str(raised.value)
+    assert [letter.id for letter in await letters.list()] == ids
+    assert (await group.info()).delayed == 0
+    assert await letters.redrive(*ids) == len(ids)
+
+
+async def test_a_full_partition_is_named(world: World) -> None:
+    """S24, S8: the error of a full partition names it and the stream."""
+    backend = await world.connect()
+    stream = backend.stream("s", partitions=NUMBER, retention=ailf.Retention(max_len=1))
+    await stream.group("g").open()
+    await stream.add(1, key=key_in(2))
+    adds: tuple[Callable[[], Any], ...] = (
+        lambda: stream.add(1, key=key_in(2)),
+        lambda: stream.add_many([1], key=key_in(2)),
+        lambda: stream.add_once("id", 1, key=key_in(2)),
+    )
+    for add in adds:
+        with pytest.raises(
+            ailf.StreamFullError, match=r"to stream 's': its partition 's/2' is full.* 1 entries in each"
+        ):
+            await add()
+    await stream.add(1, key=key_in(1))
 
 
 # --- order -------------------------------------------------------------------------------------------------------

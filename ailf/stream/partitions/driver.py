@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ from ailf.driver import (
     Swept,
     Waiting,
 )
-from ailf.errors import BackendError, BackendTimeoutError, InvalidArgumentError
+from ailf.errors import BackendError, BackendTimeoutError, InvalidArgumentError, StreamFullError
 from ailf.runtime import Runtime
 from ailf.stream.partitions.group import GroupPartitions
 from ailf.stream.partitions.ids import (
@@ -39,13 +39,14 @@ from ailf.stream.partitions.ids import (
     partition_of_key,
     position_in,
     split_id,
+    within,
 )
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 
-__all__ = ["PartitionedDriver", "Partitions"]
+__all__ = ["PartitionFullError", "PartitionedDriver", "Partitions"]
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -101,6 +102,18 @@ class Partitions:
         return partition, Settlement(receipt, settlement.action, settlement.delay, settlement.reason, settlement.error)
 
 
+class PartitionFullError(StreamFullError):
+    """A partition is full.
+
+    Attributes:
+        partition: Its name.
+    """
+
+    def __init__(self, partition: str) -> None:
+        super().__init__(f"the partition {partition!r} is full")
+        self.partition = partition
+
+
 class PartitionedDriver(StreamDriver):
     """The driver of one partitioned stream: it does what `StreamDriver` says, for each partition by itself.
 
@@ -151,7 +164,7 @@ class PartitionedDriver(StreamDriver):
         try:
             self.inner.time_of(inner)
         except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"{entry_id!r} is not the id of an entry; use one that add returned") from error
+            raise within(entry_id, partition, error) from error
         return partition, inner
 
     # --- the stream ----------------------------------------------------------------------------------------------
@@ -161,17 +174,27 @@ class PartitionedDriver(StreamDriver):
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         partition = self.partitions.of_key(drafts[0].key if drafts else "")
-        ids = await self.inner.add(self._names[partition], drafts, retention=retention)
+        with self._naming_full(partition):
+            ids = await self.inner.add(self._names[partition], drafts, retention=retention)
         return [join_id(partition, each) for each in ids]
 
     async def add_once(
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
         partition = self.partitions.of_key(draft.key or dedup_id)
-        added = await self.inner.add_once(
-            self._names[partition], draft, dedup_id=dedup_id, token=token, window=window, retention=retention
-        )
+        with self._naming_full(partition):
+            added = await self.inner.add_once(
+                self._names[partition], draft, dedup_id=dedup_id, token=token, window=window, retention=retention
+            )
         return Added(join_id(partition, added.id), added.duplicate)
+
+    @contextlib.contextmanager
+    def _naming_full(self, partition: int) -> Iterator[None]:
+        """Let a `StreamFullError` name the partition that is full."""
+        try:
+            yield
+        except StreamFullError as error:
+            raise PartitionFullError(self._names[partition]) from error
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         partition, inner = self._split(entry_id)
@@ -359,9 +382,7 @@ class PartitionedDriver(StreamDriver):
         """Return dead letters: partition by partition, and within one oldest first."""
         found: list[DeadLetter] = []
         for partition, inner in self._behind(after):
-            letters = await _named(
-                after, self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
-            )
+            letters = await self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
             found += [
                 replace(each, id=join_id(partition, each.id), origin=join_id(partition, each.origin))
                 for each in letters
@@ -373,23 +394,33 @@ class PartitionedDriver(StreamDriver):
     async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
         """Return the ids of dead letters of one partition: the first one behind ``after`` that has any."""
         for partition, inner in self._behind(after):
-            ids = await _named(after, self.inner.letter_ids(self._names[partition], group, inner, limit))
+            ids = await self.inner.letter_ids(self._names[partition], group, inner, limit)
             if ids:
                 return [join_id(partition, each) for each in ids]
         return []
 
     def _behind(self, after: str) -> list[tuple[int, str]]:
         """Return the partitions that may have dead letters after an id, and for each the id within it, or ""."""
-        first, inner = split_id(after, self.partitions.number, "a dead letter") if after else (0, "")
+        first, inner = self._split_letter(after) if after else (0, "")
         return [(first, inner), *((each, "") for each in range(first + 1, self.partitions.number))]
 
+    def check_letter(self, letter: str) -> None:
+        self._split_letter(letter)
+
+    def _split_letter(self, letter: str) -> tuple[int, str]:
+        """Return the partition of a dead letter's id, and the id in there; both are checked."""
+        partition, inner = split_id(letter, self.partitions.number, "a dead letter")
+        try:
+            self.inner.check_letter(inner)
+        except InvalidArgumentError as error:
+            raise within(letter, partition, error) from error
+        return partition, inner
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
-        number = self.partitions.number
-        shares = self.partitions.shares(letters, lambda each: split_id(each, number, "a dead letter"))
-        taken: Awaitable[list[bool]] = self._each(
+        shares = self.partitions.shares(letters, self._split_letter)
+        return await self._each(
             shares, lambda name, share: self.inner.take_dead_letters(name, group, share, redrive=redrive)
         )
-        return await _named(", ".join(letters), taken)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -415,17 +446,3 @@ def _claim(partition: int, claim: Claim) -> Claim:
         Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
         claim.attempt,
     )
-
-
-async def _named(ids: str, request: Awaitable[T]) -> T:
-    """Make a request for dead letters; an error of an id names it as the caller did.
-
-    Raises:
-        InvalidArgumentError: An id is not that of a dead letter.
-    """
-    try:
-        return await request
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            f"{ids!r}: not the id of a dead letter; use one that dead_letters returned"
-        ) from error

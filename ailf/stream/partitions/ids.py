@@ -22,6 +22,7 @@ __all__ = [
     "position_after_time",
     "position_in",
     "split_id",
+    "within",
 ]
 
 MOST_PARTITIONS: Final = 256
@@ -77,10 +78,15 @@ def split_id(text: str, partitions: int, what: str = "an entry") -> tuple[int, s
     match = _ID.fullmatch(text)
     if match is None or int(match[1]) >= partitions:
         raise InvalidArgumentError(
-            f"{text!r} is not the id of {what} of a stream with {partitions} partitions; use one that this stream "
-            "returned"
+            f"{text!r} is not the id of {what} of a stream with {partitions} partitions: it begins with a partition's "
+            f"number and a colon, as in '{partitions - 1}:1700000000000-0'; use one that this stream returned"
         )
     return int(match[1]), match[2]
+
+
+def within(text: str, partition: int, error: InvalidArgumentError) -> InvalidArgumentError:
+    """Return the error for an id whose part within its partition is wrong, given the error for that part."""
+    return InvalidArgumentError(f"{text!r}: in partition {partition} {error}")
 
 
 def position_in(driver: StreamDriver, partition: int, position: str, partitions: int) -> str:
@@ -101,9 +107,7 @@ def position_in(driver: StreamDriver, partition: int, position: str, partitions:
     try:
         time = min(driver.time_of(inner), LAST_TIME)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            f"{position!r} is not a position of a stream with {partitions} partitions"
-        ) from error
+        raise within(position, own, error) from error
     if partition == own:
         return inner
     return position_after_time(driver, time) if partition < own else driver.id_before(time)
