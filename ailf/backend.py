@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import AWAY, Engine
 from ailf.errors import InvalidArgumentError
+from ailf.instruments import Instrument
 from ailf.limits import Limit
 from ailf.lock import AsyncLock, Lock
 from ailf.lock.flow import require_locks
@@ -63,6 +64,19 @@ class _BackendBase:
         if client is None:
             raise InvalidArgumentError(f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} to unwrap")
         return client
+
+    def instrument(self, *instruments: Instrument) -> None:
+        """Let instruments observe this backend, in addition to those that it has.
+
+        Each is called from now on; one that was added before is not added again.
+
+        Arguments:
+            instruments: Objects of classes derived from `ailf.instruments.Instrument`.
+
+        Raises:
+            InvalidArgumentError: An object isn't an `Instrument`; none was added.
+        """
+        self.engine.instruments.add(instruments)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}{' closed' if self.closed else ''}>"

@@ -147,7 +147,8 @@ def check_member(what: str, value: object, kind: type[M]) -> M:
 def check_kind(what: str, value: object, kind: type) -> Any:
     """Check that a value is an instance of a class."""
     if not isinstance(value, kind):
-        raise InvalidArgumentError(f"{what} must be a {kind.__name__}, not {value!r}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise InvalidArgumentError(f"{what} must be {article} {kind.__name__}, not {value!r}")
     return value
 
 

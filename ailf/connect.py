@@ -1,10 +1,12 @@
 """Opening a backend by URL: `connect` and `connect_async`."""
 
 import logging
+from collections.abc import Iterable
 
 from ailf.backend import AsyncBackend, Backend, _open
 from ailf.checks import check_seconds
-from ailf.registry import plugin_for
+from ailf.instruments import Instrument, as_instruments
+from ailf.registry import installed_instruments, plugin_for
 from ailf.runtime import run
 from ailf.urls import environment_url
 
@@ -15,7 +17,7 @@ log = logging.getLogger("ailf")
 DEFAULT_URL = "memory://"
 
 
-def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
+def connect(url: str | None = None, *, wait: float = 0.0, instruments: Iterable[Instrument] = ()) -> "Backend":
     """Open a backend by its URL, and check that it answers.
 
     >>> import ailf
@@ -27,19 +29,23 @@ def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
             of the environment variable ``AILF_URL``, or else ``memory://``, which is logged as a warning.
         wait: Seconds for which opening is retried while the backend can't be reached, is not ready, or doesn't answer.
             Any other error is raised at once. The last try may end later.
+        instruments: Objects that observe the backend, of classes derived from `ailf.instruments.Instrument`; beside
+            those of installed packages.
 
     Raises:
         InvalidArgumentError: No backend for the scheme is installed, the backend doesn't know an option of the URL,
-            the URL or ``AILF_URL`` is empty, or ``wait`` isn't a number of seconds.
+            the URL or ``AILF_URL`` is empty, ``wait`` isn't a number of seconds, or an instrument is none.
         UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
         ConnectionLostError: The server can't be reached.
         BackendTimeoutError: The server doesn't answer.
         PermissionDeniedError: The server refuses the credentials.
     """
     wait = check_seconds("wait", wait)
+    observers = as_instruments(instruments)
     chosen = _chosen(url)
     backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
     try:
+        backend.instrument(*observers, *installed_instruments(backend.url))
         run(_open(backend.engine, wait))
     except BaseException:
         backend.close()
@@ -47,7 +53,9 @@ def connect(url: str | None = None, *, wait: float = 0.0) -> "Backend":
     return backend
 
 
-def connect_async(url: str | None = None, *, wait: float = 0.0) -> "AsyncBackend":
+def connect_async(
+    url: str | None = None, *, wait: float = 0.0, instruments: Iterable[Instrument] = ()
+) -> "AsyncBackend":
     """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
 
     It can be awaited instead: ``backend = await ailf.connect_async(…)``. Both check that the backend answers, and raise
@@ -56,14 +64,17 @@ def connect_async(url: str | None = None, *, wait: float = 0.0) -> "AsyncBackend
     Arguments:
         url: See `connect`.
         wait: See `connect`; the seconds are counted from when the backend is entered or awaited.
+        instruments: See `connect`.
 
     Raises:
         InvalidArgumentError: As for `connect`.
         UnsupportedError: The backend's package is missing, or has no asyncio flavour.
     """
     wait = check_seconds("wait", wait)
+    observers = as_instruments(instruments)
     chosen = _chosen(url)
     backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
+    backend.instrument(*observers, *installed_instruments(backend.url))
     backend.engine.patience = wait
     return backend
 

@@ -11,6 +11,18 @@ implementations::
     def ailf_connect(url): return NatsBackend(url)
 
 It is loaded when its scheme is first used. A package with one flavour implements only that hook.
+
+A package with an instrument has an entry point in the group ``ailf.instruments``, of any name::
+
+    [project.entry-points."ailf.instruments"]
+    audit = "audit_log.plugin"
+
+    # audit_log/plugin.py
+    @ailf.hookimpl
+    def ailf_instrument(url): return AuditLog()
+
+Each backend that `ailf.connect` opens gets it. If it can't be loaded, or raises, an error is logged, and the backend is
+opened without it.
 """
 
 from typing import TYPE_CHECKING
@@ -19,10 +31,15 @@ import pluggy
 
 if TYPE_CHECKING:
     from ailf.backend import AsyncBackend, Backend
+    from ailf.instruments import Instrument
 
-__all__ = ["PROJECT", "ailf_connect", "ailf_connect_async", "hookimpl"]
+__all__ = ["INSTRUMENTS", "PROJECT", "ailf_connect", "ailf_connect_async", "ailf_instrument", "hookimpl"]
 
 PROJECT = "ailf"
+"""The group of the entry points of backends, and the name of the pluggy project."""
+
+INSTRUMENTS = "ailf.instruments"
+"""The group of the entry points of instruments."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -36,3 +53,8 @@ def ailf_connect(url: str) -> "Backend | None":
 @hookspec(firstresult=True)
 def ailf_connect_async(url: str) -> "AsyncBackend | None":
     """Return the asyncio backend of this URL, without network access; raise an error for an unknown option."""
+
+
+@hookspec
+def ailf_instrument(url: str) -> "Instrument | None":
+    """Return the instrument for a backend that is opened; None for none. The URL has no credentials."""

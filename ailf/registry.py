@@ -1,8 +1,9 @@
-"""The registry of installed backends, by URL scheme: the only global state of ailf.
+"""The registry of installed backends, by URL scheme, and instruments: the only global state of ailf.
 
 A broken plugin breaks only itself: the others are found as before, and the error names the broken one.
 """
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -13,10 +14,15 @@ import attrs
 import pluggy
 
 from ailf import hookspecs
+from ailf.checks import check_kind
 from ailf.errors import InvalidArgumentError, UnsupportedError
+from ailf.instruments import Instrument
+from ailf.safe_text import log_failure
 from ailf.urls import scheme_of
 
-__all__ = ["Installed", "installed", "plugin_for"]
+__all__ = ["Installed", "installed", "installed_instruments", "plugin_for"]
+
+log = logging.getLogger("ailf")
 
 _KNOWN_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
 """Schemes whose backend comes with ailf and needs an extra, with the name of the extra."""
@@ -27,6 +33,8 @@ _OWN = frozenset({"memory", "redis", "rediss", "unix"})
 _manager = pluggy.PluginManager(hookspecs.PROJECT)
 _manager.add_hookspecs(hookspecs)
 _loading = threading.Lock()
+_broken: set[str] = set()
+"""The names of the entry points of instruments whose failure was logged."""
 
 
 @attrs.frozen
@@ -76,6 +84,27 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
     return caller
 
 
+def installed_instruments(url: str) -> list[Instrument]:
+    """Return the instruments of installed packages for a backend with this URL, which has no credentials.
+
+    The failure of a plugin is logged once, and the others are returned.
+    """
+    instruments: list[Instrument] = []
+    for entry in sorted(entry_points(group=hookspecs.INSTRUMENTS), key=lambda each: each.name):
+        name = f"{hookspecs.INSTRUMENTS}:{entry.name}"
+        try:
+            _register(entry, name)
+            others = [plugin for other, plugin in _manager.list_name_plugin() if other != name]
+            made = _manager.subset_hook_caller("ailf_instrument", remove_plugins=others)(url=url)
+            instruments += [check_kind("an instrument", each, Instrument) for each in made]
+        except Exception as error:  # noqa: BLE001 - a broken plugin breaks only itself
+            if name not in _broken:
+                _broken.add(name)
+                what = f"instrument {entry.name} ({entry.value}, from {_package(entry)})"
+                log_failure(log, logging.ERROR, "%s can't be used", what, error=error)
+    return instruments
+
+
 def _entry_points() -> list[EntryPoint]:
     return list(entry_points(group=hookspecs.PROJECT))
 
@@ -106,15 +135,23 @@ def _package(entry: EntryPoint) -> str:
 
 
 def _load(entry: EntryPoint) -> None:
+    try:
+        _register(entry, entry.name)
+    except Exception as error:
+        raise UnsupportedError(_load_problem(entry, error)) from error
+
+
+def _register(entry: EntryPoint, name: str) -> None:
+    """Load a plugin and register it under a name, unless it is registered."""
     with _loading:
-        if _manager.has_plugin(entry.name):
+        if _manager.has_plugin(name):
             return
         try:
-            _manager.register(entry.load(), name=entry.name)
-        except Exception as error:
-            if _manager.has_plugin(entry.name):  # pluggy 1.5 keeps a plugin whose hooks it refused
-                _manager.unregister(name=entry.name)
-            raise UnsupportedError(_load_problem(entry, error)) from error
+            _manager.register(entry.load(), name=name)
+        except Exception:
+            if _manager.has_plugin(name):  # pluggy 1.5 keeps a plugin whose hooks it refused
+                _manager.unregister(name=name)
+            raise
 
 
 def _load_problem(entry: EntryPoint, error: Exception) -> str:

@@ -7,6 +7,7 @@ Write ``from contract_tests.suite import *`` and ``HARNESS = …`` into the modu
 from contract_tests.backend.test_backend import *  # noqa: F403
 from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_instruments import *  # noqa: F403
 from contract_tests.backend.test_opening import *  # noqa: F403
 from contract_tests.lock.test_lock import *  # noqa: F403
 from contract_tests.lock.test_lock_hold import *  # noqa: F403

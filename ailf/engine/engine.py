@@ -26,6 +26,7 @@ from ailf.errors import (
     OutcomeUnknownError,
     UnsupportedError,
 )
+from ailf.instruments import Instruments
 from ailf.runtime import Task
 from ailf.runtime.semaphore import FairSemaphore
 
@@ -108,6 +109,7 @@ class Engine:
         closed: Whether it was closed.
         in_loop: Whether the requests are steps in the event loop itself: on asyncio, with a backend in this process.
         here: Returns the current process id or event loop; see `Runtime`.
+        instruments: The instruments that observe the backend.
         outages: Logs the backend's outages.
         renewer: Renews leases.
         home: The process id or event loop that it belongs to; None before its first use. Each public call compares it
@@ -119,6 +121,7 @@ class Engine:
     def __init__(self, driver: BackendDriver, *, retry_for: float = 5.0) -> None:
         self.driver = driver
         self.runtime = driver.runtime
+        self.instruments = Instruments(driver.url)
         self.retry_for = check_seconds("retry_for", retry_for)
         check_count("max_payload", driver.max_payload)
         self.patience = 0.0
@@ -140,8 +143,8 @@ class Engine:
         self._closing = self.runtime.event()
         self._ending = self.runtime.single_flight()
         self._open: weakref.WeakSet[Closable] = weakref.WeakSet()
-        self.outages = OutageLog(self.driver)
-        self.renewer = self._resources.renewer = Renewer(self.driver, self.outages)
+        self.outages = OutageLog(self.driver, self.instruments)
+        self.renewer = self._resources.renewer = Renewer(self.driver, self.outages, self.instruments)
         self._tokens: list[str] = []
         self._start_in_loop()
 
@@ -233,7 +236,7 @@ class Engine:
         self.check_open()
         if self._subscriptions is None:
             self._subscriptions = self._resources.subscriptions = SubscriptionManager(
-                self.driver, self._weak_check(), self.outages
+                self.driver, self._weak_check(), self.outages, self.instruments
             )
         return self._subscriptions
 

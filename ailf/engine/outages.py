@@ -10,6 +10,7 @@ from typing import Final
 
 from ailf.driver import BackendDriver
 from ailf.errors import BackendTimeoutError, ConnectionLostError
+from ailf.instruments import ConnectionLost, ConnectionRestored, Instruments
 
 __all__ = ["AWAY", "OutageLog"]
 
@@ -30,10 +31,12 @@ class OutageLog:
 
     Arguments:
         driver: The backend's driver.
+        instruments: The instruments that observe the backend.
     """
 
-    def __init__(self, driver: BackendDriver) -> None:
+    def __init__(self, driver: BackendDriver, instruments: Instruments | None = None) -> None:
         self._driver = driver
+        self._instruments = instruments or Instruments(driver.url)
         self._now = driver.runtime.now
         self._guard = threading.Lock()
         self._since: float | None = None
@@ -50,12 +53,16 @@ class OutageLog:
                 if now - self._ended < self._driver.timeout:  # that request began before the end of the last outage
                     return
                 self._since, state = now, "is unavailable, and failed operations are retried"
+                begins = True
             elif now - self._logged >= LOG_INTERVAL:
                 state = f"is still unavailable after {now - self._since:.0f} s"
+                begins = False
             else:
                 return
             self._logged = now
         log.warning("the backend %s %s: %s: %s", self._driver.url, state, what, error)
+        if begins and self._instruments.connection_lost:
+            self._instruments.emit_in_thread(ConnectionLost(self._driver.url, error))
 
     def worked(self) -> None:
         """Report that an operation that had failed has succeeded."""
@@ -65,3 +72,5 @@ class OutageLog:
                 return
             self._ended = self._now()
         log.warning("the backend %s is back after %.2f s", self._driver.url, self._ended - since)
+        if self._instruments.connection_restored:
+            self._instruments.emit_in_thread(ConnectionRestored(self._driver.url, self._ended - since))

@@ -32,6 +32,7 @@ from ailf.driver import BackendDriver
 from ailf.engine.calendar_queue import WIDTH, CalendarQueue
 from ailf.engine.outages import OutageLog
 from ailf.engine.renewed_lease import Liveness, RenewedLease
+from ailf.instruments import Instruments, LeaseExpired
 from ailf.runtime import ThreadRuntime, run
 
 __all__ = ["Renewer"]
@@ -81,9 +82,12 @@ class _Lost:
 class Renewer:
     """Renews leases, from `add` until `discard`, in a thread of its own."""
 
-    def __init__(self, driver: BackendDriver, outages: OutageLog | None = None) -> None:
+    def __init__(
+        self, driver: BackendDriver, outages: OutageLog | None = None, instruments: Instruments | None = None
+    ) -> None:
         self._driver = driver
         self._outages = outages or OutageLog(driver)
+        self._instruments = instruments or Instruments(driver.url)
         self._thread_driver: BackendDriver | None = None
         self._leases: set[RenewedLease] = set()
         self._calendar: CalendarQueue[RenewedLease] = CalendarQueue()  # used with the guard
@@ -165,6 +169,12 @@ class Renewer:
         lease.bucket.pop(lease, None)
         if lease.liveness is not None:
             lease.liveness.held.discard(lease)
+
+    def observe_lost(self, lease: RenewedLease, why: str) -> None:
+        """Tell instruments, once, that a lease is lost; `why` is for an operator."""
+        if self._instruments.lease_expired and not lease.observed:
+            lease.observed = True
+            self._instruments.emit_in_thread(LeaseExpired(self._driver.url, str(lease), why))
 
     def retire(self, holder: Liveness) -> None:
         """Stop renewing the leases of a holder that gives them back; give its heartbeats until they are discarded.
@@ -424,6 +434,7 @@ class Renewer:
         if self._tell_at == float("inf"):
             self._tell_at = self._now() + TELL_AFTER
         lease.take()
+        self.observe_lost(lease, why)
 
     def _tell_lost(self) -> None:
         """Log the leases that were lost, in one line for each batch and reason."""

@@ -66,12 +66,13 @@ class RenewedLease(ABC):
         last: The time at which renewal stops.
         limit: The time at which it is given up, although it could be renewed: its handler's timeout has passed.
         revoked: Whether it is lost for good, as another consumer or holder may have it.
+        observed: Whether instruments were told that it is lost.
         on_lost: Called, from any thread, when it is found to be lost.
         now: Returns the time.
         bucket: Its bucket in the renewer's calendar queue.
     """
 
-    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "on_lost", "revoked")
+    __slots__ = ("bucket", "ends", "last", "lease", "limit", "now", "observed", "on_lost", "revoked")
 
     page: ClassVar[int] = 100
     """The most leases that one request renews."""
@@ -89,7 +90,7 @@ class RenewedLease(ABC):
         self.ends = since + lease * (1 - MARGIN)
         self.last = since + longest
         self.limit = NEVER
-        self.revoked = False
+        self.revoked = self.observed = False
         self.on_lost: Callable[[], None] | None = None
         self.now = now
         self.bucket: Bucket[RenewedLease] = {}

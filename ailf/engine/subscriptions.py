@@ -15,6 +15,7 @@ import attrs
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
 from ailf.engine.outages import AWAY, OutageLog
 from ailf.errors import BackendTimeoutError, ClosedError, PermissionDeniedError
+from ailf.instruments import Destination, Instruments, MessagesDropped, MessagesMissed
 from ailf.patterns import matches
 from ailf.runtime import Event, Task
 from ailf.runtime.clock import SystemClock
@@ -64,9 +65,16 @@ class MessageBuffer:
     """
 
     def __init__(
-        self, ready: Event, *, size: int, overflow: Overflow, now: Callable[[], float] = SystemClock.wait_time
+        self,
+        ready: Event,
+        *,
+        size: int,
+        overflow: Overflow,
+        now: Callable[[], float] = SystemClock.wait_time,
+        instruments: Instruments | None = None,
     ) -> None:
         self._now = now
+        self._instruments = instruments or Instruments("")
         self.filters: dict[Filter, object] = {}
         self.dropped = 0
         self.dropped_bytes = 0
@@ -85,7 +93,7 @@ class MessageBuffer:
         """Add an item, or drop one by the overflow policy. This never waits."""
         if self._ended:
             return
-        begins = False
+        begins, lost = False, None
         with self._guard:
             if isinstance(item, Gap):
                 self._put_gap(item)
@@ -96,7 +104,7 @@ class MessageBuffer:
                 self.end(self._full())
             else:
                 begins, self._dropping = not self._dropping, True
-                self._drop(item)
+                lost = self._drop(item)
         if begins:  # logged once per episode
             log.warning(
                 "subscription to %s: buffer of %d messages full, dropping (%s)",
@@ -104,6 +112,9 @@ class MessageBuffer:
                 self._size,
                 self._overflow.value,
             )
+        if lost is not None and self._instruments.messages_dropped:
+            source = Destination(self._instruments.backend, "channel", lost.channel)
+            self._instruments.emit_in_thread(MessagesDropped(source, len(lost.body)))
         if not self._ready.is_set():  # a reader clears the flag first and then checks for items
             self._ready.set()
 
@@ -121,14 +132,15 @@ class MessageBuffer:
             "read faster, or listen with a larger `buffer`"
         )
 
-    def _drop(self, item: Frame) -> None:
-        """Drop this frame, or replace the oldest one with it."""
+    def _drop(self, item: Frame) -> Frame:
+        """Drop this frame, or replace the oldest one with it; return the one that is dropped."""
         lost = item
         if self._overflow is Overflow.DROP_OLDEST:
             lost = self._take_oldest()
             self._items.append(item)
         self.dropped += 1
         self.dropped_bytes += len(lost.body)
+        return lost
 
     def _take_oldest(self) -> Frame:
         """Remove the oldest frame. A gap before it stays, merged with a gap after it."""
@@ -223,9 +235,16 @@ def _merged(one: Gap, other: Gap) -> Gap:
 class SubscriptionManager:
     """All subscriptions of one backend. The first one opens the connection, which lasts until `close`."""
 
-    def __init__(self, driver: BackendDriver, check_home: Callable[[], None], outages: OutageLog | None = None) -> None:
+    def __init__(
+        self,
+        driver: BackendDriver,
+        check_home: Callable[[], None],
+        outages: OutageLog | None = None,
+        instruments: Instruments | None = None,
+    ) -> None:
         self._driver = driver
         self._outages = outages or OutageLog(driver)
+        self._instruments = instruments or Instruments(driver.url)
         self._check_home = check_home
         self._runtime = driver.runtime
         self._interests: dict[Filter, _Interest] = {}
@@ -441,9 +460,16 @@ class SubscriptionManager:
         self._outage = None
         gap = Gap(outage.cause, self._runtime.now() - outage.since)
         self._outages.worked()
-        for buffer in tuple(self._buffers):
-            if any(self._interests[each].established for each in tuple(buffer.filters) if each in self._interests):
-                buffer.put(gap)
+        missed = [
+            buffer
+            for buffer in tuple(self._buffers)
+            if any(self._interests[each].established for each in tuple(buffer.filters) if each in self._interests)
+        ]
+        for buffer in missed:
+            buffer.put(gap)
+        if missed and self._instruments.messages_missed:
+            event = MessagesMissed(self._driver.url, gap.reason, gap.seconds, len(missed))
+            self._instruments.emit_in_thread(event)
 
     def abandon(self, error: Exception) -> None:
         """End every subscription, as its event loop has ended; calls that still wait get this error."""

@@ -103,6 +103,17 @@ class LockFlow:
     async def acquire(self, timeout: float | None) -> LeaseFlow:
         if timeout is not None:
             check_seconds("timeout", timeout)
+        acquiring, instruments = self._acquire_within(timeout), self.engine.instruments
+        if not instruments.waited:
+            return await acquiring
+        return await instruments.observe_waiting("lock", " + ".join(self.names), "", acquiring, self.engine.runtime.now)
+
+    async def _acquire_within(self, timeout: float | None) -> LeaseFlow:
+        """Acquire within `timeout` seconds.
+
+        Raises:
+            LockTimeoutError: The time has passed.
+        """
         if timeout == 0:
             grant = await self.try_acquire(until=0.0)
             if grant is None:

@@ -149,6 +149,7 @@ class LeaseFlow(msgspec.Struct, eq=False):
         """Mark the grant as lost and return the error to raise. `verb` says what was to be done with it."""
         self.lease.revoked = True
         self.engine.renewer.discard(self.lease)
+        self.engine.renewer.observe_lost(self.lease, f"it was found lost: {verb}")
         return LeaseLostError(
             f"{verb} {self}: it is lost, so another holder may have the lock; nothing was changed. Let the resource "
             "that the lock protects reject a fence lower than the highest it has seen"

@@ -6,7 +6,8 @@ A request carries the channel of the process's inbox and an id, in headers that 
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from ailf.checks import check_count, check_name, check_pairs, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
@@ -23,6 +24,7 @@ from ailf.errors import (
     RequestTimeoutError,
     UnsupportedError,
 )
+from ailf.instruments import Destination, MessageReceived
 from ailf.patterns import matches
 from ailf.pubsub.message import Answer, AsyncMessage, Message
 from ailf.runtime import name_of
@@ -33,6 +35,8 @@ from ailf.user_errors import interrupts, is_fatal
 from ailf.values import Gap, Overflow
 
 __all__ = ["BUFFER", "ErrorHook", "Handler", "PubSubFlow"]
+
+T = TypeVar("T")
 
 Handler = Callable[[Message[Any]], Any]
 ErrorHook = Callable[[Exception, Message[bytes]], Any]
@@ -52,6 +56,7 @@ class PubSubFlow:
         if sharded:
             engine.require(Capability.SHARDED, "sharded channels")
         self.engine = engine
+        self._instruments = engine.instruments
         self._sharded = sharded
         self._options = {"sharded": True} if sharded else {}
         self.payloads = Payloads("a message", type_, engine.driver.max_payload)
@@ -64,15 +69,38 @@ class PubSubFlow:
 
     # --- publishing ----------------------------------------------------------------------------------------------
 
-    def publish(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> Coroutine[Any, Any, object]:
+    def publish(
+        self, channel: str, data: Any, headers: Mapping[str, str] | None, *, observed: bool = False
+    ) -> Coroutine[Any, Any, object]:
+        if not observed and (self._instruments.message_sent or self._instruments.sending):
+            return self._observe(channel, 1, headers, partial(self.publish, channel, data, observed=True))
         check_free(headers)
         return self._publish(_publishing, [self._sealed(channel, data, headers)])
 
-    async def publish_many(self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None) -> None:
+    async def publish_many(
+        self, messages: Iterable[tuple[str, Any]], headers: Mapping[str, str] | None, *, observed: bool = False
+    ) -> None:
+        pairs = check_pairs("messages", messages)
+        if not observed and (self._instruments.message_sent or self._instruments.sending) and pairs:
+            publish = partial(self.publish_many, pairs, observed=True)
+            await self._observe(pairs[0][0], len(pairs), headers, publish)
+            return
         check_free(headers)
-        sealed = [self._sealed(channel, data, headers) for channel, data in check_pairs("messages", messages)]
+        sealed = [self._sealed(channel, data, headers) for channel, data in pairs]
         if sealed:
             await self._publish(f"publish {len(sealed)} messages", sealed)
+
+    def _observe(
+        self,
+        channel: str,
+        count: int,
+        headers: Mapping[str, str] | None,
+        publish: Callable[[Mapping[str, str] | None], Coroutine[Any, Any, T]],
+    ) -> Coroutine[Any, Any, T]:
+        """Publish within the hooks of the instruments."""
+        destination = Destination(self._instruments.backend, "channel", channel)
+        now = self.engine.runtime.now
+        return self._instruments.observe_sending(destination, headers, count, publish, _no_ids, now)
 
     def _sealed(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> tuple[str, bytes]:
         """Return a message as the driver publishes it."""
@@ -104,9 +132,19 @@ class PubSubFlow:
         return (await self._request(channel, data, most, timeout, headers))[1]
 
     async def _request(
-        self, channel: str, data: Any, count: int | None, timeout: float, headers: Mapping[str, str] | None
+        self,
+        channel: str,
+        data: Any,
+        count: int | None,
+        timeout: float,
+        headers: Mapping[str, str] | None,
+        *,
+        observed: bool = False,
     ) -> tuple[PendingReply, list[Message[Any]]]:
         """Publish a request, and collect replies until there are `count` or the time has passed."""
+        if not observed and (self._instruments.message_sent or self._instruments.sending):
+            request = partial(self._request, channel, data, count, timeout, observed=True)
+            return await self._observe(channel, 1, headers, request)
         check_free(headers)
         check_name("channel", channel)
         now = self.engine.runtime.now
@@ -176,7 +214,10 @@ class PubSubFlow:
         return filters
 
     async def open(self, filters: Iterable[Filter], size: int, overflow: Overflow) -> MessageBuffer:
-        buffer = MessageBuffer(self.engine.runtime.event(), size=size, overflow=overflow, now=self.engine.runtime.now)
+        runtime = self.engine.runtime
+        buffer = MessageBuffer(
+            runtime.event(), size=size, overflow=overflow, now=runtime.now, instruments=self._instruments
+        )
         await self.engine.subscriptions.attach(buffer, filters)
         return buffer
 
@@ -205,6 +246,9 @@ class PubSubFlow:
         except DecodeError as error:
             await self._failed("a message that can't be decoded", error, self._raw(frame))
             return None
+        if self._instruments.message_received:
+            source = Destination(self._instruments.backend, "channel", frame.channel)
+            self._instruments.emit(MessageReceived(source, unpacked))
         if not headers:  # as most messages: it isn't a request, and there are no headers to hide
             return self._message_class(frame.channel, data, unpacked)
         return self._message_class(frame.channel, data, _public(unpacked), answer=self._answer_to(headers))
@@ -298,7 +342,10 @@ class PubSubFlow:
     async def _call(self, handler: Handler, message: Message[Any], frame: Frame) -> None:
         """Call a handler, and send its result as the reply; its error doesn't affect other handlers (P8)."""
         with carrying(message.headers):
-            result, error = await self.engine.runtime.call_user_code(handler, message)
+            if self._instruments.handling:
+                result, error = await self._call_observed(handler, message)
+            else:
+                result, error = await self.engine.runtime.call_user_code(handler, message)
             if error is None and result is not None and message.answer is not None:
                 try:
                     await message.answer(result, None)
@@ -313,6 +360,17 @@ class PubSubFlow:
         if is_fatal(error):
             raise error
 
+    async def _call_observed(self, handler: Handler, message: Message[Any]) -> tuple[Any, BaseException | None]:
+        """Call a handler within the hook `Instrument.handling`."""
+        handling = self._instruments.around(message)
+        try:
+            result, error = await self.engine.runtime.call_user_code(handler, message)
+        except BaseException as interruption:
+            handling.leave(interruption)
+            raise
+        handling.leave(error)
+        return result, error
+
     def stop(self) -> None:
         if self._buffer is not None:
             self._buffer.end()
@@ -325,6 +383,11 @@ class PubSubFlow:
             buffer.end()
             if not self.engine.closed:
                 await self.engine.subscriptions.remove(buffer)
+
+
+def _no_ids(_: object) -> tuple[str, ...]:
+    """Return no id, as the messages of a channel have none."""
+    return ()
 
 
 def _publishing(sealed: Sequence[tuple[str, bytes]]) -> str:

@@ -314,6 +314,18 @@ class LimiterFlow(Generic[P]):
     async def acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
         if timeout is not None:
             check_seconds("timeout", timeout)
+        acquiring, instruments = self._acquire(key, costs, timeout), self.engine.instruments
+        if not instruments.waited:
+            return await acquiring
+        now = self.engine.runtime.now
+        return await instruments.observe_waiting("rate_limiter", self._options.name, key, acquiring, now)
+
+    async def _acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
+        """Try once, then wait in the queue.
+
+        Raises:
+            RateLimitedError: The time has passed, or the call can never be allowed.
+        """
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
         call = LimitRequest(self._limiter_key(key), self._costs(costs))  # a waiting call isn't charged for denials
         what = self.describe("acquire", key)

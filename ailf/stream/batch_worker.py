@@ -77,6 +77,16 @@ class DeliveryBatch:
             state.cancel_reason = why
 
     @property
+    def handled_at(self) -> float:
+        """When the handler began, on the runtime's clock."""
+        return self.states[0].handled_at
+
+    @handled_at.setter
+    def handled_at(self, now: float) -> None:
+        for state in self.states:
+            state.handled_at = now
+
+    @property
     def unsettled(self) -> list[DeliveryState]:
         """The deliveries that the handler has not settled."""
         return [state for state in self.states if state.settled is None]
@@ -123,7 +133,7 @@ class _BatchLease:
 class BatchWorker(Worker):
     """One call of `process` with a batch."""
 
-    def _argument(self) -> Callable[[DeliveryBatch], list[Any]]:
+    def _show(self) -> Callable[[DeliveryBatch], list[Any]]:
         public_class = self._public_class
         return lambda batch: [public_class(state) for state in batch.states]
 

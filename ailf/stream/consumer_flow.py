@@ -415,6 +415,11 @@ class ConsumerFlow:
             states.append(DeliveryState(self, claim, lease, data, headers))
         if states:
             self.group.engine.renewer.add([state.lease for state in states])
+            instruments = self.group.engine.instruments
+            if instruments.message_received or instruments.message_settled:
+                now = self.group.engine.runtime.now()
+                for state in states:
+                    state.observe_received(now)
             self._buffer.extend(states)
             self._callers.wake()
         for first in range(0, len(undecodable), SETTLED_AT_ONCE):
@@ -488,6 +493,8 @@ class ConsumerFlow:
                 raise BackendTimeoutError(f"release {left} of {len(releases)} messages of {group}: out of time")
             page = releases[first : first + SETTLED_AT_ONCE]
             await group.driver.settle(group.stream, group.name, page, max_deliveries=most)
+            for state in unstarted[first : first + SETTLED_AT_ONCE] if group.engine.instruments.message_settled else ():
+                state.observe_released()
 
     async def close(self) -> None:
         """Stop, and give the unsettled messages back to the group (S6, S11).
@@ -514,6 +521,8 @@ class ConsumerFlow:
             for lease in tuple(liveness.held):
                 lease.revoked = True
         _stop_renewing(self.group.engine.renewer, self._livenesses)
+        while left and self._buffer and self.group.engine.instruments.message_settled:
+            self._buffer.popleft().observe_released()
         self._buffer.clear()
         if self._wait is not None:
             self._wait.leave(self._queued)

@@ -16,6 +16,7 @@ from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
+from ailf.instruments import Handling, MessageReceived, MessageSettled
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
@@ -81,10 +82,13 @@ class DeliveryState:
         "claim",
         "consumer",
         "data",
+        "handled_at",
+        "handling",
         "headers",
         "lease",
         "loss_reported",
         "outcome",
+        "received_at",
         "settled",
         "settling",
         "task",
@@ -109,6 +113,8 @@ class DeliveryState:
         self.task: asyncio.Task[Any] | None = None  # the task that runs a worker's handler, on asyncio
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
         self.cancel_reason: Exception | None = None  # why the worker cancelled the handler
+        self.received_at = self.handled_at = 0.0  # on the runtime's clock, if instruments observe
+        self.handling: Handling | None = None  # the instruments' context managers around the body of its context
 
     @property
     def leases(self) -> list[RenewedLease]:
@@ -142,6 +148,8 @@ class DeliveryState:
             raise await self._lost(action.value)
         self.settled, self.outcome = action, outcome
         self.consumer.stop_renewing(self)
+        if self.consumer.group.engine.instruments.message_settled:
+            self._observe_settled(action.value, dead=outcome is Outcome.DEAD, error=settlement.error)
         if outcome is not Outcome.DONE:
             await self.consumer.group.report(self.claim.record.id, settlement, outcome)
         return outcome
@@ -190,13 +198,56 @@ class DeliveryState:
         self.lease.confirm(since, lease)
         self.consumer.group.engine.renewer.reschedule(self.lease)  # it may end before its next check
 
-    def enter(self) -> None:
-        """Let messages that are sent continue the trace of the message."""
+    def observe_received(self, now: float) -> None:
+        """Tell instruments that the message was received at `now`, on the runtime's clock."""
+        self.received_at = now
+        instruments, group = self.consumer.group.engine.instruments, self.consumer.group
+        if instruments.message_received:
+            claim = self.claim
+            instruments.emit(
+                MessageReceived(
+                    group.source, self.headers, group.name, self.consumer.name, claim.record.id, claim.attempt,
+                    self._queued(),
+                )
+            )  # fmt: skip
+
+    def _observe_settled(self, outcome: str, *, dead: bool = False, error: str = "") -> None:
+        """Tell instruments how the delivery has ended."""
+        group = self.consumer.group
+        instruments = group.engine.instruments
+        if instruments.message_settled:
+            claim, now = self.claim, group.engine.runtime.now()
+            begin = self.handled_at or self.received_at
+            instruments.emit(
+                MessageSettled(
+                    group.source, self.headers, group.name, self.consumer.name, claim.record.id, claim.attempt,
+                    outcome, dead, self._queued(now - self.received_at), now - begin if begin else 0.0, error,
+                )
+            )  # fmt: skip
+
+    def observe_released(self) -> None:
+        """Tell instruments that the message was given back, without a handler."""
+        self._observe_settled(Action.RELEASE.value)
+
+    def _queued(self, since: float = 0.0) -> float:
+        """Return for how long the message was in the stream when it was received, `since` seconds ago."""
+        group = self.consumer.group
+        added = group.driver.time_of(self.claim.record.id)
+        return max(0.0, group.engine.runtime.clock.now_ms() / 1000 - since - added)
+
+    def enter(self, shown: object) -> None:
+        """Let messages that are sent continue the trace of the message; `shown` is the delivery that users see."""
         self.trace = carrying(self.headers)
         self.trace.__enter__()
+        engine = self.consumer.group.engine
+        if engine.instruments.handling and self.handling is None and not self.handled_at:  # else its handler enters it
+            self.handled_at = engine.runtime.now()
+            self.handling = engine.instruments.around(shown)
 
     async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
         """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
+        if self.handling is not None:
+            self.handling.leave(error)
         if self.trace is not None:
             with contextlib.suppress(ValueError):  # it is left in another task than it was entered in
                 self.trace.__exit__(None, None, None)
@@ -218,6 +269,8 @@ class DeliveryState:
         self.consumer.stop_renewing(self)
         if not self.loss_reported:
             self.loss_reported = True
+            self.consumer.group.engine.renewer.observe_lost(self.lease, "it was found lost")
+            self._observe_settled("lost")
             await self.consumer.group.report_lost(self.claim.record.id)
 
     async def _lost(self, operation: str) -> LeaseLostError:
@@ -349,7 +402,7 @@ class Delivery(_DeliveryBase[T_co]):
 
     def __enter__(self) -> Self:
         """Return the delivery itself. Messages that the body sends continue the trace of the message."""
-        self._state.enter()
+        self._state.enter(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
@@ -436,7 +489,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
 
     async def __aenter__(self) -> Self:
         """Return the delivery itself. Messages that the body sends continue the trace of the message."""
-        self._state.enter()
+        self._state.enter(self)
         self._state.body = asyncio.current_task()
         self._state.body_cancels = self._state.body.cancelling() if self._state.body is not None else 0
         return self

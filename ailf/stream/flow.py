@@ -24,6 +24,7 @@ from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
+from ailf.instruments import Destination
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.naming import naming
@@ -91,6 +92,7 @@ class StreamFlow:
             self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime, engine.driver.timeout)
             names = shared.names
         self.declaration = Declaration(engine, driver, name, partitions, names)
+        self._instruments = engine.instruments
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
@@ -106,25 +108,52 @@ class StreamFlow:
             self.engine.require(Capability.ORDERING, "ordering keys")
         return Draft(body, headers, options.key or "", options.delay, options.timestamp(), options.max_deliveries)
 
-    def add(self, data: Any, options: AddOptions) -> Coroutine[Any, Any, list[str]]:
+    def add(self, data: Any, options: AddOptions, *, observed: bool = False) -> Coroutine[Any, Any, list[str]]:
+        if not observed and (self._instruments.message_sent or self._instruments.sending):
+            return self._observe(1, options, functools.partial(self.add, data, observed=True), list)
         drafts = [self.draft(data, options)]
         if self.retention is not None or not self.declaration.made:
             return self._make_room(1, self.driver.add, drafts, again=False)
         return self.engine.call(self._adding, self.driver.add, self.name, drafts, again=False, retention=None)
 
-    async def add_many(self, items: Iterable[Any], options: AddOptions) -> list[str]:
-        drafts = [self.draft(data, options) for data in check_list("items", items)]
+    async def add_many(self, items: Iterable[Any], options: AddOptions, *, observed: bool = False) -> list[str]:
+        items = check_list("items", items)
+        if not observed and (self._instruments.message_sent or self._instruments.sending) and items:
+            add = functools.partial(self.add_many, items, observed=True)
+            return await self._observe(len(items), options, add, list)
+        drafts = [self.draft(data, options) for data in items]
         if not drafts:
             return []
         return await self._make_room(len(drafts), self.driver.add, drafts, again=False)
 
-    async def add_once(self, dedup_id: str, data: Any, window: float, options: AddOptions) -> Added:
+    async def add_once(
+        self, dedup_id: str, data: Any, window: float, options: AddOptions, *, observed: bool = False
+    ) -> Added:
+        if not observed and (self._instruments.message_sent or self._instruments.sending):
+            add = functools.partial(self.add_once, dedup_id, data, window, observed=True)
+            return await self._observe(1, options, add, _new_ids)
         check_name("dedup id", dedup_id)
         check_seconds("window", window, least=0.001)
         draft, token = self.draft(data, options), self.engine.token()
         return await self._make_room(
             1, self.driver.add_once, draft, again=True, dedup_id=dedup_id, token=token, window=window
         )
+
+    def _observe(
+        self,
+        count: int,
+        options: AddOptions,
+        add: Callable[[AddOptions], Coroutine[Any, Any, R]],
+        ids_of: Callable[[R], list[str]],
+    ) -> Coroutine[Any, Any, R]:
+        """Add within the hooks of the instruments."""
+
+        def send(headers: Mapping[str, str] | None) -> Coroutine[Any, Any, R]:
+            return add(options if headers is None else attrs.evolve(options, headers=headers))
+
+        destination = Destination(self._instruments.backend, "stream", self.name)
+        now = self.engine.runtime.now
+        return self._instruments.observe_sending(destination, options.headers, count, send, ids_of, now)
 
     async def _make_room(
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any
@@ -247,6 +276,11 @@ class StreamFlow:
     def stop(self) -> None:
         if self._joined is not None:
             self._joined.stop()
+
+
+def _new_ids(added: Added) -> list[str]:
+    """Return the id of the new entry; none if there was an earlier one."""
+    return [] if added.duplicate else [added.id]
 
 
 def _full(retention: Retention, partition: str) -> str:

@@ -11,6 +11,7 @@ from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.instruments import Destination, MessageDied
 from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
 from ailf.stream.declaration import Declaration
@@ -94,6 +95,7 @@ class GroupFlow:
         retention: The retention that its stream object was given, or None.
         declaration: Whether the stream has the number of partitions that its stream object was given.
         partitions: The partitions of a partitioned stream; None for an ordinary one.
+        source: The stream, as instruments are told.
         settling: Settles deliveries; on asyncio those of one pass of the event loop go in one request, unless a request
             is a step in the event loop itself.
         workers: The workers of this object that run in this process.
@@ -119,6 +121,7 @@ class GroupFlow:
         self.retention = retention
         self.declaration = declaration
         self.partitions: Partitions | None = driver.partitions if isinstance(driver, PartitionedDriver) else None
+        self.source = Destination(engine.driver.url, "stream", stream)
         self.workers: set[Stoppable] = set()
         self._fetching = f"fetch from {self}"
         batched = engine.runtime.flavour == "asyncio" and not engine.in_loop
@@ -201,7 +204,7 @@ class GroupFlow:
         """Log and emit the events of a fetch."""
         for dead in fetched.dead:
             log.error("%s: entry %s became a dead letter: it has had its last delivery", self, dead)
-            await self._emit(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
+            await self._report_dead(dead, "max_deliveries")
         if fetched.reset:
             log.warning("%s had vanished from the backend and was made again at EARLIEST", self)
             await self._emit(GroupReset(self.stream, self.name))
@@ -226,10 +229,16 @@ class GroupFlow:
         return f"settle {len(settlements)} message(s) of {self}"
 
     async def report(self, entry_id: str, settlement: Settlement, outcome: Outcome) -> None:
-        """Emit `DeadLettered` if a settlement made a dead letter."""
+        """Report a dead letter if a settlement made one."""
         if outcome is Outcome.DEAD:
             reason = settlement.reason if settlement.action is Action.REJECT else "max_deliveries"
-            await self._emit(DeadLettered(self.stream, self.name, entry_id, reason))
+            await self._report_dead(entry_id, reason)
+
+    async def _report_dead(self, entry_id: str, reason: str) -> None:
+        """Report a dead letter to instruments and to `on_event`."""
+        if self.engine.instruments.message_died:
+            self.engine.instruments.emit(MessageDied(self.source, self.name, entry_id, reason))
+        await self._emit(DeadLettered(self.stream, self.name, entry_id, reason))
 
     async def report_lost(self, entry_id: str) -> None:
         """Emit `LeaseLost`: a delivery turned out to be no longer this consumer's."""

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ailf.engine.renewal import Renewer
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import LeaseLostError
+from ailf.instruments import Instruments
 from ailf.runtime import Runtime
 from ailf.tracing import carrying
 
@@ -38,6 +39,7 @@ class Work(Protocol):
     task: asyncio.Task[Any] | None
     task_cancels: int
     cancel_reason: Exception | None
+    handled_at: float
 
     @property
     def lease(self) -> WorkLease:
@@ -65,8 +67,10 @@ class HandlerRunner(Generic[W]):
     Arguments:
         runtime: The runtime of the worker.
         renewer: Renews the leases.
+        instruments: The instruments that observe the backend.
         handler: The user's function.
-        argument: Returns the handler's argument, given its work.
+        show: Returns the work as users see it: a delivery, or the list of those of a batch.
+        argument: Returns the handler's argument, given its work; None: as `show`.
         release: Gives the work back, if the worker loop is cancelled while the handler runs.
         timeout: Seconds that a call may take.
         cancels: Whether a call whose lease is lost is cancelled.
@@ -76,17 +80,21 @@ class HandlerRunner(Generic[W]):
         self,
         runtime: Runtime,
         renewer: Renewer,
+        instruments: Instruments,
         handler: Callable[[Any], Any],
         *,
-        argument: Callable[[W], Any],
+        show: Callable[[W], Any],
+        argument: Callable[[W], Any] | None,
         release: Callable[[W], Awaitable[None]],
         timeout: float | None,
         cancels: bool,
     ) -> None:
         self._runtime = runtime
         self._renewer = renewer
+        self._instruments = instruments
         self._handler = handler
-        self._argument = argument
+        self._show = show
+        self._argument = argument or show
         self._release = release
         self._timeout = timeout
         self._on_asyncio = runtime.flavour == "asyncio"
@@ -104,7 +112,10 @@ class HandlerRunner(Generic[W]):
         stop_timer = None if self._timeout is None else self._start_timer(work, self._timeout)
         try:
             with carrying(work.headers):
-                result, error = await self._runtime.call_user_code(self._handler, self._argument(work))
+                if self._instruments.handling or self._instruments.message_settled:
+                    result, error = await self._call_observed(work)
+                else:
+                    result, error = await self._runtime.call_user_code(self._handler, self._argument(work))
         except asyncio.CancelledError as cancelled:
             if work.cancel_reason is None:
                 await self._release(work)
@@ -116,6 +127,20 @@ class HandlerRunner(Generic[W]):
                 stop_timer()
         if work.cancel_reason is not None:
             error = await self._why_cancelled(work, work.cancel_reason, error)
+        return result, error
+
+    async def _call_observed(self, work: W) -> tuple[Any, BaseException | None]:
+        """Call the handler within the hook `Instrument.handling`; the time counts from here."""
+        work.handled_at = self._runtime.now()
+        shown = self._show(work)
+        argument = shown if self._argument is self._show else self._argument(work)
+        handling = self._instruments.around(shown)
+        try:
+            result, error = await self._runtime.call_user_code(self._handler, argument)
+        except BaseException as interruption:
+            handling.leave(work.cancel_reason or interruption)
+            raise
+        handling.leave(work.cancel_reason or error)
         return result, error
 
     def _start_timer(self, work: W, timeout: float) -> Callable[[], None]:

@@ -145,8 +145,8 @@ class Worker:
         self._on_asyncio = self._runtime.flavour == "asyncio"
         self._public_class = AsyncDelivery if self._on_asyncio else Delivery
         self._runner: HandlerRunner[Any] = HandlerRunner(
-            self._runtime, group.engine.renewer, handler,
-            argument=operator.attrgetter("data") if plain else self._argument(), release=self._release,
+            self._runtime, group.engine.renewer, group.engine.instruments, handler,
+            show=self._show(), argument=operator.attrgetter("data") if plain else None, release=self._release,
             timeout=options.timeout, cancels=options.on_lost is OnLost.CANCEL,
         )  # fmt: skip
         self._consumer: ConsumerFlow | None = None
@@ -158,8 +158,8 @@ class Worker:
         self._warned_of_length = False
         self._check_length = group.retention is None  # at first, and with each line of the tally until it has warned
 
-    def _argument(self) -> Callable[[Any], Any]:
-        """Return what makes the handler's argument."""
+    def _show(self) -> Callable[[Any], Any]:
+        """Return what makes the handler's argument, unless it is the payload."""
         return self._public_class
 
     # --- starting and stopping -----------------------------------------------------------------------------------

@@ -120,6 +120,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     ),
     "rate_limiter(count_denied=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", count_denied=bad), FLAGS),
     "rate_limiter(cache_denials=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", cache_denials=bad), FLAGS),
+    "instrument(*instruments)": (lambda o, bad: o.backend.instrument(bad), [5, "otel", None, object()]),
     "unwrap(kind)": (lambda o, bad: o.backend.unwrap(bad), [5, "redis", None, int]),
     # --- pub/sub
     "publish(channel)": (lambda o, bad: o.pubsub.publish(bad, 1), NAMES),

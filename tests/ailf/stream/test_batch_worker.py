@@ -472,6 +472,6 @@ def test_linger_without_batch_is_refused() -> None:
 def test_a_batch_has_a_worker_of_its_own() -> None:
     """The classes differ in what they take and how they settle; a single message takes no step of a batch."""
     assert {each for each in vars(BatchWorker) if not each.startswith("__")} == {
-        "_argument", "_failed", "_handle_batch", "_release", "_settle_all", "_settle_batch", "_settle_page", "_steps",
+        "_failed", "_handle_batch", "_release", "_settle_all", "_settle_batch", "_settle_page", "_show", "_steps",
         "_take",
     }  # fmt: skip

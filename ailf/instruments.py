@@ -1,0 +1,535 @@
+"""Instruments: hooks that observe what a backend's interfaces do, and wrappers around sending and handling.
+
+An instrument is an object of a class derived from `Instrument`, which overrides the hooks that it needs. It is given to
+`ailf.connect` or ``backend.instrument``, or comes from an installed package (`ailf.hookspecs`). Only overridden hooks
+are called: one that no instrument overrides costs a look at an empty tuple.
+
+>>> import ailf
+>>> class Count(Instrument):
+...     sent = 0
+...     def message_sent(self, event):
+...         self.sent += event.count
+>>> counter = Count()
+>>> with ailf.connect("memory://", instruments=[counter]) as backend:
+...     ids = backend.stream("tasks").add_many([1, 2, 3])
+>>> counter.sent
+3
+
+A hook is called in the thread or task that does the work, so it must be quick, and must not call the backend. Events of
+leases come from the thread that renews them. An instrument that raises an `Exception` is logged, once, and removed; any
+other exception passes to the caller.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final, TypeVar
+
+import msgspec
+
+from ailf.checks import check_headers, check_kind, check_mapping
+from ailf.errors import InvalidArgumentError
+from ailf.safe_text import log_failure
+
+__all__ = [
+    "ConnectionLost",
+    "ConnectionRestored",
+    "Destination",
+    "Event",
+    "Handling",
+    "Instrument",
+    "Instruments",
+    "LeaseExpired",
+    "MessageDied",
+    "MessageReceived",
+    "MessageSent",
+    "MessageSettled",
+    "MessagesDropped",
+    "MessagesMissed",
+    "Waited",
+    "as_instruments",
+]
+
+log = logging.getLogger("ailf.instruments")
+
+T = TypeVar("T")
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """The place to which messages are sent.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        kind: ``"stream"`` or ``"channel"``.
+        name: The name of the stream or channel; of a batch for several channels that of the first.
+    """
+
+    backend: str
+    kind: str
+    name: str
+
+
+class MessageSent(msgspec.Struct, frozen=True):
+    """The event that a call has added messages to a stream or published them, or has failed.
+
+    Attributes:
+        destination: The stream or channel.
+        headers: The headers that the hook `Instrument.sending` returned for this call.
+        count: The number of messages of the call.
+        ids: The ids of the new entries; () for a channel, for a call that failed, and for one of ``add_once`` that
+            found an earlier message.
+        seconds: The duration of the call.
+        error: The exception that the call raises; None if it succeeded.
+    """
+
+    hook: ClassVar[str] = "message_sent"
+
+    destination: Destination
+    headers: Mapping[str, str]
+    count: int
+    ids: tuple[str, ...]
+    seconds: float
+    error: BaseException | None = None
+
+
+class MessageReceived(msgspec.Struct, frozen=True):
+    """The event that this process has received a message: it was leased to a consumer, or came to a subscription.
+
+    Attributes:
+        source: The stream or channel.
+        headers: The headers of the message.
+        group: The group's name; "" for a channel.
+        consumer: The consumer's name; "" for a channel.
+        id: The entry's id; "" for a channel.
+        attempt: The number of this delivery, from 1; 1 for a channel.
+        queued: Seconds since the message was added, with delays and earlier attempts, by the clocks of the backend and
+            of this process; 0 for a channel.
+    """
+
+    hook: ClassVar[str] = "message_received"
+
+    source: Destination
+    headers: Mapping[str, str]
+    group: str = ""
+    consumer: str = ""
+    id: str = ""
+    attempt: int = 1
+    queued: float = 0.0
+
+
+class MessageSettled(msgspec.Struct, frozen=True):
+    """The event that a delivery was settled, or that settling it found its lease lost.
+
+    Attributes:
+        source: The stream.
+        headers: The headers of the message.
+        group: The group's name.
+        consumer: The consumer's name.
+        id: The entry's id.
+        attempt: The number of this delivery, from 1.
+        outcome: ``"ack"``, ``"nack"``, ``"reject"`` or ``"release"``; ``"lost"`` if its lease had ended.
+        dead: Whether the message is a dead letter now.
+        queued: As in `MessageReceived`.
+        handled: Seconds since the handler, or the ``with`` block, began; since the message was received if there is
+            neither.
+        error: The text of the error that is kept for the dead letter, or "".
+    """
+
+    hook: ClassVar[str] = "message_settled"
+
+    source: Destination
+    headers: Mapping[str, str]
+    group: str
+    consumer: str
+    id: str
+    attempt: int
+    outcome: str
+    dead: bool
+    queued: float
+    handled: float
+    error: str = ""
+
+
+class MessageDied(msgspec.Struct, frozen=True):
+    """The event that a message became a dead letter of its group.
+
+    Attributes:
+        source: The stream.
+        group: The group's name.
+        id: The entry's id.
+        reason: ``"rejected"``, ``"undecodable"`` or ``"max_deliveries"``.
+    """
+
+    hook: ClassVar[str] = "message_died"
+
+    source: Destination
+    group: str
+    id: str
+    reason: str
+
+
+class Waited(msgspec.Struct, frozen=True):
+    """The event that a call of ``acquire`` has ended, of a lock or a rate limiter.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        kind: ``"lock"`` or ``"rate_limiter"``.
+        name: The name of the lock or limiter; several names of a lock are joined by ``+``.
+        key: The limiter's key; "" for a lock.
+        seconds: The duration of the call.
+        error: The exception that the call raises, such as `LockTimeoutError`; None if it acquired.
+    """
+
+    hook: ClassVar[str] = "waited"
+
+    backend: str
+    kind: str
+    name: str
+    key: str
+    seconds: float
+    error: BaseException | None = None
+
+
+class LeaseExpired(msgspec.Struct, frozen=True):
+    """The event that a lease was lost, so that another consumer or holder may have what it was for.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        lease: A description of the lease: "the lease on lock 'report'".
+        reason: The reason, as text for an operator.
+    """
+
+    hook: ClassVar[str] = "lease_expired"
+
+    backend: str
+    lease: str
+    reason: str
+
+
+class MessagesMissed(msgspec.Struct, frozen=True):
+    """The event of a gap: the connection of the subscriptions is back, and messages may be missing.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        reason: The cause of the interruption, as text for an operator.
+        seconds: The length of the interruption.
+        subscriptions: The number of subscriptions that may have missed messages.
+    """
+
+    hook: ClassVar[str] = "messages_missed"
+
+    backend: str
+    reason: str
+    seconds: float
+    subscriptions: int
+
+
+class MessagesDropped(msgspec.Struct, frozen=True):
+    """The event that a subscription has dropped a message, as its buffer was full.
+
+    Attributes:
+        source: The channel.
+        size: The bytes of the message's body.
+    """
+
+    hook: ClassVar[str] = "messages_dropped"
+
+    source: Destination
+    size: int
+
+
+class ConnectionLost(msgspec.Struct, frozen=True):
+    """The event that the backend has become unavailable, and failed operations are retried.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        error: The first error.
+    """
+
+    hook: ClassVar[str] = "connection_lost"
+
+    backend: str
+    error: Exception
+
+
+class ConnectionRestored(msgspec.Struct, frozen=True):
+    """The event that the backend is available again.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+        seconds: The length of the outage.
+    """
+
+    hook: ClassVar[str] = "connection_restored"
+
+    backend: str
+    seconds: float
+
+
+Event = (
+    MessageSent
+    | MessageReceived
+    | MessageSettled
+    | MessageDied
+    | Waited
+    | LeaseExpired
+    | MessagesMissed
+    | MessagesDropped
+    | ConnectionLost
+    | ConnectionRestored
+)
+"""Any event."""
+
+
+class Instrument:
+    """The base class of instruments: override the hooks that you need; the others are never called."""
+
+    def message_sent(self, event: MessageSent) -> None:
+        """Observe a call that adds or publishes messages, when it ends."""
+
+    def message_received(self, event: MessageReceived) -> None:
+        """Observe a message that is leased to a consumer of this process, or that comes to a subscription."""
+
+    def message_settled(self, event: MessageSettled) -> None:
+        """Observe that a delivery is settled."""
+
+    def message_died(self, event: MessageDied) -> None:
+        """Observe that a message becomes a dead letter."""
+
+    def waited(self, event: Waited) -> None:
+        """Observe the end of a call of ``acquire``, whether it had to wait or not."""
+
+    def lease_expired(self, event: LeaseExpired) -> None:
+        """Observe that a lease is lost. It is called from the thread that renews leases, or where it is noticed."""
+
+    def messages_missed(self, event: MessagesMissed) -> None:
+        """Observe a gap in the subscriptions of a backend."""
+
+    def messages_dropped(self, event: MessagesDropped) -> None:
+        """Observe that a subscription drops a message."""
+
+    def connection_lost(self, event: ConnectionLost) -> None:
+        """Observe the beginning of an outage. It is called from the thread or task that notices it."""
+
+    def connection_restored(self, event: ConnectionRestored) -> None:
+        """Observe the end of an outage."""
+
+    def sending(self, destination: Destination, headers: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002 - for those that override it
+        """Return the headers to send: these, or others, such as those with a span's ``traceparent``.
+
+        It is called once for each call that sends, before its messages are encoded. One `message_sent` follows, in the
+        same thread or task, with the headers that the last instrument returned.
+
+        Arguments:
+            destination: The stream or channel.
+            headers: The headers that the caller gave; {} without any.
+        """
+        return headers
+
+    def handling(self, handled: Any) -> AbstractContextManager[object]:  # noqa: ARG002 - as above
+        """Return a context manager within which a handler, or the body of ``with delivery``, runs.
+
+        It is left with the handler's exception, which it can't suppress. On asyncio it is entered and left in the task
+        that runs the handler, so that context variables which it sets are the handler's.
+
+        Arguments:
+            handled: The `Delivery` or `AsyncDelivery`, the list of deliveries of a batch, or the `Message`.
+        """
+        return contextlib.nullcontext()
+
+
+_HOOKS: Final = tuple(name for name, each in vars(Instrument).items() if not name.startswith("_") and callable(each))
+
+
+class Instruments:
+    """The instruments of one backend: for each hook, the methods that override it.
+
+    Attributes:
+        backend: The URL of the backend, without credentials.
+    """
+
+    __slots__ = ("_guard", "backend", *_HOOKS)
+
+    message_sent: tuple[Any, ...]
+    message_received: tuple[Any, ...]
+    message_settled: tuple[Any, ...]
+    message_died: tuple[Any, ...]
+    waited: tuple[Any, ...]
+    lease_expired: tuple[Any, ...]
+    messages_missed: tuple[Any, ...]
+    messages_dropped: tuple[Any, ...]
+    connection_lost: tuple[Any, ...]
+    connection_restored: tuple[Any, ...]
+    sending: tuple[Any, ...]
+    handling: tuple[Any, ...]
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self._guard = threading.Lock()
+        for hook in _HOOKS:
+            setattr(self, hook, ())
+
+    def add(self, instruments: Iterable[Instrument]) -> None:
+        """Call these instruments, too; one that is there already is not added again.
+
+        Raises:
+            InvalidArgumentError: An object isn't an `Instrument`; none is added.
+        """
+        checked = [check_kind("an instrument", each, Instrument) for each in instruments]
+        with self._guard:
+            for instrument in checked:
+                for hook in _HOOKS:
+                    methods = getattr(self, hook)
+                    if getattr(type(instrument), hook) is not getattr(Instrument, hook) and not any(
+                        each.__self__ is instrument for each in methods
+                    ):
+                        setattr(self, hook, (*methods, getattr(instrument, hook)))
+
+    def _remove(self, instrument: Instrument, hook: str, error: BaseException) -> None:
+        """Remove an instrument that has raised, and log that, once."""
+        found = False
+        with self._guard:
+            for each in _HOOKS:
+                methods = getattr(self, each)
+                left = tuple(method for method in methods if method.__self__ is not instrument)
+                found = found or len(left) < len(methods)
+                setattr(self, each, left)
+        if found:  # else another thread has removed it
+            name = f"{type(instrument).__module__}.{type(instrument).__qualname__}"
+            log_failure(log, logging.ERROR, "instrument %s: %s failed, so it is removed", name, hook, error=error)
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Call the hook of this event."""
+        for method in getattr(self, event.hook):
+            try:
+                method(event)
+            except Exception as error:  # noqa: BLE001 - an instrument is user code, and affects nothing else
+                self._remove(method.__self__, event.hook, error)
+
+    def emit_in_thread(self, event: Event) -> None:
+        """As `emit`, from a thread of ours, which outlives every exception."""
+        try:
+            self.emit(event)
+        except BaseException as error:  # noqa: BLE001 - as above
+            log_failure(log, logging.ERROR, "the hook %s was ended", event.hook, error=error)
+
+    # --- wrappers ------------------------------------------------------------------------------------------------
+
+    def headers_to_send(self, destination: Destination, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Return the headers to send with a call to this destination.
+
+        Raises:
+            InvalidArgumentError: The caller's headers are invalid.
+        """
+        if headers is not None:
+            check_mapping("headers", headers)
+        chosen: Mapping[str, str] = check_headers(headers)
+        for method in self.sending:
+            try:
+                changed = method(destination, dict(chosen))
+                check_mapping("headers", changed)
+                chosen = check_headers(changed)
+            except Exception as error:  # noqa: BLE001 - as above; so are headers that can't be sent
+                self._remove(method.__self__, "sending", error)
+        return chosen or None
+
+    async def observe_sending(
+        self,
+        destination: Destination,
+        headers: Mapping[str, str] | None,
+        count: int,
+        send: Callable[[Mapping[str, str] | None], Awaitable[T]],
+        ids_of: Callable[[T], Sequence[str]],
+        now: Callable[[], float],
+    ) -> T:
+        """Send within the hooks `sending` and `message_sent`; return the result of `send`.
+
+        Arguments:
+            destination: The stream or channel.
+            headers: The headers that the caller gave.
+            count: The number of messages.
+            send: Sends them with the headers that it is given.
+            ids_of: Returns the ids of the new entries, given the result.
+            now: Returns the time in seconds.
+        """
+        begin = now()
+        chosen: Mapping[str, str] | None = None
+        try:
+            chosen = self.headers_to_send(destination, headers)
+            result = await send(chosen)
+        except BaseException as error:
+            self.emit(MessageSent(destination, chosen or {}, count, (), now() - begin, error))
+            raise
+        self.emit(MessageSent(destination, chosen or {}, count, tuple(ids_of(result)), now() - begin))
+        return result
+
+    async def observe_waiting(
+        self, kind: str, name: str, key: str, acquiring: Awaitable[T], now: Callable[[], float]
+    ) -> T:
+        """Acquire within the hook `waited`; return the result of `acquiring`. Its arguments are those of `Waited`."""
+        begin = now()
+        try:
+            result = await acquiring
+        except BaseException as error:
+            self.emit(Waited(self.backend, kind, name, key, now() - begin, error))
+            raise
+        self.emit(Waited(self.backend, kind, name, key, now() - begin))
+        return result
+
+    def around(self, handled: object) -> "Handling":
+        """Enter the context managers of all instruments around a handler; `Handling.leave` leaves them."""
+        handling = Handling(self)
+        for method in self.handling:
+            handling.enter(method, handled)
+        return handling
+
+
+class Handling:
+    """The context managers that are entered around one call of a handler."""
+
+    __slots__ = ("_entered", "_instruments")
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._entered: list[tuple[Instrument, AbstractContextManager[object]]] = []
+
+    def enter(self, method: Any, handled: object) -> None:
+        """Enter the context manager of one instrument."""
+        with self._guarded(method.__self__):
+            context = method(handled)
+            context.__enter__()
+            self._entered.append((method.__self__, context))
+
+    def leave(self, error: BaseException | None) -> None:
+        """Leave the context managers, the last one first, with the handler's exception."""
+        while self._entered:
+            instrument, context = self._entered.pop()
+            with self._guarded(instrument, error):
+                context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    @contextlib.contextmanager
+    def _guarded(self, instrument: Instrument, error: BaseException | None = None) -> Iterator[None]:
+        """Remove an instrument that raises; a context manager made by a generator may raise the handler's error."""
+        try:
+            yield
+        except Exception as failure:  # noqa: BLE001 - as in `Instruments.emit`
+            if failure is not error:
+                self._instruments._remove(instrument, "handling", failure)  # noqa: SLF001 - the two are one
+        except BaseException as failure:
+            if failure is not error:
+                raise
+
+
+def as_instruments(value: object) -> list[Instrument]:
+    """Return the argument ``instruments`` as a list.
+
+    Raises:
+        InvalidArgumentError: It is one instrument, or nothing that can be iterated.
+    """
+    if isinstance(value, Instrument) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"instruments must be a list of Instrument objects, not {type(value).__name__}")
+    return list(value)
