@@ -69,11 +69,11 @@ class MemoryStreamDriver(StreamDriver):
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         with self._store.lock:
             self._handle.check_open()
             state = self._store.streams.get(stream) if partitions is None else self._state(stream)
-            return None if state is None else state.declare(partitions)
+            return None if state is None else state.declare(partitions, void=void)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         with self._store.lock:
@@ -253,6 +253,9 @@ class MemoryStreamDriver(StreamDriver):
             state = self._group(stream, group)
             return [] if state is None else state.dead_letters(number, limit)
 
+    def check_letter(self, letter: str) -> None:
+        _number(letter)
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         numbers = [_number(each) for each in letters]
         with self._store.lock:
@@ -271,7 +274,9 @@ class MemoryStreamDriver(StreamDriver):
 def _number(letter: str) -> int:
     """Return the number of a dead letter's id, by which dead letters are ordered."""
     if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
-        raise InvalidArgumentError(f"{letter!r} is not the id of a dead letter; use one that dead_letters returned")
+        raise InvalidArgumentError(
+            f"{letter!r} is not the id of a dead letter, which looks like '7'; use one that dead_letters returned"
+        )
     return int(letter)
 
 

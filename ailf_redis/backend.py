@@ -87,7 +87,8 @@ class RedisBackend(Backend):
             client: ``redis.Redis(…)``, ``Sentinel(…).master_for(…)``, ``redis.RedisCluster(…)`` or
                 ``fakeredis.FakeRedis()``.
             namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
-            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
+            timeout: Seconds for one call, and the most for making a connection. None: the client's ``socket_timeout``,
+                or 5 if that is None, and its ``socket_connect_timeout``.
             max_connections: The most connections that calls use at once, in a cluster per node; further calls wait.
             max_payload: The largest body in bytes.
             retry_for: For how many seconds a request is repeated where repeating it is safe.
@@ -151,7 +152,8 @@ class AsyncRedisBackend(AsyncBackend):
             blocking: A blocking client on the same server, for the thread that renews leases. None: that thread makes
                 connections like the client's; this fails if their class is not redis-py's.
             namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
-            timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
+            timeout: Seconds for one call, and the most for making a connection. None: the client's ``socket_timeout``,
+                or 5 if that is None, and its ``socket_connect_timeout``.
             max_connections: The most connections that calls use at once, in a cluster per node; further calls wait.
             max_payload: The largest body in bytes.
             retry_for: For how many seconds a request is repeated where repeating it is safe.

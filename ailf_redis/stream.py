@@ -8,10 +8,23 @@ from typing import Any, Final, TypeVar
 
 from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiting
+from ailf.driver import (
+    Action,
+    Draft,
+    Fetched,
+    Outcome,
+    Receipt,
+    Record,
+    Settlement,
+    StreamDriver,
+    StreamRequest,
+    Swept,
+    Waiting,
+)
 from ailf.errors import InvalidArgumentError, ProtocolError, StreamFullError
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 from ailf_redis.connection.executor import Executor
+from ailf_redis.connection.pipeline import PipelineExecutor, run_pipelined
 from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
 from ailf_redis.keys import Keys
 from ailf_redis.replies import (
@@ -58,6 +71,7 @@ from ailf_redis.waiter import RedisStreamsWaiter, RedisWaiter, is_oversize
 __all__ = ["RedisStreamDriver"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _OUTCOMES: Final = {each.value: each for each in Outcome}
 
@@ -93,11 +107,16 @@ def _whole(entry_id: str) -> str:
 
 
 def _checked(position: str, form: re.Pattern[str]) -> str:
-    if form.fullmatch(position) is None or any(int(part) > LARGEST for part in position.split("-")):
+    if not _has_form(position, form):
         raise InvalidArgumentError(
-            f"{position!r} is not the id of an entry; use an id that add returned, EARLIEST or LATEST"
+            f"{position!r} is not the id of an entry, which looks like '1700000000000-0'; use one that add returned, "
+            "or as a position EARLIEST or LATEST"
         )
     return position
+
+
+def _has_form(text: str, form: re.Pattern[str]) -> bool:
+    return form.fullmatch(text) is not None and all(int(part) <= LARGEST for part in text.split("-"))
 
 
 def _without_id(settlement: Settlement) -> tuple[str, int, Action, float, str, str]:
@@ -159,19 +178,18 @@ class RedisStreamDriver(StreamDriver):
             lambda stream: CommandPrefix.of("XADD", self._keys.stream(stream), "*", BODY)
         )
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         # By commands on one key each: a script with two would fail while a cluster moves their slot.
-        if (stored := await self._partitions(stream)) is not None:
+        if (stored := await self._partitions(stream)) is not None and not (void and stored == 0):
             return stored
         used = await self._executor.read_page(0, as_flag, "EXISTS", self._keys.stream(stream))
         if partitions is not None:
-            return await DECLARE.run(
-                self._executor, [self._keys.meta(stream)], [1 if used else partitions, int(used)], int
-            )
+            number = 1 if used and partitions else partitions
+            return await DECLARE.run(self._executor, [self._keys.meta(stream)], [number, int(used), int(void)], int)
         if not used:
             return None
         stored = await self._partitions(stream)  # stored meanwhile, before the stream was made
-        return 1 if stored is None else stored
+        return 1 if stored is None or (void and stored == 0) else stored
 
     def _partitions(self, stream: str) -> Awaitable[int | None]:
         return self._executor.read_page(0, as_partitions, "HGET", self._keys.meta(stream), "partitions")
@@ -401,15 +419,27 @@ class RedisStreamDriver(StreamDriver):
         low = f"({_start(after)}" if after else "-"
         return await SIZES.run(self._executor, [key], (low, "+", limit, 0), as_ids, limit)
 
+    def check_letter(self, letter: str) -> None:
+        if not _has_form(letter, _WHOLE_ID):
+            raise InvalidArgumentError(
+                f"{letter!r} is not the id of a dead letter, which looks like '1700000000000-0'; use one that "
+                "dead_letters returned"
+            )
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
-        ids = [_whole(each) for each in letters]
-        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
+        for each in letters:
+            self.check_letter(each)
+        return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *letters], as_flags)
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)
 
     def server_of(self, stream: str) -> Hashable:
         return self._executor.server_of(self._keys.stream(stream))
+
+    async def together(self, requests: Sequence[StreamRequest[T]]) -> list[T | Exception]:
+        driver = RedisStreamDriver(PipelineExecutor(self._executor), self._keys)
+        return await run_pipelined(self._executor, [each(driver) for each in requests])
 
     def streams_waiter(self, streams: Sequence[str], group: str | None) -> RedisStreamsWaiter | None:
         if self._keys.spread:  # no command may block on keys of several slots

@@ -2,12 +2,13 @@
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from ailf.checks import check_text, check_time
+from ailf.errors import BackendError
 from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention
 
 __all__ = [
@@ -20,11 +21,17 @@ __all__ = [
     "Record",
     "Settlement",
     "StreamDriver",
+    "StreamRequest",
     "StreamsWaiter",
     "Swept",
     "Waiter",
     "Waiting",
 ]
+
+T = TypeVar("T")
+
+StreamRequest: TypeAlias = Callable[["StreamDriver"], Coroutine[Any, Any, T]]
+"""A request for `StreamDriver.together`: it is called with the driver to use."""
 
 
 class Action(enum.Enum):
@@ -185,21 +192,22 @@ class StreamDriver(ABC):
     """Streams and their consumer groups. Every method is one atomic step on *now*, the backend's clock.
 
     A position is an id, EARLIEST or LATEST. A driver *must* raise `InvalidArgumentError` for a text that isn't an id
-    where an id is expected.
+    where an id is expected, with a message that shows the text and says what an id looks like.
     """
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         """Return the number of partitions that is stored for the stream; if none is, store ``partitions`` first (S21).
 
         A stream that has entries or groups and no stored number was used by a program that stores none. It counts as 1,
         an ordinary stream, and then 1 *must* be stored, even while the backend is out of memory. 0 stands for a stream
-        that is a partition of another one. `delete` removes the number.
+        that is a partition of another one; it *must* be stored for a stream that was used, too. `delete` removes the
+        number.
 
         With None it *must* store nothing and make nothing. It returns None then if no number is stored and the stream
-        doesn't exist.
+        doesn't exist. With ``void`` a stored 0 counts as no number, and is replaced.
         """
 
     @abstractmethod
@@ -396,6 +404,13 @@ class StreamDriver(ABC):
         """
         return [each.id for each in await self.dead_letters(stream, group, after, limit)]
 
+    def check_letter(self, letter: str) -> None:  # noqa: B027 - a driver may take any text
+        """Check that a text has the form of a dead letter's id; it *must not* make a request (S16).
+
+        Raises:
+            InvalidArgumentError: It hasn't; the message says what an id looks like.
+        """
+
     @abstractmethod
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         """Remove dead letters; with ``redrive`` deliver them to this group again as new ones, attempt 1 (S16).
@@ -415,6 +430,24 @@ class StreamDriver(ABC):
         isn't known yet.
         """
         return None
+
+    async def together(self, requests: Sequence[StreamRequest[T]]) -> list[T | Exception]:
+        """Make requests that don't depend on each other; return for each its result, or the error that it raised.
+
+        Each is called with the driver to use, which *may* be another object than this one. They call the methods that
+        make requests, and wait for nothing else. A driver that can send several requests in one round trip *should*;
+        then all of them have the time of one request. This one makes one after another, and none after a
+        `BackendError`, which is the result of those that are left, too.
+        """
+        results: list[T | Exception] = []
+        for request in requests:
+            try:
+                results.append(await request(self))
+            except BackendError as error:
+                return results + [error] * (len(requests) - len(results))
+            except Exception as error:  # noqa: BLE001 - it is that request's alone
+                results.append(error)
+        return results
 
     def streams_waiter(self, streams: Sequence[str], group: str | None) -> "StreamsWaiter | None":  # noqa: ARG002 - see below
         """Return a waiter for several streams at once, such as the partitions of one; it *should* use one connection.

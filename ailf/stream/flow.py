@@ -27,8 +27,9 @@ from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
 from ailf.instruments import Destination
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
+from ailf.stream.naming import naming
 from ailf.stream.partitioned_group import PartitionedGroupFlow
-from ailf.stream.partitions import MOST_PARTITIONS, PartitionedDriver, Partitions
+from ailf.stream.partitions import MOST_PARTITIONS, PartitionedDriver, PartitionFullError, Partitions
 from ailf.stream.worker import ProcessOptions, Worker
 from ailf.values import Added, Entry, Position, Retention, Trimmed
 
@@ -88,7 +89,7 @@ class StreamFlow:
             shared = engine.shared(
                 ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
             )
-            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime)
+            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime, engine.driver.timeout)
             names = shared.names
         self.declaration = Declaration(engine, driver, name, partitions, names)
         self._instruments = engine.instruments
@@ -182,7 +183,8 @@ class StreamFlow:
             except StreamFullError as error:
                 left = until - self.engine.runtime.now()
                 if left <= 0:
-                    raise StreamFullError(f"{what}: {_full(retention)}") from error
+                    partition = error.partition if isinstance(error, PartitionFullError) else ""
+                    raise StreamFullError(f"{what}: {_full(retention, partition)}") from error
             await self.engine.pause(min(pause, left))
             pause, last = min(2 * pause, 0.25), until
 
@@ -190,7 +192,8 @@ class StreamFlow:
         check_text("the id of the message", entry_id)
         await self.check_declared()
         what = f"cancel entry {entry_id} of stream {self.name!r}"
-        return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
+        with naming(what):
+            return await self.engine.call(what, self.driver.cancel, self.name, entry_id, again=False)
 
     async def trim(self, retention: Retention | None) -> Trimmed:
         chosen = self.retention if retention is None else check_kind("retention", retention, Retention)
@@ -236,7 +239,8 @@ class StreamFlow:
     async def page(self, start: str, end: str, limit: int, *, after: bool) -> list[Record]:
         await self.check_declared()
         what = f"read stream {self.name!r}"
-        return await self.engine.call(what, self.driver.read, self.name, start, end, limit, again=True, after=after)
+        with naming(what):
+            return await self.engine.call(what, self.driver.read, self.name, start, end, limit, again=True, after=after)
 
     def entry(self, record: Record) -> Entry[Any]:
         try:
@@ -279,9 +283,10 @@ def _new_ids(added: Added) -> list[str]:
     return [] if added.duplicate else [added.id]
 
 
-def _full(retention: Retention) -> str:
+def _full(retention: Retention, partition: str) -> str:
     return (
-        f"it is full: its retention allows {retention.max_len} entries, and that many are not settled by every group. "
+        f"{f'its partition {partition!r}' if partition else 'it'} is full: its retention allows {retention.max_len} "
+        f"entries{' in each partition' if partition else ''}, and that many are not settled by every group. "
         "Let workers catch up, allow more with Retention(max_len=…), or wait for room with Retention(wait=…)"
     )
 

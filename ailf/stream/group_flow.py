@@ -16,6 +16,7 @@ from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
 from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
+from ailf.stream.naming import naming
 from ailf.stream.partitions import PartitionedDriver, Partitions
 from ailf.user_errors import interrupts
 from ailf.values import (
@@ -144,7 +145,10 @@ class GroupFlow:
 
         if not self.declaration.made:
             await self.declaration.check(options.get("until"))
-        return await self.engine.call(description, request, self.stream, self.name, *args, again=again, **options)
+        try:
+            return await self.engine.call(description, request, self.stream, self.name, *args, again=again, **options)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{description()}: {error}") from error
 
     # --- control -------------------------------------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ class GroupFlow:
         """Return up to `limit` dead letters, read in pages."""
         check_count("limit", limit)
         if after != "":
-            check_text("after", after)
+            self._check_letter("list the dead letters of", check_text("after", after))
         letters: list[DeadLetter] = []
         while len(letters) < limit:
             count = min(PAGE, limit - len(letters))
@@ -276,13 +280,18 @@ class GroupFlow:
             after = page[-1].id
         return letters
 
+    def _check_letter(self, what: str, letter: str) -> None:
+        """Check the form of a dead letter's id; `what` is the operation."""
+        with naming(f"{what} {self}"):
+            self.driver.check_letter(letter)
+
     async def take_dead_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
         """Redrive or purge these dead letters; return how many were there."""
         what = "redrive" if redrive else "purge"
         if not letters:
             raise InvalidArgumentError(f"{what} dead letters of {self}: no id was given; {what}_all takes them all")
         for letter in letters:
-            check_text("the id of a dead letter", letter)
+            self._check_letter(f"{what} dead letters of", check_text("the id of a dead letter", letter))
         taken = 0
         for start in range(0, len(letters), PAGE):
             page: list[bool] = await self._call(

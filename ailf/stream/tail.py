@@ -6,6 +6,7 @@ from typing import Any
 from ailf.driver import Record, StreamsWaiter, Waiter
 from ailf.errors import ClosedError, DecodeError
 from ailf.stream.flow import PAGE, StreamFlow
+from ailf.stream.naming import naming
 from ailf.stream.partitions import MergedRead, PartitionedDriver
 from ailf.values import LATEST, Entry, Position
 
@@ -101,7 +102,8 @@ class PartitionedTail(Tail):
     async def _read(self) -> list[Record]:
         await self._flow.check_declared()
         if self._merged is None:
-            self._merged = await self._flow.engine.call(self._what, self._driver.follow, self._position, again=True)
+            with naming(self._what):
+                self._merged = await self._flow.engine.call(self._what, self._driver.follow, self._position, again=True)
         return await self._flow.engine.call(self._what, self._merged.take, PAGE, again=True)
 
     async def _wait(self) -> None:

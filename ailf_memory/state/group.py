@@ -6,7 +6,8 @@ sorts after digits. A message with an ordering key that becomes due gets a turn:
 already. So ordering keys take turns.
 
 The rule of this file: no step handles more than a page of messages besides those that it is given or returns. What is
-left is for the next step.
+left is for the next step. Only superseded times of the heap are removed all at once, when they are more than half of
+it: that is some of them for each step that left one there.
 """
 
 import bisect
@@ -91,8 +92,8 @@ class Lane:
 
     Attributes:
         active: The names of the messages that may be delivered: leased, or waiting for their turn or their time.
-        queued: The names of the messages behind them, in id order; some may not be pending any more.
-        redriven: The names of redriven messages; they come after all entries of the stream.
+        queued: The names of the messages behind them, in id order.
+        redriven: The names of redriven messages, in order; they come after all entries of the stream.
     """
 
     active: dict[str, None] = attrs.field(factory=dict)
@@ -100,12 +101,21 @@ class Lane:
     redriven: deque[str] = attrs.field(factory=deque)
 
     def next(self, pending: Mapping[str, PendingMessage]) -> str | None:
-        """Return the next queued message that is pending, or None; forget those before it."""
+        """Return the next queued message, or None."""
         while queue := self.queued or self.redriven:
             if queue[0] in pending:
                 return queue[0]
-            queue.popleft()
+            queue.popleft()  # Ctrl-C may have interrupted the step that finished it
         return None
+
+    def forget(self, name: str, message: PendingMessage) -> None:
+        """Remove a message that isn't active from its queue, if it is there."""
+        if message.redriven_ms is None:
+            queue, at = self.queued, bisect.bisect_left(self.queued, key_of(name), key=key_of)
+        else:
+            queue, at = self.redriven, bisect.bisect_left(self.redriven, name)
+        if at < len(queue) and queue[at] == name:
+            del queue[at]
 
     def put_back(self, name: str, message: PendingMessage) -> None:
         """Queue an active message again, before those that never were."""
@@ -157,6 +167,18 @@ class GroupState:
         message = self.pending[name]
         message.due_ms, message.turn = due_ms, turn
         heapq.heappush(self._due, (due_ms, turn, name))
+        self._bound_due()
+
+    def _bound_due(self) -> None:
+        """Remove superseded times from the heap, if there are many more of them than there are messages."""
+        if len(self._due) > 2 * len(self.pending) + PAGE:
+            self._due = list({each for each in self._due if self._is_due(*each)})
+            heapq.heapify(self._due)
+
+    def _is_due(self, due_ms: int, turn: int, name: str) -> bool:
+        """Tell whether a time of the heap still counts."""
+        message = self.pending.get(name)
+        return message is not None and message.due_ms == due_ms and message.turn == turn
 
     def _schedule_turn(self, name: str, now_ms: int) -> None:
         """Let a message with an ordering key be due now, behind all that are due already."""
@@ -166,8 +188,7 @@ class GroupState:
         """Return the first due time and its message; remove superseded times from the heap."""
         while self._due:
             due_ms, turn, name = self._due[0]
-            message = self.pending.get(name)
-            if message is not None and message.due_ms == due_ms and message.turn == turn:
+            if self._is_due(due_ms, turn, name):
                 return due_ms, name
             heapq.heappop(self._due)
         return None
@@ -254,17 +275,20 @@ class GroupState:
         if message.holder is not None:
             self._let_go(name, message.holder)
         if message.terms.key:
-            self._leave_lane(name, message.terms.key, now_ms)
+            self._leave_lane(name, message, now_ms)
+        self._bound_due()
         return message
 
-    def _leave_lane(self, name: str, key: str, now_ms: int) -> None:
+    def _leave_lane(self, name: str, message: PendingMessage, now_ms: int) -> None:
         """Let the next message of an ordering key be active in place of this one, or remove the empty lane."""
-        lane = self._lanes[key]
+        lane = self._lanes[message.terms.key]
         if name in lane.active:
             del lane.active[name]
             self._fill(lane, now_ms)
+        else:
+            lane.forget(name, message)
         if not lane.active:
-            del self._lanes[key]
+            del self._lanes[message.terms.key]
 
     def _let_go(self, name: str, consumer: str) -> None:
         """Note that a consumer doesn't hold a message any more."""

@@ -94,17 +94,18 @@ class StreamState(Entries):
         self._once: dict[str, Dedup] = {}
         self._ends: list[tuple[int, str]] = []  # a heap: the ends of windows, with their dedup ids
 
-    def declare(self, partitions: int | None) -> int | None:
+    def declare(self, partitions: int | None, *, void: bool = False) -> int | None:
         """Return the declared number of partitions; declare ``partitions``, unless that is None, if none is.
 
-        A stream that was used before counts as 1.
+        A stream that was used before counts as 1, unless it is declared to be a partition. With ``void`` a declared 0
+        counts as none.
         """
-        if self.partitions is not None:
+        if self.partitions is not None and not (void and self.partitions == 0):
             return self.partitions
         used = self.last != FIRST or bool(self.groups)
         if partitions is None:
             return 1 if used else None
-        self.partitions = 1 if used else partitions
+        self.partitions = 1 if used and partitions else partitions
         return self.partitions
 
     # --- groups

@@ -304,13 +304,15 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
 
     Arguments:
         options: The options of the client's own connections.
-        timeout: Seconds for one call; None: the client's ``socket_timeout``, or 5 if that is None.
+        timeout: Seconds for one call, and the most for making a connection; None: the client's ``socket_timeout``, or 5
+            if that is None, and its ``socket_connect_timeout``.
     """
     kept = {name: value for name, value in options.items() if name not in _DROPPED}
     seconds = timeout or kept.get("socket_timeout") or 5.0
+    connecting = kept.get("socket_connect_timeout") or seconds  # redis-py has a default of its own
     return kept | {
         "socket_timeout": seconds,
-        "socket_connect_timeout": kept.get("socket_connect_timeout") or seconds,
+        "socket_connect_timeout": connecting if timeout is None else min(connecting, timeout),
         "protocol": 2,
         "decode_responses": False,
     }

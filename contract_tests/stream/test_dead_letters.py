@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,6 +54,29 @@ async def test_redrive(world: World) -> None:
     assert await stream.read() == entries
     assert await other.dead_letters.list() == other_letters
     assert await group.dead_letters.list() == [letters[1]]
+
+
+@pytest.mark.parametrize("bad", ["junk", "-1", "1:", "²"])
+async def test_a_bad_id_among_many(world: World, bad: str) -> None:
+    """S16: if one text is not the id of a dead letter nothing is redriven or purged; the error names what was given."""
+    backend = await world.connect()
+    stream = backend.stream("s")
+    await stream.add_many(range(130))
+    group = stream.group("g", lease=60)
+    ids = [letter.id for letter in await give_up(world, group, 130)]
+    letters = group.dead_letters
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: letters.redrive(*ids, bad),
+        lambda: letters.purge(*ids[:2], bad),
+        lambda: letters.list(after=bad),
+    )
+    for call in calls:
+        with pytest.raises(ailf.InvalidArgumentError, match="dead letters of group 'g' of stream 's': ") as raised:
+            await call()
+        assert repr(bad) in str(raised.value)
+    assert [letter.id for letter in await letters.list(limit=1000)] == ids
+    assert (await group.info()).delayed == 0
+    assert await letters.redrive(*ids) == len(ids)
 
 
 async def test_redriven_once(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import ailf
 from ailf.driver import Capability
+from ailf.runtime import ThreadRuntime, run
 from contract_tests.fixtures import needs
 from contract_tests.world import World
 
@@ -102,13 +103,60 @@ async def test_partitions_are_no_streams_of_their_own(world: World) -> None:
     stream = backend.stream("s", partitions=3)
     await stream.add(1)
     for number in (None, 3):
-        with pytest.raises(ailf.InvalidArgumentError, match="'s/1' is a partition of another stream"):
+        with pytest.raises(ailf.InvalidArgumentError, match=r"'s/1' is partition 1 of stream 's'"):
             await other.stream("s/1", partitions=number).add(2)
     await other.stream("t/1").add(1)
     with pytest.raises(ailf.InvalidArgumentError, match="'t/1' as a partition"):
         await backend.stream("t", partitions=3).add(1)
     await other.stream("t/0").add("it is nobody's")
     await other.stream("s/3").add("it is behind the last one")
+
+
+async def mark(backend: Any, stream: str, partitions: int) -> None:
+    """Mark the names of partitions, as a process does that dies before it stores their number."""
+    driver = backend.engine.driver.with_runtime(ThreadRuntime())
+    try:
+        for each in range(partitions):
+            assert run(driver.stream().declare(f"{stream}/{each}", 0)) == 0
+    finally:
+        run(driver.close())
+
+
+@pytest.mark.parametrize("number", [None, 2])
+async def test_a_smaller_number_after_one_that_was_not_stored(world: World, number: int | None) -> None:
+    """S21: if the first use was not finished, a later one with another number leaves the names free that it lacks."""
+    backend, other = await world.connect(), await world.connect()
+    await mark(backend, "s", 4)
+    for each in (0, 3):
+        with pytest.raises(ailf.InvalidArgumentError, match=rf"partition {each} of stream 's'.*delete\(\) frees"):
+            await other.stream(f"s/{each}").add(1)
+    await backend.stream("s", partitions=number).add(1)
+    free = range(0 if number is None else 2, 4)
+    for each in free:
+        stream = other.stream(f"s/{each}", partitions=None if each == 3 else 3)
+        assert await stream.read() == []
+        await stream.add(each)
+        with pytest.raises(ailf.InvalidArgumentError):
+            await backend.stream(f"s/{each}", partitions=7).read()
+    for each in set(range(4)) - set(free):
+        with pytest.raises(ailf.InvalidArgumentError, match=f"'s/{each}' is partition {each} of stream 's'"):
+            await other.stream(f"s/{each}").add(1)
+    assert len(await backend.stream("s", partitions=number).read()) == 1
+
+
+async def test_a_number_that_was_not_stored(world: World) -> None:
+    """S21: a later use goes on where one ended that was not finished; `delete` frees the names, and nothing else."""
+    backend, other = await world.connect(), await world.connect()
+    await mark(backend, "s", 3)
+    await backend.stream("s", partitions=5).add(1)
+    with pytest.raises(ailf.InvalidArgumentError, match="'s/4' is partition 4 of stream 's'; open"):
+        await other.stream("s/4").add(1)
+    await mark(backend, "t", 3)
+    await other.stream("t/3").add("it is nobody's")
+    await backend.stream("t", partitions=256).delete()
+    for each in range(3):
+        await other.stream(f"t/{each}").add(each)
+    assert [entry.data for entry in await other.stream("t/3").read()] == ["it is nobody's"]
 
 
 @needs("add_foreign")
@@ -197,11 +245,62 @@ async def test_ids_of_other_streams(world: World, bad: str) -> None:
         with pytest.raises(ailf.InvalidArgumentError) as raised:
             await world.within_patience(call())
         assert repr(bad) in str(raised.value)
-    if bad not in {"1:1-0-0", "1:x"}:  # its form is the backend's
-        for letters in (group.dead_letters.redrive(bad), group.dead_letters.list(after=bad)):
-            with pytest.raises(ailf.InvalidArgumentError, match="dead letter"):
-                await letters
+        assert "stream 's'" in str(raised.value)
     assert not (await stream.group("h").info()).exists
+
+
+async def dead_letters(world: World, group: Any, stream: Any, count: int) -> list[str]:
+    """Make dead letters of a group that takes from a stream; return their ids."""
+    await group.open()
+    for each in range(count):
+        await stream.add(each)
+    async with group.consumer() as consumer:
+        for _ in range(count):
+            await (await world.take(consumer)).reject("no")
+    return [letter.id for letter in await group.dead_letters.list()]
+
+
+@pytest.mark.parametrize("bad", ["junk", "4:1-0", "3:junk", "3:", ":1-0", "1:1-0-0", "01:1-0"])
+async def test_a_bad_id_among_dead_letters(world: World, bad: str) -> None:
+    """S22, S16: if one text is not the id of a dead letter nothing is redriven or purged; the error says which."""
+    backend = await world.connect()
+    stream = backend.stream("s", partitions=NUMBER)
+    group = stream.group("g")
+    ids = await dead_letters(world, group, stream, 2 * NUMBER)
+    letters = group.dead_letters
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: letters.redrive(*ids, bad),
+        lambda: letters.redrive(bad, *ids),
+        lambda: letters.purge(*ids, bad),
+        lambda: letters.list(after=bad),
+    )
+    for call in calls:
+        with pytest.raises(ailf.InvalidArgumentError, match="dead letters of group 'g' of stream 's': ") as raised:
+            await call()
+        assert repr(bad) in str(raised.value)
+        assert "the id of a dead letter" in str(raised.value)
+    assert [letter.id for letter in await letters.list()] == ids
+    assert (await group.info()).delayed == 0
+    assert await letters.redrive(*ids) == len(ids)
+
+
+async def test_a_full_partition_is_named(world: World) -> None:
+    """S24, S8: the error of a full partition names it and the stream."""
+    backend = await world.connect()
+    stream = backend.stream("s", partitions=NUMBER, retention=ailf.Retention(max_len=1))
+    await stream.group("g").open()
+    await stream.add(1, key=key_in(2))
+    adds: tuple[Callable[[], Any], ...] = (
+        lambda: stream.add(1, key=key_in(2)),
+        lambda: stream.add_many([1], key=key_in(2)),
+        lambda: stream.add_once("id", 1, key=key_in(2)),
+    )
+    for add in adds:
+        with pytest.raises(
+            ailf.StreamFullError, match=r"to stream 's': its partition 's/2' is full.* 1 entries in each"
+        ):
+            await add()
+    await stream.add(1, key=key_in(1))
 
 
 # --- order -------------------------------------------------------------------------------------------------------
@@ -593,6 +692,25 @@ async def test_a_vanished_group_of_partitions(world: World) -> None:
         with pytest.raises(ailf.InvalidArgumentError):
             await backend.stream("s").add(1)
     assert events == [ailf.GroupReset("s", "g")]
+
+
+@pytest.mark.parametrize("number", [NUMBER, 70])
+async def test_the_names_of_a_vanished_stream(world: World, number: int) -> None:
+    """S21, S9: when a stream that vanished is made again by its consumers, its partitions can't be used by name."""
+    backend, other = await world.connect(), await world.connect()
+    stream = backend.stream("s", partitions=number)
+    async with stream.group("g").consumer() as consumer:
+        await stream.add(0)
+        await (await world.take(consumer)).ack()
+        await other.stream("s", partitions=number).delete()
+        ids = [await stream.add(each) for each in range(3)]
+        for _ in ids:
+            await (await world.take(consumer)).ack()
+    another = await world.connect()
+    for each in (0, 1, number - 1):
+        with pytest.raises(ailf.InvalidArgumentError, match=f"'s/{each}' is partition {each} of stream 's'; open"):
+            await another.stream(f"s/{each}").add(1)
+    assert len(await another.stream("s", partitions=number).read()) == 3
 
 
 # --- waiting -----------------------------------------------------------------------------------------------------

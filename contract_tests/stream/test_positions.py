@@ -77,8 +77,11 @@ async def test_invalid_positions(world: World) -> None:
             stream.group("g").seek,
             lambda position: stream.tail(position).__anext__(),
         ):
-            with pytest.raises(ailf.InvalidArgumentError):
+            with pytest.raises(ailf.InvalidArgumentError) as raised:
                 await world.within_patience(call(wrong))
+            if wrong in {"not an id", "1-x"}:
+                assert "stream 's': " in str(raised.value)
+                assert repr(wrong) in str(raised.value)
     assert await stream.group("g").open()
 
 

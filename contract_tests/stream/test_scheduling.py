@@ -211,7 +211,7 @@ async def test_cancel_changes_nothing_else(world: World) -> None:
         assert sorted([(await world.take(consumer)).data for _ in range(2)]) == ["came", "plain"]
     assert await backend.stream("missing").cancel(came) is False
     for wrong in ("not an id", "", "9" * 5000, ailf.EARLIEST, ailf.LATEST):
-        with pytest.raises(ailf.InvalidArgumentError):
+        with pytest.raises(ailf.InvalidArgumentError, match=r"stream 's': |non-empty"):
             await stream.cancel(wrong)
 
 

@@ -371,3 +371,39 @@ def test_a_backlog_of_ten_thousand() -> None:
                 lag = left
                 delivery.ack()
         assert len(seen) <= 10_000 / 150 + 2
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+@pytest.mark.parametrize("last_first", [False, True])
+def test_cancelled_messages_leave_nothing(key: str, last_first: bool) -> None:
+    """Of delayed messages that a group has read and that are cancelled nothing is kept, behind one that stays, too."""
+    scenario = Scenario()
+    (first,) = scenario.add(b"it stays", key=key, delay=1000.0)
+    state = scenario.store.streams[STREAM]
+    group = state.groups[GROUP]
+    for _ in range(20):
+        ids = scenario.add(*[b"a"] * 100, key=key, delay=1000.0)
+        assert not scenario.fetch().claims
+        assert all(scenario.ask("cancel", each) for each in (reversed(ids) if last_first else ids))
+    assert list(group.pending) == list(state.terms) == [first]
+    assert group._aside == {first}
+    assert [len(lane.active) + len(lane.queued) for lane in group._lanes.values()] == ([1] if key else [])
+    assert len(group._due) <= 600, "without a bound they were 2001"
+    assert scenario.ask("cancel", first)
+    assert not any((group.pending, group._lanes, group._aside, state.keys, state.terms))
+    scenario.add(b"b", key=key)
+    assert len(scenario.fetch().claims) == 1
+
+
+def test_renewed_leases_leave_little() -> None:
+    """The ends of a lease that was extended many times are not kept for as long as the lease lasts."""
+    scenario = Scenario()
+    scenario.add(b"a")
+    (claim,) = scenario.fetch().claims
+    for _ in range(3000):
+        scenario.clock.ms += 1
+        assert scenario.ask("extend", GROUP, [claim.receipt], lease=1000.0) == [True]
+    assert len(scenario.store.streams[STREAM].groups[GROUP]._due) <= 600
+    assert not scenario.fetch().claims
+    scenario.clock.ms += 1_000_000
+    assert len(scenario.fetch().claims) == 1

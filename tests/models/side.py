@@ -19,7 +19,7 @@ from ailf.testing import ManualClock
 from ailf_memory import MemoryStore
 from ailf_memory.driver import MemoryDriver
 from tests.models.stream_model import Entry, Found, Info, Letter
-from tests.support.one_partition import ONE, OnePartitionDriver
+from tests.support.one_partition import NUMBER, ONE, OnePartitionDriver
 
 __all__ = ["MOST", "NEVER", "MemorySide", "PartitionedSide", "Side", "Times", "Timing", "Wanted"]
 
@@ -243,6 +243,8 @@ class PartitionedSide(MemorySide):
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the driver; a trim begins and ends with the partition that has the messages."""
+        if method == "delete":  # without a number it would delete marked partitions only
+            super().call("declare", NUMBER)
         if method != "trim":
             return super().call(method, *args, **options)
         options["after"] = options.get("after") or f"{ONE}:"

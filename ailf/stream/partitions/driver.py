@@ -1,16 +1,16 @@
 """`PartitionedDriver`: the partitions of a stream as one stream, over any `StreamDriver`.
 
 What concerns one entry, delivery or dead letter goes to its partition. What concerns the whole stream goes to all
-partitions, one after another: each is a request of its own, with a time of its own, and nothing but a step within one
-partition is atomic.
+partitions, `AT_ONCE` in one round trip where the driver can do that: each is a request of its own, with a time of its
+own, and nothing but a step within one partition is atomic.
 """
 
 import contextlib
 import itertools
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
@@ -24,32 +24,47 @@ from ailf.driver import (
     Record,
     Settlement,
     StreamDriver,
+    StreamRequest,
     StreamsWaiter,
     Swept,
     Waiting,
 )
-from ailf.errors import BackendError, InvalidArgumentError
+from ailf.errors import (
+    BackendError,
+    BackendTimeoutError,
+    ConnectionLostError,
+    InvalidArgumentError,
+    StreamFullError,
+)
 from ailf.runtime import Runtime
 from ailf.stream.partitions.group import GroupPartitions
 from ailf.stream.partitions.ids import (
+    PART,
     join_id,
     partition_names,
     partition_of_key,
     position_behind_all,
     position_in,
     split_id,
+    within,
 )
 from ailf.stream.partitions.merge import MergedRead
+from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
 from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
 
-__all__ = ["PartitionedDriver", "Partitions"]
+__all__ = ["PartitionFullError", "PartitionedDriver", "Partitions"]
 
 T = TypeVar("T")
 X = TypeVar("X")
 
 SLOW: Final = 0.5
 """Seconds after which a request that fails keeps messages of other partitions waiting for too long."""
+PartitionRequest: TypeAlias = Callable[[StreamDriver, str], Coroutine[Any, Any, T]]
+"""A request to one partition, given the driver to use and the partition's name."""
+
+AT_ONCE: Final = 64
+"""The most partitions that are asked in one round trip."""
 
 STEP: Final = 1.0
 """Seconds after which a fetch asks no further partition; the next fetch goes on."""
@@ -96,6 +111,18 @@ class Partitions:
         return partition, Settlement(receipt, settlement.action, settlement.delay, settlement.reason, settlement.error)
 
 
+class PartitionFullError(StreamFullError):
+    """A partition is full.
+
+    Attributes:
+        partition: Its name.
+    """
+
+    def __init__(self, partition: str) -> None:
+        super().__init__(f"the partition {partition!r} is full")
+        self.partition = partition
+
+
 class PartitionedDriver(StreamDriver):
     """The driver of one partitioned stream: it does what `StreamDriver` says, for each partition by itself.
 
@@ -103,13 +130,42 @@ class PartitionedDriver(StreamDriver):
         inner: The driver of the partitions.
         partitions: The partitioned stream, which the ``stream`` of every call names.
         runtime: The runtime of ``inner``.
+        timeout: Seconds after which a request to all partitions asks no further ones (B10).
     """
 
-    def __init__(self, inner: StreamDriver, partitions: Partitions, runtime: Runtime) -> None:
+    def __init__(self, inner: StreamDriver, partitions: Partitions, runtime: Runtime, timeout: float = 5.0) -> None:
         self.inner = inner
         self.partitions = partitions
         self._names = partitions.names
         self._runtime = runtime
+        self._timeout = timeout
+
+    async def _try_all(self, request: PartitionRequest[T], names: Sequence[str] = ()) -> list[T | Exception]:
+        """Make a request to every partition, or to those of these names; return for each the result, or its error.
+
+        Raises:
+            BackendTimeoutError: The first of them have taken the time of the whole request.
+        """
+        names = names or self._names
+        until = self._runtime.now() + self._timeout
+        results: list[T | Exception] = []
+        for page in pages(names, AT_ONCE):
+            if results and self._runtime.now() > until:
+                raise BackendTimeoutError(
+                    f"only {len(results)} of {len(names)} partitions of stream {self.partitions.stream!r} answered in "
+                    f"{self._timeout:g} s",
+                    maybe_applied=True,
+                )
+            results += await self.inner.together([_of(request, each) for each in page])
+        return results
+
+    async def _all(self, request: PartitionRequest[T], names: Sequence[str] = ()) -> list[T]:
+        """Make a request to every partition, or to those of these names; return the results.
+
+        Raises:
+            Exception: The first error of a partition; other ones may have succeeded.
+        """
+        return every(await self._try_all(request, names))
 
     def _split(self, entry_id: str) -> tuple[int, str]:
         """Return the partition of an entry's id, and the id in there; both are checked."""
@@ -117,27 +173,37 @@ class PartitionedDriver(StreamDriver):
         try:
             self.inner.time_of(inner)
         except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"{entry_id!r} is not the id of an entry; use one that add returned") from error
+            raise within(entry_id, partition, error) from error
         return partition, inner
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
-        return await self.inner.declare(stream, partitions)
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
+        return await self.inner.declare(stream, partitions, void=void)
 
     async def add(self, stream: str, drafts: Sequence[Draft], *, retention: Retention | None) -> list[str]:
         partition = self.partitions.of_key(drafts[0].key if drafts else "")
-        ids = await self.inner.add(self._names[partition], drafts, retention=retention)
+        with self._naming_full(partition):
+            ids = await self.inner.add(self._names[partition], drafts, retention=retention)
         return [join_id(partition, each) for each in ids]
 
     async def add_once(
         self, stream: str, draft: Draft, *, dedup_id: str, token: str, window: float, retention: Retention | None
     ) -> Added:
         partition = self.partitions.of_key(draft.key or dedup_id)
-        added = await self.inner.add_once(
-            self._names[partition], draft, dedup_id=dedup_id, token=token, window=window, retention=retention
-        )
+        with self._naming_full(partition):
+            added = await self.inner.add_once(
+                self._names[partition], draft, dedup_id=dedup_id, token=token, window=window, retention=retention
+            )
         return Added(join_id(partition, added.id), added.duplicate)
+
+    @contextlib.contextmanager
+    def _naming_full(self, partition: int) -> Iterator[None]:
+        """Let a `StreamFullError` name the partition that is full."""
+        try:
+            yield
+        except StreamFullError as error:
+            raise PartitionFullError(self._names[partition]) from error
 
     async def cancel(self, stream: str, entry_id: str) -> bool:
         partition, inner = self._split(entry_id)
@@ -152,28 +218,31 @@ class PartitionedDriver(StreamDriver):
         return replace(swept, after=f"{number + 1}:" if number + 1 < self.partitions.number else "")
 
     async def length(self, stream: str) -> int:
-        return sum([await self.inner.length(each) for each in self._names])
+        return sum(await self._all(lambda driver, name: driver.length(name)))
 
     async def read(self, stream: str, start: str, end: str, limit: int, *, after: bool = False) -> list[Record]:
         first = await self.last_id(stream) if start == LATEST else start
-        ends = [self._position_in(each, end) for each in range(self.partitions.number)]
-        starts = [self._position_in(each, first) for each in range(self.partitions.number)]
+        ends, starts = [*self._positions(end).values()], [*self._positions(first).values()]
         return await MergedRead(self.inner, self._names, starts, ends, after=after).take(limit)
 
     def _position_in(self, partition: int, position: str) -> str:
         return position_in(self.inner, partition, position, self.partitions.number)
 
+    def _positions(self, position: str) -> dict[str, str]:
+        """Return a position of the whole stream for each partition, by its name."""
+        return {name: self._position_in(partition, position) for partition, name in enumerate(self._names)}
+
     async def follow(self, position: str) -> MergedRead:
         """Return a read from a position on, without an end."""
         number = self.partitions.number
         if position == LATEST:
-            starts = [await self.inner.last_id(each) for each in self._names]
+            starts = await self._all(lambda driver, name: driver.last_id(name))
         else:
             starts = [self._position_in(each, position) for each in range(number)]
         return MergedRead(self.inner, self._names, starts, after=position == LATEST)
 
     async def last_id(self, stream: str) -> str:
-        ids = [(each, await self.inner.last_id(name)) for each, name in enumerate(self._names)]
+        ids = enumerate(await self._all(lambda driver, name: driver.last_id(name)))
         return join_id(*max(ids, key=lambda each: (self.inner.time_of(each[1]), each[0])))
 
     def id_before(self, timestamp: float) -> str:
@@ -184,39 +253,39 @@ class PartitionedDriver(StreamDriver):
         return self.inner.time_of(self._split(entry_id)[1])
 
     async def delete(self, stream: str) -> None:
-        for each in self._names:
-            await self.inner.delete(each)
+        """Delete the partitions and the number; where none is stored, only the marked partitions."""
+        names: Sequence[str] = self._names
+        if await self.inner.declare(stream, None) is None:
+            numbers = await self._all(lambda driver, name: driver.declare(name, None))
+            names = [name for name, number in zip(names, numbers, strict=True) if number == PART]
+        if names:
+            await self._all(lambda driver, name: driver.delete(name), names)
         await self.inner.delete(stream)  # the number of partitions: last, or others could use the names before
 
     # --- its groups ----------------------------------------------------------------------------------------------
 
     async def open_group(self, stream: str, group: str, start: str) -> bool:
-        made = [
-            await self.inner.open_group(each, group, self._position_in(partition, start))
-            for partition, each in enumerate(self._names)
-        ]
+        starts = self._positions(start)
+        made = await self._all(lambda driver, name: driver.open_group(name, group, starts[name]))
         return made[0]
 
     async def delete_group(self, stream: str, group: str) -> None:
-        for each in self._names:
-            await self.inner.delete_group(each, group)
+        await self._all(lambda driver, name: driver.delete_group(name, group))
 
     async def seek(self, stream: str, group: str, position: str) -> bool:
-        moved = []
-        for partition, each in enumerate(self._names):
-            inner = self._position_in(partition, position)
-            try:
-                moved.append(await self.inner.seek(each, group, inner))
-            except BackendError as error:
-                error.maybe_applied = error.maybe_applied or partition > 0
-                raise
-        return any(moved)
+        to = self._positions(position)
+        moved = await self._try_all(lambda driver, name: driver.seek(name, group, to[name]))
+        if any(not isinstance(each, Exception) for each in moved):
+            for each in moved:
+                if isinstance(each, BackendError):
+                    each.maybe_applied = True  # in other partitions
+        return any(every(moved))
 
     async def pause(self, stream: str, group: str, *, paused: bool) -> bool:
-        return any([await self.inner.pause(each, group, paused=paused) for each in self._names])
+        return any(await self._all(lambda driver, name: driver.pause(name, group, paused=paused)))
 
     async def info(self, stream: str, group: str) -> GroupInfo:
-        infos = [await self.inner.info(each, group) for each in self._names]
+        infos = await self._all(lambda driver, name: driver.info(name, group))
         lags = [each.lag for each in infos]
         consumers: dict[str, int] = {}
         for info in infos:
@@ -285,9 +354,8 @@ class PartitionedDriver(StreamDriver):
 
     async def _open_vanished(self, group: str) -> None:
         """Make the group in all partitions, at EARLIEST, as it has vanished from one: all resets are one event."""
-        for each in self.partitions.groups[group].all():
-            with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
-                await self.inner.open_group(self._names[each], group, EARLIEST)
+        with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
+            await self._all(lambda driver, name: driver.open_group(name, group, EARLIEST))
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
@@ -339,20 +407,22 @@ class PartitionedDriver(StreamDriver):
         Raises:
             BackendError: The first error.
         """
+
+        def give_back(driver: StreamDriver, name: str) -> Coroutine[Any, Any, None]:
+            return driver.leave(name, group, consumer)
+
         silent: set[Hashable] = set()
-        failure: BackendError | None = None
-        for partition in self.partitions.groups[group].reachable_first():
-            name = self._names[partition]
-            server = self.inner.server_of(name)
-            if server in silent:
-                continue
-            begin = self._runtime.lease_now()
-            try:
-                await self.inner.leave(name, group, consumer)
-            except BackendError as error:
-                failure = failure or error
-                if self.fail(group, partition, error, self._runtime.lease_now() - begin):
-                    silent.add(server)
+        failure: Exception | None = None
+        names = [self._names[each] for each in self.partitions.groups[group].reachable_first()]
+        for page in pages(names, AT_ONCE):
+            asked = [each for each in page if self.inner.server_of(each) not in silent]
+            results = await self.inner.together([_of(give_back, each) for each in asked])
+            for name, result in zip(asked, results, strict=True):
+                if isinstance(result, Exception):
+                    failure = failure or result
+                    server = self.inner.server_of(name)
+                    if server is not None and isinstance(result, ConnectionLostError | BackendTimeoutError):
+                        silent.add(server)
         if failure is not None:
             raise failure
 
@@ -362,9 +432,7 @@ class PartitionedDriver(StreamDriver):
         """Return dead letters: partition by partition, and within one oldest first."""
         found: list[DeadLetter] = []
         for partition, inner in self._behind(after):
-            letters = await _named(
-                after, self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
-            )
+            letters = await self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
             found += [
                 replace(each, id=join_id(partition, each.id), origin=join_id(partition, each.origin))
                 for each in letters
@@ -376,23 +444,33 @@ class PartitionedDriver(StreamDriver):
     async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:
         """Return the ids of dead letters of one partition: the first one behind ``after`` that has any."""
         for partition, inner in self._behind(after):
-            ids = await _named(after, self.inner.letter_ids(self._names[partition], group, inner, limit))
+            ids = await self.inner.letter_ids(self._names[partition], group, inner, limit)
             if ids:
                 return [join_id(partition, each) for each in ids]
         return []
 
     def _behind(self, after: str) -> list[tuple[int, str]]:
         """Return the partitions that may have dead letters after an id, and for each the id within it, or ""."""
-        first, inner = split_id(after, self.partitions.number, "a dead letter") if after else (0, "")
+        first, inner = self._split_letter(after) if after else (0, "")
         return [(first, inner), *((each, "") for each in range(first + 1, self.partitions.number))]
 
+    def check_letter(self, letter: str) -> None:
+        self._split_letter(letter)
+
+    def _split_letter(self, letter: str) -> tuple[int, str]:
+        """Return the partition of a dead letter's id, and the id in there; both are checked."""
+        partition, inner = split_id(letter, self.partitions.number, "a dead letter")
+        try:
+            self.inner.check_letter(inner)
+        except InvalidArgumentError as error:
+            raise within(letter, partition, error) from error
+        return partition, inner
+
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
-        number = self.partitions.number
-        shares = self.partitions.shares(letters, lambda each: split_id(each, number, "a dead letter"))
-        taken: Awaitable[list[bool]] = self._each(
+        shares = self.partitions.shares(letters, self._split_letter)
+        return await self._each(
             shares, lambda name, share: self.inner.take_dead_letters(name, group, share, redrive=redrive)
         )
-        return await _named(", ".join(letters), taken)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -409,6 +487,11 @@ class PartitionedDriver(StreamDriver):
         return waiter_of(self.inner, self._runtime, self._names, group)
 
 
+def _of(request: PartitionRequest[T], name: str) -> StreamRequest[T]:
+    """Return a request to the partition of this name."""
+    return lambda driver: request(driver, name)
+
+
 def _claim(partition: int, claim: Claim) -> Claim:
     """Return a claim of a partition with ids that tell the partition."""
     record, receipt = claim.record, claim.receipt
@@ -417,17 +500,3 @@ def _claim(partition: int, claim: Claim) -> Claim:
         Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
         claim.attempt,
     )
-
-
-async def _named(ids: str, request: Awaitable[T]) -> T:
-    """Make a request for dead letters; an error of an id names it as the caller did.
-
-    Raises:
-        InvalidArgumentError: An id is not that of a dead letter.
-    """
-    try:
-        return await request
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            f"{ids!r}: not the id of a dead letter; use one that dead_letters returned"
-        ) from error

@@ -14,21 +14,28 @@ from ailf.values import EARLIEST, LATEST
 
 __all__ = [
     "MOST_PARTITIONS",
+    "PART",
     "join_id",
+    "owner_of",
     "partition_names",
     "partition_of_key",
     "position_after_time",
     "position_behind_all",
     "position_in",
     "split_id",
+    "within",
 ]
 
 MOST_PARTITIONS: Final = 256
 """The most partitions of a stream: `Group.info`, and opening or closing a consumer, ask each of them."""
 
+PART: Final = 0
+"""The number that is stored for a stream that is a partition of another one."""
+
 LAST_TIME: Final = 1.8e16
 """Seconds since 1970: a later time, which only another program's id tells, has no id in other partitions."""
 
+_NAME: Final = re.compile(r"(.+)/(0|[1-9][0-9]{0,2})", re.DOTALL | re.ASCII)
 _ID: Final = re.compile(r"(0|[1-9][0-9]{0,2}):(.+)", re.DOTALL)
 
 
@@ -48,6 +55,16 @@ def partition_names(stream: str, partitions: int) -> tuple[str, ...]:
     return tuple(f"{stream}/{each}" for each in range(partitions))
 
 
+def owner_of(name: str) -> tuple[str, int] | None:
+    """Return the stream of which a stream of this name may be a partition, and the number of that partition.
+
+    >>> owner_of("tasks/3"), owner_of("tasks")
+    (('tasks', 3), None)
+    """
+    match = _NAME.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]))
+
+
 def join_id(partition: int, inner: str) -> str:
     """Return the id of an entry or a dead letter, given its id within its partition."""
     return f"{partition}:{inner}"
@@ -62,10 +79,15 @@ def split_id(text: str, partitions: int, what: str = "an entry") -> tuple[int, s
     match = _ID.fullmatch(text)
     if match is None or int(match[1]) >= partitions:
         raise InvalidArgumentError(
-            f"{text!r} is not the id of {what} of a stream with {partitions} partitions; use one that this stream "
-            "returned"
+            f"{text!r} is not the id of {what} of a stream with {partitions} partitions: it begins with a partition's "
+            f"number and a colon, as in '{partitions - 1}:1700000000000-0'; use one that this stream returned"
         )
     return int(match[1]), match[2]
+
+
+def within(text: str, partition: int, error: InvalidArgumentError) -> InvalidArgumentError:
+    """Return the error for an id whose part within its partition is wrong, given the error for that part."""
+    return InvalidArgumentError(f"{text!r}: in partition {partition} {error}")
 
 
 def position_in(driver: StreamDriver, partition: int, position: str, partitions: int) -> str:
@@ -86,9 +108,7 @@ def position_in(driver: StreamDriver, partition: int, position: str, partitions:
     try:
         time = min(driver.time_of(inner), LAST_TIME)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(
-            f"{position!r} is not a position of a stream with {partitions} partitions"
-        ) from error
+        raise within(position, own, error) from error
     if partition == own:
         return inner
     return position_after_time(driver, time) if partition < own else driver.id_before(time)

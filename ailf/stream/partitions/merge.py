@@ -1,5 +1,6 @@
 """Reading the partitions of a stream as one, merged by time; no more than a page of each is in memory."""
 
+import functools
 import heapq
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -9,9 +10,13 @@ from msgspec.structs import replace
 
 from ailf.driver import Record, StreamDriver
 from ailf.stream.partitions.ids import join_id
+from ailf.stream.partitions.pages import every, pages
 from ailf.values import LATEST
 
 __all__ = ["MergedRead"]
+
+AT_ONCE: Final = 16
+"""The most partitions that are read in one round trip: all of their entries have the time of one request."""
 
 LEAST: Final = 16
 """One request asks a partition for at least this many entries, if the caller wants as many."""
@@ -77,8 +82,7 @@ class MergedRead:
         size = min(limit, max(LEAST, limit // len(self._cursors) + 1))
         records: list[Record] = []
         try:
-            for cursor in self._cursors:
-                await self._fill(cursor, size)
+            await self._fill_all(size)
             heap = [(each.entries[0][0], each.partition) for each in self._cursors if each.entries]
             heapq.heapify(heap)
             while heap and len(records) < limit:
@@ -86,7 +90,7 @@ class MergedRead:
                 cursor = self._cursors[partition]
                 _, record = cursor.entries.popleft()
                 records.append(record)
-                await self._fill(cursor, size)
+                await self._fill(self._driver, cursor, size)
                 if cursor.entries:
                     heapq.heapreplace(heap, (cursor.entries[0][0], partition))
                 else:
@@ -96,11 +100,17 @@ class MergedRead:
                 raise
         return records
 
-    async def _fill(self, cursor: _Cursor, size: int) -> None:
+    async def _fill_all(self, size: int) -> None:
+        """Read the next page of each partition of which no entry is left."""
+        empty = [each for each in self._cursors if not (each.entries or each.ended)]
+        for page in pages(empty, AT_ONCE):
+            every(await self._driver.together([functools.partial(self._fill, cursor=each, size=size) for each in page]))
+
+    async def _fill(self, driver: StreamDriver, cursor: _Cursor, size: int) -> None:
         """Read the next page of a partition, if none of its entries is left."""
         if cursor.entries or cursor.ended:
             return
-        driver, partition = self._driver, cursor.partition
+        partition = cursor.partition
         page = await driver.read(self._names[partition], cursor.position, cursor.end, size, after=cursor.after)
         if page:
             cursor.position, cursor.after = page[-1].id, True

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -349,6 +349,71 @@ def test_a_slow_fetch_stops_between_partitions() -> None:
         fetched = run(driver.fetch("s", "g", "c", **options))
     assert set(asked) == {f"s/{each}" for each in range(6)}
     backend.close()
+
+
+# --- the time of a call --------------------------------------------------------------------------------------------
+
+
+class SlowDriver(MemoryStreamDriver):
+    """A driver for which requests that go together take three seconds, on the clock of the test.
+
+    Attributes:
+        late: Seconds that all of these took.
+        asked: How many there were.
+    """
+
+    late = 0.0
+    asked = 0
+
+    async def together(self, requests: Sequence[Any]) -> list[Any]:
+        """Take three seconds."""
+        SlowDriver.late += 3.0
+        SlowDriver.asked += len(requests)
+        return await super().together(requests)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBackend]:
+    """A backend with such a driver."""
+    monkeypatch.setattr("ailf_memory.driver.MemoryStreamDriver", SlowDriver)
+    monkeypatch.setattr(SlowDriver, "late", 0.0)
+    monkeypatch.setattr(SlowDriver, "asked", 0)
+    with MemoryBackend() as backend:
+        runtime = backend.engine.runtime
+        now = runtime.now
+        monkeypatch.setattr(runtime, "now", lambda: now() + SlowDriver.late)
+        monkeypatch.setattr(backend.engine, "retry_for", 0.0)
+        yield backend
+
+
+def test_a_slow_first_use_goes_on(slow: MemoryBackend) -> None:
+    """A first use over a slow network ends in time; the next call goes on, so that some call succeeds."""
+    stream = slow.stream("s", partitions=256)
+    for done in (2, 4, 6):
+        before = SlowDriver.late
+        with pytest.raises(
+            BackendTimeoutError, match=rf"'s' with partitions=256.* {done} of 8 steps.*goes on"
+        ) as raised:
+            stream.add(1)
+        assert SlowDriver.late - before <= slow.engine.driver.timeout + 3
+        assert not raised.value.maybe_applied
+        assert slow.engine.driver.handle.store.streams.get("s") is None  # type: ignore[attr-defined]  # the memory driver's
+    stream.add(1)
+    assert SlowDriver.asked == 2 * 256
+    assert len(slow.stream("s", partitions=256).read(limit=1)) == 1
+
+
+def test_what_concerns_all_partitions_ends_in_time(slow: MemoryBackend) -> None:
+    """B10: if the first partitions have taken the time of the request, no other one is asked."""
+    stream = slow.stream("s", partitions=64)
+    stream.add(1)
+    wide = PartitionedDriver(
+        slow.engine.driver.stream(), Partitions("w", 256, slow.engine.runtime.lease_now), slow.engine.runtime, 5.0
+    )
+    with pytest.raises(BackendTimeoutError, match="only 128 of 256 partitions of stream 'w'") as raised:
+        run(wide.info("w", "g"))
+    assert raised.value.maybe_applied
+    assert stream.group("g").info().length == 1
 
 
 # --- a waiter for each partition -----------------------------------------------------------------------------------

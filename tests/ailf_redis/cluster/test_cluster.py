@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from typing import Any
 
 import pytest
 from redis.asyncio import RedisCluster
@@ -15,6 +16,7 @@ from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.cluster.slots import SlotMap, key_of, slot_of
 from ailf_redis.keys import Keys
 from tests.support import binaries
+from tests.support.blackhole import black_hole
 from tests.support.clusters import Cluster, until
 from tests.support.effort import SLOW
 
@@ -206,3 +208,53 @@ def test_a_cluster_that_is_away() -> None:
         await backend.aclose()
 
     asyncio.run(main())
+
+
+TIMEOUT = 0.5
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_the_timeout_bounds_connecting_to_each_node(cluster: Cluster, namespace: str, flavour: str) -> None:
+    """B10: a call to a node that can't be reached ends within `timeout`, though redis-py alone has 5 s to connect."""
+    with black_hole() as hole, cluster.client() as client:
+
+        def remap(address: tuple[str, int]) -> tuple[str, int]:
+            return hole if address[1] == cluster.nodes[0].port else address
+
+        options: dict[str, Any] = {"namespace": namespace, "timeout": TIMEOUT, "retry_for": 0.0}
+        names = [f"s{each}" for each in range(12)]
+        if flavour == "blocking":
+            client.nodes_manager.address_remap = remap
+            with RedisBackend.from_client(client, **options) as backend:
+                outcomes = [timed_add(backend.stream(each)) for each in names]
+        else:
+
+            async def main() -> list[tuple[bool, float]]:
+                async with cluster.async_client() as own:
+                    own.nodes_manager.address_remap = remap
+                    backend = AsyncRedisBackend.from_client(own, **options)
+                    taken = [await timed_async_add(backend.stream(each)) for each in names]
+                    await backend.aclose()
+                    return taken
+
+            outcomes = asyncio.run(main())
+    assert {added for added, _ in outcomes} == {False, True}
+    assert max(took for _, took in outcomes) < 3 * TIMEOUT + 0.5, "the number of the stream is asked before it is added"
+
+
+def timed_add(stream: Any) -> tuple[bool, float]:
+    """Return whether an add succeeded, and how long it took."""
+    begin, added = time.monotonic(), False
+    with contextlib.suppress(ailf.BackendError):
+        stream.add(1)
+        added = True
+    return added, time.monotonic() - begin
+
+
+async def timed_async_add(stream: Any) -> tuple[bool, float]:
+    """Do the same on asyncio."""
+    begin, added = time.monotonic(), False
+    with contextlib.suppress(ailf.BackendError):
+        await stream.add(1)
+        added = True
+    return added, time.monotonic() - begin

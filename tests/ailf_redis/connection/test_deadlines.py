@@ -32,6 +32,7 @@ from ailf_redis.connection.endpoint import ClusterEndpoints, ServerEndpoint, cle
 from ailf_redis.connection.executor import Executor
 from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.versions import SILENT
+from tests.support.blackhole import black_hole
 from tests.support.scripted import Scripted, trickled
 from tests.support.servers import NewServer, Server
 from tests.support.tls import HOST, Certificates, Terminator
@@ -259,6 +260,21 @@ def test_calls_end_in_time_where_all_sentinels_are_silent(flavour: str) -> None:
             return AsyncRedisBackend.from_client(
                 asentinel.Sentinel(silent, **options).master_for("watched"), retry_for=REPEAT
             )
+
+        took = _on_threads(open_one) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one))
+    assert took.keys() == CALLS.keys()
+    assert not {name: took[name] for name, (most, _) in CALLS.items() if took[name] > most + REQUEST + SLACK}
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_the_timeout_of_a_backend_bounds_connecting(flavour: str) -> None:
+    """B10: with `timeout` a call over a user's client ends in time, though redis-py has 5 s to connect by itself."""
+    with black_hole() as (host, port):
+
+        def open_one() -> Any:
+            if flavour == "blocking":
+                return RedisBackend.from_client(redis.Redis(host, port), timeout=REQUEST, retry_for=REPEAT)
+            return AsyncRedisBackend.from_client(aredis.Redis(host=host, port=port), timeout=REQUEST, retry_for=REPEAT)
 
         took = _on_threads(open_one) if flavour == "blocking" else asyncio.run(_on_asyncio(open_one))
     assert took.keys() == CALLS.keys()

@@ -14,6 +14,7 @@ from ailf.runtime import run
 from ailf_redis import RedisBackend
 from ailf_redis.keys import Keys
 from tests.support.clusters import Cluster
+from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, Server
 
 OPTIONS: dict[str, Any] = {"lease": 4.0, "takeover": 2.0}
@@ -275,3 +276,72 @@ def test_a_stream_is_made_again_with_another_number(backend: ailf.Backend, raw: 
             ids = [stream.add(each) for each in range(2 * PARTITIONS)]
             got = [consumer.get(5) for _ in ids]
         assert sorted(each.id for each in got if each) == sorted(ids)
+
+
+ROUND_TRIPS: dict[str, tuple[int, Any]] = {
+    "first use": (1 + 4 * 2 + 4 * 3 + 3 + 1, lambda stream: stream.add(1)),
+    "open": (4, lambda stream: stream.group("g").open()),
+    "info": (4, lambda stream: stream.group("g").info()),
+    "pause": (4, lambda stream: stream.group("g").pause()),
+    "resume": (4, lambda stream: stream.group("g").resume()),
+    "seek": (4, lambda stream: stream.group("g").seek(ailf.EARLIEST)),
+    "read": (16, lambda stream: stream.read()),
+    "read the last": (4 + 16, lambda stream: stream.read(ailf.LATEST)),
+    "delete the group": (4, lambda stream: stream.group("g").delete()),
+    "delete": (4 + 3, lambda stream: stream.delete()),
+}
+"""Calls that concern all of 256 partitions, and in how many round trips each makes its requests."""
+
+
+def test_round_trips_of_many_partitions(backend: ailf.Backend, raw: redis.Redis) -> None:
+    """What concerns all partitions is asked of many of them in one round trip, also at the first use of a stream."""
+    warm = backend.stream("warm", partitions=2)  # the server gets the scripts here
+    for _, call in ROUND_TRIPS.values():
+        call(warm)
+    stream = backend.stream("s", partitions=256)
+    took = {}
+    for name, (_, call) in ROUND_TRIPS.items():
+        before = raw.info("stats")["total_reads_processed"]
+        call(stream)
+        took[name] = raw.info("stats")["total_reads_processed"] - before - 1  # the second INFO is the other one
+    more = 4  # a long write may arrive in two reads
+    assert {name: count for name, count in took.items() if not 0 < count <= ROUND_TRIPS[name][0] + more} == {}
+
+
+def test_requests_that_go_together(any_server: Server, namespace: str) -> None:
+    """Each of several requests in one pipeline has its own result or error, and a script that is missing is sent."""
+    with RedisBackend(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as raw:
+        driver = backend.engine.driver.stream()
+        backend.stream("good").add(1)
+        raw.set(Keys(namespace).stream("bad"), "not a stream")
+        raw.script_flush()
+        results = run(
+            driver.together(
+                [
+                    lambda driver: driver.length("good"),
+                    lambda driver: driver.length("bad"),
+                    lambda driver: driver.open_group("good", "g", "no id"),
+                    lambda driver: driver.open_group("good", "g", ailf.EARLIEST),
+                    lambda driver: driver.read("good", ailf.LATEST, ailf.LATEST, 5),
+                ]
+            )
+        )
+        assert (results[0], results[3], len(results[4])) == (1, True, 1)
+        assert isinstance(results[1], ailf.BackendError)
+        assert isinstance(results[2], ailf.InvalidArgumentError)
+        assert run(driver.together([])) == []
+
+
+def test_requests_that_go_together_are_lost_together(any_server: Server, namespace: str) -> None:
+    """If the connection breaks, every request of the pipeline has that error, and the next ones work."""
+    with Proxy(any_server.port) as proxy, RedisBackend(f"{proxy.url}?namespace={namespace}&timeout=0.5") as backend:
+        backend.ping()
+        driver = backend.engine.driver.stream()
+        proxy.drop_replies()
+        begin = time.monotonic()
+        results = run(driver.together([lambda driver: driver.length("s"), lambda driver: driver.last_id("s")]))
+        assert time.monotonic() - begin < 2
+        assert [type(each) for each in results] == [ailf.BackendTimeoutError] * 2
+        proxy.resume()
+        proxy.cut()
+        assert backend.stream("s").read() == []

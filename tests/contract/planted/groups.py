@@ -201,6 +201,14 @@ class RedrivesWithOldAttempts(GroupState):
         return taken
 
 
+@caught_by("stream.test_dead_letters.test_a_bad_id_among_many", bad="junk")
+class ChecksIdsByThePage(MemoryStreamDriver):
+    """The form of a dead letter's id is checked by the request that takes it, and not before."""
+
+    def check_letter(self, letter: str) -> None:
+        pass
+
+
 @caught_by("stream.test_dead_letters.test_redriven_once")
 class RedrivesTwice(GroupState):
     """A dead letter stays when it is redriven, so that it can be redriven again."""

@@ -12,7 +12,7 @@ from tests.contract.planted.base import caught_by
 class AgreesWithAnyNumber(MemoryStreamDriver):
     """No number of partitions is stored: each is the right one."""
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
         return partitions
 
 
@@ -20,8 +20,8 @@ class AgreesWithAnyNumber(MemoryStreamDriver):
 class DeclaresWhenAsked(MemoryStreamDriver):
     """To ask for the number of partitions stores 1."""
 
-    async def declare(self, stream: str, partitions: int | None) -> int | None:
-        return await super().declare(stream, 1 if partitions is None else partitions)
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
+        return await super().declare(stream, 1 if partitions is None else partitions, void=void)
 
 
 @caught_by("stream.test_partitions.test_a_deleted_stream_has_no_number")
@@ -33,6 +33,24 @@ class KeepsNumbersOfDeleted(MemoryStreamDriver):
         await super().delete(stream)
         if stored is not None:
             await self.declare(stream, stored)
+
+
+@caught_by("stream.test_partitions.test_a_smaller_number_after_one_that_was_not_stored", number=2)
+class KeepsVoidMarks(MemoryStreamDriver):
+    """A stream that was marked as a partition stays one, though the whole stream has no such partition."""
+
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
+        return await super().declare(stream, partitions)
+
+
+@caught_by("stream.test_partitions.test_the_names_of_a_vanished_stream", number=4)
+class MarksNoUsedStream(MemoryStreamDriver):
+    """A stream that is in use is not marked as a partition: it counts as an ordinary one."""
+
+    async def declare(self, stream: str, partitions: int | None, *, void: bool = False) -> int | None:
+        if partitions == 0 and await super().declare(stream, None) == 1:
+            partitions = 1
+        return await super().declare(stream, partitions, void=void)
 
 
 @caught_by("stream.test_partitions.test_read_merges_by_time")
