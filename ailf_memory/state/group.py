@@ -6,8 +6,7 @@ sorts after digits. A message with an ordering key that becomes due gets a turn:
 already. So ordering keys take turns.
 
 The rule of this file: no step handles more than a page of messages besides those that it is given or returns. What is
-left is for the next step. Only superseded times of the heap are removed all at once, when they are more than half of
-it: that is some of them for each step that left one there.
+left is for the next step.
 """
 
 import bisect
@@ -29,6 +28,9 @@ __all__ = ["GroupState"]
 
 PAGE: Final = 500
 """The most messages that one step handles besides those that it is given or returns."""
+
+DROPPED: Final = 4
+"""The most due times that a step looks at to drop superseded ones; a step supersedes one or two."""
 
 LOOK_AHEAD: Final = 150
 """The most entries that a fetch reads on, to find the messages of other ordering keys."""
@@ -154,7 +156,8 @@ class GroupState:
         self.key_concurrency = 1
         self._numbers = itertools.count(1)
         self._turns = itertools.count(1)
-        self._due: list[tuple[int, int, str]] = []
+        self._due: list[tuple[int, int, str]] = []  # a heap, with times that were superseded
+        self._old_due: list[tuple[int, int, str]] = []  # another one, whose times move to the first or are dropped
         self._lanes: dict[str, Lane] = {}
         self._aside: set[str] = set()  # entries that were read and not delivered yet
         self._redriven: dict[str, PendingMessage] = {}
@@ -165,20 +168,25 @@ class GroupState:
     def schedule(self, name: str, due_ms: int, turn: int = 0) -> None:
         """Set the due time of a message; an earlier one no longer counts."""
         message = self.pending[name]
+        if message.due_ms == due_ms and message.turn == turn:
+            return
         message.due_ms, message.turn = due_ms, turn
         heapq.heappush(self._due, (due_ms, turn, name))
-        self._bound_due()
+        if len(self._due) + len(self._old_due) > 2 * len(self.pending) + PAGE:
+            self._drop_superseded()
 
-    def _bound_due(self) -> None:
-        """Remove superseded times from the heap, if there are many more of them than there are messages."""
-        if len(self._due) > 2 * len(self.pending) + PAGE:
-            self._due = list({each for each in self._due if self._is_due(*each)})
-            heapq.heapify(self._due)
+    def _drop_superseded(self) -> None:
+        """Drop a few superseded times, as there are many more times than messages.
 
-    def _is_due(self, due_ms: int, turn: int, name: str) -> bool:
-        """Tell whether a time of the heap still counts."""
-        message = self.pending.get(name)
-        return message is not None and message.due_ms == due_ms and message.turn == turn
+        An old heap is emptied from its end, so it stays a heap; what still counts moves to the new one.
+        """
+        if not self._old_due:
+            self._old_due, self._due = self._due, []
+        for _ in range(min(DROPPED, len(self._old_due))):
+            due_ms, turn, name = self._old_due.pop()
+            message = self.pending.get(name)
+            if message is not None and message.due_ms == due_ms and message.turn == turn:
+                heapq.heappush(self._due, (due_ms, turn, name))
 
     def _schedule_turn(self, name: str, now_ms: int) -> None:
         """Let a message with an ordering key be due now, behind all that are due already."""
@@ -186,11 +194,15 @@ class GroupState:
 
     def next_due(self) -> tuple[int, str] | None:
         """Return the first due time and its message; remove superseded times from the heap."""
-        while self._due:
-            due_ms, turn, name = self._due[0]
-            if self._is_due(due_ms, turn, name):
+        while self._due or self._old_due:
+            heap = self._due
+            if self._old_due and not (heap and heap[0] < self._old_due[0]):
+                heap = self._old_due
+            due_ms, turn, name = heap[0]
+            message = self.pending.get(name)
+            if message is not None and message.due_ms == due_ms and message.turn == turn:
                 return due_ms, name
-            heapq.heappop(self._due)
+            heapq.heappop(heap)
         return None
 
     def _ready(self, now_ms: int) -> str | None:
@@ -276,7 +288,8 @@ class GroupState:
             self._let_go(name, message.holder)
         if message.terms.key:
             self._leave_lane(name, message, now_ms)
-        self._bound_due()
+        if len(self._due) + len(self._old_due) > 2 * len(self.pending) + PAGE:
+            self._drop_superseded()
         return message
 
     def _leave_lane(self, name: str, message: PendingMessage, now_ms: int) -> None:
@@ -529,9 +542,10 @@ class GroupState:
         Returns:
             What was forgotten. To free it takes time: keep it until the store's lock is released.
         """
-        forgotten: list[object] = [self.pending, self.held, self._due, self._lanes, self._aside]
+        forgotten: list[object] = [self.pending, self.held, self._due, self._old_due, self._lanes, self._aside]
         self._again = deque(itertools.chain(self._redriven.items(), self._again))  # in the order of their redrives
-        self.pending, self.held, self._due, self._lanes, self._redriven = {}, {}, [], {}, {}
+        self.pending, self.held, self._lanes, self._redriven = {}, {}, {}, {}
+        self._due, self._old_due = [], []
         self._aside = set()
         self.position = position
         self.continue_seek(now_ms)
