@@ -32,7 +32,6 @@ from ailf.driver import (
 from ailf.errors import (
     BackendError,
     BackendTimeoutError,
-    ConnectionLostError,
     InvalidArgumentError,
     StreamFullError,
 )
@@ -402,7 +401,7 @@ class PartitionedDriver(StreamDriver):
             raise
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        """Release the leases in all partitions, also after one has failed; those of a silent server are asked once.
+        """Release the leases in all partitions, one server after another; after an error go on with the next server.
 
         Raises:
             BackendError: The first error.
@@ -411,18 +410,17 @@ class PartitionedDriver(StreamDriver):
         def give_back(driver: StreamDriver, name: str) -> Coroutine[Any, Any, None]:
             return driver.leave(name, group, consumer)
 
-        silent: set[Hashable] = set()
+        by_server: dict[Hashable, list[str]] = defaultdict(list)
+        for each in self.partitions.groups[group].reachable_first():
+            by_server[self.inner.server_of(self._names[each])].append(self._names[each])
         failure: Exception | None = None
-        names = [self._names[each] for each in self.partitions.groups[group].reachable_first()]
-        for page in pages(names, AT_ONCE):
-            asked = [each for each in page if self.inner.server_of(each) not in silent]
-            results = await self.inner.together([_of(give_back, each) for each in asked])
-            for name, result in zip(asked, results, strict=True):
-                if isinstance(result, Exception):
-                    failure = failure or result
-                    server = self.inner.server_of(name)
-                    if server is not None and isinstance(result, ConnectionLostError | BackendTimeoutError):
-                        silent.add(server)
+        for names in by_server.values():
+            for page in pages(names, AT_ONCE):
+                results = await self.inner.together([_of(give_back, each) for each in page])
+                errors = [each for each in results if isinstance(each, Exception)]
+                if errors:
+                    failure = failure or errors[0]
+                    break
         if failure is not None:
             raise failure
 
