@@ -25,6 +25,9 @@ T = TypeVar("T")
 MOST_PASSED: Final = 1000
 """The most keys that one SCAN passes, about; more for a larger page."""
 
+LEAST_PASSED: Final = 10
+"""The fewest keys that one SCAN passes, about."""
+
 FULL: Final = 0.8
 """The share of a page that a step should find; if it finds more than a page, the rest is carried in the cursor."""
 
@@ -104,13 +107,13 @@ def _place(kind: str, cursor: str, passes: int) -> _Place:
 
 def _count(place: _Place, limit: int) -> int:
     """Return how many keys the next step passes."""
-    dense = max(1, int(FULL * limit))
-    return max(1, min(place.count or dense, max(MOST_PASSED, dense)))
+    dense = max(LEAST_PASSED, int(FULL * limit))
+    return max(LEAST_PASSED, min(place.count or dense, max(MOST_PASSED, dense)))
 
 
 def _next_count(count: int, found: int, limit: int) -> int:
     """Return how many keys to pass after a step that passed `count` and found some: keys are in random order."""
-    return min(4 * count, max(1, int(FULL * limit * count / max(found, 1))), LARGEST)
+    return min(4 * count, max(LEAST_PASSED, int(FULL * limit * count / max(found, 1))), LARGEST)
 
 
 async def scan(executor: Executor, kind: str, passes: Sequence[Pass[T]], cursor: str, limit: int) -> Found[T]:
