@@ -74,7 +74,7 @@ class Found(Generic[T]):
 
 
 @attrs.frozen
-class _Place:
+class _ScanState:
     """Where a page begins.
 
     Attributes:
@@ -95,20 +95,20 @@ class _Place:
         return join_cursor(kind, str(self.passed), self.node, self.scan, str(self.count), *self.carried)
 
 
-def _place(kind: str, cursor: str, passes: int) -> _Place:
+def _read_cursor(kind: str, cursor: str, passes: int) -> _ScanState:
     """Read a cursor."""
     passed, node, scan, count, *carried = split_cursor(kind, cursor, PARTS, more=True)
     numbers = (passed, scan or "0", count)
     known = all(each.isascii() and each.isdecimal() and int(each) <= LARGEST for each in numbers)
     if not known or int(passed) >= passes or not (scan or carried):
         raise bad_cursor(kind, cursor)
-    return _Place(int(passed), node, scan, int(count), tuple(carried))
+    return _ScanState(int(passed), node, scan, int(count), tuple(carried))
 
 
-def _count(place: _Place, limit: int) -> int:
+def _count(state: _ScanState, limit: int) -> int:
     """Return how many keys the next step passes."""
     dense = max(LEAST_PASSED, int(FULL * limit))
-    return max(LEAST_PASSED, min(place.count or dense, max(MOST_PASSED, dense)))
+    return max(LEAST_PASSED, min(state.count or dense, max(MOST_PASSED, dense)))
 
 
 def _next_count(count: int, found: int, limit: int) -> int:
@@ -130,14 +130,14 @@ async def scan(executor: Executor, kind: str, passes: Sequence[Pass[T]], cursor:
         InvalidArgumentError: `cursor` is not a cursor of this kind.
         UnsupportedError: The user lacks the right to SCAN.
     """
-    place = _place(kind, cursor, len(passes)) if cursor else _Place()
-    passed = place.passed
+    state = _read_cursor(kind, cursor, len(passes)) if cursor else _ScanState()
+    passed = state.passed
     read = passes[passed].read
-    if place.scan and len(place.carried) < limit:
-        place = await _step(executor, passes[passed], place, limit)
+    if state.scan and len(state.carried) < limit:
+        state = await _step(executor, passes[passed], state, limit)
     names: dict[T, None] = {}
     rest: list[str] = []
-    for key in place.carried:
+    for key in state.carried:
         name = read(key)
         if name is None or name in names:
             continue
@@ -145,26 +145,26 @@ async def scan(executor: Executor, kind: str, passes: Sequence[Pass[T]], cursor:
             names[name] = None
         else:
             rest.append(key)
-    behind = attrs.evolve(place, carried=tuple(rest))
-    if not rest and not place.scan:
+    behind = attrs.evolve(state, carried=tuple(rest))
+    if not rest and not state.scan:
         if passed + 1 == len(passes):
             return Found(passed, list(names), "")
-        behind = _Place(passed + 1)
+        behind = _ScanState(passed + 1)
     text = behind.text(kind)
     if len(text) > LONGEST_CURSOR:  # other programs' names, of thousands of bytes each: the page takes them all
         return await scan(executor, kind, passes, cursor, limit + len(rest))
     return Found(passed, list(names), text)
 
 
-async def _step(executor: Executor, current: Pass[T], place: _Place, limit: int) -> _Place:
+async def _step(executor: Executor, current: Pass[T], state: _ScanState, limit: int) -> _ScanState:
     """Make one SCAN; return where the next one begins, with the keys that were found and those that were carried."""
     nodes = await executor.nodes()
-    if place.node not in nodes:  # the first page, or the node has gone
-        place = _Place(place.passed, nodes[0], carried=place.carried)
-    count = _count(place, limit)
-    command = ("SCAN", place.scan, "MATCH", encoded(current.pattern), "COUNT", count, "TYPE", current.type)
+    if state.node not in nodes:  # the first page, or the node has gone
+        state = _ScanState(state.passed, nodes[0], carried=state.carried)
+    count = _count(state, limit)
+    command = ("SCAN", state.scan, "MATCH", encoded(current.pattern), "COUNT", count, "TYPE", current.type)
     try:
-        reply = await executor.call_at(place.node, 1, *command)
+        reply = await executor.call_at(state.node, 1, *command)
     except PermissionDeniedError as error:
         raise needs_right(error, executor.where, "SCAN", "+scan") from error
     try:
@@ -174,11 +174,11 @@ async def _step(executor: Executor, current: Pass[T], place: _Place, limit: int)
             raise ValueError
     except MISREAD as error:
         raise misread(error, executor.where) from error
-    node = place.node
+    node = state.node
     if end == "0":  # the end of this node
         at = nodes.index(node) + 1
         node, end = (nodes[at], "0") if at < len(nodes) else (node, "")
-    return _Place(place.passed, node, end, _next_count(count, len(keys), limit), (*place.carried, *keys))
+    return _ScanState(state.passed, node, end, _next_count(count, len(keys), limit), (*state.carried, *keys))
 
 
 def needs_right(error: PermissionDeniedError, where: str, command: str, rules: str) -> Exception:
