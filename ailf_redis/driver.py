@@ -1,12 +1,12 @@
 """`RedisDriver`, the root driver: it makes the drivers of the interfaces over one executor."""
 
-from typing import Any
+from typing import Any, Final
 
 import redis
 import redis.asyncio
 
 from ailf.driver import BackendDriver, Capability
-from ailf.errors import PermissionDeniedError, UnsupportedError
+from ailf.errors import ConnectionLostError, PermissionDeniedError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.cluster.pubsub import ClusterPubSubDriver
@@ -26,6 +26,9 @@ from ailf_redis.user_client import UserClient
 
 __all__ = ["RedisDriver"]
 
+SCAN_PROBE: Final = ("SCAN", "0", "COUNT", "1")
+"""The request that shows whether the user has the right to list."""
+
 OLDEST = (6, 2)
 """The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""
 
@@ -43,6 +46,7 @@ class RedisDriver(BackendDriver):
             Capability.LOCK,
             Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
+            Capability.LISTING,
             Capability.PROCESSES,
         }
     )
@@ -61,9 +65,13 @@ class RedisDriver(BackendDriver):
         self._user_client = user_client
         self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
+        self._probed = False
 
     async def ping(self) -> None:
-        (hello,) = await self.executor.call_many([("HELLO",)])
+        probe = [] if self._probed else [SCAN_PROBE]  # in the same write
+        hello, *scanned = await self.executor.call_many([("HELLO",), *probe])
+        for reply in scanned:
+            self._note_right_to_scan(reply)
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
             if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
@@ -83,6 +91,18 @@ class RedisDriver(BackendDriver):
             raise self._too_old(version)
         if version.startswith("6."):
             self.capabilities -= {Capability.SHARDED}
+
+    def _note_right_to_scan(self, reply: Any) -> None:
+        """Remove `Capability.LISTING` if the user lacks the right to SCAN, or the server or a proxy doesn't know it."""
+        error = mapped(reply, self.url, sent=True) if isinstance(reply, Exception) else None
+        if isinstance(error, ConnectionLostError):  # it is loading, say: the next ping asks again
+            return
+        self._probed = True
+        if error is not None:
+            self.capabilities -= {Capability.LISTING}
+            self.reasons = {
+                Capability.LISTING: f"its user needs the right to SCAN: add +scan to its ACL rules ({error})"
+            }
 
     def _too_old(self, version: str) -> UnsupportedError:
         return UnsupportedError(

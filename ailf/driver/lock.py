@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 
 import msgspec
 
-from ailf.values import LockInfo
+from ailf.values import HeldLock, LockInfo, Page
 
 __all__ = ["Denied", "Granted", "LockDriver", "LockRequest", "WaiterInfo"]
 
@@ -106,3 +106,11 @@ class LockDriver(ABC):
     def server_of(self, name: str) -> Hashable:  # noqa: ARG002 - one server has every name
         """Return what identifies the server of a name, as `StreamDriver.server_of` does for a stream."""
         return None
+
+    async def list_locks(self, prefix: str, cursor: str, limit: int) -> Page[HeldLock]:
+        """Return at most ``limit`` locks that are held, whose names begin with ``prefix``, as `inspect` does (N4).
+
+        Pages, cursors and prefixes are as in `StreamDriver.list_streams` (N1, N2). It is only called with
+        `Capability.LISTING`.
+        """
+        raise NotImplementedError

@@ -9,7 +9,7 @@ import msgspec
 from ailf.driver.lock import WaiterInfo
 from ailf.errors import BackendError
 from ailf.limits import ChargeReceipt, Concurrency, Limit
-from ailf.values import LimitState
+from ailf.values import LimiterName, LimitState, Page
 
 __all__ = [
     "Charge",
@@ -155,3 +155,12 @@ class RateLimiterDriver(ABC):
     def server_of(self, limiter_key: LimiterKey) -> Hashable:  # noqa: ARG002 - one server has every key
         """Return what identifies the server of a key, as `StreamDriver.server_of` does for a stream."""
         return None
+
+    async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
+        """Return at most ``limit`` keys that have a charge, of limiters whose names begin with ``prefix`` (N5).
+
+        Pages, cursors and prefixes are as in `StreamDriver.list_streams` (N1, N2). A key *may* be in several pages. A
+        key that is back at full capacity *may* be in one as long as its stored state has not expired (R8). It is only
+        called with `Capability.LISTING`.
+        """
+        raise NotImplementedError

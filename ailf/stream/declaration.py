@@ -82,6 +82,21 @@ class Declaration:
         if stored is not None and not (stored == PART and await self._is_void(until)):
             await self._compare(stored, until)
 
+    async def stored(self) -> int:
+        """Return the stored number, whatever number the object was given; for a stream without one, the object's.
+
+        Raises:
+            InvalidArgumentError: The stream is a partition of another one.
+        """
+        if self.made:
+            return self._partitions
+        stored = await self._ask(self._stream, None, None)
+        if stored is None or (stored == PART and await self._is_void(None)):
+            return self._partitions
+        if stored == PART:
+            await self._compare(stored, None)
+        return stored
+
     async def make_again(self) -> None:
         """Store the number again, and mark the names: data of the stream have vanished, perhaps with these.
 

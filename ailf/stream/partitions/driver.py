@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ailf.cache import KeyedCache
 from ailf.driver import (
     Claim,
+    ConsumerState,
     Draft,
     Fetched,
     Outcome,
@@ -50,7 +51,7 @@ from ailf.stream.partitions.ids import (
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
 
 __all__ = ["PartitionFullError", "PartitionedDriver", "Partitions"]
 
@@ -470,6 +471,44 @@ class PartitionedDriver(StreamDriver):
             shares, lambda name, share: self.inner.take_dead_letters(name, group, share, redrive=redrive)
         )
 
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def list_streams(self, prefix: str, cursor: str, limit: int) -> Page[str]:
+        return await self.inner.list_streams(prefix, cursor, limit)
+
+    async def list_groups(self, stream: str, after: str, limit: int) -> list[str]:
+        """Return the first names of those that any partition has: each is among the first ones of its partition."""
+        names: set[str] = set()
+        for each in await self._all(lambda driver, name: driver.list_groups(name, after, limit)):
+            names.update(each)
+        return sorted(names)[:limit]
+
+    async def list_consumers(self, stream: str, group: str, after: str, limit: int) -> list[ConsumerState]:
+        """Return the first consumers of all partitions: what each holds there, and its last heartbeat in any."""
+        merged: dict[str, ConsumerState] = {}
+        for each in await self._all(lambda driver, name: driver.list_consumers(name, group, after, limit)):
+            for state in each:
+                merged[state.name] = _merged(merged.get(state.name), state)
+        return [merged[name] for name in sorted(merged)[:limit]]
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        infos = await self._all(lambda driver, name: driver.stream_info(name))
+        firsts = [(at, each.first_id) for at, each in enumerate(infos) if each.first_id is not None]
+        lasts = [(at, each.last_id) for at, each in enumerate(infos) if each.last_id is not None]
+
+        def place(item: tuple[int, str]) -> tuple[float, int]:
+            return self.inner.time_of(item[1]), item[0]
+
+        return StreamInfo(
+            name=stream,
+            length=sum(each.length for each in infos),
+            partitions=self.partitions.number,
+            first_id=join_id(*min(firsts, key=place)) if firsts else None,
+            last_id=join_id(*max(lasts, key=place)) if lasts else None,
+            added=max((each.added for each in infos if each.added is not None), default=None),
+            groups=max(each.groups for each in infos),
+        )
+
     # --- waiting -------------------------------------------------------------------------------------------------
 
     def waiter(self, stream: str, group: str | None) -> PartitionedWaiter:
@@ -488,6 +527,14 @@ class PartitionedDriver(StreamDriver):
 def _of(request: PartitionRequest[T], name: str) -> StreamRequest[T]:
     """Return a request to the partition of this name."""
     return lambda driver: request(driver, name)
+
+
+def _merged(one: ConsumerState | None, other: ConsumerState) -> ConsumerState:
+    """Return a consumer's state in two partitions as one."""
+    if one is None:
+        return other
+    alive = max((each.alive for each in (one, other) if each.alive is not None), default=None)
+    return ConsumerState(one.name, alive, one.in_hand + other.in_hand)
 
 
 def _claim(partition: int, claim: Claim) -> Claim:
