@@ -263,7 +263,7 @@ class StreamFlow:
     # --- what exists ---------------------------------------------------------------------------------------------
 
     async def _stored_driver(self) -> tuple[StreamDriver, int]:
-        """Return the driver for the stored number of partitions, and that number; a caller that lists need not know it."""
+        """Return the driver for the stored number of partitions, and the number: a lister need not know it."""
         number = await self.declaration.stored()
         if number == 1:
             return self.engine.driver.stream(), 1
