@@ -9,6 +9,7 @@ from ailf.checks import to_ms
 from ailf.driver import (
     Draft,
     Fetched,
+    Letter,
     Outcome,
     Receipt,
     Record,
@@ -20,7 +21,7 @@ from ailf.driver import (
     Waiting,
 )
 from ailf.errors import InvalidArgumentError, StreamFullError
-from ailf.values import Added, DeadLetter, GroupInfo, Retention
+from ailf.values import Added, GroupInfo, Retention
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
@@ -247,7 +248,7 @@ class MemoryStreamDriver(StreamDriver):
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         number = _number(after or "0")
         with self._store.lock:
             state = self._group(stream, group)

@@ -262,6 +262,32 @@ class _DeliveryBase(Generic[T_co]):
         return self._state.claim.attempt
 
     @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self._state.consumer.group.stream
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+        return self._state.consumer.group.name
+
+    @property
+    def consumer(self) -> str:
+        """The name of the consumer to which it is leased."""
+        return self._state.consumer.name
+
+    @property
+    def key(self) -> str:
+        """The ordering key, or ""."""
+        return self._state.claim.record.key
+
+    @property
+    def added(self) -> float:
+        """When the entry was added, in seconds since 1970 on the backend's clock."""
+        state = self._state
+        return state.consumer.group.driver.time_of(state.claim.record.id)
+
+    @property
     def lost(self) -> bool:
         """Whether the lease has ended, so that another consumer may have the message: stop working on it."""
         return self._state.lease.lost

@@ -214,7 +214,7 @@ class StreamFlow:
             data, headers = self.payloads.unpack(
                 record.body, record.headers, foreign=record.foreign, problem=record.problem
             )
-            return Entry(record.id, data, headers)
+            return Entry(record.id, data, headers, self.name, record.key, self.driver.time_of(record.id))
         except DecodeError as error:
             raise DecodeError(f"entry {record.id}: {error}") from error
 

@@ -1,5 +1,6 @@
 """A group's calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
 
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
@@ -8,9 +9,9 @@ import attrs
 
 from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
 from ailf.codecs import Payloads
-from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
+from ailf.driver import Action, Fetched, Letter, Outcome, Receipt, Settlement, StreamDriver, Waiting
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.errors import DecodeError, InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
 from ailf.stream.declaration import Declaration
@@ -248,12 +249,12 @@ class GroupFlow:
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, after: str, limit: int) -> list[DeadLetter[Any]]:
         """Return up to `limit` dead letters, read in pages."""
         check_count("limit", limit)
         if after != "":
             check_text("after", after)
-        letters: list[DeadLetter] = []
+        letters: list[Letter] = []
         while len(letters) < limit:
             count = min(PAGE, limit - len(letters))
             page = await self._call("list the dead letters of", self.driver.dead_letters, after, count, again=True)
@@ -261,7 +262,17 @@ class GroupFlow:
             if len(page) < count:
                 break
             after = page[-1].id
-        return letters
+        return [self._dead_letter(letter) for letter in letters]
+
+    def _dead_letter(self, letter: Letter) -> DeadLetter[Any]:
+        """Return the public form of a dead letter."""
+        record = letter.record
+        return DeadLetter(
+            id=letter.id, stream=self.stream, group=self.name, origin=record.id, key=record.key,
+            added=self.driver.time_of(record.id), died=letter.died, body=record.body, headers=dict(record.headers),
+            reason=letter.reason, error=letter.error, attempts=letter.attempts,
+            decode=functools.partial(_decoded, self.payloads, letter),
+        )  # fmt: skip
 
     async def take_dead_letters(self, letters: Sequence[str], *, redrive: bool) -> int:
         """Redrive or purge these dead letters; return how many were there."""
@@ -289,3 +300,13 @@ class GroupFlow:
         while page := await self._call(what, self.driver.letter_ids, ids[-1] if ids else "", PAGE, again=True):
             ids += page
         return await self.take_dead_letters(ids, redrive=redrive) if ids else 0
+
+
+def _decoded(payloads: Payloads, letter: Letter) -> Any:
+    """Return the payload of a dead letter."""
+    record = letter.record
+    try:
+        data, _ = payloads.unpack(record.body, record.headers, foreign=record.foreign, problem=record.problem)
+    except DecodeError as error:
+        raise DecodeError(f"dead letter {letter.id}: {error}") from error
+    return data

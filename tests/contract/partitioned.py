@@ -18,6 +18,7 @@ from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
+from contract_tests.stream.test_origins import *  # noqa: F403
 from contract_tests.stream.test_positions import *  # noqa: F403
 from contract_tests.stream.test_retention import *  # noqa: F403
 from contract_tests.stream.test_scheduling import *  # noqa: F403

@@ -19,6 +19,7 @@ from ailf.driver import (
     Claim,
     Draft,
     Fetched,
+    Letter,
     Outcome,
     Receipt,
     Record,
@@ -40,7 +41,7 @@ from ailf.stream.partitions.ids import (
 )
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
+from ailf.values import EARLIEST, LATEST, Added, GroupInfo, Retention
 
 __all__ = ["PartitionedDriver", "Partitions"]
 
@@ -315,15 +316,19 @@ class PartitionedDriver(StreamDriver):
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         """Return dead letters: partition by partition, and within one oldest first."""
-        found: list[DeadLetter] = []
+        found: list[Letter] = []
         for partition, inner in self._behind(after):
             letters = await _named(
                 after, self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
             )
             found += [
-                replace(each, id=join_id(partition, each.id), origin=join_id(partition, each.origin))
+                replace(
+                    each,
+                    id=join_id(partition, each.id),
+                    record=replace(each.record, id=join_id(partition, each.record.id)),
+                )
                 for each in letters
             ]
             if len(found) >= limit:
@@ -366,7 +371,7 @@ def _claim(partition: int, claim: Claim) -> Claim:
     """Return a claim of a partition with ids that tell the partition."""
     record, receipt = claim.record, claim.receipt
     return Claim(
-        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem),
+        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem, record.key),
         Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
         claim.attempt,
     )
