@@ -9,8 +9,9 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
@@ -22,11 +23,23 @@ from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, leaves_of
 
-__all__ = ["AsyncDelivery", "Delivery", "DeliveryState", "choose_action", "instruction"]
+__all__ = [
+    "CURRENT",
+    "AsyncDelivery",
+    "Delivery",
+    "DeliveryState",
+    "choose_action",
+    "current_delivery",
+    "instruction",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger("ailf.stream")
+
+
+CURRENT: Final[ContextVar["DeliveryState | None"]] = ContextVar("ailf_delivery", default=None)
+"""The delivery whose handler runs, or whose `with` block was entered last."""
 
 
 class OwningConsumer(Protocol):
@@ -81,6 +94,7 @@ class DeliveryState:
         "claim",
         "consumer",
         "data",
+        "entered",
         "headers",
         "lease",
         "loss_reported",
@@ -89,7 +103,6 @@ class DeliveryState:
         "settling",
         "task",
         "task_cancels",
-        "trace",
     )
 
     def __init__(
@@ -104,7 +117,7 @@ class DeliveryState:
         self.outcome = Outcome.LOST
         self.settling = False  # while the reply will say whether the lease held
         self.loss_reported = False
-        self.trace: AbstractContextManager[None] | None = None
+        self.entered: tuple[tuple[AbstractContextManager[None], Token[DeliveryState | None]], ...] = ()
         self.body: asyncio.Task[Any] | None = None  # the task that entered it as a context, on asyncio
         self.task: asyncio.Task[Any] | None = None  # the task that runs a worker's handler, on asyncio
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
@@ -191,15 +204,19 @@ class DeliveryState:
         self.consumer.group.engine.renewer.reschedule(self.lease)  # it may end before its next check
 
     def enter(self) -> None:
-        """Let messages that are sent continue the trace of the message."""
-        self.trace = carrying(self.headers)
-        self.trace.__enter__()
+        """Be the current delivery, and let messages that are sent continue the trace of the message."""
+        trace = carrying(self.headers)
+        trace.__enter__()
+        self.entered = (*self.entered, (trace, CURRENT.set(self)))
 
     async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
         """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
-        if self.trace is not None:
+        if self.entered:
+            *outer, (trace, token) = self.entered
+            self.entered = tuple(outer)
             with contextlib.suppress(ValueError):  # it is left in another task than it was entered in
-                self.trace.__exit__(None, None, None)
+                CURRENT.reset(token)
+                trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
         action, why, delay = choose_action(None, self.cancel_reason or error, interrupted=cancelled)
@@ -296,6 +313,12 @@ class _DeliveryBase(Generic[T_co]):
     def settled(self) -> bool:
         """Whether this consumer has acked, nacked, rejected or released it."""
         return self._state.settled is not None
+
+    def __eq__(self, other: object) -> bool:
+        return self._state is other._state if isinstance(other, _DeliveryBase) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._state)
 
     def __repr__(self) -> str:
         return f"<{self._state}>"
@@ -475,3 +498,31 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.body_cancels:
             return await asyncio.shield(state.leave(error, cancelled=state.cancel_reason is None))
         return await self._state.leave(error)
+
+
+def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
+    """Return the delivery that the caller handles: in a handler of `Group.process`, and in the body of ``with``.
+
+    It equals the delivery that the handler or the body has. So code that a handler calls can ask for more time, or name
+    the message in its own log, without getting the delivery as an argument:
+
+    >>> import ailf
+    >>> def bake(order):
+    ...     print(order, "is attempt", ailf.current_delivery().attempt)
+    >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
+    ...     id = backend.stream("orders").add("cake")
+    ...     with consumer.get() as delivery:
+    ...         bake(delivery.data)
+    cake is attempt 1
+
+    Returns:
+        The delivery: an `AsyncDelivery` in a worker or of a consumer on asyncio, else a `Delivery`. In a block within a
+        handler or another block, the one of the inner block. None outside; and in a handler of batches, except in the
+        body of ``with`` one of its deliveries. A task has what the code had that made it, even after the handler has
+        ended; so has `asyncio.to_thread`. A `threading.Thread` has None.
+    """
+    state = CURRENT.get()
+    if state is None:
+        return None
+    on_asyncio = state.consumer.group.engine.runtime.flavour == "asyncio"
+    return AsyncDelivery(state) if on_asyncio else Delivery(state)

@@ -15,6 +15,7 @@ from ailf.engine.renewal import Renewer
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import LeaseLostError
 from ailf.runtime import Runtime
+from ailf.stream.delivery import CURRENT, DeliveryState
 from ailf.tracing import carrying
 
 __all__ = ["HandlerRunner", "Work"]
@@ -102,6 +103,7 @@ class HandlerRunner(Generic[W]):
             if work.lease.revoked:  # before `on_lost` was set
                 self._lease_lost(work)
         stop_timer = None if self._timeout is None else self._start_timer(work, self._timeout)
+        current = CURRENT.set(work if isinstance(work, DeliveryState) else None)  # a batch is no delivery
         try:
             with carrying(work.headers):
                 result, error = await self._runtime.call_user_code(self._handler, self._argument(work))
@@ -114,6 +116,7 @@ class HandlerRunner(Generic[W]):
             work.task = work.lease.on_lost = None
             if stop_timer is not None:
                 stop_timer()
+            CURRENT.reset(current)
         if work.cancel_reason is not None:
             error = await self._why_cancelled(work, work.cancel_reason, error)
         return result, error

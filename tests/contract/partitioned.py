@@ -13,6 +13,7 @@ from ailf.runtime import ThreadRuntime
 from ailf.stream.partitions import Partitions
 from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 from contract_tests.stream.test_batches import *  # noqa: F403
+from contract_tests.stream.test_current import *  # noqa: F403
 from contract_tests.stream.test_dead_letters import *  # noqa: F403
 from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
