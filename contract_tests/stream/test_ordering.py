@@ -294,10 +294,10 @@ async def test_keys_are_told(world: World) -> None:
     keys = [*NAMES[:8], "1|2|3", "a\nb"]
     for key in keys:
         await stream.add(key, key=key, headers={"h": "v"}, max_deliveries=7)
-    await stream.add_once("plain", "plain")
+    await stream.add_once("once", "without a key")
     await stream.add("later", delay=0.001)
     await world.advance(0.005)
-    wanted = {each: each for each in keys} | {"plain": "", "later": ""}
+    wanted = {each: each for each in keys} | {"without a key": "", "later": ""}
     assert {each.data: each.key for each in await stream.read()} == wanted
     group = stream.group("g", lease=60)
     for _ in range(2):
