@@ -5,7 +5,6 @@ never waits for any of them (P4). After an interruption it subscribes to every f
 buffer that may have missed messages (P5).
 """
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ import attrs
 from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refused
 from ailf.engine.outages import AWAY, OutageLog
 from ailf.errors import BackendTimeoutError, ClosedError, PermissionDeniedError
+from ailf.logs import About, Log
 from ailf.patterns import matches
 from ailf.runtime import Event, Task
 from ailf.runtime.clock import SystemClock
@@ -22,7 +22,7 @@ from ailf.values import Gap, Overflow
 
 __all__ = ["MessageBuffer", "SubscriptionManager"]
 
-log = logging.getLogger("ailf.pubsub")
+log = Log("ailf.pubsub")
 
 _SLICE = 1.0
 """Seconds that the reader waits for events in one call of `Listener.receive`."""
@@ -61,6 +61,7 @@ class MessageBuffer:
         dropped: The number of messages that the overflow policy dropped.
         dropped_bytes: The bytes of their bodies.
         check_home: Raises if the buffer belongs to another process or event loop.
+        url: The backend's URL without credentials, for the log.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class MessageBuffer:
         self.dropped = 0
         self.dropped_bytes = 0
         self.check_home: Callable[[], None] = _no_check
+        self.url = ""
         self._items: deque[Frame | Gap] = deque()
         self._gaps = 0  # the number of gaps among the items
         self._guard = threading.Lock()  # for both flavours: it costs less than the runtime's
@@ -98,12 +100,8 @@ class MessageBuffer:
                 begins, self._dropping = not self._dropping, True
                 self._drop(item)
         if begins:  # logged once per episode
-            log.warning(
-                "subscription to %s: buffer of %d messages full, dropping (%s)",
-                self._description(),
-                self._size,
-                self._overflow.value,
-            )
+            about = About(f"subscription to {self._description()}", {"backend": self.url})
+            log.warning(about, "buffer of %d messages full, dropping (%s)", self._size, self._overflow.value)
         if not self._ready.is_set():  # a reader clears the flag first and then checks for items
             self._ready.set()
 
@@ -340,7 +338,8 @@ class SubscriptionManager:
         try:
             await self._listener.change(add, drop)
         except AWAY as error:
-            log.debug("the reader will subscribe to every filter again on its next connection: %s", error)
+            about = About("subscriptions", {"backend": self._driver.url})
+            log.debug(about, "the reader will subscribe to every filter again on its next connection: %s", error)
 
     async def _confirmed(self, filters: Sequence[Filter], begin: float, until: float) -> None:
         for each in filters:

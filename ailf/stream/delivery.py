@@ -6,7 +6,6 @@ error. `DeliveryState` has what both classes do.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
@@ -17,6 +16,7 @@ from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
+from ailf.logs import Fields, Log
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
@@ -35,7 +35,7 @@ __all__ = [
 
 T_co = TypeVar("T_co", covariant=True)
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 
 CURRENT: Final[ContextVar["DeliveryState | None"]] = ContextVar("ailf_delivery", default=None)
@@ -226,7 +226,7 @@ class DeliveryState:
         except AilfError as failed:
             if error is None or instructed is not None:
                 raise
-            log.warning("%s", failed)  # it must not hide the body's own error
+            log.warning(self, "not settled after its body failed: %s", failed)  # it must not hide the body's own error
         return instructed is not None
 
     async def lose(self) -> None:
@@ -244,6 +244,12 @@ class DeliveryState:
             f"cannot {operation} {self}: its lease has ended, so another consumer may have the message. Nothing was "
             "changed. If this happens often, raise the group's lease, takeover or max_processing"
         )
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        record, consumer = self.claim.record, self.consumer
+        own: Fields = {"entry_id": record.id, "attempt": self.claim.attempt, "consumer": consumer.name}
+        return {**consumer.group.log_fields(), **own, "key": record.key}
 
     def __str__(self) -> str:
         return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of {self.consumer.group}"

@@ -24,6 +24,7 @@ from ailf.driver import Capability, Draft, Record
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
+from ailf.logs import Fields
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.partitioned_group import PartitionedGroupFlow
@@ -94,6 +95,13 @@ class StreamFlow:
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
         self._adding = f"add a message to stream {name!r}"
+
+    def __str__(self) -> str:
+        return f"stream {self.name!r}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "stream": self.name}
 
     # --- adding --------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from ailf.codecs import Payloads
 from ailf.driver import Action, Fetched, Letter, Outcome, Receipt, Settlement, StreamDriver, Waiting
 from ailf.engine import Engine
 from ailf.errors import DecodeError, InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.logs import About, Fields, Log
 from ailf.runtime.batching import Batcher, batcher
-from ailf.safe_text import log_failure
 from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
 from ailf.stream.partitions import PartitionedDriver, Partitions
@@ -33,7 +33,7 @@ from ailf.values import (
 
 __all__ = ["SETTLED_AT_ONCE", "GroupFlow", "GroupOptions", "Stoppable"]
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 SETTLED_AT_ONCE = 100
 """The most deliveries that one request settles."""
@@ -136,6 +136,14 @@ class GroupFlow:
     def __str__(self) -> str:
         return f"group {self.name!r} of stream {self.stream!r}"
 
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "stream": self.stream, "group": self.name}
+
+    def about_entry(self, entry_id: str) -> About:
+        """Return an entry as the subject of a record of the log."""
+        return About(f"{self}: entry {entry_id}", {**self.log_fields(), "entry_id": entry_id})
+
     async def _call(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
         def description(*_: Any) -> str:
             return f"{what} {self}"
@@ -197,10 +205,10 @@ class GroupFlow:
     async def announce(self, fetched: Fetched) -> None:
         """Log and emit the events of a fetch."""
         for dead in fetched.dead:
-            log.error("%s: entry %s became a dead letter: it has had its last delivery", self, dead)
+            log.error(self.about_entry(dead), "became a dead letter: it has had its last delivery")
             await self._emit(DeadLettered(self.stream, self.name, dead, "max_deliveries"))
         if fetched.reset:
-            log.warning("%s had vanished from the backend and was made again at EARLIEST", self)
+            log.warning(self, "it had vanished from the backend and was made again at EARLIEST")
             await self._emit(GroupReset(self.stream, self.name))
             await self.declaration.make_again()
 
@@ -245,7 +253,7 @@ class GroupFlow:
         if failure is not None:
             if interrupts(failure):
                 raise failure
-            log_failure(log, logging.ERROR, "%s: on_event failed", self, error=failure)
+            log.failure(logging.ERROR, self, "on_event failed", error=failure)
 
     # --- dead letters --------------------------------------------------------------------------------------------
 

@@ -7,20 +7,20 @@ cancelled: there the lease is given up. This settles nothing; it returns how the
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from ailf.engine.renewal import Renewer
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import LeaseLostError
+from ailf.logs import Fields, Log
 from ailf.runtime import Runtime
 from ailf.stream.delivery import CURRENT, DeliveryState
 from ailf.tracing import carrying
 
 __all__ = ["HandlerRunner", "Work"]
 
-log = logging.getLogger("ailf.worker")
+log = Log("ailf.worker")
 
 
 class WorkLease(Protocol):
@@ -51,6 +51,9 @@ class Work(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers with the trace that the handler's sends continue."""
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
 
     @property
     def settling(self) -> bool:
@@ -133,7 +136,7 @@ class HandlerRunner(Generic[W]):
         def stop() -> None:
             timer.cancel()
             if work.cancel_reason is None and loop.time() > timer.when():
-                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", work, late)
+                log.warning(work, "%s, and has blocked the event loop, so it was not cancelled", late)
 
         return stop
 
