@@ -35,7 +35,17 @@ from ailf.listing import AsyncListing, Listing
 from ailf.lock import AsyncLease, AsyncLock, Lease, Lock
 from ailf.pubsub import AsyncMessage, AsyncPubSub, AsyncSubscription, Message, PubSub, Subscription
 from ailf.ratelimit import AsyncPermit, AsyncRateLimiter, Permit, RateLimiter
-from ailf.stream import AsyncConsumer, AsyncDelivery, AsyncGroup, AsyncStream, Consumer, Delivery, Group, Stream
+from ailf.stream import (
+    AsyncConsumer,
+    AsyncDelivery,
+    AsyncGroup,
+    AsyncStream,
+    Consumer,
+    Delivery,
+    Group,
+    Stream,
+    current_delivery,
+)
 from ailf.values import (
     EARLIEST,
     LATEST,
@@ -152,6 +162,7 @@ __all__ = [
     "UnsupportedError",
     "connect",
     "connect_async",
+    "current_delivery",
     "hookimpl",
     "parse_limit",
 ]

@@ -1,6 +1,5 @@
 """`Backend` and `AsyncBackend`: an opened backend, which hands out the interfaces."""
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
@@ -14,6 +13,7 @@ from ailf.limits import Limit
 from ailf.listing import PAGE, AsyncListing, Listing, ReadPage
 from ailf.lock import AsyncLock, Lock
 from ailf.lock.flow import require_locks
+from ailf.logs import About, Log
 from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
 from ailf.runtime import run
@@ -24,7 +24,7 @@ __all__ = ["AsyncBackend", "Backend"]
 
 T = TypeVar("T")
 
-log = logging.getLogger("ailf")
+log = Log("ailf")
 
 _OPENING_DELAYS = (0.1, 0.2, 0.5, 1.0)
 """Seconds between tries to open a backend that doesn't answer yet."""
@@ -566,7 +566,8 @@ async def _open(engine: Engine, wait: float) -> None:
             if left <= 0:
                 raise
             if not tries:
-                log.warning("%s doesn't answer yet; retrying for up to %g s: %s", engine.driver.url, wait, error)
+                about = About(engine.driver.url, {"backend": engine.driver.url})
+                log.warning(about, "it doesn't answer yet; retrying for up to %g s: %s", wait, error)
         else:
             return
         await engine.pause(min(left, _OPENING_DELAYS[min(tries, len(_OPENING_DELAYS) - 1)]))

@@ -118,10 +118,15 @@ class Payloads:
 
     def __init__(self, what: str, type_: Any, limit: int) -> None:
         self.what = what
+        self._type = type_
         codec = codec_for(type_)
         self._encode, self._decode = codec.encode, codec.decode
         self._marks_bytes = type_ is Any
         self._limit = limit
+
+    def __reduce__(self) -> tuple[type["Payloads"], tuple[str, Any, int]]:
+        """Make it anew from its arguments: a decoder can't be pickled, and a `DeadLetter` has one."""
+        return Payloads, (self.what, self._type, self._limit)
 
     def pack(self, data: Any, headers: Mapping[str, str] | None) -> tuple[bytes, dict[str, str]]:
         """Return the body and headers to send.

@@ -1,18 +1,18 @@
 """Opening a backend by URL: `connect` and `connect_async`."""
 
-import logging
 from collections.abc import Iterable
 
 from ailf.backend import AsyncBackend, Backend, _open
 from ailf.checks import check_seconds
 from ailf.instruments import Instrument, as_instruments
+from ailf.logs import About, Log
 from ailf.registry import installed_instruments, plugin_for
 from ailf.runtime import run
 from ailf.urls import environment_url
 
 __all__ = ["connect", "connect_async"]
 
-log = logging.getLogger("ailf")
+log = Log("ailf")
 
 DEFAULT_URL = "memory://"
 
@@ -85,7 +85,8 @@ def _chosen(url: str | None) -> str:
     if chosen is not None:
         return chosen
     log.warning(
+        About(DEFAULT_URL, {"backend": DEFAULT_URL}),
         "no URL was given and AILF_URL is not set: this backend is in memory, where no other process sees it. "
-        "Set AILF_URL; or pass memory:// to choose this backend without a warning"
+        "Set AILF_URL; or pass memory:// to choose this backend without a warning",
     )
     return DEFAULT_URL

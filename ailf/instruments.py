@@ -31,7 +31,7 @@ import msgspec
 
 from ailf.checks import check_headers, check_kind, check_mapping
 from ailf.errors import InvalidArgumentError
-from ailf.safe_text import log_failure
+from ailf.logs import About, Log
 
 __all__ = [
     "ConnectionLost",
@@ -52,7 +52,7 @@ __all__ = [
     "as_instruments",
 ]
 
-log = logging.getLogger("ailf.instruments")
+log = Log("ailf.instruments")
 
 T = TypeVar("T")
 
@@ -398,7 +398,8 @@ class Instruments:
                 setattr(self, each, left)
         if found:  # else another thread has removed it
             name = f"{type(instrument).__module__}.{type(instrument).__qualname__}"
-            log_failure(log, logging.ERROR, "instrument %s: %s failed, so it is removed", name, hook, error=error)
+            about = About(f"instrument {name}", {"backend": self.backend})
+            log.failure(logging.ERROR, about, "%s failed, so it is removed", hook, error=error)
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -415,7 +416,8 @@ class Instruments:
         try:
             self.emit(event)
         except BaseException as error:  # noqa: BLE001 - as above
-            log_failure(log, logging.ERROR, "the hook %s was ended", event.hook, error=error)
+            about = About("instruments", {"backend": self.backend})
+            log.failure(logging.ERROR, about, "the hook %s was ended", event.hook, error=error)
 
     # --- wrappers ------------------------------------------------------------------------------------------------
 

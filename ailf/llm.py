@@ -3,7 +3,6 @@
 All functions are pure; nothing in here waits. No provider's library is needed: usage and headers are read by name.
 """
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +13,11 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 from ailf.checks import check_count
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Concurrency, Limit, TokenBucket, as_limit
+from ailf.logs import Log
 
 __all__ = ["LlmLimits", "llm_limits", "observed", "usage"]
 
-log = logging.getLogger("ailf.rate_limiter")
+log = Log("ailf.rate_limiter")
 
 T = TypeVar("T")
 
@@ -214,7 +214,7 @@ def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T
     try:
         return None if text is None else parse(text)
     except (ValueError, OverflowError) as error:
-        log.debug("ignored the header %s, %r: %s", name, text, error)
+        log.debug(None, "ignored the header %s, %r: %s", name, text, error)
         return None
 
 

@@ -17,12 +17,12 @@ from ailf import hookspecs
 from ailf.checks import check_kind
 from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.instruments import Instrument
-from ailf.safe_text import log_failure
+from ailf.logs import About, Log
 from ailf.urls import scheme_of
 
 __all__ = ["Installed", "installed", "installed_instruments", "plugin_for"]
 
-log = logging.getLogger("ailf")
+log = Log("ailf")
 
 _KNOWN_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
 """Schemes whose backend comes with ailf and needs an extra, with the name of the extra."""
@@ -100,8 +100,8 @@ def installed_instruments(url: str) -> list[Instrument]:
         except Exception as error:  # noqa: BLE001 - a broken plugin breaks only itself
             if name not in _broken:
                 _broken.add(name)
-                what = f"instrument {entry.name} ({entry.value}, from {_package(entry)})"
-                log_failure(log, logging.ERROR, "%s can't be used", what, error=error)
+                about = About(f"instrument {entry.name} ({entry.value}, from {_package(entry)})", {"backend": url})
+                log.failure(logging.ERROR, about, "it can't be used", error=error)
     return instruments
 
 

@@ -6,19 +6,28 @@ encoded. Nothing here waits.
 """
 
 import itertools
-import logging
 import traceback
 from typing import Final
 
 from ailf.errors import InvalidArgumentError
 from ailf.user_errors import leaves_of
 
-__all__ = ["LONGEST", "describe", "log_failure", "safe_reason", "safe_text", "text_of"]
+__all__ = [
+    "LONGEST",
+    "LONGEST_TRACEBACK",
+    "can_be_shown",
+    "describe",
+    "rendered",
+    "safe_reason",
+    "safe_text",
+    "text_of",
+]
 
 LONGEST: Final = 2000
 """The longest text that is kept, in characters."""
 
 LONGEST_TRACEBACK: Final = 20_000
+"""The longest text in place of a traceback, in characters."""
 
 MOST_ERRORS: Final = 32
 """How many exceptions of a chain or a group a text or a log shows."""
@@ -74,25 +83,7 @@ def _typed(error: BaseException) -> str:
     return name if text == name else f"{name}: {text}"
 
 
-def log_failure(
-    log: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None
-) -> None:
-    """Log a message with an exception: with its traceback if a log can show it, else with its frames and description.
-
-    Arguments:
-        log: The logger.
-        level: The level.
-        message: The message, with ``%s`` for each argument.
-        args: The arguments. Their texts must be safe.
-        error: The exception; None for none.
-    """
-    if error is None or _can_be_shown(error):
-        log.log(level, message, *args, exc_info=error, stacklevel=2)
-    elif log.isEnabledFor(level):
-        log.log(level, "%s\n%s", message % args, safe_text(_rendered(error), LONGEST_TRACEBACK), stacklevel=2)
-
-
-def _can_be_shown(error: BaseException) -> bool:
+def can_be_shown(error: BaseException) -> bool:
     """Tell whether a log can show an exception and those that its traceback includes: causes, contexts, groups."""
     pending, seen = [error], 0
     while pending:
@@ -114,7 +105,7 @@ def _is_plain(error: BaseException) -> bool:
         return False
 
 
-def _rendered(error: BaseException) -> str:
+def rendered(error: BaseException) -> str:
     """Return the frames of an exception's traceback, and its description."""
     frames = "".join(traceback.format_tb(error.__traceback__, limit=-MOST_FRAMES))
     return f"Traceback (most recent call last):\n{frames}{describe(error)}"

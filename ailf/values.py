@@ -2,7 +2,7 @@
 
 import enum
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -180,14 +180,21 @@ class Entry(msgspec.Struct, Generic[T_co], frozen=True):
         id: Opaque text, strictly increasing per stream.
         data: The payload, decoded.
         headers: The producer's headers.
+        stream: The stream's name.
+        key: The ordering key, or "".
+        added: When the entry was added, in seconds since 1970 on the backend's clock.
     """
 
     id: str
     data: T_co
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    headers: Mapping[str, str]
+    stream: str
+    key: str
+    added: float
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+@attrs.frozen(kw_only=True)
+class DeadLetter(Generic[T_co]):
     """A message that a group gave up on.
 
     >>> import ailf
@@ -197,7 +204,12 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     Attributes:
         id: The id of the dead letter among the dead letters of its group.
+        stream: The stream's name.
+        group: The group's name.
         origin: The id of the entry in the stream.
+        key: The ordering key, or "".
+        added: When the entry was added, in seconds since 1970 on the backend's clock.
+        died: When it became a dead letter, on the same clock. A redriven message that fails again dies anew.
         body: The encoded payload, as it was added.
         headers: The producer's headers.
         reason: ``"rejected"``, ``"undecodable"`` or ``"max_deliveries"``.
@@ -206,12 +218,27 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """
 
     id: str
+    stream: str
+    group: str
     origin: str
+    key: str
+    added: float
+    died: float
     body: bytes
     headers: Mapping[str, str]
     reason: str
     error: str
     attempts: int
+    _decode: Callable[[], T_co] = attrs.field(repr=False, eq=False)
+
+    @property
+    def data(self) -> T_co:
+        """The payload, decoded anew at each access.
+
+        Raises:
+            DecodeError: The body is not what the ``type`` of the stream expects; ``body`` has its bytes.
+        """
+        return self._decode()
 
 
 class Added(msgspec.Struct, frozen=True):

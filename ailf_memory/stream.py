@@ -11,6 +11,7 @@ from ailf.driver import (
     ConsumerState,
     Draft,
     Fetched,
+    Letter,
     Outcome,
     Receipt,
     Record,
@@ -23,7 +24,7 @@ from ailf.driver import (
 )
 from ailf.driver.listing import join_cursor, split_cursor
 from ailf.errors import InvalidArgumentError, StreamFullError
-from ailf.values import Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import Added, GroupInfo, Page, Retention, StreamInfo
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
@@ -250,7 +251,7 @@ class MemoryStreamDriver(StreamDriver):
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         number = _number(after or "0")
         with self._store.lock:
             state = self._group(stream, group)

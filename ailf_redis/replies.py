@@ -5,13 +5,14 @@ foreign one: its body is a JSON object of its fields. Other programs may write a
 entry that can't be read becomes a record that names the problem. Each entry is read by itself, so it affects no other.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from ailf.driver import Claim, ConsumerState, Fetched, Receipt, Record
-from ailf.values import DeadLetter, GroupInfo
+from ailf.driver import Claim, ConsumerState, Fetched, Letter, Receipt, Record
+from ailf.values import GroupInfo
 
 __all__ = [
     "BODY",
@@ -42,6 +43,7 @@ __all__ = [
 
 BODY: Final = b"ailf.body"
 HEADERS: Final = b"ailf.headers"
+HOW: Final = b"ailf.how"
 ORIGIN: Final = b"ailf.origin"
 LETTER_NAMES: Final = (ORIGIN, b"ailf.reason", b"ailf.error", b"ailf.attempts")
 LETTER_FIELDS: Final = 2 * len(LETTER_NAMES)
@@ -61,6 +63,14 @@ PARTITION_DIGITS: Final = 4
 
 UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError, msgspec.MsgspecError, RecursionError)
 """The errors that reading an entry raises."""
+
+_TERMS: Final = re.compile(rb"[0-9]*\|[0-9]*\|(.*)", re.DOTALL)
+"""The value of ``ailf.how``, as ``options_of`` in the scripts reads it: the time, the number, the ordering key."""
+
+LARGEST: Final = 2**64 - 1
+"""The largest part of an id."""
+
+_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _json = msgspec.json.Encoder()
@@ -93,10 +103,11 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
     if len(fields) == ALONE and fields[0] == BODY:  # nearly all of ailf's entries
         return Record(text(entry_id), fields[1], {})
     values = dict(zip(fields[::2], fields[1::2], strict=True))
+    key = _key_of(fields[1]) if HOW in values and fields[0] == HOW else ""
     if BODY not in values:
         problem = "" if all(map(is_text, fields)) else "another program added it, and its fields are not UTF-8"
         body = _json.encode({text(name): text(value) for name, value in values.items()})
-        return Record(text(entry_id), body, {}, foreign=True, problem=problem)
+        return Record(text(entry_id), body, {}, foreign=True, problem=problem, key=key)
     headers: dict[str, str] = {}
     problem = ""
     if HEADERS in values:
@@ -104,7 +115,18 @@ def as_record(entry_id: bytes, fields: Sequence[bytes]) -> Record:
             headers = _headers.decode(values[HEADERS])
         except (msgspec.MsgspecError, UnicodeDecodeError):
             problem = "its headers are not a JSON object of strings"
-    return Record(text(entry_id), values[BODY], headers, problem=problem)
+    return Record(text(entry_id), values[BODY], headers, problem=problem, key=key)
+
+
+def _key_of(how: bytes) -> str:
+    """Return the ordering key in the field ``ailf.how``, or ""."""
+    terms = _TERMS.fullmatch(how)
+    return "" if terms is None else text(terms[1])
+
+
+def _is_id(raw: bytes) -> bool:
+    """Return whether bytes are the id of an entry, which tells a time; other programs may write anything."""
+    return _ID.fullmatch(raw) is not None and all(int(part) <= LARGEST for part in raw.split(b"-"))
 
 
 def _unreadable(error: Exception, entry_id: Any, fields: Any) -> Record:
@@ -125,10 +147,15 @@ def oversize(entry_id: str, size: int) -> Record:
     return Record(entry_id, b"", {}, problem=f"its {size} bytes are more than a reply may have")
 
 
-def oversize_dead_letter(letter_id: str, size: int) -> DeadLetter:
+def oversize_dead_letter(letter_id: str, size: int) -> Letter:
     """Return a dead letter that is too large for a reply; it can be redriven and purged like any other."""
-    error = oversize(letter_id, size).problem
-    return DeadLetter(letter_id, letter_id, b"", {}, reason="undecodable", error=error, attempts=0)
+    record = oversize(letter_id, size)
+    return Letter(letter_id, record, "undecodable", record.problem, 0, _time_of(letter_id))
+
+
+def _time_of(letter_id: str) -> float:
+    """Return when a dead letter was added, in seconds since 1970."""
+    return int(letter_id.partition("-")[0]) / 1000
 
 
 def as_sizes(reply: Sequence[Any]) -> list[tuple[str, int]]:
@@ -277,7 +304,7 @@ def _as_due_claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: 
         origin = member[1:]
         try:
             if fields[0] == ORIGIN:
-                origin, fields = fields[1], fields[2:]
+                origin, fields = fields[1] if _is_id(fields[1]) else origin, fields[2:]
             record = as_record(origin, _unpacked(fields))
         except UNREADABLE as error:
             record = _unreadable(error, origin, fields)
@@ -286,12 +313,12 @@ def _as_due_claim(consumer: str, member: bytes, fields: Sequence[bytes], grant: 
     return Claim(record, Receipt(record.id, consumer, int(grant)), int(attempt))
 
 
-def as_dead_letters(reply: Sequence[Any]) -> list[DeadLetter]:
+def as_dead_letters(reply: Sequence[Any]) -> list[Letter]:
     """Read dead letters."""
     return [_as_dead_letter(*letter) for letter in reply]
 
 
-def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
+def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> Letter:
     """Read a dead letter as ``move_to_dead_letters`` in the scripts writes it: its own fields, then the entry's."""
     names, details = tuple(fields[:LETTER_FIELDS:2]), fields[1:LETTER_FIELDS:2]
     if names != LETTER_NAMES or not _is_number(details[-1]):
@@ -299,13 +326,6 @@ def _as_dead_letter(letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     else:
         fields = _unpacked(fields[LETTER_FIELDS:])
     origin, reason, error, attempts = details
-    record = _as_any_record(letter_id, fields)
-    return DeadLetter(
-        id=record.id,
-        origin=text(origin),
-        body=record.body,
-        headers=record.headers,
-        reason=text(reason),
-        error=text(error),
-        attempts=int(attempts),
-    )
+    record = _as_any_record(origin if _is_id(origin) else letter_id, fields)
+    own = text(letter_id)
+    return Letter(own, record, text(reason), text(error), int(attempts), _time_of(own))

@@ -4,6 +4,7 @@ The rule of this file: an unknown option or an impossible value is refused when 
 credentials.
 """
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -47,6 +48,7 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "keepalive": _flag,
     "tls_ca": str,
     "db": int,
+    "client_name": str,
 }
 """The options of a URL, after the ``?``. None of them weakens TLS: only an explicit argument in code does."""
 
@@ -87,6 +89,11 @@ def _namespace(value: object, field: "attrs.Attribute[str]", text: object) -> No
         check_text(field.name, text)
 
 
+def _client_name(value: object, field: "attrs.Attribute[str]", text: object) -> None:  # noqa: ARG001 - attrs' form
+    if not re.fullmatch("[!-~]+", check_text(field.name, text)):
+        raise InvalidArgumentError(f"{field.name} must be printable ASCII without spaces, not {text!r}")
+
+
 def _credentials(value: object, field: "attrs.Attribute[Any]", provider: object) -> None:  # noqa: ARG001 - attrs' form
     if not isinstance(provider, CredentialProvider):
         raise InvalidArgumentError(
@@ -124,6 +131,7 @@ class Settings:
         namespace: The prefix of all keys and channels; "" for plain names that are shared with other programs.
         max_payload: The largest body in bytes.
         retry_for: For how many seconds a request is repeated where repeating it is safe.
+        client_name: The name of the connections in ``CLIENT LIST``; None: ``ailf:<host>:<process id>``.
 
     Raises:
         InvalidArgumentError: A value has the wrong type or is out of its range.
@@ -148,6 +156,7 @@ class Settings:
     namespace: str = attrs.field(default="ailf", validator=_namespace)
     max_payload: int = attrs.field(default=1024 * 1024, validator=_count(1, MAX_BODY))
     retry_for: float = attrs.field(default=5.0, validator=_wait)
+    client_name: str | None = attrs.field(default=None, validator=attrs.validators.optional(_client_name))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -192,6 +201,7 @@ class Settings:
         """Return redis-py's options for one connection; every default that could surprise is set explicitly."""
         options: dict[str, Any] = {
             "db": self.db,
+            "client_name": self.client_name,
             "socket_timeout": self.timeout,
             "socket_connect_timeout": self.connect_timeout,
             "protocol": 2,

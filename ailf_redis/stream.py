@@ -13,6 +13,7 @@ from ailf.driver import (
     ConsumerState,
     Draft,
     Fetched,
+    Letter,
     Outcome,
     Receipt,
     Record,
@@ -24,7 +25,7 @@ from ailf.driver import (
 )
 from ailf.driver.listing import too_many
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, ProtocolError, StreamFullError
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import EARLIEST, LATEST, Added, GroupInfo, Page, Retention, StreamInfo
 from ailf_redis.connection.executor import Executor
 from ailf_redis.connection.pipeline import PipelineExecutor, run_pipelined
 from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
@@ -101,6 +102,7 @@ LONG: Final = 3600.0
 """Seconds that stand for any longer wait."""
 
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+_USUAL_ID: Final = re.compile(r"([0-9]{1,18})-[0-9]{1,18}")  # no part of it can be above `LARGEST`
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 LARGEST: Final = 2**64 - 1
 _PARTITION: Final = re.compile(r".+/(?:0|[1-9][0-9]{0,2})", re.DOTALL)
@@ -328,7 +330,8 @@ class RedisStreamDriver(StreamDriver):
         return f"{max(0, floor_ms(timestamp) - 1)}-18446744073709551615"
 
     def time_of(self, entry_id: str) -> float:
-        return int(_checked(entry_id, _ID).partition("-")[0]) / 1000
+        usual = _USUAL_ID.fullmatch(entry_id)  # each entry that is read takes this step
+        return int(_checked(entry_id, _ID).partition("-")[0] if usual is None else usual[1]) / 1000
 
     async def delete(self, stream: str) -> None:
         keys = [self._keys.stream(stream), self._keys.meta(stream)]
@@ -418,7 +421,7 @@ class RedisStreamDriver(StreamDriver):
             if await self._run(LEAVE, stream, group, [consumer], as_flag):
                 return
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         if after == _LAST_ID:  # no range can begin after it
             return []
         key = self._keys.group(stream, group).dead

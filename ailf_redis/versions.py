@@ -5,6 +5,7 @@ The rule of this file: no other module asks for redis-py's version or touches it
 
 import asyncio
 import importlib
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ __all__ = [
     "connections_of",
     "drop",
     "forced_host_of",
+    "introduce",
     "is_asyncio",
     "left_over",
     "pack_by",
@@ -30,6 +32,7 @@ __all__ = [
     "quiet",
     "reader_of",
     "sock_of",
+    "take_unread",
     "writer_of",
 ]
 
@@ -127,6 +130,32 @@ def is_asyncio(connection: Any) -> bool:
 def sock_of(connection: Any) -> Any:
     """Return the socket of a blocking connection, or None; a fake has another object in its place."""
     return connection._sock
+
+
+def take_unread(connection: Any) -> int:
+    """Return, once, how many replies are to come to the commands that `introduce` has sent.
+
+    The first reader of a connection drops them, and reads a reply of its own before there is a second reader.
+    """
+    unread: int = getattr(connection, "ailf_unread", 0)
+    connection.ailf_unread = 0
+    return unread
+
+
+def introduce(connection: Any, data: bytes, count: int) -> None:
+    """Send `count` packed commands over a new connection; what reads from it then drops their replies.
+
+    A fake, which has no socket, is left alone.
+    """
+    if is_asyncio(connection):
+        if not isinstance(reader_of(connection), asyncio.StreamReader):
+            return
+        writer_of(connection).write(data)
+    elif isinstance(sock_of(connection), socket.socket):
+        sock_of(connection).sendall(data)
+    else:
+        return
+    connection.ailf_unread = count
 
 
 def reader_of(connection: Any) -> Any:

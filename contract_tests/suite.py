@@ -19,12 +19,14 @@ from contract_tests.pubsub.test_request import *  # noqa: F403
 from contract_tests.ratelimit.test_ratelimit import *  # noqa: F403
 from contract_tests.ratelimit.test_ratelimit_waiting import *  # noqa: F403
 from contract_tests.stream.test_batches import *  # noqa: F403
+from contract_tests.stream.test_current import *  # noqa: F403
 from contract_tests.stream.test_dead_letters import *  # noqa: F403
 from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
 from contract_tests.stream.test_fair_keys import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
+from contract_tests.stream.test_origins import *  # noqa: F403
 from contract_tests.stream.test_partitions import *  # noqa: F403
 from contract_tests.stream.test_positions import *  # noqa: F403
 from contract_tests.stream.test_retention import *  # noqa: F403

@@ -9,7 +9,7 @@ import msgspec
 
 from ailf.checks import check_text, check_time
 from ailf.errors import BackendError
-from ailf.values import Added, DeadLetter, GroupInfo, Page, Position, Retention, StreamInfo
+from ailf.values import Added, GroupInfo, Page, Position, Retention, StreamInfo
 
 __all__ = [
     "Action",
@@ -17,6 +17,7 @@ __all__ = [
     "ConsumerState",
     "Draft",
     "Fetched",
+    "Letter",
     "Outcome",
     "Receipt",
     "Record",
@@ -87,6 +88,7 @@ class Record(msgspec.Struct, frozen=True):
         headers: The producer's headers.
         foreign: Whether another program wrote the entry; then ``body`` is a JSON object of its fields.
         problem: The reason why the entry can't be decoded, as text, or ""; ``body`` is then what can be shown of it.
+        key: The ordering key, or "" (S26).
     """
 
     id: str
@@ -94,6 +96,7 @@ class Record(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     foreign: bool = False
     problem: str = ""
+    key: str = ""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -122,6 +125,27 @@ class Claim(msgspec.Struct, frozen=True):
     record: Record
     receipt: Receipt
     attempt: int
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A stored dead letter.
+
+    Attributes:
+        id: The id of the dead letter among those of its group.
+        record: The entry, with the id that it has in the stream, even if it is no longer there. `StreamDriver.time_of`
+            *must* accept that id (S26).
+        reason: Why the group gave up on it: of its last settlement, or ``"max_deliveries"``.
+        error: The last error, or "".
+        attempts: The number of deliveries that count as attempts.
+        died: When the message became a dead letter, in seconds since 1970 UTC on the backend's clock (S26).
+    """
+
+    id: str
+    record: Record
+    reason: str
+    error: str
+    attempts: int
+    died: float
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -409,7 +433,7 @@ class StreamDriver(ABC):
     # --- dead letters --------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         """Return up to ``limit`` of the group's dead letters whose id is after ``after`` ("" for all), oldest first."""
 
     async def letter_ids(self, stream: str, group: str, after: str, limit: int) -> list[str]:

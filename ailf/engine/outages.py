@@ -4,17 +4,17 @@ Subscriptions, workers, waiting acquires and the renewal thread of a backend rep
 retries by itself, some several times a second, so none of them logs its failures.
 """
 
-import logging
 import threading
 from typing import Final
 
 from ailf.driver import BackendDriver
 from ailf.errors import BackendTimeoutError, ConnectionLostError
 from ailf.instruments import ConnectionLost, ConnectionRestored, Instruments
+from ailf.logs import About, Log
 
 __all__ = ["AWAY", "OutageLog"]
 
-log = logging.getLogger("ailf.backend")
+log = Log("ailf.backend")
 
 AWAY: Final = (ConnectionLostError, BackendTimeoutError)
 """The errors of a backend that is unavailable and may come back."""
@@ -52,15 +52,15 @@ class OutageLog:
             if self._since is None:
                 if now - self._ended < self._driver.timeout:  # that request began before the end of the last outage
                     return
-                self._since, state = now, "is unavailable, and failed operations are retried"
+                self._since, state = now, "it is unavailable, and failed operations are retried"
                 begins = True
             elif now - self._logged >= LOG_INTERVAL:
-                state = f"is still unavailable after {now - self._since:.0f} s"
+                state = f"it is still unavailable after {now - self._since:.0f} s"
                 begins = False
             else:
                 return
             self._logged = now
-        log.warning("the backend %s %s: %s: %s", self._driver.url, state, what, error)
+        log.warning(self._about(), "%s: %s: %s", state, what, error)
         if begins and self._instruments.connection_lost:
             self._instruments.emit_in_thread(ConnectionLost(self._driver.url, error))
 
@@ -71,6 +71,9 @@ class OutageLog:
             if since is None:
                 return
             self._ended = self._now()
-        log.warning("the backend %s is back after %.2f s", self._driver.url, self._ended - since)
+        log.warning(self._about(), "it is back after %.2f s", self._ended - since)
         if self._instruments.connection_restored:
             self._instruments.emit_in_thread(ConnectionRestored(self._driver.url, self._ended - since))
+
+    def _about(self) -> About:
+        return About(f"the backend {self._driver.url}", {"backend": self._driver.url})

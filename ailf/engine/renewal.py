@@ -19,7 +19,6 @@ have given meanwhile; then the thread renews the leases that have not ended, bef
 import contextlib
 import heapq
 import itertools
-import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -33,11 +32,12 @@ from ailf.engine.calendar_queue import WIDTH, CalendarQueue
 from ailf.engine.outages import OutageLog
 from ailf.engine.renewed_lease import Liveness, RenewedLease
 from ailf.instruments import Instruments
+from ailf.logs import About, Log
 from ailf.runtime import ThreadRuntime, run
 
 __all__ = ["Renewer"]
 
-log = logging.getLogger("ailf.renewal")
+log = Log("ailf.renewal")
 
 MIN_INTERVAL = 0.05
 """The least number of seconds between two tries of a request that fails."""
@@ -439,8 +439,9 @@ class Renewer:
         """Log the leases that were lost, in one line for each batch and reason."""
         told, self._lost, self._tell_at = self._lost, {}, float("inf")
         for (_, _, why), lost in told.items():
-            text = lost.first[0].describe(lost.first, lost.count)
-            log.warning("%s %s lost: %s", text, "is" if lost.count == 1 else "are", why)
+            first = lost.first[0]
+            about = About(first.describe(lost.first, lost.count), {"backend": self._driver.url, **first.log_fields()})
+            log.warning(about, "lost: %s", why)
 
 
 def _why_lost(lease: RenewedLease, now: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ailf.driver import BackendDriver
 from ailf.engine.calendar_queue import Bucket
 from ailf.instruments import Instruments, LeaseExpired
+from ailf.logs import Fields
 from ailf.runtime.clock import SystemClock
 
 __all__ = ["MARGIN", "Liveness", "RenewedLease", "enumerated"]
@@ -147,6 +148,10 @@ class RenewedLease(ABC):
     @abstractmethod
     def describe(cls, leases: Sequence[Any], count: int) -> str:
         """Return a description for the log of `count` leases of one batch, of which these are the first."""
+
+    @abstractmethod
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it, but for the backend."""
 
     def __str__(self) -> str:
         return self.describe([self], 1)

@@ -5,7 +5,6 @@ never waits for any of them (P4). After an interruption it subscribes to every f
 buffer that may have missed messages (P5).
 """
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from ailf.driver import BackendDriver, Confirmed, Filter, Frame, Listener, Refus
 from ailf.engine.outages import AWAY, OutageLog
 from ailf.errors import BackendTimeoutError, ClosedError, PermissionDeniedError
 from ailf.instruments import Destination, Instruments, MessagesDropped, MessagesMissed
+from ailf.logs import About, Log
 from ailf.patterns import matches
 from ailf.runtime import Event, Task
 from ailf.runtime.clock import SystemClock
@@ -23,7 +23,7 @@ from ailf.values import Gap, Overflow
 
 __all__ = ["MessageBuffer", "SubscriptionManager"]
 
-log = logging.getLogger("ailf.pubsub")
+log = Log("ailf.pubsub")
 
 _SLICE = 1.0
 """Seconds that the reader waits for events in one call of `Listener.receive`."""
@@ -106,12 +106,8 @@ class MessageBuffer:
                 begins, self._dropping = not self._dropping, True
                 lost = self._drop(item)
         if begins:  # logged once per episode
-            log.warning(
-                "subscription to %s: buffer of %d messages full, dropping (%s)",
-                self._description(),
-                self._size,
-                self._overflow.value,
-            )
+            about = About(f"subscription to {self._description()}", {"backend": self._instruments.backend})
+            log.warning(about, "buffer of %d messages full, dropping (%s)", self._size, self._overflow.value)
         if lost is not None and self._instruments.messages_dropped:
             source = Destination(self._instruments.backend, "channel", lost.channel)
             self._instruments.emit_in_thread(MessagesDropped(source, len(lost.body)))
@@ -359,7 +355,8 @@ class SubscriptionManager:
         try:
             await self._listener.change(add, drop)
         except AWAY as error:
-            log.debug("the reader will subscribe to every filter again on its next connection: %s", error)
+            about = About("subscriptions", {"backend": self._driver.url})
+            log.debug(about, "the reader will subscribe to every filter again on its next connection: %s", error)
 
     async def _confirmed(self, filters: Sequence[Filter], begin: float, until: float) -> None:
         for each in filters:

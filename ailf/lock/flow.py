@@ -4,7 +4,6 @@ Of the callers in one process that wait for the same names, only the first waits
 lock all wait there, as their order counts.
 """
 
-import logging
 from collections.abc import Iterable
 
 import attrs
@@ -15,11 +14,12 @@ from ailf.engine import AWAY, Engine
 from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_queue
 from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
 from ailf.lock.lease import LeaseFlow, LockGrantLease
+from ailf.logs import Fields, Log
 from ailf.values import LockInfo
 
 __all__ = ["LockFlow", "LockOptions", "require_locks"]
 
-log = logging.getLogger("ailf.lock")
+log = Log("ailf.lock")
 
 _HELD = "another holder kept it. Raise the timeout, or call inspect() for the fences of its holders"
 
@@ -62,6 +62,10 @@ class LockFlow:
 
     def __str__(self) -> str:
         return f"lock {' + '.join(map(repr, self.names))}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "lock": " + ".join(self.names)}
 
     def _request_for(self, token: str, waiter: WaiterInfo | None = None) -> LockRequest:
         options = self._options
@@ -171,7 +175,7 @@ class LockFlow:
             except AWAY as error:
                 self.engine.outages.failed(f"withdraw from {self}", error)
             except AilfError as error:
-                log.warning("%s: a withdrawn request may stay granted until its ttl is over: %s", self, error)
+                log.warning(self, "a withdrawn request may stay granted until its ttl is over: %s", error)
 
         await self.engine.runtime.single_flight().run(release, WITHDRAW)
 

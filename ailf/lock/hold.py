@@ -6,19 +6,19 @@ in `asyncio.timeout`, only that cancellation becomes `LeaseLostError`; any other
 
 import asyncio
 import contextlib
-import logging
 from types import TracebackType
 
 from ailf.checks import check_member, check_seconds
 from ailf.errors import AilfError, InvalidArgumentError
 from ailf.lock.flow import LockFlow
 from ailf.lock.lease import AsyncLease, Lease, LeaseFlow
+from ailf.logs import Log
 from ailf.runtime import run
 from ailf.values import OnLost
 
 __all__ = ["AsyncLockContext", "LockContext"]
 
-log = logging.getLogger("ailf.lock")
+log = Log("ailf.lock")
 
 
 class _LockContextBase:
@@ -46,7 +46,7 @@ class _LockContextBase:
         except AilfError as failure:
             if error is None and self._on_lost is OnLost.CANCEL:
                 raise
-            log.warning("%s", failure)
+            log.warning(grant, "not released at the end of its block: %s", failure)
 
 
 class LockContext(_LockContextBase):

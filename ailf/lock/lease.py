@@ -13,6 +13,7 @@ from ailf.driver import BackendDriver, LockDriver, LockRequest
 from ailf.engine import Engine
 from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, LeaseLostError, OutcomeUnknownError
+from ailf.logs import Fields
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
 
@@ -51,6 +52,10 @@ class LockGrantLease(RenewedLease):
         """Return a description for the log of `count` leases, of which these are the first."""
         names = [" + ".join(map(repr, each.request.names)) for each in leases]
         return f"the lease{'s' * (count > 1)} on lock{'s' * (count > 1)} {enumerated(names, count)}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it, but for the backend."""
+        return {"lock": " + ".join(self.request.names)}
 
 
 class LeaseFlow(msgspec.Struct, eq=False):
@@ -161,6 +166,10 @@ class LeaseFlow(msgspec.Struct, eq=False):
 
     def __str__(self) -> str:
         return f"{self.lease} (fence {self.fence})"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, **self.lease.log_fields()}
 
 
 class _LeaseBase(msgspec.Struct, eq=False, weakref=True):

@@ -25,11 +25,12 @@ from ailf.errors import (
     UnsupportedError,
 )
 from ailf.instruments import Destination, MessageReceived
+from ailf.logs import About, Fields, Log
 from ailf.patterns import matches
 from ailf.pubsub.message import Answer, AsyncMessage, Message
 from ailf.runtime import name_of
 from ailf.runtime.signals import stopped_by_signals
-from ailf.safe_text import describe, log_failure, safe_text
+from ailf.safe_text import describe, safe_text
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, is_fatal
 from ailf.values import ChannelInfo, Gap, Overflow
@@ -42,7 +43,7 @@ Handler = Callable[[Message[Any]], Any]
 ErrorHook = Callable[[Exception, Message[bytes]], Any]
 """Called with the error and the message as it arrived: channel, headers and raw bytes."""
 
-log = logging.getLogger("ailf.pubsub")
+log = Log("ailf.pubsub")
 
 BUFFER = 1024
 """The default size of a subscription's buffer, in messages."""
@@ -66,6 +67,17 @@ class PubSubFlow:
         self._driver = engine.driver.pubsub()
         self._handlers: dict[Filter, list[Handler]] = {}
         self._buffer: MessageBuffer | None = None
+
+    def __str__(self) -> str:
+        return "the handlers of a PubSub"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about its handlers."""
+        return {"backend": self.engine.driver.url}
+
+    def _about(self, what: str) -> About:
+        """Return the subject of a record of the log."""
+        return About(what, self.log_fields())
 
     # --- publishing ----------------------------------------------------------------------------------------------
 
@@ -174,13 +186,13 @@ class PubSubFlow:
             except DecodeError as error:
                 if only:
                     raise
-                log.warning("request on channel %r: a reply is left out: %s", channel, error)
+                log.warning(self._about(f"request on channel {channel!r}"), "a reply is left out: %s", error)
                 return []
             return [self._message_class(channel, data, _public(unpacked))]
         why = safe_text(headers[FAILED])  # another program may have written it
         if only:
             raise RequestFailedError(f"request on channel {channel!r}: the responder failed: {why}")
-        log.warning("request on channel %r: a responder failed: %s", channel, why)
+        log.warning(self._about(f"request on channel {channel!r}"), "a responder failed: %s", why)
         return []
 
     def _answer_to(self, request_headers: Mapping[str, str]) -> Answer | None:
@@ -273,15 +285,8 @@ class PubSubFlow:
     async def _failed(self, what: str, error: BaseException, raw: Message[bytes]) -> None:
         self.errors += 1
         quotes = isinstance(error, DecodeError)  # a decoder's error may quote the payload, which stays out of logs
-        log_failure(
-            log,
-            logging.ERROR,
-            "channel %r: %s: %s",
-            raw.channel,
-            what,
-            describe(error),
-            error=None if quotes else error,
-        )
+        about, shown = self._about(f"channel {raw.channel!r}"), None if quotes else error
+        log.failure(logging.ERROR, about, "%s: %s", what, describe(error), error=shown)
         await self._reply_failure(error, raw)
         if self._on_error is None:
             return
@@ -289,7 +294,7 @@ class PubSubFlow:
         if failure is not None:
             if interrupts(failure):
                 raise failure
-            log_failure(log, logging.ERROR, "channel %r: the error hook failed", raw.channel, error=failure)
+            log.failure(logging.ERROR, about, "the error hook failed", error=failure)
 
     async def _reply_failure(self, error: BaseException, raw: Message[bytes]) -> None:
         """If the message is a request, reply that it failed."""
@@ -298,7 +303,8 @@ class PubSubFlow:
         try:
             await raw.answer(None, None, describe(error))
         except AilfError as failure:
-            log.warning("channel %r: the failure could not be reported to the requester: %s", raw.channel, failure)
+            about = self._about(f"channel {raw.channel!r}")
+            log.warning(about, "the failure could not be reported to the requester: %s", failure)
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
@@ -333,7 +339,7 @@ class PubSubFlow:
     async def _run(self, buffer: MessageBuffer) -> None:
         while (item := await buffer.get()) is not None:
             if isinstance(item, Gap):
-                log.warning("messages may be missing: %s", item.reason)
+                log.warning(self, "messages may be missing: %s", item.reason)
             elif (message := await self._decode(item)) is not None:
                 await self._handle(message, item)
 

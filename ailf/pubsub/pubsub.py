@@ -5,7 +5,6 @@ publisher never waits for a subscriber.
 """
 
 import functools
-import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -15,6 +14,7 @@ from ailf.checks import check_flag, check_list, check_name
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import ClosedError, InvalidArgumentError
+from ailf.logs import Log
 from ailf.pubsub.flow import BUFFER, ErrorHook, Handler, PubSubFlow
 from ailf.pubsub.message import AsyncMessage, Message
 from ailf.pubsub.subscription import AsyncSubscription, Subscription
@@ -26,7 +26,7 @@ __all__ = ["AsyncPubSub", "PubSub"]
 
 T = TypeVar("T")
 
-log = logging.getLogger("ailf.pubsub")
+log = Log("ailf.pubsub")
 
 
 class _PubSubBase(StandaloneObject):
@@ -228,7 +228,7 @@ class PubSub(_PubSubBase, Generic[T]):
         try:
             self.run()
         except ClosedError as error:
-            log.info("the handlers have ended: %s", error)
+            log.info(self._flow, "the handlers have ended: %s", error)
 
     def close(self) -> None:
         """End `run`, remove the handlers, and close the backend that this object opened itself, if any."""

@@ -5,7 +5,6 @@ A repeated request may charge a call twice, but never admits two calls for one c
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from ailf.engine import AWAY, Engine
 from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_queue
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import ChargeReceipt, Limit
+from ailf.logs import About, Log
 from ailf.ratelimit.denial_cache import DenialCache
 from ailf.ratelimit.options import LimiterOptions
 from ailf.ratelimit.permit import Iteration, LeasedPermitFlow, PermitFlow
@@ -38,7 +38,7 @@ from ailf.values import Decision, LimitState
 
 __all__ = ["LimiterFlow"]
 
-log = logging.getLogger("ailf.rate_limiter")
+log = Log("ailf.rate_limiter")
 
 P = TypeVar("P")
 
@@ -223,9 +223,9 @@ class LimiterFlow(Generic[P]):
         except AWAY as error:
             self.engine.outages.failed(self.describe("withdraw from", request.limiter_key.key), error)
         except AilfError as error:
-            log.warning(
-                "rate limiter %r: the charge of an abandoned call was not refunded: %s", self._options.name, error
-            )
+            key = request.limiter_key.key
+            about = About(f"rate limiter {self._options.name!r}", {"backend": self.engine.driver.url, "key": key})
+            log.warning(about, "the charge of an abandoned call was not refunded: %s", error)
 
     async def _withdraw(self, request: LimitRequest) -> None:
         """Leave the wait queue, and release slots that may have been granted in the meantime."""

@@ -3,7 +3,6 @@
 A permit records the charge of an allowed call. The renewal thread (`ailf.engine.renewal`) extends its slots.
 """
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +16,13 @@ from ailf.engine import Engine
 from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
+from ailf.logs import Fields, Log
 from ailf.runtime import run
 from ailf.values import LimitState
 
 __all__ = ["AsyncPermit", "Iteration", "LeasedPermitFlow", "Permit", "PermitFlow"]
 
-log = logging.getLogger("ailf.rate_limiter")
+log = Log("ailf.rate_limiter")
 
 
 class PermitLease(RenewedLease):
@@ -59,6 +59,9 @@ class PermitLease(RenewedLease):
         calls = enumerated([f"rate limiter {each.limiter!r}, key {each.key!r}" for each in keys], count)
         return f"the lease{'s' * (count > 1)} on concurrency slots of {calls}"
 
+    def log_fields(self) -> Fields:
+        return {"key": self.slots.limiter_key.key}
+
 
 class PermitFlow(msgspec.Struct, eq=False):
     """The state of a permit, for both flavours: the charge of a call until it is settled.
@@ -81,6 +84,10 @@ class PermitFlow(msgspec.Struct, eq=False):
 
     def __str__(self) -> str:
         return f"a call of rate limiter {self.limiter_key.limiter!r}, key {self.limiter_key.key!r}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "key": self.limiter_key.key}
 
     @property
     def limiter_key(self) -> LimiterKey:
@@ -175,7 +182,7 @@ class PermitFlow(msgspec.Struct, eq=False):
         try:
             await self.release()
         except AilfError as error:
-            log.warning("%s; its concurrency slots are free again after their ttl", error)
+            log.warning(self, "not released, so its concurrency slots are free again after their ttl: %s", error)
 
     async def ready(self) -> None:
         """Wait until a reservation may begin."""
@@ -222,7 +229,11 @@ class Iteration:
             try:
                 await self._permit.give_back()
             except AilfError as error:
-                log.warning("%s; its concurrency slots are free again after their ttl", error)
+                log.warning(
+                    self._permit,
+                    "not released, so its concurrency slots are free again after their ttl: %s",
+                    error,
+                )
 
 
 class _PermitBase(msgspec.Struct, eq=False, weakref=True):

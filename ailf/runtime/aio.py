@@ -11,9 +11,9 @@ from types import CoroutineType
 from typing import Any
 
 from ailf.errors import InvalidArgumentError
+from ailf.logs import Log
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
 from ailf.runtime.user_code import check_callable, check_result
-from ailf.safe_text import log_failure
 from ailf.user_errors import is_cancelled
 
 __all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "start_task"]
@@ -196,7 +196,7 @@ class LoopSingleFlight(SingleFlight):
         return call is None or await call.wait(timeout)
 
 
-log = logging.getLogger("ailf")
+log = Log("ailf")
 
 
 class _LoopTask(Task):
@@ -207,7 +207,7 @@ class _LoopTask(Task):
         try:
             await flow()
         except Exception as error:  # noqa: BLE001 - no caller awaits the task, so its error is logged
-            log_failure(log, logging.ERROR, "%s failed", self._task.get_name(), error=error)
+            log.failure(logging.ERROR, None, "%s failed", self._task.get_name(), error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
         if self._task is not asyncio.current_task():

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ailf.errors import InvalidArgumentError
+from ailf.logs import Log
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task, run
 from ailf.runtime.process import process_id
 from ailf.runtime.user_code import check_callable, check_result, is_one_of, name_of
-from ailf.safe_text import log_failure
 
 __all__ = ["ThreadEvent", "ThreadRuntime", "ThreadSingleFlight"]
 
@@ -71,7 +71,7 @@ class ThreadSingleFlight(SingleFlight):
         return True
 
 
-log = logging.getLogger("ailf")
+log = Log("ailf")
 
 
 class _Thread(Task):
@@ -84,7 +84,7 @@ class _Thread(Task):
         try:
             run(self._flow())
         except BaseException as error:  # noqa: BLE001 - no caller could catch it
-            log_failure(log, logging.ERROR, "%s failed", self._thread.name, error=error)
+            log.failure(logging.ERROR, None, "%s failed", self._thread.name, error=error)
 
     async def join(self, timeout: float | None = None) -> bool:
         return self._thread is not threading.current_thread() and _wait_for(self._ended, timeout)

@@ -14,7 +14,8 @@ from ailf.driver import Action, Outcome, Settlement
 from ailf.engine.engine import LEAVING
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Retry
-from ailf.safe_text import describe, log_failure, text_of
+from ailf.logs import Fields, Log
+from ailf.safe_text import describe, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
 from ailf.stream.delivery import DeliveryState, choose_action, instruction
 from ailf.stream.group_flow import SETTLED_AT_ONCE
@@ -23,7 +24,7 @@ from ailf.user_errors import is_fatal
 
 __all__ = ["BatchWorker", "DeliveryBatch"]
 
-log = logging.getLogger("ailf.worker")
+log = Log("ailf.worker")
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -90,6 +91,11 @@ class DeliveryBatch:
     def unsettled(self) -> list[DeliveryState]:
         """The deliveries that the handler has not settled."""
         return [state for state in self.states if state.settled is None]
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it: those that all of its deliveries have."""
+        consumer = self.states[0].consumer
+        return {**consumer.group.log_fields(), "consumer": consumer.name}
 
     def __str__(self) -> str:
         first, last = self.states[0].claim.record.id, self.states[-1].claim.record.id
@@ -181,14 +187,14 @@ class BatchWorker(Worker):
         """Settle what the handler has not settled, by how it has ended."""
         unsettled = batch.unsettled
         if error is not None and error is batch.cancel_reason and isinstance(error, LeaseLostError):
-            log.warning("%s: its leases were lost, so its handler was cancelled", batch)
+            log.warning(batch, "its leases were lost, so its handler was cancelled")
             for state in unsettled:
                 await state.lose()
         elif unsettled:
             action, why, delay = choose_action(result, error)
             await self._settle_all(batch, unsettled, action, why, delay, error)
         elif error is not None:
-            log_failure(log, logging.ERROR, "%s: failed after all of it was settled", batch, error=error)
+            log.failure(logging.ERROR, batch, "failed after all of it was settled", error=error)
 
     async def _settle_all(
         self,
@@ -215,7 +221,7 @@ class BatchWorker(Worker):
         text = ", ".join(f"{fate}: {count}" for fate, count in fates.items())
         # The text of a `Reject` or `Retry` is enough; any other error is logged with its traceback.
         text = f"{why}; {text}" if why else text
-        log_failure(log, level, "%s: %s", batch, text, error=error if instructed is None else None)
+        log.failure(level, batch, "%s", text, error=error if instructed is None else None)
 
     async def _settle_page(
         self, states: Sequence[DeliveryState], action: Action, why: str, delay: float | None

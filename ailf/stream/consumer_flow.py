@@ -6,7 +6,6 @@ the backend (`GroupWait`).
 """
 
 import functools
-import logging
 import os
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
 from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
+from ailf.logs import Fields, Log
 from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.consumer_name import unique_name
@@ -30,7 +30,7 @@ from ailf.stream.partitions import Partitions
 
 __all__ = ["ConsumerFlow"]
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 NUMBERS = (int, float)
 
@@ -88,6 +88,13 @@ class ConsumerFlow:
         self._inline = 0
         group.engine.track(self)
         weakref.finalize(self, _stop_renewing, group.engine.renewer, self._livenesses).atexit = False
+
+    def __str__(self) -> str:
+        return f"consumer {self.name!r} of {self.group}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {**self.group.log_fields(), "consumer": self.name}
 
     async def open(self, until: float | None = None) -> None:
         """Make the group unless it exists, before the first fetch: a group that is missing later has vanished."""
@@ -414,7 +421,7 @@ class ConsumerFlow:
                     record.body, record.headers, foreign=record.foreign, problem=record.problem
                 )
             except DecodeError as error:
-                log.error("%s: entry %s becomes a dead letter: %s", self.group, record.id, error)  # noqa: TRY400 - it says all
+                log.error(self.group.about_entry(record.id), "becomes a dead letter: %s", error)  # noqa: TRY400 - it says all
                 undecodable.append((record.id, _undecodable(claim, error)))
                 continue
             liveness, receipt = self.liveness, claim.receipt
@@ -525,7 +532,7 @@ class ConsumerFlow:
             await self._leave(until)
             left = True
         except AilfError as error:
-            log.warning("%s: messages not given back; they come again when their leases end: %s", self.group, error)
+            log.warning(self, "messages not given back; they come again when their leases end: %s", error)
         for liveness in self._livenesses.values():
             for lease in tuple(liveness.held):
                 lease.revoked = True

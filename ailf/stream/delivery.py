@@ -6,28 +6,41 @@ error. `DeliveryState` has what both classes do.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
 from ailf.instruments import Handling, MessageReceived, MessageSettled
+from ailf.logs import Fields, Log
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, leaves_of
 
-__all__ = ["AsyncDelivery", "Delivery", "DeliveryState", "choose_action", "instruction"]
+__all__ = [
+    "CURRENT",
+    "AsyncDelivery",
+    "Delivery",
+    "DeliveryState",
+    "choose_action",
+    "current_delivery",
+    "instruction",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
+
+
+CURRENT: Final[ContextVar["DeliveryState | None"]] = ContextVar("ailf_delivery", default=None)
+"""The delivery whose handler runs, or whose `with` block was entered last."""
 
 
 class OwningConsumer(Protocol):
@@ -82,6 +95,7 @@ class DeliveryState:
         "claim",
         "consumer",
         "data",
+        "entered",
         "handled_at",
         "handling",
         "headers",
@@ -93,7 +107,6 @@ class DeliveryState:
         "settling",
         "task",
         "task_cancels",
-        "trace",
     )
 
     def __init__(
@@ -108,7 +121,7 @@ class DeliveryState:
         self.outcome = Outcome.LOST
         self.settling = False  # while the reply will say whether the lease held
         self.loss_reported = False
-        self.trace: AbstractContextManager[None] | None = None
+        self.entered: tuple[tuple[AbstractContextManager[None], Token[DeliveryState | None]], ...] = ()
         self.body: asyncio.Task[Any] | None = None  # the task that entered it as a context, on asyncio
         self.task: asyncio.Task[Any] | None = None  # the task that runs a worker's handler, on asyncio
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
@@ -236,9 +249,10 @@ class DeliveryState:
         return max(0.0, group.engine.runtime.clock.now_ms() / 1000 - since - added)
 
     def enter(self, shown: object) -> None:
-        """Let messages that are sent continue the trace of the message; `shown` is the delivery that users see."""
-        self.trace = carrying(self.headers)
-        self.trace.__enter__()
+        """Be the current delivery, and let sends continue its trace; `shown` is the delivery that users see."""
+        trace = carrying(self.headers)
+        trace.__enter__()
+        self.entered = (*self.entered, (trace, CURRENT.set(self)))
         engine = self.consumer.group.engine
         if engine.instruments.handling and self.handling is None and not self.handled_at:  # else its handler enters it
             self.handled_at = engine.runtime.now()
@@ -246,11 +260,15 @@ class DeliveryState:
 
     async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
         """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
-        if self.handling is not None:
+        if self.handling is not None and len(self.entered) == 1:
             self.handling.leave(error)
-        if self.trace is not None:
+            self.handling = None
+        if self.entered:
+            *outer, (trace, token) = self.entered
+            self.entered = tuple(outer)
             with contextlib.suppress(ValueError):  # it is left in another task than it was entered in
-                self.trace.__exit__(None, None, None)
+                CURRENT.reset(token)
+                trace.__exit__(None, None, None)
         if self.settled is not None:
             return False
         action, why, delay = choose_action(None, self.cancel_reason or error, interrupted=cancelled)
@@ -260,7 +278,7 @@ class DeliveryState:
         except AilfError as failed:
             if error is None or instructed is not None:
                 raise
-            log.warning("%s", failed)  # it must not hide the body's own error
+            log.warning(self, "not settled after its body failed: %s", failed)  # it must not hide the body's own error
         return instructed is not None
 
     async def lose(self) -> None:
@@ -280,6 +298,12 @@ class DeliveryState:
             f"cannot {operation} {self}: its lease has ended, so another consumer may have the message. Nothing was "
             "changed. If this happens often, raise the group's lease, takeover or max_processing"
         )
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        record, consumer = self.claim.record, self.consumer
+        own: Fields = {"entry_id": record.id, "attempt": self.claim.attempt, "consumer": consumer.name}
+        return {**consumer.group.log_fields(), **own, "key": record.key}
 
     def __str__(self) -> str:
         return f"delivery {self.claim.record.id} (attempt {self.claim.attempt}) of {self.consumer.group}"
@@ -315,6 +339,32 @@ class _DeliveryBase(Generic[T_co]):
         return self._state.claim.attempt
 
     @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self._state.consumer.group.stream
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+        return self._state.consumer.group.name
+
+    @property
+    def consumer(self) -> str:
+        """The name of the consumer to which it is leased."""
+        return self._state.consumer.name
+
+    @property
+    def key(self) -> str:
+        """The ordering key, or ""."""
+        return self._state.claim.record.key
+
+    @property
+    def added(self) -> float:
+        """When the entry was added, in seconds since 1970 on the backend's clock."""
+        state = self._state
+        return state.consumer.group.driver.time_of(state.claim.record.id)
+
+    @property
     def lost(self) -> bool:
         """Whether the lease has ended, so that another consumer may have the message: stop working on it."""
         return self._state.lease.lost
@@ -323,6 +373,12 @@ class _DeliveryBase(Generic[T_co]):
     def settled(self) -> bool:
         """Whether this consumer has acked, nacked, rejected or released it."""
         return self._state.settled is not None
+
+    def __eq__(self, other: object) -> bool:
+        return self._state is other._state if isinstance(other, _DeliveryBase) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._state)
 
     def __repr__(self) -> str:
         return f"<{self._state}>"
@@ -502,3 +558,31 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.body_cancels:
             return await asyncio.shield(state.leave(error, cancelled=state.cancel_reason is None))
         return await self._state.leave(error)
+
+
+def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
+    """Return the delivery that the caller handles: in a handler of `Group.process`, and in the body of ``with``.
+
+    It equals the delivery that the handler or the body has. So code that a handler calls can ask for more time, or name
+    the message in its own log, without getting the delivery as an argument:
+
+    >>> import ailf
+    >>> def bake(order):
+    ...     print(order, "is attempt", ailf.current_delivery().attempt)
+    >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
+    ...     id = backend.stream("orders").add("cake")
+    ...     with consumer.get() as delivery:
+    ...         bake(delivery.data)
+    cake is attempt 1
+
+    Returns:
+        The delivery: an `AsyncDelivery` in a worker or of a consumer on asyncio, else a `Delivery`. In a block within a
+        handler or another block, the one of the inner block. None outside; and in a handler of batches, except in the
+        body of ``with`` one of its deliveries. A task has what the code had that made it, even after the handler has
+        ended; so has `asyncio.to_thread`. A `threading.Thread` has None.
+    """
+    state = CURRENT.get()
+    if state is None:
+        return None
+    on_asyncio = state.consumer.group.engine.runtime.flavour == "asyncio"
+    return AsyncDelivery(state) if on_asyncio else Delivery(state)

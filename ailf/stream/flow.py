@@ -28,6 +28,7 @@ from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
 from ailf.instruments import Destination
 from ailf.listing import ReadPage
+from ailf.logs import Fields
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.naming import naming
@@ -106,6 +107,13 @@ class StreamFlow:
             ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
         )
         return PartitionedDriver(engine.driver.stream(), shared, engine.runtime, engine.driver.timeout)
+
+    def __str__(self) -> str:
+        return f"stream {self.name!r}"
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "stream": self.name}
 
     # --- adding --------------------------------------------------------------------------------------------------
 
@@ -256,7 +264,7 @@ class StreamFlow:
             data, headers = self.payloads.unpack(
                 record.body, record.headers, foreign=record.foreign, problem=record.problem
             )
-            return Entry(record.id, data, headers)
+            return Entry(record.id, data, headers, self.name, record.key, self.driver.time_of(record.id))
         except DecodeError as error:
             raise DecodeError(f"entry {record.id}: {error}") from error
 

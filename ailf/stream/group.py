@@ -25,13 +25,13 @@ def _worker_class(options: ProcessOptions) -> type[Worker]:
     return Worker if options.batch is None else BatchWorker
 
 
-class DeadLetters:
+class DeadLetters(Generic[T]):
     """The messages that a group gave up on; see `Group.dead_letters`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
 
-    def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter]:
+    def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter[T]]:
         """Return dead letters, oldest first; those of a partitioned stream by partition.
 
         Arguments:
@@ -77,13 +77,13 @@ class DeadLetters:
         return run(self._flow.take_all_dead_letters(redrive=False))
 
 
-class AsyncDeadLetters:
+class AsyncDeadLetters(Generic[T]):
     """The messages that a group gave up on; see `AsyncGroup.dead_letters`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
 
-    async def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter]:
+    async def list(self, *, after: str = "", limit: int = 100) -> list[DeadLetter[T]]:
         """Return dead letters, oldest first; those of a partitioned stream by partition.
 
         Arguments:
@@ -161,7 +161,7 @@ class Group(_GroupBase, Generic[T]):
     """
 
     @property
-    def dead_letters(self) -> DeadLetters:
+    def dead_letters(self) -> DeadLetters[T]:
         """The messages that this group gave up on."""
         return DeadLetters(self._flow)
 
@@ -330,7 +330,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
     """
 
     @property
-    def dead_letters(self) -> AsyncDeadLetters:
+    def dead_letters(self) -> AsyncDeadLetters[T]:
         """The messages that this group gave up on."""
         return AsyncDeadLetters(self._flow)
 

@@ -1,5 +1,6 @@
 """A group's calls of the driver: lease, settle, extend, control, dead letters; and the options of a group."""
 
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
@@ -8,14 +9,25 @@ import attrs
 
 from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
 from ailf.codecs import Payloads
-from ailf.driver import Action, Capability, ConsumerState, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
+from ailf.driver import (
+    Action,
+    Capability,
+    ConsumerState,
+    Fetched,
+    Letter,
+    Outcome,
+    Receipt,
+    Settlement,
+    StreamDriver,
+    Waiting,
+)
 from ailf.driver.listing import join_cursor, split_cursor
 from ailf.engine import Engine
-from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.errors import DecodeError, InvalidArgumentError, NotFoundError, OutcomeUnknownError
 from ailf.instruments import Destination, MessageDied
 from ailf.listing import ReadPage
+from ailf.logs import About, Fields, Log
 from ailf.runtime.batching import Batcher, batcher
-from ailf.safe_text import log_failure
 from ailf.stream.consumer_name import made_on
 from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
@@ -39,7 +51,7 @@ from ailf.values import (
 
 __all__ = ["SETTLED_AT_ONCE", "GroupFlow", "GroupOptions", "Stoppable"]
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 SETTLED_AT_ONCE = 100
 """The most deliveries that one request settles."""
@@ -144,6 +156,14 @@ class GroupFlow:
     def __str__(self) -> str:
         return f"group {self.name!r} of stream {self.stream!r}"
 
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
+        return {"backend": self.engine.driver.url, "stream": self.stream, "group": self.name}
+
+    def about_entry(self, entry_id: str) -> About:
+        """Return an entry as the subject of a record of the log."""
+        return About(f"{self}: entry {entry_id}", {**self.log_fields(), "entry_id": entry_id})
+
     async def _call(self, what: str, request: Callable[..., Any], *args: Any, again: bool, **options: Any) -> Any:
         def description(*_: Any) -> str:
             return f"{what} {self}"
@@ -227,10 +247,10 @@ class GroupFlow:
     async def announce(self, fetched: Fetched) -> None:
         """Log and emit the events of a fetch."""
         for dead in fetched.dead:
-            log.error("%s: entry %s became a dead letter: it has had its last delivery", self, dead)
+            log.error(self.about_entry(dead), "became a dead letter: it has had its last delivery")
             await self._report_dead(dead, "max_deliveries")
         if fetched.reset:
-            log.warning("%s had vanished from the backend and was made again at EARLIEST", self)
+            log.warning(self, "it had vanished from the backend and was made again at EARLIEST")
             await self._emit(GroupReset(self.stream, self.name))
             await self.declaration.make_again()
 
@@ -281,16 +301,16 @@ class GroupFlow:
         if failure is not None:
             if interrupts(failure):
                 raise failure
-            log_failure(log, logging.ERROR, "%s: on_event failed", self, error=failure)
+            log.failure(logging.ERROR, self, "on_event failed", error=failure)
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, after: str, limit: int) -> list[DeadLetter[Any]]:
         """Return up to `limit` dead letters, read in pages."""
         check_count("limit", limit)
         if after != "":
             self._check_letter("list the dead letters of", check_text("after", after))
-        letters: list[DeadLetter] = []
+        letters: list[Letter] = []
         while len(letters) < limit:
             count = min(PAGE, limit - len(letters))
             page = await self._call("list the dead letters of", self.driver.dead_letters, after, count, again=True)
@@ -298,7 +318,17 @@ class GroupFlow:
             if len(page) < count:
                 break
             after = page[-1].id
-        return letters
+        return [self._dead_letter(letter) for letter in letters]
+
+    def _dead_letter(self, letter: Letter) -> DeadLetter[Any]:
+        """Return the public form of a dead letter."""
+        record = letter.record
+        return DeadLetter(
+            id=letter.id, stream=self.stream, group=self.name, origin=record.id, key=record.key,
+            added=self.driver.time_of(record.id), died=letter.died, body=record.body, headers=dict(record.headers),
+            reason=letter.reason, error=letter.error, attempts=letter.attempts,
+            decode=functools.partial(_decoded, self.payloads, letter),
+        )  # fmt: skip
 
     def _check_letter(self, what: str, letter: str) -> None:
         """Check the form of a dead letter's id; `what` is the operation."""
@@ -338,3 +368,13 @@ def _consumer_info(state: ConsumerState, alive: float) -> ConsumerInfo:
     host, pid = made_on(state.name)
     seen = None if state.alive is None or state.alive > alive else alive - state.alive
     return ConsumerInfo(state.name, pid, host, seen, state.in_hand, alive=state.alive is not None and state.alive > 0)
+
+
+def _decoded(payloads: Payloads, letter: Letter) -> Any:
+    """Return the payload of a dead letter."""
+    record = letter.record
+    try:
+        data, _ = payloads.unpack(record.body, record.headers, foreign=record.foreign, problem=record.problem)
+    except DecodeError as error:
+        raise DecodeError(f"dead letter {letter.id}: {error}") from error
+    return data

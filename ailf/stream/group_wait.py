@@ -8,20 +8,20 @@ consumer of the process (no thundering herd), and an idle consumer makes no requ
 Rule: a consumer that leaves, for whatever reason, gives up its turn or leaves the queue (`leave`).
 """
 
-import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ailf.errors import AilfError
+from ailf.logs import About, Log
 from ailf.runtime import Event, Runtime
 from ailf.stream.group_flow import GroupFlow
 from ailf.stream.lease import ConsumerLiveness
 
 __all__ = ["GroupWait", "QueuedConsumer", "joined"]
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 
 class Member(Protocol):
@@ -65,6 +65,7 @@ class GroupWait:
 
     def __init__(self, group: GroupFlow) -> None:
         runtime = group.engine.runtime
+        self._about = About(str(group), group.log_fields())
         self._now = runtime.lease_now
         self.home = group.engine.home
         self.waiter = group.driver.waiter(group.stream, group.name)
@@ -177,7 +178,7 @@ class GroupWait:
             if self.position is position:  # else a consumer has come meanwhile and fetched
                 self.position = rested
         except AilfError as error:
-            log.debug("the wait was not handed over, so another process looks by itself: %s", error)
+            log.debug(self._about, "the wait was not handed over, so another process looks by itself: %s", error)
 
     def until_heartbeat(self, now: float) -> float:
         """Return the seconds until `heartbeats`, on the clock for leases."""

@@ -7,7 +7,6 @@ cancelled: there the lease is given up. This settles nothing; it returns how the
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,12 +14,14 @@ from ailf.engine.renewed_lease import RenewedLease
 from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import LeaseLostError
 from ailf.instruments import Instruments
+from ailf.logs import Fields, Log
 from ailf.runtime import Runtime
+from ailf.stream.delivery import CURRENT, DeliveryState
 from ailf.tracing import carrying
 
 __all__ = ["HandlerRunner", "Work"]
 
-log = logging.getLogger("ailf.worker")
+log = Log("ailf.worker")
 
 
 class WorkLease(Protocol):
@@ -52,6 +53,9 @@ class Work(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers with the trace that the handler's sends continue."""
+
+    def log_fields(self) -> Fields:
+        """Return the fields of a record of the log that is about it."""
 
     @property
     def settling(self) -> bool:
@@ -110,6 +114,7 @@ class HandlerRunner(Generic[W]):
             if work.lease.revoked:  # before `on_lost` was set
                 self._lease_lost(work)
         stop_timer = None if self._timeout is None else self._start_timer(work, self._timeout)
+        current = CURRENT.set(work if isinstance(work, DeliveryState) else None)  # a batch is no delivery
         try:
             with carrying(work.headers):
                 if self._instruments.handling or self._instruments.message_settled:
@@ -125,6 +130,7 @@ class HandlerRunner(Generic[W]):
             work.task = work.lease.on_lost = None
             if stop_timer is not None:
                 stop_timer()
+            CURRENT.reset(current)
         if work.cancel_reason is not None:
             error = await self._why_cancelled(work, work.cancel_reason, error)
         return result, error
@@ -155,7 +161,7 @@ class HandlerRunner(Generic[W]):
         def stop() -> None:
             timer.cancel()
             if work.cancel_reason is None and loop.time() > timer.when():
-                log.warning("%s: %s, and has blocked the event loop, so it was not cancelled", work, late)
+                log.warning(work, "%s, and has blocked the event loop, so it was not cancelled", late)
 
         return stop
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from ailf.driver import BackendDriver, Receipt
 from ailf.engine.renewed_lease import MARGIN, Liveness, RenewedLease, enumerated
+from ailf.logs import Fields
 from ailf.runtime.clock import SystemClock
 
 __all__ = ["ALIVE", "FRESH", "ConsumerLiveness", "DeliveryLease"]
@@ -124,3 +125,12 @@ class DeliveryLease(RenewedLease):
         liveness = leases[0].liveness
         ids = enumerated([each.receipt.id for each in leases], count)
         return f"the lease{'s' * (count > 1)} on {ids} of group {liveness.group!r}, stream {liveness.stream!r}"
+
+    def log_fields(self) -> Fields:
+        liveness = self.liveness
+        return {
+            "stream": liveness.stream,
+            "group": liveness.group,
+            "consumer": liveness.consumer,
+            "entry_id": self.receipt.id,
+        }

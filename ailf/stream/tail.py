@@ -1,10 +1,10 @@
 """`Tail` follows a stream without a group, `PartitionedTail` a partitioned one."""
 
-import logging
 from typing import Any
 
 from ailf.driver import Record, StreamsWaiter, Waiter
 from ailf.errors import ClosedError, DecodeError
+from ailf.logs import Log
 from ailf.stream.flow import PAGE, StreamFlow
 from ailf.stream.naming import naming
 from ailf.stream.partitions import MergedRead, PartitionedDriver
@@ -12,7 +12,7 @@ from ailf.values import LATEST, Entry, Position
 
 __all__ = ["PartitionedTail", "Tail", "tail_of"]
 
-log = logging.getLogger("ailf.stream")
+log = Log("ailf.stream")
 
 
 def tail_of(flow: StreamFlow, start: Position) -> "Tail":
@@ -42,7 +42,7 @@ class Tail:
             try:
                 return self._flow.entry(record)
             except DecodeError as error:
-                log.error("follow stream %r: skipped an entry: %s", self._flow.name, error)  # noqa: TRY400 - the text says it all
+                log.error(self._flow, "skipped an entry: %s", error)  # noqa: TRY400 - the text says it all
         return None
 
     async def _next(self) -> Record | None:

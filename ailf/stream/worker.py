@@ -28,8 +28,9 @@ from ailf.errors import (
     PermissionDeniedError,
     Retry,
 )
+from ailf.logs import Log
 from ailf.runtime.signals import check_signals, stopped_by_signals
-from ailf.safe_text import describe, log_failure, text_of
+from ailf.safe_text import describe, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
 from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, choose_action, instruction
 from ailf.stream.group_flow import GroupFlow
@@ -39,7 +40,7 @@ from ailf.values import OnLost
 
 __all__ = ["DRAIN", "ProcessOptions", "Worker"]
 
-log = logging.getLogger("ailf.worker")
+log = Log("ailf.worker")
 
 DRAIN = 30.0
 """Seconds that a stopped `process` waits for running handlers by default."""
@@ -185,11 +186,11 @@ class Worker:
             self._consumer.stop()
 
     def _signalled(self) -> None:
-        log.info("%s: a signal stops the worker; running handlers have %g s", self._group, self._options.drain)
+        log.info(self._consumer, "a signal stops the worker; running handlers have %g s", self._options.drain)
         self.stop()
 
     async def _work(self, consumer: ConsumerFlow) -> None:
-        log.info("%s: %s starts with concurrency %d", self._group, consumer.name, self._concurrency)
+        log.info(consumer, "starts with concurrency %d", self._concurrency)
         own = 1 if self._runtime.uses_caller else 0  # the caller's thread is the first loop
         loops = [
             self._runtime.spawn(lambda: self._run_loop(consumer), name=f"ailf-worker-{number}")
@@ -203,9 +204,7 @@ class Worker:
             until = self._runtime.now() + self._options.drain
             for loop in loops:
                 if not await loop.join(max(0.0, until - self._runtime.now())):
-                    log.warning(
-                        "%s: a handler is abandoned: it still runs after %g s", self._group, self._options.drain
-                    )
+                    log.warning(consumer, "a handler is abandoned: it still runs after %g s", self._options.drain)
         finally:
             consumer.stop()
             for loop in loops:
@@ -214,14 +213,14 @@ class Worker:
             for loop in loops:
                 await loop.join(max(0.0, until - self._runtime.now()))
             await self._wait_for_acks()
-        log.info("%s: %s has stopped: %s", self._group, consumer.name, self._tally)
+        log.info(consumer, "has stopped: %s", self._tally)
 
     async def _give_back(self, releasing: Awaitable[None]) -> None:
         """Release messages that no handler has begun."""
         try:
             await releasing
         except AilfError as error:
-            log.warning("%s: messages not given back; they come again when their leases end: %s", self._group, error)
+            log.warning(self._consumer, "messages not given back; they come again when their leases end: %s", error)
 
     # --- one worker loop -----------------------------------------------------------------------------------------
 
@@ -272,15 +271,15 @@ class Worker:
         try:
             length = await group.driver.length(group.stream)
         except AilfError as error:
-            log.debug("%s: the length of its stream is unknown: %s", group, error)
+            log.debug(group, "the length of its stream is unknown: %s", error)
             return
         if length < LARGE:
             return
         self._warned_of_length = True
         log.warning(
-            "stream %r has %d entries. Only a retention removes settled entries: if its producers have none, give them "
-            "retention=Retention.settled()",
-            group.stream,
+            group,
+            "the stream has %d entries. Only a retention removes settled entries: if its producers have none, give "
+            "them retention=Retention.settled()",
             length,
         )
 
@@ -288,7 +287,7 @@ class Worker:
         if self._failure is None:
             self._failure = error
         elif error is not self._failure:
-            log_failure(log, logging.ERROR, "%s: another worker loop has failed", self._group, error=error)
+            log.failure(logging.ERROR, self._consumer, "another worker loop has failed", error=error)
         self.stop()
 
     async def _handle(self, state: DeliveryState) -> None:
@@ -304,7 +303,7 @@ class Worker:
             finally:
                 del in_progress[entry_id]
             if state.settled is None and error is state.cancel_reason is not None and isinstance(error, LeaseLostError):
-                log.warning("%s: its lease was lost, so its handler was cancelled", state)
+                log.warning(state, "its lease was lost, so its handler was cancelled")
                 await state.lose()
             elif state.settled is None:
                 action, why, delay = choose_action(result, error)
@@ -313,7 +312,7 @@ class Worker:
                     await self._settle(state, action, why, delay, error)
             elif error is not None:
                 settled = state.settled.value
-                log_failure(log, logging.ERROR, "%s: failed after it was settled by %s", state, settled, error=error)
+                log.failure(logging.ERROR, state, "failed after it was settled by %s", settled, error=error)
         finally:
             if not acks and state.settled is None:  # the handler has ended, so its lease must not be renewed any more
                 state.consumer.stop_renewing(state)
@@ -329,7 +328,7 @@ class Worker:
         delay = self._group.options.takeover
         if earlier.settled is not None:  # by its handler, which will probably end soon
             delay = min(delay, _RETRY_SOON)
-        log.warning("%s: an earlier attempt still runs here; released for at least %g s", state, delay)
+        log.warning(state, "an earlier attempt still runs here; released for at least %g s", delay)
         await self._settle(state, Action.RELEASE, "", delay, None)
 
     # --- acks ----------------------------------------------------------------------------------------------------
@@ -365,7 +364,7 @@ class Worker:
     def _end_ack(self, state: DeliveryState, failure: BaseException | None) -> None:
         if failure is not None:
             state.consumer.stop_renewing(state)  # its lease ends, and the message is delivered again
-            log.warning("%s: ack failed: %s", state, text_of(failure))
+            log.warning(state, "ack failed: %s", text_of(failure))
         self._count(state)
         if not self._on_asyncio:
             return
@@ -384,7 +383,7 @@ class Worker:
     def _count(self, state: DeliveryState) -> None:
         self._tally.count(state.settled, state.outcome)
         if self._tally.due(self._runtime.now()):
-            log.info("%s: %s so far: %s", self._group, state.consumer.name, self._tally)
+            log.info(self._consumer, "so far: %s", self._tally)
             self._check_length = self._group.retention is None and not self._warned_of_length
 
     async def _settle(
@@ -406,7 +405,7 @@ class Worker:
                 level = logging.INFO
         # The text of a `Reject` or `Retry` is enough; any other error is logged with its traceback.
         text = f"{why}; {fate}" if why else fate
-        log_failure(log, level, "%s: %s", state, text, error=error if instructed is None else None)
+        log.failure(level, state, "%s", text, error=error if instructed is None else None)
 
     async def _release(self, state: DeliveryState) -> None:
         if state.settled is None:

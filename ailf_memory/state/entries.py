@@ -88,7 +88,7 @@ class Entries:
         """Add one entry. Its id is higher than the last one, even after the clock was set back."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
-        record = Record(text_of(key), draft.body, dict(draft.headers))
+        record = Record(text_of(key), draft.body, dict(draft.headers), key=draft.key)
         self.keys.append(key)
         self.records.append(record)
         if draft.key or draft.delay or draft.at or draft.max_deliveries is not None:

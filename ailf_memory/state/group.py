@@ -20,8 +20,8 @@ from typing import Final
 import attrs
 
 from ailf.checks import to_ms
-from ailf.driver import Action, Claim, ConsumerState, Fetched, Outcome, Receipt, Record, Settlement
-from ailf.values import LATEST, DeadLetter, GroupInfo
+from ailf.driver import Action, Claim, ConsumerState, Fetched, Letter, Outcome, Receipt, Record, Settlement
+from ailf.values import LATEST, GroupInfo
 from ailf_memory.state.entries import FIRST, PLAIN, Entries, Key, Terms, key_of, text_of
 
 __all__ = ["GroupState"]
@@ -81,10 +81,9 @@ class PendingMessage:
 
 @attrs.frozen
 class StoredDeadLetter:
-    """A dead letter, with the record and terms to redrive it."""
+    """A dead letter, with the terms to redrive it."""
 
-    public: DeadLetter
-    record: Record
+    letter: Letter
     terms: Terms
 
 
@@ -342,9 +341,8 @@ class GroupState:
         if message.entry_removed:
             return Outcome.DONE
         number = next(self._numbers)
-        record = message.record
-        public = DeadLetter(str(number), record.id, record.body, dict(record.headers), reason, error, message.attempts)
-        self.dead[number] = StoredDeadLetter(public, record, message.terms)
+        letter = Letter(str(number), message.record, reason, error, message.attempts, now_ms / 1000)
+        self.dead[number] = StoredDeadLetter(letter, message.terms)
         return Outcome.DEAD
 
     def park(self, name: str, due_ms: int, now_ms: int) -> None:
@@ -564,21 +562,21 @@ class GroupState:
         if self._admit(name, message, now_ms):
             self._make_due(name, message, now_ms)
 
-    def dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
+    def dead_letters(self, after: int, limit: int) -> list[Letter]:
         """Return a page of dead letters."""
-        page = (letter.public for number, letter in self.dead.items() if number > after)
+        page = (stored.letter for number, stored in self.dead.items() if number > after)
         return list(itertools.islice(page, limit))
 
     def take_dead_letter(self, number: int, now_ms: int, *, redrive: bool) -> bool:
         """Remove a dead letter; with ``redrive`` make it a pending message, as new."""
-        letter = self.dead.pop(number, None)
-        if letter is not None and redrive:
-            name, message = f"r{next(self._numbers):012}", PendingMessage(letter.record, letter.terms, now_ms)
+        stored = self.dead.pop(number, None)
+        if stored is not None and redrive:
+            name, message = f"r{next(self._numbers):012}", PendingMessage(stored.letter.record, stored.terms, now_ms)
             if self._again:  # it comes behind those that were redriven before
                 self._again.append((name, message))
             else:
                 self._put(name, message, now_ms)
-        return letter is not None
+        return stored is not None
 
     def settled(self, key: Key, name: str) -> bool:
         """Tell whether an entry of the stream is settled."""

@@ -12,7 +12,7 @@ from typing import Any
 from ailf.errors import ConnectionLostError
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import Command, Replies, packed
-from ailf_redis.versions import can_read, drop, left_over, parse_error_of, writer_of
+from ailf_redis.versions import can_read, drop, left_over, parse_error_of, take_unread, writer_of
 
 __all__ = ["LoopLink", "ReplyProtocol", "discard"]
 
@@ -68,7 +68,7 @@ class ReplyProtocol(asyncio.BufferedProtocol):
     def __init__(self, connection: Any) -> None:
         self.loop = get_running_loop()
         self._connection = connection
-        self._replies = Replies(parse_error_of(connection))
+        self._replies = Replies(parse_error_of(connection), take_unread(connection))
         self._buffer = memoryview(self._replies.buffer)  # TLS fills a slice of it; a slice of a bytearray is a copy
         self._transport: asyncio.Transport = writer_of(connection).transport
         self._former_protocol = self._transport.get_protocol()

@@ -44,7 +44,7 @@ from ailf_redis.connection.resp import (
 )
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
 from ailf_redis.settings import Settings
-from ailf_redis.versions import parse_error_of, sock_of
+from ailf_redis.versions import parse_error_of, sock_of, take_unread
 
 __all__ = ["BlockingExecutor"]
 
@@ -75,7 +75,7 @@ class DirectConnection:
         self.ref = IdentityRef(self, collected)
         self._connection = connection
         self._socket: socket.socket = sock_of(connection)
-        self._replies = Replies(parse_error_of(connection))
+        self._replies = Replies(parse_error_of(connection), take_unread(connection))
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
         self._timeout = timeout
         self._poll = select.poll()
@@ -97,7 +97,7 @@ class DirectConnection:
         """
         if not self._poll.poll(0):  # much cheaper than a read that finds nothing, since nothing is raised
             return not self._plain and self._socket.pending() > 0  # type: ignore[attr-defined]  # an SSLSocket has it
-        return self._plain or self._has_unsolicited_data()
+        return not self._replies.unread and (self._plain or self._has_unsolicited_data())
 
     def _has_unsolicited_data(self) -> bool:
         """Return whether more has arrived than TLS' own records, such as a session ticket."""

@@ -18,7 +18,7 @@ from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import Command, Replies, packed
 from ailf_redis.errors import BROKEN
-from ailf_redis.versions import parse_error_of, sock_of
+from ailf_redis.versions import parse_error_of, sock_of, take_unread
 
 __all__ = ["ThreadLink", "shut"]
 
@@ -41,7 +41,7 @@ class ThreadLink(Link):
         self._connection = connection
         self._socket: socket.socket = sock_of(connection)
         self._socket.settimeout(0)
-        self._replies = Replies(parse_error_of(connection))
+        self._replies = Replies(parse_error_of(connection), take_unread(connection))
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._writing = threading.Lock()

@@ -23,9 +23,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from ailf.errors import UnsupportedError
 from ailf_redis.connection.blocking_link import shut
+from ailf_redis.connection.introduction import introduction_of
 from ailf_redis.connection.resp import packed
 from ailf_redis.settings import Settings
-from ailf_redis.versions import SILENT, is_asyncio, pack_by, parser_class, quiet, sock_of
+from ailf_redis.versions import SILENT, introduce, is_asyncio, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
     "KINDS",
@@ -47,6 +48,7 @@ Address = tuple[str, int]
 _DROPPED: Final = frozenset(
     {
         *("retry", "retry_on_error", "retry_on_timeout", "health_check_interval"),  # ailf retries by its own rule
+        *("driver_info", "lib_name", "lib_version"),  # ailf sends its own
         *("encoding", "encoding_errors", "parser_class", "encoder_class", "command_packer", "response_callbacks"),
         *(
             "maint_notifications_pool_handler",
@@ -64,8 +66,8 @@ KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
 }
 """redis-py's classes for TCP, TLS and unix sockets, by flavour."""
 
-_HANDSHAKE: Final = ("username", "password", "credential_provider", "client_name", "db", "redis_connect_func")
-"""The options for which redis-py sends commands and reads replies while it connects; `driver_info` is another one."""
+_HANDSHAKE: Final = ("username", "password", "credential_provider", "db", "redis_connect_func")
+"""The options for which redis-py sends commands and reads replies while it connects."""
 
 _SHUT_INTERVAL: Final = 0.05
 """Seconds between two tries to shut a connection that is late."""
@@ -185,10 +187,13 @@ class ServerEndpoint(Endpoint):
         seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
         on_asyncio = inspect.iscoroutinefunction(self.kind.connect)
         own = {"socket_timeout": seconds, "parser_class": parser_class(on_asyncio=on_asyncio)}
-        own |= quiet(on_asyncio=on_asyncio)
-        connection = self.kind(**{**self.options, **own})
+        own |= {**quiet(on_asyncio=on_asyncio), **SILENT, "client_name": None}
+        options = {**self.options, **own}
+        connection = self.kind(**options)
         try:
             await _connect(connection, self.options, self.pending)
+            introduction = introduction_of(self.options.get("client_name"))
+            introduce(connection, packed(introduction), len(introduction))
         except BaseException:
             await disconnect(connection)
             raise
@@ -251,7 +256,7 @@ async def _connect(connection: Any, options: Mapping[str, Any], pending: Pending
             await connection.connect()
         return
     pack_by(connection, _TextPacker())
-    if any(options.get(name) for name in _HANDSHAKE) or not SILENT.items() <= options.items():
+    if any(options.get(name) for name in _HANDSHAKE):
         with _shut_after(seconds, connection), pending.track(connection):
             connection.connect()
     else:

@@ -14,7 +14,7 @@ from ailf_redis.connection.endpoint import read_reply
 from ailf_redis.connection.executor import IdentityRef
 from ailf_redis.connection.resp import NOTHING, PING, READ_SIZE, Replies, check_size
 from ailf_redis.errors import BROKEN
-from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, writer_of
+from ailf_redis.versions import is_asyncio, parse_error_of, reader_of, sock_of, take_unread, writer_of
 
 __all__ = ["POLL_INTERVAL", "Port", "port_of"]
 
@@ -53,6 +53,10 @@ class Port(ABC):
             hiredis.ProtocolError: They are malformed or too large.
         """
 
+    def awaits_unread(self) -> bool:
+        """Return whether replies are still to come to what was sent when the connection was made."""
+        return False
+
     async def answers_ping(self, until: float) -> bool:
         """Return whether the server replies to a PING, even if with an error."""
         try:
@@ -83,7 +87,10 @@ class _ReadPort(Port):
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
-        self._replies = Replies(parse_error_of(connection))
+        self._replies = Replies(parse_error_of(connection), take_unread(connection))
+
+    def awaits_unread(self) -> bool:
+        return self._replies.unread > 0
 
     async def receive(self, count: int, until: float, most: int) -> list[Any]:
         replies: list[Any] = []

@@ -137,11 +137,14 @@ class Replies:
 
     Attributes:
         buffer: The bytes that arrive are put here; then `feed` or `first` gets their number.
+        unread: How many replies are still to come to what was sent when the connection was made; they are dropped.
         unfinished: About how many bytes of an incomplete reply have arrived, as `feed` counts them; 1 after malformed
             bytes. If it isn't 0, `check` says whether something is wrong.
     """
 
-    def __init__(self, parse_error: Callable[[str], Exception]) -> None:
+    def __init__(self, parse_error: Callable[[str], Exception], unread: int = 0) -> None:
+        self.unread = unread
+        self._unread_line = b""  # the part that has arrived of an unread reply
         self.unfinished = 0
         reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=_ErrorReply, notEnoughData=NOTHING)
         self.buffer = bytearray(READ_SIZE)
@@ -160,8 +163,10 @@ class Replies:
             size: The number of new bytes in the buffer.
             most: Returns the most bytes that the next reply may have.
         """
-        replies = []
+        replies: list[Any] = []
         try:
+            if self.unread and not (size := self._drop_unread(size)):
+                return replies
             if self._at_begin and self.buffer[0] not in _NOT_LISTS and not _begins_short_list(self.buffer, 0, size):
                 self._check_first_line(size, most())
             self._feed(self.buffer, 0, size)
@@ -202,6 +207,8 @@ class Replies:
         Raises:
             hiredis.ProtocolError, MemoryError: The reply is malformed.
         """
+        if self.unread and not (size := self._drop_unread(size)):
+            return NOTHING
         if self._at_begin and self.buffer[0] not in _NOT_LISTS and not _begins_short_list(self.buffer, 0, size):
             self._check_first_line(size, most)
         self._feed(self.buffer, 0, size)
@@ -216,6 +223,29 @@ class Replies:
         """Return the reply behind the last one, or `NOTHING` while it is incomplete; see `first`."""
         self._at_begin = False  # it may have begun together with the last one, and is not checked
         return self.first(0, 0)
+
+    def _drop_unread(self, size: int) -> int:
+        """Drop the unread replies, which are one line each, from the begin of the buffer; return how many bytes remain.
+
+        Anything but such a reply is left to the parser: a server may refuse a connection before it reads from it.
+
+        Raises:
+            hiredis.ProtocolError: A line does not end.
+        """
+        arrived = self._unread_line + self.buffer[:size]
+        self._unread_line = b""
+        while self.unread and arrived:
+            line, end, rest = arrived.partition(b"\r\n")
+            if line[:1] not in (b"+", b"-") or _is_refusal(line):
+                self.unread = 0
+            elif not end:
+                self._unread_line, arrived = arrived, b""
+            else:
+                self.unread, arrived = self.unread - 1, rest
+        if len(self._unread_line) > _LONGEST_LINE or len(arrived) > len(self.buffer):
+            raise hiredis.ProtocolError("an endless line")
+        self.buffer[: len(arrived)] = arrived
+        return len(arrived)
 
     def _check_first_line(self, size: int, most: int) -> None:
         """Refuse a reply for which hiredis would allocate too much: a type of RESP3, or a list that is too long.
@@ -242,6 +272,12 @@ class Replies:
 
 
 _ErrorReply: Final = hiredis.ReplyError
+
+_LONGEST_LINE: Final = 4096
+"""The most bytes of an unread reply."""
+
+_is_refusal: Final = re.compile(rb"-(?:DENIED |[A-Z]+ .*(?:max number of clients|maxclients))").match
+"""Matches the error that a server sends, before it closes a new connection, without reading from it."""
 
 _NOT_LISTS: Final = b"+-:$"
 """The first bytes of RESP2's types except lists."""

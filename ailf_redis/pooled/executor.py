@@ -177,7 +177,7 @@ class PooledExecutor(Executor):
                 port = self._idle.pop()
             except IndexError:  # another thread was quicker
                 break
-            if await _is_stale(port.connection):
+            if not port.awaits_unread() and await _is_stale(port.connection):
                 await disconnect(port.connection)
             elif await self._check_alive(port, until):
                 return port

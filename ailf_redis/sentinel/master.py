@@ -6,13 +6,13 @@ silent Sentinel leaves time for the others. When the master changes, all connect
 of pending calls too: the former master may be alive, and take writes that will be lost.
 """
 
-import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ailf.logs import About, Log
 from ailf.runtime import Runtime
 from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.endpoint import Address, Endpoint, disconnect
@@ -25,7 +25,7 @@ from ailf_redis.sentinel.subscriptions import FAILURES, PATIENCE, Poller, Subscr
 
 __all__ = ["MasterTracker"]
 
-log = logging.getLogger("ailf.redis")
+log = Log("ailf.redis")
 
 QUIET: Final = 10.0
 """Seconds of idleness after which a connection's server must confirm its ROLE before the connection is used."""
@@ -224,7 +224,8 @@ class MasterTracker(Endpoint):
             before, self._master, self._announced, self._epoch = self._master, None, address, epoch
             self._held = weakref.WeakKeyDictionary()
         if before is not None:
-            log.warning("%s: the master is %s:%d now, and no longer %s:%d", self.where, *address, *before)
+            about = About(self.where, {"backend": self.where})
+            log.warning(about, "the master is %s:%d now, and no longer %s:%d", *address, *before)
         self._leave()
 
     # --- closing -------------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ subscriptions, even if all Sentinels are silent.
 """
 
 import asyncio
-import logging
 import select
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from ailf.errors import BackendError, ClosedError
+from ailf.logs import About, Log
 from ailf.runtime import Runtime
 from ailf.runtime.aio import start_task
 from ailf_redis.connection.aio_link import LoopLink
@@ -23,7 +23,7 @@ from ailf_redis.sentinel.endpoint import SWITCHES, MasterState, SentinelEndpoint
 
 __all__ = ["FAILURES", "PATIENCE", "Poller", "Subscriptions"]
 
-log = logging.getLogger("ailf.redis")
+log = Log("ailf.redis")
 
 QUIET: Final = 10.0
 """Seconds of silence after which a Sentinel gets a PING."""
@@ -263,7 +263,7 @@ class Subscriptions:
         try:
             link, replies = await self._open(subscription.sentinel, until)
         except FAILURES as error:
-            log.debug("can't subscribe to the Sentinel %s: %s", subscription.sentinel.where, error)
+            log.debug(self._about(), "can't subscribe to the Sentinel %s: %s", subscription.sentinel.where, error)
             subscription.due = self._runtime.now() + PAUSES[min(subscription.failures, len(PAUSES) - 1)]
             subscription.failures += 1
             return
@@ -324,12 +324,14 @@ class Subscriptions:
         """Log when the last subscription has ended, and when there is one again."""
         unsubscribed = all(each.link is None and each.failures for each in self._all)
         if unsubscribed and not self._unsubscribed:
-            log.warning(
-                "%s: can't subscribe to any Sentinel; a change of the master may be noticed late", self._endpoint.where
-            )
+            log.warning(self._about(), "can't subscribe to any Sentinel; a change of the master may be noticed late")
         elif self._unsubscribed and not unsubscribed:
-            log.warning("%s: subscribed to a Sentinel again", self._endpoint.where)
+            log.warning(self._about(), "subscribed to a Sentinel again")
         self._unsubscribed = unsubscribed
+
+    def _about(self) -> About:
+        """Return the subject of a record of the log."""
+        return About(self._endpoint.where, {"backend": self._endpoint.where})
 
     # --- closing -------------------------------------------------------------------------------------------------
 

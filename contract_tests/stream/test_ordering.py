@@ -286,3 +286,25 @@ async def test_a_long_lane_delays_no_other_key(world: World) -> None:
             delivery = await world.take(one if expected % 2 else two)
             assert delivery.data == expected
             await delivery.ack()
+
+
+async def test_keys_are_told(world: World) -> None:
+    """S26, S16: an entry, a delivery and a dead letter tell their ordering key, also after a redrive."""
+    stream = (await world.connect()).stream("s")
+    keys = [*NAMES[:8], "1|2|3", "a\nb"]
+    for key in keys:
+        await stream.add(key, key=key, headers={"h": "v"}, max_deliveries=7)
+    await stream.add_once("once", "without a key")
+    await stream.add("later", delay=0.001)
+    await world.advance(0.005)
+    wanted = {each: each for each in keys} | {"without a key": "", "later": ""}
+    assert {each.data: each.key for each in await stream.read()} == wanted
+    group = stream.group("g", lease=60)
+    for _ in range(2):
+        async with group.consumer(prefetch=len(wanted)) as consumer:
+            taken = [await world.take(consumer) for _ in wanted]
+            assert {each.data: each.key for each in taken} == wanted
+            for each in taken:
+                await each.reject("no")
+        assert {each.data: each.key for each in await group.dead_letters.list()} == wanted
+        assert await group.dead_letters.redrive_all() == len(wanted)

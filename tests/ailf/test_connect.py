@@ -128,7 +128,7 @@ def test_it_waits_for_what_waiting_can_mend(
     ping_errors += [ailf.ConnectionLostError("it is not there"), ailf.BackendTimeoutError("it is silent")]
     assert opened("memory://", wait=30) == "memory://"
     assert not ping_errors
-    assert warnings_of(caplog) == ["memory:// doesn't answer yet; retrying for up to 30 s: it is not there"]
+    assert warnings_of(caplog) == ["memory://: it doesn't answer yet; retrying for up to 30 s: it is not there"]
 
 
 def test_without_wait_the_first_error_is_raised(

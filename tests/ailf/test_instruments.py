@@ -327,5 +327,5 @@ def test_installed_instruments(
 
     assert [url] * 4 == audit.URLS
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == [
-        "instrument broken (ailf_test_instrument_broken, from ailf_test_instrument_broken) can't be used"
+        "instrument broken (ailf_test_instrument_broken, from ailf_test_instrument_broken): it can't be used"
     ]

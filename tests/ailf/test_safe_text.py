@@ -1,12 +1,11 @@
-"""Users' texts become short texts that can be encoded; logs show as much of an error as they can."""
+"""Users' texts become short texts that can be encoded."""
 
 import json
-import logging
 
 import pytest
 
 from ailf.errors import InvalidArgumentError
-from ailf.safe_text import LONGEST, describe, log_failure, safe_reason, safe_text
+from ailf.safe_text import LONGEST, describe, safe_reason, safe_text
 
 HALF = json.loads('"\\ud83d"')
 """Half of a surrogate pair, as of a cut-off emoji."""
@@ -77,47 +76,3 @@ def test_a_reason_must_be_text(reason: object) -> None:
     """A reason that is no text is refused."""
     with pytest.raises(InvalidArgumentError, match="reason must be text, not"):
         safe_reason("reason", reason)
-
-
-def raised(error: Exception, *, chained: bool) -> Exception:
-    """Return an error with a traceback, alone or as the cause of another one."""
-    try:
-        raise error  # noqa: TRY301 - for its traceback
-    except Exception as cause:  # noqa: BLE001 - any
-        if not chained:
-            return cause
-        outer = RuntimeError("outer")
-        outer.__cause__ = cause
-        return raised(outer, chained=False)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OddError("x"),
-        ExitsError("x"),
-        ValueError(HALF),
-        ValueError("x" * 50_000_000),
-        ExceptionGroup("g", [OddError("x")]),
-    ],
-)
-@pytest.mark.parametrize("chained", [False, True])
-def test_a_log_line_is_written_whatever_the_error(
-    error: Exception, chained: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log line has the frames and the description, can be encoded, and is not large."""
-    log_failure(logging.getLogger("ailf.test"), logging.ERROR, "%s failed", "it", error=raised(error, chained=chained))
-    (record,) = caplog.records
-    line = logging.Formatter().format(record)
-    assert line.startswith("it failed\nTraceback (most recent call last):")
-    assert "in raised" in line
-    assert len(line.encode()) < 50_000
-
-
-def test_an_ordinary_error_is_logged_with_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """The record of an ordinary error has the exception, for handlers such as error trackers."""
-    error = ValueError("no")
-    log_failure(logging.getLogger("ailf.test"), logging.ERROR, "it failed", error=error)
-    (record,) = caplog.records
-    assert record.exc_info
-    assert record.exc_info[1] is error

@@ -179,7 +179,7 @@ def test_the_largest_ids(any_server: Server, namespace: str, last: str) -> None:
         stream = backend.stream("s")
         group = stream.group("g")
         assert [each.id for each in stream.read(limit=500)] == ids
-        assert stream.read(last) == [ailf.Entry(last, {"x": "y"}, {})]
+        assert stream.read(last) == [ailf.Entry(last, {"x": "y"}, {}, "s", "", int(last.partition("-")[0]) / 1000)]
         with group.consumer(prefetch=50) as consumer:
             for _ in ids:
                 delivery = consumer.get(0)
@@ -294,7 +294,7 @@ def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flav
     url, endless = f"{any_server.url}?namespace={namespace}", "9" * 5000
     head = {"ailf.origin": "1-1", "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2"}
 
-    async def letters() -> list[ailf.DeadLetter]:
+    async def letters() -> list[ailf.DeadLetter[Any]]:
         async with ailf.connect_async(url) as backend:
             return await backend.stream("s").group("g").dead_letters.list()
 
@@ -309,6 +309,21 @@ def test_numbers_of_thousands_of_digits(any_server: Server, namespace: str, flav
         assert [each.attempts for each in listed] == [0, 2]
         assert group.dead_letters.redrive_all() == 2
         assert [each.data for each in acked(group)] == [1, {"ailf.packed": f"{endless}:x"}, "innocent"]
+
+
+@pytest.mark.parametrize("origin", ["no id", "", "1", f"{2**64}-0", "1-" + "9" * 5000, b"\xff"])
+def test_dead_letters_of_no_entry(any_server: Server, namespace: str, origin: str | bytes) -> None:
+    """S26, S16: a dead letter whose origin is no id is its own origin and tells a time, also redriven."""
+    head = {"ailf.origin": origin, "ailf.reason": "r", "ailf.error": "", "ailf.attempts": "2", "ailf.body": "1"}
+    with ailf.connect(f"{any_server.url}?namespace={namespace}") as backend, any_server.client() as admin:
+        group = backend.stream("s").group("g")
+        group.open()
+        letter_id = admin.xadd(f"{{{namespace}:stream:s}}:dead:g", head)  # type: ignore[arg-type]
+        (letter,) = group.dead_letters.list()
+        assert (letter.origin, letter.data, letter.added) == (letter_id.decode(), 1, letter.died)
+        assert group.dead_letters.redrive_all() == 1
+        (delivery,) = acked(group)
+        assert abs(delivery.added - letter.added) < 60
 
 
 def test_a_delivery_count_of_another_program(server: Server, namespace: str) -> None:

@@ -48,7 +48,7 @@ def test_an_entry_that_cannot_be_read_costs_no_other(monkeypatch: pytest.MonkeyP
     ]
     assert [claim.receipt.id for claim in fetched.claims] == ["1-3", "~1-4", "1-5", "1-1", "1-2"]
     assert [bool(record.problem) for record in replies.as_records(entries)] == [True, False]
-    assert [letter.body for letter in replies.as_dead_letters(entries)] == [b"", b"2"]
+    assert [letter.record.body for letter in replies.as_dead_letters(entries)] == [b"", b"2"]
     for nonsense in ([7, good], [b"1-1", [b"ailf.body"]], [b"1-1", [1, 2]], [b"1-1"], [b"1-1", None]):
         for read in (replies.as_records, replies.as_dead_letters):
             with pytest.raises(MISREAD):

@@ -13,11 +13,13 @@ from ailf.runtime import ThreadRuntime
 from ailf.stream.partitions import Partitions
 from contract_tests.helpers.unmanaged_consumer import UnmanagedConsumer
 from contract_tests.stream.test_batches import *  # noqa: F403
+from contract_tests.stream.test_current import *  # noqa: F403
 from contract_tests.stream.test_dead_letters import *  # noqa: F403
 from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
+from contract_tests.stream.test_origins import *  # noqa: F403
 from contract_tests.stream.test_positions import *  # noqa: F403
 from contract_tests.stream.test_retention import *  # noqa: F403
 from contract_tests.stream.test_scheduling import *  # noqa: F403

@@ -190,10 +190,11 @@ class Side(ABC):
     def agree_on_letters(self, group: str, expected: Sequence[Letter]) -> None:
         """Compare dead letters, one by one, and read a page of them."""
         letters = self.call("dead_letters", group, "", 1000)
-        assert [letter.origin for letter in letters] == [self.ids[its.entry.number] for its in expected]
+        assert [letter.record.id for letter in letters] == [self.ids[its.entry.number] for its in expected]
         for letter, its in zip(letters, expected, strict=True):
             assert self.letters.setdefault(its.number, letter.id) == letter.id
-            assert (letter.body, letter.headers) == (body_of(its.entry.number), headers_of(its.entry.number))
+            record, number = letter.record, its.entry.number
+            assert (record.body, record.headers, record.key) == (body_of(number), headers_of(number), its.entry.key)
             assert (letter.reason, letter.error, letter.attempts) == (its.reason, its.error, its.attempts)
         if len(letters) > 1:
             assert self.call("dead_letters", group, letters[0].id, 1) == letters[1:2]

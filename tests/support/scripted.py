@@ -33,13 +33,15 @@ class Scripted:
         port: Its port.
         answer: The function that gives its replies.
         greets: Whether it replies to HELLO as a server does.
+        introduced: Whether it replies to CLIENT as a server does, and leaves that out of `commands`.
         commands: The commands that it received, connection by connection.
         finished: How many replies it has sent to their ends.
     """
 
-    def __init__(self, answer: Answer, *, greets: bool = True) -> None:
+    def __init__(self, answer: Answer, *, greets: bool = True, introduced: bool = True) -> None:
         self.answer = answer
         self.greets = greets
+        self.introduced = introduced
         self.commands: list[list[list[bytes]]] = []
         self.finished = 0
         self._listener = socket.create_server((HOST, 0))
@@ -82,6 +84,9 @@ class Scripted:
             while data := client.recv(65536):
                 reader.feed(data)
                 while (command := reader.gets()) is not False:
+                    if self.introduced and command[0] == b"CLIENT":  # how a new connection introduces itself
+                        client.sendall(b"+OK\r\n")
+                        continue
                     commands.append(command)
                     for piece in (HELLO,) if self.greets and command[0] == b"HELLO" else self.answer(command):
                         client.sendall(piece)

@@ -20,6 +20,7 @@ from ailf.driver import (
     ConsumerState,
     Draft,
     Fetched,
+    Letter,
     Outcome,
     Receipt,
     Record,
@@ -51,7 +52,7 @@ from ailf.stream.partitions.ids import (
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import EARLIEST, LATEST, Added, GroupInfo, Page, Retention, StreamInfo
 
 __all__ = ["PartitionFullError", "PartitionedDriver", "Partitions"]
 
@@ -427,13 +428,17 @@ class PartitionedDriver(StreamDriver):
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
-    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
         """Return dead letters: partition by partition, and within one oldest first."""
-        found: list[DeadLetter] = []
+        found: list[Letter] = []
         for partition, inner in self._behind(after):
             letters = await self.inner.dead_letters(self._names[partition], group, inner, limit - len(found))
             found += [
-                replace(each, id=join_id(partition, each.id), origin=join_id(partition, each.origin))
+                replace(
+                    each,
+                    id=join_id(partition, each.id),
+                    record=replace(each.record, id=join_id(partition, each.record.id)),
+                )
                 for each in letters
             ]
             if len(found) >= limit:
@@ -541,7 +546,7 @@ def _claim(partition: int, claim: Claim) -> Claim:
     """Return a claim of a partition with ids that tell the partition."""
     record, receipt = claim.record, claim.receipt
     return Claim(
-        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem),
+        Record(join_id(partition, record.id), record.body, record.headers, record.foreign, record.problem, record.key),
         Receipt(join_id(partition, receipt.id), receipt.consumer, receipt.grant),
         claim.attempt,
     )

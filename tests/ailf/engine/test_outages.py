@@ -95,8 +95,10 @@ def test_acquire_survives_an_outage(make: Callable[[Any], Any], caplog: pytest.L
         assert len(got) == 1
         lines = [each.getMessage() for each in caplog.records]
         assert len(lines) == 2
-        assert lines[0].startswith("the backend memory:// is unavailable, and failed operations are retried: acquire ")
-        assert lines[1].startswith("the backend memory:// is back after ")
+        assert lines[0].startswith(
+            "the backend memory://: it is unavailable, and failed operations are retried: acquire "
+        )
+        assert lines[1].startswith("the backend memory://: it is back after ")
         got[0].release()
 
 
@@ -235,10 +237,10 @@ def test_the_lines_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
         outages.worked()
         outages.worked()
         assert [each.getMessage() for each in caplog.records] == [
-            "the backend test:// is unavailable, and failed operations are retried: fetch: no connection",
-            "the backend test:// is still unavailable after 10 s: fetch: no connection",
-            "the backend test:// is still unavailable after 20 s: fetch: no connection",
-            "the backend test:// is back after 30.00 s",
+            "the backend test://: it is unavailable, and failed operations are retried: fetch: no connection",
+            "the backend test://: it is still unavailable after 10 s: fetch: no connection",
+            "the backend test://: it is still unavailable after 20 s: fetch: no connection",
+            "the backend test://: it is back after 30.00 s",
         ]
         driver.time += 5.1
 

@@ -475,7 +475,7 @@ def test_lost_leases_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) ->
     assert soon(lambda: caplog.messages)
     assert soon(lambda: len(called) == len(held))
     assert caplog.messages == [
-        "the leases on 0-0, 1-0, 2-0 and 997 more of group 'g', stream 's' are lost: another consumer or holder has it"
+        "the leases on 0-0, 1-0, 2-0 and 997 more of group 'g', stream 's': lost: another consumer or holder has it"
     ]
     asyncio.run(renewer.close())
 

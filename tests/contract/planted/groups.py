@@ -7,7 +7,8 @@ import attrs
 from msgspec.structs import replace
 
 import ailf
-from ailf.driver import Action, Claim, Draft, Fetched, Outcome, Receipt, Settlement
+from ailf.driver import Action, Claim, Draft, Fetched, Letter, Outcome, Receipt, Settlement
+from ailf_memory.state.entries import key_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 from tests.contract.planted.base import caught_by
@@ -173,6 +174,33 @@ class LosesDeadLetters(GroupState):
         return Outcome.DEAD
 
 
+@caught_by("stream.test_origins.test_where_dead_letters_belong")
+class DatesDeathsBack(GroupState):
+    """A dead letter tells the time of its entry as that of its death."""
+
+    def dead_letters(self, after: int, limit: int) -> list[Letter]:
+        return [replace(each, died=key_of(each.record.id)[0] / 1000) for each in super().dead_letters(after, limit)]
+
+
+@caught_by("stream.test_origins.test_where_dead_letters_belong")
+class RenamesDeadLetters(MemoryStreamDriver):
+    """The entry of a dead letter has the id of another one."""
+
+    async def dead_letters(self, stream: str, group: str, after: str, limit: int) -> list[Letter]:
+        letters = await super().dead_letters(stream, group, after, limit)
+        return [replace(each, record=replace(each.record, id="1-1")) for each in letters]
+
+
+@caught_by("stream.test_ordering.test_keys_are_told")
+class HidesKeys(MemoryStreamDriver):
+    """A delivery has no ordering key."""
+
+    async def fetch(self, stream: str, group: str, consumer: str, **options: Any) -> Fetched:
+        fetched = await super().fetch(stream, group, consumer, **options)
+        claims = [replace(each, record=replace(each.record, key="")) for each in fetched.claims]
+        return replace(fetched, claims=claims)
+
+
 @caught_by("stream.test_delivery.test_dead_letters", way="nack")
 class ForgetsErrors(GroupState):
     """A dead letter has no error."""
@@ -197,7 +225,7 @@ class RedrivesWithOldAttempts(GroupState):
         before, letter = set(self.pending), self.dead.get(number)
         taken = super().take_dead_letter(number, now_ms, redrive=redrive)
         for name in set(self.pending) - before:
-            self.pending[name].attempts = letter.public.attempts if letter else 0
+            self.pending[name].attempts = letter.letter.attempts if letter else 0
         return taken
 
 
@@ -235,7 +263,7 @@ class RedrivesToAllGroups(MemoryStreamDriver):
 
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         state = self._group(stream, group)
-        bodies = {str(number): letter.record.body for number, letter in state.dead.items()} if state else {}
+        bodies = {str(number): letter.letter.record.body for number, letter in state.dead.items()} if state else {}
         taken = await super().take_dead_letters(stream, group, letters, redrive=False)
         await self.add(stream, [Draft(bodies[each]) for each in letters if redrive and each in bodies], retention=None)
         return taken
@@ -249,7 +277,7 @@ class RedrivesOnlyKeptEntries(GroupState):
         letter = self.dead.get(number)
         here = {record.id for record in self.entries.records}
         return letter is None or (
-            letter.record.id in here and super().take_dead_letter(number, now_ms, redrive=redrive)
+            letter.letter.record.id in here and super().take_dead_letter(number, now_ms, redrive=redrive)
         )
 
 

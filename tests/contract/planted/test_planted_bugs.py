@@ -24,6 +24,7 @@ KEPT_BY_CORE = {
     "S15": "the core runs the worker loops",
     "S22": "the core chooses partitions, and makes ids that tell them",
     "S24": "the core makes one group of the groups of all partitions",
+    "S27": "the core calls the handler",
     "L7": "the core computes the remaining time by this process's clock",
     "L8": "the core notices losses by this process's clock",
     "L9": "the core holds a lock",
