@@ -68,10 +68,7 @@ class RedisDriver(BackendDriver):
         self._probed = False
 
     async def ping(self) -> None:
-        probe = [] if self._probed else [SCAN_PROBE]  # in the same write
-        hello, *scanned = await self.executor.call_many([("HELLO",), *probe])
-        for reply in scanned:
-            self._note_right_to_scan(reply)
+        hello = await self._say_hello()
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
             if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
@@ -91,6 +88,17 @@ class RedisDriver(BackendDriver):
             raise self._too_old(version)
         if version.startswith("6."):
             self.capabilities -= {Capability.SHARDED}
+
+    async def _say_hello(self) -> Any:
+        """Return the reply to HELLO; ask once, in the same write, whether the user may list."""
+        if self._probed:
+            return (await self.executor.call_many([("HELLO",)]))[0]
+        try:
+            hello, scanned = await self.executor.call_many([("HELLO",), SCAN_PROBE])
+        except ConnectionLostError:  # a server that refuses the connection replies once, as to a single command
+            return (await self.executor.call_many([("HELLO",)]))[0]
+        self._note_right_to_scan(scanned)
+        return hello
 
     def _note_right_to_scan(self, reply: Any) -> None:
         """Remove `Capability.LISTING` if the user lacks the right to SCAN, or the server or a proxy doesn't know it."""

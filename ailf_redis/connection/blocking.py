@@ -40,6 +40,7 @@ from ailf_redis.connection.resp import (
     Replies,
     as_texts,
     check_size,
+    is_refusal,
     packed,
 )
 from ailf_redis.errors import BROKEN, MISREAD, mapped, misread
@@ -174,6 +175,19 @@ class DirectConnection:
                 check_size(arrived, most)
         finally:
             self._socket.settimeout(None if self._plain else self._timeout)
+
+    def refusal(self) -> Exception | None:
+        """Return the error that the server sent before it closed the new connection without reading from it; or None.
+
+        A request that is sent meanwhile fails, and then nothing has read the error yet.
+        """
+        with contextlib.suppress(*BROKEN):
+            self._socket.settimeout(0)
+            size = self._socket.recv_into(self._replies.buffer)
+            if size and is_refusal(bytes(self._replies.buffer[:size])):
+                reply = self._replies.first(size, size)
+                return reply if isinstance(reply, Exception) else None
+        return None
 
     def _set_timeout(self, until: float) -> None:
         """Bound the next use of the socket by the rest of the call's time."""
@@ -315,9 +329,14 @@ class BlockingExecutor(Executor):
             else:
                 reply = connection.receive(count, until, most)
         except BROKEN as error:
+            refusal = None
             if connection is not None:
+                if not isinstance(error, TimeoutError):
+                    refusal = connection.refusal()
                 self._drop(connection)
                 self._disconnect_idle()  # they are most likely broken too, and each would cost a timeout
+            if refusal is not None:
+                raise mapped(refusal, self.where, sent=True) from error
             raise self.lost(error, sent=sent) from error
         except BaseException:  # Ctrl-C between the write and the read: the reply must reach no other call
             self._drop(connection)

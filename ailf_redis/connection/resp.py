@@ -22,6 +22,7 @@ __all__ = [
     "Replies",
     "as_texts",
     "check_size",
+    "is_refusal",
     "packed",
 ]
 
@@ -236,7 +237,7 @@ class Replies:
         self._unread_line = b""
         while self.unread and arrived:
             line, end, rest = arrived.partition(b"\r\n")
-            if line[:1] not in (b"+", b"-") or _is_refusal(line):
+            if line[:1] not in (b"+", b"-") or is_refusal(line):
                 self.unread = 0
             elif not end:
                 self._unread_line, arrived = arrived, b""
@@ -276,7 +277,7 @@ _ErrorReply: Final = hiredis.ReplyError
 _LONGEST_LINE: Final = 4096
 """The most bytes of an unread reply."""
 
-_is_refusal: Final = re.compile(rb"-(?:DENIED |[A-Z]+ .*(?:max number of clients|maxclients))").match
+is_refusal: Final = re.compile(rb"-(?:DENIED |[A-Z]+ .*(?:max number of clients|maxclients))").match
 """Matches the error that a server sends, before it closes a new connection, without reading from it."""
 
 _NOT_LISTS: Final = b"+-:$"
