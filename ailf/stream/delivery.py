@@ -16,7 +16,7 @@ from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
-from ailf.instruments import Handling, MessageReceived, MessageSettled
+from ailf.instruments import Destination, Handling, MessageReceived, MessageSettled
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
@@ -313,6 +313,21 @@ class _DeliveryBase(Generic[T_co]):
     def attempt(self) -> int:
         """The number of this delivery of the message, from 1. Nacks and expired leases count; releases don't."""
         return self._state.claim.attempt
+
+    @property
+    def source(self) -> Destination:
+        """The stream, and the URL of its backend."""
+        return self._state.consumer.group.source
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+        return self._state.consumer.group.name
+
+    @property
+    def consumer(self) -> str:
+        """The consumer's name."""
+        return self._state.consumer.name
 
     @property
     def lost(self) -> bool:

@@ -7,6 +7,7 @@ again after a backoff, and one that fails too often becomes one of the group's d
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from ailf.instruments import Destination
 from ailf.runtime import run
 from ailf.stream.batch_worker import BatchWorker
 from ailf.stream.consumer import AsyncConsumer, Consumer
@@ -129,7 +130,7 @@ class AsyncDeadLetters:
 
 
 class _GroupBase:
-    """The name and `stop` of `Group` and `AsyncGroup`."""
+    """The name, the source and `stop` of `Group` and `AsyncGroup`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
@@ -138,6 +139,11 @@ class _GroupBase:
     def name(self) -> str:
         """The group's name."""
         return self._flow.name
+
+    @property
+    def source(self) -> Destination:
+        """The stream, and the URL of its backend."""
+        return self._flow.source
 
     def stop(self) -> None:
         """Drain and end every `process` of this object, from any thread, a handler or a signal handler."""
