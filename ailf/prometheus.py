@@ -13,6 +13,7 @@ It needs the extra ``prometheus``: ``pip install "ailf[prometheus]"``.
 
 import asyncio
 import contextlib
+import logging
 import re
 import threading
 import time
@@ -41,6 +42,7 @@ from ailf.instruments import (
 )
 from ailf.labels import DEFAULT_NAMES, Labels
 from ailf.pubsub import Message
+from ailf.safe_text import describe
 from ailf.stream import AsyncGroup, Group
 from ailf.values import GroupInfo
 
@@ -55,6 +57,8 @@ except ImportError as error:
     ) from error
 
 __all__ = ["BUCKETS", "LONG_BUCKETS", "Prometheus"]
+
+log = logging.getLogger("ailf.prometheus")
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The buckets for the durations of sends, handlers and waits, in seconds."""
@@ -291,22 +295,24 @@ def _register(registry: prometheus_client.CollectorRegistry, collectors: Sequenc
 
 
 @attrs.define
-class _Watched:
+class _WatchedGroup:
     """A group, and its state.
 
     Attributes:
         group: The group.
         info: Its state; None if it could not be read the last time.
         at: When that was, on the monotonic clock.
+        failing: Whether it could not be read the last time, which was logged.
     """
 
     group: Group[Any] | AsyncGroup[Any]
     info: GroupInfo | None = None
     at: float = 0.0
+    failing: bool = False
 
     def keep(self, info: GroupInfo | None) -> None:
-        """Keep a state that was read now."""
-        self.info, self.at = info, time.monotonic()
+        """Keep a state that was read now, or that it could not be."""
+        self.info, self.at, self.failing = info, time.monotonic(), info is None
 
 
 @attrs.define
@@ -324,14 +330,14 @@ class _Groups(Collector):
         self._namespace = namespace
         self._timeout = timeout
         self._max_age = max_age
-        self._watched: dict[Key, _Watched] = {}
+        self._watched: dict[Key, _WatchedGroup] = {}
         self._readings: dict[str, _Reading] = {}
         self._guard = threading.Lock()
 
     def watch(self, group: Group[Any] | AsyncGroup[Any]) -> None:
         """Show the state of a group."""
         with self._guard:
-            self._watched[group.source.backend, group.source.name, group.name] = _Watched(group)
+            self._watched[group.source.backend, group.source.name, group.name] = _WatchedGroup(group)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges without a sample, when they are registered."""
@@ -358,11 +364,11 @@ class _Groups(Collector):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await asyncio.gather(*(self._refresh(key, watched) for key, watched in asked))
-        for _, watched in asked:
-            if watched.at < began:  # it hasn't answered in time
-                watched.keep(None)
+        for key, watched in asked:
+            if watched.at < began:
+                self._failed(key, watched, TimeoutError(f"no answer within {self._timeout:g} s"))
 
-    async def _refresh(self, key: Key, watched: _Watched) -> None:
+    async def _refresh(self, key: Key, watched: _WatchedGroup) -> None:
         group = watched.group
         if isinstance(group, AsyncGroup):
             try:
@@ -390,8 +396,10 @@ class _Groups(Collector):
                 except Exception as failure:  # noqa: BLE001 - as above
                     self._failed(key, watched, failure)
 
-    def _failed(self, key: Key, watched: _Watched, failure: Exception) -> None:
-        """Keep that the state is unknown; forget a group whose backend is closed."""
+    def _failed(self, key: Key, watched: _WatchedGroup, failure: Exception) -> None:
+        """Keep that the state is unknown, and log it the first time; forget a group whose backend is closed."""
+        if not watched.failing and not isinstance(failure, ClosedError):
+            log.warning("the state of group %r of stream %r is unknown: %s", key[2], key[1], describe(failure))
         watched.keep(None)
         if isinstance(failure, ClosedError):
             with self._guard:
@@ -400,7 +408,7 @@ class _Groups(Collector):
                 if not any(each[0] == key[0] for each in self._watched):
                     self._readings.pop(key[0], None)
 
-    def _of(self, kind: type) -> list[tuple[Key, _Watched]]:
+    def _of(self, kind: type) -> list[tuple[Key, _WatchedGroup]]:
         return [(key, watched) for key, watched in self._watched.items() if isinstance(watched.group, kind)]
 
     def _families(self) -> dict[str, GaugeMetricFamily]:
@@ -410,7 +418,7 @@ class _Groups(Collector):
             for name, text in GAUGES.items()
         }
 
-    def _add(self, families: dict[str, GaugeMetricFamily], key: Key, watched: _Watched) -> None:
+    def _add(self, families: dict[str, GaugeMetricFamily], key: Key, watched: _WatchedGroup) -> None:
         """Add the samples of one group."""
         info = watched.info
         reading = self._readings.get(key[0]) if isinstance(watched.group, Group) else None

@@ -27,7 +27,6 @@ from ailf.instruments import (
 )
 from ailf.labels import DEFAULT_NAMES
 from ailf.otel.api import (
-    Context,
     Link,
     Span,
     SpanKind,
@@ -114,25 +113,24 @@ class OpenTelemetry(Instrument):
     def sending(self, destination: Destination, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Start the span of a send, and return the headers with its context; a caller's own context is kept."""
         current = contexts.get_current()
-        if not trace.get_current_span(current).get_span_context().is_valid and (
-            given := carried()
-        ):  # no span is current, but a trace of `ailf.tracing`
-            current = _W3C.extract(given, current)
-        own = trace.get_current_span(propagate.extract(headers, Context())).get_span_context()
+        given = carried()
+        if given and not trace.get_current_span(current).get_span_context().is_valid:
+            current = _W3C.extract(given, current)  # no span is current, but a trace of `ailf.tracing`
+        own = creation_of(headers)
         if "send" not in self._spans.chosen:
-            return headers if own.is_valid else inject(headers, current)
+            return inject(headers, current) if own is None else headers
         operation = operation_of(destination)
         begin = time.time_ns()
         span = self._spans.tracer.start_span(
             self._naming.span_name(operation, destination),
             current,
-            SpanKind.CLIENT if own.is_valid else SpanKind.PRODUCER,
+            SpanKind.PRODUCER if own is None else SpanKind.CLIENT,
             self._naming.of_span(destination, operation, "send"),
-            [Link(own)] if own.is_valid else None,
+            None if own is None else [Link(own)],
             begin,
         )
         _sends.set((*_sends.get()[1 - MOST_SENDS :], _Send(self, span, begin)))
-        return headers if own.is_valid else inject(headers, trace.set_span_in_context(span, current))
+        return inject(headers, trace.set_span_in_context(span, current)) if own is None else headers
 
     def message_sent(self, event: MessageSent) -> None:
         """End the span of the send."""

@@ -351,6 +351,24 @@ async def measured(prometheus: Prometheus) -> None:
     assert [labels["stream"] for labels, _ in found["group_lag"]] == ["a"]
 
 
+def test_a_state_that_cannot_be_read_is_logged_once(flavour: Flavour, caplog: pytest.LogCaptureFixture) -> None:
+    """A group whose state can't be read is down, and a warning says why, once."""
+    prometheus = made()
+
+    async def scenario(backend: Any) -> None:
+        await flavour.wait(backend.stream("parts", partitions=4).add(1))
+        prometheus.watch_groups(backend.stream("parts", partitions=2).group("g"))
+        for _ in range(2):
+            await prometheus.refresh()
+            assert [value for _, value in samples(prometheus)["group_up"]] == [0]
+
+    flavour.run(scenario)
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith(
+        "the state of group 'g' of stream 'parts' is unknown: InvalidArgumentError: "
+    )
+
+
 def test_old_states_are_not_shown(namespace: str) -> None:
     """The state of an asyncio group is shown for `max_age` seconds after `refresh`."""
 
