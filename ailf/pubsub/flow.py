@@ -270,17 +270,18 @@ class PubSubFlow:
             source = Destination(self._instruments.backend, "channel", frame.channel)
             self._instruments.emit(MessageReceived(source, unpacked))
         if not headers:  # as most messages: it isn't a request, and there are no headers to hide
-            return self._message_class(frame.channel, data, unpacked)
-        return self._message_class(frame.channel, data, _public(unpacked), answer=self._answer_to(headers))
+            return self._message_class(frame.channel, data, unpacked, None, self._instruments.backend)
+        answer = self._answer_to(headers)
+        return self._message_class(frame.channel, data, _public(unpacked), answer, self._instruments.backend)
 
     def _raw(self, frame: Frame) -> Message[bytes]:
         """Return the message with its raw bytes, and with its headers if its envelope can be opened."""
         with contextlib.suppress(DecodeError):
             body, headers = open_envelope(frame.body)
             return self._message_class(
-                safe_text(frame.channel), body, _public(headers), answer=self._answer_to(headers)
+                safe_text(frame.channel), body, _public(headers), self._answer_to(headers), self._instruments.backend
             )
-        return self._message_class(safe_text(frame.channel), frame.body)
+        return self._message_class(safe_text(frame.channel), frame.body, backend=self._instruments.backend)
 
     async def _failed(self, what: str, error: BaseException, raw: Message[bytes]) -> None:
         self.errors += 1
@@ -369,7 +370,7 @@ class PubSubFlow:
             return
         if interrupts(error):
             raise error
-        raw = self._message_class(frame.channel, frame.body, message.headers, answer=message.answer)
+        raw = self._message_class(frame.channel, frame.body, message.headers, message.answer, message.backend)
         await self._failed(f"handler {name_of(handler)} failed", error, raw)
         if is_fatal(error):
             raise error

@@ -28,6 +28,7 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         data: The payload, decoded.
         headers: The publisher's headers.
         answer: The function that `reply` sends the reply to a request with; None for a message that isn't a request.
+        backend: The URL of the backend that it came from, without credentials; "" for one that a program has made.
 
     Example:
         >>> from ailf import Message
@@ -39,6 +40,7 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     data: T_co
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     answer: Answer | None = None
+    backend: str = ""
 
     def reply(self, data: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Send a reply to this request. A requester that has stopped waiting ignores it.
@@ -76,6 +78,7 @@ class AsyncMessage(Message[T_co], frozen=True, eq=False):
         data: The payload, decoded.
         headers: The publisher's headers.
         answer: The function that `reply` sends the reply to a request with; None for a message that isn't a request.
+        backend: The URL of the backend that it came from, without credentials; "" for one that a program has made.
 
     Example:
         >>> from ailf import AsyncMessage

@@ -16,7 +16,7 @@ from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
-from ailf.instruments import Handling, MessageReceived, MessageSettled
+from ailf.instruments import Destination, Handling, MessageReceived, MessageSettled
 from ailf.logs import Fields, Log
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
@@ -342,6 +342,11 @@ class _DeliveryBase(Generic[T_co]):
     def stream(self) -> str:
         """The stream's name."""
         return self._state.consumer.group.stream
+
+    @property
+    def source(self) -> Destination:
+        """The stream, and the URL of its backend."""
+        return self._state.consumer.group.source
 
     @property
     def group(self) -> str:

@@ -7,6 +7,7 @@ again after a backoff, and one that fails too often becomes one of the group's d
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from ailf.instruments import Destination
 from ailf.listing import PAGE, AsyncListing, Listing
 from ailf.runtime import run
 from ailf.stream.batch_worker import BatchWorker
@@ -130,7 +131,7 @@ class AsyncDeadLetters(Generic[T]):
 
 
 class _GroupBase:
-    """The name and `stop` of `Group` and `AsyncGroup`."""
+    """The name, the source and `stop` of `Group` and `AsyncGroup`."""
 
     def __init__(self, flow: GroupFlow) -> None:
         self._flow = flow
@@ -139,6 +140,11 @@ class _GroupBase:
     def name(self) -> str:
         """The group's name."""
         return self._flow.name
+
+    @property
+    def source(self) -> Destination:
+        """The stream, and the URL of its backend."""
+        return self._flow.source
 
     def stop(self) -> None:
         """Drain and end every `process` of this object, from any thread, a handler or a signal handler."""

@@ -13,7 +13,11 @@ import ailf
 CORE = Path(ailf.__file__).parent
 ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
 COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
-MAY_USE_PYTEST = CORE / "testing"  # fixtures
+OPTIONAL = {  # what stands above the core, and is imported only by a program that asks for it
+    CORE / "testing": {"pytest"},  # fixtures
+    CORE / "otel": {"opentelemetry"},
+    CORE / "prometheus.py": {"prometheus_client"},
+}
 
 
 def _files() -> list[Path]:
@@ -37,8 +41,8 @@ def _imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(CORE)))
 def test_a_file_of_the_core_imports_only_what_is_allowed(path: Path) -> None:
     """No file of the core imports a broker's library or a backend."""
-    allowed = ALLOWED | {"pytest"} if MAY_USE_PYTEST in path.parents else ALLOWED
-    assert set(_imports(path)) - allowed == set()
+    extra = [names for place, names in OPTIONAL.items() if place in (path, *path.parents)]
+    assert set(_imports(path)) - ALLOWED.union(*extra) == set()
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:
