@@ -29,6 +29,7 @@ from ailf.driver.ratelimit import (
 from ailf.driver.stream import (
     Action,
     Claim,
+    ConsumerState,
     Draft,
     Fetched,
     Outcome,
@@ -49,6 +50,7 @@ __all__ = [
     "Charge",
     "Claim",
     "Confirmed",
+    "ConsumerState",
     "Denied",
     "Draft",
     "Fetched",

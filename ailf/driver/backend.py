@@ -2,6 +2,8 @@
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from ailf.driver.findings import Finding
@@ -32,6 +34,8 @@ class Capability(enum.Enum):
     """Locks of several names at once (L15)."""
     RATE_LIMITER = "rate_limiter"
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
+    LISTING = "listing"
+    """Lists of what exists: streams, groups, consumers, locks, limiter keys, channels (N1 to N8)."""
     PROCESSES = "processes"
     """Processes that open the same URL share its streams, locks and channels."""
 
@@ -56,6 +60,7 @@ class BackendDriver(ABC):
 
     Attributes:
         capabilities: The declared features. The first `ping` *may* remove some of them.
+        reasons: Why a feature that the backend could have is not declared, and what to do: text for the error.
         runtime: The runtime that the driver is bound to.
         max_payload: The largest body in bytes that the core sends or accepts (B5).
         url: The URL of the backend without credentials, for messages.
@@ -65,6 +70,7 @@ class BackendDriver(ABC):
     """
 
     timeout: float = 5.0
+    reasons: Mapping[Capability, str] = MappingProxyType({})
 
     capabilities: frozenset[Capability]
     runtime: Runtime
