@@ -77,8 +77,12 @@ class Cli:
         for each in () if self.json else renderables:
             if isinstance(each, str):
                 self._write(visible(each))
-            else:
+            elif self.out.is_terminal:
                 self.out.print(each)
+            else:
+                with self.out.capture() as captured:
+                    self.out.print(each)
+                self.out.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def say(self, text: str) -> None:
         """Write a line to stderr."""
@@ -103,9 +107,7 @@ class Cli:
         if yes:
             return
         if sys.stdin is None or not sys.stdin.isatty():
-            raise CommandError(
-                f"won't {visible(action)} without being asked to; there is no terminal, so add --yes", USAGE
-            )
+            raise CommandError(f"{action}: this asks first, and there is no terminal to ask on; add --yes", USAGE)
         self.err.print(Text(f"{visible(action[:1].upper() + action[1:])}? [y/N] "), end="", soft_wrap=True)
         self.err.file.flush()
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:

@@ -25,10 +25,10 @@ MASKS = (
     (r"\b\d{15,}\b", "FENCE"),
     (r"\b[\w.-]+-\d+:[0-9a-z]{8}\b", "CONSUMER"),
     (r"-?\b\d[\d.,]* (?:µs|ms|s|min|h|d)\b", "SECONDS"),
-    (r"\b\d+\.\d{4,}(?:e-\d+)?\b", "SECONDS"),
+    (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
-    (r" {2,}", "  "),
+    (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),
 )
 """What differs from run to run, and what is compared instead; the first one that matches counts."""
@@ -61,11 +61,12 @@ class _Pipe(io.TextIOWrapper):
         return self.bytes.getvalue().decode()
 
 
-def run(*arguments: str, stdin: bytes = b"", width: int = 100) -> Ended:
+def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 100) -> Ended:
     """Run the command in this process, without a terminal.
 
     Arguments:
         arguments: The arguments.
+        url: The value of AILF_URL; None for none.
         stdin: What it can read.
         width: The width of the output in columns.
     """
@@ -74,8 +75,12 @@ def run(*arguments: str, stdin: bytes = b"", width: int = 100) -> Ended:
         patch.setattr("sys.stdin", _Pipe(stdin))
         patch.setenv("COLUMNS", str(width))
         patch.setenv("TERM", "dumb")
-        for name in ("AILF_URL", "FORCE_COLOR", "XDG_CONFIG_HOME"):
-            patch.delenv(name, raising=False)
+        patch.setenv("XDG_CONFIG_HOME", os.devnull)
+        patch.delenv("FORCE_COLOR", raising=False)
+        if url is None:
+            patch.delenv("AILF_URL", raising=False)
+        else:
+            patch.setenv("AILF_URL", url)
         code = main(arguments)
     return Ended(code, out.text(), err.text())
 
@@ -112,7 +117,7 @@ def _played(session: str, url: str, names: Mapping[str, str]) -> Iterator[str]:
         words = shlex.split(line)[2:]
         given, _, text = " ".join(map(shlex.quote, words)).partition(" '<<<' ")
         stdin = "".join(shlex.split(text)).encode().decode("unicode_escape").encode("latin-1") if text else b""
-        ended = run(*(names.get(each, each) for each in shlex.split(given)), "--url", url, stdin=stdin)
+        ended = run(*(names.get(each, each) for each in shlex.split(given)), url=url, stdin=stdin)
         yield f"{line}\n{masked(ended.out)}"
         yield "".join(f"! {each}\n" for each in masked(ended.err).splitlines())
         yield f"exit {ended.code}\n\n" if ended.code else "\n"
