@@ -21,6 +21,7 @@ from ailf.cli import main
 MASKS = (
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
+    (r"\b\d+:ID\b", "PARTITION:ID"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME"),
     (r"\b\d{15,}\b", "FENCE"),
     (r"\b[\w.-]+-\d+:[0-9a-z]{8}\b", "CONSUMER"),
@@ -30,6 +31,7 @@ MASKS = (
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
     (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),
+    (r"[\d,]+(?=  SECONDS  SECONDS$)", "NUMBER"),
 )
 """What differs from run to run, and what is compared instead; the first one that matches counts."""
 
