@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ailf.backend import Backend
 from ailf.cli.contexts import Places, url_of
-from ailf.cli.exits import USAGE, CommandError
+from ailf.cli.exits import USAGE, ClosedPipeError, CommandError
 from ailf.cli.text import as_json, visible
 from ailf.connect import connect
 from ailf.runtime import run
@@ -173,7 +173,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., T]], Callabl
         def wrapped(
             *, ailf_url: str | None = None, ailf_context: str | None = None, as_json: bool = False, **arguments: Any
         ) -> T:
-            return function(Cli(ailf_url, ailf_context, json=as_json), **arguments)
+            try:
+                return function(Cli(ailf_url, ailf_context, json=as_json), **arguments)
+            except BrokenPipeError as error:
+                raise ClosedPipeError from error
 
         signature = inspect.signature(function)
         _, *own = signature.parameters.values()
@@ -201,9 +204,20 @@ _COMMON = [
 ]
 
 
+class _Console(Console):
+    """A console that interprets no markup, and leaves a broken pipe to its caller."""
+
+    def __init__(self, *, stderr: bool, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+    def on_broken_pipe(self) -> None:
+        """Raise the `BrokenPipeError` that is being handled."""
+        raise  # noqa: PLE0704 - rich calls this where it has caught the error
+
+
 def _console(*, stderr: bool) -> Console:
-    """Return a console that interprets no markup; output that isn't a terminal is as wide as its content."""
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS"):
-        console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=WIDE)
-    return console
+    """Return a console; output that isn't a terminal is as wide as its content."""
+    console = _Console(stderr=stderr)
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        return console
+    return _Console(stderr=stderr, width=WIDE)
