@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ailf
 from ailf.cli import exits
+from ailf.cli.app import APPS
 from ailf.cli.exits import CommandError, code_for, line_for
 from tests.support.commands import run
 from tests.support.servers import NewServer
@@ -139,3 +141,28 @@ def test_no_command_shows_the_help() -> None:
     assert "Exit codes: 0 done" in ended.out
     assert run("--help").code == 0
     assert run("dead", "ls", "-h").out.startswith("Usage: ailf dead ls [OPTIONS]")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield the group, or "", and the name of each command."""
+    for app in APPS:
+        for each in app.registered_commands:
+            yield app.info.name if isinstance(app.info.name, str) else "", str(each.name)
+
+
+@pytest.mark.parametrize(("group", "name"), list(commands()), ids=" ".join)
+def test_each_command_is_documented(group: str, name: str) -> None:
+    """The page has a heading with each command, and each command says what it does."""
+    headings = [line for line in PAGE.read_text().splitlines() if line.startswith("### ")]
+    pattern = rf"`ailf {group} (\w+\|)*{name}[|`]|`ailf {group} {name} " if group else rf"`ailf {name}[ `]"
+    assert [line for line in headings if re.search(pattern, line)]
+    shown = run(*group.split(), name, "--help").out
+    assert "--json" in shown
+    assert "--url" in shown
+
+
+@pytest.mark.parametrize("name", ["purge", "redrive", "trim", "seek", "pause", "break", "reset", "delete"])
+def test_what_takes_something_away_asks(name: str) -> None:
+    """Each command that takes something away has --yes, and no other has."""
+    (group,) = [group for group, each in commands() if each == name]
+    assert "--yes" in run(*group.split(), name, "--help").out
