@@ -132,7 +132,10 @@ class Cli:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as bar:
+        if not self.err.is_terminal:
+            yield lambda steps: None  # noqa: ARG005 - nothing is shown
+            return
+        with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task(visible(what), total=total)
             yield functools.partial(bar.advance, task)
 

@@ -6,6 +6,7 @@ stdout, its stderr with ``! `` before each line, and its exit code unless that i
 """
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -18,6 +19,8 @@ import pytest
 
 from ailf.cli import main
 
+VARIABLE = "AILF_WRITE_SESSIONS"
+
 MASKS = (
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
@@ -29,6 +32,7 @@ MASKS = (
     (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
+    (r"(Invalid value for [^:]+:) .* (Try:)", r"\1 REASON. \2"),
     (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),
     (r"[\d,]+(?=  SECONDS  SECONDS$)", "NUMBER"),
@@ -104,10 +108,11 @@ def check_session(path: Path, url: str, names: Mapping[str, str]) -> None:
     """
     expected = path.read_text()
     found = "".join(_played(expected, url, names))
-    if os.environ.get("AILF_WRITE_SESSIONS"):
+    if os.environ.get(VARIABLE):
         path.write_text(found)
     else:
-        assert found == expected
+        lines = difflib.unified_diff(expected.splitlines(), found.splitlines(), str(path), "found", lineterm="", n=1)
+        assert not (diff := "\n".join(lines)), f"{path.name} differs; if that is intended: {VARIABLE}=1\n{diff}"
 
 
 def _played(session: str, url: str, names: Mapping[str, str]) -> Iterator[str]:
