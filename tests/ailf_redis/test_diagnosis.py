@@ -9,7 +9,7 @@ import pytest
 import ailf
 from ailf.driver import Finding, Level
 from ailf.runtime import run
-from ailf_redis.diagnosis import Answers, findings, probes, rights_finding
+from ailf_redis.diagnosis import LISTING, Answers, findings, probes, rights_findings
 from ailf_redis.keys import Keys
 from tests.ailf_redis.test_acl import published
 from tests.support.servers import NewServer, Server
@@ -89,7 +89,7 @@ def test_clocks_that_differ(skew: float, expected: Level) -> None:
 def test_the_probes_are_the_published_rights() -> None:
     """Doctor tries each right of the guide that needs no subscription, and no other."""
     rights = {each.removeprefix("+") for each in published("8.2") if each.startswith("+")}
-    assert set(probes(Keys("n"), "s")) == rights - UNPROBED - SHARDED
+    assert set(probes(Keys("n"), "s")) - LISTING == rights - UNPROBED - SHARDED - LISTING
 
 
 def test_a_server_that_is_asked(server: Server, namespace: str) -> None:
@@ -146,9 +146,12 @@ def test_a_user_without_some_rights(redis_versions: list[str], new_server: NewSe
     for version in redis_versions:
         server = new_server(version=version)
         with server.client() as admin:
-            rights = [*published(version), "-xclaim", "-blpop", "-hset"]
+            rights = [*published(version), "-xclaim", "-blpop", "-hset", "-scan"]
             admin.execute_command("ACL", "SETUSER", "agent", "reset", "on", ">pw", *rights)
-        finding = diagnosed(f"redis://agent:pw@127.0.0.1:{server.port}/0")["rights"]
+        found = diagnosed(f"redis://agent:pw@127.0.0.1:{server.port}/0")
+        assert found["listing"].level is Level.WARN
+        assert "+scan" in found["listing"].message
+        finding = found["rights"]
         assert finding.level is Level.FAIL
         assert finding.message == "the user lacks +xclaim +hset +blpop"
         assert finding.mend.startswith("ACL SETUSER USER +xclaim +hset +blpop")
@@ -165,7 +168,7 @@ def test_a_user_of_another_namespace(new_server: NewServer) -> None:
 
 def test_no_right_is_missing_where_nothing_is_refused() -> None:
     """Other errors than refusals are no missing rights."""
-    assert rights_finding(["xadd"], [Exception("WRONGTYPE x")]).level is Level.OK
+    assert [each.level for each in rights_findings(["xadd", "scan"], [Exception("WRONGTYPE x"), 1])] == [Level.OK]
 
 
 @pytest.fixture

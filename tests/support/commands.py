@@ -24,6 +24,9 @@ VARIABLE = "AILF_WRITE_SESSIONS"
 MASKS = (
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
+    (r"_\d{13}_\d+\b", "_ID"),
+    (r"(?:ahead of|behind) this machine's", "from this machine's"),
+    (r"\b\d+ of [\d,]+ connections", "SOME connections"),
     (r"\b\d+:ID\b", "PARTITION:ID"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME"),
     (r"\b\d{15,}\b", "FENCE"),
@@ -32,6 +35,7 @@ MASKS = (
     (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
+    (r"(is not the id of an entry;) .*", r"\1 REASON"),
     (r"(Invalid value for [^:]+:) .* (Try:)", r"\1 REASON. \2"),
     (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),
@@ -67,7 +71,7 @@ class _Pipe(io.TextIOWrapper):
         return self.bytes.getvalue().decode()
 
 
-def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 100) -> Ended:
+def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 140) -> Ended:
     """Run the command in this process, without a terminal.
 
     Arguments:
