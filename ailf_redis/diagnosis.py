@@ -207,7 +207,7 @@ def findings(answers: Answers, now: float | None) -> Iterator[Finding]:
 
 
 def _clock(skew: float) -> Finding:
-    message = f"the server's clock is {abs(skew):.3f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+    message = f"the server's clock is {abs(skew) * 1000:.1f} ms {'ahead of' if skew > 0 else 'behind'} this machine's"
     if abs(skew) < SKEW:
         return Finding("clock", Level.OK, message)
     level = Level.FAIL if abs(skew) >= GREAT_SKEW else Level.WARN
@@ -217,7 +217,7 @@ def _clock(skew: float) -> Finding:
 def _version(info: Mapping[str, str]) -> Finding:
     valkey = info.get("valkey_version")
     name, version = ("Valkey", valkey) if valkey else ("Redis", info.get("redis_version", "?"))
-    message = f"{name} {version}, up {int(info.get('uptime_in_seconds', 0)) / 86_400:.1f} days"
+    message = f"{name} {version}, up {int(info.get('uptime_in_seconds', 0)) / 3600:.1f} h"
     major = version.split(".")[0]
     if major.isdecimal() and int(major) < OLD:
         mend = "Redis 7 or newer has exact lags after a removal, and sharded channels"

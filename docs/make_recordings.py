@@ -39,7 +39,7 @@ RECORDINGS = {
     "streams": ["streams", "groups pages", "consumers pages fetchers"],
     "info": ["info pages fetchers"],
     "read": ["read mails --limit 2", "read mails --limit 1 --json"],
-    "why": ["why lock reindex", "why limit openai gpt --limit 10/minute --cost 5", "why message mails MAIL"],
+    "why": ["why lock reindex", "why limit openai gpt --limit 10/minute --cost 9", "why message mails MAIL"],
     "dead": ["dead ls mails senders", "dead show mails senders LETTER", "dead redrive mails senders LETTER --yes"],
     "locks": ["locks ls", "locks inspect reindex"],
     "limits": ["limits ls", "limits peek openai gpt --limit 10/minute"],
@@ -67,7 +67,12 @@ def record(command: str, url: str) -> str:
     ours, its = pty.openpty()
     environment = os.environ | {"AILF_URL": url, "COLUMNS": str(WIDTH), "LINES": "40", "TERM": "xterm-256color"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ailf", *command.split()], stdin=its, stdout=its, stderr=its, env=environment, cwd=ROOT
+        [sys.executable, "-m", "ailf", *command.split()],
+        stdin=its,
+        stdout=its,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd=ROOT,
     )
     os.close(its)
     written = b""
@@ -123,7 +128,7 @@ def crew(url: str) -> Iterator[dict[str, str]]:
     """Let a few producers and workers work within the block; yield the ids that commands need."""
     stop = threading.Event()
     with ailf.connect(url) as backend, ExitStack() as stack:
-        pages = backend.stream("pages", retention=ailf.Retention(max_len=100_000))
+        pages = backend.stream("pages", retention=ailf.Retention.settled())
         mails = backend.stream("mails")
         first = mails.add({"to": "ann@example.org", "text": "hello"}, headers={"campaign": "spring"})
         mails.add_many({"to": f"{number}@example.org", "text": "hello"} for number in range(20))

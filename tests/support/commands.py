@@ -22,6 +22,7 @@ from ailf.cli import main
 VARIABLE = "AILF_WRITE_SESSIONS"
 
 MASKS = (
+    (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
     (r"_\d{13}_\d+\b", "_ID"),
@@ -32,7 +33,6 @@ MASKS = (
     (r"\b\d{15,}\b", "FENCE"),
     (r"\b[\w.-]+-\d+:[0-9a-z]{8}\b", "CONSUMER"),
     (r"-?\b\d[\d.,]* (?:µs|ms|s|min|h|d)\b", "SECONDS"),
-    (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
     (r"(is not the id of an entry;) .*", r"\1 REASON"),

@@ -44,3 +44,14 @@ def test_no_time_between_two_samples() -> None:
 def test_rates_as_text() -> None:
     """Small rates have a decimal."""
     assert [rate(each) for each in (None, 0.0, 0.25, 9.9, 12345.6)] == [None, "0", "0.2", "9.9", "12,346"]
+
+
+def test_a_work_queue_has_rates() -> None:
+    """Where the backend counts what was added, the rates are right although settled entries are removed."""
+
+    def queue(at: float, length: int, added: int, lag: int) -> Sample:
+        info = StreamInfo("s", length=length, groups=1, entries_added=added)
+        return Sample(at, {"s": info}, {("s", "g"): GroupInfo(length=length, lag=lag)})
+
+    (row,) = rows(queue(0.0, 10, 100, 10), queue(1.0, 4, 150, 4))
+    assert (row.added, row.settled) == (50.0, 56.0)
