@@ -117,6 +117,7 @@ def picture(name: str, command: str, text: str) -> None:
     console.print(Text.from_ansi(text.strip("\n")))
     IMAGES.mkdir(exist_ok=True)
     svg = console.export_svg(title=f"ailf {name}", unique_id=f"ailf-{name}")
+    svg = re.sub(r" *@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)  # a reader's own font will do
     (IMAGES / f"{name}.svg").write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n")
 
 

@@ -164,7 +164,7 @@ def _state(info: GroupInfo, age: float, behind: int) -> str:
     if info.lag is None or (behind >= COUNTED and info.lag >= COUNTED):
         return f"not known: {_lag(info)} never delivered, {_taken(info)}"
     if behind <= info.lag:
-        return f"not delivered yet, and {counted(info.lag - behind, 'message')} before it; {_holdup(info)}"
+        return f"not delivered yet, behind {counted(info.lag - behind, 'undelivered message')}; {_holdup(info)}"
     if not taken or (info.oldest is not None and age > info.oldest + DOUBT):
         return "settled"
     return f"it was read: it is settled, or among these: {_taken(info)}; {_holdup(info)}"
