@@ -1,20 +1,18 @@
-"""Listing by SCAN: a page is one SCAN of one node, of at most `COUNT` keys of any kind, however many keys there are.
+"""Listing by SCAN: a page is one SCAN of one node, which passes a bounded number of keys, however many there are.
 
 SCAN returns each key that exists from its first step to its last one at least once, even while the server resizes its
-table. A step may find more keys than a page has room for. Then the next page repeats the step, and skips what came: the
-cursor says where the step ended and which key was the last, by the order of hashes. If the step ends elsewhere now, it
-isn't the same one, and nothing is skipped.
+table. How many it finds is known only afterwards: the cursor says how many keys the next step passes, so that it finds
+about four fifths of a page, and it carries the keys for which a page had no room.
 
 In a cluster one node after another is scanned. If a node has gone, its keys are elsewhere, and the scan begins anew.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 import attrs
 
-from ailf.driver.listing import bad_cursor, join_cursor, split_cursor
+from ailf.driver.listing import LONGEST_CURSOR, bad_cursor, join_cursor, split_cursor
 from ailf.errors import PermissionDeniedError, UnsupportedError
 from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
@@ -24,13 +22,20 @@ __all__ = ["Found", "Pass", "encoded", "needs_right", "scan"]
 
 T = TypeVar("T")
 
-COUNT: Final = 1000
-"""The keys that one SCAN passes, about; more for a larger page."""
+MOST_PASSED: Final = 1000
+"""The most keys that one SCAN passes, about; more for a larger page."""
+
+LEAST_PASSED: Final = 10
+"""The fewest keys that one SCAN passes, about."""
+
+FULL: Final = 0.8
+"""The share of a page that a step should find; if it finds more than a page, the rest is carried in the cursor."""
 
 LARGEST: Final = 2**64 - 1
 """The largest cursor of a server."""
 
-PARTS: Final = 5
+PARTS: Final = 4
+"""The parts of a cursor, without the keys that it carries."""
 
 
 def encoded(text: str) -> bytes:
@@ -69,42 +74,46 @@ class Found(Generic[T]):
 
 
 @attrs.frozen
-class _Place:
+class _ScanState:
     """Where a page begins.
 
     Attributes:
         passed: The number of the pass.
         node: The node.
-        scan: The server's cursor.
-        end: Where the step ended when it was made before; "" if it was not.
-        last: The hash of the last key that came; "" if none did.
+        scan: The server's cursor; "" if the pass is over, and only carried keys are left of it.
+        count: The number of keys to pass; 0 if nothing is known about them.
+        carried: The keys that were found and had no room in a page.
     """
 
     passed: int = 0
     node: str = ""
     scan: str = "0"
-    end: str = ""
-    last: str = ""
+    count: int = 0
+    carried: tuple[str, ...] = ()
 
     def text(self, kind: str) -> str:
-        return join_cursor(kind, str(self.passed), self.node, self.scan, self.end, self.last)
+        return join_cursor(kind, str(self.passed), self.node, self.scan, str(self.count), *self.carried)
 
 
-def _place(kind: str, cursor: str, passes: int) -> _Place:
+def _read_cursor(kind: str, cursor: str, passes: int) -> _ScanState:
     """Read a cursor."""
-    passed, node, scan, end, last = split_cursor(kind, cursor, PARTS)
-    numbers = [each for each in (passed, scan, end) if each]
-    if (
-        not all(each.isascii() and each.isdecimal() and int(each) <= LARGEST for each in numbers)
-        or not (passed and scan and int(passed) < passes)
-        or bool(end) != bool(last)
-    ):
+    passed, node, scan, count, *carried = split_cursor(kind, cursor, PARTS, more=True)
+    numbers = (passed, scan or "0", count)
+    known = all(each.isascii() and each.isdecimal() and int(each) <= LARGEST for each in numbers)
+    if not known or int(passed) >= passes or not (scan or carried):
         raise bad_cursor(kind, cursor)
-    return _Place(int(passed), node, scan, end, last)
+    return _ScanState(int(passed), node, scan, int(count), tuple(carried))
 
 
-def _hash(key: bytes) -> str:
-    return hashlib.blake2b(key, digest_size=8).hexdigest()
+def _count(state: _ScanState, limit: int) -> int:
+    """Return how many keys the next step passes."""
+    dense = max(LEAST_PASSED, int(FULL * limit))
+    return max(LEAST_PASSED, min(state.count or dense, max(MOST_PASSED, dense)))
+
+
+def _next_count(count: int, found: int, limit: int) -> int:
+    """Return how many keys to pass after a step that passed `count` and found some: keys are in random order."""
+    return min(4 * count, max(LEAST_PASSED, int(FULL * limit * count / max(found, 1))), LARGEST)
 
 
 async def scan(executor: Executor, kind: str, passes: Sequence[Pass[T]], cursor: str, limit: int) -> Found[T]:
@@ -121,44 +130,55 @@ async def scan(executor: Executor, kind: str, passes: Sequence[Pass[T]], cursor:
         InvalidArgumentError: `cursor` is not a cursor of this kind.
         UnsupportedError: The user lacks the right to SCAN.
     """
-    place = _place(kind, cursor, len(passes)) if cursor else _Place()
+    state = _read_cursor(kind, cursor, len(passes)) if cursor else _ScanState()
+    passed = state.passed
+    read = passes[passed].read
+    if state.scan and len(state.carried) < limit:
+        state = await _step(executor, passes[passed], state, limit)
+    names: dict[T, None] = {}
+    rest: list[str] = []
+    for key in state.carried:
+        name = read(key)
+        if name is None or name in names:
+            continue
+        if len(names) < limit:
+            names[name] = None
+        else:
+            rest.append(key)
+    behind = attrs.evolve(state, carried=tuple(rest))
+    if not rest and not state.scan:
+        if passed + 1 == len(passes):
+            return Found(passed, list(names), "")
+        behind = _ScanState(passed + 1)
+    text = behind.text(kind)
+    if len(text) > LONGEST_CURSOR:  # other programs' names, of thousands of bytes each: the page takes them all
+        return await scan(executor, kind, passes, cursor, limit + len(rest))
+    return Found(passed, list(names), text)
+
+
+async def _step(executor: Executor, current: Pass[T], state: _ScanState, limit: int) -> _ScanState:
+    """Make one SCAN; return where the next one begins, with the keys that were found and those that were carried."""
     nodes = await executor.nodes()
-    if place.node not in nodes:  # the first page, or the node has gone
-        place = _Place(place.passed, nodes[0])
-    current = passes[place.passed]
-    command = ("SCAN", place.scan, "MATCH", encoded(current.pattern), "COUNT", max(COUNT, limit), "TYPE", current.type)
+    if state.node not in nodes:  # the first page, or the node has gone
+        state = _ScanState(state.passed, nodes[0], carried=state.carried)
+    count = _count(state, limit)
+    command = ("SCAN", state.scan, "MATCH", encoded(current.pattern), "COUNT", count, "TYPE", current.type)
     try:
-        reply = await executor.call_at(place.node, 1, *command)
+        reply = await executor.call_at(state.node, 1, *command)
     except PermissionDeniedError as error:
         raise needs_right(error, executor.where, "SCAN", "+scan") from error
     try:
         end = reply[0].decode()
-        keys = sorted({(_hash(key), key) for key in reply[1]})
+        keys = [key for key in map(name_of_bytes, reply[1]) if current.read(key) is not None]
+        if not end.isdecimal():
+            raise ValueError
     except MISREAD as error:
         raise misread(error, executor.where) from error
-    if end == place.end:  # the same step again
-        keys = [each for each in keys if each[0] > place.last]
-    found: dict[T, str] = {}
-    for digest, key in keys:
-        name = current.read(name_of_bytes(key))
-        if name is None or name in found:
-            continue
-        if len(found) == limit:
-            again = _Place(place.passed, place.node, place.scan, end, found[next(reversed(found))])
-            return Found(place.passed, list(found), again.text(kind))
-        found[name] = digest
-    behind = _behind(place, end, nodes, len(passes))
-    return Found(place.passed, list(found), "" if behind is None else behind.text(kind))
-
-
-def _behind(place: _Place, end: str, nodes: Sequence[str], passes: int) -> _Place | None:
-    """Return where the next page begins when all of a step has come; None at the end."""
-    if end != "0":
-        return _Place(place.passed, place.node, end)
-    at = nodes.index(place.node) + 1
-    if at < len(nodes):
-        return _Place(place.passed, nodes[at])
-    return _Place(place.passed + 1, nodes[0]) if place.passed + 1 < passes else None
+    node = state.node
+    if end == "0":  # the end of this node
+        at = nodes.index(node) + 1
+        node, end = (nodes[at], "0") if at < len(nodes) else (node, "")
+    return _ScanState(state.passed, node, end, _next_count(count, len(keys), limit), (*state.carried, *keys))
 
 
 def needs_right(error: PermissionDeniedError, where: str, command: str, rules: str) -> Exception:
