@@ -1,5 +1,6 @@
 """The command in a process of its own: pipes, terminals, signals, and closed outputs."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -257,3 +258,20 @@ def test_top_on_a_terminal(url: str) -> None:
     assert code == 0
     assert written.count("kitchen") >= 3
     assert "\x1b[?1049h" in written
+
+
+def test_a_line_without_an_end(url: str) -> None:
+    """A line is refused as soon as it is too large, before its end has come."""
+    process = subprocess.Popen(
+        [*AILF, "add", "many"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(AILF_URL=url)
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(b"9" * 1_200_000)
+        process.stdin.flush()
+    assert process.wait(20) == 2
+    assert process.stderr is not None
+    assert b"line 1 is larger than" in process.stderr.read()
+    process.stderr.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
