@@ -8,12 +8,11 @@ from typing import Annotated, Any, Final
 
 import attrs
 import typer
-from rich.table import Table
 
 from ailf.backend import Backend
 from ailf.cli.command import Cli, command, group
 from ailf.cli.namespaces import own_namespace, remove_namespaces
-from ailf.cli.tables import table
+from ailf.cli.tables import Rows, table
 from ailf.cli.text import duration
 from ailf.connect import connect
 from ailf.driver import Capability
@@ -137,7 +136,7 @@ def measured(name: str, call: Step, seconds: float) -> Measured:
     )
 
 
-def bench_table(results: Sequence[Measured]) -> Table:
+def bench_table(results: Sequence[Measured]) -> Rows:
     """Return the table of results."""
     return table(
         ("OPERATION", ">CALLS/S", ">MEDIAN", ">99 %"),

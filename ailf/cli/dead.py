@@ -10,7 +10,7 @@ from rich.table import Table
 from ailf.cli.arguments import FullOption, GroupArgument, StreamArgument, YesOption
 from ailf.cli.command import Cli, command, group, stream_of
 from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
-from ailf.cli.tables import fields, table
+from ailf.cli.tables import Rows, fields, table
 from ailf.cli.text import counted, cut, message_value, payload_text
 from ailf.codecs import BYTES, CONTENT_TYPE
 from ailf.stream import Group
@@ -21,6 +21,8 @@ __all__ = ["APP", "pytest_of"]
 APP: Final = group("dead", "Look at the dead letters of a group, redrive and purge them.")
 
 PAGE: Final = 100
+SHORT: Final = 60
+"""The most characters of an error or a payload in a table."""
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.")]
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The dead letters' ids.")]
@@ -135,13 +137,20 @@ def _plain(letter: DeadLetter) -> dict[str, Any]:
     return {**values, **message_value(letter.body, letter.headers)}
 
 
-def letters_table(letters: Iterable[DeadLetter]) -> Table:
+def letters_table(letters: Iterable[DeadLetter]) -> Rows:
     """Return the table of dead letters."""
     columns = ("ID", "ENTRY", ">ATTEMPTS", "REASON", "ERROR", "PAYLOAD")
     return table(
         columns,
         (
-            (each.id, each.origin, each.attempts, each.reason, cut(each.error, 60), payload_text(each.body[:60]))
+            (
+                each.id,
+                each.origin,
+                each.attempts,
+                each.reason,
+                cut(each.error, SHORT),
+                payload_text(each.body, longest=SHORT),
+            )
             for each in letters
         ),
     )

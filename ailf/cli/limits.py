@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 
 from ailf.backend import Backend
 from ailf.cli.arguments import LimitOption, PrefixArgument, YesOption
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
-from ailf.cli.tables import table
+from ailf.cli.tables import Rows, table
 from ailf.cli.text import duration
 from ailf.ratelimit import RateLimiter
 from ailf.values import Decision, LimiterName
@@ -61,12 +60,12 @@ def limiter_of(backend: Backend, name: str, options: list[str]) -> RateLimiter:
     return backend.rate_limiter(name, *unnamed, **limits)
 
 
-def limiters_table(names: Iterable[LimiterName]) -> Table:
+def limiters_table(names: Iterable[LimiterName]) -> Rows:
     """Return the table of limiter keys."""
     return table(("LIMITER", "KEY"), ((each.name, each.key or None) for each in names))
 
 
-def limits_table(decision: Decision[Any]) -> Table:
+def limits_table(decision: Decision[Any]) -> Rows:
     """Return the state of each limit."""
     rows = ((name or None, state.remaining, duration(state.reset_after)) for name, state in decision.limits.items())
     return table(("LIMIT", ">REMAINING", ">FULL IN"), rows)

@@ -9,7 +9,7 @@ from rich.table import Table
 from ailf.cli.arguments import PrefixArgument, YesOption
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
-from ailf.cli.tables import fields, table
+from ailf.cli.tables import Rows, fields, table
 from ailf.cli.text import duration
 from ailf.values import HeldLock, LockInfo
 
@@ -61,7 +61,7 @@ def break_(
     cli.show({"name": name, "broken": broken}, f"broke lock {name!r}, fence {', '.join(map(str, broken))}")
 
 
-def locks_table(locks: Iterable[HeldLock]) -> Table:
+def locks_table(locks: Iterable[HeldLock]) -> Rows:
     """Return the table of locks."""
     columns = ("LOCK", ">HOLDERS", ">WAITING", ">FENCE", ">ENDS IN")
     return table(

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 
 from ailf.cli.arguments import UNCHANGED, FullOption, HeaderOption, PrefixArgument, RawOption, bodies, headers_of
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
-from ailf.cli.tables import table
+from ailf.cli.tables import Rows, table
 from ailf.cli.text import counted, duration, headers_text, message_value, payload_text
 from ailf.pubsub import Message, Subscription
 from ailf.values import ChannelInfo, Gap
@@ -113,6 +112,6 @@ def channels(cli: Cli, prefix: PrefixArgument = "") -> None:
     cli.show(found, channels_table(found))
 
 
-def channels_table(infos: list[ChannelInfo]) -> Table:
+def channels_table(infos: list[ChannelInfo]) -> Rows:
     """Return the table of channels."""
     return table(("CHANNEL", ">SUBSCRIBERS"), ((each.name, each.subscribers) for each in infos))

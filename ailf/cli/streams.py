@@ -24,7 +24,7 @@ from ailf.cli.arguments import (
 )
 from ailf.cli.command import Cli, command, group, partitions_of, stream_of
 from ailf.cli.exits import USAGE, CommandError
-from ailf.cli.tables import fields, table
+from ailf.cli.tables import Rows, fields, table
 from ailf.cli.text import counted, duration, headers_text, message_value, payload_text
 from ailf.values import EARLIEST, LATEST, ConsumerInfo, Entry, GroupInfo, Retention, StreamInfo, Trimmed
 
@@ -237,13 +237,13 @@ def _named(name: str, info: GroupInfo) -> dict[str, Any]:
     return {"group": name, **{field: getattr(info, field) for field in info.__struct_fields__}}
 
 
-def streams_table(infos: Iterable[StreamInfo]) -> Table:
+def streams_table(infos: Iterable[StreamInfo]) -> Rows:
     """Return the table of streams."""
     columns = ("STREAM", ">ENTRIES", ">GROUPS", ">PARTITIONS", "LAST ADDED")
     return table(columns, ((i.name, i.length, i.groups, i.partitions, time_text(i.added)) for i in infos))
 
 
-def groups_table(infos: dict[str, GroupInfo]) -> Table:
+def groups_table(infos: dict[str, GroupInfo]) -> Rows:
     """Return the table of groups."""
     columns = ("GROUP", ">LAG", ">PENDING", ">DELAYED", ">DEAD", ">CONSUMERS", ">OLDEST", "STATE")
     return table(
@@ -298,7 +298,7 @@ def group_fields(stream: str, group: str, info: GroupInfo) -> Table:
     )
 
 
-def consumers_table(infos: Iterable[ConsumerInfo]) -> Table:
+def consumers_table(infos: Iterable[ConsumerInfo]) -> Rows:
     """Return the table of consumers."""
     columns = ("CONSUMER", "HOST", ">PID", ">IN HAND", ">LAST SEEN", "STATE")
     return table(

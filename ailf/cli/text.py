@@ -65,20 +65,21 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else plural}"
 
 
-def payload_text(body: bytes, *, full: bool = False) -> str:
+def payload_text(body: bytes, *, full: bool = False, longest: int = SHOWN) -> str:
     """Return a body for a terminal: its text, or else base64.
 
     Arguments:
         body: The encoded payload.
         full: Whether all of it is wanted, not only the beginning.
+        longest: The most characters, or bytes, of the beginning.
     """
-    longest = len(body) if full else SHOWN
+    longest = len(body) if full else longest
     try:
         text = body.decode()
     except UnicodeDecodeError:
         shown = base64.b64encode(body[:longest]).decode()
         return f"base64:{shown}" if longest >= len(body) else f"base64:{shown}… ({size(len(body))} in all)"
-    return visible(text if full else cut(text))
+    return visible(cut(text, longest))
 
 
 def headers_text(headers: Mapping[str, str]) -> str:

@@ -8,13 +8,12 @@ from typing import Annotated, Final
 import attrs
 import typer
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ailf.backend import Backend
 from ailf.cli.arguments import PrefixArgument
 from ailf.cli.command import Cli, command, group, stream_of
-from ailf.cli.tables import table
+from ailf.cli.tables import Rows, table
 from ailf.cli.text import duration
 from ailf.values import GroupInfo, StreamInfo
 
@@ -180,8 +179,8 @@ def _unsettled(info: GroupInfo) -> int:
     return (info.lag or 0) + info.pending + info.delayed
 
 
-def top_table(found: Sequence[Row], url: str = "") -> Table:
-    """Return the table of rows."""
+def top_table(found: Sequence[Row], url: str = "") -> Rows:
+    """Return the table of rows, with the backend's URL above it."""
     columns = (
         "STREAM",
         "GROUP",
@@ -194,12 +193,9 @@ def top_table(found: Sequence[Row], url: str = "") -> Table:
         ">DEAD",
         ">CONSUMERS",
         ">OLDEST",
-        "",
+        "STATE",
     )
-    made = table(columns, map(_cells, found))
-    if url:
-        made.title, made.title_justify, made.title_style = Text(f"ailf top  {url}"), "left", "bold"
-    return made
+    return table(columns, map(_cells, found), f"ailf top  {url}" if url else "")
 
 
 def _cells(row: Row) -> tuple[object, ...]:
@@ -215,7 +211,7 @@ def _cells(row: Row) -> tuple[object, ...]:
         Text(f"{row.dead:,}", "red" if row.dead else ""),
         Text(f"{row.consumers:,}", "yellow" if not row.consumers and row.lag else ""),
         duration(row.oldest),
-        Text("paused", "yellow") if row.paused else "",
+        Text("paused", "yellow") if row.paused else Text("-" if row.group is None else "running"),
     )
 
 

@@ -70,6 +70,7 @@ def test_a_long_payload_is_cut() -> None:
     assert payload_text(b"x" * 300).endswith("… (100 more)")
     assert payload_text(b"\xff" * 3000).endswith("… (2.9 KiB in all)")
     assert payload_text(b"x" * 300, full=True) == "x" * 300
+    assert payload_text("é".encode() * 30, longest=3) == "ééé… (27 more)"
     assert cut("abc", 3) == "abc"
 
 
