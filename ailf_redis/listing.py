@@ -34,6 +34,9 @@ FULL: Final = 0.8
 LARGEST: Final = 2**64 - 1
 """The largest cursor of a server."""
 
+DIGITS: Final = 20
+"""The most digits of a number in a cursor. Python refuses to read one of over 4300."""
+
 PARTS: Final = 4
 """The parts of a cursor, without the keys that it carries."""
 
@@ -99,7 +102,9 @@ def _read_cursor(kind: str, cursor: str, passes: int) -> _ScanState:
     """Read a cursor."""
     passed, node, scan, count, *carried = split_cursor(kind, cursor, PARTS, more=True)
     numbers = (passed, scan or "0", count)
-    known = all(each.isascii() and each.isdecimal() and int(each) <= LARGEST for each in numbers)
+    known = all(
+        each.isascii() and each.isdecimal() and len(each) <= DIGITS and int(each) <= LARGEST for each in numbers
+    )
     if not known or int(passed) >= passes or not (scan or carried):
         raise bad_cursor(kind, cursor)
     return _ScanState(int(passed), node, scan, int(count), tuple(carried))

@@ -149,8 +149,10 @@ class ClusterExecutor(Executor):
 
     async def nodes(self) -> list[str]:
         await self.node_for_slot(None, self.runtime.now() + self.settings.timeout)
-        masters = set() if self._map is None else self._map.masters()
-        return sorted(f"{host}:{port}" for host, port in masters)
+        slots = self._map
+        if slots is None:  # invalidated meanwhile, by another call
+            raise ConnectionLostError(f"{self.where}: its slot map has just become invalid")
+        return sorted(f"{host}:{port}" for host, port in slots.masters())
 
     async def call_at(self, node: str, entries: int, *command: Any) -> Any:
         host, _, port = node.rpartition(":")

@@ -102,7 +102,19 @@ async def test_cursors_that_are_none(world: World) -> None:
         *([backend.limiters()] if Capability.RATE_LIMITER in backend.capabilities else []),
     ]
     for listing in listings:
-        for cursor in ("0", "x", ":", "streams", "limiters:::::::", "locks:1:2:3:4:5", "%", "\0", "ü"):
+        for cursor in (
+            "0",
+            "x",
+            ":",
+            "streams",
+            "limiters:::::::",
+            "streams:0:::" + "9" * 5000,
+            "locks:0::" + "9" * 5000 + ":0",
+            "locks:1:2:3:4:5",
+            "%",
+            "\0",
+            "ü",
+        ):
             with pytest.raises(ailf.InvalidArgumentError, match="not a cursor"):
                 await listing.page(cursor)
 
