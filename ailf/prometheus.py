@@ -13,7 +13,6 @@ It needs the extra ``prometheus``: ``pip install "ailf[prometheus]"``.
 
 import asyncio
 import contextlib
-import logging
 import re
 import threading
 import time
@@ -41,6 +40,7 @@ from ailf.instruments import (
     Waited,
 )
 from ailf.labels import DEFAULT_NAMES, Labels
+from ailf.logs import About, Log
 from ailf.pubsub import Message
 from ailf.safe_text import describe
 from ailf.stream import AsyncGroup, Group
@@ -58,7 +58,7 @@ except ImportError as error:
 
 __all__ = ["BUCKETS", "LONG_BUCKETS", "Prometheus"]
 
-log = logging.getLogger("ailf.prometheus")
+log = Log("ailf.prometheus")
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The buckets for the durations of sends, handlers and waits, in seconds."""
@@ -399,7 +399,10 @@ class _Groups(Collector):
     def _failed(self, key: Key, watched: _WatchedGroup, failure: Exception) -> None:
         """Keep that the state is unknown, and log it the first time; forget a group whose backend is closed."""
         if not watched.failing and not isinstance(failure, ClosedError):
-            log.warning("the state of group %r of stream %r is unknown: %s", key[2], key[1], describe(failure))
+            about = About(
+                f"group {key[2]!r} of stream {key[1]!r}", {"backend": key[0], "stream": key[1], "group": key[2]}
+            )
+            log.warning(about, "its state is unknown: %s", describe(failure))
         watched.keep(None)
         if isinstance(failure, ClosedError):
             with self._guard:

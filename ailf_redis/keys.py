@@ -109,6 +109,10 @@ class Keys:
         """
         return _limiter_keys(self._namespace, limiter_key, slots)
 
+    def namespaces(self, prefix: str) -> str:
+        """Return the pattern of all keys of the namespaces whose names begin with a text."""
+        return _literal(f"{{{_escape(prefix, '%{}:')}") + "*"
+
     def channel(self, name: str) -> str:
         """Return the Redis channel of a user's channel."""
         return self._channel + name

@@ -273,10 +273,10 @@ def as_consumers(reply: Sequence[Any]) -> list[ConsumerState] | None:
     return [ConsumerState(name_of_bytes(name), alive.get(name), held.get(name, 0)) for name in names]
 
 
-def as_stream_info(reply: Sequence[Any]) -> tuple[int, str | None, str | None, int]:
-    """Read the reply of ``stream_info.lua``: length, first id, last id, number of groups."""
-    length, first, last, groups = reply
-    return int(length), text(first) or None, text(last) or None, int(groups)
+def as_stream_info(reply: Sequence[Any]) -> tuple[int, str | None, str | None, int, int | None]:
+    """Read the reply of ``stream_info.lua``: length, first id, last id, number of groups, entries ever added."""
+    length, first, last, groups, added = reply
+    return int(length), text(first) or None, text(last) or None, int(groups), None if int(added) < 0 else int(added)
 
 
 def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:

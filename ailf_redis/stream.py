@@ -499,9 +499,9 @@ class RedisStreamDriver(StreamDriver):
 
     async def stream_info(self, stream: str) -> StreamInfo:
         key = self._keys.stream(stream)
-        length, first, last, groups = await STREAM_INFO.run(self._executor, [key], [], as_stream_info)
+        length, first, last, groups, count = await STREAM_INFO.run(self._executor, [key], [], as_stream_info)
         added = None if last is None else self.time_of(last)
-        return StreamInfo(stream, length, first_id=first, last_id=last, added=added, groups=groups)
+        return StreamInfo(stream, length, first_id=first, last_id=last, added=added, groups=groups, entries_added=count)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 

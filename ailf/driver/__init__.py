@@ -13,6 +13,7 @@ sent. After `BackendDriver.close` every call *must* raise `ClosedError`.
 """
 
 from ailf.driver.backend import BackendDriver, Capability
+from ailf.driver.findings import Finding, Level
 from ailf.driver.lock import Denied, Granted, LockDriver, LockRequest, WaiterInfo
 from ailf.driver.pubsub import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.driver.ratelimit import (
@@ -56,9 +57,11 @@ __all__ = [
     "Draft",
     "Fetched",
     "Filter",
+    "Finding",
     "Frame",
     "Granted",
     "Letter",
+    "Level",
     "LimitRequest",
     "LimitResult",
     "LimiterKey",

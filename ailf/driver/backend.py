@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from ailf.driver.findings import Finding
 from ailf.driver.lock import LockDriver
 from ailf.driver.pubsub import PubSubDriver
 from ailf.driver.ratelimit import RateLimiterDriver
@@ -137,6 +138,25 @@ class BackendDriver(ABC):
 
         A driver that finds out only by a request does nothing. It *must not* hold a strong reference to the lease.
         """
+
+    async def diagnose(self) -> list[Finding]:
+        """Return what the backend finds about itself, for ``ailf doctor``: what only it knows, such as its settings.
+
+        It *must not* change anything that outlives the call. A right that the user lacks *should* be a finding, not an
+        error.
+        """
+        return []
+
+    async def remove_namespaces(self, prefix: str) -> int | None:  # noqa: ARG002 - as `unwrap`
+        """Remove all that is stored in the namespaces whose names begin with a text; return how many things that were.
+
+        Commands that make a namespace of their own call it afterwards (``ailf bench``, ``ailf contract``). None: the
+        backend doesn't know how, and nothing was removed.
+
+        Arguments:
+            prefix: The text, which is never empty.
+        """
+        return None
 
     def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - by default there is no client
         """Return the client library's own object of this class, or None."""

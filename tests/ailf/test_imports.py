@@ -15,6 +15,7 @@ ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
 COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
 OPTIONAL = {  # what stands above the core, and is imported only by a program that asks for it
     CORE / "testing": {"pytest"},  # fixtures
+    CORE / "cli": {"typer", "rich"},  # importing ailf.cli itself needs nothing
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
 }
