@@ -11,7 +11,7 @@ from ailf.cli.arguments import FullOption, GroupArgument, StreamArgument, YesOpt
 from ailf.cli.command import Cli, command, group, stream_of
 from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
 from ailf.cli.tables import Rows, fields, table
-from ailf.cli.text import counted, cut, message_value, payload_text
+from ailf.cli.text import counted, cut, message_value, payload_text, time_text
 from ailf.codecs import BYTES, CONTENT_TYPE
 from ailf.stream import Group
 from ailf.values import DeadLetter
@@ -114,14 +114,14 @@ def _take(cli: Cli, stream: str, name: str, ids: list[str] | None, verb: str, *,
     cli.show({verb: count}, f"{done} {counted(count, 'dead letter')}")
 
 
-def _find(group: Group[Any], stream: str, id: str) -> DeadLetter:
+def _find(group: Group[Any], stream: str, id: str) -> DeadLetter[Any]:
     found = next((letter for letter in all_letters(group) if letter.id == id), None)
     if found is None:
         raise CommandError(f"group {group.name!r} of stream {stream!r} has no dead letter {id!r}", NOT_FOUND)
     return found
 
 
-def all_letters(group: Group[Any]) -> Iterator[DeadLetter]:
+def all_letters(group: Group[Any]) -> Iterator[DeadLetter[Any]]:
     """Yield the dead letters of a group, page by page."""
     after = ""
     while page := group.dead_letters.list(after=after, limit=PAGE):
@@ -132,12 +132,13 @@ def all_letters(group: Group[Any]) -> Iterator[DeadLetter]:
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
-def _plain(letter: DeadLetter) -> dict[str, Any]:
-    values = {field: getattr(letter, field) for field in letter.__struct_fields__ if field != "body"}
+def _plain(letter: DeadLetter[Any]) -> dict[str, Any]:
+    names = ("id", "origin", "key", "added", "died", "headers", "reason", "error", "attempts")
+    values = {name: getattr(letter, name) for name in names}
     return {**values, **message_value(letter.body, letter.headers)}
 
 
-def letters_table(letters: Iterable[DeadLetter]) -> Rows:
+def letters_table(letters: Iterable[DeadLetter[Any]]) -> Rows:
     """Return the table of dead letters."""
     columns = ("ID", "ENTRY", ">ATTEMPTS", "REASON", "ERROR", "PAYLOAD")
     return table(
@@ -156,12 +157,15 @@ def letters_table(letters: Iterable[DeadLetter]) -> Rows:
     )
 
 
-def letter_fields(letter: DeadLetter, *, full: bool = False) -> Table:
+def letter_fields(letter: DeadLetter[Any], *, full: bool = False) -> Table:
     """Return all that is known of a dead letter."""
     return fields(
         (
             ("id", letter.id),
             ("entry", letter.origin),
+            ("key", letter.key or None),
+            ("added", time_text(letter.added)),
+            ("died", time_text(letter.died)),
             ("reason", letter.reason),
             ("error", letter.error or None),
             ("attempts", letter.attempts),
@@ -218,7 +222,7 @@ def test_dead_letter_{name}() -> None:
 '''
 
 
-def pytest_of(stream: str, group: str, letter: DeadLetter, handler: str | None = None) -> str:
+def pytest_of(stream: str, group: str, letter: DeadLetter[Any], handler: str | None = None) -> str:
     """Return a test that processes a dead letter's message in memory, and fails if it becomes a dead letter again.
 
     Arguments:

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -25,7 +24,7 @@ from ailf.cli.arguments import (
 from ailf.cli.command import Cli, command, group, partitions_of, stream_of
 from ailf.cli.exits import USAGE, CommandError
 from ailf.cli.tables import Rows, fields, table
-from ailf.cli.text import counted, duration, headers_text, message_value, payload_text
+from ailf.cli.text import counted, duration, headers_text, message_value, payload_text, time_text
 from ailf.values import EARLIEST, LATEST, ConsumerInfo, Entry, GroupInfo, Retention, StreamInfo, Trimmed
 
 __all__ = ["APP"]
@@ -329,8 +328,3 @@ def trimmed_line(trimmed: Trimmed) -> str:
     """Return the result of a trim."""
     unsettled = f", {trimmed.unsettled:,} of them unsettled" if trimmed.unsettled else ""
     return f"removed {counted(trimmed.removed, 'entry')}{unsettled}"
-
-
-def time_text(seconds: float | None) -> str | None:
-    """Return a time in seconds since 1970 as text, in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

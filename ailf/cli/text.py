@@ -7,6 +7,7 @@ written as escapes.
 import base64
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ __all__ = [
     "message_value",
     "payload_text",
     "size",
+    "time_text",
     "visible",
 ]
 
@@ -98,6 +100,11 @@ def duration(seconds: float | None) -> str:
         return "-"
     size, unit = next((each for each in reversed(_UNITS) if abs(seconds) >= each[0]), _UNITS[0])
     return f"{seconds / size:.{0 if size < _MILLISECOND else 1}f} {unit}"
+
+
+def time_text(seconds: float | None) -> str | None:
+    """Return a time in seconds since 1970 as text, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def size(number: int) -> str:

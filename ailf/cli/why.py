@@ -80,7 +80,7 @@ def message(
         raise CommandError(f"stream {stream!r} has no entry {id!r}: it was removed, or never added", NOT_FOUND)
 
 
-def _letter_of(letters: Iterable[DeadLetter], id: str) -> DeadLetter | None:
+def _letter_of(letters: Iterable[DeadLetter[Any]], id: str) -> DeadLetter[Any] | None:
     for number, letter in enumerate(letters):
         if letter.origin == id:
             return letter
@@ -132,7 +132,7 @@ def entry_line(stream: str, id: str, age: float | None) -> str:
     return f"entry {id} was added to stream {stream!r} {duration(age)} ago"
 
 
-def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter | None, behind: int) -> str:
+def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter[Any] | None, behind: int) -> str:
     """Return why a message waits in a group, or that it doesn't.
 
     The entries that a group has never delivered are the last ones of the stream, as many as its lag. So the number of

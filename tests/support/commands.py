@@ -22,7 +22,7 @@ from ailf.cli import main
 VARIABLE = "AILF_WRITE_SESSIONS"
 
 MASKS = (
-    (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
+    (r'("(?:added|died|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
     (r"_\d{13}_\d+\b", "_ID"),
@@ -35,7 +35,7 @@ MASKS = (
     (r"-?\b\d[\d.,]* (?:µs|ms|s|min|h|d)\b", "SECONDS"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
-    (r"(is not the id of an entry;) .*", r"\1 REASON"),
+    (r"(is not the id of (?:an entry|a dead letter)), which .*", r"\1; REASON"),
     (r"(Invalid value for [^:]+:) .* (Try:)", r"\1 REASON. \2"),
     (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,10 @@ HANDLERS = {
 }
 
 
-def letter(body: bytes = b'{"a": 1}', headers: dict[str, str] | None = None, **more: object) -> DeadLetter:
+def letter(body: bytes = b'{"a": 1}', headers: dict[str, str] | None = None, **more: object) -> DeadLetter[Any]:
     """Return a dead letter."""
     values: dict[str, object] = {"reason": "max_deliveries", "error": 'e"""\x1b\n', "attempts": 3, **more}
+    values |= {"stream": "orders", "group": "kitchen", "key": "", "added": 0.0, "died": 1.0, "decode": dict}
     return DeadLetter(id="1-0", origin="0-1", body=body, headers={"h": "x"} if headers is None else headers, **values)  # type: ignore[arg-type]
 
 

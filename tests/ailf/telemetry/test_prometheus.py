@@ -364,9 +364,7 @@ def test_a_state_that_cannot_be_read_is_logged_once(flavour: Flavour, caplog: py
 
     flavour.run(scenario)
     (warning,) = caplog.records
-    assert warning.getMessage().startswith(
-        "the state of group 'g' of stream 'parts' is unknown: InvalidArgumentError: "
-    )
+    assert warning.getMessage().startswith("group 'g' of stream 'parts': its state is unknown: InvalidArgumentError: ")
 
 
 def test_old_states_are_not_shown(namespace: str) -> None:
