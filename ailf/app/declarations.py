@@ -23,10 +23,7 @@ Function = Callable[..., Any]
 
 
 def _valid_type(_: Any, __: "attrs.Attribute[Any]", type_: Any) -> None:
-    try:
-        codec_for(type_)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"type: payloads can't be decoded into {type_!r}: {error}") from error
+    codec_for(type_)
 
 
 @attrs.frozen(kw_only=True)

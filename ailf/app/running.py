@@ -1,6 +1,6 @@
 """`RunningApp`: an app at work in one process. It calls `Group.process`, `PubSub.run` and `Stream.add_once`.
 
-It is written once for both flavours: `_done` awaits on asyncio what blocks on threads. Each handler, subscriber and
+It is written once for both flavours: `done` awaits on asyncio what blocks on threads. Each handler, subscriber and
 scheduled function has a task of its own. The first task that ends with an error stops the others.
 """
 
@@ -17,7 +17,7 @@ from ailf.backend import AsyncBackend, Backend
 from ailf.checks import check_seconds
 from ailf.connect import connect, connect_async
 from ailf.errors import BackendError, InvalidArgumentError, PermissionDeniedError, StreamFullError
-from ailf.runtime import Runtime, Task, run
+from ailf.runtime import Event, Runtime, Task, run
 from ailf.runtime.signals import stopped_by_signals
 from ailf.safe_text import log_failure, text_of
 from ailf.stream.delivery import instruction
@@ -25,7 +25,7 @@ from ailf.stream.worker import DRAIN
 from ailf.user_errors import is_fatal
 from ailf.values import Retention
 
-__all__ = ["RunningApp"]
+__all__ = ["RunningApp", "done"]
 
 log = logging.getLogger("ailf.app")
 
@@ -56,7 +56,7 @@ IDLE_POLL = 0.02
 """Seconds between two looks of `wait_idle`."""
 
 
-async def _done(value: Awaitable[T] | T) -> T:
+async def done(value: Awaitable[T] | T) -> T:
     """Return the result of a call: on asyncio it is awaited, on threads it is there."""
     if inspect.isawaitable(value):
         awaited: T = await value
@@ -69,7 +69,17 @@ class RunningApp:
 
     Entering it opens the backend, enters the lifespan, calls the startup functions and starts the handlers. Leaving it
     stops them as SIGTERM does, calls the shutdown functions and leaves the lifespan.
+
+    Attributes:
+        on_asyncio: Whether it runs on asyncio.
+        metrics: Renders metrics; None: ailf's own.
+        backend: The opened backend.
+        from_signal: Stops it, from a signal handler.
     """
+
+    backend: Any
+    from_signal: Callable[[], None]
+    _stopping: Event
 
     def __init__(self, app: Declarations, backend: Backend | AsyncBackend | None, wait: float) -> None:
         if app.on_asyncio is None:
@@ -82,6 +92,8 @@ class RunningApp:
             raise InvalidArgumentError(
                 f"{app.decided_by} decides that the app needs {wanted}, not {backend!r}: open it with ailf.{opener}"
             )
+        self.on_asyncio = app.on_asyncio
+        self.metrics = app.metrics
         self._app = app
         self._given = backend
         self._wait = check_seconds("wait", wait)
@@ -99,49 +111,49 @@ class RunningApp:
 
     def __enter__(self) -> Self:
         """Start the app, on threads."""
-        if self._app.on_asyncio:
+        if self.on_asyncio:
             raise InvalidArgumentError(
                 f"{self._app.decided_by} is a coroutine function: use `async with` (or app.run())"
             )
-        run(self._start())
+        run(self.start())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Stop the app."""
-        run(self._end())
+        run(self.end())
 
     async def __aenter__(self) -> Self:
         """Start the app, in the running event loop."""
-        if not self._app.on_asyncio:
+        if not self.on_asyncio:
             raise InvalidArgumentError(f"{self._app.decided_by} is plain, so the app runs on threads: use `with`")
-        await self._start()
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Stop the app."""
-        await self._end()
+        await self.end()
 
     def run(self) -> None:
         """Run the app until SIGTERM, Ctrl-C, `stop`, or an error; see `App.run`."""
         flow = self._run()
-        if self._app.on_asyncio:
+        if self.on_asyncio:
             asyncio.run(flow)
         else:
             run(flow)
 
     async def _run(self) -> None:
-        await self._start()
+        await self.start()
         try:
-            with stopped_by_signals(self._runtime.from_signal(self.stop), None):
+            with stopped_by_signals(self.from_signal, None):
                 await self.stopped()
         finally:
-            await self._end()
+            await self.end()
 
-    async def stopped(self) -> None:
-        """Wait until `stop`, or until a task has ended with an error."""
-        await self._stopping.wait()
+    async def stopped(self, timeout: float | None = None) -> bool:
+        """Wait until `stop`, or until a task has ended with an error; return whether that has happened."""
+        return await self._stopping.wait(timeout)
 
     def stop(self) -> None:
         """Let the handlers drain and end, from any thread, a handler or a signal handler. The context ends the rest."""
@@ -151,14 +163,16 @@ class RunningApp:
         for stop in tuple(self._stops):
             stop()
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Open the backend, enter the lifespan, call the startup functions, and start the handlers."""
         app = self._app
         if app.backend is not None:
             raise InvalidArgumentError(f"{app} runs already")
         backend: Any = self._given if self._given is not None else await self._open()
-        app.backend = self._backend = backend
+        app.backend = self.backend = backend
         self._runtime: Runtime = backend.engine.runtime
         self._stopping = self._runtime.event()
+        self.from_signal = self._runtime.from_signal(self.stop)
         self._started = True
         try:
             await self._enter_lifespan()
@@ -178,7 +192,7 @@ class RunningApp:
         log.info("%s has started on %s", app, backend.url)
 
     async def _open(self) -> Any:
-        if not self._app.on_asyncio:
+        if not self.on_asyncio:
             return connect(self._app.url, wait=self._wait)
         return await connect_async(self._app.url, wait=self._wait)
 
@@ -186,12 +200,12 @@ class RunningApp:
         if self._app.lifespan is None:
             return
         lifespan = self._app.lifespan()
-        if hasattr(lifespan, "__aenter__") and self._app.on_asyncio:
+        if hasattr(lifespan, "__aenter__") and self.on_asyncio:
             await lifespan.__aenter__()
         elif hasattr(lifespan, "__enter__"):
             lifespan.__enter__()
         else:
-            wanted = "a context manager" if self._app.on_asyncio else "a context manager that is entered with `with`"
+            wanted = "a context manager" if self.on_asyncio else "a context manager that is entered with `with`"
             raise InvalidArgumentError(f"the lifespan must return {wanted}, not {type(lifespan).__name__}")
         self._lifespan = lifespan
 
@@ -200,7 +214,7 @@ class RunningApp:
         if error is not None:
             raise error
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
         """Stop, wait for the tasks, call the shutdown functions; raise the first error."""
         self.stop()
         await self._join()
@@ -219,7 +233,7 @@ class RunningApp:
         details = (None, None, None) if error is None else (type(error), error, error.__traceback__)
         lifespan, self._lifespan = self._lifespan, None
         try:
-            if hasattr(lifespan, "__aexit__") and self._app.on_asyncio:
+            if hasattr(lifespan, "__aexit__") and self.on_asyncio:
                 await lifespan.__aexit__(*details)
             elif lifespan is not None:
                 lifespan.__exit__(*details)
@@ -228,7 +242,7 @@ class RunningApp:
                 self._record(failure, "the lifespan")
         self._app.backend = None
         if self._given is None:
-            await _done(self._backend.aclose() if self._app.on_asyncio else self._backend.close())
+            await done(self.backend.aclose() if self.on_asyncio else self.backend.close())
 
     async def _join(self) -> None:
         """Wait until all tasks have ended: for the longest drain, and some seconds more."""
@@ -268,34 +282,34 @@ class RunningApp:
         self._tasks.append(self._runtime.spawn(guarded, name=f"ailf-app-{len(self._tasks)}"))
 
     async def _prepare_handler(self, handler: Handler) -> None:
-        stream = self._backend.stream(
+        stream = self.backend.stream(
             handler.stream, type=handler.type, retention=handler.retention, partitions=handler.partitions
         )
         group = stream.group(handler.group, **handler.group_options)
-        await _done(group.open())
+        await done(group.open())
         self._groups.append(group)
         self._process(str(handler), group, handler.function, handler.process_options)
 
     def _process(self, what: str, group: Any, function: Callable[..., Any], options: Any) -> None:
         async def process() -> None:
             if not self._stopping.is_set():
-                await _done(group.process(function, signals=False, **options))
+                await done(group.process(function, signals=False, **options))
 
         self._stops.append(group.stop)
         self.spawn(what, process)
 
     async def _prepare_subscriber(self, subscriber: Subscriber) -> None:
-        pubsub = self._backend.pubsub(**subscriber.options)
-        await _done(pubsub.subscribe(subscriber.channel, subscriber.function, pattern=subscriber.pattern))
+        pubsub = self.backend.pubsub(**subscriber.options)
+        await done(pubsub.subscribe(subscriber.channel, subscriber.function, pattern=subscriber.pattern))
         self._stops.append(pubsub.stop)
-        self.spawn(str(subscriber), lambda: _done(pubsub.run(signals=False)))
+        self.spawn(str(subscriber), lambda: done(pubsub.run(signals=False)))
 
     # --- scheduled functions -------------------------------------------------------------------------------------
 
     async def _prepare_scheduled(self, scheduled: Scheduled) -> None:
-        stream = self._backend.stream(scheduled.stream, type=int, retention=Retention.settled(max_len=RUNS))
+        stream = self.backend.stream(scheduled.stream, type=int, retention=Retention.settled(max_len=RUNS))
         group = stream.group("runs", max_deliveries=ATTEMPTS)
-        await _done(group.open())
+        await done(group.open())
         call = self._run_scheduled(scheduled)
         self._process(str(scheduled), group, call, {"timeout": scheduled.timeout})
         self.spawn(f"the schedule of {scheduled}", lambda: self._add_runs(scheduled, stream))
@@ -311,7 +325,7 @@ class RunningApp:
                 raise error
             log_failure(log, logging.ERROR, "%s has failed, and its run is not repeated", scheduled, error=error)
 
-        return call if self._app.on_asyncio else lambda delivery: run(call(delivery))
+        return call if self.on_asyncio else lambda delivery: run(call(delivery))
 
     async def _add_runs(self, scheduled: Scheduled, stream: Any) -> None:
         """Add the next run in advance, to be delivered at its time on the backend's clock, once for all replicas.
@@ -325,7 +339,7 @@ class RunningApp:
             due = scheduled.schedule.after(now)
             pause = min(SLICE, due - now)
             try:
-                await _done(
+                await done(
                     stream.add_once(
                         f"{round(due * 1000)}",
                         round(due * 1000),
@@ -362,14 +376,14 @@ class RunningApp:
             BaseException: The error that has ended a handler.
         """
         flow = self._wait_idle(check_seconds("timeout", timeout))
-        return flow if self._app.on_asyncio else run(flow)
+        return flow if self.on_asyncio else run(flow)
 
     async def _wait_idle(self, timeout: float) -> bool:
         until = self._runtime.now() + timeout
         while True:
             if self._failure is not None:
                 raise self._failure
-            infos = [await _done(group.info()) for group in self._groups]
+            infos = [await done(group.info()) for group in self._groups]
             if not any(info.lag or info.lag is None or info.pending or info.delayed for info in infos):
                 return True
             if self._runtime.now() >= until:
