@@ -32,6 +32,7 @@ from ailf.errors import (
 )
 from ailf.hookspecs import hookimpl
 from ailf.limits import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket, parse_limit
+from ailf.listing import AsyncListing, Listing
 from ailf.lock import AsyncLease, AsyncLock, Lease, Lock
 from ailf.pubsub import AsyncMessage, AsyncPubSub, AsyncSubscription, Message, PubSub, Subscription
 from ailf.ratelimit import AsyncPermit, AsyncRateLimiter, Permit, RateLimiter
@@ -41,6 +42,8 @@ from ailf.values import (
     LATEST,
     Added,
     Backoff,
+    ChannelInfo,
+    ConsumerInfo,
     DeadLetter,
     DeadLettered,
     Decision,
@@ -49,14 +52,18 @@ from ailf.values import (
     GroupEvent,
     GroupInfo,
     GroupReset,
+    HeldLock,
     LeaseLost,
+    LimiterName,
     LimitState,
     LockHolder,
     LockInfo,
     OnLost,
     Overflow,
+    Page,
     Position,
     Retention,
+    StreamInfo,
     Trimmed,
 )
 
@@ -71,6 +78,7 @@ __all__ = [
     "AsyncDelivery",
     "AsyncGroup",
     "AsyncLease",
+    "AsyncListing",
     "AsyncLock",
     "AsyncMessage",
     "AsyncPermit",
@@ -84,10 +92,12 @@ __all__ = [
     "BackendReadOnlyError",
     "BackendTimeoutError",
     "Backoff",
+    "ChannelInfo",
     "ClosedError",
     "Concurrency",
     "ConnectionLostError",
     "Consumer",
+    "ConsumerInfo",
     "DeadLetter",
     "DeadLettered",
     "Decision",
@@ -101,12 +111,15 @@ __all__ = [
     "GroupEvent",
     "GroupInfo",
     "GroupReset",
+    "HeldLock",
     "InvalidArgumentError",
     "Lease",
     "LeaseLost",
     "LeaseLostError",
     "Limit",
     "LimitState",
+    "LimiterName",
+    "Listing",
     "Lock",
     "LockHolder",
     "LockInfo",
@@ -117,6 +130,7 @@ __all__ = [
     "OnLost",
     "OutcomeUnknownError",
     "Overflow",
+    "Page",
     "PermissionDeniedError",
     "Permit",
     "Position",
@@ -133,6 +147,7 @@ __all__ = [
     "SlidingWindow",
     "Stream",
     "StreamFullError",
+    "StreamInfo",
     "Subscription",
     "TokenBucket",
     "Trimmed",

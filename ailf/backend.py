@@ -1,21 +1,23 @@
 """`Backend` and `AsyncBackend`: an opened backend, which hands out the interfaces."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
+from ailf.checks import check_prefix
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import AWAY, Engine
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Limit
+from ailf.listing import PAGE, AsyncListing, Listing, ReadPage
 from ailf.lock import AsyncLock, Lock
 from ailf.lock.flow import require_locks
 from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
 from ailf.runtime import run
 from ailf.stream import AsyncStream, Stream
-from ailf.values import Retention
+from ailf.values import HeldLock, LimiterName, Page, Retention
 
 __all__ = ["AsyncBackend", "Backend"]
 
@@ -63,6 +65,42 @@ class _BackendBase:
         if client is None:
             raise InvalidArgumentError(f"the backend {self.url} has no {kind.__module__}.{kind.__qualname__} to unwrap")
         return client
+
+    def _listing(
+        self,
+        capability: Capability,
+        what: str,
+        prefix: str,
+        method: Callable[[BackendDriver], Callable[[str, str, int], Awaitable[Page[T]]]],
+    ) -> tuple[str, ReadPage[T]]:
+        """Return what a listing needs: its name, and the function that reads a page.
+
+        Arguments:
+            capability: The capability that it needs besides `Capability.LISTING`.
+            what: What is listed.
+            prefix: The beginning of the names.
+            method: Returns the driver's method.
+        """
+        engine = self.engine
+        engine.require(capability, what)
+        engine.require(Capability.LISTING, "listing")
+        check_prefix(prefix)
+
+        def read(cursor: str, limit: int) -> Coroutine[Any, Any, Page[T]]:
+            return engine.call(f"list {what}", method(engine.driver), prefix, cursor, limit, again=True)
+
+        return what, read
+
+    def _listing_of_streams(self, prefix: str) -> tuple[str, ReadPage[str]]:
+        return self._listing(Capability.STREAM, "streams", prefix, lambda driver: driver.stream().list_streams)
+
+    def _listing_of_locks(self, prefix: str) -> tuple[str, ReadPage[HeldLock]]:
+        return self._listing(Capability.LOCK, "locks", prefix, lambda driver: driver.lock().list_locks)
+
+    def _listing_of_limiters(self, prefix: str) -> tuple[str, ReadPage[LimiterName]]:
+        return self._listing(
+            Capability.RATE_LIMITER, "rate limiters", prefix, lambda driver: driver.rate_limiter().list_keys
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}{' closed' if self.closed else ''}>"
@@ -222,6 +260,42 @@ class Backend(_BackendBase):
             engine=self.engine,
             **limits,
         )
+
+    def streams(self, prefix: str = "", *, page_size: int = PAGE) -> Listing[str]:
+        """Return the names of the streams that have entries or groups. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no streams, or can't list what exists.
+        """
+        return Listing(*self._listing_of_streams(prefix), page_size)
+
+    def locks(self, prefix: str = "", *, page_size: int = PAGE) -> Listing[HeldLock]:
+        """Return the locks and semaphores that are held. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no locks, or can't list what exists.
+        """
+        return Listing(*self._listing_of_locks(prefix), page_size)
+
+    def limiters(self, prefix: str = "", *, page_size: int = PAGE) -> Listing[LimiterName]:
+        """Return the keys of rate limiters that are not at full capacity. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names of the limiters; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no rate limiters, or can't list what exists.
+        """
+        return Listing(*self._listing_of_limiters(prefix), page_size)
 
     def ping(self) -> None:
         """Return when the backend answers; raise the errors of `connect` otherwise."""
@@ -396,6 +470,42 @@ class AsyncBackend(_BackendBase):
             engine=self.engine,
             **limits,
         )
+
+    def streams(self, prefix: str = "", *, page_size: int = PAGE) -> AsyncListing[str]:
+        """Return the names of the streams that have entries or groups. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no streams, or can't list what exists.
+        """
+        return AsyncListing(*self._listing_of_streams(prefix), page_size)
+
+    def locks(self, prefix: str = "", *, page_size: int = PAGE) -> AsyncListing[HeldLock]:
+        """Return the locks and semaphores that are held. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no locks, or can't list what exists.
+        """
+        return AsyncListing(*self._listing_of_locks(prefix), page_size)
+
+    def limiters(self, prefix: str = "", *, page_size: int = PAGE) -> AsyncListing[LimiterName]:
+        """Return the keys of rate limiters that are not at full capacity. They are read when it is iterated.
+
+        Arguments:
+            prefix: The beginning of the names of the limiters; every character stands for itself.
+            page_size: How many an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend has no rate limiters, or can't list what exists.
+        """
+        return AsyncListing(*self._listing_of_limiters(prefix), page_size)
 
     async def ping(self) -> None:
         """Return when the backend answers; raise the errors of `connect` otherwise."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_member",
     "check_name",
     "check_pairs",
+    "check_prefix",
     "check_seconds",
     "check_text",
     "check_time",
@@ -60,6 +61,22 @@ def check_name(kind: str, name: object) -> str:
     if size > MAX_NAME:
         raise InvalidArgumentError(f"the name of a {kind} is {size} bytes long; at most {MAX_NAME} are allowed")
     return name
+
+
+def check_prefix(prefix: object) -> str:
+    """Check the prefix of names to list: any text, which may be empty.
+
+    A listed name that isn't UTF-8 has lone surrogates for its bytes, as `os.fsdecode` makes them; so may a prefix.
+    """
+    if not isinstance(prefix, str):
+        raise InvalidArgumentError(f"prefix must be text, not {type(prefix).__name__}")
+    try:
+        size = len(prefix.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError("prefix is not valid Unicode text (a lone surrogate)") from error
+    if size > MAX_NAME:
+        raise InvalidArgumentError(f"prefix is {size} bytes long; at most {MAX_NAME} are allowed")
+    return prefix
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -17,6 +17,8 @@ __all__ = [
     "LATEST",
     "Added",
     "Backoff",
+    "ChannelInfo",
+    "ConsumerInfo",
     "DeadLetter",
     "DeadLettered",
     "Decision",
@@ -25,14 +27,18 @@ __all__ = [
     "GroupEvent",
     "GroupInfo",
     "GroupReset",
+    "HeldLock",
     "LeaseLost",
     "LimitState",
+    "LimiterName",
     "LockHolder",
     "LockInfo",
     "OnLost",
     "Overflow",
+    "Page",
     "Position",
     "Retention",
+    "StreamInfo",
     "Trimmed",
 ]
 
@@ -315,6 +321,100 @@ class GroupInfo(msgspec.Struct, frozen=True):
     evicted: int = 0
     paused: bool = False
     exists: bool = True
+
+
+class Page(msgspec.Struct, Generic[T_co], frozen=True):
+    """One page of a listing, from ``listing.page()``.
+
+    Attributes:
+        items: The items; there may be none before the end.
+        cursor: The cursor of the next page, which any listing of the same kind and prefix takes; "" at the end.
+    """
+
+    items: tuple[T_co, ...] = ()
+    cursor: str = ""
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """The state of a stream, from ``stream.info()``.
+
+    Attributes:
+        name: The stream's name.
+        length: The number of entries; 0 for a stream that doesn't exist.
+        partitions: The number of partitions: 1 for an ordinary stream.
+        first_id: The id of the first entry; None without one.
+        last_id: The id of the last entry; None without one.
+        added: When the last entry was added, in seconds since 1970 UTC on the backend's clock; None without one.
+        groups: The number of groups.
+    """
+
+    name: str
+    length: int = 0
+    partitions: int = 1
+    first_id: str | None = None
+    last_id: str | None = None
+    added: float | None = None
+    groups: int = 0
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """One consumer of a group, from ``group.consumers()``.
+
+    Attributes:
+        name: The consumer's name, which no other opened consumer has.
+        pid: The id of its process; None if the program named the consumer itself.
+        host: The name of its host; None as for ``pid``.
+        last_seen: Seconds since its process was last known to be alive, if it has the ``takeover`` of the group object
+            that lists; None where that is unknown.
+        in_hand: The number of messages that are leased to it.
+        alive: Whether the backend counts it as alive. If not, its messages go to others at their next fetch.
+    """
+
+    name: str
+    pid: int | None = None
+    host: str | None = None
+    last_seen: float | None = None
+    in_hand: int = 0
+    alive: bool = False
+
+
+class HeldLock(msgspec.Struct, frozen=True):
+    """A lock or semaphore that is held, from ``backend.locks()``.
+
+    Attributes:
+        name: The lock's name.
+        holders: The holders, oldest grant first; at most one unless it is a semaphore.
+        waiting: The number of waiters in the wait queue, as in `LockInfo`.
+    """
+
+    name: str
+    holders: tuple[LockHolder, ...] = ()
+    waiting: int = 0
+
+
+class LimiterName(msgspec.Struct, frozen=True):
+    """One key of a rate limiter that is not back at full capacity, from ``backend.limiters()``.
+
+    Attributes:
+        name: The limiter's name.
+        key: The key; it may be empty.
+    """
+
+    name: str
+    key: str
+
+
+class ChannelInfo(msgspec.Struct, frozen=True):
+    """A channel with subscribers, from ``pubsub.channels()``.
+
+    Attributes:
+        name: The channel's name.
+        subscribers: The number of connections that subscribe to it by its name: one for each backend object that does.
+            Those that subscribe by a pattern are not counted.
+    """
+
+    name: str
+    subscribers: int
 
 
 class GroupReset(msgspec.Struct, frozen=True):

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from ailf.checks import to_ms
 from ailf.driver import Denied, Granted, LockDriver, LockRequest
-from ailf.values import LockHolder, LockInfo
+from ailf.driver.listing import join_cursor, split_cursor
+from ailf.values import HeldLock, LockHolder, LockInfo, Page
 from ailf_memory.state.lock import GrantState, LockState
 from ailf_memory.state.wait_queue import WaitQueue
 from ailf_memory.store import StoreHandle
@@ -128,12 +129,24 @@ class MemoryLockDriver(LockDriver):
 
     async def inspect(self, name: str) -> LockInfo:
         with self._store.lock:
+            return self._inspect(name, self._now())
+
+    def _inspect(self, name: str, now_ms: int) -> LockInfo:
+        state = self._store.locks.get(name)
+        if state is None:
+            return LockInfo()
+        held = sorted((each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms)
+        return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), state.queue.count(now_ms))
+
+    async def list_locks(self, prefix: str, cursor: str, limit: int) -> Page[HeldLock]:
+        self._handle.check_open()
+        (after,) = split_cursor("locks", cursor, 1) if cursor else (None,)
+        names, more = self._store.lock_names.page(prefix, after, limit)
+        with self._store.lock:
             now_ms = self._now()
-            state = self._store.locks.get(name) or LockState(self.queue_class())
-            held = sorted(
-                (each.fence, each.ends_ms - now_ms) for each in state.grants.values() if each.ends_ms > now_ms
-            )
-            return LockInfo(tuple(LockHolder(fence, left / 1000) for fence, left in held), state.queue.count(now_ms))
+            infos = [(name, self._inspect(name, now_ms)) for name in names]
+        held = tuple(HeldLock(name, info.holders, info.waiting) for name, info in infos if info.holders)
+        return Page(held, join_cursor("locks", names[-1]) if more else "")
 
     async def break_(self, name: str, fence: int) -> bool:
         with self._store.lock:

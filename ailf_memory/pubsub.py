@@ -1,11 +1,13 @@
 """The driver of pub/sub in memory: publishing puts a frame into the queue of every listener with a matching filter."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
+from ailf.driver.listing import MOST_LISTED, too_many
 from ailf.errors import ConnectionLostError
 from ailf.patterns import matches
+from ailf.values import ChannelInfo
 from ailf_memory.store import StoreHandle
 
 __all__ = ["MemoryListener", "MemoryPubSubDriver"]
@@ -29,6 +31,15 @@ class MemoryPubSubDriver(PubSubDriver):
         with self._handle.store.lock:
             self._handle.store.listeners.append(listener)
         return listener
+
+    async def channels(self, prefix: str, *, sharded: bool = False) -> list[ChannelInfo]:
+        self._handle.check_open()
+        counts: Counter[str] = Counter()
+        for listener in tuple(self._handle.store.listeners):  # without the lock: each copy is one step
+            counts.update(name for name in listener.channels(sharded=sharded) if name.startswith(prefix))
+        if len(counts) > MOST_LISTED:
+            raise too_many(self._handle.url, "channels with subscribers; list them with a longer prefix")
+        return [ChannelInfo(name, count) for name, count in counts.items()]
 
 
 class MemoryListener(Listener):
@@ -58,6 +69,10 @@ class MemoryListener(Listener):
             self._queue.extend(Frame(each, channel, body) for each in matching)
             self._ready.set()
         return bool(matching)
+
+    def channels(self, *, sharded: bool) -> list[str]:
+        """Return the names of the channels that it listens to."""
+        return list(self._sharded if sharded else self._channels)
 
     def fail(self, reason: str) -> None:
         """Drop the queued items and let `receive` raise, as for a broken connection."""

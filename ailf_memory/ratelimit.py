@@ -5,9 +5,10 @@ from typing import Any
 
 from ailf.checks import to_ms
 from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Limits, Observation, RateLimiterDriver, SlotLease
+from ailf.driver.listing import join_cursor, split_cursor
 from ailf.limits import decide
 from ailf.limits.decide import JointDecision
-from ailf.values import LimitState
+from ailf.values import LimiterName, LimitState, Page
 from ailf_memory.state.ratelimit import LimiterState, algorithms_of
 from ailf_memory.state.wait_queue import WaitQueue
 from ailf_memory.store import StoreHandle
@@ -149,6 +150,23 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
                 for key, _ in algorithms_of(limits):
                     state.stored.pop(key, None)
                 state.queue.wake(self._store.publish, now_ms)
+
+    async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
+        self._handle.check_open()
+        after = None
+        if cursor:
+            limiter, key = split_cursor("limiters", cursor, 2)
+            after = limiter, key
+        names, more = self._store.limiter_names.page(prefix, after, limit)
+        with self._store.lock:
+            now_ms = self._now()
+            charged = tuple(LimiterName(*each) for each in names if self._is_charged(*each, now_ms))
+        return Page(charged, join_cursor("limiters", *names[-1]) if more else "")
+
+    def _is_charged(self, limiter: str, key: str, now_ms: int) -> bool:
+        """Tell whether a key, with or without refunds, is not back at full capacity."""
+        states = [self._store.limiters.get(LimiterKey(limiter, key, no_refunds)) for no_refunds in (False, True)]
+        return any(each is not None and each.ends_ms > now_ms for each in states)
 
 
 def _seconds(wait_ms: int | None) -> float | None:

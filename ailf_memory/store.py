@@ -10,6 +10,7 @@ from ailf.driver.backend import Revocable
 from ailf.errors import ClosedError
 from ailf.runtime import Runtime
 from ailf.runtime.clock import Clock, SystemClock
+from ailf_memory.state.listing import SortedNames
 from ailf_memory.state.lock import LockState
 from ailf_memory.state.ratelimit import LimiterState
 from ailf_memory.state.stream import StreamState
@@ -65,6 +66,9 @@ class StoreListener(Protocol):
     def offer(self, channel: str, body: bytes, *, sharded: bool = False) -> bool:
         """Queue a body if a filter matches; return whether one does."""
 
+    def channels(self, *, sharded: bool) -> list[str]:
+        """Return the names of the channels that it listens to."""
+
     def fail(self, reason: str) -> None:
         """Drop the queued items and report a lost connection."""
 
@@ -93,6 +97,9 @@ class MemoryStore:
         leases: The leases of locks in this process by token, to revoke them when their grants are broken.
         listeners: The listeners, which receive published messages.
         version: The number of changes that may have made an entry of any stream available.
+        stream_names: The names of the streams, for listings.
+        lock_names: The names of the locks, for listings.
+        limiter_names: The limiters and keys of rate limiters, for listings.
         moved: The version when the clock was moved by hand, which may have made an entry of every stream available.
     """
 
@@ -105,6 +112,13 @@ class MemoryStore:
         self.leases: weakref.WeakValueDictionary[str, Revocable] = weakref.WeakValueDictionary()
         self.listeners: list[StoreListener] = []
         self.version = self.moved = 0
+        self.stream_names: SortedNames[str] = SortedNames(lambda: list(self.streams), str.startswith, str)
+        self.lock_names: SortedNames[str] = SortedNames(lambda: list(self.locks), str.startswith, str)
+        self.limiter_names: SortedNames[tuple[str, str]] = SortedNames(
+            lambda: {(each.limiter, each.key) for each in list(self.limiters)},
+            lambda name, prefix: name[0].startswith(prefix),
+            lambda prefix: (prefix, ""),
+        )
         self._subscribers: list[Callable[[], None]] = []
         self.clock.on_move(self._on_move)
         self.clock.on_move(self.wake_queues)

@@ -1,5 +1,6 @@
 """The driver of streams in memory. Each step is one transition of `StreamState`, under the store's lock."""
 
+import heapq
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from msgspec.structs import replace
 
 from ailf.checks import to_ms
 from ailf.driver import (
+    ConsumerState,
     Draft,
     Fetched,
     Outcome,
@@ -19,8 +21,9 @@ from ailf.driver import (
     Waiter,
     Waiting,
 )
+from ailf.driver.listing import join_cursor, split_cursor
 from ailf.errors import InvalidArgumentError, StreamFullError
-from ailf.values import Added, DeadLetter, GroupInfo, Retention
+from ailf.values import Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
@@ -260,6 +263,41 @@ class MemoryStreamDriver(StreamDriver):
             taken = [state is not None and state.take_dead_letter(each, now_ms, redrive=redrive) for each in numbers]
             self._changed(stream)
             return taken
+
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def list_streams(self, prefix: str, cursor: str, limit: int) -> Page[str]:
+        self._handle.check_open()
+        (after,) = split_cursor("streams", cursor, 1) if cursor else (None,)
+        names, more = self._store.stream_names.page(prefix, after, limit)
+        with self._store.lock:
+            listed = tuple(name for name in names if (state := self._store.streams.get(name)) and state.listed)
+        return Page(listed, join_cursor("streams", names[-1]) if more else "")
+
+    async def list_groups(self, stream: str, after: str, limit: int) -> list[str]:
+        self._handle.check_open()
+        state = self._store.streams.get(stream)
+        names = [] if state is None else list(state.groups)  # without the lock: the copy is one step
+        return heapq.nsmallest(limit, (name for name in names if name > after))
+
+    async def list_consumers(self, stream: str, group: str, after: str, limit: int) -> list[ConsumerState]:
+        self._handle.check_open()
+        stored = self._store.streams.get(stream)
+        state = None if stored is None else stored.groups.get(group)
+        if state is None:
+            return []
+        known = {*list(state.alive), *list(state.held)}  # as above
+        names = heapq.nsmallest(limit, (name for name in known if name > after))
+        with self._store.lock:
+            return state.consumers(names, self._now())
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        with self._store.lock:
+            self._handle.check_open()
+            state = self._store.streams.get(stream)
+            return StreamInfo(stream) if state is None else state.summary(stream)
+
+    # --- waiting -------------------------------------------------------------------------------------------------
 
     def waiter(self, stream: str, group: str | None) -> "MemoryWaiter":  # noqa: ARG002 - all groups notify alike
         return MemoryWaiter(self._handle, stream)

@@ -1,11 +1,13 @@
 """`RedisDriver`, the root driver: it makes the drivers of the interfaces over one executor."""
 
-from typing import Any
+import secrets
+import time
+from typing import Any, Final
 
 import redis
 import redis.asyncio
 
-from ailf.driver import BackendDriver, Capability
+from ailf.driver import BackendDriver, Capability, Finding
 from ailf.errors import PermissionDeniedError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
@@ -13,6 +15,7 @@ from ailf_redis.cluster.pubsub import ClusterPubSubDriver
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.executor import Executor
+from ailf_redis.diagnosis import answers_of, findings, probes, questions, rights_finding
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.lock import RedisLockDriver
@@ -28,6 +31,10 @@ __all__ = ["RedisDriver"]
 
 OLDEST = (6, 2)
 """The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""
+
+
+PAGE: Final = 1000
+"""The number of keys that one SCAN of `RedisDriver.remove_namespaces` looks at."""
 
 
 class RedisDriver(BackendDriver):
@@ -116,6 +123,37 @@ class RedisDriver(BackendDriver):
 
     def stream(self) -> RedisStreamDriver:
         return RedisStreamDriver(self.executor, self.keys)
+
+    async def diagnose(self) -> list[Finding]:
+        """Return what the server says about itself; of a cluster, one of its nodes."""
+        sent = time.time()
+        (clock,) = await self.executor.call_many(questions()[:1])
+        now = (sent + time.time()) / 2
+        replies = await self.executor.call_many(questions()[1:])
+        name = f"ailf-doctor-{secrets.token_hex(8)}"
+        asked = probes(self.keys, name)
+        if Capability.SHARDED not in self.capabilities:
+            del asked["spublish"]
+        try:
+            found = list(findings(answers_of([clock, *replies]), now))
+        except MISREAD as error:
+            raise misread(error, self.url) from error
+        return [rights_finding(list(asked), await self.executor.call_many(list(asked.values()))), *found]
+
+    async def remove_namespaces(self, prefix: str) -> int | None:
+        if isinstance(self.executor, ClusterExecutor):  # a SCAN covers one node
+            return None
+        removed, cursor = 0, b"0"
+        while True:
+            reply = await self.executor.call("SCAN", cursor, "MATCH", self.keys.namespaces(prefix), "COUNT", PAGE)
+            try:
+                cursor, keys = reply
+            except MISREAD as error:
+                raise misread(error, self.url) from error
+            if keys:
+                removed += await self.executor.call("UNLINK", *keys)
+            if cursor == b"0":
+                return removed
 
     def unwrap(self, kind: type[Any]) -> Any:
         if self._user_client is not None:

@@ -105,6 +105,10 @@ class Keys:
         """
         return _limiter_keys(self._namespace, limiter_key, slots)
 
+    def namespaces(self, prefix: str) -> str:
+        """Return the pattern of all keys of the namespaces whose names begin with a text."""
+        return _literal(f"{{{_escape(prefix, '%{}:')}") + "*"
+
     def channel(self, name: str) -> str:
         """Return the Redis channel of a user's channel."""
         return self._channel + name
@@ -118,11 +122,16 @@ class Keys:
 
     def pattern(self, pattern: str) -> str:
         """Return the Redis pattern of a user's pattern: the prefix of channels, escaped, is put before it."""
-        return "".join("\\" + char if char in "*?[]^-\\" else char for char in self._channel) + pattern
+        return _literal(self._channel) + pattern
 
     def name(self, channel: str) -> str:
         """Return the user's channel of a Redis channel."""
         return channel.removeprefix(self._channel)
+
+
+def _literal(text: str) -> str:
+    """Return the Redis pattern that matches only this text."""
+    return "".join("\\" + char if char in "*?[]^-\\" else char for char in text)
 
 
 HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue", "parked")

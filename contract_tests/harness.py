@@ -100,11 +100,15 @@ class Harness:
 
 
 class UrlHarness(Harness):
-    """Opens a backend by its URL, on a new namespace, which the URL option ``namespace`` names."""
+    """Opens a backend by its URL, on a new namespace, which the URL option ``namespace`` names.
+
+    Arguments:
+        base: The URL. If it names a namespace, the names of the new ones begin with it.
+    """
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self._url = f"{base}{'&' if '?' in base else '?'}namespace=contract-{uuid.uuid4().hex[:12]}"
+        self._url = _with_namespace(base, uuid.uuid4().hex[:12])
         unopened = self._unopened()
         self.url = self._url
         self.flavours = tuple(unopened)
@@ -133,6 +137,15 @@ class UrlHarness(Harness):
     def other_namespace(self) -> Harness:
         """Return a harness on another namespace of the same backend."""
         return type(self)(self._base)
+
+
+def _with_namespace(base: str, suffix: str) -> str:
+    """Return a URL with a new namespace, which begins with that of the URL if it has one."""
+    address, _, query = base.partition("?")
+    options = [each for each in query.split("&") if each]
+    own = next((each for each in options if each.startswith("namespace=")), "namespace=contract")
+    others = [each for each in options if not each.startswith("namespace=")]
+    return f"{address}?{'&'.join([*others, f'{own}-{suffix}'])}"
 
 
 def _unreachable(url: str) -> str | None:

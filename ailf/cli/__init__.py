@@ -1,29 +1,25 @@
-"""The command ``ailf``."""
+"""The command ``ailf``. Its modules need the extra ``cli`` (typer and rich); this one needs nothing."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from ailf.registry import installed
-
 __all__ = ["main"]
+
+_NEEDED = frozenset({"typer", "rich"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="ailf", description="Messaging and coordination for agents.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    backends = commands.add_parser("backends", help="list the installed backends by URL scheme")
-    backends.set_defaults(command=_backends)
-    parsed = parser.parse_args(arguments)
-    status: int = parsed.command()
-    return status
+    """Run the command line; return the exit code.
 
-
-def _backends() -> int:
-    rows = installed()
-    for row in rows:
-        sys.stdout.write(f"{row.scheme + '://':<12} {row.package:<20} {row.target}\n")
-        if row.problem:
-            sys.stdout.write(f"{'':<12} can't be used: {row.problem}\n")
-    return 1 if any(row.problem for row in rows) else 0
+    Arguments:
+        arguments: The arguments after the command's name; those of the process if None.
+    """
+    try:
+        from ailf.cli.app import run_app  # noqa: PLC0415 - typer and rich may not be installed
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _NEEDED:
+            raise
+        if sys.stderr is not None:
+            sys.stderr.write("ailf: the command line needs typer and rich; run: pip install 'ailf[cli]'\n")
+        return 2
+    return run_app(sys.argv[1:] if arguments is None else list(arguments))

@@ -1,4 +1,4 @@
-"""``python -m ailf.cli``."""
+"""``python -m ailf.cli``: the command ``ailf``."""
 
 import sys
 

@@ -13,6 +13,7 @@ sent. After `BackendDriver.close` every call *must* raise `ClosedError`.
 """
 
 from ailf.driver.backend import BackendDriver, Capability
+from ailf.driver.findings import Finding, Level
 from ailf.driver.lock import Denied, Granted, LockDriver, LockRequest, WaiterInfo
 from ailf.driver.pubsub import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
 from ailf.driver.ratelimit import (
@@ -28,6 +29,7 @@ from ailf.driver.ratelimit import (
 from ailf.driver.stream import (
     Action,
     Claim,
+    ConsumerState,
     Draft,
     Fetched,
     Outcome,
@@ -48,12 +50,15 @@ __all__ = [
     "Charge",
     "Claim",
     "Confirmed",
+    "ConsumerState",
     "Denied",
     "Draft",
     "Fetched",
     "Filter",
+    "Finding",
     "Frame",
     "Granted",
+    "Level",
     "LimitRequest",
     "LimitResult",
     "LimiterKey",

@@ -2,8 +2,11 @@
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from ailf.driver.findings import Finding
 from ailf.driver.lock import LockDriver
 from ailf.driver.pubsub import PubSubDriver
 from ailf.driver.ratelimit import RateLimiterDriver
@@ -31,6 +34,8 @@ class Capability(enum.Enum):
     """Locks of several names at once (L15)."""
     RATE_LIMITER = "rate_limiter"
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
+    LISTING = "listing"
+    """Lists of what exists: streams, groups, consumers, locks, limiter keys, channels (N1 to N8)."""
     PROCESSES = "processes"
     """Processes that open the same URL share its streams, locks and channels."""
 
@@ -55,6 +60,7 @@ class BackendDriver(ABC):
 
     Attributes:
         capabilities: The declared features. The first `ping` *may* remove some of them.
+        reasons: Why a feature that the backend could have is not declared, and what to do: text for the error.
         runtime: The runtime that the driver is bound to.
         max_payload: The largest body in bytes that the core sends or accepts (B5).
         url: The URL of the backend without credentials, for messages.
@@ -64,6 +70,7 @@ class BackendDriver(ABC):
     """
 
     timeout: float = 5.0
+    reasons: Mapping[Capability, str] = MappingProxyType({})
 
     capabilities: frozenset[Capability]
     runtime: Runtime
@@ -127,6 +134,25 @@ class BackendDriver(ABC):
 
         A driver that finds out only by a request does nothing. It *must not* hold a strong reference to the lease.
         """
+
+    async def diagnose(self) -> list[Finding]:
+        """Return what the backend finds about itself, for ``ailf doctor``: what only it knows, such as its settings.
+
+        It *must not* change anything that outlives the call. A right that the user lacks *should* be a finding, not an
+        error.
+        """
+        return []
+
+    async def remove_namespaces(self, prefix: str) -> int | None:  # noqa: ARG002 - as `unwrap`
+        """Remove all that is stored in the namespaces whose names begin with a text; return how many things that were.
+
+        Commands that make a namespace of their own call it afterwards (``ailf bench``, ``ailf contract``). None: the
+        backend doesn't know how, and nothing was removed.
+
+        Arguments:
+            prefix: The text, which is never empty.
+        """
+        return None
 
     def unwrap(self, kind: type[T]) -> T | None:  # noqa: ARG002 - by default there is no client
         """Return the client library's own object of this class, or None."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ailf.values import LockInfo
+from ailf.values import HeldLock, LockInfo, Page
 
 __all__ = ["Denied", "Granted", "LockDriver", "LockRequest", "WaiterInfo"]
 
@@ -102,3 +102,11 @@ class LockDriver(ABC):
     @abstractmethod
     async def break_(self, name: str, fence: int) -> bool:
         """End the grant with this fence, without its token, as `release` does; return whether there was one."""
+
+    async def list_locks(self, prefix: str, cursor: str, limit: int) -> Page[HeldLock]:
+        """Return at most ``limit`` locks that are held, whose names begin with ``prefix``, as `inspect` does (N4).
+
+        Pages, cursors and prefixes are as in `StreamDriver.list_streams` (N1, N2). It is only called with
+        `Capability.LISTING`.
+        """
+        raise NotImplementedError

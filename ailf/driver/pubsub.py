@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Sequence
 
 import msgspec
 
+from ailf.values import ChannelInfo
+
 __all__ = ["Confirmed", "Filter", "Frame", "Listener", "PubSubDriver", "Refused"]
 
 
@@ -69,6 +71,18 @@ class PubSubDriver(ABC):
     @abstractmethod
     async def listen(self) -> "Listener":
         """Return a listener with a connection of its own."""
+
+    async def channels(self, prefix: str, *, sharded: bool = False) -> list[ChannelInfo]:
+        """Return the channels that a listener subscribes to by name, if their names begin with ``prefix`` (N8).
+
+        Each comes once, with the number of its listeners; of a cluster, on all nodes. With ``sharded`` they are the
+        sharded channels. It is only called with `Capability.LISTING`.
+
+        Raises:
+            ProtocolError: There are more than `ailf.driver.listing.MOST_LISTED`; `ailf.driver.listing.too_many` makes
+                the error.
+        """
+        raise NotImplementedError
 
 
 class Listener(ABC):

@@ -9,7 +9,7 @@ import msgspec
 from ailf.driver.lock import WaiterInfo
 from ailf.errors import BackendError
 from ailf.limits import ChargeReceipt, Concurrency, Limit
-from ailf.values import LimitState
+from ailf.values import LimiterName, LimitState, Page
 
 __all__ = [
     "Charge",
@@ -151,3 +151,12 @@ class RateLimiterDriver(ABC):
     @abstractmethod
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         """Forget all charges of a key (R5), and wake the first waiter."""
+
+    async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
+        """Return at most ``limit`` keys that have a charge, of limiters whose names begin with ``prefix`` (N5).
+
+        Pages, cursors and prefixes are as in `StreamDriver.list_streams` (N1, N2). A key *may* be in several pages. A
+        key that is back at full capacity *may* be in one as long as its stored state has not expired (R8). It is only
+        called with `Capability.LISTING`.
+        """
+        raise NotImplementedError

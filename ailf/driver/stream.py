@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from ailf.checks import check_text, check_time
-from ailf.values import Added, DeadLetter, GroupInfo, Position, Retention
+from ailf.values import Added, DeadLetter, GroupInfo, Page, Position, Retention, StreamInfo
 
 __all__ = [
     "Action",
     "Claim",
+    "ConsumerState",
     "Draft",
     "Fetched",
     "Outcome",
@@ -165,6 +166,20 @@ class Waiting(msgspec.Struct, frozen=True):
     waiter: "Waiter"
     others: int = 0
     seconds: float = float("inf")
+
+
+class ConsumerState(msgspec.Struct, frozen=True):
+    """A consumer of a group, as the backend knows it.
+
+    Attributes:
+        name: The identity of the consumer; bytes that aren't UTF-8 are lone surrogates, as `os.fsdecode` makes them.
+        alive: Seconds until it counts as dead; 0 or less if it does now. None if it never gave a heartbeat.
+        in_hand: The number of entries that are leased to it.
+    """
+
+    name: str
+    alive: float | None
+    in_hand: int
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -403,6 +418,47 @@ class StreamDriver(ABC):
         Return False for each dead letter that doesn't exist any more, so that each is redriven once. It *must* work for
         dead letters whose entry is no longer in the stream.
         """
+
+    # --- what exists: only called with `Capability.LISTING` ------------------------------------------------------
+
+    async def list_streams(self, prefix: str, cursor: str, limit: int) -> Page[str]:
+        """Return at most ``limit`` names of streams that begin with ``prefix``, in one bounded step (N1, N2, N3).
+
+        The work *must* be bounded by ``limit`` and a constant, however many streams there are: so a page *may* have few
+        items or none before the end. `Page.cursor` is the driver's own text (`ailf.driver.listing` helps to make it),
+        and "" only at the end. A stream that exists from the step with the cursor "" to the one that returns "" *must*
+        be in one of the pages, and *may* be in several.
+
+        A stream exists if it has had an entry or has a group. A stream that is a partition of another one *must not* be
+        returned, and the partitioned stream *must*, as soon as its number of partitions is stored. Every character of
+        the prefix stands for itself. A name that isn't UTF-8 comes with lone surrogates, as `os.fsdecode` makes them.
+
+        Raises:
+            InvalidArgumentError: ``cursor`` is not "" nor a cursor that this method returns.
+        """
+        raise NotImplementedError
+
+    async def list_groups(self, stream: str, after: str, limit: int) -> list[str]:
+        """Return the first ``limit`` names of groups that come after a name, in ascending order (N6).
+
+        A driver that has to read all of them at once *must* refuse more than `ailf.driver.listing.MOST_LISTED`, by
+        `ailf.driver.listing.too_many`.
+        """
+        raise NotImplementedError
+
+    async def list_consumers(self, stream: str, group: str, after: str, limit: int) -> list[ConsumerState]:
+        """Return the first ``limit`` consumers of a group whose names come after a name, in ascending order (N7).
+
+        They are those that have given heartbeats and were not forgotten since, and those that hold entries. The list
+        of a missing group is empty. For too many consumers the rule of `list_groups` applies.
+        """
+        raise NotImplementedError
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        """Return the state of a stream, as an ordinary one; change and create nothing (N6)."""
+        raise NotImplementedError
+
+    # --- waiting -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def waiter(self, stream: str, group: str | None) -> "Waiter":

@@ -217,7 +217,8 @@ class Engine:
         self.check_open()
         if capability not in self.driver.capabilities:
             declared = ", ".join(sorted(each.value for each in self.driver.capabilities)) or "nothing"
-            raise UnsupportedError(f"the backend {self.driver.url} has no {what}; it declares: {declared}")
+            reason = self.driver.reasons.get(capability, f"it declares: {declared}")
+            raise UnsupportedError(f"the backend {self.driver.url} has no {what}; {reason}")
 
     def track(self, closable: Closable) -> None:
         """Remember to close this object before the backend, by a weak reference."""

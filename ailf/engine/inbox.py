@@ -19,7 +19,10 @@ from ailf.errors import BackendTimeoutError, DecodeError, InvalidArgumentError
 from ailf.runtime import Event, Runtime
 from ailf.values import Gap, Overflow
 
-__all__ = ["FAILED", "REPLY_TO", "REQUEST", "RESERVED_HEADERS", "PendingReply", "ReplyInbox", "check_free"]
+__all__ = ["FAILED", "INBOX", "REPLY_TO", "REQUEST", "RESERVED_HEADERS", "PendingReply", "ReplyInbox", "check_free"]
+
+INBOX: Final = "ailf.inbox."
+"""The beginning of the names of reply inboxes."""
 
 REPLY_TO: Final = "ailf-reply-to"
 """The channel to which the reply is published."""
@@ -130,7 +133,7 @@ class ReplyInbox:
     """
 
     def __init__(self, subscriptions: SubscriptionManager, runtime: Runtime) -> None:
-        self.channel = f"ailf.inbox.{secrets.token_hex(8)}"
+        self.channel = f"{INBOX}{secrets.token_hex(8)}"
         self._subscriptions = subscriptions
         self._runtime = runtime
         self._opening = runtime.single_flight()

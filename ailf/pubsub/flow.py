@@ -8,11 +8,11 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from ailf.checks import check_count, check_name, check_pairs, check_seconds
+from ailf.checks import check_count, check_name, check_pairs, check_prefix, check_seconds
 from ailf.codecs import Payloads, open_envelope, seal_envelope
 from ailf.driver import Capability, Filter, Frame
 from ailf.engine import Engine
-from ailf.engine.inbox import FAILED, REPLY_TO, REQUEST, RESERVED_HEADERS, PendingReply, check_free
+from ailf.engine.inbox import FAILED, INBOX, REPLY_TO, REQUEST, RESERVED_HEADERS, PendingReply, check_free
 from ailf.engine.subscriptions import MessageBuffer
 from ailf.errors import (
     AilfError,
@@ -30,7 +30,7 @@ from ailf.runtime.signals import stopped_by_signals
 from ailf.safe_text import describe, log_failure, safe_text
 from ailf.tracing import carrying
 from ailf.user_errors import interrupts, is_fatal
-from ailf.values import Gap, Overflow
+from ailf.values import ChannelInfo, Gap, Overflow
 
 __all__ = ["BUFFER", "ErrorHook", "Handler", "PubSubFlow"]
 
@@ -158,6 +158,14 @@ class PubSubFlow:
             await self.engine.call(f"reply to {request}", self._driver.publish, [(inbox, sealed)], again=False)
 
         return answer
+
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def channels(self, prefix: str) -> list[ChannelInfo]:
+        self.engine.require(Capability.LISTING, "listing")
+        check_prefix(prefix)
+        found = await self.engine.call("list channels", self._driver.channels, prefix, again=True, **self._options)
+        return sorted((each for each in found if not each.name.startswith(INBOX)), key=lambda each: each.name)
 
     # --- receiving -----------------------------------------------------------------------------------------------
 

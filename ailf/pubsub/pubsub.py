@@ -20,7 +20,7 @@ from ailf.pubsub.message import AsyncMessage, Message
 from ailf.pubsub.subscription import AsyncSubscription, Subscription
 from ailf.runtime import run
 from ailf.runtime.signals import check_signals
-from ailf.values import Overflow
+from ailf.values import ChannelInfo, Overflow
 
 __all__ = ["AsyncPubSub", "PubSub"]
 
@@ -188,6 +188,21 @@ class PubSub(_PubSubBase, Generic[T]):
         """Remove the handlers of a channel or pattern."""
         run(self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern)))
 
+    def channels(self, prefix: str = "") -> list[ChannelInfo]:
+        """Return the channels that have subscribers now, sorted by name, in one request.
+
+        Channels that are subscribed to only by a pattern are not among them, nor are those for replies and wake-ups.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+
+        Raises:
+            ProtocolError: There are more than 10,000; give a prefix.
+            UnsupportedError: The backend can't list channels, or its user lacks the right.
+            BackendError: The backend is unavailable, or refused the request.
+        """
+        return run(self._flow.channels(prefix))
+
     def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.
 
@@ -353,6 +368,21 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
     async def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
         """Remove the handlers of a channel or pattern."""
         await self._flow.unsubscribe(check_name("channel", channel), pattern=check_flag("pattern", pattern))
+
+    async def channels(self, prefix: str = "") -> list[ChannelInfo]:
+        """Return the channels that have subscribers now, sorted by name, in one request.
+
+        Channels that are subscribed to only by a pattern are not among them, nor are those for replies and wake-ups.
+
+        Arguments:
+            prefix: The beginning of the names; every character stands for itself.
+
+        Raises:
+            ProtocolError: There are more than 10,000; give a prefix.
+            UnsupportedError: The backend can't list channels, or its user lacks the right.
+            BackendError: The backend is unavailable, or refused the request.
+        """
+        return await self._flow.channels(prefix)
 
     async def run(self, *, signals: bool | None = None) -> None:
         """Call the handlers, one message at a time, until `stop`.

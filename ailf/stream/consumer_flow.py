@@ -8,14 +8,12 @@ the backend (`GroupWait`).
 import functools
 import logging
 import os
-import secrets
-import socket
 import weakref
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from ailf.checks import MAX_SECONDS, check_count, check_name, check_seconds
+from ailf.checks import MAX_SECONDS, check_count, check_seconds
 from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Settlement, Waiting
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
@@ -23,6 +21,7 @@ from ailf.engine.renewal import Renewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
 from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
+from ailf.stream.consumer_name import unique_name
 from ailf.stream.delivery import DeliveryState
 from ailf.stream.group_flow import SETTLED_AT_ONCE, GroupFlow
 from ailf.stream.group_wait import GroupWait, QueuedConsumer, joined
@@ -65,8 +64,7 @@ class ConsumerFlow:
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
         self.group = group
-        prefix = f"{socket.gethostname()}-{os.getpid()}" if name is None else name
-        self.name = f"{check_name('consumer', prefix)}:{secrets.token_hex(4)}"
+        self.name = unique_name(name)
         self.stopping = group.engine.runtime.event()
         self.in_progress: dict[str, DeliveryState] = {}
         self._prefetch = check_count("prefetch", prefetch)

@@ -72,6 +72,19 @@ class Declaration:
         if stored is not None:
             self._compare(stored)
 
+    async def stored(self) -> int:
+        """Return the stored number, whatever number the object was given; for a stream without one, the object's.
+
+        Raises:
+            InvalidArgumentError: The stream is a partition of another one.
+        """
+        if self.made:
+            return self._partitions
+        stored = await self._ask(self._stream, None, None)
+        if stored == PART:
+            self._compare(stored)
+        return self._partitions if stored is None else stored
+
     async def make_again(self) -> None:
         """Store the number again: data of the stream have vanished from the backend, perhaps with the number.
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import attrs
+from msgspec.structs import replace
 
 from ailf.checks import (
     check_count,
@@ -20,16 +21,18 @@ from ailf.checks import (
     valid_wait,
 )
 from ailf.codecs import Payloads
-from ailf.driver import Capability, Draft, Record
+from ailf.driver import Capability, Draft, Record, StreamDriver
+from ailf.driver.listing import join_cursor, split_cursor
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import DecodeError, InvalidArgumentError, StreamFullError
+from ailf.listing import ReadPage
 from ailf.stream.declaration import Declaration
 from ailf.stream.group_flow import GroupFlow, GroupOptions
 from ailf.stream.partitioned_group import PartitionedGroupFlow
 from ailf.stream.partitions import MOST_PARTITIONS, PartitionedDriver, Partitions
 from ailf.stream.worker import ProcessOptions, Worker
-from ailf.values import Added, Entry, Position, Retention, Trimmed
+from ailf.values import Added, Entry, Page, Position, Retention, StreamInfo, Trimmed
 
 __all__ = ["AddOptions", "StreamBase", "StreamFlow", "check_partitions"]
 
@@ -80,20 +83,26 @@ class StreamFlow:
         self.engine = engine
         self.name = name
         self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
-        self.driver = driver = engine.driver.stream()
+        driver = engine.driver.stream()
+        self.driver: StreamDriver = driver
         self.partitioned: PartitionedDriver | None = None
         names: tuple[str, ...] = ()
         if partitions > 1:
-            shared = engine.shared(
-                ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
-            )
-            self.driver = self.partitioned = PartitionedDriver(driver, shared, engine.runtime)
-            names = shared.names
+            self.driver = self.partitioned = self._partitioned(partitions)
+            names = self.partitioned.partitions.names
         self.declaration = Declaration(engine, driver, name, partitions, names)
         self.retention = retention
         self._joined: GroupFlow | None = None
         self._consumer: str | None = None
         self._adding = f"add a message to stream {name!r}"
+
+    def _partitioned(self, partitions: int) -> PartitionedDriver:
+        """Return the driver of the stream with this number of partitions."""
+        engine, name = self.engine, self.name
+        shared = engine.shared(
+            ("partitions", name, partitions), lambda: Partitions(name, partitions, engine.runtime.lease_now)
+        )
+        return PartitionedDriver(engine.driver.stream(), shared, engine.runtime)
 
     # --- adding --------------------------------------------------------------------------------------------------
 
@@ -217,6 +226,32 @@ class StreamFlow:
             return Entry(record.id, data, headers)
         except DecodeError as error:
             raise DecodeError(f"entry {record.id}: {error}") from error
+
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def _stored_driver(self) -> tuple[StreamDriver, int]:
+        """Return the driver for the stored number of partitions, and that number: who lists need not know it before."""
+        number = await self.declaration.stored()
+        if number == 1:
+            return self.engine.driver.stream(), 1
+        return self._partitioned(number), number
+
+    async def info(self) -> StreamInfo:
+        self.engine.require(Capability.LISTING, "listing")
+        driver, number = await self._stored_driver()
+        info = await self.engine.call(f"inspect stream {self.name!r}", driver.stream_info, self.name, again=True)
+        return replace(info, partitions=number)
+
+    def listing_of_groups(self) -> tuple[str, ReadPage[str]]:
+        self.engine.require(Capability.LISTING, "listing")
+        return f"the groups of stream {self.name!r}", self._groups
+
+    async def _groups(self, cursor: str, limit: int) -> Page[str]:
+        (after,) = split_cursor("groups", cursor, 1) if cursor else ("",)
+        driver, _ = await self._stored_driver()
+        what = f"list the groups of stream {self.name!r}"
+        names = await self.engine.call(what, driver.list_groups, self.name, after, limit, again=True)
+        return Page(tuple(names), join_cursor("groups", names[-1]) if len(names) == limit else "")
 
     # --- groups --------------------------------------------------------------------------------------------------
 

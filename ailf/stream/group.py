@@ -7,13 +7,14 @@ again after a backoff, and one that fails too often becomes one of the group's d
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from ailf.listing import PAGE, AsyncListing, Listing
 from ailf.runtime import run
 from ailf.stream.batch_worker import BatchWorker
 from ailf.stream.consumer import AsyncConsumer, Consumer
 from ailf.stream.delivery import AsyncDelivery, Delivery
 from ailf.stream.group_flow import GroupFlow
 from ailf.stream.worker import DRAIN, ProcessOptions, Worker
-from ailf.values import DeadLetter, GroupInfo, OnLost, Position
+from ailf.values import ConsumerInfo, DeadLetter, GroupInfo, OnLost, Position
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
 
@@ -215,6 +216,19 @@ class Group(_GroupBase, Generic[T]):
         """
         return Consumer(self._flow, name, prefetch)
 
+    def consumers(self, *, page_size: int = PAGE) -> Listing[ConsumerInfo]:
+        """Return the group's consumers, in ascending order of their names. They are read when it is iterated.
+
+        They are the open ones, and those that are gone and whose messages no other consumer has taken over yet.
+
+        Arguments:
+            page_size: How many consumers an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend can't list what exists.
+        """
+        return Listing(*self._flow.listing_of_consumers(), page_size)
+
     @overload
     def process(
         self,
@@ -370,6 +384,19 @@ class AsyncGroup(_GroupBase, Generic[T]):
             prefetch: The most messages that one fetch takes. They wait in the consumer's buffer, leased and renewed.
         """
         return AsyncConsumer(self._flow, name, prefetch)
+
+    def consumers(self, *, page_size: int = PAGE) -> AsyncListing[ConsumerInfo]:
+        """Return the group's consumers, in ascending order of their names. They are read when it is iterated.
+
+        They are the open ones, and those that are gone and whose messages no other consumer has taken over yet.
+
+        Arguments:
+            page_size: How many consumers an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend can't list what exists.
+        """
+        return AsyncListing(*self._flow.listing_of_consumers(), page_size)
 
     @overload
     async def process(

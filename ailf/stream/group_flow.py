@@ -8,11 +8,14 @@ import attrs
 
 from ailf.checks import check_count, check_kind, check_name, check_text, check_time, valid_count, valid_seconds
 from ailf.codecs import Payloads
-from ailf.driver import Action, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
+from ailf.driver import Action, Capability, ConsumerState, Fetched, Outcome, Receipt, Settlement, StreamDriver, Waiting
+from ailf.driver.listing import join_cursor, split_cursor
 from ailf.engine import Engine
 from ailf.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from ailf.listing import ReadPage
 from ailf.runtime.batching import Batcher, batcher
 from ailf.safe_text import log_failure
+from ailf.stream.consumer_name import made_on
 from ailf.stream.declaration import Declaration
 from ailf.stream.lease import ALIVE
 from ailf.stream.partitions import PartitionedDriver, Partitions
@@ -20,12 +23,14 @@ from ailf.user_errors import interrupts
 from ailf.values import (
     EARLIEST,
     Backoff,
+    ConsumerInfo,
     DeadLetter,
     DeadLettered,
     GroupEvent,
     GroupInfo,
     GroupReset,
     LeaseLost,
+    Page,
     Position,
     Retention,
 )
@@ -176,6 +181,21 @@ class GroupFlow:
         info: GroupInfo = await self._call("inspect", self.driver.info, again=True)
         return info
 
+    def listing_of_consumers(self) -> tuple[str, ReadPage[ConsumerInfo]]:
+        """Return what a listing of the consumers needs: its name, and the function that reads a page."""
+        self.engine.require(Capability.LISTING, "listing")
+        return f"the consumers of {self}", self._consumers
+
+    async def _consumers(self, cursor: str, limit: int) -> Page[ConsumerInfo]:
+        (after,) = split_cursor("consumers", cursor, 1) if cursor else ("",)
+        request = self.driver.list_consumers
+        states: list[ConsumerState] = await self._call("list the consumers of", request, after, limit, again=True)
+        alive = self.options.takeover * ALIVE
+        return Page(
+            tuple(_consumer_info(each, alive) for each in states),
+            join_cursor("consumers", states[-1].name) if len(states) == limit else "",
+        )
+
     # --- deliveries ----------------------------------------------------------------------------------------------
 
     def fetch(self, consumer: str, count: int, waiting: Waiting | None = None) -> Coroutine[Any, Any, Fetched]:
@@ -289,3 +309,10 @@ class GroupFlow:
         while page := await self._call(what, self.driver.letter_ids, ids[-1] if ids else "", PAGE, again=True):
             ids += page
         return await self.take_dead_letters(ids, redrive=redrive) if ids else 0
+
+
+def _consumer_info(state: ConsumerState, alive: float) -> ConsumerInfo:
+    """Return what users see of a consumer, whose heartbeats count for `alive` seconds."""
+    host, pid = made_on(state.name)
+    seen = None if state.alive is None or state.alive > alive else alive - state.alive
+    return ConsumerInfo(state.name, pid, host, seen, state.in_hand, alive=state.alive is not None and state.alive > 0)

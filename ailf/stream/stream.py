@@ -9,13 +9,26 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from ailf.listing import PAGE, AsyncListing, Listing
 from ailf.runtime import run
 from ailf.stream.flow import AddOptions, StreamBase
 from ailf.stream.group import AsyncGroup, Group
 from ailf.stream.group_flow import GroupOptions
 from ailf.stream.tail import tail_of
 from ailf.stream.worker import DRAIN, ProcessOptions
-from ailf.values import EARLIEST, LATEST, Added, Backoff, Entry, GroupEvent, OnLost, Position, Retention, Trimmed
+from ailf.values import (
+    EARLIEST,
+    LATEST,
+    Added,
+    Backoff,
+    Entry,
+    GroupEvent,
+    OnLost,
+    Position,
+    Retention,
+    StreamInfo,
+    Trimmed,
+)
 
 __all__ = ["AsyncStream", "Stream"]
 
@@ -246,6 +259,31 @@ class Stream(StreamBase, Generic[T]):
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
         )
         run(self._flow.process(handler, options))
+
+    def info(self) -> StreamInfo:
+        """Return the state of the stream: length, partitions, first and last entry, number of groups.
+
+        A stream that doesn't exist has no entries. The object may have been made with any number of partitions: the
+        result has the stored one.
+
+        Raises:
+            InvalidArgumentError: The stream is a partition of another one.
+            UnsupportedError: The backend can't list what exists.
+        """
+        return run(self._flow.info())
+
+    def groups(self, *, page_size: int = PAGE) -> Listing[str]:
+        """Return the names of the stream's groups, in ascending order. They are read when it is iterated.
+
+        The object may have been made with any number of partitions, as for `info`.
+
+        Arguments:
+            page_size: How many names an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend can't list what exists.
+        """
+        return Listing(*self._flow.listing_of_groups(), page_size)
 
     def delete(self) -> None:
         """Remove the stream, its groups and their dead letters."""
@@ -493,6 +531,31 @@ class AsyncStream(StreamBase, Generic[T]):
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals
         )
         await self._flow.process(handler, options)
+
+    async def info(self) -> StreamInfo:
+        """Return the state of the stream: length, partitions, first and last entry, number of groups.
+
+        A stream that doesn't exist has no entries. The object may have been made with any number of partitions: the
+        result has the stored one.
+
+        Raises:
+            InvalidArgumentError: The stream is a partition of another one.
+            UnsupportedError: The backend can't list what exists.
+        """
+        return await self._flow.info()
+
+    def groups(self, *, page_size: int = PAGE) -> AsyncListing[str]:
+        """Return the names of the stream's groups, in ascending order. They are read when it is iterated.
+
+        The object may have been made with any number of partitions, as for `info`.
+
+        Arguments:
+            page_size: How many names an iteration reads at a time, up to 10,000.
+
+        Raises:
+            UnsupportedError: The backend can't list what exists.
+        """
+        return AsyncListing(*self._flow.listing_of_groups(), page_size)
 
     async def delete(self) -> None:
         """Remove the stream, its groups and their dead letters."""

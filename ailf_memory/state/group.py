@@ -14,13 +14,13 @@ import heapq
 import itertools
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from ailf.checks import to_ms
-from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Record, Settlement
+from ailf.driver import Action, Claim, ConsumerState, Fetched, Outcome, Receipt, Record, Settlement
 from ailf.values import LATEST, DeadLetter, GroupInfo
 from ailf_memory.state.entries import FIRST, PLAIN, Entries, Key, Terms, key_of, text_of
 
@@ -563,6 +563,14 @@ class GroupState:
             oldest=None if oldest is None else max(0, now_ms - oldest) / 1000,
             paused=self.paused,
         )
+
+    def consumers(self, names: Sequence[str], now_ms: int) -> list[ConsumerState]:
+        """Return the consumers of these names."""
+        states = []
+        for name in names:
+            until_ms, held = self.alive.get(name), self.held.get(name, {})
+            states.append(ConsumerState(name, None if until_ms is None else (until_ms - now_ms) / 1000, len(held)))
+        return states
 
     def _oldest(self, unread: int) -> int | None:
         """Return when the oldest unsettled message was added or redriven; None if there is none.

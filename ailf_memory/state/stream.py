@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ailf.checks import to_ms
 from ailf.driver import Draft, Swept
-from ailf.values import Added, GroupInfo, Retention
+from ailf.values import Added, GroupInfo, Retention, StreamInfo
 from ailf_memory.state.entries import FIRST, Entries, Key, key_of, text_of
 from ailf_memory.state.group import GroupState
 
@@ -101,11 +101,33 @@ class StreamState(Entries):
         """
         if self.partitions is not None:
             return self.partitions
-        used = self.last != FIRST or bool(self.groups)
         if partitions is None:
-            return 1 if used else None
-        self.partitions = 1 if used else partitions
+            return 1 if self.used else None
+        self.partitions = 1 if self.used else partitions
         return self.partitions
+
+    @property
+    def used(self) -> bool:
+        """Whether it has had an entry or has a group."""
+        return self.last != FIRST or bool(self.groups)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is listed: it is used and no partition of another one, or has partitions."""
+        return self.partitions > 1 or (self.partitions == 1 and self.used) if self.partitions is not None else self.used
+
+    def summary(self, name: str) -> StreamInfo:
+        """Return its state; `name` is its name."""
+        if not self.keys:
+            return StreamInfo(name, groups=len(self.groups))
+        return StreamInfo(
+            name,
+            length=len(self.keys),
+            first_id=self.records[0].id,
+            last_id=self.records[-1].id,
+            added=self.keys[-1][0] / 1000,
+            groups=len(self.groups),
+        )
 
     # --- groups
 

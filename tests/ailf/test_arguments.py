@@ -33,6 +33,21 @@ COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", b"1", [1], math.nan]
 WAITS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", b"1", True, [1]]
 TIMES: list[Any] = [*WAITS, 0]
 COSTS: list[Any] = [-1, 1.0, 1.5, True, "1", None, math.nan]
+PREFIXES: list[Any] = [None, 5, b"name", ["name"], "n" * 513, "\ud800"]
+SIZES: list[Any] = [*COUNTS, None, 10_001]
+CURSORS: list[Any] = [
+    None,
+    5,
+    b"c",
+    "0",
+    "nonsense",
+    "streams",
+    "streams:a:b",
+    "streams:%",
+    "\ud800",
+    "\udc80",
+    "c" * 99_999,
+]
 CALLABLES: list[Any] = [5, "handler", [print]]
 HEADERS: list[Any] = [
     5, "a", b"a", ["a"], [("a", "b")], (), 0, {"a": 1}, {1: "a"}, {"": "a"}, {"a": ""}, {"a": None}, {"a": "\ud800"},
@@ -120,6 +135,14 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     ),
     "rate_limiter(count_denied=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", count_denied=bad), FLAGS),
     "rate_limiter(cache_denials=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", cache_denials=bad), FLAGS),
+    "streams(prefix)": (lambda o, bad: o.backend.streams(bad), PREFIXES),
+    "streams(page_size=)": (lambda o, bad: o.backend.streams(page_size=bad), SIZES),
+    "locks(prefix)": (lambda o, bad: o.backend.locks(bad), PREFIXES),
+    "locks(page_size=)": (lambda o, bad: o.backend.locks(page_size=bad), SIZES),
+    "limiters(prefix)": (lambda o, bad: o.backend.limiters(bad), PREFIXES),
+    "limiters(page_size=)": (lambda o, bad: o.backend.limiters(page_size=bad), SIZES),
+    "page(cursor)": (lambda o, bad: o.backend.streams().page(bad), [*CURSORS, "groups:a"]),
+    "page(max_items)": (lambda o, bad: o.backend.streams().page("", bad), SIZES),
     "unwrap(kind)": (lambda o, bad: o.backend.unwrap(bad), [5, "redis", None, int]),
     # --- pub/sub
     "publish(channel)": (lambda o, bad: o.pubsub.publish(bad, 1), NAMES),
@@ -136,6 +159,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "request_many(count=)": (lambda o, bad: o.pubsub.request_many("c", 1, count=bad), COUNTS),
     "request_many(timeout=)": (lambda o, bad: o.pubsub.request_many("c", 1, timeout=bad), [*TIMES, None]),
     "request_many(headers=)": (lambda o, bad: o.pubsub.request_many("c", 1, headers=bad), HEADERS),
+    "channels(prefix)": (lambda o, bad: o.pubsub.channels(bad), PREFIXES),
     "listen(*channels)": (lambda o, bad: o.pubsub.listen("c", bad), NAMES),
     "listen()": (lambda o, bad: o.pubsub.listen(*bad), [()]),
     "listen(pattern=)": (lambda o, bad: o.pubsub.listen("c", pattern=bad), ["", 5, b"p", [""], [5], ["p", None]]),
@@ -194,7 +218,11 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process_messages(signals=)": (lambda o, bad: worker(o, body, signals=bad), SIGNALS),
     "run(signals=)": (lambda o, bad: o.pubsub.run(signals=bad), SIGNALS),
     "create_consumer_group(start=)": (lambda o, bad: o.stream.create_consumer_group("g", start=bad), POSITIONS),
+    "groups(page_size=)": (lambda o, bad: o.stream.groups(page_size=bad), SIZES),
+    "page(cursor) of groups": (lambda o, bad: o.stream.groups().page(bad), [*CURSORS, "streams:a"]),
     # --- groups
+    "consumers(page_size=)": (lambda o, bad: o.group.consumers(page_size=bad), SIZES),
+    "page(cursor) of consumers": (lambda o, bad: o.group.consumers().page(bad), [*CURSORS, "groups:a"]),
     "seek(position)": (lambda o, bad: o.group.seek(bad), POSITIONS),
     "consumer(name)": (lambda o, bad: o.group.consumer(bad), TEXTS),
     "consumer(prefetch=)": (lambda o, bad: o.group.consumer(prefetch=bad), [*COUNTS, None]),
@@ -449,7 +477,7 @@ UNCHECKED = {
 
 
 @pytest.mark.parametrize(
-    "public_class", [ailf.Backend, ailf.PubSub, ailf.Stream, ailf.Group, ailf.Lock, ailf.RateLimiter]
+    "public_class", [ailf.Backend, ailf.Listing, ailf.PubSub, ailf.Stream, ailf.Group, ailf.Lock, ailf.RateLimiter]
 )
 def test_the_table_has_every_argument(public_class: type) -> None:
     """Every public method and argument has a row."""

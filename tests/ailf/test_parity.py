@@ -18,6 +18,7 @@ PAIRS = {
     "Group": (ailf.Group, ailf.AsyncGroup),
     "LockContext": (holding.LockContext, holding.AsyncLockContext),
     "Lease": (ailf.Lease, ailf.AsyncLease),
+    "Listing": (ailf.Listing, ailf.AsyncListing),
     "Lock": (ailf.Lock, ailf.AsyncLock),
     "Message": (ailf.Message, ailf.AsyncMessage),
     "Permit": (ailf.Permit, ailf.AsyncPermit),

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ailf.cache import KeyedCache
 from ailf.driver import (
     Claim,
+    ConsumerState,
     Draft,
     Fetched,
     Outcome,
@@ -40,7 +41,7 @@ from ailf.stream.partitions.ids import (
 )
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
 
 __all__ = ["PartitionedDriver", "Partitions"]
 
@@ -351,6 +352,44 @@ class PartitionedDriver(StreamDriver):
         )
         return await _named(", ".join(letters), taken)
 
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def list_streams(self, prefix: str, cursor: str, limit: int) -> Page[str]:
+        return await self.inner.list_streams(prefix, cursor, limit)
+
+    async def list_groups(self, stream: str, after: str, limit: int) -> list[str]:
+        """Return the first names of those that any partition has: each is among the first ones of its partition."""
+        names: set[str] = set()
+        for each in self._names:
+            names.update(await self.inner.list_groups(each, after, limit))
+        return sorted(names)[:limit]
+
+    async def list_consumers(self, stream: str, group: str, after: str, limit: int) -> list[ConsumerState]:
+        """Return the first consumers of all partitions: what each holds there, and its last heartbeat in any."""
+        merged: dict[str, ConsumerState] = {}
+        for each in self._names:
+            for state in await self.inner.list_consumers(each, group, after, limit):
+                merged[state.name] = _merged(merged.get(state.name), state)
+        return [merged[name] for name in sorted(merged)[:limit]]
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        infos = [await self.inner.stream_info(each) for each in self._names]
+        firsts = [(at, each.first_id) for at, each in enumerate(infos) if each.first_id is not None]
+        lasts = [(at, each.last_id) for at, each in enumerate(infos) if each.last_id is not None]
+
+        def place(item: tuple[int, str]) -> tuple[float, int]:
+            return self.inner.time_of(item[1]), item[0]
+
+        return StreamInfo(
+            name=stream,
+            length=sum(each.length for each in infos),
+            partitions=self.partitions.number,
+            first_id=join_id(*min(firsts, key=place)) if firsts else None,
+            last_id=join_id(*max(lasts, key=place)) if lasts else None,
+            added=max((each.added for each in infos if each.added is not None), default=None),
+            groups=max(each.groups for each in infos),
+        )
+
     # --- waiting -------------------------------------------------------------------------------------------------
 
     def waiter(self, stream: str, group: str | None) -> PartitionedWaiter:
@@ -360,6 +399,14 @@ class PartitionedDriver(StreamDriver):
     def waiter_of_all(self, group: str | None) -> StreamsWaiter:
         """Return a waiter for all partitions."""
         return waiter_of(self.inner, self._runtime, self._names, group)
+
+
+def _merged(one: ConsumerState | None, other: ConsumerState) -> ConsumerState:
+    """Return a consumer's state in two partitions as one."""
+    if one is None:
+        return other
+    alive = max((each.alive for each in (one, other) if each.alive is not None), default=None)
+    return ConsumerState(one.name, alive, one.in_hand + other.in_hand)
 
 
 def _claim(partition: int, claim: Claim) -> Claim:

@@ -61,18 +61,19 @@ class Everything:
         lock, lease, limiter, permit = self.lock, self.lease, self.limiter, self.permit
         dead = g.dead_letters
         return {
+            ailf.AsyncListing: {"page": self.backend.streams().page},
             ailf.AsyncBackend: {"ping": self.backend.ping, "aclose": self.backend.aclose},
             ailf.AsyncPubSub: {
                 "publish": lambda: p.publish("c", 1), "publish_many": lambda: p.publish_many([("c", 1)]),
                 "request": lambda: p.request("c", 1), "request_many": lambda: p.request_many("c", 1),
                 "subscribe": lambda: p.subscribe("d", print), "unsubscribe": lambda: p.unsubscribe("handled"),
-                "run": p.run, "aclose": p.aclose,
+                "run": p.run, "channels": p.channels, "aclose": p.aclose,
             },
             ailf.AsyncSubscription: {"get": self.subscription.get, "aclose": self.subscription.aclose},
             ailf.AsyncStream: {
                 "add": lambda: s.add(1), "add_many": lambda: s.add_many([1]), "add_once": lambda: s.add_once("id", 1),
                 "cancel": lambda: s.cancel("1"), "trim": lambda: s.trim(ailf.Retention(max_len=1)), "read": s.read,
-                "delete": s.delete, "create_consumer_group": lambda: s.create_consumer_group("other"),
+                "info": s.info, "delete": s.delete, "create_consumer_group": lambda: s.create_consumer_group("other"),
                 "process_messages": lambda: s.process_messages(print), "aclose": None,
             },
             ailf.AsyncGroup: {

@@ -1,0 +1,235 @@
+"""``ailf dead``: look at the dead letters of a group, redrive and purge them."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from ailf.cli.arguments import FullOption, GroupArgument, StreamArgument, YesOption
+from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
+from ailf.cli.tables import fields, table
+from ailf.cli.text import cut, decoded, payload_text
+from ailf.codecs import BYTES, CONTENT_TYPE
+from ailf.stream import Group
+from ailf.values import DeadLetter
+
+__all__ = ["APP", "pytest_of"]
+
+APP: Final = group("dead", "Look at the dead letters of a group, redrive and purge them.")
+
+PAGE: Final = 100
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The dead letters' ids.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All that there are.")]
+HandlerOption = Annotated[
+    str | None,
+    typer.Option("--handler", metavar="MODULE:FUNCTION", help="The handler that the test of --pytest calls."),
+]
+
+
+@command(APP, "ls")
+def ls(
+    cli: Cli,
+    stream: StreamArgument,
+    group: GroupArgument,
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="The most letters.")] = 100,
+    after: Annotated[str, typer.Option("--after", help="Begin after this id.")] = "",
+) -> None:
+    """List dead letters, oldest first."""
+    with cli.open() as backend:
+        letters = stream_of(backend, stream).group(group).dead_letters.list(after=after, limit=limit)
+    cli.show([_plain(letter) for letter in letters], letters_table(letters))
+
+
+@command(APP, "show")
+def show(
+    cli: Cli,
+    stream: StreamArgument,
+    group: GroupArgument,
+    id: IdArgument,
+    *,
+    pytest: Annotated[bool, typer.Option("--pytest", help="Write a test that fails until it is handled.")] = False,
+    handler: HandlerOption = None,
+    full: FullOption = False,
+) -> None:
+    """Show one dead letter, or write a test with its payload, headers and attempts."""
+    if handler is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", handler):
+        raise CommandError(f"--handler takes MODULE:FUNCTION, not {handler!r}", USAGE)
+    with cli.open() as backend, cli.working("looking for the dead letter"):
+        letter = _find(stream_of(backend, stream).group(group), stream, id)
+    if pytest:
+        cli.out.file.write(pytest_of(stream, group, letter, handler))
+    else:
+        cli.show(_plain(letter), letter_fields(letter, full=full))
+
+
+@command(APP, "redrive")
+def redrive(
+    cli: Cli,
+    stream: StreamArgument,
+    group: GroupArgument,
+    ids: IdsArgument = None,
+    *,
+    everything: AllOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Deliver dead letters to their group again, as new messages."""
+    _take(cli, stream, group, ids, "redrive", everything=everything, yes=yes)
+
+
+@command(APP, "purge")
+def purge(
+    cli: Cli,
+    stream: StreamArgument,
+    group: GroupArgument,
+    ids: IdsArgument = None,
+    *,
+    everything: AllOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Remove dead letters for good."""
+    _take(cli, stream, group, ids, "purge", everything=everything, yes=yes)
+
+
+def _take(cli: Cli, stream: str, name: str, ids: list[str] | None, verb: str, *, everything: bool, yes: bool) -> None:
+    if everything == bool(ids):
+        raise CommandError(f"say which dead letters to {verb}: their ids, or --all", USAGE)
+    with cli.open() as backend:
+        letters = stream_of(backend, stream).group(name).dead_letters
+        which = "all dead letters" if everything else f"{len(ids or ()):,} dead letters"
+        cli.confirm(f"{verb} {which} of group {name!r} of stream {stream!r}", yes=yes)
+        with cli.working(f"{verb} {which}"):
+            if verb == "redrive":
+                count = letters.redrive_all() if everything else letters.redrive(*(ids or ()))
+            else:
+                count = letters.purge_all() if everything else letters.purge(*(ids or ()))
+    cli.show({verb: count}, f"{verb}d {count:,} dead letters")
+
+
+def _find(group: Group[Any], stream: str, id: str) -> DeadLetter:
+    found = next((letter for letter in all_letters(group) if letter.id == id), None)
+    if found is None:
+        raise CommandError(f"group {group.name!r} of stream {stream!r} has no dead letter {id!r}", NOT_FOUND)
+    return found
+
+
+def all_letters(group: Group[Any]) -> Iterator[DeadLetter]:
+    """Yield the dead letters of a group, page by page."""
+    after = ""
+    while page := group.dead_letters.list(after=after, limit=PAGE):
+        yield from page
+        after = page[-1].id
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------
+
+
+def _plain(letter: DeadLetter) -> dict[str, Any]:
+    values = {field: getattr(letter, field) for field in letter.__struct_fields__ if field != "body"}
+    return {**values, "data": decoded(letter.body)}
+
+
+def letters_table(letters: Iterable[DeadLetter]) -> Table:
+    """Return the table of dead letters."""
+    columns = ("ID", "ENTRY", ">ATTEMPTS", "REASON", "ERROR", "PAYLOAD")
+    return table(
+        columns,
+        (
+            (each.id, each.origin, each.attempts, each.reason, cut(each.error, 60), payload_text(each.body[:60]))
+            for each in letters
+        ),
+    )
+
+
+def letter_fields(letter: DeadLetter, *, full: bool = False) -> Table:
+    """Return all that is known of a dead letter."""
+    return fields(
+        (
+            ("id", letter.id),
+            ("entry", letter.origin),
+            ("reason", letter.reason),
+            ("error", letter.error or None),
+            ("attempts", letter.attempts),
+            *((f"header {name}", value) for name, value in sorted(letter.headers.items())),
+            ("payload", payload_text(letter.body, full=full)),
+        )
+    )
+
+
+_NO_HANDLER: Final = '''
+def handle(delivery: ailf.Delivery[Any]) -> Any:
+    """Replace this function by an import of the group's handler."""
+    raise NotImplementedError("import the handler of this group here")
+'''
+
+_TEST: Final = '''\
+"""A dead letter as a test: it fails until the handler handles the message."""
+
+from typing import Any
+
+import ailf
+from ailf_memory import MemoryBackend
+{imported}
+STREAM = {stream}
+GROUP = {group}
+BODY = {body}
+HEADERS: dict[str, str] = {headers}
+ATTEMPTS = {attempts}  # after this number of deliveries it was a dead letter
+REASON = {reason}
+ERROR = {error}
+{handler}
+
+def test_dead_letter_{name}() -> None:
+    """The handler handles the message within the attempts that it had."""
+    with MemoryBackend() as backend:
+        stream = backend.stream(STREAM)  # with the type of the real one, if it has one
+        backend.stream(STREAM{bytes_type}).add(BODY, headers=HEADERS)
+        group = stream.group(
+            GROUP,
+            max_deliveries=max(1, ATTEMPTS),
+            backoff=ailf.Backoff(initial=0.0),
+            on_event=lambda event: group.stop(),
+        )
+
+        def handle_once(delivery: ailf.Delivery[Any]) -> Any:
+            result = handle(delivery)
+            if result is not False:
+                group.stop()
+            return result
+
+        group.process(handle_once, signals=False)
+        assert [letter.error for letter in group.dead_letters.list()] == []
+'''
+
+
+def pytest_of(stream: str, group: str, letter: DeadLetter, handler: str | None = None) -> str:
+    """Return a test that processes a dead letter's message in memory, and fails if it becomes a dead letter again.
+
+    Arguments:
+        stream: The stream's name.
+        group: The group's name.
+        letter: The dead letter.
+        handler: The handler to import, as ``module:function``; None for one to be filled in.
+    """
+    marked = letter.headers.get(CONTENT_TYPE) == BYTES  # the mark of bytes, which adding sets itself
+    headers = {name: value for name, value in letter.headers.items() if not (marked and name == CONTENT_TYPE)}
+    module, _, function = (handler or "").partition(":")
+    renamed = " as handle" if function != "handle" else ""
+    return _TEST.format(
+        imported=f"\nfrom {module} import {function}{renamed}\n" if handler else "",
+        handler="" if handler else _NO_HANDLER,
+        stream=ascii(stream),
+        group=ascii(group),
+        body=repr(letter.body),
+        headers=ascii(headers),
+        attempts=letter.attempts,
+        reason=ascii(letter.reason),
+        error=ascii(letter.error),
+        name=re.sub(r"\W", "_", letter.id, flags=re.ASCII),
+        bytes_type="" if marked else ", type=bytes",
+    )

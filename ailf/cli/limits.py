@@ -1,0 +1,82 @@
+"""``ailf limits``: list the keys of rate limiters, look at one, and reset it."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from ailf.backend import Backend
+from ailf.cli.arguments import LimitOption, PrefixArgument, YesOption
+from ailf.cli.command import Cli, command, group
+from ailf.cli.exits import USAGE, CommandError
+from ailf.cli.tables import table
+from ailf.cli.text import duration
+from ailf.ratelimit import RateLimiter
+from ailf.values import Decision, LimiterName
+
+__all__ = ["APP", "limiter_of"]
+
+APP: Final = group("limits", "List the keys of rate limiters, look at one, and reset it.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The limiter's name.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="[KEY]", help="The key, such as a user.")]
+
+
+@command(APP, "ls")
+def ls(cli: Cli, prefix: PrefixArgument = "") -> None:
+    """List the keys of rate limiters that have a state."""
+    with cli.open() as backend:
+        found = sorted(set(backend.limiters(prefix)), key=lambda each: (each.name, each.key))
+    cli.show(found, limiters_table(found))
+
+
+@command(APP, "peek")
+def peek(cli: Cli, name: NameArgument, key: KeyArgument = "", *, limit: LimitOption) -> None:
+    """Show what a limiter would allow now. The limits must be those of the program."""
+    with cli.open() as backend:
+        decision = limiter_of(backend, name, limit).peek(key)
+    cli.show({"name": name, "key": key, "limits": decision.limits}, limits_table(decision))
+
+
+@command(APP, "reset")
+def reset(cli: Cli, name: NameArgument, key: KeyArgument = "", *, limit: LimitOption, yes: YesOption = False) -> None:
+    """Forget all charges of a limiter's key. The limits must be those of the program."""
+    with cli.open() as backend:
+        limiter = limiter_of(backend, name, limit)
+        cli.confirm(f"reset the key {key!r} of limiter {name!r}", yes=yes)
+        limiter.reset(key)
+    cli.show({"name": name, "key": key, "reset": True}, f"reset the key {key!r} of limiter {name!r}")
+
+
+def limiter_of(backend: Backend, name: str, options: list[str]) -> RateLimiter:
+    """Return the limiter of a name with the limits of ``--limit`` options."""
+    unnamed = [each for each in options if "=" not in each]
+    named = dict(each.split("=", 1) for each in options if "=" in each)
+    if len(unnamed) + len(named) != len(options) or len(unnamed) > 1:
+        raise CommandError("--limit is given once without a name, or once for each name: requests=60/minute", USAGE)
+    if bad := [each for each in named if not each.isidentifier()]:
+        raise CommandError(f"--limit takes NAME=LIMIT, and {bad[0]!r} is no name", USAGE)
+    limits: dict[str, Any] = named
+    return backend.rate_limiter(name, *unnamed, **limits)
+
+
+def limiters_table(names: Iterable[LimiterName]) -> Table:
+    """Return the table of limiter keys."""
+    return table(("LIMITER", "KEY"), ((each.name, each.key or None) for each in names))
+
+
+def limits_table(decision: Decision[Any]) -> Table:
+    """Return the state of each limit."""
+    columns = ("LIMIT", ">REMAINING", ">PASSES IN", ">FULL IN")
+    return table(
+        columns,
+        (
+            (name or None, state.remaining, _wait(state.retry_after), duration(state.reset_after))
+            for name, state in decision.limits.items()
+        ),
+    )
+
+
+def _wait(seconds: float | None) -> str:
+    return "never" if seconds is None else "now" if seconds == 0 else duration(seconds)

@@ -1,0 +1,165 @@
+"""``ailf why``: why a lock, a limit or a message doesn't go on: which lease or state it waits for, and until when."""
+
+import time
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+import typer
+
+from ailf.cli.arguments import UNCHANGED, LimitOption, StreamArgument
+from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.dead import all_letters
+from ailf.cli.exits import NOT_FOUND, CommandError
+from ailf.cli.limits import limiter_of
+from ailf.cli.text import duration
+from ailf.limits import Limit, TokenBucket
+from ailf.values import DeadLetter, Decision, GroupInfo, LimitState, LockInfo
+
+__all__ = ["APP"]
+
+APP: Final = group("why", "Say why a lock, a limit or a message doesn't go on, and until when.")
+
+LETTERS: Final = 10_000
+"""The most dead letters of a group that are searched for a message."""
+
+DOUBT: Final = 2.0
+"""Seconds by which the clocks of this machine and of the backend may differ."""
+
+
+@command(APP, "lock")
+def lock(cli: Cli, name: Annotated[str, typer.Argument(metavar="NAME", help="The lock's name.")]) -> None:
+    """Say which grants hold a lock, how many wait for it, and when it is free."""
+    with cli.open() as backend:
+        info = backend.lock(name).inspect()
+    lines = list(lock_lines(name, info))
+    cli.show({"name": name, "holders": info.holders, "waiting": info.waiting, "why": lines}, *lines)
+
+
+@command(APP, "limit")
+def limit(
+    cli: Cli,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The limiter's name.")],
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="The key, such as a user.")] = "",
+    *,
+    limit: LimitOption,
+    cost: Annotated[int, typer.Option("--cost", min=0, help="The cost of the call.")] = 1,
+) -> None:
+    """Say whether a call would pass a limiter now, which limit it waits for, and until when."""
+    with cli.open() as backend:
+        limiter = limiter_of(backend, name, limit)
+        decision, limits = limiter.peek(key), limiter.limits
+    lines = list(limit_lines(decision, limits, cost))
+    cli.show({"name": name, "key": key, "limits": decision.limits, "why": lines}, *lines)
+
+
+@command(APP, "message")
+def message(
+    cli: Cli,
+    stream: StreamArgument,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")],
+    group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="One group; else all of them.")] = None,
+) -> None:
+    """Say for each group whether a message was settled, is a dead letter, or waits, and for what."""
+    with cli.open() as backend:
+        target = stream_of(backend, stream, UNCHANGED)
+        exists = any(entry.id == id for entry in target.read(id, id, 1))
+        driver = backend.engine.driver.stream()
+        age = max(0.0, time.time() - driver.time_of(id)) if exists else None
+        names = sorted(set(target.groups())) if group is None else [group]
+        lines = [entry_line(stream, id, age)]
+        for name in names:
+            found = target.group(name)
+            with cli.working(f"looking at group {name}"):
+                letter = _letter_of(all_letters(found), id)
+                lines.append(message_line(name, found.info(), age, letter))
+    cli.show({"stream": stream, "id": id, "exists": exists, "why": lines}, *lines)
+    if not exists and not any("dead letter" in line for line in lines[1:]):
+        raise CommandError(f"stream {stream!r} has no entry {id!r}: it was removed, or never added", NOT_FOUND)
+
+
+def _letter_of(letters: Iterable[DeadLetter], id: str) -> DeadLetter | None:
+    for number, letter in enumerate(letters):
+        if letter.origin == id:
+            return letter
+        if number >= LETTERS:
+            break
+    return None
+
+
+# --- the reasons -------------------------------------------------------------------------------------------------
+
+
+def lock_lines(name: str, info: LockInfo) -> Iterable[str]:
+    """Yield the reasons why a lock isn't free."""
+    if not info.holders:
+        yield f"lock {name!r} is free: the next request gets it"
+    for holder in info.holders:
+        yield (
+            f"lock {name!r} is held with the fence {holder.fence}; it is free when its holder releases it, or in "
+            f"{duration(holder.remaining)} if its holder has died and renews it no more"
+        )
+    if info.waiting:
+        yield f"{info.waiting:,} wait for it in turn"
+
+
+def limit_lines(decision: Decision[Any], limits: "dict[str, Limit] | Any", cost: int) -> Iterable[str]:
+    """Yield for each limit whether a call of a cost passes now, or when it does."""
+    for name, state in decision.limits.items():
+        what = f"limit {name!r} ({limits[name]})" if name else f"the limit ({limits[name]})"
+        if cost <= state.remaining:
+            yield f"{what} lets a call of cost {cost:,} pass now: {state.remaining:,} remain"
+        elif cost > limits[name].capacity:
+            yield f"{what} never lets a call of cost {cost:,} pass: its capacity is {limits[name].capacity:,}"
+        else:
+            yield f"{what} has {state.remaining:,} left of {cost:,}: the call passes {_when(limits[name], state, cost)}"
+
+
+def _when(limit: Limit, state: LimitState, cost: int) -> str:
+    if isinstance(limit, TokenBucket):
+        return f"in about {duration((cost - state.remaining) * limit.per / limit.rate)}, if no other call is charged"
+    if limit.leased:
+        return f"when another call ends, in {duration(state.reset_after)} at the latest"
+    return f"in {duration(state.reset_after)} at the latest, if no other call is charged"
+
+
+def entry_line(stream: str, id: str, age: float | None) -> str:
+    """Return what is known of an entry itself."""
+    if age is None:
+        return f"entry {id} is not in stream {stream!r}"
+    return f"entry {id} was added to stream {stream!r} {duration(age)} ago"
+
+
+def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter | None) -> str:
+    """Return why a message waits in a group, or that it doesn't.
+
+    Arguments:
+        group: The group's name.
+        info: Its state.
+        age: The age of the entry in seconds; None if it is no longer in the stream.
+        letter: Its dead letter in this group, if there is one.
+    """
+    where = f"group {group!r}: "
+    if not info.exists:
+        return f"{where}it doesn't exist"
+    if letter is not None:
+        text = f": {letter.error}" if letter.error else ""
+        return f"{where}a dead letter, {letter.id}, after {letter.attempts} attempts ({letter.reason}){text}"
+    if age is None:
+        return f"{where}nothing is left of it"
+    if info.oldest is None or age > info.oldest + DOUBT:
+        return f"{where}settled: everything as old as it is"
+    return f"{where}not settled, as far as can be seen: {_holdup(info)}"
+
+
+def _holdup(info: GroupInfo) -> str:
+    if info.paused:
+        return "the group is paused; `ailf resume` lets it go on"
+    if not info.consumers:
+        return f"the group has no consumer; {_ahead(info)}"
+    busy = sum(info.consumers.values())
+    waits = f"; {info.delayed:,} wait for their delay, backoff or ordering key" if info.delayed else ""
+    return f"{len(info.consumers):,} consumers have {busy:,} messages in hand{waits}; {_ahead(info)}"
+
+
+def _ahead(info: GroupInfo) -> str:
+    return "an unknown number was never delivered" if info.lag is None else f"{info.lag:,} were never delivered"
