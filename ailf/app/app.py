@@ -346,7 +346,7 @@ class App:
         self.running(wait=wait).run()
 
     def __repr__(self) -> str:
-        return f"<{self._declared}>".replace("the app", "App")
+        return f"<{self._declared}>".replace("the app", "App", 1)
 
 
 def _nothing() -> None:

@@ -176,7 +176,9 @@ class Declarations:
             )
 
     def __str__(self) -> str:
-        return (
-            f"the app with {len(self.handlers)} handlers, {len(self.subscribers)} subscribers and "
-            f"{len(self.scheduled)} scheduled functions"
-        )
+        counts = {
+            "handlers": self.handlers,
+            "subscribers": self.subscribers,
+            "scheduled functions": self.scheduled,
+        }
+        return f"the app ({', '.join(f'{name}: {len(each)}' for name, each in counts.items())})"

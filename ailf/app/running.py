@@ -73,6 +73,7 @@ class RunningApp:
     Attributes:
         on_asyncio: Whether it runs on asyncio.
         metrics: Renders metrics; None: ailf's own.
+        url: The URL that the app names, or None.
         backend: The opened backend.
         from_signal: Stops it, from a signal handler.
     """
@@ -94,6 +95,7 @@ class RunningApp:
             )
         self.on_asyncio = app.on_asyncio
         self.metrics = app.metrics
+        self.url = app.url
         self._app = app
         self._given = backend
         self._wait = check_seconds("wait", wait)

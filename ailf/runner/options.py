@@ -53,6 +53,7 @@ class RunnerOptions:
         health_port: The port of ``/health`` and ``/ready``; None: they aren't served.
         metrics_port: The port of ``/metrics``, which may be the same; None: they aren't served.
         log_level: The level of the log of runner and workers.
+        url: The URL of the backend, for an app that names none; None: that of the environment.
     """
 
     target: str = attrs.field(validator=_valid_text)
@@ -64,3 +65,4 @@ class RunnerOptions:
     health_port: int | None = attrs.field(default=None, validator=_valid_port)
     metrics_port: int | None = attrs.field(default=None, validator=_valid_port)
     log_level: str = attrs.field(default="info", validator=_valid_level)
+    url: str | None = attrs.field(default=None, repr=False)

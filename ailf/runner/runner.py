@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -29,6 +30,7 @@ from ailf.runner.metrics import merge
 from ailf.runner.options import FORMAT, RunnerOptions
 from ailf.runner.server import Page, PageServer
 from ailf.runner.supervisor import FAILED, Action, Do, Phase, Supervisor
+from ailf.urls import VARIABLE
 
 __all__ = ["run"]
 
@@ -64,8 +66,8 @@ def run(options: RunnerOptions) -> int:
     """
     if threading.current_thread() is not threading.main_thread():
         raise InvalidArgumentError("the runner works in the main thread only, where Python handles signals")
-    logging.basicConfig(level=options.log_level.upper(), format=FORMAT)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_logging(options.log_level.upper()))
         runner = _Runner(options)
         stack.callback(runner.close)
         try:
@@ -74,6 +76,26 @@ def run(options: RunnerOptions) -> int:
             log.error("health and metrics can't be served at %s: %s", options.host, error)  # noqa: TRY400 - no traceback
             return FAILED
         return runner.run()
+
+
+@contextlib.contextmanager
+def _logging(level: str) -> Iterator[None]:
+    """Show the log of the runner on stderr, unless the program shows logs itself."""
+    if logging.getLogger().handlers:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    before = log.level, log.propagate
+    log.setLevel(level)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 @attrs.define(eq=False)
@@ -120,6 +142,7 @@ class _Runner:
         self._supervisor = Supervisor(
             options.workers, grace=options.grace, wait=options.wait, keeps_failed=options.reload
         )
+        self._environment = None if options.url is None else {**os.environ, VARIABLE: options.url}  # not in arguments
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
         self._servers: list[PageServer] = []
@@ -223,13 +246,18 @@ class _Runner:
         orders = {
             "target": options.target, "wait": options.wait, "grace": options.grace,
             "metrics": options.metrics_port is not None, "log_level": options.log_level,
+            "url_given": options.url is not None,
         }  # fmt: skip
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         command = [sys.executable, "-m", "ailf.runner.worker", str(theirs.fileno()), json.dumps(orders)]
         try:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=self._environment,
             )
         except OSError as error:  # no processes or no memory are left: as a worker that died at once
             ours.close()

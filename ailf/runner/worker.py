@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from ailf.app.running import RunningApp, done
-from ailf.errors import AilfError, BackendError, UnsupportedError
+from ailf.errors import AilfError, BackendError, InvalidArgumentError, UnsupportedError
 from ailf.runner.channel import Channel
 from ailf.runner.loading import load_app
 from ailf.runner.options import FORMAT
@@ -48,6 +48,7 @@ class Orders:
         grace: Seconds that it has to end after the runner has died.
         metrics: Whether it is asked for metrics.
         log_level: The level of its log.
+        url_given: Whether the user gave a URL, which the app must not name then.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Orders:
     grace: float
     metrics: bool
     log_level: str
+    url_given: bool
 
 
 class Worker:
@@ -79,7 +81,7 @@ class Worker:
             signal.signal(number, self._signalled)
         threading.Thread(target=self._listen, name="ailf-runner-channel", daemon=True).start()
         try:
-            running = load_app(self._orders.target).running(wait=self._orders.wait)
+            running = self._load()
             self._render = _renderer(running) if self._orders.metrics else None
             if running.on_asyncio:
                 asyncio.run(self._run(running))
@@ -88,6 +90,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - this is the last place that sees it
             return self._failed(error)
         return 0
+
+    def _load(self) -> RunningApp:
+        running = load_app(self._orders.target).running(wait=self._orders.wait)
+        if self._orders.url_given and running.url is not None:
+            raise InvalidArgumentError("--url was given, but the app names a URL itself; leave one of them out")
+        return running
 
     async def _run(self, running: RunningApp) -> None:
         await running.start()
