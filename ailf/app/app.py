@@ -66,15 +66,18 @@ class App:
         from ailf.app.declarations import Declarations  # noqa: PLC0415 - `import ailf` needn't pay for it
 
         checked = None if url is None else check_text("url", url, secret=True)
-        around = None if lifespan is None else functools.partial(lifespan, self)
-        self._declared = Declarations(checked, around, metrics)
+        around = None
+        if lifespan is not None:
+            check_callable("lifespan", lifespan, may_yield=True)
+            around = functools.partial(lifespan, self)
         if metrics is not None:
             check_callable("metrics", metrics, may_yield=False)
+        self._declared = Declarations(checked, around, metrics)
         if lifespan is not None:
             self._check_lifespan(lifespan)
 
     def _check_lifespan(self, lifespan: Callable[..., Any]) -> None:
-        check_callable("lifespan", lifespan, may_yield=True)
+        """Refuse a function that yields; a context manager of asyncio decides the flavour."""
         made = inspect.unwrap(lifespan)
         if made is lifespan and (inspect.isgeneratorfunction(made) or inspect.isasyncgenfunction(made)):
             raise InvalidArgumentError(
