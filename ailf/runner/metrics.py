@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 __all__ = ["merge"]
 
-SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})?(?P<rest> .+)$")
+SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})?(?P<rest> [^\s{}]+(?: -?\d+)?)$")
 COMMENT = re.compile(r"^# (?P<kind>HELP|TYPE|UNIT) (?P<name>\S+)")
 
 SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum", "_info")

@@ -155,12 +155,12 @@ def test_lifespans() -> None:
     async def generates(_: ailf.App) -> AsyncIterator[None]:
         yield
 
-    with pytest.raises(ailf.InvalidArgumentError, match="decorate it with @contextlib.asynccontextmanager"):
+    with pytest.raises(ailf.InvalidArgumentError, match=r"decorate it with @contextlib\.asynccontextmanager"):
         ailf.App(lifespan=generates)  # type: ignore[arg-type]
     with pytest.raises(ailf.InvalidArgumentError, match="lifespan must be callable"):
         ailf.App(lifespan=3)  # type: ignore[arg-type]
     app = ailf.App(lifespan=contextlib.asynccontextmanager(generates))
-    with pytest.raises(ailf.InvalidArgumentError, match="lifespan .*generates is a coroutine function"):
+    with pytest.raises(ailf.InvalidArgumentError, match=r"lifespan .*generates is a coroutine function"):
         app.every(60)(plain)
 
 
