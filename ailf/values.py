@@ -346,6 +346,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
         last_id: The id of the last entry; None without one.
         added: When the last entry was added, in seconds since 1970 UTC on the backend's clock; None without one.
         groups: The number of groups.
+        entries_added: The number of entries that were ever added, those that are gone included; None where the backend
+            doesn't know it, as Redis 6.2, or the stream doesn't exist.
     """
 
     name: str
@@ -355,6 +357,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
     last_id: str | None = None
     added: float | None = None
     groups: int = 0
+    entries_added: int | None = None
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from ailf_redis.connection.resp import Command
 from ailf_redis.keys import Keys
 from ailf_redis.replies import text
 
-__all__ = ["Answers", "answers_of", "findings", "probes", "questions", "rights_finding"]
+__all__ = ["Answers", "answers_of", "findings", "probes", "questions", "rights_findings"]
 
 RIGHTS: Final = 'see "Rights" in the Redis guide'
 MORE_RIGHTS: Final = "run it as a user with +info +config|get, such as an administrator"
@@ -31,6 +31,12 @@ LAG: Final = 10
 PERCENT: Final = 100
 OLD: Final = 7
 _MIB: Final = 1024 * 1024
+
+LISTING: Final = frozenset({"scan", "pubsub|channels", "pubsub|numsub", "pubsub|shardchannels", "pubsub|shardnumsub"})
+"""The rights that only listing needs."""
+
+SHARDED: Final = frozenset({"spublish", "pubsub|shardchannels", "pubsub|shardnumsub"})
+"""The rights about sharded channels, which Redis 6.2 doesn't know."""
 
 SETTINGS: Final = ("appendfsync", "maxclients", "min-replicas-to-write")
 
@@ -73,7 +79,7 @@ def _fields(info: str) -> dict[str, str]:
 # --- the user's rights -------------------------------------------------------------------------------------------
 
 
-def probes(keys: Keys, name: str) -> dict[str, Command]:
+def probes(keys: Keys, name: str, *, sharded: bool = True) -> dict[str, Command]:
     """Return a command for each right that a user needs. None of them has an effect, and none waits.
 
     They are about a stream that doesn't exist, or have an argument that the server refuses only after it has checked
@@ -82,9 +88,10 @@ def probes(keys: Keys, name: str) -> dict[str, Command]:
     Arguments:
         keys: The keys of the namespace.
         name: The name of a stream that doesn't exist.
+        sharded: Whether the server has sharded channels.
     """
     key, to = keys.stream(name), keys.group(name, name)
-    return {
+    asked: dict[str, Command] = {
         "eval": ("EVAL", "return 0", 0),
         "evalsha": ("EVALSHA", "0" * 40, 0),
         "time": ("TIME",),
@@ -138,25 +145,37 @@ def probes(keys: Keys, name: str) -> dict[str, Command]:
         "unlink": ("UNLINK", to.notes),
         "blpop": ("BLPOP", to.notes, "no number"),
         "llen": ("LLEN", to.notes),
+        "scan": ("SCAN", 0, "COUNT", 1),
+        "pubsub|channels": ("PUBSUB", "CHANNELS", keys.channel(name)),
+        "pubsub|numsub": ("PUBSUB", "NUMSUB", keys.channel(name)),
         "spublish": ("SPUBLISH", keys.channel(name), ""),
+        "pubsub|shardchannels": ("PUBSUB", "SHARDCHANNELS", keys.channel(name)),
+        "pubsub|shardnumsub": ("PUBSUB", "SHARDNUMSUB", keys.channel(name)),
     }
+    return {right: command for right, command in asked.items() if sharded or right not in SHARDED}
 
 
-def rights_finding(rights: Sequence[str], replies: Sequence[Any]) -> Finding:
-    """Return which rights the user lacks.
+def rights_findings(rights: Sequence[str], replies: Sequence[Any]) -> Iterator[Finding]:
+    """Yield which rights the user lacks: of those that ailf needs, and of those that only listing needs.
 
     Arguments:
         rights: The rights, as `probes` names them.
         replies: The replies to their commands.
     """
     refused = {right: str(reply) for right, reply in zip(rights, replies, strict=True) if _is_refusal(reply)}
-    if not refused:
-        return Finding("rights", Level.OK, f"the user has each of the {len(rights)} rights that ailf needs")
-    if any("key" in reply.lower() or "channel" in reply.lower() for reply in refused.values()):
+    needed = {right: reply for right, reply in refused.items() if right not in LISTING}
+    if not needed:
+        count = sum(right not in LISTING for right in rights)
+        yield Finding("rights", Level.OK, f"the user has each of the {count} rights that ailf needs")
+    elif any("key" in reply.lower() or "channel" in reply.lower() for reply in needed.values()):
         message = "the user may not access the keys or channels of this namespace"
-        return Finding("rights", Level.FAIL, message, f"ACL SETUSER USER ~{{NAMESPACE:* &NAMESPACE:*; {RIGHTS}")
-    missing = " ".join(f"+{right}" for right in refused)
-    return Finding("rights", Level.FAIL, f"the user lacks {missing}", f"ACL SETUSER USER {missing}; {RIGHTS}")
+        yield Finding("rights", Level.FAIL, message, f"ACL SETUSER USER ~{{NAMESPACE:* &NAMESPACE:*; {RIGHTS}")
+    else:
+        missing = " ".join(f"+{right}" for right in needed)
+        yield Finding("rights", Level.FAIL, f"the user lacks {missing}", f"ACL SETUSER USER {missing}; {RIGHTS}")
+    if missing := " ".join(f"+{right}" for right in refused if right in LISTING):
+        message = f"the user lacks {missing}, without which it can't list all that exists"
+        yield Finding("listing", Level.WARN, message, f"ACL SETUSER USER {missing}; {RIGHTS}")
 
 
 def _is_refusal(reply: object) -> bool:
@@ -188,7 +207,7 @@ def findings(answers: Answers, now: float | None) -> Iterator[Finding]:
 
 
 def _clock(skew: float) -> Finding:
-    message = f"the server's clock is {abs(skew):.3f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+    message = f"the server's clock is {abs(skew) * 1000:.1f} ms {'ahead of' if skew > 0 else 'behind'} this machine's"
     if abs(skew) < SKEW:
         return Finding("clock", Level.OK, message)
     level = Level.FAIL if abs(skew) >= GREAT_SKEW else Level.WARN
@@ -198,7 +217,7 @@ def _clock(skew: float) -> Finding:
 def _version(info: Mapping[str, str]) -> Finding:
     valkey = info.get("valkey_version")
     name, version = ("Valkey", valkey) if valkey else ("Redis", info.get("redis_version", "?"))
-    message = f"{name} {version}, up {int(info.get('uptime_in_seconds', 0)) / 86_400:.1f} days"
+    message = f"{name} {version}, up {int(info.get('uptime_in_seconds', 0)) / 3600:.1f} h"
     major = version.split(".")[0]
     if major.isdecimal() and int(major) < OLD:
         mend = "Redis 7 or newer has exact lags after a removal, and sharded channels"

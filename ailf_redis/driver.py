@@ -8,14 +8,14 @@ import redis
 import redis.asyncio
 
 from ailf.driver import BackendDriver, Capability, Finding
-from ailf.errors import PermissionDeniedError, UnsupportedError
+from ailf.errors import ConnectionLostError, PermissionDeniedError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.cluster.pubsub import ClusterPubSubDriver
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
 from ailf_redis.connection.executor import Executor
-from ailf_redis.diagnosis import answers_of, findings, probes, questions, rights_finding
+from ailf_redis.diagnosis import answers_of, findings, probes, questions, rights_findings
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.lock import RedisLockDriver
@@ -28,6 +28,9 @@ from ailf_redis.stream import RedisStreamDriver
 from ailf_redis.user_client import UserClient
 
 __all__ = ["RedisDriver"]
+
+SCAN_PROBE: Final = ("SCAN", "0", "COUNT", "1")
+"""The request that shows whether the user has the right to list."""
 
 OLDEST = (6, 2)
 """The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""
@@ -50,6 +53,7 @@ class RedisDriver(BackendDriver):
             Capability.LOCK,
             Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
+            Capability.LISTING,
             Capability.PROCESSES,
         }
     )
@@ -67,9 +71,13 @@ class RedisDriver(BackendDriver):
         self._user_client = user_client
         self._raw = RawClient(settings.client_options(on_asyncio=True))
         self._raw_blocking: redis.Redis | None = None
+        self._probed = False
 
     async def ping(self) -> None:
-        (hello,) = await self.executor.call_many([("HELLO",)])
+        probe = [] if self._probed else [SCAN_PROBE]  # in the same write
+        hello, *scanned = await self.executor.call_many([("HELLO",), *probe])
+        for reply in scanned:
+            self._note_right_to_scan(reply)
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
             if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
@@ -89,6 +97,18 @@ class RedisDriver(BackendDriver):
             raise self._too_old(version)
         if version.startswith("6."):
             self.capabilities -= {Capability.SHARDED}
+
+    def _note_right_to_scan(self, reply: Any) -> None:
+        """Remove `Capability.LISTING` if the user lacks the right to SCAN, or the server or a proxy doesn't know it."""
+        error = mapped(reply, self.url, sent=True) if isinstance(reply, Exception) else None
+        if isinstance(error, ConnectionLostError):  # it is loading, say: the next ping asks again
+            return
+        self._probed = True
+        if error is not None:
+            self.capabilities -= {Capability.LISTING}
+            self.reasons = {
+                Capability.LISTING: f"its user needs the right to SCAN: add +scan to its ACL rules ({error})"
+            }
 
     def _too_old(self, version: str) -> UnsupportedError:
         return UnsupportedError(
@@ -131,29 +151,31 @@ class RedisDriver(BackendDriver):
         now = (sent + time.time()) / 2
         replies = await self.executor.call_many(questions()[1:])
         name = f"ailf-doctor-{secrets.token_hex(8)}"
-        asked = probes(self.keys, name)
-        if Capability.SHARDED not in self.capabilities:
-            del asked["spublish"]
+        asked = probes(self.keys, name, sharded=Capability.SHARDED in self.capabilities)
+        rights = rights_findings(list(asked), await self.executor.call_many(list(asked.values())))
         try:
             found = list(findings(answers_of([clock, *replies]), now))
         except MISREAD as error:
             raise misread(error, self.url) from error
-        return [rights_finding(list(asked), await self.executor.call_many(list(asked.values()))), *found]
+        return [*rights, *found]
 
     async def remove_namespaces(self, prefix: str) -> int | None:
-        if isinstance(self.executor, ClusterExecutor):  # a SCAN covers one node
-            return None
-        removed, cursor = 0, b"0"
-        while True:
-            reply = await self.executor.call("SCAN", cursor, "MATCH", self.keys.namespaces(prefix), "COUNT", PAGE)
-            try:
-                cursor, keys = reply
-            except MISREAD as error:
-                raise misread(error, self.url) from error
-            if keys:
-                removed += await self.executor.call("UNLINK", *keys)
-            if cursor == b"0":
-                return removed
+        pattern, removed = self.keys.namespaces(prefix), 0
+        for node in await self.executor.nodes():
+            cursor = b"0"
+            while True:
+                reply = await self.executor.call_at(node, 1, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+                try:
+                    cursor, keys = reply
+                except MISREAD as error:
+                    raise misread(error, self.url) from error
+                for each in await self.executor.call_many([("UNLINK", key) for key in keys]) if keys else ():
+                    if isinstance(each, Exception):
+                        raise mapped(each, self.url, sent=True)
+                    removed += each
+                if cursor == b"0":
+                    break
+        return removed
 
     def unwrap(self, kind: type[Any]) -> Any:
         if self._user_client is not None:

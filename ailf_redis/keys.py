@@ -7,8 +7,12 @@ part in braces is the hash tag, so all keys of a stream are on one node of a clu
 can leave the braces. With the namespace "", for data shared with other programs, a stream's key and a channel are the
 plain name. Helper keys are then ``{tag}:ailf:due:name:group``, where the tag is the part of the name that a cluster
 hashes.
+
+Listing goes the other way: from a pattern to keys, and from a key to its name. A key that none of our names has,
+because another program made it, has no name here.
 """
 
+import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -128,13 +132,113 @@ class Keys:
         """Return the user's channel of a Redis channel."""
         return channel.removeprefix(self._channel)
 
+    # --- from patterns to keys, and from keys to names; bytes that aren't UTF-8 are lone surrogates in both ------
+
+    def channels_pattern(self, prefix: str) -> str:
+        """Return the pattern of the channels whose names begin with a prefix."""
+        return f"{_literal(self._channel + prefix)}*"
+
+    def streams_pattern(self, prefix: str) -> str:
+        """Return a pattern of the keys of the streams whose names begin with a prefix."""
+        return f"{_literal(f'{{{self._namespace}:stream:{_escape(prefix)}' if self._namespace else prefix)}*"
+
+    def stream_name(self, key: str) -> str | None:
+        """Return the name of the stream with this key; None for any other key, such as a helper key of a stream."""
+        if self._namespace:
+            return self._name_in_braces("stream", key)
+        helper = _PLAIN_HELPER.fullmatch(key)
+        if helper and helper[2] in _HELPER_KINDS and _hash_tag(_unescape(helper[3])) == helper[1]:
+            return None
+        return key or None
+
+    def metas_pattern(self, prefix: str) -> str:
+        """Return a pattern of the keys of the metadata of the streams whose names begin with a prefix."""
+        if self._namespace:
+            return f"{self.streams_pattern(prefix)}:meta"
+        return f"{{*}}:ailf:meta:{_literal(_escape(prefix, _PLAIN_UNSAFE))}*"
+
+    def meta_name(self, key: str) -> str | None:
+        """Return the name of the stream whose metadata has this key; None for any other key."""
+        if self._namespace:
+            stream, colon, kind = key.rpartition(":")
+            return self._name_in_braces("stream", stream) if colon and kind == "meta" else None
+        return _plain_name("meta", key)
+
+    def locks_pattern(self, prefix: str) -> str:
+        """Return a pattern of the keys of the locks whose names begin with a prefix."""
+        if self._namespace:
+            return f"{_literal(f'{{{self._namespace}:lock:{_escape(prefix)}')}*"
+        return f"{{*}}:ailf:lock:{_literal(_escape(prefix, _PLAIN_UNSAFE))}*"
+
+    def lock_name(self, key: str) -> str | None:
+        """Return the name of the lock with this key of its holders; None for any other key."""
+        return self._name_in_braces("lock", key) if self._namespace else _plain_name("lock", key)
+
+    def limiters_pattern(self, prefix: str) -> str:
+        """Return a pattern of the keys of the limiters whose names begin with a prefix."""
+        begin = _literal(_escape(prefix, _PLAIN_UNSAFE))
+        if self._namespace:
+            return f"{{{_literal(self._namespace)}:{_LIMITER_KINDS}:{begin}*"
+        return f"{{{begin}*}}:ailf:{_LIMITER_KINDS}*"
+
+    def limiter_name(self, key: str) -> tuple[str, str] | None:
+        """Return the limiter and its key, given the Redis key of its charges or slots; None for any other key."""
+        if self._namespace:
+            begin = f"{{{self._namespace}:"
+            match = _LIMITER.fullmatch(key, len(begin)) if key.startswith(begin) else None
+        else:
+            match = _PLAIN_LIMITER.fullmatch(key)
+        return None if match is None else (_unescape(match[1]), _unescape(match[2]))
+
+    def _name_in_braces(self, kind: str, key: str) -> str | None:
+        """Return the name in a key that has nothing besides what is in braces."""
+        begin = f"{{{self._namespace}:{kind}:"
+        if not key.startswith(begin) or not key.endswith("}"):
+            return None
+        name = key[len(begin) : -1]
+        return _unescape(name) if _ESCAPED.fullmatch(name) else None
+
+
+_PLAIN_UNSAFE: Final = "%{}:"
+"""The characters that are escaped in a part of a key that ends with a colon."""
+
+_ESCAPED: Final = re.compile(r"(?:[^%{}]|%25|%7b|%7d)+")
+"""What `_escape` returns for a name that is not empty; of each such text it is the result for one name only."""
+
+_PART: Final = r"(?:[^%{}:]|%25|%7b|%7d|%3a)"
+"""A character of what `_escape` returns with `_PLAIN_UNSAFE`."""
+
+_PLAIN_HELPER: Final = re.compile(rf"\{{([^}}]*)\}}:ailf:([a-z]+):({_PART}+):(.+)", re.DOTALL)
+_PLAIN: Final = re.compile(rf"\{{([^}}]*)\}}:ailf:([a-z]+):({_PART}+)")
+_SLOTS: Final = rf"(?::slots:{_ESCAPED.pattern.removesuffix('+')}*)?"
+_LIMITER: Final = re.compile(rf"(?:limit|final):({_PART}+):({_PART}*)\}}{_SLOTS}")
+_PLAIN_LIMITER: Final = re.compile(rf"\{{({_PART}+):({_PART}*)\}}:ailf:(?:limit|final){_SLOTS}")
+
+_LIMITER_KINDS: Final = "[lf]i[mn][ia][tl]"
+"""A pattern of "limit" and "final", the kinds of a limiter's keys."""
+
 
 def _literal(text: str) -> str:
-    """Return the Redis pattern that matches only this text."""
+    """Return the pattern that only this text matches."""
     return "".join("\\" + char if char in "*?[]^-\\" else char for char in text)
 
 
+def _unescape(text: str) -> str:
+    """Undo `_escape`."""
+    return re.sub("%(25|7b|7d|3a)", lambda match: chr(int(match[1], 16)), text)
+
+
+def _plain_name(kind: str, key: str) -> str | None:
+    """Return the name in a key of this kind with the namespace ""."""
+    match = _PLAIN.fullmatch(key)
+    if match is None or match[2] != kind:
+        return None
+    name = _unescape(match[3])
+    return name if _hash_tag(name) == match[1] else None
+
+
 HELPERS = ("due", "notes", "dead", "bell", "again", "alive", "queue", "parked")
+_HELPER_KINDS: Final = frozenset((*HELPERS, "wake", "once"))
 
 
 @lru_cache(maxsize=CACHED)

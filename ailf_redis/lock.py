@@ -5,9 +5,12 @@ from typing import Any
 
 from ailf.checks import to_ms
 from ailf.driver import Denied, Granted, LockDriver, LockRequest
-from ailf.values import LockHolder, LockInfo
+from ailf.errors import BackendError
+from ailf.values import HeldLock, LockHolder, LockInfo, Page
 from ailf_redis.connection.executor import Executor
+from ailf_redis.errors import MISREAD, misread
 from ailf_redis.keys import Keys
+from ailf_redis.listing import Pass, encoded, scan
 from ailf_redis.replies import as_flag
 from ailf_redis.scripts import ACQUIRE, BREAK, EXTEND_LOCK, INSPECT, RELEASE
 
@@ -55,6 +58,25 @@ class RedisLockDriver(LockDriver):
 
     async def break_(self, name: str, fence: int) -> bool:
         return await BREAK.run(self._executor, self._keys.lock(name), [fence], as_flag)
+
+    async def list_locks(self, prefix: str, cursor: str, limit: int) -> Page[HeldLock]:
+        holders = Pass(self._keys.locks_pattern(prefix), "zset", self._keys.lock_name)
+        found = await scan(self._executor, "locks", [holders], cursor, limit)
+        calls = [([encoded(key) for key in self._keys.lock(name)], ()) for name in found.names]
+        replies = await INSPECT.run_many(self._executor, calls) if calls else []
+        held = []
+        for name, reply in zip(found.names, replies, strict=True):
+            if type(reply) is BackendError:  # another program's key, which only looks like a lock
+                continue
+            if isinstance(reply, BackendError):
+                raise reply
+            try:
+                info = _as_info(reply)
+            except MISREAD as error:
+                raise misread(error, self._executor.where) from error
+            if info.holders:
+                held.append(HeldLock(name, info.holders, info.waiting))
+        return Page(tuple(held), found.cursor)
 
 
 def _as_grant(reply: Sequence[Any]) -> Granted | Denied:

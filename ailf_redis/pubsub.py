@@ -6,13 +6,17 @@ from typing import Any, Final
 
 from ailf.cache import KeyedCache
 from ailf.driver import Confirmed, Filter, Frame, Listener, PubSubDriver, Refused
-from ailf.errors import ConnectionLostError
+from ailf.driver.listing import MOST_LISTED, too_many
+from ailf.errors import ConnectionLostError, PermissionDeniedError, ProtocolError
 from ailf.runtime.clock import SystemClock
+from ailf.values import ChannelInfo
 from ailf_redis.connection.executor import Executor, Link
 from ailf_redis.connection.resp import CommandPrefix
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
-from ailf_redis.replies import is_text
+from ailf_redis.listing import encoded, needs_right
+from ailf_redis.replies import is_text, name_of_bytes
+from ailf_redis.waiter import is_oversize
 
 __all__ = ["RedisPubSubDriver"]
 
@@ -60,17 +64,43 @@ class RedisPubSubDriver(PubSubDriver):
         except MISREAD as error:
             raise misread(error, self._executor.where) from error
 
+    async def channels(self, prefix: str, *, sharded: bool = False) -> list[ChannelInfo]:
+        pattern, kind = encoded(self._keys.channels_pattern(prefix)), "SHARD" if sharded else ""
+        counts: dict[bytes, int] = {}
+        try:
+            for node in await self._executor.nodes():
+                names = await self._ask(node, f"{kind}CHANNELS", pattern)
+                if len(names) > MOST_LISTED:
+                    raise self._too_many_channels()
+                flat = await self._ask(node, f"{kind}NUMSUB", *names) if names else []
+                for name, count in zip(flat[::2], flat[1::2], strict=True):
+                    if int(count):  # else its last listener has left meanwhile
+                        counts[name] = counts.get(name, 0) + int(count)
+        except MISREAD as error:
+            raise misread(error, self._executor.where) from error
+        if len(counts) > MOST_LISTED:
+            raise self._too_many_channels()
+        return [ChannelInfo(self._keys.name(name_of_bytes(name)), count) for name, count in counts.items()]
+
+    async def _ask(self, node: str, command: str, *arguments: bytes) -> list[Any]:
+        """Return the reply of a node to PUBSUB."""
+        try:
+            return await self._executor.call_at(node, 1, "PUBSUB", command, *arguments)  # type: ignore[no-any-return]
+        except PermissionDeniedError as error:
+            rules = f"+pubsub|{command.lower()}"
+            raise needs_right(error, self._executor.where, "PUBSUB", rules) from error
+        except ProtocolError as error:
+            raise (self._too_many_channels() if is_oversize(error) else error) from error
+
+    def _too_many_channels(self) -> ProtocolError:
+        return too_many(self._executor.where, "channels with subscribers; list them with a longer prefix")
+
     async def listen(self) -> Listener:
         return RedisListener(await self._executor.link(), self._executor, self._keys)
 
 
 def _as_count(receivers: int) -> Sequence[int]:
     return (int(receivers),)
-
-
-def _decoded(name: bytes) -> str:
-    """Return a channel's name as text; other programs may use one that is not UTF-8."""
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _kind(each: Filter) -> str:
@@ -160,7 +190,7 @@ class RedisListener(Listener):
             case [b"message" | b"pmessage" | b"smessage" as kind, name, *matched, bytes(body)]:
                 channel = matched[0] if matched else name  # a message for a pattern has the pattern and the channel
                 problem = "" if is_text(channel) else "the name of its channel is not UTF-8"
-                return [Frame(self._filter(kind, name), self._keys.name(_decoded(channel)), body, problem)]
+                return [Frame(self._filter(kind, name), self._keys.name(name_of_bytes(channel)), body, problem)]
             case [b"subscribe" | b"psubscribe" | b"ssubscribe" as kind, name, _]:
                 return self._confirmed(self._filter(kind, name))
             case [b"sunsubscribe" as kind, name, _]:
@@ -169,8 +199,8 @@ class RedisListener(Listener):
 
     def _filter(self, kind: bytes, name: bytes) -> Filter:
         if kind.startswith(b"p"):
-            return Filter(_decoded(name)[len(self._keys.pattern("")) :], is_pattern=True)
-        return Filter(self._keys.name(_decoded(name)), is_sharded=kind in _SHARDED)
+            return Filter(name_of_bytes(name)[len(self._keys.pattern("")) :], is_pattern=True)
+        return Filter(self._keys.name(name_of_bytes(name)), is_sharded=kind in _SHARDED)
 
     def _check_unsubscribed(self, channel: Filter) -> None:
         """Handle the end of a sharded subscription: if `change` didn't ask for it, the channel's shard has moved."""

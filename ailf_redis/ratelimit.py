@@ -19,10 +19,11 @@ from ailf.driver import (
 )
 from ailf.errors import BackendError
 from ailf.limits import Limit
-from ailf.values import LimitState
+from ailf.values import LimiterName, LimitState, Page
 from ailf_redis.connection.executor import Executor
 from ailf_redis.errors import MISREAD, misread
 from ailf_redis.keys import Keys
+from ailf_redis.listing import Pass, scan
 from ailf_redis.replies import as_nothing
 from ailf_redis.scripts import DECIDE, EXTEND_SLOTS, OBSERVE, RESET, SETTLE_CHARGES
 
@@ -144,6 +145,13 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
         await RESET.run(self._executor, self._limiter_key(limiter_key, limits), [], as_nothing)
+
+    async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
+        pattern, read = self._keys.limiters_pattern(prefix), self._keys.limiter_name
+        # The charges of rates, and the slots of concurrency limits; a key may have both, and then comes twice.
+        passes = [Pass(pattern, "string", read), Pass(pattern, "zset", read)]
+        found = await scan(self._executor, "limiters", passes, cursor, limit)
+        return Page(tuple(LimiterName(*each) for each in found.names), found.cursor)
 
 
 def _seconds(wait_ms: int) -> float | None:

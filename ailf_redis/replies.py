@@ -10,26 +10,30 @@ from typing import Any, Final
 
 import msgspec
 
-from ailf.driver import Claim, Fetched, Receipt, Record
+from ailf.driver import Claim, ConsumerState, Fetched, Receipt, Record
 from ailf.values import DeadLetter, GroupInfo
 
 __all__ = [
     "BODY",
     "SLEEPS",
+    "as_consumers",
     "as_dead_letters",
     "as_fetched",
     "as_flag",
     "as_flags",
     "as_ids",
     "as_info",
+    "as_names",
     "as_nothing",
     "as_partitions",
     "as_record",
     "as_records",
     "as_sizes",
+    "as_stream_info",
     "entry_fields",
     "headers_field",
     "is_text",
+    "name_of_bytes",
     "oversize",
     "oversize_dead_letter",
     "pieces",
@@ -65,6 +69,11 @@ _json = msgspec.json.Encoder()
 def text(raw: bytes | str) -> str:
     """Return a name or id as text; bytes that are not UTF-8 are shown by backslash escapes."""
     return raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
+
+
+def name_of_bytes(raw: bytes) -> str:
+    """Return a name as text; bytes that are not UTF-8 become lone surrogates, so that the name can be used again."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def headers_field(headers: Mapping[str, str]) -> bytes:
@@ -217,6 +226,30 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
         paused=as_flag(paused),
         exists=as_flag(exists),
     )
+
+
+def as_names(reply: Sequence[bytes] | int) -> list[str] | None:
+    """Read the reply of ``groups.lua``; None if there are too many groups."""
+    return None if isinstance(reply, int) else [name_of_bytes(each) for each in reply]
+
+
+def as_consumers(reply: Sequence[Any]) -> list[ConsumerState] | None:
+    """Read the reply of ``consumers.lua``; None if there are too many consumers."""
+    if not reply:
+        return None
+    known, leases = reply
+    alive = {name: int(left) / 1000 for name, left in zip(known[::2], known[1::2], strict=True)}
+    held: dict[bytes, int] = {}
+    for name, number in zip(leases[::2], leases[1::2], strict=True):
+        held[name] = held.get(name, 0) + int(number)
+    names = dict.fromkeys((*alive, *held))
+    return [ConsumerState(name_of_bytes(name), alive.get(name), held.get(name, 0)) for name in names]
+
+
+def as_stream_info(reply: Sequence[Any]) -> tuple[int, str | None, str | None, int, int | None]:
+    """Read the reply of ``stream_info.lua``: length, first id, last id, number of groups, entries ever added."""
+    length, first, last, groups, added = reply
+    return int(length), text(first) or None, text(last) or None, int(groups), None if int(added) < 0 else int(added)
 
 
 def as_fetched(consumer: str, reply: Sequence[Any]) -> Fetched:

@@ -19,6 +19,7 @@ __all__ = [
     "ADD",
     "BREAK",
     "CANCEL",
+    "CONSUMERS",
     "DECIDE",
     "DECLARE",
     "DELETE",
@@ -27,6 +28,7 @@ __all__ = [
     "EXTEND_LOCK",
     "EXTEND_SLOTS",
     "FETCH",
+    "GROUPS",
     "HAND_OVER",
     "HEARTBEAT",
     "INFO",
@@ -41,6 +43,7 @@ __all__ = [
     "SETTLE",
     "SETTLE_CHARGES",
     "SIZES",
+    "STREAM_INFO",
     "TAKE_DEAD_LETTERS",
     "TRIM",
     "Script",
@@ -91,7 +94,9 @@ class Script:
         except MISREAD as error:
             raise misread(error, executor.where) from error
 
-    async def run_many(self, executor: Executor, requests: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+    async def run_many(
+        self, executor: Executor, requests: Sequence[tuple[Sequence[str | bytes], Sequence[Any]]]
+    ) -> list[Any]:
         """Run the script once for each request, in one write; an error that one request gets is its result."""
         rests = [(str(len(keys)), *keys, *arguments) for keys, arguments in requests]
         replies = await executor.call_many([("EVALSHA", self.sha, *rest) for rest in rests])
@@ -155,6 +160,8 @@ CANCEL = _load("stream/cancel", "clock", "ids", "lane", "bell", "entry_removed")
 DECLARE = _load("stream/declare")
 DELETE = _load("stream/delete")
 SIZES = _load("stream/sizes", "ids")
+GROUPS = _load("stream/groups")
+STREAM_INFO = _load("stream/stream_info")
 
 _GROUP = ("clock", "relief", "ids", "lane", "bell", "group")
 FETCH = _load("stream/fetch", *_GROUP, "release", "reset", "watch")
@@ -167,6 +174,7 @@ SEEK = _load("stream/seek", *_GROUP, "reset")
 OPEN_GROUP = _load("stream/open_group", *_GROUP, "reset")
 PAUSE = _load("stream/pause", *_GROUP)
 INFO = _load("stream/info", "clock", "ids", "lane", "bell", "group")
+CONSUMERS = _load("stream/consumers", "clock", "ids", "lane", "bell", "group")
 TAKE_DEAD_LETTERS = _load("stream/take_dead_letters", "clock", "ids", "lane", "bell", "group")
 DELETE_GROUP = _load("stream/delete_group", *_GROUP, "reset")
 

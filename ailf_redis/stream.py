@@ -8,24 +8,42 @@ from typing import Any, Final, TypeVar
 
 from ailf.cache import KeyedCache
 from ailf.checks import floor_ms, to_ms
-from ailf.driver import Action, Draft, Fetched, Outcome, Receipt, Record, Settlement, StreamDriver, Swept, Waiting
-from ailf.errors import InvalidArgumentError, ProtocolError, StreamFullError
-from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Retention
+from ailf.driver import (
+    Action,
+    ConsumerState,
+    Draft,
+    Fetched,
+    Outcome,
+    Receipt,
+    Record,
+    Settlement,
+    StreamDriver,
+    Swept,
+    Waiting,
+)
+from ailf.driver.listing import too_many
+from ailf.errors import AilfError, BackendError, InvalidArgumentError, ProtocolError, StreamFullError
+from ailf.values import EARLIEST, LATEST, Added, DeadLetter, GroupInfo, Page, Retention, StreamInfo
 from ailf_redis.connection.executor import Executor
 from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
+from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
+from ailf_redis.listing import Pass, encoded, scan
 from ailf_redis.replies import (
     BODY,
+    as_consumers,
     as_dead_letters,
     as_fetched,
     as_flag,
     as_flags,
     as_ids,
     as_info,
+    as_names,
     as_nothing,
     as_partitions,
     as_records,
     as_sizes,
+    as_stream_info,
     entry_fields,
     headers_field,
     oversize,
@@ -36,11 +54,13 @@ from ailf_redis.replies import (
 from ailf_redis.scripts import (
     ADD,
     CANCEL,
+    CONSUMERS,
     DECLARE,
     DELETE,
     DELETE_GROUP,
     EXTEND,
     FETCH,
+    GROUPS,
     HEARTBEAT,
     INFO,
     LEAVE,
@@ -49,6 +69,7 @@ from ailf_redis.scripts import (
     SEEK,
     SETTLE,
     SIZES,
+    STREAM_INFO,
     TAKE_DEAD_LETTERS,
     TRIM,
     Script,
@@ -79,6 +100,9 @@ LONG: Final = 3600.0
 _ID: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _WHOLE_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 LARGEST: Final = 2**64 - 1
+_PARTITION: Final = re.compile(r".+/(?:0|[1-9][0-9]{0,2})", re.DOTALL)
+"""The form of the names of partitions."""
+
 _LAST_ID: Final = f"{LARGEST}-{LARGEST}"
 
 
@@ -404,6 +428,64 @@ class RedisStreamDriver(StreamDriver):
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         ids = [_whole(each) for each in letters]
         return await self._run(TAKE_DEAD_LETTERS, stream, group, [int(redrive), *ids], as_flags)
+
+    # --- what exists ---------------------------------------------------------------------------------------------
+
+    async def list_streams(self, prefix: str, cursor: str, limit: int) -> Page[str]:
+        # First the streams that have a key of their own, but for partitions; then those that have partitions.
+        keys = self._keys
+        passes = [
+            Pass(keys.streams_pattern(prefix), "stream", keys.stream_name),
+            Pass(keys.metas_pattern(prefix), "hash", keys.meta_name),
+        ]
+        found = await scan(self._executor, "streams", passes, cursor, limit)
+        partitioned = found.passed == 1
+        asked = found.names if partitioned else [each for each in found.names if _PARTITION.fullmatch(each)]
+        stored = dict(zip(asked, await self._stored_partitions(asked), strict=True))
+        if partitioned:
+            names = [each for each in asked if (stored[each] or 0) > 1]
+        else:
+            names = [each for each in found.names if stored.get(each) != 0]
+        return Page(tuple(names), found.cursor)
+
+    async def _stored_partitions(self, streams: Sequence[str]) -> list[int | None]:
+        """Return the stored numbers of partitions; None where there is none, or another program stored something."""
+        if not streams:
+            return []
+        commands = [("HGET", encoded(self._keys.meta(each)), "partitions") for each in streams]
+        numbers: list[int | None] = []
+        for reply in await self._executor.call_many(commands):
+            error = mapped(reply, self._executor.where, sent=True) if isinstance(reply, Exception) else None
+            if error is not None and type(error) is not BackendError:  # that is for a value of another type
+                raise error
+            try:
+                numbers.append(None if error is not None else as_partitions(reply))
+            except MISREAD as failure:
+                raise misread(failure, self._executor.where) from failure
+        return numbers
+
+    async def list_groups(self, stream: str, after: str, limit: int) -> list[str]:
+        names = await GROUPS.run(self._executor, [self._keys.stream(stream)], [], as_names, page=1)
+        if names is None:
+            raise self._too_many(f"groups of stream {stream!r}")
+        return sorted(each for each in names if each > after)[:limit]
+
+    async def list_consumers(self, stream: str, group: str, after: str, limit: int) -> list[ConsumerState]:
+        states = await CONSUMERS.run(self._executor, self._keys.group(stream, group), [group], as_consumers, page=1)
+        if states is None:
+            raise self._too_many(f"consumers of group {group!r} of stream {stream!r}")
+        return sorted((each for each in states if each.name > after), key=lambda each: each.name)[:limit]
+
+    def _too_many(self, what: str) -> AilfError:
+        return too_many(self._executor.where, f"{what}; they can't be listed")
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        key = self._keys.stream(stream)
+        length, first, last, groups, count = await STREAM_INFO.run(self._executor, [key], [], as_stream_info)
+        added = None if last is None else self.time_of(last)
+        return StreamInfo(stream, length, first_id=first, last_id=last, added=added, groups=groups, entries_added=count)
+
+    # --- waiting -------------------------------------------------------------------------------------------------
 
     def waiter(self, stream: str, group: str | None) -> "RedisWaiter":
         return RedisWaiter(self._executor, self._keys, stream, group)

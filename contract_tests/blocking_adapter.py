@@ -18,11 +18,11 @@ __all__ = ["BLOCKING", "BlockingAdapter"]
 
 BLOCKING = (
     ailf.Backend, ailf.PubSub, ailf.Subscription, ailf.Stream, ailf.Group, ailf.Consumer, ailf.Delivery, DeadLetters,
-    ailf.Lock, ailf.Lease, LockContext, ailf.RateLimiter, ailf.Permit, PermitContext,
+    ailf.Lock, ailf.Lease, LockContext, ailf.RateLimiter, ailf.Permit, PermitContext, ailf.Listing,
 )  # fmt: skip
 IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
-    "lock", "semaphore", "hold", "remaining", "rate_limiter",
+    "lock", "semaphore", "hold", "remaining", "rate_limiter", "streams", "groups", "consumers", "locks", "limiters",
 }  # fmt: skip
 """Methods that don't wait: they are plain functions on asyncio too."""
 
@@ -99,7 +99,9 @@ class BlockingAdapter:
         return outcome[0]
 
     def __aiter__(self) -> "BlockingAdapter":
-        return self
+        return (
+            BlockingAdapter(self._adapt_handler, iter(self._inner)) if isinstance(self._inner, ailf.Listing) else self
+        )
 
     async def __anext__(self) -> Any:
         value = await in_thread(next, self._inner, END)

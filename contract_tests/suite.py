@@ -8,6 +8,8 @@ from contract_tests.backend.test_backend import *  # noqa: F403
 from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
 from contract_tests.backend.test_opening import *  # noqa: F403
+from contract_tests.listing.test_listing import *  # noqa: F403
+from contract_tests.listing.test_members import *  # noqa: F403
 from contract_tests.lock.test_lock import *  # noqa: F403
 from contract_tests.lock.test_lock_hold import *  # noqa: F403
 from contract_tests.lock.test_lock_waiting import *  # noqa: F403

@@ -176,7 +176,7 @@ class Declarations:
             )
 
     def __str__(self) -> str:
-        counts = {
+        counts: dict[str, list[Any]] = {
             "handlers": self.handlers,
             "subscribers": self.subscribers,
             "scheduled functions": self.scheduled,

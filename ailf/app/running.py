@@ -49,6 +49,9 @@ SKEW = 300.0
 RUNS = 2
 """The most unsettled runs of a scheduled function: one that takes place, and the next one."""
 
+FULL = 1.0
+"""Seconds between tries to add a run while there are so many."""
+
 ATTEMPTS = 3
 """How often a run whose process dies is tried."""
 
@@ -352,7 +355,8 @@ class RunningApp:
                 )
                 failures = 0
             except StreamFullError:
-                log.debug("%s: a run is skipped, because the one before it has not begun", scheduled)
+                log.debug("%s: the run before the next one has not begun", scheduled)
+                pause = min(pause, FULL)
             except PermissionDeniedError:
                 raise
             except BackendError as error:

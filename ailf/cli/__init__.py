@@ -22,4 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stderr is not None:
             sys.stderr.write("ailf: the command line needs typer and rich; run: pip install 'ailf[cli]'\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
     return run_app(sys.argv[1:] if arguments is None else list(arguments))

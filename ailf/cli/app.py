@@ -31,7 +31,7 @@ from ailf.cli import (
     top,
     why,
 )
-from ailf.cli.exits import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, USAGE, code_for, line_for
+from ailf.cli.exits import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, USAGE, ClosedPipeError, code_for, line_for
 from ailf.cli.text import visible
 
 __all__ = ["run_app"]
@@ -99,7 +99,7 @@ def run_app(arguments: Sequence[str]) -> int:
         try:
             code = _invoke(arguments)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except (ClosedPipeError, BrokenPipeError):
             _discard_output()
             return BROKEN_PIPE
         except OSError as error:  # the disk is full, or stdout was closed
@@ -115,6 +115,8 @@ def _invoke(arguments: Sequence[str]) -> int:
         result = app(list(arguments) or ["--help"], prog_name=NAME, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except ClosedPipeError:
+        raise
     except typer.Exit as end:
         return end.exit_code
     except OSError as error:

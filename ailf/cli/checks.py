@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from ailf.cli.text import duration
+from ailf.cli.text import counted, duration
 from ailf.driver import Finding, Level
 from ailf.errors import AilfError, BackendTimeoutError, ConnectionLostError, PermissionDeniedError, UnsupportedError
 from ailf.safe_text import text_of
@@ -93,7 +93,11 @@ def stream_findings(streams: Sequence[StreamState]) -> Iterator[Finding]:
     )
     yield _finding(
         "consumers",
-        [f"{_in(stream, group)} ({_unsettled(group.info):,} messages)" for stream, group in groups if _deserted(group)],
+        [
+            f"{_in(stream, group)} ({counted(_unsettled(group.info), 'message')})"
+            for stream, group in groups
+            if _deserted(group)
+        ],
         f"each of {len(groups):,} groups that has messages has a consumer",
         "groups with messages and without a consumer: ",
         "start workers, or delete the groups: `ailf delete STREAM GROUP`",
@@ -186,7 +190,7 @@ def _dead(group: GroupState) -> str:
     dead = _died(group.consumers)
     messages = sum(each.in_hand for each in dead)
     names = _listed([repr(each.name) for each in dead])
-    return f"{names} with {messages:,} messages"
+    return f"{names} with {counted(messages, 'message')}"
 
 
 def _is_old(info: GroupInfo) -> bool:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ailf.backend import Backend
 from ailf.cli.contexts import Places, url_of
-from ailf.cli.exits import USAGE, CommandError
+from ailf.cli.exits import USAGE, ClosedPipeError, CommandError
 from ailf.cli.text import as_json, visible
 from ailf.connect import connect
 from ailf.runtime import run
@@ -77,8 +77,12 @@ class Cli:
         for each in () if self.json else renderables:
             if isinstance(each, str):
                 self._write(visible(each))
-            else:
+            elif self.out.is_terminal:
                 self.out.print(each)
+            else:
+                with self.out.capture() as captured:
+                    self.out.print(each)
+                self.out.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def say(self, text: str) -> None:
         """Write a line to stderr."""
@@ -103,9 +107,7 @@ class Cli:
         if yes:
             return
         if sys.stdin is None or not sys.stdin.isatty():
-            raise CommandError(
-                f"won't {visible(action)} without being asked to; there is no terminal, so add --yes", USAGE
-            )
+            raise CommandError(f"{action}: this asks first, and there is no terminal to ask on; add --yes", USAGE)
         self.err.print(Text(f"{visible(action[:1].upper() + action[1:])}? [y/N] "), end="", soft_wrap=True)
         self.err.file.flush()
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
@@ -130,7 +132,10 @@ class Cli:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as bar:
+        if not self.err.is_terminal:
+            yield lambda steps: None  # noqa: ARG005 - nothing is shown
+            return
+        with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task(visible(what), total=total)
             yield functools.partial(bar.advance, task)
 
@@ -171,7 +176,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., T]], Callabl
         def wrapped(
             *, ailf_url: str | None = None, ailf_context: str | None = None, as_json: bool = False, **arguments: Any
         ) -> T:
-            return function(Cli(ailf_url, ailf_context, json=as_json), **arguments)
+            try:
+                return function(Cli(ailf_url, ailf_context, json=as_json), **arguments)
+            except BrokenPipeError as error:
+                raise ClosedPipeError from error
 
         signature = inspect.signature(function)
         _, *own = signature.parameters.values()
@@ -199,9 +207,20 @@ _COMMON = [
 ]
 
 
+class _Console(Console):
+    """A console that interprets no markup, and leaves a broken pipe to its caller."""
+
+    def __init__(self, *, stderr: bool, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+    def on_broken_pipe(self) -> None:
+        """Raise the `BrokenPipeError` that is being handled."""
+        raise  # noqa: PLE0704 - rich calls this where it has caught the error
+
+
 def _console(*, stderr: bool) -> Console:
-    """Return a console that interprets no markup; output that isn't a terminal is as wide as its content."""
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal and not os.environ.get("COLUMNS"):
-        console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=WIDE)
-    return console
+    """Return a console; output that isn't a terminal is as wide as its content."""
+    console = _Console(stderr=stderr)
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        return console
+    return _Console(stderr=stderr, width=WIDE)

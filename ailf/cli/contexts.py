@@ -88,7 +88,7 @@ def _url_of_context(name: str, places: Places) -> str:
 def _contexts(file: Path, *path: str) -> dict[str, str]:
     try:
         table: Any = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"can't read {file}: {error}", USAGE) from error

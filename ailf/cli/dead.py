@@ -11,7 +11,7 @@ from ailf.cli.arguments import FullOption, GroupArgument, StreamArgument, YesOpt
 from ailf.cli.command import Cli, command, group, stream_of
 from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
 from ailf.cli.tables import fields, table
-from ailf.cli.text import cut, decoded, payload_text
+from ailf.cli.text import counted, cut, message_value, payload_text
 from ailf.codecs import BYTES, CONTENT_TYPE
 from ailf.stream import Group
 from ailf.values import DeadLetter
@@ -101,14 +101,15 @@ def _take(cli: Cli, stream: str, name: str, ids: list[str] | None, verb: str, *,
         raise CommandError(f"say which dead letters to {verb}: their ids, or --all", USAGE)
     with cli.open() as backend:
         letters = stream_of(backend, stream).group(name).dead_letters
-        which = "all dead letters" if everything else f"{len(ids or ()):,} dead letters"
+        which = "all dead letters" if everything else counted(len(ids or ()), "dead letter")
         cli.confirm(f"{verb} {which} of group {name!r} of stream {stream!r}", yes=yes)
         with cli.working(f"{verb} {which}"):
             if verb == "redrive":
                 count = letters.redrive_all() if everything else letters.redrive(*(ids or ()))
             else:
                 count = letters.purge_all() if everything else letters.purge(*(ids or ()))
-    cli.show({verb: count}, f"{verb}d {count:,} dead letters")
+    done = "put back" if verb == "redrive" else "removed"
+    cli.show({verb: count}, f"{done} {counted(count, 'dead letter')}")
 
 
 def _find(group: Group[Any], stream: str, id: str) -> DeadLetter:
@@ -131,7 +132,7 @@ def all_letters(group: Group[Any]) -> Iterator[DeadLetter]:
 
 def _plain(letter: DeadLetter) -> dict[str, Any]:
     values = {field: getattr(letter, field) for field in letter.__struct_fields__ if field != "body"}
-    return {**values, "data": decoded(letter.body)}
+    return {**values, **message_value(letter.body, letter.headers)}
 
 
 def letters_table(letters: Iterable[DeadLetter]) -> Table:
@@ -162,6 +163,7 @@ def letter_fields(letter: DeadLetter, *, full: bool = False) -> Table:
 
 
 _NO_HANDLER: Final = '''
+
 def handle(delivery: ailf.Delivery[Any]) -> Any:
     """Replace this function by an import of the group's handler."""
     raise NotImplementedError("import the handler of this group here")

@@ -21,7 +21,7 @@ from ailf.cli.checks import (
 )
 from ailf.cli.command import Cli, command, group, stream_of
 from ailf.cli.exits import DONE, FAILED, code_for
-from ailf.cli.text import visible
+from ailf.cli.text import counted, visible
 from ailf.driver import Capability, Finding, Level
 from ailf.errors import AilfError, InvalidArgumentError
 from ailf.runtime import run
@@ -109,7 +109,9 @@ def _streams_findings(backend: Backend, interval: float, most: int) -> Iterator[
         yield Finding("streams", Level.WARN, f"streams and groups can't be checked: {text_of(error)}", mend)
         return
     if len(names) > most:
-        yield Finding("streams", Level.WARN, f"only {most:,} streams were checked", "raise --most")
+        yield Finding(
+            "streams", Level.WARN, f"there are more than {counted(most, 'stream')}", "raise --most to check all"
+        )
     yield from stream_findings(streams)
     begin = time.monotonic()
     time.sleep(interval)

@@ -23,6 +23,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "USAGE",
+    "ClosedPipeError",
     "CommandError",
     "code_for",
     "line_for",
@@ -54,6 +55,10 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (DecodeError, FAILED),
     (AilfError, FAILED),
 )
+
+
+class ClosedPipeError(Exception):
+    """The reader of our output has gone. It is no `OSError`, as typer ends the process at some of those."""
 
 
 class CommandError(Exception):

@@ -68,15 +68,5 @@ def limiters_table(names: Iterable[LimiterName]) -> Table:
 
 def limits_table(decision: Decision[Any]) -> Table:
     """Return the state of each limit."""
-    columns = ("LIMIT", ">REMAINING", ">PASSES IN", ">FULL IN")
-    return table(
-        columns,
-        (
-            (name or None, state.remaining, _wait(state.retry_after), duration(state.reset_after))
-            for name, state in decision.limits.items()
-        ),
-    )
-
-
-def _wait(seconds: float | None) -> str:
-    return "never" if seconds is None else "now" if seconds == 0 else duration(seconds)
+    rows = ((name or None, state.remaining, duration(state.reset_after)) for name, state in decision.limits.items())
+    return table(("LIMIT", ">REMAINING", ">FULL IN"), rows)

@@ -11,7 +11,7 @@ from ailf.cli.arguments import UNCHANGED, FullOption, HeaderOption, PrefixArgume
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
 from ailf.cli.tables import table
-from ailf.cli.text import decoded, duration, headers_text, payload_text
+from ailf.cli.text import counted, duration, headers_text, message_value, payload_text
 from ailf.pubsub import Message, Subscription
 from ailf.values import ChannelInfo, Gap
 
@@ -42,7 +42,7 @@ def pub(
                 pubsub.publish(channel, body, headers=headers)
                 count += 1
                 step(1)
-    cli.show({"published": count}, f"published {count:,} {'message' if count == 1 else 'messages'} to {channel!r}")
+    cli.show({"published": count}, f"published {counted(count, 'message')} to {channel!r}")
 
 
 @command(APP, "sub")
@@ -76,7 +76,7 @@ def _show_item(cli: Cli, item: Message[bytes] | Gap, *, full: bool) -> None:
         line = f"-- messages may be missing here: {item.reason}, for {duration(item.seconds)}"
         cli.show({"gap": item.reason, "seconds": item.seconds}, line)
         return
-    value = {"channel": item.channel, "data": decoded(item.data), "headers": item.headers}
+    value = {"channel": item.channel, **message_value(item.data, item.headers)}
     cli.show(value, f"{item.channel}  {payload_text(item.data, full=full)}{headers_text(item.headers)}")
 
 
@@ -100,8 +100,9 @@ def request(
         pubsub = backend.pubsub(type=UNCHANGED)
         with cli.working("waiting for the reply"):
             reply = pubsub.request(channel, body, timeout=timeout, headers=headers_of(header))
-    value = {"data": decoded(reply.data), "headers": reply.headers}
-    cli.show(value, f"{payload_text(reply.data, full=full)}{headers_text(reply.headers)}")
+    cli.show(
+        message_value(reply.data, reply.headers), f"{payload_text(reply.data, full=full)}{headers_text(reply.headers)}"
+    )
 
 
 @command(APP, "channels")

@@ -25,7 +25,7 @@ from ailf.cli.arguments import (
 from ailf.cli.command import Cli, command, group, partitions_of, stream_of
 from ailf.cli.exits import USAGE, CommandError
 from ailf.cli.tables import fields, table
-from ailf.cli.text import decoded, duration, headers_text, payload_text
+from ailf.cli.text import counted, duration, headers_text, message_value, payload_text
 from ailf.values import EARLIEST, LATEST, ConsumerInfo, Entry, GroupInfo, Retention, StreamInfo, Trimmed
 
 __all__ = ["APP"]
@@ -131,7 +131,7 @@ def tail(
 
 
 def _show_entry(cli: Cli, entry: Entry[bytes], *, full: bool) -> None:
-    cli.show({"id": entry.id, "data": decoded(entry.data), "headers": entry.headers}, entry_line(entry, full=full))
+    cli.show({"id": entry.id, **message_value(entry.data, entry.headers)}, entry_line(entry, full=full))
 
 
 # --- changing ----------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def add(
                     count += len(batch)
                     step(len(batch))
             except CommandError as error:
-                raise CommandError(f"{error}; {count:,} messages before it were added", error.code) from error
+                raise CommandError(f"{error}; messages added before it: {count:,}", error.code) from error
 
 
 def _batches(items: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
@@ -328,7 +328,7 @@ def entry_line(entry: Entry[bytes], *, full: bool = False) -> str:
 def trimmed_line(trimmed: Trimmed) -> str:
     """Return the result of a trim."""
     unsettled = f", {trimmed.unsettled:,} of them unsettled" if trimmed.unsettled else ""
-    return f"removed {trimmed.removed:,} entries{unsettled}"
+    return f"removed {counted(trimmed.removed, 'entry')}{unsettled}"
 
 
 def time_text(seconds: float | None) -> str | None:

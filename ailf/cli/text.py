@@ -11,12 +11,23 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["as_json", "cut", "decoded", "duration", "headers_text", "payload_text", "plain", "size", "visible"]
+__all__ = [
+    "as_json",
+    "counted",
+    "cut",
+    "duration",
+    "headers_text",
+    "message_value",
+    "payload_text",
+    "size",
+    "visible",
+]
 
 SHOWN = 200
 """The most characters of a payload that are shown without ``--full``."""
 
-_MILLISECOND, _SECOND, _MINUTE, _HOUR, _DAY = 0.001, 1, 60, 3600, 86_400
+_MILLISECOND = 0.001
+_UNITS = ((1e-6, "µs"), (_MILLISECOND, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
 _KIB, _MIB = 1024, 1024 * 1024
 
 
@@ -36,16 +47,22 @@ def cut(text: str, longest: int = SHOWN) -> str:
     return f"{text[:longest]}… ({len(text) - longest:,} more)"
 
 
-def decoded(body: bytes) -> Any:
-    """Return the payload of a body: its JSON value, or else its text, or else the bytes."""
+def message_value(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return a message as a value for JSON: ``data`` is its JSON value or text; of any other body ``base64`` is."""
     try:
-        return msgspec.json.decode(body)
+        return {"data": msgspec.json.decode(body), "headers": dict(headers)}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return body.decode()
+        return {"data": body.decode(), "headers": dict(headers)}
     except UnicodeDecodeError:
-        return body
+        return {"base64": base64.b64encode(body).decode(), "headers": dict(headers)}
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: "1 entry", "2 entries"."""
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def payload_text(body: bytes, *, full: bool = False) -> str:
@@ -69,32 +86,17 @@ def headers_text(headers: Mapping[str, str]) -> str:
     return f"  [{' '.join(f'{name}={value}' for name, value in sorted(headers.items()))}]" if headers else ""
 
 
-def plain(value: Any) -> Any:
-    """Return a value as what JSON has: objects as dicts, bytes as base64."""
-    return msgspec.to_builtins(value, str_keys=True)
-
-
 def as_json(value: Any) -> str:
     """Return a value as one line of JSON in ASCII, which no terminal interprets."""
-    return json.dumps(plain(value), ensure_ascii=True, separators=(", ", ": "))
+    return json.dumps(msgspec.to_builtins(value, str_keys=True), ensure_ascii=True, separators=(", ", ": "))
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration with two or three digits and its unit; "-" for None."""
+    """Return a duration with its unit; "-" for None."""
     if seconds is None:
         return "-"
-    sign, rest = ("-" if seconds < 0 else ""), abs(seconds)
-    if rest < _MILLISECOND:
-        return f"{sign}{rest * 1_000_000:.0f} µs"
-    if rest < _SECOND:
-        return f"{sign}{rest * 1000:.1f} ms"
-    if rest < _MINUTE:
-        return f"{sign}{rest:.1f} s"
-    if rest < _HOUR:
-        return f"{sign}{rest / _MINUTE:.1f} min"
-    if rest < _DAY:
-        return f"{sign}{rest / _HOUR:.1f} h"
-    return f"{sign}{rest / _DAY:.1f} d"
+    size, unit = next((each for each in reversed(_UNITS) if abs(seconds) >= each[0]), _UNITS[0])
+    return f"{seconds / size:.{0 if size < _MILLISECOND else 1}f} {unit}"
 
 
 def size(number: int) -> str:

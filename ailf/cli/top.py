@@ -161,7 +161,10 @@ def _added(before: Sample, after: Sample, stream: str) -> int | None:
     first, second = before.streams.get(stream), after.streams.get(stream)
     if first is None or second is None:
         return None
-    grown = second.length - first.length
+    if first.entries_added is not None and second.entries_added is not None:
+        grown = second.entries_added - first.entries_added
+    else:
+        grown = second.length - first.length  # right where nothing is removed
     return grown if grown >= 0 else None
 
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from ailf.cli.arguments import UNCHANGED, LimitOption, StreamArgument
-from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.command import Cli, command, group, partitions_of, stream_of
 from ailf.cli.dead import all_letters
 from ailf.cli.exits import NOT_FOUND, CommandError
 from ailf.cli.limits import limiter_of
-from ailf.cli.text import duration
+from ailf.cli.text import counted, duration
 from ailf.limits import Limit, TokenBucket
-from ailf.values import DeadLetter, Decision, GroupInfo, LimitState, LockInfo
+from ailf.values import LATEST, DeadLetter, Decision, GroupInfo, LimitState, LockInfo
 
 __all__ = ["APP"]
 
@@ -21,6 +21,9 @@ APP: Final = group("why", "Say why a lock, a limit or a message doesn't go on, a
 
 LETTERS: Final = 10_000
 """The most dead letters of a group that are searched for a message."""
+
+COUNTED: Final = 1000
+"""The most entries behind a message that are counted."""
 
 DOUBT: Final = 2.0
 """Seconds by which the clocks of this machine and of the backend may differ."""
@@ -62,16 +65,16 @@ def message(
     """Say for each group whether a message was settled, is a dead letter, or waits, and for what."""
     with cli.open() as backend:
         target = stream_of(backend, stream, UNCHANGED)
-        exists = any(entry.id == id for entry in target.read(id, id, 1))
+        found = target.read(id, LATEST, COUNTED) if partitions_of(backend, stream) == 1 else target.read(id, id, 1)
+        exists = bool(found) and found[0].id == id
         driver = backend.engine.driver.stream()
         age = max(0.0, time.time() - driver.time_of(id)) if exists else None
-        names = sorted(set(target.groups())) if group is None else [group]
         lines = [entry_line(stream, id, age)]
-        for name in names:
-            found = target.group(name)
+        for name in sorted(set(target.groups())) if group is None else [group]:
+            looked = target.group(name)
             with cli.working(f"looking at group {name}"):
-                letter = _letter_of(all_letters(found), id)
-                lines.append(message_line(name, found.info(), age, letter))
+                letter = _letter_of(all_letters(looked), id)
+                lines.append(message_line(name, looked.info(), age, letter, len(found)))
     cli.show({"stream": stream, "id": id, "exists": exists, "why": lines}, *lines)
     if not exists and not any("dead letter" in line for line in lines[1:]):
         raise CommandError(f"stream {stream!r} has no entry {id!r}: it was removed, or never added", NOT_FOUND)
@@ -99,7 +102,7 @@ def lock_lines(name: str, info: LockInfo) -> Iterable[str]:
             f"{duration(holder.remaining)} if its holder has died and renews it no more"
         )
     if info.waiting:
-        yield f"{info.waiting:,} wait for it in turn"
+        yield f"the number of waiters in its queue is {info.waiting:,}"
 
 
 def limit_lines(decision: Decision[Any], limits: "dict[str, Limit] | Any", cost: int) -> Iterable[str]:
@@ -129,37 +132,55 @@ def entry_line(stream: str, id: str, age: float | None) -> str:
     return f"entry {id} was added to stream {stream!r} {duration(age)} ago"
 
 
-def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter | None) -> str:
+def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter | None, behind: int) -> str:
     """Return why a message waits in a group, or that it doesn't.
+
+    The entries that a group has never delivered are the last ones of the stream, as many as its lag. So the number of
+    entries from this one on tells whether it was delivered.
 
     Arguments:
         group: The group's name.
         info: Its state.
         age: The age of the entry in seconds; None if it is no longer in the stream.
         letter: Its dead letter in this group, if there is one.
+        behind: The number of entries from this one on, itself included, up to `COUNTED`.
     """
     where = f"group {group!r}: "
     if not info.exists:
         return f"{where}it doesn't exist"
     if letter is not None:
         text = f": {letter.error}" if letter.error else ""
-        return f"{where}a dead letter, {letter.id}, after {letter.attempts} attempts ({letter.reason}){text}"
+        return f"{where}a dead letter, {letter.id}, after {counted(letter.attempts, 'attempt')} ({letter.reason}){text}"
     if age is None:
         return f"{where}nothing is left of it"
-    if info.oldest is None or age > info.oldest + DOUBT:
-        return f"{where}settled: everything as old as it is"
-    return f"{where}not settled, as far as can be seen: {_holdup(info)}"
+    return where + _state(info, age, behind)
+
+
+def _state(info: GroupInfo, age: float, behind: int) -> str:
+    """Return what a group has made of an entry that is in the stream; the arguments are those of `message_line`."""
+    taken = info.pending + info.delayed
+    if info.lag == 0 and not taken:
+        return "nothing is left to do: it was settled, or the group began behind it"
+    if info.lag is None or (behind >= COUNTED and info.lag >= COUNTED):
+        return f"not known: {_lag(info)} never delivered, {_taken(info)}"
+    if behind <= info.lag:
+        return f"not delivered yet, behind {counted(info.lag - behind, 'undelivered message')}; {_holdup(info)}"
+    if not taken or (info.oldest is not None and age > info.oldest + DOUBT):
+        return "settled"
+    return f"it was read: it is settled, or among these: {_taken(info)}; {_holdup(info)}"
+
+
+def _lag(info: GroupInfo) -> str:
+    return "an unknown number was" if info.lag is None else f"{info.lag:,} were"
+
+
+def _taken(info: GroupInfo) -> str:
+    return f"{info.pending:,} in the hands of consumers, {info.delayed:,} waiting for a delay, a backoff or their turn"
 
 
 def _holdup(info: GroupInfo) -> str:
     if info.paused:
-        return "the group is paused; `ailf resume` lets it go on"
-    if not info.consumers:
-        return f"the group has no consumer; {_ahead(info)}"
-    busy = sum(info.consumers.values())
-    waits = f"; {info.delayed:,} wait for their delay, backoff or ordering key" if info.delayed else ""
-    return f"{len(info.consumers):,} consumers have {busy:,} messages in hand{waits}; {_ahead(info)}"
-
-
-def _ahead(info: GroupInfo) -> str:
-    return "an unknown number was never delivered" if info.lag is None else f"{info.lag:,} were never delivered"
+        return "the group is paused, and `ailf resume` lets it go on"
+    return (
+        f"the group has {counted(len(info.consumers), 'consumer')}" if info.consumers else "the group has no consumer"
+    )

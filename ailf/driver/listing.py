@@ -9,12 +9,12 @@ from urllib.parse import quote, unquote
 
 from ailf.errors import InvalidArgumentError, ProtocolError
 
-__all__ = ["MOST_LISTED", "bad_cursor", "join_cursor", "split_cursor", "too_many"]
+__all__ = ["LONGEST_CURSOR", "MOST_LISTED", "bad_cursor", "join_cursor", "split_cursor", "too_many"]
 
 MOST_LISTED: Final = 10_000
 """The most names in what a driver reads in one reply: channels, and on some backends groups and consumers."""
 
-LONGEST: Final = 16 * 1024
+LONGEST_CURSOR: Final = 64 * 1024
 """The most characters of a cursor: a name of 512 bytes, quoted, needs 1,536."""
 
 SHOWN: Final = 80
@@ -26,21 +26,22 @@ def join_cursor(kind: str, *parts: str) -> str:
     return ":".join((kind, *(quote(each, safe="", errors="surrogateescape") for each in parts)))
 
 
-def split_cursor(kind: str, cursor: str, count: int) -> list[str]:
+def split_cursor(kind: str, cursor: str, count: int, *, more: bool = False) -> list[str]:
     """Return the parts of a cursor that `join_cursor` has made for the same kind of listing.
 
     Arguments:
         kind: The kind of listing, such as "streams".
         cursor: The cursor.
         count: The number of its parts.
+        more: Whether there may be more parts.
 
     Raises:
         InvalidArgumentError: It is no such cursor.
     """
-    if len(cursor) <= LONGEST:
+    if len(cursor) <= LONGEST_CURSOR:
         parts = [unquote(each, errors="surrogateescape") for each in cursor.split(":")[1:]]
         try:
-            if len(parts) == count and join_cursor(kind, *parts) == cursor:
+            if (len(parts) == count or (more and len(parts) > count)) and join_cursor(kind, *parts) == cursor:
                 return parts
         except UnicodeEncodeError:
             pass

@@ -73,6 +73,7 @@ class Entries:
         records: The entries, in the same order.
         terms: The terms of the entries that have options, by id.
         last: The key of the last entry ever added.
+        added: The number of entries ever added.
     """
 
     def __init__(self) -> None:
@@ -80,11 +81,13 @@ class Entries:
         self.records: list[Record] = []
         self.terms: dict[str, Terms] = {}
         self.last = FIRST
+        self.added = 0
 
     def append(self, draft: Draft, now_ms: int, dedup_id: str = "") -> str:
         """Add one entry. Its id is higher than the last one, even after the clock was set back."""
         ms, seq = self.last
         key = self.last = (now_ms, 0) if now_ms > ms else (ms, seq + 1)
+        self.added += 1
         record = Record(text_of(key), draft.body, dict(draft.headers))
         self.keys.append(key)
         self.records.append(record)

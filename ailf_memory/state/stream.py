@@ -119,7 +119,7 @@ class StreamState(Entries):
     def summary(self, name: str) -> StreamInfo:
         """Return its state; `name` is its name."""
         if not self.keys:
-            return StreamInfo(name, groups=len(self.groups))
+            return StreamInfo(name, groups=len(self.groups), entries_added=self.added)
         return StreamInfo(
             name,
             length=len(self.keys),
@@ -127,6 +127,7 @@ class StreamState(Entries):
             last_id=self.records[-1].id,
             added=self.keys[-1][0] / 1000,
             groups=len(self.groups),
+            entries_added=self.added,
         )
 
     # --- groups

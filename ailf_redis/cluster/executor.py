@@ -147,6 +147,19 @@ class ClusterExecutor(Executor):
                 raise
         return replies
 
+    async def nodes(self) -> list[str]:
+        await self.node_for_slot(None, self.runtime.now() + self.settings.timeout)
+        masters = set() if self._map is None else self._map.masters()
+        return sorted(f"{host}:{port}" for host, port in masters)
+
+    async def call_at(self, node: str, entries: int, *command: Any) -> Any:
+        host, _, port = node.rpartition(":")
+        until = self.runtime.now() + self.settings.timeout
+        (reply,) = await self._call_node((host, int(port)), [command], entries, until)
+        if isinstance(reply, Exception):
+            raise mapped(reply, self.where, sent=True)
+        return reply
+
     async def _call_node(self, address: Address, commands: Sequence[Command], entries: int, until: float) -> list[Any]:
         try:
             return await self._executor_at(address).call_many(commands, entries, until)

@@ -11,12 +11,12 @@ from ailf_redis.connection.resp import Command
 
 __all__ = ["SlotMap", "key_of", "slot_of"]
 
-_ANYWHERE: Final = {"HELLO", "PING"}
+_ANYWHERE: Final = {"HELLO", "PING", "SCAN"}
 _SCRIPTS: Final = {"EVAL", "EVALSHA"}
 _FIRST_KEY: Final = 3
 
 
-def key_of(command: Command, pubsub_key: str) -> str | None:
+def key_of(command: Command, pubsub_key: str) -> str | bytes | None:
     """Return the key that decides which node a command goes to; None: any node.
 
     Arguments:
@@ -28,13 +28,13 @@ def key_of(command: Command, pubsub_key: str) -> str | None:
         return None
     if command[0] == "PUBLISH":
         return pubsub_key
-    key: str = command[_FIRST_KEY] if command[0] in _SCRIPTS else command[1]
+    key: str | bytes = command[_FIRST_KEY] if command[0] in _SCRIPTS else command[1]
     return key
 
 
-def slot_of(key: str) -> int:
+def slot_of(key: str | bytes) -> int:
     """Return the hash slot of a key."""
-    return key_slot(key.encode())
+    return key_slot(key if isinstance(key, bytes) else key.encode())
 
 
 @attrs.frozen
@@ -61,6 +61,10 @@ class SlotMap:
 
         ranges = [(int(first), int(last), address(master)) for first, last, master, *_ in reply]
         return cls(ranges, [address(each) for _, _, _, *replicas in reply for each in replicas])
+
+    def masters(self) -> set[Address]:
+        """Return the nodes that serve slots."""
+        return {*(master for _, _, master in self.ranges), *self.moved.values()}
 
     def node_for_slot(self, slot: int | None) -> Address | None:
         """Return the master that serves a slot, or None if none does; any master if `slot` is None."""

@@ -100,6 +100,14 @@ class Executor(ABC):
     async def link(self, near: str | None = None) -> "Link":
         """Return a dedicated connection; in a cluster, to the node of the key `near`."""
 
+    async def nodes(self) -> list[str]:
+        """Return the nodes among which keys are spread, as `call_at` takes them; "" stands for the only one."""
+        return [""]
+
+    def call_at(self, node: str, entries: int, *command: Any) -> Awaitable[Any]:  # noqa: ARG002 - there is one node
+        """Send one command to a node, as `call_page` does; no redirection is followed."""
+        return self.call_page(entries, *command)
+
     def track_link(self, link: "Link") -> None:
         """Remember a link while it is in use, for `abandon`."""
         self._links.add(link)

@@ -23,7 +23,7 @@ def published(version: str) -> list[str]:
     words = rules[1].split()
     if version == "6.2":  # it has no rules for subcommands of these, and no sharded channels
         words = [each for each in words if each not in ("+spublish", "+ssubscribe", "+sunsubscribe")]
-        words = [re.sub(r"\+(xgroup|xinfo)\|.*", r"+\1", word) for word in words]
+        words = [re.sub(r"\+(xgroup|xinfo|pubsub)\|.*", r"+\1", word) for word in words]
     return words
 
 
@@ -49,6 +49,7 @@ def test_published_rights_are_enough(redis_versions: list[str], new_server: NewS
             use_locks(backend)
             use_limiters(backend)
             use_requests(backend, sharded=version != "6.2")
+            use_listings(backend, sharded=version != "6.2")
 
 
 def test_a_waiter_at_a_channel_without_rights(redis_versions: list[str], new_server: NewServer) -> None:
@@ -162,6 +163,24 @@ def use_requests(backend: ailf.Backend, *, sharded: bool) -> None:
             assert pubsub.request("ask", 1, timeout=5).data == 2
             pubsub.stop()
             thread.join(5)
+
+
+def use_listings(backend: ailf.Backend, *, sharded: bool) -> None:
+    """List everything once."""
+    backend.stream("s").add(1)
+    backend.stream("parts", partitions=2).add(1)
+    backend.rate_limiter("r", "5/hour").try_acquire("k")
+    with backend.lock("l"), backend.stream("s").group("g").consumer() as consumer:
+        assert consumer.get(5) is not None
+        assert sorted(backend.streams()) == ["parts", "s"]
+        assert [each.name for each in backend.locks()] == ["l"]
+        assert ailf.LimiterName("r", "k") in list(backend.limiters())
+        assert list(backend.stream("s").groups()) == ["g"]
+        assert [each.in_hand for each in backend.stream("s").group("g").consumers()] == [1]
+        assert backend.stream("parts").info().length == 1
+    for pubsub in [backend.pubsub(), *([backend.pubsub(sharded=True)] if sharded else [])]:
+        with pubsub.listen("c"):
+            assert pubsub.channels("c") == [ailf.ChannelInfo("c", 1)]
 
 
 def test_a_right_that_a_script_lacks(redis_versions: list[str], new_server: NewServer) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ailf_redis.keys import Keys
+from ailf.driver import LimiterKey
+from ailf.patterns import matches
+from ailf_redis.keys import HELPERS, Keys
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.text("{}%:a", min_size=1)
 
@@ -36,6 +38,76 @@ def test_namespaces_never_meet(one: str, other: str) -> None:
 def test_plain_names(name: str) -> None:
     """With the namespace "" a stream's key and a channel are the plain name."""
     assert Keys("").stream(name) == Keys("").channel(name) == name
+
+
+@given(NAMES, NAMES, NAMES, NAMES, st.booleans())
+def test_names_of_keys(namespace: str, name: str, other: str, slots: str, no_refunds: bool) -> None:
+    """Each key of a name has this name, with any namespace, and a key of one kind has none of another kind."""
+    for keys in (Keys(namespace), Keys("")):
+        assert keys.stream_name(keys.stream(name)) == name
+        assert keys.meta_name(keys.meta(name)) == name
+        holders, *others = keys.lock(name)
+        assert keys.lock_name(holders) == name
+        assert [keys.lock_name(each) for each in others] == [None] * len(others)
+        for key in ("", other):
+            charges, queue, waiters, slot = keys.limiter(LimiterKey(name, key, no_refunds), (slots,))
+            assert keys.limiter_name(charges) == keys.limiter_name(slot) == (name, key)
+            assert keys.limiter_name(queue) is keys.limiter_name(waiters) is None
+        for helper in (*keys.group(name, other)[1:], keys.wake(name, other), keys.once(name, other)):
+            assert keys.stream_name(helper) is None
+            assert keys.meta_name(helper) is None
+
+
+@given(NAMES, NAMES, st.integers(0, 12))
+def test_patterns_of_prefixes(namespace: str, name: str, length: int) -> None:
+    """The pattern of a prefix matches the keys of the names that begin with it, and the names that are read agree."""
+    prefix = name[:length]
+    for keys in (Keys(namespace), Keys("")):
+        limiter = keys.limiter(LimiterKey(name, "k"), ("slots",))
+        for pattern, key in (
+            (keys.streams_pattern(prefix), keys.stream(name)),
+            (keys.metas_pattern(prefix), keys.meta(name)),
+            (keys.locks_pattern(prefix), keys.lock(name)[0]),
+            (keys.limiters_pattern(prefix), limiter[0]),
+            (keys.limiters_pattern(prefix), limiter[3]),
+            (keys.channels_pattern(prefix), keys.channel(name)),
+        ):
+            assert matches(pattern, key), (pattern, key)
+    if not name.startswith("!"):
+        assert not matches(Keys(namespace).streams_pattern("!"), Keys(namespace).stream(name))
+
+
+@given(st.text("{}%:alfistremockun/25b7d", max_size=60), NAMES)
+def test_any_text_as_a_key(text: str, namespace: str) -> None:
+    """A text that looks like a key has no name, or is the key of the name that it has."""
+    for keys in (Keys(namespace), Keys("ailf"), Keys("")):
+        for key in (
+            text,
+            f"{{ailf:stream:{text}}}",
+            f"{{{text}}}:ailf:lock:{text}",
+            f"{{ailf:limit:{text}}}",
+            f"{{{text}}}:ailf:limit",
+        ):
+            if (name := keys.stream_name(key)) is not None:
+                assert keys.stream(name) == key
+            if (name := keys.lock_name(key)) is not None:
+                assert keys.lock(name)[0] == key
+            if (pair := keys.limiter_name(key)) is not None and ":slots:" not in key:
+                assert key in {keys.limiter(LimiterKey(*pair, final), ())[0] for final in (False, True)}
+
+
+def test_helpers_of_streams() -> None:
+    """The helper keys of a plain name are hidden; a stream of another program that only looks like one is not."""
+    keys = Keys("")
+    assert {keys.stream_name(f"{{t}}:ailf:{kind}:t:g") for kind in (*HELPERS, "wake", "once")} == {None}
+    for name in (
+        "{t}:ailf:dead:other:g",
+        "{t}:ailf:dead:t",
+        "{t}:ailf:meat:t:g",
+        "{t}:other:dead:t:g",
+        "t:ailf:dead:t:g",
+    ):
+        assert keys.stream_name(name) == name
 
 
 def hash_tag(key: str) -> str:

@@ -15,7 +15,7 @@ SUITE = Path(contract_tests.__file__).parent
 
 def clauses() -> set[str]:
     """Return the ids of the contract's clauses."""
-    return set(re.findall(r"^- ([BPSLR]\d+) ", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE))
+    return set(re.findall(r"^- ([BPSLRN]\d+) ", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE))
 
 
 def modules_of_the_suite() -> list[str]:

@@ -6,6 +6,8 @@ import ailf
 from ailf.driver import Capability
 from contract_tests.backend.test_close import *  # noqa: F403
 from contract_tests.fixtures import NewHarness
+from contract_tests.listing.test_listing import *  # noqa: F403
+from contract_tests.listing.test_members import *  # noqa: F403
 from contract_tests.lock.test_lock_hold import *  # noqa: F403
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403

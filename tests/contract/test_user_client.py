@@ -7,6 +7,8 @@ from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
 from contract_tests.backend.test_opening import *  # noqa: F403
 from contract_tests.fixtures import NewHarness
+from contract_tests.listing.test_listing import *  # noqa: F403
+from contract_tests.listing.test_members import *  # noqa: F403
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403
 from contract_tests.ratelimit.test_ratelimit_waiting import test_many_cancelled_tries  # noqa: F401 - many connections

@@ -6,6 +6,7 @@ stdout, its stderr with ``! `` before each line, and its exit code unless that i
 """
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -18,18 +19,27 @@ import pytest
 
 from ailf.cli import main
 
+VARIABLE = "AILF_WRITE_SESSIONS"
+
 MASKS = (
+    (r'("(?:added|oldest|remaining|reset_after|seconds|settled|median|p99|per_second)"): [\d.e-]+', r"\1: NUMBER"),
     (r"\b(redis|memory)://[\w.:/-]*", "URL"),
     (r"\b\d{13}-\d+\b", "ID"),
+    (r"_\d{13}_\d+\b", "_ID"),
+    (r"(?:ahead of|behind) this machine's", "from this machine's"),
+    (r"\b\d+ of [\d,]+ connections", "SOME connections"),
+    (r"\b\d+:ID\b", "PARTITION:ID"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME"),
     (r"\b\d{15,}\b", "FENCE"),
     (r"\b[\w.-]+-\d+:[0-9a-z]{8}\b", "CONSUMER"),
     (r"-?\b\d[\d.,]* (?:µs|ms|s|min|h|d)\b", "SECONDS"),
-    (r"\b\d+\.\d{4,}(?:e-\d+)?\b", "SECONDS"),
     (r"\b[\d.]+ (?:KiB|MiB|days)\b", "SOME"),
     (r"\b(Redis|Valkey) \d+\.[\d.]+", "Redis VERSION"),
-    (r" {2,}", "  "),
+    (r"(is not the id of an entry;) .*", r"\1 REASON"),
+    (r"(Invalid value for [^:]+:) .* (Try:)", r"\1 REASON. \2"),
+    (r"(?<=\S) {2,}", "  "),
     (r" +$", ""),
+    (r"[\d,]+(?=  SECONDS  SECONDS$)", "NUMBER"),
 )
 """What differs from run to run, and what is compared instead; the first one that matches counts."""
 
@@ -61,11 +71,12 @@ class _Pipe(io.TextIOWrapper):
         return self.bytes.getvalue().decode()
 
 
-def run(*arguments: str, stdin: bytes = b"", width: int = 100) -> Ended:
+def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 140) -> Ended:
     """Run the command in this process, without a terminal.
 
     Arguments:
         arguments: The arguments.
+        url: The value of AILF_URL; None for none.
         stdin: What it can read.
         width: The width of the output in columns.
     """
@@ -74,8 +85,12 @@ def run(*arguments: str, stdin: bytes = b"", width: int = 100) -> Ended:
         patch.setattr("sys.stdin", _Pipe(stdin))
         patch.setenv("COLUMNS", str(width))
         patch.setenv("TERM", "dumb")
-        for name in ("AILF_URL", "FORCE_COLOR", "XDG_CONFIG_HOME"):
-            patch.delenv(name, raising=False)
+        patch.setenv("XDG_CONFIG_HOME", os.devnull)
+        patch.delenv("FORCE_COLOR", raising=False)
+        if url is None:
+            patch.delenv("AILF_URL", raising=False)
+        else:
+            patch.setenv("AILF_URL", url)
         code = main(arguments)
     return Ended(code, out.text(), err.text())
 
@@ -97,10 +112,11 @@ def check_session(path: Path, url: str, names: Mapping[str, str]) -> None:
     """
     expected = path.read_text()
     found = "".join(_played(expected, url, names))
-    if os.environ.get("AILF_WRITE_SESSIONS"):
+    if os.environ.get(VARIABLE):
         path.write_text(found)
     else:
-        assert found == expected
+        lines = difflib.unified_diff(expected.splitlines(), found.splitlines(), str(path), "found", lineterm="", n=1)
+        assert not (diff := "\n".join(lines)), f"{path.name} differs; if that is intended: {VARIABLE}=1\n{diff}"
 
 
 def _played(session: str, url: str, names: Mapping[str, str]) -> Iterator[str]:
@@ -112,7 +128,7 @@ def _played(session: str, url: str, names: Mapping[str, str]) -> Iterator[str]:
         words = shlex.split(line)[2:]
         given, _, text = " ".join(map(shlex.quote, words)).partition(" '<<<' ")
         stdin = "".join(shlex.split(text)).encode().decode("unicode_escape").encode("latin-1") if text else b""
-        ended = run(*(names.get(each, each) for each in shlex.split(given)), "--url", url, stdin=stdin)
+        ended = run(*(names.get(each, each) for each in shlex.split(given)), url=url, stdin=stdin)
         yield f"{line}\n{masked(ended.out)}"
         yield "".join(f"! {each}\n" for each in masked(ended.err).splitlines())
         yield f"exit {ended.code}\n\n" if ended.code else "\n"

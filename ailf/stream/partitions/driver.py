@@ -388,6 +388,7 @@ class PartitionedDriver(StreamDriver):
             last_id=join_id(*max(lasts, key=place)) if lasts else None,
             added=max((each.added for each in infos if each.added is not None), default=None),
             groups=max(each.groups for each in infos),
+            entries_added=_added(infos),
         )
 
     # --- waiting -------------------------------------------------------------------------------------------------
@@ -399,6 +400,12 @@ class PartitionedDriver(StreamDriver):
     def waiter_of_all(self, group: str | None) -> StreamsWaiter:
         """Return a waiter for all partitions."""
         return waiter_of(self.inner, self._runtime, self._names, group)
+
+
+def _added(infos: Sequence[StreamInfo]) -> int | None:
+    """Return how many entries were added to all partitions; None where that is unknown of one that has entries."""
+    known = [each.entries_added for each in infos if each.entries_added is not None]
+    return sum(known) if known and not any(each.length and each.entries_added is None for each in infos) else None
 
 
 def _merged(one: ConsumerState | None, other: ConsumerState) -> ConsumerState:

@@ -308,8 +308,9 @@ def test_runs_never_overlap() -> None:
             await until(lambda: len(replicas.runs) == 2)
             await asyncio.sleep(0.05)
             assert len(replicas.runs) == 2, "four were skipped"
-            await replicas.move(60)
-            assert len(replicas.runs) == 3
+            await replicas.move(1)
+            await replicas.move(59)
+            assert len(replicas.runs) == 3, "and then as usual"
 
     asyncio.run(main())
 
