@@ -16,6 +16,7 @@ COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it import
 OPTIONAL = {  # what stands above the core, and is imported only by a program that asks for it
     CORE / "testing": {"pytest"},  # fixtures
     CORE / "cli": {"typer", "rich"},  # importing ailf.cli itself needs nothing
+    CORE / "app" / "schedule.py": {"cronsim"},  # at the first cron expression
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
 }
