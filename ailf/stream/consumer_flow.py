@@ -120,7 +120,7 @@ class ConsumerFlow:
                     engine.check_open()
                 if timeout == 0:  # even while a wait is under way: a wait sees less than a fetch
                     await self._fetch_now(self._fetch)
-                    return await self._buffered()
+                    return await self._buffered() or self._nothing()
                 left = None if until is None else until - now()
                 if left is not None and left <= 0:
                     return await self._finish_wait()
@@ -218,7 +218,18 @@ class ConsumerFlow:
             await self._fetching.run(self._fetch)  # a move of the clock delivers what it made due before the wait ends
         elif self._wait is not None and self._wait.idle() and not self._callers.waiting():
             await self._wait.rest()
-        return await self._buffered()
+        return await self._buffered() or self._nothing()
+
+    def _nothing(self) -> DeliveryState | None:
+        """Return None, as there is no message.
+
+        Raises:
+            BackendError: A part of the group was not asked, as its server doesn't reply.
+        """
+        failure = self.group.failure()
+        if failure is not None:
+            raise failure.with_traceback(None)
+        return None
 
     async def _repeat(self, error: Exception, begin: float, until: float | None) -> None:
         """Wait again while the backend is unavailable and this caller has time left.
@@ -387,7 +398,7 @@ class ConsumerFlow:
     async def _keep(self, fetched: Fetched, since: float) -> None:
         """Keep what a fetch has leased, and report its events."""
         self.liveness.confirm(since)
-        if self._failing:
+        if self._failing and self.group.failure() is None:
             self._record_success()
         if fetched.claims:
             await self._unpack(fetched.claims, since)

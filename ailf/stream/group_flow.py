@@ -187,6 +187,10 @@ class GroupFlow:
             waiting=waiting, key_concurrency=options.key_concurrency,
         )  # fmt: skip
 
+    def failure(self) -> Exception | None:
+        """Return the error of a part of the group that fetches leave out at present; None if there is none."""
+        return None
+
     async def heartbeat(self, consumers: Sequence[str], takeover: float) -> None:
         """Count these consumers, which hold no messages, as alive."""
         await self._call(

@@ -17,6 +17,10 @@ class PartitionedGroupFlow(GroupFlow):
 
     partitions: Partitions
 
+    def failure(self) -> Exception | None:
+        """Return the error of partitions whose server doesn't reply."""
+        return self.partitions.groups[self.name].failure()
+
     async def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[Outcome | Exception]:
         """As `GroupFlow.settle_many`, for each partition in a request of its own.
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
@@ -35,6 +35,7 @@ from ailf.stream.partitions.ids import (
     join_id,
     partition_names,
     partition_of_key,
+    position_behind_all,
     position_in,
     split_id,
 )
@@ -46,6 +47,9 @@ __all__ = ["PartitionedDriver", "Partitions"]
 
 T = TypeVar("T")
 X = TypeVar("X")
+
+SLOW: Final = 0.5
+"""Seconds after which a request that fails keeps messages of other partitions waiting for too long."""
 
 STEP: Final = 1.0
 """Seconds after which a fetch asks no further partition; the next fetch goes on."""
@@ -251,7 +255,7 @@ class PartitionedDriver(StreamDriver):
             try:
                 fetched = await self.inner.fetch(self._names[partition], group, consumer, **options)
             except BackendError as error:
-                state.fail(partition)
+                self.fail(group, partition, error, self._runtime.lease_now() - since)
                 failure = failure or error
             else:
                 state.record(partition, fetched, since, lease, alive)
@@ -265,11 +269,25 @@ class PartitionedDriver(StreamDriver):
             raise failure
         return state.result([])
 
+    def fail(self, group: str, partition: int, error: BackendError, took: float) -> bool:
+        """Note that a request for a partition has failed after `took` seconds; return whether it is set aside.
+
+        If it took long its server doesn't reply, and with it all partitions of the server are set aside.
+        """
+        state = self.partitions.groups[group]
+        server = self.inner.server_of(self._names[partition])
+        if took < SLOW or server is None:
+            state.fail(partition)
+            return False
+        others = [each for each, name in enumerate(self._names) if self.inner.server_of(name) == server]
+        state.set_aside(others, position_behind_all(self.inner), error, took)
+        return True
+
     async def _open_vanished(self, group: str) -> None:
         """Make the group in all partitions, at EARLIEST, as it has vanished from one: all resets are one event."""
-        with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
-            for each in self._names:
-                await self.inner.open_group(each, group, EARLIEST)
+        for each in self.partitions.groups[group].all():
+            with contextlib.suppress(BackendError):  # what was leased must not be lost; fetches make the others too
+                await self.inner.open_group(self._names[each], group, EARLIEST)
 
     async def settle(
         self, stream: str, group: str, settlements: Sequence[Settlement], *, max_deliveries: int
@@ -303,15 +321,40 @@ class PartitionedDriver(StreamDriver):
         return [results[at] for at in sorted(results)]
 
     async def heartbeat(self, stream: str, group: str, consumers: Sequence[str], *, alive: float) -> None:
-        """Count consumers that hold no messages as alive: in one partition, which is enough to be known.
+        """Count consumers that hold no messages as alive: in one partition that replies, which is enough to be known.
 
         One that holds messages gives its heartbeats in the partitions of these messages; see `ConsumerFlow`.
         """
-        await self.inner.heartbeat(self._names[0], group, consumers, alive=alive)
+        partition = self.partitions.groups[group].reachable_first()[0]
+        begin = self._runtime.lease_now()
+        try:
+            await self.inner.heartbeat(self._names[partition], group, consumers, alive=alive)
+        except BackendError as error:
+            self.fail(group, partition, error, self._runtime.lease_now() - begin)
+            raise
 
     async def leave(self, stream: str, group: str, consumer: str) -> None:
-        for each in self._names:
-            await self.inner.leave(each, group, consumer)
+        """Release the leases in all partitions, also after one has failed; those of a silent server are asked once.
+
+        Raises:
+            BackendError: The first error.
+        """
+        silent: set[Hashable] = set()
+        failure: BackendError | None = None
+        for partition in self.partitions.groups[group].reachable_first():
+            name = self._names[partition]
+            server = self.inner.server_of(name)
+            if server in silent:
+                continue
+            begin = self._runtime.lease_now()
+            try:
+                await self.inner.leave(name, group, consumer)
+            except BackendError as error:
+                failure = failure or error
+                if self.fail(group, partition, error, self._runtime.lease_now() - begin):
+                    silent.add(server)
+        if failure is not None:
+            raise failure
 
     # --- dead letters --------------------------------------------------------------------------------------------
 
@@ -355,7 +398,11 @@ class PartitionedDriver(StreamDriver):
 
     def waiter(self, stream: str, group: str | None) -> PartitionedWaiter:
         assert group is not None, "a tail waits with `waiter_of_all`"  # noqa: S101 - for mypy
-        return PartitionedWaiter(self.waiter_of_all(group), lambda: self.partitions.groups[group])
+        return PartitionedWaiter(
+            self.waiter_of_all(group),
+            lambda: self.partitions.groups[group],
+            lambda *failure: self.fail(group, *failure),
+        )
 
     def waiter_of_all(self, group: str | None) -> StreamsWaiter:
         """Return a waiter for all partitions."""

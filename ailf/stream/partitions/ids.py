@@ -18,6 +18,7 @@ __all__ = [
     "partition_names",
     "partition_of_key",
     "position_after_time",
+    "position_behind_all",
     "position_in",
     "split_id",
 ]
@@ -91,6 +92,11 @@ def position_in(driver: StreamDriver, partition: int, position: str, partitions:
     if partition == own:
         return inner
     return position_after_time(driver, time) if partition < own else driver.id_before(time)
+
+
+def position_behind_all(driver: StreamDriver) -> str:
+    """Return an id behind all entries: a wait there ends when its time is over, and tells that the server replies."""
+    return driver.id_before(LAST_TIME)
 
 
 def position_after_time(driver: StreamDriver, time: float) -> str:

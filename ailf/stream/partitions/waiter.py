@@ -4,10 +4,15 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from ailf.driver import StreamDriver, StreamsWaiter, Waiter
+from ailf.errors import BackendError
 from ailf.runtime import Runtime, Task
 from ailf.stream.partitions.group import GroupPartitions
+from ailf.stream.partitions.ids import position_behind_all
 
 __all__ = ["PartitionedWaiter", "SeparateWaiters", "waiter_of"]
+
+PROBE: Final = 0.05
+"""Seconds of a wait that only shows that a server replies."""
 
 SLICE: Final = 1.0
 """The longest single wait for one partition, in seconds."""
@@ -27,20 +32,35 @@ class PartitionedWaiter(Waiter):
     Arguments:
         waiter: The waiter for all partitions.
         find_state: Returns what is known about the partitions.
+        fail: Notes the failure of a partition, and the seconds that it took; returns whether it is set aside.
     """
 
-    def __init__(self, waiter: StreamsWaiter, find_state: Callable[[], GroupPartitions]) -> None:
+    def __init__(
+        self,
+        waiter: StreamsWaiter,
+        find_state: Callable[[], GroupPartitions],
+        fail: Callable[[int, BackendError, float], bool],
+    ) -> None:
         self._waiter = waiter
         self._find_state = find_state
+        self._fail = fail
 
     async def wait(self, position: Any, timeout: float) -> bool:
         state = self._find_state()
         state.refresh()
+        state.probed = isinstance(self._waiter, SeparateWaiters)
         positions = tuple(state.positions)
         if None in positions:  # a fetch beside this wait has left something
             return True
         try:
             came = await self._waiter.wait(positions, timeout)
+        except BackendError as error:
+            failed = self._waiter.failed if isinstance(self._waiter, SeparateWaiters) else None
+            if failed is None or not self._fail(failed[0], error, failed[1]):
+                state.forget()
+            elif not state.raises():
+                return False
+            raise
         except Exception:
             state.forget()
             raise
@@ -64,17 +84,21 @@ class _StreamWait:
         under_way: Whether the task waits.
         came: Whether something may have come since this was last asked for.
         error: The error with which the wait has ended.
+        took: The seconds after which the error came.
+        rest_until: When the next wait may begin: a server that doesn't reply isn't asked all the time.
+        probes: Whether the caller wants to know nothing but that the server replies.
     """
 
-    __slots__ = ("came", "error", "home", "position", "task", "under_way", "waiter")
+    __slots__ = ("came", "error", "home", "position", "probes", "rest_until", "task", "took", "under_way", "waiter")
 
     def __init__(self, waiter: Waiter) -> None:
         self.waiter = waiter
         self.position: Any = None
         self.task: Task | None = None
         self.home: object = None
-        self.under_way = self.came = False
+        self.under_way = self.came = self.probes = False
         self.error: Exception | None = None
+        self.took = self.rest_until = 0.0
 
 
 class SeparateWaiters(StreamsWaiter):
@@ -82,6 +106,11 @@ class SeparateWaiters(StreamsWaiter):
 
     A wait that has begun goes on beside the caller's, also while the caller fetches: an arrival ends that of its own
     stream, and no other has to begin anew. When nobody has waited for a second, all of them end.
+
+    A wait at the position behind all entries is a probe: it ends as soon as the server replies.
+
+    Attributes:
+        failed: The index of the stream whose error the last wait has raised, and the seconds that it took.
     """
 
     def __init__(self, driver: StreamDriver, runtime: Runtime, streams: Sequence[str], group: str | None) -> None:
@@ -91,11 +120,14 @@ class SeparateWaiters(StreamsWaiter):
         self._ended = runtime.event()
         self._until = 0.0
         self._interrupted = self._closing = False
+        self._behind_all = position_behind_all(driver)
+        self.failed: tuple[int, float] | None = None
 
     async def wait(self, positions: Sequence[Any], timeout: float) -> Collection[int]:
         self._until = self._runtime.now() + timeout
         self._ended.clear()
         for name, each, position in zip(self._streams, self._waits, positions, strict=True):
+            each.probes = position == self._behind_all
             self._start(name, each, position)
         try:
             if not (self._interrupted or any(each.came or each.error for each in self._waits)):
@@ -104,9 +136,10 @@ class SeparateWaiters(StreamsWaiter):
                 return ()
         finally:
             self._interrupted = False
-        for each in self._waits:
+        for at, each in enumerate(self._waits):
             if each.error is not None:
                 error, each.error = each.error, None
+                self.failed = at, each.took
                 raise error
         came = [at for at, each in enumerate(self._waits) if each.came]
         for at in came:
@@ -117,16 +150,23 @@ class SeparateWaiters(StreamsWaiter):
         """Begin to wait for a stream, unless that is under way, or something has come that the caller doesn't know."""
         if wait.came or wait.error is not None or (wait.under_way and wait.home == self._runtime.here()):
             return
+        if self._runtime.now() < wait.rest_until:
+            return
         wait.position, wait.home, wait.under_way = position, self._runtime.here(), True
         self._closing = False
 
         async def run() -> None:
+            begin = self._runtime.now()
             try:
-                while not self._closing and self._runtime.now() < self._until + SLICE:
-                    if await wait.waiter.wait(position, SLICE):
+                while not self._closing and begin < self._until + SLICE:
+                    if await wait.waiter.wait(position, PROBE if wait.probes else SLICE) or wait.probes:
                         wait.came = True
                         break
+                    begin = self._runtime.now()
             except Exception as error:  # noqa: BLE001 - it is the caller's
+                now = self._runtime.now()
+                wait.took = now - begin
+                wait.rest_until = now + wait.took
                 wait.error = error
             finally:
                 wait.under_way = False

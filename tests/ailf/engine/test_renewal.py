@@ -11,7 +11,9 @@ import pytest
 
 from ailf import Concurrency
 from ailf.driver import BackendDriver, Capability, Receipt
+from ailf.engine.outages import OutageLog
 from ailf.engine.renewal import HEARTBEATS, Renewer
+from ailf.engine.spread_renewer import SpreadRenewer
 from ailf.errors import ClosedError, ConnectionLostError
 from ailf.runtime import AsyncioRuntime, Runtime, ThreadRuntime
 from ailf.stream.lease import ALIVE, ConsumerLiveness, DeliveryLease
@@ -66,6 +68,10 @@ class FakeDriver(BackendDriver):
         """Return the driver that extends: this one."""
         return self
 
+    def server_of(self, stream: str) -> str:
+        """Return the server of a stream: each has one of its own."""
+        return stream
+
     async def extend(self, stream: str, group: str, receipts: Sequence[Receipt], *, lease: float) -> list[bool]:
         """Note the request, and answer by the script."""
         self.of.requests.append((time.monotonic(), [each.id for each in receipts]))
@@ -78,9 +84,9 @@ class FakeDriver(BackendDriver):
         self.of.answer(self, [])
 
 
-def liveness(name: str = "c", takeover: float = 600.0) -> ConsumerLiveness:
+def liveness(name: str = "c", takeover: float = 600.0, stream: str = "s") -> ConsumerLiveness:
     """Return the liveness of a consumer that has just fetched."""
-    made = ConsumerLiveness("s", "g", name, takeover)
+    made = ConsumerLiveness(stream, "g", name, takeover)
     made.confirm(time.monotonic())
     return made
 
@@ -597,3 +603,51 @@ def test_a_retired_holder_lives_until_its_leases_are_discarded() -> None:
         renewer.discard(each)
     assert soon(lambda: renewing() == [])
     asyncio.run(renewer.close())
+
+
+# --- several servers ---------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_hangs_costs_no_lease_on_another() -> None:
+    """S4, S12: each server is renewed by a thread of its own; the threads end with the last lease, or on close."""
+    driver = FakeDriver()
+
+    def answer(driver: FakeDriver, receipts: Sequence[Receipt]) -> list[bool]:
+        if receipts and receipts[0].id == "stuck":
+            driver.closed.wait(10)
+            raise ClosedError("closed")
+        return [True] * len(receipts)
+
+    driver.answer = answer
+    renewer = SpreadRenewer(driver, OutageLog(driver))
+    stuck, sound = (lease_of(each, of=liveness(each, 0.8, each)) for each in ("stuck", "sound"))
+    renewer.add([stuck])
+    renewer.add([sound])
+    assert soon(lambda: stuck.lost)
+    until = time.monotonic() + 3 * LEASE
+    while time.monotonic() < until:
+        assert not sound.lost
+        time.sleep(0.02)
+    assert len(renewing()) == 2
+    renewer.discard(sound)
+    assert soon(lambda: len(renewing()) == 1)
+    asyncio.run(renewer.close())
+    assert renewing() == []
+
+
+def test_servers_without_leases_are_forgotten() -> None:
+    """In the long run a cluster may have had many addresses; a lease may come after `close`."""
+    renewer = SpreadRenewer(driver := FakeDriver(), OutageLog(driver))
+    for number in range(5):
+        held = lease_of(of=liveness(stream=f"server-{number}"))
+        renewer.add([held])
+        assert len(renewer._renewers) == 1
+        renewer.limit(held, held.ends)
+        renewer.reschedule(held)
+        renewer.discard(held)
+        assert soon(lambda: renewing() == [])
+    asyncio.run(renewer.close())
+    renewer.add([late := lease_of(of=liveness(stream="late"))])
+    renewer.retire(late.liveness)
+    assert soon(lambda: renewing() == [])
+    assert driver.requests == []

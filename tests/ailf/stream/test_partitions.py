@@ -156,6 +156,45 @@ def test_an_arrival_asks_its_own_partition() -> None:
     assert state.all()[0] == 2
 
 
+@pytest.mark.parametrize("probed", [True, False])
+def test_partitions_of_a_silent_server_are_set_aside(*, probed: bool) -> None:
+    """They are asked again when a wait shows that the server replies; without such waits, after a pause."""
+    clock = Clock()
+    state = rested(clock)
+    state.probed = probed
+    error = BackendTimeoutError("silent")
+    state.set_aside({2, 5}, "behind", error, 5.0)
+    assert (state.failure(), state.more()) == (error, False)
+    assert state.positions[2] == state.positions[5] == "behind"
+    asked = set(state.all())
+    for _ in range(8):
+        clock.now += 2.4
+        asked.update(state.to_fetch(30.0, 7.0))
+    assert asked == {0, 1, 3, 4, 6, 7}
+    clock.now += 1.0
+    assert set(state.all()) == set(range(8)), "a fetch without a wait asks after the pause"
+    assert state.more() != probed
+    if not probed:
+        assert {2, 5} <= set(state.to_fetch(30.0, 7.0))
+    state.came(tuple(state.positions), {2})
+    assert 2 in state.to_fetch(30.0, 7.0)
+    for each in (2, 5):
+        state.record(each, idle(), clock.now, 30.0, 7.0)
+    assert (state.failure(), state.more()) == (None, False)
+
+
+def test_if_all_servers_are_silent_all_partitions_are_asked() -> None:
+    """Then nothing is kept waiting by them, and a fetch tells when one replies."""
+    clock = Clock()
+    state = rested(clock)
+    state.set_aside(range(8), "behind", BackendTimeoutError("silent"), 5.0)
+    state.forget()
+    assert state.positions == ["behind"] * 8
+    assert set(state.all()) == set(range(8))
+    assert state.to_fetch(30.0, 7.0)
+    assert [state.raises(), state.raises()] == [True, False]
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
