@@ -309,6 +309,16 @@ def test_metrics(start: Start) -> None:
     assert time.monotonic() - started < 5
 
 
+def test_metrics_of_ailf_itself(start: Start) -> None:
+    """An app without a function for metrics exports those of the instrument for Prometheus."""
+    runner = start("--metrics-port", "0", app=re.sub(r"App\(.*\)", "App()", ASYNCIO))
+    runner.wait_ready()
+    port = int(next(line for line in runner.log().splitlines() if "/metrics" in line).split(":")[-1].split()[0])
+    status, text = runner.get("/metrics", port)
+    assert status == 200
+    assert "# TYPE ailf_sent_messages counter" in text
+
+
 def test_metrics_need_something_that_renders_them(start: Start) -> None:
     """Without the extra and without a function of the app, --metrics-port is an error that says what to do."""
     without = "import sys\nsys.modules['ailf.prometheus'] = None\n"  # an import of it fails, as without the extra
