@@ -85,11 +85,12 @@ def _library_of(thing: object) -> ModuleType:
 
 def _content(request: Any) -> bytes | None:
     """Return the body of a request, if it is in memory; None for one that is streamed, such as an upload."""
+    library = _library_of(request)
+    if isinstance(request.stream, library.ByteStream):
+        request.read()  # no I/O; the request after a redirect has such a body that was not read yet
     try:
         content: bytes = request.content
-    except Exception as error:
-        if type(error).__name__ != "RequestNotRead":
-            raise
+    except library.RequestNotRead:
         return None
     return content
 
