@@ -136,4 +136,5 @@ def quota(
     limiter: Any = backend.rate_limiter(name or provider, on_backend_error=on_backend_error, **limits)
     transport_class = bridge.QuotaTransport if isinstance(backend, Backend) else bridge.AsyncQuotaTransport
     estimate = bridge.Estimate(provider, count)
-    return Quota(limiter, transport_class(limiter, key=key, estimate=estimate, max_wait=max_wait, wrapped=wrapped))
+    options: dict[str, Any] = {"key": key, "estimate": estimate, "max_wait": max_wait, "wrapped": wrapped}
+    return Quota(limiter, transport_class(limiter, refunds=provider != "azure", **options))

@@ -317,6 +317,7 @@ class QuotaTransport(_Transport):
         estimate: A function from a request to its costs by limit, or to None if it isn't limited; by default `Estimate`
             without a provider. A cost above a limit's capacity is cut to it.
         max_wait: Seconds that one request waits in line at most, with all its repetitions.
+        refunds: Whether an estimate is lowered to the reported usage; False where the provider doesn't do so, as Azure.
         wrapped: The transport that sends the requests; None: a new ``HTTPTransport`` of the client's library. It
             belongs to this one, which closes it.
 
@@ -325,7 +326,7 @@ class QuotaTransport(_Transport):
         >>> from ailf.bridges.httpx import QuotaTransport
         >>> provider = httpx2.MockTransport(lambda request: httpx2.Response(200, json={"usage": {"total_tokens": 7}}))
         >>> with ailf.connect("memory://") as backend:
-        ...     limiter = backend.rate_limiter("llm", requests="60/minute", tokens="1000/minute")
+        ...     limiter = backend.rate_limiter("llm", requests="60/minute", tokens="1000/day")
         ...     with httpx2.Client(transport=QuotaTransport(limiter, wrapped=provider)) as client:
         ...         answer = client.post("https://llm.example/v1/chat/completions", json={"model": "gpt"})
         ...     limiter.peek("gpt").limits["tokens"].remaining
@@ -339,6 +340,7 @@ class QuotaTransport(_Transport):
         key: str | Callable[[Any], str] | None = None,
         estimate: Callable[[Any], Costs | None] | None = None,
         max_wait: float = 600.0,
+        refunds: bool = True,
         wrapped: Any = None,
     ) -> None:
         if not isinstance(limiter, RateLimiter):
@@ -346,7 +348,13 @@ class QuotaTransport(_Transport):
         self._wrapped = _Wrapped("HTTPTransport", wrapped)
         self._settler = _Settler()
         self._flow = QuotaFlow(
-            limiter, _key(key), _estimate(estimate), max_wait, result=_at_once, later=self._settler.later
+            limiter,
+            _key(key),
+            _estimate(estimate),
+            max_wait,
+            result=_at_once,
+            later=self._settler.later,
+            refunds=refunds,
         )
 
     def handle_request(self, request: Any) -> Any:
@@ -395,6 +403,7 @@ class AsyncQuotaTransport(_AsyncTransport):
         estimate: A function from a request to its costs by limit, or to None if it isn't limited; by default `Estimate`
             without a provider. A cost above a limit's capacity is cut to it.
         max_wait: Seconds that one request waits in line at most, with all its repetitions.
+        refunds: Whether an estimate is lowered to the reported usage; False where the provider doesn't do so, as Azure.
         wrapped: The transport that sends the requests; None: a new ``AsyncHTTPTransport`` of the client's library. It
             belongs to this one, which closes it.
 
@@ -404,7 +413,7 @@ class AsyncQuotaTransport(_AsyncTransport):
         >>> provider = httpx2.MockTransport(lambda request: httpx2.Response(200, json={"usage": {"total_tokens": 7}}))
         >>> async def main() -> None:
         ...     async with ailf.connect_async("memory://") as backend:
-        ...         limiter = backend.rate_limiter("llm", requests="60/minute", tokens="1000/minute")
+        ...         limiter = backend.rate_limiter("llm", requests="60/minute", tokens="1000/day")
         ...         async with httpx2.AsyncClient(transport=AsyncQuotaTransport(limiter, wrapped=provider)) as client:
         ...             answer = await client.post("https://llm.example/v1/chat/completions", json={"model": "gpt"})
         ...         print((await limiter.peek("gpt")).limits["tokens"].remaining)
@@ -419,13 +428,16 @@ class AsyncQuotaTransport(_AsyncTransport):
         key: str | Callable[[Any], str] | None = None,
         estimate: Callable[[Any], Costs | None] | None = None,
         max_wait: float = 600.0,
+        refunds: bool = True,
         wrapped: Any = None,
     ) -> None:
         if not isinstance(limiter, AsyncRateLimiter):
             raise InvalidArgumentError(f"AsyncQuotaTransport needs an AsyncRateLimiter, not {type(limiter).__name__}")
         self._wrapped = _Wrapped("AsyncHTTPTransport", wrapped)
         self._settling: set[asyncio.Task[None]] = set()
-        self._flow = QuotaFlow(limiter, _key(key), _estimate(estimate), max_wait, result=_awaited, later=self._later)
+        self._flow = QuotaFlow(
+            limiter, _key(key), _estimate(estimate), max_wait, result=_awaited, later=self._later, refunds=refunds
+        )
 
     def _later(self, flow: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task: asyncio.Task[None] = start_task(flow())

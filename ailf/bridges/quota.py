@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from ailf.checks import check_seconds
+from ailf.checks import check_flag, check_seconds
 from ailf.errors import AilfError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.limits import Limit, TokenBucket
 from ailf.providers import AnswerReader, observed, pause, usage
@@ -117,6 +117,7 @@ class QuotaFlow:
         max_wait: Seconds that one request waits at most.
         result: Returns the result of a limiter's method: itself on threads, awaited on asyncio.
         later: Runs a coroutine function without delaying the caller.
+        refunds: Whether an estimate is lowered to the usage.
     """
 
     def __init__(
@@ -127,6 +128,8 @@ class QuotaFlow:
         max_wait: float,
         result: Callable[[Any], Awaitable[Any]],
         later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        *,
+        refunds: bool,
     ) -> None:
         self.limiter = limiter
         self._key = key
@@ -134,6 +137,7 @@ class QuotaFlow:
         self._max_wait = check_seconds("max_wait", max_wait)
         self._result = result
         self._later = later
+        self._refunds = check_flag("refunds", refunds)
         self._observable = [name for name, limit in limiter.limits.items() if not limit.leased]
 
     def _costs(self, estimate: Costs) -> dict[str, int]:
@@ -274,10 +278,11 @@ class QuotaFlow:
                 error=error,
             )
 
-    @staticmethod
-    def _reported(call: Call) -> dict[str, int]:
+    def _reported(self, call: Call) -> dict[str, int]:
         """Return the costs that the body reports."""
         if call.reader is None:
             return {}
         call.reader.end()
-        return settlement(call.reader.usage, call.costs, complete=call.ended or call.reader.complete)
+        return settlement(
+            call.reader.usage, call.costs, complete=self._refunds and (call.ended or call.reader.complete)
+        )

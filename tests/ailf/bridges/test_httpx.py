@@ -207,6 +207,20 @@ def test_an_estimate_above_the_capacity(kind: Kind) -> None:
 
 
 @every_kind
+def test_without_refunds(kind: Kind) -> None:
+    """With `refunds=False` the estimate stays, unless more was used."""
+    provider, _ = answering(kind, {"json": {"usage": USAGE}}, {"json": {"usage": {"total_tokens": 1_000}}})
+
+    async def scenario(c: Client) -> None:
+        await c.post()
+        await c.post()
+        await c.close()
+        assert await c.used("tokens") == ESTIMATE + 1_000
+
+    play(kind, provider, scenario, refunds=False)
+
+
+@every_kind
 def test_hooks(kind: Kind) -> None:
     """The key and the estimate can be functions of the request, the estimate with a tokenizer of one's own."""
     provider, _ = answering(kind, {"content": b"{}"})
