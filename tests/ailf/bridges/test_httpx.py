@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import threading
-import time
 import types
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -489,28 +488,6 @@ def test_no_thread_is_left() -> None:
         assert [each.name for each in threading.enumerate() if each.name.startswith("ailf-settle")] == []
 
     play(kind, provider, scenario)
-
-
-def test_a_memory_call_costs_little() -> None:
-    """A call that need not wait costs less than 0.3 ms more with a limiter in memory."""
-    kind = KINDS[-1]
-    provider, _ = answering(kind, {"json": {"usage": USAGE}})
-    limits: dict[str, Any] = {"requests": "1000000/second", "tokens": "1000000000/second", "parallel": "100 parallel"}
-
-    async def mean(http: httpx2.AsyncClient) -> float:
-        best = 1.0
-        for _ in range(5):
-            since = time.perf_counter()
-            for _ in range(50):
-                await http.post(URL, json=BODY)
-            best = min(best, (time.perf_counter() - since) / 50)
-        return best
-
-    async def scenario(c: Client) -> None:
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(provider)) as bare:
-            assert await mean(c.http) - await mean(bare) < 0.0003
-
-    play(kind, provider, scenario, limits=limits, moved=False)
 
 
 # --- the real clients --------------------------------------------------------------------------------------------

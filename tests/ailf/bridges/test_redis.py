@@ -76,7 +76,8 @@ def test_settling_delays_nothing(kind: Kind, new_server: NewServer) -> None:
             assert time.monotonic() - since < 0.5
             server.resume()
             await c.close()
-            assert (await c.used("tokens"), await c.held()) == (15, 0)
+            assert 0 < await c.used("tokens") <= 15, "some tokens may have come back meanwhile"
+            assert await c.held() == 0
         await c.result(backend.aclose() if kind.asyncio else backend.close())
 
     asyncio.run(main())

@@ -309,14 +309,15 @@ def test_metrics(start: Start) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_metrics_of_ailf_itself(start: Start) -> None:
+def test_metrics_of_ailf_itself(url: str, start: Start) -> None:
     """An app without a function for metrics exports those of the instrument for Prometheus."""
     runner = start("--metrics-port", "0", app=re.sub(r"App\(.*\)", "App()", ASYNCIO))
     runner.wait_ready()
+    with ailf.connect(url) as backend:
+        backend.stream("tasks").add(1)
+    wait_for(lambda: runner.lines("done"))
     port = int(next(line for line in runner.log().splitlines() if "/metrics" in line).split(":")[-1].split()[0])
-    status, text = runner.get("/metrics", port)
-    assert status == 200
-    assert "# TYPE ailf_sent_messages counter" in text
+    wait_for(lambda: "ailf_settled_messages_total{" in runner.get("/metrics", port)[1])
 
 
 def test_metrics_need_something_that_renders_them(start: Start) -> None:
