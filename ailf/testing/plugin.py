@@ -60,7 +60,7 @@ def ailf_url(request: pytest.FixtureRequest) -> str:
     """The URL of the test's backend, with a namespace of the test's own."""
     base, _, query = request.param.partition("?")
     options = [each for each in query.split("&") if each and not each.startswith("namespace=")]
-    return f"{base}?{'&'.join([*options, f'namespace=test-{uuid.uuid4().hex[:16]}'])}"
+    return f"{base}?{'&'.join([*options, f'namespace=ailf-test-{uuid.uuid4().hex[:16]}'])}"
 
 
 @pytest.fixture

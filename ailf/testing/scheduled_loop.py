@@ -11,6 +11,7 @@ from asyncio import _get_running_loop
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from ailf.engine.renewal import Renewer
 from ailf.testing.clock import ManualClock
 
 __all__ = ["ScheduledLoop", "VirtualClock", "pause"]
@@ -24,6 +25,9 @@ LATER: Final = 0.3
 RESOLUTION: Final = 0.001
 """The least move of the clock, in seconds."""
 
+STEP: Final = 1 / 6
+"""The share of the shortest lease by which the clock moves at most: a lease is renewed after a third."""
+
 
 class VirtualClock(ManualClock):
     """A clock that only the event loop moves; real time doesn't count."""
@@ -32,11 +36,21 @@ class VirtualClock(ManualClock):
         """Return the seconds by which the clock was advanced."""
         return self.lease_time()
 
+    def pass_by(self, seconds: float) -> None:
+        """Advance in steps so short that the leases which are held are renewed meanwhile."""
+        until = self.lease_time() + seconds
+        while (left := until - self.lease_time()) > 0:
+            held = [
+                lease.lease for each in tuple(self._followers) if isinstance(each, Renewer) for lease in each.leases()
+            ]
+            step = min(left, min(held, default=math.inf) * STEP)
+            self.advance(max(RESOLUTION, math.ceil(step / RESOLUTION) * RESOLUTION))
+
 
 class ScheduledLoop(asyncio.SelectorEventLoop):
     """An event loop that runs tasks in a random order."""
 
-    def __init__(self, seed: int, clock: ManualClock) -> None:
+    def __init__(self, seed: int, clock: VirtualClock) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - a test's, to be repeated
         self._virtual = clock
         self._numbers: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
@@ -90,7 +104,7 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
         timers = [each.when() for each in self._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
         left = min(timers, default=0.0) - self.time()
         if timers and left > 0:
-            self._virtual.advance(max(RESOLUTION, math.ceil(left / RESOLUTION) * RESOLUTION))
+            self._virtual.pass_by(left)
 
 
 def _task_of(handle: Any) -> "asyncio.Task[Any] | None":
