@@ -163,10 +163,14 @@ class Engine:
 
         From then on requests aren't steps in the event loop itself: the driver may wait, as one over a network does.
 
+        It doesn't tie the engine to an event loop: that is done by its first use.
+
         Raises:
+            ClosedError: The backend is closed.
             InvalidArgumentError: Leases, subscriptions or consumers use the driver already.
         """
-        self.check_open()
+        if self.closed:
+            raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
         if self._open or self._subscriptions is not None or not self.renewer.idle:
             raise InvalidArgumentError(
                 f"the backend {self.driver.url} is in use: it has consumers, subscriptions or leases. Wrap its driver "
