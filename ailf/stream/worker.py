@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from ailf.checks import check_member, check_name, valid_count, valid_seconds, valid_wait
+from ailf.checks import check_member, check_name, valid_count, valid_flag, valid_seconds, valid_wait
 from ailf.driver import Action, Outcome, Settlement
 from ailf.engine.engine import LEAVING
 from ailf.errors import (
@@ -80,7 +80,7 @@ class ProcessOptions:
     signals: bool | None = attrs.field(default=None, converter=check_signals)
     batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
     linger: float = attrs.field(default=0.0, validator=valid_wait)
-    until_idle: bool = attrs.field(default=False, converter=bool)
+    until_idle: bool = attrs.field(default=False, validator=valid_flag)
 
     def __attrs_post_init__(self) -> None:
         """Refuse `linger` without `batch`."""

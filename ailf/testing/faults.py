@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from ailf.backend import AsyncBackend, Backend
-from ailf.checks import check_count, check_kind, check_seconds
+from ailf.checks import check_count, check_flag, check_kind, check_seconds
 from ailf.driver import Action, BackendDriver, Charge, Settlement
 from ailf.engine import Engine
 from ailf.engine.renewed_lease import RenewedLease
@@ -142,7 +142,12 @@ class Faults:
         if not issubclass(kind, BaseException):
             raise InvalidArgumentError(f"error must be an exception or a class of exceptions, not {error!r}")
         fault = _Fault(
-            interface, name, error, check_count("nth", nth) - 1, check_count("times", times), bool(carried_out)
+            interface,
+            name,
+            error,
+            check_count("nth", nth) - 1,
+            check_count("times", times),
+            check_flag("carried_out", carried_out),
         )
         with self._guard:
             self._faults.append(fault)
