@@ -82,6 +82,9 @@ class MessageSent(msgspec.Struct, frozen=True):
             found an earlier message.
         seconds: The duration of the call.
         error: The exception that the call raises; None if it succeeded.
+        payloads: The payloads as the caller gave them, one for each message. They are the caller's objects: an
+            instrument that keeps one must not change it.
+        names: The stream or channel of each message.
     """
 
     hook: ClassVar[str] = "message_sent"
@@ -92,6 +95,8 @@ class MessageSent(msgspec.Struct, frozen=True):
     ids: tuple[str, ...]
     seconds: float
     error: BaseException | None = None
+    payloads: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class MessageReceived(msgspec.Struct, frozen=True):
@@ -106,6 +111,7 @@ class MessageReceived(msgspec.Struct, frozen=True):
         attempt: The number of this delivery, from 1; 1 for a channel.
         queued: Seconds since the message was added, with delays and earlier attempts, by the clocks of the backend and
             of this process; 0 for a channel.
+        payload: The decoded payload.
     """
 
     hook: ClassVar[str] = "message_received"
@@ -117,6 +123,7 @@ class MessageReceived(msgspec.Struct, frozen=True):
     id: str = ""
     attempt: int = 1
     queued: float = 0.0
+    payload: Any = None
 
 
 class MessageSettled(msgspec.Struct, frozen=True):
@@ -135,6 +142,7 @@ class MessageSettled(msgspec.Struct, frozen=True):
         handled: Seconds since the handler, or the ``with`` block, began; since the message was received if there is
             neither.
         error: The text of the error that is kept for the dead letter, or "".
+        payload: The decoded payload.
     """
 
     hook: ClassVar[str] = "message_settled"
@@ -150,6 +158,7 @@ class MessageSettled(msgspec.Struct, frozen=True):
     queued: float
     handled: float
     error: str = ""
+    payload: Any = None
 
 
 class MessageDied(msgspec.Struct, frozen=True):
@@ -443,30 +452,35 @@ class Instruments:
         self,
         destination: Destination,
         headers: Mapping[str, str] | None,
-        count: int,
+        payloads: Sequence[Any],
         send: Callable[[Mapping[str, str] | None], Awaitable[T]],
         ids_of: Callable[[T], Sequence[str]],
         now: Callable[[], float],
+        names: Sequence[str] = (),
     ) -> T:
         """Send within the hooks `sending` and `message_sent`; return the result of `send`.
 
         Arguments:
             destination: The stream or channel.
             headers: The headers that the caller gave.
-            count: The number of messages.
+            payloads: The payloads, one for each message.
             send: Sends them with the headers that it is given.
             ids_of: Returns the ids of the new entries, given the result.
             now: Returns the time in seconds.
+            names: The stream or channel of each message, where they differ.
         """
         begin = now()
+        count, given = len(payloads), tuple(payloads)
+        each_name = tuple(names) or (destination.name,) * count
         chosen: Mapping[str, str] | None = None
         try:
             chosen = self.headers_to_send(destination, headers)
             result = await send(chosen)
         except BaseException as error:
-            self.emit(MessageSent(destination, chosen or {}, count, (), now() - begin, error))
+            self.emit(MessageSent(destination, chosen or {}, count, (), now() - begin, error, given, each_name))
             raise
-        self.emit(MessageSent(destination, chosen or {}, count, tuple(ids_of(result)), now() - begin))
+        ids = tuple(ids_of(result))
+        self.emit(MessageSent(destination, chosen or {}, count, ids, now() - begin, None, given, each_name))
         return result
 
     async def observe_waiting(

@@ -158,6 +158,28 @@ class Engine:
         self._reply_inbox: ReplyInbox | None = None
         self._shared: weakref.WeakValueDictionary[tuple[Hashable, ...], Any] = weakref.WeakValueDictionary()
 
+    def wrap_driver(self, wrap: Callable[[BackendDriver], BackendDriver]) -> None:
+        """Put a driver between this engine and its own one, for tests of faults.
+
+        From then on requests aren't steps in the event loop itself: the driver may wait, as one over a network does.
+
+        It doesn't tie the engine to an event loop: that is done by its first use.
+
+        Raises:
+            ClosedError: The backend is closed.
+            InvalidArgumentError: Leases, subscriptions or consumers use the driver already.
+        """
+        if self.closed:
+            raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
+        if self._open or self._subscriptions is not None or not self.renewer.idle:
+            raise InvalidArgumentError(
+                f"the backend {self.driver.url} is in use: it has consumers, subscriptions or leases. Wrap its driver "
+                "right after it was opened"
+            )
+        self.driver = self._resources.driver = wrap(self.driver)
+        self.in_loop = False
+        self._start()
+
     # --- state ---------------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:

@@ -179,6 +179,11 @@ class Renewer:
             self._leases.discard(lease)
             lease.bucket.pop(lease, None)
 
+    def leases(self) -> list[RenewedLease]:
+        """Return the leases that it renews now."""
+        with self._guard:
+            return list(self._leases)
+
     @property
     def idle(self) -> bool:
         """Whether it has no lease and no thread."""

@@ -68,6 +68,15 @@ class SpreadRenewer:
         for each in tuple(self._renewers.values()):
             each.retire(holder)
 
+    def leases(self) -> list[RenewedLease]:
+        """Return the leases that it renews now."""
+        return [lease for each in tuple(self._renewers.values()) for lease in each.leases()]
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no lease and no thread."""
+        return all(each.idle for each in tuple(self._renewers.values()))
+
     async def close(self, until: float = float("inf")) -> None:
         """End the threads and their connections, and wait for that until `until`, on the runtime's clock."""
         self.abandon()

@@ -85,7 +85,7 @@ class PubSubFlow:
         self, channel: str, data: Any, headers: Mapping[str, str] | None, *, observed: bool = False
     ) -> Coroutine[Any, Any, object]:
         if not observed and (self._instruments.message_sent or self._instruments.sending):
-            return self._observe(channel, 1, headers, partial(self.publish, channel, data, observed=True))
+            return self._observe([(channel, data)], headers, partial(self.publish, channel, data, observed=True))
         check_free(headers)
         return self._publish(_publishing, [self._sealed(channel, data, headers)])
 
@@ -95,7 +95,7 @@ class PubSubFlow:
         pairs = check_pairs("messages", messages)
         if not observed and (self._instruments.message_sent or self._instruments.sending) and pairs:
             publish = partial(self.publish_many, pairs, observed=True)
-            await self._observe(pairs[0][0], len(pairs), headers, publish)
+            await self._observe(pairs, headers, publish)
             return
         check_free(headers)
         sealed = [self._sealed(channel, data, headers) for channel, data in pairs]
@@ -104,15 +104,15 @@ class PubSubFlow:
 
     def _observe(
         self,
-        channel: str,
-        count: int,
+        messages: Sequence[tuple[str, Any]],
         headers: Mapping[str, str] | None,
         publish: Callable[[Mapping[str, str] | None], Coroutine[Any, Any, T]],
     ) -> Coroutine[Any, Any, T]:
         """Publish within the hooks of the instruments."""
-        destination = Destination(self._instruments.backend, "channel", channel)
+        destination = Destination(self._instruments.backend, "channel", messages[0][0])
         now = self.engine.runtime.now
-        return self._instruments.observe_sending(destination, headers, count, publish, _no_ids, now)
+        names, payloads = zip(*messages, strict=True)
+        return self._instruments.observe_sending(destination, headers, payloads, publish, _no_ids, now, names)
 
     def _sealed(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> tuple[str, bytes]:
         """Return a message as the driver publishes it."""
@@ -156,7 +156,7 @@ class PubSubFlow:
         """Publish a request, and collect replies until there are `count` or the time has passed."""
         if not observed and (self._instruments.message_sent or self._instruments.sending):
             request = partial(self._request, channel, data, count, timeout, observed=True)
-            return await self._observe(channel, 1, headers, request)
+            return await self._observe([(channel, data)], headers, request)
         check_free(headers)
         check_name("channel", channel)
         now = self.engine.runtime.now
@@ -268,7 +268,7 @@ class PubSubFlow:
             return None
         if self._instruments.message_received:
             source = Destination(self._instruments.backend, "channel", frame.channel)
-            self._instruments.emit(MessageReceived(source, unpacked))
+            self._instruments.emit(MessageReceived(source, unpacked, payload=data))
         if not headers:  # as most messages: it isn't a request, and there are no headers to hide
             return self._message_class(frame.channel, data, unpacked, None, self._instruments.backend)
         answer = self._answer_to(headers)

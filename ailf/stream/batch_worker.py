@@ -144,11 +144,14 @@ class BatchWorker(Worker):
         return lambda batch: [public_class(state) for state in batch.states]
 
     def _steps(self, consumer: ConsumerFlow) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-        return functools.partial(self._take, consumer), self._handle_batch
+        take = functools.partial(self._take, consumer)
+        if self._options.until_idle:
+            return self._until_idle(consumer, take), self._noting_progress(self._handle_batch)
+        return take, self._handle_batch
 
-    async def _take(self, consumer: ConsumerFlow) -> list[DeliveryState]:
+    async def _take(self, consumer: ConsumerFlow, timeout: float | None = None) -> list[DeliveryState]:
         """Return the next batch; [] when stopped: then one whose handler has not begun is released."""
-        states = await consumer.next_many(self._options.batch or 1, linger=self._options.linger)
+        states = await consumer.next_many(self._options.batch or 1, timeout, self._options.linger)
         if states and consumer.stopping.is_set():
             await self._give_back(consumer.release(states, self._runtime.now() + LEAVING))
             return []

@@ -60,6 +60,7 @@ class ConsumerFlow:
         liveness: Whether the backend counts it as alive.
         stopping: Set when it delivers nothing more.
         in_progress: The deliveries that a worker has begun and not ended, by the id of their entry.
+        found_nothing: Whether the last fetch without a wait looked at all of the group, and leased nothing.
     """
 
     def __init__(self, group: GroupFlow, name: str | None, prefetch: int) -> None:
@@ -67,6 +68,7 @@ class ConsumerFlow:
         self.name = unique_name(name)
         self.stopping = group.engine.runtime.event()
         self.in_progress: dict[str, DeliveryState] = {}
+        self.found_nothing = False
         self._prefetch = check_count("prefetch", prefetch)
         self._wanted: dict[object, int] = {}  # by call of `next_many`: how many more messages it takes
         self._fetches = 0
@@ -370,7 +372,9 @@ class ConsumerFlow:
         if not self._opened:
             await self.open(0.0)
         since = self.group.engine.runtime.lease_now()
-        await self._keep(await self.group.fetch(self.name, self._count()), since)
+        fetched = await self.group.fetch(self.name, self._count())
+        self.found_nothing = not fetched.claims and fetched.position is not None
+        await self._keep(fetched, since)
         if not self._buffer:
             return
         self._queued.event.set()  # a caller that waits for its turn takes it

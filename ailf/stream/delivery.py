@@ -220,7 +220,7 @@ class DeliveryState:
             instruments.emit(
                 MessageReceived(
                     group.source, self.headers, group.name, self.consumer.name, claim.record.id, claim.attempt,
-                    self._queued(),
+                    self._queued(), self.data,
                 )
             )  # fmt: skip
 
@@ -235,6 +235,7 @@ class DeliveryState:
                 MessageSettled(
                     group.source, self.headers, group.name, self.consumer.name, claim.record.id, claim.attempt,
                     outcome, dead, self._queued(now - self.received_at), now - begin if begin else 0.0, error,
+                    self.data,
                 )
             )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The implementation of `Stream` and `AsyncStream`: `StreamFlow` adds, reads, joins groups; `StreamBase` makes it."""
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -127,7 +127,7 @@ class StreamFlow:
 
     def add(self, data: Any, options: AddOptions, *, observed: bool = False) -> Coroutine[Any, Any, list[str]]:
         if not observed and (self._instruments.message_sent or self._instruments.sending):
-            return self._observe(1, options, functools.partial(self.add, data, observed=True), list)
+            return self._observe([data], options, functools.partial(self.add, data, observed=True), list)
         drafts = [self.draft(data, options)]
         if self.retention is not None or not self.declaration.made:
             return self._make_room(1, self.driver.add, drafts, again=False)
@@ -137,7 +137,7 @@ class StreamFlow:
         items = check_list("items", items)
         if not observed and (self._instruments.message_sent or self._instruments.sending) and items:
             add = functools.partial(self.add_many, items, observed=True)
-            return await self._observe(len(items), options, add, list)
+            return await self._observe(items, options, add, list)
         drafts = [self.draft(data, options) for data in items]
         if not drafts:
             return []
@@ -148,7 +148,7 @@ class StreamFlow:
     ) -> Added:
         if not observed and (self._instruments.message_sent or self._instruments.sending):
             add = functools.partial(self.add_once, dedup_id, data, window, observed=True)
-            return await self._observe(1, options, add, _new_ids)
+            return await self._observe([data], options, add, _new_ids)
         check_name("dedup id", dedup_id)
         check_seconds("window", window, least=0.001)
         draft, token = self.draft(data, options), self.engine.token()
@@ -158,7 +158,7 @@ class StreamFlow:
 
     def _observe(
         self,
-        count: int,
+        payloads: Sequence[Any],
         options: AddOptions,
         add: Callable[[AddOptions], Coroutine[Any, Any, R]],
         ids_of: Callable[[R], list[str]],
@@ -170,7 +170,7 @@ class StreamFlow:
 
         destination = Destination(self._instruments.backend, "stream", self.name)
         now = self.engine.runtime.now
-        return self._instruments.observe_sending(destination, options.headers, count, send, ids_of, now)
+        return self._instruments.observe_sending(destination, options.headers, payloads, send, ids_of, now)
 
     async def _make_room(
         self, count: int, request: Callable[..., Awaitable[R]], *args: Any, again: bool, **options: Any

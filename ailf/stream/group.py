@@ -248,6 +248,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None: ...
 
     @overload
@@ -264,6 +265,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None: ...
 
     def process(
@@ -279,6 +281,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -304,6 +307,8 @@ class Group(_GroupBase, Generic[T]):
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
                 are the default ones (only in the main thread). A second signal has its former effect.
+            until_idle: Whether it ends, too, when nothing is left that could be delivered now: what handlers add to the
+                stream is still handled; messages with a later time, or leased to other consumers, are left.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a coroutine function or a generator
@@ -316,7 +321,7 @@ class Group(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger,
+            batch=batch, linger=linger, until_idle=until_idle,
         )  # fmt: skip
         run(_worker_class(options)(self._flow, handler, options, consumer).run())
 
@@ -417,6 +422,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None: ...
 
     @overload
@@ -433,6 +439,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None: ...
 
     async def process(
@@ -448,6 +455,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        until_idle: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -474,6 +482,8 @@ class AsyncGroup(_GroupBase, Generic[T]):
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
                 are the default ones (only in the main thread). A second signal has its former effect.
+            until_idle: Whether it ends, too, when nothing is left that could be delivered now: what handlers add to the
+                stream is still handled; messages with a later time, or leased to other consumers, are left.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a generator function.
@@ -486,6 +496,6 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger,
+            batch=batch, linger=linger, until_idle=until_idle,
         )  # fmt: skip
         await _worker_class(options)(self._flow, handler, options, consumer).run()

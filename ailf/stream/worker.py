@@ -12,12 +12,12 @@ import asyncio
 import functools
 import logging
 import operator
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
 
 import attrs
 
-from ailf.checks import check_member, check_name, valid_count, valid_seconds, valid_wait
+from ailf.checks import check_member, check_name, valid_count, valid_flag, valid_seconds, valid_wait
 from ailf.driver import Action, Outcome, Settlement
 from ailf.engine.engine import LEAVING
 from ailf.errors import (
@@ -57,6 +57,9 @@ _YIELD_EVERY = 0.005
 _RETRY_SOON = 0.25
 """Seconds until a message is delivered again whose earlier attempt is settled, but whose handler still runs."""
 
+_IDLE_CHECK = 0.05
+"""Seconds after which an idle worker loop of ``process(until_idle=True)`` fetches again while other handlers run."""
+
 _CANCELLED_WITHIN = 1.0
 """Seconds that all cancelled handlers together have for their cleanup."""
 
@@ -77,6 +80,7 @@ class ProcessOptions:
     signals: bool | None = attrs.field(default=None, converter=check_signals)
     batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
     linger: float = attrs.field(default=0.0, validator=valid_wait)
+    until_idle: bool = attrs.field(default=False, validator=valid_flag)
 
     def __attrs_post_init__(self) -> None:
         """Refuse `linger` without `batch`."""
@@ -156,6 +160,9 @@ class Worker:
         self._yielded_at = self._runtime.now()
         self._failure: BaseException | None = None
         self._tally = Tally(self._runtime.now())
+        self._idle = 0  # with `until_idle`: the worker loops that found nothing, and do nothing but wait
+        self._progress = self._runtime.event()
+        self._guard = self._runtime.guard()
         self._warned_of_length = False
         self._check_length = group.retention is None  # at first, and with each line of the tally until it has warned
 
@@ -257,7 +264,62 @@ class Worker:
 
     def _steps(self, consumer: ConsumerFlow) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         """Return what a worker loop does in turn: it takes what its handler gets, and handles it."""
+        if self._options.until_idle:
+            return self._until_idle(consumer, consumer.next), self._noting_progress(self._handle)
         return consumer.next, self._handle
+
+    # --- ending when idle ----------------------------------------------------------------------------------------
+
+    def _until_idle(
+        self, consumer: ConsumerFlow, take: Callable[[float], Awaitable[Any]]
+    ) -> Callable[[], Coroutine[Any, Any, Any]]:
+        """Return a function that takes as `take` does, and stops the worker when nothing is left to deliver now.
+
+        A loop counts as idle from a fetch that found nothing until just before its next one. So when all are idle, no
+        handler runs, and the last fetch came after the end of the last handler. An ack under way may free an ordering
+        key, so its end is waited for too.
+        """
+
+        async def take_until_idle() -> Any:
+            while True:
+                item = await take(0.0)
+                if item or consumer.stopping.is_set():
+                    return item
+                if not consumer.found_nothing:  # the fetch was cut short, so the next one may find something
+                    await self._runtime.checkpoint()
+                    continue
+                if self._ends_when_idle(consumer):
+                    return None
+                try:
+                    await self._progress.wait(_IDLE_CHECK)
+                    self._progress.clear()
+                finally:
+                    with self._guard:
+                        self._idle -= 1
+
+        return take_until_idle
+
+    def _ends_when_idle(self, consumer: ConsumerFlow) -> bool:
+        """Count a loop as idle; stop the worker, and return True, if all are."""
+        with self._guard:
+            self._idle += 1
+            if self._idle < self._concurrency or self._acking:
+                return False
+        consumer.stop()
+        self._progress.set()
+        return True
+
+    def _noting_progress(self, handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """Return a function that handles as `handle` does, and wakes the idle loops before and after that."""
+
+        async def handle_and_wake(taken: Any) -> None:
+            self._progress.set()  # the fetch may have taken messages for other loops, too
+            try:
+                await handle(taken)
+            finally:
+                self._progress.set()
+
+        return handle_and_wake
 
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is unavailable."""
@@ -373,6 +435,8 @@ class Worker:
         if awaited or not self._acking:
             self._ack_ended.set()
             self._ack_ended.clear()
+        if self._idle:
+            self._progress.set()
 
     async def _wait_for_acks(self) -> None:
         """Wait for the acks under way, for `LEAVING` seconds at most."""

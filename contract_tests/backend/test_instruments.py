@@ -167,7 +167,11 @@ async def test_events_of_channels(world: World, recorder: Recorder) -> None:
         (source, 1, ()),
         (source, 3, ()),
     ]
-    assert recorder.of(MessageReceived) == [MessageReceived(source, {"sent-to": "c"})]
+    assert [(each.names, each.payloads) for each in recorder.of(MessageSent)] == [
+        (("c",), (1,)),
+        (("c", "c", "c"), (0, 1, 2)),
+    ]
+    assert recorder.of(MessageReceived) == [MessageReceived(source, {"sent-to": "c"}, payload=1)]
     assert [each.source for each in recorder.of(MessagesDropped)] == [source, source]
 
 

@@ -240,6 +240,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process(timeout=)": (lambda o, bad: o.group.process(body, timeout=bad), TIMES),
     "process(on_lost=)": (lambda o, bad: o.group.process(body, on_lost=bad), ["cancel", None, 0, True]),
     "process(signals=)": (lambda o, bad: o.group.process(body, signals=bad), SIGNALS),
+    "process(until_idle=)": (lambda o, bad: o.group.process(body, until_idle=bad), FLAGS),
     "dead_letters.list(after=)": (lambda o, bad: o.group.dead_letters.list(after=bad), [5, None, b"1", ["1"]]),
     "dead_letters.list(limit=)": (lambda o, bad: o.group.dead_letters.list(limit=bad), [*COUNTS, None]),
     "dead_letters.redrive(*letters)": (lambda o, bad: o.group.dead_letters.redrive(bad), [*TEXTS, None]),

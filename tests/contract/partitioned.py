@@ -25,6 +25,7 @@ from contract_tests.stream.test_retention import *  # noqa: F403
 from contract_tests.stream.test_scheduling import *  # noqa: F403
 from contract_tests.stream.test_stream import *  # noqa: F403
 from contract_tests.stream.test_takeover import *  # noqa: F403
+from contract_tests.stream.test_until_idle import *  # noqa: F403
 from contract_tests.stream.test_waiting import *  # noqa: F403
 from contract_tests.stream.test_worker import *  # noqa: F403
 from tests.support.one_partition import NUMBER, ONE, OnePartitionDriver

