@@ -75,6 +75,7 @@ from ailf.values import (
     StreamInfo,
     Trimmed,
 )
+from ailf.version import __version__
 
 __all__ = [
     "EARLIEST",
@@ -160,6 +161,7 @@ __all__ = [
     "TokenBucket",
     "Trimmed",
     "UnsupportedError",
+    "__version__",
     "connect",
     "connect_async",
     "current_delivery",
