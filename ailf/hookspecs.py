@@ -10,6 +10,9 @@ implementations::
     @ailf.hookimpl
     def ailf_connect(url): return NatsBackend(url)
 
+Keyword options of `ailf.connect` reach a hook that has a parameter ``options``, as a mapping; for a hook without it
+they are added to the URL.
+
 It is loaded when its scheme is first used. A package with one flavour implements only that hook.
 
 A package with an instrument has an entry point in the group ``ailf.instruments``, of any name::
@@ -25,7 +28,8 @@ Each backend that `ailf.connect` opens gets it. If it can't be loaded, or raises
 opened without it.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -46,12 +50,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def ailf_connect(url: str) -> "Backend | None":
+def ailf_connect(url: str, options: Mapping[str, Any]) -> "Backend | None":
     """Return the blocking backend of this URL, without network access; raise an error for an unknown option."""
 
 
 @hookspec(firstresult=True)
-def ailf_connect_async(url: str) -> "AsyncBackend | None":
+def ailf_connect_async(url: str, options: Mapping[str, Any]) -> "AsyncBackend | None":
     """Return the asyncio backend of this URL, without network access; raise an error for an unknown option."""
 
 

@@ -3,10 +3,11 @@
 A broken plugin breaks only itself: the others are found as before, and the error names the broken one.
 """
 
+import difflib
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -18,16 +19,21 @@ from ailf.checks import check_kind
 from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.instruments import Instrument
 from ailf.logs import About, Log
-from ailf.urls import scheme_of
+from ailf.urls import scheme_of, with_options
 
 __all__ = ["Installed", "installed", "installed_instruments", "plugin_for"]
 
 log = Log("ailf")
 
-_KNOWN_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
+_REDIS = (
+    *("redis", "rediss", "valkey", "valkeys", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+
+_KNOWN_EXTRAS = dict.fromkeys(_REDIS, "redis")
 """Schemes whose backend comes with ailf and needs an extra, with the name of the extra."""
 
-_OWN = frozenset({"memory", "redis", "rediss", "unix"})
+_OWN = frozenset({"memory", *_REDIS})
 """Schemes that belong to ailf: an entry point of any other distribution is ignored."""
 
 _manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -60,7 +66,7 @@ def installed() -> list[Installed]:
 
 
 def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
-    """Return the hook of the plugin for a URL's scheme.
+    """Return the function that opens a URL, by the hook of the plugin for its scheme; it takes ``url`` and ``options``.
 
     Arguments:
         url: The URL.
@@ -81,7 +87,14 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
         raise UnsupportedError(
             f"the backend for {scheme}:// ({entry.value}) has no {flavour} flavour; open it with {other}"
         )
-    return caller
+    (implementation,) = caller.get_hookimpls()
+
+    def opened(url: str, options: Mapping[str, Any] | None = None) -> Any:
+        if "options" in implementation.argnames:
+            return caller(url=url, options=options or {})
+        return caller(url=with_options(url, options or {}), options={})
+
+    return opened
 
 
 def installed_instruments(url: str) -> list[Instrument]:
@@ -114,15 +127,22 @@ def _entry_point(scheme: str) -> EntryPoint:
     everything = _entry_points()
     entries = [each for each in everything if each.name == scheme and not _intrudes(each)]
     if not entries:
-        schemes = ", ".join(sorted({each.name for each in everything})) or "none"
-        raise InvalidArgumentError(
-            f"no backend for {scheme}:// is installed; installed are: {schemes}. Check the URL, or install the package "
-            f"that has the backend, which may be called ailf-{scheme}"
-        )
+        raise InvalidArgumentError(_not_installed(scheme, sorted({each.name for each in everything})))
     if len(entries) > 1:
         packages = " and ".join(sorted(f"{_package(each)} ({each.value})" for each in entries))
         raise UnsupportedError(f"several packages have a backend for {scheme}://: {packages}; uninstall all but one")
     return entries[0]
+
+
+def _not_installed(scheme: str, schemes: list[str]) -> str:
+    """Return the error for a scheme without a backend. It names no package that may not exist, or be anybody's."""
+    text = f"no backend for {scheme}:// is installed; installed are: {', '.join(schemes) or 'none'}"
+    if scheme in _KNOWN_EXTRAS:
+        return f"{text}. Run: {_pip()} install --force-reinstall 'ailf[{_KNOWN_EXTRAS[scheme]}]'"
+    close = difflib.get_close_matches(scheme, schemes, n=1)
+    if close:
+        return f"{text}. Did you mean {close[0]}://?"
+    return f"{text}. Check the URL, or install the package that has this backend"
 
 
 def _intrudes(entry: EntryPoint) -> bool:

@@ -34,6 +34,12 @@ T = TypeVar("T")
 
 
 def _settings(where: str | Settings | None) -> Settings:
+    settings = _read(where)
+    settings.check_files()
+    return settings
+
+
+def _read(where: str | Settings | None) -> Settings:
     if isinstance(where, Settings):
         return where
     if where is not None:
@@ -59,7 +65,8 @@ class RedisBackend(Backend):
         where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
 
     Raises:
-        InvalidArgumentError: The URL is invalid, or ``AILF_URL`` is empty or names another backend.
+        InvalidArgumentError: The URL is invalid, a file of TLS can't be used, or ``AILF_URL`` is empty or names another
+            backend.
     """
 
     def __init__(self, where: str | Settings | None = None) -> None:
@@ -121,7 +128,8 @@ class AsyncRedisBackend(AsyncBackend):
         where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
 
     Raises:
-        InvalidArgumentError: The URL is invalid, or ``AILF_URL`` is empty or names another backend.
+        InvalidArgumentError: The URL is invalid, a file of TLS can't be used, or ``AILF_URL`` is empty or names another
+            backend.
     """
 
     def __init__(self, where: str | Settings | None = None) -> None:

@@ -204,7 +204,7 @@ class AsyncRedisClient(_ClientBase):
 
     def __init__(self, config: RedisConfig | None = None) -> None:
         super().__init__(config)
-        self._raw = RawClient(self._options(on_asyncio=True))
+        self._raw = RawClient(lambda: redis.asyncio.Redis(**self._options(on_asyncio=True)))
 
     @property
     def client(self) -> redis.asyncio.Redis:

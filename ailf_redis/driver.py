@@ -8,21 +8,25 @@ import redis
 import redis.asyncio
 
 from ailf.driver import BackendDriver, Capability, Finding
-from ailf.errors import ConnectionLostError, PermissionDeniedError, UnsupportedError
+from ailf.errors import ConnectionLostError, PermissionDeniedError, ProtocolError, UnsupportedError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
 from ailf_redis.cluster.pubsub import ClusterPubSubDriver
 from ailf_redis.connection.aio import AsyncioExecutor
 from ailf_redis.connection.blocking import BlockingExecutor
+from ailf_redis.connection.endpoint import nodes_of
 from ailf_redis.connection.executor import Executor
+from ailf_redis.connection.transport import expects_tls
 from ailf_redis.diagnosis import answers_of, findings, probes, questions, rights_findings
 from ailf_redis.errors import MISREAD, mapped, misread
 from ailf_redis.keys import Keys
 from ailf_redis.lock import RedisLockDriver
+from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.pubsub import RedisPubSubDriver
 from ailf_redis.ratelimit import RedisRateLimiterDriver
-from ailf_redis.raw_client import RawClient
+from ailf_redis.raw_client import RawClient, asyncio_client, blocking_client, close_blocking
 from ailf_redis.replies import text
+from ailf_redis.sentinel.endpoint import sentinels_of
 from ailf_redis.settings import Settings
 from ailf_redis.stream import RedisStreamDriver
 from ailf_redis.user_client import UserClient
@@ -31,6 +35,15 @@ __all__ = ["RedisDriver"]
 
 SCAN_PROBE: Final = ("SCAN", "0", "COUNT", "1")
 """The request that shows whether the user has the right to list."""
+
+TLS_ALERT: Final = r"\x15"
+"""How hiredis shows the first byte of an alert, with which a few servers with TLS end a connection without."""
+
+PROBE: Final = 1.0
+"""Seconds that a server has to show that it expects TLS, when it can't be opened without."""
+
+SERVERS: Final = 3
+"""The most servers that are asked for that."""
 
 OLDEST = (6, 2)
 """The oldest server on which the scripts run: they use XPENDING IDLE and exclusive ranges."""
@@ -70,12 +83,17 @@ class RedisDriver(BackendDriver):
             self.capabilities -= {Capability.SEVERAL_LOCKS}  # several names have several slots
             self.several_servers = True
         self._user_client = user_client
-        self._raw = RawClient(settings.client_options(on_asyncio=True))
+        self._raw = RawClient(lambda: asyncio_client(settings))
         self._raw_blocking: redis.Redis | None = None
         self._probed = False
 
     async def ping(self) -> None:
-        hello = await self._say_hello()
+        try:
+            hello = await self._say_hello()
+        except (ConnectionLostError, ProtocolError) as failure:
+            if not self._probed and (isinstance(failure, ConnectionLostError) or TLS_ALERT in str(failure)):
+                await self._check_expects_no_tls(failure)
+            raise
         if isinstance(hello, Exception):
             error = mapped(hello, self.url, sent=True)
             if isinstance(error, PermissionDeniedError) and "hello" in str(hello).lower():
@@ -95,6 +113,18 @@ class RedisDriver(BackendDriver):
             raise self._too_old(version)
         if version.startswith("6."):
             self.capabilities -= {Capability.SHARDED}
+
+    async def _check_expects_no_tls(self, error: Exception) -> None:
+        """Raise an error that says more than `error` if a server expects TLS and the URL has none."""
+        if self._user_client is not None or self.settings.tls:
+            return
+        for address in self.settings.addresses[:SERVERS]:
+            if await expects_tls(address, PROBE, on_asyncio=self.runtime.flavour == "asyncio"):
+                raise ProtocolError(
+                    f"{self.url}: the server at {address[0]}:{address[1]} expects TLS: begin the URL with rediss "
+                    "instead of redis (valkeys instead of valkey)",
+                    maybe_applied=False,
+                ) from error
 
     async def _say_hello(self) -> Any:
         """Return the reply to HELLO; ask once, in the same write, whether the user may list."""
@@ -128,7 +158,7 @@ class RedisDriver(BackendDriver):
         await self.executor.close()
         await self._raw.aclose()
         if self._raw_blocking is not None:
-            self._raw_blocking.close()
+            close_blocking(self._raw_blocking)
 
     def interrupt(self) -> None:
         self.executor.interrupt()
@@ -193,17 +223,21 @@ class RedisDriver(BackendDriver):
         if self._user_client is not None:
             return self._user_client.client if isinstance(self._user_client.client, kind) else None
         on_asyncio = self.runtime.flavour == "asyncio"
-        if kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
+        if self.settings.nodes or kind is not (redis.asyncio.Redis if on_asyncio else redis.Redis):
             return None
         self.executor.check_open()
         if on_asyncio:
             return self._raw.get()
         if self._raw_blocking is None:
-            self._raw_blocking = redis.Redis(**self.settings.client_options(on_asyncio=False))
+            self._raw_blocking = blocking_client(self.settings)
         return self._raw_blocking
 
 
 def _executor(settings: Settings, runtime: Runtime, user_client: UserClient | None) -> Executor:
     if user_client is not None:
         return user_client.executor(settings, runtime)
+    if settings.sentinels:
+        return PooledExecutor(settings, sentinels_of(settings, runtime.flavour), runtime)
+    if settings.nodes:
+        return ClusterExecutor(settings, nodes_of(settings, runtime.flavour), runtime)
     return AsyncioExecutor(settings) if runtime.flavour == "asyncio" else BlockingExecutor(settings)

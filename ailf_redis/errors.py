@@ -20,7 +20,7 @@ from ailf.errors import (
     ProtocolError,
 )
 
-__all__ = ["BROKEN", "MISREAD", "ScriptMissingError", "mapped", "misread"]
+__all__ = ["BROKEN", "MISREAD", "ScriptMissingError", "WrongTransportError", "mapped", "misread"]
 
 BROKEN: Final = (exceptions.RedisError, OSError, hiredis.HiredisError, MemoryError)
 """The errors that break a connection. hiredis raises `MemoryError` if a reply claims billions of elements."""
@@ -31,6 +31,10 @@ MISREAD: Final = (TypeError, ValueError, LookupError, AttributeError)
 
 class ScriptMissingError(BackendError):
     """The server doesn't know the script: it was restarted or flushed, or it is another server."""
+
+
+class WrongTransportError(exceptions.ConnectionError):
+    """The server expects TLS, or expects none; the text says which."""
 
 
 _NONSENSE = (hiredis.HiredisError, exceptions.InvalidResponse, MemoryError)
@@ -81,7 +85,7 @@ def mapped(error: Exception, where: str, *, sent: bool) -> BackendError:
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return BackendTimeoutError(f"{where} did not reply in time", maybe_applied=sent)
     if isinstance(error, exceptions.ConnectionError | OSError):
-        return _broken(where, text, sent=sent)
+        return _broken(error, where, text, sent=sent)
     return _refused(error, where, text)
 
 
@@ -100,7 +104,9 @@ def _not_understood(where: str, problem: str, *, sent: bool) -> ProtocolError:
     )
 
 
-def _broken(where: str, text: str, *, sent: bool) -> BackendError:
+def _broken(error: Exception, where: str, text: str, *, sent: bool) -> BackendError:
+    if isinstance(error, WrongTransportError):
+        return ProtocolError(f"{where}: {error}", maybe_applied=False)
     if sent:
         return ConnectionLostError(f"the connection to {where} broke: {text}", maybe_applied=True)
     return ConnectionLostError(f"can't reach {where}: {text}. Is the server running, and is the address right?")

@@ -155,7 +155,7 @@ def _sentinel_endpoint(pool: Any, flavour: str, timeout: float | None) -> Sentin
         service=service,
         peers=manager.min_other_sentinels,
         forced_host=forced_host_of(manager),
-        where=f"sentinel://{addresses}/{service}",
+        where=f"redis+sentinel://{addresses}/{service}",
     )
 
 
@@ -171,7 +171,7 @@ def _cluster_endpoints(client: Any, flavour: str, timeout: float | None) -> Clus
         kind, client_options = manager.connection_kwargs["connection_class"], manager.connection_kwargs
     # redis-py's cluster client uses redis_connect_func to allow reading from replicas.
     options = clean(client_options, timeout) | {"redis_connect_func": None}
-    where = f"cluster://{','.join(f'{host}:{port}' for host, port in seeds)}"
+    where = f"redis+cluster://{','.join(f'{host}:{port}' for host, port in seeds)}"
     return ClusterEndpoints(
         ServerEndpoint(kind, options, ""), seeds, lambda address: manager.remap_host_port(*address), where
     )

@@ -22,6 +22,6 @@ def backends(cli: Cli) -> int:
 
 def _lines(rows: list[Installed]) -> Iterator[str]:
     for row in rows:
-        yield f"{row.scheme + '://':<12} {row.package:<20} {row.target}"
+        yield f"{row.scheme + '://':<20} {row.package:<20} {row.target}"
         if row.problem:
-            yield f"{'':<12} can't be used: {row.problem}"
+            yield f"{'':<20} can't be used: {row.problem}"

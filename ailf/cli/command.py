@@ -29,7 +29,14 @@ T = TypeVar("T")
 WIDE = 100_000
 """The width of output that isn't a terminal: a line is never wrapped there."""
 
-UrlOption = Annotated[str | None, typer.Option("--url", metavar="URL", help="The backend's URL; else $AILF_URL.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="The backend's URL: redis://…, rediss://…, redis+sentinel://…, redis+cluster://…; else $AILF_URL.",
+    ),
+]
 ContextOption = Annotated[
     str | None, typer.Option("--context", metavar="NAME", help="The backend's name in pyproject.toml or config.toml.")
 ]

@@ -102,8 +102,10 @@ def of_message(group: str, consumer: str, id_: str, attempt: int) -> Attributes:
 
 def _address_of(url: str) -> Attributes:
     """Return the messaging system of a backend, and the address of its server if its URL has one."""
-    scheme = url.partition("://")[0] or "ailf"
+    scheme, _, topology = (url.partition("://")[0] or "ailf").partition("+")
     attributes: Attributes = {"messaging.system": SYSTEMS.get(scheme, scheme)}
+    if topology:  # Sentinels or a cluster: the URL has not the address of one server
+        return attributes
     try:
         parts = split_url(url)
     except InvalidArgumentError:  # several servers, say

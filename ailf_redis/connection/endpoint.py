@@ -20,12 +20,16 @@ import redis
 from redis import asyncio as aredis
 from redis import connection as blocking
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ailf.errors import UnsupportedError
+from ailf.runtime.clock import SystemClock
 from ailf_redis.connection.blocking_link import shut
 from ailf_redis.connection.introduction import introduction_of
 from ailf_redis.connection.resp import packed
-from ailf_redis.settings import Settings
+from ailf_redis.connection.transport import speaks_plain
+from ailf_redis.errors import WrongTransportError
+from ailf_redis.settings import Address, Settings
 from ailf_redis.versions import SILENT, introduce, is_asyncio, pack_by, parser_class, quiet, sock_of
 
 __all__ = [
@@ -38,12 +42,11 @@ __all__ = [
     "clean",
     "disconnect",
     "maybe_await",
+    "nodes_of",
     "on_threads",
     "read_reply",
     "server_of",
 ]
-
-Address = tuple[str, int]
 
 _DROPPED: Final = frozenset(
     {
@@ -65,6 +68,11 @@ KINDS: Final[Mapping[str, tuple[type, type, type]]] = {
     "asyncio": (aredis.Connection, aredis.SSLConnection, aredis.UnixDomainSocketConnection),
 }
 """redis-py's classes for TCP, TLS and unix sockets, by flavour."""
+
+_TLS: Final = (blocking.SSLConnection, aredis.SSLConnection)
+
+QUICK: Final = 1.0
+"""Seconds after which a TLS handshake is slow enough to ask whether the server has TLS at all."""
 
 _HANDSHAKE: Final = ("username", "password", "credential_provider", "db", "redis_connect_func")
 """The options for which redis-py sends commands and reads replies while it connects."""
@@ -183,15 +191,39 @@ class ServerEndpoint(Endpoint):
     pending: PendingConnections = attrs.field(factory=PendingConnections, repr=False, eq=False)
 
     async def connect(self) -> Any:
+        if not issubclass(self.kind, _TLS):
+            return await self._connect(self.options)
+        # A third of the time for a handshake, a sixth to ask for the reason if it fails, and the rest to try it again.
+        begin, seconds = SystemClock.wait_time(), self.options["socket_connect_timeout"]
+        try:
+            return await self._connect(self.within(min(QUICK, seconds / 3)).options)
+        except (RedisError, OSError) as error:
+            slow = isinstance(error, TimeoutError | RedisTimeoutError)
+            if slow or ("SSL" in str(error) and "CERTIFICATE" not in str(error)):
+                await self._check_speaks_tls(min(QUICK, seconds / 6))
+            if not slow:
+                raise
+        left = begin + seconds - SystemClock.wait_time()
+        return await self._connect(self.within(max(left, seconds / 6)).options)
+
+    async def _check_speaks_tls(self, seconds: float) -> None:
+        address = self.options.get("host", "localhost"), self.options.get("port", 6379)
+        if await speaks_plain(address, seconds, on_asyncio=inspect.iscoroutinefunction(self.kind.connect)):
+            raise WrongTransportError(
+                f"the server at {address[0]}:{address[1]} doesn't use TLS: begin the URL with redis instead of rediss "
+                "(valkey instead of valkeys), or leave ssl=True out of your own client"
+            )
+
+    async def _connect(self, given: Mapping[str, Any]) -> Any:
         # redis-py's own timeout is for the handshake alone: after that ailf counts.
-        seconds = max(self.options["socket_timeout"], self.options["socket_connect_timeout"])
+        seconds = max(given["socket_timeout"], given["socket_connect_timeout"])
         on_asyncio = inspect.iscoroutinefunction(self.kind.connect)
         own = {"socket_timeout": seconds, "parser_class": parser_class(on_asyncio=on_asyncio)}
         own |= {**quiet(on_asyncio=on_asyncio), **SILENT, "client_name": None}
-        options = {**self.options, **own}
+        options = {**given, **own}
         connection = self.kind(**options)
         try:
-            await _connect(connection, self.options, self.pending)
+            await _connect(connection, given, self.pending)
             introduction = introduction_of(self.options.get("client_name"))
             introduce(connection, packed(introduction), len(introduction))
         except BaseException:
@@ -202,7 +234,9 @@ class ServerEndpoint(Endpoint):
     def at(self, address: Address) -> "ServerEndpoint":
         """Return the endpoint of another server, with the same options and credentials."""
         host, port = address
-        return attrs.evolve(self, options={**self.options, "host": host, "port": port}, where=f"redis://{host}:{port}")
+        scheme = "rediss" if issubclass(self.kind, _TLS) else "redis"
+        options = {**self.options, "host": host, "port": port}
+        return attrs.evolve(self, options=options, where=f"{scheme}://{host}:{port}")
 
     def within(self, seconds: float) -> "ServerEndpoint":
         """Return this endpoint with timeouts of at most `seconds`."""
@@ -232,6 +266,11 @@ def server_of(settings: Settings, flavour: str) -> ServerEndpoint:
     plain, tls, local = KINDS[flavour]
     kind = local if settings.path is not None else tls if settings.tls else plain
     return ServerEndpoint(kind, settings.connection_options(), settings.url)
+
+
+def nodes_of(settings: Settings, flavour: str) -> ClusterEndpoints:
+    """Return the endpoints of the cluster that `settings` name."""
+    return ClusterEndpoints(server_of(settings, flavour), settings.nodes, lambda address: address, settings.url)
 
 
 # --- connecting ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ right to CLIENT, and a server before 7.2, which knows no library names, refuse t
 import os
 import re
 import socket
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from ailf.version import __version__
 from ailf_redis.connection.resp import Command
 
 __all__ = ["introduction_of"]
@@ -18,16 +18,9 @@ _FORBIDDEN: Final = re.compile(r"[^!-~]")
 """The characters that a name of a client can't have: anything but printable ASCII without the space."""
 
 
-def _version() -> str:
-    try:
-        return version("ailf")
-    except PackageNotFoundError:  # it runs from a directory of sources
-        return "unknown"
-
-
 LIBRARY: Final[tuple[Command, Command]] = (
     ("CLIENT", "SETINFO", "LIB-NAME", "ailf"),
-    ("CLIENT", "SETINFO", "LIB-VER", _version()),
+    ("CLIENT", "SETINFO", "LIB-VER", __version__),
 )
 
 

@@ -6,12 +6,22 @@ from typing import Any, Final
 import attrs
 
 from ailf.runtime.clock import SystemClock
-from ailf_redis.connection.endpoint import Address, PendingConnections, ServerEndpoint, disconnect
+from ailf_redis.connection.endpoint import PendingConnections, ServerEndpoint, disconnect, server_of
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.resp import READ_SIZE, Command, packed
 from ailf_redis.errors import MISREAD
+from ailf_redis.settings import Address, Settings
 
-__all__ = ["SWITCHES", "MasterState", "SentinelEndpoint", "ask", "is_master", "new_master", "state_requests"]
+__all__ = [
+    "SWITCHES",
+    "MasterState",
+    "SentinelEndpoint",
+    "ask",
+    "is_master",
+    "new_master",
+    "sentinels_of",
+    "state_requests",
+]
 
 SWITCHES: Final = "+switch-master"
 """The channel on which a Sentinel publishes that another server has become a master."""
@@ -95,6 +105,20 @@ class SentinelEndpoint:
         """Return this endpoint for one executor, with its own `PendingConnections`."""
         sentinels = [attrs.evolve(each, pending=pending) for each in self.sentinels]
         return attrs.evolve(self, master=attrs.evolve(self.master, pending=pending), sentinels=sentinels)
+
+
+def sentinels_of(settings: Settings, flavour: str) -> SentinelEndpoint:
+    """Return the endpoint of the master of the Sentinels that `settings` name."""
+    master = server_of(settings, flavour)
+    sentinel = attrs.evolve(master, options=settings.sentinel_options())
+    return SentinelEndpoint(
+        master=master,
+        sentinels=[sentinel.at(each) for each in settings.sentinels],
+        service=settings.master or "",
+        peers=0,
+        forced_host=None,
+        where=settings.url,
+    )
 
 
 # --- requests -----------------------------------------------------------------------------------------------------

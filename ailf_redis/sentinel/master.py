@@ -19,7 +19,7 @@ from ailf_redis.connection.endpoint import Address, Endpoint, disconnect
 from ailf_redis.connection.exchange import Port, port_of
 from ailf_redis.connection.executor import Executor, Link, LinkAround
 from ailf_redis.connection.resp import Command
-from ailf_redis.errors import BROKEN
+from ailf_redis.errors import BROKEN, WrongTransportError
 from ailf_redis.sentinel.endpoint import MasterState, SentinelEndpoint, ask, is_master
 from ailf_redis.sentinel.subscriptions import FAILURES, PATIENCE, Poller, Subscriptions
 
@@ -117,6 +117,8 @@ class MasterTracker(Endpoint):
         for others, sentinel in zip(range(len(sentinels), 0, -1), sentinels, strict=True):
             try:
                 state = await ask(sentinel, self._endpoint.service, min(PATIENCE, self._share(until, others)))
+            except WrongTransportError:
+                raise
             except BROKEN:
                 continue
             if state is None:

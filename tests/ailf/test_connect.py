@@ -105,6 +105,30 @@ def test_a_memory_object_made_alone_is_silent(
     assert not warnings_of(caplog)
 
 
+# --- options as keywords -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["memory://shop", "redis://127.0.0.1:1"])
+def test_common_options_as_keywords(url: str) -> None:
+    """A program passes `namespace` and `timeout` to any backend; None leaves the default."""
+    ailf.connect_async(url, namespace="crew", timeout=3)
+    ailf.connect_async(url, namespace=None, timeout=None)
+    for options in ({"timeout": "3"}, {"timeout": -1}, {"namespace": 5}, {"nope": 1}):
+        with pytest.raises(ailf.InvalidArgumentError, match=next(iter(options))):
+            ailf.connect_async(url, **options)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(ailf.InvalidArgumentError, match="namespace is given in the URL and as a keyword"):
+        ailf.connect_async(f"{url}?namespace=a", namespace="b")
+
+
+def test_a_namespace_as_a_keyword_is_that_of_the_url() -> None:
+    """Backends of one namespace share what they store, however it was given."""
+    with ailf.connect("memory://shop?namespace=a+b") as one, ailf.connect("memory://shop", namespace="a b") as other:
+        one.stream("s").add(1)
+        assert [each.data for each in other.stream("s").read()] == [1]
+        with ailf.connect("memory://shop") as third:
+            assert not list(third.stream("s").read())
+
+
 # --- waiting -------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import ailf
 from ailf import InvalidArgumentError, UnsupportedError, hookspecs, registry
 from ailf.cli import main
 from ailf.registry import plugin_for
+from ailf.urls import shown
 
 Install = Callable[..., None]
 
@@ -20,8 +21,11 @@ WORKING = """
     import ailf
     from ailf_memory import AsyncMemoryBackend, MemoryBackend
 
+    URLS = []
+
     @ailf.hookimpl
     def ailf_connect(url):
+        URLS.append(url)
         return MemoryBackend(url=url)
 
     @ailf.hookimpl
@@ -29,6 +33,17 @@ WORKING = """
         return AsyncMemoryBackend(url=url)
 """
 BLOCKING_ONLY = WORKING[: WORKING.rindex("@ailf.hookimpl")]
+WITH_OPTIONS = """
+    import ailf
+    from ailf_memory import MemoryBackend
+
+    OPTIONS = []
+
+    @ailf.hookimpl
+    def ailf_connect(options, url):
+        OPTIONS.append(options)
+        return MemoryBackend(url=url)
+"""
 BROKEN = "raise ValueError('half installed')"
 MISSING = "import a_package_that_nobody_has"
 REFUSED = """
@@ -80,6 +95,30 @@ def test_an_unknown_scheme_lists_what_is_installed(install: Install) -> None:
         ailf.connect("zink://host")
 
 
+@pytest.mark.parametrize("url", ["nats://h", "redi://h", "valkey+sentinel://h/m"])
+def test_an_unknown_scheme_names_no_package_that_may_not_exist(url: str) -> None:
+    """The error suggests an installed scheme that is spelled like it, and no package: anybody could register that."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        ailf.connect(url)
+    assert "ailf-" not in str(caught.value)
+    assert ("Did you mean redis" in str(caught.value)) == (not url.startswith("nats"))
+
+
+def test_keyword_options_reach_any_plugin(install: Install) -> None:
+    """A hook with a parameter `options` gets the values; for one without it they are added to the URL."""
+    install("zinc", WORKING)
+    url = "zinc://u:p?w@host/a?x=1"
+    with ailf.connect(url, namespace="a b&c", timeout=2.5, eager=True) as backend:
+        assert backend.url == shown(url)
+    assert [f"{url}&namespace=a%20b%26c&timeout=2.5&eager=true"] == sys.modules["ailf_test_zinc"].URLS
+    for options, says in (({"x": 2}, "x is given in the URL and as a keyword"), ({"y": []}, "y can't be in one")):
+        with pytest.raises(InvalidArgumentError, match=says):
+            ailf.connect(url, **options)
+    install("iron", WITH_OPTIONS)
+    ailf.connect("iron://host", timeout=2.5, key=b"k").close()
+    assert sys.modules["ailf_test_iron"].OPTIONS == [{"timeout": 2.5, "key": b"k"}]
+
+
 @pytest.mark.parametrize("url", ["redis", "localhost:6379", "redis:/host"])
 def test_what_is_no_url_is_refused(url: str) -> None:
     """A text without a scheme is another error than a scheme that isn't installed."""
@@ -129,7 +168,7 @@ def test_the_missing_redis_extra_names_the_command() -> None:
         sys.modules["redis"] = None  # as if it were not installed
         import ailf
         ailf.connect("memory://").close()
-        for scheme in ("redis", "rediss", "unix"):
+        for scheme in ("redis", "rediss", "valkey", "redis+sentinel", "rediss+cluster", "unix"):
             try:
                 ailf.connect(f"{scheme}://localhost")
             except ailf.UnsupportedError as error:
@@ -137,11 +176,18 @@ def test_the_missing_redis_extra_names_the_command() -> None:
     """
     done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert [each.partition(":")[0] for each in lines] == ["redis", "rediss", "unix"]
+    assert [each.partition(":")[0] for each in lines] == [
+        "redis",
+        "rediss",
+        "valkey",
+        "redis+sentinel",
+        "rediss+cluster",
+        "unix",
+    ]
     assert all(each.endswith("pip install 'ailf[redis]'") for each in lines)
 
 
-@pytest.mark.parametrize("scheme", ["memory", "redis", "rediss", "unix"])
+@pytest.mark.parametrize("scheme", ["memory", "redis", "valkeys", "redis+sentinel", "rediss+cluster", "unix"])
 def test_a_scheme_of_ours_cannot_be_taken_over(
     install: Install, capsys: pytest.CaptureFixture[str], scheme: str
 ) -> None:
@@ -151,7 +197,7 @@ def test_a_scheme_of_ours_cannot_be_taken_over(
     out = capsys.readouterr().out
     assert f"{scheme}:// belongs to ailf; this entry point is ignored" in out
     assert out.count("can't be used") == 1
-    plugin_for(f"{scheme}:///tmp/name", "ailf_connect", "blocking")
+    plugin_for(f"{scheme}:///name", "ailf_connect", "blocking")
     assert "ailf_test_intruder" not in sys.modules
 
 
@@ -179,7 +225,8 @@ def test_the_command_lists_backends(install: Install, capsys: pytest.CaptureFixt
     install("zinc", WORKING)
     assert main(["backends"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    schemes = [row[0].removesuffix("://") for row in rows]
+    assert schemes == sorted(schemes)
     assert ["zinc://", "ailf-zinc", "1.5", "ailf_test_zinc"] in rows
     assert "memory://" in [row[0] for row in rows]
 

@@ -25,21 +25,29 @@ class Certificates:
         ca: The certificate of the authority, which clients trust.
         cert: The certificate chain of the server.
         key: The private key of the server.
+        client_cert: The certificate chain of a client.
+        client_key: The private key of the client.
     """
 
     ca: Path
     cert: Path
     key: Path
+    client_cert: Path
+    client_key: Path
 
     @classmethod
     def make(cls, folder: Path) -> Self:
         """Write new certificates into a folder."""
-        certificates = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        names = ("ca", "cert", "key", "client_cert", "client_key")
+        certificates = cls(*(folder / f"{name}.pem" for name in names))
         authority = trustme.CA()
-        server = authority.issue_cert(HOST)
         authority.cert_pem.write_to_path(str(certificates.ca))
-        server.cert_chain_pems[0].write_to_path(str(certificates.cert))
-        server.private_key_pem.write_to_path(str(certificates.key))
+        for issued, cert, key in (
+            (authority.issue_cert(HOST), certificates.cert, certificates.key),
+            (authority.issue_cert("agent@example.org"), certificates.client_cert, certificates.client_key),
+        ):
+            issued.cert_chain_pems[0].write_to_path(str(cert))
+            issued.private_key_pem.write_to_path(str(key))
         return certificates
 
     def options(self) -> list[str]:
@@ -53,12 +61,18 @@ class Terminator:
 
     It is a process of its own, so that its sockets aren't counted as a client's.
 
+    Arguments:
+        certificates: The certificates.
+        target_port: The port of the server.
+        asks: Whether it refuses clients without a certificate of the authority.
+
     Attributes:
         port: The port for clients.
     """
 
-    def __init__(self, certificates: Certificates, target_port: int) -> None:
-        command = (sys.executable, "-m", "tests.support.tls", certificates.cert, certificates.key, str(target_port))
+    def __init__(self, certificates: Certificates, target_port: int, *, asks: bool = False) -> None:
+        files = (certificates.cert, certificates.key, *((certificates.ca,) if asks else ()))
+        command = (sys.executable, "-m", "tests.support.tls", str(target_port), *files)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -70,7 +84,7 @@ class Terminator:
         self._process.communicate(timeout=5.0)
 
 
-async def _terminate(cert: str, key: str, target_port: str) -> None:
+async def _terminate(target_port: str, cert: str, key: str, authority: str | None = None) -> None:
     """Serve until standard input ends."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,6 +98,9 @@ async def _terminate(cert: str, key: str, target_port: str) -> None:
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
+    if authority is not None:
+        context.load_verify_locations(authority)
+        context.verify_mode = ssl.CERT_REQUIRED
     server = await asyncio.start_server(connected, HOST, 0, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - the parent reads it
     await asyncio.to_thread(sys.stdin.read)

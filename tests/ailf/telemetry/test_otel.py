@@ -656,6 +656,8 @@ def test_other_events(telemetry: Telemetry) -> None:
         ("rediss://h:1/0", {"messaging.system": "redis", "server.address": "h", "server.port": 1}),
         ("unix:///tmp/r.sock", {"messaging.system": "redis", "server.address": "/tmp/r.sock"}),
         ("redis://a:1,b:2/0", {"messaging.system": "redis"}),
+        ("redis+sentinel://a:1/m", {"messaging.system": "redis"}),
+        ("rediss+cluster://a:1", {"messaging.system": "redis"}),
         ("nats://h", {"messaging.system": "nats", "server.address": "h"}),
         ("", {"messaging.system": "ailf"}),
     ],

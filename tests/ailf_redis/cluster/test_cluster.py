@@ -203,7 +203,7 @@ def test_a_cluster_that_is_away() -> None:
 
     async def main() -> None:
         backend = AsyncRedisBackend.from_client(RedisCluster(host="127.0.0.1", port=1), retry_for=0)
-        with pytest.raises(ailf.ConnectionLostError, match=r"any node of cluster://127\.0\.0\.1:1"):
+        with pytest.raises(ailf.ConnectionLostError, match=r"any node of redis\+cluster://127\.0\.0\.1:1"):
             await backend.ping()
         await backend.aclose()
 
