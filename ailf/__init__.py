@@ -1,6 +1,7 @@
 """Messaging and coordination for agents: interfaces that don't depend on a broker, and how to open a backend."""
 
 from ailf.backend import AsyncBackend, Backend
+from ailf.codecs import Codec
 from ailf.connect import connect, connect_async
 from ailf.errors import (
     AilfError,
@@ -102,6 +103,7 @@ __all__ = [
     "Backoff",
     "ChannelInfo",
     "ClosedError",
+    "Codec",
     "Concurrency",
     "ConnectionLostError",
     "Consumer",

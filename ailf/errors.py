@@ -2,7 +2,7 @@
 
     AilfError
     ├── InvalidArgumentError (also ValueError)   the call was wrong; nothing was sent
-    ├── EncodeError          (also ValueError)   a payload has no JSON form; nothing was sent
+    ├── EncodeError          (also ValueError)   a payload is of another type, or has no JSON form; nothing was sent
     ├── DecodeError          (also ValueError)   a received body is not what the object expects
     ├── UnsupportedError                         the backend doesn't have the capability
     ├── ClosedError                              the object, or its backend, is closed
@@ -74,11 +74,14 @@ class InvalidArgumentError(AilfError, ValueError):
 
 
 class EncodeError(AilfError, ValueError):
-    """The codec can't write a payload; nothing was sent."""
+    """A payload is not of the object's ``type``, or the codec can't write it; nothing was sent."""
 
 
 class DecodeError(AilfError, ValueError):
-    """A received body is not what the object's ``type`` expects. The message shows ids and lengths, never content."""
+    """A received body is not what the object's ``type`` expects.
+
+    The message names the field and the expected type. It shows ids and lengths, never content.
+    """
 
 
 class UnsupportedError(AilfError):

@@ -113,6 +113,8 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     # --- the backend
     "pubsub(on_error=)": (lambda o, bad: o.backend.pubsub(on_error=bad), CALLABLES),
     "pubsub(sharded=)": (lambda o, bad: o.backend.pubsub(sharded=bad), FLAGS),
+    "pubsub(validate=)": (lambda o, bad: o.backend.pubsub(validate=bad), FLAGS),
+    "stream(validate=)": (lambda o, bad: o.backend.stream("s", validate=bad), FLAGS),
     "stream(name)": (lambda o, bad: o.backend.stream(bad), NAMES),
     "stream(retention=)": (lambda o, bad: o.backend.stream("s", retention=bad), [5, "100", {"max_len": 5}, 0, False]),
     "stream(partitions=)": (lambda o, bad: o.backend.stream("s", partitions=bad), [*COUNTS, 257]),

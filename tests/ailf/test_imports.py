@@ -18,6 +18,8 @@ OPTIONAL = {  # what stands above the core, and is imported only by a program th
     CORE / "cli": {"typer", "rich"},  # importing ailf.cli itself needs nothing
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
+    CORE / "payload_types.py": {"typing_extensions"},  # for type checkers, which bring its types
+    CORE / "pydantic_models.py": {"pydantic", "pydantic_core"},  # within functions, for a type that is a model
 }
 
 
