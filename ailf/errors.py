@@ -9,6 +9,7 @@
     ├── LeaseLostError                           a lease has ended; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
     ├── NotFoundError                            the group doesn't exist; nothing was changed
+    ├── EmptyError                               no message came in time, or the consumer was stopped
     ├── LockTimeoutError     (also TimeoutError) the lock was not granted in time
     ├── RateLimitedError                         a limit doesn't allow the call, or not in time
     ├── NoResponderError                         the channel of a request has no responder
@@ -41,6 +42,7 @@ __all__ = [
     "ClosedError",
     "ConnectionLostError",
     "DecodeError",
+    "EmptyError",
     "EncodeError",
     "InvalidArgumentError",
     "LeaseLostError",
@@ -102,6 +104,10 @@ class SettledError(AilfError):
 
 class NotFoundError(AilfError):
     """The object to change, such as a consumer group, doesn't exist; nothing was changed."""
+
+
+class EmptyError(AilfError):
+    """`take` has no message: none came within ``timeout`` seconds, or the consumer was stopped."""
 
 
 class LockTimeoutError(AilfError, TimeoutError):

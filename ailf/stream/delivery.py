@@ -398,7 +398,7 @@ class Delivery(_DeliveryBase[T_co]):
     >>> import ailf
     >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
     ...     id = backend.stream("orders").add("two teas")
-    ...     with consumer.get() as delivery:
+    ...     with consumer.take() as delivery:
     ...         assert (delivery.data, delivery.attempt) == ("two teas", 1)
     """
 
@@ -482,7 +482,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders = backend.stream("orders")
     ...         await orders.add("two teas")
-    ...         async with orders.group("tea").consumer() as consumer, await consumer.get() as delivery:
+    ...         async with orders.group("tea").consumer() as consumer, await consumer.take() as delivery:
     ...             assert (delivery.data, delivery.attempt) == ("two teas", 1)
     >>> asyncio.run(main())
     """
@@ -576,7 +576,7 @@ def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
     ...     print(order, "is attempt", ailf.current_delivery().attempt)
     >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
     ...     id = backend.stream("orders").add("cake")
-    ...     with consumer.get() as delivery:
+    ...     with consumer.take() as delivery:
     ...         bake(delivery.data)
     cake is attempt 1
 

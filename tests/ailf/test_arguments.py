@@ -229,6 +229,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "seek(position)": (lambda o, bad: o.group.seek(bad), POSITIONS),
     "consumer(name)": (lambda o, bad: o.group.consumer(bad), TEXTS),
     "consumer(prefetch=)": (lambda o, bad: o.group.consumer(prefetch=bad), [*COUNTS, None]),
+    "consumer.take(timeout)": (lambda o, bad: o.group.consumer().take(bad), WAITS),
     "consumer.get(timeout)": (lambda o, bad: o.group.consumer().get(bad), WAITS),
     "consumer.get_many(n)": (lambda o, bad: o.group.consumer().get_many(bad, 0), [*COUNTS, None]),
     "consumer.get_many(timeout)": (lambda o, bad: o.group.consumer().get_many(1, bad), WAITS),
