@@ -5,7 +5,7 @@ again after a backoff, and one that fails too often becomes one of the group's d
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from ailf.instruments import Destination
 from ailf.listing import PAGE, AsyncListing, Listing
@@ -248,6 +248,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: bool = False,
     ) -> None: ...
 
     @overload
@@ -264,6 +265,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: bool = False,
     ) -> None: ...
 
     def process(
@@ -279,6 +281,7 @@ class Group(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -304,6 +307,7 @@ class Group(_GroupBase, Generic[T]):
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
                 are the default ones (only in the main thread). A second signal has its former effect.
+            threads: For the asyncio class. Here handlers always run in threads.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a coroutine function or a generator
@@ -316,7 +320,7 @@ class Group(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger,
+            batch=batch, linger=linger, threads=threads,
         )  # fmt: skip
         run(_worker_class(options)(self._flow, handler, options, consumer).run())
 
@@ -417,6 +421,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: Literal[False] = False,
     ) -> None: ...
 
     @overload
@@ -433,6 +438,40 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: Literal[False] = False,
+    ) -> None: ...
+
+    @overload
+    async def process(
+        self,
+        handler: Callable[[Delivery[T]], Any],
+        *,
+        batch: None = None,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+        threads: Literal[True],
+    ) -> None: ...
+
+    @overload
+    async def process(
+        self,
+        handler: Callable[[list[Delivery[T]]], Any],
+        *,
+        batch: int,
+        linger: float = 0.0,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+        threads: Literal[True],
     ) -> None: ...
 
     async def process(
@@ -448,6 +487,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         on_lost: OnLost = OnLost.CANCEL,
         consumer: str | None = None,
         signals: bool | None = None,
+        threads: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -474,6 +514,10 @@ class AsyncGroup(_GroupBase, Generic[T]):
             consumer: The consumer's name, for operators.
             signals: Whether SIGTERM and Ctrl-C stop it as `stop` does: True, False, or None for those whose handlers
                 are the default ones (only in the main thread). A second signal has its former effect.
+            threads: Whether the handler, a plain function, runs in ``concurrency`` threads of its own, with a blocking
+                `Delivery`, the context of its message, and ``drain`` and ``timeout`` as in `Group.process`. Without it
+                a plain function runs in the event loop and must not block it; one that does so for over 0.1 s is named
+                in the log, once.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a generator function.
@@ -486,6 +530,6 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger,
+            batch=batch, linger=linger, threads=threads,
         )  # fmt: skip
         await _worker_class(options)(self._flow, handler, options, consumer).run()

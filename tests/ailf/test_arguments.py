@@ -242,6 +242,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process(consumer=)": (lambda o, bad: o.group.process(body, consumer=bad), TEXTS),
     "process(timeout=)": (lambda o, bad: o.group.process(body, timeout=bad), TIMES),
     "process(on_lost=)": (lambda o, bad: o.group.process(body, on_lost=bad), ["cancel", None, 0, True]),
+    "process(threads=)": (lambda o, bad: o.group.process(body, threads=bad), FLAGS),
     "process(signals=)": (lambda o, bad: o.group.process(body, signals=bad), SIGNALS),
     "dead_letters.list(after=)": (lambda o, bad: o.group.dead_letters.list(after=bad), [5, None, b"1", ["1"]]),
     "dead_letters.list(limit=)": (lambda o, bad: o.group.dead_letters.list(limit=bad), [*COUNTS, None]),
