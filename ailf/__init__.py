@@ -2,6 +2,7 @@
 
 from ailf.app import App
 from ailf.backend import AsyncBackend, Backend
+from ailf.codecs import Codec
 from ailf.connect import connect, connect_async
 from ailf.errors import (
     AilfError,
@@ -12,6 +13,7 @@ from ailf.errors import (
     ClosedError,
     ConnectionLostError,
     DecodeError,
+    EmptyError,
     EncodeError,
     InvalidArgumentError,
     LeaseLostError,
@@ -105,6 +107,7 @@ __all__ = [
     "Backoff",
     "ChannelInfo",
     "ClosedError",
+    "Codec",
     "Concurrency",
     "ConnectionLostError",
     "Consumer",
@@ -114,6 +117,7 @@ __all__ = [
     "Decision",
     "DecodeError",
     "Delivery",
+    "EmptyError",
     "EncodeError",
     "Entry",
     "FixedWindow",

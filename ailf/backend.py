@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from ailf.checks import check_prefix
+from ailf.codecs import Codec
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import AWAY, Engine
 from ailf.errors import InvalidArgumentError
@@ -14,6 +15,7 @@ from ailf.listing import PAGE, AsyncListing, Listing, ReadPage
 from ailf.lock import AsyncLock, Lock
 from ailf.lock.flow import require_locks
 from ailf.logs import About, Log
+from ailf.payload_types import TypeForm
 from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
 from ailf.runtime import run
@@ -141,10 +143,19 @@ class Backend(_BackendBase):
     pubsub_class: ClassVar[type[PubSub[Any]]] = PubSub
 
     @overload
-    def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> PubSub[Any]: ...
+    def pubsub(
+        self, *, on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> PubSub[Any]: ...
 
     @overload
-    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None, sharded: bool = False) -> PubSub[T]: ...
+    def pubsub(
+        self, *, type: TypeForm[T], on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> PubSub[T]: ...
+
+    @overload
+    def pubsub(
+        self, *, type: Codec[T], on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> PubSub[T]: ...
 
     def pubsub(
         self,
@@ -152,14 +163,18 @@ class Backend(_BackendBase):
         type: Any = Any,  # noqa: A002 - the API
         on_error: ErrorHook | None = None,
         sharded: bool = False,
+        validate: bool = False,
     ) -> PubSub[Any]:
         """Return the pub/sub interface.
 
         Arguments:
-            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            type: The type of payloads: ``bytes``, a dataclass, an attrs, msgspec or pydantic class, a union, …; or a
+                `Codec` of your own. If it is a class or a union of classes, only instances of it are sent.
             on_error: Called with an exception and the raw message if a message can't be decoded or a handler raises.
             sharded: Whether its channels are sharded channels, each carried by one shard of a cluster, without
                 patterns.
+            validate: Whether each published payload is decoded before it is sent, so that only what receivers can
+                decode is sent.
 
         Raises:
             UnsupportedError: The backend has no pub/sub, or no sharded channels.
@@ -167,16 +182,38 @@ class Backend(_BackendBase):
         self.engine.require(Capability.PUBSUB, "pub/sub")
         if sharded:
             self.engine.require(Capability.SHARDED, "sharded channels")
-        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
+        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, validate=validate, engine=self.engine)
 
     @overload
     def stream(
-        self, name: str, *, retention: Retention | None = None, partitions: int | None = None
+        self,
+        name: str,
+        *,
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
     ) -> Stream[Any]: ...
 
     @overload
     def stream(
-        self, name: str, *, type: type[T], retention: Retention | None = None, partitions: int | None = None
+        self,
+        name: str,
+        *,
+        type: TypeForm[T],
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
+    ) -> Stream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        name: str,
+        *,
+        type: Codec[T],
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
     ) -> Stream[T]: ...
 
     def stream(
@@ -186,17 +223,21 @@ class Backend(_BackendBase):
         type: Any = Any,  # noqa: A002 - the API
         retention: Retention | None = None,
         partitions: int | None = None,
+        validate: bool = False,
     ) -> Stream[Any]:
         """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
-            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            type: The type of payloads: ``bytes``, a dataclass, an attrs, msgspec or pydantic class, a union, …; or a
+                `Codec` of your own. If it is a class or a union of classes, only instances of it are sent.
             retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
                 For a work queue use ``Retention.settled()``. ``max_len`` counts in each partition.
             partitions: The number of partitions, 1 to 256; None for an ordinary stream, which is as 1. Each is a stream
                 of its own, on any node of a cluster: see "Partitions" in the guide on streams. All objects of a stream
                 must be given the same number; the first one that adds or consumes stores it.
+            validate: Whether each added payload is decoded before it is sent, so that only what consumers can decode
+                is sent.
 
         Raises:
             InvalidArgumentError: ``partitions`` is out of bounds. Another number than the stored one is found at the
@@ -204,7 +245,9 @@ class Backend(_BackendBase):
             UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, retention=retention, partitions=partitions, engine=self.engine)
+        return self.stream_class(
+            name, type=type, retention=retention, partitions=partitions, validate=validate, engine=self.engine
+        )
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> Lock:
         """Return the lock of this name; with several names, a lock that acquires them all at once.
@@ -349,10 +392,19 @@ class AsyncBackend(_BackendBase):
     pubsub_class: ClassVar[type[AsyncPubSub[Any]]] = AsyncPubSub
 
     @overload
-    def pubsub(self, *, on_error: ErrorHook | None = None, sharded: bool = False) -> AsyncPubSub[Any]: ...
+    def pubsub(
+        self, *, on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> AsyncPubSub[Any]: ...
 
     @overload
-    def pubsub(self, *, type: type[T], on_error: ErrorHook | None = None, sharded: bool = False) -> AsyncPubSub[T]: ...
+    def pubsub(
+        self, *, type: TypeForm[T], on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> AsyncPubSub[T]: ...
+
+    @overload
+    def pubsub(
+        self, *, type: Codec[T], on_error: ErrorHook | None = None, sharded: bool = False, validate: bool = False
+    ) -> AsyncPubSub[T]: ...
 
     def pubsub(
         self,
@@ -360,14 +412,18 @@ class AsyncBackend(_BackendBase):
         type: Any = Any,  # noqa: A002 - the API
         on_error: ErrorHook | None = None,
         sharded: bool = False,
+        validate: bool = False,
     ) -> AsyncPubSub[Any]:
         """Return the pub/sub interface.
 
         Arguments:
-            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            type: The type of payloads: ``bytes``, a dataclass, an attrs, msgspec or pydantic class, a union, …; or a
+                `Codec` of your own. If it is a class or a union of classes, only instances of it are sent.
             on_error: Called with an exception and the raw message if a message can't be decoded or a handler raises.
             sharded: Whether its channels are sharded channels, each carried by one shard of a cluster, without
                 patterns.
+            validate: Whether each published payload is decoded before it is sent, so that only what receivers can
+                decode is sent.
 
         Raises:
             UnsupportedError: The backend has no pub/sub, or no sharded channels.
@@ -375,16 +431,38 @@ class AsyncBackend(_BackendBase):
         self.engine.require(Capability.PUBSUB, "pub/sub")
         if sharded:
             self.engine.require(Capability.SHARDED, "sharded channels")
-        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, engine=self.engine)
+        return self.pubsub_class(type=type, on_error=on_error, sharded=sharded, validate=validate, engine=self.engine)
 
     @overload
     def stream(
-        self, name: str, *, retention: Retention | None = None, partitions: int | None = None
+        self,
+        name: str,
+        *,
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
     ) -> AsyncStream[Any]: ...
 
     @overload
     def stream(
-        self, name: str, *, type: type[T], retention: Retention | None = None, partitions: int | None = None
+        self,
+        name: str,
+        *,
+        type: TypeForm[T],
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
+    ) -> AsyncStream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        name: str,
+        *,
+        type: Codec[T],
+        retention: Retention | None = None,
+        partitions: int | None = None,
+        validate: bool = False,
     ) -> AsyncStream[T]: ...
 
     def stream(
@@ -394,17 +472,21 @@ class AsyncBackend(_BackendBase):
         type: Any = Any,  # noqa: A002 - the API
         retention: Retention | None = None,
         partitions: int | None = None,
+        validate: bool = False,
     ) -> AsyncStream[Any]:
         """Return the stream of this name. The backend creates it with its first message or group.
 
         Arguments:
             name: Any non-empty text.
-            type: The type that payloads are decoded into: ``bytes``, a dataclass, an attrs or msgspec type, ….
+            type: The type of payloads: ``bytes``, a dataclass, an attrs, msgspec or pydantic class, a union, …; or a
+                `Codec` of your own. If it is a class or a union of classes, only instances of it are sent.
             retention: Which entries are kept when this object adds one. None keeps all, so the stream grows for ever.
                 For a work queue use ``Retention.settled()``. ``max_len`` counts in each partition.
             partitions: The number of partitions, 1 to 256; None for an ordinary stream, which is as 1. Each is a stream
                 of its own, on any node of a cluster: see "Partitions" in the guide on streams. All objects of a stream
                 must be given the same number; the first one that adds or consumes stores it.
+            validate: Whether each added payload is decoded before it is sent, so that only what consumers can decode
+                is sent.
 
         Raises:
             InvalidArgumentError: ``partitions`` is out of bounds. Another number than the stored one is found at the
@@ -412,7 +494,9 @@ class AsyncBackend(_BackendBase):
             UnsupportedError: The backend has no streams.
         """
         self.engine.require(Capability.STREAM, "streams")
-        return self.stream_class(name, type=type, retention=retention, partitions=partitions, engine=self.engine)
+        return self.stream_class(
+            name, type=type, retention=retention, partitions=partitions, validate=validate, engine=self.engine
+        )
 
     def lock(self, *names: str, ttl: float = 30.0, fair: bool = False, renew: bool = True) -> AsyncLock:
         """Return the lock of this name; with several names, a lock that acquires them all at once.

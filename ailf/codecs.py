@@ -1,8 +1,8 @@
-r"""Encode payloads as bytes and decode them: JSON by msgspec, or bytes unchanged. Nothing in here waits.
+r"""Encode payloads as bytes and decode them: JSON by msgspec or pydantic, or bytes unchanged. Nothing in here waits.
 
 The format of a body is declared, never guessed: by the object's ``type``; or, if an object without a ``type`` sends
 ``bytes``, by the ``content-type`` header. Pickle is never used. Every failure to decode is a `DecodeError`, whose
-message shows lengths only.
+message names the field and the expected type, and shows nothing else of the body.
 
 Envelope: most brokers have no headers in pub/sub, so a message with headers is published as
 ``\0AILF\1`` + header length (4 bytes, big-endian) + headers as JSON + body. A message without headers is published as
@@ -10,13 +10,16 @@ its body alone, which any client can read. A received body without an envelope h
 """
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from ailf.checks import check_headers, check_mapping, too_large
 from ailf.errors import DecodeError, EncodeError, InvalidArgumentError
+from ailf.payload_types import classes_of
+from ailf.pydantic_models import ModelError, PydanticCodec, dump, is_model, load, uses_pydantic
 from ailf.safe_text import text_of
 from ailf.tracing import stamped
 from ailf.user_errors import interrupts
@@ -28,24 +31,51 @@ BYTES: Final = "application/octet-stream"
 
 _MAGIC: Final = b"\0AILF\1"
 _HEADERS: Final = msgspec.json.Decoder(dict[str, str])
-_json = msgspec.json.Encoder()
+_SAFE: Final = re.compile(
+    r"(Expected `[\w .|]*`(?: (?:of length )?[<>=]* ?\d+)?(?:, got `\w*`)?|Object missing required field `[^`]*`)"
+)
+"""The beginning of the errors of msgspec that quote nothing of a body."""
+
+_PATH: Final = re.compile(r" - at (`\$[^`]*`|`key` in `\$[^`]*`)$")
+
+T = TypeVar("T")
 
 
-class Codec(Protocol):
+def _encoded_by_hook(value: Any) -> Any:
+    if is_model(type(value)):
+        return dump(value)
+    raise NotImplementedError
+
+
+def _decoded_by_hook(kind: Any, value: Any) -> Any:
+    if is_model(kind):
+        return load(kind, value)
+    if isinstance(value, kind):
+        return value
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+
+
+_json = msgspec.json.Encoder(enc_hook=_encoded_by_hook)
+
+
+class Codec(Protocol[T]):
     """Encodes and decodes payloads. For another format, pass an object of your own class as ``type=``.
 
     >>> import ailf
     >>> class Text:
-    ...     def encode(self, data): return data.encode()
-    ...     def decode(self, body, *, foreign): return body.decode()
+    ...     def encode(self, data: str) -> bytes:
+    ...         return data.encode()
+    ...     def decode(self, body: bytes, *, foreign: bool) -> str:
+    ...         return body.decode()
     >>> with ailf.connect("memory://") as backend:
-    ...     first = backend.stream("notes", type=Text()).add("two teas")
+    ...     notes: ailf.Stream[str] = backend.stream("notes", type=Text())
+    ...     first = notes.add("two teas")
     """
 
-    def encode(self, data: Any) -> bytes:
+    def encode(self, data: T) -> bytes:
         """Return the body of a payload; raise any exception for a payload that can't be encoded."""
 
-    def decode(self, body: bytes, *, foreign: bool) -> Any:
+    def decode(self, body: bytes, *, foreign: bool) -> T:
         """Return the payload of a body; raise any exception for a body that can't be decoded.
 
         Arguments:
@@ -60,15 +90,15 @@ class JsonCodec:
     def __init__(self, type_: Any = Any) -> None:
         self._type = type_
         try:
-            self._decoder = msgspec.json.Decoder(type_)
-            self._lenient = msgspec.json.Decoder(type_, strict=False)
+            self._decoder = msgspec.json.Decoder(type_, dec_hook=_decoded_by_hook)
+            self._lenient = msgspec.json.Decoder(type_, strict=False, dec_hook=_decoded_by_hook)
         except TypeError as error:
             raise InvalidArgumentError(f"type={type_!r} can't be decoded from JSON: {error}") from error
 
     def encode(self, data: Any) -> bytes:
         body = _json.encode(data)
         if b"null" in body:  # the encoder writes NaN and infinity as null, too
-            _refuse_unwritable(msgspec.to_builtins(data, str_keys=True))
+            _refuse_unwritable(msgspec.to_builtins(data, str_keys=True, enc_hook=_encoded_by_hook))
         return body
 
     def decode(self, body: bytes, *, foreign: bool) -> Any:
@@ -97,14 +127,29 @@ class BytesCodec:
         return body
 
 
-def codec_for(type_: Any) -> Codec:
-    """Return the codec for an object's ``type``: ``bytes``, a user's `Codec`, or any type that msgspec decodes."""
+class ModelCodec(PydanticCodec):
+    """JSON by pydantic, without the null that it writes for NaN and infinity."""
+
+    def encode(self, data: Any) -> bytes:
+        body = super().encode(data)
+        if b"null" in body:
+            _refuse_unwritable(self.plain(data))
+        return body
+
+
+def codec_for(type_: Any) -> Codec[Any]:
+    """Return the codec for a ``type``: ``bytes``, a user's `Codec`, or any type that msgspec or pydantic decodes."""
     if type_ is bytes:
         return BytesCodec()
-    if not isinstance(type_, type) and hasattr(type_, "encode") and hasattr(type_, "decode"):
-        own: Codec = type_
+    if is_codec(type_):
+        own: Codec[Any] = type_
         return own
-    return JsonCodec(type_)
+    return ModelCodec(type_) if uses_pydantic(type_) else JsonCodec(type_)
+
+
+def is_codec(type_: Any) -> bool:
+    """Tell whether a ``type`` is an object of a user's own class that encodes and decodes."""
+    return not isinstance(type_, type) and hasattr(type_, "encode") and hasattr(type_, "decode")
 
 
 class Payloads:
@@ -114,10 +159,18 @@ class Payloads:
         what: The object, for errors, such as ``stream 'tasks'``.
         type_: The object's ``type``.
         limit: The largest body in bytes, ``max_payload``.
+        validate: Whether a producer's payload is decoded before it is sent.
+
+    Attributes:
+        kinds: The classes of which a producer's payload must be an instance; () if no class says whether it fits. The
+            producer asks ``isinstance`` itself: a method here would cost each message a call.
+        validate: As given.
     """
 
-    def __init__(self, what: str, type_: Any, limit: int) -> None:
+    def __init__(self, what: str, type_: Any, limit: int, *, validate: bool = False) -> None:
         self.what = what
+        self.validate = validate
+        self.kinds = () if is_codec(type_) else classes_of(type_)
         self._type = type_
         codec = codec_for(type_)
         self._encode, self._decode = codec.encode, codec.decode
@@ -164,6 +217,24 @@ class Payloads:
             raise too_large(self.what, body, self._limit)
         return body, sent
 
+    def wrong_kind(self, data: Any) -> EncodeError:
+        """Return the error for a payload that is not an instance of `kinds`."""
+        expected = " or ".join(each.__name__ for each in self.kinds)
+        return EncodeError(
+            f"{self.what}: a payload must be of its type ({expected}), not {type(data).__name__}. Nothing was sent"
+        )
+
+    def check(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Check that receivers can decode a body.
+
+        Raises:
+            EncodeError: They can't.
+        """
+        try:
+            self.unpack(body, headers)
+        except DecodeError as error:
+            raise EncodeError(f"nothing was sent, as receivers could not decode it: {error}") from error
+
     def unpack(
         self, body: bytes, headers: Mapping[str, str], *, foreign: bool = False, problem: str = ""
     ) -> tuple[Any, dict[str, str]]:
@@ -189,8 +260,24 @@ class Payloads:
             if interrupts(error):
                 raise
             raise DecodeError(
-                f"{self.what}: a body of {len(body)} bytes can't be decoded ({type(error).__name__})"
+                f"{self.what}: a body of {len(body)} bytes can't be decoded ({type(error).__name__}){_mismatch(error)}"
             ) from error
+
+
+def _mismatch(error: BaseException) -> str:
+    """Return the field and the expected type that a decoder's error names, without what it quotes of the body."""
+    if isinstance(error, ModelError):
+        return f": {error}"
+    if not isinstance(error, msgspec.ValidationError):
+        return ""
+    text = str(error)
+    path = _PATH.search(text)
+    if isinstance(error.__cause__, ModelError):  # a model in a field
+        shown: str | None = str(error.__cause__)
+    else:
+        safe = None if error.__cause__ else _SAFE.match(text)  # with a cause, it is the text of the user's own code
+        shown = safe[0] if safe else "a value is refused"
+    return f": {shown}{f' at {path[1]}' if path else ''}"
 
 
 def seal_envelope(body: bytes, headers: Mapping[str, str]) -> bytes:

@@ -2,13 +2,14 @@
 
     AilfError
     ├── InvalidArgumentError (also ValueError)   the call was wrong; nothing was sent
-    ├── EncodeError          (also ValueError)   a payload has no JSON form; nothing was sent
+    ├── EncodeError          (also ValueError)   a payload is of another type, or has no JSON form; nothing was sent
     ├── DecodeError          (also ValueError)   a received body is not what the object expects
     ├── UnsupportedError                         the backend doesn't have the capability
     ├── ClosedError                              the object, or its backend, is closed
     ├── LeaseLostError                           a lease has ended; nothing was changed
     ├── SettledError                             a delivery was settled already, in another way
     ├── NotFoundError                            the group doesn't exist; nothing was changed
+    ├── EmptyError                               no message came in time, or the consumer was stopped
     ├── LockTimeoutError     (also TimeoutError) the lock was not granted in time
     ├── RateLimitedError                         a limit doesn't allow the call, or not in time
     ├── NoResponderError                         the channel of a request has no responder
@@ -41,6 +42,7 @@ __all__ = [
     "ClosedError",
     "ConnectionLostError",
     "DecodeError",
+    "EmptyError",
     "EncodeError",
     "InvalidArgumentError",
     "LeaseLostError",
@@ -74,11 +76,14 @@ class InvalidArgumentError(AilfError, ValueError):
 
 
 class EncodeError(AilfError, ValueError):
-    """The codec can't write a payload; nothing was sent."""
+    """A payload is not of the object's ``type``, or the codec can't write it; nothing was sent."""
 
 
 class DecodeError(AilfError, ValueError):
-    """A received body is not what the object's ``type`` expects. The message shows ids and lengths, never content."""
+    """A received body is not what the object's ``type`` expects.
+
+    The message names the field and the expected type. It shows ids and lengths, never content.
+    """
 
 
 class UnsupportedError(AilfError):
@@ -99,6 +104,10 @@ class SettledError(AilfError):
 
 class NotFoundError(AilfError):
     """The object to change, such as a consumer group, doesn't exist; nothing was changed."""
+
+
+class EmptyError(AilfError):
+    """`take` has no message: none came within ``timeout`` seconds, or the consumer was stopped."""
 
 
 class LockTimeoutError(AilfError, TimeoutError):

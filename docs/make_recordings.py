@@ -163,7 +163,7 @@ def bury(mails: ailf.Stream[object]) -> str:
     senders = mails.group("senders", max_deliveries=1, backoff=ailf.Backoff(initial=0.0))
     with senders.consumer() as consumer:
         for reason in ("the mailbox of ann@example.org is full", "550 no such user"):
-            delivery = consumer.get(timeout=5)
+            delivery = consumer.take(timeout=5)
             assert delivery is not None
             delivery.nack(reason=reason)
     return senders.dead_letters.list()[0].id

@@ -52,7 +52,9 @@ BUFFER = 1024
 class PubSubFlow:
     """The implementation of `PubSub` and `AsyncPubSub`."""
 
-    def __init__(self, engine: Engine, type_: Any, on_error: ErrorHook | None, *, sharded: bool) -> None:
+    def __init__(
+        self, engine: Engine, type_: Any, on_error: ErrorHook | None, *, sharded: bool, validate: bool = False
+    ) -> None:
         engine.require(Capability.PUBSUB, "pub/sub")
         if sharded:
             engine.require(Capability.SHARDED, "sharded channels")
@@ -60,7 +62,7 @@ class PubSubFlow:
         self._instruments = engine.instruments
         self._sharded = sharded
         self._options = {"sharded": True} if sharded else {}
-        self.payloads = Payloads("a message", type_, engine.driver.max_payload)
+        self.payloads = Payloads("a message", type_, engine.driver.max_payload, validate=validate)
         self.errors = 0
         self._message_class = Message if engine.runtime.flavour == "blocking" else AsyncMessage
         self._on_error = on_error
@@ -117,7 +119,12 @@ class PubSubFlow:
     def _sealed(self, channel: str, data: Any, headers: Mapping[str, str] | None) -> tuple[str, bytes]:
         """Return a message as the driver publishes it."""
         check_name("channel", channel)
-        body, packed = self.payloads.pack(data, headers)
+        payloads = self.payloads
+        if payloads.kinds and not isinstance(data, payloads.kinds):
+            raise payloads.wrong_kind(data)
+        body, packed = payloads.pack(data, headers)
+        if payloads.validate:
+            payloads.check(body, packed)
         return channel, seal_envelope(body, packed)
 
     def _publish(

@@ -38,10 +38,12 @@ class _PubSubBase(StandaloneObject):
         type: Any = Any,  # noqa: A002 - `type=` is the API
         on_error: ErrorHook | None = None,
         sharded: bool = False,
+        validate: bool = False,
         engine: Engine | None = None,
     ) -> None:
         super().__init__(engine)
         self._type = type
+        self._validate = check_flag("validate", validate)
         self._sharded = check_flag("sharded", sharded)
         if on_error is not None and not callable(on_error):
             raise InvalidArgumentError(f"on_error must be callable, not {on_error!r}")
@@ -49,7 +51,7 @@ class _PubSubBase(StandaloneObject):
 
     @functools.cached_property
     def _flow(self) -> PubSubFlow:
-        return PubSubFlow(self._engine, self._type, self._on_error, sharded=self._sharded)
+        return PubSubFlow(self._engine, self._type, self._on_error, sharded=self._sharded, validate=self._validate)
 
     @property
     def errors(self) -> int:
@@ -76,6 +78,8 @@ class PubSub(_PubSubBase, Generic[T]):
         type: The type of payloads; a body that doesn't match it can't be decoded.
         on_error: Called with the error and the raw message, if a message can't be decoded or a handler fails.
         sharded: Whether to use sharded channels, which only one shard of a cluster carries.
+        validate: Whether each published payload is decoded before it is sent, so that only what receivers can decode
+            is sent.
 
     Example:
         >>> import ailf
@@ -96,7 +100,7 @@ class PubSub(_PubSubBase, Generic[T]):
             headers: Names and values, both text, sent beside the payload.
 
         Raises:
-            EncodeError: The payload can't be written as JSON.
+            EncodeError: The payload is not of the object's ``type``, or can't be written as JSON. Nothing was sent.
             InvalidArgumentError: The name, a header or the size can't be used; nothing was sent.
             OutcomeUnknownError: The message was sent, and no reply came.
             BackendError: The backend couldn't do it.
@@ -253,6 +257,8 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         type: The type of payloads; a body that doesn't match it can't be decoded.
         on_error: Called with the error and the raw message, if a message can't be decoded or a handler fails.
         sharded: Whether to use sharded channels, which only one shard of a cluster carries.
+        validate: Whether each published payload is decoded before it is sent, so that only what receivers can decode
+            is sent.
 
     Example:
         >>> import asyncio, ailf
@@ -275,7 +281,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
             headers: Names and values, both text, sent beside the payload.
 
         Raises:
-            EncodeError: The payload can't be written as JSON.
+            EncodeError: The payload is not of the object's ``type``, or can't be written as JSON. Nothing was sent.
             InvalidArgumentError: The name, a header or the size can't be used; nothing was sent.
             OutcomeUnknownError: The message was sent, and no reply came.
             BackendError: The backend couldn't do it.

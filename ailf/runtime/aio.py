@@ -5,6 +5,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import time
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import CoroutineType
@@ -13,7 +14,7 @@ from typing import Any
 from ailf.errors import InvalidArgumentError
 from ailf.logs import Log
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
-from ailf.runtime.user_code import check_callable, check_result
+from ailf.runtime.user_code import check_callable, check_result, name_of
 from ailf.user_errors import is_cancelled
 
 __all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "start_task"]
@@ -198,6 +199,12 @@ class LoopSingleFlight(SingleFlight):
 
 log = Log("ailf")
 
+_BLOCKS = 0.1
+"""Seconds after which a plain function counts as blocking the event loop."""
+
+_NAMED = 100
+"""The most functions that one backend names in the log as blocking."""
+
 
 class _LoopTask(Task):
     def __init__(self, flow: Flow, name: str) -> None:
@@ -231,6 +238,7 @@ class AsyncioRuntime(Runtime):
 
     flavour = "asyncio"
     uses_caller = False
+    _blocking: frozenset[str] = frozenset()  # the functions that were named in the log
     here = staticmethod(_get_running_loop)
 
     def _event(self) -> Event:
@@ -251,8 +259,11 @@ class AsyncioRuntime(Runtime):
     async def call_user_code(self, function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
         task = asyncio.current_task()
         cancelled = 0 if task is None else task.cancelling()
+        begin = time.monotonic()
         try:
             result = function(*args)
+            if time.monotonic() > begin + _BLOCKS:
+                self._report_blocking(function, time.monotonic() - begin)
             while type(result) is CoroutineType or (result is not None and inspect.isawaitable(result)):
                 result = await result
         except asyncio.CancelledError as error:
@@ -270,6 +281,20 @@ class AsyncioRuntime(Runtime):
         if result is None or type(result) is bool:
             return result, None
         return result, check_result(function, result)
+
+    def _report_blocking(self, function: object, seconds: float) -> None:
+        """Name a function that has blocked the event loop, once."""
+        name = name_of(function)
+        if name in self._blocking or len(self._blocking) >= _NAMED:
+            return
+        self._blocking |= {name}
+        log.warning(
+            None,
+            "%s has blocked the event loop for %.1f s: make it a coroutine function that awaits, or let a handler of a "
+            "group run in a thread, with process(…, threads=True)",
+            name,
+            seconds,
+        )
 
     def check_callable(self, what: str, function: object, *, may_yield: bool = False) -> None:
         check_callable(what, function, may_yield=may_yield)

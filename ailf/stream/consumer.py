@@ -71,6 +71,20 @@ class Consumer(_ConsumerBase, Generic[T]):
             raise StopIteration
         return Delivery(state)
 
+    def take(self, timeout: float | None = None) -> Delivery[T]:
+        """Return the next message; it is always a delivery, so ``with`` can enter it.
+
+        Arguments:
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            EmptyError: No message came within ``timeout`` seconds, or the consumer was stopped. Where that is nothing
+                special, use `get`.
+            ClosedError: The backend was closed.
+            BackendError: The backend is unavailable. The next call tries again.
+        """
+        return Delivery(run(self._flow.take(timeout)))
+
     def get(self, timeout: float | None = None) -> Delivery[T] | None:
         """Return the next message; None after ``timeout`` seconds, or when stopped.
 
@@ -149,6 +163,20 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
         if state is None:
             raise StopAsyncIteration
         return AsyncDelivery(state)
+
+    async def take(self, timeout: float | None = None) -> AsyncDelivery[T]:
+        """Return the next message; it is always a delivery, so ``async with`` can enter it.
+
+        Arguments:
+            timeout: Seconds to wait; 0: don't wait; None: wait for ever.
+
+        Raises:
+            EmptyError: No message came within ``timeout`` seconds, or the consumer was stopped. Where that is nothing
+                special, use `get`.
+            ClosedError: The backend was closed.
+            BackendError: The backend is unavailable. The next call tries again.
+        """
+        return AsyncDelivery(await self._flow.take(timeout))
 
     async def get(self, timeout: float | None = None) -> AsyncDelivery[T] | None:
         """Return the next message; None after ``timeout`` seconds, or when stopped.

@@ -17,7 +17,7 @@ from ailf.driver import Action, Claim, Fetched, Outcome, Receipt, Settlement, Wa
 from ailf.engine import AWAY
 from ailf.engine.engine import LEAVING
 from ailf.engine.spread_renewer import AnyRenewer
-from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError
+from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError, EmptyError
 from ailf.logs import Fields, Log
 from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
@@ -142,6 +142,18 @@ class ConsumerFlow:
             if wait is not None and wait.turn is self._queued and self._in_thread and not self._callers.leading:
                 wait.leave(self._queued)  # Ctrl-C came as it was about to leave
             self._callers.wake()
+
+    async def take(self, timeout: float | None) -> DeliveryState:
+        """Return the next message.
+
+        Raises:
+            EmptyError: None came within `timeout` seconds, or the consumer was stopped.
+        """
+        if (state := await self.next(timeout)) is not None:
+            return state
+        if self.stopping.is_set():
+            raise EmptyError(f"take from {self.group}: the consumer was stopped")
+        raise EmptyError(f"take from {self.group}: no message came within {timeout:g} s")
 
     async def next_many(self, count: int, timeout: float | None = None, linger: float = 0.0) -> list[DeliveryState]:
         """Return the next message and those behind it: up to `count`; [] when stopped, or after `timeout` seconds.

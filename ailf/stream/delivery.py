@@ -5,8 +5,10 @@ error. `DeliveryState` has what both classes do.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
-from collections.abc import Mapping
+from asyncio import _get_running_loop
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -15,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
 from ailf.engine.renewed_lease import RenewedLease
-from ailf.errors import AilfError, LeaseLostError, Reject, Retry, SettledError
+from ailf.errors import AilfError, ClosedError, InvalidArgumentError, LeaseLostError, Reject, Retry, SettledError
 from ailf.instruments import Destination, Handling, MessageReceived, MessageSettled
 from ailf.logs import Fields, Log
 from ailf.runtime import run
@@ -29,11 +31,13 @@ __all__ = [
     "AsyncDelivery",
     "Delivery",
     "DeliveryState",
+    "ThreadDelivery",
     "choose_action",
     "current_delivery",
     "instruction",
 ]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 log = Log("ailf.stream")
@@ -100,6 +104,7 @@ class DeliveryState:
         "handling",
         "headers",
         "lease",
+        "loop",
         "loss_reported",
         "outcome",
         "received_at",
@@ -122,6 +127,7 @@ class DeliveryState:
         self.settling = False  # while the reply will say whether the lease held
         self.loss_reported = False
         self.entered: tuple[tuple[AbstractContextManager[None], Token[DeliveryState | None]], ...] = ()
+        self.loop: asyncio.AbstractEventLoop | None = None  # of its worker, whose handler runs in a thread
         self.body: asyncio.Task[Any] | None = None  # the task that entered it as a context, on asyncio
         self.task: asyncio.Task[Any] | None = None  # the task that runs a worker's handler, on asyncio
         self.task_cancels = self.body_cancels = 0  # how often each had been cancelled before
@@ -261,6 +267,11 @@ class DeliveryState:
 
     async def leave(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
         """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
+        self.leave_context(error)
+        return await self.settle_left(error, cancelled=cancelled)
+
+    def leave_context(self, error: BaseException | None) -> None:
+        """Be the current delivery no more."""
         if self.handling is not None and len(self.entered) == 1:
             self.handling.leave(error)
             self.handling = None
@@ -270,6 +281,9 @@ class DeliveryState:
             with contextlib.suppress(ValueError):  # it is left in another task than it was entered in
                 CURRENT.reset(token)
                 trace.__exit__(None, None, None)
+
+    async def settle_left(self, error: BaseException | None, *, cancelled: bool = False) -> bool:
+        """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
         if self.settled is not None:
             return False
         action, why, delay = choose_action(None, self.cancel_reason or error, interrupted=cancelled)
@@ -399,11 +413,13 @@ class Delivery(_DeliveryBase[T_co]):
     >>> import ailf
     >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
     ...     id = backend.stream("orders").add("two teas")
-    ...     with consumer.get() as delivery:
+    ...     with consumer.take() as delivery:
     ...         assert (delivery.data, delivery.attempt) == ("two teas", 1)
     """
 
     __slots__ = ()
+
+    _run = staticmethod(run)
 
     def ack(self) -> None:
         """Settle it as done.
@@ -413,7 +429,7 @@ class Delivery(_DeliveryBase[T_co]):
             SettledError: It was settled before, in another way.
             BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._state.settle(Action.ACK))
+        self._run(self._state.settle(Action.ACK))
 
     def nack(self, delay: float | None = None, reason: str | None = None) -> None:
         """Settle it as failed. The message is delivered again; after its last delivery it becomes a dead letter.
@@ -427,7 +443,9 @@ class Delivery(_DeliveryBase[T_co]):
             SettledError: It was settled before, in another way.
             BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._state.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason)))
+        self._run(
+            self._state.settle(Action.NACK, delay=delay, error="" if reason is None else safe_reason("reason", reason))
+        )
 
     def reject(self, reason: str) -> None:
         """Make the message a dead letter of the group: it can't succeed.
@@ -440,7 +458,7 @@ class Delivery(_DeliveryBase[T_co]):
             SettledError: It was settled before, in another way.
             BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._state.settle(Action.REJECT, error=safe_reason("reason", reason)))
+        self._run(self._state.settle(Action.REJECT, error=safe_reason("reason", reason)))
 
     def release(self) -> None:
         """Give the message back, available at once. This delivery doesn't count as an attempt.
@@ -450,7 +468,7 @@ class Delivery(_DeliveryBase[T_co]):
             SettledError: It was settled before, in another way.
             BackendError: The backend is unavailable. `OutcomeUnknownError`: the delivery may have been settled.
         """
-        run(self._state.settle(Action.RELEASE))
+        self._run(self._state.settle(Action.RELEASE))
 
     def extend(self, seconds: float) -> None:
         """Let the lease end ``seconds`` seconds from now.
@@ -460,7 +478,7 @@ class Delivery(_DeliveryBase[T_co]):
             SettledError: It was settled before.
             BackendError: The backend is unavailable.
         """
-        run(self._state.extend(seconds))
+        self._run(self._state.extend(seconds))
 
     def __enter__(self) -> Self:
         """Return the delivery itself. Messages that the body sends continue the trace of the message."""
@@ -469,7 +487,41 @@ class Delivery(_DeliveryBase[T_co]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         """Settle it by how the body ended, unless the body settled it."""
-        return run(self._state.leave(error))
+        return self._run(self._state.leave(error))
+
+
+class ThreadDelivery(Delivery[T_co]):
+    """A delivery in a thread of an asyncio worker. Its calls run in the worker's event loop, and block the thread."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, state: DeliveryState) -> Self:
+        """Return the delivery for a handler that is about to run in a thread."""
+        state.loop = asyncio.get_running_loop()
+        return cls(state)
+
+    def _run(self, flow: Coroutine[Any, Any, T]) -> T:
+        loop = self._state.loop
+        if loop is None or loop is _get_running_loop():
+            flow.close()
+            raise InvalidArgumentError(
+                f"{self._state} belongs to a handler in a thread; settle it there, not in the event loop"
+            )
+        try:
+            settling = asyncio.run_coroutine_threadsafe(flow, loop)
+        except RuntimeError as error:
+            flow.close()
+            raise ClosedError(f"{self._state}: the event loop of its worker is closed") from error
+        try:
+            return settling.result()
+        except concurrent.futures.CancelledError as error:
+            raise ClosedError(f"{self._state}: the event loop of its worker has ended") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        """Settle it by how the body ended, unless the body settled it."""
+        self._state.leave_context(error)  # here, as the event loop has another context
+        return self._run(self._state.settle_left(error))
 
 
 class AsyncDelivery(_DeliveryBase[T_co]):
@@ -483,7 +535,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders = backend.stream("orders")
     ...         await orders.add("two teas")
-    ...         async with orders.group("tea").consumer() as consumer, await consumer.get() as delivery:
+    ...         async with orders.group("tea").consumer() as consumer, await consumer.take() as delivery:
     ...             assert (delivery.data, delivery.attempt) == ("two teas", 1)
     >>> asyncio.run(main())
     """
@@ -577,12 +629,13 @@ def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
     ...     print(order, "is attempt", ailf.current_delivery().attempt)
     >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
     ...     id = backend.stream("orders").add("cake")
-    ...     with consumer.get() as delivery:
+    ...     with consumer.take() as delivery:
     ...         bake(delivery.data)
     cake is attempt 1
 
     Returns:
-        The delivery: an `AsyncDelivery` in a worker or of a consumer on asyncio, else a `Delivery`. In a block within a
+        The delivery: an `AsyncDelivery` in a worker or of a consumer on asyncio, else a `Delivery`, as in a worker with
+        ``threads=True``. In a block within a
         handler or another block, the one of the inner block. None outside; and in a handler of batches, except in the
         body of ``with`` one of its deliveries. A task has what the code had that made it, even after the handler has
         ended; so has `asyncio.to_thread`. A `threading.Thread` has None.
@@ -590,5 +643,7 @@ def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
     state = CURRENT.get()
     if state is None:
         return None
+    if state.loop is not None and _get_running_loop() is not state.loop:
+        return ThreadDelivery(state)
     on_asyncio = state.consumer.group.engine.runtime.flavour == "asyncio"
     return AsyncDelivery(state) if on_asyncio else Delivery(state)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from ailf.checks import (
     check_count,
+    check_flag,
     check_kind,
     check_list,
     check_name,
@@ -81,11 +82,20 @@ PLAIN = AddOptions()
 class StreamFlow:
     """The shared implementation of `Stream` and `AsyncStream`."""
 
-    def __init__(self, engine: Engine, name: str, type_: Any, retention: Retention | None, partitions: int = 1) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        type_: Any,
+        retention: Retention | None,
+        partitions: int = 1,
+        *,
+        validate: bool = False,
+    ) -> None:
         engine.require(Capability.STREAM, "streams")
         self.engine = engine
         self.name = name
-        self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload)
+        self.payloads = Payloads(f"stream {name!r}", type_, engine.driver.max_payload, validate=validate)
         driver = engine.driver.stream()
         self.driver: StreamDriver = driver
         self.partitioned: PartitionedDriver | None = None
@@ -118,7 +128,12 @@ class StreamFlow:
     # --- adding --------------------------------------------------------------------------------------------------
 
     def draft(self, data: Any, options: AddOptions) -> Draft:
-        body, headers = self.payloads.pack(data, options.headers)
+        payloads = self.payloads
+        if payloads.kinds and not isinstance(data, payloads.kinds):
+            raise payloads.wrong_kind(data)
+        body, headers = payloads.pack(data, options.headers)
+        if payloads.validate:
+            payloads.check(body, headers)
         if options is PLAIN:
             return Draft(body, headers)
         if options.key is not None:
@@ -352,9 +367,11 @@ class StreamBase(StandaloneObject):
         type: Any = Any,  # noqa: A002 - `type=` is the API
         retention: Retention | None = None,
         partitions: int | None = None,
+        validate: bool = False,
         engine: Engine | None = None,
     ) -> None:
         super().__init__(engine)
+        self._validate = check_flag("validate", validate)
         self._name = check_name("stream", name)
         self._partitions = 1 if partitions is None else check_partitions(partitions)
         self._type = type
@@ -362,7 +379,9 @@ class StreamBase(StandaloneObject):
 
     @functools.cached_property
     def _flow(self) -> StreamFlow:
-        return StreamFlow(self._engine, self._name, self._type, self._retention, self._partitions)
+        return StreamFlow(
+            self._engine, self._name, self._type, self._retention, self._partitions, validate=self._validate
+        )
 
     @property
     def name(self) -> str:

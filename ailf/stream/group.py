@@ -5,7 +5,7 @@ again after a backoff, and one that fails too often becomes one of the group's d
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from ailf.instruments import Destination
 from ailf.listing import PAGE, AsyncListing, Listing
@@ -249,6 +249,7 @@ class Group(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: bool = False,
     ) -> None: ...
 
     @overload
@@ -266,6 +267,7 @@ class Group(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: bool = False,
     ) -> None: ...
 
     def process(
@@ -282,6 +284,7 @@ class Group(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -309,6 +312,7 @@ class Group(_GroupBase, Generic[T]):
                 are the default ones (only in the main thread). A second signal has its former effect.
             until_idle: Whether it ends, too, when nothing is left that could be delivered now: what handlers add to the
                 stream is still handled; messages with a later time, or leased to other consumers, are left.
+            threads: For the asyncio class. Here handlers always run in threads.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a coroutine function or a generator
@@ -321,7 +325,7 @@ class Group(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger, until_idle=until_idle,
+            batch=batch, linger=linger, until_idle=until_idle, threads=threads,
         )  # fmt: skip
         run(_worker_class(options)(self._flow, handler, options, consumer).run())
 
@@ -423,6 +427,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: Literal[False] = False,
     ) -> None: ...
 
     @overload
@@ -440,6 +445,42 @@ class AsyncGroup(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: Literal[False] = False,
+    ) -> None: ...
+
+    @overload
+    async def process(
+        self,
+        handler: Callable[[Delivery[T]], Any],
+        *,
+        batch: None = None,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+        until_idle: bool = False,
+        threads: Literal[True],
+    ) -> None: ...
+
+    @overload
+    async def process(
+        self,
+        handler: Callable[[list[Delivery[T]]], Any],
+        *,
+        batch: int,
+        linger: float = 0.0,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        drain: float = DRAIN,
+        timeout: float | None = None,
+        on_lost: OnLost = OnLost.CANCEL,
+        consumer: str | None = None,
+        signals: bool | None = None,
+        until_idle: bool = False,
+        threads: Literal[True],
     ) -> None: ...
 
     async def process(
@@ -456,6 +497,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
         consumer: str | None = None,
         signals: bool | None = None,
         until_idle: bool = False,
+        threads: bool = False,
     ) -> None:
         """Call the handler with each delivery until stopped.
 
@@ -484,6 +526,10 @@ class AsyncGroup(_GroupBase, Generic[T]):
                 are the default ones (only in the main thread). A second signal has its former effect.
             until_idle: Whether it ends, too, when nothing is left that could be delivered now: what handlers add to the
                 stream is still handled; messages with a later time, or leased to other consumers, are left.
+            threads: Whether the handler, a plain function, runs in ``concurrency`` threads of its own, with a blocking
+                `Delivery`, the context of its message, and ``drain`` and ``timeout`` as in `Group.process`. Without it
+                a plain function runs in the event loop and must not block it; one that does so for over 0.1 s is named
+                in the log, once.
 
         Raises:
             InvalidArgumentError: An argument is invalid, or the handler is a generator function.
@@ -496,6 +542,6 @@ class AsyncGroup(_GroupBase, Generic[T]):
         """
         options = ProcessOptions(
             concurrency=concurrency, prefetch=prefetch, drain=drain, timeout=timeout, on_lost=on_lost, signals=signals,
-            batch=batch, linger=linger, until_idle=until_idle,
+            batch=batch, linger=linger, until_idle=until_idle, threads=threads,
         )  # fmt: skip
         await _worker_class(options)(self._flow, handler, options, consumer).run()

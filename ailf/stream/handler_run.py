@@ -1,7 +1,8 @@
 """Running a worker's handler: with its timeout, and until the lease on its message is lost.
 
 On asyncio a handler is cancelled by the task's own cancellation count, as in `asyncio.timeout`. A thread can't be
-cancelled: there the lease is given up. This settles nothing; it returns how the handler has ended.
+cancelled: there the lease is given up, also if it is a thread of an asyncio worker. This settles nothing;
+it returns how the handler has ended.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import LeaseLostError
 from ailf.instruments import Instruments
 from ailf.logs import Fields, Log
-from ailf.runtime import Runtime
+from ailf.runtime import Runtime, ThreadPool
 from ailf.stream.delivery import CURRENT, DeliveryState
 from ailf.tracing import carrying
 
@@ -78,6 +79,7 @@ class HandlerRunner(Generic[W]):
         release: Gives the work back, if the worker loop is cancelled while the handler runs.
         timeout: Seconds that a call may take.
         cancels: Whether a call whose lease is lost is cancelled.
+        threads: On asyncio, the threads in which the handler runs; None: it runs in the event loop.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class HandlerRunner(Generic[W]):
         release: Callable[[W], Awaitable[None]],
         timeout: float | None,
         cancels: bool,
+        threads: ThreadPool | None = None,
     ) -> None:
         self._runtime = runtime
         self._renewer = renewer
@@ -102,7 +105,9 @@ class HandlerRunner(Generic[W]):
         self._release = release
         self._timeout = timeout
         self._on_asyncio = runtime.flavour == "asyncio"
-        self._cancels = self._on_asyncio and cancels
+        self._cancellable = self._on_asyncio and threads is None
+        self._cancels = self._cancellable and cancels
+        self._call = runtime.call_user_code if threads is None else threads.call_user_code
 
     async def run(self, work: W) -> tuple[Any, BaseException | None]:
         """Call the handler, and return its result and its exception; release the work if this loop is cancelled."""
@@ -120,7 +125,7 @@ class HandlerRunner(Generic[W]):
                 if self._instruments.handling or self._instruments.message_settled:
                     result, error = await self._call_observed(work)
                 else:
-                    result, error = await self._runtime.call_user_code(self._handler, self._argument(work))
+                    result, error = await self._call(self._handler, self._argument(work))
         except asyncio.CancelledError as cancelled:
             if work.cancel_reason is None:
                 await self._release(work)
@@ -142,7 +147,7 @@ class HandlerRunner(Generic[W]):
         argument = shown if self._argument is self._show else self._argument(work)
         handling = self._instruments.around(shown)
         try:
-            result, error = await self._runtime.call_user_code(self._handler, argument)
+            result, error = await self._call(self._handler, argument)
         except BaseException as interruption:
             handling.leave(work.cancel_reason or interruption)
             raise
@@ -151,7 +156,7 @@ class HandlerRunner(Generic[W]):
 
     def _start_timer(self, work: W, timeout: float) -> Callable[[], None]:
         """Start the timer that cancels the handler, or in a thread gives up its leases; return what stops the timer."""
-        if not self._on_asyncio:
+        if not self._cancellable:
             self._limit(work, work.leases[0].now() + timeout)
             return functools.partial(self._limit, work, float("inf"))
         loop = asyncio.get_running_loop()

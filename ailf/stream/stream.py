@@ -69,7 +69,7 @@ class Stream(StreamBase, Generic[T]):
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
 
         Raises:
-            EncodeError: The payload has no JSON form.
+            EncodeError: The payload is not of the stream's ``type``, or has no JSON form. Nothing was sent.
             InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
             OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
                 isn't sent again, because that could add the message twice; use `add_once` where that matters.
@@ -339,7 +339,7 @@ class AsyncStream(StreamBase, Generic[T]):
             max_deliveries: Deliveries after which the message becomes a dead letter; the group's number if None.
 
         Raises:
-            EncodeError: The payload has no JSON form.
+            EncodeError: The payload is not of the stream's ``type``, or has no JSON form. Nothing was sent.
             InvalidArgumentError: An argument is invalid, or the message is too large. Nothing was sent.
             OutcomeUnknownError: The connection broke after the request was sent, so the message may have been added. It
                 isn't sent again, because that could add the message twice; use `add_once` where that matters.

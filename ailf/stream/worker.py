@@ -29,10 +29,11 @@ from ailf.errors import (
     Retry,
 )
 from ailf.logs import Log
+from ailf.runtime import ThreadPool, ThreadRuntime
 from ailf.runtime.signals import check_signals, stopped_by_signals
 from ailf.safe_text import describe, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
-from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, choose_action, instruction
+from ailf.stream.delivery import AsyncDelivery, Delivery, DeliveryState, ThreadDelivery, choose_action, instruction
 from ailf.stream.group_flow import GroupFlow
 from ailf.stream.handler_run import HandlerRunner
 from ailf.user_errors import is_fatal
@@ -81,6 +82,7 @@ class ProcessOptions:
     batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(valid_count))
     linger: float = attrs.field(default=0.0, validator=valid_wait)
     until_idle: bool = attrs.field(default=False, validator=valid_flag)
+    threads: bool = attrs.field(default=False, validator=valid_flag)
 
     def __attrs_post_init__(self) -> None:
         """Refuse `linger` without `batch`."""
@@ -142,17 +144,21 @@ class Worker:
         plain: bool = False,
     ) -> None:
         self._runtime = group.engine.runtime
-        self._runtime.check_callable("the handler", handler)
+        self._on_asyncio = self._runtime.flavour == "asyncio"
+        in_threads = self._on_asyncio and options.threads
+        (ThreadRuntime() if in_threads else self._runtime).check_callable("the handler", handler)
+        self._threads = ThreadPool(options.concurrency, "ailf-handler") if in_threads else None
         self._group = group
         self._options = options
         self._concurrency = options.concurrency
         self._name = None if consumer is None else check_name("consumer", consumer)
-        self._on_asyncio = self._runtime.flavour == "asyncio"
-        self._public_class = AsyncDelivery if self._on_asyncio else Delivery
+        self._public_class: Callable[[DeliveryState], Any] = AsyncDelivery if self._on_asyncio else Delivery
+        if in_threads:
+            self._public_class = ThreadDelivery.of
         self._runner: HandlerRunner[Any] = HandlerRunner(
             self._runtime, group.engine.renewer, group.engine.instruments, handler,
             show=self._show(), argument=operator.attrgetter("data") if plain else None, release=self._release,
-            timeout=options.timeout, cancels=options.on_lost is OnLost.CANCEL,
+            timeout=options.timeout, cancels=options.on_lost is OnLost.CANCEL, threads=self._threads,
         )  # fmt: skip
         self._consumer: ConsumerFlow | None = None
         self._acking: set[DeliveryState] = set()
@@ -183,6 +189,8 @@ class Worker:
                 await self._work(consumer)
         finally:
             self._group.workers.discard(self)
+            if self._threads is not None:
+                self._threads.close()
             await consumer.close()
         if self._failure is not None:
             raise self._failure

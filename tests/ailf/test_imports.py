@@ -20,6 +20,8 @@ OPTIONAL = {  # what stands above the core, and is imported only by a program th
     CORE / "app" / "schedule.py": {"cronsim"},  # at the first cron expression
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
+    CORE / "payload_types.py": {"typing_extensions"},  # for type checkers, which bring its types
+    CORE / "pydantic_models.py": {"pydantic", "pydantic_core"},  # within functions, for a type that is a model
 }
 
 
