@@ -82,8 +82,8 @@ redis-py-%: venv
 	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
 	$(ON_NEWEST) .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(addprefix tests/,contract/test_redis.py contract/test_user_client.py) \
-	    $(addprefix tests/ailf_redis/,test_user_client.py test_versions.py sentinel/test_sentinel.py) \
-	    $(addprefix tests/ailf_redis/connection/test_,connection.py deadlines.py executors.py transports.py)
+	    $(addprefix tests/ailf_redis/,test_user_client.py test_versions.py sentinel cluster/test_cluster_url.py) \
+	    $(addprefix tests/ailf_redis/connection/test_,connection.py deadlines.py executors.py tls.py transports.py)
 
 # ailf beside packages that pin redis-py, installed together: pip fails if their requirements exclude each other.
 NEIGHBOURS_5.3 := arq==0.28.0 celery==5.6.3 limits==5.8.0 langgraph==1.2.24 langgraph-checkpoint-redis==0.5.2
