@@ -1,8 +1,8 @@
 """The examples in the docstrings of the core and of the memory backend run as they are written."""
 
 import doctest
-import gc
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 import ailf
 from ailf import codecs, llm, providers, testing, tracing
 from ailf.bridges import httpx
-from ailf_memory import MemoryBackend, MemoryStore
+from ailf_memory import MemoryBackend, MemoryStore, plugin
 
 OWNERS = [
     *(ailf.AsyncBackend, ailf.Backend, ailf.connect, codecs.Codec, tracing),
@@ -21,9 +21,9 @@ OWNERS = [
 
 
 @pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.__name__)
-def test_an_example_runs(owner: Any) -> None:
+def test_an_example_runs(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of a class, function or module runs on an empty backend."""
-    gc.collect()  # a store in memory lasts as long as a backend that used it
+    monkeypatch.setattr(plugin.memory, "_stores", weakref.WeakValueDictionary())  # others may keep ``memory://``
     module = sys.modules[getattr(owner, "__module__", owner.__name__)]
     (example,) = doctest.DocTestFinder(recurse=False).find(owner, module=module)
     assert example.examples

@@ -84,7 +84,7 @@ class Everything:
                 "list": dead.list, "redrive": lambda: dead.redrive("1"), "redrive_all": dead.redrive_all,
                 "purge": lambda: dead.purge("1"), "purge_all": dead.purge_all,
             },
-            ailf.AsyncConsumer: {"get": c.get, "get_many": lambda: c.get_many(2), "aclose": c.aclose},
+            ailf.AsyncConsumer: {"get": c.get, "get_many": lambda: c.get_many(2), "take": c.take, "aclose": c.aclose},
             ailf.AsyncDelivery: {
                 "ack": d.ack, "nack": d.nack, "reject": lambda: d.reject("no"), "release": d.release,
                 "extend": lambda: d.extend(5),
