@@ -24,7 +24,7 @@ define install
 	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' $(3) && touch $(1)/.installed; fi
 endef
 
-.PHONY: help test lint test-here test-newer campaign bench demo build venv clean
+.PHONY: help test lint test-here test-newer campaign bench demo demo-quota build venv clean
 
 help: ## list the targets (this is the default)
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1: \2/p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -107,6 +107,9 @@ bench: ## measure ailf beside its peers; QUICK=--quick for a few minutes
 
 demo: venv ## a crew at work, one of which dies; URL=redis://localhost:6379/0 for processes
 	$(VENV)/bin/python examples/crew.py --url $(URL)
+
+demo-quota: venv ## one LLM quota for two processes, with the real clients; URL=redis://localhost:6379/0
+	$(VENV)/bin/python examples/quota_two_processes.py --url $(URL)
 
 build: venv ## the source distribution and the wheel, in dist/
 	rm -rf dist

@@ -1,5 +1,6 @@
 """Messaging and coordination for agents: interfaces that don't depend on a broker, and how to open a backend."""
 
+from ailf.app import App
 from ailf.backend import AsyncBackend, Backend
 from ailf.connect import connect, connect_async
 from ailf.errors import (
@@ -81,6 +82,7 @@ __all__ = [
     "LATEST",
     "Added",
     "AilfError",
+    "App",
     "AsyncBackend",
     "AsyncConsumer",
     "AsyncDelivery",

@@ -56,7 +56,7 @@ except ImportError as error:
         'ailf.prometheus needs prometheus-client: pip install "ailf[prometheus]"', name="prometheus_client"
     ) from error
 
-__all__ = ["BUCKETS", "LONG_BUCKETS", "Prometheus"]
+__all__ = ["BUCKETS", "LONG_BUCKETS", "Prometheus", "render"]
 
 log = Log("ailf.prometheus")
 
@@ -123,7 +123,7 @@ class Prometheus(Instrument):
 
     def render(self) -> str:
         """Return all metrics of the registry in Prometheus' text format, for a ``/metrics`` of your own."""
-        return prometheus_client.generate_latest(self._registry).decode()
+        return render(self._registry)
 
     def watch_groups(self, *groups: Group[Any] | AsyncGroup[Any]) -> None:
         """Show the state of groups as gauges, until their backend is closed.
@@ -269,6 +269,11 @@ class _Metrics:
         self.outage_seconds = seconds(
             "outage", "Outages of the backend that have ended.", "backend", buckets=LONG_BUCKETS
         )
+
+
+def render(registry: prometheus_client.CollectorRegistry | None = None) -> str:
+    """Return all metrics of a registry, by default that of prometheus-client, in Prometheus' text format."""
+    return prometheus_client.generate_latest(prometheus_client.REGISTRY if registry is None else registry).decode()
 
 
 def _register(registry: prometheus_client.CollectorRegistry, collectors: Sequence[Collector]) -> None:

@@ -15,13 +15,29 @@ from typing import Annotated, Final
 
 import typer
 
-from ailf.cli import backends, bench, contract, dead, doctor, groups, limits, locks, ping, pubsub, streams, top, why
+from ailf.cli import (
+    backends,
+    bench,
+    contract,
+    dead,
+    doctor,
+    groups,
+    limits,
+    locks,
+    ping,
+    pubsub,
+    run,
+    streams,
+    top,
+    why,
+)
 from ailf.cli.exits import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, USAGE, ClosedPipeError, code_for, line_for
 from ailf.cli.text import visible
 
 __all__ = ["run_app"]
 
 APPS: Final = (
+    run.APP,
     ping.APP,
     doctor.APP,
     streams.APP,

@@ -37,7 +37,7 @@ from ailf.stream.partitions import MOST_PARTITIONS, PartitionedDriver, Partition
 from ailf.stream.worker import ProcessOptions, Worker
 from ailf.values import Added, Entry, Page, Position, Retention, StreamInfo, Trimmed
 
-__all__ = ["AddOptions", "StreamBase", "StreamFlow"]
+__all__ = ["AddOptions", "StreamBase", "StreamFlow", "check_partitions"]
 
 R = TypeVar("R")
 
@@ -334,7 +334,7 @@ def _full(retention: Retention, partition: str) -> str:
     )
 
 
-def _checked_partitions(partitions: object) -> int:
+def check_partitions(partitions: object) -> int:
     """Check a number of partitions."""
     number = check_count("partitions", partitions)
     if number > MOST_PARTITIONS:
@@ -356,7 +356,7 @@ class StreamBase(StandaloneObject):
     ) -> None:
         super().__init__(engine)
         self._name = check_name("stream", name)
-        self._partitions = 1 if partitions is None else _checked_partitions(partitions)
+        self._partitions = 1 if partitions is None else check_partitions(partitions)
         self._type = type
         self._retention = None if retention is None else check_kind("retention", retention, Retention)
 

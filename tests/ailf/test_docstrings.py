@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 import ailf
-from ailf import codecs, testing, tracing
+from ailf import codecs, llm, providers, testing, tracing
+from ailf.bridges import httpx
 from ailf_memory import MemoryBackend, MemoryStore
 
 OWNERS = [
     *(ailf.AsyncBackend, ailf.Backend, ailf.connect, codecs.Codec, tracing),
     *(ailf.Backoff, ailf.DeadLetter, ailf.Decision, ailf.OnLost, ailf.Overflow, ailf.Retention),
+    *(httpx.AsyncQuotaTransport, httpx.QuotaTransport, llm.estimated, llm.model_of, providers.AnswerReader),
     *(testing.ManualClock, MemoryBackend, MemoryStore),
+    *(testing.Faults, testing.Recorder, testing.run_schedule, testing.run_until_idle, testing.run_until_idle_async),
 ]
 
 

@@ -15,7 +15,9 @@ ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
 COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
 OPTIONAL = {  # what stands above the core, and is imported only by a program that asks for it
     CORE / "testing": {"pytest", "ailf_memory"},  # fixtures and schedules
+    CORE / "bridges": {"httpx", "httpx2"},  # each module imports the library that it bridges to
     CORE / "cli": {"typer", "rich"},  # importing ailf.cli itself needs nothing
+    CORE / "app" / "schedule.py": {"cronsim"},  # at the first cron expression
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
 }

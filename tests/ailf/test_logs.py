@@ -20,8 +20,8 @@ from tests.ailf.test_safe_text import HALF, ExitsError, OddError
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 PACKAGES = [Path(each.__file__ or "").parent for each in (ailf, ailf_memory, ailf_redis, ailf_pytest)]
 OWN = PACKAGES[0] / "logs.py"
-SHOWN_BY = PACKAGES[0] / "cli" / "app.py"  # it shows the records, and makes none
-SOURCES = [each for package in PACKAGES for each in package.rglob("*.py") if each not in {OWN, SHOWN_BY}]
+SHOWN_BY = {PACKAGES[0] / "cli" / "app.py", PACKAGES[0] / "runner" / "show_log.py"}  # they show records, and make none
+SOURCES = [each for package in PACKAGES for each in package.rglob("*.py") if each not in {OWN, *SHOWN_BY}]
 LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR"}
 
 

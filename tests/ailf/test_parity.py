@@ -6,6 +6,7 @@ import re
 import pytest
 
 import ailf
+from ailf.bridges import httpx
 from ailf.lock import hold as holding
 from ailf.ratelimit import ratelimit
 from ailf.stream import group
@@ -24,6 +25,7 @@ PAIRS = {
     "Permit": (ailf.Permit, ailf.AsyncPermit),
     "PermitContext": (ratelimit.PermitContext, ratelimit.AsyncPermitContext),
     "PubSub": (ailf.PubSub, ailf.AsyncPubSub),
+    "QuotaTransport": (httpx.QuotaTransport, httpx.AsyncQuotaTransport),
     "RateLimiter": (ailf.RateLimiter, ailf.AsyncRateLimiter),
     "Stream": (ailf.Stream, ailf.AsyncStream),
     "Subscription": (ailf.Subscription, ailf.AsyncSubscription),
@@ -31,6 +33,7 @@ PAIRS = {
 
 TWINS = {
     "close": "aclose",
+    "handle_request": "handle_async_request",
     "__enter__": "__aenter__",
     "__exit__": "__aexit__",
     "__iter__": "__aiter__",

@@ -73,3 +73,13 @@ def test_injected_agent() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_quota_of_one_process() -> None:
+    """Without a limiter the strict provider rejects calls of the real clients, with one it rejects none."""
+    assert "80 calls served, 0 rejected" in run("quota_two_processes.py", "--url", "memory://", "--calls", "80")
+
+
+def test_quota_of_two_processes(any_server: Server) -> None:
+    """Two processes share the quota on Redis, and no call is rejected."""
+    assert "80 calls served, 0 rejected" in run("quota_two_processes.py", "--url", any_server.url, "--calls", "80")

@@ -61,6 +61,9 @@ class PartitionedWaiter(Waiter):
             elif not state.raises():
                 return False
             raise
+        except Exception:
+            state.forget()
+            raise
         state.came(positions, came)
         return bool(came)
 

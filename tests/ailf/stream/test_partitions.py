@@ -172,7 +172,7 @@ def test_partitions_of_a_silent_server_are_set_aside(*, probed: bool) -> None:
         asked.update(state.to_fetch(30.0, 7.0))
     assert asked == {0, 1, 3, 4, 6, 7}
     clock.now += 1.0
-    assert set(state.all()) == set(range(8)), "who doesn't wait asks after the pause"
+    assert set(state.all()) == set(range(8)), "a fetch without a wait asks after the pause"
     assert state.more() != probed
     if not probed:
         assert {2, 5} <= set(state.to_fetch(30.0, 7.0))
