@@ -17,6 +17,7 @@ OWNERS = [
     *(ailf.Backoff, ailf.DeadLetter, ailf.Decision, ailf.OnLost, ailf.Overflow, ailf.Retention),
     *(httpx.AsyncQuotaTransport, httpx.QuotaTransport, llm.estimated, llm.model_of, providers.AnswerReader),
     *(testing.ManualClock, MemoryBackend, MemoryStore),
+    *(testing.Faults, testing.Recorder, testing.run_schedule, testing.run_until_idle, testing.run_until_idle_async),
 ]
 
 
