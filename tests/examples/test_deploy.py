@@ -16,7 +16,7 @@ import ailf
 from ailf.runner.options import GRACE, WAIT
 from ailf.stream.worker import DRAIN
 from tests.ailf_redis.runner.processes import running, wait_for
-from tests.support.servers import Server
+from tests.support.servers import NewServer, Server
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 KUBERNETES = "1.33"
@@ -115,24 +115,22 @@ def test_probes() -> None:
     assert start["periodSeconds"] * start["failureThreshold"] > WAIT
 
 
-def test_keda_reads_the_backlog(any_server: Server) -> None:
+def test_keda_reads_the_backlog(new_server: NewServer) -> None:
     """The ScaledObject's key and group are the real ones: the calls that KEDA makes return the backlog."""
     lag, pending = (each["metadata"] for each in load("scaledobject.yaml")["spec"]["triggers"])
     assert (lag["stream"], lag["consumerGroup"]) == (pending["stream"], pending["consumerGroup"])
-    with ailf.connect(any_server.url) as backend, any_server.client() as redis:
+    server = new_server()
+    with ailf.connect(server.url) as backend, server.client() as redis:
         tasks = backend.stream("tasks")
         group = tasks.group(lag["consumerGroup"])
-        try:
-            group.open()
-            tasks.add_many([{"task": str(number)} for number in range(5)])
-            with group.consumer() as consumer:
-                assert consumer.get(timeout=5) is not None
-                (info,) = redis.xinfo_groups(lag["stream"])
-                assert info["name"].decode() == lag["consumerGroup"]
-                assert info["lag"] == 4
-                assert redis.xpending(pending["stream"], pending["consumerGroup"])["pending"] == 1
-        finally:
-            tasks.delete()
+        group.open()
+        tasks.add_many([{"task": str(number)} for number in range(5)])
+        with group.consumer() as consumer:
+            assert consumer.get(timeout=5) is not None
+            (info,) = redis.xinfo_groups(lag["stream"])
+            assert info["name"].decode() == lag["consumerGroup"]
+            assert info["lag"] == 4
+            assert redis.xpending(pending["stream"], pending["consumerGroup"])["pending"] == 1
 
 
 @pytest.mark.timeout(120)

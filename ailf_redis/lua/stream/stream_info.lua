@@ -4,6 +4,7 @@
 -- returns { entries, id of the first entry or '', id of the last one or '', number of groups, number of entries ever
 --           added or -1 where the server doesn't know it }
 -- writes  nothing
+-- bound   the fields of XINFO STREAM, of which there are about twenty
 
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if info.err then

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -373,7 +374,11 @@ def test_arguments(tmp_path: Path) -> None:
     """Wrong options end with status 2 and one line."""
     for arguments in (["--workers", "0"], ["--grace", "0"], ["--health-port", "70000"], ["--log-level", "loud"]):
         ended = subprocess.run(
-            ["ailf", "run", "jobs:app", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "ailf", "run", "jobs:app", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert ended.returncode == 2, ended.stderr
         assert ended.stderr.count("\n") == 1

@@ -19,6 +19,7 @@ PLANTED = planted_bugs()
 KEPT_BY_CORE = {
     "B1": "the registry and each plugin open a URL: tests/ailf, tests/ailf_redis",
     "B2": "the core checks the declared capabilities, and all other tests check that they are true",
+    "B11": "the core calls the instruments",
     "P4": "the core buffers messages",
     "P6": "the core returns None, whatever a driver returns",
     "S15": "the core runs the worker loops",
