@@ -499,8 +499,12 @@ class Instruments:
     def around(self, handled: object) -> "Handling":
         """Enter the context managers of all instruments around a handler; `Handling.leave` leaves them."""
         handling = Handling(self)
-        for method in self.handling:
-            handling.enter(method, handled)
+        try:
+            for method in self.handling:
+                handling.enter(method, handled)
+        except BaseException as error:  # as Ctrl-C in a hook: no handler runs, so nobody else leaves what was entered
+            handling.leave(error)
+            raise
         return handling
 
 
@@ -521,11 +525,18 @@ class Handling:
             self._entered.append((method.__self__, context))
 
     def leave(self, error: BaseException | None) -> None:
-        """Leave the context managers, the last one first, with the handler's exception."""
-        while self._entered:
-            instrument, context = self._entered.pop()
+        """Leave the context managers, the last one first, with the handler's exception.
+
+        Each is left, even if another raises what passes to the caller.
+        """
+        if not self._entered:
+            return
+        instrument, context = self._entered.pop()
+        try:
             with self._guarded(instrument, error):
                 context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        finally:
+            self.leave(error)
 
     @contextlib.contextmanager
     def _guarded(self, instrument: Instrument, error: BaseException | None = None) -> Iterator[None]:

@@ -206,6 +206,37 @@ def test_a_context_manager_that_fails(url: str, at: str, caplog: pytest.LogCaptu
     assert "handling failed, so it is removed" in caplog.text
 
 
+@pytest.mark.parametrize("at", ["enter", "exit"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), asyncio.CancelledError()])
+def test_other_exceptions_pass_when_all_are_left(url: str, at: str, error: BaseException) -> None:
+    """Ctrl-C in a context manager leaves those of other instruments, which may have set context variables."""
+    steps: list[str] = []
+
+    @contextlib.contextmanager
+    def around(_: object, __: object) -> Iterator[None]:
+        steps.append("entered")
+        try:
+            yield
+        finally:
+            steps.append("left")
+
+    @contextlib.contextmanager
+    def interrupted(_: object, __: object) -> Iterator[None]:
+        if at == "enter":
+            raise error
+        yield
+        raise error
+
+    instruments = [made(handling=around), made(handling=around), made(handling=interrupted)]
+    with ailf.connect(url, instruments=instruments) as backend:
+        stream = backend.stream("s")
+        stream.add(1)
+        group = stream.group("g")
+        with pytest.raises(type(error)):
+            group.process(lambda _: group.stop())
+    assert steps == ["entered", "entered", "left", "left"]
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), ailf.Reject("x"), SystemExit(2)])
 def test_a_context_manager_can_not_suppress(url: str, error: BaseException) -> None:
     """The exception of a handler settles its message, whatever `__exit__` returns; a generator may raise it again."""
