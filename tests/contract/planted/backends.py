@@ -69,6 +69,8 @@ class SharesNothing(BrokenHarness):
 class _Unpacked:
     """A codec whose payloads never become bytes."""
 
+    kinds = ()
+
     def pack(self, data: Any, headers: Any) -> Any:
         return data, headers or {}
 
