@@ -70,6 +70,7 @@ class _Unpacked:
     """A codec whose payloads never become bytes."""
 
     kinds = ()
+    validate = False
 
     def pack(self, data: Any, headers: Any) -> Any:
         return data, headers or {}
