@@ -132,7 +132,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 def _failed(error: Exception) -> int:
     if hasattr(error, "format_message"):  # a usage error of typer, whose class has moved between its versions
-        _complain(f"{visible(error.format_message())} Try: {_help_command(error)}")
+        _complain(f"{visible(error.format_message()).rstrip('.')}. Try: {_help_command(error)}")
         return USAGE
     _complain(line_for(error))
     return code_for(error)

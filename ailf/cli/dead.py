@@ -31,6 +31,7 @@ HandlerOption = Annotated[
     str | None,
     typer.Option("--handler", metavar="MODULE:FUNCTION", help="The handler that the test of --pytest calls."),
 ]
+AsyncioOption = Annotated[bool, typer.Option("--asyncio", help="The handler of --pytest is an async function.")]
 
 
 @command(APP, "ls")
@@ -57,6 +58,7 @@ def show(
     *,
     pytest: Annotated[bool, typer.Option("--pytest", help="Write a test that fails until it is handled.")] = False,
     handler: HandlerOption = None,
+    coroutine: AsyncioOption = False,
     full: FullOption = False,
 ) -> None:
     """Show one dead letter, or write a test with its payload, headers and attempts."""
@@ -65,7 +67,7 @@ def show(
     with cli.open() as backend, cli.working("looking for the dead letter"):
         letter = _find(stream_of(backend, stream).group(group), stream, id)
     if pytest:
-        cli.out.file.write(pytest_of(stream, group, letter, handler))
+        cli.out.file.write(pytest_of(stream, group, letter, handler, coroutine=coroutine))
     else:
         cli.show(_plain(letter), letter_fields(letter, full=full))
 
@@ -177,7 +179,7 @@ def letter_fields(letter: DeadLetter[Any], *, full: bool = False) -> Table:
 
 _NO_HANDLER: Final = '''
 
-def handle(delivery: ailf.Delivery[Any]) -> Any:
+{async_}def handle(delivery: ailf.{Async}Delivery[Any]) -> Any:
     """Replace this function by an import of the group's handler."""
     raise NotImplementedError("import the handler of this group here")
 '''
@@ -185,10 +187,10 @@ def handle(delivery: ailf.Delivery[Any]) -> Any:
 _TEST: Final = '''\
 """A dead letter as a test: it fails until the handler handles the message."""
 
-from typing import Any
+{asyncio}from typing import Any
 
 import ailf
-from ailf_memory import MemoryBackend
+from ailf_memory import {Async}MemoryBackend
 {imported}
 STREAM = {stream}
 GROUP = {group}
@@ -199,11 +201,11 @@ REASON = {reason}
 ERROR = {error}
 {handler}
 
-def test_dead_letter_{name}() -> None:
+{async_}def {function}() -> None:
     """The handler handles the message within the attempts that it had."""
-    with MemoryBackend() as backend:
+    {async_}with {Async}MemoryBackend() as backend:
         stream = backend.stream(STREAM)  # with the type of the real one, if it has one
-        backend.stream(STREAM{bytes_type}).add(BODY, headers=HEADERS)
+        {await_}backend.stream(STREAM{bytes_type}).add(BODY, headers=HEADERS)
         group = stream.group(
             GROUP,
             max_deliveries=max(1, ATTEMPTS),
@@ -211,18 +213,27 @@ def test_dead_letter_{name}() -> None:
             on_event=lambda event: group.stop(),
         )
 
-        def handle_once(delivery: ailf.Delivery[Any]) -> Any:
-            result = handle(delivery)
+        {async_}def handle_once(delivery: ailf.{Async}Delivery[Any]) -> Any:
+            result = {await_}handle(delivery)
             if result is not False:
                 group.stop()
             return result
 
-        group.process(handle_once, signals=False)
-        assert [letter.error for letter in group.dead_letters.list()] == []
+        {await_}group.process(handle_once, signals=False)
+        assert [letter.error for letter in {await_}group.dead_letters.list()] == []
+{runs}'''
+
+_RUNS: Final = '''
+
+def {test}() -> None:
+    """The handler handles the message within the attempts that it had."""
+    asyncio.run({function}())
 '''
 
 
-def pytest_of(stream: str, group: str, letter: DeadLetter[Any], handler: str | None = None) -> str:
+def pytest_of(
+    stream: str, group: str, letter: DeadLetter[Any], handler: str | None = None, *, coroutine: bool = False
+) -> str:
     """Return a test that processes a dead letter's message in memory, and fails if it becomes a dead letter again.
 
     Arguments:
@@ -230,14 +241,24 @@ def pytest_of(stream: str, group: str, letter: DeadLetter[Any], handler: str | N
         group: The group's name.
         letter: The dead letter.
         handler: The handler to import, as ``module:function``; None for one to be filled in.
+        coroutine: Whether the handler is a coroutine function.
     """
     marked = letter.headers.get(CONTENT_TYPE) == BYTES  # the mark of bytes, which adding sets itself
     headers = {name: value for name, value in letter.headers.items() if not (marked and name == CONTENT_TYPE)}
     module, _, function = (handler or "").partition(":")
     renamed = " as handle" if function != "handle" else ""
+    test = "test_dead_letter_" + re.sub(r"\W", "_", letter.id, flags=re.ASCII)
+    names = {
+        "async_": "async " if coroutine else "",
+        "await_": "await " if coroutine else "",
+        "Async": "Async" if coroutine else "",
+        "function": "process" if coroutine else test,
+    }
     return _TEST.format(
+        **names,
+        asyncio="import asyncio\n" if coroutine else "",
         imported=f"\nfrom {module} import {function}{renamed}\n" if handler else "",
-        handler="" if handler else _NO_HANDLER,
+        handler="" if handler else _NO_HANDLER.format(**names),
         stream=ascii(stream),
         group=ascii(group),
         body=repr(letter.body),
@@ -245,6 +266,6 @@ def pytest_of(stream: str, group: str, letter: DeadLetter[Any], handler: str | N
         attempts=letter.attempts,
         reason=ascii(letter.reason),
         error=ascii(letter.error),
-        name=re.sub(r"\W", "_", letter.id, flags=re.ASCII),
+        runs=_RUNS.format(test=test, **names) if coroutine else "",
         bytes_type="" if marked else ", type=bytes",
     )

@@ -49,6 +49,28 @@ def test_it_fails_until_the_handler_is_mended(tmp_path: Path, handler: str, code
     assert outcome(tmp_path, pytest_of("s'\x1b", "g", letter(), "crew:handle")) == code
 
 
+ASYNC_HANDLERS = {
+    "good": "async def handle(delivery): await delivery.ack()",
+    "flaky": "async def handle(delivery):\n    if delivery.attempt < 3: raise ValueError('again')",
+    "failing": "async def handle(delivery): raise ValueError('still broken')",
+    "false": "async def handle(delivery): return False",
+}
+
+
+@pytest.mark.parametrize(("handler", "code"), [("good", 0), ("flaky", 0), ("failing", 1), ("false", 1)])
+def test_a_coroutine_function_as_the_handler(tmp_path: Path, handler: str, code: int) -> None:
+    """With --asyncio the test runs an asyncio worker, whose handler gets an `AsyncDelivery`."""
+    (tmp_path / "crew.py").write_text(ASYNC_HANDLERS[handler])
+    assert outcome(tmp_path, pytest_of("s", "g", letter(), "crew:handle", coroutine=True)) == code
+
+
+def test_a_coroutine_function_to_be_filled_in(tmp_path: Path) -> None:
+    """With --asyncio the function to replace is a coroutine function too."""
+    text = pytest_of("s", "g", letter(), coroutine=True)
+    assert "async def handle(delivery: ailf.AsyncDelivery[Any])" in text
+    assert outcome(tmp_path, text) == 1
+
+
 def test_it_fails_without_a_handler(tmp_path: Path) -> None:
     """Without a handler it fails, and says where to import it."""
     text = pytest_of("s", "g", letter())
