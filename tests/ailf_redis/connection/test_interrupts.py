@@ -33,6 +33,15 @@ SPARED = ("<genexpr>", "_Permit.__del__")
 """Code that runs when an object is collected: Python only reports an exception that is raised there."""
 
 
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Leave what earlier tests have imported out of the collections: there is one for each moment of an act."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def interruptions(act: Callable[[], object], *, within: tuple[str, ...] = CONNECTION) -> Iterator[str]:
     """Interrupt an act at its first line, then at its second, and so on; yield each time where that was."""
     moment = 0
