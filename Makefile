@@ -49,6 +49,8 @@ NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs examples models \
     $(addprefix contract/test_,memory.py redis.py user_client.py) \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
     $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))
+# What stands on other libraries (typer, httpx, OpenTelemetry, Prometheus) is tested once.
+NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry)
 test-newer: venv ## the tests that a newer Python or the oldest redis-py could change
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \
@@ -57,7 +59,7 @@ test-newer: venv ## the tests that a newer Python or the oldest redis-py could c
 .PHONY: run-newer
 run-newer:
 	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
-	$(ON_NEWEST) $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS)
+	$(ON_NEWEST) $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(NEWER_TESTS) $(NEWER_ONCE)
 	@if $(NEWER_VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
 	    AILF_TEST_EAGER=1 $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	        -k asyncio tests/contract/test_memory.py; \
