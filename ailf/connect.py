@@ -7,7 +7,7 @@ from ailf.backend import AsyncBackend, Backend, _open
 from ailf.checks import check_seconds
 from ailf.instruments import Instrument, as_instruments
 from ailf.logs import About, Log
-from ailf.registry import installed_instruments, plugin_for
+from ailf.registry import open_plugin
 from ailf.runtime import run
 from ailf.urls import environment_url
 
@@ -57,11 +57,10 @@ def connect(
     wait = check_seconds("wait", wait)
     observers = as_instruments(instruments)
     chosen = _chosen(url)
-    backend: Backend = plugin_for(chosen, "ailf_connect", "blocking")(
-        url=chosen, options=_given(namespace, timeout, options)
-    )
+    backend: Backend
+    backend, found = open_plugin(chosen, "ailf_connect", "blocking", _given(namespace, timeout, options))
     try:
-        backend.instrument(*observers, *installed_instruments(backend.url))
+        backend.instrument(*observers, *found)
         run(_open(backend.engine, wait))
     except BaseException:
         backend.close()
@@ -98,10 +97,9 @@ def connect_async(
     wait = check_seconds("wait", wait)
     observers = as_instruments(instruments)
     chosen = _chosen(url)
-    backend: AsyncBackend = plugin_for(chosen, "ailf_connect_async", "asyncio")(
-        url=chosen, options=_given(namespace, timeout, options)
-    )
-    backend.instrument(*observers, *installed_instruments(backend.url))
+    backend: AsyncBackend
+    backend, found = open_plugin(chosen, "ailf_connect_async", "asyncio", _given(namespace, timeout, options))
+    backend.instrument(*observers, *found)
     backend.engine.patience = wait
     return backend
 

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 import attrs
@@ -21,7 +21,7 @@ from ailf.instruments import Instrument
 from ailf.logs import About, Log
 from ailf.urls import scheme_of, with_options
 
-__all__ = ["Installed", "installed", "installed_instruments", "plugin_for"]
+__all__ = ["Installed", "installed", "open_plugin", "plugin_for"]
 
 log = Log("ailf")
 
@@ -62,7 +62,28 @@ class Installed:
 
 def installed() -> list[Installed]:
     """Return every installed backend, sorted by scheme. Each plugin is loaded, to find out whether it can be used."""
-    return [_describe(each) for each in sorted(_entry_points(), key=lambda each: each.name)]
+    found = entry_points(group=hookspecs.PROJECT)
+    return [_describe(each, found) for each in sorted(found, key=lambda each: each.name)]
+
+
+def open_plugin(url: str, hook: str, flavour: str, options: Mapping[str, Any]) -> tuple[Any, list[Instrument]]:
+    """Return the backend of a URL, without network access, and the instruments of installed packages for it.
+
+    What is installed is read once for both, as that takes most of the time.
+
+    Arguments:
+        url: The URL.
+        hook: As for `plugin_for`.
+        flavour: As for `plugin_for`.
+        options: Options besides those of the URL.
+
+    Raises:
+        InvalidArgumentError: As for `plugin_for`; or the backend doesn't know an option.
+        UnsupportedError: As for `plugin_for`.
+    """
+    found = entry_points()
+    backend = _opener(url, hook, flavour, found.select(group=hookspecs.PROJECT))(url=url, options=options)
+    return backend, _instruments(backend.url, found.select(group=hookspecs.INSTRUMENTS))
 
 
 def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
@@ -77,8 +98,13 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
         InvalidArgumentError: The text isn't a URL, or no plugin has its scheme. The message lists the schemes.
         UnsupportedError: The plugin can't be loaded or doesn't have this flavour, or several packages have the scheme.
     """
+    return _opener(url, hook, flavour, entry_points(group=hookspecs.PROJECT))
+
+
+def _opener(url: str, hook: str, flavour: str, found: EntryPoints) -> Callable[..., Any]:
+    """Return what `plugin_for` returns, by these entry points."""
     scheme = scheme_of(url)
-    entry = _entry_point(scheme)
+    entry = _entry_point(scheme, found)
     _load(entry)
     others = [plugin for name, plugin in _manager.list_name_plugin() if name != scheme]
     caller = _manager.subset_hook_caller(hook, remove_plugins=others)
@@ -97,13 +123,13 @@ def plugin_for(url: str, hook: str, flavour: str) -> Callable[..., Any]:
     return opened
 
 
-def installed_instruments(url: str) -> list[Instrument]:
+def _instruments(url: str, found: EntryPoints) -> list[Instrument]:
     """Return the instruments of installed packages for a backend with this URL, which has no credentials.
 
     The failure of a plugin is logged once, and the others are returned.
     """
     instruments: list[Instrument] = []
-    for entry in sorted(entry_points(group=hookspecs.INSTRUMENTS), key=lambda each: each.name):
+    for entry in sorted(found, key=lambda each: each.name):
         name = f"{hookspecs.INSTRUMENTS}:{entry.name}"
         try:
             _register(entry, name)
@@ -118,16 +144,11 @@ def installed_instruments(url: str) -> list[Instrument]:
     return instruments
 
 
-def _entry_points() -> list[EntryPoint]:
-    return list(entry_points(group=hookspecs.PROJECT))
-
-
-def _entry_point(scheme: str) -> EntryPoint:
+def _entry_point(scheme: str, found: EntryPoints) -> EntryPoint:
     """Return the only entry point for a scheme."""
-    everything = _entry_points()
-    entries = [each for each in everything if each.name == scheme and not _intrudes(each)]
+    entries = [each for each in found if each.name == scheme and not _intrudes(each)]
     if not entries:
-        raise InvalidArgumentError(_not_installed(scheme, sorted({each.name for each in everything})))
+        raise InvalidArgumentError(_not_installed(scheme, sorted({each.name for each in found})))
     if len(entries) > 1:
         packages = " and ".join(sorted(f"{_package(each)} ({each.value})" for each in entries))
         raise UnsupportedError(f"several packages have a backend for {scheme}://: {packages}; uninstall all but one")
@@ -187,11 +208,11 @@ def _pip() -> str:
     return "pip" if sys.prefix != sys.base_prefix else "python -m pip"
 
 
-def _describe(entry: EntryPoint) -> Installed:
+def _describe(entry: EntryPoint, found: EntryPoints) -> Installed:
     problem = f"{entry.name}:// belongs to ailf; this entry point is ignored" if _intrudes(entry) else ""
     try:
         if not problem:
-            _load(_entry_point(entry.name))
+            _load(_entry_point(entry.name, found))
     except UnsupportedError as error:
         problem = str(error)
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"

@@ -4,17 +4,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
-import pluggy
 import pytest
 
 import ailf
-from ailf import InvalidArgumentError, hookspecs, registry
+from ailf import InvalidArgumentError, hookspecs
 from ailf.instruments import Destination, Instrument, Instruments, MessageSent
 
 EVENT = MessageSent(Destination("memory://", "stream", "s"), {}, 1, ("1",), 0.0)
@@ -306,22 +302,12 @@ def test_context_variables_reach_the_handler(url: str) -> None:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Install a distribution with one instrument, as pip does."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    monkeypatch.setattr(registry, "_manager", manager)
-    monkeypatch.setattr(registry, "_broken", set())
-    monkeypatch.syspath_prepend(tmp_path)
+def install(install_package: Callable[..., None], fresh_registry: None) -> Callable[[str, str], None]:
+    """Install a distribution with one instrument."""
 
     def installed(name: str, source: str) -> None:
         module = f"ailf_test_instrument_{name}"
-        info = tmp_path / f"{module}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{hookspecs.INSTRUMENTS}]\n{name} = {module}\n")
-        (tmp_path / f"{module}.py").write_text(dedent(source))
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        install_package(hookspecs.INSTRUMENTS, name, source, package=module, module=module)
 
     return installed
 

@@ -3,10 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from importlib.metadata import entry_points
 from textwrap import dedent
+from typing import Any
 
-import pluggy
 import pytest
 
 import ailf
@@ -16,6 +16,8 @@ from ailf.registry import plugin_for
 from ailf.urls import shown
 
 Install = Callable[..., None]
+
+pytestmark = pytest.mark.usefixtures("fresh_registry")
 
 WORKING = """
     import ailf
@@ -54,28 +56,14 @@ REFUSED = """
 """
 
 
-@pytest.fixture(autouse=True)
-def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a registry without loaded plugins."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    monkeypatch.setattr(registry, "_manager", manager)
-
-
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution with one plugin, as pip does."""
-    monkeypatch.syspath_prepend(tmp_path)
+def install(install_package: Callable[..., None]) -> Install:
+    """Install a distribution with one plugin."""
 
     def installed(scheme: str, source: str, *, package: str | None = None) -> None:
         package = package or f"ailf-{scheme}"
         module = package.replace("ailf-", "ailf_test_").replace("-", "_")
-        info = tmp_path / f"{package.replace('-', '_')}-1.5.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(f"[ailf]\n{scheme} = {module}\n")
-        (tmp_path / f"{module}.py").write_text(dedent(source))
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        install_package(hookspecs.PROJECT, scheme, source, package=package, module=module, version="1.5")
 
     return installed
 
@@ -246,3 +234,21 @@ def test_the_command_wants_a_subcommand(capsys: pytest.CaptureFixture[str]) -> N
     """Without a subcommand the command prints its usage."""
     assert main([]) == 2
     assert "COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_opening_reads_once_what_is_installed(install: Install, monkeypatch: pytest.MonkeyPatch, flavour: str) -> None:
+    """The backend and the instruments of packages are found in one reading of all distributions."""
+    install("nats", WORKING)
+    readings: list[dict[str, str]] = []
+
+    def counted(**selected: str) -> Any:
+        readings.append(selected)
+        return entry_points(**selected)
+
+    monkeypatch.setattr(registry, "entry_points", counted)
+    if flavour == "blocking":
+        ailf.connect("nats://here").close()
+    else:
+        ailf.connect_async("nats://here")
+    assert len(readings) == 1
