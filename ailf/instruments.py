@@ -496,13 +496,35 @@ class Instruments:
         self.emit(Waited(self.backend, kind, name, key, now() - begin))
         return result
 
+    async def observe_handling(
+        self,
+        handled: object,
+        call: Callable[[], Awaitable[tuple[T, BaseException | None]]],
+        reason: Callable[[], BaseException | None] = lambda: None,
+    ) -> tuple[T, BaseException | None]:
+        """Call a handler within the hook `handling`; return its result and its exception.
+
+        Arguments:
+            handled: What the handler handles, as users see it.
+            call: Calls it, and returns its result and its exception.
+            reason: Returns, once it has ended, what counts as its exception in place of its own; None for its own.
+        """
+        handling = self.around(handled)
+        try:
+            result, error = await call()
+        except BaseException as interruption:
+            handling.leave(reason() or interruption)
+            raise
+        handling.leave(reason() or error)
+        return result, error
+
     def around(self, handled: object) -> "Handling":
         """Enter the context managers of all instruments around a handler; `Handling.leave` leaves them."""
         handling = Handling(self)
         try:
             for method in self.handling:
                 handling.enter(method, handled)
-        except BaseException as error:  # as Ctrl-C in a hook: no handler runs, so nobody else leaves what was entered
+        except BaseException as error:  # as Ctrl-C in a hook: no handler runs, after which they would be left
             handling.leave(error)
             raise
         return handling

@@ -365,7 +365,8 @@ class PubSubFlow:
         """Call a handler, and send its result as the reply; its error doesn't affect other handlers (P8)."""
         with carrying(message.headers):
             if self._instruments.handling:
-                result, error = await self._call_observed(handler, message)
+                call = partial(self.engine.runtime.call_user_code, handler, message)
+                result, error = await self._instruments.observe_handling(message, call)
             else:
                 result, error = await self.engine.runtime.call_user_code(handler, message)
             if error is None and result is not None and message.answer is not None:
@@ -381,17 +382,6 @@ class PubSubFlow:
         await self._failed(f"handler {name_of(handler)} failed", error, raw)
         if is_fatal(error):
             raise error
-
-    async def _call_observed(self, handler: Handler, message: Message[Any]) -> tuple[Any, BaseException | None]:
-        """Call a handler within the hook `Instrument.handling`."""
-        handling = self._instruments.around(message)
-        try:
-            result, error = await self.engine.runtime.call_user_code(handler, message)
-        except BaseException as interruption:
-            handling.leave(interruption)
-            raise
-        handling.leave(error)
-        return result, error
 
     def stop(self) -> None:
         if self._buffer is not None:

@@ -145,14 +145,8 @@ class HandlerRunner(Generic[W]):
         work.handled_at = self._runtime.now()
         shown = self._show(work)
         argument = shown if self._argument is self._show else self._argument(work)
-        handling = self._instruments.around(shown)
-        try:
-            result, error = await self._call(self._handler, argument)
-        except BaseException as interruption:
-            handling.leave(work.cancel_reason or interruption)
-            raise
-        handling.leave(work.cancel_reason or error)
-        return result, error
+        call = functools.partial(self._call, self._handler, argument)
+        return await self._instruments.observe_handling(shown, call, lambda: work.cancel_reason)
 
     def _start_timer(self, work: W, timeout: float) -> Callable[[], None]:
         """Start the timer that cancels the handler, or in a thread gives up its leases; return what stops the timer."""
