@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
@@ -33,6 +32,7 @@ from ailf.cli import (
 )
 from ailf.cli.exits import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, USAGE, ClosedPipeError, code_for, line_for
 from ailf.cli.text import visible
+from ailf.version import __version__
 
 __all__ = ["run_app"]
 
@@ -69,7 +69,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - the signature of a callback
     if wanted:
-        sys.stdout.write(f"ailf {version('ailf')}\n")
+        sys.stdout.write(f"ailf {__version__}\n")
         raise typer.Exit
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from importlib.metadata import version
 from typing import Any, Final
 
 import attrs
@@ -39,17 +38,16 @@ from ailf.otel.api import (
 from ailf.otel.attributes import SCHEMA_URL, Naming, of_message, operation_of
 from ailf.otel.messages import Messages, key_of
 from ailf.otel.metrics import Metrics
-from ailf.otel.process import Process
+from ailf.otel.process import NANOSECONDS, Process
 from ailf.otel.spans import Spans, creation_of, fail, inject
 from ailf.pubsub import Message
 from ailf.tracing import carried
+from ailf.version import __version__
 
 __all__ = ["OpenTelemetry"]
 
 SPANS: Final = ("send", "receive", "process", "settle")
 """The types of operations that have spans."""
-
-NANOSECONDS: Final = 1_000_000_000
 
 _W3C: Final = TraceContextTextMapPropagator()
 
@@ -102,10 +100,10 @@ class OpenTelemetry(Instrument):
         chosen = check_list("spans", spans)
         if unknown := [each for each in chosen if each not in SPANS]:
             raise InvalidArgumentError(f"spans: {unknown[0]!r} is none of {', '.join(SPANS)}")
-        tracer = trace.get_tracer("ailf", version("ailf"), tracer_provider, SCHEMA_URL)
+        tracer = trace.get_tracer("ailf", __version__, tracer_provider, SCHEMA_URL)
         self._naming = Naming(names)
         self._spans = Spans(tracer, self._naming, frozenset(chosen))
-        self._metrics = Metrics(metrics.get_meter("ailf", version("ailf"), meter_provider, SCHEMA_URL))
+        self._metrics = Metrics(metrics.get_meter("ailf", __version__, meter_provider, SCHEMA_URL))
         self._messages = Messages()
 
     # --- sending -------------------------------------------------------------------------------------------------

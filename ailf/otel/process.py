@@ -15,7 +15,7 @@ from ailf.otel.messages import Known, Messages, key_of_delivery
 from ailf.otel.metrics import Metrics
 from ailf.otel.spans import Spans, creation_of, fail
 
-__all__ = ["Process"]
+__all__ = ["NANOSECONDS", "Process"]
 
 NANOSECONDS: Final = 1_000_000_000
 

@@ -3,7 +3,6 @@
 import contextlib
 import traceback
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from ailf.checks import check_headers
 from ailf.errors import InvalidArgumentError
@@ -11,11 +10,9 @@ from ailf.instruments import Destination
 from ailf.labels import error_type
 from ailf.otel.api import Context, Link, Span, SpanContext, SpanKind, Status, StatusCode, propagate, trace
 from ailf.otel.attributes import Attributes, Naming
-from ailf.safe_text import describe, safe_text, text_of
+from ailf.safe_text import LONGEST_TRACEBACK, MOST_FRAMES, describe, safe_text, text_of
 
 __all__ = ["Spans", "creation_of", "fail", "inject"]
-
-LONGEST_TRACEBACK: Final = 20_000
 
 
 class Spans:
@@ -92,7 +89,7 @@ def fail(span: Span, error: BaseException) -> None:
     if not span.is_recording():
         return
     text = text_of(error)
-    frames = "".join(traceback.format_tb(error.__traceback__, limit=-32))
+    frames = "".join(traceback.format_tb(error.__traceback__, limit=-MOST_FRAMES))
     span.set_attribute("error.type", error_type(error))
     span.set_status(Status(StatusCode.ERROR, text))
     span.add_event(
