@@ -1,5 +1,6 @@
 """`RedisDriver`, the root driver: it makes the drivers of the interfaces over one executor."""
 
+import contextlib
 import secrets
 import time
 from typing import Any, Final
@@ -128,13 +129,12 @@ class RedisDriver(BackendDriver):
 
     async def _say_hello(self) -> Any:
         """Return the reply to HELLO; ask once, in the same write, whether the user may list."""
-        if self._probed:
-            return (await self.executor.call_many([("HELLO",)]))[0]
-        try:
-            hello, scanned = await self.executor.call_many([("HELLO",), SCAN_PROBE])
-        except ConnectionLostError:  # a server that refuses the connection replies once, as to a single command
-            return (await self.executor.call_many([("HELLO",)]))[0]
-        self._note_right_to_scan(scanned)
+        if not self._probed:
+            with contextlib.suppress(ConnectionLostError):  # a server that refuses a connection replies to one command
+                hello, scanned = await self.executor.call_many([("HELLO",), SCAN_PROBE])
+                self._note_right_to_scan(scanned)
+                return hello
+        (hello,) = await self.executor.call_many([("HELLO",)])
         return hello
 
     def _note_right_to_scan(self, reply: Any) -> None:

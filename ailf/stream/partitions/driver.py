@@ -170,11 +170,15 @@ class PartitionedDriver(StreamDriver):
 
     def _split(self, entry_id: str) -> tuple[int, str]:
         """Return the partition of an entry's id, and the id in there; both are checked."""
-        partition, inner = split_id(entry_id, self.partitions.number)
+        return self._split_checked(entry_id, "an entry", self.inner.time_of)
+
+    def _split_checked(self, text: str, what: str, check: Callable[[str], object]) -> tuple[int, str]:
+        """Return the partition of an id, and the id in there, which `check` refuses if it is none of `what`."""
+        partition, inner = split_id(text, self.partitions.number, what)
         try:
-            self.inner.time_of(inner)
+            check(inner)
         except InvalidArgumentError as error:
-            raise within(entry_id, partition, error) from error
+            raise within(text, partition, error) from error
         return partition, inner
 
     # --- the stream ----------------------------------------------------------------------------------------------
@@ -463,12 +467,7 @@ class PartitionedDriver(StreamDriver):
 
     def _split_letter(self, letter: str) -> tuple[int, str]:
         """Return the partition of a dead letter's id, and the id in there; both are checked."""
-        partition, inner = split_id(letter, self.partitions.number, "a dead letter")
-        try:
-            self.inner.check_letter(inner)
-        except InvalidArgumentError as error:
-            raise within(letter, partition, error) from error
-        return partition, inner
+        return self._split_checked(letter, "a dead letter", self.inner.check_letter)
 
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:
         shares = self.partitions.shares(letters, self._split_letter)
