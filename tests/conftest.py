@@ -127,6 +127,12 @@ def new_server() -> Iterator[NewServer]:
 
 
 @pytest.fixture
+def private(new_server: NewServer) -> Server:
+    """A server of this test alone: all that it counts, keeps and is connected to is this test's."""
+    return new_server()
+
+
+@pytest.fixture
 def namespace() -> str:
     """A namespace of the test's own, so that tests can share a server."""
     return f"test-{uuid.uuid4().hex[:12]}"

@@ -22,19 +22,13 @@ from ailf_redis.connection.resp import packed
 from ailf_redis.keys import Keys
 from ailf_redis.replies import headers_field, text
 from ailf_redis.settings import Settings
-from tests.support.servers import NewServer, Server
+from tests.support.servers import Server
 
 MANY = 1000
 """Size of the data: several times what one script may process."""
 
 STEP = 900
 """The most commands that a script may run."""
-
-
-@pytest.fixture
-def private(new_server: NewServer) -> Server:
-    """A server of this test alone, so that its command counts are this test's."""
-    return new_server()
 
 
 @pytest.fixture

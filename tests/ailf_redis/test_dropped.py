@@ -19,15 +19,9 @@ import redis.asyncio
 import ailf
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
 from ailf_redis import AsyncRedisBackend, RedisBackend, RedisLock
-from tests.support.servers import NewServer, Server
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
-
-
-@pytest.fixture
-def private(new_server: NewServer) -> Server:
-    """A server of this test alone, so that all its connections are this test's."""
-    return new_server()
 
 
 @contextlib.contextmanager

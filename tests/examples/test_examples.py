@@ -1,10 +1,11 @@
 """The examples run as their documentation says."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from contract_tests.helpers.processes import running
 from tests.support.servers import Server
@@ -76,27 +77,27 @@ def test_injected_agent() -> None:
     assert "2 passed" in done.stdout
 
 
-def rejected(url: str) -> int:
-    """Run the demo of a quota with 80 calls, and return how many the strict provider rejected with ailf.
+def told(url: str) -> str:
+    """Run the demo of a quota with 80 calls, and return its output.
 
-    It rejects none where the provider sees calls as they are sent. On a machine that is busy with other tests they may
-    reach it together, later than they were sent.
+    On a machine that is busy with other tests, calls may reach the strict provider later than they were sent, and
+    together: then it rejects some that were sent in time. So a run in which it did so is repeated, twice at most.
     """
-    done = subprocess.run(
-        [sys.executable, "quota_two_processes.py", "--url", url, "--calls", "80"],
-        cwd=EXAMPLES, capture_output=True, text=True, timeout=50, check=False,
-    )  # fmt: skip
-    told = re.search(r"(\d+) calls served, (\d+) rejected", done.stdout)
-    assert told is not None, done.stdout + done.stderr
-    assert int(told[1]) + int(told[2]) == 80
-    return int(told[2])
+    command = [sys.executable, "quota_two_processes.py", "--url", url, "--calls", "80"]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=50, check=False)
+        if done.returncode == 0:
+            break
+    return done.stdout + done.stderr
 
 
+@pytest.mark.timeout(180)
 def test_quota_of_one_process() -> None:
-    """Without a limiter the strict provider rejects most calls of the real clients, with one it rejects none."""
-    assert rejected("memory://") <= 8
+    """Without a limiter the strict provider rejects calls of the real clients, with one it rejects none."""
+    assert "80 calls served, 0 rejected" in told("memory://")
 
 
+@pytest.mark.timeout(180)
 def test_quota_of_two_processes(any_server: Server) -> None:
     """Two processes share the quota on Redis, and no call is rejected."""
-    assert rejected(any_server.url) <= 8
+    assert "80 calls served, 0 rejected" in told(any_server.url)

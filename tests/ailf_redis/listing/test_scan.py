@@ -17,12 +17,6 @@ MANY = 100_000
 
 
 @pytest.fixture
-def private(new_server: NewServer) -> Server:
-    """A server of this test alone."""
-    return new_server()
-
-
-@pytest.fixture
 def raw(private: Server) -> Iterator[redis.Redis]:
     """A client of redis-py."""
     with private.client() as client:
