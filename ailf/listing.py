@@ -19,7 +19,7 @@ MOST = 10_000
 """The most items of a page."""
 
 ReadPage = Callable[[str, int], Coroutine[Any, Any, Page[T]]]
-"""Reads the page at a cursor, with at most so many items as the second argument says."""
+"""Reads the page at a cursor, given the cursor and the most items of the page."""
 
 
 def _checked_size(what: str, size: object) -> int:

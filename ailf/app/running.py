@@ -52,7 +52,7 @@ RUNS = 2
 """The most unsettled runs of a scheduled function: one that takes place, and the next one."""
 
 FULL = 1.0
-"""Seconds between tries to add a run while there are so many."""
+"""Seconds between two tries to add a run while the stream is full."""
 
 ATTEMPTS = 3
 """How often a run whose process dies is tried."""

@@ -100,7 +100,7 @@ class Declaration:
     async def make_again(self) -> None:
         """Store the number again, and mark the names: data of the stream have vanished, perhaps with these.
 
-        The partitions may be in use again, by those who don't know yet that anything has vanished.
+        The partitions may be in use again, by processes that don't know yet that anything has vanished.
 
         Raises:
             InvalidArgumentError: Another number is stored.
@@ -201,8 +201,8 @@ class Declaration:
         )
         if await self._ask(owner, None, until) is None:
             text += (
-                f". The number of partitions of {owner!r} isn't stored: somebody is about to make it, or began and "
-                f"didn't end. In that case stream({owner!r}, partitions={MOST_PARTITIONS}).delete() frees the name"
+                f". The number of partitions of {owner!r} isn't stored: a process is about to store it, or has ended "
+                f"before it did. In that case stream({owner!r}, partitions={MOST_PARTITIONS}).delete() frees the name"
             )
         return text
 

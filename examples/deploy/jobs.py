@@ -7,7 +7,7 @@ app = ailf.App()
 
 @app.handler("tasks", group="workers", concurrency=8, retention=ailf.Retention.settled())
 async def handle(delivery: ailf.AsyncDelivery[dict[str, str]]) -> None:
-    """Handle a task, and tell all who listen."""
+    """Handle a task, and publish its result."""
     await app.backend.pubsub().publish("results", {"task": delivery.id})
 
 

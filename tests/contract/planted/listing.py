@@ -64,7 +64,7 @@ class ListsPartitions(MemoryStreamDriver):
 
 @caught_by("listing.test_listing.test_what_is_a_stream")
 class ListsWhatWasAsked(MemoryStreamDriver):
-    """A stream is listed because somebody asked for it."""
+    """A stream is listed because a program asked for it."""
 
     async def list_streams(self, prefix: str, cursor: str, limit: int) -> ailf.Page[str]:
         return ailf.Page(tuple(self._store.streams))
@@ -72,7 +72,7 @@ class ListsWhatWasAsked(MemoryStreamDriver):
 
 @caught_by("listing.test_listing.test_held_locks")
 class ListsFreeLocks(MemoryLockDriver):
-    """A lock is listed although nobody holds it."""
+    """A lock is listed although it has no holder."""
 
     async def list_locks(self, prefix: str, cursor: str, limit: int) -> ailf.Page[ailf.HeldLock]:
         with self._store.lock:
