@@ -23,7 +23,7 @@ from ailf.runtime import Event, Runtime, Task, run
 from ailf.runtime.signals import stopped_by_signals
 from ailf.safe_text import text_of
 from ailf.stream.delivery import instruction
-from ailf.stream.worker import DRAIN
+from ailf.stream.worker import DRAIN, PAUSES
 from ailf.user_errors import is_fatal
 from ailf.values import Retention
 
@@ -38,9 +38,6 @@ ENDING = 5.0
 
 AGAIN = 0.5
 """Seconds after which a stop is repeated: a worker that was just starting may have missed it."""
-
-PAUSES = (0.1, 0.5, 2.0, 5.0)
-"""Seconds between tries while the backend is unavailable."""
 
 SLICE = 60.0
 """The most seconds between two looks at the clock, which may be set, and at the backend, which may lose its data."""

@@ -9,14 +9,13 @@ from ailf.cli.text import counted, duration
 from ailf.driver import Finding, Level
 from ailf.errors import AilfError, BackendTimeoutError, ConnectionLostError, PermissionDeniedError, UnsupportedError
 from ailf.safe_text import text_of
+from ailf.stream.worker import LARGE
 from ailf.values import ConsumerInfo, GroupInfo
 
 __all__ = ["GroupState", "StreamState", "dead_letter_findings", "latency_finding", "opening_finding", "stream_findings"]
 
 SLOW: Final = 0.05
 VERY_SLOW: Final = 1.0
-LONG: Final = 100_000
-"""The number of entries from which a stream without a retention is worth a warning, as for workers."""
 
 BACKLOG: Final = 86_400.0
 """Seconds after which an unsettled message is worth a warning."""
@@ -87,7 +86,7 @@ def stream_findings(streams: Sequence[StreamState]) -> Iterator[Finding]:
     yield _finding(
         "retention",
         [f"{each.name!r} ({each.length:,} entries)" for each in streams if _kept_for_nothing(each)],
-        f"{len(streams):,} streams, none of which keeps over {LONG:,} entries for nothing",
+        f"{len(streams):,} streams, none of which keeps over {LARGE:,} entries for nothing",
         "streams that keep settled messages: ",
         "give their producers a retention, such as Retention.settled(), or run `ailf trim STREAM --settled`",
     )
@@ -173,7 +172,7 @@ def _unsettled(info: GroupInfo) -> int:
 def _kept_for_nothing(stream: StreamState) -> bool:
     """Tell whether a long stream keeps mostly entries that each of its groups has settled."""
     needed = max((_unsettled(group.info) for group in stream.groups), default=0)
-    return stream.length > LONG and needed < stream.length / 2
+    return stream.length > LARGE and needed < stream.length / 2
 
 
 def _deserted(group: GroupState) -> bool:

@@ -39,14 +39,14 @@ from ailf.stream.handler_run import HandlerRunner
 from ailf.user_errors import is_fatal
 from ailf.values import OnLost
 
-__all__ = ["DRAIN", "ProcessOptions", "Worker"]
+__all__ = ["DRAIN", "LARGE", "PAUSES", "ProcessOptions", "Worker"]
 
 log = Log("ailf.worker")
 
 DRAIN = 30.0
 """Seconds that a stopped `process` waits for running handlers by default."""
 
-_PAUSES = (0.1, 0.5, 2.0, 5.0)
+PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds between tries while the backend is unavailable."""
 
 LARGE = 100_000
@@ -332,7 +332,7 @@ class Worker:
     async def _wait_out(self, consumer: ConsumerFlow, error: BackendError, failures: int) -> None:
         """Pause before the next try while the backend is unavailable."""
         consumer.record_failure(error)
-        await consumer.stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+        await consumer.stopping.wait(PAUSES[min(failures, len(PAUSES) - 1)])
 
     async def _warn_of_length(self) -> None:
         """Warn, once, of a stream that is long and for which this worker has no retention."""
