@@ -1,9 +1,7 @@
 """The source distribution and the wheel are complete, and the wheel works in an environment that has nothing else."""
 
 import email
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -17,6 +15,7 @@ from textwrap import dedent
 import pytest
 
 import ailf
+from tests.support.programs import output_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("ailf", "ailf_redis", "ailf_memory", "ailf_pytest", "contract_tests")
@@ -46,24 +45,12 @@ PROGRAM = """
 """
 
 
-def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    """Run a command without the settings of this process, and return its output; a failure shows it."""
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF", "GITHUB"))
-    }
-    done = subprocess.run(command, cwd=cwd, env={**clean, **variables}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (
-        f"{command[1:]} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    )
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and with the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
     repository = {"GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "crew/ailf"}
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT, **repository)
+    output_of(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT, **repository)
     return folder
 
 
@@ -86,7 +73,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     """The wheel has the packages with their scripts and type markers, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         names = {each for each in archive.namelist() if ".dist-info/" not in each}
-    tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES, cwd=ROOT).split()
+    tracked = output_of("git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES, cwd=ROOT).split()
     assert names == set(tracked)
     assert {f"{each}/py.typed" for each in PACKAGES} <= names
     assert any(each.endswith(".lua") for each in names)
@@ -97,7 +84,7 @@ def test_the_source_distribution_has_what_the_tests_need(dist: Path) -> None:
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {each.name.partition("/")[2] for each in archive.getmembers() if each.isfile()}
-    assert set(run("git", "ls-files", cwd=ROOT).splitlines()) - names <= {".gitignore"}
+    assert set(output_of("git", "ls-files", cwd=ROOT).splitlines()) - names <= {".gitignore"}
 
 
 def test_the_metadata(metadata: Message) -> None:
@@ -126,9 +113,9 @@ def test_it_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
                 target = site / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(found.locate_file(file)), target)
-    run(python, "-m", "pip", "install", "--quiet", "--no-index", wheel, cwd=tmp_path)
-    run(python, "-m", "pip", "check", cwd=tmp_path)
-    used, allowed, sentinel, valkey, version = run(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
+    output_of(python, "-m", "pip", "install", "--quiet", "--no-index", wheel, cwd=tmp_path)
+    output_of(python, "-m", "pip", "check", cwd=tmp_path)
+    used, allowed, sentinel, valkey, version = output_of(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
     assert (used, allowed) == ("True x {'a': 1}", "True")
     assert sentinel.startswith("redis+sentinel://")
     assert valkey.startswith("valkey://")

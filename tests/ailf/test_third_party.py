@@ -3,8 +3,6 @@
 The test does all that a third party does, and uses only the installed packages of this repository.
 """
 
-import os
-import subprocess
 import sys
 import sysconfig
 import venv
@@ -13,6 +11,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from tests.support.programs import output_of
 
 PYPROJECT = """
     [build-system]
@@ -96,16 +96,6 @@ PROGRAM = """
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command and return its output; a failure shows the output."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
-    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (
-        f"{command[1:]} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    )
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy's wheel, built as by its author."""
@@ -116,7 +106,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "__init__.py").write_text('"""A toy."""\n')
     (package / "backend.py").write_text(dedent(BACKEND))
     (package / "plugin.py").write_text(dedent(PLUGIN))
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=project)
+    output_of(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=project)
     (built,) = (project / "dist").glob("*.whl")
     return built
 
@@ -131,13 +121,13 @@ def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
     Path(installed, "running-environment.pth").write_text(f"{line}\n")
     interpreter = home / "bin" / "python"
-    run(interpreter, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=home)
+    output_of(interpreter, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=home)
     return interpreter
 
 
 def test_the_command_lists_it(python: Path, tmp_path: Path) -> None:
     """`ailf backends` shows the toy beside the backends that come with ailf."""
-    out = run(python, "-m", "ailf.cli", "backends", cwd=tmp_path)
+    out = output_of(python, "-m", "ailf.cli", "backends", cwd=tmp_path)
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert rows["toy://"] == ["ailf-toy", "0.3", "ailf_toy.plugin"]
     assert {"memory://", "redis://"} <= set(rows)
@@ -145,7 +135,7 @@ def test_the_command_lists_it(python: Path, tmp_path: Path) -> None:
 
 def test_it_is_opened_by_url(python: Path, tmp_path: Path) -> None:
     """Both flavours open by URL and work, in the environment with the wheel."""
-    module, data, entries, path = run(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
+    module, data, entries, path = output_of(python, "-c", dedent(PROGRAM), cwd=tmp_path).splitlines()
     assert module == "ailf_toy.backend toy://here"
     assert data == "{'a': 1}"
     assert entries == "1"
@@ -159,6 +149,6 @@ def test_it_passes_the_contract(python: Path, tmp_path: Path) -> None:
     # In parallel, because most of the time is waiting for leases to end.
     parts = [f"{one} and {other}" for one in ("asyncio", "not asyncio") for other in ("test_stream", "not test_stream")]
     with ThreadPoolExecutor() as pool:
-        outs = list(pool.map(lambda part: run(python, *suite, "-k", part, cwd=tmp_path), parts))
+        outs = list(pool.map(lambda part: output_of(python, *suite, "-k", part, cwd=tmp_path), parts))
     assert all(" passed" in each for each in outs)
     assert not any("skipped" in each for each in outs)
