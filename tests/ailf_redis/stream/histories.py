@@ -80,7 +80,8 @@ class Lease:
         """The time from which another process may have the message."""
         if self.lost or self.outcome == "LOST":
             return self.kept or self.since
-        stalls = [start for start, end in self.life.still if self.ended is None and end > self.since]
+        unsettled = self.since if self.ended is None else INF if self.action else self.ended
+        stalls = [start for start, end in self.life.still if end > unsettled]
         return min(self.requested, self.life.ended if self.life.killed else INF, *stalls)
 
     @property
@@ -163,7 +164,8 @@ def _begin(_: Life, leases: Leases, event: Any) -> None:
 
 def _missed(_: Life, leases: Leases, event: Any) -> None:
     lease = leases[event["id"], event["grant"]]
-    if lease.begun is None:  # lost while it waited for a handler; else the end of the handler reports it
+    waited = lease.begun is None or (lease.ended is not None and not lease.action)
+    if waited:  # for a handler or, after one, to be settled; else the end of the handler reports the loss
         lease.lost, lease.ended = True, event["at"]
 
 

@@ -61,6 +61,10 @@ POSSIBLE = {
         settled("ack", 2, 3.5, TWO),
     ],
     "lost without a record": [begun(1, 1.5, FROZEN), settled("ack", 2, 3.5, TWO)],
+    "killed after it stood still between its handler and the settlement": [
+        leased(1, 1, attrs.evolve(FROZEN, fate="killed", ended=5.0), kept=1.9, ended=1.9, result="nothing"),
+        settled("ack", 2, 3.5, TWO),
+    ],
     "an ack that came too late": [settled("ack", 1, 1.6, FROZEN, "LOST"), settled("ack", 2, 2.5, TWO)],
 }
 
@@ -103,6 +107,10 @@ IMPOSSIBLE: dict[str, tuple[list[Lease], str]] = {
         "two leases at once",
     ),
     "lost by a living process": ([ALIVE, settled("ack", 2, 4, TWO)], "did not stand still"),
+    "handled by a living process, and never settled": (
+        [leased(1, 1, kept=1.9, ended=1.9, result="nothing"), settled("ack", 2, 3.5, TWO)],
+        "two leases at once",
+    ),
     "lost according to the reply": (
         [settled("ack", 1, 1, ONE, "LOST"), settled("ack", 2, 4, TWO)],
         "did not stand still",
@@ -214,6 +222,23 @@ def test_reading() -> None:
             action="release", requested=1.8,
         ),
     ]  # fmt: skip
+
+
+def test_reading_a_loss_after_the_handler() -> None:
+    """A lease that ends between its handler and the settlement is lost when the process notices it."""
+    this = {"id": "1-0", "grant": 7}
+    lines = [
+        {"kind": "fetched", "at": 1.1, "since": 1.0, "claims": [["1-0", 7, 1]], "dead": []},
+        {"kind": "begin", "at": 1.2, **this, "kept": 1.2},
+        {"kind": "end", "at": 1.9, **this, "result": "nothing", "lost": False, "kept": 1.9},
+        {"kind": "stalled", "at": 4.0, "since": 2.0},
+        {"kind": "missed", "at": 4.1, **this},
+        {"kind": "leave", "at": 9.0},
+    ]
+    life, [lease] = read(ONE, "".join(json.dumps(line) + "\n" for line in lines))
+    assert (lease.lost, lease.ended, lease.over) == (True, 4.1, 1.9)
+    again = settled("ack", 2, 3.5, TWO)
+    assert faults(History(added=["1-0"], lives=[life, TWO], leases=[lease, again])) == []
 
 
 def test_a_stall_counts_once() -> None:
