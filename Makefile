@@ -42,10 +42,11 @@ test-here: venv ## all tests, on this Python and every server that is here
 
 # On the newest Python here, if there is a newer one, and with the oldest redis-py that is supported: what either could
 # change, on memory and the newest server.
-# What killed processes and cut connections do, what the suite catches, and a third party's wheel, are tested once.
+# What killed processes and cut connections do, what the models and the examples show, what the suite catches, and a third
+# party's wheel, are tested once.
 # The asyncio half of the contract runs once more under eager tasks, which Python has from 3.12 on.
 # That server's binary is taken from the first environment, as it may have no wheel for so new a Python.
-NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs examples models \
+NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs \
     $(addprefix contract/test_,memory.py redis.py user_client.py) \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
     $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))

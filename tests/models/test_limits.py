@@ -26,7 +26,7 @@ from ailf_redis.settings import Settings
 from contract_tests.helpers.envelopes import excess
 from tests.models.limit_model import History
 from tests.models.test_lock_memory import TurnedClock
-from tests.support.effort import examples
+from tests.support.effort import CAMPAIGN, examples
 from tests.support.servers import Server
 
 RATES = [
@@ -333,7 +333,7 @@ def _comparable(result: LimitResult) -> Any:
     return replace(result, receipts=[tuple(each for each in receipt if each) for receipt in receipts])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(5 if CAMPAIGN else 2))
 def test_redis_and_memory_agree_with_the_algorithms(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
     """R1, R2, R6, R7, R12, trap 27: results and states of 2000 calls of all kinds are equal.
 

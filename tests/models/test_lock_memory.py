@@ -78,5 +78,5 @@ def test_memory_does_what_the_model_does() -> None:
     """Each step has the model's result and wakes the same waiters, and each lock has the model's state after it."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [MemorySide()]),
-        settings=examples(400, stateful_step_count=50),
+        settings=examples(200, stateful_step_count=50),
     )

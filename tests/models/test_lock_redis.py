@@ -122,5 +122,5 @@ def test_redis_does_what_the_model_does(backend: RedisDriver, server: Server) ->
     """Each step has the model's result and wakes the same waiters, and each lock has the model's state after it."""
     run_state_machine_as_test(
         lambda: LockMachine(TIMES, [RedisSide(backend, server), MemorySide()]),
-        settings=examples(40, stateful_step_count=40),
+        settings=examples(20, stateful_step_count=40),
     )

@@ -25,7 +25,7 @@ def test_memory_does_what_the_model_does() -> None:
     """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [MemorySide()]),
-        settings=examples(300, stateful_step_count=50),
+        settings=examples(150, stateful_step_count=50),
     )
 
 
@@ -34,5 +34,5 @@ def test_a_partitioned_stream_does_what_the_model_does() -> None:
     """So does a partitioned stream, all of whose messages go to one partition."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [PartitionedSide()]),
-        settings=examples(150, stateful_step_count=50),
+        settings=examples(75, stateful_step_count=50),
     )

@@ -112,7 +112,7 @@ def test_redis_does_what_the_model_does(backend: RedisDriver) -> None:
     """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
         lambda: Machine(TIMES, [RedisSide(backend), MemorySide()]),
-        settings=examples(60, stateful_step_count=40),
+        settings=examples(25, stateful_step_count=40),
     )
 
 

@@ -131,5 +131,5 @@ def test_redis_does_what_the_model_does_when_delays_pass(backend: RedisDriver) -
     """Each step has the model's result, and the stream and its groups have the model's state after it."""
     run_state_machine_as_test(
         lambda: DelayMachine(TIMES, [ClockedSide(backend), MemorySide()]),
-        settings=examples(40, stateful_step_count=40),
+        settings=examples(20, stateful_step_count=40),
     )

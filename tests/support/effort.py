@@ -23,8 +23,8 @@ TRIES = 3
 
 
 def examples(number: int, **options: Any) -> settings:
-    """Return hypothesis settings: `number` examples, always the same; in a campaign twenty times as many, at random.
+    """Return hypothesis settings: `number` examples, always the same; in a campaign forty times as many, at random.
 
     So an ordinary run fails only because of a change, and a campaign finds new faults.
     """
-    return settings(max_examples=number * (20 if CAMPAIGN else 1), derandomize=not CAMPAIGN, deadline=None, **options)
+    return settings(max_examples=number * (40 if CAMPAIGN else 1), derandomize=not CAMPAIGN, deadline=None, **options)
