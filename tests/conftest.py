@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import binaries
 from tests.support.clusters import Cluster
+from tests.support.effort import CAMPAIGN
 from tests.support.servers import NewServer, Server, SharedServers
 
 
@@ -16,7 +18,11 @@ def pytest_configure() -> None:
     """Refuse a selection of servers that cannot be had, before anything runs; let the programs of tests get Ctrl-C.
 
     A shell starts what runs in the background with SIGINT ignored, and whatever that starts inherits it.
+    Examples of hypothesis are always the same, so an ordinary run fails only because of a change; a campaign chooses
+    them at random, and finds new faults.
     """
+    settings.register_profile("ailf", derandomize=not CAMPAIGN, deadline=None)
+    settings.load_profile("ailf")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

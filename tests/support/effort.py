@@ -14,7 +14,6 @@ CAMPAIGN = os.environ.get("AILF_CAMPAIGN") == "1"
 SLOW = pytest.mark.timeout(7200 if CAMPAIGN else 300)
 """Marks tests that are slow on a busy machine."""
 
-
 Tell: TypeAlias = Callable[[str], None]
 """The type of the fixture `tell`, which prints a line of figures at the end of the run."""
 
@@ -23,8 +22,5 @@ TRIES = 3
 
 
 def examples(number: int, **options: Any) -> settings:
-    """Return hypothesis settings: `number` examples, always the same; in a campaign forty times as many, at random.
-
-    So an ordinary run fails only because of a change, and a campaign finds new faults.
-    """
-    return settings(max_examples=number * (40 if CAMPAIGN else 1), derandomize=not CAMPAIGN, deadline=None, **options)
+    """Return hypothesis settings: `number` examples; in a campaign forty times as many."""
+    return settings(max_examples=number * (40 if CAMPAIGN else 1), **options)

@@ -401,7 +401,7 @@ def test_a_lease_that_ends_first_is_renewed_first() -> None:
     short = lease_of("short", lease=0.5)
     renewer.add(long)
     renewer.add([short])
-    assert soon(lambda: sum(len(ids) for _, ids in driver.requests) >= 20 * PAGE)
+    assert soon(lambda: sum(len(ids) for _, ids in driver.requests) >= 20 * PAGE, within=20)
     assert not short.lost
     assert [ids for _, ids in driver.requests].count(["short"]) >= 3
     assert not any(each.lost for each in long)

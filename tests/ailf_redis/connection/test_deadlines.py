@@ -105,13 +105,13 @@ def test_a_reply_that_trickles(kind: str) -> None:
 def test_a_reply_that_trickles_over_tls(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """B10: the same over TLS."""
     certificates = Certificates.make(tmp_path_factory.mktemp("tls"))
-    with Scripted(lambda command: trickled(BULK)) as server, Terminator(certificates, server.port) as tls:
+    with Scripted(lambda command: trickled(BULK, 0.1)) as server, Terminator(certificates, server.port) as tls:
 
         async def flow(opened: Executor) -> None:
             await late(opened.call("ECHO"))
             await late(opened.call("ECHO"))
 
-        settings = Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=TIMEOUT, connect_timeout=5.0)
+        settings = Settings(HOST, tls.port, tls=True, tls_ca=str(certificates.ca), timeout=1.5, connect_timeout=5.0)
         play(kind, settings, flow)
     assert server.finished == 0
 

@@ -76,7 +76,7 @@ def test_junk_states_count_as_none(backend: ailf.Backend, raw: redis.Redis, kind
             raw.set(KEY, f"{key}:{state}".encode())
             began = time.monotonic()
             call()
-            assert time.monotonic() - began < 0.5, (what, state[:40])
+            assert time.monotonic() - began < 5, (what, state[:40])
             assert limiter.peek("k").remaining == expected, (what, state[:40])
 
 

@@ -192,7 +192,7 @@ def raw(any_server: Server) -> Iterator[redis.Redis]:
         yield client
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> float:
+def wait_for(condition: Any, seconds: float = 30.0) -> float:
     """Wait for a condition; return how long it took."""
     began = time.monotonic()
     while not condition():
