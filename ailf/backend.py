@@ -8,7 +8,7 @@ from ailf.checks import check_prefix
 from ailf.codecs import Codec
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import AWAY, Engine
-from ailf.errors import InvalidArgumentError
+from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.instruments import Instrument
 from ailf.limits import Limit
 from ailf.listing import PAGE, AsyncListing, Listing, ReadPage
@@ -18,13 +18,14 @@ from ailf.logs import About, Log
 from ailf.payload_types import TypeForm
 from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
-from ailf.runtime import run
+from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
 from ailf.stream import AsyncStream, Stream
 from ailf.values import HeldLock, LimiterName, Page, Retention
 
 __all__ = ["AsyncBackend", "Backend"]
 
 T = TypeVar("T")
+B = TypeVar("B", bound="_BackendBase")
 
 log = Log("ailf")
 
@@ -82,6 +83,19 @@ class _BackendBase:
         """
         self.engine.instruments.add(instruments)
 
+    def _in_flavour(self, backend_class: type[B], runtime: type[AsyncioRuntime] | type[ThreadRuntime]) -> B:
+        """Return a backend of the other flavour over a driver for the same backend."""
+        engine = self.engine
+        if engine.closed:
+            raise ClosedError(f"the backend {self.url} is closed; open another one")
+        made = backend_class.__new__(backend_class)  # its own __init__ takes other arguments than a driver
+        driver = engine.driver.with_runtime(runtime(engine.runtime.clock))
+        _BackendBase.__init__(made, driver, retry_for=engine.retry_for)
+        if engine.wrapped:  # the driver of the other flavour is wrapped, too
+            made.engine.wrap_driver(lambda wrapped: wrapped)
+        made.instrument(*engine.instruments.added())
+        return made
+
     def _listing(
         self,
         capability: Capability,
@@ -137,6 +151,7 @@ class Backend(_BackendBase):
     below to classes of its own.
     """
 
+    async_class: ClassVar[type["AsyncBackend"]]
     stream_class: ClassVar[type[Stream[Any]]] = Stream
     lock_class: ClassVar[type[Lock]] = Lock
     rate_limiter_class: ClassVar[type[RateLimiter]] = RateLimiter
@@ -358,6 +373,28 @@ class Backend(_BackendBase):
         """Return when the backend answers; raise the errors of `connect` otherwise."""
         run(_ping(self.engine))
 
+    def to_async(self) -> "AsyncBackend":
+        """Return this backend in the other flavour: the same state, settings and instruments.
+
+        It is a backend of its own, with connections of its own. Each of the two is closed by itself: closing one
+        doesn't close the other. Enter it, await it, or use it at once.
+
+        Example:
+            >>> import asyncio, ailf
+            >>> async def main(backend: ailf.AsyncBackend) -> int:
+            ...     async with backend:
+            ...         return len(await backend.stream("tasks").read())
+            >>> with ailf.connect("memory://") as backend:
+            ...     first = backend.stream("tasks").add({"page": 1})
+            ...     asyncio.run(main(backend.to_async()))
+            1
+
+        Raises:
+            ClosedError: This backend is closed.
+            UnsupportedError: The backend has no asyncio flavour.
+        """
+        return self._in_flavour(self.async_class, AsyncioRuntime)
+
     def close(self) -> None:
         """End every blocked call with `ClosedError`, and every connection and thread. It may be called twice."""
         run(self.engine.close())
@@ -386,6 +423,7 @@ class AsyncBackend(_BackendBase):
     below to classes of its own.
     """
 
+    blocking_class: ClassVar[type[Backend]] = Backend
     stream_class: ClassVar[type[AsyncStream[Any]]] = AsyncStream
     lock_class: ClassVar[type[AsyncLock]] = AsyncLock
     rate_limiter_class: ClassVar[type[AsyncRateLimiter]] = AsyncRateLimiter
@@ -609,6 +647,31 @@ class AsyncBackend(_BackendBase):
         """Return when the backend answers; raise the errors of `connect` otherwise."""
         await _ping(self.engine)
 
+    def to_blocking(self) -> Backend:
+        """Return this backend in the other flavour: the same state, settings and instruments.
+
+        It is a backend of its own, with connections of its own. Each of the two is closed by itself: closing one
+        doesn't close the other. It connects at its first call, and blocks the event loop if
+        it is used there.
+
+        Example:
+            >>> import asyncio, ailf
+            >>> def count(backend: ailf.Backend) -> int:
+            ...     with backend:
+            ...         return len(backend.stream("tasks").read())
+            >>> async def main() -> int:
+            ...     async with ailf.connect_async("memory://") as backend:
+            ...         await backend.stream("tasks").add({"page": 1})
+            ...         return await asyncio.to_thread(count, backend.to_blocking())
+            >>> asyncio.run(main())
+            1
+
+        Raises:
+            ClosedError: This backend is closed.
+            UnsupportedError: The backend has no blocking flavour.
+        """
+        return self._in_flavour(self.blocking_class, ThreadRuntime)
+
     async def aclose(self) -> None:
         """End every blocked call with `ClosedError`, and every connection and task. It may be called twice."""
         await self.engine.close()
@@ -631,6 +694,9 @@ class AsyncBackend(_BackendBase):
     ) -> None:
         """Close the backend."""
         await self.aclose()
+
+
+Backend.async_class = AsyncBackend  # the two name each other, so this comes below both
 
 
 async def _ping(engine: Engine) -> None:

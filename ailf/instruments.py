@@ -396,6 +396,11 @@ class Instruments:
                     ):
                         setattr(self, hook, (*methods, getattr(instrument, hook)))
 
+    def added(self) -> tuple[Instrument, ...]:
+        """Return the instruments whose hooks are called, each once."""
+        methods = [method for hook in _HOOKS for method in getattr(self, hook)]
+        return tuple({id(each.__self__): each.__self__ for each in methods}.values())
+
     def _remove(self, instrument: Instrument, hook: str, error: BaseException) -> None:
         """Remove an instrument that has raised, and log that, once."""
         found = False

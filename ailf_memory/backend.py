@@ -73,8 +73,13 @@ class MemoryBackend(Backend):
         max_payload: int = MAX_PAYLOAD,
         url: str = "memory://",
     ) -> None:
-        self.store = _store(clock, store)
-        super().__init__(MemoryDriver(self.store, ThreadRuntime(self.store.clock), url=url, max_payload=max_payload))
+        chosen = _store(clock, store)
+        super().__init__(MemoryDriver(chosen, ThreadRuntime(chosen.clock), url=url, max_payload=max_payload))
+
+    @property
+    def store(self) -> MemoryStore:
+        """The store, which other memory backends may share."""
+        return self.unwrap(MemoryStore)
 
 
 class AsyncMemoryBackend(AsyncBackend):
@@ -101,8 +106,13 @@ class AsyncMemoryBackend(AsyncBackend):
         max_payload: int = MAX_PAYLOAD,
         url: str = "memory://",
     ) -> None:
-        self.store = _store(clock, store)
-        super().__init__(MemoryDriver(self.store, AsyncioRuntime(self.store.clock), url=url, max_payload=max_payload))
+        chosen = _store(clock, store)
+        super().__init__(MemoryDriver(chosen, AsyncioRuntime(chosen.clock), url=url, max_payload=max_payload))
+
+    @property
+    def store(self) -> MemoryStore:
+        """The store, which other memory backends may share."""
+        return self.unwrap(MemoryStore)
 
 
 class MemoryStream(Stream[T], opens=MemoryBackend):
@@ -138,10 +148,12 @@ class AsyncMemoryRateLimiter(AsyncRateLimiter, opens=AsyncMemoryBackend):
 
 
 # The classes of a backend and of its interfaces refer to each other, so these assignments come after both.
+MemoryBackend.async_class = AsyncMemoryBackend
 MemoryBackend.stream_class = MemoryStream
 MemoryBackend.pubsub_class = MemoryPubSub
 MemoryBackend.lock_class = MemoryLock
 MemoryBackend.rate_limiter_class = MemoryRateLimiter
+AsyncMemoryBackend.blocking_class = MemoryBackend
 AsyncMemoryBackend.stream_class = AsyncMemoryStream
 AsyncMemoryBackend.pubsub_class = AsyncMemoryPubSub
 AsyncMemoryBackend.lock_class = AsyncMemoryLock

@@ -258,10 +258,12 @@ class AsyncRedisRateLimiter(AsyncRateLimiter, opens=AsyncRedisBackend):
 
 
 # A backend names the classes that it hands out, and these name their backend: so it is assigned below both.
+RedisBackend.async_class = AsyncRedisBackend
 RedisBackend.stream_class = RedisStream
 RedisBackend.pubsub_class = RedisPubSub
 RedisBackend.lock_class = RedisLock
 RedisBackend.rate_limiter_class = RedisRateLimiter
+AsyncRedisBackend.blocking_class = RedisBackend
 AsyncRedisBackend.stream_class = AsyncRedisStream
 AsyncRedisBackend.pubsub_class = AsyncRedisPubSub
 AsyncRedisBackend.lock_class = AsyncRedisLock

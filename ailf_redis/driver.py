@@ -168,6 +168,7 @@ class RedisDriver(BackendDriver):
 
     def with_runtime(self, runtime: Runtime) -> "RedisDriver":
         made = RedisDriver(self.settings, runtime, self._user_client)
+        made.capabilities, made.reasons, made._probed = self.capabilities, self.reasons, self._probed
         if isinstance(self.executor, ClusterExecutor) and isinstance(made.executor, ClusterExecutor):
             made.executor.share_map(self.executor)
         return made

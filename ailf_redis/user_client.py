@@ -13,10 +13,10 @@ from redis.asyncio import sentinel as asentinel
 from redis.sentinel import SentinelConnectionPool
 
 from ailf.checks import check_seconds
-from ailf.errors import InvalidArgumentError, UnsupportedError
+from ailf.errors import InvalidArgumentError
 from ailf.runtime import Runtime
 from ailf_redis.cluster.executor import ClusterExecutor
-from ailf_redis.connection.endpoint import KINDS, ClusterEndpoints, ServerEndpoint, clean, on_threads
+from ailf_redis.connection.endpoint import KINDS, ClusterEndpoints, ServerEndpoint, clean, in_flavour
 from ailf_redis.connection.executor import Executor
 from ailf_redis.pooled.executor import PooledExecutor
 from ailf_redis.sentinel.endpoint import SentinelEndpoint
@@ -41,7 +41,7 @@ class UserClient:
         client: The client itself, for `unwrap`.
         flavour: The client's flavour.
         endpoint: Makes connections of the client's flavour.
-        blocking_endpoint: Makes blocking connections.
+        blocking_endpoint: Makes blocking connections; that of the client itself, if it is blocking.
         timeout: Seconds for one call, from its beginning to the end of its reply.
     """
 
@@ -72,7 +72,7 @@ class UserClient:
         if flavour == "blocking":
             blocking_endpoint = endpoint
         elif blocking_client is None:
-            blocking_endpoint = _on_threads(endpoint)
+            blocking_endpoint = _in_flavour(endpoint, "blocking")
         else:
             blocking_endpoint = _endpoint(blocking_client, "blocking", timeout)
         return cls(client, flavour, endpoint, blocking_endpoint, _node(endpoint).options["socket_timeout"])
@@ -81,11 +81,14 @@ class UserClient:
         """Return an executor over the endpoint of the runtime's flavour.
 
         Raises:
-            UnsupportedError: The client is blocking and the runtime is asyncio.
+            UnsupportedError: The client is blocking, the runtime is asyncio, and redis-py has no such connections.
         """
-        if runtime.flavour not in ("blocking", self.flavour):
-            raise UnsupportedError("can't use a blocking client with asyncio: pass from_client one of redis.asyncio")
-        endpoint = self.endpoint if runtime.flavour == self.flavour else self.blocking_endpoint
+        if runtime.flavour == self.flavour:
+            endpoint = self.endpoint
+        elif runtime.flavour == "blocking":
+            endpoint = self.blocking_endpoint
+        else:
+            endpoint = _in_flavour(self.endpoint, runtime.flavour)
         if isinstance(endpoint, ClusterEndpoints):
             return ClusterExecutor(settings, endpoint, runtime)
         return PooledExecutor(settings, endpoint, runtime)
@@ -97,13 +100,13 @@ def _node(endpoint: Home) -> ServerEndpoint:
     return endpoint.master if isinstance(endpoint, SentinelEndpoint) else endpoint
 
 
-def _on_threads(endpoint: Home) -> Home:
+def _in_flavour(endpoint: Home, flavour: str) -> Home:
     if isinstance(endpoint, ClusterEndpoints):
-        return attrs.evolve(endpoint, node=on_threads(endpoint.node))
+        return attrs.evolve(endpoint, node=in_flavour(endpoint.node, flavour))
     if isinstance(endpoint, SentinelEndpoint):
-        sentinels = [on_threads(each) for each in endpoint.sentinels]
-        return attrs.evolve(endpoint, master=on_threads(endpoint.master), sentinels=sentinels)
-    return on_threads(endpoint)
+        sentinels = [in_flavour(each, flavour) for each in endpoint.sentinels]
+        return attrs.evolve(endpoint, master=in_flavour(endpoint.master, flavour), sentinels=sentinels)
+    return in_flavour(endpoint, flavour)
 
 
 def _endpoint(client: Any, flavour: str, timeout: float | None) -> Home:

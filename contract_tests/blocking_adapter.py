@@ -21,7 +21,7 @@ BLOCKING = (
     ailf.Lock, ailf.Lease, LockContext, ailf.RateLimiter, ailf.Permit, PermitContext, ailf.Listing,
 )  # fmt: skip
 IMMEDIATE = {
-    "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap",
+    "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap", "instrument", "to_async",
     "lock", "semaphore", "hold", "remaining", "rate_limiter", "streams", "groups", "consumers", "locks", "limiters",
 }  # fmt: skip
 """Methods that don't wait: they are plain functions on asyncio too."""

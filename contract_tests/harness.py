@@ -42,6 +42,11 @@ class Harness:
     unreachable_url: str | None = None
     task_factory: Any = None
 
+    @property
+    def both_flavours(self) -> Collection[str] | None:
+        """The flavours, for tests that need both; None where there is one."""
+        return self.flavours if len(self.flavours) > 1 else None
+
     def connect(self) -> ailf.Backend:
         """Open a blocking backend on this namespace."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ Write ``from contract_tests.suite import *`` and ``HARNESS = …`` into the modu
 from contract_tests.backend.test_backend import *  # noqa: F403
 from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_flavours import *  # noqa: F403
 from contract_tests.backend.test_instruments import *  # noqa: F403
 from contract_tests.backend.test_opening import *  # noqa: F403
 from contract_tests.listing.test_listing import *  # noqa: F403

@@ -59,6 +59,15 @@ class World:
         self._opened.append(backend)
         return backend
 
+    def in_other_flavour(self, backend: Any) -> Any:
+        """Return an open backend in the other flavour."""
+        if isinstance(backend, BlockingAdapter):
+            made: Any = backend.to_async()
+        else:
+            made = BlockingAdapter(self.adapt_handler, backend.to_blocking())
+        self._opened.append(made)
+        return made
+
     def untrack(self, backend: Any) -> None:
         """Don't close this backend at the end of the test: the test drops it."""
         self._opened = [each for each in self._opened if each is not backend]

@@ -108,7 +108,9 @@ class BackendDriver(ABC):
 
     @abstractmethod
     def with_runtime(self, runtime: Runtime) -> "BackendDriver":
-        """Return a driver for the same backend that is bound to another runtime.
+        """Return a driver for the same backend that is bound to another runtime (B12).
+
+        It has the same settings, and connections of its own. Closing either *must not* close the other.
 
         A thread renews leases, so a driver that declares `Capability.STREAM`, `Capability.LOCK` or
         `Capability.RATE_LIMITER` *must* support the thread runtime.

@@ -116,6 +116,7 @@ class Engine:
         home: The process id or event loop that it belongs to; None before its first use. Each public call compares it
             with `here()`.
         patience: Seconds that opening the backend may take longer than one try.
+        wrapped: Whether `wrap_driver` has replaced its driver.
         declared: The numbers of partitions that were found stored, by stream; see `Declaration`, which bounds it.
     """
 
@@ -126,7 +127,7 @@ class Engine:
         self.retry_for = check_seconds("retry_for", retry_for)
         check_count("max_payload", driver.max_payload)
         self.patience = 0.0
-        self.closed = False
+        self.closed = self.wrapped = False
         self.declared: dict[str, int] = {}
         self.in_loop = self.runtime.flavour == "asyncio" and Capability.PROCESSES not in driver.capabilities
         self.here = self.runtime.here
@@ -177,7 +178,7 @@ class Engine:
                 "right after it was opened"
             )
         self.driver = self._resources.driver = wrap(self.driver)
-        self.in_loop = False
+        self.wrapped, self.in_loop = True, False
         self._start()
 
     # --- state ---------------------------------------------------------------------------------------------------

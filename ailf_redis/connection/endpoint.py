@@ -41,9 +41,9 @@ __all__ = [
     "ServerEndpoint",
     "clean",
     "disconnect",
+    "in_flavour",
     "maybe_await",
     "nodes_of",
-    "on_threads",
     "read_reply",
     "server_of",
 ]
@@ -80,8 +80,20 @@ _HANDSHAKE: Final = ("username", "password", "credential_provider", "db", "redis
 _SHUT_INTERVAL: Final = 0.05
 """Seconds between two tries to shut a connection that is late."""
 
-_BLOCKING_KINDS: Final[Mapping[type, type]] = dict(zip(KINDS["asyncio"], KINDS["blocking"], strict=True))
-"""The blocking class for each asyncio class."""
+_TWINS: Final[Mapping[str, Mapping[type, type]]] = {
+    "blocking": dict(zip(KINDS["asyncio"], KINDS["blocking"], strict=True)),
+    "asyncio": dict(zip(KINDS["blocking"], KINDS["asyncio"], strict=True)),
+}
+"""By flavour: its class of redis-py for each class of the other flavour."""
+
+_ONE_FLAVOUR: Final = {
+    "event_dispatcher": None,
+    "ssl_validate_ocsp": False,
+    "ssl_validate_ocsp_stapled": False,
+    "ssl_ocsp_context": None,
+    "ssl_ocsp_expected_cert": None,
+}
+"""The options that connections of one flavour only have, with the values that change nothing."""
 
 
 # --- both flavours of redis-py's connections ----------------------------------------------------------------------
@@ -362,28 +374,39 @@ def clean(options: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
     }
 
 
-def on_threads(endpoint: ServerEndpoint) -> ServerEndpoint:
-    """Return the blocking endpoint of the same server as an asyncio one, for the thread that renews leases.
+def in_flavour(endpoint: ServerEndpoint, flavour: str) -> ServerEndpoint:
+    """Return the endpoint of the same server for the other flavour, such as blocking for the renewal of leases.
 
     Raises:
-        UnsupportedError: The connections' class is not redis-py's.
+        UnsupportedError: The connections' class, or an option of them, is of one flavour only.
     """
-    kind = _BLOCKING_KINDS.get(endpoint.kind) or _blocking_fake(endpoint.kind)
+    kind = _TWINS[flavour].get(endpoint.kind) or _fake_kind(endpoint.kind, flavour)
     if kind is None or endpoint.options.get("redis_connect_func") is not None:
         raise UnsupportedError(
-            f"from_client can't use {endpoint.kind.__qualname__} connections in the thread that renews leases, as they "
-            "are for asyncio only; pass a blocking client too: "
-            "AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))"
+            f"this client's {endpoint.kind.__qualname__} connections have no {flavour} class; {_OTHER_WAY[flavour]}"
         )
-    options = {name: value for name, value in endpoint.options.items() if name != "event_dispatcher"}
+    options = dict(endpoint.options)
+    for name, default in _ONE_FLAVOUR.items():
+        given = options.pop(name, default)
+        if given != default and name != "event_dispatcher":
+            raise UnsupportedError(f"redis-py's {flavour} connections have no {name}; {_OTHER_WAY[flavour]}")
     if "client_class" in options:  # fakeredis has it
-        options["client_class"] = redis.Redis
+        options["client_class"] = redis.Redis if flavour == "blocking" else aredis.Redis
     return attrs.evolve(endpoint, kind=kind, options=options)
 
 
-def _blocking_fake(kind: type) -> type | None:
+_OTHER_WAY: Final = {
+    "blocking": "the thread that renews leases needs one. Pass a blocking client too: "
+    "AsyncRedisBackend.from_client(client, blocking=redis.Redis(…))",
+    "asyncio": "open an asyncio backend of its own: AsyncRedisBackend.from_client(redis.asyncio.Redis(…))",
+}
+"""By flavour: what to do where a client can't be used in it."""
+
+
+def _fake_kind(kind: type, flavour: str) -> type | None:
     if kind.__module__.partition(".")[0] != "fakeredis":
         return None
     import fakeredis  # noqa: PLC0415 - it is installed only if the user's client is a fake
 
-    return fakeredis.FakeRedisConnection
+    made: type = fakeredis.FakeRedisConnection if flavour == "blocking" else fakeredis.FakeAsyncRedisConnection
+    return made

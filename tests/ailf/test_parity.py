@@ -33,6 +33,8 @@ PAIRS = {
 
 TWINS = {
     "close": "aclose",
+    "to_async": "to_blocking",
+    "async_class": "blocking_class",
     "handle_request": "handle_async_request",
     "__enter__": "__aenter__",
     "__exit__": "__aexit__",

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import fakeredis
 import pytest
@@ -221,7 +222,7 @@ def test_connections_of_a_users_own_class(any_server: Server, namespace: str) ->
 
     pool = aredis.ConnectionPool(connection_class=OwnConnection, host="127.0.0.1", port=any_server.port)
     client = aredis.Redis(connection_pool=pool)
-    with pytest.raises(ailf.UnsupportedError, match="pass a blocking client"):
+    with pytest.raises(ailf.UnsupportedError, match="Pass a blocking client"):
         AsyncRedisBackend.from_client(client)
 
     async def main() -> None:
@@ -232,6 +233,41 @@ def test_connections_of_a_users_own_class(any_server: Server, namespace: str) ->
             assert not lease.lost
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"connection_class": type("Own", (redis.Connection,), {})}, "no asyncio class"), ({"ssl": True}, "ssl_ocsp")],
+    ids=["own class", "OCSP"],
+)
+def test_a_blocking_client_that_has_no_asyncio_flavour(options: dict[str, Any], why: str) -> None:
+    """`to_async` refuses what asyncio connections can't do, instead of leaving it out."""
+    if "ssl" in options:
+        client = redis.Redis(ssl=True, ssl_ocsp_context=object())
+    else:
+        client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
+    with (
+        RedisBackend.from_client(client) as backend,
+        pytest.raises(ailf.UnsupportedError, match=rf"{why}.*AsyncRedisBackend\.from_client"),
+    ):
+        backend.to_async()
+
+
+def test_the_other_flavour_of_a_unix_socket_with_a_password(new_server: NewServer) -> None:
+    """The address and the credentials of a client are used in both flavours."""
+    server = new_server(unixsocket=True, password="secret")
+    client = redis.Redis(unix_socket_path=str(server.socket_path), password="secret", db=2)
+
+    async def main(backend: RedisBackend) -> None:
+        async with backend.to_async() as other:
+            assert [each.data for each in await other.stream("s").read()] == [1]
+            with other.to_blocking() as again:
+                assert [each.data for each in again.stream("s").read()] == [1]
+
+    with RedisBackend.from_client(client) as backend:
+        backend.stream("s").add(1)
+        asyncio.run(main(backend))
+        assert backend.unwrap(redis.Redis) is client
 
 
 def test_a_unix_socket_and_a_password(new_server: NewServer) -> None:

@@ -5,6 +5,7 @@ from ailf.testing import Faults
 from contract_tests.backend.test_backend import *  # noqa: F403 - every test of the suite
 from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_flavours import *  # noqa: F403
 from contract_tests.listing.test_listing import *  # noqa: F403
 from contract_tests.lock.test_lock_waiting import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403

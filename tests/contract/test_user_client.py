@@ -5,6 +5,7 @@ import pytest
 from contract_tests.backend.test_backend import *  # noqa: F403 - every test of the suite
 from contract_tests.backend.test_cancel import *  # noqa: F403
 from contract_tests.backend.test_close import *  # noqa: F403
+from contract_tests.backend.test_flavours import *  # noqa: F403
 from contract_tests.backend.test_opening import *  # noqa: F403
 from contract_tests.fixtures import NewHarness
 from contract_tests.listing.test_listing import *  # noqa: F403

@@ -129,6 +129,21 @@ def test_a_failover_on_asyncio(watch: Watch) -> None:
     asyncio.run(main())
 
 
+def test_both_flavours_of_a_client_of_sentinels(watch: Watch) -> None:
+    """The other flavour of a backend finds the master through the same Sentinels, from either kind of client."""
+
+    async def main() -> None:
+        with RedisBackend.from_client(blocking_client(watch)) as backend:
+            backend.stream("s").add(1)
+            async with backend.to_async() as other:
+                assert len(await other.stream("s").read()) == 1
+        async with AsyncRedisBackend.from_client(asyncio_client(watch)) as opened:
+            with opened.to_blocking() as blocking:
+                assert len(blocking.stream("s").read()) == 1
+
+    asyncio.run(main())
+
+
 def test_a_master_that_becomes_a_replica(watch: Watch) -> None:
     """A call to a demoted master goes to the new one instead of failing with a read-only error."""
     with RedisBackend.from_client(blocking_client(watch), retry_for=10) as backend:

@@ -56,6 +56,31 @@ class SharesNamespaces(BrokenHarness):
         return self
 
 
+@caught_by("backend.test_flavours.test_each_flavour_is_closed_by_itself")
+class ClosesBothFlavours(BrokenHarness):
+    """Closing what `with_runtime` returned closes the driver that made it."""
+
+    def driver(self, runtime: Runtime) -> BackendDriver:
+        """Return a driver whose other flavour closes it."""
+        driver = super().driver(runtime)
+        with_runtime = driver.with_runtime
+
+        def made(other: Runtime) -> BackendDriver:
+            twin = with_runtime(other)
+            close = twin.close
+
+            async def close_both() -> None:
+                await close()
+                await driver.close()
+
+            twin.close = close_both  # type: ignore[method-assign]  # the bug
+            return twin
+
+        driver.with_runtime = made  # type: ignore[method-assign]  # as above
+        return driver
+
+
+@caught_by("backend.test_flavours.test_the_other_flavour_has_the_same_state")
 @caught_by("backend.test_backend.test_same_url_same_state")
 class SharesNothing(BrokenHarness):
     """Each backend that opens the URL has a store of its own."""
