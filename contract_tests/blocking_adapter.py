@@ -22,7 +22,8 @@ BLOCKING = (
 )  # fmt: skip
 IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap", "instrument", "to_async",
-    "lock", "semaphore", "hold", "remaining", "rate_limiter", "streams", "groups", "consumers", "locks", "limiters",
+    "lock", "semaphore", "hold", "held", "remaining", "rate_limiter",
+    "streams", "groups", "consumers", "locks", "limiters",
 }  # fmt: skip
 """Methods that don't wait: they are plain functions on asyncio too."""
 

@@ -6,19 +6,28 @@ in `asyncio.timeout`, only that cancellation becomes `LeaseLostError`; any other
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Any
 
 from ailf.checks import check_member, check_seconds
-from ailf.errors import AilfError, InvalidArgumentError
+from ailf.errors import AilfError, InvalidArgumentError, LeaseLostError
 from ailf.lock.flow import LockFlow
 from ailf.lock.lease import AsyncLease, Lease, LeaseFlow
 from ailf.logs import Log
 from ailf.runtime import run
+from ailf.runtime.decorating import Step
 from ailf.values import OnLost
 
-__all__ = ["AsyncLockContext", "LockContext"]
+__all__ = ["AsyncLockContext", "AsyncLockIteration", "LockContext", "check_hold"]
 
 log = Log("ailf.lock")
+
+
+def check_hold(timeout: float | None, on_lost: OnLost) -> tuple[float | None, OnLost]:
+    """Return the arguments of `Lock.hold`, checked."""
+    seconds = None if timeout is None else check_seconds("timeout", timeout)
+    return seconds, check_member("on_lost", on_lost, OnLost)
 
 
 class _LockContextBase:
@@ -26,8 +35,7 @@ class _LockContextBase:
 
     def __init__(self, flow: LockFlow, timeout: float | None, on_lost: OnLost) -> None:
         self._flow = flow
-        self._timeout = None if timeout is None else check_seconds("timeout", timeout)
-        self._on_lost = check_member("on_lost", on_lost, OnLost)
+        self._timeout, self._on_lost = check_hold(timeout, on_lost)
         self._grant: LeaseFlow | None = None
 
     async def _acquire(self) -> LeaseFlow:
@@ -73,7 +81,17 @@ class LockContext(_LockContextBase):
         run(self._release(error))
 
 
-class AsyncLockContext(_LockContextBase):
+class _AsyncLockContextBase(_LockContextBase):
+    """The base of `AsyncLockContext` and `AsyncLockIteration`."""
+
+    async def _leave(self, error: BaseException | None) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            await asyncio.shield(self._release(error))
+        else:
+            await self._release(error)
+
+
+class AsyncLockContext(_AsyncLockContextBase):
     """A context manager that acquires a lock on entry and releases it at the end of the block."""
 
     async def __aenter__(self) -> AsyncLease:
@@ -94,13 +112,55 @@ class AsyncLockContext(_LockContextBase):
         Raises:
             LeaseLostError: The lease was lost, and the block raised no error of its own (`OnLost.CANCEL` only).
         """
-        if self._watchdog is not None and self._grant is not None and await self._watchdog.end(error):
-            self._grant.abandon()
-            raise self._grant.give_up("hold") from error
-        if isinstance(error, asyncio.CancelledError):
-            await asyncio.shield(self._release(error))
-        else:
-            await self._release(error)
+        if self._watchdog is not None and self._grant is not None:
+            await self._watchdog.end(error)
+        await self._leave(error)
+
+
+class AsyncLockIteration(_AsyncLockContextBase):
+    """A context manager that holds a lock while an async generator is iterated.
+
+    The lease is watched while the generator's code runs, and not between two steps: then the code that iterates runs
+    in this task, and a cancellation would end that code instead.
+    """
+
+    async def __aenter__(self) -> Step:
+        """Acquire the lock, and return what runs a step of the generator."""
+        await self._acquire()
+        return self._step if self._on_lost is OnLost.CANCEL else _call
+
+    async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        grant = self._grant
+        assert grant is not None, "no step is made outside of the iteration"  # noqa: S101 - for mypy
+        if grant.lost:
+            raise _lose(grant)
+        watchdog = _LeaseWatchdog(grant)
+        try:
+            item = await step(*args)
+        except BaseException as error:
+            await watchdog.end(error)
+            raise
+        await watchdog.end(None)
+        return item
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Release the lock, unless a step has found it lost."""
+        if isinstance(error, LeaseLostError) and self._grant is not None and self._grant.lost:
+            self._grant = None
+        await self._leave(error)
+
+
+def _call(step: Callable[..., Awaitable[Any]], *args: Any) -> Awaitable[Any]:
+    """Run a step of a generator that learns from its lease whether it is lost."""
+    return step(*args)
+
+
+def _lose(grant: LeaseFlow) -> LeaseLostError:
+    """Give a lost grant up and return the error to raise."""
+    grant.abandon()
+    return grant.give_up("hold")
 
 
 class _LeaseWatchdog:
@@ -135,8 +195,16 @@ class _LeaseWatchdog:
             left = self._grant.lease.ends - self._grant.lease.now()
             self._timer = self._loop.call_later(max(left, 0.001), self._check)
 
-    async def end(self, error: BaseException | None) -> bool:
-        """Stop watching. Return whether the loss of the lease is the only reason why the block ends."""
+    async def end(self, error: BaseException | None) -> None:
+        """Stop watching.
+
+        Raises:
+            LeaseLostError: The loss of the lease is the only reason why the block ends.
+        """
+        if await self._ended_by_loss(error):
+            raise _lose(self._grant) from error
+
+    async def _ended_by_loss(self, error: BaseException | None) -> bool:
         self._timer.cancel()
         self._clock.off_move(self._wake)
         self._grant.lease.on_lost = None

@@ -9,19 +9,24 @@ import functools
 import threading
 import weakref
 from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import InvalidArgumentError
 from ailf.lock.flow import LockFlow, LockOptions
-from ailf.lock.hold import AsyncLockContext, LockContext
+from ailf.lock.hold import AsyncLockContext, AsyncLockIteration, LockContext, check_hold
 from ailf.lock.lease import AsyncLease, Lease
 from ailf.runtime import run
+from ailf.runtime.decorating import within, within_async
 from ailf.values import LockInfo, OnLost
 
 __all__ = ["AsyncLock", "Lock"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+AsyncF = TypeVar("AsyncF", bound=Callable[..., Awaitable[Any] | AsyncIterator[Any]])
 
 
 class _LockBase(StandaloneObject):
@@ -91,6 +96,15 @@ class _LockBase(StandaloneObject):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {' + '.join(map(repr, self.names))}>"
+
+
+def _check_held(timeout: float | None, on_lost: OnLost) -> None:
+    """Raise the errors of every later call already when the function is decorated."""
+    if callable(timeout):
+        raise InvalidArgumentError(
+            "held() takes a timeout and returns the decorator: write @lock.held(), with parentheses"
+        )
+    check_hold(timeout, on_lost)
 
 
 class _Entered(threading.local):
@@ -164,6 +178,39 @@ class Lock(_LockBase):
             on_lost: What happens to the block when the lease is lost.
         """
         return LockContext(self._flow, timeout, on_lost)
+
+    def held(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> Callable[[F], F]:
+        """Return a decorator: each call of the function acquires the lock, and releases it at the end.
+
+        For a generator function the lock is acquired with the first item, and released when the iteration ends:
+        exhausted, closed, garbage-collected, or by an error. A function that only returns an iterator releases the lock
+        when it returns. A function that needs the fence uses `hold` instead.
+
+        Arguments:
+            timeout: As for `hold`; a call that doesn't get the lock in time raises `LockTimeoutError`.
+            on_lost: As for `hold`.
+
+        Raises:
+            InvalidArgumentError: The decorated object is not callable, or is a function for asyncio.
+
+        Example:
+            >>> import ailf
+            >>> with ailf.connect("memory://") as backend:
+            ...     @backend.lock("report").held(timeout=5)
+            ...     def write(title: str) -> str:
+            ...         return f"the report {title!r} is written"
+            ...     write("May")
+            "the report 'May' is written"
+        """
+        _check_held(timeout, on_lost)
+
+        def hold(*_: object, **__: object) -> LockContext:
+            return self.hold(timeout, on_lost=on_lost)
+
+        def decorate(function: F) -> F:
+            return within("the function that holds a lock", hold, function, hold)
+
+        return decorate
 
     def inspect(self) -> LockInfo:
         """Return the holders, by fence, and the number of waiters; change nothing.
@@ -281,6 +328,45 @@ class AsyncLock(_LockBase):
             on_lost: What happens to the block when the lease is lost.
         """
         return AsyncLockContext(self._flow, timeout, on_lost)
+
+    def held(self, timeout: float | None = None, *, on_lost: OnLost = OnLost.CANCEL) -> Callable[[AsyncF], AsyncF]:
+        """Return a decorator: each call of the function acquires the lock, and releases it at the end.
+
+        For an async generator function the lock is acquired with the first item, and released when the iteration ends:
+        exhausted, closed, garbage-collected, or by an error. A loss of the lease ends the generator's code, never that
+        of its caller between two items. A function that only returns an iterator releases the lock when it returns. A
+        function that needs the fence uses `hold` instead.
+
+        Arguments:
+            timeout: As for `hold`; a call that doesn't get the lock in time raises `LockTimeoutError`.
+            on_lost: As for `hold`.
+
+        Raises:
+            InvalidArgumentError: The decorated object is not callable, or is a blocking generator function.
+
+        Example:
+            >>> import asyncio, ailf
+            >>> async def main() -> None:
+            ...     async with ailf.connect_async("memory://") as backend:
+            ...         @backend.lock("report").held(timeout=5)
+            ...         async def write(title: str) -> str:
+            ...             return f"the report {title!r} is written"
+            ...         print(await write("May"))
+            >>> asyncio.run(main())
+            the report 'May' is written
+        """
+        _check_held(timeout, on_lost)
+
+        def hold(*_: object, **__: object) -> AsyncLockContext:
+            return self.hold(timeout, on_lost=on_lost)
+
+        def iterate(*_: object, **__: object) -> AsyncLockIteration:
+            return AsyncLockIteration(self._flow, timeout, on_lost)
+
+        def decorate(function: AsyncF) -> AsyncF:
+            return within_async("the function that holds a lock", hold, function, iterate)
+
+        return decorate
 
     async def inspect(self) -> LockInfo:
         """Return the holders, by fence, and the number of waiters; change nothing.

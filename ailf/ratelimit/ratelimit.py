@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -10,16 +10,17 @@ from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Limit
-from ailf.ratelimit.decorating import called, within, within_async
 from ailf.ratelimit.flow import LimiterFlow
 from ailf.ratelimit.options import LimiterOptions, OnBackendError
 from ailf.ratelimit.permit import AsyncPermit, Permit
 from ailf.runtime import run
+from ailf.runtime.decorating import Step, within, within_async
 from ailf.values import Decision
 
 __all__ = ["AsyncPermitContext", "AsyncRateLimiter", "PermitContext", "RateLimiter"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+AsyncF = TypeVar("AsyncF", bound=Callable[..., Awaitable[Any] | AsyncIterator[Any]])
 
 
 class _RateLimiterBase(StandaloneObject):
@@ -60,6 +61,11 @@ class _RateLimiterBase(StandaloneObject):
     def __repr__(self) -> str:
         limits = ", ".join(f"{name or 'limit'} {limit}" for name, limit in self.limits.items())
         return f"<{type(self).__name__} {self.name!r}: {limits}>"
+
+
+def _call(step: Callable[..., Awaitable[Any]], *args: Any) -> Awaitable[Any]:
+    """Run a step of an async generator: a permit that is lost doesn't end it."""
+    return step(*args)
 
 
 def _check_limited(flow: LimiterFlow[Any], key: object, costs: Mapping[str, int], timeout: float | None) -> None:
@@ -237,8 +243,7 @@ class RateLimiter(_RateLimiterBase):
                 yield
 
         def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("the limited function", called(function), may_yield=True)
-            return within(hold, function, iterate)
+            return within("the limited function", hold, function, iterate)
 
         return limit
 
@@ -378,7 +383,7 @@ class AsyncRateLimiter(_RateLimiterBase):
 
     def limited(
         self, key: str | Callable[..., str] = "", *, timeout: float | None = None, **costs: int
-    ) -> Callable[[F], F]:
+    ) -> Callable[[AsyncF], AsyncF]:
         """Return a decorator: each call of the function waits for a permit, and releases its concurrency slots.
 
         For an async generator function the permit is acquired with the first item, and its slots are released when the
@@ -402,15 +407,14 @@ class AsyncRateLimiter(_RateLimiterBase):
             return self.hold(key_of(*args, **options), timeout=timeout, **costs)
 
         @contextlib.asynccontextmanager
-        async def iterate(*args: Any, **options: Any) -> AsyncIterator[None]:
+        async def iterate(*args: Any, **options: Any) -> AsyncIterator[Step]:
             with self._flow.iterating(key_of(*args, **options), costs, timeout) as iteration:
                 async with hold(*args, **options) as permit:
                     iteration.holds(permit)
-                    yield
+                    yield _call
 
-        def limit(function: F) -> F:
-            self._flow.engine.runtime.check_callable("the limited function", called(function), may_yield=True)
-            return within_async(hold, function, iterate)
+        def limit(function: AsyncF) -> AsyncF:
+            return within_async("the limited function", hold, function, iterate)
 
         return limit
 

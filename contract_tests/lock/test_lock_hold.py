@@ -5,6 +5,7 @@ Time really passes here, on the backend and in this process.
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -152,6 +153,32 @@ async def test_entering(world: World) -> None:
     with pytest.raises(ailf.LeaseLostError):
         async with backend.lock("l") as lease:
             assert await theirs.break_(lease.fence)
+
+
+async def test_held_functions(world: World) -> None:
+    """L18: a decorated function runs only with the lock, which is free when it has ended, in whatever way."""
+    backend, other = await world.connect(), await world.connect()
+    theirs = other.lock("l")
+
+    async def body(error: Any) -> str:
+        assert len(await fences(theirs)) == 1
+        assert await theirs.try_acquire() is None
+        if error is not None:
+            raise error
+        return "done"
+
+    decorated = backend.lock("l").held(timeout=0.02)(world.adapt_handler(body) if world.flavour == "blocking" else body)
+    call = functools.partial(in_thread, decorated) if world.flavour == "blocking" else decorated
+    for _ in range(2):
+        assert await call(None) == "done"
+        assert await theirs.inspect() == ailf.LockInfo()
+    with pytest.raises(ZeroDivisionError):
+        await call(ZeroDivisionError())
+    holder = await theirs.acquire(timeout=0)
+    with pytest.raises(ailf.LockTimeoutError):
+        await call(AssertionError("the function ran without the lock"))
+    await holder.release()
+    assert await call(None) == "done"
 
 
 @pytest.mark.parametrize("permits", [1, 2])

@@ -254,6 +254,9 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "lock.acquire(timeout)": (lambda o, bad: o.lock.acquire(bad), [*WAITS, False]),
     "lock.hold(timeout)": (lambda o, bad: o.lock.hold(bad), [*WAITS, False]),
     "lock.hold(on_lost=)": (lambda o, bad: o.lock.hold(on_lost=bad), ["cancel", None, 1, ailf.OnLost]),
+    "lock.held(timeout)": (lambda o, bad: o.lock.held(bad), [*WAITS, False, body]),
+    "lock.held(on_lost=)": (lambda o, bad: o.lock.held(on_lost=bad), ["cancel", None, 1, ailf.OnLost]),
+    "lock.held()(function)": (lambda o, bad: o.lock.held()(bad), [*CALLABLES, None]),
     "lock.break_(fence)": (lambda o, bad: o.lock.break_(bad), [*COUNTS, None]),
     # --- rate limiters
     "try_acquire(key)": (lambda o, bad: o.limiter.try_acquire(bad), [*NAMES[1:], {}, True]),

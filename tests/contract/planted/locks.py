@@ -71,6 +71,32 @@ class EntersUnlocked(BrokenHarness):
     on_asyncio = _AsyncUnlockedBackend
 
 
+class _UnheldLock(ailf.Lock):
+    def held(self, *_: object, **__: object) -> Any:
+        return lambda function: function
+
+
+class _AsyncUnheldLock(ailf.AsyncLock):
+    def held(self, *_: object, **__: object) -> Any:
+        return lambda function: function
+
+
+class _UnheldBackend(ailf.Backend):
+    lock_class = _UnheldLock
+
+
+class _AsyncUnheldBackend(ailf.AsyncBackend):
+    lock_class = _AsyncUnheldLock
+
+
+@caught_by("lock.test_lock_hold.test_held_functions")
+class DecoratesWithoutLock(BrokenHarness):
+    """A decorated function runs without the lock."""
+
+    blocking = _UnheldBackend
+    on_asyncio = _AsyncUnheldBackend
+
+
 class _OneEntry:
     """Keeps one stack of entries for all threads."""
 
