@@ -131,6 +131,11 @@ class MemoryLockDriver(LockDriver):
         with self._store.lock:
             return self._inspect(name, self._now())
 
+    async def inspect_many(self, names: Sequence[str]) -> list[LockInfo]:
+        with self._store.lock:
+            now_ms = self._now()
+            return [self._inspect(name, now_ms) for name in names]
+
     def _inspect(self, name: str, now_ms: int) -> LockInfo:
         state = self._store.locks.get(name)
         if state is None:

@@ -56,6 +56,10 @@ class RedisLockDriver(LockDriver):
         # The reply grows with the holders of a semaphore, so it may be as large as a page.
         return await INSPECT.run(self._executor, self._keys.lock(name), [], _as_info, page=1)
 
+    async def inspect_many(self, names: Sequence[str]) -> list[LockInfo]:
+        replies = await INSPECT.run_many(self._executor, [(self._keys.lock(name), ()) for name in names])
+        return [self._read_info(reply) for reply in replies]
+
     async def break_(self, name: str, fence: int) -> bool:
         return await BREAK.run(self._executor, self._keys.lock(name), [fence], as_flag)
 
@@ -71,15 +75,19 @@ class RedisLockDriver(LockDriver):
         for name, reply in zip(found.names, replies, strict=True):
             if type(reply) is BackendError:  # another program's key, which only looks like a lock
                 continue
-            if isinstance(reply, BackendError):
-                raise reply
-            try:
-                info = _as_info(reply)
-            except MISREAD as error:
-                raise misread(error, self._executor.where) from error
+            info = self._read_info(reply)
             if info.holders:
                 held.append(HeldLock(name, info.holders, info.waiting))
         return Page(tuple(held), found.cursor)
+
+    def _read_info(self, reply: Any) -> LockInfo:
+        """Return one result of `INSPECT.run_many`, or raise the error that it is."""
+        if isinstance(reply, BackendError):
+            raise reply
+        try:
+            return _as_info(reply)
+        except MISREAD as error:
+            raise misread(error, self._executor.where) from error
 
 
 def _as_grant(reply: Sequence[Any]) -> Granted | Denied:

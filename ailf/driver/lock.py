@@ -99,6 +99,13 @@ class LockDriver(ABC):
     async def inspect(self, name: str) -> LockInfo:
         """Return the holders of a name and the number of waiters, changing nothing (L3)."""
 
+    async def inspect_many(self, names: Sequence[str]) -> list[LockInfo]:
+        """Return what `inspect` does for each of several names, in one round trip (L20).
+
+        It is only called with `Capability.SEVERAL_LOCKS`. A driver whose requests take round trips *must* override it.
+        """
+        return [await self.inspect(name) for name in names]
+
     @abstractmethod
     async def break_(self, name: str, fence: int) -> bool:
         """End the grant with this fence, without its token, as `release` does; return whether there was one."""

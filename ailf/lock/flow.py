@@ -185,6 +185,14 @@ class LockFlow:
     async def inspect(self) -> LockInfo:
         return await self.engine.call(f"inspect {self}", self._driver.inspect, self._only(), again=True)
 
+    async def locked(self) -> bool:
+        asking, driver = f"inspect {self}", self._driver
+        if len(self.names) == 1:
+            infos = [await self.engine.call(asking, driver.inspect, self.names[0], again=True)]
+        else:
+            infos = await self.engine.call(asking, driver.inspect_many, self.names, again=True)
+        return any(len(info.holders) >= self._options.permits for info in infos)
+
     async def break_(self, fence: int) -> bool:
         check_count("fence", fence)
         return await self.engine.call(f"break {self}", self._driver.break_, self._only(), fence, again=True)

@@ -212,6 +212,18 @@ class Lock(_LockBase):
 
         return decorate
 
+    def locked(self) -> bool:
+        """Return whether the lock is taken now, by any holder in any process, in one round trip.
+
+        For a semaphore: whether all permits are taken. With several names: whether any of them is. The answer may be
+        outdated when it arrives, so acquire by `try_acquire` and not by what this returns.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend couldn't answer.
+        """
+        return run((self._blocks_flow or self._flow).locked())
+
     def inspect(self) -> LockInfo:
         """Return the holders, by fence, and the number of waiters; change nothing.
 
@@ -367,6 +379,18 @@ class AsyncLock(_LockBase):
             return within_async("the function that holds a lock", hold, function, iterate)
 
         return decorate
+
+    async def locked(self) -> bool:
+        """Return whether the lock is taken now, by any holder in any process, in one round trip.
+
+        For a semaphore: whether all permits are taken. With several names: whether any of them is. The answer may be
+        outdated when it arrives, so acquire by `try_acquire` and not by what this returns.
+
+        Raises:
+            ClosedError: The backend was closed.
+            BackendError: The backend couldn't answer.
+        """
+        return await (self._blocks_flow or self._flow).locked()
 
     async def inspect(self) -> LockInfo:
         """Return the holders, by fence, and the number of waiters; change nothing.

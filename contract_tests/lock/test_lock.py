@@ -1,4 +1,4 @@
-"""L1 to L7, L12, L14 to L16, L19: the holders of a lock, their fences, and the ends of their leases."""
+"""L1 to L7, L12, L14 to L16, L19, L20: the holders of a lock, their fences, and the ends of their leases."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ from ailf.driver import Capability, LockRequest, WaiterInfo
 from contract_tests.fixtures import needs
 from contract_tests.helpers.names import NAMES
 from contract_tests.lock.raw_lock import AWAY, TICK, RawLockClient, fences, same
+from contract_tests.lock.test_lock_hold import RequestLog
 from contract_tests.world import World
 
 NEEDS: tuple[Capability, ...] = (Capability.LOCK,)
@@ -206,6 +207,41 @@ async def test_not_reentrant(world: World) -> None:
     async with lock.hold(timeout=0) as held:
         assert await lock.try_acquire() is None
         assert await fences(lock) == [held.fence]
+
+
+async def test_locked(world: World) -> None:
+    """L20: a lock is locked while anybody has it, a semaphore while no permit is free; asking changes nothing."""
+    backend, other = await world.connect(), await world.connect()
+    lock, theirs, pair = backend.lock("l"), other.lock("l", ttl=world.lease, renew=False), other.semaphore("l", 2)
+    assert not await lock.locked()
+    lease = await theirs.acquire(timeout=0)
+    before = await theirs.inspect()
+    assert (await lock.locked(), await theirs.locked(), await pair.locked()) == (True, True, False)
+    assert same(before, await theirs.inspect())
+    permit = await pair.acquire(timeout=0)
+    assert await pair.locked()
+    await permit.release()
+    assert (await lock.locked(), await pair.locked()) == (True, False)
+    await lease.release()
+    assert not await lock.locked()
+    await theirs.acquire(timeout=0)
+    await world.advance(world.lease * 1.2)
+    assert not await lock.locked(), "the lease has ended"
+
+
+@needs(Capability.SEVERAL_LOCKS)
+async def test_several_locked(world: World) -> None:
+    """L20: a lock of several names is locked while anybody has one of them; that takes one request, too."""
+    backend, other = await world.connect(), await world.connect()
+    log = RequestLog(backend)
+    several = backend.lock("k", "l", "m")
+    assert not await several.locked()
+    for name in ("k", "l", "m"):
+        lease = await other.lock(name).acquire(timeout=0)
+        assert await several.locked()
+        await lease.release()
+    assert not await several.locked()
+    assert log.requests == 5 * [("inspect_many", ("k", "l", "m"))]
 
 
 async def test_locks_are_independent(world: World) -> None:

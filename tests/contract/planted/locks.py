@@ -417,6 +417,7 @@ class InspectJoinsTheQueue(MemoryLockDriver):
 
 
 @caught_by("lock.test_lock.test_stale_leases", way="expired", successor=False)
+@caught_by("lock.test_lock.test_locked")
 class ShowsEndedGrants(LockWithGrants):
     """Inspecting shows grants that have expired."""
 
@@ -424,3 +425,11 @@ class ShowsEndedGrants(LockWithGrants):
         info = await super().inspect(name)
         held = self._grants(LockRequest((name,), "", 0.0))
         return replace(info, holders=tuple(ailf.LockHolder(each.fence, 0.0) for each in held))
+
+
+@caught_by("lock.test_lock.test_several_locked")
+class InspectsFirstName(MemoryLockDriver):
+    """Of several names only the first is inspected."""
+
+    async def inspect_many(self, names: Sequence[str]) -> list[ailf.LockInfo]:
+        return await super().inspect_many(names[:1])
