@@ -1,16 +1,16 @@
 """`Listing` and `AsyncListing`: names or values that a backend has, read page by page in bounded memory."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from ailf.checks import check_count
 from ailf.errors import InvalidArgumentError
+from ailf.payload_types import T
 from ailf.runtime import run
 from ailf.values import Page
 
 __all__ = ["PAGE", "AsyncListing", "Listing", "ReadPage"]
 
-T = TypeVar("T")
 
 PAGE = 500
 """The default of ``page_size``."""

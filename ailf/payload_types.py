@@ -2,17 +2,28 @@
 
 `TypeForm` annotates ``type=``: a class, a union, ``Annotated``, ``Literal`` or any other form of a type. Type checkers
 that don't know it see `Any`. At run time it is `type`, so it needs no package.
+
+`T` and `T_co` are the type variables of the public classes: the payload's type, mostly. Their default is `Any`, so that
+an annotation may say ``Delivery`` alone. Python's own type variables have a default from 3.13 on, so they have none at
+run time.
 """
 
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NewType, Union, get_args, get_origin
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeForm
-else:
-    TypeForm = type
+    from typing_extensions import TypeForm, TypeVar
 
-__all__ = ["TypeForm", "classes_of"]
+    T = TypeVar("T", default=Any)
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    TypeForm = type
+    T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
+
+__all__ = ["T", "T_co", "TypeForm", "classes_of"]
 
 _WIDER = {float: (float, int), bytes: (bytes, bytearray, memoryview)}
 """The classes whose instances are also accepted for a class, as type checkers accept them."""

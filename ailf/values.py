@@ -4,13 +4,14 @@ import enum
 import random
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias
 
 import attrs
 import msgspec
 
 from ailf.checks import valid_between, valid_count, valid_seconds, valid_wait
 from ailf.errors import BackendError, InvalidArgumentError
+from ailf.payload_types import T_co
 
 __all__ = [
     "EARLIEST",
@@ -42,8 +43,6 @@ __all__ = [
     "Trimmed",
 ]
 
-T_co = TypeVar("T_co", covariant=True)
-P_co = TypeVar("P_co", covariant=True)
 
 EARLIEST: Final = "earliest"
 """A position before the first entry of a stream."""
@@ -124,7 +123,7 @@ class LimitState(msgspec.Struct, frozen=True):
     reset_after: float
 
 
-class Decision(msgspec.Struct, Generic[P_co], frozen=True):
+class Decision(msgspec.Struct, Generic[T_co], frozen=True):
     """The answer of a rate limiter; true in a condition if the call is allowed.
 
     >>> import ailf
@@ -154,7 +153,7 @@ class Decision(msgspec.Struct, Generic[P_co], frozen=True):
     limits: Mapping[str, LimitState]
     bound: str | None
     at: float
-    permit: P_co | None = None
+    permit: T_co | None = None
     error: BackendError | None = None
 
     def __bool__(self) -> bool:

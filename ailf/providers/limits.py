@@ -1,23 +1,31 @@
 """The limits of an account at a provider, from numbers per minute."""
 
-from typing import Any, Final, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Concurrency, Limit, TokenBucket, as_limit
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
 
 __all__ = ["QUOTAS", "LlmLimits", "llm_limits"]
 
 QUOTAS: Final = ("requests", "tokens", "input_tokens", "output_tokens")
 
 
-class LlmLimits(TypedDict, total=False):
-    """Limits by name, for ``backend.rate_limiter``; a plain dict."""
+if TYPE_CHECKING:
 
-    requests: Limit
-    tokens: Limit
-    input_tokens: Limit
-    output_tokens: Limit
-    parallel: Limit
+    class LlmLimits(TypedDict, total=False, closed=True):  # else ``**`` might pass any object by any name
+        """Limits by name, for ``backend.rate_limiter``; a plain dict."""
+
+        requests: Limit
+        tokens: Limit
+        input_tokens: Limit
+        output_tokens: Limit
+        parallel: Limit
+
+else:
+    LlmLimits = dict[str, Limit]
 
 
 def llm_limits(

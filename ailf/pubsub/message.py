@@ -1,16 +1,15 @@
 """The messages of a channel: `Message` and `AsyncMessage`, values that can also send a reply to a request."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import msgspec
 
 from ailf.errors import InvalidArgumentError
+from ailf.payload_types import T_co
 from ailf.runtime import run
 
 __all__ = ["Answer", "AsyncMessage", "Message"]
-
-T_co = TypeVar("T_co", covariant=True)
 
 
 class Answer(Protocol):

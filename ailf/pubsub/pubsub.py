@@ -8,13 +8,14 @@ import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 from ailf.checks import check_flag, check_list, check_name
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.logs import Log
+from ailf.payload_types import T
 from ailf.pubsub.flow import BUFFER, ErrorHook, Handler, PubSubFlow
 from ailf.pubsub.message import AsyncMessage, Message
 from ailf.pubsub.subscription import AsyncSubscription, Subscription
@@ -24,7 +25,6 @@ from ailf.values import ChannelInfo, Overflow
 
 __all__ = ["AsyncPubSub", "PubSub"]
 
-T = TypeVar("T")
 
 log = Log("ailf.pubsub")
 

@@ -2,20 +2,19 @@
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self
 
 from ailf.checks import check_count, check_member
 from ailf.driver import Filter
 from ailf.engine.subscriptions import MessageBuffer
 from ailf.errors import InvalidArgumentError
+from ailf.payload_types import T
 from ailf.pubsub.flow import PubSubFlow
 from ailf.pubsub.message import AsyncMessage, Message
 from ailf.runtime import run
 from ailf.values import Gap, Overflow
 
 __all__ = ["AsyncSubscription", "Subscription"]
-
-T = TypeVar("T")
 
 
 class _SubscriptionBase:

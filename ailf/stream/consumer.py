@@ -2,16 +2,15 @@
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self
 
+from ailf.payload_types import T
 from ailf.runtime import run
 from ailf.stream.consumer_flow import ConsumerFlow
 from ailf.stream.delivery import AsyncDelivery, Delivery
 from ailf.stream.group_flow import GroupFlow
 
 __all__ = ["AsyncConsumer", "Consumer"]
-
-T = TypeVar("T")
 
 
 class _ConsumerBase:

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, cast
 
 from ailf.checks import check_seconds
 from ailf.driver import Action, Claim, Outcome, Settlement
@@ -20,6 +20,7 @@ from ailf.engine.renewed_lease import RenewedLease
 from ailf.errors import AilfError, ClosedError, InvalidArgumentError, LeaseLostError, Reject, Retry, SettledError
 from ailf.instruments import Destination, Handling, MessageReceived, MessageSettled
 from ailf.logs import Fields, Log
+from ailf.payload_types import T, T_co
 from ailf.runtime import run
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
@@ -37,8 +38,6 @@ __all__ = [
     "instruction",
 ]
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 log = Log("ailf.stream")
 

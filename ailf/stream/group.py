@@ -5,10 +5,11 @@ again after a backoff, and one that fails too often becomes one of the group's d
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, overload
 
 from ailf.instruments import Destination
 from ailf.listing import PAGE, AsyncListing, Listing
+from ailf.payload_types import T
 from ailf.runtime import run
 from ailf.stream.batch_worker import BatchWorker
 from ailf.stream.consumer import AsyncConsumer, Consumer
@@ -18,8 +19,6 @@ from ailf.stream.worker import DRAIN, ProcessOptions, Worker
 from ailf.values import ConsumerInfo, DeadLetter, GroupInfo, OnLost, Position
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
-
-T = TypeVar("T")
 
 
 def _worker_class(options: ProcessOptions) -> type[Worker]:

@@ -4,12 +4,13 @@ Each group gets every message at least once, until it is settled. Reading and fo
 two classes differ only in how they wait: `StreamFlow` has what both do.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 from ailf.listing import PAGE, AsyncListing, Listing
+from ailf.payload_types import T
 from ailf.runtime import run
 from ailf.stream.flow import AddOptions, StreamBase
 from ailf.stream.group import AsyncGroup, Group
@@ -31,8 +32,6 @@ from ailf.values import (
 )
 
 __all__ = ["AsyncStream", "Stream"]
-
-T = TypeVar("T")
 
 
 class Stream(StreamBase, Generic[T]):
@@ -173,7 +172,7 @@ class Stream(StreamBase, Generic[T]):
         """
         return run(self._flow.read(start, end, limit))
 
-    def tail(self, start: Position = LATEST) -> Iterator[Entry[T]]:
+    def tail(self, start: Position = LATEST) -> Generator[Entry[T], None, None]:
         """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
         LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
@@ -443,7 +442,7 @@ class AsyncStream(StreamBase, Generic[T]):
         """
         return await self._flow.read(start, end, limit)
 
-    async def tail(self, start: Position = LATEST) -> AsyncIterator[Entry[T]]:
+    async def tail(self, start: Position = LATEST) -> AsyncGenerator[Entry[T], None]:
         """Follow the stream without a group: yield every entry from ``start`` on, and then new ones as they are added.
 
         LATEST yields what is added after the first ``next``. An entry that can't be decoded is logged and skipped. The
