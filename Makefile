@@ -50,8 +50,8 @@ NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs \
     $(addprefix contract/test_,memory.py redis.py user_client.py) \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
     $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))
-# What stands on other libraries (typer, httpx, OpenTelemetry, Prometheus) is tested once.
-NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry)
+# What stands on other libraries (typer, httpx, OpenTelemetry, Prometheus) is tested once; so are the types of the docs.
+NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry) --ignore=tests/docs/test_types.py
 test-newer: venv ## the tests that a newer Python or the oldest redis-py could change
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.pages import parse
 from tests.support.servers import Server
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
-BLOCK = re.compile(r"(?<!-->\n)```python\n(.*?)```", re.DOTALL)
 
 
 def test_the_tests_of_the_guide_pass(tmp_path: Path, any_server: Server) -> None:
     """Each function of the guide that is a test passes on both backends; those that move a clock run once."""
-    program = "\n".join(BLOCK.findall(GUIDE.read_text()))
+    program = "\n".join(each.parsed for each in parse(GUIDE) if each.region.lexemes["marks"].run)
     (tmp_path / "test_guide.py").write_text(program)
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["ailf.testing.plugin"]\n')
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
