@@ -1,6 +1,6 @@
-"""The public interface of ailf is listed in public_api.txt, so that no change of it goes unnoticed.
+"""What users and backends may use is listed in public_api.txt and driver_api.txt, and can't change unnoticed.
 
-After an intended change, write the listing again: ``python tests/ailf/test_public_api.py``.
+After an intended change, write the listings again: ``python tests/ailf/test_public_api.py``.
 """
 
 import ast
@@ -17,7 +17,23 @@ import pytest
 
 import ailf
 
-LISTING = Path(__file__).with_name("public_api.txt")
+LISTINGS = {
+    "public_api.txt": (
+        "ailf",
+        "ailf.testing",
+        "ailf.instruments",
+        "ailf.llm",
+        "ailf.bridges.httpx",
+        "ailf.otel",
+        "ailf.prometheus",
+        "ailf.messaging.redis",
+        "ailf_redis",
+        "ailf_memory",
+    ),
+    "driver_api.txt": ("ailf.driver", "ailf.runtime", "ailf.limits", "ailf.urls", "ailf.hookspecs"),
+}
+"""The modules of each listing. A name stands where it is first met."""
+
 ROOT = Path(__file__).parents[2]
 PROTOCOLS = frozenset(
     "__enter__ __exit__ __aenter__ __aexit__ __iter__ __next__ __aiter__ __anext__ __await__".split()  # noqa: SIM905 - reads best
@@ -27,9 +43,16 @@ PROTOCOLS = frozenset(
 # --- the listing -------------------------------------------------------------------------------------------------
 
 
-def listing() -> str:
-    """Return the public names of `ailf` with their signatures, one per line."""
-    return "\n".join(line for name in ailf.__all__ for line in _describe(name, getattr(ailf, name))) + "\n"
+def listing(modules: tuple[str, ...]) -> str:
+    """Return the public names of some modules with their signatures, one per line."""
+    lines, seen = [], set()
+    for module in map(importlib.import_module, modules):
+        lines.append(f"# {module.__name__}")
+        for name in module.__all__:
+            if name not in seen:
+                seen.add(name)
+                lines += _describe(name, getattr(module, name))
+    return "\n".join(lines) + "\n"
 
 
 def _describe(name: str, thing: object) -> Iterator[str]:
@@ -68,11 +91,13 @@ def _signature(function: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", written)
 
 
-def test_the_public_names_and_signatures_are_the_listed_ones() -> None:
-    """The interface is that in public_api.txt; the failure shows the difference."""
-    expected = LISTING.read_text().splitlines()
-    diff = "\n".join(difflib.unified_diff(expected, listing().splitlines(), "listed", "found", lineterm="", n=1))
-    assert not diff, f"the public interface changed; if that is intended: python tests/ailf/test_public_api.py\n{diff}"
+@pytest.mark.parametrize("name", LISTINGS)
+def test_names_and_signatures_are_the_listed_ones(name: str) -> None:
+    """The interface is the listed one; the failure shows the difference."""
+    expected = Path(__file__).with_name(name).read_text().splitlines()
+    found = listing(LISTINGS[name]).splitlines()
+    diff = "\n".join(difflib.unified_diff(expected, found, "listed", "found", lineterm="", n=1))
+    assert not diff, f"the interface changed; if that is intended: python tests/ailf/test_public_api.py\n{diff}"
 
 
 # --- __init__ ----------------------------------------------------------------------------------------------------
@@ -148,4 +173,5 @@ def test_an_abstract_pubsub_is_not_made(interface: type) -> None:
 
 
 if __name__ == "__main__":
-    LISTING.write_text(listing())
+    for name, modules in LISTINGS.items():
+        Path(__file__).with_name(name).write_text(listing(modules))
