@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-import attrs
-
+from ailf.cli.survey import GroupState, StreamState
 from ailf.cli.text import counted, duration
 from ailf.driver import Finding, Level
 from ailf.errors import AilfError, BackendTimeoutError, ConnectionLostError, PermissionDeniedError, UnsupportedError
@@ -12,7 +11,7 @@ from ailf.safe_text import text_of
 from ailf.stream.worker import LARGE
 from ailf.values import ConsumerInfo, GroupInfo
 
-__all__ = ["GroupState", "StreamState", "dead_letter_findings", "latency_finding", "opening_finding", "stream_findings"]
+__all__ = ["dead_letter_findings", "latency_finding", "opening_finding", "stream_findings"]
 
 SLOW: Final = 0.05
 VERY_SLOW: Final = 1.0
@@ -21,36 +20,6 @@ BACKLOG: Final = 86_400.0
 """Seconds after which an unsettled message is worth a warning."""
 
 MOST_NAMED: Final = 3
-
-
-@attrs.frozen
-class GroupState:
-    """A group, as doctor has seen it.
-
-    Attributes:
-        name: The group's name.
-        info: Its state.
-        consumers: Its consumers.
-    """
-
-    name: str
-    info: GroupInfo
-    consumers: Sequence[ConsumerInfo] = ()
-
-
-@attrs.frozen
-class StreamState:
-    """A stream, as doctor has seen it.
-
-    Attributes:
-        name: The stream's name.
-        length: The number of its entries.
-        groups: Its groups.
-    """
-
-    name: str
-    length: int
-    groups: Sequence[GroupState] = ()
 
 
 def opening_finding(error: AilfError) -> Finding:
@@ -85,7 +54,7 @@ def stream_findings(streams: Sequence[StreamState]) -> Iterator[Finding]:
     groups = [(stream, group) for stream in streams for group in stream.groups]
     yield _finding(
         "retention",
-        [f"{each.name!r} ({each.length:,} entries)" for each in streams if _kept_for_nothing(each)],
+        [f"{each.name!r} ({each.info.length:,} entries)" for each in streams if _kept_for_nothing(each)],
         f"{len(streams):,} streams, none of which keeps over {LARGE:,} entries for nothing",
         "streams that keep settled messages: ",
         "give their producers a retention, such as Retention.settled(), or run `ailf trim STREAM --settled`",
@@ -172,7 +141,7 @@ def _unsettled(info: GroupInfo) -> int:
 def _kept_for_nothing(stream: StreamState) -> bool:
     """Tell whether a long stream keeps mostly entries that each of its groups has settled."""
     needed = max((_unsettled(group.info) for group in stream.groups), default=0)
-    return stream.length > LARGE and needed < stream.length / 2
+    return stream.info.length > LARGE and needed < stream.info.length / 2
 
 
 def _deserted(group: GroupState) -> bool:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,10 +19,8 @@ from ailf.cli.contexts import Places, url_of
 from ailf.cli.exits import USAGE, ClosedPipeError, CommandError
 from ailf.cli.text import as_json, visible
 from ailf.connect import connect
-from ailf.runtime import run
-from ailf.stream import Stream
 
-__all__ = ["Cli", "command", "group", "partitions_of", "stream_of"]
+__all__ = ["Cli", "command", "group"]
 
 T = TypeVar("T")
 
@@ -95,6 +93,17 @@ class Cli:
         """Write a line to stderr."""
         self.err.print(Text(visible(text)), soft_wrap=True)
 
+    def note_none(self, found: Sized, what: str, prefix: str) -> None:
+        """Write to stderr that a listing is empty; a prefix may be misspelt.
+
+        Arguments:
+            found: The listing.
+            what: What is listed, such as ``stream``.
+            prefix: The prefix of the names.
+        """
+        if not found:
+            self.say(f"there is no {what}{f' whose name begins with {prefix!r}' if prefix else ''}")
+
     def _write(self, line: str) -> None:
         self.out.print(Text(line), soft_wrap=True)
         self.out.file.flush()
@@ -145,19 +154,6 @@ class Cli:
         with Progress(*columns, console=self.err, transient=True) as bar:
             task = bar.add_task(visible(what), total=total)
             yield functools.partial(bar.advance, task)
-
-
-def stream_of(backend: Backend, name: str, type: Any = Any) -> Stream[Any]:
-    """Return a stream with the number of partitions that the backend has stored for it."""
-    partitions = partitions_of(backend, name)
-    return backend.stream(name, type=type, partitions=partitions if partitions > 1 else None)
-
-
-def partitions_of(backend: Backend, name: str) -> int:
-    """Return the number of partitions of a stream; 1 for an ordinary one, and for one that doesn't exist."""
-    backend.stream(name)  # refuses a bad name, and a backend without streams
-    driver = backend.engine.driver.stream()
-    return run(backend.engine.call(f"look up stream {name!r}", driver.declare, name, None, again=True)) or 1
 
 
 def group(name: str, text: str) -> typer.Typer:

@@ -1,19 +1,24 @@
 """``ailf dead``: look at the dead letters of a group, redrive and purge them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
+from ailf.backend import Backend
 from ailf.cli.arguments import FullOption, GroupArgument, StreamArgument, YesOption
-from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
 from ailf.cli.tables import Rows, fields, table
+from ailf.cli.targets import existing_group, partitioned, partitions_of
 from ailf.cli.text import counted, cut, message_value, payload_text, time_text
 from ailf.codecs import BYTES, CONTENT_TYPE
+from ailf.errors import InvalidArgumentError
+from ailf.runtime import run
 from ailf.stream import Group
+from ailf.stream.partitions import pages
 from ailf.values import DeadLetter
 
 __all__ = ["APP", "pytest_of"]
@@ -45,7 +50,9 @@ def ls(
 ) -> None:
     """List dead letters, oldest first."""
     with cli.open() as backend:
-        letters = stream_of(backend, stream).group(group).dead_letters.list(after=after, limit=limit)
+        if after:
+            _Letters(backend, stream, group).check([after])
+        letters = existing_group(backend, stream, group).dead_letters.list(after=after, limit=limit)
     cli.show([_plain(letter) for letter in letters], letters_table(letters))
 
 
@@ -65,7 +72,7 @@ def show(
     if handler is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", handler):
         raise CommandError(f"--handler takes MODULE:FUNCTION, not {handler!r}", USAGE)
     with cli.open() as backend, cli.working("looking for the dead letter"):
-        letter = _find(stream_of(backend, stream).group(group), stream, id)
+        letter = _find(existing_group(backend, stream, group), stream, id)
     if pytest:
         cli.out.file.write(pytest_of(stream, group, letter, handler, coroutine=coroutine))
     else:
@@ -103,23 +110,76 @@ def purge(
 def _take(cli: Cli, stream: str, name: str, ids: list[str] | None, verb: str, *, everything: bool, yes: bool) -> None:
     if everything == bool(ids):
         raise CommandError(f"say which dead letters to {verb}: their ids, or --all", USAGE)
+    asked = list(dict.fromkeys(ids or ()))
+    missing: list[str] = []
     with cli.open() as backend:
-        letters = stream_of(backend, stream).group(name).dead_letters
-        which = "all dead letters" if everything else counted(len(ids or ()), "dead letter")
+        letters = existing_group(backend, stream, name).dead_letters
+        chosen = _Letters(backend, stream, name)
+        chosen.check(asked)
+        which = "all dead letters" if everything else counted(len(asked), "dead letter")
         cli.confirm(f"{verb} {which} of group {name!r} of stream {stream!r}", yes=yes)
         with cli.working(f"{verb} {which}"):
-            if verb == "redrive":
-                count = letters.redrive_all() if everything else letters.redrive(*(ids or ()))
+            if everything:
+                count = letters.redrive_all() if verb == "redrive" else letters.purge_all()
             else:
-                count = letters.purge_all() if everything else letters.purge(*(ids or ()))
+                missing = chosen.take(asked, redrive=verb == "redrive")
+                count = len(asked) - len(missing)
     done = "put back" if verb == "redrive" else "removed"
-    cli.show({verb: count}, f"{done} {counted(count, 'dead letter')}")
+    cli.show({verb: count, "missing": missing}, f"{done} {counted(count, 'dead letter')}")
+    if missing:
+        raise _no_letters(stream, name, missing)
+
+
+class _Letters:
+    """Dead letters of a group by their ids. The public API counts those that are there; here each id matters.
+
+    Arguments:
+        backend: The backend.
+        stream: The stream's name.
+        group: The group's name.
+    """
+
+    def __init__(self, backend: Backend, stream: str, group: str) -> None:
+        self._engine = backend.engine
+        self._of = (stream, group)
+        number = partitions_of(backend, stream) or 1
+        self._driver = partitioned(backend.engine, backend.engine.driver.stream(), stream, number)
+
+    def check(self, ids: Sequence[str]) -> None:
+        """Check the form of ids; nothing is sent.
+
+        Raises:
+            CommandError: One can't be the id of a dead letter.
+        """
+        for each in ids:
+            try:
+                self._driver.check_letter(each)
+            except InvalidArgumentError as error:
+                raise CommandError(
+                    f"{each!r} is not the id of a dead letter; `ailf dead ls` lists them", USAGE
+                ) from error
+
+    def take(self, ids: Sequence[str], *, redrive: bool) -> list[str]:
+        """Redrive dead letters, or purge them; return the ids of those that aren't there."""
+        take, what = self._driver.take_dead_letters, f"{'redrive' if redrive else 'purge'} dead letters"
+        missing: list[str] = []
+        for page in pages(ids, PAGE):
+            taken = run(self._engine.call(what, take, *self._of, page, again=True, redrive=redrive))
+            missing += [each for each, there in zip(page, taken, strict=True) if not there]
+        return missing
+
+
+def _no_letters(stream: str, group: str, ids: Sequence[str]) -> CommandError:
+    plural = "s" if len(ids) > 1 else ""
+    return CommandError(
+        f"group {group!r} of stream {stream!r} has no dead letter{plural} {', '.join(map(repr, ids))}", NOT_FOUND
+    )
 
 
 def _find(group: Group[Any], stream: str, id: str) -> DeadLetter[Any]:
     found = next((letter for letter in all_letters(group) if letter.id == id), None)
     if found is None:
-        raise CommandError(f"group {group.name!r} of stream {stream!r} has no dead letter {id!r}", NOT_FOUND)
+        raise _no_letters(stream, group.name, [id])
     return found
 
 

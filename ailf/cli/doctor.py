@@ -11,16 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ailf.backend import Backend
-from ailf.cli.checks import (
-    GroupState,
-    StreamState,
-    dead_letter_findings,
-    latency_finding,
-    opening_finding,
-    stream_findings,
-)
-from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.checks import dead_letter_findings, latency_finding, opening_finding, stream_findings
+from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import DONE, FAILED, code_for
+from ailf.cli.survey import Survey
 from ailf.cli.text import counted, visible
 from ailf.driver import Capability, Finding, Level
 from ailf.errors import AilfError, InvalidArgumentError
@@ -45,7 +39,7 @@ def doctor(
     interval: Annotated[
         float, typer.Option("--interval", min=0, max=600, help="Seconds between two counts of dead letters.")
     ] = 1.0,
-    most: Annotated[int, typer.Option("--most", min=1, max=1_000_000, help="The most streams to look at.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The most streams to look at.")] = 10_000,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")] = False,
 ) -> int:
     """Check a backend and what is stored in it; say how to mend it. Exit with 1 if a check fails."""
@@ -58,13 +52,13 @@ def doctor(
         cli.show([finding], findings_table([finding]))
         return code_for(error)
     with backend, cli.working("checking"):
-        findings = list(_findings(backend, interval, most))
+        findings = list(_findings(backend, interval, limit))
     cli.show(findings, findings_table(findings))
     bad = {Level.FAIL, Level.WARN} if strict else {Level.FAIL}
     return FAILED if any(each.level in bad for each in findings) else DONE
 
 
-def _findings(backend: Backend, interval: float, most: int) -> Iterator[Finding]:
+def _findings(backend: Backend, interval: float, limit: int) -> Iterator[Finding]:
     yield Finding("reachable", Level.OK, backend.url)
     yield latency_finding([_timed_ping(backend) for _ in range(PINGS)])
     if Capability.PUBSUB in backend.capabilities:
@@ -74,7 +68,7 @@ def _findings(backend: Backend, interval: float, most: int) -> Iterator[Finding]
     except AilfError as error:
         yield Finding("diagnosis", Level.WARN, f"the backend can't be asked about itself: {text_of(error)}")
     if Capability.STREAM in backend.capabilities:
-        yield from _streams_findings(backend, interval, most)
+        yield from _streams_findings(backend, interval, limit)
 
 
 def _timed_ping(backend: Backend) -> float:
@@ -100,36 +94,28 @@ def _pubsub_finding(backend: Backend) -> Finding:
     return Finding("pub/sub", Level.OK, f"a message arrives after {took * 1000:.1f} ms")
 
 
-def _streams_findings(backend: Backend, interval: float, most: int) -> Iterator[Finding]:
+def _streams_findings(backend: Backend, interval: float, limit: int) -> Iterator[Finding]:
     try:
-        names = list(itertools.islice(backend.streams(), most + 1))
-        streams = [_stream_state(backend, name) for name in sorted(set(names[:most]))]
+        names = list(itertools.islice(backend.streams(), limit + 1))
+        survey = Survey(backend)
+        streams = survey.states(sorted(set(names[:limit])))
     except AilfError as error:
         mend = "give the user of this command the rights to list; see Rights in the guide of the backend"
         yield Finding("streams", Level.WARN, f"streams and groups can't be checked: {text_of(error)}", mend)
         return
-    if len(names) > most:
+    if len(names) > limit:
         yield Finding(
-            "streams", Level.WARN, f"there are more than {counted(most, 'stream')}", "raise --most to check all"
+            "streams",
+            Level.WARN,
+            f"there are more than {counted(limit, 'stream')}, and only that many were checked",
+            "raise --limit to check all",
         )
     yield from stream_findings(streams)
     begin = time.monotonic()
     time.sleep(interval)
-    later = {
-        (stream.name, each.name): stream_of(backend, stream.name).group(each.name).info().dead
-        for stream in streams
-        for each in stream.groups
-    }
+    infos = survey.group_infos((stream.name, each.name) for stream in streams for each in stream.groups)
+    later = {each: info.dead for each, info in infos.items()}
     yield dead_letter_findings(streams, later, time.monotonic() - begin)
-
-
-def _stream_state(backend: Backend, name: str) -> StreamState:
-    stream = stream_of(backend, name)
-    groups = []
-    for each in sorted(set(stream.groups())):
-        found = stream.group(each)
-        groups.append(GroupState(each, found.info(), tuple(found.consumers())))
-    return StreamState(name, stream.info().length, tuple(groups))
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -5,7 +5,8 @@ from typing import Annotated, Final
 import typer
 
 from ailf.cli.arguments import GroupArgument, StreamArgument, YesOption, position
-from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.command import Cli, command, group
+from ailf.cli.targets import existing_group
 
 __all__ = ["APP"]
 
@@ -16,7 +17,7 @@ APP: Final = group("", "")
 def pause(cli: Cli, stream: StreamArgument, group: GroupArgument, *, yes: YesOption = False) -> None:
     """Let a group deliver nothing to any consumer until `resume`."""
     with cli.open() as backend:
-        target = stream_of(backend, stream).group(group)
+        target = existing_group(backend, stream, group)
         cli.confirm(f"pause group {group!r} of stream {stream!r}", yes=yes)
         target.pause()
     cli.show({"stream": stream, "group": group, "paused": True}, f"paused group {group!r} of stream {stream!r}")
@@ -26,7 +27,7 @@ def pause(cli: Cli, stream: StreamArgument, group: GroupArgument, *, yes: YesOpt
 def resume(cli: Cli, stream: StreamArgument, group: GroupArgument) -> None:
     """Let a paused group deliver messages again."""
     with cli.open() as backend:
-        stream_of(backend, stream).group(group).resume()
+        existing_group(backend, stream, group).resume()
     cli.show({"stream": stream, "group": group, "paused": False}, f"resumed group {group!r} of stream {stream!r}")
 
 
@@ -41,7 +42,7 @@ def seek(
 ) -> None:
     """Let a group continue after a position. Its leases end, and what follows the position is delivered as new."""
     with cli.open() as backend:
-        target = stream_of(backend, stream).group(group)
+        target = existing_group(backend, stream, group)
         cli.confirm(f"move group {group!r} of stream {stream!r} to {to}, which ends its leases", yes=yes)
         target.seek(position(to))
     cli.show(

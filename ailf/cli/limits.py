@@ -8,7 +8,7 @@ import typer
 from ailf.backend import Backend
 from ailf.cli.arguments import LimitOption, PrefixArgument, YesOption
 from ailf.cli.command import Cli, command, group
-from ailf.cli.exits import USAGE, CommandError
+from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
 from ailf.cli.tables import Rows, table
 from ailf.cli.text import duration
 from ailf.ratelimit import RateLimiter
@@ -28,6 +28,7 @@ def ls(cli: Cli, prefix: PrefixArgument = "") -> None:
     with cli.open() as backend:
         found = sorted(set(backend.limiters(prefix)), key=lambda each: (each.name, each.key))
     cli.show(found, limiters_table(found))
+    cli.note_none(found, "limiter with a charge", prefix)
 
 
 @command(APP, "peek")
@@ -43,6 +44,12 @@ def reset(cli: Cli, name: NameArgument, key: KeyArgument = "", *, limit: LimitOp
     """Forget all charges of a limiter's key. The limits must be those of the program."""
     with cli.open() as backend:
         limiter = limiter_of(backend, name, limit)
+        states = limiter.peek(key).limits
+        if all(state.remaining == limiter.limits[each].capacity for each, state in states.items()):
+            raise CommandError(
+                f"limiter {name!r} has no charge for the key {key!r}; `ailf limits ls` lists the keys that have one",
+                NOT_FOUND,
+            )
         cli.confirm(f"reset the key {key!r} of limiter {name!r}", yes=yes)
         limiter.reset(key)
     cli.show({"name": name, "key": key, "reset": True}, f"reset the key {key!r} of limiter {name!r}")
@@ -52,7 +59,7 @@ def limiter_of(backend: Backend, name: str, options: list[str]) -> RateLimiter:
     """Return the limiter of a name with the limits of ``--limit`` options."""
     unnamed = [each for each in options if "=" not in each]
     named = dict(each.split("=", 1) for each in options if "=" in each)
-    if len(unnamed) + len(named) != len(options) or len(unnamed) > 1:
+    if len(unnamed) + len(named) != len(options) or len(unnamed) > 1 or (unnamed and named):
         raise CommandError("--limit is given once without a name, or once for each name: requests=60/minute", USAGE)
     if bad := [each for each in named if not each.isidentifier()]:
         raise CommandError(f"--limit takes NAME=LIMIT, and {bad[0]!r} is no name", USAGE)

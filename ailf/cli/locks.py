@@ -26,6 +26,7 @@ def ls(cli: Cli, prefix: PrefixArgument = "") -> None:
     with cli.open() as backend:
         found = sorted({each.name: each for each in backend.locks(prefix)}.values(), key=lambda each: each.name)
     cli.show(found, locks_table(found))
+    cli.note_none(found, "held lock", prefix)
 
 
 @command(APP, "inspect")

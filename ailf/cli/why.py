@@ -7,10 +7,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from ailf.cli.arguments import UNCHANGED, LimitOption, StreamArgument
-from ailf.cli.command import Cli, command, group, partitions_of, stream_of
+from ailf.cli.command import Cli, command, group
 from ailf.cli.dead import all_letters
 from ailf.cli.exits import NOT_FOUND, CommandError
 from ailf.cli.limits import limiter_of
+from ailf.cli.targets import existing_group, existing_stream, partitions_of
 from ailf.cli.text import counted, duration
 from ailf.limits import Limit, TokenBucket
 from ailf.values import LATEST, DeadLetter, Decision, GroupInfo, LimitState, LockInfo
@@ -64,13 +65,14 @@ def message(
 ) -> None:
     """Say for each group whether a message was settled, is a dead letter, or waits, and for what."""
     with cli.open() as backend:
-        target = stream_of(backend, stream, UNCHANGED)
+        target = existing_stream(backend, stream, UNCHANGED)
+        names = sorted(set(target.groups())) if group is None else [existing_group(backend, stream, group).name]
         found = target.read(id, LATEST, COUNTED) if partitions_of(backend, stream) == 1 else target.read(id, id, 1)
         exists = bool(found) and found[0].id == id
         driver = backend.engine.driver.stream()
         age = max(0.0, time.time() - driver.time_of(id)) if exists else None
         lines = [entry_line(stream, id, age)]
-        for name in sorted(set(target.groups())) if group is None else [group]:
+        for name in names:
             looked = target.group(name)
             with cli.working(f"looking at group {name}"):
                 letter = _letter_of(all_letters(looked), id)

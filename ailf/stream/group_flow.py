@@ -49,12 +49,15 @@ from ailf.values import (
     Retention,
 )
 
-__all__ = ["SETTLED_AT_ONCE", "GroupFlow", "GroupOptions", "Stoppable"]
+__all__ = ["SETTLED_AT_ONCE", "TAKEOVER", "GroupFlow", "GroupOptions", "Stoppable", "consumer_info"]
 
 log = Log("ailf.stream")
 
 SETTLED_AT_ONCE = 100
 """The most deliveries that one request settles."""
+
+TAKEOVER = 10.0
+"""The default of `GroupOptions.takeover`."""
 
 PAGE = 100
 """The most dead letters that one request handles."""
@@ -92,7 +95,7 @@ class GroupOptions:
 
     start: Position = attrs.field(default=EARLIEST, validator=_valid_position)
     lease: float = attrs.field(default=30.0, validator=valid_seconds)
-    takeover: float = attrs.field(default=10.0, validator=valid_seconds)
+    takeover: float = attrs.field(default=TAKEOVER, validator=valid_seconds)
     max_deliveries: int = attrs.field(default=5, validator=valid_count)
     backoff: Backoff = attrs.field(factory=Backoff, validator=_valid_backoff)
     max_processing: float = attrs.field(default=86_400.0, validator=valid_seconds)
@@ -217,9 +220,8 @@ class GroupFlow:
         (after,) = split_cursor("consumers", cursor, 1) if cursor else ("",)
         request = self.driver.list_consumers
         states: list[ConsumerState] = await self._call("list the consumers of", request, after, limit, again=True)
-        alive = self.options.takeover * ALIVE
         return Page(
-            tuple(_consumer_info(each, alive) for each in states),
+            tuple(consumer_info(each, self.options.takeover) for each in states),
             join_cursor("consumers", states[-1].name) if len(states) == limit else "",
         )
 
@@ -363,8 +365,9 @@ class GroupFlow:
         return await self.take_dead_letters(ids, redrive=redrive) if ids else 0
 
 
-def _consumer_info(state: ConsumerState, alive: float) -> ConsumerInfo:
-    """Return what users see of a consumer, whose heartbeats count for `alive` seconds."""
+def consumer_info(state: ConsumerState, takeover: float) -> ConsumerInfo:
+    """Return what users see of a consumer of a group with this ``takeover``."""
+    alive = takeover * ALIVE
     host, pid = made_on(state.name)
     seen = None if state.alive is None or state.alive > alive else alive - state.alive
     return ConsumerInfo(state.name, pid, host, seen, state.in_hand, alive=state.alive is not None and state.alive > 0)

@@ -2,7 +2,9 @@
 
 A session is a text file: each line that begins with ``$ ailf`` is a command, and what follows is what it wrote: its
 stdout, its stderr with ``! `` before each line, and its exit code unless that is 0. ``<<<`` gives it a text as stdin.
-``AILF_WRITE_SESSIONS=1`` writes the files anew.
+``^C 2`` at the end is Ctrl-C after two lines of stdout or of stderr. With ``(process)`` at the end it runs as a process
+of its own, and of the log on its stderr only the lines of the runner are compared. ``AILF_WRITE_SESSIONS=1`` writes the
+files anew.
 """
 
 import contextlib
@@ -11,6 +13,9 @@ import io
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +33,9 @@ MASKS = (
     (r"_\d{13}_\d+\b", "_ID"),
     (r"(?:ahead of|behind) this machine's", "from this machine's"),
     (r"\b\d+ of [\d,]+ connections", "SOME connections"),
+    (r"\(process \d+\)", "(process PID)"),
+    (r"there is no module '(\w+)' in \S+ or", r"there is no module '\1' in FOLDER or"),
+    (r"or \[contexts\.(\w+)\] to \S+", r"or [contexts.\1] to FILE"),
     (r"\b\d+:ID\b", "PARTITION:ID"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME"),
     (r"\b\d{15,}\b", "FENCE"),
@@ -60,18 +68,32 @@ class Ended:
 
 
 class _Pipe(io.TextIOWrapper):
-    """A stream that remembers what was written to it."""
+    """A stream that remembers what was written to it.
 
-    def __init__(self, content: bytes = b"") -> None:
+    Arguments:
+        content: What can be read.
+        lines: The number of lines after which a flush is Ctrl-C; None: it never is.
+    """
+
+    def __init__(self, content: bytes = b"", lines: int | None = None) -> None:
         self.bytes = io.BytesIO(content)
+        self._lines = lines
         super().__init__(self.bytes, encoding="utf-8", newline="")
+
+    def flush(self) -> None:
+        super().flush()
+        if self._lines is not None and self.bytes.getvalue().count(b"\n") >= self._lines:
+            self._lines = None
+            signal.raise_signal(signal.SIGINT)
 
     def text(self) -> str:
         self.flush()
         return self.bytes.getvalue().decode()
 
 
-def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 140) -> Ended:
+def run(
+    *arguments: str, url: str | None = None, stdin: bytes = b"", width: int = 140, ctrl_c: int | None = None
+) -> Ended:
     """Run the command in this process, without a terminal.
 
     Arguments:
@@ -79,8 +101,9 @@ def run(*arguments: str, url: str | None = None, stdin: bytes = b"", width: int 
         url: The value of AILF_URL; None for none.
         stdin: What it can read.
         width: The width of the output in columns.
+        ctrl_c: The number of lines of stdout, or of stderr, after which Ctrl-C comes; None: it never does.
     """
-    out, err = _Pipe(), _Pipe()
+    out, err = _Pipe(lines=ctrl_c), _Pipe(lines=ctrl_c)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr("sys.stdin", _Pipe(stdin))
         patch.setenv("COLUMNS", str(width))
@@ -128,7 +151,22 @@ def _played(session: str, url: str, names: Mapping[str, str]) -> Iterator[str]:
         words = shlex.split(line)[2:]
         given, _, text = " ".join(map(shlex.quote, words)).partition(" '<<<' ")
         stdin = "".join(shlex.split(text)).encode().decode("unicode_escape").encode("latin-1") if text else b""
-        ended = run(*(names.get(each, each) for each in shlex.split(given)), url=url, stdin=stdin)
+        given, _, lines = given.partition(" '^C' ")
+        arguments = [names.get(each, each) for each in shlex.split(given)]
+        if arguments[-1:] == ["(process)"]:
+            ended = _run_process(*arguments[:-1], url=url)
+        else:
+            ended = run(*arguments, url=url, stdin=stdin, ctrl_c=int(lines) if lines else None)
         yield f"{line}\n{masked(ended.out)}"
         yield "".join(f"! {each}\n" for each in masked(ended.err).splitlines())
         yield f"exit {ended.code}\n\n" if ended.code else "\n"
+
+
+def _run_process(*arguments: str, url: str) -> Ended:
+    """Run a command in a process of its own, where the runner handles signals."""
+    command = [sys.executable, "-m", "ailf", *arguments]
+    ended = subprocess.run(
+        command, env=os.environ | {"AILF_URL": url}, capture_output=True, text=True, check=False, timeout=60
+    )
+    logged = (line.partition("] ailf.runner: ") for line in ended.stderr.splitlines())
+    return Ended(ended.returncode, ended.stdout, "".join(f"{text}\n" for _, by_runner, text in logged if by_runner))

@@ -3,17 +3,11 @@
 import pytest
 
 import ailf
-from ailf.cli.checks import (
-    GroupState,
-    StreamState,
-    dead_letter_findings,
-    latency_finding,
-    opening_finding,
-    stream_findings,
-)
+from ailf.cli.checks import dead_letter_findings, latency_finding, opening_finding, stream_findings
+from ailf.cli.survey import GroupState, StreamState
 from ailf.driver import Level
 from ailf.runtime import run as drive
-from ailf.values import ConsumerInfo, GroupInfo
+from ailf.values import ConsumerInfo, GroupInfo, StreamInfo
 from ailf_memory import MemoryBackend
 from tests.support.commands import run
 
@@ -23,7 +17,7 @@ ALIVE = ConsumerInfo("a", alive=True)
 def levels(*groups: GroupInfo, consumers: tuple[ConsumerInfo, ...] = (), length: int = 0) -> dict[str, Level]:
     """Return the level of each check of a stream with these groups."""
     states = [GroupState(f"g{number}", info, consumers) for number, info in enumerate(groups)]
-    return {each.check: each.level for each in stream_findings([StreamState("s", length, states)])}
+    return {each.check: each.level for each in stream_findings([StreamState(StreamInfo("s", length), states)])}
 
 
 def test_nothing_is_wrong_with_nothing() -> None:
@@ -72,7 +66,9 @@ def test_consumers_that_died() -> None:
     dead = ConsumerInfo("web-1", in_hand=3)
     (finding,) = [
         each
-        for each in stream_findings([StreamState("s", 3, [GroupState("g", GroupInfo(pending=3), (dead, ALIVE))])])
+        for each in stream_findings(
+            [StreamState(StreamInfo("s", 3), [GroupState("g", GroupInfo(pending=3), (dead, ALIVE))])]
+        )
         if each.check == "crashes"
     ]
     assert finding.level is Level.WARN
@@ -90,7 +86,9 @@ def test_many_groups_are_not_all_named() -> None:
     """A finding names three groups, and counts the others."""
     finding = next(
         each
-        for each in stream_findings([StreamState("s", 1, [GroupState(f"g{n}", GroupInfo(lag=1)) for n in range(1003)])])
+        for each in stream_findings(
+            [StreamState(StreamInfo("s", 1), [GroupState(f"g{n}", GroupInfo(lag=1)) for n in range(1003)])]
+        )
         if each.check == "consumers"
     )
     assert finding.message.endswith("'g2' of 's' (1 message), and 1,000 more")
@@ -99,7 +97,7 @@ def test_many_groups_are_not_all_named() -> None:
 @pytest.mark.parametrize(("before", "after", "level"), [(0, 0, Level.OK), (2, 2, Level.WARN), (2, 5, Level.FAIL)])
 def test_dead_letters(before: int, after: int, level: Level) -> None:
     """Dead letters are worth a warning, and a failure where their number grows."""
-    states = [StreamState("s", 1, [GroupState("g", GroupInfo(dead=before))])]
+    states = [StreamState(StreamInfo("s", 1), [GroupState("g", GroupInfo(dead=before))])]
     assert dead_letter_findings(states, {("s", "g"): after}, 1.0).level is level
 
 
@@ -147,9 +145,9 @@ def test_doctor_is_strict_if_asked() -> None:
         backend.stream("s").add(1)
         assert run("doctor", "--interval", "0", url=url).code == 0
         assert run("doctor", "--interval", "0", "--strict", url=url).code == 1
-        assert "more than 1 stream" not in run("doctor", "--interval", "0", "--most", "1", url=url).out
+        assert "more than 1 stream" not in run("doctor", "--interval", "0", "--limit", "1", url=url).out
         backend.stream("t").add(1)
-        assert "more than 1 stream" in run("doctor", "--interval", "0", "--most", "1", url=url).out
+        assert "more than 1 stream" in run("doctor", "--interval", "0", "--limit", "1", url=url).out
 
 
 def test_a_driver_that_says_nothing() -> None:

@@ -152,7 +152,7 @@ def test_why_a_message_waits(url: str) -> None:
         assert {each.code for each in told.values()} == {0}
         group.pause()
         assert "the group is paused" in run("why", "message", "s", fresh, url=url).out
-        assert "it doesn't exist" in run("why", "message", "s", fresh, "nope", url=url).out
+        assert run("why", "message", "s", fresh, "nope", url=url).code == 6
 
 
 def test_why_a_lock_is_held(url: str) -> None:
@@ -188,3 +188,41 @@ def test_a_redriven_letter_is_delivered_again(url: str) -> None:
             again.ack()
         assert run("dead", "purge", "s", "g", "--all", "--yes", url=url).out == "removed 2 dead letters\n"
         assert group.info().dead == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_too_many_channels(kind: str, request: pytest.FixtureRequest) -> None:
+    """More than 10,000 channels with subscribers aren't listed; a prefix helps."""
+    url = "memory://crowded" if kind == "memory" else request.getfixturevalue("url")
+    with ailf.connect(url) as backend, backend.pubsub().listen("one", *(f"c{number}" for number in range(10_000))):
+        refused = run("channels", url=url)
+        assert (refused.code, refused.out) == (1, "")
+        assert "has more than 10,000 channels with subscribers" in refused.err
+        assert "prefix" in refused.err
+        assert run("channels", "o", url=url).out.splitlines()[1].split() == ["one", "1"]
+
+
+def reads(server: Server) -> int:
+    """Return how often the server has read from a connection."""
+    with server.client() as client:
+        return int(client.info("stats")["total_reads_processed"])
+
+
+@pytest.mark.parametrize("command", ["streams", "top --interval 0.1", "doctor --interval 0"])
+def test_many_streams_are_asked_in_pages(new_server: NewServer, command: str) -> None:
+    """A command asks about a hundred streams, or groups, in one round trip, and finds as much as one by one."""
+    server = new_server()
+    with ailf.connect(server.url) as backend:
+        for number in range(400):
+            stream = backend.stream(f"s{number:03}")
+            stream.add(1)
+            if number < 200:
+                stream.group("g").open()
+        backend.stream("wide", partitions=4).add_many(range(4))
+        backend.stream("wide", partitions=4).group("g").open()
+        before = reads(server)
+        ended = run(*command.split(), url=server.url)
+        after = reads(server)
+    assert ended.code == 0, ended.err
+    assert "s399" in ended.out or "401 streams" in ended.out
+    assert after - before < 200, "one by one it is over 2,000"

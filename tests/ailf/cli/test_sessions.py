@@ -1,7 +1,9 @@
 """Whole sessions of commands, on memory and on Redis; ``golden/`` has what they write."""
 
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -32,8 +34,39 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     else:
         server: Server = request.getfixturevalue("any_server")
         url = f"{server.url}?namespace={name}"
-    with ailf.connect(url) as backend:
+    with ailf.connect(url) as backend, answering(backend), ticking(backend):
         yield Place(url, request.param, furnish(backend))
+
+
+@contextmanager
+def answering(backend: ailf.Backend) -> Iterator[None]:
+    """Answer requests within the block: ``sum`` adds numbers."""
+    pubsub = backend.pubsub()
+    pubsub.subscribe("sum", lambda message: message.reply(sum(message.data), headers={"by": "[sum]\x1b[0m"}))
+    thread = pubsub.run_in_thread()
+    try:
+        yield
+    finally:
+        pubsub.stop()
+        thread.join()
+
+
+@contextmanager
+def ticking(backend: ailf.Backend) -> Iterator[None]:
+    """Publish the same message to ``ticks.a`` again and again within the block."""
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.wait(0.02):
+            backend.pubsub().publish("ticks.a", {"tick": "[/]\x1b[2J"}, headers={"from": "clock"})
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def furnish(backend: ailf.Backend) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from io import StringIO
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -55,6 +55,7 @@ def test_nothing_is_shown_of_no_rows_but_the_header() -> None:
     assert shown(table(("NAME", ">N"), [], "title"), 40) == ["title", "NAME  N"]
 
 
+@settings(deadline=None)
 @example("[/]", 80)
 @given(st.text(st.characters()), st.integers(30, 200))
 def test_no_line_is_wider_than_the_terminal(name: str, width: int) -> None:

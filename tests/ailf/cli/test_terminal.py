@@ -260,6 +260,18 @@ def test_top_on_a_terminal(url: str) -> None:
     assert "\x1b[?1049h" in written
 
 
+def test_top_says_that_there_are_more_streams(url: str) -> None:
+    """A live table has a line that says that not all streams are in it, and so has what is left behind."""
+    with terminal(
+        "top", "--count", "1", "--interval", "0.1", "--limit", "1", url=url, width=120, NO_COLOR="1"
+    ) as shown:
+        code, written = shown.end()
+    assert code == 0
+    live, _, left = written.partition("\x1b[?1049l")
+    for each in (live, left):
+        assert "there are more than 1 stream, and only that many are looked at" in each
+
+
 def test_a_line_without_an_end(url: str) -> None:
     """A line is refused as soon as it is too large, before its end has come."""
     process = subprocess.Popen(

@@ -1,7 +1,11 @@
-"""The rates of top."""
+"""The rates of top, and what it doesn't look at."""
 
+import uuid
+
+import ailf
 from ailf.cli.top import Sample, rate, rows
 from ailf.values import GroupInfo, StreamInfo
+from tests.support.commands import run
 
 
 def sample(at: float, length: int, *groups: GroupInfo) -> Sample:
@@ -55,3 +59,21 @@ def test_a_work_queue_has_rates() -> None:
 
     (row,) = rows(queue(0.0, 10, 100, 10), queue(1.0, 4, 150, 4))
     assert (row.added, row.settled) == (50.0, 56.0)
+
+
+def test_more_streams_than_it_looks_at() -> None:
+    """If there are more streams than --limit, stderr says so once, and what to do; the number itself is no more."""
+    url = f"memory://{uuid.uuid4().hex}"
+    with ailf.connect(url) as backend:
+        for number in range(3):
+            backend.stream(f"s{number}").add(1)
+        all_of_them = run("top", "--limit", "3", "--interval", "0.1", url=url)
+        assert (all_of_them.err, all_of_them.out.count("\n")) == ("", 4)
+        fewer = run("top", "--limit", "2", "--interval", "0.1", "--count", "2", "--json", url=url)
+        assert [line.count('"stream"') for line in fewer.out.splitlines()] == [2, 2]
+        assert fewer.err == (
+            "there are more than 2 streams, and only that many are looked at; give a prefix, or raise --limit\n"
+        )
+        prefixed = run("top", "s", "--limit", "1", "--interval", "0.1", url=url)
+        assert "there are more than 1 stream whose names begin with 's'" in prefixed.err
+        assert run("top", "s1", "--limit", "1", "--interval", "0.1", url=url).err == ""
