@@ -4,9 +4,12 @@ from typing import Annotated, Final
 
 import typer
 
+from ailf.checks import MAX_SECONDS
 from ailf.cli.command import Cli, group
+from ailf.cli.exits import USAGE, CommandError
+from ailf.registry import plugin_for
 from ailf.runner import RunnerOptions, run
-from ailf.runner.options import GRACE, WAIT
+from ailf.runner.options import GRACE, LAST_PORT, LEVELS, WAIT
 
 __all__ = ["APP"]
 
@@ -19,16 +22,27 @@ def run_app(
     *,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="The number of worker processes.")] = 1,
     reload: Annotated[bool, typer.Option("--reload", help="Replace workers when a Python file here changes.")] = False,
-    grace: Annotated[float, typer.Option("--grace", help="Seconds that workers have to end after a stop.")] = GRACE,
-    wait: Annotated[float, typer.Option("--wait", help="Seconds for which workers wait for the backend.")] = WAIT,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", min=0.001, max=MAX_SECONDS, help="Seconds that workers have to end after a stop."),
+    ] = GRACE,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, max=MAX_SECONDS, help="Seconds for which workers wait for the backend.")
+    ] = WAIT,
     host: Annotated[str, typer.Option("--host", help="Where health and metrics are served.")] = "127.0.0.1",
     health_port: Annotated[
-        int | None, typer.Option("--health-port", metavar="PORT", help="The port of /health and /ready.")
+        int | None,
+        typer.Option("--health-port", metavar="PORT", min=0, max=LAST_PORT, help="The port of /health and /ready."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", metavar="PORT", help="The port of /metrics; may be the same.")
+        int | None,
+        typer.Option(
+            "--metrics-port", metavar="PORT", min=0, max=LAST_PORT, help="The port of /metrics; may be the same."
+        ),
     ] = None,
-    log_level: Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, …")] = "info",
+    log_level: Annotated[
+        str, typer.Option("--log-level", metavar="LEVEL", help=f"One of {', '.join(LEVELS)}.")
+    ] = "info",
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="The backend's URL, for an app that names none.")
     ] = None,
@@ -38,6 +52,11 @@ def run_app(
     ] = None,
 ) -> int:
     """Run an app in worker processes until SIGTERM or Ctrl-C, which drain them; SIGHUP replaces them."""
+    if log_level not in LEVELS:
+        raise CommandError(f"--log-level takes one of {', '.join(LEVELS)}, not {log_level!r}", USAGE)
+    chosen = Cli(url, context).url() if url or context else None
+    if chosen is not None:
+        plugin_for(chosen, "ailf_connect", "blocking")  # refuses a wrong URL before workers do
     options = RunnerOptions(
         target=target,
         workers=workers,
@@ -48,6 +67,6 @@ def run_app(
         health_port=health_port,
         metrics_port=metrics_port,
         log_level=log_level,
-        url=Cli(url, context).url() if url or context else None,
+        url=chosen,
     )
     return run(options)

@@ -7,7 +7,7 @@ import attrs
 from ailf.checks import check_text, valid_count, valid_flag, valid_seconds, valid_wait
 from ailf.errors import InvalidArgumentError
 
-__all__ = ["FORMAT", "GRACE", "LEVELS", "WAIT", "RunnerOptions"]
+__all__ = ["FORMAT", "GRACE", "LAST_PORT", "LEVELS", "WAIT", "RunnerOptions"]
 
 GRACE = 40.0
 """Seconds that workers have to end by default: more than a worker's own drain, 30 s."""
