@@ -314,7 +314,8 @@ def _number(letter: str) -> int:
     """Return the number of a dead letter's id, by which dead letters are ordered."""
     if len(letter) > LONGEST or not (letter.isascii() and letter.isdecimal()):
         raise InvalidArgumentError(
-            f"{letter!r} is not the id of a dead letter, which looks like '7'; use one that dead_letters returned"
+            f"{letter!r} is not the id of a dead letter, which looks like '7'; use that of one "
+            "in the list of dead letters"
         )
     return int(letter)
 

@@ -266,7 +266,7 @@ class Settings:
         if weak := sorted(_UNVERIFIED & set(parts.options)):
             raise InvalidArgumentError(
                 f"{parts.shown}: {weak[0]} is no option of a URL, so that no configuration switches the verification "
-                "of TLS off; for a test, pass the keyword tls_verify=False"
+                "of TLS off; for a test, a program can pass the keyword tls_verify=False"
             )
         check_options(parts, known)
         fields = _place(parts)

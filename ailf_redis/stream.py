@@ -124,8 +124,8 @@ def _whole(entry_id: str) -> str:
 def _checked(position: str, form: re.Pattern[str]) -> str:
     if not _has_form(position, form):
         raise InvalidArgumentError(
-            f"{position!r} is not the id of an entry, which looks like '1700000000000-0'; use one that add returned, "
-            "or as a position EARLIEST or LATEST"
+            f"{position!r} is not the id of an entry, which looks like '1700000000000-0'; use that of an entry of "
+            "this stream, or as a position 'earliest' or 'latest'"
         )
     return position
 
@@ -438,8 +438,8 @@ class RedisStreamDriver(StreamDriver):
     def check_letter(self, letter: str) -> None:
         if not _has_form(letter, _WHOLE_ID):
             raise InvalidArgumentError(
-                f"{letter!r} is not the id of a dead letter, which looks like '1700000000000-0'; use one that "
-                "dead_letters returned"
+                f"{letter!r} is not the id of a dead letter, which looks like '1700000000000-0'; use that of "
+                "one in the list of dead letters"
             )
 
     async def take_dead_letters(self, stream: str, group: str, letters: Sequence[str], *, redrive: bool) -> list[bool]:

@@ -74,6 +74,8 @@ def url_of(url: str | None, context: str | None, places: Places) -> str:
 
 
 def _url_of_context(name: str, places: Places) -> str:
+    if not name:
+        raise CommandError("--context needs the name of a context", USAGE)
     contexts = places.contexts()
     if name not in contexts:
         known = ", ".join(map(repr, sorted(contexts))) or "none"

@@ -70,6 +70,7 @@ def as_limit(what: str, limit: object) -> Limit:
 
 def _whole(digits: str) -> int:
     try:
-        return check_count("a limit", int(digits))
+        number = int(digits)
     except ValueError:
         raise InvalidArgumentError(f"{digits!r} is not a whole number") from None
+    return check_count("a number in a limit", number)

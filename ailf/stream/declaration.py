@@ -196,13 +196,12 @@ class Declaration:
         owner, partition = owner_of(self._stream) or ("another one", -1)
         if partition < 0:  # not from us
             return f"{self._stream!r} is stored as a partition of another stream; choose another name"
-        text = (
-            f"{self._stream!r} is partition {partition} of stream {owner!r}; open that stream, or choose another name"
-        )
+        text = f"{self._stream!r} is partition {partition} of stream {owner!r}; use that stream, or choose another name"
         if await self._ask(owner, None, until) is None:
             text += (
                 f". The number of partitions of {owner!r} isn't stored: a process is about to store it, or has ended "
-                f"before it did. In that case stream({owner!r}, partitions={MOST_PARTITIONS}).delete() frees the name"
+                f"before it did. In that case deleting stream {owner!r}, made with {MOST_PARTITIONS} partitions, "
+                "frees the name"
             )
         return text
 

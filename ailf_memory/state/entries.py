@@ -35,8 +35,8 @@ def key_of(text: str) -> Key:
     ms, dash, seq = text.partition("-")
     if len(text) > LONGEST or not (text.isascii() and ms.isdecimal() and (seq.isdecimal() if dash else not seq)):
         raise InvalidArgumentError(
-            f"{text!r} is not the id of an entry, which looks like '1700000000000-0'; use one that add returned, or as "
-            "a position EARLIEST or LATEST"
+            f"{text!r} is not the id of an entry, which looks like '1700000000000-0'; use that of an entry of "
+            "this stream, or as a position 'earliest' or 'latest'"
         )
     return int(ms), int(seq or 0)
 

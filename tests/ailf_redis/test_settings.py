@@ -56,9 +56,9 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         ("redis://h?tls_ca=f", "tls_ca is for TLS, which is off"),
         ("redis+sentinel://h/crew?tls_cert=f", "tls_cert is for TLS, which is off"),
         ("rediss://h?tls_key=f", "give tls_cert"),
-        ("rediss://h?tls_verify=false", "pass the keyword tls_verify=False"),
-        ("rediss://h?tls_verify=true", "pass the keyword tls_verify=False"),
-        ("rediss://h?ssl_cert_reqs=none", "pass the keyword tls_verify=False"),
+        ("rediss://h?tls_verify=false", "can pass the keyword tls_verify=False"),
+        ("rediss://h?tls_verify=true", "can pass the keyword tls_verify=False"),
+        ("rediss://h?ssl_cert_reqs=none", "can pass the keyword tls_verify=False"),
     ],
 )
 def test_wrong_places(url: str, says: str) -> None:

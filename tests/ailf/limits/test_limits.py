@@ -70,6 +70,12 @@ def test_bad_texts(text: str) -> None:
         parse_limit(text)
 
 
+def test_a_limit_of_nothing() -> None:
+    """The error for a text with a 0 says how large the number must be."""
+    with pytest.raises(ailf.InvalidArgumentError, match="whole number of at least 1, not 0"):
+        parse_limit("0/minute")
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -92,7 +92,7 @@ def test_verification_is_switched_off_by_the_keyword_only(opened: Open, tls: Ter
     with pytest.raises(ailf.BackendError, match=r"(?i)certificate"):
         opened(url, namespace=namespace)
     assert opened(url, namespace=namespace, tls_verify=False) == 1
-    with pytest.raises(ailf.InvalidArgumentError, match="pass the keyword tls_verify=False"):
+    with pytest.raises(ailf.InvalidArgumentError, match="can pass the keyword tls_verify=False"):
         opened(f"{url}?tls_verify=false")
 
 
