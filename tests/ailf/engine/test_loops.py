@@ -91,6 +91,7 @@ class Everything:
             },
             ailf.AsyncLock: {
                 "try_acquire": lock.try_acquire, "acquire": lock.acquire, "inspect": lock.inspect,
+                "locked": lock.locked,
                 "break_": lambda: lock.break_(1), "aclose": None,
             },
             ailf.AsyncLease: {"extend": lease.extend, "release": lease.release},
