@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
-from ailf.checks import check_prefix
+from ailf.checks import check_count, check_prefix
 from ailf.codecs import Codec
 from ailf.driver import BackendDriver, Capability
 from ailf.engine import AWAY, Engine
@@ -293,6 +293,7 @@ class Backend(_BackendBase):
             UnsupportedError: The backend has no locks.
         """
         self.engine.require(Capability.LOCK, "locks")
+        permits = check_count("permits", permits)
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def rate_limiter(
@@ -567,6 +568,7 @@ class AsyncBackend(_BackendBase):
             UnsupportedError: The backend has no locks.
         """
         self.engine.require(Capability.LOCK, "locks")
+        permits = check_count("permits", permits)
         return self.lock_class(name, permits=permits, ttl=ttl, fair=fair, renew=renew, engine=self.engine)
 
     def rate_limiter(

@@ -10,6 +10,7 @@
     ├── SettledError                             a delivery was settled already, in another way
     ├── NotFoundError                            the group doesn't exist; nothing was changed
     ├── EmptyError                               no message came in time, or the consumer was stopped
+    ├── DeadlockError        (also RuntimeError) the caller would wait for a lock that it holds itself
     ├── LockTimeoutError     (also TimeoutError) the lock was not granted in time
     ├── RateLimitedError                         a limit doesn't allow the call, or not in time
     ├── NoResponderError                         the channel of a request has no responder
@@ -41,6 +42,7 @@ __all__ = [
     "BackendTimeoutError",
     "ClosedError",
     "ConnectionLostError",
+    "DeadlockError",
     "DecodeError",
     "EmptyError",
     "EncodeError",
@@ -112,6 +114,10 @@ class EmptyError(AilfError):
 
 class LockTimeoutError(AilfError, TimeoutError):
     """The lock was not granted within ``timeout`` seconds."""
+
+
+class DeadlockError(AilfError, RuntimeError):
+    """The calling thread or task holds the lock itself, so it would wait for ever; nothing was changed."""
 
 
 class RateLimitedError(AilfError):

@@ -22,7 +22,7 @@ BLOCKING = (
 )  # fmt: skip
 IMMEDIATE = {
     "pubsub", "stream", "group", "consumer", "listen", "stop", "tail", "unwrap", "instrument", "to_async",
-    "lock", "semaphore", "hold", "held", "remaining", "rate_limiter",
+    "lock", "semaphore", "hold", "held", "hand_over", "remaining", "rate_limiter",
     "streams", "groups", "consumers", "locks", "limiters",
 }  # fmt: skip
 """Methods that don't wait: they are plain functions on asyncio too."""

@@ -12,8 +12,9 @@ from ailf.checks import check_count, check_name, check_seconds, valid_count, val
 from ailf.driver import Capability, Denied, Granted, LockRequest, WaiterInfo
 from ailf.engine import AWAY, Engine
 from ailf.engine.wait_queue import WITHDRAW, Outage, wait_in_queue
-from ailf.errors import AilfError, InvalidArgumentError, LockTimeoutError
+from ailf.errors import AilfError, DeadlockError, InvalidArgumentError, LockTimeoutError
 from ailf.lock.lease import LeaseFlow, LockGrantLease
+from ailf.lock.owner import own
 from ailf.logs import Fields, Log
 from ailf.values import LockInfo
 
@@ -37,7 +38,7 @@ class LockOptions:
 
     names: tuple[str, ...] = attrs.field(converter=_names, kw_only=False)
     ttl: float = attrs.field(validator=valid_seconds)
-    permits: int = attrs.field(validator=valid_count)
+    permits: int | None = attrs.field(validator=attrs.validators.optional(valid_count))
     fair: bool = attrs.field(validator=valid_flag)
     renew: bool = attrs.field(validator=valid_flag)
 
@@ -57,6 +58,7 @@ class LockFlow:
         self.engine = engine
         self.names = options.names
         self._options = options
+        self._permits = 1 if options.permits is None else options.permits
         self._driver = engine.driver.lock()
         self._acquiring = f"acquire {self}"
 
@@ -69,7 +71,7 @@ class LockFlow:
 
     def _request_for(self, token: str, waiter: WaiterInfo | None = None) -> LockRequest:
         options = self._options
-        return LockRequest(self.names, token, options.ttl, options.permits, options.fair, waiter)
+        return LockRequest(self.names, token, options.ttl, self._permits, options.fair, waiter)
 
     async def _try(self, request: LockRequest, until: float | None = None) -> LeaseFlow | Denied:
         """Make one attempt. The token makes it repeatable: after a lost reply the request is sent again (L4)."""
@@ -77,10 +79,13 @@ class LockFlow:
         if not isinstance(reply, Granted):
             return reply
         lease = LockGrantLease(request, since, self.engine.runtime.lease_now)
-        grant = LeaseFlow(self.engine, request, reply.fence, lease, self._driver)
-        self.engine.driver.watch(request.token, lease)
-        if self._options.renew:  # last: if Ctrl-C comes before, no code has the grant, and nothing may renew it
-            self.engine.renewer.add([lease])
+        engine, renewed = self.engine, self._options.renew
+        grant = LeaseFlow(engine, request, reply.fence, lease, self._driver, renewed, engine.home)
+        engine.driver.watch(request.token, lease)
+        if self._options.permits is None:
+            grant.owned = own(engine.runtime.caller(), request.token, grant)
+        if renewed:  # last: if Ctrl-C comes before, no code has the grant, and nothing may renew it
+            engine.renewer.add([lease])
         return grant
 
     async def try_acquire(self, until: float | None = None) -> LeaseFlow | None:
@@ -136,12 +141,17 @@ class LockFlow:
         """Try once, then wait in the queue; return None when the time has passed.
 
         Of the callers in this process that want the same names, one at a time waits at the backend.
+
+        Raises:
+            DeadlockError: The caller would wait for itself.
         """
         local = self.engine.local_queue(self.names)
         if local.free() and not (self._options.fair and self.engine.reply_inbox.ready):
             grant = await self.try_acquire(until)
             if grant is not None:
                 return grant
+        if self._options.permits is None:
+            self._check_owner(until)
         if self._options.fair:
             return await self._wait(until)
         slot = await local.take(until - self.engine.runtime.now())
@@ -179,6 +189,19 @@ class LockFlow:
 
         await self.engine.runtime.single_flight().run(release, WITHDRAW)
 
+    def _check_owner(self, until: float) -> None:
+        """Raise `DeadlockError` if the caller would wait for itself."""
+        owned = LeaseFlow.find_blocking(self.engine, self.names, until)
+        if owned is None:
+            return
+        caller = "thread" if self.engine.runtime.flavour == "blocking" else "task"
+        held = " and ".join(repr(name) for name in owned.request.names if name in self.names)
+        raise DeadlockError(
+            f"can't wait for {self}: this {caller} holds {held} itself (fence {owned.fence}), so it would wait in "
+            f"vain. A lock is not re-entrant: release it first. If another {caller} releases it, pass it "
+            "lease.hand_over(). To ask without waiting, use try_acquire()"
+        )
+
     def _too_late(self, timeout: float | None, why: str = _HELD) -> LockTimeoutError:
         return LockTimeoutError(f"could not acquire {self} within {timeout:g} s; {why}")
 
@@ -191,7 +214,7 @@ class LockFlow:
             infos = [await self.engine.call(asking, driver.inspect, self.names[0], again=True)]
         else:
             infos = await self.engine.call(asking, driver.inspect_many, self.names, again=True)
-        return any(len(info.holders) >= self._options.permits for info in infos)
+        return any(len(info.holders) >= self._permits for info in infos)
 
     async def break_(self, fence: int) -> bool:
         check_count("fence", fence)

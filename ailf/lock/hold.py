@@ -65,6 +65,7 @@ class LockContext(_LockContextBase):
 
         Raises:
             LockTimeoutError: The lock was not granted in time.
+            DeadlockError: The caller holds the lock itself.
         """
         try:
             return Lease(run(self._acquire()))
@@ -99,6 +100,7 @@ class AsyncLockContext(_AsyncLockContextBase):
 
         Raises:
             LockTimeoutError: The lock was not granted in time.
+            DeadlockError: The caller holds the lock itself.
         """
         grant = await self._acquire()
         self._watchdog = _LeaseWatchdog(grant) if self._on_lost is OnLost.CANCEL else None

@@ -5,7 +5,7 @@ The renewal thread (`ailf.engine.renewal`) extends the lease until it is release
 
 import contextlib
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ailf.driver import BackendDriver, LockDriver, LockRequest
 from ailf.engine import Engine
 from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, LeaseLostError, OutcomeUnknownError
+from ailf.lock.owner import OwnedGrants, grants_of
 from ailf.logs import Fields
 from ailf.runtime import run
 from ailf.runtime.clock import SystemClock
@@ -58,7 +59,7 @@ class LockGrantLease(RenewedLease):
         return {"lock": " + ".join(self.request.names)}
 
 
-class LeaseFlow(msgspec.Struct, eq=False):
+class LeaseFlow(msgspec.Struct, eq=False, weakref=True):
     """The state of a grant until it is released or lost, for both flavours.
 
     Attributes:
@@ -66,7 +67,10 @@ class LeaseFlow(msgspec.Struct, eq=False):
         request: The request that was granted.
         fence: The fence of the grant.
         lease: The lease of the grant, for the renewal thread.
+        renewed: Whether the lease is renewed.
+        home: The process, or event loop, in which it was made: a forked child owns none of its parent's grants.
         released: Whether the grant was released.
+        owned: The grants of its owner (`ailf.lock.owner`); None without one.
     """
 
     engine: Engine
@@ -74,12 +78,39 @@ class LeaseFlow(msgspec.Struct, eq=False):
     fence: int
     lease: LockGrantLease
     _driver: LockDriver
+    renewed: bool
+    home: object
     released: bool = False
     _releases: int = 0  # how many calls of `release` were made
+    owned: OwnedGrants | None = None
 
     def __del__(self) -> None:
         """Stop renewing a grant that no code refers to any more, so that it ends by itself."""
         self.engine.renewer.discard(self.lease)
+        if self.owned is not None:
+            self.owned.pop(self.request.token, None)
+
+    # --- the owner -----------------------------------------------------------------------------------------------
+
+    def hand_over(self) -> None:
+        """Let it have no owner."""
+        if self.owned is not None:
+            self.owned.pop(self.request.token, None)
+
+    @staticmethod
+    def find_blocking(engine: Engine, names: Sequence[str], until: float) -> "LeaseFlow | None":
+        """Return a grant of the calling thread or task that blocks a wait for these names, if any."""
+        return next((grant for grant in grants_of(engine.runtime.caller()) if grant.blocks(engine, names, until)), None)
+
+    def blocks(self, engine: Engine, names: Sequence[str], until: float) -> bool:
+        """Tell whether its owner gets none of these names before it releases this grant, or until the deadline."""
+        if self.engine is not engine or self.home != engine.here() or self.lost:
+            return False
+        if set(names).isdisjoint(self.request.names):
+            return False
+        return self.renewed or self.remaining() >= until - engine.runtime.now()
+
+    # --- the lease -----------------------------------------------------------------------------------------------
 
     @property
     def lost(self) -> bool:
@@ -109,6 +140,8 @@ class LeaseFlow(msgspec.Struct, eq=False):
             return
         self.engine.check_home()
         self.engine.renewer.discard(self.lease)
+        if self.owned is not None:  # from now on it ends by itself, whatever comes of this
+            self.owned.pop(self.request.token, None)
         self._releases += 1
         try:
             kept = await self._release()
@@ -205,6 +238,15 @@ class _LeaseBase(msgspec.Struct, eq=False, weakref=True):
     def remaining(self) -> float:
         """Return the seconds for which the lease lasts at least, counted from before the request was sent."""
         return self._flow.remaining()
+
+    def hand_over(self) -> Self:
+        """Return the lease, to be released by another thread or task than the one that acquired it.
+
+        Until then the lock belongs to the one that acquired it: if that waits for the lock again, it gets
+        `DeadlockError`, as nobody else would release it. After this it waits for the other one.
+        """
+        self._flow.hand_over()
+        return self
 
     def __repr__(self) -> str:
         state = "released" if self._flow.released else "lost" if self.lost else f"{self.remaining():.1f} s left"

@@ -36,7 +36,7 @@ class _LockBase(StandaloneObject):
         self,
         *names: str,
         ttl: float = 30.0,
-        permits: int = 1,
+        permits: int | None = None,
         fair: bool = False,
         renew: bool = True,
         engine: Engine | None = None,
@@ -119,7 +119,8 @@ class Lock(_LockBase):
 
     As a context manager it is acquired on entry and released at the end: ``with lock as lease:``. Each entry
     acquires the lock anew, so any number of threads may share the object. The lock is not re-entrant: a second attempt
-    by its holder is denied like any other, so a block within a block on the same lock waits for ever.
+    by its holder is denied like any other. A thread that would wait for a lock that it holds itself, such as by a block
+    within a block, gets `DeadlockError`; a semaphore has no such owner.
 
     A lock that was made without a backend opens one at its first use. If that is a `with` block, the backend is closed
     when the last block ends.
@@ -130,7 +131,7 @@ class Lock(_LockBase):
     Arguments:
         names: The names to lock: all of them at once, or none.
         ttl: Seconds after which a grant ends if it is not renewed, for example because its process has died.
-        permits: The number of grants that may exist at once; above 1 this is a semaphore (`Backend.semaphore`).
+        permits: The number of grants of a semaphore that may exist at once (`Backend.semaphore`); None for a lock.
         fair: Whether waiters get the lock in the order in which they came, and no other caller overtakes them.
         renew: Whether leases are renewed until they are released. If not, a lease ends after ``ttl`` seconds unless
             `Lease.extend` is called.
@@ -165,6 +166,8 @@ class Lock(_LockBase):
 
         Raises:
             LockTimeoutError: The lock was not granted in time. If the backend was unavailable, its error is the cause.
+            DeadlockError: This thread holds the lock, or one of its names, so it would wait in vain
+                (see `Lease.hand_over`).
             ClosedError: The backend was closed.
             BackendError: The backend refused the request, or is unavailable and `timeout` is 0. No grant is left.
         """
@@ -279,7 +282,8 @@ class AsyncLock(_LockBase):
 
     As a context manager it is acquired on entry and released at the end: ``async with lock as lease:``. Each entry
     acquires the lock anew, so any number of tasks may share the object. The lock is not re-entrant: a second attempt
-    by its holder is denied like any other, so a block within a block on the same lock waits for ever.
+    by its holder is denied like any other. A task that would wait for a lock that it holds itself, such as by a block
+    within a block, gets `DeadlockError`; a semaphore has no such owner.
 
     A lock that was made without a backend opens one at its first use. If that is a `with` block, the backend is closed
     when the last block ends.
@@ -290,7 +294,7 @@ class AsyncLock(_LockBase):
     Arguments:
         names: The names to lock: all of them at once, or none.
         ttl: Seconds after which a grant ends if it is not renewed, for example because its process has died.
-        permits: The number of grants that may exist at once; above 1 this is a semaphore (`AsyncBackend.semaphore`).
+        permits: The number of grants of a semaphore that may exist at once (`AsyncBackend.semaphore`); None for a lock.
         fair: Whether waiters get the lock in the order in which they came, and no other caller overtakes them.
         renew: Whether leases are renewed until they are released. If not, a lease ends after ``ttl`` seconds unless
             `AsyncLease.extend` is called.
@@ -327,6 +331,8 @@ class AsyncLock(_LockBase):
 
         Raises:
             LockTimeoutError: The lock was not granted in time. If the backend was unavailable, its error is the cause.
+            DeadlockError: This task holds the lock, or one of its names, so it would wait in vain
+                (see `AsyncLease.hand_over`).
             ClosedError: The backend was closed.
             BackendError: The backend refused the request, or is unavailable and `timeout` is 0. No grant is left.
         """

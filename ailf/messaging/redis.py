@@ -301,7 +301,7 @@ class RedisLock(_Lock, opens=_open):
     ) -> bool:
         """Acquire the lock; return False if that fails within ``(retry - 1) * retry_delay`` seconds."""
         try:
-            self._lease = super().acquire(max(0, retry - 1) * retry_delay)
+            self._lease = super().acquire(max(0, retry - 1) * retry_delay).hand_over()  # it is the object's
         except LockTimeoutError:
             return False
         return True

@@ -240,6 +240,7 @@ class AsyncioRuntime(Runtime):
     uses_caller = False
     _blocking: frozenset[str] = frozenset()  # the functions that were named in the log
     here = staticmethod(_get_running_loop)
+    caller = staticmethod(asyncio.current_task)
 
     def _event(self) -> Event:
         return LoopEvent()

@@ -169,6 +169,7 @@ class Runtime(ABC):
         uses_caller: Whether `spawn` costs a thread, so a caller that waits anyway should do a share of the work itself.
         here: Returns the context that connections and waits belong to: the process id, or the running event loop
             (None outside of one). A forked child is never in its parent's loop.
+        caller: Returns the calling thread or task.
         clock: The clock.
         now: Returns this process's monotonic time in seconds, for waits and pauses.
         lease_now: Returns the monotonic time in seconds for leases. It stands still while a clock moved by hand does.
@@ -177,6 +178,7 @@ class Runtime(ABC):
     flavour: str
     uses_caller: bool
     here: Callable[[], object]
+    caller: Callable[[], object]
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()

@@ -111,6 +111,7 @@ class ThreadRuntime(Runtime):
     flavour = "blocking"
     uses_caller = True
     here = staticmethod(process_id)
+    caller = staticmethod(threading.current_thread)
 
     def _event(self) -> Event:
         return ThreadEvent()

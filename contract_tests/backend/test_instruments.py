@@ -193,7 +193,7 @@ async def test_events_of_locks(world: World, recorder: Recorder) -> None:
     """B11: each `acquire` of a lock makes an event with its duration, and its error."""
     backend = await observed(world, recorder)
     lock = backend.lock("l")
-    lease = await lock.acquire(timeout=0)
+    lease = (await lock.acquire(timeout=0)).hand_over()
     with pytest.raises(ailf.LockTimeoutError) as late:
         await lock.acquire(timeout=0.01)
     await lease.release()

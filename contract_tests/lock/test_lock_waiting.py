@@ -1,10 +1,13 @@
-"""L1, L10 to L13: waiters get a lock in order, soon after it is free, and leave nothing behind when they give up."""
+"""L1, L10 to L13, L21: waiters get a lock in order, soon after it is free; those that give up leave nothing behind."""
 
 import asyncio
 import itertools
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import attrs
@@ -12,8 +15,10 @@ import pytest
 
 import ailf
 from ailf.driver import Capability, LockRequest, WaiterInfo
+from ailf.runtime import run
 from contract_tests.backend.test_cancel import MOMENTS, cancelled
 from contract_tests.fixtures import asyncio_only, needs
+from contract_tests.helpers.threads import in_thread
 from contract_tests.lock.raw_lock import AWAY, TICK, RawLockClient, fences, in_queue
 from contract_tests.lock.test_lock_hold import RequestLog
 from contract_tests.world import World
@@ -427,3 +432,156 @@ async def test_breaking_an_ended_grant(world: World) -> None:
     await world.advance(world.lease * 1.2)
     assert not await client.call("break_", "b", fence)
     assert (await backend.lock("b").inspect()).waiting == 1
+
+
+# --- waiting for oneself -----------------------------------------------------------------------------------------
+
+
+async def in_one_caller(world: World, backend: Any, steps: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """Run steps in one task with an asyncio backend, or in one thread with the blocking one inside the adapter.
+
+    Arguments:
+        world: The world of the test.
+        backend: The backend.
+        steps: A coroutine function of the backend, which awaits each call through `value`.
+    """
+    if world.flavour == "asyncio":
+        return await world.within_patience(asyncio.create_task(steps(backend)))
+    return await world.within_patience(in_thread(lambda: run(steps(backend._inner))))
+
+
+def until_waiting(lock: ailf.Lock) -> None:
+    """Return when a caller waits for a lock."""
+    while not lock.inspect().waiting:
+        time.sleep(0.005)
+
+
+async def value(result: Any) -> Any:
+    """Return the result of a call, awaited if it is awaitable."""
+    return await result if isinstance(result, Awaitable) else result
+
+
+@fair_or_not
+@pytest.mark.parametrize("names", [("l",), ("k", "l")], ids=["one", "several"])
+@needs(Capability.SEVERAL_LOCKS)
+async def test_waiting_for_oneself(world: World, fair: bool, names: tuple[str, ...]) -> None:
+    """L21: a thread or task that waits for a lock of its own gets DeadlockError, and one that asks is denied."""
+    backend = await world.connect()
+
+    async def steps(backend: Any) -> None:
+        lock, other = backend.lock("l", fair=fair), backend.lock(*names, fair=fair)
+        for _ in range(2):
+            lease = await value(lock.acquire(world.patience))
+            for waiting in (lock.acquire, other.acquire, partial(other.acquire, timeout=AWAY)):
+                with pytest.raises(ailf.DeadlockError, match="'l'"):
+                    await value(waiting())
+            assert await value(other.try_acquire()) is None
+            with pytest.raises(ailf.LockTimeoutError):
+                await value(other.acquire(timeout=0))
+            info = await value(lock.inspect())
+            assert ([holder.fence for holder in info.holders], info.waiting) == ([lease.fence], 0)
+            await value(lease.release())
+        both = await value(other.acquire(world.patience))
+        with pytest.raises(ailf.DeadlockError, match="'l'"):
+            await value(lock.acquire())
+        await value(both.release())
+        await value((await value(lock.acquire(world.patience))).release())
+
+    await in_one_caller(world, backend, steps)
+
+
+async def test_waiting_within_a_block(world: World) -> None:
+    """L21: a block within a block on the same lock gets DeadlockError, through another object, too."""
+    backend = await world.connect()
+
+    async def steps_async(backend: Any) -> None:
+        async with backend.lock("l"):
+            with pytest.raises(ailf.DeadlockError):
+                async with backend.lock("l").hold(timeout=AWAY):
+                    pytest.fail("the body ran without the lock")
+        async with backend.lock("l").hold(timeout=world.patience):
+            pass
+
+    async def steps(backend: Any) -> None:
+        with backend.lock("l"), pytest.raises(ailf.DeadlockError), backend.lock("l").hold(timeout=AWAY):
+            pytest.fail("the body ran without the lock")
+        with backend.lock("l").hold(timeout=world.patience):
+            pass
+
+    await in_one_caller(world, backend, steps_async if world.flavour == "asyncio" else steps)
+
+
+@pytest.mark.parametrize("way", ["handed over", "a semaphore", "another backend"])
+async def test_waits_that_another_caller_ends(world: World, way: str) -> None:
+    """L21: a wait is no deadlock where another thread or task releases the lock, or may."""
+    backend, other = await world.connect(), await world.connect()
+    leases = asyncio.Queue[Any]()
+    loop = asyncio.get_running_loop()
+    taken = backend if world.flavour == "asyncio" or way != "another backend" else other
+
+    async def steps(backend: Any) -> None:
+        lock = backend.semaphore("l", 1) if way == "a semaphore" else backend.lock("l")
+        lease = await value(lock.acquire(world.patience))
+        loop.call_soon_threadsafe(leases.put_nowait, lease.hand_over() if way == "handed over" else lease)
+        if way == "another backend":
+            lock = (other if world.flavour == "asyncio" else other._inner).lock("l")
+        await value((await value(lock.acquire(2 * world.patience))).release())
+
+    waiting = asyncio.ensure_future(in_one_caller(world, backend, steps))
+    lease = await world.within_patience(leases.get())
+    await in_queue(world, taken.lock("l"), 1)
+    await (in_thread(lease.release) if world.flavour == "blocking" else lease.release())
+    await world.within_patience(waiting)
+
+
+@pytest.mark.parametrize("renew", [True, False])
+async def test_waits_that_the_end_of_a_lease_ends(world: World, renew: bool) -> None:
+    """L21: a caller whose lease is lost, or will end before its wait does, waits for the lock and gets it."""
+    backend, other = await world.connect(), await world.connect()
+    begun = threading.Event()
+
+    async def steps(backend: Any) -> None:
+        lock = backend.lock("l", ttl=world.lease, renew=renew)
+        lease = await value(lock.acquire(world.patience))
+        if not renew:
+            with pytest.raises(ailf.DeadlockError):
+                await value(lock.acquire(world.lease * 0.5))
+        begun.set()
+        if renew:
+            lease._flow.lease.take()  # as the renewal thread does that finds it lost
+        await value((await value(lock.acquire(3 * world.lease + 2 * world.patience))).release())
+
+    waiting = asyncio.ensure_future(in_one_caller(world, backend, steps))
+    await world.until(begun.is_set)
+    await in_queue(world, other.lock("l"), 1)
+    await world.advance(world.lease * 1.2)
+    await world.within_patience(waiting)
+
+
+async def test_other_callers_wait(world: World) -> None:
+    """L21: a child of the holder, which has a copy of its context, waits for the lock and gets it."""
+    backend = await world.connect()
+
+    async def steps(backend: Any) -> None:
+        lock, taken = backend.lock("l"), threading.Event()
+        lease = await value(lock.acquire(timeout=world.patience))
+
+        async def child() -> None:
+            await value((await value(lock.acquire(timeout=world.patience))).release())
+            taken.set()
+
+        if world.flavour == "asyncio":
+            task = asyncio.create_task(child())
+            await in_queue(world, lock, 1)
+            await lease.release()
+            await task
+        else:
+            context = copy_context()
+            thread = threading.Thread(target=context.run, args=(run, child()))
+            thread.start()
+            until_waiting(lock)
+            lease.release()
+            thread.join(world.patience)
+        assert taken.is_set()
+
+    await in_one_caller(world, backend, steps)

@@ -203,7 +203,7 @@ kept: list[Any] = []
 
 
 def _again(lock: ailf.Lock) -> ailf.Lock:
-    kept.append(lock.acquire())
+    kept.append(lock.acquire().hand_over())
     return lock
 
 
@@ -253,7 +253,7 @@ def test_a_wait_ends_when_the_clock_passes_it(wait: Callable[[MemoryBackend], Ca
 def test_waits_end_by_real_time_too() -> None:
     """A clock that isn't moved hangs no test: a timeout also counts the time that really passes."""
     with MemoryBackend(clock=ManualClock()) as backend:
-        held = backend.lock("l").acquire()
+        held = backend.lock("l").acquire().hand_over()
         with pytest.raises(ailf.LockTimeoutError):
             backend.lock("l").acquire(timeout=0.05)
         with backend.stream("s").group("g").consumer() as consumer:

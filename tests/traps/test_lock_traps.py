@@ -125,12 +125,13 @@ def test_trap_25_wakeups(backend: ailf.Backend, raw: redis.Redis, namespace: str
     raw.lock(f"{namespace}:naive", timeout=10, sleep=1.0).acquire()
     assert time.monotonic() - begun > 0.9, "a second for a lock that was free after a tenth"
     lock = backend.lock("l", ttl=10)
-    lease = lock.acquire()
+    lease = lock.acquire().hand_over()
     threading.Timer(0.1, lease.release).start()
     begun = time.monotonic()
     lock.acquire(5).release()
     assert time.monotonic() - begun < 0.6
-    with backend.lock("dead", ttl=0.5, renew=False).hold(), pytest.raises(ailf.LockTimeoutError):
+    with backend.lock("dead", ttl=0.5, renew=False).hold() as held, pytest.raises(ailf.LockTimeoutError):
+        held.hand_over()
         backend.lock("dead").acquire(0.1)
     backend.lock("silent", ttl=0.5, renew=False).acquire()  # like a dead holder: no release wakes a waiter
     begun = time.monotonic()

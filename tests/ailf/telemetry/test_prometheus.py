@@ -114,7 +114,7 @@ def test_waits(flavour: Flavour) -> None:
 
     async def scenario(backend: Any) -> None:
         lock, other = backend.lock("user:17"), backend.lock("user:17")
-        lease = await flavour.wait(lock.acquire(timeout=1))
+        lease = (await flavour.wait(lock.acquire(timeout=1))).hand_over()
         with pytest.raises(ailf.LockTimeoutError):
             await flavour.wait(other.acquire(timeout=0.01))
         await flavour.wait(lease.release())

@@ -32,6 +32,7 @@ KEPT_BY_CORE = {
     "L10": "the core withdraws a cancelled request",
     "L13": "the core waits for a lock",
     "L17": "the core renews leases",
+    "L21": "the core knows which thread or task holds a lock",
 }
 """The clauses that no driver can break, so that they have no planted bug, and the reason of each."""
 
