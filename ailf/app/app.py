@@ -185,6 +185,7 @@ class App:
         type: Any = Any,  # noqa: A002 - as in `Backend.pubsub`
         on_error: ErrorHook | None = None,
         sharded: bool = False,
+        concurrency: int = 1,
     ) -> Callable[[F], F]:
         """Declare a handler of the messages of a channel, as `PubSub.subscribe` does: every worker process gets each.
 
@@ -194,6 +195,7 @@ class App:
             type: As for `Backend.pubsub`.
             on_error: As for `Backend.pubsub`.
             sharded: As for `Backend.pubsub`.
+            concurrency: As for `PubSub.run`: of each worker process.
 
         Raises:
             InvalidArgumentError: As for `handler`.
@@ -210,7 +212,9 @@ class App:
         from ailf.app.declarations import Subscriber  # noqa: PLC0415 - as above
 
         def declare(function: Callable[..., Any]) -> Subscriber:
-            return Subscriber(function=function, channel=channel, pattern=pattern, options=options)
+            return Subscriber(
+                function=function, channel=channel, pattern=pattern, options=options, concurrency=concurrency
+            )
 
         declare(_nothing)
 

@@ -8,7 +8,7 @@ import attrs
 
 from ailf.app.schedule import Schedule
 from ailf.backend import AsyncBackend, Backend
-from ailf.checks import check_kind, check_name, valid_key
+from ailf.checks import check_kind, check_name, valid_count, valid_key
 from ailf.codecs import codec_for
 from ailf.errors import InvalidArgumentError
 from ailf.runtime.user_code import check_callable, is_one_of, name_of
@@ -76,12 +76,14 @@ class Subscriber:
         channel: The channel's name, or the pattern.
         options: The arguments of `Backend.pubsub`.
         pattern: Whether `channel` is a pattern.
+        concurrency: The argument of `PubSub.run`.
     """
 
     function: Function
     channel: str = attrs.field(validator=valid_key)
     pattern: bool
     options: Mapping[str, Any]
+    concurrency: int = attrs.field(validator=valid_count)
 
     def __attrs_post_init__(self) -> None:
         """Check the type."""

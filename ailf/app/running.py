@@ -313,7 +313,7 @@ class RunningApp:
         pubsub = self.backend.pubsub(**subscriber.options)
         await done(pubsub.subscribe(subscriber.channel, subscriber.function, pattern=subscriber.pattern))
         self._stops.append(pubsub.stop)
-        self.spawn(str(subscriber), lambda: done(pubsub.run(signals=False)))
+        self.spawn(str(subscriber), lambda: done(pubsub.run(signals=False, concurrency=subscriber.concurrency)))
 
     # --- scheduled functions -------------------------------------------------------------------------------------
 

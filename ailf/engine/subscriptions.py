@@ -200,6 +200,17 @@ class MessageBuffer:
             if not await self._ready.wait(None if until is None else max(0.0, until - self._now())):
                 return None
 
+    async def wait(self, over: Callable[[], bool]) -> None:
+        """Wait until there is an item, or the end, or until `wake` after which `over` is true."""
+        self.check_home()
+        self._ready.clear()
+        if not (self._items or self._ended or over()):  # put, or woken, before the clear
+            await self._ready.wait()
+
+    def wake(self) -> None:
+        """Wake the readers, which find out themselves what has happened."""
+        self._ready.set()
+
     @property
     def ended(self) -> bool:
         """Whether it accepts no more items."""

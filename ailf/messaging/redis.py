@@ -104,7 +104,10 @@ class RedisPubSub(_PubSub[Any], opens=_open):
 
         super().subscribe(channel, plain, pattern=pattern)
 
-    def run_in_thread(self, daemon: bool = True) -> threading.Thread:  # noqa: FBT001, FBT002 - as in earlier code
+    def run_in_thread(  # type: ignore[override]  # the signature of earlier code
+        self,
+        daemon: bool = True,  # noqa: FBT001, FBT002
+    ) -> threading.Thread:
         """Start `run` in a new thread and return the thread; `stop` or `close` ends it."""
         return super().run_in_thread(daemon=daemon)
 

@@ -27,6 +27,7 @@ from ailf.errors import (
 from ailf.instruments import Destination, MessageReceived
 from ailf.logs import About, Fields, Log
 from ailf.patterns import matches
+from ailf.pubsub.concurrent import HandlerLoops, Take
 from ailf.pubsub.message import Answer, AsyncMessage, Message
 from ailf.runtime import name_of
 from ailf.runtime.signals import stopped_by_signals
@@ -64,6 +65,7 @@ class PubSubFlow:
         self._options = {"sharded": True} if sharded else {}
         self.payloads = Payloads("a message", type_, engine.driver.max_payload, validate=validate)
         self.errors = 0
+        self._guard = engine.runtime.guard()  # of `errors`, which several threads may count
         self._message_class = Message if engine.runtime.flavour == "blocking" else AsyncMessage
         self._on_error = on_error
         self._driver = engine.driver.pubsub()
@@ -291,7 +293,8 @@ class PubSubFlow:
         return self._message_class(safe_text(frame.channel), frame.body, backend=self._instruments.backend)
 
     async def _failed(self, what: str, error: BaseException, raw: Message[bytes]) -> None:
-        self.errors += 1
+        with self._guard:
+            self.errors += 1
         quotes = isinstance(error, DecodeError)  # a decoder's error may quote the payload, which stays out of logs
         about, shown = self._about(f"channel {raw.channel!r}"), None if quotes else error
         log.failure(logging.ERROR, about, "%s: %s", what, describe(error), error=shown)
@@ -338,14 +341,19 @@ class PubSubFlow:
         if self._buffer is not None:
             await self.engine.subscriptions.drop(self._buffer, (removed,))
 
-    async def run(self, signals: bool | None) -> None:  # noqa: FBT001 - as the option has it
+    async def run(self, signals: bool | None, concurrency: int) -> None:  # noqa: FBT001 - as the option has it
+        check_count("concurrency", concurrency)
         if (buffer := self._buffer) is None:
             raise InvalidArgumentError("run: no handler is subscribed; call subscribe(channel, handler) first")
         with stopped_by_signals(self.engine.runtime.from_signal(self.stop), signals):
-            await self._run(buffer)
+            if concurrency == 1:
+                await self._handle_all(buffer.get)
+            else:
+                await HandlerLoops(self.engine.runtime, buffer, self._handle_all, concurrency, self).run()
 
-    async def _run(self, buffer: MessageBuffer) -> None:
-        while (item := await buffer.get()) is not None:
+    async def _handle_all(self, take: Take) -> None:
+        """Handle one item after another, until there is none."""
+        while (item := await take()) is not None:
             if isinstance(item, Gap):
                 log.warning(self, "messages may be missing: %s", item.reason)
             elif (message := await self._decode(item)) is not None:

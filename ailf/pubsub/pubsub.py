@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self
 
-from ailf.checks import check_flag, check_list, check_name
+from ailf.checks import check_count, check_flag, check_list, check_name
 from ailf.engine import Engine
 from ailf.engine.standalone import StandaloneObject
 from ailf.errors import ClosedError, InvalidArgumentError
@@ -207,10 +207,13 @@ class PubSub(_PubSubBase, Generic[T]):
         """
         return run(self._flow.channels(prefix))
 
-    def run(self, *, signals: bool | None = None) -> None:
-        """Call the handlers, one message at a time, until `stop`.
+    def run(self, *, concurrency: int = 1, signals: bool | None = None) -> None:
+        """Call the handlers until `stop`. It returns when the messages that have arrived before are handled.
 
         Arguments:
+            concurrency: How many messages are handled at once, each in a thread. 1 keeps the order of each channel;
+                above 1 there is no order. The handlers of one message are called one after another. A message for which
+                no thread is free waits in the buffer, of which the oldest is dropped when it is full.
             signals: Whether SIGTERM and Ctrl-C call `stop`: True, False, or None for those whose handlers are the
                 default ones (only in the main thread). A second signal acts as it did before.
 
@@ -219,18 +222,26 @@ class PubSub(_PubSubBase, Generic[T]):
             InvalidArgumentError: No handler is subscribed.
             BaseException: A handler raised an error that isn't an `Exception`, such as `KeyboardInterrupt`.
         """
-        run(self._flow.run(check_signals(signals)))
+        run(self._flow.run(check_signals(signals), concurrency))
 
-    def run_in_thread(self, *, daemon: bool = True) -> threading.Thread:
-        """Start `run` in a thread of its own and return it; `stop` or `close` ends it."""
+    def run_in_thread(self, *, concurrency: int = 1, daemon: bool = True) -> threading.Thread:
+        """Start `run` in a thread of its own and return it; `stop` or `close` ends it.
+
+        Arguments:
+            concurrency: As for `run`.
+            daemon: Whether the process may end while the thread runs.
+        """
+        check_count("concurrency", concurrency)
         check_flag("daemon", daemon)
-        thread = threading.Thread(target=self._run_to_the_end, name="ailf-pubsub-run", daemon=daemon)
+        thread = threading.Thread(
+            target=self._run_to_the_end, args=(concurrency,), name="ailf-pubsub-run", daemon=daemon
+        )
         thread.start()
         return thread
 
-    def _run_to_the_end(self) -> None:
+    def _run_to_the_end(self, concurrency: int) -> None:
         try:
-            self.run()
+            self.run(concurrency=concurrency)
         except ClosedError as error:
             log.info(self._flow, "the handlers have ended: %s", error)
 
@@ -390,10 +401,13 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         """
         return await self._flow.channels(prefix)
 
-    async def run(self, *, signals: bool | None = None) -> None:
-        """Call the handlers, one message at a time, until `stop`.
+    async def run(self, *, concurrency: int = 1, signals: bool | None = None) -> None:
+        """Call the handlers until `stop`. It returns when the messages that have arrived before are handled.
 
         Arguments:
+            concurrency: How many messages are handled at once, each in a task. 1 keeps the order of each channel; above
+                1 there is no order. The handlers of one message are called one after another. A message for which no
+                task is free waits in the buffer, of which the oldest is dropped when it is full.
             signals: Whether SIGTERM and Ctrl-C call `stop`: True, False, or None for those whose handlers are the
                 default ones (only in the main thread). A second signal acts as it did before.
 
@@ -403,7 +417,7 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
             BaseException: A handler raised an error that isn't an `Exception`, such as `KeyboardInterrupt`. A
                 `CancelledError` that a handler raises itself is an error like any other.
         """
-        await self._flow.run(check_signals(signals))
+        await self._flow.run(check_signals(signals), concurrency)
 
     async def aclose(self) -> None:
         """End `run`, remove the handlers, and close the backend that this object opened itself, if any."""

@@ -224,6 +224,61 @@ async def test_failing_handlers(world: World) -> None:
     assert pubsub.errors == 3
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_handlers_at_once(world: World, concurrency: int) -> None:
+    """P11, P1: as many messages are handled at once as asked for; all of them are handled before `run` returns."""
+    backend = await world.connect()
+    pubsub, inside, most, handled, may_end = backend.pubsub(), 0, 0, list[int](), asyncio.Event()
+
+    async def handler(message: Any) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await may_end.wait()
+        inside -= 1
+        handled.append(message.data)
+        if message.data == 2:
+            raise ZeroDivisionError
+
+    await pubsub.subscribe("c", handler)
+    running = asyncio.ensure_future(pubsub.run(concurrency=concurrency))
+    await pubsub.publish_many([("c", number) for number in range(9)])
+    await world.until(lambda: inside == concurrency)
+    async with pubsub.listen("d") as subscription:  # what comes later arrives behind all messages before
+        await pubsub.publish("d", 1)
+        await world.take(subscription)
+        pubsub.stop()
+        assert not running.done()
+        may_end.set()
+        await world.within_patience(running)
+    assert (most, inside, pubsub.errors) == (concurrency, 0, 1)
+    assert sorted(handled) == list(range(9))
+    assert concurrency > 1 or handled == list(range(9))
+
+
+async def test_a_slow_handler_delays_no_other(world: World) -> None:
+    """P11, P9: while one message is being handled, others are handled and requests get their replies."""
+    backend = await world.connect()
+    pubsub, may_end, begun = backend.pubsub(), asyncio.Event(), asyncio.Event()
+
+    async def handler(message: Any) -> Any:
+        if message.data == "slow":
+            begun.set()
+            await may_end.wait()
+        return message.data
+
+    await pubsub.subscribe("c", handler)
+    running = asyncio.ensure_future(pubsub.run(concurrency=2))
+    slow = asyncio.ensure_future(pubsub.request("c", "slow", timeout=2 * world.patience))
+    await world.within_patience(begun.wait())
+    for number in range(5):
+        assert (await pubsub.request("c", number, timeout=world.patience)).data == number
+    may_end.set()
+    assert (await world.within_patience(slow)).data == "slow"
+    pubsub.stop()
+    await world.within_patience(running)
+
+
 @needs("publish_broken", Capability.PATTERNS)
 async def test_broken_messages(world: World) -> None:
     """P8, P5: a malformed message goes to the error hook of the subscription that it matches, and causes no gap."""

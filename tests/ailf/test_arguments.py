@@ -219,6 +219,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "process_messages(timeout=)": (lambda o, bad: worker(o, body, timeout=bad), TIMES),
     "process_messages(on_lost=)": (lambda o, bad: worker(o, body, on_lost=bad), ["cancel", None, 0, True]),
     "process_messages(signals=)": (lambda o, bad: worker(o, body, signals=bad), SIGNALS),
+    "run(concurrency=)": (lambda o, bad: o.pubsub.run(concurrency=bad), [*COUNTS, None]),
     "run(signals=)": (lambda o, bad: o.pubsub.run(signals=bad), SIGNALS),
     "create_consumer_group(start=)": (lambda o, bad: o.stream.create_consumer_group("g", start=bad), POSITIONS),
     "groups(page_size=)": (lambda o, bad: o.stream.groups(page_size=bad), SIZES),

@@ -300,6 +300,24 @@ with ailf.connect("memory://") as backend:
     pubsub.run()
 print("ended")
 """,
+    "run with a concurrency": """
+with ailf.connect("memory://") as backend:
+    pubsub = backend.pubsub()
+    pubsub.subscribe("c", lambda message: print("begun", flush=True))
+    pubsub.publish("c", 1)
+    pubsub.run(concurrency=3)
+print("ended")
+""",
+    "asyncio run with a concurrency": """
+async def main():
+    async with ailf.connect_async("memory://") as backend:
+        pubsub = backend.pubsub()
+        await pubsub.subscribe("c", lambda message: print("begun", flush=True))
+        await pubsub.publish("c", 1)
+        await pubsub.run(concurrency=3)
+asyncio.run(main())
+print("ended")
+""",
     "two asyncio workers": """
 async def main():
     async with ailf.connect_async("memory://") as backend:

@@ -22,6 +22,7 @@ KEPT_BY_CORE = {
     "B11": "the core calls the instruments",
     "P4": "the core buffers messages",
     "P6": "the core returns None, whatever a driver returns",
+    "P11": "the core runs the loops that call handlers",
     "S15": "the core runs the worker loops",
     "S22": "the core chooses partitions, and makes ids that tell them",
     "S24": "the core makes one group of the groups of all partitions",
