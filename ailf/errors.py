@@ -89,7 +89,7 @@ class DecodeError(AilfError, ValueError):
 
 
 class UnsupportedError(AilfError):
-    """The backend doesn't have the capability, or is not installed, or its server is too old."""
+    """The backend doesn't have the capability, isn't installed, is too old, or is for asyncio where trio runs."""
 
 
 class ClosedError(AilfError):

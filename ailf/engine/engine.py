@@ -12,7 +12,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ailf.checks import check_count, check_seconds
 from ailf.driver import BackendDriver, Capability
@@ -29,6 +29,7 @@ from ailf.errors import (
 )
 from ailf.instruments import Instruments
 from ailf.runtime import Task
+from ailf.runtime.aio import asyncio_only, other_library
 from ailf.runtime.semaphore import FairSemaphore
 
 __all__ = ["Closable", "Engine"]
@@ -43,6 +44,9 @@ GRACE = 2.0
 
 TOKEN, TOKENS = 16, 64
 """The bytes of a random token, and the number of tokens that are made at once."""
+
+_NOWHERE: Final = object()
+"""The home of an engine before its first use: it differs from every process and event loop, and from None."""
 
 _RETRY_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Seconds before each repetition; the last value repeats."""
@@ -113,8 +117,8 @@ class Engine:
         instruments: The instruments that observe the backend.
         outages: Logs the backend's outages.
         renewer: Renews leases.
-        home: The process id or event loop that it belongs to; None before its first use. Each public call compares it
-            with `here()`.
+        home: The process id or event loop that it belongs to; another object before its first use. Each public call
+            compares it with `here()`.
         patience: Seconds that opening the backend may take longer than one try.
         wrapped: Whether `wrap_driver` has replaced its driver.
         declared: The numbers of partitions that were found stored, by stream; see `Declaration`, which bounds it.
@@ -131,7 +135,7 @@ class Engine:
         self.declared: dict[str, int] = {}
         self.in_loop = self.runtime.flavour == "asyncio" and Capability.PROCESSES not in driver.capabilities
         self.here = self.runtime.here
-        self.home: object = None
+        self.home: object = _NOWHERE
         self._thread = ""  # the name of the thread of `home`
         self._ended = False
         self._resources = _Resources(driver)
@@ -189,6 +193,7 @@ class Engine:
         Raises:
             ClosedError: The backend is closed.
             InvalidArgumentError: It belongs to another event loop, which still runs.
+            UnsupportedError: It is for asyncio, and another library runs here, such as trio.
         """
         if self.closed:
             raise ClosedError(f"the backend {self.driver.url} is closed; open another one")
@@ -222,7 +227,9 @@ class Engine:
             self._start()
             if inherited is not None:
                 inherited.end_in_child(ClosedError("the subscription belongs to the parent process; listen again here"))
-        elif here is None:  # outside of an event loop no request is made
+        elif here is None:  # outside of an event loop objects may be made, but no request
+            if other_library():
+                raise asyncio_only(f"the backend {self.driver.url}")
             return
         elif isinstance(self.home, asyncio.AbstractEventLoop):
             if self.home.is_running():
@@ -328,6 +335,8 @@ class Engine:
         """
         if self.closed or self.home != self.here():
             self.check_open()
+            if self.here() is None:
+                raise asyncio_only(f"the backend {self.driver.url}")
         begin = self.runtime.now()
         tries = 0
         while True:

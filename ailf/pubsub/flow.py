@@ -345,6 +345,7 @@ class PubSubFlow:
         check_count("concurrency", concurrency)
         if (buffer := self._buffer) is None:
             raise InvalidArgumentError("run: no handler is subscribed; call subscribe(channel, handler) first")
+        self.engine.check_home()
         with stopped_by_signals(self.engine.runtime.from_signal(self.stop), signals):
             if concurrency == 1:
                 await self._handle_all(buffer.get)

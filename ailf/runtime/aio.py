@@ -5,19 +5,28 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
 
-from ailf.errors import InvalidArgumentError
+from ailf.errors import InvalidArgumentError, UnsupportedError
 from ailf.logs import Log
 from ailf.runtime.base import Event, Flow, Runtime, SingleFlight, Task
 from ailf.runtime.user_code import check_callable, check_result, name_of
 from ailf.user_errors import is_cancelled
 
-__all__ = ["AsyncioRuntime", "LoopEvent", "LoopSingleFlight", "check_ended", "start_task"]
+__all__ = [
+    "AsyncioRuntime",
+    "LoopEvent",
+    "LoopSingleFlight",
+    "asyncio_only",
+    "check_ended",
+    "other_library",
+    "start_task",
+]
 
 
 start_task = asyncio.Task
@@ -42,6 +51,27 @@ def check_ended(loop: asyncio.AbstractEventLoop, what: str) -> None:
         raise InvalidArgumentError(
             f"{what} belongs to another event loop, which still runs; open one backend in each event loop"
         )
+
+
+def other_library() -> str:
+    """Return the name of the library that runs coroutines here in place of asyncio, such as trio; "" for none known."""
+    sniffio = sys.modules.get("sniffio")  # such a library imports it, to tell that it runs
+    if sniffio is None:
+        return ""
+    try:
+        name: str = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return ""
+    return "" if name == "asyncio" else name
+
+
+def asyncio_only(what: str) -> UnsupportedError:
+    """Return the error of a call of an asyncio class where asyncio doesn't run."""
+    return UnsupportedError(
+        f"{what} is for asyncio only, and {other_library() or 'no event loop of asyncio'} runs here. Run asyncio "
+        "instead: asyncio.run(main()), or anyio.run(main, backend='asyncio'). Or use the blocking backend, "
+        "ailf.connect(…), in a thread, as by trio.to_thread.run_sync or anyio.to_thread.run_sync"
+    )
 
 
 class LoopEvent(Event):

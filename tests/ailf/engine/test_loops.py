@@ -7,13 +7,17 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import anyio
 import pytest
+import trio
 
 import ailf
 from ailf.driver import Confirmed, Frame, Listener, Refused
 from ailf.stream.group import AsyncDeadLetters
 from ailf_memory import AsyncMemoryBackend, MemoryBackend
 from ailf_memory.pubsub import MemoryListener
+from ailf_redis import AsyncRedisBackend
+from tests.support.servers import Server
 
 Call = Callable[[], Awaitable[Any]]
 T_OUT = 5.0
@@ -157,6 +161,78 @@ def test_the_table_above_is_complete() -> None:
             assert set(calls) == {name for name, _ in methods if not name.startswith("_")}, kind
 
     asyncio.run(main())
+
+
+# --- where asyncio doesn't run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*was never awaited:RuntimeWarning")
+def test_asyncio_classes_say_so_on_trio() -> None:
+    """On trio every public method raises, and says that it is for asyncio only, and what to do."""
+    everything, backend = Everything(), AsyncMemoryBackend()
+
+    async def make() -> dict[type, dict[str, Call | None]]:
+        await everything.make(backend)
+        calls = everything.calls()
+        del calls[ailf.AsyncSubscription]["get"]  # it has ended with this loop, and says that
+        return calls
+
+    async def on_trio() -> None:
+        for kind, calls in table.items():
+            for name, call in calls.items():
+                if call is not None:
+                    with pytest.raises(ailf.UnsupportedError, match=r"asyncio only, and trio runs here\. Run asyncio"):
+                        await call()
+                        pytest.fail(f"{kind.__name__}.{name} did not raise")
+
+    table = asyncio.run(make())
+    trio.run(on_trio)
+    asyncio.run(backend.aclose())
+
+
+@pytest.mark.parametrize("way", ["entered", "awaited", "made before", "through anyio"])
+def test_opening_on_trio(any_server: Server, way: str) -> None:
+    """A backend that is opened on trio, or made before and first used there, raises at once."""
+    backend = AsyncRedisBackend(any_server.url)
+
+    async def main() -> None:
+        if way == "awaited":
+            await ailf.connect_async(any_server.url)
+        elif way == "made before":
+            await backend.ping()
+        else:
+            async with ailf.connect_async(any_server.url):
+                pytest.fail("it was opened")
+
+    with pytest.raises(ailf.UnsupportedError, match="asyncio only, and trio runs here"):
+        if way == "through anyio":
+            anyio.run(main, backend="trio")
+        else:
+            trio.run(main)
+    asyncio.run(backend.aclose())
+
+
+def test_the_blocking_classes_work_in_threads_of_trio() -> None:
+    """What the error recommends works."""
+
+    def use() -> Any:
+        with MemoryBackend() as backend, backend.lock("l").hold(timeout=1):
+            return backend.stream("s").add(1)
+
+    async def main() -> Any:
+        return await trio.to_thread.run_sync(use)
+
+    assert trio.run(main)
+
+
+def test_a_coroutine_that_nothing_knows_drives() -> None:
+    """A call that is driven without any event loop says that it is for asyncio only, too."""
+    adding = AsyncMemoryBackend().stream("s").add(1)
+    with pytest.raises(ailf.UnsupportedError, match="asyncio only, and no event loop of asyncio runs here"):
+        adding.send(None)
+
+
+# --- one loop after another --------------------------------------------------------------------------------------
 
 
 def test_a_backend_belongs_to_the_loop_that_uses_it_first() -> None:
