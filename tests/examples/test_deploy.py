@@ -5,8 +5,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -16,7 +18,7 @@ import ailf
 from ailf.runner.options import GRACE, WAIT
 from ailf.stream.worker import DRAIN
 from tests.ailf_redis.runner.processes import running, wait_for
-from tests.support.servers import NewServer, Server
+from tests.support.servers import NewServer, Server, free_port
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 KUBERNETES = "1.33"
@@ -49,6 +51,51 @@ def test_compose_file() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
     checked = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_images_are_pinned() -> None:
+    """Each image has a version, so that a new one is chosen by a person."""
+    images = [each["image"] for each in load("compose.yaml")["services"].values() if "image" in each]
+    assert len(images) == 2
+    assert [each for each in images if not re.search(r":v?\d+\.\d", each)] == []
+
+
+def test_exporter() -> None:
+    """The exporter asks the server of the file, and Prometheus finds it and the workers at different local ports."""
+    services = load("compose.yaml")["services"]
+    command = services["exporter"]["command"]
+    options = dict(zip(command[::2], command[1::2], strict=True))
+    assert urlsplit(options["-redis.addr"]).hostname in services
+    assert options["-redis.addr"] == services["worker"]["environment"]["AILF_URL"].removesuffix("/0")
+    host, ours, its = services["exporter"]["ports"][0].split(":")
+    assert (host, f":{its}") == ("127.0.0.1", options["-web.listen-address"])
+    assert ours not in services["worker"]["ports"][0]
+
+
+def test_the_exporter_works(any_server: Server) -> None:
+    """With the options of the file the exporter serves metrics of the server."""
+    if (exporter := shutil.which("redis_exporter") or shutil.which("prometheus-redis-exporter")) is None:
+        pytest.skip("redis_exporter is not on this machine")
+    port = free_port()
+    command = load("compose.yaml")["services"]["exporter"]["command"]
+    command[command.index("-redis.addr") + 1] = any_server.url
+    command[command.index("-web.listen-address") + 1] = f"127.0.0.1:{port}"
+    with subprocess.Popen([exporter, *command], stderr=subprocess.DEVNULL) as process:
+        try:
+            metrics = wait_for(lambda: _page(f"http://127.0.0.1:{port}/metrics"))
+        finally:
+            process.kill()
+    assert "redis_up 1" in metrics.splitlines()
+    assert "redis_aof_enabled 0" in metrics.splitlines()
+
+
+def _page(url: str) -> str:
+    """Return a page; "" while it can't be reached."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return str(response.read().decode())
+    except OSError:
+        return ""
 
 
 def test_deployment() -> None:
