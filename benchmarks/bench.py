@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import math
 import random
 import statistics
 import sys
@@ -127,6 +128,21 @@ def per_call(call: Call, seconds: float, *, batch: int = 50) -> float:
             call()
         took.append(time.perf_counter() - began)
     return statistics.median(took) / batch * 1e6
+
+
+def least_cpu(call: Call, seconds: float, *, batch: int = 20) -> float:
+    """Repeat a call for `seconds`; return the microseconds of this thread's CPU time that it takes.
+
+    It is the least over batches: other programs on the machine make it rougher, and hardly larger.
+    """
+    least = math.inf
+    until = time.perf_counter() + seconds
+    while least == math.inf or time.perf_counter() < until:
+        began = time.thread_time()
+        for _ in range(batch):
+            call()
+        least = min(least, time.thread_time() - began)
+    return least / batch * 1e6
 
 
 async def rate(calls: Sequence[AsyncCall], seconds: float, *, warm: int = 20) -> float:

@@ -4,7 +4,8 @@
 
 The rows are: no instrument; one that overrides every hook and does nothing; `ailf.otel` with the SDK's spans and
 metrics, which are recorded and not exported; the same with metrics only; and `ailf.prometheus`. It needs the extras
-``otel`` and ``prometheus``, and opentelemetry-sdk. Then comes the cost of a hook that no instrument overrides.
+``otel`` and ``prometheus``, and opentelemetry-sdk. Then comes the cost of a hook that no instrument overrides, and what
+the core adds to its driver without any instrument.
 """
 
 import time
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import bench
+import memory
 from bench import Column, Effort, Numbers
 
 import ailf
@@ -117,6 +119,9 @@ def main() -> None:
         rows = bench.play(effort.chosen(contenders), effort.runs)
     bench.table("instruments, blocking, ns a call (in brackets: how many times better off is)", COLUMNS, rows, "off")
     print(f"\na hook that no instrument overrides: {unused(effort):.0f} ns a call")
+    shares = {name: bench.Row([numbers]) for name, numbers in memory.core_cpu(4 * effort.seconds).items()}
+    columns = [Column(name, less=True, digits=1) for name in shares["core's share"].rounds[0]]
+    bench.table("the core without instruments, blocking, µs of CPU a call", columns, shares)
 
 
 if __name__ == "__main__":

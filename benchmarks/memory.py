@@ -137,6 +137,16 @@ def core(seconds: float) -> Numbers:
         return numbers
 
 
+def core_cpu(seconds: float) -> Mapping[str, Numbers]:
+    """Return the CPU time of each call through the core, of its driver alone, and the difference: the core's share."""
+    with ailf.connect("memory://bench-core") as backend, ailf.connect("memory://bench-driver") as recorded:
+        through, alone = _through_core(backend), _driver_alone(recorded)
+        whole = {name: bench.least_cpu(call, seconds) for name, call in through.items()}
+        driver = {name: bench.least_cpu(call, seconds) for name, call in alone.items()}
+    share = {name: whole[name] - driver[name] for name in whole}
+    return {"core and driver": whole, "driver alone": driver, "core's share": share}
+
+
 def _through_core(backend: ailf.Backend) -> Mapping[str, Call]:
     pubsub = backend.pubsub(type=bytes)
     stream = backend.stream("core", type=bytes)
