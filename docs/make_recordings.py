@@ -115,6 +115,7 @@ def picture(name: str, command: str, text: str) -> None:
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="standard")
     console.print(Text(f"$ ailf {command}", "bold"))
     console.print(Text.from_ansi(text.strip("\n")))
+    console.print()  # or the picture ends within the descenders of the last line
     IMAGES.mkdir(exist_ok=True)
     svg = console.export_svg(title=f"ailf {name}", unique_id=f"ailf-{name}")
     svg = re.sub(r" *@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)  # a reader's own font will do
