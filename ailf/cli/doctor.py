@@ -14,7 +14,7 @@ from ailf.backend import Backend
 from ailf.cli.checks import dead_letter_findings, latency_finding, opening_finding, stream_findings
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import DONE, FAILED, code_for
-from ailf.cli.survey import Survey
+from ailf.cli.survey import Survey, left_out, openable
 from ailf.cli.text import counted, visible
 from ailf.driver import Capability, Finding, Level
 from ailf.errors import AilfError, InvalidArgumentError
@@ -98,7 +98,8 @@ def _streams_findings(backend: Backend, interval: float, limit: int) -> Iterator
     try:
         names = list(itertools.islice(backend.streams(), limit + 1))
         survey = Survey(backend)
-        streams = survey.states(sorted(set(names[:limit])))
+        known, others = openable(names[:limit])
+        streams = survey.states(known)
     except AilfError as error:
         mend = "give the user of this command the rights to list; see Rights in the guide of the backend"
         yield Finding("streams", Level.WARN, f"streams and groups can't be checked: {text_of(error)}", mend)
@@ -110,6 +111,8 @@ def _streams_findings(backend: Backend, interval: float, limit: int) -> Iterator
             f"there are more than {counted(limit, 'stream')}, and only that many were checked",
             "raise --limit to check all",
         )
+    if others:
+        yield Finding("streams", Level.WARN, left_out("stream", others), "see which program writes these keys")
     yield from stream_findings(streams)
     begin = time.monotonic()
     time.sleep(interval)

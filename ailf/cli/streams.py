@@ -24,7 +24,7 @@ from ailf.cli.arguments import (
 )
 from ailf.cli.command import Cli, command, group
 from ailf.cli.exits import USAGE, CommandError
-from ailf.cli.survey import Survey
+from ailf.cli.survey import Survey, left_out, openable
 from ailf.cli.tables import Rows, fields, table
 from ailf.cli.targets import existing_group, existing_stream, partitions_of, stream_of
 from ailf.cli.text import counted, duration, headers_text, message_value, payload_text, time_text
@@ -50,24 +50,29 @@ IntervalOption = Annotated[float, typer.Option("--interval", min=0.1, max=3600, 
 def streams(cli: Cli, prefix: PrefixArgument = "") -> None:
     """List streams, sorted by name."""
     with cli.open() as backend:
-        names = sorted(set(backend.streams(prefix)))
+        names, others = openable(backend.streams(prefix))
         infos = []
         with cli.progress("looking at streams", len(names)) as step:
             for each in Survey(backend).streams(names):
                 infos.append(each)
                 step(1)
     cli.show(infos, streams_table(infos))
-    cli.note_none(infos, "stream", prefix)
+    if others:
+        cli.say(left_out("stream", others))
+    else:
+        cli.note_none(infos, "stream", prefix)
 
 
 @command(APP, "groups")
 def groups(cli: Cli, stream: StreamArgument) -> None:
     """List the groups of a stream, with their states."""
     with cli.open() as backend:
-        names = sorted(set(existing_stream(backend, stream).groups()))
+        names, others = openable(existing_stream(backend, stream).groups())
         found = Survey(backend).group_infos((stream, name) for name in names)
     infos = {name: info for (_, name), info in found.items()}
     cli.show([_named(name, info) for name, info in infos.items()], groups_table(infos))
+    if others:
+        cli.say(left_out("group", others))
 
 
 @command(APP, "info")

@@ -19,13 +19,15 @@ from ailf.stream.group_flow import TAKEOVER, consumer_info
 from ailf.stream.partitions import every, pages
 from ailf.values import ConsumerInfo, GroupInfo, StreamInfo
 
-__all__ = ["GroupState", "StreamState", "Survey"]
+__all__ = ["GroupState", "StreamState", "Survey", "left_out", "openable"]
 
 K = TypeVar("K", str, tuple[str, str])
 T = TypeVar("T")
 
 Question: TypeAlias = Callable[[StreamDriver, K], Coroutine[Any, Any, T]]
 """A question about a stream, or about a group, which is named by its stream and its name."""
+
+MOST_NAMED: Final = 3
 
 AT_ONCE: Final = 100
 """The most questions of one page."""
@@ -89,7 +91,7 @@ class Survey:
         """
         names = [each.name for each in streams if each.groups]
         listed = self._ask("list groups", names, lambda driver, name: driver.list_groups(name, "", MOST_LISTED))
-        return self.group_infos((name, group) for name, groups in listed for group in groups)
+        return self.group_infos((name, group) for name, groups in listed for group in openable(groups)[0])
 
     def states(self, names: Sequence[str]) -> list[StreamState]:
         """Return the states of streams, of their groups, and of the consumers of these, in the order of the names."""
@@ -152,6 +154,25 @@ class Survey:
             size += number
         if page:
             yield page
+
+
+def openable(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of streams, or groups, that can be opened, and the others, each once and sorted.
+
+    Another program's name need not be UTF-8. It is listed with lone surrogates, and nothing can be opened by it.
+    """
+    good: list[str] = []
+    bad: list[str] = []
+    for each in sorted(set(names)):
+        (bad if any("\ud800" <= char <= "\udfff" for char in each) else good).append(each)
+    return good, bad
+
+
+def left_out(what: str, names: Sequence[str]) -> str:
+    """Return that streams or groups, as ``what`` says, are left out because of their names."""
+    shown = ", ".join(map(repr, names[:MOST_NAMED]))
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return f"left out because the name isn't UTF-8, so that ailf can't open the {what}: {shown}{more}"
 
 
 def _stream_of(key: str | tuple[str, str]) -> str:

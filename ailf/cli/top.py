@@ -13,7 +13,7 @@ from rich.text import Text
 from ailf.backend import Backend
 from ailf.cli.arguments import PrefixArgument
 from ailf.cli.command import Cli, command, group
-from ailf.cli.survey import Survey
+from ailf.cli.survey import Survey, openable
 from ailf.cli.tables import Rows, table
 from ailf.cli.text import counted, duration
 from ailf.values import GroupInfo, StreamInfo
@@ -122,7 +122,7 @@ def _samples(backend: Backend, prefix: str, interval: float, limit: int) -> Iter
 def _sample(backend: Backend, prefix: str, limit: int) -> Sample:
     names = list(itertools.islice(backend.streams(prefix), limit + 1))
     survey = Survey(backend)
-    streams = {each.name: each for each in survey.streams(sorted(set(names[:limit])))}
+    streams = {each.name: each for each in survey.streams(openable(names[:limit])[0])}
     return Sample(time.monotonic(), streams, survey.groups(streams.values()), more=len(names) > limit)
 
 

@@ -202,6 +202,27 @@ def test_too_many_channels(kind: str, request: pytest.FixtureRequest) -> None:
         assert run("channels", "o", url=url).out.splitlines()[1].split() == ["one", "1"]
 
 
+def test_a_stream_whose_name_is_not_text(new_server: NewServer) -> None:
+    """Another program's stream whose name isn't UTF-8 is left out, and said to be; all others are shown."""
+    server = new_server()
+    with server.client() as client:
+        client.xadd(b"{ailf:stream:\xff\x1b}", {"a": 1})
+        client.xadd("{ailf:stream:good}", {"a": 1})
+        client.xgroup_create("{ailf:stream:good}", b"\xfe", "0")
+        client.xgroup_create("{ailf:stream:good}", "g", "0")
+    listed = run("streams", "--json", url=server.url)
+    assert (listed.code, listed.out.count('"name"')) == (0, 1)
+    assert r"can't open the stream: '\udcff\x1b'" in listed.err
+    assert "good" in run("top", "--interval", "0.1", url=server.url).out
+    groups = run("groups", "good", "--json", url=server.url)
+    assert groups.out.count('"group"') == 1
+    assert r"can't open the group: '\udcfe'" in groups.err
+    checked = run("doctor", "--interval", "0", url=server.url)
+    assert checked.code == 0
+    assert r"'\udcff\x1b'" in checked.out
+    assert "1 streams, none of which" in checked.out
+
+
 def reads(server: Server) -> int:
     """Return how often the server has read from a connection."""
     with server.client() as client:
