@@ -34,6 +34,8 @@ __all__ = [
     "LimiterName",
     "LockHolder",
     "LockInfo",
+    "MessageInfo",
+    "MessageState",
     "OnLost",
     "Overflow",
     "Page",
@@ -359,6 +361,37 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True):
 
     items: tuple[T_co, ...] = ()
     cursor: str = ""
+
+
+class MessageState(enum.Enum):
+    """What a group has made of an entry."""
+
+    UNREAD = "unread"
+    """The group has not read it yet."""
+    LEASED = "leased"
+    """It is in the hands of a consumer."""
+    WAITING = "waiting"
+    """It waits for its time, the end of its backoff, its turn in the lane of its ordering key, or a free consumer."""
+    SETTLED = "settled"
+    """Nothing is left to do: it was settled, is a dead letter, was removed, or the group began behind it."""
+    UNKNOWN = "unknown"
+    """It can't be told: so many messages were redriven that it may be one of them, or the backend has no such step."""
+
+
+class MessageInfo(msgspec.Struct, frozen=True):
+    """What a group has made of an entry, from ``group.inspect()``. A message that was redriven counts as its entry.
+
+    Attributes:
+        state: What it has made of it.
+        consumer: The consumer that has leased it; None unless it is leased.
+        due: Seconds until its lease ends, or until it may be delivered; None where that depends on other messages.
+        attempts: The number of its deliveries that count, that of the present lease included.
+    """
+
+    state: MessageState
+    consumer: str | None = None
+    due: float | None = None
+    attempts: int = 0
 
 
 class StreamInfo(msgspec.Struct, frozen=True):

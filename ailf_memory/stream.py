@@ -24,7 +24,7 @@ from ailf.driver import (
 )
 from ailf.driver.listing import join_cursor, split_cursor
 from ailf.errors import InvalidArgumentError, StreamFullError
-from ailf.values import Added, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import Added, GroupInfo, MessageInfo, Page, Retention, StreamInfo
 from ailf_memory.state.entries import FIRST, LONGEST, id_before, key_of, text_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.state.stream import StreamState
@@ -191,6 +191,12 @@ class MemoryStreamDriver(StreamDriver):
     async def info(self, stream: str, group: str) -> GroupInfo:
         with self._store.lock:
             return self._state(stream).info(group, self._now())
+
+    async def inspect(self, stream: str, group: str, entry_id: str) -> MessageInfo | None:
+        key_of(entry_id)
+        with self._store.lock:
+            state = self._group(stream, group)
+            return None if state is None else state.inspect(entry_id, self._now())
 
     async def fetch(
         self,

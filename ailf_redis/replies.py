@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ailf.driver import Claim, ConsumerState, Fetched, Letter, Receipt, Record
-from ailf.values import GroupInfo
+from ailf.values import GroupInfo, MessageInfo, MessageState
 
 __all__ = [
     "BODY",
@@ -253,6 +253,18 @@ def as_info(reply: Sequence[Any]) -> GroupInfo:
         paused=as_flag(paused),
         exists=as_flag(exists),
     )
+
+
+_STATES = (MessageState.UNREAD, MessageState.LEASED, MessageState.WAITING, MessageState.SETTLED, MessageState.UNKNOWN)
+
+
+def as_message_info(reply: Sequence[Any]) -> MessageInfo | None:
+    """Read the reply of ``inspect.lua``; None if the group is missing."""
+    state, consumer, left, attempts = reply
+    if not state:
+        return None
+    due = None if left < 0 else left / 1000
+    return MessageInfo(_STATES[int(state) - 1], text(consumer) if consumer else None, due, int(attempts))
 
 
 def as_names(reply: Sequence[bytes] | int) -> list[str] | None:

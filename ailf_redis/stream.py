@@ -25,7 +25,7 @@ from ailf.driver import (
 )
 from ailf.driver.listing import too_many
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, ProtocolError, StreamFullError
-from ailf.values import EARLIEST, LATEST, Added, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import EARLIEST, LATEST, Added, GroupInfo, MessageInfo, Page, Retention, StreamInfo
 from ailf_redis.connection.executor import Executor
 from ailf_redis.connection.pipeline import PipelineExecutor, run_pipelined
 from ailf_redis.connection.resp import FOREIGN, PIECE, SLACK, CommandPrefix
@@ -41,6 +41,7 @@ from ailf_redis.replies import (
     as_flags,
     as_ids,
     as_info,
+    as_message_info,
     as_names,
     as_nothing,
     as_partitions,
@@ -66,6 +67,7 @@ from ailf_redis.scripts import (
     GROUPS,
     HEARTBEAT,
     INFO,
+    INSPECT_MESSAGE,
     LEAVE,
     OPEN_GROUP,
     PAUSE,
@@ -361,6 +363,9 @@ class RedisStreamDriver(StreamDriver):
         keys = [*self._keys.group(stream, group), self._keys.meta(stream)]
         # The reply grows with the consumers, so it may be as large as a page.
         return await INFO.run(self._executor, keys, [group], as_info, page=1)
+
+    async def inspect(self, stream: str, group: str, entry_id: str) -> MessageInfo | None:
+        return await self._run(INSPECT_MESSAGE, stream, group, [_whole(entry_id)], as_message_info)
 
     async def _run(
         self, script: Script, stream: str, group: str, arguments: Sequence[Any], read: Callable[[Any], R]

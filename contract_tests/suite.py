@@ -26,6 +26,7 @@ from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
 from contract_tests.stream.test_fair_keys import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
+from contract_tests.stream.test_inspect import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
 from contract_tests.stream.test_origins import *  # noqa: F403
 from contract_tests.stream.test_partitions import *  # noqa: F403

@@ -14,7 +14,7 @@ from ailf.cli.limits import limiter_of
 from ailf.cli.targets import existing_group, existing_stream, partitions_of
 from ailf.cli.text import counted, duration
 from ailf.limits import Limit, TokenBucket
-from ailf.values import LATEST, DeadLetter, Decision, GroupInfo, LimitState, LockInfo
+from ailf.values import LATEST, DeadLetter, Decision, GroupInfo, LimitState, LockInfo, MessageInfo, MessageState
 
 __all__ = ["APP"]
 
@@ -25,9 +25,6 @@ LETTERS: Final = 10_000
 
 COUNTED: Final = 1000
 """The most entries behind a message that are counted."""
-
-DOUBT: Final = 2.0
-"""Seconds by which the clocks of this machine and of the backend may differ."""
 
 
 @command(APP, "lock")
@@ -76,7 +73,7 @@ def message(
             looked = target.group(name)
             with cli.working(f"looking at group {name}"):
                 letter = _letter_of(all_letters(looked), id)
-                lines.append(message_line(name, looked.info(), age, letter, len(found)))
+                lines.append(message_line(name, looked.info(), looked.inspect(id), age, letter, len(found)))
     cli.show({"stream": stream, "id": id, "exists": exists, "why": lines}, *lines)
     if not exists and not any("dead letter" in line for line in lines[1:]):
         raise CommandError(f"stream {stream!r} has no entry {id!r}: it was removed, or never added", NOT_FOUND)
@@ -134,50 +131,60 @@ def entry_line(stream: str, id: str, age: float | None) -> str:
     return f"entry {id} was added to stream {stream!r} {duration(age)} ago"
 
 
-def message_line(group: str, info: GroupInfo, age: float | None, letter: DeadLetter[Any] | None, behind: int) -> str:
+def message_line(
+    group: str, info: GroupInfo, found: MessageInfo, age: float | None, letter: DeadLetter[Any] | None, behind: int
+) -> str:
     """Return why a message waits in a group, or that it doesn't.
-
-    The entries that a group has never delivered are the last ones of the stream, as many as its lag. So the number of
-    entries from this one on tells whether it was delivered.
 
     Arguments:
         group: The group's name.
         info: Its state.
+        found: What it has made of the entry.
         age: The age of the entry in seconds; None if it is no longer in the stream.
         letter: Its dead letter in this group, if there is one.
         behind: The number of entries from this one on, itself included, up to `COUNTED`.
     """
-    where = f"group {group!r}: "
-    if not info.exists:
-        return f"{where}it doesn't exist"
     if letter is not None:
         text = f": {letter.error}" if letter.error else ""
-        return f"{where}a dead letter, {letter.id}, after {counted(letter.attempts, 'attempt')} ({letter.reason}){text}"
-    if age is None:
-        return f"{where}nothing is left of it"
-    return where + _state(info, age, behind)
+        what = f"a dead letter, {letter.id}, after {counted(letter.attempts, 'attempt')} ({letter.reason}){text}"
+    elif age is None and found.state not in {MessageState.LEASED, MessageState.WAITING}:
+        what = "nothing is left of it"
+    else:
+        what = _state_text(info, found, behind)
+    return f"group {group!r}: {what}"
 
 
-def _state(info: GroupInfo, age: float, behind: int) -> str:
-    """Return what a group has made of an entry that is in the stream; the arguments are those of `message_line`."""
-    taken = info.pending + info.delayed
-    if info.lag == 0 and not taken:
-        return "nothing is left to do: it was settled, or the group began behind it"
-    if info.lag is None or (behind >= COUNTED and info.lag >= COUNTED):
-        return f"not known: {_lag(info)} never delivered, {_taken(info)}"
-    if behind <= info.lag:
-        return f"not delivered yet, behind {counted(info.lag - behind, 'undelivered message')}; {_holdup(info)}"
-    if not taken or (info.oldest is not None and age > info.oldest + DOUBT):
-        return "settled"
-    return f"it was read: it is settled, or among these: {_taken(info)}; {_holdup(info)}"
+def _state_text(info: GroupInfo, found: MessageInfo, behind: int) -> str:
+    """Return what a group has made of an entry; the arguments are those of `message_line`."""
+    match found.state:
+        case MessageState.UNREAD:
+            return f"not delivered yet, {_place(info, behind)}; {_holdup(info)}"
+        case MessageState.LEASED:
+            return (
+                f"in the hands of consumer {found.consumer!r}, attempt {found.attempts:,}; unless it is settled or its "
+                f"lease is renewed, it is delivered again in {duration(found.due)}"
+            )
+        case MessageState.WAITING:
+            return f"{_waits(found)}, after {counted(found.attempts, 'attempt')}; {_holdup(info)}"
+        case MessageState.SETTLED:
+            return "nothing is left to do: it was settled, or the group began behind it"
+        case MessageState.UNKNOWN:
+            return (
+                f"it was read: it is settled, or among these: {info.pending:,} in the hands of consumers, "
+                f"{info.delayed:,} waiting for a delay, a backoff or their turn"
+            )
 
 
-def _lag(info: GroupInfo) -> str:
-    return "an unknown number was" if info.lag is None else f"{info.lag:,} were"
+def _waits(found: MessageInfo) -> str:
+    if found.due is None:
+        return "waits behind others of its ordering key"
+    return f"waits until it may be delivered, in {duration(found.due)}" if found.due else "may be delivered now"
 
 
-def _taken(info: GroupInfo) -> str:
-    return f"{info.pending:,} in the hands of consumers, {info.delayed:,} waiting for a delay, a backoff or their turn"
+def _place(info: GroupInfo, behind: int) -> str:
+    if info.lag is None or (behind >= COUNTED and info.lag >= COUNTED) or info.lag < behind:
+        return "behind an unknown number of undelivered messages"
+    return f"behind {counted(info.lag - behind, 'undelivered message')}"
 
 
 def _holdup(info: GroupInfo) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from ailf.checks import check_text, check_time
 from ailf.errors import BackendError
-from ailf.values import Added, GroupInfo, Page, Position, Retention, StreamInfo
+from ailf.values import Added, GroupInfo, MessageInfo, MessageState, Page, Position, Retention, StreamInfo
 
 __all__ = [
     "Action",
@@ -366,6 +366,17 @@ class StreamDriver(ABC):
 
         If the group or the stream is missing, `GroupInfo.exists` *must* be False, and neither is created.
         """
+
+    async def inspect(self, stream: str, group: str, entry_id: str) -> MessageInfo | None:  # noqa: ARG002 - see below
+        """Return what a group has made of an entry, in one bounded step; None if the group is missing (S28).
+
+        It *must* change nothing. A message that was redriven counts as its entry; a driver *may* look at some of these
+        only, and say UNKNOWN where it would say SETTLED. A driver without such a step says UNKNOWN, as this one does.
+
+        Raises:
+            InvalidArgumentError: This is not the id of an entry.
+        """
+        return MessageInfo(MessageState.UNKNOWN)
 
     @abstractmethod
     async def fetch(

@@ -16,7 +16,7 @@ from ailf.stream.consumer import AsyncConsumer, Consumer
 from ailf.stream.delivery import AsyncDelivery, Delivery
 from ailf.stream.group_flow import GroupFlow
 from ailf.stream.worker import DRAIN, ProcessOptions, Worker
-from ailf.values import ConsumerInfo, DeadLetter, GroupInfo, OnLost, Position
+from ailf.values import ConsumerInfo, DeadLetter, GroupInfo, MessageInfo, OnLost, Position
 
 __all__ = ["AsyncDeadLetters", "AsyncGroup", "DeadLetters", "Group"]
 
@@ -212,6 +212,18 @@ class Group(_GroupBase, Generic[T]):
         """Return the state of the group: lag, pending, delayed and dead messages, consumers."""
         return run(self._flow.info())
 
+    def inspect(self, id: str) -> MessageInfo:  # noqa: A002 - as `Entry.id`
+        """Return what the group has made of one entry: whether it is unread, leased, waiting, or nothing is left to do.
+
+        Arguments:
+            id: The entry's id, as `Stream.add` returned it.
+
+        Raises:
+            InvalidArgumentError: This is not the id of an entry.
+            NotFoundError: The group doesn't exist.
+        """
+        return run(self._flow.inspect(id))
+
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> Consumer[T]:
         """Return a consumer: a context manager and iterator of deliveries, for a loop of your own.
 
@@ -389,6 +401,18 @@ class AsyncGroup(_GroupBase, Generic[T]):
     async def info(self) -> GroupInfo:
         """Return the state of the group: lag, pending, delayed and dead messages, consumers."""
         return await self._flow.info()
+
+    async def inspect(self, id: str) -> MessageInfo:  # noqa: A002 - as `Entry.id`
+        """Return what the group has made of one entry: whether it is unread, leased, waiting, or nothing is left to do.
+
+        Arguments:
+            id: The entry's id, as `Stream.add` returned it.
+
+        Raises:
+            InvalidArgumentError: This is not the id of an entry.
+            NotFoundError: The group doesn't exist.
+        """
+        return await self._flow.inspect(id)
 
     def consumer(self, name: str | None = None, *, prefetch: int = 1) -> AsyncConsumer[T]:
         """Return a consumer: a context manager and iterator of deliveries, for a loop of your own.

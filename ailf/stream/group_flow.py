@@ -44,6 +44,7 @@ from ailf.values import (
     GroupInfo,
     GroupReset,
     LeaseLost,
+    MessageInfo,
     Page,
     Position,
     Retention,
@@ -209,6 +210,14 @@ class GroupFlow:
     async def info(self) -> GroupInfo:
         """Return the state of the group."""
         info: GroupInfo = await self._call("inspect", self.driver.info, again=True)
+        return info
+
+    async def inspect(self, entry_id: str) -> MessageInfo:
+        """Return what the group has made of an entry."""
+        check_text("the id of the message", entry_id)
+        info: MessageInfo | None = await self._call("inspect a message of", self.driver.inspect, entry_id, again=True)
+        if info is None:
+            raise self._missing("inspect a message of")
         return info
 
     def listing_of_consumers(self) -> tuple[str, ReadPage[ConsumerInfo]]:

@@ -21,7 +21,7 @@ import attrs
 
 from ailf.checks import to_ms
 from ailf.driver import Action, Claim, ConsumerState, Fetched, Letter, Outcome, Receipt, Record, Settlement
-from ailf.values import LATEST, GroupInfo
+from ailf.values import LATEST, GroupInfo, MessageInfo, MessageState
 from ailf_memory.state.entries import FIRST, PLAIN, Entries, Key, Terms, key_of, text_of
 
 __all__ = ["GroupState"]
@@ -34,6 +34,9 @@ DROPPED: Final = 4
 
 LOOK_AHEAD: Final = 150
 """The most entries that a fetch reads on, to find the messages of other ordering keys."""
+
+LOOKED_AT: Final = 100
+"""The most redriven messages that are compared with an entry."""
 
 NEVER: Final = sys.maxsize
 """The due time of a message that is queued in its lane; it is not in the heap."""
@@ -581,6 +584,21 @@ class GroupState:
     def settled(self, key: Key, name: str) -> bool:
         """Tell whether an entry of the stream is settled."""
         return key <= self.position and name not in self.pending
+
+    def inspect(self, entry_id: str, now_ms: int) -> MessageInfo:
+        """Return what the group has made of an entry."""
+        key = key_of(entry_id)
+        message = self.pending.get(text_of(key))
+        if message is None:
+            some = itertools.islice(self._redriven.values(), LOOKED_AT)
+            message = next((each for each in some if key_of(each.record.id) == key), None)
+        if message is not None:
+            state = MessageState.WAITING if message.holder is None else MessageState.LEASED
+            due = None if message.due_ms >= NEVER else max(0, message.due_ms - now_ms) / 1000
+            return MessageInfo(state, message.holder, due, message.attempts)
+        if key > self.position:
+            return MessageInfo(MessageState.UNREAD)
+        return MessageInfo(MessageState.UNKNOWN if len(self._redriven) > LOOKED_AT else MessageState.SETTLED)
 
     def info(self, now_ms: int) -> GroupInfo:
         """Return the state of the group; the stream adds ``evicted``."""

@@ -228,6 +228,7 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "consumers(page_size=)": (lambda o, bad: o.group.consumers(page_size=bad), SIZES),
     "page(cursor) of consumers": (lambda o, bad: o.group.consumers().page(bad), [*CURSORS, "groups:a"]),
     "seek(position)": (lambda o, bad: o.group.seek(bad), POSITIONS),
+    "inspect(id)": (lambda o, bad: o.group.inspect(bad), [*TEXTS, None]),
     "consumer(name)": (lambda o, bad: o.group.consumer(bad), TEXTS),
     "consumer(prefetch=)": (lambda o, bad: o.group.consumer(prefetch=bad), [*COUNTS, None]),
     "consumer.take(timeout)": (lambda o, bad: o.group.consumer().take(bad), WAITS),

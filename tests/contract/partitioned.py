@@ -18,6 +18,7 @@ from contract_tests.stream.test_dead_letters import *  # noqa: F403
 from contract_tests.stream.test_delivery import *  # noqa: F403
 from contract_tests.stream.test_events import *  # noqa: F403
 from contract_tests.stream.test_info import *  # noqa: F403
+from contract_tests.stream.test_inspect import *  # noqa: F403
 from contract_tests.stream.test_ordering import *  # noqa: F403
 from contract_tests.stream.test_origins import *  # noqa: F403
 from contract_tests.stream.test_positions import *  # noqa: F403

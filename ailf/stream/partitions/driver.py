@@ -52,7 +52,7 @@ from ailf.stream.partitions.ids import (
 from ailf.stream.partitions.merge import MergedRead
 from ailf.stream.partitions.pages import every, pages
 from ailf.stream.partitions.waiter import PartitionedWaiter, waiter_of
-from ailf.values import EARLIEST, LATEST, Added, GroupInfo, Page, Retention, StreamInfo
+from ailf.values import EARLIEST, LATEST, Added, GroupInfo, MessageInfo, Page, Retention, StreamInfo
 
 __all__ = ["PartitionFullError", "PartitionedDriver", "Partitions"]
 
@@ -308,6 +308,10 @@ class PartitionedDriver(StreamDriver):
             paused=any(each.paused for each in infos),
             exists=any(each.exists for each in infos),
         )
+
+    async def inspect(self, stream: str, group: str, entry_id: str) -> MessageInfo | None:
+        partition, inner = self._split(entry_id)
+        return await self.inner.inspect(self._names[partition], group, inner)
 
     async def fetch(
         self, stream: str, group: str, consumer: str, *, waiting: Waiting | None = None, **options: Any

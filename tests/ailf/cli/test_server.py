@@ -145,9 +145,9 @@ def test_why_a_message_waits(url: str) -> None:
                 delivery.ack() if settle == "ack" else delivery.reject("no")
             assert consumer.get(timeout=5) is not None
             told = {each: run("why", "message", "s", each, "g", url=url) for each in (done, dead, held, fresh)}
-        assert "settled, or among these: 1 in the hands" in told[done].out
+        assert "nothing is left to do: it was settled" in told[done].out
         assert "a dead letter" in told[dead].out
-        assert "settled, or among these: 1 in the hands" in told[held].out
+        assert f"in the hands of consumer {consumer.name!r}, attempt 1; unless" in told[held].out
         assert "not delivered yet, behind 0 undelivered messages; the group has 1 consumer" in told[fresh].out
         assert {each.code for each in told.values()} == {0}
         group.pause()

@@ -422,3 +422,26 @@ def test_deleting_a_stream(backend: ailf.Backend, steps: Steps, raw: redis.Redis
     stats = raw.info("commandstats")
     assert "cmdstat_del" not in stats
     assert stats["cmdstat_unlink"]["calls"] == 4
+
+
+@pytest.mark.parametrize(("body", "most"), [("x", 101), (BIG, 8)])
+def test_inspect_of_many_redriven(backend: ailf.Backend, steps: Steps, body: str, most: int) -> None:
+    """S28: `inspect` compares an entry with a hundred redriven messages, fewer large ones, and else doesn't know."""
+    steps.counting = False
+    group = filled(backend, [body] * 130, settled=False)
+    stream = backend.stream("s")
+    ids = [each.id for each in stream.read(limit=130)]
+    with group.consumer(prefetch=100) as consumer:
+        for _ in ids:
+            delivery = consumer.get(timeout=5)
+            assert delivery is not None
+            delivery.reject("no")
+    group.dead_letters.redrive_all()
+    steps.counting = True
+    steps.pop()
+    assert group.inspect(ids[0]).state is ailf.MessageState.WAITING
+    assert group.inspect(ids[-1]).state is ailf.MessageState.UNKNOWN
+    for step in steps.pop():
+        assert step.bodies <= most
+        assert step.commands < STEP
+        assert step.size <= ROOM + 2 * len(BIG)

@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 import ailf
 from ailf.driver import Fetched
+from ailf.values import MessageInfo, MessageState
+from ailf_memory.state.entries import key_of
 from ailf_memory.state.group import GroupState
 from ailf_memory.stream import MemoryStreamDriver
 from tests.contract.planted.base import caught_by
@@ -269,6 +271,42 @@ class InfoShowsMissingGroups(MemoryStreamDriver):
 
     async def info(self, stream: str, group: str) -> ailf.GroupInfo:
         return replace(await super().info(stream, group), exists=True)
+
+
+@caught_by("stream.test_inspect.test_inspect_what_doesnt_exist")
+class InspectMakesGroups(MemoryStreamDriver):
+    """Inspecting an entry in a missing group makes the group."""
+
+    async def inspect(self, stream: str, group: str, entry_id: str) -> MessageInfo | None:
+        await self.open_group(stream, group, ailf.EARLIEST)
+        return await super().inspect(stream, group, entry_id)
+
+
+@caught_by("stream.test_inspect.test_inspect_in_every_state", "stream.test_inspect.test_inspect_many_redriven")
+class InspectForgetsRedriven(GroupState):
+    """A message that was redriven counts as settled."""
+
+    def inspect(self, entry_id: str, now_ms: int) -> MessageInfo:
+        if entry_id not in self.pending and self.position >= key_of(entry_id):
+            return MessageInfo(MessageState.SETTLED)
+        return super().inspect(entry_id, now_ms)
+
+
+@caught_by("stream.test_inspect.test_inspect_in_every_state")
+class InspectForgetsTheLease(GroupState):
+    """The end of the lease isn't told."""
+
+    def inspect(self, entry_id: str, now_ms: int) -> MessageInfo:
+        return replace(super().inspect(entry_id, now_ms), due=None)
+
+
+@caught_by("stream.test_inspect.test_inspect_after_a_seek", "stream.test_inspect.test_inspect_in_every_state")
+class InspectSaysSettled(GroupState):
+    """An entry that the group has not read counts as settled."""
+
+    def inspect(self, entry_id: str, now_ms: int) -> MessageInfo:
+        found = super().inspect(entry_id, now_ms)
+        return MessageInfo(MessageState.SETTLED) if found.state is MessageState.UNREAD else found
 
 
 class WrongInfo(GroupState):
