@@ -21,6 +21,7 @@ OPTIONAL = {  # what stands above the core, and is imported only by a program th
     CORE / "otel": {"opentelemetry"},
     CORE / "prometheus.py": {"prometheus_client"},
     CORE / "payload_types.py": {"typing_extensions"},  # for type checkers, which bring its types
+    CORE / "providers" / "limits.py": {"typing_extensions"},  # as above
     CORE / "pydantic_models.py": {"pydantic", "pydantic_core"},  # within functions, for a type that is a model
 }
 
