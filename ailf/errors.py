@@ -70,7 +70,20 @@ MAX_SECONDS: Final = 3_155_760_000.0
 
 
 class AilfError(Exception):
-    """The base of all errors that ailf raises."""
+    """The base of all errors that ailf raises.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     lock = backend.lock("report")
+    ...     with lock:
+    ...         try:
+    ...             lock.acquire(timeout=0.01)
+    ...         except ailf.LockTimeoutError as error:
+    ...             print("busy")
+    ...         except ailf.AilfError as error:
+    ...             print("something else:", error)
+    busy
+    """
 
 
 class InvalidArgumentError(AilfError, ValueError):
@@ -148,11 +161,32 @@ class RequestTimeoutError(AilfError, TimeoutError):
 
 
 class Reject(AilfError):  # noqa: N818 - an instruction, not a failure: ``raise Reject("no such customer")``
-    """Raised by a handler: don't retry this message; make it a dead letter with this text as its error."""
+    """Raised by a handler: don't retry this message; make it a dead letter with this text as its error.
+
+    >>> import ailf
+    >>> def handle(delivery: ailf.Delivery) -> None:
+    ...     raise ailf.Reject("no such customer")
+    >>> with ailf.connect("memory://") as backend:
+    ...     entry_id, group = backend.stream("orders").add({"customer": 7}), backend.stream("orders").group("workers")
+    ...     group.process(handle, until_idle=True)
+    ...     print([letter.error for letter in group.dead_letters.list()])
+    ['no such customer']
+    """
 
 
 class Retry(AilfError):  # noqa: N818 - as `Reject`: ``raise Retry("the model is overloaded", delay=20)``
     """Raised by a handler: deliver this message again, with a delay of its own.
+
+    >>> import ailf
+    >>> def handle(delivery: ailf.Delivery) -> None:
+    ...     if delivery.attempt == 1:
+    ...         raise ailf.Retry("the model is overloaded", delay=0.01)
+    ...     print("attempt", delivery.attempt)
+    ...     group.stop()
+    >>> with ailf.connect("memory://") as backend:
+    ...     entry_id, group = backend.stream("prompts").add("hello"), backend.stream("prompts").group("workers")
+    ...     group.process(handle)
+    attempt 2
 
     Arguments:
         why: The text for the log and, after the last delivery, for the dead letter.

@@ -5,9 +5,10 @@ An instrument is an object of a class derived from `Instrument`, which overrides
 are called: one that no instrument overrides costs a look at an empty tuple.
 
 >>> import ailf
+>>> from ailf.instruments import Instrument, MessageSent
 >>> class Count(Instrument):
 ...     sent = 0
-...     def message_sent(self, event):
+...     def message_sent(self, event: MessageSent) -> None:
 ...         self.sent += event.count
 >>> counter = Count()
 >>> with ailf.connect("memory://", instruments=[counter]) as backend:
@@ -60,6 +61,15 @@ T = TypeVar("T")
 class Destination(msgspec.Struct, frozen=True):
     """The place to which messages are sent.
 
+    >>> import ailf
+    >>> from ailf.instruments import MessageSent
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     entry_id = backend.stream("tasks").add("a report")
+    >>> recorder.of(MessageSent)[0].destination
+    Destination(backend='memory://', kind='stream', name='tasks')
+
     Attributes:
         backend: The URL of the backend, without credentials.
         kind: ``"stream"`` or ``"channel"``.
@@ -73,6 +83,16 @@ class Destination(msgspec.Struct, frozen=True):
 
 class MessageSent(msgspec.Struct, frozen=True):
     """The event that a call has added messages to a stream or published them, or has failed.
+
+    >>> import ailf
+    >>> from ailf.instruments import MessageSent
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     ids = backend.stream("tasks").add_many(["a", "b"], headers={"priority": "high"})
+    >>> for event in recorder.of(MessageSent):
+    ...     print(event.destination.name, event.count, event.headers, event.error)
+    tasks 2 {'priority': 'high'} None
 
     Attributes:
         destination: The stream or channel.
@@ -102,6 +122,17 @@ class MessageSent(msgspec.Struct, frozen=True):
 class MessageReceived(msgspec.Struct, frozen=True):
     """The event that this process has received a message: it was leased to a consumer, or came to a subscription.
 
+    >>> import ailf
+    >>> from ailf.instruments import MessageReceived
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     entry_id = backend.stream("tasks").add("a report")
+    ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
+    >>> for event in recorder.of(MessageReceived):
+    ...     print(event.source.name, event.group, event.attempt, event.payload)
+    tasks workers 1 a report
+
     Attributes:
         source: The stream or channel.
         headers: The headers of the message.
@@ -128,6 +159,17 @@ class MessageReceived(msgspec.Struct, frozen=True):
 
 class MessageSettled(msgspec.Struct, frozen=True):
     """The event that a delivery was settled, or that settling it found its lease lost.
+
+    >>> import ailf
+    >>> from ailf.instruments import MessageSettled
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     entry_id = backend.stream("tasks").add("a report")
+    ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
+    >>> for event in recorder.of(MessageSettled):
+    ...     print(event.outcome, event.dead, event.handled < 5)
+    ack False True
 
     Attributes:
         source: The stream.
@@ -164,6 +206,18 @@ class MessageSettled(msgspec.Struct, frozen=True):
 class MessageDied(msgspec.Struct, frozen=True):
     """The event that a message became a dead letter of its group.
 
+    >>> import ailf
+    >>> from ailf.instruments import MessageDied
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     entry_id = backend.stream("tasks").add("a report")
+    ...     with backend.stream("tasks").group("workers").consumer() as consumer:
+    ...         consumer.take(timeout=5).reject("nobody wants it")
+    >>> for event in recorder.of(MessageDied):
+    ...     print(event.source.name, event.group, event.reason)
+    tasks workers rejected
+
     Attributes:
         source: The stream.
         group: The group's name.
@@ -181,6 +235,16 @@ class MessageDied(msgspec.Struct, frozen=True):
 
 class Waited(msgspec.Struct, frozen=True):
     """The event that a call of ``acquire`` has ended, of a lock or a rate limiter.
+
+    >>> import ailf
+    >>> from ailf.instruments import Waited
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend, backend.lock("report"):
+    ...     pass
+    >>> for event in recorder.of(Waited):
+    ...     print(event.kind, event.name, event.error, event.seconds < 5)
+    lock report None True
 
     Attributes:
         backend: The URL of the backend, without credentials.
@@ -204,6 +268,22 @@ class Waited(msgspec.Struct, frozen=True):
 class LeaseExpired(msgspec.Struct, frozen=True):
     """The event that a lease was lost, so that another consumer or holder may have what it was for.
 
+    >>> import ailf
+    >>> from ailf.instruments import LeaseExpired
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> from ailf.testing import ManualClock
+    >>> from ailf_memory import MemoryBackend
+    >>> clock = ManualClock()
+    >>> with MemoryBackend(clock) as backend:
+    ...     backend.instrument(recorder)
+    ...     lease = backend.lock("report", ttl=30.0).acquire()
+    ...     clock.advance(31)
+    ...     assert lease.lost
+    >>> for event in recorder.of(LeaseExpired):
+    ...     print(event.lease)
+    the lease on lock 'report'
+
     Attributes:
         backend: The URL of the backend, without credentials.
         lease: A description of the lease: "the lease on lock 'report'".
@@ -219,6 +299,19 @@ class LeaseExpired(msgspec.Struct, frozen=True):
 
 class MessagesMissed(msgspec.Struct, frozen=True):
     """The event of a gap: the connection of the subscriptions is back, and messages may be missing.
+
+    >>> import ailf
+    >>> from ailf.instruments import MessagesMissed
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> from ailf_memory import MemoryBackend
+    >>> with MemoryBackend() as backend, backend.pubsub().listen("news") as subscription:
+    ...     backend.instrument(recorder)
+    ...     backend.store.break_subscriptions("the server was restarted")
+    ...     gap = subscription.get(timeout=5)
+    >>> for event in recorder.of(MessagesMissed):
+    ...     print(event.subscriptions, event.reason)
+    1 the server was restarted
 
     Attributes:
         backend: The URL of the backend, without credentials.
@@ -238,6 +331,20 @@ class MessagesMissed(msgspec.Struct, frozen=True):
 class MessagesDropped(msgspec.Struct, frozen=True):
     """The event that a subscription has dropped a message, as its buffer was full.
 
+    >>> import ailf
+    >>> from ailf.instruments import MessagesDropped
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> import time
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     with backend.pubsub().listen("news", buffer=1) as subscription:
+    ...         backend.pubsub().publish_many([("news", "old"), ("news", "new")])
+    ...         while not recorder.of(MessagesDropped):
+    ...             time.sleep(0.001)
+    >>> for event in recorder.of(MessagesDropped):
+    ...     print(event.source.name, event.size)
+    news 5
+
     Attributes:
         source: The channel.
         size: The bytes of the message's body.
@@ -252,6 +359,18 @@ class MessagesDropped(msgspec.Struct, frozen=True):
 class ConnectionLost(msgspec.Struct, frozen=True):
     """The event that the backend has become unavailable, and failed operations are retried.
 
+    >>> import ailf
+    >>> from ailf.instruments import ConnectionLost
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> from ailf.testing import Faults
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     Faults(backend).next("fetch", ailf.ConnectionLostError)
+    ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
+    >>> for event in recorder.of(ConnectionLost):
+    ...     print(event.backend, type(event.error).__name__)
+    memory:// ConnectionLostError
+
     Attributes:
         backend: The URL of the backend, without credentials.
         error: The first error.
@@ -265,6 +384,18 @@ class ConnectionLost(msgspec.Struct, frozen=True):
 
 class ConnectionRestored(msgspec.Struct, frozen=True):
     """The event that the backend is available again.
+
+    >>> import ailf
+    >>> from ailf.instruments import ConnectionRestored
+    >>> from ailf.testing import Recorder
+    >>> recorder = Recorder()
+    >>> from ailf.testing import Faults
+    >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
+    ...     Faults(backend).next("fetch", ailf.ConnectionLostError)
+    ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
+    >>> for event in recorder.of(ConnectionRestored):
+    ...     print(event.backend, event.seconds < 5)
+    memory:// True
 
     Attributes:
         backend: The URL of the backend, without credentials.
@@ -293,7 +424,18 @@ Event = (
 
 
 class Instrument:
-    """The base class of instruments: override the hooks that you need; the others are never called."""
+    """The base class of instruments: override the hooks that you need; the others are never called.
+
+    >>> import ailf
+    >>> from ailf.instruments import Instrument, MessageSettled
+    >>> class Outcomes(Instrument):
+    ...     def message_settled(self, event: MessageSettled) -> None:
+    ...         print(event.source.name, event.outcome)
+    >>> with ailf.connect("memory://", instruments=[Outcomes()]) as backend:
+    ...     entry_id = backend.stream("tasks").add("a report")
+    ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
+    tasks ack
+    """
 
     def message_sent(self, event: MessageSent) -> None:
         """Observe a call that adds or publishes messages, when it ends."""
@@ -354,6 +496,14 @@ _HOOKS: Final = tuple(name for name, each in vars(Instrument).items() if not nam
 
 class Instruments:
     """The instruments of one backend: for each hook, the methods that override it.
+
+    >>> from ailf.instruments import ConnectionRestored, Instruments
+    >>> from ailf.testing import Recorder
+    >>> instruments, recorder = Instruments("memory://"), Recorder()
+    >>> instruments.add([recorder])
+    >>> instruments.emit(ConnectionRestored("memory://", seconds=1.5))
+    >>> recorder.events
+    [ConnectionRestored(backend='memory://', seconds=1.5)]
 
     Attributes:
         backend: The URL of the backend, without credentials.
@@ -536,7 +686,12 @@ class Instruments:
 
 
 class Handling:
-    """The context managers that are entered around one call of a handler."""
+    """The context managers that are entered around one call of a handler.
+
+    >>> from ailf.instruments import Instruments
+    >>> handling = Instruments("memory://").around("a delivery")
+    >>> handling.leave(None)
+    """
 
     __slots__ = ("_entered", "_instruments")
 

@@ -92,7 +92,7 @@ class AsyncListing(_ListingBase[T]):
     Iterating reads page after page, each when it is needed, so that memory is bounded. Each iteration begins anew.
 
     >>> import asyncio, ailf
-    >>> async def main():
+    >>> async def main() -> None:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         await backend.stream("tasks").add("a report")
     ...         assert [name async for name in backend.streams()] == ["tasks"]

@@ -29,6 +29,13 @@ T = TypeVar("T")
 class Quota(Generic[L, T]):
     """A provider's quota, shared by all processes: its limiter, and the transport that applies it.
 
+    >>> import ailf
+    >>> from ailf.llm import quota
+    >>> with ailf.connect("memory://") as backend:
+    ...     account = quota("openai", backend, requests=500, tokens=30_000)
+    ...     account.limiter.peek("gpt-mini").limits["tokens"].remaining
+    30000
+
     Attributes:
         limiter: The `RateLimiter` or `AsyncRateLimiter`; its keys are the models.
         transport: The `ailf.bridges.httpx.QuotaTransport` or `AsyncQuotaTransport` for the client of the provider.

@@ -4,6 +4,7 @@ The context is W3C Trace Context: two headers, ``traceparent`` and ``tracestate`
 module makes no spans. A tracer reads the headers of a delivery, and sets those of its own span:
 
 >>> import ailf
+>>> from ailf.tracing import carrying
 >>> span = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 >>> with ailf.connect("memory://") as backend, carrying(span):
 ...     first = backend.stream("traced").add("task")

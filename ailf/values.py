@@ -89,6 +89,12 @@ class OnLost(enum.Enum):
 class LockHolder(msgspec.Struct, frozen=True):
     """One holder of a lock.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.lock("report", ttl=30.0) as lease:
+    ...     for holder in backend.lock("report").inspect().holders:
+    ...         assert holder.fence == lease.fence
+    ...         assert 0 < holder.remaining <= 30
+
     Attributes:
         fence: The fence of the grant; 0 if another program stored the lock without one.
         remaining: Seconds until the lease ends unless it is extended.
@@ -100,6 +106,11 @@ class LockHolder(msgspec.Struct, frozen=True):
 
 class LockInfo(msgspec.Struct, frozen=True):
     """The state of a lock, from ``lock.inspect()``.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     backend.lock("report").inspect()
+    LockInfo(holders=(), waiting=0)
 
     Attributes:
         holders: The holders, oldest grant first; at most one unless it is a semaphore.
@@ -113,6 +124,12 @@ class LockInfo(msgspec.Struct, frozen=True):
 
 class LimitState(msgspec.Struct, frozen=True):
     """The state of one limit of a rate limiter.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     llm = backend.rate_limiter("llm", requests="60/minute", tokens="1000/minute")
+    ...     llm.peek("gpt").limits["tokens"]
+    LimitState(remaining=1000, retry_after=0.0, reset_after=0.0)
 
     Attributes:
         remaining: The largest cost that would be allowed now.
@@ -165,6 +182,15 @@ class Decision(msgspec.Struct, Generic[T_co], frozen=True):
 class Gap(msgspec.Struct, frozen=True):
     """An item of a subscription: its connection was interrupted and is back; messages may be missing here.
 
+    >>> import ailf
+    >>> from ailf_memory import MemoryBackend
+    >>> with MemoryBackend() as backend, backend.pubsub().listen("news") as subscription:
+    ...     backend.store.break_subscriptions("the server was restarted")
+    ...     item = subscription.get(timeout=5)
+    ...     if isinstance(item, ailf.Gap):
+    ...         print("something may be missing:", item.reason)
+    something may be missing: the server was restarted
+
     Attributes:
         reason: The cause of the interruption, as text for an operator.
         seconds: The length of the interruption, on this process's clock.
@@ -176,6 +202,15 @@ class Gap(msgspec.Struct, frozen=True):
 
 class Entry(msgspec.Struct, Generic[T_co], frozen=True):
     """One entry of a stream, read without a group: ``for entry in stream.read(): …``.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     stream = backend.stream("orders")
+    ...     entry_id = stream.add({"teas": 2}, headers={"priority": "high"})
+    ...     for entry in stream.read():
+    ...         assert entry.id == entry_id
+    ...         print(entry.data, entry.headers["priority"])
+    {'teas': 2} high
 
     Attributes:
         id: Opaque text, strictly increasing per stream.
@@ -245,6 +280,12 @@ class DeadLetter(Generic[T_co]):
 class Added(msgspec.Struct, frozen=True):
     """The result of ``stream.add_once("order-7", order)``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     first = backend.stream("orders").add_once("order-7", "two teas")
+    ...     again = backend.stream("orders").add_once("order-7", "two teas")
+    >>> assert again == ailf.Added(first.id, duplicate=True)
+
     Attributes:
         id: The id of the entry: of this message, or of the earlier one with the same dedup id.
         duplicate: Whether an earlier message has the same dedup id, so that nothing was added now.
@@ -311,6 +352,13 @@ class Retention:
 class Trimmed(msgspec.Struct, frozen=True):
     """The result of ``stream.trim(retention)``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     stream = backend.stream("events")
+    ...     ids = stream.add_many(["a", "b", "c"])
+    ...     stream.trim(ailf.Retention(max_len=1, hard=True))
+    Trimmed(removed=2, unsettled=0)
+
     Attributes:
         removed: The number of entries that were removed.
         unsettled: The number of these that a group had not settled; 0 unless the retention is ``hard``.
@@ -322,6 +370,15 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 class GroupInfo(msgspec.Struct, frozen=True):
     """The state of a group, from ``group.info()``.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     group = backend.stream("tasks").group("workers")
+    ...     ids = backend.stream("tasks").add_many(["a", "b"])
+    ...     with group.consumer(prefetch=1) as consumer, consumer.take(timeout=5):
+    ...         info = group.info()
+    ...         print(info.lag, info.pending, info.dead)
+    1 1 0
 
     Attributes:
         length: The number of entries in the stream.
@@ -353,6 +410,14 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
 class Page(msgspec.Struct, Generic[T_co], frozen=True):
     """One page of a listing, from ``listing.page()``.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     ids = [backend.stream(name).add("x") for name in ("a", "b")]
+    ...     page = backend.streams().page(max_items=1)
+    ...     rest = backend.streams().page(page.cursor)
+    >>> sorted(page.items + rest.items)
+    ['a', 'b']
 
     Attributes:
         items: The items; there may be none before the end.
@@ -397,6 +462,12 @@ class MessageInfo(msgspec.Struct, frozen=True):
 class StreamInfo(msgspec.Struct, frozen=True):
     """The state of a stream, from ``stream.info()``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     last = backend.stream("events").add_many(["a", "b"])[-1]
+    ...     info = backend.stream("events").info()
+    >>> assert (info.length, info.last_id, info.groups) == (2, last, 0)
+
     Attributes:
         name: The stream's name.
         length: The number of entries; 0 for a stream that doesn't exist.
@@ -422,6 +493,15 @@ class StreamInfo(msgspec.Struct, frozen=True):
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """One consumer of a group, from ``group.consumers()``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     group = backend.stream("tasks").group("workers")
+    ...     entry_id = backend.stream("tasks").add("a")
+    ...     with group.consumer() as consumer, consumer.take(timeout=5):
+    ...         for each in group.consumers():
+    ...             print(each.alive, each.in_hand)
+    True 1
+
     Attributes:
         name: The consumer's name, which no other opened consumer has.
         pid: The id of its process; None if the program named the consumer itself.
@@ -443,6 +523,12 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 class HeldLock(msgspec.Struct, frozen=True):
     """A lock or semaphore that is held, from ``backend.locks()``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.lock("report"):
+    ...     for lock in backend.locks():
+    ...         print(lock.name, len(lock.holders), lock.waiting)
+    report 1 0
+
     Attributes:
         name: The lock's name.
         holders: The holders, oldest grant first; at most one unless it is a semaphore.
@@ -457,6 +543,12 @@ class HeldLock(msgspec.Struct, frozen=True):
 class LimiterName(msgspec.Struct, frozen=True):
     """One key of a rate limiter that is not back at full capacity, from ``backend.limiters()``.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     decision = backend.rate_limiter("api", "10/minute").try_acquire("ann")
+    ...     list(backend.limiters())
+    [LimiterName(name='api', key='ann')]
+
     Attributes:
         name: The limiter's name.
         key: The key; it may be empty.
@@ -468,6 +560,11 @@ class LimiterName(msgspec.Struct, frozen=True):
 
 class ChannelInfo(msgspec.Struct, frozen=True):
     """A channel with subscribers, from ``pubsub.channels()``.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend, backend.pubsub().listen("news"):
+    ...     list(backend.pubsub().channels())
+    [ChannelInfo(name='news', subscribers=1)]
 
     Attributes:
         name: The channel's name.
@@ -482,6 +579,17 @@ class ChannelInfo(msgspec.Struct, frozen=True):
 class GroupReset(msgspec.Struct, frozen=True):
     """The event that a group had vanished from the backend (a flush, an eviction, a restart) and was created again.
 
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     events: list[ailf.GroupEvent] = []
+    ...     group = backend.stream("tasks").group("workers", on_event=events.append)
+    ...     with group.consumer() as consumer:
+    ...         backend.stream("tasks").delete()  # as a flush of the server does
+    ...         entry_id = backend.stream("tasks").add("a")
+    ...         consumer.take(timeout=5).ack()
+    >>> events
+    [GroupReset(stream='tasks', group='workers')]
+
     The new group begins at EARLIEST.
 
     Attributes:
@@ -495,6 +603,15 @@ class GroupReset(msgspec.Struct, frozen=True):
 
 class DeadLettered(msgspec.Struct, frozen=True):
     """The event that a message became a dead letter of its group.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     events: list[ailf.GroupEvent] = []
+    ...     group = backend.stream("tasks").group("workers", on_event=events.append)
+    ...     entry_id = backend.stream("tasks").add("a")
+    ...     with group.consumer() as consumer:
+    ...         consumer.take(timeout=5).reject("no such customer")
+    >>> assert events == [ailf.DeadLettered("tasks", "workers", entry_id, "rejected")]
 
     Attributes:
         stream: The stream's name.
@@ -511,6 +628,23 @@ class DeadLettered(msgspec.Struct, frozen=True):
 
 class LeaseLost(msgspec.Struct, frozen=True):
     """The event that a delivery was settled or extended after its lease was lost; nothing was changed.
+
+    >>> import ailf
+    >>> from ailf.testing import ManualClock
+    >>> from ailf_memory import MemoryBackend
+    >>> clock = ManualClock()
+    >>> events: list[ailf.GroupEvent] = []
+    >>> with MemoryBackend(clock) as backend:
+    ...     group = backend.stream("tasks").group("workers", lease=30.0, on_event=events.append)
+    ...     entry_id = backend.stream("tasks").add("a")
+    ...     with group.consumer() as consumer:
+    ...         delivery = consumer.take(timeout=5)
+    ...         clock.advance(31)
+    ...         try:
+    ...             delivery.ack()
+    ...         except ailf.LeaseLostError:
+    ...             pass
+    >>> assert events == [ailf.LeaseLost("tasks", "workers", entry_id)]
 
     Attributes:
         stream: The stream's name.

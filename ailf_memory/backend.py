@@ -1,11 +1,10 @@
 """The memory backend, `MemoryBackend` and `AsyncMemoryBackend`, and the classes of its interfaces."""
 
-from typing import TypeVar
-
 from ailf.backend import AsyncBackend, Backend
 from ailf.checks import check_kind
 from ailf.errors import InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
+from ailf.payload_types import T
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, ThreadRuntime
@@ -27,8 +26,6 @@ __all__ = [
     "MemoryStream",
 ]
 
-T = TypeVar("T")
-
 
 def _store(clock: Clock | None, store: MemoryStore | None) -> MemoryStore:
     """Return the store, or a new one with the clock."""
@@ -46,6 +43,7 @@ class MemoryBackend(Backend):
     """The memory backend, blocking.
 
     >>> from ailf.testing import ManualClock
+    >>> from ailf_memory import MemoryBackend
     >>> clock = ManualClock()
     >>> with MemoryBackend(clock) as backend:
     ...     lease = backend.lock("report", ttl=30.0).acquire()
@@ -83,7 +81,18 @@ class MemoryBackend(Backend):
 
 
 class AsyncMemoryBackend(AsyncBackend):
-    """The memory backend, for asyncio. `MemoryBackend` has an example.
+    """The memory backend, for asyncio.
+
+    >>> import asyncio
+    >>> from ailf.testing import ManualClock
+    >>> from ailf_memory import AsyncMemoryBackend
+    >>> async def main() -> None:
+    ...     clock = ManualClock()
+    ...     async with AsyncMemoryBackend(clock) as backend:
+    ...         lease = await backend.lock("report", ttl=30.0).acquire()
+    ...         clock.advance(31)
+    ...         assert lease.lost
+    >>> asyncio.run(main())
 
     A backend that is dropped without `aclose` leaves nothing behind, except subscriptions: then a `ResourceWarning`
     names it.
@@ -116,35 +125,96 @@ class AsyncMemoryBackend(AsyncBackend):
 
 
 class MemoryStream(Stream[T], opens=MemoryBackend):
-    """`Stream` in memory; a standalone object has a store of its own."""
+    """`Stream` in memory; a standalone object has a store of its own.
+
+    >>> from ailf_memory import MemoryStream
+    >>> with MemoryStream("orders") as orders:
+    ...     entry_id = orders.add({"teas": 2})
+    ...     assert len(orders.read()) == 1
+    """
 
 
 class AsyncMemoryStream(AsyncStream[T], opens=AsyncMemoryBackend):
-    """`AsyncStream` in memory; a standalone object has a store of its own."""
+    """`AsyncStream` in memory; a standalone object has a store of its own.
+
+    >>> import asyncio
+    >>> from ailf_memory import AsyncMemoryStream
+    >>> async def main() -> None:
+    ...     async with AsyncMemoryStream("orders") as orders:
+    ...         entry_id = await orders.add({"teas": 2})
+    ...         assert len(await orders.read()) == 1
+    >>> asyncio.run(main())
+    """
 
 
 class MemoryPubSub(PubSub[T], opens=MemoryBackend):
-    """`PubSub` in memory; a standalone object has a store of its own."""
+    """`PubSub` in memory; a standalone object has a store of its own.
+
+    >>> from ailf_memory import MemoryPubSub
+    >>> with MemoryPubSub() as pubsub:
+    ...     pubsub.publish("news", "hello")
+    """
 
 
 class AsyncMemoryPubSub(AsyncPubSub[T], opens=AsyncMemoryBackend):
-    """`AsyncPubSub` in memory; a standalone object has a store of its own."""
+    """`AsyncPubSub` in memory; a standalone object has a store of its own.
+
+    >>> import asyncio
+    >>> from ailf_memory import AsyncMemoryPubSub
+    >>> async def main() -> None:
+    ...     async with AsyncMemoryPubSub() as pubsub:
+    ...         await pubsub.publish("news", "hello")
+    >>> asyncio.run(main())
+    """
 
 
 class MemoryLock(Lock, opens=MemoryBackend):
-    """`Lock` in memory; a standalone object has a store of its own."""
+    """`Lock` in memory; a standalone object has a store of its own.
+
+    >>> from ailf_memory import MemoryLock
+    >>> lock = MemoryLock("report")
+    >>> with lock as lease:
+    ...     assert not lease.lost
+    >>> lock.close()
+    """
 
 
 class AsyncMemoryLock(AsyncLock, opens=AsyncMemoryBackend):
-    """`AsyncLock` in memory; a standalone object has a store of its own."""
+    """`AsyncLock` in memory; a standalone object has a store of its own.
+
+    >>> import asyncio
+    >>> from ailf_memory import AsyncMemoryLock
+    >>> async def main() -> None:
+    ...     lock = AsyncMemoryLock("report")
+    ...     async with lock as lease:
+    ...         assert not lease.lost
+    ...     await lock.aclose()
+    >>> asyncio.run(main())
+    """
 
 
 class MemoryRateLimiter(RateLimiter, opens=MemoryBackend):
-    """`RateLimiter` in memory; a standalone object has a store of its own."""
+    """`RateLimiter` in memory; a standalone object has a store of its own.
+
+    >>> from ailf_memory import MemoryRateLimiter
+    >>> limiter = MemoryRateLimiter("api", "60/minute")
+    >>> limiter.try_acquire("ann").remaining
+    59
+    >>> limiter.close()
+    """
 
 
 class AsyncMemoryRateLimiter(AsyncRateLimiter, opens=AsyncMemoryBackend):
-    """`AsyncRateLimiter` in memory; a standalone object has a store of its own."""
+    """`AsyncRateLimiter` in memory; a standalone object has a store of its own.
+
+    >>> import asyncio
+    >>> from ailf_memory import AsyncMemoryRateLimiter
+    >>> async def main() -> None:
+    ...     limiter = AsyncMemoryRateLimiter("api", "60/minute")
+    ...     assert (await limiter.try_acquire("ann")).remaining == 59
+    ...     await limiter.aclose()
+    >>> asyncio.run(main())
+    """
 
 
 # The classes of a backend and of its interfaces refer to each other, so these assignments come after both.

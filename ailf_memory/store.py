@@ -79,7 +79,7 @@ class StoreListener(Protocol):
 class MemoryStore:
     """The state that memory backends share, blocking and asyncio alike.
 
-    >>> from ailf_memory import MemoryBackend
+    >>> from ailf_memory import MemoryBackend, MemoryStore
     >>> store = MemoryStore()
     >>> with MemoryBackend(store=store) as one, MemoryBackend(store=store) as other:
     ...     first = one.stream("shared").add("report")

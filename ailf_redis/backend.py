@@ -1,6 +1,6 @@
 """The public classes over Redis: the two backends, and the interfaces that can stand alone."""
 
-from typing import Self, TypeVar
+from typing import Self
 
 import redis
 import redis.asyncio
@@ -8,6 +8,7 @@ import redis.asyncio
 from ailf.backend import AsyncBackend, Backend
 from ailf.errors import InvalidArgumentError
 from ailf.lock import AsyncLock, Lock
+from ailf.payload_types import T
 from ailf.pubsub import AsyncPubSub, PubSub
 from ailf.ratelimit import AsyncRateLimiter, RateLimiter
 from ailf.runtime import AsyncioRuntime, ThreadRuntime
@@ -29,8 +30,6 @@ __all__ = [
     "RedisRateLimiter",
     "RedisStream",
 ]
-
-T = TypeVar("T")
 
 
 def _settings(where: str | Settings | None) -> Settings:
@@ -56,10 +55,9 @@ def _read(where: str | Settings | None) -> Settings:
 class RedisBackend(Backend):
     """The blocking Redis backend. It connects at the first call; `ailf.connect` connects at once.
 
-    Example::
-
-        with RedisBackend("redis://localhost:6379/0") as backend:
-            backend.stream("orders").add({"id": 1})
+    >>> from ailf_redis import RedisBackend
+    >>> with RedisBackend("redis://localhost:6379/0") as backend:
+    ...     entry_id = backend.stream("orders").add({"teas": 2})
 
     Arguments:
         where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
@@ -119,10 +117,12 @@ class RedisBackend(Backend):
 class AsyncRedisBackend(AsyncBackend):
     """The asyncio Redis backend. It connects when it is entered, or else at the first call.
 
-    Example::
-
-        async with AsyncRedisBackend("redis://localhost:6379/0") as backend:
-            await backend.stream("orders").add({"id": 1})
+    >>> import asyncio
+    >>> from ailf_redis import AsyncRedisBackend
+    >>> async def main() -> None:
+    ...     async with AsyncRedisBackend("redis://localhost:6379/0") as backend:
+    ...         entry_id = await backend.stream("orders").add({"teas": 2})
+    >>> asyncio.run(main())
 
     Arguments:
         where: A URL or `Settings`. None: ``$AILF_URL``, or ``redis://localhost:6379/0`` if that is not set.
@@ -186,74 +186,93 @@ class AsyncRedisBackend(AsyncBackend):
 class RedisStream(Stream[T], opens=RedisBackend):
     """`Stream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
 
-    Example::
-
-        RedisStream("orders").add({"id": 1})
+    >>> from ailf_redis import RedisStream
+    >>> with RedisStream("orders") as orders:
+    ...     entry_id = orders.add({"teas": 2})
+    ...     assert len(orders.read()) == 1
     """
 
 
 class AsyncRedisStream(AsyncStream[T], opens=AsyncRedisBackend):
     """`AsyncStream` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
 
-    Example::
-
-        await AsyncRedisStream("orders").add({"id": 1})
+    >>> import asyncio
+    >>> from ailf_redis import AsyncRedisStream
+    >>> async def main() -> None:
+    ...     async with AsyncRedisStream("orders") as orders:
+    ...         entry_id = await orders.add({"teas": 2})
+    ...         assert len(await orders.read()) == 1
+    >>> asyncio.run(main())
     """
 
 
 class RedisPubSub(PubSub[T], opens=RedisBackend):
     """`PubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
 
-    Example::
-
-        RedisPubSub().publish("news", {"id": 1})
+    >>> from ailf_redis import RedisPubSub
+    >>> with RedisPubSub() as pubsub:
+    ...     pubsub.publish("news", "hello")
     """
 
 
 class AsyncRedisPubSub(AsyncPubSub[T], opens=AsyncRedisBackend):
     """`AsyncPubSub` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
 
-    Example::
-
-        await AsyncRedisPubSub().publish("news", {"id": 1})
+    >>> import asyncio
+    >>> from ailf_redis import AsyncRedisPubSub
+    >>> async def main() -> None:
+    ...     async with AsyncRedisPubSub() as pubsub:
+    ...         await pubsub.publish("news", "hello")
+    >>> asyncio.run(main())
     """
 
 
 class RedisLock(Lock, opens=RedisBackend):
     """`Lock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
 
-    Example::
-
-        with RedisLock("report"):
-            ...
+    >>> from ailf_redis import RedisLock
+    >>> lock = RedisLock("report")
+    >>> with lock as lease:
+    ...     assert not lease.lost
+    >>> lock.close()
     """
 
 
 class AsyncRedisLock(AsyncLock, opens=AsyncRedisBackend):
     """`AsyncLock` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
 
-    Example::
-
-        async with AsyncRedisLock("report"):
-            ...
+    >>> import asyncio
+    >>> from ailf_redis import AsyncRedisLock
+    >>> async def main() -> None:
+    ...     lock = AsyncRedisLock("report")
+    ...     async with lock as lease:
+    ...         assert not lease.lost
+    ...     await lock.aclose()
+    >>> asyncio.run(main())
     """
 
 
 class RedisRateLimiter(RateLimiter, opens=RedisBackend):
     """`RateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `RedisBackend`.
 
-    Example::
-
-        RedisRateLimiter("api", "60/minute").try_acquire("user").allowed
+    >>> from ailf_redis import RedisRateLimiter
+    >>> limiter = RedisRateLimiter("api", "60/minute")
+    >>> limiter.try_acquire("ann").remaining
+    59
+    >>> limiter.close()
     """
 
 
 class AsyncRedisRateLimiter(AsyncRateLimiter, opens=AsyncRedisBackend):
     """`AsyncRateLimiter` over Redis. A standalone object opens ``$AILF_URL``, or the default of `AsyncRedisBackend`.
 
-    Example::
-
-        (await AsyncRedisRateLimiter("api", "60/minute").try_acquire("user")).allowed
+    >>> import asyncio
+    >>> from ailf_redis import AsyncRedisRateLimiter
+    >>> async def main() -> None:
+    ...     limiter = AsyncRedisRateLimiter("api", "60/minute")
+    ...     assert (await limiter.try_acquire("ann")).remaining == 59
+    ...     await limiter.aclose()
+    >>> asyncio.run(main())
     """
 
 

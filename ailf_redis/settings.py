@@ -153,10 +153,10 @@ def _frozen(addresses: Any) -> Any:
 class Settings:
     """The address of a server, of Sentinels or of a cluster, and the options of the connections.
 
-    Example::
-
-        settings = Settings(host="redis.example.com", password="secret", tls=True)
-        backend = RedisBackend(settings)
+    >>> from ailf_redis import RedisBackend, Settings
+    >>> settings = Settings(host="redis.example.com", password="secret", tls=True, namespace="crew")
+    >>> with RedisBackend(settings) as backend:  # it connects at the first call
+    ...     tasks = backend.stream("tasks")
 
     Attributes:
         host: Name or address.

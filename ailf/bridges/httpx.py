@@ -98,6 +98,14 @@ def _content(request: Any) -> bytes | None:
 class Estimate:
     """Estimates the costs of a request by its body; see `ailf.llm.estimated`.
 
+    >>> import httpx2
+    >>> from ailf.bridges.httpx import Estimate
+    >>> body = {"model": "gpt", "messages": [{"role": "user", "content": "What is a quota?"}], "max_tokens": 100}
+    >>> costs = Estimate("openai")(httpx2.Request("POST", "https://api.openai.com/v1/chat/completions", json=body))
+    >>> if costs:
+    ...     print(costs["requests"], costs["tokens"] > 100)
+    1 True
+
     A request that isn't a POST has no costs and isn't limited. A POST without a JSON body, such as an upload, costs a
     request and no tokens.
 

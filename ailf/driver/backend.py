@@ -50,6 +50,16 @@ class Revocable(Protocol):
 class BackendDriver(ABC):
     """The root driver of an opened backend: it makes the drivers of the interfaces.
 
+    >>> from ailf.driver import Capability
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> driver = MemoryDriver(MemoryStore(), ThreadRuntime())
+    >>> run(driver.ping())
+    >>> Capability.STREAM in driver.capabilities, Capability.PROCESSES in driver.capabilities
+    (True, False)
+    >>> run(driver.close())
+
     Making a driver *must not* access the network; its first call does. A driver *must* be usable from many threads
     (thread runtime) or tasks (asyncio) at once. After a fork, the child's use *must* open connections of its own (B4).
 

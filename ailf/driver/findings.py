@@ -21,6 +21,10 @@ class Level(enum.Enum):
 class Finding:
     """One thing that was checked.
 
+    >>> from ailf.driver import Finding, Level
+    >>> Finding("eviction", Level.WARN, "the policy is allkeys-lru", "set maxmemory-policy to noeviction").level.value
+    'warn'
+
     Attributes:
         check: What was checked, in a word or two, such as ``eviction``.
         level: How bad it is.

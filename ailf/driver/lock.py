@@ -66,6 +66,22 @@ class Denied(msgspec.Struct, frozen=True):
 class LockDriver(ABC):
     """Locks and semaphores. Every method is one atomic step on *now*; a repetition *must not* change more (L4).
 
+    >>> from ailf.driver import Denied, Granted, LockRequest, WaiterInfo
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> locks = MemoryDriver(MemoryStore(), ThreadRuntime()).lock()
+    >>> first = LockRequest(("report",), token="one", ttl=30.0)
+    >>> granted = run(locks.acquire(first))
+    >>> assert isinstance(granted, Granted)
+    >>> waiting = LockRequest(("report",), token="two", ttl=30.0, waiter=WaiterInfo("wake-ups", lease=10.0))
+    >>> assert isinstance(run(locks.acquire(waiting)), Denied)
+    >>> run(locks.release(first))
+    True
+    >>> match run(locks.acquire(waiting)):
+    ...     case Granted(fence=fence):
+    ...         assert fence > granted.fence
+
     A grant *must* end ``ttl`` seconds after the step that made or extended it, and not before (L5). The stored state of
     an idle lock *must* expire by itself (L2).
     """

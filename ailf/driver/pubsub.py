@@ -54,7 +54,20 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class PubSubDriver(ABC):
-    """Broadcast: at most once, no replay."""
+    """Broadcast: at most once, no replay.
+
+    >>> from ailf.driver import Confirmed, Filter, Frame
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> pubsub = MemoryDriver(MemoryStore(), ThreadRuntime()).pubsub()
+    >>> listener, news = run(pubsub.listen()), Filter("news")
+    >>> run(listener.change([news], []))
+    >>> assert list(run(listener.receive(1.0))) == [Confirmed(news)]
+    >>> counts = run(pubsub.publish([("news", b'"hello"')]))
+    >>> assert list(run(listener.receive(1.0))) == [Frame(news, "news", b'"hello"')]
+    >>> run(listener.close())
+    """
 
     @abstractmethod
     def publish(
@@ -86,7 +99,20 @@ class PubSubDriver(ABC):
 
 
 class Listener(ABC):
-    """One connection that receives messages, with any number of filters."""
+    """One connection that receives messages, with any number of filters.
+
+    >>> from ailf.driver import Filter, Listener, Refused
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> listener = run(MemoryDriver(MemoryStore(), ThreadRuntime()).pubsub().listen())
+    >>> assert isinstance(listener, Listener)
+    >>> run(listener.change([Filter("agents.*", is_pattern=True)], []))
+    >>> for item in run(listener.receive(1.0)):
+    ...     if isinstance(item, Refused):
+    ...         raise item.error
+    >>> run(listener.close())
+    """
 
     @abstractmethod
     async def change(self, add: Sequence[Filter], drop: Sequence[Filter]) -> None:

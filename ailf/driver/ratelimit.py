@@ -117,6 +117,22 @@ class Observation(msgspec.Struct, frozen=True):
 class RateLimiterDriver(ABC):
     """Rate limiters. Every method is one atomic step on *now*, by the arithmetic of `ailf.limits`, equal to the bit.
 
+    >>> import ailf
+    >>> from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Observation, SlotLease
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> limiters = MemoryDriver(MemoryStore(), ThreadRuntime()).rate_limiter()
+    >>> key, limit = LimiterKey("llm", "gpt"), ailf.TokenBucket(1_000, per=60.0)
+    >>> (result,) = run(limiters.decide((("", limit),), [LimitRequest(key, costs=(300,))]))
+    >>> assert isinstance(result, LimitResult) and result.allowed
+    >>> result.levels[0].remaining
+    700
+    >>> run(limiters.settle(key, "", [Charge("", limit, cost=300, receipt=result.receipts[0], actual=200)]))
+    >>> run(limiters.observe(key, Observation("", limit, remaining=500)))
+    >>> run(limiters.extend([SlotLease(key, "no such call", (("", ailf.Concurrency(8)),))]))
+    [False]
+
     The stored state of a limit *must* expire by itself when the limit is back at full capacity, and *must not* expire
     before (R8).
     """

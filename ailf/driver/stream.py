@@ -202,6 +202,17 @@ class Waiting(msgspec.Struct, frozen=True):
 class ConsumerState(msgspec.Struct, frozen=True):
     """A consumer of a group, as the backend knows it.
 
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> streams = MemoryDriver(MemoryStore(), ThreadRuntime()).stream()
+    >>> run(streams.open_group("tasks", "workers", "earliest"))
+    True
+    >>> run(streams.heartbeat("tasks", "workers", ["worker-1"], alive=10.0))
+    >>> for state in run(streams.list_consumers("tasks", "workers", "", 10)):
+    ...     print(state.name, state.in_hand)
+    worker-1 0
+
     Attributes:
         name: The identity of the consumer; bytes that aren't UTF-8 are lone surrogates, as `os.fsdecode` makes them.
         alive: Seconds until it counts as dead; 0 or less if it does now. None if it never gave a heartbeat.
@@ -229,6 +240,30 @@ class Swept(msgspec.Struct, frozen=True):
 
 class StreamDriver(ABC):
     """Streams and their consumer groups. Every method is one atomic step on *now*, the backend's clock.
+
+    >>> import ailf
+    >>> from ailf.driver import Action, Claim, Draft, Fetched, Letter, Outcome, Receipt, Record, Settlement, Swept
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> streams = MemoryDriver(MemoryStore(), ThreadRuntime()).stream()
+    >>> ids = run(streams.add("tasks", [Draft(b'"a report"', key="ann")], retention=None))
+    >>> run(streams.open_group("tasks", "workers", ailf.EARLIEST))
+    True
+    >>> fetched: Fetched = run(
+    ...     streams.fetch("tasks", "workers", "w1", count=1, lease=30.0, alive=10.0, max_deliveries=5)
+    ... )
+    >>> claim: Claim = fetched.claims[0]
+    >>> record: Record = claim.record
+    >>> record.body, claim.attempt
+    (b'"a report"', 1)
+    >>> receipt: Receipt = claim.receipt
+    >>> no = Settlement(receipt, Action.REJECT, reason="rejected", error="nobody wants it")
+    >>> assert run(streams.settle("tasks", "workers", [no], max_deliveries=5)) == [Outcome.DEAD]
+    >>> letter: Letter = run(streams.dead_letters("tasks", "workers", "", 10))[0]
+    >>> letter.reason, letter.error
+    ('rejected', 'nobody wants it')
+    >>> assert run(streams.trim("tasks", ailf.Retention.settled())) == Swept(removed=1, unsettled=0)
 
     A position is an id, EARLIEST or LATEST. A driver *must* raise `InvalidArgumentError` for a text that isn't an id
     where an id is expected, with a message that shows the text and says what an id looks like.
@@ -551,6 +586,23 @@ class StreamDriver(ABC):
 class Waiter(ABC):
     """Waits for entries, and claims none: a cancelled or lost wait loses no message (S6).
 
+    >>> from ailf.driver import Draft, Waiter, Waiting
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> streams = MemoryDriver(MemoryStore(), ThreadRuntime()).stream()
+    >>> waiter = streams.waiter("tasks", "workers")
+    >>> assert isinstance(waiter, Waiter)
+    >>> fetched = run(
+    ...     streams.fetch(
+    ...         "tasks", "workers", "w1", count=1, lease=30.0, alive=10.0, max_deliveries=5, waiting=Waiting(waiter)
+    ...     )
+    ... )
+    >>> ids = run(streams.add("tasks", [Draft(b'"a report"')], retention=None))
+    >>> run(waiter.wait(fetched.position, 1.0))
+    True
+    >>> run(waiter.close())
+
     One caller at a time waits with it. The consumers of a group in one process share one.
     """
 
@@ -584,7 +636,21 @@ class Waiter(ABC):
 
 
 class StreamsWaiter(ABC):
-    """Waits for entries of several streams at once, and claims none. One caller at a time waits with it."""
+    """Waits for entries of several streams at once, and claims none. One caller at a time waits with it.
+
+    >>> from ailf.driver import Draft, StreamsWaiter
+    >>> from ailf.runtime import ThreadRuntime, run
+    >>> from ailf_memory import MemoryStore
+    >>> from ailf_memory.driver import MemoryDriver
+    >>> streams = MemoryDriver(MemoryStore(), ThreadRuntime()).stream()
+    >>> positions = [run(streams.last_id(name)) for name in ("a", "b")]
+    >>> waiter = streams.streams_waiter(["a", "b"], None)
+    >>> assert isinstance(waiter, StreamsWaiter)
+    >>> ids = run(streams.add("b", [Draft(b'"a report"')], retention=None))
+    >>> list(run(waiter.wait(positions, 1.0)))
+    [1]
+    >>> run(waiter.close())
+    """
 
     @abstractmethod
     async def wait(self, positions: Sequence[Any], timeout: float) -> Collection[int]:

@@ -116,6 +116,11 @@ class Limit(ABC):
 class Algorithm(ABC):
     """The arithmetic of one limit.
 
+    >>> import ailf
+    >>> bucket = ailf.TokenBucket(10, per=1.0).algorithm()
+    >>> bucket.capacity, bucket.wait((), 0, 11)
+    (10, None)
+
     Attributes:
         capacity: The largest cost that can ever pass.
     """

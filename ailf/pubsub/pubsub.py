@@ -87,8 +87,7 @@ class PubSub(_PubSubBase, Generic[T]):
         ...     pubsub = backend.pubsub()
         ...     with pubsub.listen("news") as subscription:
         ...         pubsub.publish("news", {"title": "hello"})
-        ...         subscription.get(timeout=5).data
-        {'title': 'hello'}
+        ...         assert subscription.get(timeout=5) == ailf.Message("news", {"title": "hello"})
     """
 
     def publish(self, channel: str, data: T, *, headers: Mapping[str, str] | None = None) -> None:
@@ -278,9 +277,8 @@ class AsyncPubSub(_PubSubBase, Generic[T]):
         ...         pubsub = backend.pubsub()
         ...         async with pubsub.listen("news") as subscription:
         ...             await pubsub.publish("news", {"title": "hello"})
-        ...             print((await subscription.get(timeout=5)).data)
+        ...             assert await subscription.get(timeout=5) == ailf.Message("news", {"title": "hello"})
         >>> asyncio.run(main())
-        {'title': 'hello'}
     """
 
     async def publish(self, channel: str, data: T, *, headers: Mapping[str, str] | None = None) -> None:

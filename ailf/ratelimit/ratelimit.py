@@ -156,7 +156,7 @@ class RateLimiter(_RateLimiterBase):
     Example:
         >>> import ailf
         >>> with ailf.connect("memory://") as backend:
-        ...     api = backend.rate_limiter("api", requests="60/minute", tokens="10000/minute")
+        ...     api = backend.rate_limiter("api", requests="60/minute", tokens="10000/day")
         ...     with api.hold("user-1", tokens=900, timeout=5) as permit:
         ...         permit.settle(tokens=850)
         ...     api.peek("user-1").limits["tokens"].remaining
@@ -328,7 +328,7 @@ class AsyncRateLimiter(_RateLimiterBase):
         >>> import asyncio, ailf
         >>> async def main() -> None:
         ...     async with ailf.connect_async("memory://") as backend:
-        ...         api = backend.rate_limiter("api", requests="60/minute", tokens="10000/minute")
+        ...         api = backend.rate_limiter("api", requests="60/minute", tokens="10000/day")
         ...         async with api.hold("user-1", tokens=900, timeout=5) as permit:
         ...             await permit.settle(tokens=850)
         ...         print((await api.peek("user-1")).limits["tokens"].remaining)

@@ -262,6 +262,8 @@ class AsyncioRuntime(Runtime):
     """The runtime for asyncio: flows are tasks of the running event loop.
 
     Example:
+        >>> import asyncio
+        >>> from ailf.runtime import AsyncioRuntime
         >>> asyncio.run(AsyncioRuntime().event().wait(0.01))
         False
     """

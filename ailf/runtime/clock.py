@@ -27,6 +27,11 @@ class Follower(Protocol):
 class Clock(ABC):
     """A backend's *now*, and the monotonic time of its process.
 
+    >>> from ailf.testing import Clock, ManualClock
+    >>> clock: Clock = ManualClock(start=1_700_000_000.0)
+    >>> clock.now_ms(), clock.by_hand
+    (1700000000000, True)
+
     Attributes:
         by_hand: Whether it stands still until it is moved by hand.
         lease_time: Returns monotonic seconds for leases; they advance with `now_ms`.
@@ -57,6 +62,11 @@ class Clock(ABC):
 
 class SystemClock(Clock):
     """The system's clock.
+
+    >>> from ailf.testing import SystemClock
+    >>> from ailf_memory import MemoryBackend
+    >>> with MemoryBackend(SystemClock()) as backend:  # the default
+    ...     entry_id = backend.stream("tasks").add("a report")
 
     Attributes:
         fine_time: Returns seconds of the finest counter, for waits of microseconds.

@@ -104,6 +104,7 @@ class ThreadRuntime(Runtime):
     """The runtime for threads: a flow blocks the thread that runs it.
 
     Example:
+        >>> from ailf.runtime import ThreadRuntime, run
         >>> run(ThreadRuntime().event().wait(0.01))
         False
     """

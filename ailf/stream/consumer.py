@@ -124,7 +124,7 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
     Leaving the context gives the unsettled messages back at once. Example:
 
     >>> import asyncio, ailf
-    >>> async def main():
+    >>> async def main() -> None:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders = backend.stream("orders")
     ...         await orders.add_many(["tea", "cake"])

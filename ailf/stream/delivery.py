@@ -530,7 +530,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
     rejects on `Reject`; that and `Retry` are suppressed. It releases on Ctrl-C, `sys.exit` and cancellation.
 
     >>> import asyncio, ailf
-    >>> async def main():
+    >>> async def main() -> None:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders = backend.stream("orders")
     ...         await orders.add("two teas")
@@ -624,8 +624,9 @@ def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:
     the message in its own log, without getting the delivery as an argument:
 
     >>> import ailf
-    >>> def bake(order):
-    ...     print(order, "is attempt", ailf.current_delivery().attempt)
+    >>> def bake(order: str) -> None:
+    ...     if delivery := ailf.current_delivery():
+    ...         print(order, "is attempt", delivery.attempt)
     >>> with ailf.connect("memory://") as backend, backend.stream("orders").group("tea").consumer() as consumer:
     ...     id = backend.stream("orders").add("cake")
     ...     with consumer.take() as delivery:

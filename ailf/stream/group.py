@@ -345,7 +345,7 @@ class AsyncGroup(_GroupBase, Generic[T]):
     """Workers that share the messages of a stream. `AsyncStream.group` returns one.
 
     >>> import asyncio, ailf
-    >>> async def main():
+    >>> async def main() -> None:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders = backend.stream("orders")
     ...         await orders.add("two teas")

@@ -308,7 +308,7 @@ class AsyncStream(StreamBase, Generic[T]):
     Tasks may share it. Example:
 
     >>> import asyncio, ailf
-    >>> async def main():
+    >>> async def main() -> None:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         orders: ailf.AsyncStream[str] = backend.stream("orders", type=str)
     ...         first = await orders.add("two teas")

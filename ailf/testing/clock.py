@@ -15,12 +15,13 @@ __all__ = ["Clock", "ManualClock", "SystemClock"]
 class ManualClock(Clock):
     """A clock that stands still until a test moves it, so that leases and delays end without sleeping.
 
+    >>> from ailf.testing import ManualClock
     >>> from ailf_memory import MemoryBackend
     >>> clock = ManualClock()
     >>> with MemoryBackend(clock) as backend:
     ...     first = backend.stream("tasks").add("report", delay=3600.0)
     ...     clock.advance(3600)
-    ...     with backend.stream("tasks").group("workers").consumer() as consumer, consumer.get(0) as delivery:
+    ...     with backend.stream("tasks").group("workers").consumer() as consumer, consumer.take(0) as delivery:
     ...         assert delivery.data == "report"
 
     A move is one step: when `advance` returns, leases that ended within it are lost, and all others are renewed. A

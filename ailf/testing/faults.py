@@ -76,6 +76,7 @@ class Faults:
     """A script of faults for backends of a test. It is the same for the memory backend, Redis and any other.
 
     >>> import ailf
+    >>> from ailf.testing import Faults
     >>> with ailf.connect("memory://") as backend:
     ...     faults = Faults(backend)
     ...     faults.next("add", ailf.BackendFullError)

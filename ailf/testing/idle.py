@@ -23,6 +23,7 @@ def run_until_idle(
     ``group.process(handler, until_idle=True)`` for a whole crew.
 
     >>> import ailf
+    >>> from ailf.testing import run_until_idle
     >>> with ailf.connect("memory://") as backend:
     ...     pages, texts = backend.stream("pages"), backend.stream("texts")
     ...     first = pages.add(1)
@@ -68,7 +69,8 @@ async def run_until_idle_async(
     """Run the handlers of several groups until none of them has a message left; see `run_until_idle`.
 
     >>> import ailf, asyncio
-    >>> async def main():
+    >>> from ailf.testing import run_until_idle_async
+    >>> async def main() -> int:
     ...     async with ailf.connect_async("memory://") as backend:
     ...         await backend.stream("pages").add(1)
     ...         return await run_until_idle_async((backend.stream("pages").group("readers"), lambda delivery: None))

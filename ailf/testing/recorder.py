@@ -29,6 +29,7 @@ class Recorder(Instrument):
     """Records the events of the backends that it is given to, and returns the payloads of their messages.
 
     >>> import ailf
+    >>> from ailf.testing import Recorder
     >>> recorder = Recorder()
     >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
     ...     tasks = backend.stream("tasks")

@@ -31,7 +31,9 @@ def run_schedule(main: Callable[[AsyncBackend], Coroutine[Any, Any, T]], *, seed
     The same seed gives the same order of tasks again, as long as nothing else than tasks decides it: no threads, no
     sockets, no real time. The seed also goes for the module `random` while this runs.
 
-    >>> async def main(backend):
+    >>> import ailf
+    >>> from ailf.testing import run_schedule
+    >>> async def main(backend: ailf.AsyncBackend) -> ailf.StreamInfo:
     ...     await backend.stream("tasks").add(1)
     ...     return await backend.stream("tasks").info()
     >>> run_schedule(main, seed=7).length

@@ -1,7 +1,7 @@
-"""The Python blocks of the README and the docs are typed: ``mypy --strict`` and pyright find no error.
+"""The Python blocks of the docs, and the examples in docstrings, pass ``mypy --strict`` and pyright.
 
-The blocks of a page are one module, in which each line has its number in the page. `tests.support.pages` says how a
-block is marked that shows an error on purpose.
+The blocks of a page are one module, in which each line has its number in the page. So is the example of a docstring.
+`tests.support.pages` says how a block is marked that shows an error on purpose.
 """
 
 import json
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import docstrings
+from tests.support.docstrings import WITH_EXAMPLES, examples_of
 from tests.support.pages import PAGES, ROOT, module_of, name_of
 
 # A later block of a page may give a name a new meaning: `main`, `handle`, `stream`.
@@ -26,7 +28,7 @@ allow_redefinition = true
 disable_error_code = no-redef
 [mypy-ailf.*,ailf_redis.*,ailf_memory.*]
 follow_imports = silent
-[mypy-anthropic.*,openai.*,opentelemetry.*]
+[mypy-anthropic.*,fakeredis.*,httpx.*,httpx2.*,openai.*,opentelemetry.*,prometheus_client.*,redis.*]
 follow_imports = skip
 """
 PYRIGHT = {
@@ -35,6 +37,7 @@ PYRIGHT = {
     "pythonVersion": "3.11",
     "typeCheckingMode": "standard",
     "reportRedeclaration": False,
+    "reportUnusedExpression": False,  # a doctest shows its value
 }
 
 
@@ -90,15 +93,17 @@ async def main():
 def test_the_blocks_are_typed(
     checks: Callable[[Path, Path], list[str]], lines: set[int], tmp_path: Path, cache: pytest.Cache
 ) -> None:
-    """No page has an error of types, and those of a page that is wrong are found, with their lines."""
+    """No page and no docstring has an error of types; those of a page that is wrong are found, with their lines."""
     wrong = tmp_path / "wrong.md"
     wrong.write_text(WRONG)
     (tmp_path / "pages").mkdir()
     modules = {}
-    for page in [*(page for page in PAGES if "```python" in page.read_text()), wrong]:
-        module = re.sub(r"\W", "_", name_of(page).removesuffix(".md")) + ".py"
-        modules[module] = name_of(page)
-        (tmp_path / "pages" / module).write_text(module_of(page))
+    sources = [(page, module_of(page)) for page in (*PAGES, wrong) if "```python" in page.read_text()]
+    sources += [(file, docstrings.module_of(test)) for file in WITH_EXAMPLES for test in examples_of(file)]
+    for number, (path, source) in enumerate(sources):
+        module = re.sub(r"\W", "_", f"{name_of(path)}_{number}") + ".py"
+        modules[module] = name_of(path)
+        (tmp_path / "pages" / module).write_text(source)
     said = []
     for line in checks(tmp_path, cache.mkdir("mypy-docs")):
         module, colon, rest = line.partition(":")
@@ -106,5 +111,5 @@ def test_the_blocks_are_typed(
     expected = [each for each in said if each.startswith("wrong.md:")]
     found = "\n".join(each for each in said if each not in expected)
     if found:
-        pytest.fail(f"{checks.__name__} says of the blocks of the docs:\n{found}", pytrace=False)
+        pytest.fail(f"{checks.__name__} says of the blocks and examples:\n{found}", pytrace=False)
     assert {int(each.split(":")[1]) for each in expected} == lines

@@ -44,6 +44,7 @@ def partition_of_key(key: str, partitions: int) -> int:
 
     It is the CRC-32 of zlib, gzip and PNG (ISO 3309). Every version and every process puts a key in the same partition.
 
+    >>> from ailf.stream.partitions.ids import partition_of_key
     >>> [partition_of_key(key, 16) for key in ("customer-7", "customer-8", "order-1")]
     [8, 9, 15]
     """
@@ -58,6 +59,7 @@ def partition_names(stream: str, partitions: int) -> tuple[str, ...]:
 def owner_of(name: str) -> tuple[str, int] | None:
     """Return the stream of which a stream of this name may be a partition, and the number of that partition.
 
+    >>> from ailf.stream.partitions.ids import owner_of
     >>> owner_of("tasks/3"), owner_of("tasks")
     (('tasks', 3), None)
     """
