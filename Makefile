@@ -101,6 +101,16 @@ neighbours-%:
 	.venv-neighbours/$*/bin/python -m pip check
 	.venv-neighbours/$*/bin/python .ci/neighbours.py $* $(IMPORTS)
 
+# Each extra in an environment that has nothing else, from the package index.
+EXTRAS := httpx langchain asgi otel prometheus cron cli redis
+.PHONY: extras
+extras: $(addprefix extra-,$(EXTRAS)) ## each extra installed and imported alone
+extra-%:
+	@test -x .venv-extras/$*/bin/python || $(PYTHON) -m venv .venv-extras/$*
+	.venv-extras/$*/bin/python -m pip install -qq --disable-pip-version-check -e '.[$*]'
+	.venv-extras/$*/bin/python -m pip check
+	.venv-extras/$*/bin/python .ci/extras.py $*
+
 # actionlint's package fetches its program from its project's releases while it is installed.
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 .PHONY: lint-workflows
@@ -148,5 +158,5 @@ venv: ## install what is needed into .venv
 	$(call install,$(VENV),$(PYTHON))
 
 clean: ## remove environments, builds and caches
-	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-workflows build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-extras .venv-workflows build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

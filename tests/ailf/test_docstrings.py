@@ -16,13 +16,16 @@ import ailf.llm
 import ailf.testing
 import ailf_memory
 import ailf_redis
-from ailf.bridges import httpx
+from ailf.bridges import asgi, httpx, langchain, ratelimit_fields
 from ailf_memory import plugin
 from tests.support.docstrings import WITH_EXAMPLES, examples_of
 from tests.support.pages import REDIS_URL, ROOT
 from tests.support.servers import Server
 
-PUBLIC = (ailf, ailf_memory, ailf_redis, ailf.driver, ailf.instruments, ailf.llm, ailf.testing, httpx)
+PUBLIC = (
+    *(ailf, ailf_memory, ailf_redis, ailf.driver, ailf.instruments, ailf.llm, ailf.testing),
+    *(asgi, httpx, langchain, ratelimit_fields),
+)
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ from types import CodeType
 import pytest
 
 import ailf
+from tests.support.programs import output_of
 
 CORE = Path(ailf.__file__).parent
 ALLOWED = sys.stdlib_module_names | {"ailf", "attrs", "msgspec", "pluggy"}
 COMPATIBILITY_LAYER = CORE / "messaging"  # the names of earlier AILF; it imports the Redis backend by design
 OPTIONAL = {  # what stands above the core, and is imported only by a program that asks for it
-    CORE / "bridges": {"httpx", "httpx2"},  # each module imports the library that it bridges to
+    CORE / "bridges" / "httpx.py": {"httpx", "httpx2"},  # each bridge imports the library that it bridges to
+    CORE / "bridges" / "langchain.py": {"langchain_core"},
+    CORE / "bridges" / "asgi.py": {"fastapi"},  # within a function: the middleware needs none
     CORE / "testing": {"pytest", "ailf_memory"},  # fixtures and schedules
     CORE / "cli": {"typer", "rich"},  # importing ailf.cli itself needs nothing
     CORE / "app" / "schedule.py": {"cronsim"},  # at the first cron expression
@@ -49,6 +52,18 @@ def test_a_file_of_the_core_imports_only_what_is_allowed(path: Path) -> None:
     """No file of the core imports a broker's library or a backend."""
     extra = [names for place, names in OPTIONAL.items() if place in (path, *path.parents)]
     assert set(_imports(path)) - ALLOWED.union(*extra) == set()
+
+
+def test_importing_ailf_loads_the_core_alone() -> None:
+    """`import ailf` loads none of what stands above the core, and no library but the three that it needs."""
+    code = "import sys; before = set(sys.modules); import ailf; print(*sorted(set(sys.modules) - before))"
+    loaded = output_of(sys.executable, "-c", code, cwd=CORE.parent).split()
+    own = {"attr", "typing_extensions"}  # attrs' other name; what msgspec imports where it is installed
+    assert {each.partition(".")[0] for each in loaded} <= ALLOWED | own
+    above = [".".join(("ailf", *each.relative_to(CORE).with_suffix("").parts)) for each in OPTIONAL]
+    above += ["ailf.llm", "ailf.bridges", "ailf.providers", "ailf.runner", "ailf.messaging.redis"]
+    used = {"ailf.app.schedule", "ailf.payload_types", "ailf.pydantic_models"}  # they import their libraries when asked
+    assert [each for each in loaded if any(f"{each}.".startswith(f"{name}.") for name in set(above) - used)] == []
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ LISTINGS = {
         "ailf.instruments",
         "ailf.llm",
         "ailf.bridges.httpx",
+        "ailf.bridges.langchain",
+        "ailf.bridges.asgi",
         "ailf.otel",
         "ailf.prometheus",
         "ailf.messaging.redis",
