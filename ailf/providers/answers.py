@@ -23,8 +23,15 @@ CONTAINERS: Final = ("response", "message", "delta", "x_groq", "metadata")
 REPORTS: Final = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics", "meta")
 TELLING: Final = (b"sage", b"Metrics", b'"meta"')
 """One of these is in each event that may report usage; the others aren't decoded."""
+COUNTED: Final = {  # Bedrock's InvokeModel, whose bodies are those of the models: some of them report nothing
+    "inputTokenCount": "x-amzn-bedrock-input-token-count",
+    "outputTokenCount": "x-amzn-bedrock-output-token-count",
+    "cacheWriteInputTokenCount": "x-amzn-bedrock-cache-write-input-token-count",
+}
+"""The headers that report usage, by the names of the counts."""
 _USAGE = re.compile(rb'(?<!\\)"(?:usage|usageMetadata)"\s*:\s*(?=\{)')
 _LINE = re.compile(rb"\r\n|\n|\r")
+_COUNT = re.compile("[0-9]{1,15}")
 
 
 class EventLines:
@@ -134,7 +141,7 @@ class AnswerReader:
     r"""Reads the usage from a response while its bytes pass by. It keeps what it needs for that, and never raises.
 
     Arguments:
-        headers: The response's headers, in lower case.
+        headers: The response's headers, in lower case. Those of Bedrock report usage themselves.
         decode: Decodes a whole body by the response's ``content-encoding``, for encodings other than gzip and deflate.
 
     Example:
@@ -149,9 +156,10 @@ class AnswerReader:
     def __init__(self, headers: Mapping[str, str], decode: Callable[[bytes], bytes] | None = None) -> None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         encoding = headers.get("content-encoding", "identity").strip().lower()
-        self.usage: dict[str, Any] = {}
+        told = ((field, headers.get(name, "")) for field, name in COUNTED.items())
+        self.usage: dict[str, Any] = {field: int(text) for field, text in told if _COUNT.fullmatch(text)}
         """The usage that was reported up to now."""
-        self.complete = False
+        self.complete = bool(self.usage)
         """Whether it is the usage of the whole answer."""
         self._events: EventLines | Frames | None = None
         if kind == "text/event-stream":

@@ -379,6 +379,22 @@ def test_a_rejection_is_returned(kind: Kind, headers: dict[str, str]) -> None:
     play(kind, provider, scenario, max_wait=5.0)
 
 
+@pytest.mark.parametrize("kind", [each for each in KINDS if each.library is httpx2], ids=str)
+def test_a_line_that_is_too_long_after_a_rejection(kind: Kind) -> None:
+    """A call whose turn doesn't come again within `max_wait` gets the rejection, with its body, and no other error."""
+    rejection = {"status": 429, "headers": {"retry-after-ms": "100"}, "json": {"error": {"message": "no"}}}
+    provider, requests = answering(kind, rejection)
+
+    async def scenario(c: Client) -> None:  # the clock stands still, so that the key never opens
+        response = await c.post()
+        assert (response.status_code, response.json()) == (429, {"error": {"message": "no"}})
+        assert len(requests) == 1
+        await c.close()
+        assert await c.held() == 0
+
+    play(kind, provider, scenario, max_wait=0.3)
+
+
 @every_kind
 def test_an_upload_is_not_repeated(kind: Kind) -> None:
     """A body that isn't in memory can't be sent again, so its rejection is returned."""
@@ -551,7 +567,7 @@ def test_the_error_of_a_full_line() -> None:
     """The error of a wait that is too long passes through a client, which doesn't try again."""
     provider, _ = answering(KINDS[1], {"json": CHAT})
     with MemoryBackend() as backend:
-        llm = quota("openai", backend, requests=1, max_wait=0.01, wrapped=httpx2.MockTransport(provider))
+        llm = quota("openai", backend, requests=1, max_wait=0.2, wrapped=httpx2.MockTransport(provider))
         with openai.OpenAI(api_key="x", http_client=httpx2.Client(transport=llm.transport)) as made:
             made.chat.completions.create(**ASK)
             with pytest.raises(ailf.RateLimitedError, match="'requests'"):

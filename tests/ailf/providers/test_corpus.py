@@ -48,6 +48,33 @@ ANSWERS: list[tuple[str, str, dict[str, Any], dict[str, int]]] = [
         {"tokens": 13, "input_tokens": 9, "output_tokens": 4},
     ),
     (
+        *("openai chat", "platform.openai.com/docs/api-reference/chat/object"),
+        {
+            "usage": {
+                "prompt_tokens": 19,
+                "completion_tokens": 10,
+                "total_tokens": 29,
+                "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 0, "accepted_prediction_tokens": 0},
+            },
+            "choices": [{"finish_reason": "stop"}],
+        },
+        {"tokens": 29, "input_tokens": 19, "output_tokens": 10},
+    ),
+    (
+        *("anthropic", "docs.anthropic.com/en/api/messages: usage"),
+        {
+            "type": "message",
+            "usage": {
+                "cache_creation_input_tokens": 2051,
+                "cache_read_input_tokens": 2051,
+                "input_tokens": 2095,
+                "output_tokens": 503,
+            },
+        },
+        {"tokens": 4649, "input_tokens": 4146, "output_tokens": 503},
+    ),
+    (
         *("groq", "console.groq.com/docs/batch"),
         {
             "usage": {
@@ -160,8 +187,50 @@ def test_usage(provider: str, source: str, answer: dict[str, Any], costs: dict[s
     assert reader.usage == reported
 
 
+def test_usage_in_headers() -> None:
+    """Bedrock's InvokeModel reports usage in headers, and in the body of some models only."""
+    headers = {
+        "content-type": "application/json",
+        "x-amzn-bedrock-input-token-count": "14",
+        "x-amzn-bedrock-output-token-count": "36",
+        "x-amzn-bedrock-invocation-latency": "926",
+    }
+    reader = AnswerReader(headers)
+    reader.feed(b'{"generation": "Hi", "stop_reason": "stop"}')
+    reader.end()
+    assert reader.complete
+    assert usage(reader.usage) == {"tokens": 50, "input_tokens": 14, "output_tokens": 36}
+    both = AnswerReader(headers)
+    both.feed(b'{"usage": {"input_tokens": 15, "output_tokens": 37}}')
+    both.end()
+    assert usage(both.usage) == {"tokens": 52, "input_tokens": 15, "output_tokens": 37}
+    assert AnswerReader({"x-amzn-bedrock-input-token-count": "²" * 99}).usage == {}
+
+
 # Each: the provider, the source, the headers of a success, what is observed of requests and tokens.
 HEADERS: list[tuple[str, str, dict[str, str], list[dict[str, Any]]]] = [
+    (
+        *("openai", "platform.openai.com/docs/guides/rate-limits: headers"),
+        {
+            "x-ratelimit-limit-requests": "60",
+            "x-ratelimit-limit-tokens": "150000",
+            "x-ratelimit-remaining-requests": "59",
+            "x-ratelimit-remaining-tokens": "149984",
+            "x-ratelimit-reset-requests": "1s",
+            "x-ratelimit-reset-tokens": "6m0s",
+        },
+        [{"limit": "requests", "remaining": 59, "reset_after": 1.0}, {"limit": "tokens", "remaining": 149984}],
+    ),
+    (
+        *("bedrock", "docs.aws.amazon.com/bedrock: it has no headers of its quotas"),
+        {"x-amzn-requestid": "1", "x-amzn-bedrock-input-token-count": "14"},
+        [],
+    ),
+    (
+        *("gemini and openrouter", "neither sends its quotas with an answer"),
+        {"content-type": "application/json; charset=UTF-8", "server-timing": "gfet4t7; dur=801"},
+        [],
+    ),
     (
         *("azure responses", "learn.microsoft.com/en-us/answers/questions/5625878"),
         {"x-ratelimit-limit-tokens": "-1", "x-ratelimit-remaining-tokens": "-1", "x-ratelimit-reset-tokens": "0"},
@@ -285,6 +354,8 @@ REJECTIONS: list[tuple[str, dict[str, str], Any, float | None]] = [
     ("gemini, per day", {}, {"error": {"details": [{"retryDelay": "37025.7s"}]}}, 3600.0),
     ("vertex", {"retry-after": formatdate(NOW + 20, usegmt=True)}, {}, 20.0),
     ("openrouter", {}, OPENROUTER, 30.0),
+    ("anthropic, overloaded: 529", {}, {"type": "error", "error": {"type": "overloaded_error"}}, None),
+    ("vllm, which has no limits", {}, {"object": "error", "type": "TooManyRequests", "code": 429}, None),
     ("litellm proxy", {"llm_provider-retry-after": "2"}, {}, 2.0),
     ("bedrock", {"x-amzn-errortype": "ThrottlingException"}, {"message": "Too many tokens"}, None),
     ("cohere", {}, {"message": "You are using a Trial key"}, None),
